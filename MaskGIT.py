@@ -1,0 +1,533 @@
+"""MaskGIT: train and sample a masked generative image transformer.
+
+    python MaskGIT.py --train --sample --dataset fashionmnist
+
+Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer". A frozen VQ-GAN turns images into
+tokens, once; a bidirectional transformer learns to fill in hidden tokens; images are decoded in a
+few parallel steps with classifier-free guidance.
+
+One short function per mode. The parsed options end here: everything below gets config dataclasses.
+Imports that load torch stand inside the functions, so that --help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.datasets import DATASETS, DatasetSpec
+from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerConfig
+from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
+from utils.errors import UserError
+from utils.files import exclusive_lock, make_folder, write_json_atomic
+from utils.options import Options, parse_options
+from utils.run_folder import RunFolder
+from utils.settings import (
+    configure,
+    given_fields,
+    reject_contradictions,
+    resumed_options,
+    run_options,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from data.datasets import ImageDataset
+    from models.maskgit.transformer import MaskedTransformer
+    from models.vqgan.tokenizer import Tokenizer
+    from utils.loop import Stage
+    from utils.token_set import TokenSet
+
+log = logging.getLogger("maskgit")
+
+BUNDLED = Path(__file__).parent / "models" / "pretrained"
+SPLITS = ("train", "validation")
+PREVIEW_IMAGES = 64
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the modes that the command line asks for, in pipeline order.
+
+    Raises:
+        SystemExit: with code 2 and one line on stderr for a user's mistake, 143 or 130 after a
+            signal.
+    """
+    options = parse_options(sys.argv[1:] if argv is None else argv, DATASETS)
+    from utils.progress import set_up_logging
+
+    set_up_logging()
+    try:
+        session = open_session(options)
+        if options.dry_run:
+            dry_run(session)
+            return
+        for mode in (download_only, train_vae, reconstruct, train, sample):
+            if getattr(options, mode.__name__):
+                mode(session)
+    except UserError as error:
+        sys.stderr.write(f"MaskGIT.py: error: {error}\n")
+        raise SystemExit(2) from None
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        sys.stderr.write(f"MaskGIT.py: error: {_memory_hint(options)}\n")
+        raise SystemExit(2) from None
+
+
+@dataclass(frozen=True)
+class Session:
+    """What every mode needs, resolved from the options.
+
+    Attributes:
+        options: the command line.
+        spec: row of the dataset table.
+        size: image side.
+        run: folder of the run.
+        device: where to compute.
+        precision: of matrix products.
+    """
+
+    options: Options
+    spec: DatasetSpec
+    size: int
+    run: RunFolder
+    device: torch.device
+    precision: torch.dtype
+
+
+def open_session(options: Options) -> Session:
+    """Resolve what every mode needs; nothing is written yet."""
+    from utils.device import choose_device, choose_precision, make_deterministic
+
+    spec = DATASETS[options.dataset]
+    if "n_classes" in options.given and spec.num_classes not in (None, options.n_classes):
+        raise UserError(
+            f"--n_classes {options.n_classes} contradicts {spec.name}, which has "
+            f"{spec.num_classes} classes; leave the option out"
+        )
+    if options.deterministic:
+        make_deterministic()
+    device = choose_device(options.device)
+    return Session(
+        options=options,
+        spec=spec,
+        size=options.size or spec.size,
+        run=RunFolder(Path(options.output_dir) / (options.run_name or spec.name), spec.name),
+        device=device,
+        precision=choose_precision(options.precision, device),
+    )
+
+
+def download_only(session: Session) -> None:
+    """Fetch the files of a dataset, for machines whose later jobs have no network."""
+    from data.datasets import fetch_dataset
+
+    fetch_dataset(session.spec.name, Path(session.options.data_dir), session.size)
+
+
+def train_vae(session: Session) -> None:
+    """Teach a VQ-GAN to turn images into tokens and back."""
+    from data.batches import training_batches, validation_batches
+    from models.vqgan.training import VQGANStage
+
+    with training_folder(session, "vqgan") as session:
+        options = session.options
+        training = configure(VQGANTrainingConfig, options)
+        train_images, validation_images = (open_images(session, split) for split in SPLITS)
+        batch_size = step_images(train_images, training.batch_size, "--batch_size_vae")
+        stage = VQGANStage(
+            new_vqgan_config(session),
+            training,
+            training_batches(train_images, batch_size, training.seed, options.num_workers),
+            lambda: validation_batches(validation_images, batch_size, options.num_workers),
+            len(train_images) // batch_size,
+            device=session.device,
+            precision=session.precision,
+            describe={
+                "dataset": session.spec.name,
+                "class_names": list(train_images.class_names),
+            },
+        )
+        run_stage(session, stage, training.epochs, batch_size)
+
+
+def train(session: Session) -> None:
+    """Tokenise the dataset once, then teach the transformer to fill in hidden tokens."""
+    from models.maskgit.training import MaskGITStage
+
+    with training_folder(session, "maskgit") as session:
+        options = session.options
+        tokenizer = find_tokenizer(session)
+        train_images, validation_images = (open_images(session, split) for split in SPLITS)
+        batch_size = step_images(train_images, options.batch_size, "--batch_size")
+        config = configure(
+            TransformerConfig,
+            options,
+            codebook_size=tokenizer.codebook_size,
+            num_classes=len(train_images.class_names),
+            seq_len=tokenizer.grid_size**2,
+        )
+        check_start_token(options, config)
+        stage = MaskGITStage(
+            config,
+            configure(TrainingConfig, options),
+            tokens_of(session, tokenizer, train_images, "train"),
+            tokens_of(session, tokenizer, validation_images, "validation"),
+            device=session.device,
+            precision=session.precision,
+            describe={
+                "dataset": session.spec.name,
+                "class_names": list(train_images.class_names),
+                "tokenizer": tokenizer.entry(),
+            },
+            preview=preview_writer(session, tokenizer, config.num_classes),
+            compile_model=options.compile,
+        )
+        run_stage(session, stage, options.n_epochs, batch_size)
+
+
+def sample(session: Session) -> None:
+    """Decode images from a trained model and write them."""
+    from utils.samples import write_samples
+
+    options = session.options
+    model, tokenizer, dataset = load_model(session)
+    check_start_token(options, model.config)
+    labels = sample_labels(options, model.config.num_classes)
+    config = configure(SamplingConfig, options)
+    show_plan(config, model.config.seq_len)
+    folder = Path(options.output_dir) / (options.run_name or dataset) / "samples"
+    write_samples(folder, generate(session, model, tokenizer, labels, config), labels)
+
+
+def dry_run(session: Session) -> None:
+    """Print what the modes would do: options, sizes, steps, memory and disk; write nothing."""
+    from data.tokens import cache_bytes
+    from models.maskgit.transformer import MaskedTransformer, training_bytes
+
+    options = session.options
+    write = sys.stdout.write
+    for name, value in sorted(vars(options.values).items()):
+        write(f"{name:22} {value}{'  (given)' if name in options.given else ''}\n")
+    write(f"\nrun folder             {session.run.path}\n")
+    write(f"device, precision      {session.device}, {session.precision}\n")
+    try:
+        tokenizer = find_tokenizer(session)
+    except UserError:
+        config = new_vqgan_config(session)
+        write("tokenizer              none yet; --train_vae would make one\n")
+        grid, codes = config.grid_size, config.codebook_size
+    else:
+        grid, codes = tokenizer.grid_size, tokenizer.codebook_size
+    images = {split: open_images(session, split, download=False) for split in SPLITS}
+    transformer = configure(
+        TransformerConfig,
+        options,
+        codebook_size=codes,
+        num_classes=len(images["train"].class_names),
+        seq_len=grid**2,
+    )
+    parameters = sum(p.numel() for p in MaskedTransformer(transformer).parameters())
+    steps = max(1, len(images["train"]) // options.batch_size) * options.n_epochs
+    tokens = sum(cache_bytes(len(i), i.num_views, grid**2) for i in images.values())
+    memory = training_bytes(transformer, parameters, options.batch_size // options.grad_accum)
+    write(f"images                 {len(images['train'])} train, {len(images['validation'])} val\n")
+    write(f"tokens per image       {grid**2} ({grid} x {grid}), codebook of {codes}\n")
+    write(f"transformer            {parameters / 1e6:.2f} M parameters\n")
+    write(f"optimiser steps        {steps}\n")
+    write(f"memory, roughly        {memory / 1e9:.1f} GB\n")
+    write(f"disk                   {tokens / 1e6:.0f} MB of tokens, {28 * parameters / 1e6:.0f} MB")
+    write(" of checkpoints\n")
+    show_plan(configure(SamplingConfig, options), grid**2)
+
+
+# --- What the modes share ---
+
+
+def run_stage(session: Session, stage: Stage, epochs: int, images_per_step: int) -> None:
+    """Train a stage in the run's folder, from its last state if --resume finds one."""
+    from utils.loop import LoopConfig, Position, load_state, train_loop
+    from utils.tracking import open_trackers
+
+    options, run = session.options, session.run
+    position = Position()
+    if run.resume_state(stage.name).is_file():
+        position = load_state(stage, run)
+        log.info("%s continues after step %d", stage.name, position.step)
+    if position.step >= epochs * stage.steps_per_epoch:
+        log.info("%s is trained already: %d epochs; more with --n_epochs", stage.name, epochs)
+        return
+    tracker, position.wandb_id = open_trackers(
+        run.metrics(stage.name),
+        position.step,
+        None if options.no_wandb else run.path,
+        f"{run.path.name}-{stage.name}",
+        run_options(options, stage.name),
+        position.wandb_id,
+    )
+    config = LoopConfig(
+        epochs, images_per_step, options.sample_and_save_freq, options.save_every_minutes
+    )
+    try:
+        train_loop(stage, config, run, tracker, position)
+    finally:
+        tracker.close()
+
+
+@contextmanager
+def training_folder(session: Session, stage: str) -> Iterator[Session]:
+    """Hold the run's folder for one stage, and take over the options of the run that it continues.
+
+    Raises:
+        UserError: if a run lies there and --resume is not given, another job works there, or an
+            option contradicts the run that is resumed.
+    """
+    run, options = session.run, session.options
+    published = run.model if stage == "maskgit" else run.tokenizer
+    if not options.resume and (run.resume_state(stage).exists() or published.exists()):
+        raise UserError(
+            f"{run.path} already holds a {stage} run: --resume continues it; --run_name or "
+            "--output_dir starts another one elsewhere"
+        )
+    make_folder(run.path)
+    busy = f"another job is training in {run.path}; choose another --run_name or --output_dir"
+    with exclusive_lock(run.lock, busy):
+        stored = json.loads(run.config.read_text()) if run.config.is_file() else {}
+        if run.resume_state(stage).is_file():
+            options = resumed_options(options, stored.get(stage, {}), stage, run.path)
+            session = open_session(options)
+        elif options.resume:
+            log.info("nothing to resume in %s: a new %s run starts", run.path, stage)
+        write_json_atomic(run.config, {**stored, stage: run_options(options, stage)})
+        yield session
+
+
+def find_tokenizer(session: Session) -> Tokenizer:
+    """Load the tokenizer: --checkpoint_vae, else the run's own, else the bundled one.
+
+    Raises:
+        UserError: if there is none, or it does not fit the options or the dataset.
+    """
+    from models.vqgan.loading import load_tokenizer
+
+    options, spec, run = session.options, session.spec, session.run
+    bundled = BUNDLED / run.tokenizer.name
+    path = Path(options.checkpoint_vae) if options.checkpoint_vae else run.tokenizer
+    if not options.checkpoint_vae and not path.is_file():
+        path = bundled
+    if not options.checkpoint_vae and not path.is_file():
+        raise UserError(
+            f"no tokenizer for {spec.name}: train one with --train_vae (the same command with "
+            "--train_vae --train does both), or name a trained VQ-GAN with --checkpoint_vae"
+        )
+    given = given_fields(VQGANConfig, options)
+    tokenizer = load_tokenizer(path, session.size, spec.channels, given).to(session.device)
+    grid = tokenizer.grid_size
+    log.info("tokenizer %s: %d codes, %d x %d tokens", path, tokenizer.codebook_size, grid, grid)
+    return tokenizer
+
+
+def load_model(session: Session) -> tuple[MaskedTransformer, Tokenizer, str]:
+    """Load a trained transformer (its averaged weights), its tokenizer and its dataset's name.
+
+    Raises:
+        UserError: if there is none, or an option contradicts it.
+    """
+    from models.maskgit.transformer import MaskedTransformer
+    from models.vqgan.tokenizer import Tokenizer
+    from utils.checkpoint import load_checkpoint
+
+    options = session.options
+    path = Path(options.checkpoint) if options.checkpoint else session.run.model
+    if not options.checkpoint and not path.is_file():
+        raise UserError(f"no trained model at {path}: train one with --train, or name --checkpoint")
+    contents = load_checkpoint(path, "maskgit")
+    if "dataset" in options.given and options.dataset != contents["dataset"]:
+        raise UserError(f"{path} was trained on {contents['dataset']}, not {options.dataset}")
+    reject_contradictions(TransformerConfig, options, contents["config"], path)
+    reject_contradictions(VQGANConfig, options, contents["tokenizer"]["config"], path)
+    tokenizer = Tokenizer.from_entry(contents["tokenizer"]).to(session.device)
+    if options.checkpoint_vae and find_tokenizer(session).fingerprint != tokenizer.fingerprint:
+        raise UserError(
+            f"{options.checkpoint_vae} is not the tokenizer that {path} was trained with; the "
+            "checkpoint holds its own, so leave --checkpoint_vae out"
+        )
+    config = TransformerConfig(**contents["config"])
+    if "n_classes" in options.given and options.n_classes != config.num_classes:
+        raise UserError(
+            f"--n_classes {options.n_classes} contradicts {path}, which has {config.num_classes}"
+        )
+    model = MaskedTransformer(config)
+    model.load_state_dict(contents["ema"])
+    return model.to(session.device).eval(), tokenizer, contents["dataset"]
+
+
+def open_images(session: Session, split: str, download: bool = True) -> ImageDataset:
+    """Open one split of the dataset at the session's size."""
+    from data.datasets import open_dataset
+
+    data_dir = Path(session.options.data_dir)
+    return open_dataset(session.spec.name, split, data_dir, session.size, download=download)
+
+
+def tokens_of(
+    session: Session, tokenizer: Tokenizer, images: ImageDataset, split: str
+) -> TokenSet:
+    """The tokens of a split, from the cache or encoded now."""
+    from data.tokens import cached_tokens
+    from utils.device import autocast
+    from utils.images import from_uint8
+
+    options = session.options
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        images = from_uint8(pixels.to(session.device, non_blocking=True))
+        with autocast(session.device, session.precision):
+            return tokenizer.encode(images).flatten(1)
+
+    identity = {
+        "dataset": session.spec.name,
+        "split": split,
+        "size": session.size,
+        "resize": "shorter side, antialiased bilinear, centre crop",
+        "precision": str(session.precision),
+        "tokenizer": tokenizer.fingerprint,
+    }
+    return cached_tokens(
+        images,
+        encode,
+        tokenizer.grid_size**2,
+        identity,
+        Path(options.cache_dir or Path(options.output_dir) / "tokens"),
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+    )
+
+
+def generate(
+    session: Session,
+    model: MaskedTransformer,
+    tokenizer: Tokenizer,
+    labels: Sequence[int],
+    config: SamplingConfig,
+) -> Iterator[np.ndarray]:
+    """Blocks of generated images, uint8 (B, H, W, C), one image per label."""
+    from models.maskgit.sampling import sample_images
+
+    return sample_images(
+        model,
+        tokenizer,
+        labels,
+        config,
+        seed=session.options.seed,
+        block_size=session.options.batch_size,
+        precision=session.precision,
+    )
+
+
+def preview_writer(
+    session: Session, tokenizer: Tokenizer, num_classes: int
+) -> Callable[[MaskedTransformer, Path], None]:
+    """A function that writes a grid of samples of the model as it is."""
+    config = configure(SamplingConfig, session.options)
+    labels = [i % num_classes for i in range(min(session.options.num_samples, PREVIEW_IMAGES))]
+
+    def write(model: MaskedTransformer, path: Path) -> None:
+        from utils.images import save_grid
+
+        images = [image for b in generate(session, model, tokenizer, labels, config) for image in b]
+        save_grid(path, images)
+
+    return write
+
+
+def sample_labels(options: Options, num_classes: int) -> list[int]:
+    """One label per image: those of --labels, or all classes, in turn.
+
+    Raises:
+        UserError: if a label is out of range.
+    """
+    choices = options.labels or range(num_classes)
+    wrong = [label for label in choices if label >= num_classes]
+    if wrong:
+        raise UserError(f"--labels {wrong[0]}: the model knows the classes 0 to {num_classes - 1}")
+    count = options.num_samples
+    if options.labels and "num_samples" not in options.given:
+        count = len(choices)
+    return [choices[i % len(choices)] for i in range(count)]
+
+
+def check_start_token(options: Options, config: TransformerConfig) -> None:
+    """Refuse a --mask-value that is no token."""
+    last = config.mask_token
+    if options.mask_value is not None and options.mask_value > last:
+        raise UserError(
+            f"--mask-value {options.mask_value}: the tokens are 0 to {last - 1} and the mask token "
+            f"{last}; a negative value starts from random tokens"
+        )
+
+
+def step_images(images: ImageDataset, batch_size: int, option: str) -> int:
+    """Images of one step: the batch size, or all images where there are fewer."""
+    if len(images) < batch_size:
+        log.info("%s %d: only %d images, one batch an epoch", option, batch_size, len(images))
+    return min(batch_size, len(images))
+
+
+def show_plan(config: SamplingConfig, seq_len: int) -> None:
+    """Print what decoding will do at each step."""
+    from models.maskgit.decoding import make_plan
+
+    if config.num_steps > seq_len:
+        log.info("--step %d: an image has only %d tokens", config.num_steps, seq_len)
+    log.info("%s", make_plan([seq_len], config).table())
+
+
+def new_vqgan_config(session: Session) -> VQGANConfig:
+    """The architecture of a VQ-GAN that is to be trained.
+
+    Raises:
+        UserError: if the options do not fit together or to the dataset.
+    """
+    from models.vqgan.loading import read_remap
+
+    options = session.options
+    config = configure(
+        VQGANConfig,
+        options,
+        image_size=session.size,
+        image_channels=session.spec.channels,
+        remap=None if options.remap is None else read_remap(Path(options.remap), options.n_embed),
+    )
+    unused = config.unused_attn_resolutions()
+    if unused:
+        text = f"--attn_resolutions {unused[0]} never occurs: the maps are {config.resolutions}"
+        if "attn_resolutions" in options.given:
+            raise UserError(text)
+        log.info("%s pixels wide, so only the middle has attention", text)
+    return config
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
+
+
+def _memory_hint(options: Options) -> str:
+    return (
+        f"out of memory at batch size {options.batch_size} (--batch_size_vae "
+        f"{options.batch_size_vae} in stage 1) and --size {options.size or 'of the dataset'}: lower "
+        "--batch_size, raise --grad_accum, or take a smaller --size"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Batches of images for stage 1 and for measuring tokenizers."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from data.images import flip_view
+from data.tokens import Images
+from utils.images import from_uint8
+from utils.seeding import rng
+
+EpochBatches = Callable[[int, int], Iterator[Tensor]]
+"""(epoch, first batch) -> images float (B, C, H, W) in [-1, 1], from that batch of the epoch on."""
+
+
+def training_batches(
+    images: Images, batch_size: int, seed: int, num_workers: int
+) -> EpochBatches:
+    """Batches in an order and under flips that depend on (seed, epoch) alone.
+
+    What does not fill a batch at the end of an epoch is left out, unless it is all there is.
+    """
+    batch_size = min(batch_size, len(images))
+    num_batches = len(images) // batch_size
+
+    def batches(epoch: int, first_batch: int) -> Iterator[Tensor]:
+        order = rng(seed, "image order", epoch).permutation(len(images))
+        views = rng(seed, "image views", epoch).integers(0, images.num_views, len(images))
+        used = slice(first_batch * batch_size, num_batches * batch_size)
+        chosen: Any = Subset(images, order[used].tolist())  # type: ignore[arg-type]
+        flips = torch.from_numpy(views[used]).split(batch_size)
+        for (pixels, _), view in zip(
+            _loader(chosen, batch_size, num_workers), flips, strict=True
+        ):
+            yield from_uint8(_flip(pixels, view))
+
+    return batches
+
+
+def validation_batches(images: Images, batch_size: int, num_workers: int) -> Iterator[Tensor]:
+    """All images in their order, unflipped, float (B, C, H, W) in [-1, 1]."""
+    for pixels, _ in _loader(images, batch_size, num_workers):
+        yield from_uint8(pixels)
+
+
+def _loader(images: Any, batch_size: int, num_workers: int) -> DataLoader:
+    return DataLoader(
+        images, batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_available()
+    )
+
+
+def _flip(pixels: Tensor, views: Tensor) -> Tensor:
+    """Show each image under its own view: (B, C, H, W), (B,) -> (B, C, H, W)."""
+    for view in views.unique().tolist():
+        if view:
+            chosen = views == view
+            pixels[chosen] = flip_view(pixels[chosen], view)
+    return pixels

@@ -1,0 +1,198 @@
+"""The token cache: a dataset is encoded once, and training reads tokens ever after.
+
+A cache is a folder with the tokens of every view, the labels and a manifest. The folder's name
+carries a digest of everything the tokens depend on, so that a stale cache is never found. While it
+is written it has a partial name and a progress record: encoding goes on where it stopped, and
+training cannot mistake it for a finished one.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from data.images import flip_view
+from utils.errors import UserError
+from utils.files import exclusive_lock, make_folder, write_json_atomic
+from utils.progress import progress_bar
+from utils.token_set import TokenSet
+
+log = logging.getLogger(__name__)
+
+CACHE_FORMAT = 1
+FLUSH_EVERY = 50  # batches between two progress records
+
+
+class Images(Protocol):
+    """What the cache asks of a dataset (data/datasets.py has the real ones)."""
+
+    num_views: int
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]: ...
+
+
+def cached_tokens(
+    images: Images,
+    encode: Callable[[Tensor], Tensor],
+    seq_len: int,
+    identity: Mapping[str, Any],
+    cache_dir: Path,
+    *,
+    batch_size: int,
+    num_workers: int,
+) -> TokenSet:
+    """Return the tokens of a dataset split, encoding what is not on the disk yet.
+
+    Args:
+        images: items are (uint8 (C, H, W), label).
+        encode: uint8 (B, C, H, W) -> tokens int64 (B, L), on whatever device it likes.
+        seq_len: L.
+        identity: everything but the images that the tokens depend on; "dataset" and "split" name
+            the folder.
+        cache_dir: where the caches of all runs are.
+        batch_size: images encoded at once.
+        num_workers: processes that read images.
+
+    Raises:
+        UserError: if another process is writing this cache, the disk is too small, or the files of
+            a finished cache are damaged.
+    """
+    manifest = {
+        **identity,
+        "format": CACHE_FORMAT,
+        "source": images.fingerprint,
+        "images": len(images),
+        "views": images.num_views,
+        "seq_len": seq_len,
+    }
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
+    name = f"{identity['dataset']}-{identity['split']}-{digest}"
+    folder = cache_dir / name
+    if not folder.is_dir():
+        make_folder(cache_dir)
+        busy = f"another process is writing the token cache {folder}; wait for it, or set --cache_dir"
+        with exclusive_lock(cache_dir / f".{name}.lock", busy):
+            if not folder.is_dir():
+                _write(images, encode, manifest, folder, batch_size, num_workers)
+    return _read(folder, manifest)
+
+
+def cache_bytes(num_images: int, num_views: int, seq_len: int) -> int:
+    """Size of a cache on disk: two bytes a token, eight a label."""
+    return num_images * (num_views * seq_len * 2 + 8)
+
+
+def _write(
+    images: Images,
+    encode: Callable[[Tensor], Tensor],
+    manifest: Mapping[str, Any],
+    folder: Path,
+    batch_size: int,
+    num_workers: int,
+) -> None:
+    partial = make_folder(folder.with_name(f"{folder.name}.partial"))
+    count, views, seq_len = manifest["images"], manifest["views"], manifest["seq_len"]
+    _check_space(partial, cache_bytes(count, views, seq_len))
+    label_shape = np.asarray(images[0][1]).shape
+    done = _read_progress(partial)
+    mode = "r+" if done else "w+"
+    try:
+        tokens = np.lib.format.open_memmap(
+            partial / "tokens.npy", mode, np.uint16, (views, count, seq_len)
+        )
+        labels = np.lib.format.open_memmap(
+            partial / "labels.npy",
+            mode,
+            np.uint8 if label_shape else np.int64,
+            (count, *label_shape),
+        )
+        title = f"tokenising {manifest['dataset']} ({manifest['split']})"
+        with progress_bar(title, total=count, done=done, unit="image") as bar:
+            batches = _batches(images, done, batch_size, num_workers)
+            for number, (pixels, batch_labels) in enumerate(batches, start=1):
+                end = done + len(pixels)
+                for view in range(views):
+                    tokens[view, done:end] = encode(flip_view(pixels, view)).cpu().numpy()
+                labels[done:end] = batch_labels.numpy()
+                bar.update(end - done)
+                done = end
+                if number % FLUSH_EVERY == 0:
+                    _record_progress(partial, done, tokens, labels)
+        _record_progress(partial, done, tokens, labels)
+        sums = {name: _file_digest(partial / name) for name in ("tokens.npy", "labels.npy")}
+        write_json_atomic(partial / "manifest.json", {**manifest, "sha256": sums})
+        (partial / "progress.json").unlink()
+        partial.rename(folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the token cache {partial}: {error.strerror or error}; it goes on from "
+            "here once there is space (or set --cache_dir)"
+        ) from error
+
+
+def _batches(
+    images: Images, start: int, batch_size: int, num_workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    rest: Any = Subset(images, range(start, len(images)))  # type: ignore[arg-type]
+    return iter(
+        DataLoader(
+            rest, batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_available()
+        )
+    )
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"the token cache needs {needed / 1e9:.1f} GB and {folder.parent} has "
+            f"{free / 1e9:.1f} GB free; set --cache_dir to a larger disk"
+        )
+
+
+def _read_progress(partial: Path) -> int:
+    try:
+        return int(json.loads((partial / "progress.json").read_text())["images"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0  # no record, or a torn one: start again
+
+
+def _record_progress(partial: Path, done: int, *arrays: np.memmap) -> None:
+    for array in arrays:
+        array.flush()
+    write_json_atomic(partial / "progress.json", {"images": done})
+
+
+def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
+    try:
+        stored = json.loads((folder / "manifest.json").read_text())
+        sums = stored.pop("sha256")
+        damaged = [name for name in sums if _file_digest(folder / name) != sums[name]]
+        if damaged or stored != manifest or set(sums) != {"tokens.npy", "labels.npy"}:
+            raise ValueError(f"{', '.join(damaged) or 'manifest.json'} does not match")
+        tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(folder / "labels.npy", allow_pickle=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"the token cache {folder} is damaged ({error}); delete the folder and it is made anew"
+        ) from error
+    return TokenSet(tokens, labels)
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

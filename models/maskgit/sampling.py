@@ -1,0 +1,150 @@
+"""From labels to images: decode tokens with the transformer, then images with the tokenizer.
+
+Images are made in blocks of one size, the last one padded, so that an image does not depend on how
+many others are made with it, nor on the process that makes it.
+
+Axes: B images of a block, L tokens of an image, K codebook.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.maskgit.config import SamplingConfig
+from models.maskgit.decoding import (
+    LogitsFn,
+    Plan,
+    draw_noise,
+    guided_logits,
+    make_plan,
+    parallel_decode,
+)
+from models.maskgit.transformer import MaskedTransformer
+from utils.device import autocast
+from utils.images import to_uint8
+from utils.seeding import rng
+
+
+class Decoder(Protocol):
+    """The part of a tokenizer that sampling needs."""
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens int64 (B, L) -> images (B, C, H, W) in [-1, 1]."""
+
+
+def sample_images(
+    model: MaskedTransformer,
+    tokenizer: Decoder,
+    labels: Sequence[int],
+    config: SamplingConfig,
+    *,
+    seed: int,
+    block_size: int,
+    precision: torch.dtype = torch.float32,
+    first_image: int = 0,
+) -> Iterator[np.ndarray]:
+    """Generate one image per label, block by block.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: the one whose tokens the model was trained on.
+        labels: classes, the null class for "no class"; image i gets the i-th.
+        config: how to decode.
+        seed: with the index of an image all that its noise depends on.
+        block_size: images computed at once.
+        precision: of the transformer's matrix products.
+        first_image: index of the first image.
+
+    Yields:
+        uint8 (up to block_size, H, W, C), in the order of the labels.
+    """
+    block_size = min(block_size, len(labels))
+    for start in range(0, len(labels), block_size):
+        wanted = np.asarray(labels[start : start + block_size])
+        block = np.pad(wanted, (0, block_size - len(wanted)), mode="edge")
+        indices = first_image + start + np.arange(block_size)
+        tokens = sample_tokens(model, block, indices, config, seed, precision)
+        yield to_uint8(tokenizer.decode(tokens))[: len(wanted)]
+
+
+def sample_tokens(
+    model: MaskedTransformer,
+    labels: np.ndarray,
+    image_indices: np.ndarray,
+    config: SamplingConfig,
+    seed: int,
+    precision: torch.dtype = torch.float32,
+) -> Tensor:
+    """Decode whole images from nothing but labels.
+
+    Args:
+        model: in evaluation mode.
+        labels: int (B,).
+        image_indices: int (B,), choose the noise of each image.
+        config: how to decode.
+        seed: chooses the noise of the whole run.
+        precision: of the transformer's matrix products.
+
+    Returns:
+        int64 (B, L) in [0, K), on the model's device.
+    """
+    device = model.position_embedding.device
+    seq_len = model.config.seq_len
+    plan = make_plan(np.full(len(labels), seq_len), config)
+    noise = draw_noise(seed, image_indices, plan.num_steps, seq_len, device)
+    start = start_tokens(model, image_indices, config.start_token, seed).to(device)
+    hidden = torch.ones_like(start, dtype=torch.bool)
+    logits_fn = guided_predictor(model, torch.from_numpy(labels).to(device), plan, precision)
+    return parallel_decode(logits_fn, plan, noise, start, hidden)
+
+
+def guided_predictor(
+    model: MaskedTransformer, labels: Tensor, plan: Plan, precision: torch.dtype
+) -> LogitsFn:
+    """The model under classifier-free guidance, as decoding calls it.
+
+    Where the plan's guidance is 0 the unconditional half is not computed.
+
+    Args:
+        model: in evaluation mode.
+        labels: int64 (B,).
+        plan: has the guidance of each step.
+        precision: of the matrix products.
+    """
+    both_labels = torch.cat([labels, torch.full_like(labels, model.config.null_class)])
+
+    @torch.no_grad()
+    def logits_fn(tokens: Tensor, step: int) -> Tensor:
+        with autocast(tokens.device, precision):
+            if plan.guidance[step] == 0:
+                return model(tokens, labels)
+            conditional, unconditional = model(tokens.repeat(2, 1), both_labels).float().chunk(2)
+        return guided_logits(conditional, unconditional, float(plan.guidance[step]))
+
+    return logits_fn
+
+
+def start_tokens(
+    model: MaskedTransformer, image_indices: np.ndarray, start_token: int | None, seed: int
+) -> Tensor:
+    """What the model sees at the hidden positions before the first step (--mask-value).
+
+    Returns:
+        int64 (B, L): the mask token, the given token, or random image tokens where it is negative.
+    """
+    config = model.config
+    shape = (len(image_indices), config.seq_len)
+    if start_token is None or start_token >= 0:
+        return torch.full(shape, config.mask_token if start_token is None else start_token)
+    rows = [
+        rng(seed, "start", int(index)).integers(0, config.codebook_size, config.seq_len)
+        for index in image_indices
+    ]
+    return torch.from_numpy(np.stack(rows))
+
+
+SampleFn = Callable[[MaskedTransformer], np.ndarray]
+"""Generates a few images, uint8 (N, H, W, C), with the given weights."""

@@ -1,0 +1,300 @@
+"""Stage 2: teach the transformer to fill in hidden tokens.
+
+Everything random in a step (which images, views, labels and tokens) is drawn for the whole batch
+from (seed, purpose, step); dropout alone is drawn per process.
+
+Axes: B images of a step, L tokens of an image, K codebook, N hidden tokens.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.maskgit.config import TrainingConfig, TransformerConfig
+from models.maskgit.masking import draw_masks, mask_ratio, masks_of_ratio
+from models.maskgit.transformer import MaskedTransformer
+from utils.device import autocast
+from utils.ema import EMA
+from utils.schedule import capped_warmup, warmup_cosine
+from utils.seeding import derive_seed, rng
+from utils.token_set import TokenSet
+
+VALIDATION_IMAGES = 4096
+VALIDATION_SEED = 0  # not the run's: equal masks make runs comparable
+RATIO_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one step, as the transformer sees them.
+
+    Attributes:
+        inputs: int64 (B, L), the mask token where a token is hidden.
+        labels: int64 (B,), the null class where the label is dropped.
+        hidden: int64 (N,), indices of the hidden tokens among the B * L.
+        targets: int64 (N,), those tokens.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    hidden: Tensor
+    targets: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """Copy to a device without waiting for the copy."""
+        return Batch(*(_to_device(value, device) for value in vars(self).values()))
+
+
+class MaskGITStage:
+    """The transformer, its optimiser and its data, one step at a time (utils/loop.py).
+
+    Attributes:
+        model: the raw weights.
+        ema: the averaged weights, which validate and sample.
+    """
+
+    name = "maskgit"
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        training: TrainingConfig,
+        train: TokenSet,
+        validation: TokenSet,
+        *,
+        device: torch.device,
+        precision: torch.dtype,
+        describe: Mapping[str, Any],
+        preview: Callable[[MaskedTransformer, Path], None],
+        compile_model: bool = False,
+    ) -> None:
+        """Build the model with the run's seed.
+
+        Args:
+            config: shape of the model.
+            training: how it learns.
+            train: tokens to learn from.
+            validation: tokens to measure on.
+            device: where to compute.
+            precision: of the matrix products.
+            describe: entries that make the checkpoint complete: dataset, class names, tokenizer.
+            preview: writes a picture of samples of a model to a path.
+            compile_model: run the training step through torch.compile.
+        """
+        self.config, self.training = config, training
+        self.train_tokens, self.validation_tokens = train, validation
+        self.device, self.precision = device, precision
+        self._describe, self._preview = describe, preview
+        self.images_per_step = min(training.batch_size, len(train))
+        self.steps_per_epoch = len(train) // self.images_per_step
+        torch.manual_seed(derive_seed(training.seed, "weights"))
+        self.model = MaskedTransformer(config).to(device)
+        self.ema = EMA(self.model, training.ema_decay)
+        self.optimizer = make_optimizer(self.model, training)
+        self._forward = torch.compile(self.model) if compile_model else self.model
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    def learning_rate(self, step: int) -> float:
+        """Warm-up, then cosine decay over the whole run."""
+        training = self.training
+        warmup = capped_warmup(training.warmup_epochs, training.epochs) * self.steps_per_epoch
+        total = training.epochs * self.steps_per_epoch
+        return training.lr * warmup_cosine(step, total, round(warmup))
+
+    def train_step(self, step: int) -> dict[str, Tensor]:
+        """One optimiser step; returns "loss" and "gradient_norm" on the device."""
+        self.model.train()
+        torch.manual_seed(derive_seed(self.training.seed, "dropout", step))
+        parts, num_hidden = self._draw_batch(step)
+        loss = torch.zeros((), device=self.device)
+        for part in parts:
+            part_loss = self._loss(part.to(self.device)) / num_hidden
+            part_loss.backward()
+            loss += part_loss.detach()
+        norm = self._update(step, loss)
+        return {"loss": loss, "gradient_norm": norm}
+
+    def validate(self) -> dict[str, float]:
+        """Loss and token accuracy of the averaged weights under masks that are the same always.
+
+        Returns:
+            "loss" and "accuracy" over all hidden tokens, and "accuracy_0_25" and so on by the share
+            of the image that is hidden, in percent. The loss is the plain cross-entropy.
+        """
+        count = len(self.validation_tokens)
+        chosen = np.unique(np.linspace(0, count - 1, min(count, VALIDATION_IMAGES), dtype=int))
+        sums = torch.zeros(3, len(RATIO_BINS) - 1, device=self.device, dtype=torch.float64)
+        for start in range(0, len(chosen), self.images_per_step):
+            indices = chosen[start : start + self.images_per_step]
+            sums += self._validation_sums(indices)
+        loss, correct, hidden = sums.tolist()
+        result = {"loss": sum(loss) / sum(hidden), "accuracy": sum(correct) / sum(hidden)}
+        for low, high, right, all_ in zip(
+            RATIO_BINS, RATIO_BINS[1:], correct, hidden, strict=False
+        ):
+            if all_:
+                result[f"accuracy_{100 * low:.0f}_{100 * high:.0f}"] = right / all_
+        return result
+
+    def preview(self, path: Path) -> None:
+        """Write a grid of samples of the averaged weights."""
+        self._preview(self._averaged(), path)
+
+    def checkpoint(self, step: int) -> dict[str, Any]:
+        """Contents of the checkpoint: both sets of weights and all that it takes to use them."""
+        return {
+            **self._describe,
+            "config": vars(self.config).copy(),
+            "step": step,
+            "weights": self.model.state_dict(),
+            "ema": self.ema.module.state_dict(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, averaged weights and optimiser."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
+        self.model.load_state_dict(state["model"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _averaged(self) -> MaskedTransformer:
+        averaged: MaskedTransformer = self.ema.module  # type: ignore[assignment]
+        return averaged
+
+    def _draw_batch(self, step: int) -> tuple[Iterator[Batch], int]:
+        """The batch of a step in `grad_accum` parts, and how many tokens are hidden in all."""
+        seed, training = self.training.seed, self.training
+        indices = self._indices(step)
+        views = rng(seed, "views", step).integers(0, self.train_tokens.num_views, len(indices))
+        generator = rng(seed, "labels", step)
+        labels = self.train_tokens.classes(indices, generator)
+        dropped = generator.random(len(indices)) < training.label_drop
+        labels = np.where(dropped, self.config.null_class, labels)
+        tokens = self.train_tokens.take(indices, views)
+        masks = draw_masks(
+            rng(seed, "masks", step), len(indices), tokens.shape[1], training.schedule
+        )
+        parts = (
+            hide(tokens[part], labels[part], masks[part], self.config.mask_token)
+            for part in np.array_split(np.arange(len(indices)), training.grad_accum)
+            if len(part)
+        )
+        return parts, int(masks.sum())
+
+    def _indices(self, step: int) -> np.ndarray:
+        """Images of a step: a new order every epoch; what does not fill a batch is left out."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            order = rng(self.training.seed, "order", epoch).permutation(len(self.train_tokens))
+            self._order = (epoch, order)
+        start = position * self.images_per_step
+        return self._order[1][start : start + self.images_per_step]
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy with label smoothing, summed over the hidden tokens."""
+        with autocast(self.device, self.precision):
+            logits = self._forward(batch.inputs, batch.labels, batch.hidden)  # (N, K)
+        return F.cross_entropy(
+            logits.float(),
+            batch.targets,
+            reduction="sum",
+            label_smoothing=self.training.label_smoothing,
+        )
+
+    def _update(self, step: int, loss: Tensor) -> Tensor:
+        """Clip, step, average; the weights stay as they are if loss or gradient is not finite."""
+        limit = self.training.grad_clip or math.inf
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        self.optimizer.found_inf = (~(loss + norm).isfinite()).float()  # type: ignore[attr-defined]
+        self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.model, step)
+        return norm
+
+    @cached_property
+    def _validation_ratios(self) -> np.ndarray:
+        generator = rng(VALIDATION_SEED, "validation ratios")
+        return mask_ratio(generator.random(len(self.validation_tokens)), "arccos")
+
+    @torch.no_grad()
+    def _validation_sums(self, indices: np.ndarray) -> Tensor:
+        """Loss, correct and hidden tokens of some images by bin of mask ratio, float64 (3, bins)."""
+        tokens = self.validation_tokens.take(indices)
+        labels = self.validation_tokens.classes(indices, rng(VALIDATION_SEED, "labels"))
+        masks = np.concatenate(
+            [
+                masks_of_ratio(
+                    rng(VALIDATION_SEED, "validation masks", int(index)),
+                    self._validation_ratios[index : index + 1],
+                    tokens.shape[1],
+                )
+                for index in indices
+            ]
+        )
+        batch = hide(tokens, labels, masks, self.config.mask_token).to(self.device)
+        with autocast(self.device, self.precision):
+            logits = self.ema.module(batch.inputs, batch.labels, batch.hidden).float()  # (N, K)
+        losses = F.cross_entropy(logits, batch.targets, reduction="none")
+        correct = logits.argmax(-1) == batch.targets
+        bins = np.clip(np.digitize(masks.mean(1), RATIO_BINS, right=True) - 1, 0, None)
+        bin_of = torch.from_numpy(bins.repeat(masks.sum(1))).to(self.device)  # (N,)
+        values = torch.stack([losses, correct.float(), torch.ones_like(losses)]).double()
+        sums = torch.zeros(3, len(RATIO_BINS) - 1, device=self.device, dtype=torch.float64)
+        return sums.index_add_(1, bin_of, values)
+
+
+def hide(tokens: np.ndarray, labels: np.ndarray, masks: np.ndarray, mask_token: int) -> Batch:
+    """Put the mask token where the mask is True.
+
+    Args:
+        tokens: int64 (B, L).
+        labels: int64 (B,).
+        masks: bool (B, L).
+        mask_token: its id.
+    """
+    hidden = np.flatnonzero(masks)
+    return Batch(
+        inputs=torch.from_numpy(np.where(masks, mask_token, tokens)),
+        labels=torch.from_numpy(labels),
+        hidden=torch.from_numpy(hidden),
+        targets=torch.from_numpy(tokens.reshape(-1)[hidden]),
+    )
+
+
+def make_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW that decays the weights of linear layers and nothing else."""
+    decayed = {
+        id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)
+    }
+    groups = [
+        {
+            "params": [p for p in model.parameters() if (id(p) in decayed) == decay],
+            "weight_decay": training.weight_decay if decay else 0.0,
+        }
+        for decay in (True, False)
+    ]
+    return torch.optim.AdamW(groups, lr=training.lr, betas=training.betas, fused=True)
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

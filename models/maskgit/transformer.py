@@ -1,0 +1,164 @@
+"""The bidirectional transformer that predicts hidden tokens.
+
+Vocabulary and sequence are those of Chang et al. 2022 as valeoai/Maskgit-pytorch v1.0 and
+caetas/GenerativeZoo lay them out: ids 0 .. K-1 are image tokens, K is the mask token, K+1+c is
+class c, K+1+num_classes is "no class"; the class token is the last position.
+
+Axes: B batch, L image tokens, K codebook, V vocabulary, E embedding, D width, H heads, N rows.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.maskgit.config import TransformerConfig
+
+INIT_STD = 0.02  # small enough that the first loss is about ln K
+
+
+class MaskedTransformer(nn.Module):
+    """Tokens, some of them hidden, and a class -> logits of the image token at each position."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, length = config.hidden_dim, config.seq_len + 1
+        self.token_embedding = nn.Embedding(config.vocabulary_size, config.embed_dim)
+        self.embedding_map = (
+            nn.Linear(config.embed_dim, width, bias=False) if config.embed_dim != width else None
+        )
+        self.position_embedding = nn.Parameter(torch.zeros(length, width))
+        self.output_bias = nn.Parameter(torch.zeros(length, config.vocabulary_size))
+        self.first = nn.Sequential(
+            nn.LayerNorm(width, eps=1e-12),
+            Dropout(config.dropout),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.LayerNorm(width, eps=1e-12),
+            Dropout(config.dropout),
+            nn.Linear(width, width),
+        )
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.last = nn.Sequential(
+            nn.LayerNorm(width, eps=1e-12),
+            Dropout(config.dropout),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.LayerNorm(width, eps=1e-12),
+        )
+        self.apply(_initialise)
+        nn.init.trunc_normal_(self.position_embedding, std=INIT_STD)
+
+    def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
+        """Predict the image token at each position.
+
+        Args:
+            tokens: int64 (B, L), ids 0 .. K; K where a token is hidden.
+            labels: int64 (B,), classes 0 .. num_classes; num_classes for "no class".
+            at: int64 (N,), indices into the B * L flattened positions that are wanted; all if None.
+
+        Returns:
+            Logits (B, L, K), or (N, K) where `at` is given; in the precision of the computation.
+        """
+        batch, length = tokens.shape
+        classes = self.config.mask_token + 1 + labels
+        ids = torch.cat([tokens, classes[:, None]], dim=1)  # (B, L+1)
+        x = self.token_embedding(ids)  # (B, L+1, E)
+        if self.embedding_map is not None:
+            x = self.embedding_map(x)
+        x = self.first(x + self.position_embedding)  # (B, L+1, D)
+        for block in self.blocks:
+            x = block(x)
+        x = x[:, :length]  # (B, L, D), without the class token
+        bias = self.output_bias[:length, : self.config.codebook_size]  # (L, K)
+        if at is not None:
+            x = x.flatten(0, 1)[at]  # (N, D)
+            bias = bias[at % length]  # (N, K)
+        x = self.last(x)
+        if self.embedding_map is not None:
+            x = x @ self.embedding_map.weight  # the transpose of the way in: D -> E
+        return F.linear(x, self.token_embedding.weight[: self.config.codebook_size]) + bias
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + attention(norm(x)), then x + MLP(norm(x))."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width = config.hidden_dim
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, config.heads)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, config.mlp_dim), nn.GELU(), nn.Linear(config.mlp_dim, width)
+        )
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, L+1, D) to (B, L+1, D)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x)))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention in which every position sees every other."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, L+1, D) to (B, L+1, D)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, L+1, 3, H, D/H)
+        if x.device.type == "cpu":
+            # The CPU's fused attention runs backward six times slower in bfloat16 than in float32.
+            qkv = qkv.float()
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, L+1, D/H) each
+        with torch.autocast(x.device.type, enabled=False):
+            mixed = F.scaled_dot_product_attention(q, k, v)  # (B, H, L+1, D/H)
+        return self.out(mixed.transpose(1, 2).flatten(-2))
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask is drawn from random bytes on the CPU.
+
+    Drawing one float per element takes a quarter of a training step there; a byte takes a tenth of
+    that. The rate is thereby rounded to a multiple of 1/256 and the rescaling follows it, so the
+    expectation is exact. Other devices have a fused kernel of their own.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero elements at random and rescale the others; any shape; identity in evaluation."""
+        if not self.training or self.rate == 0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.rate)
+        dropped = round(256 * self.rate)
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        levels = words.view(torch.uint8)[: x.numel()].view(x.shape)
+        return x * ((levels >= dropped).to(x.dtype) * (256 / (256 - dropped)))
+
+
+def training_bytes(config: TransformerConfig, num_parameters: int, batch_size: int) -> int:
+    """Rough memory of a training step in bytes, for --dry_run.
+
+    Weights, gradients, averaged weights and two moments are float32; per token and block about
+    fourteen activations of the width and three of the MLP's are kept for the backward pass, of two
+    to four bytes each; logits are kept three times.
+    """
+    tokens = batch_size * (config.seq_len + 1)
+    activations = config.depth * (14 * config.hidden_dim + 3 * config.mlp_dim) * 3
+    return 20 * num_parameters + tokens * (activations + 12 * config.codebook_size)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=INIT_STD)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

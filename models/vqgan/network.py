@@ -1,0 +1,249 @@
+"""Encoder, decoder and the VQ-GAN made of them.
+
+The architecture and every parameter name are those of taming-transformers' VQModel (Esser et al.
+2021), so that its checkpoints load unchanged. Axes: B batch, C image channels, H W pixels, h w
+token grid, Z z_channels, D width of a code.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.vqgan.config import GROUPS, VQGANConfig
+from models.vqgan.quantizer import VectorQuantizer
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(GROUPS, channels, eps=1e-6)
+
+
+def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, each after norm and SiLU, around a skip connection."""
+
+    def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = _norm(in_channels)
+        self.conv1 = _conv3x3(in_channels, out_channels)
+        self.norm2 = _norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = _conv3x3(out_channels, out_channels)
+        self.has_shortcut = in_channels != out_channels
+        if self.has_shortcut:
+            self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return (self.nin_shortcut(x) if self.has_shortcut else x) + h
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over all positions, around a skip connection."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        h = self.norm(x)
+        q, k, v = (conv(h).flatten(2).mT.unsqueeze(1) for conv in (self.q, self.k, self.v))
+        if x.device.type == "cpu":
+            # The bfloat16 backward of fused attention is several times slower there.
+            q, k, v = q.float(), k.float(), v.float()
+        h = F.scaled_dot_product_attention(q, k, v)  # (B, 1, H * W, C)
+        return x + self.proj_out(h.squeeze(1).mT.reshape(x.shape).to(x.dtype))
+
+
+class Downsample(nn.Module):
+    """Halves the resolution; the padding is one-sided, as in taming's."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H / 2, W / 2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Doubles the resolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = _conv3x3(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """The blocks at one resolution, each followed by attention if `with_attention`."""
+
+    def __init__(
+        self, in_channels: int, channels: int, num_blocks: int, dropout: float, with_attention: bool
+    ) -> None:
+        super().__init__()
+        widths = [in_channels] + [channels] * (num_blocks - 1)
+        self.block = nn.ModuleList(ResidualBlock(width, channels, dropout) for width in widths)
+        self.attn = nn.ModuleList(AttentionBlock(channels) for _ in widths if with_attention)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, channels, H, W)."""
+        for index, block in enumerate(self.block):
+            x = block(x)
+            if self.attn:
+                x = self.attn[index](x)
+        return x
+
+
+class Middle(nn.Module):
+    """The blocks at the resolution of the tokens, with attention whatever the configuration."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.block_1 = ResidualBlock(channels, channels, dropout)
+        self.attn_1 = AttentionBlock(channels)
+        self.block_2 = ResidualBlock(channels, channels, dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Encoder(nn.Module):
+    """Images to the quantiser's input."""
+
+    def __init__(self, config: VQGANConfig) -> None:
+        super().__init__()
+        widths = config.widths
+        self.conv_in = _conv3x3(config.image_channels, config.channels)
+        self.down = nn.ModuleList()
+        in_channels = config.channels
+        for width, resolution in zip(widths, config.resolutions, strict=True):
+            with_attention = resolution in config.attn_resolutions
+            level = Level(in_channels, width, config.num_res_blocks, config.dropout, with_attention)
+            if len(self.down) < len(widths) - 1:
+                level.downsample = Downsample(width)
+            self.down.append(level)
+            in_channels = width
+        self.mid = Middle(widths[-1], config.dropout)
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = _conv3x3(widths[-1], config.z_channels * (2 if config.double_z else 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, Z or 2 Z, h, w)."""
+        x = self.conv_in(images)
+        for level in self.down:
+            x = level(x)
+            if hasattr(level, "downsample"):
+                x = level.downsample(x)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    """The encoder's mirror image."""
+
+    def __init__(self, config: VQGANConfig) -> None:
+        super().__init__()
+        widths = config.widths
+        self.conv_in = _conv3x3(config.z_channels, widths[-1])
+        self.mid = Middle(widths[-1], config.dropout)
+        levels: list[Level] = []  # from the lowest resolution up
+        in_channels = widths[-1]
+        for width, resolution in zip(reversed(widths), reversed(config.resolutions), strict=True):
+            with_attention = resolution in config.attn_resolutions
+            blocks = config.num_res_blocks + 1
+            level = Level(in_channels, width, blocks, config.dropout, with_attention)
+            if len(levels) < len(widths) - 1:
+                level.upsample = Upsample(width)
+            levels.append(level)
+            in_channels = width
+        self.up = nn.ModuleList(reversed(levels))  # numbered as the encoder's
+        self.norm_out = _norm(in_channels)
+        self.conv_out = _conv3x3(in_channels, config.image_channels)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, Z, h, w) -> (B, C, H, W)."""
+        x = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            x = level(x)
+            if hasattr(level, "upsample"):
+                x = level.upsample(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class Reconstruction(NamedTuple):
+    """What a pass through the whole model gives."""
+
+    images: Tensor  # float32 (B, C, H, W), not clamped
+    latents: Tensor  # (B, D, h, w), the quantiser's input
+    tokens: Tensor  # int64 (B, h, w)
+    codebook_loss: Tensor  # scalar
+
+
+class VQModel(nn.Module):
+    """Encoder, quantiser and decoder."""
+
+    colorize: Tensor | None
+
+    def __init__(self, config: VQGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        encoded = config.z_channels * (2 if config.double_z else 1)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quantize = VectorQuantizer(config)
+        self.quant_conv = nn.Conv2d(encoded, config.embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
+        labels = config.colorize_nlabels
+        self.register_buffer("colorize", None if labels is None else torch.randn(3, labels, 1, 1))
+
+    def forward(self, images: Tensor) -> Reconstruction:
+        """Encode, quantise and decode images (B, C, H, W) in [-1, 1]."""
+        latents = self.latents(images)
+        quantized = self.quantize(latents)
+        tokens = quantized.tokens.view(latents.shape[0], *latents.shape[2:])
+        decoded = self.decode(quantized.vectors).float()
+        return Reconstruction(decoded, latents, tokens, quantized.loss)
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Quantiser inputs of images: (B, C, H, W) -> (B, D, h, w)."""
+        return self.quant_conv(self.encoder(images))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Tokens of images: (B, C, H, W) in [-1, 1] -> int64 (B, h, w) in [0, K)."""
+        return self.quantize.tokens(self.latents(images).float().permute(0, 2, 3, 1))
+
+    def decode(self, vectors: Tensor) -> Tensor:
+        """Images of quantised vectors: (B, D, h, w) -> (B, C, H, W), not clamped."""
+        return self.decoder(self.post_quant_conv(vectors))
+
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        """Images of tokens: int64 (B, h, w) in [0, K) -> (B, C, H, W), not clamped."""
+        return self.decode(self.quantize.lookup(tokens).permute(0, 3, 1, 2))
+
+    def to_rgb(self, images: Tensor) -> Tensor:
+        """Images as they are to be shown.
+
+        Images whose channels are labels are projected to three colours and the batch is stretched
+        to [-1, 1], as taming does; others are returned as they are.
+        """
+        if self.colorize is None:
+            return images
+        colors = F.conv2d(images, self.colorize)
+        low, high = colors.amin(), colors.amax()
+        return 2 * (colors - low) / (high - low) - 1

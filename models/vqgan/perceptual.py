@@ -1,0 +1,73 @@
+"""The perceptual loss LPIPS (Zhang et al. 2018) on VGG16 features.
+
+The network and its linear weights, which were fitted to human judgements, come with torchmetrics.
+The VGG16 weights are torchvision's: downloaded once, or read from a local file.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.checkpoint import read_torch_file
+from utils.errors import UserError
+
+WAY_OUT = (
+    "train without the perceptual loss (--perceptual_weight 0) or name a file with torchvision's "
+    "VGG16 weights (--perceptual_vgg vgg16-397923af.pth)"
+)
+
+
+class PerceptualLoss(nn.Module):
+    """Mean LPIPS distance between images; fixed, in evaluation mode for ever."""
+
+    def __init__(self, vgg_weights: Mapping[str, Tensor]) -> None:
+        """Build the loss.
+
+        Args:
+            vgg_weights: state dict of torchvision's vgg16; its classifier is not needed.
+
+        Raises:
+            UserError: if a weight is missing or has another shape.
+        """
+        super().__init__()
+        # torchmetrics' public classes can only download VGG16; this one lets us fill it ourselves.
+        from torchmetrics.functional.image.lpips import _NoTrainLpips
+
+        self.distance = _NoTrainLpips(net="vgg", pnet_rand=True)
+        try:
+            with torch.no_grad():
+                for name, parameter in self.distance.net.named_parameters():
+                    # "slice2.5.weight" holds layer 5 of torchvision's features.
+                    parameter.copy_(vgg_weights[f"features.{name.split('.', 1)[1]}"])
+        except (KeyError, RuntimeError) as error:
+            raise UserError(f"these are not torchvision's VGG16 weights ({error}); {WAY_OUT}") from None
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Distance of images (B, C, H, W) in [-1, 1] from their targets, C 1 or 3; a scalar."""
+        if images.shape[1] == 1:
+            images, targets = images.expand(-1, 3, -1, -1), targets.expand(-1, 3, -1, -1)
+        return self.distance(images, targets).mean()
+
+
+def load_vgg_weights(path: Path | None) -> dict[str, Any]:
+    """Read VGG16 weights from a file, or download them (528 MB, kept in torch's cache).
+
+    Raises:
+        UserError: if there are none; says how to train without.
+    """
+    if path is not None:
+        weights = read_torch_file(path)
+        if not isinstance(weights, dict):
+            raise UserError(f"{path} holds no state dict; {WAY_OUT}")
+        return weights
+    from torchvision.models import VGG16_Weights
+
+    try:
+        return dict(VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        # URLError is an OSError; a download with a wrong hash is a RuntimeError.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"the VGG16 weights cannot be downloaded ({reason}); {WAY_OUT}") from error

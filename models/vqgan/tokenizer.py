@@ -1,0 +1,137 @@
+"""The frozen VQ-GAN: what stage 2 and everything after it sees of stage 1."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.vqgan.config import VQGANConfig
+from models.vqgan.network import VQModel
+from utils.checkpoint import weights_digest
+from utils.errors import UserError
+
+
+class Tokenizer:
+    """Turns images into tokens and back.
+
+    Always in evaluation mode and without gradients. Not a Module on purpose: assigned to one, it
+    does not become part of that module's weights, mode or checkpoints.
+
+    Attributes:
+        config: architecture.
+        fingerprint: equal exactly if architecture and weights are equal.
+        device: where it computes.
+    """
+
+    def __init__(self, model: VQModel) -> None:
+        """Freeze a model, which then belongs to the tokenizer."""
+        self._model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.config = model.config
+        self.fingerprint = weights_digest(plain_config(self.config), model.state_dict())
+        self.device = next(model.parameters()).device
+
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return self.config.codebook_size
+
+    @property
+    def grid_size(self) -> int:
+        """Tokens along one side of an image."""
+        return self.config.grid_size
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along one side of an image."""
+        return self.config.image_size
+
+    @property
+    def channels(self) -> int:
+        """C of the images."""
+        return self.config.image_channels
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Tokens of images.
+
+        Args:
+            images: float (B, C, H, W) in [-1, 1], on any device.
+
+        Returns:
+            int64 (B, h, w) in [0, K), on the tokenizer's device.
+        """
+        images = images.to(self.device, memory_format=torch.channels_last)
+        return self._model.encode(images)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Images of tokens.
+
+        Args:
+            tokens: int64 (B, h, w), or (B, L) for a square grid, in [0, K), on any device.
+
+        Returns:
+            float32 (B, C, H, W) in [-1, 1], on the tokenizer's device.
+        """
+        if tokens.ndim == 2:
+            tokens = tokens.unflatten(1, (self.grid_size, self.grid_size))
+        return self._model.decode_tokens(tokens.to(self.device)).float().clamp(-1, 1)
+
+    @torch.no_grad()
+    def to_rgb(self, images: Tensor) -> Tensor:
+        """Images as they are to be shown; see VQModel.to_rgb."""
+        return self._model.to_rgb(images.to(self.device))
+
+    def to(self, device: torch.device) -> "Tokenizer":
+        """Move to a device, in place; returns itself."""
+        self._model.to(device)
+        self.device = device
+        return self
+
+    def entry(self) -> dict[str, Any]:
+        """Plain data from which `from_entry` rebuilds the tokenizer; goes into checkpoints."""
+        weights = {name: value.cpu() for name, value in self._model.state_dict().items()}
+        config = plain_config(self.config)
+        return {"config": config, "weights": weights, "fingerprint": self.fingerprint}
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> "Tokenizer":
+        """Rebuild a tokenizer on the CPU.
+
+        Raises:
+            UserError: if the weights do not fit the configuration or the fingerprint.
+        """
+        try:
+            model = VQModel(config_from_plain(entry["config"]))
+            model.load_state_dict(entry["weights"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"the tokenizer in this checkpoint is damaged: {reason}") from error
+        tokenizer = cls(model)
+        if tokenizer.fingerprint != entry.get("fingerprint"):
+            raise UserError(
+                f"the tokenizer in this checkpoint is damaged: its fingerprint is "
+                f"{tokenizer.fingerprint}, not {entry.get('fingerprint')}"
+            )
+        return tokenizer
+
+
+def plain_config(config: VQGANConfig) -> dict[str, Any]:
+    """The configuration as a dictionary of numbers and lists."""
+    values = asdict(config).items()
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+
+
+def config_from_plain(values: Mapping[str, Any]) -> VQGANConfig:
+    """The inverse of `plain_config`.
+
+    Raises:
+        TypeError: if a name is unknown.
+        ValueError: if the numbers do not fit together.
+    """
+    tuples = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    config = VQGANConfig(**tuples)
+    config.validate()
+    return config

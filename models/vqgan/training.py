@@ -1,0 +1,347 @@
+"""Stage 1: train the VQ-GAN.
+
+The autoencoder learns from a reconstruction loss (L1 and LPIPS), the quantiser's loss and, from
+`disc_start` on, the discriminator. Axes: B images of a step, C channels, H W pixels, h w token
+grid, N = B * h * w encoder outputs, D width of a code.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.vqgan.codebook import CodebookCare, count_codes
+from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
+from models.vqgan.loss import adaptive_weight
+from models.vqgan.network import Reconstruction, VQModel
+from models.vqgan.objective import Feedback, Objective
+from models.vqgan.quantizer import codebook_usage
+from models.vqgan.tokenizer import Tokenizer
+from utils.device import autocast
+from utils.ema import EMA
+from utils.images import save_grid, to_uint8
+from utils.schedule import warmup_cosine
+from utils.seeding import derive_seed, rng
+
+PREVIEW_IMAGES = 8
+
+
+class VQGANStage:
+    """The VQ-GAN, its losses, its optimisers and its data, one step at a time (utils/loop.py).
+
+    Attributes:
+        model: the raw weights.
+        ema: the averaged weights, which are validated, shown and published.
+        objective: the losses on images, with the discriminator.
+        codebook: what keeps the codes in use.
+        steps_per_epoch: batches of an epoch.
+    """
+
+    name = "vqgan"
+
+    def __init__(
+        self,
+        config: VQGANConfig,
+        training: VQGANTrainingConfig,
+        batches: Callable[[int, int], Iterator[Tensor]],
+        validation: Callable[[], Iterator[Tensor]],
+        steps_per_epoch: int,
+        *,
+        device: torch.device,
+        precision: torch.dtype,
+        describe: Mapping[str, Any],
+    ) -> None:
+        """Build the models with the run's seed.
+
+        Args:
+            config: architecture.
+            training: how it learns.
+            batches: takes an epoch and the number of its first batch; gives the epoch's batches
+                from there, float (B, C, H, W) in [-1, 1], the last one perhaps smaller.
+            validation: gives all validation images, in batches as above.
+            steps_per_epoch: how many batches an epoch has.
+            device: where to compute.
+            precision: of convolutions and matrix products; the quantiser is always float32.
+            describe: entries that make the checkpoint complete: dataset, class names.
+
+        Raises:
+            UserError: if the perceptual loss is wanted and there are no VGG weights.
+        """
+        self.config, self.training = config, training
+        self.steps_per_epoch = steps_per_epoch
+        self.device, self.precision = device, precision
+        self._describe = describe
+        self._batches, self._validation = batches, validation
+        self._current: Iterator[Tensor] = iter(())
+        self._next_step = -1  # the step that _current has the batch for
+        torch.manual_seed(derive_seed(training.seed, "vqgan weights"))
+        self.model = VQModel(config).to(device, memory_format=torch.channels_last)
+        self.objective = Objective(config, training, device)
+        self.ema = EMA(self.model, training.ema_decay)
+        self.optimizer = self._make_optimizer(self.model)
+        self.discriminator_optimizer = (
+            self._make_optimizer(self.objective.discriminator)
+            if self.objective.discriminator is not None
+            else None
+        )
+        averaged: VQModel = self.ema.module  # type: ignore[assignment]
+        self.codebook = CodebookCare(
+            self.model.quantize, averaged.quantize, self.optimizer, training.revive_below
+        )
+
+    def learning_rate(self, step: int) -> float:
+        """Warm-up, then cosine decay over the whole run."""
+        total = self.training.epochs * self.steps_per_epoch
+        warmup = round(self.training.warmup_epochs * self.steps_per_epoch)
+        return self.training.lr * warmup_cosine(step, total, warmup)
+
+    def train_step(self, step: int) -> dict[str, Tensor]:
+        """One optimiser step of the autoencoder and, from `disc_start` on, of the discriminator.
+
+        Returns:
+            Scalars on the device: "loss" (all the autoencoder learns from), "l1", "perceptual",
+            "codebook", and with the discriminator "generator", "discriminator" and
+            "adaptive_weight".
+        """
+        self.model.train()
+        torch.manual_seed(derive_seed(self.training.seed, "vqgan dropout", step))
+        images = self._images(step)
+        if step == 0:
+            self._initialise_codebook(images)
+        metrics, latents, tokens = self._accumulate_gradients(images, self._is_adversarial(step))
+        finite = self._update(step, metrics)
+        self.codebook.count(tokens)
+        every = self.training.revive_every
+        if every and (step + 1) % every == 0:
+            generator = rng(self.training.seed, "revive", step)
+            self.codebook.revive(_flat(latents), tokens.flatten(), generator, allowed=finite)
+        return metrics
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Judge the averaged weights on all validation images.
+
+        Returns:
+            "loss" (L1 and LPIPS, weighted as in training), "l1" in units of [-1, 1], "psnr" in dB
+            (of the mean squared error over all images), "codebook_usage" in [0, 1] and
+            "codebook_perplexity" in [1, K].
+        """
+        counts = torch.zeros(self.config.codebook_size, device=self.device)
+        sums = torch.zeros(4, device=self.device)  # images, L1, squared error, LPIPS
+        for batch in self._validation():
+            images, output = self._reconstruct(batch)
+            shown = output.images.clamp(-1, 1)
+            l1, squared_error = F.l1_loss(shown, images), F.mse_loss(shown, images)
+            distance = self.objective.distance(shown, images)
+            sums += len(images) * torch.stack([torch.ones_like(l1), l1, squared_error, distance])
+            counts += count_codes(output.tokens, len(counts))
+        count, l1_sum, squared_sum, distance_sum = sums.double().cpu().unbind()
+        usage, perplexity = codebook_usage(counts)
+        return {
+            "loss": ((l1_sum + self.training.perceptual_weight * distance_sum) / count).item(),
+            "l1": (l1_sum / count).item(),
+            "psnr": (10 * torch.log10(4 * count / squared_sum)).item(),  # 4: range 2, squared
+            "codebook_usage": usage,
+            "codebook_perplexity": perplexity,
+        }
+
+    @torch.no_grad()
+    def preview(self, path: Path) -> None:
+        """Write a grid: validation images above their reconstructions by the averaged weights."""
+        images, output = self._reconstruct(next(self._validation())[:PREVIEW_IMAGES])
+        both = self.model.to_rgb(torch.cat([images, output.images]))
+        save_grid(path, to_uint8(both), columns=len(images))
+
+    def checkpoint(self, step: int) -> dict[str, Any]:
+        """Contents of the checkpoint: the averaged weights as a tokenizer, and the raw ones."""
+        published = VQModel(self.config)
+        published.load_state_dict(self.ema.module.state_dict())
+        return {
+            **self._describe,
+            "step": step,
+            "tokenizer": Tokenizer(published).entry(),
+            "raw_weights": self.model.state_dict(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a step changes."""
+        state = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "codebook_usage": self.codebook.usage,
+        }
+        if self.discriminator_optimizer is not None:
+            assert self.objective.discriminator is not None
+            state["discriminator"] = self.objective.discriminator.state_dict()
+            state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
+        self.model.load_state_dict(state["model"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.codebook.usage.copy_(state["codebook_usage"])
+        if self.discriminator_optimizer is not None:
+            assert self.objective.discriminator is not None
+            self.objective.discriminator.load_state_dict(state["discriminator"])
+            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        self._next_step = -1
+
+    def _make_optimizer(self, module: nn.Module) -> torch.optim.AdamW:
+        lr, betas = self.training.lr, self.training.betas
+        return torch.optim.AdamW(module.parameters(), lr, betas, weight_decay=0, fused=True)
+
+    def _is_adversarial(self, step: int) -> bool:
+        return self.discriminator_optimizer is not None and step >= self.training.disc_start
+
+    def _images(self, step: int) -> Tensor:
+        """The batch of a step; a new iteration starts at each epoch and after a jump."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if index == 0 or step != self._next_step:
+            self._current = self._batches(epoch, index)
+        self._next_step = step + 1
+        return self._to_device(next(self._current))
+
+    def _to_device(self, images: Tensor) -> Tensor:
+        images = images.to(self.device, non_blocking=True)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def _initialise_codebook(self, images: Tensor) -> None:
+        with autocast(self.device, self.precision):
+            latents = self.model.latents(images)
+        self.codebook.initialise(_flat(latents), rng(self.training.seed, "codebook"))
+
+    def _reconstruct(self, batch: Tensor) -> tuple[Tensor, Reconstruction]:
+        """Images on the device, and what the averaged weights make of them."""
+        images = self._to_device(batch)
+        with autocast(self.device, self.precision):
+            return images, self.ema.module(images)
+
+    def _accumulate_gradients(
+        self, images: Tensor, adversarial: bool
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Compute the gradients of a step, the batch in `grad_accum` parts.
+
+        Returns:
+            Metrics of the whole batch, encoder outputs (B, D, h, w) and tokens (B, h, w).
+        """
+        parts = images.chunk(self.training.grad_accum)
+        backward = Backward(self.model, self.training, accumulate=len(parts) > 1)
+        latents, tokens = [], []
+        for part in parts:
+            share = len(part) / len(images)
+            with autocast(self.device, self.precision):
+                output = self.model(part)
+                feedback = self.objective.judge(part, output.images, share, adversarial)
+            backward.add(output, feedback, share)
+            latents.append(output.latents.detach())
+            tokens.append(output.tokens)
+        return backward.finish(), torch.cat(latents), torch.cat(tokens)
+
+    def _update(self, step: int, metrics: Mapping[str, Tensor]) -> Tensor:
+        """Step both optimisers and the average.
+
+        Returns:
+            Whether losses and gradients are finite, bool scalar; if not, no weight has changed.
+        """
+        optimizers = [self.optimizer]
+        if self.discriminator_optimizer is not None and "discriminator" in metrics:
+            optimizers.append(self.discriminator_optimizer)
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        total = nn.utils.get_total_norm(gradients) + sum(metrics.values())
+        finite = total.isfinite()
+        for group in groups:
+            group["lr"] = self.learning_rate(step)
+        for optimizer in optimizers:
+            # The fused kernel leaves weights and moments alone where found_inf is 1.
+            optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            optimizer.grad_scale = None  # type: ignore[attr-defined]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.model, step)
+        return finite
+
+
+class Backward:
+    """Turns feedback on images into gradients of the autoencoder's weights.
+
+    The adaptive weight is a ratio of gradients of the whole batch. With one part it is known before
+    the backward pass, which is then made once. With several it is known after the last, so the
+    generator's gradients are accumulated beside the others and added at the end.
+    """
+
+    def __init__(self, model: VQModel, training: VQGANTrainingConfig, accumulate: bool) -> None:
+        self._parameters = list(model.parameters())
+        self._last_layer = model.decoder.conv_out.weight
+        self._training = training
+        self._accumulate = accumulate
+        self._generator_gradients: list[Tensor] = []
+        self._weight: Tensor | None = None
+        self._metrics: dict[str, Tensor] = {}
+
+    def add(self, output: Reconstruction, feedback: Feedback, share: float) -> None:
+        """Accumulate the gradients of one part; `share` is its part of the batch."""
+        gradient = feedback.reconstruction
+        if feedback.generator is not None:
+            if self._accumulate:
+                self._keep_apart(output.images, feedback.generator)
+            else:
+                self._weight = self._measure(output.images, gradient, feedback.generator)
+                gradient = gradient + self._weight * feedback.generator
+        factor = output.codebook_loss.new_tensor(share * self._training.codebook_weight)
+        torch.autograd.backward([output.images, output.codebook_loss], [gradient, factor])
+        codebook = {"codebook": share * output.codebook_loss.detach()}
+        for name, value in {**feedback.metrics, **codebook}.items():
+            self._metrics[name] = self._metrics.get(name, torch.zeros_like(value)) + value
+
+    def finish(self) -> dict[str, Tensor]:
+        """Complete the gradients; returns the metrics of the whole batch."""
+        metrics = self._metrics
+        metrics["loss"] = metrics["loss"] + self._training.codebook_weight * metrics["codebook"]
+        if self._generator_gradients:
+            self._weight = self._add_kept()
+        if self._weight is not None:
+            metrics["loss"] = metrics["loss"] + self._weight * metrics["generator"]
+            metrics["adaptive_weight"] = self._weight
+        return metrics
+
+    def _measure(self, images: Tensor, reconstruction: Tensor, generator: Tensor) -> Tensor:
+        """The generator's weight from gradients on the images."""
+        gradients = [
+            torch.autograd.grad(images, self._last_layer, gradient, retain_graph=True)[0]
+            for gradient in (reconstruction, generator)
+        ]
+        return self._training.disc_weight * adaptive_weight(*gradients)
+
+    def _keep_apart(self, images: Tensor, generator: Tensor) -> None:
+        gradients = torch.autograd.grad(
+            images, self._parameters, generator, retain_graph=True, materialize_grads=True
+        )
+        if self._generator_gradients:
+            torch._foreach_add_(self._generator_gradients, gradients)
+        else:
+            self._generator_gradients = list(gradients)
+
+    def _add_kept(self) -> Tensor:
+        index = next(i for i, p in enumerate(self._parameters) if p is self._last_layer)
+        present = self._last_layer.grad  # without the quantiser's loss, which ends before it
+        assert present is not None
+        weight = self._training.disc_weight * adaptive_weight(
+            present, self._generator_gradients[index]
+        )
+        for parameter, gradient in zip(self._parameters, self._generator_gradients, strict=True):
+            assert parameter.grad is not None
+            parameter.grad.add_(weight * gradient)
+        return weight
+
+
+def _flat(latents: Tensor) -> Tensor:
+    """(B, D, h, w) in any precision -> float32 (N, D)."""
+    return latents.float().permute(0, 2, 3, 1).flatten(0, 2)

@@ -1,0 +1,220 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from models.maskgit.config import CUMULATIVE_SCHEDULES, TRAINING_SCHEDULES, SamplingConfig
+from models.maskgit.decoding import (
+    Noise,
+    draw_noise,
+    draw_tokens,
+    guided_logits,
+    make_plan,
+    parallel_decode,
+    reveal_counts,
+)
+
+CPU = torch.device("cpu")
+K = 7
+
+
+@pytest.mark.parametrize(
+    ("schedule", "num_hidden", "counts"),
+    [
+        # Figures of valeoai/Maskgit-pytorch v1.0 (increments) and google-research/maskgit.
+        ("arccos", 256, [1, 18, 26, 32, 38, 43, 48, 50]),
+        ("arccos", 64, [1, 5, 6, 8, 9, 11, 12, 12]),
+        ("cosine", 256, [1, 12, 22, 32, 41, 47, 51, 50]),
+        ("linear", 256, [1, 9, 18, 27, 37, 46, 55, 63]),
+        ("cosine-cumulative", 256, [5, 15, 24, 31, 39, 45, 48, 49]),
+        ("cosine-cumulative", 64, [2, 3, 6, 8, 10, 11, 12, 12]),
+        ("arccos-cumulative", 256, [21, 21, 21, 23, 25, 28, 35, 82]),
+    ],
+)
+def test_plans_equal_the_published_ones(schedule, num_hidden, counts):
+    assert reveal_counts(num_hidden, 8, schedule).tolist() == counts
+
+
+@pytest.mark.parametrize("schedule", [*TRAINING_SCHEDULES, *CUMULATIVE_SCHEDULES])
+def test_every_plan_reveals_everything_and_at_least_one_per_step(schedule):
+    for num_hidden in (1, 2, 7, 16, 64, 100):
+        for num_steps in range(1, min(num_hidden, 40) + 1):
+            counts = reveal_counts(num_hidden, num_steps, schedule)
+            assert len(counts) == num_steps
+            assert counts.sum() == num_hidden
+            assert counts.min() >= 1
+
+
+def test_ramps_start_and_end_where_they_should():
+    plan = make_plan([64], SamplingConfig(num_steps=5, guidance=3, choice_temperature=4))
+    assert plan.guidance.tolist() == [0, 0.75, 1.5, 2.25, 3]
+    assert plan.temperatures.tolist() == [4, 3, 2, 1, 0]
+
+
+def test_one_step_reveals_all_at_full_guidance_and_without_noise():
+    plan = make_plan([64], SamplingConfig(num_steps=1, guidance=3))
+    assert plan.counts.tolist() == [[64]]
+    assert plan.guidance.tolist() == [3]
+    assert plan.temperatures.tolist() == [0]
+
+
+def test_plans_are_per_image():
+    plan = make_plan([10, 3, 0], SamplingConfig(num_steps=4))
+    assert plan.counts.sum(axis=1).tolist() == [10, 3, 0]
+    assert plan.counts[1].tolist() == [0, 1, 1, 1]
+    assert plan.counts[2].tolist() == [0, 0, 0, 0]
+
+
+def test_steps_are_capped_at_the_hidden_tokens():
+    assert make_plan([3, 2], SamplingConfig(num_steps=50)).num_steps == 3
+
+
+def random_case(seed, batch=5, length=12, num_steps=4, **sampling):
+    """A predictor that depends on the tokens, with noise and a partly hidden start."""
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(K + 1, length, K, generator=generator) * 2
+    hidden = torch.rand(batch, length, generator=generator) < 0.7
+    known = torch.randint(0, K, (batch, length), generator=generator)
+    tokens = torch.where(hidden, K, known)
+
+    def logits_fn(tokens, step):
+        seen = torch.nn.functional.one_hot(tokens, K + 1).float()  # (B, L, K+1)
+        mixed = seen.mean(1) @ table.flatten(1)
+        return mixed.view(batch, length, K) * (1 + step)
+
+    plan = make_plan(
+        hidden.sum(1).numpy(), SamplingConfig(num_steps=num_steps, **sampling)
+    )
+    noise = draw_noise(seed, np.arange(batch), plan.num_steps, length, CPU)
+    return logits_fn, plan, noise, tokens, hidden
+
+
+def slow_decode(logits_fn, plan, noise, tokens, hidden):
+    """The algorithm as one would explain it: one image, one position, one token at a time."""
+    tokens, hidden = tokens.clone(), hidden.clone()
+    for step in range(plan.num_steps):
+        logits = logits_fn(tokens, step).double() * plan.logit_scale
+        for b in range(len(tokens)):
+            candidates = []
+            for position in range(tokens.shape[1]):
+                if not hidden[b, position]:
+                    continue
+                weights = [math.exp(value) for value in logits[b, position].tolist()]
+                total, running = sum(weights), 0.0
+                for token, weight in enumerate(weights):
+                    running += weight
+                    if noise.uniform[step, b, position].item() * total < running:
+                        break
+                confidence = math.log(weights[token] / total)
+                confidence += plan.temperatures[step] * noise.gumbel[step, b, position].item()
+                candidates.append((-confidence, position, token))
+            for _, position, token in sorted(candidates)[: plan.counts[b, step]]:
+                tokens[b, position] = token
+                hidden[b, position] = False
+    return tokens
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("sampling", [{}, {"choice_temperature": 0.0}, {"logit_scale": 2.5}])
+def test_decoding_equals_the_slow_reference(seed, sampling):
+    case = random_case(seed, **sampling)
+    assert parallel_decode(*case).equal(slow_decode(*case))
+
+
+def test_exact_counts_and_known_tokens_at_every_step():
+    logits_fn, plan, noise, tokens, hidden = random_case(1, num_steps=5)
+    seen = []
+
+    def spy(tokens, step):
+        seen.append(tokens.clone())
+        return logits_fn(tokens, step)
+
+    result = parallel_decode(spy, plan, noise, tokens, hidden)
+    for step, (before, after) in enumerate(zip(seen, [*seen[1:], result], strict=True)):
+        newly = (before == K) & (after != K)
+        assert newly.sum(1).tolist() == plan.counts[:, step].tolist()
+        assert after[before != K].equal(before[before != K])
+    assert result[~hidden].equal(tokens[~hidden])
+    assert (result < K).all()
+
+
+def test_ties_do_not_reveal_more_than_planned():
+    length = 16
+    plan = make_plan([length], SamplingConfig(num_steps=4, choice_temperature=0))
+    noise = draw_noise(0, np.array([0]), 4, length, CPU)
+    hidden_before = []
+
+    def uniform_logits(tokens, step):
+        hidden_before.append(int((tokens == K).sum()))
+        return torch.zeros(1, length, K)
+
+    start = torch.full((1, length), K)
+    parallel_decode(uniform_logits, plan, noise, start, start == K)
+    assert hidden_before == (length - np.cumsum([0, *plan.counts[0, :-1]])).tolist()
+
+
+def test_impossible_tokens_do_not_break_the_count():
+    """A hidden position whose token has probability 0 still comes before every known one."""
+    logits = torch.full((1, 4, K), -math.inf)
+    logits[..., 2] = 0
+    plan = make_plan([2], SamplingConfig(num_steps=1))
+    noise = Noise(torch.ones(1, 1, 4), torch.zeros(1, 1, 4))
+    hidden = torch.tensor([[True, False, True, False]])
+    result = parallel_decode(
+        lambda tokens, step: logits, plan, noise, torch.tensor([[K, 5, K, 5]]), hidden
+    )
+    assert result[~hidden].tolist() == [5, 5]
+    assert (result != K).all()
+
+
+def test_a_predictor_that_knows_the_answer_is_decoded_exactly():
+    answer = torch.randint(0, K, (3, 20), generator=torch.Generator().manual_seed(0))
+    sure = torch.nn.functional.one_hot(answer, K).float() * 100
+    plan = make_plan([20] * 3, SamplingConfig(num_steps=6))
+    noise = draw_noise(0, np.arange(3), 6, 20, CPU)
+    start = torch.full_like(answer, K)
+    result = parallel_decode(lambda tokens, step: sure, plan, noise, start, start == K)
+    assert result.equal(answer)
+
+
+def test_nothing_hidden_is_nothing_done():
+    tokens = torch.zeros(2, 4, dtype=torch.long)
+    plan = make_plan([0, 0], SamplingConfig())
+    noise = draw_noise(0, np.arange(2), 0, 4, CPU)
+
+    def never(tokens, step):
+        raise AssertionError("nothing to predict")
+
+    assert parallel_decode(never, plan, noise, tokens, tokens > 0).equal(tokens)
+
+
+def test_tokens_are_drawn_with_their_probabilities():
+    logits = torch.tensor([2.0, 0.0, 1.0, -1.0])
+    uniform = (torch.arange(10_000) + 0.5)[None] / 10_000
+    tokens, log_prob = draw_tokens(logits.expand(1, 10_000, 4), uniform)
+    shares = torch.bincount(tokens[0], minlength=4) / 10_000
+    assert shares.tolist() == pytest.approx(logits.softmax(0).tolist(), abs=2e-4)
+    assert log_prob[0].equal(logits.log_softmax(0)[tokens[0]])
+
+
+def test_noise_belongs_to_the_image_and_the_step():
+    whole = draw_noise(3, np.arange(6), 4, 9, CPU)
+    part = draw_noise(3, np.array([4, 2]), 2, 9, CPU)
+    assert part.uniform.equal(whole.uniform[:2, [4, 2]])
+    assert part.gumbel.equal(whole.gumbel[:2, [4, 2]])
+    assert not draw_noise(4, np.arange(6), 4, 9, CPU).uniform.equal(whole.uniform)
+
+
+def test_noise_has_its_distribution():
+    noise = draw_noise(0, np.arange(400), 5, 50, CPU)
+    assert noise.uniform.mean().item() == pytest.approx(0.5, abs=0.005)
+    assert noise.gumbel.mean().item() == pytest.approx(0.5772, abs=0.02)
+    assert noise.gumbel.var().item() == pytest.approx(math.pi**2 / 6, rel=0.03)
+
+
+def test_guidance_zero_is_the_conditional_prediction():
+    conditional, unconditional = torch.randn(2, 3, 4, K)
+    assert guided_logits(conditional, unconditional, 0.0).equal(conditional)
+    extrapolated = conditional + 2 * (conditional - unconditional)
+    assert torch.allclose(guided_logits(conditional, unconditional, 2.0), extrapolated, atol=1e-5)

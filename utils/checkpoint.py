@@ -1,0 +1,146 @@
+"""Checkpoint files that describe themselves and are safe to open.
+
+A checkpoint is a nested dictionary of tensors and plain data, written by torch.save and read by
+torch.load(weights_only=True), which runs no code. Beside its contents it holds what kind of
+checkpoint it is, the version of the format and of the program, and a checksum of every tensor and
+of the plain data, so that a damaged file is noticed and the damaged part named.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.files import atomic_write
+from utils.version import VERSION
+
+FORMAT = "maskgit-checkpoint"
+FORMAT_VERSION = 1
+PLAIN_DATA = "(plain data)"
+
+
+def save_checkpoint(path: Path, kind: str, contents: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically.
+
+    Args:
+        path: the file.
+        kind: what it holds, e.g. "maskgit" or "vqgan"; reading it as another kind is refused.
+        contents: nested dictionaries with string keys, lists, tensors and plain data.
+
+    Raises:
+        UserError: if the file cannot be written; a previous one is intact.
+    """
+    file_contents = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "program_version": VERSION,
+        "kind": kind,
+        "checksums": _checksums(contents),
+        "contents": dict(contents),
+    }
+    with atomic_write(path) as file:
+        torch.save(file_contents, file)
+
+
+def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
+    """Read a checkpoint of this program and verify it.
+
+    Args:
+        path: the file.
+        kind: the expected kind.
+
+    Returns:
+        The contents as they were saved, tensors on the CPU.
+
+    Raises:
+        UserError: if the file is missing, damaged, of another format, version or kind.
+    """
+    return contents_of(read_torch_file(path), path, kind)
+
+
+def is_own_format(stored: Any) -> bool:
+    """Whether what `read_torch_file` returned was written by this program."""
+    return isinstance(stored, dict) and stored.get("format") == FORMAT
+
+
+def contents_of(stored: Any, path: Path, kind: str) -> dict[str, Any]:
+    """Verify what `read_torch_file` returned and unwrap it; as `load_checkpoint`."""
+    if not is_own_format(stored):
+        raise UserError(f"{path} is not a checkpoint of this program")
+    if stored.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has checkpoint format version {stored.get('format_version')!r}; this program "
+            f"({VERSION}) reads version {FORMAT_VERSION}"
+        )
+    if stored.get("kind") != kind:
+        raise UserError(f"{path} is a {stored.get('kind')!r} checkpoint where {kind!r} is needed")
+    contents, expected = stored.get("contents"), stored.get("checksums")
+    if not isinstance(contents, dict) or not isinstance(expected, dict):
+        raise UserError(f"{path} is damaged: its contents are missing")
+    found = _checksums(contents)
+    damaged = sorted(k for k in {*found, *expected} if found.get(k) != expected.get(k))
+    if damaged:
+        raise UserError(f"{path} is damaged: {damaged[0]} does not match its checksum")
+    return contents
+
+
+def read_torch_file(path: Path) -> Any:
+    """Read any file of torch.save without running code from it; tensors on the CPU.
+
+    Raises:
+        UserError: if the file is missing or no such file.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint not found: {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # A damaged file can fail anywhere in the reader, with any exception.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(f"{path} cannot be read as a checkpoint: {reason[:200]}") from error
+
+
+def weights_digest(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    """Fingerprint of a model: equal exactly if its configuration and its weights are equal."""
+    digest = hashlib.sha256(json.dumps(dict(config), sort_keys=True, default=list).encode())
+    for name in sorted(weights):
+        digest.update(f"{name}:{_tensor_checksum(weights[name])}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _checksums(contents: Mapping[str, Any]) -> dict[str, str]:
+    tensors = {}
+    plain = []
+    for name, value in _leaves(contents, ""):
+        if isinstance(value, Tensor):
+            tensors[name] = _tensor_checksum(value)
+        else:
+            plain.append((name, repr(value)))
+    plain_digest = hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
+    return {**tensors, PLAIN_DATA: plain_digest}
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        # The type of a key counts: an optimiser's state has integer keys.
+        items = [(f"{name}/{key}" if name else str(key), entry) for key, entry in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(f"{name}/{index}", entry) for index, entry in enumerate(value)]
+    else:
+        yield name, value
+        return
+    yield name, type(value).__name__
+    for item_name, entry in items:
+        yield from _leaves(entry, item_name)
+
+
+def _tensor_checksum(tensor: Tensor) -> str:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

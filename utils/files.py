@@ -1,0 +1,92 @@
+"""Files that are either complete or not there: atomic writes and locks."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from utils.errors import UserError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside `path` that takes its place when the block ends without an error.
+
+    The data is on the disk before the rename, and the rename before the return, so that a crash
+    at any instant leaves either the previous file or the new one.
+
+    Raises:
+        UserError: if the file cannot be written (read-only, disk full, quota).
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise UserError(f"cannot write {path}: {reason}; what was there before is intact") from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically; errors as `atomic_write`."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """Write a JSON file, indented and with a final newline; errors as `atomic_write`."""
+    write_text_atomic(path, json.dumps(value, indent=2) + "\n")
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder with its parents and check that it can be written to.
+
+    Raises:
+        UserError: if it cannot be created or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(None, "no permission to write")
+    except OSError as error:
+        raise UserError(f"cannot write to the folder {path}: {error.strerror or error}") from error
+    return path
+
+
+@contextmanager
+def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock file for as long as the block runs.
+
+    The kernel releases the lock when its owner dies, however it dies; the file itself stays.
+
+    Raises:
+        UserError: with the text `refusal` if another process holds the lock.
+    """
+    import fcntl
+
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(refusal) from error
+        yield
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, without which a rename may be lost in a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

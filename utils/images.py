@@ -1,0 +1,73 @@
+"""Images at the border between tensors and files.
+
+Inside the program images are float (B, C, H, W) in [-1, 1]; in files they are uint8.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from utils.files import atomic_write
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Round images to bytes.
+
+    Args:
+        images: float (B, C, H, W) in [-1, 1]; values outside are clamped.
+
+    Returns:
+        uint8 (B, H, W, C).
+    """
+    levels = images.detach().float().clamp(-1, 1).add(1).mul(127.5).round()
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """Map bytes to floats: uint8 (..., C, H, W) -> float32 (..., C, H, W) in [-1, 1]."""
+    return images.to(torch.float32).div_(127.5).sub_(1)
+
+
+def save_png(path: Path, image: np.ndarray) -> None:
+    """Write uint8 (H, W, C) as PNG, grey where C is 1; UserError if it cannot be written."""
+    with atomic_write(path) as file:
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "PNG")
+
+
+def tile(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np.ndarray:
+    """Lay images out on one white sheet, row by row.
+
+    Args:
+        images: uint8 (N, H, W, C), N at least 1.
+        columns: images per row; about the square root of N if None.
+        padding: white pixels between images and around them.
+
+    Returns:
+        uint8 (rows * (H + padding) + padding, columns * (W + padding) + padding, C).
+    """
+    count, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    cell_height, cell_width = height + padding, width + padding
+    shape = (rows * cell_height + padding, columns * cell_width + padding, channels)
+    sheet = np.full(shape, 255, np.uint8)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        top, left = row * cell_height + padding, column * cell_width + padding
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def save_grid(
+    path: Path, images: np.ndarray | Sequence[np.ndarray], columns: int | None = None
+) -> None:
+    """Write uint8 (N, H, W, C) as one PNG sheet; small images are enlarged to be seen."""
+    stacked = np.stack(list(images))
+    scale = max(1, 64 // stacked.shape[1])
+    enlarged = stacked.repeat(scale, axis=1).repeat(scale, axis=2)
+    save_png(path, tile(enlarged, columns))

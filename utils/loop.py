@@ -1,0 +1,245 @@
+"""The training loop of both stages.
+
+A stage knows how to make one step, to validate itself and to save itself. The loop knows when: it
+counts steps and epochs, logs, draws progress, saves, resumes, stops on signals and watches for a
+loss that is no longer a number. Nothing in it waits for the device between two logging intervals.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.errors import UserError
+from utils.progress import progress_bar
+from utils.run_folder import RunFolder
+from utils.signals import StopRequest, stop_on_signals
+from utils.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY = 50  # steps between two looks at the device
+
+
+class Stage(Protocol):
+    """One learner, as the loop sees it.
+
+    Attributes:
+        name: "vqgan" or "maskgit": the kind of its checkpoint and part of its file names.
+        steps_per_epoch: optimiser steps of one epoch.
+    """
+
+    name: str
+    steps_per_epoch: int
+
+    def train_step(self, step: int) -> dict[str, Tensor]:
+        """Make optimiser step `step` (from 0); return scalars on the device, "loss" among them.
+
+        A non-finite loss must leave the weights as they are.
+        """
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of that step."""
+
+    def validate(self) -> dict[str, float]:
+        """Measure the averaged weights on the validation split; "loss" is among the numbers."""
+
+    def preview(self, path: Path) -> None:
+        """Write a picture of what the stage can do now."""
+
+    def checkpoint(self, step: int) -> dict[str, Any]:
+        """Contents of the self-describing checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything to continue from, bit for bit."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """When the loop does what.
+
+    Attributes:
+        epochs: in all.
+        images_per_step: over all processes, for the rates that are shown.
+        save_every_epochs: preview and save after so many epochs, and at the end.
+        save_every_minutes: save a resume state at least so often.
+    """
+
+    epochs: int
+    images_per_step: int
+    save_every_epochs: int = 20
+    save_every_minutes: float = 10.0
+
+
+@dataclass
+class Position:
+    """How far a run has come; saved with its state."""
+
+    step: int = 0
+    best_loss: float = math.inf
+    wandb_id: str | None = None
+
+
+def load_state(stage: Stage, run: RunFolder) -> Position:
+    """Bring a stage to where its run's last complete state was saved."""
+    state = load_checkpoint(run.resume_state(stage.name), f"{stage.name}-resume")
+    stage.load_state_dict(state["stage"])
+    return Position(**state["position"])
+
+
+def train_loop(
+    stage: Stage, config: LoopConfig, run: RunFolder, tracker: Tracker, position: Position
+) -> None:
+    """Train a stage from `position` to the end of its last epoch.
+
+    Raises:
+        SystemExit: with 143 or 130 after a signal, the state saved.
+        UserError: if the loss became non-finite, or a file cannot be written.
+    """
+    total = config.epochs * stage.steps_per_epoch
+    meter = _Meter()
+    last_save = time.monotonic()
+    title = f"training {stage.name}"
+    done = position.step * config.images_per_step
+    with (
+        stop_on_signals() as stop,
+        progress_bar(
+            title, total * config.images_per_step, done, "image", unit_scale=True
+        ) as bar,
+    ):
+        while position.step < total:
+            meter.add(stage.train_step(position.step), config.images_per_step, position.step)
+            position.step += 1
+            bar.update(config.images_per_step)
+            epoch_ends = position.step % stage.steps_per_epoch == 0
+            if position.step % LOG_EVERY == 0 or epoch_ends:
+                numbers = meter.take()
+                numbers["train/lr"] = stage.learning_rate(position.step - 1)
+                tracker.log(numbers, position.step)
+                bar.set_postfix(loss=f"{numbers['train/loss']:.4f}")
+            if epoch_ends:
+                _end_epoch(stage, config, run, tracker, position, meter)
+            overdue = time.monotonic() - last_save > 60 * config.save_every_minutes
+            if stop or overdue or _is_save_point(position.step, stage, config):
+                meter.check()
+                _save_state(stage, run, position)
+                last_save = time.monotonic()
+            if stop:
+                _leave(stop, position, total, run)
+
+
+def _end_epoch(
+    stage: Stage,
+    config: LoopConfig,
+    run: RunFolder,
+    tracker: Tracker,
+    position: Position,
+    meter: "_Meter",
+) -> None:
+    epoch = position.step // stage.steps_per_epoch
+    validation = stage.validate()
+    position.best_loss = min(position.best_loss, validation["loss"])
+    tracker.log({f"val/{name}": value for name, value in validation.items()}, position.step)
+    shown = "  ".join(f"val {name} {value:.4f}" for name, value in validation.items())
+    log.info(
+        "epoch %d/%d  step %d  loss %.4f  %s  lr %.2e  %.0f images/s",
+        epoch,
+        config.epochs,
+        position.step,
+        meter.last["train/loss"],
+        shown,
+        stage.learning_rate(position.step - 1),
+        meter.last["train/images_per_second"],
+    )
+    if _is_save_point(position.step, stage, config):
+        picture = run.preview(stage.name, position.step)
+        stage.preview(picture)
+        tracker.log_image("samples", picture, position.step)
+        path = run.model if stage.name == "maskgit" else run.tokenizer
+        save_checkpoint(path, stage.name, stage.checkpoint(position.step))
+    meter.restart_clock()
+
+
+def _is_save_point(step: int, stage: Stage, config: LoopConfig) -> bool:
+    epoch, rest = divmod(step, stage.steps_per_epoch)
+    return rest == 0 and (epoch % config.save_every_epochs == 0 or epoch == config.epochs)
+
+
+def _save_state(stage: Stage, run: RunFolder, position: Position) -> None:
+    contents = {"position": vars(position).copy(), "stage": stage.state_dict()}
+    save_checkpoint(run.resume_state(stage.name), f"{stage.name}-resume", contents)
+
+
+def _leave(stop: StopRequest, position: Position, total: int, run: RunFolder) -> None:
+    log.info(
+        "stopped by a signal after step %d of %d; the state is saved in %s (go on with --resume)",
+        position.step,
+        total,
+        run.path,
+    )
+    raise SystemExit(stop.exit_code)
+
+
+class _Meter:
+    """Sums a stage's numbers on its device and looks at them once in a while.
+
+    Attributes:
+        last: the means of the last interval.
+    """
+
+    def __init__(self) -> None:
+        self.last: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._images = 0
+        self._bad_step: Tensor | None = None
+        self._since = time.monotonic()
+
+    def add(self, metrics: Mapping[str, Tensor], images: int, step: int) -> None:
+        """Add one step's numbers without waiting for them."""
+        for name, value in metrics.items():
+            detached = value.detach()
+            self._sums[name] = self._sums[name] + detached if name in self._sums else detached
+        loss = metrics["loss"].detach()
+        if self._bad_step is None:
+            self._bad_step = torch.full((), -1, device=loss.device)
+        is_first_bad = (self._bad_step < 0) & ~loss.isfinite()
+        self._bad_step = torch.where(is_first_bad, step, self._bad_step)
+        self._count += 1
+        self._images += images
+
+    def check(self) -> None:
+        """Wait for the device; UserError if any loss since the start was not finite."""
+        bad_step = -1 if self._bad_step is None else int(self._bad_step.item())
+        if bad_step >= 0:
+            raise UserError(
+                f"the loss became NaN or infinite at step {bad_step}; the weights before it are "
+                "kept and the last saved state is good: lower the learning rate, raise --warmup, "
+                "or use --precision fp32, then --resume"
+            )
+
+    def take(self) -> dict[str, float]:
+        """Means since the last call, with "train/" before their names; waits for the device."""
+        self.check()
+        elapsed = time.monotonic() - self._since
+        self.last = {f"train/{k}": v.item() / self._count for k, v in self._sums.items()}
+        self.last["train/images_per_second"] = self._images / max(elapsed, 1e-9)
+        self._sums = {}
+        self.restart_clock()
+        return dict(self.last)
+
+    def restart_clock(self) -> None:
+        """Leave the time since the last look (validation, saving) out of the next rate."""
+        self._count = 0
+        self._images = 0
+        self._since = time.monotonic()

@@ -1,0 +1,373 @@
+"""The command line: every option, its group, its unit and its default.
+
+Defaults come from the config modules of the models, which are the only modules of ours read here;
+nothing imports torch, so that --help and mistakes are answered at once.
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from models.maskgit.config import (
+    CUMULATIVE_SCHEDULES,
+    TRAINING_SCHEDULES,
+    SamplingConfig,
+    TrainingConfig,
+    TransformerConfig,
+)
+from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
+from utils.version import VERSION
+
+MODES = ("download_only", "train_vae", "reconstruct", "train", "sample")
+
+DESCRIPTION = """\
+Train a MaskGIT and sample from it: a frozen VQ-GAN turns images into tokens, a bidirectional
+transformer learns to fill in hidden tokens, and images are decoded in a few parallel steps."""
+
+EXAMPLES = """\
+examples:
+  python MaskGIT.py --train --sample --dataset fashionmnist
+  python MaskGIT.py --train_vae --train --sample --dataset cifar10
+  python MaskGIT.py --train --dataset cifar10 --checkpoint_vae VQGAN_cifar10.pt
+  python MaskGIT.py --sample --checkpoint runs/cifar10/MaskGIT_cifar10.pt --cfg_w 2
+
+Options may be spelled with - or _ between words. Modes may be combined and run in the order above.
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """A parsed command line.
+
+    Attributes:
+        values: every option with its value.
+        given: names of the options that stood on the command line.
+    """
+
+    values: argparse.Namespace
+    given: frozenset[str]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.values, name)
+
+    def replace(self, **values: Any) -> "Options":
+        """The same command line with other values."""
+        return Options(argparse.Namespace(**{**vars(self.values), **values}), self.given)
+
+
+def parse_options(argv: Sequence[str], datasets: Collection[str]) -> Options:
+    """Parse a command line; a mistake ends the process with one line on stderr and code 2.
+
+    Args:
+        argv: arguments without the program's name.
+        datasets: choices of --dataset.
+    """
+    parser = build_parser(datasets)
+    defaults = vars(parser.parse_args([]))
+    unset = object()
+    blank = argparse.Namespace(**dict.fromkeys(defaults, unset))
+    parsed = vars(parser.parse_args(canonical_spelling(argv, parser), blank))
+    given = frozenset(name for name, value in parsed.items() if value is not unset)
+    values = {name: parsed[name] if name in given else defaults[name] for name in defaults}
+    options = Options(argparse.Namespace(**values), given)
+    if not any(values[mode] for mode in MODES):
+        parser.error("choose what to do: " + ", ".join(f"--{mode}" for mode in MODES))
+    return options
+
+
+def canonical_spelling(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Rewrite the option names of a command line to the spelling that the parser knows."""
+    known = {_folded(name): name for action in parser._actions for name in action.option_strings}
+    result = []
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        result.append(known.get(_folded(name), name) + equals + value)
+    return result
+
+
+def build_parser(datasets: Collection[str]) -> argparse.ArgumentParser:
+    """All options in groups, the specification's with its names and defaults."""
+    parser = _Parser(
+        prog="MaskGIT.py",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"MaskGIT {VERSION}")
+    _add_modes(parser)
+    _add_data(parser, datasets)
+    _add_vqgan(parser)
+    _add_vqgan_training(parser)
+    _add_transformer(parser)
+    _add_training(parser)
+    _add_sampling(parser)
+    _add_run(parser)
+    return parser
+
+
+def _add_modes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("modes (at least one; they run in this order)")
+    _flag(group, "--download_only", "fetch the dataset")
+    _flag(group, "--train_vae", "train the VQ-GAN (stage 1)")
+    _flag(group, "--reconstruct", "measure the VQ-GAN on the validation split")
+    _flag(group, "--train", "train the MaskGIT transformer (stage 2)")
+    _flag(group, "--sample", "generate images with a trained model")
+    _flag(group, "--dry_run", "print what the other modes would do, and stop")
+
+
+def _add_data(parser: argparse.ArgumentParser, datasets: Collection[str]) -> None:
+    group = parser.add_argument_group("data")
+    _choice(group, "--dataset", datasets, "mnist", "dataset")
+    _option(group, "--data_dir", str, "datasets", "DIR", "where datasets are or go")
+    _option(group, "--cache_dir", str, None, "DIR", "token caches [<output_dir>/tokens]")
+    _option(group, "--size", positive_int, None, "PIXELS", "image side [the dataset's own]")
+    classes = "number of classes; every dataset knows its own, 10 is mnist's"
+    _option(group, "--n_classes", positive_int, 10, "N", classes)
+    workers = "processes that read images; 0 reads in the main one"
+    _option(group, "--num_workers", whole_number, 0, "N", workers)
+
+
+def _add_vqgan(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "VQ-GAN (they shape a new one; a checkpoint that describes itself decides them)"
+    )
+    default = VQGANConfig
+    checkpoint = "trained VQ-GAN [the run's own, else one bundled for the dataset]"
+    _option(group, "--checkpoint_vae", str, None, "FILE", checkpoint)
+    _option(group, "--channels", positive_int, default.channels, "N", "base channels")
+    _option(group, "--z_channels", positive_int, default.z_channels, "N", "latent channels")
+    multipliers = "channel multipliers, one per resolution"
+    _list(group, "--ch_mult", int_list, default.ch_mult, "N", multipliers)
+    blocks = "residual blocks per resolution"
+    _option(group, "--num_res_blocks", positive_int, default.num_res_blocks, "N", blocks)
+    attention = "sides of the feature maps that get attention; [] for none"
+    _list(group, "--attn_resolutions", int_list, default.attn_resolutions, "N", attention)
+    _option(group, "--dropout", rate, default.dropout, "P", "dropout in encoder and decoder")
+    _flag(group, "--double_z", "the encoder emits 2 * z_channels")
+    _option(group, "--n_embed", positive_int, default.n_embed, "K", "codebook size, to 65536")
+    _option(group, "--embed_dim", positive_int, default.embed_dim, "N", "width of a code")
+    remap = ".npy with the used codes, to which the alphabet shrinks"
+    _option(group, "--remap", str, None, "FILE", remap)
+    _flag(group, "--sane_index_shape", "the quantiser returns indices as (B, h, w), not flat")
+    labels = "label channels of images that are shown in random colours"
+    _option(group, "--colorize_nlabels", positive_int, None, "N", labels)
+
+
+def _add_vqgan_training(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("VQ-GAN training (--train_vae)")
+    default = VQGANTrainingConfig
+    _option(group, "--n_epochs_vae", positive_int, default.epochs, "N", "epochs")
+    _option(group, "--batch_size_vae", positive_int, default.batch_size, "N", "images per step")
+    _option(group, "--lr_vae", positive, default.lr, "LR", "peak learning rate")
+    warmup = "epochs of linear warm-up; cosine decay follows"
+    _option(group, "--warmup_vae", non_negative, default.warmup_epochs, "EPOCHS", warmup)
+    _list(group, "--betas_vae", beta_list, default.betas, "B", "betas of Adam, two numbers")
+    start = "step from which the discriminator takes part"
+    _option(group, "--disc_start", whole_number, default.disc_start, "STEP", start)
+    weight = "weight of the discriminator's loss"
+    _option(group, "--disc_weight", non_negative, default.disc_weight, "W", weight)
+    weight = "weight of the codebook's loss"
+    _option(group, "--codebook_weight", non_negative, default.codebook_weight, "W", weight)
+    weight = "weight of the perceptual loss; 0 needs no VGG weights"
+    _option(group, "--perceptual_weight", non_negative, default.perceptual_weight, "W", weight)
+    vgg = "torchvision's vgg16-397923af.pth, for machines without a network"
+    _option(group, "--perceptual_vgg", str, None, "FILE", vgg)
+
+
+def _add_transformer(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("transformer (a trained checkpoint decides these)")
+    default = TransformerConfig
+    embedding = "width of the token embedding"
+    _option(group, "--embed_dim_t", positive_int, default.embed_dim, "N", embedding)
+    width = "width of the blocks, a multiple of --heads"
+    _option(group, "--hidden_dim", positive_int, default.hidden_dim, "N", width)
+    _option(group, "--heads", positive_int, default.heads, "N", "attention heads")
+    _option(group, "--depth", positive_int, default.depth, "N", "number of blocks")
+    _option(group, "--mlp_dim", positive_int, default.mlp_dim, "N", "width of the MLPs")
+    _option(group, "--dropout_t", rate, default.dropout, "P", "dropout in the transformer")
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training (--train)")
+    default = TrainingConfig
+    _option(group, "--n_epochs", positive_int, default.epochs, "N", "epochs")
+    batch = "images per step over all processes, and images sampled at once"
+    _option(group, "--batch_size", positive_int, default.batch_size, "N", batch)
+    _option(group, "--lr", positive, default.lr, "LR", "peak learning rate")
+    warmup = "epochs of linear warm-up, at most a tenth of the run; cosine decay follows"
+    _option(group, "--warmup", whole_number, default.warmup_epochs, "EPOCHS", warmup)
+    _list(group, "--betas", beta_list, default.betas, "B", "betas of AdamW, two numbers")
+    decay = "weight decay of AdamW, on the weights of linear layers"
+    _option(group, "--weight_decay", non_negative, default.weight_decay, "W", decay)
+    drop = "share of images trained without their class, for guidance"
+    _option(group, "--drop-label", probability, default.label_drop, "P", drop)
+    smoothing = "label smoothing of the cross-entropy"
+    _option(group, "--label_smoothing", rate, default.label_smoothing, "P", smoothing)
+    clip = "largest gradient norm; 0 for no clipping"
+    _option(group, "--grad_clip", non_negative, default.grad_clip, "NORM", clip)
+    parts = "compute a batch in N parts, to save memory"
+    _option(group, "--grad_accum", positive_int, default.grad_accum, "N", parts)
+    ema = "decay of the averaged weights; 0 for none"
+    _option(group, "--ema_decay", rate, default.ema_decay, "D", ema)
+    frequency = "epochs between two sample grids and checkpoints, both stages"
+    _option(group, "--sample_and_save_freq", positive_int, 20, "EPOCHS", frequency)
+    minutes = "longest time between two resume states, both stages"
+    _option(group, "--save_every_minutes", positive, 10.0, "MIN", minutes)
+    _flag(group, "--resume", "continue from the run folder's last state, if there is one")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling (--sample, and the grids of --train)")
+    default = SamplingConfig
+    _option(group, "--checkpoint", str, None, "FILE", "trained model [the run's own]")
+    _option(group, "--num_samples", positive_int, 16, "N", "images to generate")
+    steps = "decoding steps, at most the tokens of an image"
+    _option(group, "--step", positive_int, default.num_steps, "T", steps)
+    schedules = (*TRAINING_SCHEDULES, *CUMULATIVE_SCHEDULES)
+    mode = "mask schedule, in training and sampling; -cumulative is the paper's plan in sampling"
+    _choice(group, "--sched_mode", schedules, default.schedule, mode)
+    guidance = "guidance, ramped up from 0 to W: (1 + W) * class - W * no class"
+    _option(group, "--cfg_w", non_negative, default.guidance, "W", guidance)
+    noise = "Gumbel noise on the confidence, ramped down to 0"
+    _option(group, "--r_temp", non_negative, default.choice_temperature, "T", noise)
+    scale = "factor on the logits before the softmax; above 1 sharpens"
+    _option(group, "--sm_temp", positive, default.logit_scale, "S", scale)
+    start = "token at hidden places at the start; negative for random ones [the mask token]"
+    _option(group, "--mask-value", int, None, "ID", start)
+    _list(group, "--labels", label_list, None, "C", "classes to generate in turn [all]")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run")
+    _option(group, "--output_dir", str, "runs", "DIR", "where runs are")
+    _option(group, "--run_name", str, None, "NAME", "folder of this run [the dataset's name]")
+    _option(group, "--seed", whole_number, TrainingConfig.seed, "N", "seed of everything random")
+    _option(group, "--device", str, "auto", "NAME", "auto, cpu, cuda, cuda:<i> or mps")
+    precision = "of matrix products; auto is bf16 where the hardware has it"
+    _choice(group, "--precision", ("auto", "fp32", "bf16"), "auto", precision)
+    _flag(group, "--compile", "torch.compile the training step; pays on a GPU")
+    _flag(group, "--deterministic", "equal bits on CUDA too, at some cost in speed")
+    _flag(group, "--no_wandb", "do not use Weights & Biases")
+
+
+Group = argparse._ArgumentGroup
+
+
+def _option(
+    group: Group, name: str, kind: Callable[[str], Any], default: Any, unit: str, text: str
+) -> None:
+    group.add_argument(name, type=kind, default=default, metavar=unit, help=text)
+
+
+def _list(
+    group: Group, name: str, kind: Callable[[str], Any], default: Any, unit: str, text: str
+) -> None:
+    shown = None if default is None else list(default)
+    group.add_argument(
+        name, type=kind, default=shown, metavar=unit, help=text, nargs="+", action=_FlatList
+    )
+
+
+def _choice(group: Group, name: str, choices: Collection[str], default: str, text: str) -> None:
+    text = f"{text}: {', '.join(choices)}"
+    group.add_argument(name, choices=list(choices), default=default, metavar="NAME", help=text)
+
+
+def _flag(group: Group, name: str, text: str) -> None:
+    group.add_argument(name, action="store_true", help=text)
+
+
+def _number(text: str, kind: Callable[[str], Any], accepts: Callable[[Any], bool], need: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not math.isfinite(value) or not accepts(value):
+        raise argparse.ArgumentTypeError(f"needs {need}, got {text!r}")
+    return value
+
+
+def positive_int(text: str) -> int:
+    """A whole number from 1."""
+    return _number(text, int, lambda v: v >= 1, "a whole number of at least 1")
+
+
+def whole_number(text: str) -> int:
+    """A whole number from 0."""
+    return _number(text, int, lambda v: v >= 0, "a whole number of at least 0")
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    return _number(text, float, lambda v: v > 0, "a number above 0")
+
+
+def non_negative(text: str) -> float:
+    """A finite number from 0."""
+    return _number(text, float, lambda v: v >= 0, "a number of at least 0")
+
+
+def probability(text: str) -> float:
+    """A number in [0, 1]."""
+    return _number(text, float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
+
+
+def rate(text: str) -> float:
+    """A number in [0, 1)."""
+    return _number(text, float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
+
+
+def int_list(text: str) -> list[int]:
+    """One or several whole numbers above 0: `1`, `1,2,2` or `[1, 2, 2]`."""
+    return [positive_int(part) for part in _parts(text)]
+
+
+def beta_list(text: str) -> list[float]:
+    """One or several numbers in [0, 1)."""
+    return [rate(part) for part in _parts(text)]
+
+
+def label_list(text: str) -> list[int]:
+    """One or several class numbers."""
+    return [whole_number(part) for part in _parts(text)]
+
+
+def _parts(text: str) -> list[str]:
+    return text.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
+
+
+def _folded(name: str) -> str:
+    """An option's name with its inner dashes and underscores alike."""
+    return "--" + name[2:].replace("-", "_") if name.startswith("--") else name
+
+
+class _FlatList(argparse.Action):
+    """Collects `1 2 2`, `1,2,2` and `[1,2,2]` into one list."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, [item for part in values for item in part])
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Adds each option's default to its help where there is one to speak of."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        plain_flag = action.nargs == 0 or action.default in (None, argparse.SUPPRESS)
+        return text if plain_flag else f"{text} [%(default)s]"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help lists every option)\n")

@@ -1,0 +1,54 @@
+"""Names of the files of one run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder `<output_dir>/<run_name>` of one run.
+
+    Attributes:
+        path: the folder.
+        dataset: name of the dataset, part of the checkpoints' names.
+    """
+
+    path: Path
+    dataset: str
+
+    @property
+    def tokenizer(self) -> Path:
+        """Checkpoint of the VQ-GAN."""
+        return self.path / f"VQGAN_{self.dataset}.pt"
+
+    @property
+    def model(self) -> Path:
+        """Checkpoint of the transformer, with its tokenizer."""
+        return self.path / f"MaskGIT_{self.dataset}.pt"
+
+    @property
+    def config(self) -> Path:
+        """The resolved options of each stage."""
+        return self.path / "config.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains in this folder."""
+        return self.path / ".lock"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of everything generated."""
+        return self.path / "samples"
+
+    def resume_state(self, stage: str) -> Path:
+        """State from which a stage ("vqgan" or "maskgit") continues."""
+        return self.path / f"resume_{stage}.pt"
+
+    def metrics(self, stage: str) -> Path:
+        """The stage's numbers, one JSON object per line."""
+        return self.path / ("metrics.jsonl" if stage == "maskgit" else f"metrics_{stage}.jsonl")
+
+    def preview(self, stage: str, step: int) -> Path:
+        """Picture made while training."""
+        return self.samples / f"{stage}_step_{step:07d}.png"

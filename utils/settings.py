@@ -1,0 +1,150 @@
+"""From the options of a command line to the config dataclasses of the models, and the reverse."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from models.maskgit.config import (
+    CUMULATIVE_SCHEDULES,
+    SamplingConfig,
+    TrainingConfig,
+    TransformerConfig,
+)
+from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
+from utils.errors import UserError
+from utils.options import Options
+
+Config = TypeVar("Config")
+
+# Fields that are not set by an option of their own name.
+FIELD_OPTIONS: dict[type, dict[str, str]] = {
+    TransformerConfig: {"embed_dim": "embed_dim_t", "dropout": "dropout_t"},
+    TrainingConfig: {
+        "epochs": "n_epochs",
+        "warmup_epochs": "warmup",
+        "label_drop": "drop_label",
+        "schedule": "sched_mode",
+    },
+    SamplingConfig: {
+        "num_steps": "step",
+        "schedule": "sched_mode",
+        "guidance": "cfg_w",
+        "choice_temperature": "r_temp",
+        "logit_scale": "sm_temp",
+        "start_token": "mask_value",
+    },
+    VQGANConfig: {},
+    VQGANTrainingConfig: {
+        "epochs": "n_epochs_vae",
+        "batch_size": "batch_size_vae",
+        "lr": "lr_vae",
+        "warmup_epochs": "warmup_vae",
+        "betas": "betas_vae",
+    },
+}
+
+# What a run of a stage is made of: another value makes another run.
+STAGE_CONFIGS: dict[str, tuple[type, ...]] = {
+    "vqgan": (VQGANConfig, VQGANTrainingConfig),
+    "maskgit": (TransformerConfig, TrainingConfig),
+}
+EXTENDABLE = {"vqgan": "n_epochs_vae", "maskgit": "n_epochs"}
+
+
+def configure(kind: type[Config], options: Options, **known: Any) -> Config:
+    """Build a config from the options.
+
+    Args:
+        kind: a config dataclass.
+        options: the command line.
+        **known: fields whose values are known from elsewhere.
+
+    Raises:
+        UserError: if the values do not fit together.
+    """
+    values = dict(known)
+    for field, option in options_of(kind).items():
+        if field not in known and hasattr(options.values, option):
+            value = getattr(options, option)
+            values[field] = tuple(value) if isinstance(value, list) else value
+    if kind is TrainingConfig and values["schedule"] in CUMULATIVE_SCHEDULES:
+        values["schedule"] = values["schedule"].removesuffix("-cumulative")
+    config = kind(**values)
+    if hasattr(config, "validate") and kind is not VQGANTrainingConfig:
+        try:
+            config.validate()
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    return config
+
+
+def options_of(kind: type) -> dict[str, str]:
+    """Field of a config dataclass -> option that sets it."""
+    return {f.name: FIELD_OPTIONS[kind].get(f.name, f.name) for f in fields(kind)}  # type: ignore[arg-type]
+
+
+def given_fields(kind: type, options: Options) -> dict[str, Any]:
+    """The fields of a config that were set by hand, with their values."""
+    return {
+        field: getattr(options, option)
+        for field, option in options_of(kind).items()
+        if option in options.given
+    }
+
+
+def reject_contradictions(
+    kind: type, options: Options, stored: Mapping[str, Any], source: Path | str
+) -> None:
+    """Refuse an option given by hand that says something else than a checkpoint.
+
+    Raises:
+        UserError: naming option, value, file and the file's value.
+    """
+    for field, value in given_fields(kind, options).items():
+        if field in stored and not _equal(value, stored[field]):
+            raise UserError(
+                f"--{options_of(kind)[field]} {_shown(value)} contradicts {source}, which says "
+                f"{_shown(stored[field])}; leave the option out"
+            )
+
+
+def run_options(options: Options, stage: str) -> dict[str, Any]:
+    """The options that a run of a stage is made of, by name."""
+    names = ["dataset", "size", "n_classes", "precision"]
+    names += [o for kind in STAGE_CONFIGS[stage] for o in options_of(kind).values()]
+    return {name: getattr(options, name) for name in names if hasattr(options.values, name)}
+
+
+def resumed_options(
+    options: Options, stored: Mapping[str, Any], stage: str, source: Path
+) -> Options:
+    """Take over the options of the run that is continued.
+
+    More epochs are welcome; anything else that would make another run is refused.
+
+    Raises:
+        UserError: naming the option, its value and the run's.
+    """
+    taken = {}
+    for name, value in stored.items():
+        if name not in options.given or name not in vars(options.values):
+            taken[name] = value
+        elif name == EXTENDABLE[stage] and options.values.__dict__[name] >= value:
+            continue
+        elif not _equal(getattr(options, name), value):
+            raise UserError(
+                f"--{name} {_shown(getattr(options, name))} is not what the run in {source} was "
+                f"started with ({_shown(value)}); leave it out, or start another --run_name"
+            )
+    return options.replace(**taken)
+
+
+def _equal(given: Any, stored: Any) -> bool:
+    if isinstance(given, list | tuple):
+        return isinstance(stored, list | tuple) and list(given) == list(stored)
+    return bool(given == stored)
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,195 @@
+"""Where a run's numbers go: metrics.jsonl always, Weights & Biases unless it is turned off.
+
+wandb is imported here alone and only when it is used. It gets the configuration, the numbers and
+generated images; never real images, paths, code or the state of a repository. It never asks for a
+login and never waits long for a network: without either, the run is recorded offline.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from utils.files import write_text_atomic
+
+log = logging.getLogger(__name__)
+
+WANDB_PROJECT = "MaskGIT"
+WANDB_TIMEOUT_SECONDS = 12
+
+
+class Tracker(Protocol):
+    """A sink for the numbers and pictures of a run."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record numbers by name at an optimiser step."""
+
+    def log_image(self, name: str, path: Path, step: int) -> None:
+        """Record a generated picture that has been written to a file."""
+
+    def close(self) -> None:
+        """Flush and end the record."""
+
+
+class MetricsFile:
+    """One JSON object per line, each with its step.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path, from_step: int) -> None:
+        """Continue the file; rows after `from_step` belong to work that was lost and are cut."""
+        self.path = path
+        kept = [row for row in _complete_rows(path) if row["step"] <= from_step]
+        write_text_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Append one row."""
+        rounded = {name: float(f"{value:.6g}") for name, value in metrics.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **rounded}) + "\n")
+
+    def log_image(self, name: str, path: Path, step: int) -> None:
+        """Pictures are files already."""
+
+    def close(self) -> None:
+        """Every row was flushed when it was written."""
+
+
+class WandbTracker:
+    """A run of Weights & Biases, online if that works at once and offline otherwise.
+
+    Attributes:
+        run_id: names the run, so that a resumed one continues it.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, config: Mapping[str, Any], run_id: str | None
+    ) -> None:
+        import wandb
+
+        self._wandb = wandb
+        settings = wandb.Settings(
+            init_timeout=WANDB_TIMEOUT_SECONDS,
+            login_timeout=WANDB_TIMEOUT_SECONDS,
+            disable_code=True,
+            disable_git=True,
+            disable_job_creation=True,
+            save_code=False,
+            console="off",
+            silent=True,
+            x_disable_meta=True,
+            x_disable_machine_info=True,
+        )
+        options = {
+            "project": WANDB_PROJECT,
+            "name": name,
+            "id": run_id,
+            "resume": "allow" if run_id else None,
+            "config": dict(config),
+            "dir": str(folder),
+            "settings": settings,
+        }
+        mode = os.environ.get("WANDB_MODE") or ("online" if _has_login() else "offline")
+        try:
+            self._run = wandb.init(mode=mode, **options)  # type: ignore[arg-type]
+        except Exception as error:  # wandb raises many kinds; none may stop a training
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            log.info("wandb is out of reach (%s)", reason)
+            mode = "offline"
+            self._run = wandb.init(mode=mode, **options)  # type: ignore[arg-type]
+        self.run_id: str = self._run.id
+        if mode == "offline":
+            log.info(
+                "wandb records offline in %s (`wandb sync` uploads it; --no_wandb turns it off)",
+                folder / "wandb",
+            )
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record numbers."""
+        self._run.log(dict(metrics), step=step)
+
+    def log_image(self, name: str, path: Path, step: int) -> None:
+        """Record a picture."""
+        self._run.log({name: self._wandb.Image(str(path))}, step=step)
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._run.finish()
+
+
+class Trackers:
+    """Several trackers as one."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self.trackers = trackers
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record in each."""
+        for tracker in self.trackers:
+            tracker.log(metrics, step)
+
+    def log_image(self, name: str, path: Path, step: int) -> None:
+        """Record in each."""
+        for tracker in self.trackers:
+            tracker.log_image(name, path, step)
+
+    def close(self) -> None:
+        """Close each."""
+        for tracker in self.trackers:
+            tracker.close()
+
+
+def open_trackers(
+    metrics_path: Path,
+    from_step: int,
+    wandb_folder: Path | None,
+    name: str,
+    config: Mapping[str, Any],
+    wandb_id: str | None,
+) -> tuple[Trackers, str | None]:
+    """Open the sinks of a run.
+
+    Args:
+        metrics_path: the file of numbers; rows after `from_step` are cut.
+        from_step: where the run continues, 0 for a new one.
+        wandb_folder: where wandb keeps its files; None leaves wandb out.
+        name: of the wandb run.
+        config: of the wandb run; no paths.
+        wandb_id: of the wandb run to continue, None for a new one.
+
+    Returns:
+        The sinks as one, and the id of the wandb run if there is one.
+    """
+    metrics = MetricsFile(metrics_path, from_step)
+    if wandb_folder is None:
+        return Trackers(metrics), wandb_id
+    wandb_tracker = WandbTracker(wandb_folder, name, config, wandb_id)
+    return Trackers(metrics, wandb_tracker), wandb_tracker.run_id
+
+
+def _complete_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a last line that a crash cut short is dropped."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _has_login() -> bool:
+    """Whether wandb would find a key without asking for one."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        return "wandb" in netrc.read_text()
+    except OSError:
+        return False
