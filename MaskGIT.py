@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data.datasets import DATASETS, DatasetSpec
+
 from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerConfig
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils.errors import UserError
@@ -39,8 +40,8 @@ from utils.settings import (
 if TYPE_CHECKING:
     import numpy as np
     import torch
-
     from data.datasets import ImageDataset
+
     from models.maskgit.transformer import MaskedTransformer
     from models.vqgan.tokenizer import Tokenizer
     from utils.loop import Stage
@@ -51,6 +52,7 @@ log = logging.getLogger("maskgit")
 BUNDLED = Path(__file__).parent / "models" / "pretrained"
 SPLITS = ("train", "validation")
 PREVIEW_IMAGES = 64
+GRID_COLUMNS = 10
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -159,6 +161,36 @@ def train_vae(session: Session) -> None:
         run_stage(session, stage, training.epochs, batch_size)
 
 
+def reconstruct(session: Session) -> None:
+    """Measure what the tokenizer keeps of the validation images, and show it."""
+    from data.batches import labelled_batches
+    from models.vqgan.reconstruction import ReconstructionMeter
+    from utils.images import save_grid, to_uint8
+    from utils.samples import write_npz
+
+    options, folder = session.options, session.run.path
+    tokenizer = find_tokenizer(session)
+    images = open_images(session, "validation")
+    meter = ReconstructionMeter(tokenizer, session.precision)
+    shown: list[np.ndarray] = []  # the first originals
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        batches = labelled_batches(images, options.batch_size_vae, options.num_workers)
+        for original, reconstruction, labels in meter.reconstruct(batches):
+            if not shown:
+                shown.extend(to_uint8(tokenizer.to_rgb(original[:GRID_COLUMNS])))
+            yield to_uint8(tokenizer.to_rgb(reconstruction)), labels.numpy()
+
+    make_folder(folder)
+    first = write_npz(folder / "reconstructions.npz", blocks(), len(images), "reconstructing")
+    save_grid(folder / "reconstructions.png", [*shown, *first[: len(shown)]], columns=len(shown))
+    result = {"images": len(images), "split": "validation", **meter.result()}
+    write_json_atomic(folder / "reconstruction.json", result)
+    for name, value in result.items():
+        log.info("%-20s %s", name, f"{value:.4f}" if isinstance(value, float) else value)
+    log.info("originals above reconstructions in %s", folder / "reconstructions.png")
+
+
 def train(session: Session) -> None:
     """Tokenise the dataset once, then teach the transformer to fill in hidden tokens."""
     from models.maskgit.training import MaskGITStage
@@ -196,7 +228,8 @@ def train(session: Session) -> None:
 
 def sample(session: Session) -> None:
     """Decode images from a trained model and write them."""
-    from utils.samples import write_samples
+    from utils.images import save_grid
+    from utils.samples import write_npz, write_pngs
 
     options = session.options
     model, tokenizer, dataset = load_model(session)
@@ -204,8 +237,12 @@ def sample(session: Session) -> None:
     labels = sample_labels(options, model.config.num_classes)
     config = configure(SamplingConfig, options)
     show_plan(config, model.config.seq_len)
-    folder = Path(options.output_dir) / (options.run_name or dataset) / "samples"
-    write_samples(folder, generate(session, model, tokenizer, labels, config), labels)
+    folder = make_folder(Path(options.output_dir) / (options.run_name or dataset) / "samples")
+    blocks = write_pngs(folder / "images", generate(session, model, tokenizer, labels, config))
+    first = write_npz(folder / "samples.npz", blocks, len(labels), "sampling")
+    save_grid(folder / "grid.png", first, columns=GRID_COLUMNS)
+    for name in ("images", "samples.npz", "grid.png"):
+        log.info("written: %s", folder / name)
 
 
 def dry_run(session: Session) -> None:
@@ -316,7 +353,7 @@ def find_tokenizer(session: Session) -> Tokenizer:
     Raises:
         UserError: if there is none, or it does not fit the options or the dataset.
     """
-    from models.vqgan.loading import load_tokenizer
+    from models.vqgan.loading import load_tokenizer, read_remap
 
     options, spec, run = session.options, session.spec, session.run
     bundled = BUNDLED / run.tokenizer.name
@@ -328,8 +365,11 @@ def find_tokenizer(session: Session) -> Tokenizer:
             f"no tokenizer for {spec.name}: train one with --train_vae (the same command with "
             "--train_vae --train does both), or name a trained VQ-GAN with --checkpoint_vae"
         )
-    given = given_fields(VQGANConfig, options)
-    tokenizer = load_tokenizer(path, session.size, spec.channels, given).to(session.device)
+    wanted = given_fields(VQGANConfig, options)
+    if options.remap:
+        wanted["remap"] = read_remap(Path(options.remap))
+    wanted |= {"image_size": session.size, "image_channels": spec.channels}
+    tokenizer = load_tokenizer(path, wanted).to(session.device)
     grid = tokenizer.grid_size
     log.info("tokenizer %s: %d codes, %d x %d tokens", path, tokenizer.codebook_size, grid, grid)
     return tokenizer
@@ -378,9 +418,7 @@ def open_images(session: Session, split: str, download: bool = True) -> ImageDat
     return open_dataset(session.spec.name, split, data_dir, session.size, download=download)
 
 
-def tokens_of(
-    session: Session, tokenizer: Tokenizer, images: ImageDataset, split: str
-) -> TokenSet:
+def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, split: str) -> TokenSet:
     """The tokens of a split, from the cache or encoded now."""
     from data.tokens import cached_tokens
     from utils.device import autocast
@@ -418,8 +456,8 @@ def generate(
     tokenizer: Tokenizer,
     labels: Sequence[int],
     config: SamplingConfig,
-) -> Iterator[np.ndarray]:
-    """Blocks of generated images, uint8 (B, H, W, C), one image per label."""
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Generate one image per label: blocks of images uint8 (B, H, W, C) and their labels."""
     from models.maskgit.sampling import sample_images
 
     return sample_images(
@@ -443,8 +481,8 @@ def preview_writer(
     def write(model: MaskedTransformer, path: Path) -> None:
         from utils.images import save_grid
 
-        images = [image for b in generate(session, model, tokenizer, labels, config) for image in b]
-        save_grid(path, images)
+        blocks = generate(session, model, tokenizer, labels, config)
+        save_grid(path, [image for images, _ in blocks for image in images], columns=GRID_COLUMNS)
 
     return write
 
@@ -505,7 +543,7 @@ def new_vqgan_config(session: Session) -> VQGANConfig:
         options,
         image_size=session.size,
         image_channels=session.spec.channels,
-        remap=None if options.remap is None else read_remap(Path(options.remap), options.n_embed),
+        remap=read_remap(Path(options.remap)) if options.remap else None,
     )
     unused = config.unused_attn_resolutions()
     if unused:
@@ -524,8 +562,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _memory_hint(options: Options) -> str:
     return (
         f"out of memory at batch size {options.batch_size} (--batch_size_vae "
-        f"{options.batch_size_vae} in stage 1) and --size {options.size or 'of the dataset'}: lower "
-        "--batch_size, raise --grad_accum, or take a smaller --size"
+        f"{options.batch_size_vae} in stage 1), --size {options.size or 'of the dataset'}: lower "
+        "the batch size, raise --grad_accum, or take a smaller --size"
     )
 
 

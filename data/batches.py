@@ -16,9 +16,7 @@ EpochBatches = Callable[[int, int], Iterator[Tensor]]
 """(epoch, first batch) -> images float (B, C, H, W) in [-1, 1], from that batch of the epoch on."""
 
 
-def training_batches(
-    images: Images, batch_size: int, seed: int, num_workers: int
-) -> EpochBatches:
+def training_batches(images: Images, batch_size: int, seed: int, num_workers: int) -> EpochBatches:
     """Batches in an order and under flips that depend on (seed, epoch) alone.
 
     What does not fill a batch at the end of an epoch is left out, unless it is all there is.
@@ -32,18 +30,23 @@ def training_batches(
         used = slice(first_batch * batch_size, num_batches * batch_size)
         chosen: Any = Subset(images, order[used].tolist())  # type: ignore[arg-type]
         flips = torch.from_numpy(views[used]).split(batch_size)
-        for (pixels, _), view in zip(
-            _loader(chosen, batch_size, num_workers), flips, strict=True
-        ):
+        for (pixels, _), view in zip(_loader(chosen, batch_size, num_workers), flips, strict=True):
             yield from_uint8(_flip(pixels, view))
 
     return batches
 
 
+def labelled_batches(
+    images: Images, batch_size: int, num_workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All images in their order, unflipped: float (B, C, H, W) in [-1, 1], with their labels."""
+    for pixels, labels in _loader(images, batch_size, num_workers):
+        yield from_uint8(pixels), labels
+
+
 def validation_batches(images: Images, batch_size: int, num_workers: int) -> Iterator[Tensor]:
-    """All images in their order, unflipped, float (B, C, H, W) in [-1, 1]."""
-    for pixels, _ in _loader(images, batch_size, num_workers):
-        yield from_uint8(pixels)
+    """As `labelled_batches`, without the labels."""
+    return (batch for batch, _ in labelled_batches(images, batch_size, num_workers))
 
 
 def _loader(images: Any, batch_size: int, num_workers: int) -> DataLoader:

@@ -81,7 +81,9 @@ def cached_tokens(
     folder = cache_dir / name
     if not folder.is_dir():
         make_folder(cache_dir)
-        busy = f"another process is writing the token cache {folder}; wait for it, or set --cache_dir"
+        busy = (
+            f"another process is writing the token cache {folder}; wait for it, or set --cache_dir"
+        )
         with exclusive_lock(cache_dir / f".{name}.lock", busy):
             if not folder.is_dir():
                 _write(images, encode, manifest, folder, batch_size, num_workers)
@@ -146,9 +148,7 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     rest: Any = Subset(images, range(start, len(images)))  # type: ignore[arg-type]
     return iter(
-        DataLoader(
-            rest, batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_available()
-        )
+        DataLoader(rest, batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_available())
     )
 
 

@@ -83,9 +83,7 @@ def random_case(seed, batch=5, length=12, num_steps=4, **sampling):
         mixed = seen.mean(1) @ table.flatten(1)
         return mixed.view(batch, length, K) * (1 + step)
 
-    plan = make_plan(
-        hidden.sum(1).numpy(), SamplingConfig(num_steps=num_steps, **sampling)
-    )
+    plan = make_plan(hidden.sum(1).numpy(), SamplingConfig(num_steps=num_steps, **sampling))
     noise = draw_noise(seed, np.arange(batch), plan.num_steps, length, CPU)
     return logits_fn, plan, noise, tokens, hidden
 
@@ -102,7 +100,7 @@ def slow_decode(logits_fn, plan, noise, tokens, hidden):
                     continue
                 weights = [math.exp(value) for value in logits[b, position].tolist()]
                 total, running = sum(weights), 0.0
-                for token, weight in enumerate(weights):
+                for token, weight in enumerate(weights):  # noqa: B007, the loop variable is the result
                     running += weight
                     if noise.uniform[step, b, position].item() * total < running:
                         break

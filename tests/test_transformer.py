@@ -12,9 +12,7 @@ SMALL = {"embed_dim": 12, "hidden_dim": 32, "depth": 2, "heads": 4, "mlp_dim": 4
 
 def small_model(**changes):
     torch.manual_seed(0)
-    config = TransformerConfig(
-        codebook_size=16, num_classes=3, seq_len=9, **{**SMALL, **changes}
-    )
+    config = TransformerConfig(codebook_size=16, num_classes=3, seq_len=9, **{**SMALL, **changes})
     return MaskedTransformer(config).eval()
 
 
@@ -167,5 +165,5 @@ def test_bfloat16_is_close_to_float32():
 
 
 def test_heads_must_divide_the_width():
-    with pytest.raises(ValueError, match="--hidden_dim 30 .* --heads 4"):
+    with pytest.raises(ValueError, match=r"--hidden_dim 30 .* --heads 4"):
         TransformerConfig(16, 3, 9, hidden_dim=30, heads=4).validate()

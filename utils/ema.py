@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
@@ -27,7 +27,8 @@ class EMA:
         Buffers (a codebook's usage, say) are copied as they are.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
-        averaged, current = list(self.module.parameters()), list(module.parameters())
+        averaged: list[Tensor] = list(self.module.parameters())
+        current: list[Tensor] = list(module.parameters())
         torch._foreach_lerp_(averaged, current, 1 - decay)
         for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
             mine.copy_(theirs)

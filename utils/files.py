@@ -32,7 +32,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         partial.unlink(missing_ok=True)
         reason = error.strerror or error
-        raise UserError(f"cannot write {path}: {reason}; what was there before is intact") from error
+        raise UserError(
+            f"cannot write {path}: {reason}; what was there before is intact"
+        ) from error
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

@@ -113,9 +113,7 @@ def train_loop(
     done = position.step * config.images_per_step
     with (
         stop_on_signals() as stop,
-        progress_bar(
-            title, total * config.images_per_step, done, "image", unit_scale=True
-        ) as bar,
+        progress_bar(title, total * config.images_per_step, done, "image", unit_scale=True) as bar,
     ):
         while position.step < total:
             meter.add(stage.train_step(position.step), config.images_per_step, position.step)

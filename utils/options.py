@@ -280,7 +280,9 @@ def _flag(group: Group, name: str, text: str) -> None:
     group.add_argument(name, action="store_true", help=text)
 
 
-def _number(text: str, kind: Callable[[str], Any], accepts: Callable[[Any], bool], need: str) -> Any:
+def _number(
+    text: str, kind: Callable[[str], Any], accepts: Callable[[Any], bool], need: str
+) -> Any:
     try:
         value = kind(text)
     except ValueError:

@@ -1,65 +1,71 @@
-"""Generated images on disk: a grid, single PNGs, and one .npz in the layout of ADM's samples."""
+"""Images on disk as they come: single PNGs, and one .npz in the layout of ADM's samples."""
 
-import logging
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from utils.files import atomic_write, make_folder
-from utils.images import save_grid, save_png
+from utils.images import save_png
 from utils.progress import progress_bar
 
-log = logging.getLogger(__name__)
+Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
+"""(images uint8 (B, H, W, C), labels int (B, ...)), block by block."""
 
-GRID_IMAGES = 100
 
-
-def write_samples(
-    folder: Path, blocks: Iterable[np.ndarray], labels: Sequence[int], columns: int | None = None
-) -> None:
-    """Write blocks of images as they come, in memory that does not grow with their number.
-
-    `folder` gets `images/000000.png` and so on, `samples.npz` (`arr_0` uint8 (N, H, W, C), `arr_1`
-    int64 (N,) labels) and `grid.png` of the first images.
+def write_pngs(folder: Path, blocks: Blocks) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Write images as `000000.png` and so on while they pass through.
 
     Args:
-        folder: made if needed; files of an earlier sampling are replaced.
-        blocks: uint8 (B, H, W, C) each, together as many images as labels.
-        labels: class of each image.
-        columns: of the grid.
+        folder: made if needed; PNGs of an earlier run are removed.
+        blocks: passed on unchanged.
     """
-    images_folder = make_folder(folder / "images")
-    for earlier in images_folder.glob("*.png"):
+    make_folder(folder)
+    for earlier in folder.glob("*.png"):
         earlier.unlink()
-    store = folder / ".samples.partial.npy"
+    index = 0
+    for images, labels in blocks:
+        for image in images:
+            save_png(folder / f"{index:06d}.png", image)
+            index += 1
+        yield images, labels
+
+
+def write_npz(path: Path, blocks: Blocks, count: int, title: str, keep: int = 100) -> np.ndarray:
+    """Write images and labels as one .npz, in memory that does not grow with their number.
+
+    The file has `arr_0`, uint8 (N, H, W, C), and `arr_1`, the labels.
+
+    Args:
+        path: the file.
+        blocks: together `count` images.
+        count: N.
+        title: of the progress bar.
+        keep: images to return.
+
+    Returns:
+        The first `keep` images, uint8 (up to keep, H, W, C).
+    """
+    store = path.with_name(f".{path.name}.partial.npy")
+    images: np.memmap | None = None
+    labels = []
     done = 0
-    all_images: np.memmap | None = None
-    with progress_bar("sampling", len(labels), unit="image") as bar:
-        for block in blocks:
-            if all_images is None:
-                shape = (len(labels), *block.shape[1:])
-                all_images = np.lib.format.open_memmap(store, "w+", np.uint8, shape)
-            all_images[done : done + len(block)] = block
-            for offset, image in enumerate(block):
-                save_png(images_folder / f"{done + offset:06d}.png", image)
+    with progress_bar(title, count, unit="image") as bar:
+        for block, block_labels in blocks:
+            if images is None:
+                shape = (count, *block.shape[1:])
+                images = np.lib.format.open_memmap(store, "w+", np.uint8, shape)
+            images[done : done + len(block)] = block
+            labels.append(block_labels)
             done += len(block)
             bar.update(len(block))
-    assert all_images is not None
-    assert done == len(labels)
-    all_images.flush()
-    _write_npz(folder / "samples.npz", store, np.asarray(labels, np.int64))
-    save_grid(folder / "grid.png", all_images[:GRID_IMAGES], columns)
-    store.unlink()
-    log.info("%d images in %s", done, images_folder)
-    log.info("all of them in %s", folder / "samples.npz")
-    log.info("a grid of them in %s", folder / "grid.png")
-
-
-def _write_npz(path: Path, images: Path, labels: np.ndarray) -> None:
-    """Write the .npz from an .npy file without holding the images in memory."""
+    assert images is not None, "no images"
+    assert done == count, f"{done} images instead of {count}"
+    images.flush()
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        archive.write(images, "arr_0.npy")
+        archive.write(store, "arr_0.npy")
         with archive.open("arr_1.npy", "w") as entry:
-            np.lib.format.write_array(entry, labels, allow_pickle=False)
+            np.lib.format.write_array(entry, np.concatenate(labels), allow_pickle=False)
+    store.unlink()
+    return np.array(images[:keep])

@@ -81,7 +81,7 @@ def configure(kind: type[Config], options: Options, **known: Any) -> Config:
 
 def options_of(kind: type) -> dict[str, str]:
     """Field of a config dataclass -> option that sets it."""
-    return {f.name: FIELD_OPTIONS[kind].get(f.name, f.name) for f in fields(kind)}  # type: ignore[arg-type]
+    return {f.name: FIELD_OPTIONS[kind].get(f.name, f.name) for f in fields(kind)}
 
 
 def given_fields(kind: type, options: Options) -> dict[str, Any]:

@@ -71,10 +71,10 @@ def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
     """Split `num_hidden` tokens over the steps.
 
     A schedule of this family shapes the increments: step t reveals a share proportional to
-    gamma(1 - t / (T - 1)), rounded half to even, at least 1; the last step takes the rest, and where
-    too little is left, tokens are taken back from the latest steps that have more than one. The
-    `-cumulative` schedules are the paper's: floor(N * gamma((t + 1) / T)) tokens stay hidden after
-    step t.
+    gamma(1 - t / (T - 1)), rounded half to even, at least 1; the last step takes the rest, and
+    where too little is left, tokens are taken back from the latest steps that have more than one.
+    The `-cumulative` schedules are the paper's: floor(N * gamma((t + 1) / T)) tokens stay hidden
+    after step t.
 
     Args:
         num_hidden: N, at least `num_steps`.

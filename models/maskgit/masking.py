@@ -54,9 +54,7 @@ def draw_masks(
     return masks_of_ratio(generator, ratios, seq_len)
 
 
-def masks_of_ratio(
-    generator: np.random.Generator, ratios: np.ndarray, seq_len: int
-) -> np.ndarray:
+def masks_of_ratio(generator: np.random.Generator, ratios: np.ndarray, seq_len: int) -> np.ndarray:
     """Hide ceil(ratio * L) tokens of each image, at least 1, at random places.
 
     Args:

@@ -6,7 +6,7 @@ many others are made with it, nor on the process that makes it.
 Axes: B images of a block, L tokens of an image, K codebook.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -45,7 +45,7 @@ def sample_images(
     block_size: int,
     precision: torch.dtype = torch.float32,
     first_image: int = 0,
-) -> Iterator[np.ndarray]:
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Generate one image per label, block by block.
 
     Args:
@@ -59,7 +59,7 @@ def sample_images(
         first_image: index of the first image.
 
     Yields:
-        uint8 (up to block_size, H, W, C), in the order of the labels.
+        Images uint8 (up to block_size, H, W, C) and their labels int64, in the labels' order.
     """
     block_size = min(block_size, len(labels))
     for start in range(0, len(labels), block_size):
@@ -67,7 +67,7 @@ def sample_images(
         block = np.pad(wanted, (0, block_size - len(wanted)), mode="edge")
         indices = first_image + start + np.arange(block_size)
         tokens = sample_tokens(model, block, indices, config, seed, precision)
-        yield to_uint8(tokenizer.decode(tokens))[: len(wanted)]
+        yield to_uint8(tokenizer.decode(tokens))[: len(wanted)], wanted
 
 
 def sample_tokens(
@@ -144,7 +144,3 @@ def start_tokens(
         for index in image_indices
     ]
     return torch.from_numpy(np.stack(rows))
-
-
-SampleFn = Callable[[MaskedTransformer], np.ndarray]
-"""Generates a few images, uint8 (N, H, W, C), with the given weights."""

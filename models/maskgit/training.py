@@ -236,7 +236,7 @@ class MaskGITStage:
 
     @torch.no_grad()
     def _validation_sums(self, indices: np.ndarray) -> Tensor:
-        """Loss, correct and hidden tokens of some images by bin of mask ratio, float64 (3, bins)."""
+        """Loss, correct and hidden tokens by bin of mask ratio: float64 (3, bins)."""
         tokens = self.validation_tokens.take(indices)
         labels = self.validation_tokens.classes(indices, rng(VALIDATION_SEED, "labels"))
         masks = np.concatenate(
@@ -281,9 +281,7 @@ def hide(tokens: np.ndarray, labels: np.ndarray, masks: np.ndarray, mask_token: 
 
 def make_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.AdamW:
     """AdamW that decays the weights of linear layers and nothing else."""
-    decayed = {
-        id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)
-    }
+    decayed = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     groups = [
         {
             "params": [p for p in model.parameters() if (id(p) in decayed) == decay],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.maskgit.config import TransformerConfig
 
-INIT_STD = 0.02  # small enough that the first loss is about ln K
+EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
 
 
 class MaskedTransformer(nn.Module):
@@ -47,7 +47,7 @@ class MaskedTransformer(nn.Module):
             nn.LayerNorm(width, eps=1e-12),
         )
         self.apply(_initialise)
-        nn.init.trunc_normal_(self.position_embedding, std=INIT_STD)
+        nn.init.trunc_normal_(self.position_embedding, std=EMBEDDING_STD)
 
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
         """Predict the image token at each position.
@@ -60,7 +60,7 @@ class MaskedTransformer(nn.Module):
         Returns:
             Logits (B, L, K), or (N, K) where `at` is given; in the precision of the computation.
         """
-        batch, length = tokens.shape
+        length = tokens.shape[1]
         classes = self.config.mask_token + 1 + labels
         ids = torch.cat([tokens, classes[:, None]], dim=1)  # (B, L+1)
         x = self.token_embedding(ids)  # (B, L+1, E)
@@ -158,7 +158,10 @@ def training_bytes(config: TransformerConfig, num_parameters: int, batch_size: i
 
 
 def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.trunc_normal_(module.weight, std=INIT_STD)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+    """Linear layers keep the variance of their input; embeddings start small."""
+    if isinstance(module, nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=EMBEDDING_STD)
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

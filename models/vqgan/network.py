@@ -178,12 +178,16 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, Z, h, w) -> (B, C, H, W)."""
+        return self.conv_out(self.features(z))
+
+    def features(self, z: Tensor) -> Tensor:
+        """All but the last layer: (B, Z, h, w) -> (B, width, H, W)."""
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
             if hasattr(level, "upsample"):
                 x = level.upsample(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return F.silu(self.norm_out(x))
 
 
 class Reconstruction(NamedTuple):
@@ -228,6 +232,16 @@ class VQModel(nn.Module):
         """Tokens of images: (B, C, H, W) in [-1, 1] -> int64 (B, h, w) in [0, K)."""
         return self.quantize.tokens(self.latents(images).float().permute(0, 2, 3, 1))
 
+    def compile_networks(self) -> None:
+        """Run encoder and decoder through torch.compile; each batch size is compiled anew.
+
+        The decoder's last layer is left out: the adaptive weight needs the gradient of that layer
+        alone, and a compiled graph can only be differentiated as a whole.
+        """
+        self.encoder.compile(dynamic=False)
+        features = torch.compile(self.decoder.features, dynamic=False)
+        self.decoder.features = features  # type: ignore[method-assign]
+
     def decode(self, vectors: Tensor) -> Tensor:
         """Images of quantised vectors: (B, D, h, w) -> (B, C, H, W), not clamped."""
         return self.decoder(self.post_quant_conv(vectors))
@@ -246,4 +260,4 @@ class VQModel(nn.Module):
             return images
         colors = F.conv2d(images, self.colorize)
         low, high = colors.amin(), colors.amax()
-        return 2 * (colors - low) / (high - low) - 1
+        return 2 * (colors - low) / (high - low).clamp_min(1e-8) - 1

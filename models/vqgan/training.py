@@ -34,7 +34,7 @@ class VQGANStage:
 
     Attributes:
         model: the raw weights.
-        ema: the averaged weights, which are validated, shown and published.
+        averaged: their moving average, which is validated, shown and published.
         objective: the losses on images, with the discriminator.
         codebook: what keeps the codes in use.
         steps_per_epoch: batches of an epoch.
@@ -53,6 +53,7 @@ class VQGANStage:
         device: torch.device,
         precision: torch.dtype,
         describe: Mapping[str, Any],
+        compile_model: bool = False,
     ) -> None:
         """Build the models with the run's seed.
 
@@ -66,6 +67,7 @@ class VQGANStage:
             device: where to compute.
             precision: of convolutions and matrix products; the quantiser is always float32.
             describe: entries that make the checkpoint complete: dataset, class names.
+            compile_model: run the training step's networks through torch.compile.
 
         Raises:
             UserError: if the perceptual loss is wanted and there are no VGG weights.
@@ -87,10 +89,12 @@ class VQGANStage:
             if self.objective.discriminator is not None
             else None
         )
-        averaged: VQModel = self.ema.module  # type: ignore[assignment]
+        self.averaged: VQModel = self.ema.module  # type: ignore[assignment]
         self.codebook = CodebookCare(
-            self.model.quantize, averaged.quantize, self.optimizer, training.revive_below
+            self.model.quantize, self.averaged.quantize, self.optimizer, training.revive_below
         )
+        if compile_model:
+            self.model.compile_networks()
 
     def learning_rate(self, step: int) -> float:
         """Warm-up, then cosine decay over the whole run."""
@@ -158,7 +162,7 @@ class VQGANStage:
     def checkpoint(self, step: int) -> dict[str, Any]:
         """Contents of the checkpoint: the averaged weights as a tokenizer, and the raw ones."""
         published = VQModel(self.config)
-        published.load_state_dict(self.ema.module.state_dict())
+        published.load_state_dict(self.averaged.state_dict())
         return {
             **self._describe,
             "step": step,
@@ -170,7 +174,7 @@ class VQGANStage:
         """Everything that a step changes."""
         state = {
             "model": self.model.state_dict(),
-            "ema": self.ema.module.state_dict(),
+            "ema": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "codebook_usage": self.codebook.usage,
         }
@@ -183,7 +187,7 @@ class VQGANStage:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state."""
         self.model.load_state_dict(state["model"])
-        self.ema.module.load_state_dict(state["ema"])
+        self.averaged.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.codebook.usage.copy_(state["codebook_usage"])
         if self.discriminator_optimizer is not None:
@@ -214,14 +218,14 @@ class VQGANStage:
     @torch.no_grad()
     def _initialise_codebook(self, images: Tensor) -> None:
         with autocast(self.device, self.precision):
-            latents = self.model.latents(images)
+            latents = self.averaged.latents(images)  # equal before the first step
         self.codebook.initialise(_flat(latents), rng(self.training.seed, "codebook"))
 
     def _reconstruct(self, batch: Tensor) -> tuple[Tensor, Reconstruction]:
         """Images on the device, and what the averaged weights make of them."""
         images = self._to_device(batch)
         with autocast(self.device, self.precision):
-            return images, self.ema.module(images)
+            return images, self.averaged(images)
 
     def _accumulate_gradients(
         self, images: Tensor, adversarial: bool

@@ -1,0 +1,187 @@
+"""Image files and PIL images to tensors, and the dataset that training reads.
+
+Every image is resized so that its shorter side has the wanted length (PIL's bilinear filter, which
+averages over all source pixels when it shrinks an image) and then cropped to the centred square.
+Published FIDs depend on this choice: random crops, squashing to a square, or a filter that does not
+average give other reference statistics, so compare only with figures that were measured on images
+prepared in the same way. Axes: B batch, C channels, H W pixels.
+"""
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.spec import Source
+from utils.errors import UserError
+
+# What PIL raises for a file that is damaged, truncated or no image at all.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class ImageError(UserError):
+    """An image that cannot be read; the message names its file.
+
+    A DataLoader hands on what its workers raise with the worker's traceback as the text. Of that
+    only the last line is for the user: the message that stood here in the first place.
+    """
+
+    def __init__(self, message: str) -> None:
+        prefix = f"{ImageError.__module__}.{ImageError.__name__}: "
+        super().__init__(message.strip().splitlines()[-1].removeprefix(prefix))
+
+
+class ImageDataset(Dataset):
+    """A split of a dataset at one image size.
+
+    Items are (image uint8 (C, size, size), label): an int, or for multi-label data a uint8 tensor
+    with a 1 for every finding.
+
+    Attributes:
+        class_names: in the order of the labels.
+        channels: C.
+        size: side of the images in pixels.
+        num_views: flips under which an image may be shown (`flip_view`); 1 outside training.
+    """
+
+    def __init__(
+        self, source: Source, class_names: Sequence[str], channels: int, size: int, num_views: int
+    ) -> None:
+        self._items = source.items
+        self._files = source.files
+        self.class_names = tuple(class_names)
+        self.channels = channels
+        self.size = size
+        self.num_views = num_views
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
+        """Read one image.
+
+        Raises:
+            ImageError: if its file is damaged.
+        """
+        image, label = self._items[index]
+        return to_tensor(image, self.size, self.channels), _plain_label(label)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the names, sizes and times of change of all source files."""
+        digest = hashlib.sha256()
+        for file in self._files:
+            path = Path(file)
+            status = path.stat()
+            digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+
+class FileImages:
+    """Images in files of their own, read when they are asked for.
+
+    Attributes:
+        paths: one file per image.
+        labels: one class per image.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], labels: Sequence[int]) -> None:
+        self.paths = [str(path) for path in paths]
+        self.labels = np.asarray(labels, np.int64)  # forked workers do not copy an array's page
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return load_image(self.paths[index]), int(self.labels[index])
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Read an image file as 8-bit grey ("L") or colour ("RGB"), upright, the first frame of many.
+
+    Raises:
+        ImageError: if the file cannot be read as an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return plain(ImageOps.exif_transpose(image))
+    except UNREADABLE as error:
+        raise ImageError(f"cannot read the image {path}: {error}") from error
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """Bring any kind of image to 8-bit grey ("L") or colour ("RGB").
+
+    Transparent parts show a white page. 16-bit grey keeps its range; palettes, CMYK and the like
+    become RGB.
+    """
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image.copy()
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _eight_bits(image)
+    if image.has_transparency_data:
+        page = Image.new("RGBA", image.size, "white")
+        flat = Image.alpha_composite(page, image.convert("RGBA"))
+        return flat.convert("L" if image.mode.startswith(("L", "1")) else "RGB")
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def to_tensor(image: Image.Image, size: int, channels: int) -> Tensor:
+    """Resize the shorter side, crop the centred square: uint8 (channels, size, size)."""
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (size, size):
+        image = _centre_square(image, size)
+    pixels = np.array(image, np.uint8).reshape(size, size, channels)
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def flip_view(images: Tensor, view: int) -> Tensor:
+    """Show images under one of their views.
+
+    Args:
+        images: (..., H, W), any dtype.
+        view: 0 unchanged, 1 mirrored left to right, 2 upside down, 3 both.
+
+    Returns:
+        A tensor of the same shape; the input itself for view 0.
+    """
+    axes = [axis for bit, axis in ((1, -1), (2, -2)) if view & bit]
+    return images.flip(axes) if axes else images
+
+
+def _centre_square(image: Image.Image, size: int) -> Image.Image:
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits: integers fill 16 bits, floats lie in [0, 1]."""
+    levels = np.asarray(image).astype(np.float64)
+    levels = levels * 255 if image.mode == "F" else levels / 257
+    return Image.fromarray(levels.clip(0, 255).round().astype(np.uint8))
+
+
+def _plain_label(label: Any) -> int | Tensor:
+    """An int, or uint8 (F,) where the label has a place for each of several findings."""
+    values = np.asarray(label).reshape(-1)
+    return int(values[0]) if len(values) == 1 else torch.from_numpy(values.astype(np.uint8))

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Runs the test suite; --fast leaves out the end-to-end runs. Other arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/environment.sh
+install requirements.txt requirements-dev.txt
+
+if [ "${1:-}" = --fast ]; then
+    shift
+    set -- -m "not slow" "$@"
+fi
+exec "$PYTHON" -m pytest "$@"

@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from utils.checkpoint import load_checkpoint, save_checkpoint, weights_digest
+from utils.errors import UserError
+
+CONTENTS = {
+    "config": {"depth": 2, "ratio": 0.1, "name": None},
+    "weights": {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)},
+    "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "betas": (0.9, 0.95)},
+}
+
+
+def test_round_trip(tmp_path):
+    save_checkpoint(tmp_path / "a.pt", "maskgit", CONTENTS)
+    loaded = load_checkpoint(tmp_path / "a.pt", "maskgit")
+    assert loaded["config"] == CONTENTS["config"]
+    assert loaded["weights"]["a"].equal(CONTENTS["weights"]["a"])
+    assert loaded["optimizer"]["state"][0]["step"] == 3
+    assert loaded["optimizer"]["betas"] == (0.9, 0.95)
+
+
+@pytest.mark.parametrize("change", ["weight", "config", "missing", "extra"])
+def test_damage_is_noticed_and_named(tmp_path, change):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, "maskgit", CONTENTS)
+    stored = torch.load(path, weights_only=True)
+    contents = stored["contents"]
+    if change == "weight":
+        contents["weights"]["a"][0, 0] = 7
+    elif change == "config":
+        contents["config"]["depth"] = 3
+    elif change == "missing":
+        del contents["weights"]["a"]
+    else:
+        contents["weights"]["c"] = torch.zeros(1)
+    torch.save(stored, path)
+    with pytest.raises(UserError, match=r"weights/[ac]|plain data"):
+        load_checkpoint(path, "maskgit")
+
+
+def test_wrong_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"not found.*none\.pt"):
+        load_checkpoint(tmp_path / "none.pt", "maskgit")
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(UserError, match=r"text\.pt cannot be read"):
+        load_checkpoint(tmp_path / "text.pt", "maskgit")
+    torch.save({"weight": torch.ones(1)}, tmp_path / "bare.pt")
+    with pytest.raises(UserError, match="not a checkpoint of this program"):
+        load_checkpoint(tmp_path / "bare.pt", "maskgit")
+    save_checkpoint(tmp_path / "vqgan.pt", "vqgan", CONTENTS)
+    with pytest.raises(UserError, match=r"'vqgan'.*'maskgit' is needed"):
+        load_checkpoint(tmp_path / "vqgan.pt", "maskgit")
+
+
+def test_truncation_is_noticed(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, "maskgit", CONTENTS)
+    whole = path.read_bytes()
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError):
+            load_checkpoint(path, "maskgit")
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, "maskgit", CONTENTS)
+    stored = torch.load(path, weights_only=True)
+    torch.save({**stored, "format_version": 99}, path)
+    with pytest.raises(UserError, match="version 99"):
+        load_checkpoint(path, "maskgit")
+
+
+def test_a_failed_write_leaves_the_previous_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, "maskgit", CONTENTS)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"No space left.*intact"):
+        save_checkpoint(path, "maskgit", {})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_digest_depends_on_config_and_weights():
+    weights = {"a": torch.ones(2), "b": torch.zeros(2)}
+    digest = weights_digest({"depth": 1}, weights)
+    assert digest == weights_digest({"depth": 1}, dict(reversed(weights.items())))
+    assert digest != weights_digest({"depth": 2}, weights)
+    assert digest != weights_digest({"depth": 1}, {**weights, "a": torch.full((2,), 1.0001)})
