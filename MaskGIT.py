@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.datasets import DATASETS, DatasetSpec
-
+from data.spec import Split
 from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerConfig
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils.errors import UserError
@@ -30,6 +30,7 @@ from utils.files import exclusive_lock, make_folder, write_json_atomic
 from utils.options import Options, parse_options
 from utils.run_folder import RunFolder
 from utils.settings import (
+    checked,
     configure,
     given_fields,
     reject_contradictions,
@@ -40,8 +41,8 @@ from utils.settings import (
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from data.datasets import ImageDataset
 
+    from data.images import ImageDataset
     from models.maskgit.transformer import MaskedTransformer
     from models.vqgan.tokenizer import Tokenizer
     from utils.loop import Stage
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("maskgit")
 
 BUNDLED = Path(__file__).parent / "models" / "pretrained"
-SPLITS = ("train", "validation")
+SPLITS: tuple[Split, ...] = ("train", "validation")
 PREVIEW_IMAGES = 64
 GRID_COLUMNS = 10
 
@@ -142,11 +143,13 @@ def train_vae(session: Session) -> None:
 
     with training_folder(session, "vqgan") as session:
         options = session.options
+        architecture = new_vqgan_config(session)
         training = configure(VQGANTrainingConfig, options)
+        checked(training.validate, architecture)
         train_images, validation_images = (open_images(session, split) for split in SPLITS)
         batch_size = step_images(train_images, training.batch_size, "--batch_size_vae")
         stage = VQGANStage(
-            new_vqgan_config(session),
+            architecture,
             training,
             training_batches(train_images, batch_size, training.seed, options.num_workers),
             lambda: validation_batches(validation_images, batch_size, options.num_workers),
@@ -157,6 +160,7 @@ def train_vae(session: Session) -> None:
                 "dataset": session.spec.name,
                 "class_names": list(train_images.class_names),
             },
+            compile_model=options.compile,
         )
         run_stage(session, stage, training.epochs, batch_size)
 
@@ -353,7 +357,7 @@ def find_tokenizer(session: Session) -> Tokenizer:
     Raises:
         UserError: if there is none, or it does not fit the options or the dataset.
     """
-    from models.vqgan.loading import load_tokenizer, read_remap
+    from models.vqgan.loading import load_tokenizer
 
     options, spec, run = session.options, session.spec, session.run
     bundled = BUNDLED / run.tokenizer.name
@@ -365,11 +369,8 @@ def find_tokenizer(session: Session) -> Tokenizer:
             f"no tokenizer for {spec.name}: train one with --train_vae (the same command with "
             "--train_vae --train does both), or name a trained VQ-GAN with --checkpoint_vae"
         )
-    wanted = given_fields(VQGANConfig, options)
-    if options.remap:
-        wanted["remap"] = read_remap(Path(options.remap))
-    wanted |= {"image_size": session.size, "image_channels": spec.channels}
-    tokenizer = load_tokenizer(path, wanted).to(session.device)
+    given = given_fields(VQGANConfig, options)
+    tokenizer = load_tokenizer(path, session.size, spec.channels, given).to(session.device)
     grid = tokenizer.grid_size
     log.info("tokenizer %s: %d codes, %d x %d tokens", path, tokenizer.codebook_size, grid, grid)
     return tokenizer
@@ -410,7 +411,7 @@ def load_model(session: Session) -> tuple[MaskedTransformer, Tokenizer, str]:
     return model.to(session.device).eval(), tokenizer, contents["dataset"]
 
 
-def open_images(session: Session, split: str, download: bool = True) -> ImageDataset:
+def open_images(session: Session, split: Split, download: bool = True) -> ImageDataset:
     """Open one split of the dataset at the session's size."""
     from data.datasets import open_dataset
 
@@ -543,7 +544,7 @@ def new_vqgan_config(session: Session) -> VQGANConfig:
         options,
         image_size=session.size,
         image_channels=session.spec.channels,
-        remap=read_remap(Path(options.remap)) if options.remap else None,
+        remap=read_remap(Path(options.remap), options.n_embed) if options.remap else None,
     )
     unused = config.unused_attn_resolutions()
     if unused:

@@ -1,14 +1,12 @@
 """Batches of images for stage 1 and for measuring tokenizers."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
-from data.images import flip_view
-from data.tokens import Images
+from data.images import ImageDataset, flip_view
 from utils.images import from_uint8
 from utils.seeding import rng
 
@@ -16,7 +14,9 @@ EpochBatches = Callable[[int, int], Iterator[Tensor]]
 """(epoch, first batch) -> images float (B, C, H, W) in [-1, 1], from that batch of the epoch on."""
 
 
-def training_batches(images: Images, batch_size: int, seed: int, num_workers: int) -> EpochBatches:
+def training_batches(
+    images: ImageDataset, batch_size: int, seed: int, num_workers: int
+) -> EpochBatches:
     """Batches in an order and under flips that depend on (seed, epoch) alone.
 
     What does not fill a batch at the end of an epoch is left out, unless it is all there is.
@@ -28,7 +28,7 @@ def training_batches(images: Images, batch_size: int, seed: int, num_workers: in
         order = rng(seed, "image order", epoch).permutation(len(images))
         views = rng(seed, "image views", epoch).integers(0, images.num_views, len(images))
         used = slice(first_batch * batch_size, num_batches * batch_size)
-        chosen: Any = Subset(images, order[used].tolist())  # type: ignore[arg-type]
+        chosen = Subset(images, order[used].tolist())
         flips = torch.from_numpy(views[used]).split(batch_size)
         for (pixels, _), view in zip(_loader(chosen, batch_size, num_workers), flips, strict=True):
             yield from_uint8(_flip(pixels, view))
@@ -37,19 +37,19 @@ def training_batches(images: Images, batch_size: int, seed: int, num_workers: in
 
 
 def labelled_batches(
-    images: Images, batch_size: int, num_workers: int
+    images: ImageDataset, batch_size: int, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """All images in their order, unflipped: float (B, C, H, W) in [-1, 1], with their labels."""
     for pixels, labels in _loader(images, batch_size, num_workers):
         yield from_uint8(pixels), labels
 
 
-def validation_batches(images: Images, batch_size: int, num_workers: int) -> Iterator[Tensor]:
+def validation_batches(images: ImageDataset, batch_size: int, num_workers: int) -> Iterator[Tensor]:
     """As `labelled_batches`, without the labels."""
     return (batch for batch, _ in labelled_batches(images, batch_size, num_workers))
 
 
-def _loader(images: Any, batch_size: int, num_workers: int) -> DataLoader:
+def _loader(images: Dataset, batch_size: int, num_workers: int) -> DataLoader:
     return DataLoader(
         images, batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_available()
     )

@@ -8,6 +8,7 @@ prepared in the same way. Axes: B batch, C channels, H W pixels.
 """
 
 import hashlib
+import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ UNREADABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+
+END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
 
 class ImageError(UserError):
@@ -64,15 +67,14 @@ class ImageDataset(Dataset):
     def __init__(
         self, source: Source, class_names: Sequence[str], channels: int, size: int, num_views: int
     ) -> None:
-        self._items = source.items
-        self._files = source.files
+        self._source = source
         self.class_names = tuple(class_names)
         self.channels = channels
         self.size = size
         self.num_views = num_views
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._source.items)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         """Read one image.
@@ -80,17 +82,25 @@ class ImageDataset(Dataset):
         Raises:
             ImageError: if its file is damaged.
         """
-        image, label = self._items[index]
+        image, label = self._source.items[index]
         return to_tensor(image, self.size, self.channels), _plain_label(label)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the names, sizes and times of change of all source files."""
+        """Digest of the paths, sizes and times of change of all source files.
+
+        Raises:
+            ImageError: if one of them is gone.
+        """
         digest = hashlib.sha256()
-        for file in self._files:
-            path = Path(file)
-            status = path.stat()
-            digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        root = str(self._source.root)
+        for file in map(str, self._source.files):
+            try:
+                status = os.stat(file)  # noqa: PTH116 (a Path for each of a million files is slow)
+            except OSError as error:
+                raise ImageError(f"cannot read {file}: {error.strerror}") from error
+            name = file.removeprefix(root)
+            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
 
@@ -121,9 +131,25 @@ def load_image(path: str | Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return plain(ImageOps.exif_transpose(image))
+            return plain(_upright(image))
     except UNREADABLE as error:
         raise ImageError(f"cannot read the image {path}: {error}") from error
+
+
+def is_readable(path: str | Path) -> bool:
+    """Whether a file is a whole image, mostly at the cost of reading its two ends.
+
+    JPEG and PNG close with a mark, which a truncated file lacks. Without the mark, and for other
+    formats, the image is decoded to find out.
+    """
+    try:
+        with Image.open(path) as image:
+            mark = END_MARKS.get(image.format or "")
+            if mark is None or mark not in _tail(path):
+                image.load()
+    except UNREADABLE:
+        return False
+    return True
 
 
 def plain(image: Image.Image) -> Image.Image:
@@ -172,6 +198,21 @@ def _centre_square(image: Image.Image, size: int) -> Image.Image:
     left, top = (width - side) / 2, (height - side) / 2
     box = (left, top, left + side, top + side)
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF data says, unless these are damaged."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except UNREADABLE:
+        return image
+
+
+def _tail(path: str | Path, length: int = 64) -> bytes:
+    """The last bytes of a file."""
+    with Path(path).open("rb") as file:
+        file.seek(-min(length, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        return file.read()
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -25,11 +25,13 @@ class Source:
 
     Attributes:
         items: the images with their labels.
+        root: folder of the files.
         files: every file that the images and labels come from; they make the fingerprint.
         class_names: names in the order of the labels, or empty where the table holds them.
     """
 
     items: Items
+    root: Path
     files: Sequence[str | Path]
     class_names: tuple[str, ...] = ()
 

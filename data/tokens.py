@@ -12,14 +12,14 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from data.images import flip_view
+from data.images import ImageDataset, flip_view
 from utils.errors import UserError
 from utils.files import exclusive_lock, make_folder, write_json_atomic
 from utils.progress import progress_bar
@@ -31,19 +31,8 @@ CACHE_FORMAT = 1
 FLUSH_EVERY = 50  # batches between two progress records
 
 
-class Images(Protocol):
-    """What the cache asks of a dataset (data/datasets.py has the real ones)."""
-
-    num_views: int
-    fingerprint: str
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Any]: ...
-
-
 def cached_tokens(
-    images: Images,
+    images: ImageDataset,
     encode: Callable[[Tensor], Tensor],
     seq_len: int,
     identity: Mapping[str, Any],
@@ -96,7 +85,7 @@ def cache_bytes(num_images: int, num_views: int, seq_len: int) -> int:
 
 
 def _write(
-    images: Images,
+    images: ImageDataset,
     encode: Callable[[Tensor], Tensor],
     manifest: Mapping[str, Any],
     folder: Path,
@@ -144,9 +133,9 @@ def _write(
 
 
 def _batches(
-    images: Images, start: int, batch_size: int, num_workers: int
+    images: ImageDataset, start: int, batch_size: int, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    rest: Any = Subset(images, range(start, len(images)))  # type: ignore[arg-type]
+    rest = Subset(images, range(start, len(images)))
     return iter(
         DataLoader(rest, batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_available())
     )

@@ -72,6 +72,9 @@ def parse_options(argv: Sequence[str], datasets: Collection[str]) -> Options:
     given = frozenset(name for name, value in parsed.items() if value is not unset)
     values = {name: parsed[name] if name in given else defaults[name] for name in defaults}
     options = Options(argparse.Namespace(**values), given)
+    for name in ("betas", "betas_vae"):
+        if len(values[name]) != 2:
+            parser.error(f"--{name} needs two numbers, got {values[name]}")
     if not any(values[mode] for mode in MODES):
         parser.error("choose what to do: " + ", ".join(f"--{mode}" for mode in MODES))
     return options
@@ -248,7 +251,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _option(group, "--device", str, "auto", "NAME", "auto, cpu, cuda, cuda:<i> or mps")
     precision = "of matrix products; auto is bf16 where the hardware has it"
     _choice(group, "--precision", ("auto", "fp32", "bf16"), "auto", precision)
-    _flag(group, "--compile", "torch.compile the training step; pays on a GPU")
+    _flag(
+        group, "--compile", "torch.compile the training step: a minute at the start, faster steps"
+    )
     _flag(group, "--deterministic", "equal bits on CUDA too, at some cost in speed")
     _flag(group, "--no_wandb", "do not use Weights & Biases")
 

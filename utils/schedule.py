@@ -21,6 +21,6 @@ def warmup_cosine(step: int, total_steps: int, warmup_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def capped_warmup(warmup_epochs: int, epochs: int) -> float:
+def capped_warmup(warmup_epochs: float, epochs: int) -> float:
     """Warm-up in epochs, at most a tenth of the run, so that short runs also reach their peak."""
-    return min(float(warmup_epochs), epochs / 10)
+    return min(warmup_epochs, epochs / 10)

@@ -1,6 +1,6 @@
 """From the options of a command line to the config dataclasses of the models, and the reverse."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,12 +71,21 @@ def configure(kind: type[Config], options: Options, **known: Any) -> Config:
     if kind is TrainingConfig and values["schedule"] in CUMULATIVE_SCHEDULES:
         values["schedule"] = values["schedule"].removesuffix("-cumulative")
     config = kind(**values)
-    if hasattr(config, "validate") and kind is not VQGANTrainingConfig:
-        try:
-            config.validate()
-        except ValueError as error:
-            raise UserError(str(error)) from error
+    if isinstance(config, TransformerConfig | VQGANConfig):
+        checked(config.validate)
     return config
+
+
+def checked(validate: Callable[..., None], *arguments: Any) -> None:
+    """Call a config's check; what it finds wrong is the user's to mend.
+
+    Raises:
+        UserError: with the text of the ValueError.
+    """
+    try:
+        validate(*arguments)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def options_of(kind: type) -> dict[str, str]:
@@ -102,6 +111,8 @@ def reject_contradictions(
         UserError: naming option, value, file and the file's value.
     """
     for field, value in given_fields(kind, options).items():
+        if field == "remap":
+            continue  # a file; loading the tokenizer compares what is in it
         if field in stored and not _equal(value, stored[field]):
             raise UserError(
                 f"--{options_of(kind)[field]} {_shown(value)} contradicts {source}, which says "

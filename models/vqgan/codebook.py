@@ -23,20 +23,17 @@ def count_codes(tokens: Tensor, codebook_size: int) -> Tensor:
     return counts.index_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype))
 
 
-def draw_vectors(vectors: Tensor, weights: Tensor, uniform: Tensor) -> Tensor:
-    """Draw vectors with probability proportional to their weights.
+def draw_order(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Order in which a weighted draw without replacement takes things (Efraimidis, Spirakis 2006).
 
     Args:
-        vectors: (N, D).
         weights: (N,), not negative.
-        uniform: (K,) in [0, 1), the randomness.
+        uniform: (N,) in [0, 1), the randomness.
 
     Returns:
-        (K, D), rows of `vectors`.
+        int64 (N,), a permutation; what has weight 0 comes last.
     """
-    cumulative = weights.cumsum(0)
-    index = torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)
-    return vectors[index.clamp_max(len(vectors) - 1)]
+    return (uniform.log() / weights).argsort(descending=True, stable=True)
 
 
 class CodebookCare:
@@ -73,12 +70,13 @@ class CodebookCare:
             vectors: encoder outputs, float32 (N, D).
             generator: the randomness.
         """
-        codes = draw_vectors(vectors, torch.ones_like(vectors[:, 0]), self._uniform(generator))
+        codes = torch.zeros_like(self.quantizer.codes)
+        unused = torch.ones_like(self.usage, dtype=torch.bool)
         for _ in range(FIRST_ROUNDS):
             tokens = nearest_codes(vectors, codes)
-            unused = count_codes(tokens, len(codes)) == 0
-            drawn = self._draw(vectors, codes[tokens], generator)
+            drawn = _draw(unused, vectors, codes[tokens], generator)
             codes = torch.where(unused[:, None], drawn, codes)
+            unused = count_codes(nearest_codes(vectors, codes), len(codes)) == 0
         self._write(self.quantizer, codes)
         self._write(self.averaged, codes)
 
@@ -102,7 +100,7 @@ class CodebookCare:
         """
         codes = self.quantizer.codes
         dead = (self.usage < self.revive_below) & allowed  # (K,)
-        drawn = self._draw(vectors, codes[tokens], generator)
+        drawn = _draw(dead, vectors, codes[tokens], generator)
         column = dead[:, None]
         self._write(self.quantizer, torch.where(column, drawn, codes))
         self._write(self.averaged, torch.where(column, drawn, self.averaged.codes))
@@ -111,18 +109,6 @@ class CodebookCare:
         rows = self._rows(self.quantizer)
         for moment in self._moments():
             moment[rows] = torch.where(column, 0.0, moment[rows])
-
-    def _draw(self, vectors: Tensor, codes: Tensor, generator: np.random.Generator) -> Tensor:
-        """One vector per code, with probability proportional to its squared distance, as k-means++.
-
-        Dense regions of the latent space have codes already; a dead code helps most elsewhere.
-        """
-        squared_error = (vectors - codes).square().sum(1)  # (N,)
-        return draw_vectors(vectors, squared_error, self._uniform(generator))
-
-    def _uniform(self, generator: np.random.Generator) -> Tensor:
-        drawn = generator.random(len(self.usage), dtype=np.float32)
-        return torch.from_numpy(drawn).to(self.usage.device, non_blocking=True)
 
     def _moments(self) -> list[Tensor]:
         state = self.optimizer.state[self.quantizer.embedding.weight]
@@ -135,3 +121,25 @@ class CodebookCare:
     def _rows(quantizer: VectorQuantizer) -> Tensor | slice:
         """Where the K codes are among the rows of the codebook."""
         return slice(None) if quantizer.used is None else quantizer.used
+
+
+def _draw(dead: Tensor, vectors: Tensor, codes: Tensor, generator: np.random.Generator) -> Tensor:
+    """A new place for each dead code: an encoder output, drawn by its squared distance.
+
+    As in k-means++: dense regions of the latent space have codes already, and a dead code helps
+    most elsewhere. Nothing here waits for the device.
+
+    Args:
+        dead: bool (K,).
+        vectors: encoder outputs, float32 (N, D).
+        codes: the code that each is quantised to, (N, D).
+        generator: the randomness.
+
+    Returns:
+        (K, D), rows of `vectors`; different ones for dead codes if N is large enough.
+    """
+    uniform = torch.from_numpy(generator.random(len(vectors), dtype=np.float32))
+    squared_error = (vectors - codes).square().sum(1)  # (N,)
+    order = draw_order(squared_error, uniform.to(vectors.device, non_blocking=True))
+    rank = (dead.cumsum(0) - 1).clamp_min(0) % len(vectors)  # (K,)
+    return vectors[order[rank]]

@@ -131,7 +131,9 @@ class VQGANConfig:
             raise ValueError("remap: the list of used codes is empty")
         wrong = [code for code in self.remap if not 0 <= code < self.n_embed]
         if wrong:
-            raise ValueError(f"remap: code {wrong[0]} is not in the codebook (0..{self.n_embed - 1})")
+            raise ValueError(
+                f"remap: code {wrong[0]} is not in the codebook (0..{self.n_embed - 1})"
+            )
         if len(set(self.remap)) < len(self.remap):
             twice = next(code for code in self.remap if self.remap.count(code) > 1)
             raise ValueError(f"remap: code {twice} occurs more than once")
@@ -211,7 +213,7 @@ class VQGANTrainingConfig:
         smallest = 3 * 2**layers
         if self.disc_weight and (layers < 1 or architecture.image_size < smallest):
             raise ValueError(
-                f"a discriminator with {layers} strided layer(s) needs images of {smallest} pixels, "
-                f"not {architecture.image_size}; lower disc_layers (at least 1) or use "
-                "disc_weight 0"
+                f"a discriminator with {layers} strided layer(s) needs images of at least "
+                f"{smallest} pixels, not {architecture.image_size}; lower disc_layers (at least 1) "
+                "or use disc_weight 0"
             )

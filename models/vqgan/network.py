@@ -91,7 +91,13 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks at one resolution, each followed by attention if `with_attention`."""
+    """The blocks at one resolution, each followed by attention if `with_attention`.
+
+    The way to the next resolution, `downsample` or `upsample`, is set where there is one.
+    """
+
+    downsample: Downsample | None
+    upsample: Upsample | None
 
     def __init__(
         self, in_channels: int, channels: int, num_blocks: int, dropout: float, with_attention: bool
@@ -100,13 +106,18 @@ class Level(nn.Module):
         widths = [in_channels] + [channels] * (num_blocks - 1)
         self.block = nn.ModuleList(ResidualBlock(width, channels, dropout) for width in widths)
         self.attn = nn.ModuleList(AttentionBlock(channels) for _ in widths if with_attention)
+        self.downsample = self.upsample = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, channels, H, W)."""
+        """(B, in, H, W) -> (B, channels, H, W), or half or twice that size."""
         for index, block in enumerate(self.block):
             x = block(x)
             if self.attn:
                 x = self.attn[index](x)
+        if self.downsample is not None:
+            x = self.downsample(x)
+        if self.upsample is not None:
+            x = self.upsample(x)
         return x
 
 
@@ -149,8 +160,6 @@ class Encoder(nn.Module):
         x = self.conv_in(images)
         for level in self.down:
             x = level(x)
-            if hasattr(level, "downsample"):
-                x = level.downsample(x)
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
@@ -185,8 +194,6 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
-            if hasattr(level, "upsample"):
-                x = level.upsample(x)
         return F.silu(self.norm_out(x))
 
 

@@ -48,12 +48,13 @@ class Objective:
         self.perceptual: PerceptualLoss | None = None
         if training.disc_weight:
             layers = training.discriminator_layers(config.image_size)
-            discriminator = PatchDiscriminator(config.image_channels, training.disc_channels, layers)
-            self.discriminator = discriminator.to(device, memory_format=torch.channels_last)
+            width = training.disc_channels
+            self.discriminator = PatchDiscriminator(config.image_channels, width, layers).to(device)
+            self.discriminator.to(memory_format=torch.channels_last)
         if training.perceptual_weight:
             path = training.perceptual_vgg
             loss = PerceptualLoss(load_vgg_weights(None if path is None else Path(path)))
-            self.perceptual = loss.to(device, memory_format=torch.channels_last)
+            self.perceptual = loss.to(device).to(memory_format=torch.channels_last)
 
     def distance(self, images: Tensor, targets: Tensor) -> Tensor:
         """LPIPS, or 0 where it is not wanted; a scalar."""

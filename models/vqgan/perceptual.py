@@ -43,7 +43,8 @@ class PerceptualLoss(nn.Module):
                     # "slice2.5.weight" holds layer 5 of torchvision's features.
                     parameter.copy_(vgg_weights[f"features.{name.split('.', 1)[1]}"])
         except (KeyError, RuntimeError) as error:
-            raise UserError(f"these are not torchvision's VGG16 weights ({error}); {WAY_OUT}") from None
+            reason = f"these are not torchvision's VGG16 weights ({error})"
+            raise UserError(f"{reason}; {WAY_OUT}") from None
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Distance of images (B, C, H, W) in [-1, 1] from their targets, C 1 or 3; a scalar."""

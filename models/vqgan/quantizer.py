@@ -48,7 +48,7 @@ def straight_through(quantized: Tensor, original: Tensor) -> Tensor:
 
 
 def codebook_loss(codes: Tensor, vectors: Tensor) -> Tensor:
-    """Mean squared distance, pulling the codes to the vectors and, weaker, the vectors to the codes.
+    """Mean squared distance: pulls codes to vectors and, more weakly, vectors to codes.
 
     Args:
         codes: the chosen codes, float, any shape.

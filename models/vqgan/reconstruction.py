@@ -35,9 +35,7 @@ class ReconstructionMeter:
         self._psnr = PeakSignalNoiseRatio(data_range=RANGE).to(device)
         self._ssim = StructuralSimilarityIndexMeasure(data_range=RANGE).to(device)
 
-    def reconstruct(
-        self, batches: Iterator[tuple[Tensor, Tensor]]
-    ) -> Iterator[Reconstructed]:
+    def reconstruct(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[Reconstructed]:
         """Reconstruct batches of (images float (B, C, H, W) in [-1, 1], labels), and score them."""
         for batch, labels in batches:
             images = batch.to(self.tokenizer.device, non_blocking=True)

@@ -1,7 +1,7 @@
 """The frozen VQ-GAN: what stage 2 and everything after it sees of stage 1."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -96,6 +96,17 @@ class Tokenizer:
         config = plain_config(self.config)
         return {"config": config, "weights": weights, "fingerprint": self.fingerprint}
 
+    def remapped(self, remap: tuple[int, ...]) -> "Tokenizer":
+        """The same model with a smaller alphabet, on the CPU.
+
+        Args:
+            remap: the codes in use; token i then stands for code remap[i].
+        """
+        model = VQModel(replace(self.config, remap=remap))
+        used = torch.tensor(remap)
+        model.load_state_dict({**self._model.state_dict(), "quantize.used": used})
+        return Tokenizer(model)
+
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> "Tokenizer":
         """Rebuild a tokenizer on the CPU.
@@ -131,7 +142,9 @@ def config_from_plain(values: Mapping[str, Any]) -> VQGANConfig:
         TypeError: if a name is unknown.
         ValueError: if the numbers do not fit together.
     """
-    tuples = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    config = VQGANConfig(**tuples)
+    fields: dict[str, Any] = {}
+    for name, value in values.items():
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    config = VQGANConfig(**fields)
     config.validate()
     return config

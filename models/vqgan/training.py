@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from models.vqgan.codebook import CodebookCare, count_codes
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
-from models.vqgan.loss import adaptive_weight
+from models.vqgan.gradients import Backward
 from models.vqgan.network import Reconstruction, VQModel
-from models.vqgan.objective import Feedback, Objective
+from models.vqgan.objective import Objective
 from models.vqgan.quantizer import codebook_usage
 from models.vqgan.tokenizer import Tokenizer
 from utils.device import autocast
 from utils.ema import EMA
 from utils.images import save_grid, to_uint8
-from utils.schedule import warmup_cosine
+from utils.schedule import capped_warmup, warmup_cosine
 from utils.seeding import derive_seed, rng
 
 PREVIEW_IMAGES = 8
@@ -80,7 +80,7 @@ class VQGANStage:
         self._current: Iterator[Tensor] = iter(())
         self._next_step = -1  # the step that _current has the batch for
         torch.manual_seed(derive_seed(training.seed, "vqgan weights"))
-        self.model = VQModel(config).to(device, memory_format=torch.channels_last)
+        self.model = VQModel(config).to(device).to(memory_format=torch.channels_last)
         self.objective = Objective(config, training, device)
         self.ema = EMA(self.model, training.ema_decay)
         self.optimizer = self._make_optimizer(self.model)
@@ -99,8 +99,8 @@ class VQGANStage:
     def learning_rate(self, step: int) -> float:
         """Warm-up, then cosine decay over the whole run."""
         total = self.training.epochs * self.steps_per_epoch
-        warmup = round(self.training.warmup_epochs * self.steps_per_epoch)
-        return self.training.lr * warmup_cosine(step, total, warmup)
+        warmup = capped_warmup(self.training.warmup_epochs, self.training.epochs)
+        return self.training.lr * warmup_cosine(step, total, round(warmup * self.steps_per_epoch))
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One optimiser step of the autoencoder and, from `disc_start` on, of the discriminator.
@@ -160,14 +160,13 @@ class VQGANStage:
         save_grid(path, to_uint8(both), columns=len(images))
 
     def checkpoint(self, step: int) -> dict[str, Any]:
-        """Contents of the checkpoint: the averaged weights as a tokenizer, and the raw ones."""
+        """Contents of the checkpoint: the averaged weights, as a tokenizer."""
         published = VQModel(self.config)
         published.load_state_dict(self.averaged.state_dict())
         return {
             **self._describe,
             "step": step,
             "tokenizer": Tokenizer(published).entry(),
-            "raw_weights": self.model.state_dict(),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -271,79 +270,6 @@ class VQGANStage:
             optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.model, step)
         return finite
-
-
-class Backward:
-    """Turns feedback on images into gradients of the autoencoder's weights.
-
-    The adaptive weight is a ratio of gradients of the whole batch. With one part it is known before
-    the backward pass, which is then made once. With several it is known after the last, so the
-    generator's gradients are accumulated beside the others and added at the end.
-    """
-
-    def __init__(self, model: VQModel, training: VQGANTrainingConfig, accumulate: bool) -> None:
-        self._parameters = list(model.parameters())
-        self._last_layer = model.decoder.conv_out.weight
-        self._training = training
-        self._accumulate = accumulate
-        self._generator_gradients: list[Tensor] = []
-        self._weight: Tensor | None = None
-        self._metrics: dict[str, Tensor] = {}
-
-    def add(self, output: Reconstruction, feedback: Feedback, share: float) -> None:
-        """Accumulate the gradients of one part; `share` is its part of the batch."""
-        gradient = feedback.reconstruction
-        if feedback.generator is not None:
-            if self._accumulate:
-                self._keep_apart(output.images, feedback.generator)
-            else:
-                self._weight = self._measure(output.images, gradient, feedback.generator)
-                gradient = gradient + self._weight * feedback.generator
-        factor = output.codebook_loss.new_tensor(share * self._training.codebook_weight)
-        torch.autograd.backward([output.images, output.codebook_loss], [gradient, factor])
-        codebook = {"codebook": share * output.codebook_loss.detach()}
-        for name, value in {**feedback.metrics, **codebook}.items():
-            self._metrics[name] = self._metrics.get(name, torch.zeros_like(value)) + value
-
-    def finish(self) -> dict[str, Tensor]:
-        """Complete the gradients; returns the metrics of the whole batch."""
-        metrics = self._metrics
-        metrics["loss"] = metrics["loss"] + self._training.codebook_weight * metrics["codebook"]
-        if self._generator_gradients:
-            self._weight = self._add_kept()
-        if self._weight is not None:
-            metrics["loss"] = metrics["loss"] + self._weight * metrics["generator"]
-            metrics["adaptive_weight"] = self._weight
-        return metrics
-
-    def _measure(self, images: Tensor, reconstruction: Tensor, generator: Tensor) -> Tensor:
-        """The generator's weight from gradients on the images."""
-        gradients = [
-            torch.autograd.grad(images, self._last_layer, gradient, retain_graph=True)[0]
-            for gradient in (reconstruction, generator)
-        ]
-        return self._training.disc_weight * adaptive_weight(*gradients)
-
-    def _keep_apart(self, images: Tensor, generator: Tensor) -> None:
-        gradients = torch.autograd.grad(
-            images, self._parameters, generator, retain_graph=True, materialize_grads=True
-        )
-        if self._generator_gradients:
-            torch._foreach_add_(self._generator_gradients, gradients)
-        else:
-            self._generator_gradients = list(gradients)
-
-    def _add_kept(self) -> Tensor:
-        index = next(i for i, p in enumerate(self._parameters) if p is self._last_layer)
-        present = self._last_layer.grad  # without the quantiser's loss, which ends before it
-        assert present is not None
-        weight = self._training.disc_weight * adaptive_weight(
-            present, self._generator_gradients[index]
-        )
-        for parameter, gradient in zip(self._parameters, self._generator_gradients, strict=True):
-            assert parameter.grad is not None
-            parameter.grad.add_(weight * gradient)
-        return weight
 
 
 def _flat(latents: Tensor) -> Tensor:

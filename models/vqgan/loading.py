@@ -1,0 +1,242 @@
+"""Open a trained VQ-GAN: one of this program, or one in the layout of taming-transformers.
+
+Files of the second kind hold weights alone. Their architecture is read off the shapes of the
+weights where these tell it, and taken from the options where they do not. Known layouts: a bare
+state dict (caetas/GenerativeZoo), a Lightning checkpoint with the entry `state_dict`, and a whole
+transformer checkpoint with the VQ-GAN under `first_stage_model.`.
+"""
+
+import dataclasses
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.vqgan.config import VQGANConfig
+from models.vqgan.network import VQModel
+from models.vqgan.tokenizer import Tokenizer
+from utils.checkpoint import contents_of, is_own_format, read_torch_file
+from utils.errors import UserError
+
+PREFIXES = ("first_stage_model.", "module.", "_orig_mod.")
+PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.", "colorize")
+
+
+def load_tokenizer(
+    path: Path, image_size: int, image_channels: int, given: Mapping[str, Any]
+) -> Tokenizer:
+    """Load a tokenizer onto the CPU.
+
+    Args:
+        path: a VQGAN_*.pt or MaskGIT_*.pt of this program, or a file in taming's layout.
+        image_size: pixels along one side of the images it is wanted for.
+        image_channels: of these images.
+        given: fields of VQGANConfig that were set by hand, "remap" as the path of its file. A
+            remap is applied to a tokenizer that has none.
+
+    Raises:
+        UserError: if the file is missing, damaged, or no VQ-GAN, or if it does not fit the images
+            or a given field; names both values.
+    """
+    stored = _read(path)
+    if is_own_format(stored):
+        kind = "maskgit" if stored.get("kind") == "maskgit" else "vqgan"
+        tokenizer = Tokenizer.from_entry(contents_of(stored, path, kind).get("tokenizer", {}))
+        _reject_contradictions(path, dataclasses.asdict(tokenizer.config), given)
+        if tokenizer.image_size != image_size:
+            raise UserError(
+                f"{path} was trained on images of {tokenizer.image_size} pixels, not {image_size}; "
+                f"use --size {tokenizer.image_size}"
+            )
+    else:
+        tokenizer = _from_weights(path, find_weights(stored, path), image_size, given)
+    if tokenizer.channels != image_channels:
+        raise UserError(
+            f"{path} is for images of {tokenizer.channels} channel(s); those of the dataset have "
+            f"{image_channels}"
+        )
+    return _with_remap(path, tokenizer, given.get("remap"))
+
+
+def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:
+    """Read the file of --remap: an .npy with the numbers of the used codes.
+
+    Args:
+        path: the file.
+        n_embed: rows of the codebook that it belongs to.
+
+    Raises:
+        UserError: if it is missing, or is not a list of different codes in [0, n_embed).
+    """
+    try:
+        codes = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"--remap {path}: cannot be read as an .npy file ({error})") from error
+    if not isinstance(codes, np.ndarray) or codes.ndim != 1 or codes.dtype.kind not in "iu":
+        raise UserError(f"--remap {path}: must hold one array of whole numbers, the used codes")
+    remap = tuple(codes.tolist())
+    try:
+        VQGANConfig(n_embed=n_embed, remap=remap).validate()
+    except ValueError as error:
+        raise UserError(f"--remap {path}: {error}") from error
+    return remap
+
+
+def find_weights(stored: Any, path: Path) -> dict[str, Tensor]:
+    """Pick a VQModel's weights from what a file holds, in float32 and under taming's names.
+
+    The weights of losses and of anything else around the model are left out.
+
+    Raises:
+        UserError: if there are none.
+    """
+    entries = stored.get("state_dict", stored) if isinstance(stored, Mapping) else {}
+    if not isinstance(entries, Mapping):
+        entries = {}
+    tensors = {k: v for k, v in entries.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    for prefix in PREFIXES:
+        if any(name.startswith(f"{prefix}encoder.") for name in tensors):
+            size = len(prefix)
+            tensors = {k[size:]: v for k, v in tensors.items() if k.startswith(prefix)}
+    weights = {name: value for name, value in tensors.items() if name.startswith(PARTS)}
+    if "quantize.embed.weight" in weights:
+        raise UserError(
+            f"{path} has a Gumbel quantiser, whose tokens are random; a VQ-GAN with nearest "
+            "codes is needed"
+        )
+    for name in ("encoder.conv_in.weight", "decoder.conv_out.weight", "quantize.embedding.weight"):
+        if name not in weights:
+            raise UserError(f"{path} holds no VQ-GAN in taming-transformers' layout: no {name}")
+    return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+
+
+def infer_config(weights: Mapping[str, Tensor], image_size: int) -> dict[str, Any]:
+    """Read the fields of VQGANConfig off the shapes of weights.
+
+    Args:
+        weights: as `find_weights` returns them.
+        image_size: to name the resolutions that have attention.
+
+    Returns:
+        All fields but `dropout` and `sane_index_shape`, which leave no trace. Fields that follow
+        from impossible shapes are impossible themselves; the weights then fit no model.
+
+    Raises:
+        KeyError: if a weight is missing.
+    """
+    channels, image_channels = weights["encoder.conv_in.weight"].shape[:2]
+    levels = _count(weights, "encoder.down.")
+    blocks = _count(weights, "encoder.down.0.block.")
+    widths = [
+        weights[f"encoder.down.{level}.block.0.conv2.weight"].shape[0] for level in range(levels)
+    ]
+    z_channels = weights["decoder.conv_in.weight"].shape[1]
+    n_embed, embed_dim = weights["quantize.embedding.weight"].shape
+    used, colorize = weights.get("quantize.used"), weights.get("colorize")
+    return {
+        "image_size": image_size,
+        "image_channels": image_channels,
+        "channels": channels,
+        "z_channels": z_channels,
+        "ch_mult": tuple(width // channels for width in widths),
+        "num_res_blocks": blocks,
+        "attn_resolutions": tuple(
+            image_size // 2**level
+            for level in range(levels)
+            if f"encoder.down.{level}.attn.0.q.weight" in weights
+        ),
+        "double_z": weights["encoder.conv_out.weight"].shape[0] == 2 * z_channels,
+        "n_embed": n_embed,
+        "embed_dim": embed_dim,
+        "remap": None if used is None else tuple(used.tolist()),
+        "colorize_nlabels": None if colorize is None else colorize.shape[1],
+    }
+
+
+class _Ignored:
+    """Stands for the objects of other programs in their checkpoints, and does nothing."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _read(path: Path) -> Any:
+    """Read a torch file without running code from it.
+
+    Lightning's files hold objects of its own beside the weights, which torch's safe reader refuses.
+    They are read as empty objects.
+    """
+    foreign: list[str] = []
+    if path.is_file() and zipfile.is_zipfile(path):
+        try:
+            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        except Exception:
+            # Not a file of torch.save; the reader below says so.
+            foreign = []
+    with torch.serialization.safe_globals([(_Ignored, name) for name in foreign]):
+        return read_torch_file(path)
+
+
+def _from_weights(
+    path: Path, weights: dict[str, Tensor], image_size: int, given: Mapping[str, Any]
+) -> Tokenizer:
+    try:
+        inferred = infer_config(weights, image_size)
+        _reject_contradictions(path, inferred, given)
+        traceless = {k: given[k] for k in ("dropout", "sane_index_shape") if k in given}
+        config = VQGANConfig(**{**inferred, **traceless})
+        config.validate()
+        model = VQModel(config)
+        model.load_state_dict(weights)
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"the weights in {path} do not make a VQ-GAN: {reason}") from error
+    return Tokenizer(model)
+
+
+def _reject_contradictions(path: Path, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if name == "remap" or name not in stored:
+            continue
+        wanted = tuple(value) if isinstance(value, list) else value
+        if name == "attn_resolutions":
+            # Only those that occur leave a trace, and their order does not matter.
+            size, levels = stored["image_size"], len(stored["ch_mult"])
+            possible = {size // 2**level for level in range(levels)}
+            same = set(wanted) & possible == set(stored[name]) & possible
+        else:
+            same = wanted == stored[name]
+        if not same:
+            raise UserError(
+                f"--{name} {_shown(wanted)} contradicts {path}, which has {_shown(stored[name])}; "
+                "leave the option out"
+            )
+
+
+def _with_remap(path: Path, tokenizer: Tokenizer, remap_path: str | None) -> Tokenizer:
+    """Apply --remap, or check that it is what the tokenizer has already."""
+    if remap_path is None:
+        return tokenizer
+    remap = read_remap(Path(remap_path), tokenizer.config.n_embed)
+    if tokenizer.config.remap is None:
+        return tokenizer.remapped(remap)
+    if tokenizer.config.remap != remap:
+        raise UserError(
+            f"--remap {remap_path} names {len(remap)} codes, others than the "
+            f"{tokenizer.codebook_size} in use in {path}; leave the option out"
+        )
+    return tokenizer
+
+
+def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbers follow a prefix in the names of weights."""
+    return len({k[len(prefix) :].split(".")[0] for k in weights if k.startswith(prefix)})
+
+
+def _shown(value: Any) -> str:
+    return str(list(value) if isinstance(value, tuple) else value)

@@ -1,0 +1,87 @@
+"""A tiny world for runs of the real command line: real file formats, tiny networks."""
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from MaskGIT import main
+
+REAL_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+TINY_VQGAN = "--channels 32 --ch_mult 1,1,1 --num_res_blocks 1 --attn_resolutions [] --z_channels 8"
+TINY_CODES = "--n_embed 16 --embed_dim 8 --perceptual_weight 0 --disc_weight 0"
+TINY_TRANSFORMER = "--embed_dim_t 8 --hidden_dim 16 --heads 2 --depth 1 --mlp_dim 16"
+TRAIN_TINY = f"--dataset mnist --n_epochs 2 --batch_size 16 {TINY_TRANSFORMER}"
+
+Run = Callable[[str], str]
+
+
+def write_idx(folder: Path, images: np.ndarray, labels: np.ndarray, prefix: str) -> None:
+    """Write uint8 (N, 28, 28) and (N,) in MNIST's gzipped IDX format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(">IIII", 0x803, *images.shape)
+    with gzip.open(folder / f"{prefix}-images-idx3-ubyte.gz", "wb") as file:
+        file.write(header + images.tobytes())
+    with gzip.open(folder / f"{prefix}-labels-idx1-ubyte.gz", "wb") as file:
+        file.write(struct.pack(">II", 0x801, len(labels)) + labels.tobytes())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MNIST's files with 48 training and 20 test images: a square whose place is the class."""
+    folder = tmp_path_factory.mktemp("datasets")
+    for prefix, count in (("train", 48), ("t10k", 20)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        images = np.zeros((count, 28, 28), np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            top, left = 14 * (label // 5), 5 * (label % 5)
+            image[top : top + 10, left : left + 5] = 255
+        write_idx(folder / "MNIST" / "raw", images, labels, prefix)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny VQ-GAN, trained by the command line for a few steps: 8 x 8 tokens, 16 codes."""
+    output = tmp_path_factory.mktemp("tokenizer")
+    main(
+        f"--train_vae --dataset mnist --data_dir {data_dir} --output_dir {output} --n_epochs_vae 2 "
+        f"--batch_size_vae 16 --no_wandb {TINY_VQGAN} {TINY_CODES}".split()
+    )
+    return output / "mnist" / "VQGAN_mnist.pt"
+
+
+@pytest.fixture
+def run(
+    data_dir: Path, tokenizer_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """Run the program in a fresh output folder; returns what it printed."""
+
+    def call(arguments: str) -> str:
+        capsys.readouterr()
+        main(
+            f"{arguments} --data_dir {data_dir} --output_dir {tmp_path} --no_wandb --seed 1".split()
+        )
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained(data_dir: Path, tokenizer_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a tiny transformer, trained by the command line."""
+    output = tmp_path_factory.mktemp("trained")
+    main(
+        f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --data_dir {data_dir} "
+        f"--output_dir {output} --no_wandb".split()
+    )
+    return output / "mnist"

@@ -1,0 +1,309 @@
+"""The real command line on real file formats: what it writes, and how it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_CODES, TINY_TRANSFORMER, TINY_VQGAN, TRAIN_TINY
+from PIL import Image
+
+from MaskGIT import main
+from utils.checkpoint import load_checkpoint
+
+
+def samples_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(folder / "mnist" / "samples" / "samples.npz", allow_pickle=False) as stored:
+        return stored["arr_0"], stored["arr_1"]
+
+
+def test_training_leaves_a_complete_run_folder(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {"MaskGIT_mnist.pt", "resume_maskgit.pt", "metrics.jsonl", "config.json"} <= names
+    contents = load_checkpoint(trained / "MaskGIT_mnist.pt", "maskgit")
+    assert contents["dataset"] == "mnist"
+    assert contents["class_names"] == list("0123456789")
+    assert contents["step"] == 6
+    assert contents["config"]["codebook_size"] == 16
+    assert contents["weights"].keys() == contents["ema"].keys()
+    assert contents["tokenizer"]["config"]["n_embed"] == 16
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert {"train/loss", "train/lr", "val/loss", "val/accuracy"} <= set().union(*rows)
+    config = json.loads((trained / "config.json").read_text())["maskgit"]
+    assert config["depth"] == 1
+    assert config["n_epochs"] == 2
+
+
+def test_sampling_finds_the_run_and_writes_everything(trained, capsys):
+    main(f"--sample --dataset mnist --output_dir {trained.parent} --num_samples 12".split())
+    told = capsys.readouterr().out
+    images, labels = samples_of(trained.parent)
+    assert images.shape == (12, 32, 32, 1)
+    assert images.dtype == np.uint8
+    assert labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    folder = trained / "samples"
+    for index in (0, 11):
+        with Image.open(folder / "images" / f"{index:06d}.png") as single:
+            assert (np.asarray(single) == images[index, :, :, 0]).all()
+    assert len(list((folder / "images").iterdir())) == 12
+    with Image.open(folder / "grid.png") as grid:
+        assert grid.size[0] > 10 * 32
+    assert str(folder / "grid.png") in told
+    assert "step  tokens  temperature  guidance" in told
+
+
+def test_sampling_needs_nothing_but_the_checkpoint(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["--sample", "--checkpoint", str(trained / "MaskGIT_mnist.pt"), "--num_samples", "3"])
+    assert samples_of(tmp_path / "runs")[0].shape == (3, 32, 32, 1)
+
+
+def sample(trained, tmp_path, extra="", count=12):
+    main(
+        f"--sample --checkpoint {trained / 'MaskGIT_mnist.pt'} --output_dir {tmp_path} "
+        f"--precision fp32 --num_samples {count} {extra}".split()
+    )
+    return samples_of(tmp_path)[0]
+
+
+def test_samples_repeat_with_the_seed_alone(trained, tmp_path):
+    first = sample(trained, tmp_path)
+    assert (sample(trained, tmp_path) == first).all()
+    assert (sample(trained, tmp_path, "--seed 1") != first).any()
+
+
+def test_an_image_does_not_depend_on_how_many_are_made(trained, tmp_path):
+    many = sample(trained, tmp_path, "--batch_size 5")
+    few = sample(trained, tmp_path, "--batch_size 5", count=7)
+    assert (many[:7] == few).all()
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--step 2", "--sched_mode root", "--sched_mode cosine-cumulative", "--cfg_w 0", "--r_temp 0",
+     "--sm_temp 3", "--mask-value -1", "--mask-value 3"],
+)  # fmt: skip
+def test_every_sampling_option_changes_the_images(trained, tmp_path, option):
+    assert (sample(trained, tmp_path) != sample(trained, tmp_path, option)).any()
+
+
+def test_labels_choose_classes(trained, tmp_path):
+    main(
+        f"--sample --checkpoint {trained / 'MaskGIT_mnist.pt'} --output_dir {tmp_path} "
+        "--labels 3,3,7".split()
+    )
+    assert samples_of(tmp_path)[1].tolist() == [3, 3, 7]
+
+
+def test_more_steps_than_tokens_are_capped_and_said(trained, tmp_path, capsys):
+    sample(trained, tmp_path, "--step 1000", count=2)
+    assert capsys.readouterr().out.count("has only 64 tokens") == 1
+
+
+def test_the_token_cache_is_made_once(run, tokenizer_file, tmp_path):
+    command = f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}"
+    assert "tokenising mnist (train)" in run(command)
+    assert "tokenising" not in run(f"{command} --run_name again")
+    assert len(list((tmp_path / "tokens").glob("mnist-*"))) == 2
+
+
+def test_training_twice_is_refused_and_resuming_a_finished_run_trains_nothing(
+    run, tokenizer_file, tmp_path, capsys
+):
+    command = f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}"
+    run(command)
+    before = (tmp_path / "mnist" / "MaskGIT_mnist.pt").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        run(command)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert all(name in error for name in ("--resume", "--run_name", "--output_dir"))
+    assert "trained already" in run(f"{command} --resume")
+    assert (tmp_path / "mnist" / "MaskGIT_mnist.pt").read_bytes() == before
+
+
+def test_resuming_takes_the_options_of_the_run(run, tokenizer_file, tmp_path, capsys):
+    run(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}")
+    vae = f"--checkpoint_vae {tokenizer_file}"
+    out = run(f"--train --resume --dataset mnist --n_epochs 3 {vae}")
+    assert "continues after step 6" in out
+    contents = load_checkpoint(tmp_path / "mnist" / "MaskGIT_mnist.pt", "maskgit")
+    assert contents["step"] == 9
+    assert contents["config"]["depth"] == 1
+    with pytest.raises(SystemExit):
+        run(f"--train --resume --dataset mnist --depth 2 {vae}")
+    assert "--depth 2" in capsys.readouterr().err
+
+
+def test_the_whole_pipeline_in_one_command(run, tmp_path):
+    out = run(
+        f"--train_vae --reconstruct --train --sample {TRAIN_TINY} --n_epochs_vae 1 "
+        f"--batch_size_vae 16 {TINY_VQGAN} {TINY_CODES} --num_samples 4"
+    )
+    folder = tmp_path / "mnist"
+    result = json.loads((folder / "reconstruction.json").read_text())
+    assert result["images"] == 20
+    assert 0 < result["codebook_usage"] <= 1
+    with np.load(folder / "reconstructions.npz") as stored:
+        assert stored["arr_0"].shape == (20, 32, 32, 1)
+        assert stored["arr_1"].tolist() == [i % 10 for i in range(20)]
+        shown = (stored["arr_0"] / 127.5 - 1).astype(np.float64)
+    assert shown.std() > 0
+    assert "ssim" in out
+    assert samples_of(tmp_path)[0].shape == (4, 32, 32, 1)
+
+
+def test_fewer_images_than_a_batch_is_said_once(run, tokenizer_file):
+    command = f"--train --dataset mnist --checkpoint_vae {tokenizer_file} {TINY_TRANSFORMER}"
+    out = run(f"{command} --n_epochs 1 --batch_size 500")
+    assert out.count("only 48 images") == 1
+    assert "step 1 " in out
+
+
+def test_dry_run_tells_and_writes_nothing(run, tokenizer_file, tmp_path):
+    out = run(f"--train --dry_run {TRAIN_TINY} --checkpoint_vae {tokenizer_file}")
+    assert "48 train, 20 val" in out
+    assert "64 (8 x 8), codebook of 16" in out
+    assert "optimiser steps        6" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- Refusals: one line, code 2, nothing written ---
+
+
+@pytest.fixture
+def refused(run, tmp_path, capsys):
+    def call(arguments: str) -> str:
+        before = {path for path in tmp_path.rglob("*") if path.name != ".lock"}
+        with pytest.raises(SystemExit) as stop:
+            run(arguments)
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert error.startswith("MaskGIT.py: error: ")
+        files = {p for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"}
+        assert files <= before, "something was written"
+        return error
+
+    return call
+
+
+def test_no_tokenizer(refused):
+    assert "--train_vae" in refused("--train --dataset mnist")
+
+
+@pytest.mark.parametrize("option", ["--checkpoint", "--checkpoint_vae"])
+def test_bad_checkpoint_files(refused, trained, tmp_path, option):
+    mode = "--sample --dataset mnist" if option == "--checkpoint" else "--train --dataset mnist"
+    assert "none.pt" in refused(f"{mode} {option} {tmp_path}/none.pt")
+    text = tmp_path / "text.pt"
+    text.write_text("not a checkpoint")
+    assert "text.pt" in refused(f"{mode} {option} {text}")
+    whole = (trained / "MaskGIT_mnist.pt").read_bytes()
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(whole[: len(whole) // 2])
+    assert "cut.pt" in refused(f"{mode} {option} {cut}")
+    other = tmp_path / "other.pt"
+    torch.save({"weight": torch.ones(2)}, other)
+    assert "other.pt" in refused(f"{mode} {option} {other}")
+
+
+def test_wrong_kind_of_checkpoint(refused, tokenizer_file):
+    assert "'vqgan'" in refused(f"--sample --dataset mnist --checkpoint {tokenizer_file}")
+
+
+def test_nothing_trained_yet(refused):
+    assert "--train" in refused("--sample --dataset mnist")
+
+
+def test_a_tokenizer_that_is_not_the_models(refused, trained, tokenizer_file, tmp_path):
+    contents = load_checkpoint(tokenizer_file, "vqgan")
+    contents["tokenizer"]["weights"]["decoder.conv_out.bias"] += 1
+    from models.vqgan.tokenizer import Tokenizer
+    from utils.checkpoint import save_checkpoint, weights_digest
+
+    entry = contents["tokenizer"]
+    entry["fingerprint"] = weights_digest(entry["config"], entry["weights"])
+    assert Tokenizer.from_entry(entry).codebook_size == 16
+    other = tmp_path / "other_vqgan.pt"
+    save_checkpoint(other, "vqgan", contents)
+    model = trained / "MaskGIT_mnist.pt"
+    error = refused(f"--sample --dataset mnist --checkpoint {model} --checkpoint_vae {other}")
+    assert "not the tokenizer" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--hidden_dim 30 --heads 4", "--hidden_dim 30"),
+        ("--n_classes 7", "--n_classes 7"),
+        ("--n_embed 99", "99"),
+        ("--ch_mult 1,1", "1 1"),
+        ("--size 64", "64"),
+        ("--mask-value 17", "--mask-value 17"),
+        ("--device tpu", "tpu"),
+        ("--device cuda:99", "cuda:99"),
+    ],
+)
+def test_options_that_contradict(refused, tokenizer_file, options, told):
+    command = f"--train --dataset mnist --checkpoint_vae {tokenizer_file} {options}"
+    assert told in refused(command)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--labels 10", "--labels 10"),
+        ("--depth 3", "--depth 3"),
+        ("--channels 64", "--channels 64"),
+        ("--n_classes 3", "--n_classes 3"),
+        ("--dataset fashionmnist", "fashionmnist"),
+        ("--mask-value 400", "--mask-value 400"),
+    ],
+)
+def test_sampling_options_that_contradict(refused, trained, options, told):
+    assert told in refused(f"--sample --checkpoint {trained / 'MaskGIT_mnist.pt'} {options}")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--size 30", "30"),
+        ("--channels 48", "48"),
+        ("--attn_resolutions 5", "--attn_resolutions 5"),
+        ("--n_embed 70000", "70000"),
+    ],
+)
+def test_architectures_that_cannot_be(refused, options, told):
+    assert told in refused(f"--train_vae --dataset mnist --perceptual_weight 0 {options}")
+
+
+def test_missing_dataset_says_what_to_put_where(tmp_path, tokenizer_file, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(
+            f"--train --dataset mnist --checkpoint_vae {tokenizer_file} --no_wandb "
+            f"--data_dir {tmp_path}/empty --output_dir {tmp_path}/out".split()
+        )
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "train-images-idx3-ubyte" in error
+    assert "MNIST/raw" in error
+
+
+def test_a_second_job_in_the_folder_is_refused(refused, tokenizer_file, tmp_path):
+    from utils.files import exclusive_lock, make_folder
+
+    lock = make_folder(tmp_path / "mnist") / ".lock"
+    with exclusive_lock(lock, "taken"):
+        error = refused(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}")
+    assert "another job" in error
+
+
+def test_an_output_folder_that_cannot_be_made(run, tokenizer_file, tmp_path, capsys):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(SystemExit) as stop:
+        run(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --run_name file/run")
+    assert stop.value.code == 2
+    assert "file/run" in capsys.readouterr().err

@@ -1,0 +1,144 @@
+"""The loop of both stages, with a stage whose arithmetic can be followed by hand."""
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+
+from utils.checkpoint import load_checkpoint
+from utils.errors import UserError
+from utils.loop import LoopConfig, Position, load_state, train_loop
+from utils.run_folder import RunFolder
+from utils.tracking import MetricsFile, Trackers
+
+
+class CountingStage:
+    """Adds the step's number to its only weight; can be told to go wrong."""
+
+    name = "maskgit"
+    steps_per_epoch = 4
+
+    def __init__(self, bad_step=None, signal_step=None):
+        self.total = 0
+        self.bad_step, self.signal_step = bad_step, signal_step
+        self.validations = 0
+
+    def train_step(self, step):
+        if step == self.signal_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if step != self.bad_step:
+            self.total += step
+        return {"loss": torch.tensor(math.nan if step == self.bad_step else float(step))}
+
+    def learning_rate(self, step):
+        return 1 / (1 + step)
+
+    def validate(self):
+        self.validations += 1
+        return {"loss": 10.0 - self.validations}
+
+    def preview(self, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("picture")
+
+    def checkpoint(self, step):
+        return {"step": step, "total": self.total}
+
+    def state_dict(self):
+        return {"total": self.total}
+
+    def load_state_dict(self, state):
+        self.total = state["total"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path, "toy")
+
+
+def train(stage, run, epochs=3, every=2, position=None):
+    position = position or Position()
+    tracker = Trackers(MetricsFile(run.metrics("maskgit"), position.step))
+    config = LoopConfig(epochs, images_per_step=8, save_every_epochs=every)
+    train_loop(stage, config, run, tracker, position)
+    return position
+
+
+def rows(run):
+    return [json.loads(line) for line in run.metrics("maskgit").read_text().splitlines()]
+
+
+def test_a_whole_run(run):
+    stage = CountingStage()
+    position = train(stage, run)
+    assert stage.total == sum(range(12))
+    assert position.step == 12
+    assert position.best_loss == 7
+    assert load_checkpoint(run.model, "maskgit") == {"step": 12, "total": 66}
+
+
+def test_metrics_have_means_rates_and_validation(run):
+    train(CountingStage(), run)
+    training = [row for row in rows(run) if "train/loss" in row]
+    assert [row["step"] for row in training] == [4, 8, 12]
+    assert [row["train/loss"] for row in training] == [1.5, 5.5, 9.5]
+    assert training[0]["train/lr"] == 0.25
+    assert training[0]["train/images_per_second"] > 0
+    assert [row["val/loss"] for row in rows(run) if "val/loss" in row] == [9, 8, 7]
+
+
+def test_samples_and_checkpoints_at_their_frequency_and_at_the_end(run):
+    train(CountingStage(), run, epochs=5, every=2)
+    assert sorted(p.name for p in run.samples.iterdir()) == [
+        "maskgit_step_0000008.png",
+        "maskgit_step_0000016.png",
+        "maskgit_step_0000020.png",
+    ]
+
+
+def test_a_run_resumes_where_it_was_saved(run):
+    with pytest.raises(SystemExit) as stop:
+        train(CountingStage(signal_step=5), run)
+    assert stop.value.code == 143
+    resumed = CountingStage()
+    position = load_state(resumed, run)
+    assert position.step == 6
+    assert resumed.total == 15
+    train(resumed, run, position=position)
+    assert resumed.total == 66
+    assert [row["step"] for row in rows(run) if "val/loss" in row] == [4, 8, 12]
+
+
+def test_handlers_are_restored_after_a_run(run):
+    before = signal.getsignal(signal.SIGTERM)
+    train(CountingStage(), run)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_state(run):
+    with pytest.raises(UserError, match=r"step 6.*learning rate"):
+        train(CountingStage(bad_step=6), run, every=1)
+    assert load_checkpoint(run.resume_state("maskgit"), "maskgit-resume")["position"]["step"] == 4
+
+
+def test_saving_by_time(run):
+    stage = CountingStage(bad_step=3)
+    config = LoopConfig(3, 8, save_every_epochs=99, save_every_minutes=1e-9)
+    with pytest.raises(UserError):
+        train_loop(stage, config, run, Trackers(), Position())
+    assert load_checkpoint(run.resume_state("maskgit"), "maskgit-resume")["position"]["step"] == 3
+
+
+def test_metrics_after_the_resumed_step_are_cut(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path, 0)
+    for step in (1, 2, 3, 4):
+        metrics.log({"loss": step / 3}, step)
+    with path.open("a") as file:
+        file.write('{"step": 5, "lo')  # what a crash leaves
+    MetricsFile(path, 2).log({"loss": 9}, 3)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+    assert json.loads(path.read_text().splitlines()[-1])["loss"] == 9
