@@ -12,11 +12,9 @@ Imports that load torch stand inside the functions, so that --help and mistakes 
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +24,7 @@ from data.spec import Split
 from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerConfig
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils.errors import UserError
-from utils.files import exclusive_lock, make_folder, write_json_atomic
+from utils.files import exclusive_lock, make_folder, read_json, write_json_atomic
 from utils.options import Options, parse_options
 from utils.run_folder import RunFolder
 from utils.settings import (
@@ -141,28 +139,28 @@ def train_vae(session: Session) -> None:
     from data.batches import training_batches, validation_batches
     from models.vqgan.training import VQGANStage
 
-    with training_folder(session, "vqgan") as session:
-        options = session.options
-        architecture = new_vqgan_config(session)
-        training = configure(VQGANTrainingConfig, options)
-        checked(training.validate, architecture)
-        train_images, validation_images = (open_images(session, split) for split in SPLITS)
-        batch_size = step_images(train_images, training.batch_size, "--batch_size_vae")
-        stage = VQGANStage(
-            architecture,
-            training,
-            training_batches(train_images, batch_size, training.seed, options.num_workers),
-            lambda: validation_batches(validation_images, batch_size, options.num_workers),
-            len(train_images) // batch_size,
-            device=session.device,
-            precision=session.precision,
-            describe={
-                "dataset": session.spec.name,
-                "class_names": list(train_images.class_names),
-            },
-            compile_model=options.compile,
-        )
-        run_stage(session, stage, training.epochs, batch_size)
+    session = continued(session, "vqgan")
+    options = session.options
+    architecture = new_vqgan_config(session)
+    training = configure(VQGANTrainingConfig, options)
+    checked(training.validate, architecture)
+    train_images, validation_images = (open_images(session, split) for split in SPLITS)
+    batch_size = step_images(train_images, training.batch_size, "--batch_size_vae")
+    stage = VQGANStage(
+        architecture,
+        training,
+        training_batches(train_images, batch_size, training.seed, options.num_workers),
+        lambda: validation_batches(validation_images, batch_size, options.num_workers),
+        len(train_images) // batch_size,
+        device=session.device,
+        precision=session.precision,
+        describe={
+            "dataset": session.spec.name,
+            "class_names": list(train_images.class_names),
+        },
+        compile_model=options.compile,
+    )
+    run_stage(session, stage, training.epochs, batch_size)
 
 
 def reconstruct(session: Session) -> None:
@@ -199,35 +197,35 @@ def train(session: Session) -> None:
     """Tokenise the dataset once, then teach the transformer to fill in hidden tokens."""
     from models.maskgit.training import MaskGITStage
 
-    with training_folder(session, "maskgit") as session:
-        options = session.options
-        tokenizer = find_tokenizer(session)
-        train_images, validation_images = (open_images(session, split) for split in SPLITS)
-        batch_size = step_images(train_images, options.batch_size, "--batch_size")
-        config = configure(
-            TransformerConfig,
-            options,
-            codebook_size=tokenizer.codebook_size,
-            num_classes=len(train_images.class_names),
-            seq_len=tokenizer.grid_size**2,
-        )
-        check_start_token(options, config)
-        stage = MaskGITStage(
-            config,
-            configure(TrainingConfig, options),
-            tokens_of(session, tokenizer, train_images, "train"),
-            tokens_of(session, tokenizer, validation_images, "validation"),
-            device=session.device,
-            precision=session.precision,
-            describe={
-                "dataset": session.spec.name,
-                "class_names": list(train_images.class_names),
-                "tokenizer": tokenizer.entry(),
-            },
-            preview=preview_writer(session, tokenizer, config.num_classes),
-            compile_model=options.compile,
-        )
-        run_stage(session, stage, options.n_epochs, batch_size)
+    session = continued(session, "maskgit")
+    options = session.options
+    tokenizer = find_tokenizer(session)
+    train_images, validation_images = (open_images(session, split) for split in SPLITS)
+    batch_size = step_images(train_images, options.batch_size, "--batch_size")
+    config = configure(
+        TransformerConfig,
+        options,
+        codebook_size=tokenizer.codebook_size,
+        num_classes=len(train_images.class_names),
+        seq_len=tokenizer.grid_size**2,
+    )
+    check_start_token(options, config)
+    stage = MaskGITStage(
+        config,
+        configure(TrainingConfig, options),
+        tokens_of(session, tokenizer, train_images, "train"),
+        tokens_of(session, tokenizer, validation_images, "validation"),
+        device=session.device,
+        precision=session.precision,
+        describe={
+            "dataset": session.spec.name,
+            "class_names": list(train_images.class_names),
+            "tokenizer": tokenizer.entry(),
+        },
+        preview=preview_writer(session, tokenizer, config.num_classes),
+        compile_model=options.compile,
+    )
+    run_stage(session, stage, options.n_epochs, batch_size)
 
 
 def sample(session: Session) -> None:
@@ -294,61 +292,64 @@ def dry_run(session: Session) -> None:
 
 
 def run_stage(session: Session, stage: Stage, epochs: int, images_per_step: int) -> None:
-    """Train a stage in the run's folder, from its last state if --resume finds one."""
+    """Train a stage in the run's folder, from its last state if there is one.
+
+    Raises:
+        UserError: if another job trains in the folder, or training cannot go on.
+    """
     from utils.loop import LoopConfig, Position, load_state, train_loop
     from utils.tracking import open_trackers
 
     options, run = session.options, session.run
-    position = Position()
-    if run.resume_state(stage.name).is_file():
-        position = load_state(stage, run)
-        log.info("%s continues after step %d", stage.name, position.step)
-    if position.step >= epochs * stage.steps_per_epoch:
-        log.info("%s is trained already: %d epochs; more with --n_epochs", stage.name, epochs)
-        return
-    tracker, position.wandb_id = open_trackers(
-        run.metrics(stage.name),
-        position.step,
-        None if options.no_wandb else run.path,
-        f"{run.path.name}-{stage.name}",
-        run_options(options, stage.name),
-        position.wandb_id,
-    )
-    config = LoopConfig(
-        epochs, images_per_step, options.sample_and_save_freq, options.save_every_minutes
-    )
-    try:
-        train_loop(stage, config, run, tracker, position)
-    finally:
-        tracker.close()
+    busy = f"another job is training in {run.path}; choose another --run_name or --output_dir"
+    with exclusive_lock(make_folder(run.path) / ".lock", busy):
+        position = Position()
+        if run.resume_state(stage.name).is_file():
+            position = load_state(stage, run)
+            log.info("%s continues after step %d", stage.name, position.step)
+        if position.step >= epochs * stage.steps_per_epoch:
+            log.info("%s is trained already, for %d epochs", stage.name, epochs)
+            return
+        settings = run_options(options, stage.name)
+        write_json_atomic(run.config, {**read_json(run.config), stage.name: settings})
+        tracker, position.wandb_id = open_trackers(
+            run.metrics(stage.name),
+            position.step,
+            None if options.no_wandb else run.path,
+            f"{run.path.name}-{stage.name}",
+            settings,
+            position.wandb_id,
+        )
+        config = LoopConfig(
+            epochs, images_per_step, options.sample_and_save_freq, options.save_every_minutes
+        )
+        try:
+            train_loop(stage, config, run, tracker, position)
+        finally:
+            tracker.close()
 
 
-@contextmanager
-def training_folder(session: Session, stage: str) -> Iterator[Session]:
-    """Hold the run's folder for one stage, and take over the options of the run that it continues.
+def continued(session: Session, stage: str) -> Session:
+    """The session with the options of the run that --resume continues, if there is one.
 
     Raises:
-        UserError: if a run lies there and --resume is not given, another job works there, or an
-            option contradicts the run that is resumed.
+        UserError: if a run lies in the folder and --resume is not given, or an option contradicts
+            the run that is resumed.
     """
     run, options = session.run, session.options
     published = run.model if stage == "maskgit" else run.tokenizer
-    if not options.resume and (run.resume_state(stage).exists() or published.exists()):
+    has_state = run.resume_state(stage).is_file()
+    if not options.resume and (has_state or published.exists()):
         raise UserError(
             f"{run.path} already holds a {stage} run: --resume continues it; --run_name or "
             "--output_dir starts another one elsewhere"
         )
-    make_folder(run.path)
-    busy = f"another job is training in {run.path}; choose another --run_name or --output_dir"
-    with exclusive_lock(run.lock, busy):
-        stored = json.loads(run.config.read_text()) if run.config.is_file() else {}
-        if run.resume_state(stage).is_file():
-            options = resumed_options(options, stored.get(stage, {}), stage, run.path)
-            session = open_session(options)
-        elif options.resume:
+    if not has_state:
+        if options.resume:
             log.info("nothing to resume in %s: a new %s run starts", run.path, stage)
-        write_json_atomic(run.config, {**stored, stage: run_options(options, stage)})
-        yield session
+        return session
+    stored = read_json(run.config).get(stage, {})
+    return open_session(resumed_options(options, stored, stage, run.path))
 
 
 def find_tokenizer(session: Session) -> Tokenizer:

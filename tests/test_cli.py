@@ -291,13 +291,15 @@ def test_missing_dataset_says_what_to_put_where(tmp_path, tokenizer_file, capsys
     assert "MNIST/raw" in error
 
 
-def test_a_second_job_in_the_folder_is_refused(refused, tokenizer_file, tmp_path):
+def test_a_second_job_in_the_folder_is_refused(run, tokenizer_file, tmp_path, capsys):
     from utils.files import exclusive_lock, make_folder
 
     lock = make_folder(tmp_path / "mnist") / ".lock"
-    with exclusive_lock(lock, "taken"):
-        error = refused(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}")
-    assert "another job" in error
+    with exclusive_lock(lock, "taken"), pytest.raises(SystemExit) as stop:
+        run(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}")
+    assert stop.value.code == 2
+    assert "another job" in capsys.readouterr().err
+    assert list(lock.parent.iterdir()) == [lock]
 
 
 def test_an_output_folder_that_cannot_be_made(run, tokenizer_file, tmp_path, capsys):

@@ -51,6 +51,23 @@ def write_json_atomic(path: Path, value: Any) -> None:
     write_text_atomic(path, json.dumps(value, indent=2) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an empty one if there is no file.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it or restore it") from error
+    return value
+
+
 def make_folder(path: Path) -> Path:
     """Create a folder with its parents and check that it can be written to.
 

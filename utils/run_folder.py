@@ -32,11 +32,6 @@ class RunFolder:
         return self.path / "config.json"
 
     @property
-    def lock(self) -> Path:
-        """Held by the process that trains in this folder."""
-        return self.path / ".lock"
-
-    @property
     def samples(self) -> Path:
         """Folder of everything generated."""
         return self.path / "samples"
