@@ -1,0 +1,212 @@
+"""The small tools: files, locks, images, seeds, devices, averages, settings."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from data.datasets import DATASETS
+from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerConfig
+from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
+from utils import files
+from utils.device import choose_device, choose_precision
+from utils.ema import EMA
+from utils.errors import UserError
+from utils.files import atomic_write, exclusive_lock, make_folder, read_json, write_json_atomic
+from utils.images import from_uint8, save_grid, save_png, tile, to_uint8
+from utils.options import parse_options
+from utils.samples import write_npz, write_pngs
+from utils.seeding import derive_seed, rng
+from utils.settings import configure, options_of, resumed_options, run_options
+
+
+def test_a_write_that_fails_leaves_the_previous_file(tmp_path):
+    path = tmp_path / "a.json"
+    write_json_atomic(path, {"a": 1})
+
+    def fail():
+        with atomic_write(path) as file:
+            file.write(b"half")
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*a\.json: No space left on device"):
+        write_json_atomic(tmp_path / "a.json", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_json_is_named(tmp_path):
+    assert read_json(tmp_path / "none.json") == {}
+    (tmp_path / "bad.json").write_text("[1")
+    with pytest.raises(UserError, match=r"bad\.json is damaged"):
+        read_json(tmp_path / "bad.json")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/folder"):
+        make_folder(tmp_path / "file" / "folder")
+
+
+def test_the_kernel_releases_a_lock_when_its_owner_is_killed(tmp_path):
+    lock = tmp_path / "lock"
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from utils.files import exclusive_lock\n"
+        "with exclusive_lock(Path(sys.argv[1]), 'taken'):\n"
+        "    print('held', flush=True); sys.stdin.read()\n"
+    )
+    root = str(Path(__file__).parent.parent)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(lock)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root},
+    ) as owner:  # fmt: skip
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="taken"), exclusive_lock(lock, "taken"):
+            pass
+        owner.kill()
+        owner.wait()
+    with exclusive_lock(lock, "taken"):
+        pass
+
+
+def test_bytes_and_floats_round_trip():
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    images = from_uint8(levels)
+    assert images.min() == -1
+    assert images.max() == 1
+    assert (to_uint8(images)[0, :, :, 0] == levels[0, 0].numpy()).all()
+    assert to_uint8(torch.tensor([[[[-9.0, 9.0]]]])).ravel().tolist() == [0, 255]
+
+
+def test_pngs_keep_grey_and_colour(tmp_path):
+    for channels, mode in ((1, "L"), (3, "RGB")):
+        image = np.random.default_rng(0).integers(0, 256, (5, 4, channels)).astype(np.uint8)
+        save_png(tmp_path / "a.png", image)
+        with Image.open(tmp_path / "a.png") as stored:
+            assert stored.mode == mode
+            assert (np.asarray(stored).reshape(image.shape) == image).all()
+
+
+def test_a_sheet_has_every_image_in_its_cell(tmp_path):
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(3, 1).repeat(4, 2)
+    sheet = tile(images, columns=2, padding=1)
+    assert sheet.shape == (3 * 4 + 1, 2 * 5 + 1, 1)
+    for index in range(5):
+        top, left = 1 + index // 2 * 4, 1 + index % 2 * 5
+        assert (sheet[top : top + 3, left : left + 4] == index).all()
+    assert (sheet[9:12, 6:10] == 255).all()
+    save_grid(tmp_path / "grid.png", images)
+    with Image.open(tmp_path / "grid.png") as stored:
+        assert stored.size[0] > 3 * 60  # small images are enlarged
+
+
+def test_samples_on_disk(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3)).astype(np.uint8)
+    labels = np.arange(7)
+    blocks = [(images[:3], labels[:3]), (images[3:6], labels[3:6]), (images[6:], labels[6:])]
+    (tmp_path / "png").mkdir()
+    (tmp_path / "png" / "000099.png").write_text("of an earlier run")
+    kept = write_npz(tmp_path / "a.npz", write_pngs(tmp_path / "png", blocks), 7, "test", keep=4)
+    assert (kept == images[:4]).all()
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as stored:
+        assert (stored["arr_0"] == images).all()
+        assert (stored["arr_1"] == labels).all()
+    assert len(list((tmp_path / "png").iterdir())) == 7
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "png"]
+
+
+def test_randomness_is_a_function_of_seed_purpose_and_indices():
+    def draw(*key):
+        return rng(*key).random(4).tolist()
+
+    assert draw(0, "masks", 3) == draw(0, "masks", 3)
+    keys = [(0, "masks", 3), (1, "masks", 3), (0, "views", 3), (0, "masks", 4), (0, "masks")]
+    assert len({tuple(draw(*key)) for key in keys}) == len(keys)
+    assert 0 <= derive_seed(5, "dropout", 1, 2) < 2**63
+
+
+def test_averaging_starts_quickly_and_copies_buffers():
+    module = nn.BatchNorm1d(2)
+    average = EMA(module, decay=0.9)
+    with torch.no_grad():
+        module.weight.fill_(3)
+        module.running_mean.fill_(7)
+    average.update(module, 0)  # decay 1 / 10
+    assert average.module.weight.tolist() == pytest.approx([0.1 + 0.9 * 3] * 2)
+    assert average.module.running_mean.tolist() == [7, 7]
+    assert not average.module.training
+    assert not average.module.weight.requires_grad
+
+
+def test_devices_and_precisions():
+    cpu = choose_device("cpu")
+    assert choose_precision("fp32", cpu) == torch.float32
+    assert choose_precision("bf16", cpu) == torch.bfloat16
+    assert choose_precision("auto", cpu) in (torch.float32, torch.bfloat16)
+    for name in ("tpu", "cuda:99", "cuda:x", "cpu:1"):
+        with pytest.raises(UserError, match=name):
+            choose_device(name)
+
+
+# --- From options to configs ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"),
+    [
+        (TransformerConfig, {"codebook_size", "num_classes", "seq_len"}),
+        (TrainingConfig, set()),
+        (SamplingConfig, set()),
+        (VQGANConfig, {"image_size", "image_channels"}),
+        (VQGANTrainingConfig, {"disc_channels", "disc_layers", "revive_every", "revive_below"}),
+    ],
+)
+def test_every_field_of_a_config_has_an_option(kind, known):
+    options = vars(parse_options(["--train"], DATASETS).values)
+    assert {f for f, option in options_of(kind).items() if option not in options} == known
+
+
+def test_options_reach_their_fields():
+    argv = "--train --embed_dim_t 32 --dropout_t 0.2 --depth 3 --drop-label 0.4 --betas 0.5,0.6"
+    options = parse_options([*argv.split(), "--sched_mode", "cosine-cumulative"], DATASETS)
+    config = configure(TransformerConfig, options, codebook_size=4, num_classes=2, seq_len=9)
+    assert (config.embed_dim, config.dropout, config.depth) == (32, 0.2, 3)
+    training = configure(TrainingConfig, options)
+    assert (training.label_drop, training.betas) == (0.4, (0.5, 0.6))
+    assert training.schedule == "cosine"
+    assert configure(SamplingConfig, options).schedule == "cosine-cumulative"
+
+
+def test_a_resumed_run_keeps_its_options():
+    first = parse_options(["--train", "--depth", "3", "--lr", "1e-3", "--n_epochs", "5"], DATASETS)
+    stored = json.loads(json.dumps(run_options(first, "maskgit")))
+
+    def resume(argv):
+        options = parse_options(["--train", "--resume", *argv.split()], DATASETS)
+        return resumed_options(options, stored, "maskgit", Path("run"))
+
+    assert resume("").depth == 3
+    assert resume("--n_epochs 7 --num_workers 4").n_epochs == 7
+    assert resume("--n_epochs 7").lr == 1e-3
+    for argv in ("--depth 4", "--seed 9", "--lr 1", "--dataset cifar10", "--n_epochs 4"):
+        with pytest.raises(UserError, match=argv):
+            resume(argv)
