@@ -109,11 +109,8 @@ def open_session(options: Options) -> Session:
     from utils.device import choose_device, choose_precision, make_deterministic
 
     spec = DATASETS[options.dataset]
-    if "n_classes" in options.given and spec.num_classes not in (None, options.n_classes):
-        raise UserError(
-            f"--n_classes {options.n_classes} contradicts {spec.name}, which has "
-            f"{spec.num_classes} classes; leave the option out"
-        )
+    if spec.num_classes is not None:
+        check_n_classes(options, spec.num_classes, spec.name)
     if options.deterministic:
         make_deterministic()
     device = choose_device(options.device)
@@ -209,6 +206,7 @@ def train(session: Session) -> None:
         num_classes=len(train_images.class_names),
         seq_len=tokenizer.grid_size**2,
     )
+    check_n_classes(options, config.num_classes, options.data_dir)
     check_start_token(options, config)
     stage = MaskGITStage(
         config,
@@ -403,10 +401,7 @@ def load_model(session: Session) -> tuple[MaskedTransformer, Tokenizer, str]:
             "checkpoint holds its own, so leave --checkpoint_vae out"
         )
     config = TransformerConfig(**contents["config"])
-    if "n_classes" in options.given and options.n_classes != config.num_classes:
-        raise UserError(
-            f"--n_classes {options.n_classes} contradicts {path}, which has {config.num_classes}"
-        )
+    check_n_classes(options, config.num_classes, path)
     model = MaskedTransformer(config)
     model.load_state_dict(contents["ema"])
     return model.to(session.device).eval(), tokenizer, contents["dataset"]
@@ -503,6 +498,15 @@ def sample_labels(options: Options, num_classes: int) -> list[int]:
     if options.labels and "num_samples" not in options.given:
         count = len(choices)
     return [choices[i % len(choices)] for i in range(count)]
+
+
+def check_n_classes(options: Options, num_classes: int, source: Path | str) -> None:
+    """Refuse an --n_classes given by hand that is not the number there is."""
+    if "n_classes" in options.given and options.n_classes != num_classes:
+        raise UserError(
+            f"--n_classes {options.n_classes} contradicts {source}, which has {num_classes} "
+            "classes; leave the option out"
+        )
 
 
 def check_start_token(options: Options, config: TransformerConfig) -> None:

@@ -72,8 +72,9 @@ class MaskedTransformer(nn.Module):
         x = x[:, :length]  # (B, L, D), without the class token
         bias = self.output_bias[:length, : self.config.codebook_size]  # (L, K)
         if at is not None:
-            x = x.flatten(0, 1)[at]  # (N, D)
-            bias = bias[at % length]  # (N, K)
+            # Indexing with [at] would add up gradients in an order that threads race for.
+            x = x.flatten(0, 1).index_select(0, at)  # (N, D)
+            bias = F.embedding(at % length, bias)  # (N, K)
         x = self.last(x)
         if self.embedding_map is not None:
             x = x @ self.embedding_map.weight  # the transpose of the way in: D -> E
