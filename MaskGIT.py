@@ -247,43 +247,50 @@ def sample(session: Session) -> None:
 
 def dry_run(session: Session) -> None:
     """Print what the modes would do: options, sizes, steps, memory and disk; write nothing."""
+    options = session.options
+    for name, value in sorted(vars(options.values).items()):
+        log.info("%-22s %s%s", name, value, "  (given)" if name in options.given else "")
+    log.info("%-22s %s", "run folder", session.run.path)
+    log.info("%-22s %s, %s", "device, precision", session.device, session.precision)
+    if options.train:
+        _describe_training(session)
+
+
+def _describe_training(session: Session) -> None:
     from data.tokens import cache_bytes
     from models.maskgit.transformer import MaskedTransformer, training_bytes
 
     options = session.options
-    write = sys.stdout.write
-    for name, value in sorted(vars(options.values).items()):
-        write(f"{name:22} {value}{'  (given)' if name in options.given else ''}\n")
-    write(f"\nrun folder             {session.run.path}\n")
-    write(f"device, precision      {session.device}, {session.precision}\n")
-    try:
-        tokenizer = find_tokenizer(session)
-    except UserError:
-        config = new_vqgan_config(session)
-        write("tokenizer              none yet; --train_vae would make one\n")
-        grid, codes = config.grid_size, config.codebook_size
-    else:
-        grid, codes = tokenizer.grid_size, tokenizer.codebook_size
-    images = {split: open_images(session, split, download=False) for split in SPLITS}
-    transformer = configure(
+    train_images, validation_images = (
+        open_images(session, split, download=False) for split in SPLITS
+    )
+    # --train_vae would make the tokenizer, so there may be none yet.
+    tokenizer = new_vqgan_config(session) if options.train_vae else find_tokenizer(session)
+    seq_len = tokenizer.grid_size**2
+    config = configure(
         TransformerConfig,
         options,
-        codebook_size=codes,
-        num_classes=len(images["train"].class_names),
-        seq_len=grid**2,
+        codebook_size=tokenizer.codebook_size,
+        num_classes=len(train_images.class_names),
+        seq_len=seq_len,
     )
-    parameters = sum(p.numel() for p in MaskedTransformer(transformer).parameters())
-    steps = max(1, len(images["train"]) // options.batch_size) * options.n_epochs
-    tokens = sum(cache_bytes(len(i), i.num_views, grid**2) for i in images.values())
-    memory = training_bytes(transformer, parameters, options.batch_size // options.grad_accum)
-    write(f"images                 {len(images['train'])} train, {len(images['validation'])} val\n")
-    write(f"tokens per image       {grid**2} ({grid} x {grid}), codebook of {codes}\n")
-    write(f"transformer            {parameters / 1e6:.2f} M parameters\n")
-    write(f"optimiser steps        {steps}\n")
-    write(f"memory, roughly        {memory / 1e9:.1f} GB\n")
-    write(f"disk                   {tokens / 1e6:.0f} MB of tokens, {28 * parameters / 1e6:.0f} MB")
-    write(" of checkpoints\n")
-    show_plan(configure(SamplingConfig, options), grid**2)
+    parameters = sum(p.numel() for p in MaskedTransformer(config).parameters())
+    steps = max(1, len(train_images) // options.batch_size) * options.n_epochs
+    cache = sum(
+        cache_bytes(len(i), i.num_views, seq_len) for i in (train_images, validation_images)
+    )
+    memory = training_bytes(config, parameters, options.batch_size // options.grad_accum)
+    for name, value in {
+        "images": f"{len(train_images)} train, {len(validation_images)} validation",
+        "tokens per image": f"{seq_len}, codebook of {tokenizer.codebook_size}",
+        "transformer": f"{parameters / 1e6:.2f} M parameters",
+        "optimiser steps": str(steps),
+        "memory, roughly": f"{memory / 1e9:.1f} GB",
+        # Raw and averaged weights in the checkpoint; in the state also two moments.
+        "disk": f"{cache / 1e6:.0f} MB of tokens, {24 * parameters / 1e6:.0f} MB of checkpoints",
+    }.items():
+        log.info("%-22s %s", name, value)
+    show_plan(configure(SamplingConfig, options), seq_len)
 
 
 # --- What the modes share ---

@@ -163,8 +163,8 @@ def test_fewer_images_than_a_batch_is_said_once(run, tokenizer_file):
 
 def test_dry_run_tells_and_writes_nothing(run, tokenizer_file, tmp_path):
     out = run(f"--train --dry_run {TRAIN_TINY} --checkpoint_vae {tokenizer_file}")
-    assert "48 train, 20 val" in out
-    assert "64 (8 x 8), codebook of 16" in out
+    assert "48 train, 20 validation" in out
+    assert "64, codebook of 16" in out
     assert "optimiser steps        6" in out
     assert list(tmp_path.iterdir()) == []
 

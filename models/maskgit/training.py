@@ -23,6 +23,7 @@ from models.maskgit.masking import draw_masks, mask_ratio, masks_of_ratio
 from models.maskgit.transformer import MaskedTransformer
 from utils.device import autocast
 from utils.ema import EMA
+from utils.optimizer import step_if_finite
 from utils.schedule import capped_warmup, warmup_cosine
 from utils.seeding import derive_seed, rng
 from utils.token_set import TokenSet
@@ -220,12 +221,7 @@ class MaskGITStage:
         """Clip, step, average; the weights stay as they are if loss or gradient is not finite."""
         limit = self.training.grad_clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
-        self.optimizer.found_inf = (~(loss + norm).isfinite()).float()  # type: ignore[attr-defined]
-        self.optimizer.grad_scale = None  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        step_if_finite(self.optimizer, self.learning_rate(step), (loss + norm).isfinite())
         self.ema.update(self.model, step)
         return norm
 

@@ -23,6 +23,7 @@ from models.vqgan.tokenizer import Tokenizer
 from utils.device import autocast
 from utils.ema import EMA
 from utils.images import save_grid, to_uint8
+from utils.optimizer import step_if_finite
 from utils.schedule import capped_warmup, warmup_cosine
 from utils.seeding import derive_seed, rng
 
@@ -260,14 +261,8 @@ class VQGANStage:
         gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
         total = nn.utils.get_total_norm(gradients) + sum(metrics.values())
         finite = total.isfinite()
-        for group in groups:
-            group["lr"] = self.learning_rate(step)
         for optimizer in optimizers:
-            # The fused kernel leaves weights and moments alone where found_inf is 1.
-            optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-            optimizer.grad_scale = None  # type: ignore[attr-defined]
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            step_if_finite(optimizer, self.learning_rate(step), finite)
         self.ema.update(self.model, step)
         return finite
 
