@@ -88,7 +88,7 @@ def test_train_stop_resume_sample(real_subset, tmp_path):
     assert all(value.equal(resumed[name]) for name, value in final.items())
     for kept in (straight, stopped):
         losses = {row["step"]: row["train/loss"] for row in rows(kept) if "train/loss" in row}
-        assert losses[80] < 0.9 * losses[20]
+        assert losses[80] < losses[20] - 0.3
     assert rows(straight)[-1]["val/loss"] == rows(stopped)[-1]["val/loss"]
 
     finished("--sample --dataset fashionmnist --num_samples 20 --labels 0,8", straight)
