@@ -10,8 +10,9 @@ debian_folder=/usr/share/datasets/fashion-mnist
 if ! "$PYTHON" MaskGIT.py --download_only --dataset fashionmnist; then
     echo "trying Debian's package dataset-fashion-mnist"
     as_root=$([ "$(id -u)" = 0 ] || echo sudo)
-    $as_root apt-get update && $as_root apt-get install -y dataset-fashion-mnist ||
+    if ! { $as_root apt-get update && $as_root apt-get install -y dataset-fashion-mnist; }; then
         die "no Fashion-MNIST: see the message above for the files and where to put them"
+    fi
     [ -d "$debian_folder" ] || die "the package did not bring $debian_folder"
 fi
 

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: sets $PYTHON to a Python that has the requirements.
 # An active virtual or conda environment is used as it is; otherwise .venv is made.
 

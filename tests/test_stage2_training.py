@@ -68,13 +68,23 @@ def test_loss_is_the_mean_over_hidden_tokens_with_label_smoothing():
     assert loss == pytest.approx(sum(expected).item() / len(expected), abs=1e-5)
 
 
+def gradients_of_a_step(stage):
+    """Train one step and return the gradients that the optimiser saw, by name."""
+    captured = {}
+
+    def capture(*_):
+        captured.update((n, p.grad.clone()) for n, p in stage.model.named_parameters())
+
+    stage.optimizer.register_step_pre_hook(capture)
+    stage.train_step(0)
+    return captured
+
+
 def test_gradient_accumulation_changes_nothing_but_memory():
-    whole, parts = make_stage(), make_stage(grad_accum=3)
-    for step in range(3):
-        losses = [stage.train_step(step)["loss"].item() for stage in (whole, parts)]
-        assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    for name, value in whole.model.state_dict().items():
-        assert torch.allclose(value, parts.model.state_dict()[name], atol=1e-4), name
+    whole = gradients_of_a_step(make_stage())
+    parts = gradients_of_a_step(make_stage(grad_accum=3))
+    for name, gradient in whole.items():
+        assert torch.allclose(gradient, parts[name], atol=1e-6), name
 
 
 def test_an_epoch_shows_every_image_once_in_an_order_of_its_own():
@@ -150,19 +160,13 @@ def test_learning_rate_warms_up_and_decays():
 
 
 def test_clipping_bounds_the_gradient():
-    free, clipped = make_stage(grad_clip=0), make_stage(grad_clip=1e-6)
-    captured = {}
-    for name, stage in (("free", free), ("clipped", clipped)):
+    def norm(stage):
+        return torch.cat([g.flatten() for g in gradients_of_a_step(stage).values()]).norm().item()
 
-        def capture(*_, stage=stage, name=name):
-            gradients = [p.grad.flatten() for p in stage.model.parameters() if p.grad is not None]
-            captured[name] = torch.cat(gradients).norm().item()
-
-        stage.optimizer.register_step_pre_hook(capture)
-        norm = stage.train_step(0)["gradient_norm"].item()
-        assert norm > 0.01
-    assert captured["clipped"] == pytest.approx(1e-6, rel=0.01)
-    assert captured["free"] > 0.01
+    free = norm(make_stage(grad_clip=0))
+    assert free > 0.01
+    assert norm(make_stage(grad_clip=1e-3)) == pytest.approx(1e-3, rel=0.01)
+    assert norm(make_stage(grad_clip=1e9)) == pytest.approx(free)
 
 
 def test_averaged_weights_follow_the_formula():
@@ -202,7 +206,8 @@ def test_it_learns_and_validation_shows_it():
     # Labels and neighbours leave one bit per token: ln 2 is the floor, ln 16 the start.
     assert before["loss"] == pytest.approx(math.log(K), abs=0.1)
     assert after["loss"] < 0.75 * before["loss"]
-    assert after["accuracy"] > 0.3 > 3 * before["accuracy"]
+    assert before["accuracy"] < 0.2
+    assert after["accuracy"] > 0.4
 
 
 def test_validation_repeats_exactly_and_bins_cover_all_hidden_tokens():

@@ -197,8 +197,7 @@ class _Meter:
 
     def __init__(self) -> None:
         self.last: dict[str, float] = {}
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._sums: dict[str, tuple[Tensor, int]] = {}  # with how many steps had that number
         self._images = 0
         self._bad_step: Tensor | None = None
         self._since = time.monotonic()
@@ -206,14 +205,13 @@ class _Meter:
     def add(self, metrics: Mapping[str, Tensor], images: int, step: int) -> None:
         """Add one step's numbers without waiting for them."""
         for name, value in metrics.items():
-            detached = value.detach()
-            self._sums[name] = self._sums[name] + detached if name in self._sums else detached
+            total, count = self._sums.get(name, (torch.zeros_like(value), 0))
+            self._sums[name] = (total + value.detach(), count + 1)
         loss = metrics["loss"].detach()
         if self._bad_step is None:
             self._bad_step = torch.full((), -1, device=loss.device)
         is_first_bad = (self._bad_step < 0) & ~loss.isfinite()
         self._bad_step = torch.where(is_first_bad, step, self._bad_step)
-        self._count += 1
         self._images += images
 
     def check(self) -> None:
@@ -221,16 +219,16 @@ class _Meter:
         bad_step = -1 if self._bad_step is None else int(self._bad_step.item())
         if bad_step >= 0:
             raise UserError(
-                f"the loss became NaN or infinite at step {bad_step}; the weights before it are "
-                "kept and the last saved state is good: lower the learning rate, raise --warmup, "
-                "or use --precision fp32, then --resume"
+                f"the loss became NaN or infinite at step {bad_step}; the last saved state is good "
+                "and intact, but the options led here: start another --run_name with a lower "
+                "learning rate, a longer warm-up or --precision fp32"
             )
 
     def take(self) -> dict[str, float]:
         """Means since the last call, with "train/" before their names; waits for the device."""
         self.check()
         elapsed = time.monotonic() - self._since
-        self.last = {f"train/{k}": v.item() / self._count for k, v in self._sums.items()}
+        self.last = {f"train/{k}": v.item() / count for k, (v, count) in self._sums.items()}
         self.last["train/images_per_second"] = self._images / max(elapsed, 1e-9)
         self._sums = {}
         self.restart_clock()
@@ -238,6 +236,5 @@ class _Meter:
 
     def restart_clock(self) -> None:
         """Leave the time since the last look (validation, saving) out of the next rate."""
-        self._count = 0
         self._images = 0
         self._since = time.monotonic()
