@@ -13,6 +13,7 @@ Imports that load torch stand inside the functions, so that --help and mistakes 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -108,6 +109,12 @@ def open_session(options: Options) -> Session:
     """Resolve what every mode needs; nothing is written yet."""
     from utils.device import choose_device, choose_precision, make_deterministic
 
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise UserError(
+            f"started as one of {processes} processes (WORLD_SIZE): every run uses one process on "
+            "one device, so start it without torchrun"
+        )
     spec = DATASETS[options.dataset]
     if spec.num_classes is not None:
         check_n_classes(options, spec.num_classes, spec.name)

@@ -189,6 +189,11 @@ def refused(run, tmp_path, capsys):
     return call
 
 
+def test_several_processes(refused, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert "4 processes" in refused("--train_vae --dataset mnist")
+
+
 def test_no_tokenizer(refused):
     assert "--train_vae" in refused("--train --dataset mnist")
 
