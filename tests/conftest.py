@@ -68,9 +68,8 @@ def run(
 
     def call(arguments: str) -> str:
         capsys.readouterr()
-        main(
-            f"{arguments} --data_dir {data_dir} --output_dir {tmp_path} --no_wandb --seed 1".split()
-        )
+        common = f"--data_dir {data_dir} --output_dir {tmp_path} --no_wandb --seed 1"
+        main(f"{common} {arguments}".split())
         return capsys.readouterr().out
 
     return call

@@ -11,7 +11,8 @@ from conftest import TINY_CODES, TINY_TRANSFORMER, TINY_VQGAN
 
 from utils.checkpoint import load_checkpoint
 
-TRAIN = f"--train --dataset mnist --n_epochs 1 --batch_size 16 {TINY_TRANSFORMER}"
+# 12 steps, so that a warm-up of a tenth of the run has one.
+TRAIN = f"--train --dataset mnist --n_epochs 1 --batch_size 4 {TINY_TRANSFORMER}"
 TRAIN_VAE = f"--train_vae --dataset mnist --n_epochs_vae 1 --batch_size_vae 16 {TINY_VQGAN}"
 
 
@@ -75,7 +76,10 @@ def test_epochs_and_batches_count_the_steps(transformer):
 
 
 def test_grids_at_their_frequency(run, tokenizer_file, tmp_path):
-    run(f"{TRAIN} --checkpoint_vae {tokenizer_file} --n_epochs 4 --sample_and_save_freq 2")
+    run(
+        f"{TRAIN} --checkpoint_vae {tokenizer_file} --n_epochs 4 --batch_size 16 "
+        "--sample_and_save_freq 2"
+    )
     names = sorted(path.name for path in (tmp_path / "mnist" / "samples").iterdir())
     assert names == ["maskgit_step_0000006.png", "maskgit_step_0000012.png"]
 
@@ -171,7 +175,7 @@ def test_the_discriminator_starts_at_its_step(run, tmp_path, start, takes_part):
     lines = (tmp_path / "mnist" / "metrics_vqgan.jsonl").read_text().splitlines()
     (row,) = (json.loads(line) for line in lines if "train/loss" in line)
     if takes_part:
-        # A fresh discriminator has logits near 0, where the hinge loss is 1 on every step it has.
-        assert row["train/discriminator"] == pytest.approx(1, abs=0.2)
+        # Near its start the hinge loss is 1; a mean over the steps without it would be 1/3.
+        assert row["train/discriminator"] == pytest.approx(1, abs=0.4)
     else:
         assert "train/discriminator" not in row
