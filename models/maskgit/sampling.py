@@ -55,7 +55,7 @@ def sample_images(
         config: how to decode.
         seed: with the index of an image all that its noise depends on.
         block_size: images computed at once.
-        precision: of the transformer's matrix products.
+        precision: of the matrix products, the tokenizer's too.
         first_image: index of the first image.
 
     Yields:
@@ -67,7 +67,9 @@ def sample_images(
         block = np.pad(wanted, (0, block_size - len(wanted)), mode="edge")
         indices = first_image + start + np.arange(block_size)
         tokens = sample_tokens(model, block, indices, config, seed, precision)
-        yield to_uint8(tokenizer.decode(tokens))[: len(wanted)], wanted
+        with autocast(tokens.device, precision):
+            images = tokenizer.decode(tokens)
+        yield to_uint8(images)[: len(wanted)], wanted
 
 
 def sample_tokens(
