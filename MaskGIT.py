@@ -15,23 +15,25 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.datasets import DATASETS, DatasetSpec
-from data.spec import Split
+from data.spec import RESIZE, Split
 from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerConfig
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils.errors import UserError
-from utils.files import exclusive_lock, make_folder, read_json, write_json_atomic
-from utils.options import Options, parse_options
+from utils.files import exclusive_lock, file_digest, make_folder, read_json, write_json_atomic
+from utils.options import Options, option_value, parse_options
 from utils.run_folder import RunFolder
 from utils.settings import (
     checked,
     configure,
     given_fields,
+    options_of,
     reject_contradictions,
     resumed_options,
     run_options,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from data.images import ImageDataset
     from models.maskgit.transformer import MaskedTransformer
     from models.vqgan.tokenizer import Tokenizer
+    from utils.evaluation import Judge
     from utils.loop import Stage
     from utils.token_set import TokenSet
 
@@ -53,6 +56,8 @@ BUNDLED = Path(__file__).parent / "models" / "pretrained"
 SPLITS: tuple[Split, ...] = ("train", "validation")
 PREVIEW_IMAGES = 64
 GRID_COLUMNS = 10
+EVALUATED_IMAGES = 50_000  # as in published figures
+SWEPT_IMAGES = 1000  # of each setting
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -71,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.dry_run:
             dry_run(session)
             return
-        for mode in (download_only, train_vae, reconstruct, train, sample):
+        for mode in (download_only, train_vae, reconstruct, train, sample, evaluate, sweep):
             if getattr(options, mode.__name__):
                 mode(session)
     except UserError as error:
@@ -115,6 +120,8 @@ def open_session(options: Options) -> Session:
             f"started as one of {processes} processes (WORLD_SIZE): every run uses one process on "
             "one device, so start it without torchrun"
         )
+    if options.sweep:
+        sweep_grid(options)  # a typing error is found before hours of training
     spec = DATASETS[options.dataset]
     if spec.num_classes is not None:
         check_n_classes(options, spec.num_classes, spec.name)
@@ -250,6 +257,91 @@ def sample(session: Session) -> None:
     save_grid(folder / "grid.png", first, columns=GRID_COLUMNS)
     for name in ("images", "samples.npz", "grid.png"):
         log.info("written: %s", folder / name)
+
+
+def evaluate(session: Session) -> None:
+    """Measure samples, given images or a tokenizer against the dataset's images."""
+    if session.options.evaluate == "tokenizer":
+        evaluate_tokenizer(session)
+    elif session.options.images:
+        evaluate_images(session)
+    else:
+        evaluate_samples(session)
+
+
+def evaluate_samples(session: Session) -> None:
+    """Sample from the trained model, and measure."""
+    model, tokenizer, dataset = load_model(session)
+    session = with_dataset(session, dataset, tokenizer.image_size)
+    options = with_num_samples(session.options, EVALUATED_IMAGES)
+    check_start_token(options, model.config)
+    labels = sample_labels(options, model.config.num_classes)
+    config = configure(SamplingConfig, options)
+    judge = open_judge(session, "train")
+    blocks = generate(session, model, tokenizer, labels, config)
+    scores = judge.score(blocks, len(labels), "sampling")
+    protocol = {**judge.protocol(len(labels)), **sampling_protocol(session)}
+    write_scores(session, "samples", scores, {**protocol, "sampling": sampling_options(config)})
+
+
+def evaluate_images(session: Session) -> None:
+    """Measure the images of --images, whatever made them."""
+    from data.generated import open_generated
+
+    path = Path(session.options.images)
+    images = open_generated(path, session.size, session.spec.channels)
+    judge = open_judge(session, "train")
+    scores = judge.score(images.blocks(session.options.batch_size), len(images), "measuring")
+    write_scores(session, "images", scores, {**judge.protocol(len(images)), "measured": path.name})
+
+
+def evaluate_tokenizer(session: Session) -> None:
+    """Measure what the tokenizer makes of real images against these images."""
+    from data.batches import labelled_batches
+    from models.vqgan.reconstruction import ReconstructionMeter, perceptual_if_there
+    from utils.images import to_uint8
+
+    options = session.options
+    tokenizer = find_tokenizer(session)
+    session = with_dataset(session, session.spec.name, tokenizer.image_size)
+    judge = open_judge(session, "validation")
+    images = open_images(session, options.reference or "validation")
+    perceptual = perceptual_if_there(options.perceptual_vgg and Path(options.perceptual_vgg))
+    meter = ReconstructionMeter(tokenizer, session.precision, perceptual)
+    batches = labelled_batches(images, options.batch_size, options.num_workers)
+    passed = ((to_uint8(r.reconstructions), r.labels.numpy()) for r in meter.reconstruct(batches))
+    scores = judge.score(passed, len(images), "reconstructing")
+    everything = {"rfid": scores.pop("fid"), **scores, "lpips": None, **meter.result()}
+    protocol = {**judge.protocol(len(images)), "tokenizer": tokenizer.fingerprint}
+    write_scores(session, "tokenizer", everything, protocol)
+
+
+def sweep(session: Session) -> None:
+    """Measure a grid of sampling options; goes on where it stopped."""
+    from utils.sweep import SweepTable
+
+    model, tokenizer, dataset = load_model(session)
+    session = with_dataset(session, dataset, tokenizer.image_size)
+    options = with_num_samples(session.options, SWEPT_IMAGES)
+    labels = sample_labels(options, model.config.num_classes)
+    settings = [options.replace(**values) for values in sweep_grid(options)]
+    for setting in settings:
+        check_start_token(setting, model.config)
+    judge = open_judge(session, "train")
+    protocol = {**judge.protocol(len(labels)), **sampling_protocol(session)}
+    table = SweepTable(session.run.path / "sweep", protocol)
+    log.info("%d settings of %d images each", len(settings), len(labels))
+    for number, setting in enumerate(settings, start=1):
+        config = configure(SamplingConfig, setting)
+        values, title = sampling_options(config), f"setting {number} of {len(settings)}"
+        if table.find(values) is None:
+            start = time.monotonic()
+            blocks = generate(session, model, tokenizer, labels, config)
+            scores = judge.score(table.keep_strip(values, blocks), len(labels), title)
+            table.add(values, {**scores, "seconds": time.monotonic() - start})
+        log.info("%s: %s", title, _as_text(table.find(values)))
+    log.info("lowest FID: %s", _as_text(table.best()))
+    log.info("written: %s, %s", table.csv, table.sheet)
 
 
 def dry_run(session: Session) -> None:
@@ -389,6 +481,11 @@ def find_tokenizer(session: Session) -> Tokenizer:
     return tokenizer
 
 
+def model_file(session: Session) -> Path:
+    """The checkpoint to sample from."""
+    return Path(session.options.checkpoint or session.run.model)
+
+
 def load_model(session: Session) -> tuple[MaskedTransformer, Tokenizer, str]:
     """Load a trained transformer (its averaged weights), its tokenizer and its dataset's name.
 
@@ -400,7 +497,7 @@ def load_model(session: Session) -> tuple[MaskedTransformer, Tokenizer, str]:
     from utils.checkpoint import load_checkpoint
 
     options = session.options
-    path = Path(options.checkpoint) if options.checkpoint else session.run.model
+    path = model_file(session)
     if not options.checkpoint and not path.is_file():
         raise UserError(f"no trained model at {path}: train one with --train, or name --checkpoint")
     contents = load_checkpoint(path, "maskgit")
@@ -419,6 +516,101 @@ def load_model(session: Session) -> tuple[MaskedTransformer, Tokenizer, str]:
     model = MaskedTransformer(config)
     model.load_state_dict(contents["ema"])
     return model.to(session.device).eval(), tokenizer, contents["dataset"]
+
+
+def with_dataset(session: Session, dataset: str, size: int) -> Session:
+    """The session of the dataset and image size that a checkpoint was made for.
+
+    Raises:
+        UserError: if --size says something else.
+    """
+    options = session.options
+    if options.size not in (None, size):
+        raise UserError(f"--size {options.size}: the model's images are {size} pixels wide")
+    run = RunFolder(Path(options.output_dir) / (options.run_name or dataset), dataset)
+    return replace(session, spec=DATASETS[dataset], size=size, run=run)
+
+
+def with_num_samples(options: Options, count: int) -> Options:
+    """The options with another default of --num_samples."""
+    if "num_samples" in options.given:
+        return options
+    return replace(options.replace(num_samples=count), given=options.given | {"num_samples"})
+
+
+def open_judge(session: Session, split: Split) -> Judge:
+    """What measures images against those of --reference, by default those of `split`."""
+    from data.batches import uint8_blocks
+    from utils.evaluation import Judge, Reference
+    from utils.extractor import open_extractor
+
+    options = session.options
+    files = (options.feature_net, options.inception_weights)
+    net, inception = (Path(file) if file else None for file in files)
+    extractor = open_extractor(net, inception, session.device)
+    split = options.reference or split
+    images = open_images(session, split)
+    reference = Reference(
+        dataset=session.spec.name,
+        split=split,
+        source=images.fingerprint[:16],
+        images=len(images),
+        classes=len(images.class_names),
+        size=images.size,
+        channels=images.channels,
+        resize=RESIZE,
+    )
+    blocks = uint8_blocks(images, options.batch_size, options.num_workers)
+    return Judge(extractor, reference, blocks, cache_folder(options))
+
+
+def sampling_protocol(session: Session) -> dict[str, Any]:
+    """Beside the sampling options, what samples of a model depend on."""
+    options, path = session.options, model_file(session)
+    return {
+        "checkpoint": {"file": path.name, "sha256": file_digest(path)[:16]},
+        "labels": options.labels or "all in turn",
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "precision": str(session.precision),
+    }
+
+
+def sampling_options(config: SamplingConfig) -> dict[str, Any]:
+    """The options that give this config, with their values."""
+    return {option: getattr(config, field) for field, option in options_of(SamplingConfig).items()}
+
+
+def sweep_grid(options: Options) -> list[dict[str, Any]]:
+    """The settings of --sweep, as values of options; a mistake ends the process in one line."""
+    from utils.sweep import parse_grid
+
+    names = options_of(SamplingConfig).values()
+    return parse_grid(options.sweep, names, lambda name, text: option_value(name, text, DATASETS))
+
+
+def write_scores(
+    session: Session, what: str, scores: Mapping[str, float | None], protocol: Mapping[str, Any]
+) -> None:
+    """Show scores with their protocol, and write both into the run folder."""
+    from utils.evaluation import caution, report
+
+    path = make_folder(session.run.path) / f"evaluation_{what}.json"
+    warning = caution(protocol["images"])
+    write_json_atomic(path, {"scores": scores, "protocol": protocol, "caution": warning})
+    log.info("%s", report(scores, protocol))
+    if warning:
+        log.warning("%s", warning)
+    log.info("written: %s", path)
+
+
+def _as_text(row: Mapping[str, Any] | None) -> str:
+    return " ".join(f"{name}={value}" for name, value in (row or {}).items() if value != "")
+
+
+def cache_folder(options: Options) -> Path:
+    """Where the caches of all runs are."""
+    return Path(options.cache_dir or Path(options.output_dir) / "tokens")
 
 
 def open_images(session: Session, split: Split, download: bool = True) -> ImageDataset:
@@ -446,7 +638,7 @@ def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, spli
         "dataset": session.spec.name,
         "split": split,
         "size": session.size,
-        "resize": "shorter side, antialiased bilinear, centre crop",
+        "resize": RESIZE,
         "precision": str(session.precision),
         "tokenizer": tokenizer.fingerprint,
     }
@@ -455,7 +647,7 @@ def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, spli
         encode,
         tokenizer.grid_size**2,
         identity,
-        Path(options.cache_dir or Path(options.output_dir) / "tokens"),
+        cache_folder(options),
         batch_size=options.batch_size,
         num_workers=options.num_workers,
     )

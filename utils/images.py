@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from utils.files import atomic_write
+
+TITLE_HEIGHT = 16  # pixels above a strip
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
@@ -71,3 +73,33 @@ def save_grid(
     scale = max(1, 64 // stacked.shape[1])
     enlarged = stacked.repeat(scale, axis=1).repeat(scale, axis=2)
     save_png(path, tile(enlarged, columns))
+
+
+def save_strips(path: Path, strips: Sequence[tuple[str, Path]]) -> None:
+    """Write pictures below each other as one PNG, each under its title.
+
+    Args:
+        path: the file; UserError if it cannot be written.
+        strips: titles and PNG files, at least one; small pictures are enlarged to be seen.
+    """
+    pictures = []
+    for _, strip in strips:
+        with Image.open(strip) as picture:
+            scale = max(1, 48 // picture.height)
+            wanted = (picture.width * scale, picture.height * scale)
+            pictures.append(picture.convert("RGB").resize(wanted, Image.Resampling.NEAREST))
+    titles = [title for title, _ in strips]
+    font = ImageFont.load_default()
+    width = max(
+        *(picture.width for picture in pictures), *(int(font.getlength(t)) + 8 for t in titles)
+    )
+    height = sum(picture.height + TITLE_HEIGHT for picture in pictures)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    top = 0
+    for title, picture in zip(titles, pictures, strict=True):
+        draw.text((4, top + 2), title, fill="black", font=font)
+        sheet.paste(picture, (0, top + TITLE_HEIGHT))
+        top += TITLE_HEIGHT + picture.height
+    with atomic_write(path) as file:
+        sheet.save(file, "PNG")

@@ -20,7 +20,7 @@ from models.maskgit.config import (
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils.version import VERSION
 
-MODES = ("download_only", "train_vae", "reconstruct", "train", "sample")
+MODES = ("download_only", "train_vae", "reconstruct", "train", "sample", "evaluate", "sweep")
 
 DESCRIPTION = """\
 Train a MaskGIT and sample from it: a frozen VQ-GAN turns images into tokens, a bidirectional
@@ -80,6 +80,18 @@ def parse_options(argv: Sequence[str], datasets: Collection[str]) -> Options:
     return options
 
 
+def option_value(name: str, text: str, datasets: Collection[str]) -> Any:
+    """One value of an option, as the command line would read it; mistakes as `parse_options`.
+
+    Args:
+        name: of the option, without dashes in front.
+        text: its value.
+        datasets: choices of --dataset.
+    """
+    parser = build_parser(datasets)
+    return getattr(parser.parse_args(canonical_spelling([f"--{name}={text}"], parser)), name)
+
+
 def canonical_spelling(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
     """Rewrite the option names of a command line to the spelling that the parser knows."""
     known = {_folded(name): name for action in parser._actions for name in action.option_strings}
@@ -107,6 +119,7 @@ def build_parser(datasets: Collection[str]) -> argparse.ArgumentParser:
     _add_transformer(parser)
     _add_training(parser)
     _add_sampling(parser)
+    _add_measuring(parser)
     _add_run(parser)
     return parser
 
@@ -118,6 +131,16 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
     _flag(group, "--reconstruct", "measure the VQ-GAN on the validation split")
     _flag(group, "--train", "train the MaskGIT transformer (stage 2)")
     _flag(group, "--sample", "generate images with a trained model")
+    measured = (
+        "measure images against the dataset's: samples of the model (or --images), "
+        "or what the tokenizer makes of real ones"
+    )
+    group.add_argument(
+        "--evaluate", nargs="?", choices=("samples", "tokenizer"), const="samples",
+        metavar="WHAT", help=f"{measured}: samples, tokenizer [samples]",
+    )  # fmt: skip
+    grid = 'measure a grid of sampling options, as in "step=4,8,16 cfg_w=0,1,3"'
+    _option(group, "--sweep", str, None, "GRID", grid)
     _flag(group, "--dry_run", "print what the other modes would do, and stop")
 
 
@@ -226,7 +249,8 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling (--sample, and the grids of --train)")
     default = SamplingConfig
     _option(group, "--checkpoint", str, None, "FILE", "trained model [the run's own]")
-    _option(group, "--num_samples", positive_int, 16, "N", "images to generate")
+    number = "images to generate; unless given, --evaluate takes 50000, --sweep 1000 a setting"
+    _option(group, "--num_samples", positive_int, 16, "N", number)
     steps = "decoding steps, at most the tokens of an image"
     _option(group, "--step", positive_int, default.num_steps, "T", steps)
     schedules = (*TRAINING_SCHEDULES, *CUMULATIVE_SCHEDULES)
@@ -241,6 +265,23 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     start = "token at hidden places at the start; negative for random ones [the mask token]"
     _option(group, "--mask-value", int, None, "ID", start)
     _list(group, "--labels", label_list, None, "C", "classes to generate in turn [all]")
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("measuring (--evaluate, --sweep)")
+    images = "measure these instead of samples: a folder of images, or an .npz with arr_0"
+    _option(group, "--images", str, None, "PATH", images)
+    group.add_argument(
+        "--reference", choices=("train", "validation"), metavar="SPLIT",
+        help="real images to compare with: train, validation [train; of tokenizers validation]",
+    )  # fmt: skip
+    net = (
+        "your own feature extractor, TorchScript: uint8 (B, C, H, W) -> features (B, D) or "
+        "(features, logits); runs the code in that file"
+    )
+    _option(group, "--feature_net", str, None, "FILE", net)
+    inception = "weights-inception-2015-12-05-6726825d.pth, for machines without a network"
+    _option(group, "--inception_weights", str, None, "FILE", inception)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
