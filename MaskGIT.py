@@ -90,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             edit,
             evaluate,
             sweep,
+            export,
         ):
             if getattr(options, mode.__name__):
                 mode(session)
@@ -286,6 +287,22 @@ def sample(session: Session) -> None:
         save_steps(session, trained, labels[:STEPS_IMAGES], config, folder)
     for name in ("images", "samples.npz", "grid.png"):
         log.info("written: %s", folder / name)
+
+
+def export(session: Session) -> None:
+    """Write the trained transformer in the layout of caetas/GenerativeZoo."""
+    import torch
+
+    from models.maskgit.loading import to_foreign
+    from utils.files import atomic_write
+
+    path = Path(session.options.export)
+    if path.exists():
+        raise UserError(f"--export {path} exists already; nothing is overwritten")
+    trained = load_model(session)
+    with atomic_write(path) as file:
+        torch.save(to_foreign(trained.model), file)
+    log.info("written: %s; its tokenizer is the one in the checkpoint", path)
 
 
 def edit(session: Session) -> None:
@@ -576,13 +593,16 @@ def load_model(session: Session) -> Trained:
     """
     from models.maskgit.transformer import MaskedTransformer
     from models.vqgan.tokenizer import Tokenizer
-    from utils.checkpoint import load_checkpoint
+    from utils.checkpoint import contents_of, is_own_format, read_torch_file
 
     options = session.options
     path = model_file(session)
     if not options.checkpoint and not path.is_file():
         raise UserError(f"no trained model at {path}: train one with --train, or name --checkpoint")
-    contents = load_checkpoint(path, "maskgit")
+    stored = read_torch_file(path)
+    if not is_own_format(stored):
+        return foreign_model(session, stored, path)
+    contents = contents_of(stored, path, "maskgit")
     if "dataset" in options.given and options.dataset != contents["dataset"]:
         raise UserError(f"{path} was trained on {contents['dataset']}, not {options.dataset}")
     reject_contradictions(TransformerConfig, options, contents["config"], path)
@@ -599,6 +619,36 @@ def load_model(session: Session) -> Trained:
     model.load_state_dict(contents["ema"])
     model = model.to(session.device).eval()
     return Trained(model, tokenizer, contents["dataset"], contents["class_names"])
+
+
+def foreign_model(session: Session, stored: Any, path: Path) -> Trained:
+    """A transformer of another program, whose file does not tell its dataset and tokenizer.
+
+    Raises:
+        UserError: if they are not given, or do not fit the transformer.
+    """
+    from models.maskgit.loading import from_foreign
+
+    options, spec = session.options, session.spec
+    if "dataset" not in options.given:
+        raise UserError(
+            f"{path} does not tell what it was trained on: give its --dataset, and its tokenizer "
+            "as --checkpoint_vae"
+        )
+    tokenizer = find_tokenizer(session)
+    heads = options.heads if "heads" in options.given else None
+    model = from_foreign(stored, path, tokenizer.codebook_size, heads)
+    config = model.config
+    reject_contradictions(TransformerConfig, options, vars(config), path)
+    check_n_classes(options, config.num_classes, path)
+    expected = (tokenizer.grid_size**2, spec.num_classes or config.num_classes)
+    if (config.seq_len, config.num_classes) != expected:
+        raise UserError(
+            f"{path} is for images of {config.seq_len} tokens and {config.num_classes} classes; "
+            f"the tokenizer makes {expected[0]}, and {spec.name} has {expected[1]} classes (with "
+            f"{tokenizer.codebook_size} codes); are --checkpoint_vae, --size and --dataset its own?"
+        )
+    return Trained(model.to(session.device), tokenizer, spec.name, spec.classes)
 
 
 def of_model(session: Session, trained: Trained) -> Session:

@@ -25,7 +25,7 @@ from utils.version import VERSION
 
 MODES = (
     "download_only", "train_vae", "reconstruct", "train", "show_plan", "sample", "edit", "evaluate",
-    "sweep",
+    "sweep", "export",
 )  # fmt: skip
 
 DESCRIPTION = """\
@@ -150,6 +150,8 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     grid = 'measure a grid of sampling options, as in "step=4,8,16 cfg_w=0,1,3"'
     _option(group, "--sweep", str, None, "GRID", grid)
+    layout = "write the trained transformer in the layout of caetas/GenerativeZoo"
+    _option(group, "--export", str, None, "FILE", layout)
     _flag(group, "--dry_run", "print what the other modes would do, and stop")
 
 
