@@ -31,6 +31,8 @@ from utils.token_set import TokenSet
 VALIDATION_IMAGES = 4096
 VALIDATION_SEED = 0  # not the run's: equal masks make runs comparable
 RATIO_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)
+# A step is computed in parts of at most this many tokens on the CPU, where larger ones are slower.
+CPU_PART_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class MaskGITStage:
         self.model = MaskedTransformer(config).to(device)
         self.ema = EMA(self.model, training.ema_decay)
         self.optimizer = make_optimizer(self.model, training)
+        step_tokens = self.images_per_step * config.seq_len if device.type == "cpu" else 0
+        self._num_parts = max(training.grad_accum, math.ceil(step_tokens / CPU_PART_TOKENS))
         self._forward = torch.compile(self.model) if compile_model else self.model
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
@@ -178,7 +182,7 @@ class MaskGITStage:
         return averaged
 
     def _draw_batch(self, step: int) -> tuple[Iterator[Batch], int]:
-        """The batch of a step in `grad_accum` parts, and how many tokens are hidden in all."""
+        """The batch of a step in parts, and how many tokens are hidden in all."""
         seed, training = self.training.seed, self.training
         indices = self._indices(step)
         views = rng(seed, "views", step).integers(0, self.train_tokens.num_views, len(indices))
@@ -192,7 +196,7 @@ class MaskGITStage:
         )
         parts = (
             hide(tokens[part], labels[part], masks[part], self.config.mask_token)
-            for part in np.array_split(np.arange(len(indices)), training.grad_accum)
+            for part in np.array_split(np.arange(len(indices)), self._num_parts)
             if len(part)
         )
         return parts, int(masks.sum())

@@ -12,6 +12,9 @@ from models.vqgan.network import VQModel
 from utils.checkpoint import weights_digest
 from utils.errors import UserError
 
+# Images are computed in parts of at most this many pixels on the CPU, where larger ones are slower.
+CPU_PART_PIXELS = 64 * 32 * 32
+
 
 class Tokenizer:
     """Turns images into tokens and back.
@@ -63,7 +66,7 @@ class Tokenizer:
             int64 (B, h, w) in [0, K), on the tokenizer's device.
         """
         images = images.to(self.device, memory_format=torch.channels_last)
-        return self._model.encode(images)
+        return torch.cat([self._model.encode(part) for part in self._parts(images)])
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
@@ -77,7 +80,8 @@ class Tokenizer:
         """
         if tokens.ndim == 2:
             tokens = tokens.unflatten(1, (self.grid_size, self.grid_size))
-        return self._model.decode_tokens(tokens.to(self.device)).float().clamp(-1, 1)
+        parts = [self._model.decode_tokens(part) for part in self._parts(tokens.to(self.device))]
+        return torch.cat(parts).float().clamp(-1, 1)
 
     @torch.no_grad()
     def to_rgb(self, images: Tensor) -> Tensor:
@@ -127,6 +131,11 @@ class Tokenizer:
                 f"{tokenizer.fingerprint}, not {entry.get('fingerprint')}"
             )
         return tokenizer
+
+    def _parts(self, batch: Tensor) -> tuple[Tensor, ...]:
+        if self.device.type != "cpu":
+            return (batch,)
+        return batch.split(max(1, CPU_PART_PIXELS // self.image_size**2))
 
 
 def plain_config(config: VQGANConfig) -> dict[str, Any]:

@@ -1,0 +1,281 @@
+"""How fast training, sampling and tokenising are, against a plain implementation (baseline.py).
+
+    python benchmarks/speed.py
+
+Both get the same weights and inputs and run alternately; the table shows the median of the rounds.
+Default options, the default VQ-GAN, 32 x 32 grey images, 64 tokens. Each peak of memory is that of
+a process of its own. The second table doubles the image's side twice with the same number of tokens
+per batch, and puts the slowdown beside the one that the operation count predicts.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.baseline import PlainTransformer, Trainer
+from benchmarks.baseline import sample as plain_sample
+from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerConfig
+from models.maskgit.decoding import make_plan
+from models.maskgit.sampling import sample_images
+from models.maskgit.training import MaskGITStage
+from models.maskgit.transformer import MaskedTransformer
+from models.vqgan.config import VQGANConfig
+from models.vqgan.network import VQModel
+from models.vqgan.tokenizer import Tokenizer
+from utils.device import autocast, choose_device, choose_precision
+from utils.images import from_uint8
+from utils.token_set import TokenSet
+
+TOKENS_PER_BATCH = 256 * 64  # training; a quarter of it in sampling
+CLASSES = 10
+PRODUCT_SIZE = 2048
+Work = Callable[[], object]
+
+
+class Pair(NamedTuple):
+    """The same work done twice: images per call, by our code, by the baseline's."""
+
+    images: int
+    ours: Work
+    baseline: Work
+
+
+class Bench:
+    """One set of weights and inputs, and the works on them by both implementations."""
+
+    def __init__(self, device: torch.device, precision: torch.dtype, image_size: int) -> None:
+        self.device, self.precision = device, precision
+        torch.manual_seed(0)
+        vqgan_config = VQGANConfig(image_size=image_size, attn_resolutions=(image_size // 2,))
+        self.vqgan = VQModel(vqgan_config).eval().requires_grad_(False).to(device)
+        model = VQModel(vqgan_config)
+        model.load_state_dict(self.vqgan.state_dict())
+        self.tokenizer = Tokenizer(model).to(device)
+        seq_len = vqgan_config.grid_size**2
+        self.train_images = TOKENS_PER_BATCH // seq_len
+        self.sample_images = self.train_images // 4
+        generator = np.random.default_rng(0)
+        shape = (self.train_images, 1, image_size, image_size)
+        self.pixels = torch.from_numpy(generator.integers(0, 256, shape, np.uint8))
+        self.labels = torch.arange(self.train_images) % CLASSES
+        self.config = TransformerConfig(vqgan_config.codebook_size, CLASSES, seq_len)
+        self.sampling = SamplingConfig()
+        tokens = generator.integers(0, self.config.codebook_size, (1, self.train_images, seq_len))
+        token_set = TokenSet(tokens.astype(np.uint16), self.labels.numpy())
+        self.stage = MaskGITStage(
+            self.config,
+            TrainingConfig(batch_size=self.train_images),
+            token_set,
+            token_set,
+            device=device,
+            precision=precision,
+            describe={},
+            preview=lambda model, path: None,
+        )
+        self.plain = PlainTransformer(self.config).to(device)
+        self.plain.load_ours(self.stage.model)
+        self.trainer = Trainer(self.plain, self.vqgan)
+        self.averaged: MaskedTransformer = self.stage.ema.module  # type: ignore[assignment]
+
+    def works(self) -> dict[str, Pair]:
+        """What is compared, by name."""
+        labels = self.labels.to(self.device)
+        images = from_uint8(self.pixels.to(self.device))
+        few = self.sample_images
+        counts = make_plan([self.config.seq_len], self.sampling).counts[0].tolist()
+        return {
+            "training": Pair(
+                self.train_images,
+                lambda: self.stage.train_step(1),
+                lambda: self.trainer.step(images, labels),
+            ),
+            "sampling": Pair(
+                few,
+                self._sample,
+                lambda: plain_sample(self.plain, self.vqgan, labels[:few], self.sampling, counts),
+            ),
+            "tokenising": Pair(
+                self.train_images,
+                self._tokenise,
+                lambda: self.vqgan.encode(images),
+            ),
+        }
+
+    def _sample(self) -> None:
+        labels = self.labels[: self.sample_images].tolist()
+        blocks = sample_images(
+            self.averaged,
+            self.tokenizer,
+            labels,
+            self.sampling,
+            seed=0,
+            block_size=len(labels),
+            precision=self.precision,
+        )
+        for _ in blocks:
+            pass
+
+    def _tokenise(self) -> None:
+        with autocast(self.device, self.precision):
+            self.tokenizer.encode(from_uint8(self.pixels.to(self.device)))
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
+    parser.add_argument("--rounds", type=int, default=5, help="timings of each work")
+    parser.add_argument("--size", type=int, default=32, help=argparse.SUPPRESS)
+    parser.add_argument("--peak_of", help=argparse.SUPPRESS)  # what a process of its own runs
+    options = parser.parse_args()
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
+    bench = partial(Bench, device, precision)
+    if options.peak_of:
+        name, implementation = options.peak_of.split(":")
+        work: Work = getattr(bench(options.size).works()[name], implementation)
+        work()
+        work()
+        say(f"{peak_bytes(device)}")
+        return
+    say(f"{device}, {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    compare(bench(32), options.rounds)
+    say("")
+    cost_curve(bench, options.rounds)
+
+
+def compare(bench: Bench, rounds: int) -> None:
+    """Print images/s of ours and the baseline, their ratio, peak memory and share of the GEMM."""
+    works = bench.works()
+    product = matrix_product(bench.device, bench.precision)
+    calls = {"product": product}
+    for name, pair in works.items():
+        calls |= {f"ours {name}": pair.ours, f"baseline {name}": pair.baseline}
+    seconds = interleaved(calls, bench.device, rounds)
+    peak = 2 * PRODUCT_SIZE**3 / seconds["product"]
+    say(f"matrix product of {PRODUCT_SIZE}: {peak / 1e9:.0f} GFLOP/s")
+    say("work         ours img/s  baseline img/s  ratio  ours MB  baseline MB  share of product")
+    for name, pair in works.items():
+        ours = pair.images / seconds[f"ours {name}"]
+        plain = pair.images / seconds[f"baseline {name}"]
+        megabytes = [peak_of(name, by, 32, bench) / 1e6 for by in ("ours", "baseline")]
+        operations = {"training": training_flops, "sampling": sampling_flops}.get(name)
+        share = f"{100 * ours * operations(bench.config) / peak:14.0f} %" if operations else ""
+        say(
+            f"{name:12s} {ours:10.1f}  {plain:14.1f}  {ours / plain:5.2f}  {megabytes[0]:7.0f}"
+            f"  {megabytes[1]:11.0f}  {share}"
+        )
+
+
+def cost_curve(bench: Callable[[int], Bench], rounds: int) -> None:
+    """Print images/s and peak memory of training and sampling at 64, 256 and 1024 tokens."""
+    say(
+        "tokens  batch  training img/s  slower  predicted    MB  sampling img/s  slower"
+        "  predicted    MB"
+    )
+    first: dict[str, tuple[float, float]] = {}
+    for size in (32, 64, 128):
+        current = bench(size)
+        works = current.works()
+        names = {"training": training_flops, "sampling": sampling_flops}
+        seconds = interleaved({n: works[n].ours for n in names}, current.device, rounds)
+        line = f"{current.config.seq_len:6d}  {current.train_images:5d}"
+        for name, operations in names.items():
+            rate, flops = works[name].images / seconds[name], operations(current.config)
+            first.setdefault(name, (rate, flops))
+            slower, predicted = first[name][0] / rate, flops / first[name][1]
+            megabytes = peak_of(name, "ours", size, current) / 1e6
+            line += f"  {rate:14.1f}  {slower:6.1f}  {predicted:9.1f}  {megabytes:4.0f}"
+        say(line)
+
+
+def interleaved(works: dict[str, Work], device: torch.device, rounds: int) -> dict[str, float]:
+    """Median seconds of each work, after one warm-up, the works taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        work()
+    for _ in range(rounds):
+        for name, work in works.items():
+            times[name].append(timed(work, device))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def timed(work: Work, device: torch.device) -> float:
+    """Seconds that a work takes on its device."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    before.record()
+    work()
+    after.record()
+    torch.cuda.synchronize()
+    return before.elapsed_time(after) / 1000
+
+
+def matrix_product(device: torch.device, precision: torch.dtype) -> Work:
+    """A square product, the measure of what the hardware can do."""
+    a, b = torch.randn(2, PRODUCT_SIZE, PRODUCT_SIZE, device=device, dtype=precision)
+    return lambda: a @ b
+
+
+def forward_flops(config: TransformerConfig, predicted: float) -> float:
+    """Operations of the matrix products of one image, `predicted` of whose tokens get logits."""
+    length, width = config.seq_len + 1, config.hidden_dim
+    block = 8 * width**2 + 4 * width * config.mlp_dim + 4 * length * width
+    ends = 4 * width**2 + 2 * config.embed_dim * width
+    head = 2 * (width**2 + config.embed_dim * (width + config.codebook_size))
+    return length * (config.depth * block + ends) + predicted * head
+
+
+def training_flops(config: TransformerConfig) -> float:
+    """Forward and backward of one image; arccos masks hide 2 / pi of the tokens."""
+    return 3 * forward_flops(config, config.seq_len * 2 / np.pi)
+
+
+def sampling_flops(config: TransformerConfig) -> float:
+    """The transformer's part of one image: the first step has no unconditional half."""
+    return (2 * SamplingConfig().num_steps - 1) * forward_flops(config, config.seq_len)
+
+
+def peak_of(name: str, implementation: str, size: int, bench: Bench) -> int:
+    """Peak memory in bytes of two calls of a work, in a process of its own."""
+    precision = {torch.float32: "fp32", torch.bfloat16: "bf16"}[bench.precision]
+    command = [sys.executable, __file__, "--device", str(bench.device), "--precision", precision,
+               "--size", str(size), "--peak_of", f"{name}:{implementation}"]  # fmt: skip
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Peak memory of this process so far: resident on the CPU, allocated on CUDA."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count what the parent process had at the start
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
