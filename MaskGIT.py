@@ -411,19 +411,22 @@ def sweep(session: Session) -> None:
         check_start_token(setting, trained.model.config)
     judge = open_judge(session, "train")
     protocol = {**judge.protocol(len(labels)), **sampling_protocol(session)}
-    table = SweepTable(session.run.path / "sweep", protocol)
-    log.info("%d settings of %d images each", len(settings), len(labels))
-    for number, setting in enumerate(settings, start=1):
-        config = configure(SamplingConfig, setting)
-        values, title = sampling_options(config), f"setting {number} of {len(settings)}"
-        if table.find(values) is None:
-            start = time.monotonic()
-            blocks = generate(session, trained, labels, config)
-            scores = judge.score(table.keep_strip(values, blocks), len(labels), title)
-            table.add(values, {**scores, "seconds": time.monotonic() - start})
-        log.info("%s: %s", title, _as_text(table.find(values)))
-    log.info("lowest FID: %s", _as_text(table.best()))
-    log.info("written: %s, %s", table.csv, table.sheet)
+    folder = make_folder(session.run.path / "sweep")
+    busy = f"another job is measuring a grid in {folder}; choose another --run_name"
+    with exclusive_lock(folder / ".lock", busy):
+        table = SweepTable(folder, protocol)
+        log.info("%d settings of %d images each", len(settings), len(labels))
+        for number, setting in enumerate(settings, start=1):
+            config = configure(SamplingConfig, setting)
+            values, title = sampling_options(config), f"setting {number} of {len(settings)}"
+            if table.find(values) is None:
+                start = time.monotonic()
+                blocks = generate(session, trained, labels, config)
+                scores = judge.score(table.keep_strip(values, blocks), len(labels), title)
+                table.add(values, {**scores, "seconds": time.monotonic() - start})
+            log.info("%s: %s", title, _as_text(table.find(values)))
+        log.info("lowest FID: %s", _as_text(table.best()))
+        log.info("written: %s, %s", table.csv, table.sheet)
 
 
 def dry_run(session: Session) -> None:
@@ -709,6 +712,7 @@ def sampling_protocol(session: Session) -> dict[str, Any]:
         "checkpoint": {"file": path.name, "sha256": file_digest(path)[:16]},
         "labels": options.labels or "all in turn",
         "seed": options.seed,
+        "first_image": options.first_image,
         "batch_size": options.batch_size,
         "precision": str(session.precision),
     }
