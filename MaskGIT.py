@@ -15,10 +15,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.datasets import DATASETS, DatasetSpec
 from data.spec import Split
@@ -29,12 +29,14 @@ from utils.files import exclusive_lock, make_folder, read_json, write_json_atomi
 from utils.options import Options, parse_options
 from utils.run_folder import RunFolder
 from utils.settings import (
+    EXTENDABLE,
     checked,
     configure,
     given_fields,
     reject_contradictions,
     resumed_options,
     run_options,
+    without_paths,
 )
 
 if TYPE_CHECKING:
@@ -164,7 +166,8 @@ def train_vae(session: Session) -> None:
         },
         compile_model=options.compile,
     )
-    run_stage(session, stage, training.epochs, batch_size)
+    made_from = {"images": len(train_images)}
+    run_stage(session, stage, made_from, training.epochs, batch_size)
 
 
 def reconstruct(session: Session) -> None:
@@ -230,7 +233,8 @@ def train(session: Session) -> None:
         preview=preview_writer(session, tokenizer, config.num_classes),
         compile_model=options.compile,
     )
-    run_stage(session, stage, options.n_epochs, batch_size)
+    made_from = {"images": len(train_images), "tokenizer": tokenizer.fingerprint}
+    run_stage(session, stage, made_from, options.n_epochs, batch_size)
 
 
 def sample(session: Session) -> None:
@@ -303,8 +307,21 @@ def _describe_training(session: Session) -> None:
 # --- What the modes share ---
 
 
-def run_stage(session: Session, stage: Stage, epochs: int, images_per_step: int) -> None:
+def run_stage(
+    session: Session,
+    stage: Stage,
+    made_from: Mapping[str, Any],
+    epochs: int,
+    images_per_step: int,
+) -> None:
     """Train a stage in the run's folder, from its last state if there is one.
+
+    Args:
+        session: of the run.
+        stage: as it is before its first step.
+        made_from: what the run depends on beside its options, by name; kept with these.
+        epochs: in all.
+        images_per_step: over all processes.
 
     Raises:
         UserError: if another job trains in the folder, or training cannot go on.
@@ -316,20 +333,23 @@ def run_stage(session: Session, stage: Stage, epochs: int, images_per_step: int)
     busy = f"another job is training in {run.path}; choose another --run_name or --output_dir"
     with exclusive_lock(make_folder(run.path) / ".lock", busy):
         position = Position()
+        settings = {**run_options(options, stage.name), **made_from}
+        stored = read_json(run.config)
         if run.resume_state(stage.name).is_file():
+            _check_made_from(made_from, stored[stage.name], run.path)
             position = load_state(stage, run)
             log.info("%s continues after step %d", stage.name, position.step)
+            _tell_new_schedule(stage, position.step, stored[stage.name], settings)
         if position.step >= epochs * stage.steps_per_epoch:
             log.info("%s is trained already, for %d epochs", stage.name, epochs)
             return
-        settings = run_options(options, stage.name)
-        write_json_atomic(run.config, {**read_json(run.config), stage.name: settings})
+        write_json_atomic(run.config, {**stored, stage.name: settings})
         tracker, position.wandb_id = open_trackers(
             run.metrics(stage.name),
             position.step,
             None if options.no_wandb else run.path,
             f"{run.path.name}-{stage.name}",
-            settings,
+            without_paths(settings),
             position.wandb_id,
         )
         config = LoopConfig(
@@ -360,8 +380,39 @@ def continued(session: Session, stage: str) -> Session:
         if options.resume:
             log.info("nothing to resume in %s: a new %s run starts", run.path, stage)
         return session
-    stored = read_json(run.config).get(stage, {})
+    stored = read_json(run.config).get(stage)
+    if stored is None:
+        raise UserError(
+            f"{run.config} does not say with which options {run.resume_state(stage).name} was "
+            "made, so it cannot be resumed; start another --run_name"
+        )
     return open_session(resumed_options(options, stored, stage, run.path))
+
+
+def _check_made_from(made_from: Mapping[str, Any], stored: Mapping[str, Any], run: Path) -> None:
+    """Refuse to continue a run with another tokenizer or with other images."""
+    for name, value in made_from.items():
+        if stored.get(name, value) != value:
+            raise UserError(
+                f"the {name} of the run in {run} were {stored[name]}, now they are {value}: "
+                "give the run's own --checkpoint_vae and --data_dir, or start another --run_name"
+            )
+
+
+def _tell_new_schedule(
+    stage: Stage, step: int, stored: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """Say how more epochs than before change the learning rate of the next step."""
+    name = EXTENDABLE[stage.name]
+    before, now = stored[name], settings[name]
+    if now > before:
+        log.info(
+            "%d epochs instead of %d: the learning rate is now %.3g, before it was %.3g",
+            now,
+            before,
+            stage.learning_rate(step),
+            stage.learning_rate(step, before),
+        )
 
 
 def find_tokenizer(session: Session) -> Tokenizer:
