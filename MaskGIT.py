@@ -353,7 +353,11 @@ def run_stage(
             position.wandb_id,
         )
         config = LoopConfig(
-            epochs, images_per_step, options.sample_and_save_freq, options.save_every_minutes
+            epochs,
+            images_per_step,
+            options.sample_and_save_freq,
+            options.save_every_minutes,
+            options.keep_checkpoints,
         )
         try:
             train_loop(stage, config, run, tracker, position)
@@ -369,9 +373,8 @@ def continued(session: Session, stage: str) -> Session:
             the run that is resumed.
     """
     run, options = session.run, session.options
-    published = run.model if stage == "maskgit" else run.tokenizer
     has_state = run.resume_state(stage).is_file()
-    if not options.resume and (has_state or published.exists()):
+    if not options.resume and (has_state or run.published(stage).exists()):
         raise UserError(
             f"{run.path} already holds a {stage} run: --resume continues it; --run_name or "
             "--output_dir starts another one elsewhere"

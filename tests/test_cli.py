@@ -201,6 +201,17 @@ def test_resuming_with_another_tokenizer_or_other_images_is_refused(
     assert "the images of the run" in capsys.readouterr().err
 
 
+def test_a_kept_checkpoint_can_be_sampled_from(run, tokenizer_file, tmp_path):
+    run(
+        f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --sample_and_save_freq 1 "
+        "--keep_checkpoints 2"
+    )
+    earlier = tmp_path / "mnist" / "MaskGIT_mnist_step_0000003.pt"
+    assert load_checkpoint(earlier, "maskgit")["step"] == 3
+    run(f"--sample --checkpoint {earlier} --num_samples 2")
+    assert samples_of(tmp_path)[0].shape == (2, 32, 32, 1)
+
+
 def test_the_whole_pipeline_in_one_command(run, tmp_path):
     out = run(
         f"--train_vae --reconstruct --train --sample {TRAIN_TINY} --n_epochs_vae 1 "

@@ -99,6 +99,18 @@ def test_samples_and_checkpoints_at_their_frequency_and_at_the_end(run):
     ]
 
 
+@pytest.mark.parametrize(("keep", "steps"), [(0, []), (1, [12]), (2, [8, 12]), (9, [4, 8, 12])])
+def test_the_newest_checkpoints_are_kept_under_their_steps(run, keep, steps):
+    config = LoopConfig(3, images_per_step=8, save_every_epochs=1, keep_checkpoints=keep)
+    train_loop(CountingStage(), config, run, Trackers(), Position())
+    names = {path.name for path in run.path.glob("*.pt")}
+    kept = {f"MaskGIT_toy_step_{step:07d}.pt" for step in steps}
+    assert names == {"MaskGIT_toy.pt", "resume_maskgit.pt"} | kept
+    for step in steps:
+        contents = load_checkpoint(run.kept("maskgit", step), "maskgit")
+        assert contents == {"step": step, "total": sum(range(step))}
+
+
 def test_a_run_resumes_where_it_was_saved(run):
     with pytest.raises(SystemExit) as stop:
         train(CountingStage(signal_step=5), run)

@@ -73,12 +73,14 @@ class LoopConfig:
         images_per_step: over all processes, for the rates that are shown.
         save_every_epochs: preview and save after so many epochs, and at the end.
         save_every_minutes: save a resume state at least so often.
+        keep_checkpoints: how many checkpoints stay as files with their step in the name.
     """
 
     epochs: int
     images_per_step: int
     save_every_epochs: int = 20
     save_every_minutes: float = 10.0
+    keep_checkpoints: int = 0
 
 
 @dataclass
@@ -172,9 +174,22 @@ def _end_epoch(
         picture = run.preview(stage.name, position.step)
         stage.preview(picture)
         tracker.log_image("samples", picture, position.step)
-        path = run.model if stage.name == "maskgit" else run.tokenizer
-        save_checkpoint(path, stage.name, stage.checkpoint(position.step))
+        _publish(stage, run, position.step, config.keep_checkpoints)
     meter.restart_clock()
+
+
+def _publish(stage: Stage, run: RunFolder, step: int, keep: int) -> None:
+    """Write the checkpoint, also under its step where checkpoints are kept; then drop the oldest.
+
+    What is there of the past goes last, so that at every instant at least `keep` are complete.
+    """
+    contents = stage.checkpoint(step)
+    if keep:
+        save_checkpoint(run.kept(stage.name, step), stage.name, contents)
+    save_checkpoint(run.published(stage.name), stage.name, contents)
+    if keep:
+        for old in sorted(run.path.glob(run.kept(stage.name, "*").name))[:-keep]:
+            old.unlink()
 
 
 def _is_save_point(step: int, stage: Stage, config: LoopConfig) -> bool:
