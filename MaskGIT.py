@@ -15,24 +15,27 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.datasets import DATASETS, DatasetSpec
-from data.spec import Split
+from data.spec import RESIZE, Split
 from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerConfig
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils.errors import UserError
-from utils.files import exclusive_lock, make_folder, read_json, write_json_atomic
-from utils.options import Options, parse_options
+from utils.files import exclusive_lock, file_digest, make_folder, read_json, write_json_atomic
+from utils.labels import parse_labels
+from utils.options import Options, option_value, parse_options
 from utils.run_folder import RunFolder
 from utils.settings import (
     EXTENDABLE,
     checked,
     configure,
     given_fields,
+    options_of,
     reject_contradictions,
     resumed_options,
     run_options,
@@ -44,8 +47,10 @@ if TYPE_CHECKING:
     import torch
 
     from data.images import ImageDataset
+    from models.maskgit.sampling import KnownTokens
     from models.maskgit.transformer import MaskedTransformer
     from models.vqgan.tokenizer import Tokenizer
+    from utils.evaluation import Judge
     from utils.loop import Stage
     from utils.token_set import TokenSet
 
@@ -55,6 +60,10 @@ BUNDLED = Path(__file__).parent / "models" / "pretrained"
 SPLITS: tuple[Split, ...] = ("train", "validation")
 PREVIEW_IMAGES = 64
 GRID_COLUMNS = 10
+STEPS_IMAGES = 8  # shown by --save_steps
+EDITED_SHOWN = 100  # in the grid of --edit
+EVALUATED_IMAGES = 50_000  # as in published figures
+SWEPT_IMAGES = 1000  # of each setting
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -73,7 +82,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.dry_run:
             dry_run(session)
             return
-        for mode in (download_only, train_vae, reconstruct, train, sample):
+        for mode in (
+            download_only,
+            train_vae,
+            reconstruct,
+            train,
+            show_plan,
+            sample,
+            edit,
+            evaluate,
+            sweep,
+        ):
             if getattr(options, mode.__name__):
                 mode(session)
     except UserError as error:
@@ -117,6 +136,8 @@ def open_session(options: Options) -> Session:
             f"started as one of {processes} processes (WORLD_SIZE): every run uses one process on "
             "one device, so start it without torchrun"
         )
+    if options.sweep:
+        sweep_grid(options)  # a typing error is found before hours of training
     spec = DATASETS[options.dataset]
     if spec.num_classes is not None:
         check_n_classes(options, spec.num_classes, spec.name)
@@ -218,6 +239,8 @@ def train(session: Session) -> None:
     )
     check_n_classes(options, config.num_classes, options.data_dir)
     check_start_token(options, config)
+    if options.labels:
+        parse_labels(options.labels, train_images.class_names)  # a typing error is found now
     stage = MaskGITStage(
         config,
         configure(TrainingConfig, options),
@@ -230,11 +253,21 @@ def train(session: Session) -> None:
             "class_names": list(train_images.class_names),
             "tokenizer": tokenizer.entry(),
         },
-        preview=preview_writer(session, tokenizer, config.num_classes),
+        preview=preview_writer(session, tokenizer, train_images.class_names),
         compile_model=options.compile,
     )
     made_from = {"images": len(train_images), "tokenizer": tokenizer.fingerprint}
     run_stage(session, stage, made_from, options.n_epochs, batch_size)
+
+
+def show_plan(session: Session) -> None:
+    """Print what sampling would do at each step; a model that is not there yet is not needed."""
+    options = session.options
+    if model_file(session).is_file():
+        seq_len = load_model(session).model.config.seq_len
+    else:
+        seq_len = find_tokenizer(session).grid_size ** 2
+    print_plan(configure(SamplingConfig, options), seq_len)
 
 
 def sample(session: Session) -> None:
@@ -243,17 +276,141 @@ def sample(session: Session) -> None:
     from utils.samples import write_npz, write_pngs
 
     options = session.options
-    model, tokenizer, dataset = load_model(session)
-    check_start_token(options, model.config)
-    labels = sample_labels(options, model.config.num_classes)
+    trained = load_model(session)
+    session = of_model(session, trained)
+    check_start_token(options, trained.model.config)
+    labels = sample_labels(options, trained)
     config = configure(SamplingConfig, options)
-    show_plan(config, model.config.seq_len)
-    folder = make_folder(Path(options.output_dir) / (options.run_name or dataset) / "samples")
-    blocks = write_pngs(folder / "images", generate(session, model, tokenizer, labels, config))
+    print_plan(config, trained.model.config.seq_len)
+    folder = make_folder(session.run.path / "samples")
+    blocks = write_pngs(folder / "images", generate(session, trained, labels, config))
     first = write_npz(folder / "samples.npz", blocks, len(labels), "sampling")
     save_grid(folder / "grid.png", first, columns=GRID_COLUMNS)
+    if options.save_steps:
+        save_steps(session, trained, labels[:STEPS_IMAGES], config, folder)
     for name in ("images", "samples.npz", "grid.png"):
         log.info("written: %s", folder / name)
+
+
+def edit(session: Session) -> None:
+    """Make part of an image anew, in --num_samples variants."""
+    import torch
+
+    from models.maskgit.editing import composite, hidden_cells
+    from models.maskgit.sampling import KnownTokens
+    from utils.images import hatch_hidden, save_grid
+    from utils.samples import write_pngs
+
+    options = session.options
+    trained = load_model(session)
+    session = of_model(session, trained)
+    check_start_token(options, trained.model.config)
+    original, default_label = image_to_edit(session, trained)
+    original, mask = region_to_make(options, original)
+    grid_size = trained.tokenizer.grid_size
+    hidden = hidden_cells(mask, grid_size, options.mask_grow)
+    pixels = torch.from_numpy(original).permute(2, 0, 1)[None]  # (1, C, H, W)
+    tokens = encoder(session, trained.tokenizer)(pixels)[0]
+    known = KnownTokens(tokens, torch.from_numpy(hidden.flatten()))
+    config = configure(SamplingConfig, options)
+    labels = sample_labels(options, trained, [default_label])
+    log.info("%d of %d tokens are made anew", hidden.sum(), hidden.size)
+
+    def variants() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for images, used in generate(session, trained, labels, config, known):
+            yield (images if options.no_composite else composite(original, images, mask)), used
+
+    folder = make_folder(session.run.path / "edits")
+    shown = [original, hatch_hidden(original[None], hidden[None])[0]]
+    for images, _ in write_pngs(folder / "images", variants()):
+        shown.extend(images[: max(0, EDITED_SHOWN - len(shown))])
+    save_grid(folder / "grid.png", shown, columns=GRID_COLUMNS)
+    log.info("original, what is made anew and variants in %s", folder / "grid.png")
+
+
+def evaluate(session: Session) -> None:
+    """Measure samples, given images or a tokenizer against the dataset's images."""
+    if session.options.evaluate == "tokenizer":
+        evaluate_tokenizer(session)
+    elif session.options.images:
+        evaluate_images(session)
+    else:
+        evaluate_samples(session)
+
+
+def evaluate_samples(session: Session) -> None:
+    """Sample from the trained model, and measure."""
+    trained = load_model(session)
+    session = of_model(session, trained)
+    options = with_num_samples(session.options, EVALUATED_IMAGES)
+    check_start_token(options, trained.model.config)
+    labels = sample_labels(options, trained)
+    config = configure(SamplingConfig, options)
+    judge = open_judge(session, "train")
+    blocks = generate(session, trained, labels, config)
+    scores = judge.score(blocks, len(labels), "sampling")
+    protocol = {**judge.protocol(len(labels)), **sampling_protocol(session)}
+    write_scores(session, "samples", scores, {**protocol, "sampling": sampling_options(config)})
+
+
+def evaluate_images(session: Session) -> None:
+    """Measure the images of --images, whatever made them."""
+    from data.generated import open_generated
+
+    path = Path(session.options.images)
+    images = open_generated(path, session.size, session.spec.channels)
+    judge = open_judge(session, "train")
+    scores = judge.score(images.blocks(session.options.batch_size), len(images), "measuring")
+    write_scores(session, "images", scores, {**judge.protocol(len(images)), "measured": path.name})
+
+
+def evaluate_tokenizer(session: Session) -> None:
+    """Measure what the tokenizer makes of real images against these images."""
+    from data.batches import labelled_batches
+    from models.vqgan.reconstruction import ReconstructionMeter, perceptual_if_there
+    from utils.images import to_uint8
+
+    options = session.options
+    tokenizer = find_tokenizer(session)
+    session = with_dataset(session, session.spec.name, tokenizer.image_size)
+    judge = open_judge(session, "validation")
+    images = open_images(session, options.reference or "validation")
+    perceptual = perceptual_if_there(options.perceptual_vgg and Path(options.perceptual_vgg))
+    meter = ReconstructionMeter(tokenizer, session.precision, perceptual)
+    batches = labelled_batches(images, options.batch_size, options.num_workers)
+    passed = ((to_uint8(r.reconstructions), r.labels.numpy()) for r in meter.reconstruct(batches))
+    scores = judge.score(passed, len(images), "reconstructing")
+    everything = {"rfid": scores.pop("fid"), **scores, "lpips": None, **meter.result()}
+    protocol = {**judge.protocol(len(images)), "tokenizer": tokenizer.fingerprint}
+    write_scores(session, "tokenizer", everything, protocol)
+
+
+def sweep(session: Session) -> None:
+    """Measure a grid of sampling options; goes on where it stopped."""
+    from utils.sweep import SweepTable
+
+    trained = load_model(session)
+    session = of_model(session, trained)
+    options = with_num_samples(session.options, SWEPT_IMAGES)
+    labels = sample_labels(options, trained)
+    settings = [options.replace(**values) for values in sweep_grid(options)]
+    for setting in settings:
+        check_start_token(setting, trained.model.config)
+    judge = open_judge(session, "train")
+    protocol = {**judge.protocol(len(labels)), **sampling_protocol(session)}
+    table = SweepTable(session.run.path / "sweep", protocol)
+    log.info("%d settings of %d images each", len(settings), len(labels))
+    for number, setting in enumerate(settings, start=1):
+        config = configure(SamplingConfig, setting)
+        values, title = sampling_options(config), f"setting {number} of {len(settings)}"
+        if table.find(values) is None:
+            start = time.monotonic()
+            blocks = generate(session, trained, labels, config)
+            scores = judge.score(table.keep_strip(values, blocks), len(labels), title)
+            table.add(values, {**scores, "seconds": time.monotonic() - start})
+        log.info("%s: %s", title, _as_text(table.find(values)))
+    log.info("lowest FID: %s", _as_text(table.best()))
+    log.info("written: %s, %s", table.csv, table.sheet)
 
 
 def dry_run(session: Session) -> None:
@@ -301,7 +458,7 @@ def _describe_training(session: Session) -> None:
         "disk": f"{cache / 1e6:.0f} MB of tokens, {24 * parameters / 1e6:.0f} MB of checkpoints",
     }.items():
         log.info("%-22s %s", name, value)
-    show_plan(configure(SamplingConfig, options), seq_len)
+    print_plan(configure(SamplingConfig, options), seq_len)
 
 
 # --- What the modes share ---
@@ -443,8 +600,30 @@ def find_tokenizer(session: Session) -> Tokenizer:
     return tokenizer
 
 
-def load_model(session: Session) -> tuple[MaskedTransformer, Tokenizer, str]:
-    """Load a trained transformer (its averaged weights), its tokenizer and its dataset's name.
+def model_file(session: Session) -> Path:
+    """The checkpoint to sample from."""
+    return Path(session.options.checkpoint or session.run.model)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and all that it takes to use it.
+
+    Attributes:
+        model: the transformer, in evaluation mode.
+        tokenizer: the one it was trained with.
+        dataset: name of the dataset.
+        class_names: in the order of the labels.
+    """
+
+    model: MaskedTransformer
+    tokenizer: Tokenizer
+    dataset: str
+    class_names: Sequence[str]
+
+
+def load_model(session: Session) -> Trained:
+    """Load a trained transformer (its averaged weights) and its tokenizer.
 
     Raises:
         UserError: if there is none, or an option contradicts it.
@@ -454,7 +633,7 @@ def load_model(session: Session) -> tuple[MaskedTransformer, Tokenizer, str]:
     from utils.checkpoint import load_checkpoint
 
     options = session.options
-    path = Path(options.checkpoint) if options.checkpoint else session.run.model
+    path = model_file(session)
     if not options.checkpoint and not path.is_file():
         raise UserError(f"no trained model at {path}: train one with --train, or name --checkpoint")
     contents = load_checkpoint(path, "maskgit")
@@ -472,7 +651,108 @@ def load_model(session: Session) -> tuple[MaskedTransformer, Tokenizer, str]:
     check_n_classes(options, config.num_classes, path)
     model = MaskedTransformer(config)
     model.load_state_dict(contents["ema"])
-    return model.to(session.device).eval(), tokenizer, contents["dataset"]
+    model = model.to(session.device).eval()
+    return Trained(model, tokenizer, contents["dataset"], contents["class_names"])
+
+
+def of_model(session: Session, trained: Trained) -> Session:
+    """The session of the dataset and image size that a model was trained for."""
+    return with_dataset(session, trained.dataset, trained.tokenizer.image_size)
+
+
+def with_dataset(session: Session, dataset: str, size: int) -> Session:
+    """The session of the dataset and image size that a checkpoint was made for.
+
+    Raises:
+        UserError: if --size says something else.
+    """
+    options = session.options
+    if options.size not in (None, size):
+        raise UserError(f"--size {options.size}: the model's images are {size} pixels wide")
+    run = RunFolder(Path(options.output_dir) / (options.run_name or dataset), dataset)
+    return replace(session, spec=DATASETS[dataset], size=size, run=run)
+
+
+def with_num_samples(options: Options, count: int) -> Options:
+    """The options with another default of --num_samples."""
+    if "num_samples" in options.given:
+        return options
+    return replace(options.replace(num_samples=count), given=options.given | {"num_samples"})
+
+
+def open_judge(session: Session, split: Split) -> Judge:
+    """What measures images against those of --reference, by default those of `split`."""
+    from data.batches import uint8_blocks
+    from utils.evaluation import Judge, Reference
+    from utils.extractor import open_extractor
+
+    options = session.options
+    files = (options.feature_net, options.inception_weights)
+    net, inception = (Path(file) if file else None for file in files)
+    extractor = open_extractor(net, inception, session.device)
+    split = options.reference or split
+    images = open_images(session, split)
+    reference = Reference(
+        dataset=session.spec.name,
+        split=split,
+        source=images.fingerprint[:16],
+        images=len(images),
+        classes=len(images.class_names),
+        size=images.size,
+        channels=images.channels,
+        resize=RESIZE,
+    )
+    blocks = uint8_blocks(images, options.batch_size, options.num_workers)
+    return Judge(extractor, reference, blocks, cache_folder(options))
+
+
+def sampling_protocol(session: Session) -> dict[str, Any]:
+    """Beside the sampling options, what samples of a model depend on."""
+    options, path = session.options, model_file(session)
+    return {
+        "checkpoint": {"file": path.name, "sha256": file_digest(path)[:16]},
+        "labels": options.labels or "all in turn",
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "precision": str(session.precision),
+    }
+
+
+def sampling_options(config: SamplingConfig) -> dict[str, Any]:
+    """The options that give this config, with their values."""
+    return {option: getattr(config, field) for field, option in options_of(SamplingConfig).items()}
+
+
+def sweep_grid(options: Options) -> list[dict[str, Any]]:
+    """The settings of --sweep, as values of options; a mistake ends the process in one line."""
+    from utils.sweep import parse_grid
+
+    names = options_of(SamplingConfig).values()
+    return parse_grid(options.sweep, names, lambda name, text: option_value(name, text, DATASETS))
+
+
+def write_scores(
+    session: Session, what: str, scores: Mapping[str, float | None], protocol: Mapping[str, Any]
+) -> None:
+    """Show scores with their protocol, and write both into the run folder."""
+    from utils.evaluation import caution, report
+
+    path = make_folder(session.run.path) / f"evaluation_{what}.json"
+    warning = caution(protocol["images"])
+    write_json_atomic(path, {"scores": scores, "protocol": protocol, "caution": warning})
+    log.info("%s", report(scores, protocol))
+    if warning:
+        log.warning("%s", warning)
+    log.info("written: %s", path)
+
+
+def _as_text(row: Mapping[str, Any] | None) -> str:
+    return " ".join(f"{name}={value}" for name, value in (row or {}).items() if value != "")
+
+
+def cache_folder(options: Options) -> Path:
+    """Where the caches of all runs are."""
+    return Path(options.cache_dir or Path(options.output_dir) / "tokens")
 
 
 def open_images(session: Session, split: Split, download: bool = True) -> ImageDataset:
@@ -483,33 +763,38 @@ def open_images(session: Session, split: Split, download: bool = True) -> ImageD
     return open_dataset(session.spec.name, split, data_dir, session.size, download=download)
 
 
-def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, split: str) -> TokenSet:
-    """The tokens of a split, from the cache or encoded now."""
-    from data.tokens import cached_tokens
+def encoder(session: Session, tokenizer: Tokenizer) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function from images, uint8 (B, C, H, W), to tokens, int64 (B, L)."""
     from utils.device import autocast
     from utils.images import from_uint8
-
-    options = session.options
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         images = from_uint8(pixels.to(session.device, non_blocking=True))
         with autocast(session.device, session.precision):
             return tokenizer.encode(images).flatten(1)
 
+    return encode
+
+
+def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, split: str) -> TokenSet:
+    """The tokens of a split, from the cache or encoded now."""
+    from data.tokens import cached_tokens
+
+    options = session.options
     identity = {
         "dataset": session.spec.name,
         "split": split,
         "size": session.size,
-        "resize": "shorter side, antialiased bilinear, centre crop",
+        "resize": RESIZE,
         "precision": str(session.precision),
         "tokenizer": tokenizer.fingerprint,
     }
     return cached_tokens(
         images,
-        encode,
+        encoder(session, tokenizer),
         tokenizer.grid_size**2,
         identity,
-        Path(options.cache_dir or Path(options.output_dir) / "tokens"),
+        cache_folder(options),
         batch_size=options.batch_size,
         num_workers=options.num_workers,
     )
@@ -517,55 +802,148 @@ def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, spli
 
 def generate(
     session: Session,
-    model: MaskedTransformer,
-    tokenizer: Tokenizer,
+    trained: Trained,
     labels: Sequence[int],
     config: SamplingConfig,
+    known: KnownTokens | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Generate one image per label: blocks of images uint8 (B, H, W, C) and their labels."""
     from models.maskgit.sampling import sample_images
 
     return sample_images(
-        model,
-        tokenizer,
+        trained.model,
+        trained.tokenizer,
         labels,
         config,
         seed=session.options.seed,
         block_size=session.options.batch_size,
         precision=session.precision,
+        first_image=session.options.first_image,
+        known=known,
     )
 
 
+def save_steps(
+    session: Session, trained: Trained, labels: Sequence[int], config: SamplingConfig, folder: Path
+) -> None:
+    """Write how images are decoded: one row an image, one column a step, and an animation."""
+    import numpy as np
+
+    from models.maskgit.sampling import film
+    from utils.images import grid, hatch_hidden, save_animation, save_png
+
+    options = session.options
+    images, hidden = film(
+        trained.model,
+        trained.tokenizer,
+        labels,
+        config,
+        seed=options.seed,
+        precision=session.precision,
+        first_image=options.first_image,
+    )
+    frames = [hatch_hidden(images, still) for still in hidden]
+    strip = [image for row in zip(*frames, strict=True) for image in row]
+    save_png(folder / "steps.png", grid(np.stack(strip), columns=len(frames)))
+    sheets = [grid(frame, columns=len(labels)) for frame in frames]
+    save_animation(folder / "steps.gif", sheets)
+    log.info("written: %s and .gif", folder / "steps.png")
+
+
 def preview_writer(
-    session: Session, tokenizer: Tokenizer, num_classes: int
+    session: Session, tokenizer: Tokenizer, class_names: Sequence[str]
 ) -> Callable[[MaskedTransformer, Path], None]:
     """A function that writes a grid of samples of the model as it is."""
     config = configure(SamplingConfig, session.options)
-    labels = [i % num_classes for i in range(min(session.options.num_samples, PREVIEW_IMAGES))]
+    count = min(session.options.num_samples, PREVIEW_IMAGES)
+    labels = [i % len(class_names) for i in range(count)]
 
     def write(model: MaskedTransformer, path: Path) -> None:
         from utils.images import save_grid
 
-        blocks = generate(session, model, tokenizer, labels, config)
+        trained = Trained(model, tokenizer, session.spec.name, class_names)
+        blocks = generate(session, trained, labels, config)
         save_grid(path, [image for images, _ in blocks for image in images], columns=GRID_COLUMNS)
 
     return write
 
 
-def sample_labels(options: Options, num_classes: int) -> list[int]:
-    """One label per image: those of --labels, or all classes, in turn.
+def sample_labels(
+    options: Options, trained: Trained, default: Sequence[int] | None = None
+) -> list[int]:
+    """One label per image, in turn: those of --labels, or the default, or all classes.
 
     Raises:
-        UserError: if a label is out of range.
+        UserError: if --labels names what is no class of the model.
     """
-    choices = options.labels or range(num_classes)
-    wrong = [label for label in choices if label >= num_classes]
-    if wrong:
-        raise UserError(f"--labels {wrong[0]}: the model knows the classes 0 to {num_classes - 1}")
+    num_classes = trained.model.config.num_classes
+    choices = default or range(num_classes)
+    if options.labels:
+        names = trained.class_names or [str(label) for label in range(num_classes)]
+        choices = parse_labels(options.labels, names)
     count = options.num_samples
     if options.labels and "num_samples" not in options.given:
         count = len(choices)
     return [choices[i % len(choices)] for i in range(count)]
+
+
+def image_to_edit(session: Session, trained: Trained) -> tuple[np.ndarray, int]:
+    """The image of --init_image and the class to make it anew with, unless --labels says another.
+
+    Returns:
+        uint8 (H, W, C) of the model's size, and its class in the dataset, or "no class" for a file.
+
+    Raises:
+        UserError: if there is no such image.
+    """
+    import numpy as np
+
+    from data.images import load_image, to_tensor
+
+    source = session.options.init_image
+    if source is None:
+        raise UserError("--edit needs --init_image: a file, or <dataset>:<index>")
+    name, _, index = source.partition(":")
+    if name in (trained.dataset, "dataset") and not Path(source).is_file():
+        images = open_images(session, "validation")
+        if not index.isdecimal() or int(index) >= len(images):
+            raise UserError(f"--init_image {source}: the index goes from 0 to {len(images) - 1}")
+        pixels, label = images[int(index)]
+        label = int(label) if np.ndim(label) == 0 else trained.model.config.null_class
+    else:
+        picture = load_image(source)
+        pixels = to_tensor(picture, session.size, trained.tokenizer.channels)
+        if picture.size != (session.size, session.size):
+            log.info("%s is brought to %d pixels, centred", source, session.size)
+        label = trained.model.config.null_class
+    return pixels.permute(1, 2, 0).numpy(), label
+
+
+def region_to_make(options: Options, original: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The image, shifted by --outpaint, and the pixels that are to be made: bool (H, W).
+
+    Raises:
+        UserError: if nothing is marked, or a box or margin does not fit.
+    """
+    from data.images import load_image, to_tensor
+    from models.maskgit.editing import box_mask, outpainted
+
+    if not (options.mask_box or options.mask_image or options.outpaint):
+        raise UserError("--edit needs what to make anew: --mask_box, --mask_image or --outpaint")
+    size = len(original)
+    try:
+        mask = box_mask(size, options.mask_box or [])
+        if options.outpaint:
+            original, new = outpainted(original, dict(options.outpaint))
+            mask |= new
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if options.mask_image:
+        picture = load_image(options.mask_image)
+        if picture.size != (size, size):
+            log.info("%s is brought to %d pixels, centred", options.mask_image, size)
+        mask |= to_tensor(picture, size, 1)[0].numpy() > 127
+    return original, mask
 
 
 def check_n_classes(options: Options, num_classes: int, source: Path | str) -> None:
@@ -594,7 +972,7 @@ def step_images(images: ImageDataset, batch_size: int, option: str) -> int:
     return min(batch_size, len(images))
 
 
-def show_plan(config: SamplingConfig, seq_len: int) -> None:
+def print_plan(config: SamplingConfig, seq_len: int) -> None:
     """Print what decoding will do at each step."""
     from models.maskgit.decoding import make_plan
 

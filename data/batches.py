@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -47,6 +48,14 @@ def labelled_batches(
 def validation_batches(images: ImageDataset, batch_size: int, num_workers: int) -> Iterator[Tensor]:
     """As `labelled_batches`, without the labels."""
     return (batch for batch, _ in labelled_batches(images, batch_size, num_workers))
+
+
+def uint8_blocks(
+    images: ImageDataset, batch_size: int, num_workers: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All images in their order, unflipped, as files hold them: uint8 (B, H, W, C), and labels."""
+    for pixels, labels in _loader(images, batch_size, num_workers):
+        yield pixels.permute(0, 2, 3, 1).numpy(), labels.numpy()
 
 
 def _loader(images: Dataset, batch_size: int, num_workers: int) -> DataLoader:

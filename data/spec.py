@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 Split = Literal["train", "validation"]
+RESIZE = "shorter side, antialiased bilinear, centre crop"
+"""How every image gets its size (data/images.py), for whom it may concern."""
 VIEWS = {"none": 1, "horizontal": 2, "both": 4}
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Subset
 
 from data.images import ImageDataset, flip_view
 from utils.errors import UserError
-from utils.files import exclusive_lock, make_folder, write_json_atomic
+from utils.files import exclusive_lock, file_digest, make_folder, write_json_atomic
 from utils.progress import progress_bar
 from utils.token_set import TokenSet
 
@@ -121,7 +121,7 @@ def _write(
                 if number % FLUSH_EVERY == 0:
                     _record_progress(partial, done, tokens, labels)
         _record_progress(partial, done, tokens, labels)
-        sums = {name: _file_digest(partial / name) for name in ("tokens.npy", "labels.npy")}
+        sums = {name: file_digest(partial / name) for name in ("tokens.npy", "labels.npy")}
         write_json_atomic(partial / "manifest.json", {**manifest, "sha256": sums})
         (partial / "progress.json").unlink()
         partial.rename(folder)
@@ -167,7 +167,7 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
     try:
         stored = json.loads((folder / "manifest.json").read_text())
         sums = stored.pop("sha256")
-        damaged = [name for name in sums if _file_digest(folder / name) != sums[name]]
+        damaged = [name for name in sums if file_digest(folder / name) != sums[name]]
         if damaged or stored != manifest or set(sums) != {"tokens.npy", "labels.npy"}:
             raise ValueError(f"{', '.join(damaged) or 'manifest.json'} does not match")
         tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
@@ -177,11 +177,3 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
             f"the token cache {folder} is damaged ({error}); delete the folder and it is made anew"
         ) from error
     return TokenSet(tokens, labels)
-
-
-def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,5 +1,6 @@
 """Files that are either complete or not there: atomic writes and locks."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -66,6 +67,15 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it or restore it") from error
     return value
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's contents, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def make_folder(path: Path) -> Path:

@@ -30,6 +30,7 @@ FIELD_OPTIONS: dict[type, dict[str, str]] = {
         "num_steps": "step",
         "schedule": "sched_mode",
         "guidance": "cfg_w",
+        "guidance_schedule": "cfg_schedule",
         "choice_temperature": "r_temp",
         "logit_scale": "sm_temp",
         "start_token": "mask_value",

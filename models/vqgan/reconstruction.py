@@ -1,17 +1,23 @@
 """How well a tokenizer keeps images: distances and the use of its codebook."""
 
+import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError
+from torchmetrics import MeanAbsoluteError, MeanMetric, Metric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from models.vqgan.codebook import count_codes
+from models.vqgan.perceptual import PerceptualLoss, load_vgg_weights
 from models.vqgan.quantizer import codebook_usage
 from models.vqgan.tokenizer import Tokenizer
 from utils.device import autocast
+from utils.errors import UserError
+
+log = logging.getLogger("maskgit")
 
 RANGE = (-1.0, 1.0)
 
@@ -24,12 +30,41 @@ class Reconstructed(NamedTuple):
     labels: Tensor
 
 
+def perceptual_if_there(vgg_file: Path | None) -> PerceptualLoss | None:
+    """The network behind LPIPS; None, and a line that says why, if its weights cannot be had.
+
+    Raises:
+        UserError: if a file was named and is not right.
+    """
+    try:
+        return PerceptualLoss(load_vgg_weights(vgg_file))
+    except UserError as error:
+        if vgg_file is not None:
+            raise
+        log.warning("LPIPS is not measured: %s", error)
+        return None
+
+
 class ReconstructionMeter:
     """Passes images through a tokenizer and keeps the score."""
 
-    def __init__(self, tokenizer: Tokenizer, precision: torch.dtype) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        precision: torch.dtype,
+        perceptual: PerceptualLoss | None = None,
+    ) -> None:
+        """Start with nothing.
+
+        Args:
+            tokenizer: what is measured.
+            precision: of matrix products.
+            perceptual: measures LPIPS, which is left out if it is None.
+        """
         self.tokenizer, self.precision = tokenizer, precision
         device = tokenizer.device
+        self._perceptual = None if perceptual is None else perceptual.to(device)
+        self._lpips = MeanMetric().to(device)
         self._counts = torch.zeros(tokenizer.codebook_size, device=device)
         self._l1 = MeanAbsoluteError().to(device)
         self._psnr = PeakSignalNoiseRatio(data_range=RANGE).to(device)
@@ -45,17 +80,24 @@ class ReconstructionMeter:
             self._counts += count_codes(tokens, len(self._counts))
             for metric in (self._l1, self._psnr, self._ssim):
                 metric.update(reconstructions.contiguous(), images)
+            if self._perceptual is not None:
+                with torch.no_grad():
+                    distance = self._perceptual(reconstructions, images)
+                self._lpips.update(distance, weight=len(images))
             yield Reconstructed(images, reconstructions, labels)
 
     def result(self) -> dict[str, float]:
         """The score of all images so far.
 
         Returns:
-            "l1" in units of [-1, 1], "psnr" in dB, "ssim" in [-1, 1], "codebook_usage" (share of
-            the codes that occur) and "codebook_perplexity" in [1, K].
+            "l1" in units of [-1, 1], "psnr" in dB, "ssim" in [-1, 1], "lpips" from 0 (if it is
+            measured), "codebook_usage" (share of the codes that occur) and "codebook_perplexity"
+            in [1, K].
         """
         usage, perplexity = codebook_usage(self._counts)
-        scores = {"l1": self._l1, "psnr": self._psnr, "ssim": self._ssim}
+        scores: dict[str, Metric] = {"l1": self._l1, "psnr": self._psnr, "ssim": self._ssim}
+        if self._perceptual is not None:
+            scores["lpips"] = self._lpips
         return {
             **{name: float(metric.compute()) for name, metric in scores.items()},
             "codebook_usage": usage,

@@ -1,0 +1,130 @@
+"""The metrics on feature sets whose distance is known in closed form or computed in another way."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from utils import metrics
+from utils.metrics import FeatureCollector, class_accuracy, compare, frechet_distance
+
+
+def feature_set(features, batch_size=1000, logits=None):
+    collector = FeatureCollector(len(features))
+    for start in range(0, len(features), batch_size):
+        part = slice(start, start + batch_size)
+        batch = torch.from_numpy(features[part])
+        collector.add(batch, None if logits is None else torch.from_numpy(logits[part]))
+    return collector.result()
+
+
+def gaussian(count, width, seed, scale=1.0, shift=0.0):
+    """Features whose sample mean is exactly `shift` and sample covariance exactly scale**2 * I."""
+    values = np.random.default_rng(seed).normal(size=(count, width))
+    values -= values.mean(0)
+    values = values @ np.linalg.inv(np.linalg.cholesky(np.cov(values, rowvar=False))).T
+    return scale * values + shift
+
+
+@pytest.mark.parametrize("count", [500, 20])  # more and fewer images than features
+def test_identical_sets_are_at_no_distance(count):
+    features = np.random.default_rng(0).gamma(2, size=(count, 64))
+    scores = compare(feature_set(features), feature_set(features))
+    assert scores["fid"] == pytest.approx(0, abs=1e-9)
+    assert scores["precision"] == scores["recall"] == 1
+
+
+def test_frechet_distance_of_gaussians_is_the_closed_form():
+    a = feature_set(gaussian(300, 16, seed=0))
+    b = feature_set(gaussian(400, 16, seed=1, scale=3, shift=0.5))
+    assert frechet_distance(a, b) == pytest.approx(16 * (0.5**2 + (3 - 1) ** 2), abs=1e-9)
+
+
+def test_frechet_distance_agrees_with_the_matrix_square_root():
+    random = np.random.default_rng(0)
+    a, b = (random.normal(size=(500, 24)) @ random.normal(size=(24, 24)) for _ in range(2))
+    root = scipy.linalg.sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)).real
+    expected = (
+        np.square(a.mean(0) - b.mean(0)).sum()
+        + np.trace(np.cov(a, rowvar=False) + np.cov(b, rowvar=False) - 2 * root)
+    )  # fmt: skip
+    assert frechet_distance(feature_set(a), feature_set(b)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_statistics_do_not_depend_on_the_batches():
+    # A mean of 1e6 leaves no digits to formulas that subtract large squares.
+    features = np.random.default_rng(0).normal(1e6, 1, size=(101, 8))
+    whole, parts = feature_set(features), feature_set(features, batch_size=7)
+    np.testing.assert_allclose(parts.covariance, np.cov(features, rowvar=False), rtol=1e-8)
+    np.testing.assert_allclose(parts.covariance, whole.covariance, rtol=1e-8)
+    np.testing.assert_allclose(parts.mean, features.mean(0), rtol=1e-14)
+    assert parts.kept.equal(whole.kept)
+
+
+def test_kernel_distance_is_the_unbiased_mmd(monkeypatch):
+    monkeypatch.setattr(metrics, "KID_SUBSETS", 1)
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(40, 6)), random.normal(0.7, 1, size=(40, 6))
+
+    def kernel(x, y):
+        return (x @ y.T / 6 + 1) ** 3
+
+    within = [(kernel(x, x).sum() - np.trace(kernel(x, x))) / (40 * 39) for x in (a, b)]
+    expected = sum(within) - 2 * kernel(a, b).mean()
+    kept = [torch.from_numpy(x) for x in (a, b)]
+    assert metrics.kernel_distance(*kept)["kid"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_precision_and_recall_agree_with_a_slow_count():
+    random = np.random.default_rng(0)
+    fake, real = random.normal(size=(60, 4)), random.normal(0.5, 1.5, size=(60, 4))
+
+    def covered(points, centres):
+        hits = 0
+        for point in points:
+            for centre in centres:
+                radius = sorted(np.linalg.norm(centres - centre, axis=1))[3]  # 0 is itself
+                if np.linalg.norm(point - centre) <= radius:
+                    hits += 1
+                    break
+        return hits / len(points)
+
+    scores = metrics.precision_recall(torch.from_numpy(fake), torch.from_numpy(real))
+    assert scores["precision"] == pytest.approx(covered(fake, real))
+    assert scores["recall"] == pytest.approx(covered(real, fake))
+    assert 0 < scores["recall"] < scores["precision"]
+
+
+def test_modes_left_out_cost_recall_alone():
+    random = np.random.default_rng(0)
+    real = np.concatenate([random.normal(c, 0.1, size=(50, 3)) for c in (0, 10)])
+    fake = random.normal(0, 0.1, size=(100, 3))
+    scores = compare(feature_set(fake), feature_set(real))
+    assert scores["precision"] > 0.8
+    assert scores["recall"] < 0.6
+
+
+def test_inception_score_counts_sure_and_even_classes():
+    random = np.random.default_rng(0)
+    features = random.normal(size=(1000, 2))
+    sure = 50.0 * np.eye(4)[np.arange(1000) % 4]
+    unsure = np.zeros((1000, 4))
+    for logits, expected in ((sure, 4), (unsure, 1)):
+        scores = compare(feature_set(features, logits=logits), feature_set(features))
+        assert scores["inception_score"] == pytest.approx(expected, rel=0.02)
+    assert "inception_score" not in compare(feature_set(features), feature_set(features))
+
+
+def test_kept_features_are_drawn_from_all(monkeypatch):
+    monkeypatch.setattr(metrics, "KEPT", 20)
+    kept = feature_set(np.arange(1000.0)[:, None], batch_size=64).kept[:, 0]
+    assert len(set(kept.tolist())) == 20
+    assert kept.min() < 250
+    assert kept.max() > 750
+
+
+def test_class_accuracy_leaves_out_unknown_labels():
+    logits = torch.eye(3)
+    assert class_accuracy(logits, np.array([0, 1, 0])) == pytest.approx(2 / 3)
+    assert class_accuracy(logits, np.array([0, -1, 3])) == 1
+    assert class_accuracy(logits, np.array([-1, -1, -1])) is None
