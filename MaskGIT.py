@@ -13,10 +13,11 @@ Imports that load torch stand inside the functions, so that --help and mistakes 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -271,9 +272,8 @@ def show_plan(session: Session) -> None:
 
 
 def sample(session: Session) -> None:
-    """Decode images from a trained model and write them."""
-    from utils.images import save_grid
-    from utils.samples import write_npz, write_pngs
+    """Decode images from a trained model and write them; goes on where it stopped."""
+    from utils.sample_blocks import missing_blocks, open_blocks, publish_blocks, write_blocks
 
     options = session.options
     trained = load_model(session)
@@ -283,9 +283,17 @@ def sample(session: Session) -> None:
     config = configure(SamplingConfig, options)
     print_plan(config, trained.model.config.seq_len)
     folder = make_folder(session.run.path / "samples")
-    blocks = write_pngs(folder / "images", generate(session, trained, labels, config))
-    first = write_npz(folder / "samples.npz", blocks, len(labels), "sampling")
-    save_grid(folder / "grid.png", first, columns=GRID_COLUMNS)
+    partial = folder / "partial"
+    block_size = min(options.batch_size, len(labels))
+    num_blocks = math.ceil(len(labels) / block_size)
+    with exclusive_lock(folder / ".lock", f"another job is sampling into {folder}"):
+        open_blocks(partial, sampling_identity(session, labels, config))
+        missing = missing_blocks(partial, num_blocks)
+        if len(missing) < num_blocks:
+            log.info("sampling continues: %d of %d blocks to make", len(missing), num_blocks)
+        made = generate(session, trained, labels, config, blocks=missing)
+        write_blocks(partial, missing, (images for images, _ in made), num_blocks)
+        publish_blocks(partial, folder, labels, block_size, GRID_COLUMNS)
     if options.save_steps:
         save_steps(session, trained, labels[:STEPS_IMAGES], config, folder)
     for name in ("images", "samples.npz", "grid.png"):
@@ -718,6 +726,19 @@ def sampling_protocol(session: Session) -> dict[str, Any]:
     }
 
 
+def sampling_identity(
+    session: Session, labels: Sequence[int], config: SamplingConfig
+) -> dict[str, Any]:
+    """Everything that the images of --sample depend on, to the bit."""
+    return {
+        **sampling_protocol(session),
+        "labels": list(labels),
+        "first_image": session.options.first_image,
+        "device": session.device.type,
+        "sampling": vars(config),
+    }
+
+
 def sampling_options(config: SamplingConfig) -> dict[str, Any]:
     """The options that give this config, with their values."""
     return {option: getattr(config, field) for field, option in options_of(SamplingConfig).items()}
@@ -806,6 +827,7 @@ def generate(
     labels: Sequence[int],
     config: SamplingConfig,
     known: KnownTokens | None = None,
+    blocks: Iterable[int] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Generate one image per label: blocks of images uint8 (B, H, W, C) and their labels."""
     from models.maskgit.sampling import sample_images
@@ -820,6 +842,7 @@ def generate(
         precision=session.precision,
         first_image=session.options.first_image,
         known=known,
+        blocks=blocks,
     )
 
 
