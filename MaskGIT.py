@@ -13,10 +13,11 @@ Imports that load torch stand inside the functions, so that --help and mistakes 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from utils.labels import parse_labels
 from utils.options import Options, option_value, parse_options
 from utils.run_folder import RunFolder
 from utils.settings import (
+    EXTENDABLE,
     checked,
     configure,
     given_fields,
@@ -38,6 +40,7 @@ from utils.settings import (
     reject_contradictions,
     resumed_options,
     run_options,
+    without_paths,
 )
 
 if TYPE_CHECKING:
@@ -186,7 +189,8 @@ def train_vae(session: Session) -> None:
         },
         compile_model=options.compile,
     )
-    run_stage(session, stage, training.epochs, batch_size)
+    made_from = {"images": len(train_images)}
+    run_stage(session, stage, made_from, training.epochs, batch_size)
 
 
 def reconstruct(session: Session) -> None:
@@ -254,7 +258,8 @@ def train(session: Session) -> None:
         preview=preview_writer(session, tokenizer, train_images.class_names),
         compile_model=options.compile,
     )
-    run_stage(session, stage, options.n_epochs, batch_size)
+    made_from = {"images": len(train_images), "tokenizer": tokenizer.fingerprint}
+    run_stage(session, stage, made_from, options.n_epochs, batch_size)
 
 
 def show_plan(session: Session) -> None:
@@ -268,9 +273,8 @@ def show_plan(session: Session) -> None:
 
 
 def sample(session: Session) -> None:
-    """Decode images from a trained model and write them."""
-    from utils.images import save_grid
-    from utils.samples import write_npz, write_pngs
+    """Decode images from a trained model and write them; goes on where it stopped."""
+    from utils.sample_blocks import missing_blocks, open_blocks, publish_blocks, write_blocks
 
     options = session.options
     trained = load_model(session)
@@ -280,9 +284,17 @@ def sample(session: Session) -> None:
     config = configure(SamplingConfig, options)
     print_plan(config, trained.model.config.seq_len)
     folder = make_folder(session.run.path / "samples")
-    blocks = write_pngs(folder / "images", generate(session, trained, labels, config))
-    first = write_npz(folder / "samples.npz", blocks, len(labels), "sampling")
-    save_grid(folder / "grid.png", first, columns=GRID_COLUMNS)
+    partial = folder / "partial"
+    block_size = min(options.batch_size, len(labels))
+    num_blocks = math.ceil(len(labels) / block_size)
+    with exclusive_lock(folder / ".lock", f"another job is sampling into {folder}"):
+        open_blocks(partial, sampling_identity(session, labels, config))
+        missing = missing_blocks(partial, num_blocks)
+        if len(missing) < num_blocks:
+            log.info("sampling continues: %d of %d blocks to make", len(missing), num_blocks)
+        made = generate(session, trained, labels, config, blocks=missing)
+        write_blocks(partial, missing, (images for images, _ in made), num_blocks)
+        publish_blocks(partial, folder, labels, block_size, GRID_COLUMNS)
     if options.save_steps:
         save_steps(session, trained, labels[:STEPS_IMAGES], config, folder)
     for name in ("images", "samples.npz", "grid.png"):
@@ -480,8 +492,21 @@ def _describe_training(session: Session) -> None:
 # --- What the modes share ---
 
 
-def run_stage(session: Session, stage: Stage, epochs: int, images_per_step: int) -> None:
+def run_stage(
+    session: Session,
+    stage: Stage,
+    made_from: Mapping[str, Any],
+    epochs: int,
+    images_per_step: int,
+) -> None:
     """Train a stage in the run's folder, from its last state if there is one.
+
+    Args:
+        session: of the run.
+        stage: as it is before its first step.
+        made_from: what the run depends on beside its options, by name; kept with these.
+        epochs: in all.
+        images_per_step: over all processes.
 
     Raises:
         UserError: if another job trains in the folder, or training cannot go on.
@@ -493,24 +518,31 @@ def run_stage(session: Session, stage: Stage, epochs: int, images_per_step: int)
     busy = f"another job is training in {run.path}; choose another --run_name or --output_dir"
     with exclusive_lock(make_folder(run.path) / ".lock", busy):
         position = Position()
+        settings = {**run_options(options, stage.name), **made_from}
+        stored = read_json(run.config)
         if run.resume_state(stage.name).is_file():
+            _check_made_from(made_from, stored[stage.name], run.path)
             position = load_state(stage, run)
             log.info("%s continues after step %d", stage.name, position.step)
+            _tell_new_schedule(stage, position.step, stored[stage.name], settings)
         if position.step >= epochs * stage.steps_per_epoch:
             log.info("%s is trained already, for %d epochs", stage.name, epochs)
             return
-        settings = run_options(options, stage.name)
-        write_json_atomic(run.config, {**read_json(run.config), stage.name: settings})
+        write_json_atomic(run.config, {**stored, stage.name: settings})
         tracker, position.wandb_id = open_trackers(
             run.metrics(stage.name),
             position.step,
             None if options.no_wandb else run.path,
             f"{run.path.name}-{stage.name}",
-            settings,
+            without_paths(settings),
             position.wandb_id,
         )
         config = LoopConfig(
-            epochs, images_per_step, options.sample_and_save_freq, options.save_every_minutes
+            epochs,
+            images_per_step,
+            options.sample_and_save_freq,
+            options.save_every_minutes,
+            options.keep_checkpoints,
         )
         try:
             train_loop(stage, config, run, tracker, position)
@@ -526,9 +558,8 @@ def continued(session: Session, stage: str) -> Session:
             the run that is resumed.
     """
     run, options = session.run, session.options
-    published = run.model if stage == "maskgit" else run.tokenizer
     has_state = run.resume_state(stage).is_file()
-    if not options.resume and (has_state or published.exists()):
+    if not options.resume and (has_state or run.published(stage).exists()):
         raise UserError(
             f"{run.path} already holds a {stage} run: --resume continues it; --run_name or "
             "--output_dir starts another one elsewhere"
@@ -537,8 +568,39 @@ def continued(session: Session, stage: str) -> Session:
         if options.resume:
             log.info("nothing to resume in %s: a new %s run starts", run.path, stage)
         return session
-    stored = read_json(run.config).get(stage, {})
+    stored = read_json(run.config).get(stage)
+    if stored is None:
+        raise UserError(
+            f"{run.config} does not say with which options {run.resume_state(stage).name} was "
+            "made, so it cannot be resumed; start another --run_name"
+        )
     return open_session(resumed_options(options, stored, stage, run.path))
+
+
+def _check_made_from(made_from: Mapping[str, Any], stored: Mapping[str, Any], run: Path) -> None:
+    """Refuse to continue a run with another tokenizer or with other images."""
+    for name, value in made_from.items():
+        if stored.get(name, value) != value:
+            raise UserError(
+                f"the {name} of the run in {run} were {stored[name]}, now they are {value}: "
+                "give the run's own --checkpoint_vae and --data_dir, or start another --run_name"
+            )
+
+
+def _tell_new_schedule(
+    stage: Stage, step: int, stored: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """Say how more epochs than before change the learning rate of the next step."""
+    name = EXTENDABLE[stage.name]
+    before, now = stored[name], settings[name]
+    if now > before:
+        log.info(
+            "%d epochs instead of %d: the learning rate is now %.3g, before it was %.3g",
+            now,
+            before,
+            stage.learning_rate(step),
+            stage.learning_rate(step, before),
+        )
 
 
 def find_tokenizer(session: Session) -> Tokenizer:
@@ -718,6 +780,19 @@ def sampling_protocol(session: Session) -> dict[str, Any]:
     }
 
 
+def sampling_identity(
+    session: Session, labels: Sequence[int], config: SamplingConfig
+) -> dict[str, Any]:
+    """Everything that the images of --sample depend on, to the bit."""
+    return {
+        **sampling_protocol(session),
+        "labels": list(labels),
+        "first_image": session.options.first_image,
+        "device": session.device.type,
+        "sampling": vars(config),
+    }
+
+
 def sampling_options(config: SamplingConfig) -> dict[str, Any]:
     """The options that give this config, with their values."""
     return {option: getattr(config, field) for field, option in options_of(SamplingConfig).items()}
@@ -806,6 +881,7 @@ def generate(
     labels: Sequence[int],
     config: SamplingConfig,
     known: KnownTokens | None = None,
+    blocks: Iterable[int] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Generate one image per label: blocks of images uint8 (B, H, W, C) and their labels."""
     from models.maskgit.sampling import sample_images
@@ -820,6 +896,7 @@ def generate(
         precision=session.precision,
         first_image=session.options.first_image,
         known=known,
+        blocks=blocks,
     )
 
 

@@ -253,6 +253,8 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     _option(group, "--sample_and_save_freq", positive_int, 20, "EPOCHS", frequency)
     minutes = "longest time between two resume states, both stages"
     _option(group, "--save_every_minutes", positive, 10.0, "MIN", minutes)
+    keep = "newest checkpoints that also stay under their step, both stages; 0 keeps one file alone"
+    _option(group, "--keep_checkpoints", whole_number, 0, "N", keep)
     _flag(group, "--resume", "continue from the run folder's last state, if there is one")
 
 

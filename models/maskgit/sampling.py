@@ -7,7 +7,7 @@ Axes: B images of a block, L tokens of an image, K codebook.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -59,6 +59,7 @@ def sample_images(
     precision: torch.dtype = torch.float32,
     first_image: int = 0,
     known: KnownTokens | None = None,
+    blocks: Iterable[int] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Generate one image per label, block by block.
 
@@ -72,12 +73,14 @@ def sample_images(
         precision: of the matrix products, the tokenizer's too.
         first_image: index of the first image.
         known: what all images have in common; nothing if None.
+        blocks: indices of the blocks to make; all of them if None.
 
     Yields:
         Images uint8 (up to block_size, H, W, C) and their labels int64, in the labels' order.
     """
     block_size = min(block_size, len(labels))
-    for start in range(0, len(labels), block_size):
+    for index in range(math.ceil(len(labels) / block_size)) if blocks is None else blocks:
+        start = index * block_size
         wanted = np.asarray(labels[start : start + block_size])
         block = np.pad(wanted, (0, block_size - len(wanted)), mode="edge")
         indices = first_image + start + np.arange(block_size)

@@ -107,12 +107,12 @@ class MaskGITStage:
         self._forward = torch.compile(self.model) if compile_model else self.model
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
-    def learning_rate(self, step: int) -> float:
+    def learning_rate(self, step: int, epochs: int | None = None) -> float:
         """Warm-up, then cosine decay over the whole run."""
-        training = self.training
-        warmup = capped_warmup(training.warmup_epochs, training.epochs) * self.steps_per_epoch
-        total = training.epochs * self.steps_per_epoch
-        return training.lr * warmup_cosine(step, total, round(warmup))
+        epochs = epochs or self.training.epochs
+        warmup = capped_warmup(self.training.warmup_epochs, epochs) * self.steps_per_epoch
+        total = epochs * self.steps_per_epoch
+        return self.training.lr * warmup_cosine(step, total, round(warmup))
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One optimiser step; returns "loss" and "gradient_norm" on the device."""
