@@ -13,10 +13,10 @@ Imports that load torch stand inside the functions, so that --help and mistakes 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from data.datasets import DATASETS, DatasetSpec
 from data.spec import RESIZE, Split
 from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerConfig
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
+from utils.distributed import Processes, launched_processes
 from utils.errors import UserError
 from utils.files import exclusive_lock, file_digest, make_folder, read_json, write_json_atomic
 from utils.options import Options, option_value, parse_options
@@ -47,8 +48,9 @@ if TYPE_CHECKING:
     from models.maskgit.transformer import MaskedTransformer
     from models.vqgan.tokenizer import Tokenizer
     from utils.evaluation import Judge
-    from utils.loop import Stage
+    from utils.loop import Position, Stage
     from utils.token_set import TokenSet
+    from utils.tracking import Trackers
 
 log = logging.getLogger("maskgit")
 
@@ -58,6 +60,7 @@ PREVIEW_IMAGES = 64
 GRID_COLUMNS = 10
 EVALUATED_IMAGES = 50_000  # as in published figures
 SWEPT_IMAGES = 1000  # of each setting
+SHARED_MODES = ("train", "sample", "dry_run")  # those that several processes may run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,17 +70,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 and one line on stderr for a user's mistake, 143 or 130 after a
             signal.
     """
-    options = parse_options(sys.argv[1:] if argv is None else argv, DATASETS)
+    with launched_processes().main_speaks_first():
+        run_modes(parse_options(sys.argv[1:] if argv is None else argv, DATASETS))
+
+
+def run_modes(options: Options) -> None:
+    """As `main`, with parsed options."""
     from utils.progress import set_up_logging
 
-    set_up_logging()
+    set_up_logging(verbose=launched_processes().is_main)
+    modes = [
+        mode
+        for mode in (download_only, train_vae, reconstruct, train, sample, evaluate, sweep)
+        if getattr(options, mode.__name__)
+    ]
+    if options.dry_run:
+        modes = [dry_run]
     try:
         session = open_session(options)
-        if options.dry_run:
-            dry_run(session)
-            return
-        for mode in (download_only, train_vae, reconstruct, train, sample, evaluate, sweep):
-            if getattr(options, mode.__name__):
+        for mode in modes:
+            check_processes(session.processes, mode.__name__)
+        with session.processes.connected(session.device):
+            for mode in modes:
                 mode(session)
     except UserError as error:
         sys.stderr.write(f"MaskGIT.py: error: {error}\n")
@@ -100,6 +114,7 @@ class Session:
         run: folder of the run.
         device: where to compute.
         precision: of matrix products.
+        processes: those that work together.
     """
 
     options: Options
@@ -108,18 +123,14 @@ class Session:
     run: RunFolder
     device: torch.device
     precision: torch.dtype
+    processes: Processes
 
 
 def open_session(options: Options) -> Session:
     """Resolve what every mode needs; nothing is written yet."""
     from utils.device import choose_device, choose_precision, make_deterministic
 
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise UserError(
-            f"started as one of {processes} processes (WORLD_SIZE): every run uses one process on "
-            "one device, so start it without torchrun"
-        )
+    processes = launched_processes()
     if options.sweep:
         sweep_grid(options)  # a typing error is found before hours of training
     spec = DATASETS[options.dataset]
@@ -127,7 +138,7 @@ def open_session(options: Options) -> Session:
         check_n_classes(options, spec.num_classes, spec.name)
     if options.deterministic:
         make_deterministic()
-    device = choose_device(options.device)
+    device = processes.own_device(choose_device(options.device))
     return Session(
         options=options,
         spec=spec,
@@ -135,6 +146,7 @@ def open_session(options: Options) -> Session:
         run=RunFolder(Path(options.output_dir) / (options.run_name or spec.name), spec.name),
         device=device,
         precision=choose_precision(options.precision, device),
+        processes=processes,
     )
 
 
@@ -222,6 +234,7 @@ def train(session: Session) -> None:
     )
     check_n_classes(options, config.num_classes, options.data_dir)
     check_start_token(options, config)
+    check_share(session.processes, batch_size)
     stage = MaskGITStage(
         config,
         configure(TrainingConfig, options),
@@ -236,6 +249,7 @@ def train(session: Session) -> None:
         },
         preview=preview_writer(session, tokenizer, config.num_classes),
         compile_model=options.compile,
+        processes=session.processes,
     )
     run_stage(session, stage, options.n_epochs, batch_size)
 
@@ -245,6 +259,8 @@ def sample(session: Session) -> None:
     from utils.images import save_grid
     from utils.samples import write_npz, write_pngs
 
+    if not session.processes.is_main:
+        return  # the main process decodes all blocks
     options = session.options
     model, tokenizer, dataset = load_model(session)
     check_start_token(options, model.config)
@@ -402,11 +418,12 @@ def run_stage(session: Session, stage: Stage, epochs: int, images_per_step: int)
         UserError: if another job trains in the folder, or training cannot go on.
     """
     from utils.loop import LoopConfig, Position, load_state, train_loop
-    from utils.tracking import open_trackers
+    from utils.tracking import Trackers
 
-    options, run = session.options, session.run
+    options, run, processes = session.options, session.run, session.processes
     busy = f"another job is training in {run.path}; choose another --run_name or --output_dir"
-    with exclusive_lock(make_folder(run.path) / ".lock", busy):
+    lock = exclusive_lock(make_folder(run.path) / ".lock", busy)
+    with lock if processes.is_main else nullcontext():
         position = Position()
         if run.resume_state(stage.name).is_file():
             position = load_state(stage, run)
@@ -414,23 +431,35 @@ def run_stage(session: Session, stage: Stage, epochs: int, images_per_step: int)
         if position.step >= epochs * stage.steps_per_epoch:
             log.info("%s is trained already, for %d epochs", stage.name, epochs)
             return
-        settings = run_options(options, stage.name)
-        write_json_atomic(run.config, {**read_json(run.config), stage.name: settings})
-        tracker, position.wandb_id = open_trackers(
-            run.metrics(stage.name),
-            position.step,
-            None if options.no_wandb else run.path,
-            f"{run.path.name}-{stage.name}",
-            settings,
-            position.wandb_id,
-        )
+        if position.step != processes.from_main(position.step):
+            raise UserError(f"{run.path} is not the same folder for all processes: share it")
+        is_main = processes.is_main
+        tracker = open_record(session, stage.name, position) if is_main else Trackers()
         config = LoopConfig(
             epochs, images_per_step, options.sample_and_save_freq, options.save_every_minutes
         )
         try:
-            train_loop(stage, config, run, tracker, position)
+            train_loop(stage, config, run, tracker, position, processes)
         finally:
             tracker.close()
+
+
+def open_record(session: Session, stage: str, position: Position) -> Trackers:
+    """Write down the options of a run and open what takes its numbers."""
+    from utils.tracking import open_trackers
+
+    options, run = session.options, session.run
+    settings = run_options(options, stage)
+    write_json_atomic(run.config, {**read_json(run.config), stage: settings})
+    tracker, position.wandb_id = open_trackers(
+        run.metrics(stage),
+        position.step,
+        None if options.no_wandb else run.path,
+        f"{run.path.name}-{stage}",
+        settings,
+        position.wandb_id,
+    )
+    return tracker
 
 
 def continued(session: Session, stage: str) -> Session:
@@ -618,7 +647,8 @@ def open_images(session: Session, split: Split, download: bool = True) -> ImageD
     from data.datasets import open_dataset
 
     data_dir = Path(session.options.data_dir)
-    return open_dataset(session.spec.name, split, data_dir, session.size, download=download)
+    with session.processes.main_first():
+        return open_dataset(session.spec.name, split, data_dir, session.size, download=download)
 
 
 def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, split: str) -> TokenSet:
@@ -650,6 +680,7 @@ def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, spli
         cache_folder(options),
         batch_size=options.batch_size,
         num_workers=options.num_workers,
+        processes=session.processes,
     )
 
 
@@ -704,6 +735,24 @@ def sample_labels(options: Options, num_classes: int) -> list[int]:
     if options.labels and "num_samples" not in options.given:
         count = len(choices)
     return [choices[i % len(choices)] for i in range(count)]
+
+
+def check_processes(processes: Processes, mode: str) -> None:
+    """Refuse several processes for a mode that uses one."""
+    if processes.size > 1 and mode not in SHARED_MODES:
+        raise UserError(
+            f"--{mode} uses one process and this is one of {processes.size} (WORLD_SIZE): run it "
+            "alone first, without torchrun"
+        )
+
+
+def check_share(processes: Processes, images_per_step: int) -> None:
+    """Refuse more processes than a step has images."""
+    if processes.size > images_per_step:
+        raise UserError(
+            f"a step has {images_per_step} images (--batch_size) and there are {processes.size} "
+            "processes: each needs one at least"
+        )
 
 
 def check_n_classes(options: Options, num_classes: int, source: Path | str) -> None:
