@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from data.datasets import DATASETS, DatasetSpec
 from data.spec import RESIZE, Split
 from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerConfig
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
+from utils.distributed import Processes, launched_processes
 from utils.errors import UserError
 from utils.files import exclusive_lock, file_digest, make_folder, read_json, write_json_atomic
 from utils.labels import parse_labels
@@ -52,8 +53,9 @@ if TYPE_CHECKING:
     from models.maskgit.transformer import MaskedTransformer
     from models.vqgan.tokenizer import Tokenizer
     from utils.evaluation import Judge
-    from utils.loop import Stage
+    from utils.loop import Position, Stage
     from utils.token_set import TokenSet
+    from utils.tracking import Trackers
 
 log = logging.getLogger("maskgit")
 
@@ -65,6 +67,7 @@ STEPS_IMAGES = 8  # shown by --save_steps
 EDITED_SHOWN = 100  # in the grid of --edit
 EVALUATED_IMAGES = 50_000  # as in published figures
 SWEPT_IMAGES = 1000  # of each setting
+SHARED_MODES = ("train", "sample", "dry_run")  # those that several processes may run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -74,15 +77,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 and one line on stderr for a user's mistake, 143 or 130 after a
             signal.
     """
-    options = parse_options(sys.argv[1:] if argv is None else argv, DATASETS)
+    with launched_processes().main_speaks_first():
+        run_modes(parse_options(sys.argv[1:] if argv is None else argv, DATASETS))
+
+
+def run_modes(options: Options) -> None:
+    """As `main`, with parsed options."""
     from utils.progress import set_up_logging
 
-    set_up_logging()
-    try:
-        session = open_session(options)
-        if options.dry_run:
-            dry_run(session)
-            return
+    set_up_logging(verbose=launched_processes().is_main)
+    modes = [
+        mode
         for mode in (
             download_only,
             train_vae,
@@ -94,8 +99,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             evaluate,
             sweep,
             export,
-        ):
-            if getattr(options, mode.__name__):
+        )
+        if getattr(options, mode.__name__)
+    ]
+    if options.dry_run:
+        modes = [dry_run]
+    try:
+        session = open_session(options)
+        for mode in modes:
+            check_processes(session.processes, mode.__name__)
+        with session.processes.connected(session.device):
+            for mode in modes:
                 mode(session)
     except UserError as error:
         sys.stderr.write(f"MaskGIT.py: error: {error}\n")
@@ -118,6 +132,7 @@ class Session:
         run: folder of the run.
         device: where to compute.
         precision: of matrix products.
+        processes: those that work together.
     """
 
     options: Options
@@ -126,18 +141,14 @@ class Session:
     run: RunFolder
     device: torch.device
     precision: torch.dtype
+    processes: Processes
 
 
 def open_session(options: Options) -> Session:
     """Resolve what every mode needs; nothing is written yet."""
     from utils.device import choose_device, choose_precision, make_deterministic
 
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise UserError(
-            f"started as one of {processes} processes (WORLD_SIZE): every run uses one process on "
-            "one device, so start it without torchrun"
-        )
+    processes = launched_processes()
     if options.sweep:
         sweep_grid(options)  # a typing error is found before hours of training
     spec = DATASETS[options.dataset]
@@ -145,7 +156,7 @@ def open_session(options: Options) -> Session:
         check_n_classes(options, spec.num_classes, spec.name)
     if options.deterministic:
         make_deterministic()
-    device = choose_device(options.device)
+    device = processes.own_device(choose_device(options.device))
     return Session(
         options=options,
         spec=spec,
@@ -153,6 +164,7 @@ def open_session(options: Options) -> Session:
         run=RunFolder(Path(options.output_dir) / (options.run_name or spec.name), spec.name),
         device=device,
         precision=choose_precision(options.precision, device),
+        processes=processes,
     )
 
 
@@ -243,6 +255,7 @@ def train(session: Session) -> None:
     check_start_token(options, config)
     if options.labels:
         parse_labels(options.labels, train_images.class_names)  # a typing error is found now
+    check_share(session.processes, batch_size)
     stage = MaskGITStage(
         config,
         configure(TrainingConfig, options),
@@ -257,6 +270,7 @@ def train(session: Session) -> None:
         },
         preview=preview_writer(session, tokenizer, train_images.class_names),
         compile_model=options.compile,
+        processes=session.processes,
     )
     made_from = {"images": len(train_images), "tokenizer": tokenizer.fingerprint}
     run_stage(session, stage, made_from, options.n_epochs, batch_size)
@@ -276,7 +290,7 @@ def sample(session: Session) -> None:
     """Decode images from a trained model and write them; goes on where it stopped."""
     from utils.sample_blocks import missing_blocks, open_blocks, publish_blocks, write_blocks
 
-    options = session.options
+    options, processes = session.options, session.processes
     trained = load_model(session)
     session = of_model(session, trained)
     check_start_token(options, trained.model.config)
@@ -287,15 +301,20 @@ def sample(session: Session) -> None:
     partial = folder / "partial"
     block_size = min(options.batch_size, len(labels))
     num_blocks = math.ceil(len(labels) / block_size)
-    with exclusive_lock(folder / ".lock", f"another job is sampling into {folder}"):
-        open_blocks(partial, sampling_identity(session, labels, config))
-        missing = missing_blocks(partial, num_blocks)
-        if len(missing) < num_blocks:
+    lock = exclusive_lock(folder / ".lock", f"another job is sampling into {folder}")
+    with lock if processes.is_main else nullcontext():
+        if processes.is_main:
+            open_blocks(partial, sampling_identity(session, labels, config))
+        processes.wait()
+        missing = missing_blocks(partial, num_blocks, processes.rank, processes.size)
+        if len(missing) < num_blocks // processes.size:
             log.info("sampling continues: %d of %d blocks to make", len(missing), num_blocks)
         made = generate(session, trained, labels, config, blocks=missing)
         write_blocks(partial, missing, (images for images, _ in made), num_blocks)
-        publish_blocks(partial, folder, labels, block_size, GRID_COLUMNS)
-    if options.save_steps:
+        processes.wait()
+        if processes.is_main:
+            publish_blocks(partial, folder, labels, block_size, GRID_COLUMNS)
+    if options.save_steps and processes.is_main:
         save_steps(session, trained, labels[:STEPS_IMAGES], config, folder)
     for name in ("images", "samples.npz", "grid.png"):
         log.info("written: %s", folder / name)
@@ -512,11 +531,12 @@ def run_stage(
         UserError: if another job trains in the folder, or training cannot go on.
     """
     from utils.loop import LoopConfig, Position, load_state, train_loop
-    from utils.tracking import open_trackers
+    from utils.tracking import Trackers
 
-    options, run = session.options, session.run
+    options, run, processes = session.options, session.run, session.processes
     busy = f"another job is training in {run.path}; choose another --run_name or --output_dir"
-    with exclusive_lock(make_folder(run.path) / ".lock", busy):
+    lock = exclusive_lock(make_folder(run.path) / ".lock", busy)
+    with lock if processes.is_main else nullcontext():
         position = Position()
         settings = {**run_options(options, stage.name), **made_from}
         stored = read_json(run.config)
@@ -528,15 +548,11 @@ def run_stage(
         if position.step >= epochs * stage.steps_per_epoch:
             log.info("%s is trained already, for %d epochs", stage.name, epochs)
             return
-        write_json_atomic(run.config, {**stored, stage.name: settings})
-        tracker, position.wandb_id = open_trackers(
-            run.metrics(stage.name),
-            position.step,
-            None if options.no_wandb else run.path,
-            f"{run.path.name}-{stage.name}",
-            without_paths(settings),
-            position.wandb_id,
-        )
+        if position.step != processes.from_main(position.step):
+            raise UserError(f"{run.path} is not the same folder for all processes: share it")
+        tracker = Trackers()
+        if processes.is_main:
+            tracker = open_record(session, stage.name, settings, position)
         config = LoopConfig(
             epochs,
             images_per_step,
@@ -545,9 +561,28 @@ def run_stage(
             options.keep_checkpoints,
         )
         try:
-            train_loop(stage, config, run, tracker, position)
+            train_loop(stage, config, run, tracker, position, processes)
         finally:
             tracker.close()
+
+
+def open_record(
+    session: Session, stage: str, settings: Mapping[str, Any], position: Position
+) -> Trackers:
+    """Write down what a run is made of and open what takes its numbers."""
+    from utils.tracking import open_trackers
+
+    run = session.run
+    write_json_atomic(run.config, {**read_json(run.config), stage: settings})
+    tracker, position.wandb_id = open_trackers(
+        run.metrics(stage),
+        position.step,
+        None if session.options.no_wandb else run.path,
+        f"{run.path.name}-{stage}",
+        without_paths(settings),
+        position.wandb_id,
+    )
+    return tracker
 
 
 def continued(session: Session, stage: str) -> Session:
@@ -692,9 +727,10 @@ def foreign_model(session: Session, stored: Any, path: Path) -> Trained:
     Raises:
         UserError: if they are not given, or do not fit the transformer.
     """
-    from models.maskgit.loading import from_foreign
+    from models.maskgit.loading import build_model, find_weights
 
     options, spec = session.options, session.spec
+    foreign = find_weights(stored, path)
     if "dataset" not in options.given:
         raise UserError(
             f"{path} does not tell what it was trained on: give its --dataset, and its tokenizer "
@@ -702,7 +738,7 @@ def foreign_model(session: Session, stored: Any, path: Path) -> Trained:
         )
     tokenizer = find_tokenizer(session)
     heads = options.heads if "heads" in options.given else None
-    model = from_foreign(stored, path, tokenizer.codebook_size, heads)
+    model = build_model(foreign, path, tokenizer.codebook_size, heads)
     config = model.config
     reject_contradictions(TransformerConfig, options, vars(config), path)
     check_n_classes(options, config.num_classes, path)
@@ -835,7 +871,8 @@ def open_images(session: Session, split: Split, download: bool = True) -> ImageD
     from data.datasets import open_dataset
 
     data_dir = Path(session.options.data_dir)
-    return open_dataset(session.spec.name, split, data_dir, session.size, download=download)
+    with session.processes.main_first():
+        return open_dataset(session.spec.name, split, data_dir, session.size, download=download)
 
 
 def encoder(session: Session, tokenizer: Tokenizer) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -872,6 +909,7 @@ def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, spli
         cache_folder(options),
         batch_size=options.batch_size,
         num_workers=options.num_workers,
+        processes=session.processes,
     )
 
 
@@ -1021,6 +1059,24 @@ def region_to_make(options: Options, original: np.ndarray) -> tuple[np.ndarray, 
             log.info("%s is brought to %d pixels, centred", options.mask_image, size)
         mask |= to_tensor(picture, size, 1)[0].numpy() > 127
     return original, mask
+
+
+def check_processes(processes: Processes, mode: str) -> None:
+    """Refuse several processes for a mode that uses one."""
+    if processes.size > 1 and mode not in SHARED_MODES:
+        raise UserError(
+            f"--{mode} uses one process and this is one of {processes.size} (WORLD_SIZE): run it "
+            "alone first, without torchrun"
+        )
+
+
+def check_share(processes: Processes, images_per_step: int) -> None:
+    """Refuse more processes than a step has images."""
+    if processes.size > images_per_step:
+        raise UserError(
+            f"a step has {images_per_step} images (--batch_size) and there are {processes.size} "
+            "processes: each needs one at least"
+        )
 
 
 def check_n_classes(options: Options, num_classes: int, source: Path | str) -> None:

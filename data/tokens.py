@@ -9,17 +9,21 @@ training cannot mistake it for a finished one.
 import hashlib
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from data.images import ImageDataset, flip_view
+from utils.distributed import ALONE, Processes
 from utils.errors import UserError
 from utils.files import exclusive_lock, file_digest, make_folder, write_json_atomic
 from utils.progress import progress_bar
@@ -40,6 +44,7 @@ def cached_tokens(
     *,
     batch_size: int,
     num_workers: int,
+    processes: Processes = ALONE,
 ) -> TokenSet:
     """Return the tokens of a dataset split, encoding what is not on the disk yet.
 
@@ -51,7 +56,8 @@ def cached_tokens(
             the folder.
         cache_dir: where the caches of all runs are.
         batch_size: images encoded at once.
-        num_workers: processes that read images.
+        num_workers: processes that read images, for each of those that encode.
+        processes: those that encode together; the main one writes.
 
     Raises:
         UserError: if another process is writing this cache, the disk is too small, or the files of
@@ -68,14 +74,16 @@ def cached_tokens(
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
     name = f"{identity['dataset']}-{identity['split']}-{digest}"
     folder = cache_dir / name
-    if not folder.is_dir():
-        make_folder(cache_dir)
+    if not processes.from_main(folder.is_dir()):
         busy = (
             f"another process is writing the token cache {folder}; wait for it, or set --cache_dir"
         )
-        with exclusive_lock(cache_dir / f".{name}.lock", busy):
-            if not folder.is_dir():
-                _write(images, encode, manifest, folder, batch_size, num_workers)
+        lock = exclusive_lock(make_folder(cache_dir) / f".{name}.lock", busy)
+        encoding = _Encoding(images, encode, batch_size, num_workers, processes)
+        with lock if processes.is_main else nullcontext():
+            if not processes.from_main(folder.is_dir()):
+                _write(encoding, manifest, folder)
+        processes.wait()
     return _read(folder, manifest)
 
 
@@ -84,19 +92,49 @@ def cache_bytes(num_images: int, num_views: int, seq_len: int) -> int:
     return num_images * (num_views * seq_len * 2 + 8)
 
 
-def _write(
-    images: ImageDataset,
-    encode: Callable[[Tensor], Tensor],
-    manifest: Mapping[str, Any],
-    folder: Path,
-    batch_size: int,
-    num_workers: int,
-) -> None:
+@dataclass(frozen=True)
+class _Encoding:
+    """How the processes make tokens together: every block of images is shared among them."""
+
+    images: ImageDataset
+    encode: Callable[[Tensor], Tensor]
+    batch_size: int
+    num_workers: int
+    processes: Processes
+
+    def blocks(self, start: int) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """Tokens by view, int64 (B, L) each, and labels of the images from `start` on, in order."""
+        views, count = range(self.images.num_views), len(self.images)
+        block_size = self.batch_size * self.processes.size
+        blocks = [range(s, min(s + block_size, count)) for s in range(start, count, block_size)]
+        loader = DataLoader(
+            self.images,
+            batch_sampler=[self._share(block) for block in blocks],
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+        for block, (pixels, labels) in zip(blocks, loader, strict=True):
+            encoded = [*(self.encode(flip_view(pixels, view)).cpu() for view in views), labels]
+            *tokens, labels = (self.processes.gather(part)[: len(block)] for part in encoded)
+            yield tokens, labels
+
+    def _share(self, block: range) -> list[int]:
+        """Equally many images for every process; the last one fills up the last share."""
+        each = math.ceil(len(block) / self.processes.size)
+        first = block.start + self.processes.rank * each
+        return [min(index, block.stop - 1) for index in range(first, first + each)]
+
+
+def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> None:
     partial = make_folder(folder.with_name(f"{folder.name}.partial"))
+    done = encoding.processes.from_main(_read_progress(partial))
+    if not encoding.processes.is_main:
+        for _ in encoding.blocks(done):
+            pass
+        return
     count, views, seq_len = manifest["images"], manifest["views"], manifest["seq_len"]
     _check_space(partial, cache_bytes(count, views, seq_len))
-    label_shape = np.asarray(images[0][1]).shape
-    done = _read_progress(partial)
+    label_shape = np.asarray(encoding.images[0][1]).shape
     mode = "r+" if done else "w+"
     try:
         tokens = np.lib.format.open_memmap(
@@ -110,12 +148,11 @@ def _write(
         )
         title = f"tokenising {manifest['dataset']} ({manifest['split']})"
         with progress_bar(title, total=count, done=done, unit="image") as bar:
-            batches = _batches(images, done, batch_size, num_workers)
-            for number, (pixels, batch_labels) in enumerate(batches, start=1):
-                end = done + len(pixels)
+            for number, (block, block_labels) in enumerate(encoding.blocks(done), start=1):
+                end = done + len(block_labels)
                 for view in range(views):
-                    tokens[view, done:end] = encode(flip_view(pixels, view)).cpu().numpy()
-                labels[done:end] = batch_labels.numpy()
+                    tokens[view, done:end] = block[view].numpy()
+                labels[done:end] = block_labels.numpy()
                 bar.update(end - done)
                 done = end
                 if number % FLUSH_EVERY == 0:
@@ -130,15 +167,6 @@ def _write(
             f"cannot write the token cache {partial}: {error.strerror or error}; it goes on from "
             "here once there is space (or set --cache_dir)"
         ) from error
-
-
-def _batches(
-    images: ImageDataset, start: int, batch_size: int, num_workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    rest = Subset(images, range(start, len(images)))
-    return iter(
-        DataLoader(rest, batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_available())
-    )
 
 
 def _check_space(folder: Path, needed: int) -> None:

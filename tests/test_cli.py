@@ -267,7 +267,7 @@ def refused(run, tmp_path, capsys):
 
 def test_several_processes(refused, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert "4 processes" in refused("--train_vae --dataset mnist")
+    assert "one of 4 (WORLD_SIZE)" in refused("--train_vae --dataset mnist")
 
 
 def test_no_tokenizer(refused):

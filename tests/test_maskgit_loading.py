@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from test_vqgan_golden import uniform
 
 from models.maskgit.config import TransformerConfig
-from models.maskgit.loading import from_foreign, to_foreign
+from models.maskgit.loading import build_model, find_weights, to_foreign
 from models.maskgit.transformer import MaskedTransformer
 from utils.checkpoint import load_checkpoint, read_torch_file
 from utils.errors import UserError
@@ -26,6 +26,11 @@ GOLDEN_CASES = {
     "valeoai": {"program": "valeoai", "side": 3, "codebook_size": 20, "nclass": 7, "hidden_dim": 64,
                 "depth": 3, "heads": 16, "mlp_dim": 32},
 }  # fmt: skip
+
+
+def load(stored, codebook_size):
+    path = Path("model.pth")
+    return build_model(find_weights(stored, path), path, codebook_size, None)
 
 
 def golden_fill(name, shape):
@@ -63,7 +68,7 @@ def test_foreign_transformers_compute_the_same_logits(name, tmp_path):
     case = GOLDEN_CASES[name]
     path = tmp_path / "model.pth"
     torch.save(wrapped(name, weights), path)
-    model = from_foreign(read_torch_file(path), path, case["codebook_size"], None)
+    model = load(read_torch_file(path), case["codebook_size"])
     assert model.config == TransformerConfig(
         codebook_size=case["codebook_size"], num_classes=case["nclass"],
         seq_len=case["side"] ** 2, embed_dim=case["hidden_dim"], hidden_dim=case["hidden_dim"],
@@ -80,7 +85,7 @@ def test_wrappers_and_safetensors_are_read_too(tmp_path, prefix):
     weights, _ = golden_weights("genzoo")
     path = tmp_path / "model.safetensors"
     save_file({prefix + key: value for key, value in weights.items()}, path)
-    assert from_foreign(read_torch_file(path), path, 12, None).config.depth == 2
+    assert load(read_torch_file(path), 12).config.depth == 2
 
 
 @pytest.mark.parametrize("embed_dim", [16, 8])
@@ -91,7 +96,7 @@ def test_exported_weights_compute_the_same(embed_dim):
         depth=2, mlp_dim=24,
     )  # fmt: skip
     model = MaskedTransformer(config).eval()
-    again = from_foreign(to_foreign(model), Path("exported"), 9, None)
+    again = load(to_foreign(model), 9)
     tokens, labels = torch.randint(0, 10, (5, 16)), torch.tensor([0, 1, 2, 3, 0])
     with torch.no_grad():
         ours, theirs = model(tokens, labels), again(tokens, labels)
@@ -161,6 +166,6 @@ def test_nothing_is_overwritten_by_an_export(run, trained, tmp_path, capsys):
     assert (tmp_path / "exported.pth").read_text() == "precious"
 
 
-def test_a_tokenizer_is_no_transformer(tokenizer_file):
+def test_a_tokenizer_is_no_transformer():
     with pytest.raises(UserError, match="no transformer"):
-        from_foreign({"encoder.conv_in.weight": torch.ones(1)}, Path("vq.pt"), 16, None)
+        load({"encoder.conv_in.weight": torch.ones(1)}, 16)

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.distributed import ALONE, Processes
 from utils.errors import UserError
 from utils.progress import progress_bar
 from utils.run_folder import RunFolder
-from utils.signals import StopRequest, stop_on_signals
+from utils.signals import exit_code, stop_on_signals
 from utils.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -109,9 +110,22 @@ def load_state(stage: Stage, run: RunFolder) -> Position:
 
 
 def train_loop(
-    stage: Stage, config: LoopConfig, run: RunFolder, tracker: Tracker, position: Position
+    stage: Stage,
+    config: LoopConfig,
+    run: RunFolder,
+    tracker: Tracker,
+    position: Position,
+    processes: Processes = ALONE,
 ) -> None:
     """Train a stage from `position` to the end of its last epoch.
+
+    Args:
+        stage: the learner; its losses are the same in every process.
+        config: when to do what.
+        run: the folder, in which the main process alone writes.
+        tracker: where the numbers go.
+        position: where to start; moves along.
+        processes: those that train together.
 
     Raises:
         SystemExit: with 143 or 130 after a signal, the state saved.
@@ -123,7 +137,7 @@ def train_loop(
     title = f"training {stage.name}"
     done = position.step * config.images_per_step
     with (
-        stop_on_signals() as stop,
+        stop_on_signals(may_repeat=processes.size > 1) as stop,
         progress_bar(title, total * config.images_per_step, done, "image", unit_scale=True) as bar,
     ):
         while position.step < total:
@@ -137,14 +151,17 @@ def train_loop(
                 tracker.log(numbers, position.step)
                 bar.set_postfix(loss=f"{numbers['train/loss']:.4f}")
             if epoch_ends:
-                _end_epoch(stage, config, run, tracker, position, meter)
-            overdue = time.monotonic() - last_save > 60 * config.save_every_minutes
-            if stop or overdue or _is_save_point(position.step, stage, config):
+                _end_epoch(stage, config, run, tracker, position, meter, processes)
+            is_late = time.monotonic() - last_save > 60 * config.save_every_minutes
+            signal_number, overdue = processes.largest(stop.signal_number, is_late)
+            if signal_number or overdue or _is_save_point(position.step, stage, config):
                 meter.check()
-                _save_state(stage, run, position)
+                if processes.is_main:
+                    _save_state(stage, run, position)
+                processes.wait()
                 last_save = time.monotonic()
-            if stop:
-                _leave(stop, position, total, run)
+            if signal_number:
+                _leave(signal_number, position, total, run)
 
 
 def _end_epoch(
@@ -154,6 +171,7 @@ def _end_epoch(
     tracker: Tracker,
     position: Position,
     meter: "_Meter",
+    processes: Processes,
 ) -> None:
     epoch = position.step // stage.steps_per_epoch
     validation = stage.validate()
@@ -170,7 +188,7 @@ def _end_epoch(
         stage.learning_rate(position.step - 1),
         meter.last["train/images_per_second"],
     )
-    if _is_save_point(position.step, stage, config):
+    if processes.is_main and _is_save_point(position.step, stage, config):
         picture = run.preview(stage.name, position.step)
         stage.preview(picture)
         tracker.log_image("samples", picture, position.step)
@@ -202,14 +220,14 @@ def _save_state(stage: Stage, run: RunFolder, position: Position) -> None:
     save_checkpoint(run.resume_state(stage.name), f"{stage.name}-resume", contents)
 
 
-def _leave(stop: StopRequest, position: Position, total: int, run: RunFolder) -> None:
+def _leave(signal_number: int, position: Position, total: int, run: RunFolder) -> None:
     log.info(
         "stopped by a signal after step %d of %d; the state is saved in %s (go on with --resume)",
         position.step,
         total,
         run.path,
     )
-    raise SystemExit(stop.exit_code)
+    raise SystemExit(exit_code(signal_number))
 
 
 class _Meter:

@@ -4,36 +4,39 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 
+@dataclass
 class StopRequest:
     """Set by the first SIGTERM or SIGINT.
 
     Attributes:
-        signal_number: the signal that asked, None while none has.
+        signal_number: the signal that asked, 0 while none has.
     """
 
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
+    signal_number: int = 0
 
-    def __bool__(self) -> bool:
-        return self.signal_number is not None
 
-    @property
-    def exit_code(self) -> int:
-        """128 + signal, as shells report it: 143 for SIGTERM, 130 for SIGINT."""
-        return 128 + (self.signal_number or 0)
+def exit_code(signal_number: int) -> int:
+    """As shells report a death by signal: 143 for SIGTERM, 130 for SIGINT."""
+    return 128 + signal_number
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Note the first SIGTERM or SIGINT instead of dying; a second one exits at once."""
+def stop_on_signals(may_repeat: bool = False) -> Iterator[StopRequest]:
+    """Note the first SIGTERM or SIGINT instead of dying; a second one exits at once.
+
+    Args:
+        may_repeat: a second signal means nothing: launchers of several processes pass on a signal
+            that the processes have had already, and they end by force what takes too long.
+    """
     request = StopRequest()
 
     def note(signal_number: int, _frame: FrameType | None) -> None:
-        if request:
-            os._exit(128 + signal_number)
+        if request.signal_number and not may_repeat:
+            os._exit(exit_code(signal_number))
         request.signal_number = signal_number
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -38,48 +38,30 @@ NAMES = (  # theirs, ours
 )
 
 
-def from_foreign(
-    stored: Any, path: Path, codebook_size: int, heads: int | None
-) -> MaskedTransformer:
-    """Build the model of a file that another program wrote.
+class ForeignWeights(NamedTuple):
+    """Weights of another program's transformer.
 
-    Args:
-        stored: what `read_torch_file` returned.
-        path: the file, to be named in errors.
-        codebook_size: K of the tokenizer; the weights tell K + classes alone.
-        heads: given by hand, or None for the default of the program that wrote the file.
-
-    Returns:
-        The model on the CPU in evaluation mode; its configuration is read off the weights.
-
-    Raises:
-        UserError: if the file holds no such transformer, or the numbers do not fit.
+    Attributes:
+        weights: float32, under our names.
+        heads: of that program's default model, as they leave no trace in the weights.
     """
-    wrapped = isinstance(stored, Mapping) and isinstance(stored.get("model_state_dict"), Mapping)
-    entries = stored["model_state_dict"] if wrapped else stored
-    weights = find_weights(entries, path)
-    if heads is None:
-        heads = VALEOAI_HEADS if wrapped else GENERATIVEZOO_HEADS
-        log.info("%s does not tell its attention heads: %d, its program's default", path, heads)
-    try:
-        config = infer_config(weights, codebook_size, heads)
-        config.validate()
-        model = MaskedTransformer(config)
-        model.load_state_dict(weights)
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"the weights in {path} do not make a transformer: {reason}") from error
-    return model.eval()
+
+    weights: dict[str, Tensor]
+    heads: int
 
 
-def find_weights(entries: Any, path: Path) -> dict[str, Tensor]:
-    """Pick the transformer's weights from a state dict, in float32 and under our names.
+def find_weights(stored: Any, path: Path) -> ForeignWeights:
+    """Pick the transformer's weights from what `read_torch_file` returned.
 
     Raises:
         UserError: if there are none.
     """
+    entries = stored if isinstance(stored, Mapping) else {}
+    heads = GENERATIVEZOO_HEADS
+    if isinstance(entries.get("model_state_dict"), Mapping):
+        entries, heads = entries["model_state_dict"], VALEOAI_HEADS
     weights = {}
-    for name, value in entries.items() if isinstance(entries, Mapping) else ():
+    for name, value in entries.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             continue
         for wrapper in WRAPPERS:
@@ -93,7 +75,38 @@ def find_weights(entries: Any, path: Path) -> dict[str, Tensor]:
             "the layout of valeoai/Maskgit-pytorch v1.0 or caetas/GenerativeZoo"
         )
     weights["position_embedding"] = weights["position_embedding"].flatten(0, -2)
-    return weights
+    return ForeignWeights(weights, heads)
+
+
+def build_model(
+    foreign: ForeignWeights, path: Path, codebook_size: int, heads: int | None
+) -> MaskedTransformer:
+    """Build the model that weights belong to; its configuration is read off them.
+
+    Args:
+        foreign: as `find_weights` returns them.
+        path: the file, to be named in errors.
+        codebook_size: K of the tokenizer; the weights tell K + classes alone.
+        heads: given by hand, or None for those of the other program.
+
+    Returns:
+        The model on the CPU in evaluation mode.
+
+    Raises:
+        UserError: if the numbers do not fit together.
+    """
+    if heads is None:
+        heads = foreign.heads
+        log.info("%s does not tell its attention heads: %d, its program's default", path, heads)
+    try:
+        config = infer_config(foreign.weights, codebook_size, heads)
+        config.validate()
+        model = MaskedTransformer(config)
+        model.load_state_dict(foreign.weights)
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"the weights in {path} do not make a transformer: {reason}") from error
+    return model.eval()
 
 
 def infer_config(

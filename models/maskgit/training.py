@@ -1,13 +1,14 @@
 """Stage 2: teach the transformer to fill in hidden tokens.
 
 Everything random in a step (which images, views, labels and tokens) is drawn for the whole batch
-from (seed, purpose, step); dropout alone is drawn per process.
+from (seed, purpose, step), and every process takes its share; dropout alone is drawn per process.
 
 Axes: B images of a step, L tokens of an image, K codebook, N hidden tokens.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from models.maskgit.config import TrainingConfig, TransformerConfig
 from models.maskgit.masking import draw_masks, mask_ratio, masks_of_ratio
 from models.maskgit.transformer import MaskedTransformer
 from utils.device import autocast
+from utils.distributed import ALONE, Processes
 from utils.ema import EMA
 from utils.optimizer import step_if_finite
 from utils.schedule import capped_warmup, warmup_cosine
@@ -78,6 +80,7 @@ class MaskGITStage:
         describe: Mapping[str, Any],
         preview: Callable[[MaskedTransformer, Path], None],
         compile_model: bool = False,
+        processes: Processes = ALONE,
     ) -> None:
         """Build the model with the run's seed.
 
@@ -91,10 +94,12 @@ class MaskGITStage:
             describe: entries that make the checkpoint complete: dataset, class names, tokenizer.
             preview: writes a picture of samples of a model to a path.
             compile_model: run the training step through torch.compile.
+            processes: those that train together, at most as many as a step has images.
         """
         self.config, self.training = config, training
         self.train_tokens, self.validation_tokens = train, validation
         self.device, self.precision = device, precision
+        self.processes = processes
         self._describe, self._preview = describe, preview
         self.images_per_step = min(training.batch_size, len(train))
         self.steps_per_epoch = len(train) // self.images_per_step
@@ -102,10 +107,14 @@ class MaskGITStage:
         self.model = MaskedTransformer(config).to(device)
         self.ema = EMA(self.model, training.ema_decay)
         self.optimizer = make_optimizer(self.model, training)
-        step_tokens = self.images_per_step * config.seq_len if device.type == "cpu" else 0
+        self._images_here = math.ceil(self.images_per_step / processes.size)
+        step_tokens = self._images_here * config.seq_len if device.type == "cpu" else 0
         self._num_parts = max(training.grad_accum, math.ceil(step_tokens / CPU_PART_TOKENS))
-        self._forward = torch.compile(self.model) if compile_model else self.model
+        self._shared = processes.share_gradients(self.model)
+        self._forward = torch.compile(self._shared) if compile_model else self._shared
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        if processes.size > 1:
+            self._settle_exchange()
 
     def learning_rate(self, step: int, epochs: int | None = None) -> float:
         """Warm-up, then cosine decay over the whole run."""
@@ -117,13 +126,18 @@ class MaskGITStage:
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One optimiser step; returns "loss" and "gradient_norm" on the device."""
         self.model.train()
-        torch.manual_seed(derive_seed(self.training.seed, "dropout", step))
+        processes = self.processes
+        torch.manual_seed(derive_seed(self.training.seed, "dropout", step, processes.rank))
         parts, num_hidden = self._draw_batch(step)
         loss = torch.zeros((), device=self.device)
         for part in parts:
-            part_loss = self._loss(part.to(self.device)) / num_hidden
-            part_loss.backward()
+            is_last = part is parts[-1]
+            with nullcontext() if is_last else processes.keep_gradients(self._shared):
+                part_loss = self._loss(part.to(self.device)) / num_hidden
+                # Gradients are averaged over the processes, and the loss is a sum.
+                (part_loss * processes.size).backward()
             loss += part_loss.detach()
+        processes.add_up(loss)
         norm = self._update(step, loss)
         return {"loss": loss, "gradient_norm": norm}
 
@@ -136,10 +150,13 @@ class MaskGITStage:
         """
         count = len(self.validation_tokens)
         chosen = np.unique(np.linspace(0, count - 1, min(count, VALIDATION_IMAGES), dtype=int))
+        labels = self.validation_tokens.classes(chosen, rng(VALIDATION_SEED, "labels"))
+        share = self.processes.share(len(chosen))
         sums = torch.zeros(3, len(RATIO_BINS) - 1, device=self.device, dtype=torch.float64)
-        for start in range(0, len(chosen), self.images_per_step):
-            indices = chosen[start : start + self.images_per_step]
-            sums += self._validation_sums(indices)
+        for start in range(share.start, share.stop, self._images_here):
+            batch = slice(start, min(start + self._images_here, share.stop))
+            sums += self._validation_sums(chosen[batch], labels[batch])
+        self.processes.add_up(sums)
         loss, correct, hidden = sums.tolist()
         result = {"loss": sum(loss) / sum(hidden), "accuracy": sum(correct) / sum(hidden)}
         for low, high, right, all_ in zip(
@@ -181,8 +198,16 @@ class MaskGITStage:
         averaged: MaskedTransformer = self.ema.module  # type: ignore[assignment]
         return averaged
 
-    def _draw_batch(self, step: int) -> tuple[Iterator[Batch], int]:
-        """The batch of a step in parts, and how many tokens are hidden in all."""
+    def _settle_exchange(self) -> None:
+        """Make the pass from which the exchange of gradients takes its order.
+
+        Else the first step after a resume would add up in another order than the uninterrupted run.
+        """
+        (self._loss(self._draw_batch(0)[0][0].to(self.device)) * 0).backward()
+        self.optimizer.zero_grad()
+
+    def _draw_batch(self, step: int) -> tuple[list[Batch], int]:
+        """This process's share of a step in parts, and how many tokens are hidden in all."""
         seed, training = self.training.seed, self.training
         indices = self._indices(step)
         views = rng(seed, "views", step).integers(0, self.train_tokens.num_views, len(indices))
@@ -190,15 +215,20 @@ class MaskGITStage:
         labels = self.train_tokens.classes(indices, generator)
         dropped = generator.random(len(indices)) < training.label_drop
         labels = np.where(dropped, self.config.null_class, labels)
-        tokens = self.train_tokens.take(indices, views)
         masks = draw_masks(
-            rng(seed, "masks", step), len(indices), tokens.shape[1], training.schedule
+            rng(seed, "masks", step), len(indices), self.config.seq_len, training.schedule
         )
-        parts = (
-            hide(tokens[part], labels[part], masks[part], self.config.mask_token)
-            for part in np.array_split(np.arange(len(indices)), self._num_parts)
+        here = np.arange(len(indices))[self.processes.share(len(indices))]
+        parts = [
+            hide(
+                self.train_tokens.take(indices[part], views[part]),
+                labels[part],
+                masks[part],
+                self.config.mask_token,
+            )
+            for part in np.array_split(here, self._num_parts)
             if len(part)
-        )
+        ]
         return parts, int(masks.sum())
 
     def _indices(self, step: int) -> np.ndarray:
@@ -235,10 +265,9 @@ class MaskGITStage:
         return mask_ratio(generator.random(len(self.validation_tokens)), "arccos")
 
     @torch.no_grad()
-    def _validation_sums(self, indices: np.ndarray) -> Tensor:
+    def _validation_sums(self, indices: np.ndarray, labels: np.ndarray) -> Tensor:
         """Loss, correct and hidden tokens by bin of mask ratio: float64 (3, bins)."""
         tokens = self.validation_tokens.take(indices)
-        labels = self.validation_tokens.classes(indices, rng(VALIDATION_SEED, "labels"))
         masks = np.concatenate(
             [
                 masks_of_ratio(
