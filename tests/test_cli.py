@@ -267,7 +267,8 @@ def refused(run, tmp_path, capsys):
 
 def test_several_processes(refused, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert "one of 4 (WORLD_SIZE)" in refused("--train_vae --dataset mnist")
+    assert "--train_vae uses one process" in refused("--train_vae --dataset mnist")
+    assert "without RANK" in refused("--train --dataset mnist")
 
 
 def test_no_tokenizer(refused):

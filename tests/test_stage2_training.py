@@ -9,6 +9,7 @@ import torch
 
 from models.maskgit.config import TrainingConfig, TransformerConfig
 from models.maskgit.training import MaskGITStage, hide, make_optimizer
+from utils.distributed import ALONE
 from utils.token_set import TokenSet
 
 K, L, CLASSES = 16, 9, 3
@@ -24,7 +25,7 @@ def token_set(count=40, views=1, seed=0):
     return TokenSet(tokens, labels)
 
 
-def make_stage(train=None, dropout=0.0, **training):
+def make_stage(train=None, dropout=0.0, processes=ALONE, **training):
     options = {"epochs": 4, "batch_size": 8, "lr": 1e-2, "warmup_epochs": 0, **training}
     return MaskGITStage(
         TransformerConfig(K, CLASSES, L, dropout=dropout, **SHAPE),
@@ -35,6 +36,7 @@ def make_stage(train=None, dropout=0.0, **training):
         precision=torch.float32,
         describe={"dataset": "toy"},
         preview=lambda model, path: path.write_text("picture"),
+        processes=processes,
     )
 
 

@@ -1,0 +1,37 @@
+"""Runs of the command line in one launch of several processes: `distributed_runs.py PLAN.json`.
+
+The plan has "runs", argument strings, and perhaps "signal": (rank, step, name), which that process
+then sends itself at that step.
+"""
+
+import json
+import os
+import signal
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from MaskGIT import main
+from models.maskgit.training import MaskGITStage
+from utils.distributed import Processes, launched_processes
+
+plan = json.loads(Path(sys.argv[1]).read_text())
+processes = launched_processes()
+torch.set_num_threads(1)
+make_step = MaskGITStage.train_step
+
+
+def train_step(stage, step):
+    rank, at_step, name = plan.get("signal", (None, None, None))
+    if (rank, at_step) == (processes.rank, step):
+        os.kill(os.getpid(), signal.Signals[name])
+    return make_step(stage, step)
+
+
+MaskGITStage.train_step = train_step
+with processes.connected(torch.device("cpu")):
+    Processes.connected = lambda *_: nullcontext()  # one connection serves all runs
+    for arguments in plan["runs"]:
+        main(arguments.split())
