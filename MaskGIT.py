@@ -375,6 +375,8 @@ def edit(session: Session) -> None:
 def evaluate(session: Session) -> None:
     """Measure samples, given images or a tokenizer against the dataset's images."""
     if session.options.evaluate == "tokenizer":
+        if session.options.images:
+            raise UserError("--evaluate tokenizer reconstructs real images; leave --images out")
         evaluate_tokenizer(session)
     elif session.options.images:
         evaluate_images(session)

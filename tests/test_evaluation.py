@@ -215,6 +215,12 @@ def test_a_sweep_measures_every_setting_once(evaluate, trained, tmp_path, capsys
     assert "sweep.csv was measured with another seed (1, now 7)" in capsys.readouterr().err
     assert table_of(tmp_path) == extended
 
+    table = tmp_path / "mnist" / "sweep" / "sweep.csv"
+    table.write_text(table.read_text()[:-40])
+    with pytest.raises(SystemExit):
+        evaluate(f"--sweep step=2 {command}")
+    assert f"{table} is damaged" in capsys.readouterr().err
+
 
 def test_a_grid_is_every_combination():
     grid = parse_grid("a=1,2 --b-c=x", ["a", "b_c"], lambda name, text: name + text)
@@ -233,6 +239,7 @@ def test_a_grid_is_every_combination():
         (["--sweep", "mask_value=99"], "--mask-value 99: the tokens are"),
         (["--evaluate", "--feature_net", "no.pt"], "--feature_net no.pt: there is no such file"),
         (["--evaluate", "--feature_net", __file__], "is no TorchScript file"),
+        (["--evaluate", "tokenizer", "--images", "x"], "reconstructs real images; leave --images"),
         (["--evaluate", "--images", "nowhere"], "--images nowhere is neither a folder"),
         (["--evaluate", "--size", "48"], "--size 48: the model's images are 32 pixels wide"),
         (["--evaluate", "--num_samples", "5"], "5 images are too few to measure"),
