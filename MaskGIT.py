@@ -27,7 +27,14 @@ from data.spec import RESIZE, Split
 from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerConfig
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils.errors import UserError
-from utils.files import exclusive_lock, file_digest, make_folder, read_json, write_json_atomic
+from utils.files import (
+    exclusive_lock,
+    file_digest,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    write_json_atomic,
+)
 from utils.labels import parse_labels
 from utils.options import Options, option_value, parse_options
 from utils.run_folder import RunFolder
@@ -497,6 +504,8 @@ def run_stage(
     options, run = session.options, session.run
     busy = f"another job is training in {run.path}; choose another --run_name or --output_dir"
     with exclusive_lock(make_folder(run.path) / ".lock", busy):
+        for folder in (run.path, run.samples):
+            remove_leftovers(folder)
         position = Position()
         settings = {**run_options(options, stage.name), **made_from}
         stored = read_json(run.config)

@@ -21,7 +21,13 @@ from torch.utils.data import DataLoader, Subset
 
 from data.images import ImageDataset, flip_view
 from utils.errors import UserError
-from utils.files import exclusive_lock, file_digest, make_folder, write_json_atomic
+from utils.files import (
+    exclusive_lock,
+    file_digest,
+    make_folder,
+    remove_leftovers,
+    write_json_atomic,
+)
 from utils.progress import progress_bar
 from utils.token_set import TokenSet
 
@@ -93,6 +99,7 @@ def _write(
     num_workers: int,
 ) -> None:
     partial = make_folder(folder.with_name(f"{folder.name}.partial"))
+    remove_leftovers(partial)
     count, views, seq_len = manifest["images"], manifest["views"], manifest["seq_len"]
     _check_space(partial, cache_bytes(count, views, seq_len))
     label_shape = np.asarray(images[0][1]).shape
