@@ -28,7 +28,14 @@ from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerCon
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils.distributed import Processes, launched_processes
 from utils.errors import UserError
-from utils.files import exclusive_lock, file_digest, make_folder, read_json, write_json_atomic
+from utils.files import (
+    exclusive_lock,
+    file_digest,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    write_json_atomic,
+)
 from utils.labels import parse_labels
 from utils.options import Options, option_value, parse_options
 from utils.run_folder import RunFolder
@@ -539,6 +546,9 @@ def run_stage(
     busy = f"another job is training in {run.path}; choose another --run_name or --output_dir"
     lock = exclusive_lock(make_folder(run.path) / ".lock", busy)
     with lock if processes.is_main else nullcontext():
+        if processes.is_main:
+            for folder in (run.path, run.samples):
+                remove_leftovers(folder)
         position = Position()
         settings = {**run_options(options, stage.name), **made_from}
         stored = read_json(run.config)

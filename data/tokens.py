@@ -25,7 +25,13 @@ from torch.utils.data import DataLoader
 from data.images import ImageDataset, flip_view
 from utils.distributed import ALONE, Processes
 from utils.errors import UserError
-from utils.files import exclusive_lock, file_digest, make_folder, write_json_atomic
+from utils.files import (
+    exclusive_lock,
+    file_digest,
+    make_folder,
+    remove_leftovers,
+    write_json_atomic,
+)
 from utils.progress import progress_bar
 from utils.token_set import TokenSet
 
@@ -132,6 +138,7 @@ def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> No
         for _ in encoding.blocks(done):
             pass
         return
+    remove_leftovers(partial)
     count, views, seq_len = manifest["images"], manifest["views"], manifest["seq_len"]
     _check_space(partial, cache_bytes(count, views, seq_len))
     label_shape = np.asarray(encoding.images[0][1]).shape

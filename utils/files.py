@@ -41,6 +41,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed writes left in a folder; for the one who holds its lock."""
+    for path in folder.glob(".*.partial"):
+        path.unlink(missing_ok=True)
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically; errors as `atomic_write`."""
     with atomic_write(path) as file:

@@ -72,8 +72,10 @@ def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:
     """
     try:
         codes = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"--remap {path}: cannot be read as an .npy file ({error})") from error
+    except Exception as error:
+        # A damaged header is parsed as Python, and fails with whatever its parser raises.
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--remap {path}: cannot be read as an .npy file ({reason})") from error
     if not isinstance(codes, np.ndarray) or codes.ndim != 1 or codes.dtype.kind not in "iu":
         raise UserError(f"--remap {path}: must hold one array of whole numbers, the used codes")
     remap = tuple(codes.tolist())
