@@ -29,6 +29,7 @@ VARIANTS = {"plain": "--batch_size 12", "parts": "--batch_size 12 --grad_accum 2
 UNEVEN = {"uneven": "--batch_size 10 --grad_accum 3"}
 STOPPED = "plain"  # what the run that is stopped and continued is
 STOP_STEP = 3
+TOLERANCE = 1e-4  # of weights: a hundredth of the learning rate
 Launch = Callable[..., subprocess.CompletedProcess]
 
 
@@ -111,9 +112,9 @@ def assert_close(one: dict, other: dict) -> None:
             # The softmax ignores the keys' bias: its gradient is rounding, which AdamW scales up.
             for row in (0, 2):
                 ours, theirs = (bias.unflatten(0, (3, -1))[row] for bias in (value, other[name]))
-                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=TOLERANCE)
         elif isinstance(value, torch.Tensor):
-            torch.testing.assert_close(value, other[name], rtol=1e-4, atol=2e-5)
+            torch.testing.assert_close(value, other[name], rtol=1e-4, atol=TOLERANCE)
 
 
 @pytest.mark.slow
@@ -153,11 +154,10 @@ def test_processes_share_the_tokens_and_one_writes(folders):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_ends_the_job(launch, command, tmp_path, rank):
+def test_a_killed_process_ends_the_job(launch, command, tmp_path):
     run = command(tmp_path, "run", VARIANTS["plain"])
     start = time.monotonic()
-    result = launch(2, runs=[run], signal=(rank, 2, "SIGKILL"))
+    result = launch(2, runs=[run], signal=(0, 2, "SIGKILL"))
     assert result.returncode != 0
     assert "Signal 9 (SIGKILL)" in result.stderr
     assert time.monotonic() - start < 45
