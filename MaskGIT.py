@@ -13,9 +13,10 @@ Imports that load torch stand inside the functions, so that --help and mistakes 
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,9 +29,11 @@ from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils.distributed import Processes, launched_processes
 from utils.errors import UserError
 from utils.files import exclusive_lock, file_digest, make_folder, read_json, write_json_atomic
+from utils.labels import parse_labels
 from utils.options import Options, option_value, parse_options
 from utils.run_folder import RunFolder
 from utils.settings import (
+    EXTENDABLE,
     checked,
     configure,
     given_fields,
@@ -38,6 +41,7 @@ from utils.settings import (
     reject_contradictions,
     resumed_options,
     run_options,
+    without_paths,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     import torch
 
     from data.images import ImageDataset
+    from models.maskgit.sampling import KnownTokens
     from models.maskgit.transformer import MaskedTransformer
     from models.vqgan.tokenizer import Tokenizer
     from utils.evaluation import Judge
@@ -58,6 +63,8 @@ BUNDLED = Path(__file__).parent / "models" / "pretrained"
 SPLITS: tuple[Split, ...] = ("train", "validation")
 PREVIEW_IMAGES = 64
 GRID_COLUMNS = 10
+STEPS_IMAGES = 8  # shown by --save_steps
+EDITED_SHOWN = 100  # in the grid of --edit
 EVALUATED_IMAGES = 50_000  # as in published figures
 SWEPT_IMAGES = 1000  # of each setting
 SHARED_MODES = ("train", "sample", "dry_run")  # those that several processes may run
@@ -81,7 +88,18 @@ def run_modes(options: Options) -> None:
     set_up_logging(verbose=launched_processes().is_main)
     modes = [
         mode
-        for mode in (download_only, train_vae, reconstruct, train, sample, evaluate, sweep)
+        for mode in (
+            download_only,
+            train_vae,
+            reconstruct,
+            train,
+            show_plan,
+            sample,
+            edit,
+            evaluate,
+            sweep,
+            export,
+        )
         if getattr(options, mode.__name__)
     ]
     if options.dry_run:
@@ -183,7 +201,8 @@ def train_vae(session: Session) -> None:
         },
         compile_model=options.compile,
     )
-    run_stage(session, stage, training.epochs, batch_size)
+    made_from = {"images": len(train_images)}
+    run_stage(session, stage, made_from, training.epochs, batch_size)
 
 
 def reconstruct(session: Session) -> None:
@@ -234,6 +253,8 @@ def train(session: Session) -> None:
     )
     check_n_classes(options, config.num_classes, options.data_dir)
     check_start_token(options, config)
+    if options.labels:
+        parse_labels(options.labels, train_images.class_names)  # a typing error is found now
     check_share(session.processes, batch_size)
     stage = MaskGITStage(
         config,
@@ -247,37 +268,115 @@ def train(session: Session) -> None:
             "class_names": list(train_images.class_names),
             "tokenizer": tokenizer.entry(),
         },
-        preview=preview_writer(session, tokenizer, config.num_classes),
+        preview=preview_writer(session, tokenizer, train_images.class_names),
         compile_model=options.compile,
         processes=session.processes,
     )
-    run_stage(session, stage, options.n_epochs, batch_size)
+    made_from = {"images": len(train_images), "tokenizer": tokenizer.fingerprint}
+    run_stage(session, stage, made_from, options.n_epochs, batch_size)
+
+
+def show_plan(session: Session) -> None:
+    """Print what sampling would do at each step; a model that is not there yet is not needed."""
+    options = session.options
+    if model_file(session).is_file():
+        seq_len = load_model(session).model.config.seq_len
+    else:
+        seq_len = find_tokenizer(session).grid_size ** 2
+    print_plan(configure(SamplingConfig, options), seq_len)
 
 
 def sample(session: Session) -> None:
-    """Decode images from a trained model and write them."""
-    from utils.images import save_grid
-    from utils.samples import write_npz, write_pngs
+    """Decode images from a trained model and write them; goes on where it stopped."""
+    from utils.sample_blocks import missing_blocks, open_blocks, publish_blocks, write_blocks
 
-    if not session.processes.is_main:
-        return  # the main process decodes all blocks
-    options = session.options
-    model, tokenizer, dataset = load_model(session)
-    check_start_token(options, model.config)
-    labels = sample_labels(options, model.config.num_classes)
+    options, processes = session.options, session.processes
+    trained = load_model(session)
+    session = of_model(session, trained)
+    check_start_token(options, trained.model.config)
+    labels = sample_labels(options, trained)
     config = configure(SamplingConfig, options)
-    show_plan(config, model.config.seq_len)
-    folder = make_folder(Path(options.output_dir) / (options.run_name or dataset) / "samples")
-    blocks = write_pngs(folder / "images", generate(session, model, tokenizer, labels, config))
-    first = write_npz(folder / "samples.npz", blocks, len(labels), "sampling")
-    save_grid(folder / "grid.png", first, columns=GRID_COLUMNS)
+    print_plan(config, trained.model.config.seq_len)
+    folder = make_folder(session.run.path / "samples")
+    partial = folder / "partial"
+    block_size = min(options.batch_size, len(labels))
+    num_blocks = math.ceil(len(labels) / block_size)
+    lock = exclusive_lock(folder / ".lock", f"another job is sampling into {folder}")
+    with lock if processes.is_main else nullcontext():
+        if processes.is_main:
+            open_blocks(partial, sampling_identity(session, labels, config))
+        processes.wait()
+        missing = missing_blocks(partial, num_blocks, processes.rank, processes.size)
+        if len(missing) < num_blocks // processes.size:
+            log.info("sampling continues: %d of %d blocks to make", len(missing), num_blocks)
+        made = generate(session, trained, labels, config, blocks=missing)
+        write_blocks(partial, missing, (images for images, _ in made), num_blocks)
+        processes.wait()
+        if processes.is_main:
+            publish_blocks(partial, folder, labels, block_size, GRID_COLUMNS)
+    if options.save_steps and processes.is_main:
+        save_steps(session, trained, labels[:STEPS_IMAGES], config, folder)
     for name in ("images", "samples.npz", "grid.png"):
         log.info("written: %s", folder / name)
+
+
+def export(session: Session) -> None:
+    """Write the trained transformer in the layout of caetas/GenerativeZoo."""
+    import torch
+
+    from models.maskgit.loading import to_foreign
+    from utils.files import atomic_write
+
+    path = Path(session.options.export)
+    if path.exists():
+        raise UserError(f"--export {path} exists already; nothing is overwritten")
+    trained = load_model(session)
+    with atomic_write(path) as file:
+        torch.save(to_foreign(trained.model), file)
+    log.info("written: %s; its tokenizer is the one in the checkpoint", path)
+
+
+def edit(session: Session) -> None:
+    """Make part of an image anew, in --num_samples variants."""
+    import torch
+
+    from models.maskgit.editing import composite, hidden_cells
+    from models.maskgit.sampling import KnownTokens
+    from utils.images import hatch_hidden, save_grid
+    from utils.samples import write_pngs
+
+    options = session.options
+    trained = load_model(session)
+    session = of_model(session, trained)
+    check_start_token(options, trained.model.config)
+    original, default_label = image_to_edit(session, trained)
+    original, mask = region_to_make(options, original)
+    grid_size = trained.tokenizer.grid_size
+    hidden = hidden_cells(mask, grid_size, options.mask_grow)
+    pixels = torch.from_numpy(original).permute(2, 0, 1)[None]  # (1, C, H, W)
+    tokens = encoder(session, trained.tokenizer)(pixels)[0]
+    known = KnownTokens(tokens, torch.from_numpy(hidden.flatten()))
+    config = configure(SamplingConfig, options)
+    labels = sample_labels(options, trained, [default_label])
+    log.info("%d of %d tokens are made anew", hidden.sum(), hidden.size)
+
+    def variants() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for images, used in generate(session, trained, labels, config, known):
+            yield (images if options.no_composite else composite(original, images, mask)), used
+
+    folder = make_folder(session.run.path / "edits")
+    shown = [original, hatch_hidden(original[None], hidden[None])[0]]
+    for images, _ in write_pngs(folder / "images", variants()):
+        shown.extend(images[: max(0, EDITED_SHOWN - len(shown))])
+    save_grid(folder / "grid.png", shown, columns=GRID_COLUMNS)
+    log.info("original, what is made anew and variants in %s", folder / "grid.png")
 
 
 def evaluate(session: Session) -> None:
     """Measure samples, given images or a tokenizer against the dataset's images."""
     if session.options.evaluate == "tokenizer":
+        if session.options.images:
+            raise UserError("--evaluate tokenizer reconstructs real images; leave --images out")
         evaluate_tokenizer(session)
     elif session.options.images:
         evaluate_images(session)
@@ -287,14 +386,14 @@ def evaluate(session: Session) -> None:
 
 def evaluate_samples(session: Session) -> None:
     """Sample from the trained model, and measure."""
-    model, tokenizer, dataset = load_model(session)
-    session = with_dataset(session, dataset, tokenizer.image_size)
+    trained = load_model(session)
+    session = of_model(session, trained)
     options = with_num_samples(session.options, EVALUATED_IMAGES)
-    check_start_token(options, model.config)
-    labels = sample_labels(options, model.config.num_classes)
+    check_start_token(options, trained.model.config)
+    labels = sample_labels(options, trained)
     config = configure(SamplingConfig, options)
     judge = open_judge(session, "train")
-    blocks = generate(session, model, tokenizer, labels, config)
+    blocks = generate(session, trained, labels, config)
     scores = judge.score(blocks, len(labels), "sampling")
     protocol = {**judge.protocol(len(labels)), **sampling_protocol(session)}
     write_scores(session, "samples", scores, {**protocol, "sampling": sampling_options(config)})
@@ -336,28 +435,31 @@ def sweep(session: Session) -> None:
     """Measure a grid of sampling options; goes on where it stopped."""
     from utils.sweep import SweepTable
 
-    model, tokenizer, dataset = load_model(session)
-    session = with_dataset(session, dataset, tokenizer.image_size)
+    trained = load_model(session)
+    session = of_model(session, trained)
     options = with_num_samples(session.options, SWEPT_IMAGES)
-    labels = sample_labels(options, model.config.num_classes)
+    labels = sample_labels(options, trained)
     settings = [options.replace(**values) for values in sweep_grid(options)]
     for setting in settings:
-        check_start_token(setting, model.config)
+        check_start_token(setting, trained.model.config)
     judge = open_judge(session, "train")
     protocol = {**judge.protocol(len(labels)), **sampling_protocol(session)}
-    table = SweepTable(session.run.path / "sweep", protocol)
-    log.info("%d settings of %d images each", len(settings), len(labels))
-    for number, setting in enumerate(settings, start=1):
-        config = configure(SamplingConfig, setting)
-        values, title = sampling_options(config), f"setting {number} of {len(settings)}"
-        if table.find(values) is None:
-            start = time.monotonic()
-            blocks = generate(session, model, tokenizer, labels, config)
-            scores = judge.score(table.keep_strip(values, blocks), len(labels), title)
-            table.add(values, {**scores, "seconds": time.monotonic() - start})
-        log.info("%s: %s", title, _as_text(table.find(values)))
-    log.info("lowest FID: %s", _as_text(table.best()))
-    log.info("written: %s, %s", table.csv, table.sheet)
+    folder = make_folder(session.run.path / "sweep")
+    busy = f"another job is measuring a grid in {folder}; choose another --run_name"
+    with exclusive_lock(folder / ".lock", busy):
+        table = SweepTable(folder, protocol)
+        log.info("%d settings of %d images each", len(settings), len(labels))
+        for number, setting in enumerate(settings, start=1):
+            config = configure(SamplingConfig, setting)
+            values, title = sampling_options(config), f"setting {number} of {len(settings)}"
+            if table.find(values) is None:
+                start = time.monotonic()
+                blocks = generate(session, trained, labels, config)
+                scores = judge.score(table.keep_strip(values, blocks), len(labels), title)
+                table.add(values, {**scores, "seconds": time.monotonic() - start})
+            log.info("%s: %s", title, _as_text(table.find(values)))
+        log.info("lowest FID: %s", _as_text(table.best()))
+        log.info("written: %s, %s", table.csv, table.sheet)
 
 
 def dry_run(session: Session) -> None:
@@ -405,14 +507,27 @@ def _describe_training(session: Session) -> None:
         "disk": f"{cache / 1e6:.0f} MB of tokens, {24 * parameters / 1e6:.0f} MB of checkpoints",
     }.items():
         log.info("%-22s %s", name, value)
-    show_plan(configure(SamplingConfig, options), seq_len)
+    print_plan(configure(SamplingConfig, options), seq_len)
 
 
 # --- What the modes share ---
 
 
-def run_stage(session: Session, stage: Stage, epochs: int, images_per_step: int) -> None:
+def run_stage(
+    session: Session,
+    stage: Stage,
+    made_from: Mapping[str, Any],
+    epochs: int,
+    images_per_step: int,
+) -> None:
     """Train a stage in the run's folder, from its last state if there is one.
+
+    Args:
+        session: of the run.
+        stage: as it is before its first step.
+        made_from: what the run depends on beside its options, by name; kept with these.
+        epochs: in all.
+        images_per_step: over all processes.
 
     Raises:
         UserError: if another job trains in the folder, or training cannot go on.
@@ -425,18 +540,27 @@ def run_stage(session: Session, stage: Stage, epochs: int, images_per_step: int)
     lock = exclusive_lock(make_folder(run.path) / ".lock", busy)
     with lock if processes.is_main else nullcontext():
         position = Position()
+        settings = {**run_options(options, stage.name), **made_from}
+        stored = read_json(run.config)
         if run.resume_state(stage.name).is_file():
+            _check_made_from(made_from, stored[stage.name], run.path)
             position = load_state(stage, run)
             log.info("%s continues after step %d", stage.name, position.step)
+            _tell_new_schedule(stage, position.step, stored[stage.name], settings)
         if position.step >= epochs * stage.steps_per_epoch:
             log.info("%s is trained already, for %d epochs", stage.name, epochs)
             return
         if position.step != processes.from_main(position.step):
             raise UserError(f"{run.path} is not the same folder for all processes: share it")
-        is_main = processes.is_main
-        tracker = open_record(session, stage.name, position) if is_main else Trackers()
+        tracker = Trackers()
+        if processes.is_main:
+            tracker = open_record(session, stage.name, settings, position)
         config = LoopConfig(
-            epochs, images_per_step, options.sample_and_save_freq, options.save_every_minutes
+            epochs,
+            images_per_step,
+            options.sample_and_save_freq,
+            options.save_every_minutes,
+            options.keep_checkpoints,
         )
         try:
             train_loop(stage, config, run, tracker, position, processes)
@@ -444,19 +568,20 @@ def run_stage(session: Session, stage: Stage, epochs: int, images_per_step: int)
             tracker.close()
 
 
-def open_record(session: Session, stage: str, position: Position) -> Trackers:
-    """Write down the options of a run and open what takes its numbers."""
+def open_record(
+    session: Session, stage: str, settings: Mapping[str, Any], position: Position
+) -> Trackers:
+    """Write down what a run is made of and open what takes its numbers."""
     from utils.tracking import open_trackers
 
-    options, run = session.options, session.run
-    settings = run_options(options, stage)
+    run = session.run
     write_json_atomic(run.config, {**read_json(run.config), stage: settings})
     tracker, position.wandb_id = open_trackers(
         run.metrics(stage),
         position.step,
-        None if options.no_wandb else run.path,
+        None if session.options.no_wandb else run.path,
         f"{run.path.name}-{stage}",
-        settings,
+        without_paths(settings),
         position.wandb_id,
     )
     return tracker
@@ -470,9 +595,8 @@ def continued(session: Session, stage: str) -> Session:
             the run that is resumed.
     """
     run, options = session.run, session.options
-    published = run.model if stage == "maskgit" else run.tokenizer
     has_state = run.resume_state(stage).is_file()
-    if not options.resume and (has_state or published.exists()):
+    if not options.resume and (has_state or run.published(stage).exists()):
         raise UserError(
             f"{run.path} already holds a {stage} run: --resume continues it; --run_name or "
             "--output_dir starts another one elsewhere"
@@ -481,8 +605,39 @@ def continued(session: Session, stage: str) -> Session:
         if options.resume:
             log.info("nothing to resume in %s: a new %s run starts", run.path, stage)
         return session
-    stored = read_json(run.config).get(stage, {})
+    stored = read_json(run.config).get(stage)
+    if stored is None:
+        raise UserError(
+            f"{run.config} does not say with which options {run.resume_state(stage).name} was "
+            "made, so it cannot be resumed; start another --run_name"
+        )
     return open_session(resumed_options(options, stored, stage, run.path))
+
+
+def _check_made_from(made_from: Mapping[str, Any], stored: Mapping[str, Any], run: Path) -> None:
+    """Refuse to continue a run with another tokenizer or with other images."""
+    for name, value in made_from.items():
+        if stored.get(name, value) != value:
+            raise UserError(
+                f"the {name} of the run in {run} were {stored[name]}, now they are {value}: "
+                "give the run's own --checkpoint_vae and --data_dir, or start another --run_name"
+            )
+
+
+def _tell_new_schedule(
+    stage: Stage, step: int, stored: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """Say how more epochs than before change the learning rate of the next step."""
+    name = EXTENDABLE[stage.name]
+    before, now = stored[name], settings[name]
+    if now > before:
+        log.info(
+            "%d epochs instead of %d: the learning rate is now %.3g, before it was %.3g",
+            now,
+            before,
+            stage.learning_rate(step),
+            stage.learning_rate(step, before),
+        )
 
 
 def find_tokenizer(session: Session) -> Tokenizer:
@@ -515,21 +670,41 @@ def model_file(session: Session) -> Path:
     return Path(session.options.checkpoint or session.run.model)
 
 
-def load_model(session: Session) -> tuple[MaskedTransformer, Tokenizer, str]:
-    """Load a trained transformer (its averaged weights), its tokenizer and its dataset's name.
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and all that it takes to use it.
+
+    Attributes:
+        model: the transformer, in evaluation mode.
+        tokenizer: the one it was trained with.
+        dataset: name of the dataset.
+        class_names: in the order of the labels.
+    """
+
+    model: MaskedTransformer
+    tokenizer: Tokenizer
+    dataset: str
+    class_names: Sequence[str]
+
+
+def load_model(session: Session) -> Trained:
+    """Load a trained transformer (its averaged weights) and its tokenizer.
 
     Raises:
         UserError: if there is none, or an option contradicts it.
     """
     from models.maskgit.transformer import MaskedTransformer
     from models.vqgan.tokenizer import Tokenizer
-    from utils.checkpoint import load_checkpoint
+    from utils.checkpoint import contents_of, is_own_format, read_torch_file
 
     options = session.options
     path = model_file(session)
     if not options.checkpoint and not path.is_file():
         raise UserError(f"no trained model at {path}: train one with --train, or name --checkpoint")
-    contents = load_checkpoint(path, "maskgit")
+    stored = read_torch_file(path)
+    if not is_own_format(stored):
+        return foreign_model(session, stored, path)
+    contents = contents_of(stored, path, "maskgit")
     if "dataset" in options.given and options.dataset != contents["dataset"]:
         raise UserError(f"{path} was trained on {contents['dataset']}, not {options.dataset}")
     reject_contradictions(TransformerConfig, options, contents["config"], path)
@@ -544,7 +719,44 @@ def load_model(session: Session) -> tuple[MaskedTransformer, Tokenizer, str]:
     check_n_classes(options, config.num_classes, path)
     model = MaskedTransformer(config)
     model.load_state_dict(contents["ema"])
-    return model.to(session.device).eval(), tokenizer, contents["dataset"]
+    model = model.to(session.device).eval()
+    return Trained(model, tokenizer, contents["dataset"], contents["class_names"])
+
+
+def foreign_model(session: Session, stored: Any, path: Path) -> Trained:
+    """A transformer of another program, whose file does not tell its dataset and tokenizer.
+
+    Raises:
+        UserError: if they are not given, or do not fit the transformer.
+    """
+    from models.maskgit.loading import build_model, find_weights
+
+    options, spec = session.options, session.spec
+    foreign = find_weights(stored, path)
+    if "dataset" not in options.given:
+        raise UserError(
+            f"{path} does not tell what it was trained on: give its --dataset, and its tokenizer "
+            "as --checkpoint_vae"
+        )
+    tokenizer = find_tokenizer(session)
+    heads = options.heads if "heads" in options.given else None
+    model = build_model(foreign, path, tokenizer.codebook_size, heads)
+    config = model.config
+    reject_contradictions(TransformerConfig, options, vars(config), path)
+    check_n_classes(options, config.num_classes, path)
+    expected = (tokenizer.grid_size**2, spec.num_classes or config.num_classes)
+    if (config.seq_len, config.num_classes) != expected:
+        raise UserError(
+            f"{path} is for images of {config.seq_len} tokens and {config.num_classes} classes; "
+            f"the tokenizer makes {expected[0]}, and {spec.name} has {expected[1]} classes (with "
+            f"{tokenizer.codebook_size} codes); are --checkpoint_vae, --size and --dataset its own?"
+        )
+    return Trained(model.to(session.device), tokenizer, spec.name, spec.classes)
+
+
+def of_model(session: Session, trained: Trained) -> Session:
+    """The session of the dataset and image size that a model was trained for."""
+    return with_dataset(session, trained.dataset, trained.tokenizer.image_size)
 
 
 def with_dataset(session: Session, dataset: str, size: int) -> Session:
@@ -600,8 +812,22 @@ def sampling_protocol(session: Session) -> dict[str, Any]:
         "checkpoint": {"file": path.name, "sha256": file_digest(path)[:16]},
         "labels": options.labels or "all in turn",
         "seed": options.seed,
+        "first_image": options.first_image,
         "batch_size": options.batch_size,
         "precision": str(session.precision),
+    }
+
+
+def sampling_identity(
+    session: Session, labels: Sequence[int], config: SamplingConfig
+) -> dict[str, Any]:
+    """Everything that the images of --sample depend on, to the bit."""
+    return {
+        **sampling_protocol(session),
+        "labels": list(labels),
+        "first_image": session.options.first_image,
+        "device": session.device.type,
+        "sampling": vars(config),
     }
 
 
@@ -651,19 +877,24 @@ def open_images(session: Session, split: Split, download: bool = True) -> ImageD
         return open_dataset(session.spec.name, split, data_dir, session.size, download=download)
 
 
-def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, split: str) -> TokenSet:
-    """The tokens of a split, from the cache or encoded now."""
-    from data.tokens import cached_tokens
+def encoder(session: Session, tokenizer: Tokenizer) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function from images, uint8 (B, C, H, W), to tokens, int64 (B, L)."""
     from utils.device import autocast
     from utils.images import from_uint8
-
-    options = session.options
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         images = from_uint8(pixels.to(session.device, non_blocking=True))
         with autocast(session.device, session.precision):
             return tokenizer.encode(images).flatten(1)
 
+    return encode
+
+
+def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, split: str) -> TokenSet:
+    """The tokens of a split, from the cache or encoded now."""
+    from data.tokens import cached_tokens
+
+    options = session.options
     identity = {
         "dataset": session.spec.name,
         "split": split,
@@ -674,7 +905,7 @@ def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, spli
     }
     return cached_tokens(
         images,
-        encode,
+        encoder(session, tokenizer),
         tokenizer.grid_size**2,
         identity,
         cache_folder(options),
@@ -686,55 +917,150 @@ def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, spli
 
 def generate(
     session: Session,
-    model: MaskedTransformer,
-    tokenizer: Tokenizer,
+    trained: Trained,
     labels: Sequence[int],
     config: SamplingConfig,
+    known: KnownTokens | None = None,
+    blocks: Iterable[int] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Generate one image per label: blocks of images uint8 (B, H, W, C) and their labels."""
     from models.maskgit.sampling import sample_images
 
     return sample_images(
-        model,
-        tokenizer,
+        trained.model,
+        trained.tokenizer,
         labels,
         config,
         seed=session.options.seed,
         block_size=session.options.batch_size,
         precision=session.precision,
+        first_image=session.options.first_image,
+        known=known,
+        blocks=blocks,
     )
 
 
+def save_steps(
+    session: Session, trained: Trained, labels: Sequence[int], config: SamplingConfig, folder: Path
+) -> None:
+    """Write how images are decoded: one row an image, one column a step, and an animation."""
+    import numpy as np
+
+    from models.maskgit.sampling import film
+    from utils.images import grid, hatch_hidden, save_animation, save_png
+
+    options = session.options
+    images, hidden = film(
+        trained.model,
+        trained.tokenizer,
+        labels,
+        config,
+        seed=options.seed,
+        precision=session.precision,
+        first_image=options.first_image,
+    )
+    frames = [hatch_hidden(images, still) for still in hidden]
+    strip = [image for row in zip(*frames, strict=True) for image in row]
+    save_png(folder / "steps.png", grid(np.stack(strip), columns=len(frames)))
+    sheets = [grid(frame, columns=len(labels)) for frame in frames]
+    save_animation(folder / "steps.gif", sheets)
+    log.info("written: %s and .gif", folder / "steps.png")
+
+
 def preview_writer(
-    session: Session, tokenizer: Tokenizer, num_classes: int
+    session: Session, tokenizer: Tokenizer, class_names: Sequence[str]
 ) -> Callable[[MaskedTransformer, Path], None]:
     """A function that writes a grid of samples of the model as it is."""
     config = configure(SamplingConfig, session.options)
-    labels = [i % num_classes for i in range(min(session.options.num_samples, PREVIEW_IMAGES))]
+    count = min(session.options.num_samples, PREVIEW_IMAGES)
+    labels = [i % len(class_names) for i in range(count)]
 
     def write(model: MaskedTransformer, path: Path) -> None:
         from utils.images import save_grid
 
-        blocks = generate(session, model, tokenizer, labels, config)
+        trained = Trained(model, tokenizer, session.spec.name, class_names)
+        blocks = generate(session, trained, labels, config)
         save_grid(path, [image for images, _ in blocks for image in images], columns=GRID_COLUMNS)
 
     return write
 
 
-def sample_labels(options: Options, num_classes: int) -> list[int]:
-    """One label per image: those of --labels, or all classes, in turn.
+def sample_labels(
+    options: Options, trained: Trained, default: Sequence[int] | None = None
+) -> list[int]:
+    """One label per image, in turn: those of --labels, or the default, or all classes.
 
     Raises:
-        UserError: if a label is out of range.
+        UserError: if --labels names what is no class of the model.
     """
-    choices = options.labels or range(num_classes)
-    wrong = [label for label in choices if label >= num_classes]
-    if wrong:
-        raise UserError(f"--labels {wrong[0]}: the model knows the classes 0 to {num_classes - 1}")
+    num_classes = trained.model.config.num_classes
+    choices = default or range(num_classes)
+    if options.labels:
+        names = trained.class_names or [str(label) for label in range(num_classes)]
+        choices = parse_labels(options.labels, names)
     count = options.num_samples
     if options.labels and "num_samples" not in options.given:
         count = len(choices)
     return [choices[i % len(choices)] for i in range(count)]
+
+
+def image_to_edit(session: Session, trained: Trained) -> tuple[np.ndarray, int]:
+    """The image of --init_image and the class to make it anew with, unless --labels says another.
+
+    Returns:
+        uint8 (H, W, C) of the model's size, and its class in the dataset, or "no class" for a file.
+
+    Raises:
+        UserError: if there is no such image.
+    """
+    import numpy as np
+
+    from data.images import load_image, to_tensor
+
+    source = session.options.init_image
+    if source is None:
+        raise UserError("--edit needs --init_image: a file, or <dataset>:<index>")
+    name, _, index = source.partition(":")
+    if name in (trained.dataset, "dataset") and not Path(source).is_file():
+        images = open_images(session, "validation")
+        if not index.isdecimal() or int(index) >= len(images):
+            raise UserError(f"--init_image {source}: the index goes from 0 to {len(images) - 1}")
+        pixels, label = images[int(index)]
+        label = int(label) if np.ndim(label) == 0 else trained.model.config.null_class
+    else:
+        picture = load_image(source)
+        pixels = to_tensor(picture, session.size, trained.tokenizer.channels)
+        if picture.size != (session.size, session.size):
+            log.info("%s is brought to %d pixels, centred", source, session.size)
+        label = trained.model.config.null_class
+    return pixels.permute(1, 2, 0).numpy(), label
+
+
+def region_to_make(options: Options, original: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The image, shifted by --outpaint, and the pixels that are to be made: bool (H, W).
+
+    Raises:
+        UserError: if nothing is marked, or a box or margin does not fit.
+    """
+    from data.images import load_image, to_tensor
+    from models.maskgit.editing import box_mask, outpainted
+
+    if not (options.mask_box or options.mask_image or options.outpaint):
+        raise UserError("--edit needs what to make anew: --mask_box, --mask_image or --outpaint")
+    size = len(original)
+    try:
+        mask = box_mask(size, options.mask_box or [])
+        if options.outpaint:
+            original, new = outpainted(original, dict(options.outpaint))
+            mask |= new
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if options.mask_image:
+        picture = load_image(options.mask_image)
+        if picture.size != (size, size):
+            log.info("%s is brought to %d pixels, centred", options.mask_image, size)
+        mask |= to_tensor(picture, size, 1)[0].numpy() > 127
+    return original, mask
 
 
 def check_processes(processes: Processes, mode: str) -> None:
@@ -781,7 +1107,7 @@ def step_images(images: ImageDataset, batch_size: int, option: str) -> int:
     return min(batch_size, len(images))
 
 
-def show_plan(config: SamplingConfig, seq_len: int) -> None:
+def print_plan(config: SamplingConfig, seq_len: int) -> None:
     """Print what decoding will do at each step."""
     from models.maskgit.decoding import make_plan
 

@@ -1,6 +1,7 @@
 """The real command line on real file formats: what it writes, and how it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -125,15 +126,90 @@ def test_training_twice_is_refused_and_resuming_a_finished_run_trains_nothing(
 
 def test_resuming_takes_the_options_of_the_run(run, tokenizer_file, tmp_path, capsys):
     run(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}")
-    vae = f"--checkpoint_vae {tokenizer_file}"
-    out = run(f"--train --resume --dataset mnist --n_epochs 3 {vae}")
-    assert "continues after step 6" in out
     contents = load_checkpoint(tmp_path / "mnist" / "MaskGIT_mnist.pt", "maskgit")
-    assert contents["step"] == 9
     assert contents["config"]["depth"] == 1
+    for another in (
+        "--depth 2", "--heads 4", "--n_epochs 1", "--batch_size 8", "--lr 1", "--seed 2",
+        "--dropout_t 0", "--ema_decay 0", "--sched_mode root", "--size 64", "--precision bf16",
+        "--weight_decay 0", "--grad_accum 2", "--label_smoothing 0", "--betas 0 0",
+    ):  # fmt: skip
+        with pytest.raises(SystemExit) as stop:
+            run(f"--train --resume --dataset mnist --n_epochs 2 {another}")
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert another.split()[0] in error
+        assert "is not what the run" in error
+    assert "trained already" in run("--train --resume --dataset mnist")
+
+
+@pytest.fixture
+def resumable(run, tokenizer_file, tmp_path):
+    """A finished run of 6 steps; gives its options for more epochs."""
+    run(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}")
+    return "--train --resume --dataset mnist"
+
+
+def test_more_epochs_recompute_the_schedule_from_here_on(run, resumable, tmp_path):
+    out = run(f"{resumable} --n_epochs 4")
+    before, after = (0.5 * (1 + np.cos(np.pi * part)) * 1e-4 for part in (6 / 6, 5 / 11))
+    # 12 steps with a warm-up of one, of which the seventh comes next.
+    assert "continues after step 6" in out
+    told = (
+        f"4 epochs instead of 2: the learning rate is now {after:.3g}, before it was {before:.3g}"
+    )
+    assert told in out
+    assert "instead of" not in run(f"{resumable} --n_epochs 4")
+    folder = tmp_path / "mnist"
+    assert load_checkpoint(folder / "MaskGIT_mnist.pt", "maskgit")["step"] == 12
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rates = {row["step"]: row["train/lr"] for row in rows if "train/lr" in row}
+    assert rates[12] == pytest.approx(0.5 * (1 + np.cos(np.pi * 10 / 11)) * 1e-4, rel=1e-4)
+    assert json.loads((folder / "config.json").read_text())["maskgit"]["n_epochs"] == 4
+
+
+def test_resuming_takes_harmless_options_and_files_that_moved(
+    run, resumable, tokenizer_file, tmp_path
+):
+    moved = tmp_path / "moved.pt"
+    moved.write_bytes(tokenizer_file.read_bytes())
+    out = run(
+        f"{resumable} --n_epochs 3 --checkpoint_vae {moved} --num_workers 1 --device cpu "
+        f"--cache_dir {tmp_path}/elsewhere --sample_and_save_freq 1 --save_every_minutes 1 "
+        "--num_samples 2"
+    )
+    assert "continues after step 6" in out
+    assert load_checkpoint(tmp_path / "mnist" / "MaskGIT_mnist.pt", "maskgit")["step"] == 9
+
+
+def test_resuming_with_another_tokenizer_or_other_images_is_refused(
+    run, resumable, tmp_path, data_dir, capsys
+):
+    run(
+        f"--train_vae --dataset mnist --run_name other --n_epochs_vae 1 --batch_size_vae 16 "
+        f"{TINY_VQGAN} {TINY_CODES}"
+    )
+    other = tmp_path / "other" / "VQGAN_mnist.pt"
     with pytest.raises(SystemExit):
-        run(f"--train --resume --dataset mnist --depth 2 {vae}")
-    assert "--depth 2" in capsys.readouterr().err
+        run(f"{resumable} --n_epochs 3 --checkpoint_vae {other}")
+    assert "the tokenizer of the run" in capsys.readouterr().err
+    raw = tmp_path / "fewer" / "MNIST" / "raw"
+    shutil.copytree(data_dir / "MNIST" / "raw", raw)
+    for kind in ("images-idx3", "labels-idx1"):
+        shutil.copy(raw / f"t10k-{kind}-ubyte.gz", raw / f"train-{kind}-ubyte.gz")
+    with pytest.raises(SystemExit):
+        run(f"{resumable} --n_epochs 3 --data_dir {tmp_path}/fewer")
+    assert "the images of the run" in capsys.readouterr().err
+
+
+def test_a_kept_checkpoint_can_be_sampled_from(run, tokenizer_file, tmp_path):
+    run(
+        f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --sample_and_save_freq 1 "
+        "--keep_checkpoints 2"
+    )
+    earlier = tmp_path / "mnist" / "MaskGIT_mnist_step_0000003.pt"
+    assert load_checkpoint(earlier, "maskgit")["step"] == 3
+    run(f"--sample --checkpoint {earlier} --num_samples 2")
+    assert samples_of(tmp_path)[0].shape == (2, 32, 32, 1)
 
 
 def test_the_whole_pipeline_in_one_command(run, tmp_path):

@@ -4,14 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from models.maskgit.config import CUMULATIVE_SCHEDULES, TRAINING_SCHEDULES, SamplingConfig
+from models.maskgit.config import (
+    CUMULATIVE_SCHEDULES,
+    SAMPLERS,
+    TRAINING_SCHEDULES,
+    SamplingConfig,
+)
 from models.maskgit.decoding import (
     Noise,
     draw_noise,
     draw_tokens,
     guided_logits,
+    halton_order,
     make_plan,
     parallel_decode,
+    propose_by_moment,
     reveal_counts,
 )
 
@@ -88,6 +95,29 @@ def random_case(seed, batch=5, length=12, num_steps=4, **sampling):
     return logits_fn, plan, noise, tokens, hidden
 
 
+def slow_draw(weights, uniform):
+    running = 0.0
+    for token, weight in enumerate(weights):  # noqa: B007, the loop variable is the result
+        running += weight
+        if uniform * sum(weights) < running:
+            break
+    return token
+
+
+def slow_proposal(sampler, weights, uniform, gumbel, place, temperature):
+    """Token and score of one position, as the samplers are explained in words."""
+    if sampler == "halton":
+        return slow_draw(weights, uniform), -place
+    if sampler == "random":
+        return slow_draw(weights, uniform), gumbel
+    if sampler == "moment":
+        power = 1 + 1 / max(temperature, 0.01)
+        powered = [(weight / sum(weights)) ** power for weight in weights]
+        return slow_draw(powered, uniform), math.log(sum(powered)) + gumbel
+    token = slow_draw(weights, uniform)
+    return token, math.log(weights[token] / sum(weights)) + temperature * gumbel
+
+
 def slow_decode(logits_fn, plan, noise, tokens, hidden):
     """The algorithm as one would explain it: one image, one position, one token at a time."""
     tokens, hidden = tokens.clone(), hidden.clone()
@@ -98,15 +128,15 @@ def slow_decode(logits_fn, plan, noise, tokens, hidden):
             for position in range(tokens.shape[1]):
                 if not hidden[b, position]:
                     continue
-                weights = [math.exp(value) for value in logits[b, position].tolist()]
-                total, running = sum(weights), 0.0
-                for token, weight in enumerate(weights):  # noqa: B007, the loop variable is the result
-                    running += weight
-                    if noise.uniform[step, b, position].item() * total < running:
-                        break
-                confidence = math.log(weights[token] / total)
-                confidence += plan.temperatures[step] * noise.gumbel[step, b, position].item()
-                candidates.append((-confidence, position, token))
+                token, score = slow_proposal(
+                    plan.sampler,
+                    [math.exp(value) for value in logits[b, position].tolist()],
+                    noise.uniform[step, b, position].item(),
+                    noise.gumbel[step, b, position].item(),
+                    noise.halton[b, position].item(),
+                    plan.temperatures[step],
+                )
+                candidates.append((-score, position, token))
             for _, position, token in sorted(candidates)[: plan.counts[b, step]]:
                 tokens[b, position] = token
                 hidden[b, position] = False
@@ -114,14 +144,63 @@ def slow_decode(logits_fn, plan, noise, tokens, hidden):
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("sampling", [{}, {"choice_temperature": 0.0}, {"logit_scale": 2.5}])
+@pytest.mark.parametrize(
+    "sampling",
+    [{}, {"choice_temperature": 0.0}, {"logit_scale": 2.5}]
+    + [{"sampler": sampler} for sampler in SAMPLERS if sampler != "confidence"],
+    ids=str,
+)
 def test_decoding_equals_the_slow_reference(seed, sampling):
     case = random_case(seed, **sampling)
     assert parallel_decode(*case).equal(slow_decode(*case))
 
 
-def test_exact_counts_and_known_tokens_at_every_step():
-    logits_fn, plan, noise, tokens, hidden = random_case(1, num_steps=5)
+def test_the_moment_sampler_chooses_and_draws_as_its_law_says():
+    """One of two positions at temperature 1: weight sum p^2, token from p^2 (Hayakawa et al.)."""
+    probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.4, 0.3, 0.3]])
+    count = 20_000
+    noise = draw_noise(0, np.arange(count), 1, 2, CPU)
+    log_probs = probabilities.log().expand(count, 2, 3)
+    tokens, score = propose_by_moment(log_probs, noise, 0, 1.0)
+    squares = probabilities.square()
+    first = (score[:, 0] > score[:, 1]).float().mean().item()
+    assert first == pytest.approx((squares[0].sum() / squares.sum()).item(), abs=0.01)
+    shares = torch.bincount(tokens[:, 0], minlength=3) / count
+    assert shares.tolist() == pytest.approx((squares[0] / squares[0].sum()).tolist(), abs=0.01)
+
+
+@pytest.mark.parametrize("side", [2, 3, 7, 8, 16, 32])
+def test_the_halton_order_visits_every_cell_once_and_spreads(side):
+    order = halton_order(side * side)
+    assert sorted(order.tolist()) == list(range(side * side))
+    quarter = order.reshape(side, side) < side * side // 4
+    if side >= 8:  # the first quarter of the cells is spread evenly over the four quadrants
+        half = side // 2
+        for rows in (slice(0, half), slice(half, side)):
+            for columns in (slice(0, half), slice(half, side)):
+                assert abs(quarter[rows, columns].mean() - 0.25) < 0.1
+
+
+def test_the_halton_order_is_rolled_per_image():
+    noise = draw_noise(0, np.arange(50), 0, 16, CPU)
+    starts = {int(row.argmin()) for row in noise.halton}
+    assert len(starts) > 8
+    assert all(sorted(row.tolist()) == list(range(16)) for row in noise.halton)
+
+
+@pytest.mark.parametrize("sampler", ["halton", "random"])
+def test_samplers_that_do_not_look_at_confidence_have_no_temperature(sampler):
+    assert make_plan([64], SamplingConfig(sampler=sampler)).temperatures.tolist() == [0] * 8
+
+
+def test_constant_guidance_is_the_same_at_every_step():
+    plan = make_plan([64], SamplingConfig(num_steps=3, guidance=2, guidance_schedule="constant"))
+    assert plan.guidance.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_exact_counts_and_known_tokens_at_every_step(sampler):
+    logits_fn, plan, noise, tokens, hidden = random_case(1, num_steps=5, sampler=sampler)
     seen = []
 
     def spy(tokens, step):
@@ -157,7 +236,7 @@ def test_impossible_tokens_do_not_break_the_count():
     logits = torch.full((1, 4, K), -math.inf)
     logits[..., 2] = 0
     plan = make_plan([2], SamplingConfig(num_steps=1))
-    noise = Noise(torch.ones(1, 1, 4), torch.zeros(1, 1, 4))
+    noise = Noise(torch.ones(1, 1, 4), torch.zeros(1, 1, 4), torch.zeros(1, 4))
     hidden = torch.tensor([[True, False, True, False]])
     result = parallel_decode(
         lambda tokens, step: logits, plan, noise, torch.tensor([[K, 5, K, 5]]), hidden
@@ -190,10 +269,9 @@ def test_nothing_hidden_is_nothing_done():
 def test_tokens_are_drawn_with_their_probabilities():
     logits = torch.tensor([2.0, 0.0, 1.0, -1.0])
     uniform = (torch.arange(10_000) + 0.5)[None] / 10_000
-    tokens, log_prob = draw_tokens(logits.expand(1, 10_000, 4), uniform)
+    tokens = draw_tokens(logits.log_softmax(0).expand(1, 10_000, 4), uniform)
     shares = torch.bincount(tokens[0], minlength=4) / 10_000
     assert shares.tolist() == pytest.approx(logits.softmax(0).tolist(), abs=2e-4)
-    assert log_prob[0].equal(logits.log_softmax(0)[tokens[0]])
 
 
 def test_noise_belongs_to_the_image_and_the_step():

@@ -33,7 +33,7 @@ class CountingStage:
             self.total += step
         return {"loss": torch.tensor(math.nan if step == self.bad_step else float(step))}
 
-    def learning_rate(self, step):
+    def learning_rate(self, step, epochs=None):
         return 1 / (1 + step)
 
     def validate(self):
@@ -99,6 +99,18 @@ def test_samples_and_checkpoints_at_their_frequency_and_at_the_end(run):
     ]
 
 
+@pytest.mark.parametrize(("keep", "steps"), [(0, []), (1, [12]), (2, [8, 12]), (9, [4, 8, 12])])
+def test_the_newest_checkpoints_are_kept_under_their_steps(run, keep, steps):
+    config = LoopConfig(3, images_per_step=8, save_every_epochs=1, keep_checkpoints=keep)
+    train_loop(CountingStage(), config, run, Trackers(), Position())
+    names = {path.name for path in run.path.glob("*.pt")}
+    kept = {f"MaskGIT_toy_step_{step:07d}.pt" for step in steps}
+    assert names == {"MaskGIT_toy.pt", "resume_maskgit.pt"} | kept
+    for step in steps:
+        contents = load_checkpoint(run.kept("maskgit", step), "maskgit")
+        assert contents == {"step": step, "total": sum(range(step))}
+
+
 def test_a_run_resumes_where_it_was_saved(run):
     with pytest.raises(SystemExit) as stop:
         train(CountingStage(signal_step=5), run)
@@ -110,6 +122,23 @@ def test_a_run_resumes_where_it_was_saved(run):
     train(resumed, run, position=position)
     assert resumed.total == 66
     assert [row["step"] for row in rows(run) if "val/loss" in row] == [4, 8, 12]
+
+
+def test_a_resumed_run_logs_what_the_uninterrupted_one_does(run, tmp_path):
+    straight = RunFolder(tmp_path / "straight", "toy")
+    straight.path.mkdir()
+    train(CountingStage(), straight)
+    with pytest.raises(SystemExit):
+        train(CountingStage(signal_step=5), run)
+    resumed = CountingStage()
+    train(resumed, run, position=load_state(resumed, run))
+    timeless = [
+        [{k: v for k, v in row.items() if "per_second" not in k} for row in rows(folder)]
+        for folder in (run, straight)
+    ]
+    assert [row["train/loss"] for row in timeless[1] if "train/loss" in row] == [1.5, 5.5, 9.5]
+    losses = [[row.get("train/loss") for row in kept] for kept in timeless]
+    assert losses[0] == losses[1]
 
 
 def test_handlers_are_restored_after_a_run(run):

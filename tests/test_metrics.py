@@ -75,6 +75,15 @@ def test_kernel_distance_is_the_unbiased_mmd(monkeypatch):
     assert metrics.kernel_distance(*kept)["kid"] == pytest.approx(expected, rel=1e-9)
 
 
+def test_kernel_distance_averages_over_subsets(monkeypatch):
+    monkeypatch.setattr(metrics, "KID_SUBSET_SIZE", 50)
+    random = np.random.default_rng(0)
+    a, b, c = (torch.from_numpy(random.normal(m, 1, size=(300, 6))) for m in (0, 0, 0.7))
+    same, other = metrics.kernel_distance(a, b), metrics.kernel_distance(a, c)
+    assert abs(same["kid"]) < same["kid_std"]
+    assert other["kid"] > 5 * same["kid_std"]
+
+
 def test_precision_and_recall_agree_with_a_slow_count():
     random = np.random.default_rng(0)
     fake, real = random.normal(size=(60, 4)), random.normal(0.5, 1.5, size=(60, 4))
@@ -105,13 +114,18 @@ def test_modes_left_out_cost_recall_alone():
 
 
 def test_inception_score_counts_sure_and_even_classes():
-    random = np.random.default_rng(0)
-    features = random.normal(size=(1000, 2))
-    sure = 50.0 * np.eye(4)[np.arange(1000) % 4]
-    unsure = np.zeros((1000, 4))
+    sure = 50.0 * torch.eye(4).double()[torch.arange(1000) % 4]
+    unsure = torch.zeros(1000, 4).double()
     for logits, expected in ((sure, 4), (unsure, 1)):
-        scores = compare(feature_set(features, logits=logits), feature_set(features))
-        assert scores["inception_score"] == pytest.approx(expected, rel=0.02)
+        score = metrics.inception_score(logits)["inception_score"]
+        assert score == pytest.approx(expected, rel=0.02)
+
+
+def test_inception_score_needs_logits():
+    features = np.random.default_rng(0).normal(size=(20, 2))
+    assert "inception_score" in compare(
+        feature_set(features, logits=features), feature_set(features)
+    )
     assert "inception_score" not in compare(feature_set(features), feature_set(features))
 
 

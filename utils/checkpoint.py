@@ -8,11 +8,14 @@ of the plain data, so that a damaged file is noticed and the damaged part named.
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from utils.errors import UserError
@@ -90,19 +93,85 @@ def contents_of(stored: Any, path: Path, kind: str) -> dict[str, Any]:
 
 
 def read_torch_file(path: Path) -> Any:
-    """Read any file of torch.save without running code from it; tensors on the CPU.
+    """Read any file of torch.save, or a .safetensors, without running code from it.
+
+    Objects of other programs, as Lightning and argparse leave them beside the weights, become empty
+    stand-ins. What a file claims to hold is bounded by what it holds: the memory that reading takes
+    does not exceed the size of the file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What was saved, tensors on the CPU; of a .safetensors the dictionary of its tensors.
 
     Raises:
-        UserError: if the file is missing or no such file.
+        UserError: if the file is missing or no such file, or claims more than it holds.
     """
     if not path.is_file():
         raise UserError(f"checkpoint not found: {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals([(_Ignored, n) for n in _foreign_names(path)]):
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+        _check_sizes(stored)
     except Exception as error:
         # A damaged file can fail anywhere in the reader, with any exception.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise UserError(f"{path} cannot be read as a checkpoint: {reason[:200]}") from error
+        hint = ""
+        if isinstance(error, UnpicklingError) and not zipfile.is_zipfile(path):
+            hint = (
+                "; if it is an old checkpoint that you trust, load it where it was made and save "
+                "its state dict with a recent torch.save"
+            )
+        raise UserError(f"{path} cannot be read as a checkpoint: {reason[:200]}{hint}") from error
+    return stored
+
+
+class _Ignored:
+    """Stands for the objects of other programs in their checkpoints, and does nothing."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _foreign_names(path: Path) -> list[str]:
+    """Names of what torch's safe reader would refuse.
+
+    Raises:
+        ValueError: if the archive would grow while it is read.
+    """
+    if not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise ValueError("it claims to hold more than its size")
+    return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+
+
+def _check_sizes(stored: Any) -> None:
+    """Refuse tensors that are larger than their storage, which any copy would have to fill.
+
+    Raises:
+        ValueError: if there are such tensors.
+    """
+    waiting, seen = [stored], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.is_quantized or value.is_meta:
+                raise ValueError(f"it holds a tensor of an unknown kind ({value.layout})")
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise ValueError(f"it holds a tensor of shape {tuple(value.shape)} without data")
+        elif isinstance(value, Mapping):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set):
+            waiting += value
 
 
 def weights_digest(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:

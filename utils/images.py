@@ -69,10 +69,13 @@ def save_grid(
     path: Path, images: np.ndarray | Sequence[np.ndarray], columns: int | None = None
 ) -> None:
     """Write uint8 (N, H, W, C) as one PNG sheet; small images are enlarged to be seen."""
-    stacked = np.stack(list(images))
-    scale = max(1, 64 // stacked.shape[1])
-    enlarged = stacked.repeat(scale, axis=1).repeat(scale, axis=2)
-    save_png(path, tile(enlarged, columns))
+    save_png(path, grid(np.stack(list(images)), columns))
+
+
+def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Uint8 (N, H, W, C) as one sheet; small images are enlarged to be seen."""
+    scale = max(1, 64 // images.shape[1])
+    return tile(images.repeat(scale, axis=1).repeat(scale, axis=2), columns)
 
 
 def save_strips(path: Path, strips: Sequence[tuple[str, Path]]) -> None:
@@ -103,3 +106,37 @@ def save_strips(path: Path, strips: Sequence[tuple[str, Path]]) -> None:
         top += TITLE_HEIGHT + picture.height
     with atomic_write(path) as file:
         sheet.save(file, "PNG")
+
+
+def hatch_hidden(images: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """Draw a grey pattern over the cells whose tokens are hidden.
+
+    Args:
+        images: uint8 (B, H, W, C).
+        hidden: bool (B, h, w), h and w dividing H and W.
+
+    Returns:
+        uint8 (B, H, W, C).
+    """
+    _, height, width, _ = images.shape
+    pixels = hidden.repeat(height // hidden.shape[1], 1).repeat(width // hidden.shape[2], 2)
+    rows, columns = np.indices((height, width))
+    pattern = np.where((rows + columns) % 4 == 0, 160, 96).astype(np.uint8)[..., None]
+    return np.where(pixels[..., None], pattern, images)
+
+
+def save_animation(path: Path, frames: Sequence[np.ndarray], milliseconds: int = 250) -> None:
+    """Write uint8 (H, W, C) frames as an endless animation, the last one held for longer.
+
+    Args:
+        path: a .gif file; UserError if it cannot be written.
+        frames: at least one, all of one shape.
+        milliseconds: each frame is shown for.
+    """
+    pictures = [Image.fromarray(frame.squeeze(-1) if frame.shape[-1] == 1 else frame)
+                for frame in frames]  # fmt: skip
+    durations = [milliseconds] * (len(pictures) - 1) + [6 * milliseconds]
+    with atomic_write(path) as file:
+        pictures[0].save(
+            file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
+        )

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,8 +46,8 @@ class Stage(Protocol):
         A non-finite loss must leave the weights as they are.
         """
 
-    def learning_rate(self, step: int) -> float:
-        """The rate of that step."""
+    def learning_rate(self, step: int, epochs: int | None = None) -> float:
+        """The rate of that step, in a run of so many epochs if not of the stage's own."""
 
     def validate(self) -> dict[str, float]:
         """Measure the averaged weights on the validation split; "loss" is among the numbers."""
@@ -74,21 +74,32 @@ class LoopConfig:
         images_per_step: over all processes, for the rates that are shown.
         save_every_epochs: preview and save after so many epochs, and at the end.
         save_every_minutes: save a resume state at least so often.
+        keep_checkpoints: how many checkpoints stay as files with their step in the name.
     """
 
     epochs: int
     images_per_step: int
     save_every_epochs: int = 20
     save_every_minutes: float = 10.0
+    keep_checkpoints: int = 0
 
 
 @dataclass
 class Position:
-    """How far a run has come; saved with its state."""
+    """How far a run has come; saved with its state.
+
+    Attributes:
+        step: optimiser steps made.
+        best_loss: lowest validation loss.
+        wandb_id: of the run at Weights & Biases.
+        sums: of the numbers since the last row of metrics, each with its number of steps; a resumed
+            run thereby logs what the uninterrupted one does.
+    """
 
     step: int = 0
     best_loss: float = math.inf
     wandb_id: str | None = None
+    sums: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 
 
 def load_state(stage: Stage, run: RunFolder) -> Position:
@@ -121,7 +132,7 @@ def train_loop(
         UserError: if the loss became non-finite, or a file cannot be written.
     """
     total = config.epochs * stage.steps_per_epoch
-    meter = _Meter()
+    meter = _Meter(position.sums)
     last_save = time.monotonic()
     title = f"training {stage.name}"
     done = position.step * config.images_per_step
@@ -181,9 +192,22 @@ def _end_epoch(
         picture = run.preview(stage.name, position.step)
         stage.preview(picture)
         tracker.log_image("samples", picture, position.step)
-        path = run.model if stage.name == "maskgit" else run.tokenizer
-        save_checkpoint(path, stage.name, stage.checkpoint(position.step))
+        _publish(stage, run, position.step, config.keep_checkpoints)
     meter.restart_clock()
+
+
+def _publish(stage: Stage, run: RunFolder, step: int, keep: int) -> None:
+    """Write the checkpoint, also under its step where checkpoints are kept; then drop the oldest.
+
+    What is there of the past goes last, so that at every instant at least `keep` are complete.
+    """
+    contents = stage.checkpoint(step)
+    if keep:
+        save_checkpoint(run.kept(stage.name, step), stage.name, contents)
+    save_checkpoint(run.published(stage.name), stage.name, contents)
+    if keep:
+        for old in sorted(run.path.glob(run.kept(stage.name, "*").name))[:-keep]:
+            old.unlink()
 
 
 def _is_save_point(step: int, stage: Stage, config: LoopConfig) -> bool:
@@ -213,9 +237,10 @@ class _Meter:
         last: the means of the last interval.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sums: dict[str, tuple[Tensor, int]]) -> None:
+        """Go on from these sums, which are changed in place."""
         self.last: dict[str, float] = {}
-        self._sums: dict[str, tuple[Tensor, int]] = {}  # with how many steps had that number
+        self._sums = sums
         self._images = 0
         self._bad_step: Tensor | None = None
         self._since = time.monotonic()
@@ -248,7 +273,7 @@ class _Meter:
         elapsed = time.monotonic() - self._since
         self.last = {f"train/{k}": v.item() / count for k, (v, count) in self._sums.items()}
         self.last["train/images_per_second"] = self._images / max(elapsed, 1e-9)
-        self._sums = {}
+        self._sums.clear()
         self.restart_clock()
         return dict(self.last)
 

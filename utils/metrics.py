@@ -35,9 +35,10 @@ class FeatureSet:
         count: N.
         mean: float64 (D,).
         covariance: float64 (D, D), with N - 1 in the denominator.
-        kept: float64 (up to KEPT, D), features of images drawn without replacement, for the metrics
-            that compare images one by one.
-        logits: float64 (N, C), or None where the extractor has none or they were not asked for.
+        kept: (up to KEPT, D) as they were extracted: features of images drawn without replacement,
+            for the metrics that compare images one by one.
+        logits: (N, C) as they were extracted, or None where there are none or they were not asked
+            for.
     """
 
     count: int
@@ -71,9 +72,9 @@ class FeatureCollector:
         Mean and scatter of the batch are merged into those of all before it, which loses no digits
         where the mean is large against the spread (Chan, Golub and LeVeque 1983).
         """
-        features = features.detach().cpu().double()  # (B, D)
-        batch_mean = features.mean(0)
-        centred = features - batch_mean
+        features = features.detach().cpu()  # (B, D)
+        batch_mean = features.double().mean(0)
+        centred = features.double() - batch_mean
         batch_scatter = centred.T @ centred  # (D, D)
         new, total = len(features), self._seen + len(features)
         if self._mean is None:
@@ -84,7 +85,7 @@ class FeatureCollector:
             self._mean = self._mean + shift * (new / total)
         self._kept.append(features[torch.from_numpy(self._drawn[self._seen : total])])
         if logits is not None:
-            self._logits.append(logits.detach().cpu().double())
+            self._logits.append(logits.detach().cpu())
         self._seen = total
 
     def result(self) -> FeatureSet:
@@ -108,10 +109,11 @@ def compare(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
         "kid_std"), "precision" and "recall" in [0, 1], and where there are logits
         "inception_score" with "inception_score_std", in [1, C].
     """
+    kept = generated.kept.double(), real.kept.double()
     scores = {
         "fid": frechet_distance(generated, real),
-        **kernel_distance(generated.kept, real.kept),
-        **precision_recall(generated.kept, real.kept),
+        **kernel_distance(*kept),
+        **precision_recall(*kept),
     }
     if generated.logits is not None:
         scores |= inception_score(generated.logits)
@@ -172,7 +174,7 @@ def inception_score(logits: Tensor) -> dict[str, float]:
     """Exponential of the mean KL(p(class | image) || p(class)), over IS_SPLITS parts.
 
     Args:
-        logits: float64 (N, C).
+        logits: (N, C).
     """
     scores = isc_features_to_metric(logits, splits=IS_SPLITS)
     return {

@@ -12,6 +12,9 @@ from typing import Any, NoReturn
 
 from models.maskgit.config import (
     CUMULATIVE_SCHEDULES,
+    GUIDANCE_SCHEDULES,
+    SAMPLERS,
+    SIDES,
     TRAINING_SCHEDULES,
     SamplingConfig,
     TrainingConfig,
@@ -20,7 +23,10 @@ from models.maskgit.config import (
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils.version import VERSION
 
-MODES = ("download_only", "train_vae", "reconstruct", "train", "sample", "evaluate", "sweep")
+MODES = (
+    "download_only", "train_vae", "reconstruct", "train", "show_plan", "sample", "edit", "evaluate",
+    "sweep", "export",
+)  # fmt: skip
 
 DESCRIPTION = """\
 Train a MaskGIT and sample from it: a frozen VQ-GAN turns images into tokens, a bidirectional
@@ -119,6 +125,7 @@ def build_parser(datasets: Collection[str]) -> argparse.ArgumentParser:
     _add_transformer(parser)
     _add_training(parser)
     _add_sampling(parser)
+    _add_editing(parser)
     _add_measuring(parser)
     _add_run(parser)
     return parser
@@ -130,7 +137,9 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
     _flag(group, "--train_vae", "train the VQ-GAN (stage 1)")
     _flag(group, "--reconstruct", "measure the VQ-GAN on the validation split")
     _flag(group, "--train", "train the MaskGIT transformer (stage 2)")
+    _flag(group, "--show_plan", "print what sampling would do at each step")
     _flag(group, "--sample", "generate images with a trained model")
+    _flag(group, "--edit", "make part of an image anew with a trained model")
     measured = (
         "measure images against the dataset's: samples of the model (or --images), "
         "or what the tokenizer makes of real ones"
@@ -141,6 +150,8 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     grid = 'measure a grid of sampling options, as in "step=4,8,16 cfg_w=0,1,3"'
     _option(group, "--sweep", str, None, "GRID", grid)
+    layout = "write the trained transformer in the layout of caetas/GenerativeZoo"
+    _option(group, "--export", str, None, "FILE", layout)
     _flag(group, "--dry_run", "print what the other modes would do, and stop")
 
 
@@ -242,6 +253,8 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     _option(group, "--sample_and_save_freq", positive_int, 20, "EPOCHS", frequency)
     minutes = "longest time between two resume states, both stages"
     _option(group, "--save_every_minutes", positive, 10.0, "MIN", minutes)
+    keep = "newest checkpoints that also stay under their step, both stages; 0 keeps one file alone"
+    _option(group, "--keep_checkpoints", whole_number, 0, "N", keep)
     _flag(group, "--resume", "continue from the run folder's last state, if there is one")
 
 
@@ -256,15 +269,41 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     schedules = (*TRAINING_SCHEDULES, *CUMULATIVE_SCHEDULES)
     mode = "mask schedule, in training and sampling; -cumulative is the paper's plan in sampling"
     _choice(group, "--sched_mode", schedules, default.schedule, mode)
-    guidance = "guidance, ramped up from 0 to W: (1 + W) * class - W * no class"
+    guidance = "guidance at the last step: (1 + W) * class - W * no class"
     _option(group, "--cfg_w", non_negative, default.guidance, "W", guidance)
-    noise = "Gumbel noise on the confidence, ramped down to 0"
+    noise = "Gumbel noise on the confidence, ramped down to 0 (samplers confidence, moment)"
     _option(group, "--r_temp", non_negative, default.choice_temperature, "T", noise)
     scale = "factor on the logits before the softmax; above 1 sharpens"
     _option(group, "--sm_temp", positive, default.logit_scale, "S", scale)
     start = "token at hidden places at the start; negative for random ones [the mask token]"
     _option(group, "--mask-value", int, None, "ID", start)
-    _list(group, "--labels", label_list, None, "C", "classes to generate in turn [all]")
+    labels = "classes in turn: numbers, names, ranges (0-9), none; xN repeats [all]"
+    group.add_argument("--labels", nargs="+", metavar="C", help=labels)
+    first = "index of the first image; image i is always the same at one seed, label and batch size"
+    _option(group, "--first_image", whole_number, 0, "I", first)
+    order = "which hidden positions are revealed first"
+    _choice(group, "--sampler", SAMPLERS, default.sampler, order)
+    ramp = "guidance over the steps: rising from 0, or the same at all"
+    _choice(group, "--cfg_schedule", GUIDANCE_SCHEDULES, default.guidance_schedule, ramp)
+    _flag(group, "--save_steps", "also write the decoding of the first images, step by step")
+
+
+def _add_editing(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "editing (--edit; a token is made anew if its cell overlaps the marked pixels)"
+    )
+    source = "image to edit: a file, or <dataset>:<index> for one of the validation split"
+    _option(group, "--init_image", str, None, "IMAGE", source)
+    box = "rectangle to make anew, in pixels of the model's images; may be repeated"
+    group.add_argument(
+        "--mask_box", type=box_of, action=_Repeatable, metavar="X0,Y0,X1,Y1", help=box
+    )
+    picture = "image whose white parts are made anew; brought to the size of the model's images"
+    _option(group, "--mask_image", str, None, "FILE", picture)
+    sides = "shift the image and make the room at left, right, top or bottom anew, in pixels"
+    group.add_argument("--outpaint", type=margin, nargs="+", metavar="SIDE=PIXELS", help=sides)
+    _option(group, "--mask_grow", whole_number, 0, "TOKENS", "make as many more to every side anew")
+    _flag(group, "--no_composite", "keep the tokenizer's rendering of the known pixels too")
 
 
 def _add_measuring(parser: argparse.ArgumentParser) -> None:
@@ -378,9 +417,20 @@ def beta_list(text: str) -> list[float]:
     return [rate(part) for part in _parts(text)]
 
 
-def label_list(text: str) -> list[int]:
-    """One or several class numbers."""
-    return [whole_number(part) for part in _parts(text)]
+def box_of(text: str) -> tuple[int, ...]:
+    """Four whole numbers, the corners of a rectangle."""
+    parts = [whole_number(part) for part in _parts(text)]
+    if len(parts) != 4:
+        raise argparse.ArgumentTypeError(f"needs x0,y0,x1,y1, got {text!r}")
+    return tuple(parts)
+
+
+def margin(text: str) -> tuple[str, int]:
+    """A side of an image and a width, as in `left=8`."""
+    side, _, pixels = text.partition("=")
+    if side not in SIDES:
+        raise argparse.ArgumentTypeError(f"needs {', '.join(SIDES)}=PIXELS, got {text!r}")
+    return side, positive_int(pixels)
 
 
 def _parts(text: str) -> list[str]:
@@ -403,6 +453,20 @@ class _FlatList(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         setattr(namespace, self.dest, [item for part in values for item in part])
+
+
+class _Repeatable(argparse.Action):
+    """Collects the values of an option that stands on the command line several times."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        earlier = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*earlier, values] if type(earlier) is list else [values])
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

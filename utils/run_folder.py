@@ -26,6 +26,16 @@ class RunFolder:
         """Checkpoint of the transformer, with its tokenizer."""
         return self.path / f"MaskGIT_{self.dataset}.pt"
 
+    def published(self, stage: str) -> Path:
+        """The newest checkpoint of a stage ("vqgan" or "maskgit")."""
+        return self.model if stage == "maskgit" else self.tokenizer
+
+    def kept(self, stage: str, step: int | str) -> Path:
+        """A checkpoint of an earlier step, which stays beside the newest one."""
+        newest = self.published(stage)
+        number = step if isinstance(step, str) else f"{step:07d}"
+        return newest.with_name(f"{newest.stem}_step_{number}{newest.suffix}")
+
     @property
     def config(self) -> Path:
         """The resolved options of each stage."""

@@ -47,25 +47,25 @@ def write_npz(path: Path, blocks: Blocks, count: int, title: str, keep: int = 10
     Returns:
         The first `keep` images, uint8 (up to keep, H, W, C).
     """
-    store = path.with_name(f".{path.name}.partial.npy")
-    images: np.memmap | None = None
-    labels = []
-    done = 0
-    with progress_bar(title, count, unit="image") as bar:
-        for block, block_labels in blocks:
-            if images is None:
-                shape = (count, *block.shape[1:])
-                images = np.lib.format.open_memmap(store, "w+", np.uint8, shape)
-            images[done : done + len(block)] = block
-            labels.append(block_labels)
-            done += len(block)
-            bar.update(len(block))
-    assert images is not None, "no images"
-    assert done == count, f"{done} images instead of {count}"
-    images.flush()
-    with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        archive.write(store, "arr_0.npy")
+    labels: list[np.ndarray] = []
+    first: list[np.ndarray] = []
+    with (
+        progress_bar(title, count, unit="image") as bar,
+        atomic_write(path) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        with archive.open("arr_0.npy", "w", force_zip64=True) as entry:
+            for images, block_labels in blocks:
+                if not labels:
+                    shape = (count, *images.shape[1:])
+                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(entry, header)
+                entry.write(images.tobytes())
+                labels.append(block_labels)
+                first.extend(images[: max(0, keep - len(first))])
+                bar.update(len(images))
+        done = sum(map(len, labels))
+        assert done == count, f"{done} images instead of {count}"
         with archive.open("arr_1.npy", "w") as entry:
             np.lib.format.write_array(entry, np.concatenate(labels), allow_pickle=False)
-    store.unlink()
-    return np.array(images[:keep])
+    return np.stack(first)

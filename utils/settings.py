@@ -1,7 +1,7 @@
 """From the options of a command line to the config dataclasses of the models, and the reverse."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ FIELD_OPTIONS: dict[type, dict[str, str]] = {
         "num_steps": "step",
         "schedule": "sched_mode",
         "guidance": "cfg_w",
+        "guidance_schedule": "cfg_schedule",
         "choice_temperature": "r_temp",
         "logit_scale": "sm_temp",
         "start_token": "mask_value",
@@ -50,6 +51,10 @@ STAGE_CONFIGS: dict[str, tuple[type, ...]] = {
     "maskgit": (TransformerConfig, TrainingConfig),
 }
 EXTENDABLE = {"vqgan": "n_epochs_vae", "maskgit": "n_epochs"}
+# Files that a run is made of. A resumed run finds them where they were; that one may lie elsewhere
+# by now is no contradiction.
+MOVABLE = ("checkpoint_vae", "perceptual_vgg")
+PATHS = (*MOVABLE, "remap")
 
 
 def configure(kind: type[Config], options: Options, **known: Any) -> Config:
@@ -121,10 +126,21 @@ def reject_contradictions(
 
 
 def run_options(options: Options, stage: str) -> dict[str, Any]:
-    """The options that a run of a stage is made of, by name."""
+    """The options that a run of a stage is made of, by name; files with their whole paths."""
     names = ["dataset", "size", "n_classes", "precision"]
+    if stage == "maskgit":  # what was said about the tokenizer
+        names += ["checkpoint_vae", *(options.given & {*options_of(VQGANConfig).values()})]
     names += [o for kind in STAGE_CONFIGS[stage] for o in options_of(kind).values()]
-    return {name: getattr(options, name) for name in names if hasattr(options.values, name)}
+    settings = {name: getattr(options, name) for name in names if hasattr(options.values, name)}
+    for name in PATHS:
+        if settings.get(name):
+            settings[name] = str(Path(settings[name]).absolute())
+    return settings
+
+
+def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that may leave the machine."""
+    return {name: value for name, value in settings.items() if name not in PATHS}
 
 
 def resumed_options(
@@ -132,23 +148,28 @@ def resumed_options(
 ) -> Options:
     """Take over the options of the run that is continued.
 
-    More epochs are welcome; anything else that would make another run is refused.
+    More epochs are welcome, and files may have moved; anything else that would make another run is
+    refused.
 
     Raises:
         UserError: naming the option, its value and the run's.
     """
+    now = run_options(options, stage)
     taken = {}
     for name, value in stored.items():
-        if name not in options.given or name not in vars(options.values):
+        if name not in options.given:
             taken[name] = value
-        elif name == EXTENDABLE[stage] and options.values.__dict__[name] >= value:
+        elif name in MOVABLE or (name == EXTENDABLE[stage] and now[name] >= value):
             continue
-        elif not _equal(getattr(options, name), value):
+        elif not _equal(now[name], value):
             raise UserError(
                 f"--{name} {_shown(getattr(options, name))} is not what the run in {source} was "
                 f"started with ({_shown(value)}); leave it out, or start another --run_name"
             )
-    return options.replace(**taken)
+    # A tokenizer of others is read with the options that were given for it.
+    about_tokenizer = taken.keys() & {*options_of(VQGANConfig).values()}
+    given = options.given | (about_tokenizer if stage == "maskgit" else frozenset())
+    return replace(options.replace(**taken), given=given)
 
 
 def _equal(given: Any, stored: Any) -> bool:

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 TRAINING_SCHEDULES = ("arccos", "cosine", "linear", "square", "root")
 CUMULATIVE_SCHEDULES = ("cosine-cumulative", "arccos-cumulative")
+SAMPLERS = ("confidence", "moment", "halton", "random")
+NOISY_SAMPLERS = ("confidence", "moment")  # those that a choice temperature acts on
+GUIDANCE_SCHEDULES = ("linear", "constant")
+SIDES = ("left", "right", "top", "bottom")  # of an image that is outpainted
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,12 @@ class SamplingConfig:
     Attributes:
         num_steps: decoding steps T (--step), at most the number of hidden tokens.
         schedule: shape of the plan (--sched_mode).
-        guidance: classifier-free guidance w at the last step, ramped up from 0 (--cfg_w).
+        sampler: which hidden positions get their token first.
+        guidance: classifier-free guidance w at the last step (--cfg_w).
+        guidance_schedule: "linear" ramps it up from 0, "constant" has it at every step
+            (--cfg_schedule).
         choice_temperature: Gumbel noise on the confidence at the first step, ramped down to 0
-            (--r_temp).
+            (--r_temp); the halton and random samplers have none.
         logit_scale: factor on the logits before the softmax; above 1 sharpens (--sm_temp).
         start_token: what stands at a hidden position at the start (--mask-value): None for the mask
             token, an id for that token, a negative number for random image tokens.
@@ -111,7 +118,9 @@ class SamplingConfig:
 
     num_steps: int = 8
     schedule: str = "arccos"
+    sampler: str = "confidence"
     guidance: float = 3.0
+    guidance_schedule: str = "linear"
     choice_temperature: float = 4.5
     logit_scale: float = 1.0
     start_token: int | None = None

@@ -7,15 +7,17 @@ ramps of temperature and guidance are those of valeoai/Maskgit-pytorch v1.0; gui
 Axes: B batch, L tokens of an image, K codebook, T steps.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.maskgit.config import CUMULATIVE_SCHEDULES, SamplingConfig
+from models.maskgit.config import CUMULATIVE_SCHEDULES, NOISY_SAMPLERS, SamplingConfig
 from models.maskgit.masking import mask_ratio
 from utils.seeding import rng
 
@@ -32,12 +34,14 @@ class Plan:
         temperatures: float64 (T,), weight of the Gumbel noise on the confidence.
         guidance: float64 (T,), w of classifier-free guidance.
         logit_scale: factor on the logits before the softmax.
+        sampler: key of PROPOSALS.
     """
 
     counts: np.ndarray
     temperatures: np.ndarray
     guidance: np.ndarray
     logit_scale: float
+    sampler: str
 
     @property
     def num_steps(self) -> int:
@@ -61,10 +65,12 @@ class Noise(NamedTuple):
     Attributes:
         uniform: float32 (T, B, L) in (0, 1), selects tokens by the inverse of their CDF.
         gumbel: float32 (T, B, L), standard Gumbel noise of the confidence.
+        halton: float32 (B, L), the place of each position in the Halton order, from 0.
     """
 
     uniform: Tensor
     gumbel: Tensor
+    halton: Tensor
 
 
 def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
@@ -118,11 +124,14 @@ def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) ->
             int(count), int(used), config.schedule
         )
     progress = np.arange(num_steps) / (num_steps - 1) if num_steps > 1 else np.ones(num_steps)
+    temperature = config.choice_temperature if config.sampler in NOISY_SAMPLERS else 0.0
+    ramp = progress if config.guidance_schedule == "linear" else np.ones(num_steps)
     return Plan(
         counts=counts,
-        temperatures=config.choice_temperature * (1 - progress),
-        guidance=config.guidance * progress,
+        temperatures=temperature * (1 - progress),
+        guidance=config.guidance * ramp,
         logit_scale=config.logit_scale,
+        sampler=config.sampler,
     )
 
 
@@ -148,10 +157,45 @@ def draw_noise(
         uniforms[:, column] = draws
     uniforms = np.clip(uniforms, np.finfo(np.float64).tiny, 1 - 2**-53)
     gumbel = -np.log(-np.log(uniforms[:, :, 1]))
+    offsets = [rng(seed, "halton", int(index)).integers(seq_len) for index in image_indices]
+    halton = (halton_order(seq_len) + np.array(offsets)[:, None]) % seq_len
+    arrays = (uniforms[:, :, 0], gumbel, halton)
     return Noise(
-        torch.from_numpy(uniforms[:, :, 0].astype(np.float32)).to(device, non_blocking=True),
-        torch.from_numpy(gumbel.astype(np.float32)).to(device, non_blocking=True),
+        *(torch.from_numpy(a.astype(np.float32)).to(device, non_blocking=True) for a in arrays)
     )
+
+
+@cache
+def halton_order(seq_len: int) -> np.ndarray:
+    """The place of each position of a square grid in a low-discrepancy order.
+
+    Besnier et al. 2025, "Halton Scheduler for Masked Generative Image Transformer": the points of
+    the Halton sequence (base 2 across, base 3 down), each cell at the first point that falls into
+    it. Cells that the first 64 L points miss follow in raster order.
+
+    Args:
+        seq_len: L, a square number.
+
+    Returns:
+        int64 (L,), a permutation of 0 .. L-1.
+    """
+    side = math.isqrt(seq_len)
+    numbers = np.arange(1, 64 * seq_len + 1)
+    columns, rows = ((side * _radical_inverse(numbers, base)).astype(int) for base in (2, 3))
+    cells = np.concatenate([rows * side + columns, np.arange(seq_len)])
+    _, first = np.unique(cells, return_index=True)  # first visit of each cell
+    return first.argsort().argsort()
+
+
+def _radical_inverse(numbers: np.ndarray, base: int) -> np.ndarray:
+    """Mirror the digits of positive integers at the point: float64 in (0, 1)."""
+    result = np.zeros(len(numbers))
+    scale = 1.0
+    while numbers.any():
+        numbers, digits = np.divmod(numbers, base)
+        scale /= base
+        result += digits * scale
+    return result
 
 
 def guided_logits(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
@@ -159,15 +203,27 @@ def guided_logits(conditional: Tensor, unconditional: Tensor, guidance: float) -
     return (1 + guidance) * conditional - guidance * unconditional
 
 
-@torch.no_grad()
 def parallel_decode(
     logits_fn: LogitsFn, plan: Plan, noise: Noise, tokens: Tensor, hidden: Tensor
 ) -> Tensor:
-    """Fill in the hidden tokens, the surest first.
+    """Fill in the hidden tokens; see `decoding_steps`.
 
-    At each step every hidden position draws a token from softmax(logit_scale * logits); its
-    confidence is log p(token) + temperature * Gumbel; the planned number of positions with the
-    highest confidence keep their token for good. Known tokens are never touched.
+    Returns:
+        int64 (B, L), image tokens at every position that was hidden.
+    """
+    for decoded, _ in decoding_steps(logits_fn, plan, noise, tokens, hidden):
+        tokens = decoded
+    return tokens
+
+
+@torch.no_grad()
+def decoding_steps(
+    logits_fn: LogitsFn, plan: Plan, noise: Noise, tokens: Tensor, hidden: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Fill in the hidden tokens, the planned number at each step.
+
+    At each step the plan's sampler proposes a token and a score for every hidden position; the
+    positions with the highest scores keep their token for good. Known tokens are never touched.
 
     Args:
         logits_fn: predicts from the tokens at a step; guidance is its business.
@@ -176,53 +232,106 @@ def parallel_decode(
         tokens: int64 (B, L), what the predictor sees at the start.
         hidden: bool (B, L), True where a token is to be filled in.
 
-    Returns:
-        int64 (B, L), image tokens at every position that was hidden.
+    Yields:
+        After each step the tokens, int64 (B, L), and what is still hidden, bool (B, L).
     """
     counts = torch.from_numpy(plan.counts).to(tokens.device, non_blocking=True)
+    propose = PROPOSALS[plan.sampler]
     for step in range(plan.num_steps):
         logits = logits_fn(tokens, step).float() * plan.logit_scale  # (B, L, K)
-        drawn, log_prob = draw_tokens(logits, noise.uniform[step])  # (B, L) each
-        confidence = log_prob
-        if plan.temperatures[step] > 0:
-            confidence = confidence + plan.temperatures[step] * noise.gumbel[step]
-        revealed = hidden & (rank_among(confidence, hidden) < counts[:, step, None])
+        drawn, score = propose(
+            logits.log_softmax(-1), noise, step, float(plan.temperatures[step])
+        )  # (B, L) each
+        revealed = hidden & (rank_among(score, hidden) < counts[:, step, None])
         tokens = torch.where(revealed, drawn, tokens)
         hidden = hidden & ~revealed
-    return tokens
+        yield tokens, hidden
 
 
-def draw_tokens(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+# --- What the samplers propose: log-probabilities (B, L, K), noise, step, temperature -> tokens
+# int64 (B, L) and scores float32 (B, L), the highest of which are revealed.
+
+
+def propose_confident(
+    log_probs: Tensor, noise: Noise, step: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Draw tokens; the surest first: log p(token) + temperature * Gumbel (Chang et al. 2022)."""
+    tokens = draw_tokens(log_probs, noise.uniform[step])
+    score = log_probs.gather(-1, tokens[..., None]).squeeze(-1)
+    return tokens, score + temperature * noise.gumbel[step] if temperature > 0 else score
+
+
+def propose_by_moment(
+    log_probs: Tensor, noise: Noise, step: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Choose positions before tokens: the moment sampler of Hayakawa et al. 2025.
+
+    What the confidence sampler does with a temperature a tends, where few of many positions are
+    revealed, to choosing position i with weight sum_x p_i(x)^b, b = 1 + 1/a, without replacement,
+    and drawing its token from p_i^b, that is at temperature a / (1 + a). Temperatures below
+    SMALLEST_TEMPERATURE count as that one.
+    """
+    sharpness = 1 + 1 / max(temperature, SMALLEST_TEMPERATURE)  # b
+    sharpened = sharpness * log_probs
+    moment = sharpened.logsumexp(-1)  # (B, L)
+    return draw_tokens(sharpened - moment[..., None], noise.uniform[step]), (
+        moment + noise.gumbel[step]
+    )
+
+
+def propose_in_halton_order(
+    log_probs: Tensor, noise: Noise, step: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Draw tokens; positions in the image's Halton order, whatever the prediction."""
+    return draw_tokens(log_probs, noise.uniform[step]), -noise.halton
+
+
+def propose_at_random(
+    log_probs: Tensor, noise: Noise, step: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Draw tokens; positions in random order."""
+    return draw_tokens(log_probs, noise.uniform[step]), noise.gumbel[step]
+
+
+SMALLEST_TEMPERATURE = 0.01
+PROPOSALS = {
+    "confidence": propose_confident,
+    "moment": propose_by_moment,
+    "halton": propose_in_halton_order,
+    "random": propose_at_random,
+}
+
+
+def draw_tokens(log_probs: Tensor, uniform: Tensor) -> Tensor:
     """Draw one token per position by inverting the CDF.
 
     Args:
-        logits: float32 (B, L, K).
+        log_probs: float32 (B, L, K).
         uniform: float32 (B, L) in [0, 1].
 
     Returns:
-        Tokens int64 (B, L) in [0, K) and their log-probabilities float32 (B, L).
+        Tokens int64 (B, L) in [0, K).
     """
-    log_probs = logits.log_softmax(-1)
     cdf = log_probs.exp().cumsum(-1)  # (B, L, K)
     threshold = uniform[..., None] * cdf[..., -1:]
-    drawn = torch.searchsorted(cdf, threshold, right=True).clamp_(max=logits.shape[-1] - 1)
-    return drawn.squeeze(-1), log_probs.gather(-1, drawn).squeeze(-1)
+    drawn = torch.searchsorted(cdf, threshold, right=True).clamp_(max=log_probs.shape[-1] - 1)
+    return drawn.squeeze(-1)
 
 
-def rank_among(confidence: Tensor, hidden: Tensor) -> Tensor:
-    """Rank positions by falling confidence, hidden ones first.
+def rank_among(score: Tensor, hidden: Tensor) -> Tensor:
+    """Rank positions by falling score, hidden ones first.
 
     Ranks are a permutation, so that ties cannot reveal more than was planned.
 
     Args:
-        confidence: float32 (B, L).
+        score: float32 (B, L).
         hidden: bool (B, L).
 
     Returns:
-        int64 (B, L), 0 for the surest hidden position.
+        int64 (B, L), 0 for the hidden position with the highest score.
     """
     # A token of probability 0 is still surer than a known position, which is not in the running.
-    finite = confidence.clamp(min=torch.finfo(confidence.dtype).min)
+    finite = score.clamp(min=torch.finfo(score.dtype).min)
     order = finite.masked_fill(~hidden, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     return order.argsort(dim=-1)
 

@@ -6,8 +6,9 @@ many others are made with it, nor on the process that makes it.
 Axes: B images of a block, L tokens of an image, K codebook.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,15 +18,27 @@ from models.maskgit.config import SamplingConfig
 from models.maskgit.decoding import (
     LogitsFn,
     Plan,
+    decoding_steps,
     draw_noise,
     guided_logits,
     make_plan,
-    parallel_decode,
 )
 from models.maskgit.transformer import MaskedTransformer
 from utils.device import autocast
 from utils.images import to_uint8
 from utils.seeding import rng
+
+
+class KnownTokens(NamedTuple):
+    """What an image is to keep (Chang et al. 2022, section 4.3: editing is decoding the rest).
+
+    Attributes:
+        tokens: int64 (L,), of which those at hidden positions do not matter.
+        hidden: bool (L,), True where a token is to be made.
+    """
+
+    tokens: Tensor
+    hidden: Tensor
 
 
 class Decoder(Protocol):
@@ -45,6 +58,8 @@ def sample_images(
     block_size: int,
     precision: torch.dtype = torch.float32,
     first_image: int = 0,
+    known: KnownTokens | None = None,
+    blocks: Iterable[int] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Generate one image per label, block by block.
 
@@ -57,19 +72,46 @@ def sample_images(
         block_size: images computed at once.
         precision: of the matrix products, the tokenizer's too.
         first_image: index of the first image.
+        known: what all images have in common; nothing if None.
+        blocks: indices of the blocks to make; all of them if None.
 
     Yields:
         Images uint8 (up to block_size, H, W, C) and their labels int64, in the labels' order.
     """
     block_size = min(block_size, len(labels))
-    for start in range(0, len(labels), block_size):
+    for index in range(math.ceil(len(labels) / block_size)) if blocks is None else blocks:
+        start = index * block_size
         wanted = np.asarray(labels[start : start + block_size])
         block = np.pad(wanted, (0, block_size - len(wanted)), mode="edge")
         indices = first_image + start + np.arange(block_size)
-        tokens = sample_tokens(model, block, indices, config, seed, precision)
+        tokens = sample_tokens(model, block, indices, config, seed, precision, known)
         with autocast(tokens.device, precision):
             images = tokenizer.decode(tokens)
         yield to_uint8(images)[: len(wanted)], wanted
+
+
+def film(
+    model: MaskedTransformer,
+    tokenizer: Decoder,
+    labels: Sequence[int],
+    config: SamplingConfig,
+    *,
+    seed: int,
+    precision: torch.dtype = torch.float32,
+    first_image: int = 0,
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Generate images as `sample_images` does, and tell which tokens were still hidden when.
+
+    Returns:
+        The finished images, uint8 (B, H, W, C), and what was hidden at the start and after each
+        step, bool (B, h, w) each.
+    """
+    indices = first_image + np.arange(len(labels))
+    steps = list(sampling_steps(model, np.asarray(labels), indices, config, seed, precision))
+    with autocast(steps[-1][0].device, precision):
+        images = to_uint8(tokenizer.decode(steps[-1][0]))
+    side = math.isqrt(model.config.seq_len)
+    return images, [hidden.unflatten(1, (side, side)).cpu().numpy() for _, hidden in steps]
 
 
 def sample_tokens(
@@ -79,8 +121,29 @@ def sample_tokens(
     config: SamplingConfig,
     seed: int,
     precision: torch.dtype = torch.float32,
+    known: KnownTokens | None = None,
 ) -> Tensor:
-    """Decode whole images from nothing but labels.
+    """Decode images; see `sampling_steps`.
+
+    Returns:
+        int64 (B, L) in [0, K), on the model's device.
+    """
+    steps = sampling_steps(model, labels, image_indices, config, seed, precision, known)
+    for tokens, _ in steps:
+        decoded = tokens
+    return decoded
+
+
+def sampling_steps(
+    model: MaskedTransformer,
+    labels: np.ndarray,
+    image_indices: np.ndarray,
+    config: SamplingConfig,
+    seed: int,
+    precision: torch.dtype = torch.float32,
+    known: KnownTokens | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Decode images from labels, and from what is known of them.
 
     Args:
         model: in evaluation mode.
@@ -89,18 +152,26 @@ def sample_tokens(
         config: how to decode.
         seed: chooses the noise of the whole run.
         precision: of the transformer's matrix products.
+        known: what all images have in common; nothing if None.
 
-    Returns:
-        int64 (B, L) in [0, K), on the model's device.
+    Yields:
+        At the start and after each step the tokens, int64 (B, L), and what is still hidden, bool
+        (B, L), on the model's device.
     """
     device = model.position_embedding.device
     seq_len = model.config.seq_len
-    plan = make_plan(np.full(len(labels), seq_len), config)
+    tokens = start_tokens(model, image_indices, config.start_token, seed).to(device)
+    hidden = torch.ones_like(tokens, dtype=torch.bool)
+    num_hidden = seq_len
+    if known is not None:
+        num_hidden = int(known.hidden.sum())
+        hidden = known.hidden.to(device).expand_as(hidden)
+        tokens = torch.where(hidden, tokens, known.tokens.to(device))
+    plan = make_plan(np.full(len(labels), num_hidden), config)
     noise = draw_noise(seed, image_indices, plan.num_steps, seq_len, device)
-    start = start_tokens(model, image_indices, config.start_token, seed).to(device)
-    hidden = torch.ones_like(start, dtype=torch.bool)
     logits_fn = guided_predictor(model, torch.from_numpy(labels).to(device), plan, precision)
-    return parallel_decode(logits_fn, plan, noise, start, hidden)
+    yield tokens, hidden
+    yield from decoding_steps(logits_fn, plan, noise, tokens, hidden)
 
 
 def guided_predictor(

@@ -116,12 +116,12 @@ class MaskGITStage:
         if processes.size > 1:
             self._settle_exchange()
 
-    def learning_rate(self, step: int) -> float:
+    def learning_rate(self, step: int, epochs: int | None = None) -> float:
         """Warm-up, then cosine decay over the whole run."""
-        training = self.training
-        warmup = capped_warmup(training.warmup_epochs, training.epochs) * self.steps_per_epoch
-        total = training.epochs * self.steps_per_epoch
-        return training.lr * warmup_cosine(step, total, round(warmup))
+        epochs = epochs or self.training.epochs
+        warmup = capped_warmup(self.training.warmup_epochs, epochs) * self.steps_per_epoch
+        total = epochs * self.steps_per_epoch
+        return self.training.lr * warmup_cosine(step, total, round(warmup))
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One optimiser step; returns "loss" and "gradient_norm" on the device."""

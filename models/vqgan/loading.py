@@ -7,13 +7,11 @@ transformer checkpoint with the VQ-GAN under `first_stage_model.`.
 """
 
 import dataclasses
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from models.vqgan.config import VQGANConfig
@@ -42,7 +40,7 @@ def load_tokenizer(
         UserError: if the file is missing, damaged, or no VQ-GAN, or if it does not fit the images
             or a given field; names both values.
     """
-    stored = _read(path)
+    stored = read_torch_file(path)
     if is_own_format(stored):
         kind = "maskgit" if stored.get("kind") == "maskgit" else "vqgan"
         tokenizer = Tokenizer.from_entry(contents_of(stored, path, kind).get("tokenizer", {}))
@@ -155,31 +153,6 @@ def infer_config(weights: Mapping[str, Tensor], image_size: int) -> dict[str, An
         "remap": None if used is None else tuple(used.tolist()),
         "colorize_nlabels": None if colorize is None else colorize.shape[1],
     }
-
-
-class _Ignored:
-    """Stands for the objects of other programs in their checkpoints, and does nothing."""
-
-    def __init__(self, *args: object, **kwargs: object) -> None: ...
-
-    def __setstate__(self, state: object) -> None: ...
-
-
-def _read(path: Path) -> Any:
-    """Read a torch file without running code from it.
-
-    Lightning's files hold objects of its own beside the weights, which torch's safe reader refuses.
-    They are read as empty objects.
-    """
-    foreign: list[str] = []
-    if path.is_file() and zipfile.is_zipfile(path):
-        try:
-            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        except Exception:
-            # Not a file of torch.save; the reader below says so.
-            foreign = []
-    with torch.serialization.safe_globals([(_Ignored, name) for name in foreign]):
-        return read_torch_file(path)
 
 
 def _from_weights(

@@ -97,11 +97,12 @@ class VQGANStage:
         if compile_model:
             self.model.compile_networks()
 
-    def learning_rate(self, step: int) -> float:
+    def learning_rate(self, step: int, epochs: int | None = None) -> float:
         """Warm-up, then cosine decay over the whole run."""
-        total = self.training.epochs * self.steps_per_epoch
-        warmup = capped_warmup(self.training.warmup_epochs, self.training.epochs)
-        return self.training.lr * warmup_cosine(step, total, round(warmup * self.steps_per_epoch))
+        epochs = epochs or self.training.epochs
+        warmup = capped_warmup(self.training.warmup_epochs, epochs) * self.steps_per_epoch
+        total = epochs * self.steps_per_epoch
+        return self.training.lr * warmup_cosine(step, total, round(warmup))
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One optimiser step of the autoencoder and, from `disc_start` on, of the discriminator.
