@@ -123,7 +123,7 @@ def _read_blocks(
             images = np.load(path, allow_pickle=False)
             if len(images) != len(part):
                 raise ValueError(f"{len(images)} images instead of {len(part)}")
-        except (ValueError, EOFError) as error:
+        except Exception as error:  # a damaged header is parsed as Python, and fails with anything
             raise UserError(
                 f"{path} is damaged ({error}); delete it and the same command makes it anew"
             ) from error
