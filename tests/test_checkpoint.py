@@ -166,7 +166,7 @@ def test_tensors_without_data_are_refused(tmp_path):
     with pytest.raises(UserError, match="without data"):
         read_torch_file(tmp_path / "a.pt")
     torch.save({"weight": torch.ones(3, 3).to_sparse()}, tmp_path / "b.pt")
-    with pytest.raises(UserError, match="b.pt cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_torch_file(tmp_path / "b.pt")
 
 

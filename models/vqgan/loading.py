@@ -17,7 +17,7 @@ from torch import Tensor
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from models.vqgan.tokenizer import Tokenizer
-from utils.checkpoint import contents_of, is_own_format, read_torch_file
+from utils.checkpoint import check_finite, contents_of, is_own_format, read_torch_file
 from utils.errors import UserError
 
 PREFIXES = ("first_stage_model.", "module.", "_orig_mod.")
@@ -171,6 +171,7 @@ def _from_weights(
     except (KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"the weights in {path} do not make a VQ-GAN: {reason}") from error
+    check_finite(weights, path)
     return Tokenizer(model)
 
 
