@@ -1,6 +1,6 @@
 """Kill the real command line at random moments, resume it, and compare with an undisturbed run.
 
-    python -m tests.crash --kills 200
+    python tests/crash.py --kills 200
 
 This process imports the program once and forks; a child calls MaskGIT.main with a command line, as
 the script would, and is killed with SIGKILL. Writes are slowed down, so that many kills fall inside
@@ -25,12 +25,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 import numpy as np
 import torch
+from conftest import TINY_TRANSFORMER, write_real_subset
 
 import data.tokens
 import MaskGIT
-from tests.conftest import TINY_TRANSFORMER, write_real_subset
 
 # Imported by the modes when they need them: here once for all children.
 for module in ("data.batches", "models.maskgit.training", "models.vqgan.loading", "utils.loop",
