@@ -1,0 +1,82 @@
+"""bfloat16 stays close to float32, for the tokenizer and for training, on real Fashion-MNIST."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REAL_FASHION_MNIST
+
+from data.datasets import open_dataset
+from models.maskgit.config import TrainingConfig, TransformerConfig
+from models.maskgit.training import MaskGITStage
+from models.vqgan.loading import load_tokenizer
+from utils.device import autocast
+from utils.images import from_uint8
+from utils.token_set import TokenSet
+
+CPU = torch.device("cpu")
+BUNDLED = Path(__file__).parents[1] / "models" / "pretrained" / "VQGAN_fashionmnist.pt"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not REAL_FASHION_MNIST.is_dir(), reason="needs Debian's package dataset-fashion-mnist"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    """The first 1,000 test images and their tokens by precision."""
+    folder = tmp_path_factory.mktemp("none")
+    dataset = open_dataset("fashionmnist", "validation", folder, 32, download=False)
+    images = from_uint8(torch.stack([dataset[i][0] for i in range(1000)]))
+    labels = np.array([int(dataset[i][1]) for i in range(1000)])
+    tokenizer = load_tokenizer(BUNDLED, 32, 1, {})
+    tokens = {}
+    for precision in (torch.float32, torch.bfloat16):
+        with autocast(CPU, precision):
+            tokens[precision] = tokenizer.encode(images).flatten(1)
+    return tokenizer, images, labels, tokens
+
+
+def test_the_tokens_of_bfloat16_are_as_good(encoded):
+    tokenizer, images, _, tokens = encoded
+    exact, rounded = tokens[torch.float32], tokens[torch.bfloat16]
+    assert (exact == rounded).float().mean() > 0.98
+    losses = [(tokenizer.decode(t) - images).abs().mean().item() for t in (exact, rounded)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.005)
+
+
+def test_bfloat16_decodes_the_same_images(encoded):
+    tokenizer, _, _, tokens = encoded
+    exact = tokenizer.decode(tokens[torch.float32][:200])
+    with autocast(CPU, torch.bfloat16):
+        rounded = tokenizer.decode(tokens[torch.float32][:200])
+    assert (exact - rounded).abs().mean() < 0.01
+
+
+def test_bfloat16_learns_as_float32_does(encoded):
+    tokenizer, _, labels, tokens = encoded
+    token_set = TokenSet(tokens[torch.float32].numpy().astype(np.uint16)[None], labels)
+    config = TransformerConfig(
+        tokenizer.codebook_size, 10, 64, hidden_dim=64, heads=4, depth=2, mlp_dim=128, dropout=0
+    )
+    curves = []
+    for precision in (torch.float32, torch.bfloat16):
+        stage = MaskGITStage(
+            config,
+            TrainingConfig(epochs=10, batch_size=50, lr=2e-3, warmup_epochs=1),
+            token_set,
+            token_set,
+            device=CPU,
+            precision=precision,
+            describe={},
+            preview=lambda model, path: None,
+        )
+        curves.append([stage.train_step(step)["loss"].item() for step in range(200)])
+    exact, rounded = np.array(curves)
+    assert exact[:20].mean() - exact[-20:].mean() > 0.5
+    assert np.abs(exact - rounded).max() < 0.05
+    assert abs(exact[-20:].mean() - rounded[-20:].mean()) < 0.01
