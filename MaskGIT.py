@@ -28,7 +28,14 @@ from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerCon
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils.distributed import Processes, launched_processes
 from utils.errors import UserError
-from utils.files import exclusive_lock, file_digest, make_folder, read_json, write_json_atomic
+from utils.files import (
+    exclusive_lock,
+    file_digest,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    write_json_atomic,
+)
 from utils.labels import parse_labels
 from utils.options import Options, option_value, parse_options
 from utils.run_folder import RunFolder
@@ -539,6 +546,9 @@ def run_stage(
     busy = f"another job is training in {run.path}; choose another --run_name or --output_dir"
     lock = exclusive_lock(make_folder(run.path) / ".lock", busy)
     with lock if processes.is_main else nullcontext():
+        if processes.is_main:
+            for folder in (run.path, run.samples):
+                remove_leftovers(folder)
         position = Position()
         settings = {**run_options(options, stage.name), **made_from}
         stored = read_json(run.config)
@@ -693,7 +703,7 @@ def load_model(session: Session) -> Trained:
     Raises:
         UserError: if there is none, or an option contradicts it.
     """
-    from models.maskgit.transformer import MaskedTransformer
+    from models.maskgit.loading import from_contents
     from models.vqgan.tokenizer import Tokenizer
     from utils.checkpoint import contents_of, is_own_format, read_torch_file
 
@@ -705,6 +715,7 @@ def load_model(session: Session) -> Trained:
     if not is_own_format(stored):
         return foreign_model(session, stored, path)
     contents = contents_of(stored, path, "maskgit")
+    model = from_contents(contents, path).to(session.device)
     if "dataset" in options.given and options.dataset != contents["dataset"]:
         raise UserError(f"{path} was trained on {contents['dataset']}, not {options.dataset}")
     reject_contradictions(TransformerConfig, options, contents["config"], path)
@@ -715,11 +726,7 @@ def load_model(session: Session) -> Trained:
             f"{options.checkpoint_vae} is not the tokenizer that {path} was trained with; the "
             "checkpoint holds its own, so leave --checkpoint_vae out"
         )
-    config = TransformerConfig(**contents["config"])
-    check_n_classes(options, config.num_classes, path)
-    model = MaskedTransformer(config)
-    model.load_state_dict(contents["ema"])
-    model = model.to(session.device).eval()
+    check_n_classes(options, model.config.num_classes, path)
     return Trained(model, tokenizer, contents["dataset"], contents["class_names"])
 
 

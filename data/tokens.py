@@ -25,13 +25,21 @@ from torch.utils.data import DataLoader
 from data.images import ImageDataset, flip_view
 from utils.distributed import ALONE, Processes
 from utils.errors import UserError
-from utils.files import exclusive_lock, file_digest, make_folder, write_json_atomic
+from utils.files import (
+    exclusive_lock,
+    file_digest,
+    make_folder,
+    remove_leftovers,
+    reserve_space,
+    write_json_atomic,
+)
 from utils.progress import progress_bar
 from utils.token_set import TokenSet
 
 log = logging.getLogger(__name__)
 
 CACHE_FORMAT = 1
+FILES = ("tokens.npy", "labels.npy")
 FLUSH_EVERY = 50  # batches between two progress records
 
 
@@ -132,6 +140,7 @@ def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> No
         for _ in encoding.blocks(done):
             pass
         return
+    remove_leftovers(partial)
     count, views, seq_len = manifest["images"], manifest["views"], manifest["seq_len"]
     _check_space(partial, cache_bytes(count, views, seq_len))
     label_shape = np.asarray(encoding.images[0][1]).shape
@@ -146,6 +155,8 @@ def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> No
             np.uint8 if label_shape else np.int64,
             (count, *label_shape),
         )
+        for name in FILES:
+            reserve_space(partial / name)
         title = f"tokenising {manifest['dataset']} ({manifest['split']})"
         with progress_bar(title, total=count, done=done, unit="image") as bar:
             for number, (block, block_labels) in enumerate(encoding.blocks(done), start=1):
@@ -158,7 +169,7 @@ def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> No
                 if number % FLUSH_EVERY == 0:
                     _record_progress(partial, done, tokens, labels)
         _record_progress(partial, done, tokens, labels)
-        sums = {name: file_digest(partial / name) for name in ("tokens.npy", "labels.npy")}
+        sums = {name: file_digest(partial / name) for name in FILES}
         write_json_atomic(partial / "manifest.json", {**manifest, "sha256": sums})
         (partial / "progress.json").unlink()
         partial.rename(folder)
@@ -196,7 +207,7 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
         stored = json.loads((folder / "manifest.json").read_text())
         sums = stored.pop("sha256")
         damaged = [name for name in sums if file_digest(folder / name) != sums[name]]
-        if damaged or stored != manifest or set(sums) != {"tokens.npy", "labels.npy"}:
+        if damaged or stored != manifest or set(sums) != set(FILES):
             raise ValueError(f"{', '.join(damaged) or 'manifest.json'} does not match")
         tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / "labels.npy", allow_pickle=False)

@@ -30,6 +30,17 @@ def write_idx(folder: Path, images: np.ndarray, labels: np.ndarray, prefix: str)
         file.write(struct.pack(">II", 0x801, len(labels)) + labels.tobytes())
 
 
+def write_real_subset(folder: Path, train: int, test: int) -> Path:
+    """The first images of Fashion-MNIST, in its own format; returns the --data_dir."""
+    for prefix, count in (("train", train), ("t10k", test)):
+        with gzip.open(REAL_FASHION_MNIST / f"{prefix}-images-idx3-ubyte.gz") as file:
+            images = np.frombuffer(file.read(16 + count * 784), np.uint8, offset=16)
+        with gzip.open(REAL_FASHION_MNIST / f"{prefix}-labels-idx1-ubyte.gz") as file:
+            labels = np.frombuffer(file.read(8 + count), np.uint8, offset=8)
+        write_idx(folder / "FashionMNIST" / "raw", images.reshape(-1, 28, 28), labels, prefix)
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

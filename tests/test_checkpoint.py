@@ -1,7 +1,14 @@
+import argparse
+import contextlib
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
 import pytest
 import torch
 
-from utils.checkpoint import load_checkpoint, save_checkpoint, weights_digest
+from utils.checkpoint import load_checkpoint, read_torch_file, save_checkpoint, weights_digest
 from utils.errors import UserError
 
 CONTENTS = {
@@ -93,3 +100,95 @@ def test_digest_depends_on_config_and_weights():
     assert digest == weights_digest({"depth": 1}, dict(reversed(weights.items())))
     assert digest != weights_digest({"depth": 2}, weights)
     assert digest != weights_digest({"depth": 1}, {**weights, "a": torch.full((2,), 1.0001)})
+
+
+# --- Files that mean harm. Each tries to leave a mark, and none must.
+
+
+class Call:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def harmful(mark):
+    touch = f"open({str(mark)!r}, 'w')"
+    shell = Call(os.system, f"touch {mark}")
+    return {
+        "shell": shell,
+        "eval": Call(eval, touch),
+        "exec": Call(exec, touch),
+        "method": Call(Path.touch, Path(mark)),
+        "chain": Call(getattr, Call(__import__, "os"), "system"),
+        "nested": {"state_dict": {"weight": [1, (2, {"deep": shell})]}},
+        "state": {"state_dict": {"weight": torch.ones(2)}, "callbacks": {Call: shell}},
+    }
+
+
+@pytest.mark.parametrize("name", harmful("mark"))
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle", "safetensors"])
+def test_no_code_in_a_file_is_run(tmp_path, monkeypatch, name, form):
+    monkeypatch.chdir(tmp_path)
+    content = harmful("mark")[name]
+    path = tmp_path / ("file.safetensors" if form == "safetensors" else "file.pt")
+    if form == "zip":
+        torch.save(content, path)
+    elif form == "legacy":
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with contextlib.suppress(UserError):
+        read_torch_file(path)
+    assert os.listdir(tmp_path) == [path.name]  # noqa: PTH208
+
+
+def test_objects_beside_the_weights_become_nothing(tmp_path):
+    options = argparse.Namespace(lr=1e-4)
+    torch.save({"state_dict": {"weight": torch.ones(2)}, "hyper": options}, tmp_path / "a.ckpt")
+    stored = read_torch_file(tmp_path / "a.ckpt")
+    assert stored["state_dict"]["weight"].tolist() == [1, 1]
+    assert not hasattr(stored["hyper"], "lr")
+
+
+def test_old_files_that_need_more_say_how_to_save_them_again(tmp_path):
+    path = tmp_path / "old.pt"
+    torch.save({"a": argparse.Namespace()}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"save its state dict with a recent torch\.save"):
+        read_torch_file(path)
+
+
+def test_tensors_without_data_are_refused(tmp_path):
+    torch.save({"weight": torch.ones(1).expand(10**6, 10**6)}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="without data"):
+        read_torch_file(tmp_path / "a.pt")
+    torch.save({"weight": torch.ones(3, 3).to_sparse()}, tmp_path / "b.pt")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_torch_file(tmp_path / "b.pt")
+
+
+def test_archives_that_grow_while_they_are_read_are_refused(tmp_path):
+    torch.save({"weight": torch.zeros(10**6)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as plain:
+        entries = {name: plain.read(name) for name in plain.namelist()}
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, data in entries.items():
+            packed.writestr(name, data)
+    with pytest.raises(UserError, match="more than its size"):
+        read_torch_file(tmp_path / "bomb.pt")
+
+
+@pytest.mark.parametrize("option", ["--checkpoint", "--checkpoint_vae"])
+def test_the_program_runs_no_code_of_a_checkpoint(run, tmp_path, monkeypatch, capsys, option):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    torch.save(harmful("mark")["state"], tmp_path / "a.ckpt")
+    mode = "--sample" if option == "--checkpoint" else "--train"
+    with pytest.raises(SystemExit) as stop:
+        run(f"{mode} --dataset mnist {option} {tmp_path}/a.ckpt")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not any((tmp_path / "work").iterdir())

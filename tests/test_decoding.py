@@ -110,8 +110,10 @@ def slow_proposal(sampler, weights, uniform, gumbel, place, temperature):
         return slow_draw(weights, uniform), -place
     if sampler == "random":
         return slow_draw(weights, uniform), gumbel
+    if sampler == "moment" and temperature == 0:
+        return slow_draw(weights, uniform), max(weights) / sum(weights)
     if sampler == "moment":
-        power = 1 + 1 / max(temperature, 0.01)
+        power = 1 + 1 / temperature
         powered = [(weight / sum(weights)) ** power for weight in weights]
         return slow_draw(powered, uniform), math.log(sum(powered)) + gumbel
     token = slow_draw(weights, uniform)

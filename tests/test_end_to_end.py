@@ -1,6 +1,5 @@
 """The program as a user runs it: real Fashion-MNIST, the bundled tokenizer, real processes."""
 
-import gzip
 import json
 import signal
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REAL_FASHION_MNIST, write_idx
+from conftest import REAL_FASHION_MNIST, write_real_subset
 
 from utils.checkpoint import load_checkpoint
 
@@ -26,14 +25,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def real_subset(tmp_path_factory):
     """The first 1,000 training and 200 test images of Fashion-MNIST, in its own format."""
-    folder = tmp_path_factory.mktemp("real")
-    for prefix, count in (("train", 1000), ("t10k", 200)):
-        with gzip.open(REAL_FASHION_MNIST / f"{prefix}-images-idx3-ubyte.gz") as file:
-            images = np.frombuffer(file.read(16 + count * 784), np.uint8, offset=16)
-        with gzip.open(REAL_FASHION_MNIST / f"{prefix}-labels-idx1-ubyte.gz") as file:
-            labels = np.frombuffer(file.read(8 + count), np.uint8, offset=8)
-        write_idx(folder / "FashionMNIST" / "raw", images.reshape(-1, 28, 28), labels, prefix)
-    return folder
+    return write_real_subset(tmp_path_factory.mktemp("real"), 1000, 200)
 
 
 def program(arguments, folder):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -159,6 +160,13 @@ def test_saving_by_time(run):
     with pytest.raises(UserError):
         train_loop(stage, config, run, Trackers(), Position())
     assert load_checkpoint(run.resume_state("maskgit"), "maskgit-resume")["position"]["step"] == 3
+
+
+def test_metrics_on_a_full_disk_are_one_clear_line():
+    metrics = object.__new__(MetricsFile)
+    metrics.path = Path("/dev/full")
+    with pytest.raises(UserError, match=r"cannot write /dev/full: No space left .*--resume"):
+        metrics.log({"loss": 1.0}, 1)
 
 
 def test_metrics_after_the_resumed_step_are_cut(tmp_path):

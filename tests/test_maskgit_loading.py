@@ -5,6 +5,7 @@ valeoai/Maskgit-pytorch v1.0 at commit 674ef1d, whose MaskTransformer was filled
 that `golden_fill` makes and given the inputs of `golden_inputs`.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from test_vqgan_golden import uniform
 from models.maskgit.config import TransformerConfig
 from models.maskgit.loading import build_model, find_weights, to_foreign
 from models.maskgit.transformer import MaskedTransformer
-from utils.checkpoint import load_checkpoint, read_torch_file
+from utils.checkpoint import load_checkpoint, read_torch_file, save_checkpoint
 from utils.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden" / "maskgit.npz"
@@ -169,3 +170,39 @@ def test_nothing_is_overwritten_by_an_export(run, trained, tmp_path, capsys):
 def test_a_tokenizer_is_no_transformer():
     with pytest.raises(UserError, match="no transformer"):
         load({"encoder.conv_in.weight": torch.ones(1)}, 16)
+
+
+def without(name):
+    return lambda contents: contents["ema"].pop(name)
+
+
+def instead(name, change):
+    return lambda contents: contents["ema"].update({name: change(contents["ema"][name])})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        without("output_bias"),
+        instead("output_bias", lambda weight: weight[1:]),
+        instead("output_bias", lambda weight: weight * math.nan),
+        instead("output_bias", lambda weight: "text"),
+        lambda contents: contents["ema"].update(extra=torch.ones(1)),
+        lambda contents: contents["config"].update(heads=5),
+        lambda contents: contents["config"].update(colour="red"),
+        lambda contents: contents.update(config=3),
+        lambda contents: contents.pop("ema"),
+        lambda contents: contents["tokenizer"]["weights"].popitem(),
+        lambda contents: contents["tokenizer"].update(fingerprint="other"),
+        lambda contents: contents.pop("tokenizer"),
+        lambda contents: contents.pop("class_names"),
+    ],
+)
+def test_whole_files_whose_contents_do_not_fit_are_refused(run, trained, tmp_path, capsys, spoil):
+    contents = load_checkpoint(trained / "MaskGIT_mnist.pt", "maskgit")
+    spoil(contents)
+    save_checkpoint(tmp_path / "spoilt.pt", "maskgit", contents)
+    with pytest.raises(SystemExit) as stop:
+        run(f"--sample --checkpoint {tmp_path}/spoilt.pt")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

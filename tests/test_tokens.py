@@ -1,6 +1,7 @@
 """The token cache: made once, never stale, never half, never damaged unnoticed."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,24 @@ def test_too_little_disk_is_said_before_anything_is_encoded(tmp_path, monkeypatc
     with pytest.raises(UserError, match=r"needs .* GB .*--cache_dir"):
         make(images, tmp_path)
     assert images.read == []
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told_at_once(tmp_path, monkeypatch):
+    """Another program may take the space that was free a moment ago; SIGBUS would be the end."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    try:
+        free = type("", (), {"free": 10**9})()
+        monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: free)
+        images = Images(count=20_000)
+        with pytest.raises(UserError, match=r"No space left on device; it goes on from here"):
+            make(images, disk)
+        assert images.read == [0]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_full_disk_keeps_what_is_done(tmp_path, monkeypatch):

@@ -174,6 +174,17 @@ def _check_sizes(stored: Any) -> None:
             waiting += value
 
 
+def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that are NaN or infinite.
+
+    Raises:
+        UserError: naming the first such tensor.
+    """
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise UserError(f"{path} is of no use: {name} has values that are not finite")
+
+
 def weights_digest(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
     """Fingerprint of a model: equal exactly if its configuration and its weights are equal."""
     digest = hashlib.sha256(json.dumps(dict(config), sort_keys=True, default=list).encode())

@@ -186,9 +186,7 @@ class Processes:
             return module
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(
-            module, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
     def keep_gradients(self, shared: "nn.Module") -> AbstractContextManager[None]:
         """Passes in the block add to the gradients here; the next one outside sends them all.

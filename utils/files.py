@@ -41,6 +41,26 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed writes left in a folder; for the one who holds its lock."""
+    for path in folder.glob(".*.partial"):
+        path.unlink(missing_ok=True)
+
+
+def reserve_space(path: Path) -> None:
+    """Give a sparse file all of its disk blocks.
+
+    A program that writes to a mapped file where the disk is full is killed (SIGBUS); after this it
+    cannot happen.
+
+    Raises:
+        OSError: if the space is not there.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically; errors as `atomic_write`."""
     with atomic_write(path) as file:

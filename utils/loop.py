@@ -103,10 +103,19 @@ class Position:
 
 
 def load_state(stage: Stage, run: RunFolder) -> Position:
-    """Bring a stage to where its run's last complete state was saved."""
-    state = load_checkpoint(run.resume_state(stage.name), f"{stage.name}-resume")
-    stage.load_state_dict(state["stage"])
-    return Position(**state["position"])
+    """Bring a stage to where its run's last complete state was saved.
+
+    Raises:
+        UserError: if the state cannot be read or is none of this stage.
+    """
+    path = run.resume_state(stage.name)
+    state = load_checkpoint(path, f"{stage.name}-resume")
+    try:
+        stage.load_state_dict(state["stage"])
+        return Position(**state["position"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path} does not fit this run: {reason}") from error
 
 
 def train_loop(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.files import atomic_write, make_folder, write_json_atomic
+from utils.files import atomic_write, make_folder, remove_leftovers, write_json_atomic
 from utils.images import save_grid
 from utils.progress import progress_bar
 from utils.samples import write_npz, write_pngs
@@ -41,6 +41,7 @@ def open_blocks(folder: Path, identity: Mapping[str, Any]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         make_folder(folder)
         write_json_atomic(folder / RECORD, identity)
+    remove_leftovers(folder)
 
 
 def missing_blocks(
@@ -122,7 +123,7 @@ def _read_blocks(
             images = np.load(path, allow_pickle=False)
             if len(images) != len(part):
                 raise ValueError(f"{len(images)} images instead of {len(part)}")
-        except (ValueError, EOFError) as error:
+        except Exception as error:  # a damaged header is parsed as Python, and fails with anything
             raise UserError(
                 f"{path} is damaged ({error}); delete it and the same command makes it anew"
             ) from error

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from utils.errors import UserError
 from utils.files import write_text_atomic
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,16 @@ class MetricsFile:
         write_text_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Append one row."""
+        """Append one row; UserError if it cannot be written."""
         rounded = {name: float(f"{value:.6g}") for name, value in metrics.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **rounded}) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **rounded}) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror or error}; the last saved state is "
+                "intact (go on with --resume)"
+            ) from error
 
     def log_image(self, name: str, path: Path, step: int) -> None:
         """Pictures are files already."""

@@ -266,17 +266,18 @@ def propose_by_moment(
 ) -> tuple[Tensor, Tensor]:
     """Choose positions before tokens: the moment sampler of Hayakawa et al. 2025.
 
-    What the confidence sampler does with a temperature a tends, where few of many positions are
-    revealed, to choosing position i with weight sum_x p_i(x)^b, b = 1 + 1/a, without replacement,
-    and drawing its token from p_i^b, that is at temperature a / (1 + a). Temperatures below
-    SMALLEST_TEMPERATURE count as that one.
+    The confidence sampler reveals position i with token x with a probability that tends to
+    p_i(x)^b, b = 1 + 1/a at temperature a, where few of many positions are revealed. So position i
+    is chosen with weight sum_x p_i(x)^b, without replacement, and its token is drawn from p_i^b,
+    that is at temperature a / (1 + a). At a = 0, the last step, all that is left is revealed:
+    nothing is chosen, so nothing is sharpened.
     """
-    sharpness = 1 + 1 / max(temperature, SMALLEST_TEMPERATURE)  # b
-    sharpened = sharpness * log_probs
+    if temperature == 0:
+        return draw_tokens(log_probs, noise.uniform[step]), log_probs.amax(-1)
+    sharpened = log_probs * (1 + 1 / temperature)
     moment = sharpened.logsumexp(-1)  # (B, L)
-    return draw_tokens(sharpened - moment[..., None], noise.uniform[step]), (
-        moment + noise.gumbel[step]
-    )
+    tokens = draw_tokens(sharpened - moment[..., None], noise.uniform[step])
+    return tokens, moment + noise.gumbel[step]
 
 
 def propose_in_halton_order(
@@ -293,7 +294,6 @@ def propose_at_random(
     return draw_tokens(log_probs, noise.uniform[step]), noise.gumbel[step]
 
 
-SMALLEST_TEMPERATURE = 0.01
 PROPOSALS = {
     "confidence": propose_confident,
     "moment": propose_by_moment,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
+from utils.checkpoint import check_finite
 from utils.errors import UserError
 
 log = logging.getLogger("maskgit")
@@ -22,6 +23,7 @@ log = logging.getLogger("maskgit")
 # Heads leave no trace in the weights; these are the programs' own defaults.
 VALEOAI_HEADS = 16
 GENERATIVEZOO_HEADS = 8
+ENTRIES = frozenset({"config", "ema", "tokenizer", "dataset", "class_names"})  # of our own files
 WRAPPERS = ("module.", "_orig_mod.")
 NAMES = (  # theirs, ours
     ("tok_emb.weight", "token_embedding.weight"),
@@ -36,6 +38,26 @@ NAMES = (  # theirs, ours
     ("transformer.layers.*.1.fn.net.0.*", "blocks.*.mlp.0.*"),
     ("transformer.layers.*.1.fn.net.3.*", "blocks.*.mlp.2.*"),
 )
+
+
+def from_contents(contents: Mapping[str, Any], path: Path) -> MaskedTransformer:
+    """Build the model of a checkpoint of this program, with its averaged weights.
+
+    Raises:
+        UserError: if the contents do not fit together, or a weight is not finite.
+    """
+    missing = ENTRIES.difference(contents)
+    if missing:
+        raise UserError(f"{path} is damaged: it has no {min(missing)}")
+    try:
+        config = TransformerConfig(**contents["config"])
+        config.validate()
+        model = MaskedTransformer(config)
+        model.load_state_dict(contents["ema"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged: {_reason(error)}") from error
+    check_finite(contents["ema"], path)
+    return model.eval()
 
 
 class ForeignWeights(NamedTuple):
@@ -104,8 +126,9 @@ def build_model(
         model = MaskedTransformer(config)
         model.load_state_dict(foreign.weights)
     except (KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = _reason(error)
         raise UserError(f"the weights in {path} do not make a transformer: {reason}") from error
+    check_finite(foreign.weights, path)
     return model.eval()
 
 
@@ -165,3 +188,7 @@ def renamed(name: str, to_ours: bool) -> str | None:
         if match:
             return target.replace("*", "{}").format(*match.groups())
     return None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

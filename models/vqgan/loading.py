@@ -17,7 +17,7 @@ from torch import Tensor
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from models.vqgan.tokenizer import Tokenizer
-from utils.checkpoint import contents_of, is_own_format, read_torch_file
+from utils.checkpoint import check_finite, contents_of, is_own_format, read_torch_file
 from utils.errors import UserError
 
 PREFIXES = ("first_stage_model.", "module.", "_orig_mod.")
@@ -72,8 +72,10 @@ def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:
     """
     try:
         codes = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"--remap {path}: cannot be read as an .npy file ({error})") from error
+    except Exception as error:
+        # A damaged header is parsed as Python, and fails with whatever its parser raises.
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--remap {path}: cannot be read as an .npy file ({reason})") from error
     if not isinstance(codes, np.ndarray) or codes.ndim != 1 or codes.dtype.kind not in "iu":
         raise UserError(f"--remap {path}: must hold one array of whole numbers, the used codes")
     remap = tuple(codes.tolist())
@@ -169,6 +171,7 @@ def _from_weights(
     except (KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"the weights in {path} do not make a VQ-GAN: {reason}") from error
+    check_finite(weights, path)
     return Tokenizer(model)
 
 

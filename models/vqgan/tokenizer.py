@@ -130,6 +130,8 @@ class Tokenizer:
                 f"the tokenizer in this checkpoint is damaged: its fingerprint is "
                 f"{tokenizer.fingerprint}, not {entry.get('fingerprint')}"
             )
+        if not all(value.isfinite().all() for value in model.state_dict().values()):
+            raise UserError("the tokenizer in this checkpoint has weights that are not finite")
         return tokenizer
 
     def _parts(self, batch: Tensor) -> tuple[Tensor, ...]:

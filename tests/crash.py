@@ -1,0 +1,266 @@
+"""Kill the real command line at random moments, resume it, and compare with an undisturbed run.
+
+    python tests/crash.py --kills 200
+
+This process imports the program once and forks; a child calls MaskGIT.main with a command line, as
+the script would, and is killed with SIGKILL. Writes are slowed down, so that many kills fall inside
+one. Training (with its token cache) and sampling are each killed so often, resumed every time until
+they finish, and what they leave must equal what the undisturbed command left, bit for bit.
+"""
+
+import argparse
+import importlib
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import numpy as np
+import torch
+from conftest import TINY_TRANSFORMER, write_real_subset
+
+import data.tokens
+import MaskGIT
+
+# Imported by the modes when they need them: here once for all children.
+for module in ("data.batches", "models.maskgit.training", "models.vqgan.loading", "utils.loop",
+               "utils.tracking", "utils.sample_blocks", "models.maskgit.sampling"):  # fmt: skip
+    importlib.import_module(module)
+
+TRAIN = (
+    f"--train --resume --dataset fashionmnist {TINY_TRANSFORMER} --batch_size 20 --n_epochs 6 "
+    "--lr 2e-3 --sample_and_save_freq 1 --save_every_minutes 0.003 --num_samples 4 "
+    "--keep_checkpoints 2 --no_wandb"
+)
+SAMPLE = "--sample --dataset fashionmnist --batch_size 10 --num_samples 95"
+LONGEST_WAIT = 120.0  # seconds: a child that takes longer hangs
+
+
+@dataclass
+class World:
+    """Where a command runs, and how often it was killed."""
+
+    folder: Path
+    kills: int = 0
+    inside_writes: int = 0
+
+
+class SlowFile(io.FileIO):
+    """Writes by halves and dawdles between them."""
+
+    def write(self, content: Any) -> int:
+        time.sleep(0.002)
+        view = memoryview(content).cast("B")
+        return super().write(view[: max(1, len(view) // 2)]) or 0
+
+
+def slow_writes() -> None:
+    """Make the files of this process slow to write and to sync."""
+    fast_open, fast_sync = Path.open, os.fsync
+
+    def slow_open(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if mode == "wb":
+            return io.BufferedWriter(SlowFile(path, "wb"), 1 << 18)
+        return fast_open(path, mode, *arguments, **options)
+
+    def slow_sync(descriptor: int) -> None:
+        time.sleep(0.005)
+        fast_sync(descriptor)
+
+    Path.open = slow_open  # type: ignore[method-assign, assignment]
+    os.fsync = slow_sync
+
+
+def start(command: str, folder: Path, before: Callable[[], None]) -> int:
+    """Fork a child that runs a command line; its output goes to `output.txt`. Gives its id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        torch.set_num_threads(1)
+        data.tokens.FLUSH_EVERY = 2
+        before()
+        MaskGIT.main(command.split())
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def outcome(child: int) -> int | None:
+    """Exit code of a child, None while it runs."""
+    done, status = os.waitpid(child, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if done else None
+
+
+def run_to_the_end(command: str, folder: Path, before: Callable[[], None] = lambda: None) -> int:
+    """Run a command line undisturbed; gives its exit code."""
+    child = start(command, folder, before)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def half_written(folder: Path) -> set[Path]:
+    """Files somewhere under a folder that a write has not finished."""
+    return {path for path in folder.rglob(".*.partial") if path.is_file()}
+
+
+def run_and_kill(command: str, world: World, chance: random.Random) -> bool:
+    """Start a command line and kill it at a random moment; True if it came to its end before."""
+    moment = chance.uniform(0, 1.2) ** 2 + 0.02
+    in_a_write = chance.random() < 0.6  # at the first write after the moment
+    begin = time.monotonic()
+    leftovers = half_written(world.folder)
+    child = start(command, world.folder, slow_writes)
+    while (code := outcome(child)) is None:
+        elapsed = time.monotonic() - begin
+        assert elapsed < LONGEST_WAIT, "the program hangs"
+        due = elapsed > moment
+        if due and (not in_a_write or half_written(world.folder) - leftovers):
+            time.sleep(chance.uniform(0, 0.01))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            world.kills += 1
+            world.inside_writes += bool(half_written(world.folder) - leftovers)
+            return False
+        time.sleep(0.001)
+    told = (world.folder / "output.txt").read_text()
+    assert code == 0, f"exit code {code} after {world.kills} kills:\n{told}"
+    return True
+
+
+def killed_and_resumed(
+    command: str, world: World, kills: int, chance: random.Random, compare: Callable[[], None]
+) -> None:
+    """Run a command until it was killed so often, from the start again whenever it is done."""
+    while world.kills < kills:
+        clear(world.folder)
+        while world.kills < kills and not run_and_kill(command, world, chance):
+            continue
+        assert run_to_the_end(command, world.folder) == 0, (world.folder / "output.txt").read_text()
+        compare()
+
+
+def clear(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """Everything that a training leaves, by name; rates in time apart."""
+    run = folder / "fashionmnist"
+    found: dict[str, Any] = {}
+    for path in run.glob("*.pt"):
+        found |= flat(torch.load(path, weights_only=True)["contents"], path.name)
+    for path in (run / "samples").glob("*.png"):
+        found[path.name] = path.read_bytes()
+    for path in (folder / "tokens").glob("*/*.npy"):
+        found[f"{path.parent.name}/{path.name}"] = path.read_bytes()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        row.pop("train/images_per_second", None)
+    return {**found, "metrics": rows, "config": (run / "config.json").read_text()}
+
+
+def flat(value: Any, name: str) -> dict[str, Any]:
+    """The leaves of nested dictionaries and lists, by name; tensors as bytes."""
+    if isinstance(value, torch.Tensor):
+        return {name: (str(value.dtype), tuple(value.shape), value.numpy().tobytes())}
+    if not isinstance(value, dict | list | tuple):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {k: v for key, entry in items for k, v in flat(entry, f"{name}/{key}").items()}
+
+
+def samples_of(folder: Path) -> dict[str, Any]:
+    """Everything that sampling leaves, by name."""
+    samples = folder / "fashionmnist" / "samples"
+    found: dict[str, Any] = {p.name: p.read_bytes() for p in samples.rglob("*.png")}
+    with np.load(samples / "samples.npz") as stored:
+        found |= {name: stored[name].tobytes() for name in stored.files}
+    return found
+
+
+def check_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert expected
+    wrong = [k for k in {**found, **expected} if found.get(k) != expected.get(k)]
+    assert not wrong, f"{len(wrong)} of {len(expected)} differ, {sorted(wrong)[:5]} among them"
+
+
+def crash(kills: int, seed: int) -> None:
+    """Kill training and sampling so often, and compare; AssertionError if anything differs."""
+    chance = random.Random(seed)
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        images = write_real_subset(base / "data", 300, 60)
+        for title, command, contents in (
+            ("training", f"{TRAIN} --data_dir {images}", state_of),
+            ("sampling", f"{SAMPLE} --checkpoint {base}/model.pt", samples_of),
+        ):
+            begin = time.monotonic()
+            straight, world = base / f"{title}-straight", World(base / title)
+            clear(straight)
+            code = run_to_the_end(f"{command} --output_dir {straight}", straight)
+            assert code == 0, (straight / "output.txt").read_text()
+            expected = contents(straight)
+            if title == "training":
+                shutil.copy(
+                    straight / "fashionmnist" / "MaskGIT_fashionmnist.pt", base / "model.pt"
+                )
+            finished = []
+
+            def compare(
+                world: World = world,
+                contents: Callable[[Path], dict[str, Any]] = contents,
+                expected: dict[str, Any] = expected,
+                finished: list[int] = finished,
+            ) -> None:
+                check_equal(contents(world.folder), expected)
+                assert not half_written(world.folder), "a killed write left something for ever"
+                finished.append(world.kills)
+
+            full = f"{command} --output_dir {world.folder}"
+            killed_and_resumed(full, world, kills, chance, compare)
+            print(  # noqa: T201
+                f"{title}: {world.kills} kills, {world.inside_writes} inside a write, "
+                f"{len(finished)} runs finished, {len(expected)} values equal, "
+                f"{time.monotonic() - begin:.0f} s",
+                flush=True,
+            )
+
+
+def limit_file_size(limit: int) -> None:
+    """Let the writes of this process fail beyond a size, as on a full disk (EFBIG)."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=30, help="of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    crash(arguments.kills, arguments.seed)
