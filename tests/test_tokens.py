@@ -170,7 +170,7 @@ def test_a_cache_that_is_too_large_for_the_disk_goes_on_later(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
     try:
-        with pytest.raises(UserError, match="cannot write the token cache .*File too large"):
+        with pytest.raises(UserError, match=r"cannot write the token cache .*File too large"):
             make(Images(), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
