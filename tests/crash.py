@@ -55,6 +55,7 @@ class World:
     folder: Path
     kills: int = 0
     inside_writes: int = 0
+    progressed: int = 0  # kills before which something new had been saved
 
 
 class SlowFile(io.FileIO):
@@ -129,12 +130,18 @@ def half_written(folder: Path) -> set[Path]:
     return {path for path in folder.rglob(".*.partial") if path.is_file()}
 
 
+def saved_files(folder: Path) -> set[tuple[Path, int]]:
+    """States, caches and blocks under a folder, with the times of their last change."""
+    found = (path for path in folder.rglob("*") if path.suffix in (".pt", ".npy"))
+    return {(path, path.stat().st_mtime_ns) for path in found}
+
+
 def run_and_kill(command: str, world: World, chance: random.Random) -> bool:
     """Start a command line and kill it at a random moment; True if it came to its end before."""
-    moment = chance.uniform(0, 1.2) ** 2 + 0.02
+    moment = chance.uniform(0, 1.8) ** 2 + 0.02
     in_a_write = chance.random() < 0.6  # at the first write after the moment
     begin = time.monotonic()
-    leftovers = half_written(world.folder)
+    leftovers, saved = half_written(world.folder), saved_files(world.folder)
     child = start(command, world.folder, slow_writes)
     while (code := outcome(child)) is None:
         elapsed = time.monotonic() - begin
@@ -145,6 +152,7 @@ def run_and_kill(command: str, world: World, chance: random.Random) -> bool:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             world.kills += 1
+            world.progressed += saved_files(world.folder) != saved
             world.inside_writes += bool(half_written(world.folder) - leftovers)
             return False
         time.sleep(0.001)
@@ -247,6 +255,7 @@ def crash(kills: int, seed: int) -> None:
             killed_and_resumed(full, world, kills, chance, compare)
             print(  # noqa: T201
                 f"{title}: {world.kills} kills, {world.inside_writes} inside a write, "
+                f"{world.progressed} after progress, "
                 f"{len(finished)} runs finished, {len(expected)} values equal, "
                 f"{time.monotonic() - begin:.0f} s",
                 flush=True,

@@ -1,6 +1,7 @@
 """The token cache: made once, never stale, never half, never damaged unnoticed."""
 
 import json
+import resource
 import subprocess
 from pathlib import Path
 
@@ -163,6 +164,17 @@ def test_too_little_disk_is_said_before_anything_is_encoded(tmp_path, monkeypatc
     with pytest.raises(UserError, match=r"needs .* GB .*--cache_dir"):
         make(images, tmp_path)
     assert images.read == []
+
+
+def test_a_cache_that_is_too_large_for_the_disk_goes_on_later(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot write the token cache .*File too large"):
+            make(Images(), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert make(Images(), tmp_path).tokens[0, :, 0].tolist() == list(range(30))
 
 
 def test_a_disk_that_fills_up_meanwhile_is_told_at_once(tmp_path, monkeypatch):
