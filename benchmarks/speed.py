@@ -34,7 +34,7 @@ from models.maskgit.transformer import MaskedTransformer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from models.vqgan.tokenizer import Tokenizer
-from utils.device import autocast, choose_device, choose_precision
+from utils.device import choose_device, choose_precision
 from utils.images import from_uint8
 from utils.token_set import TokenSet
 
@@ -128,8 +128,7 @@ class Bench:
             pass
 
     def _tokenise(self) -> None:
-        with autocast(self.device, self.precision):
-            self.tokenizer.encode(from_uint8(self.pixels.to(self.device)))
+        self.tokenizer.encode(from_uint8(self.pixels.to(self.device)))
 
 
 def main() -> None:

@@ -96,6 +96,13 @@ def test_workers_read_the_same_images(run, tokenizer_file, tmp_path):
     assert (stored[0] == stored[1]).all()
 
 
+def test_tokens_do_not_depend_on_the_precision(run, tokenizer_file, tmp_path):
+    for precision in ("fp32", "bf16"):
+        options = f"--run_name {precision} --precision {precision}"
+        run(f"{TRAIN} --checkpoint_vae {tokenizer_file} {options}")
+    assert len(list((tmp_path / "tokens").glob("mnist-train-*"))) == 1
+
+
 @pytest.fixture
 def vqgan(run, tmp_path):
     def train(options=""):

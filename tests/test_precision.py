@@ -1,4 +1,4 @@
-"""bfloat16 stays close to float32, for the tokenizer and for training, on real Fashion-MNIST."""
+"""bfloat16 stays close to float32, in decoding and in training, on real Fashion-MNIST."""
 
 from pathlib import Path
 
@@ -28,38 +28,26 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory):
-    """The first 1,000 test images and their tokens by precision."""
+    """The bundled tokenizer and the tokens of the first 1,000 test images."""
     folder = tmp_path_factory.mktemp("none")
     dataset = open_dataset("fashionmnist", "validation", folder, 32, download=False)
     images = from_uint8(torch.stack([dataset[i][0] for i in range(1000)]))
     labels = np.array([int(dataset[i][1]) for i in range(1000)])
     tokenizer = load_tokenizer(BUNDLED, 32, 1, {})
-    tokens = {}
-    for precision in (torch.float32, torch.bfloat16):
-        with autocast(CPU, precision):
-            tokens[precision] = tokenizer.encode(images).flatten(1)
-    return tokenizer, images, labels, tokens
-
-
-def test_the_tokens_of_bfloat16_are_as_good(encoded):
-    tokenizer, images, _, tokens = encoded
-    exact, rounded = tokens[torch.float32], tokens[torch.bfloat16]
-    assert (exact == rounded).float().mean() > 0.98
-    losses = [(tokenizer.decode(t) - images).abs().mean().item() for t in (exact, rounded)]
-    assert losses[1] == pytest.approx(losses[0], rel=0.005)
+    return tokenizer, labels, tokenizer.encode(images).flatten(1)
 
 
 def test_bfloat16_decodes_the_same_images(encoded):
-    tokenizer, _, _, tokens = encoded
-    exact = tokenizer.decode(tokens[torch.float32][:200])
+    tokenizer, _, tokens = encoded
+    exact = tokenizer.decode(tokens[:200])
     with autocast(CPU, torch.bfloat16):
-        rounded = tokenizer.decode(tokens[torch.float32][:200])
+        rounded = tokenizer.decode(tokens[:200])
     assert (exact - rounded).abs().mean() < 0.01
 
 
 def test_bfloat16_learns_as_float32_does(encoded):
-    tokenizer, _, labels, tokens = encoded
-    token_set = TokenSet(tokens[torch.float32].numpy().astype(np.uint16)[None], labels)
+    tokenizer, labels, tokens = encoded
+    token_set = TokenSet(tokens.numpy().astype(np.uint16)[None], labels)
     config = TransformerConfig(
         tokenizer.codebook_size, 10, 64, hidden_dim=64, heads=4, depth=2, mlp_dim=128, dropout=0
     )

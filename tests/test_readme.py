@@ -27,7 +27,7 @@ def test_every_option_it_names_exists(capsys):
         main(["--help"])
     except SystemExit:
         known = set(re.findall(r"--[a-z][a-z_-]*", capsys.readouterr().out))
-    elsewhere = {"--fast", "--nproc_per_node"}  # of scripts/test.sh and torchrun
+    elsewhere = {"--fast", "--nproc_per_node", "--kills", "--cases"}  # of scripts, tests, torchrun
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", README))
     assert named - elsewhere <= known
 

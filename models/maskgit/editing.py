@@ -83,6 +83,12 @@ def hidden_cells(mask: np.ndarray, grid_size: int, grow: int = 0) -> np.ndarray:
     return cells
 
 
+def pixels_of(cells: np.ndarray, size: int) -> np.ndarray:
+    """The pixels of marked cells: bool (h, w) -> bool (size, size)."""
+    factor = size // len(cells)
+    return cells.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def composite(original: np.ndarray, made: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Put the known pixels back.
 

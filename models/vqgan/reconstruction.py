@@ -14,7 +14,6 @@ from models.vqgan.codebook import count_codes
 from models.vqgan.perceptual import PerceptualLoss, load_vgg_weights
 from models.vqgan.quantizer import codebook_usage
 from models.vqgan.tokenizer import Tokenizer
-from utils.device import autocast
 from utils.errors import UserError
 
 log = logging.getLogger("maskgit")
@@ -51,17 +50,15 @@ class ReconstructionMeter:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        precision: torch.dtype,
         perceptual: PerceptualLoss | None = None,
     ) -> None:
         """Start with nothing.
 
         Args:
             tokenizer: what is measured.
-            precision: of matrix products.
             perceptual: measures LPIPS, which is left out if it is None.
         """
-        self.tokenizer, self.precision = tokenizer, precision
+        self.tokenizer = tokenizer
         device = tokenizer.device
         self._perceptual = None if perceptual is None else perceptual.to(device)
         self._lpips = MeanMetric().to(device)
@@ -74,9 +71,8 @@ class ReconstructionMeter:
         """Reconstruct batches of (images float (B, C, H, W) in [-1, 1], labels), and score them."""
         for batch, labels in batches:
             images = batch.to(self.tokenizer.device, non_blocking=True)
-            with autocast(self.tokenizer.device, self.precision):
-                tokens = self.tokenizer.encode(images)
-                reconstructions = self.tokenizer.decode(tokens)
+            tokens = self.tokenizer.encode(images)
+            reconstructions = self.tokenizer.decode(tokens)
             self._counts += count_codes(tokens, len(self._counts))
             for metric in (self._l1, self._psnr, self._ssim):
                 metric.update(reconstructions.contiguous(), images)
