@@ -32,23 +32,17 @@ from utils.files import (
     exclusive_lock,
     file_digest,
     make_folder,
-    read_json,
-    remove_leftovers,
     write_json_atomic,
 )
 from utils.labels import parse_labels
 from utils.options import Options, option_value, parse_options
 from utils.run_folder import RunFolder
 from utils.settings import (
-    EXTENDABLE,
     checked,
     configure,
     given_fields,
     options_of,
     reject_contradictions,
-    resumed_options,
-    run_options,
-    without_paths,
 )
 
 if TYPE_CHECKING:
@@ -60,9 +54,7 @@ if TYPE_CHECKING:
     from models.maskgit.transformer import MaskedTransformer
     from models.vqgan.tokenizer import Tokenizer
     from utils.evaluation import Judge
-    from utils.loop import Position, Stage
     from utils.token_set import TokenSet
-    from utils.tracking import Trackers
 
 log = logging.getLogger("maskgit")
 
@@ -186,6 +178,7 @@ def train_vae(session: Session) -> None:
     """Teach a VQ-GAN to turn images into tokens and back."""
     from data.batches import training_batches, validation_batches
     from models.vqgan.training import VQGANStage
+    from utils.runs import run_stage
 
     session = continued(session, "vqgan")
     options = session.options
@@ -209,7 +202,9 @@ def train_vae(session: Session) -> None:
         compile_model=options.compile,
     )
     made_from = {"images": len(train_images)}
-    run_stage(session, stage, made_from, training.epochs, batch_size)
+    run_stage(
+        stage, options, session.run, made_from, training.epochs, batch_size, session.processes
+    )
 
 
 def reconstruct(session: Session) -> None:
@@ -245,6 +240,7 @@ def reconstruct(session: Session) -> None:
 def train(session: Session) -> None:
     """Tokenise the dataset once, then teach the transformer to fill in hidden tokens."""
     from models.maskgit.training import MaskGITStage
+    from utils.runs import run_stage
 
     session = continued(session, "maskgit")
     options = session.options
@@ -280,7 +276,9 @@ def train(session: Session) -> None:
         processes=session.processes,
     )
     made_from = {"images": len(train_images), "tokenizer": tokenizer.fingerprint}
-    run_stage(session, stage, made_from, options.n_epochs, batch_size)
+    run_stage(
+        stage, options, session.run, made_from, options.n_epochs, batch_size, session.processes
+    )
 
 
 def show_plan(session: Session) -> None:
@@ -347,6 +345,7 @@ def edit(session: Session) -> None:
     """Make part of an image anew, in --num_samples variants."""
     import torch
 
+    from data.editing import image_to_edit, region_to_make
     from models.maskgit.editing import composite, hidden_cells, pixels_of
     from models.maskgit.sampling import KnownTokens
     from utils.images import hatch_hidden, save_grid
@@ -356,8 +355,17 @@ def edit(session: Session) -> None:
     trained = load_model(session)
     session = of_model(session, trained)
     check_start_token(options, trained.model.config)
-    original, default_label = image_to_edit(session, trained)
-    original, mask = region_to_make(options, original)
+    if options.init_image is None:
+        raise UserError("--edit needs --init_image: a file, or <dataset>:<index>")
+    original, label = image_to_edit(
+        options.init_image,
+        trained.dataset,
+        lambda: open_images(session, "validation"),
+        session.size,
+        trained.tokenizer.channels,
+    )
+    margins = dict(options.outpaint or [])
+    original, mask = region_to_make(original, options.mask_box, options.mask_image, margins)
     grid_size = trained.tokenizer.grid_size
     hidden = hidden_cells(mask, grid_size, options.mask_grow)
     pixels = torch.from_numpy(original).permute(2, 0, 1)[None]  # (1, C, H, W)
@@ -366,7 +374,8 @@ def edit(session: Session) -> None:
     tokens = encoder(session, trained.tokenizer)(pixels)[0]
     known = KnownTokens(tokens, torch.from_numpy(hidden.flatten()))
     config = configure(SamplingConfig, options)
-    labels = sample_labels(options, trained, [default_label])
+    no_class = trained.model.config.null_class
+    labels = sample_labels(options, trained, [no_class if label is None else label])
     log.info("%d of %d tokens are made anew", hidden.sum(), hidden.size)
 
     def variants() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -522,134 +531,12 @@ def _describe_training(session: Session) -> None:
 # --- What the modes share ---
 
 
-def run_stage(
-    session: Session,
-    stage: Stage,
-    made_from: Mapping[str, Any],
-    epochs: int,
-    images_per_step: int,
-) -> None:
-    """Train a stage in the run's folder, from its last state if there is one.
-
-    Args:
-        session: of the run.
-        stage: as it is before its first step.
-        made_from: what the run depends on beside its options, by name; kept with these.
-        epochs: in all.
-        images_per_step: over all processes.
-
-    Raises:
-        UserError: if another job trains in the folder, or training cannot go on.
-    """
-    from utils.loop import LoopConfig, Position, load_state, train_loop
-    from utils.tracking import Trackers
-
-    options, run, processes = session.options, session.run, session.processes
-    busy = f"another job is training in {run.path}; choose another --run_name or --output_dir"
-    lock = exclusive_lock(make_folder(run.path) / ".lock", busy)
-    with lock if processes.is_main else nullcontext():
-        if processes.is_main:
-            for folder in (run.path, run.samples):
-                remove_leftovers(folder)
-        position = Position()
-        settings = {**run_options(options, stage.name), **made_from}
-        stored = read_json(run.config)
-        if run.resume_state(stage.name).is_file():
-            _check_made_from(made_from, stored[stage.name], run.path)
-            position = load_state(stage, run)
-            log.info("%s continues after step %d", stage.name, position.step)
-            _tell_new_schedule(stage, position.step, stored[stage.name], settings)
-        if position.step >= epochs * stage.steps_per_epoch:
-            log.info("%s is trained already, for %d epochs", stage.name, epochs)
-            return
-        if position.step != processes.from_main(position.step):
-            raise UserError(f"{run.path} is not the same folder for all processes: share it")
-        tracker = Trackers()
-        if processes.is_main:
-            tracker = open_record(session, stage.name, settings, position)
-        config = LoopConfig(
-            epochs,
-            images_per_step,
-            options.sample_and_save_freq,
-            options.save_every_minutes,
-            options.keep_checkpoints,
-        )
-        try:
-            train_loop(stage, config, run, tracker, position, processes)
-        finally:
-            tracker.close()
-
-
-def open_record(
-    session: Session, stage: str, settings: Mapping[str, Any], position: Position
-) -> Trackers:
-    """Write down what a run is made of and open what takes its numbers."""
-    from utils.tracking import open_trackers
-
-    run = session.run
-    write_json_atomic(run.config, {**read_json(run.config), stage: settings})
-    tracker, position.wandb_id = open_trackers(
-        run.metrics(stage),
-        position.step,
-        None if session.options.no_wandb else run.path,
-        f"{run.path.name}-{stage}",
-        without_paths(settings),
-        position.wandb_id,
-    )
-    return tracker
-
-
 def continued(session: Session, stage: str) -> Session:
-    """The session with the options of the run that --resume continues, if there is one.
+    """The session with the options of the run that --resume continues, if there is one."""
+    from utils.runs import continued_options
 
-    Raises:
-        UserError: if a run lies in the folder and --resume is not given, or an option contradicts
-            the run that is resumed.
-    """
-    run, options = session.run, session.options
-    has_state = run.resume_state(stage).is_file()
-    if not options.resume and (has_state or run.published(stage).exists()):
-        raise UserError(
-            f"{run.path} already holds a {stage} run: --resume continues it; --run_name or "
-            "--output_dir starts another one elsewhere"
-        )
-    if not has_state:
-        if options.resume:
-            log.info("nothing to resume in %s: a new %s run starts", run.path, stage)
-        return session
-    stored = read_json(run.config).get(stage)
-    if stored is None:
-        raise UserError(
-            f"{run.config} does not say with which options {run.resume_state(stage).name} was "
-            "made, so it cannot be resumed; start another --run_name"
-        )
-    return open_session(resumed_options(options, stored, stage, run.path))
-
-
-def _check_made_from(made_from: Mapping[str, Any], stored: Mapping[str, Any], run: Path) -> None:
-    """Refuse to continue a run with another tokenizer or with other images."""
-    for name, value in made_from.items():
-        if stored.get(name, value) != value:
-            raise UserError(
-                f"the {name} of the run in {run} were {stored[name]}, now they are {value}: "
-                "give the run's own --checkpoint_vae and --data_dir, or start another --run_name"
-            )
-
-
-def _tell_new_schedule(
-    stage: Stage, step: int, stored: Mapping[str, Any], settings: Mapping[str, Any]
-) -> None:
-    """Say how more epochs than before change the learning rate of the next step."""
-    name = EXTENDABLE[stage.name]
-    before, now = stored[name], settings[name]
-    if now > before:
-        log.info(
-            "%d epochs instead of %d: the learning rate is now %.3g, before it was %.3g",
-            now,
-            before,
-            stage.learning_rate(step),
-            stage.learning_rate(step, before),
-        )
+    options = continued_options(session.options, stage, session.run)
+    return session if options is session.options else open_session(options)
 
 
 def find_tokenizer(session: Session) -> Tokenizer:
@@ -1012,65 +899,6 @@ def sample_labels(
     if options.labels and "num_samples" not in options.given:
         count = len(choices)
     return [choices[i % len(choices)] for i in range(count)]
-
-
-def image_to_edit(session: Session, trained: Trained) -> tuple[np.ndarray, int]:
-    """The image of --init_image and the class to make it anew with, unless --labels says another.
-
-    Returns:
-        uint8 (H, W, C) of the model's size, and its class in the dataset, or "no class" for a file.
-
-    Raises:
-        UserError: if there is no such image.
-    """
-    import numpy as np
-
-    from data.images import load_image, to_tensor
-
-    source = session.options.init_image
-    if source is None:
-        raise UserError("--edit needs --init_image: a file, or <dataset>:<index>")
-    name, _, index = source.partition(":")
-    if name in (trained.dataset, "dataset") and not Path(source).is_file():
-        images = open_images(session, "validation")
-        if not index.isdecimal() or int(index) >= len(images):
-            raise UserError(f"--init_image {source}: the index goes from 0 to {len(images) - 1}")
-        pixels, label = images[int(index)]
-        label = int(label) if np.ndim(label) == 0 else trained.model.config.null_class
-    else:
-        picture = load_image(source)
-        pixels = to_tensor(picture, session.size, trained.tokenizer.channels)
-        if picture.size != (session.size, session.size):
-            log.info("%s is brought to %d pixels, centred", source, session.size)
-        label = trained.model.config.null_class
-    return pixels.permute(1, 2, 0).numpy(), label
-
-
-def region_to_make(options: Options, original: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The image, shifted by --outpaint, and the pixels that are to be made: bool (H, W).
-
-    Raises:
-        UserError: if nothing is marked, or a box or margin does not fit.
-    """
-    from data.images import load_image, to_tensor
-    from models.maskgit.editing import box_mask, outpainted
-
-    if not (options.mask_box or options.mask_image or options.outpaint):
-        raise UserError("--edit needs what to make anew: --mask_box, --mask_image or --outpaint")
-    size = len(original)
-    try:
-        mask = box_mask(size, options.mask_box or [])
-        if options.outpaint:
-            original, new = outpainted(original, dict(options.outpaint))
-            mask |= new
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if options.mask_image:
-        picture = load_image(options.mask_image)
-        if picture.size != (size, size):
-            log.info("%s is brought to %d pixels, centred", options.mask_image, size)
-        mask |= to_tensor(picture, size, 1)[0].numpy() > 127
-    return original, mask
 
 
 def check_processes(processes: Processes, mode: str) -> None:

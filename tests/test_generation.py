@@ -5,7 +5,8 @@ import pytest
 from conftest import TRAIN_TINY
 from PIL import Image
 
-from models.maskgit.editing import box_mask, hidden_cells, outpainted
+from data.editing import box_mask, outpainted
+from models.maskgit.editing import hidden_cells
 from utils.checkpoint import load_checkpoint
 
 SAMPLES = "mnist/samples/samples.npz"

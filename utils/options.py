@@ -14,7 +14,6 @@ from models.maskgit.config import (
     CUMULATIVE_SCHEDULES,
     GUIDANCE_SCHEDULES,
     SAMPLERS,
-    SIDES,
     TRAINING_SCHEDULES,
     SamplingConfig,
     TrainingConfig,
@@ -23,6 +22,7 @@ from models.maskgit.config import (
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils.version import VERSION
 
+SIDES = ("left", "right", "top", "bottom")
 MODES = (
     "download_only", "train_vae", "reconstruct", "train", "show_plan", "sample", "edit", "evaluate",
     "sweep", "export",

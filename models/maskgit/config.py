@@ -11,7 +11,6 @@ CUMULATIVE_SCHEDULES = ("cosine-cumulative", "arccos-cumulative")
 SAMPLERS = ("confidence", "moment", "halton", "random")
 NOISY_SAMPLERS = ("confidence", "moment")  # those that a choice temperature acts on
 GUIDANCE_SCHEDULES = ("linear", "constant")
-SIDES = ("left", "right", "top", "bottom")  # of an image that is outpainted
 
 
 @dataclass(frozen=True)

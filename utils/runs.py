@@ -1,0 +1,155 @@
+"""Runs: starting one, continuing one, and what is written down about it."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from utils.distributed import Processes
+from utils.errors import UserError
+from utils.files import (
+    exclusive_lock,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    write_json_atomic,
+)
+from utils.loop import LoopConfig, Position, Stage, load_state, train_loop
+from utils.options import Options
+from utils.run_folder import RunFolder
+from utils.settings import EXTENDABLE, resumed_options, run_options, without_paths
+from utils.tracking import Trackers, open_trackers
+
+log = logging.getLogger("maskgit")
+
+
+def continued_options(options: Options, stage: str, run: RunFolder) -> Options:
+    """The options of the run that --resume continues, or those given if there is none.
+
+    Args:
+        options: the command line.
+        stage: "vqgan" or "maskgit".
+        run: the folder.
+
+    Raises:
+        UserError: if a run lies in the folder and --resume is not given, or an option contradicts
+            the run that is resumed.
+    """
+    has_state = run.resume_state(stage).is_file()
+    if not options.resume and (has_state or run.published(stage).exists()):
+        raise UserError(
+            f"{run.path} already holds a {stage} run: --resume continues it; --run_name or "
+            "--output_dir starts another one elsewhere"
+        )
+    if not has_state:
+        if options.resume:
+            log.info("nothing to resume in %s: a new %s run starts", run.path, stage)
+        return options
+    stored = read_json(run.config).get(stage)
+    if stored is None:
+        raise UserError(
+            f"{run.config} does not say with which options {run.resume_state(stage).name} was "
+            "made, so it cannot be resumed; start another --run_name"
+        )
+    return resumed_options(options, stored, stage, run.path)
+
+
+def run_stage(
+    stage: Stage,
+    options: Options,
+    run: RunFolder,
+    made_from: Mapping[str, Any],
+    epochs: int,
+    images_per_step: int,
+    processes: Processes,
+) -> None:
+    """Train a stage in the run's folder, from its last state if there is one.
+
+    Args:
+        stage: as it is before its first step.
+        options: of the run.
+        run: its folder.
+        made_from: what the run depends on beside its options, by name; kept with these.
+        epochs: in all.
+        images_per_step: over all processes.
+        processes: those that train together.
+
+    Raises:
+        UserError: if another job trains in the folder, or training cannot go on.
+    """
+    busy = f"another job is training in {run.path}; choose another --run_name or --output_dir"
+    lock = exclusive_lock(make_folder(run.path) / ".lock", busy)
+    with lock if processes.is_main else nullcontext():
+        if processes.is_main:
+            for folder in (run.path, run.samples):
+                remove_leftovers(folder)
+        position = Position()
+        settings = {**run_options(options, stage.name), **made_from}
+        stored = read_json(run.config)
+        if run.resume_state(stage.name).is_file():
+            _check_made_from(made_from, stored[stage.name], run.path)
+            position = load_state(stage, run)
+            log.info("%s continues after step %d", stage.name, position.step)
+            _tell_new_schedule(stage, position.step, stored[stage.name], settings)
+        if position.step >= epochs * stage.steps_per_epoch:
+            log.info("%s is trained already, for %d epochs", stage.name, epochs)
+            return
+        if position.step != processes.from_main(position.step):
+            raise UserError(f"{run.path} is not the same folder for all processes: share it")
+        tracker = Trackers()
+        if processes.is_main:
+            tracker = _open_record(options, run, stage.name, settings, position)
+        config = LoopConfig(
+            epochs,
+            images_per_step,
+            options.sample_and_save_freq,
+            options.save_every_minutes,
+            options.keep_checkpoints,
+        )
+        try:
+            train_loop(stage, config, run, tracker, position, processes)
+        finally:
+            tracker.close()
+
+
+def _open_record(
+    options: Options, run: RunFolder, stage: str, settings: Mapping[str, Any], position: Position
+) -> Trackers:
+    """Write down what a run is made of and open what takes its numbers."""
+    write_json_atomic(run.config, {**read_json(run.config), stage: settings})
+    tracker, position.wandb_id = open_trackers(
+        run.metrics(stage),
+        position.step,
+        None if options.no_wandb else run.path,
+        f"{run.path.name}-{stage}",
+        without_paths(settings),
+        position.wandb_id,
+    )
+    return tracker
+
+
+def _check_made_from(made_from: Mapping[str, Any], stored: Mapping[str, Any], run: Path) -> None:
+    """Refuse to continue a run with another tokenizer or with other images."""
+    for name, value in made_from.items():
+        if stored.get(name, value) != value:
+            raise UserError(
+                f"the {name} of the run in {run} were {stored[name]}, now they are {value}: "
+                "give the run's own --checkpoint_vae and --data_dir, or start another --run_name"
+            )
+
+
+def _tell_new_schedule(
+    stage: Stage, step: int, stored: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """Say how more epochs than before change the learning rate of the next step."""
+    name = EXTENDABLE[stage.name]
+    before, now = stored[name], settings[name]
+    if now > before:
+        log.info(
+            "%d epochs instead of %d: the learning rate is now %.3g, before it was %.3g",
+            now,
+            before,
+            stage.learning_rate(step),
+            stage.learning_rate(step, before),
+        )
