@@ -181,6 +181,14 @@ def test_archives_that_grow_while_they_are_read_are_refused(tmp_path):
         read_torch_file(tmp_path / "bomb.pt")
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_small_files_that_ask_for_much_memory_are_refused(tmp_path, zipped):
+    content = {"weight": Call(bytearray, 1 << 40)}
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="bytearray"):
+        read_torch_file(tmp_path / "a.pt")
+
+
 @pytest.mark.parametrize("option", ["--checkpoint", "--checkpoint_vae"])
 def test_the_program_runs_no_code_of_a_checkpoint(run, tmp_path, monkeypatch, capsys, option):
     (tmp_path / "work").mkdir()

@@ -8,6 +8,7 @@ of the plain data, so that a damaged file is noticed and the damaged part named.
 
 import hashlib
 import json
+import mmap
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from utils.version import VERSION
 FORMAT = "maskgit-checkpoint"
 FORMAT_VERSION = 1
 PLAIN_DATA = "(plain data)"
+GROWING = b"bytearray"  # torch's safe reader calls it with any size that a pickle names
 
 
 def save_checkpoint(path: Path, kind: str, contents: Mapping[str, Any]) -> None:
@@ -141,13 +143,19 @@ def _foreign_names(path: Path) -> list[str]:
     """Names of what torch's safe reader would refuse.
 
     Raises:
-        ValueError: if the archive would grow while it is read.
+        ValueError: if the file would grow while it is read.
     """
     if not zipfile.is_zipfile(path):
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if data.find(GROWING) >= 0:
+                raise ValueError(f"it asks for a {GROWING.decode()}")
         return []
     with zipfile.ZipFile(path) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise ValueError("it claims to hold more than its size")
+        if any(GROWING in archive.read(e) for e in entries if e.filename.endswith(".pkl")):
+            raise ValueError(f"it asks for a {GROWING.decode()}")
     return torch.serialization.get_unsafe_globals_in_checkpoint(path)
 
 

@@ -119,7 +119,7 @@ def build_model(
     """
     if heads is None:
         heads = foreign.heads
-        log.info("%s does not tell its attention heads: %d, its program's default", path, heads)
+        log.info("%s does not tell its attention heads; %d are assumed (--heads)", path, heads)
     try:
         config = infer_config(foreign.weights, codebook_size, heads)
         config.validate()
