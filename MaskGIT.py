@@ -309,7 +309,7 @@ def sample(session: Session) -> None:
     lock = exclusive_lock(folder / ".lock", f"another job is sampling into {folder}")
     with lock if processes.is_main else nullcontext():
         if processes.is_main:
-            open_blocks(partial, sampling_identity(session, labels, config))
+            open_blocks(partial, sampling_identity(session, trained, labels, config))
         processes.wait()
         missing = missing_blocks(partial, num_blocks, processes.rank, processes.size)
         if len(missing) < num_blocks // processes.size:
@@ -715,13 +715,15 @@ def sampling_protocol(session: Session) -> dict[str, Any]:
 
 
 def sampling_identity(
-    session: Session, labels: Sequence[int], config: SamplingConfig
+    session: Session, trained: Trained, labels: Sequence[int], config: SamplingConfig
 ) -> dict[str, Any]:
     """Everything that the images of --sample depend on, to the bit."""
     return {
         **sampling_protocol(session),
+        # The file of another program tells neither its tokenizer nor its heads.
+        "tokenizer": trained.tokenizer.fingerprint,
+        "model": vars(trained.model.config),
         "labels": list(labels),
-        "first_image": session.options.first_image,
         "device": session.device.type,
         "sampling": vars(config),
     }

@@ -206,3 +206,21 @@ def test_whole_files_whose_contents_do_not_fit_are_refused(run, trained, tmp_pat
         run(f"--sample --checkpoint {tmp_path}/spoilt.pt")
     assert stop.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_sampling_of_a_foreign_file_starts_afresh_with_other_heads(
+    run, trained, tokenizer_file, tmp_path, monkeypatch
+):
+    exported = tmp_path / "exported.pth"
+    run(f"--export {exported} --checkpoint {trained}/MaskGIT_mnist.pt")
+    foreign = f"--sample --checkpoint {exported} --dataset mnist --checkpoint_vae {tokenizer_file}"
+    with monkeypatch.context() as patch:
+        # All blocks are made, and the results are not published.
+        patch.setattr("utils.sample_blocks.publish_blocks", lambda *_: None)
+        run(f"{foreign} --heads 2 --num_samples 8")
+    identity = tmp_path / "mnist" / "samples" / "partial" / "identity.json"
+    with_two = identity.read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.sample_blocks.publish_blocks", lambda *_: None)
+        run(f"{foreign} --heads 4 --num_samples 8")
+    assert identity.read_text() != with_two
