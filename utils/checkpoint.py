@@ -123,6 +123,7 @@ def read_torch_file(path: Path) -> Any:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         hint = ""
         if isinstance(error, UnpicklingError) and not zipfile.is_zipfile(path):
+            reason = "it is not a file of torch.save"
             hint = (
                 "; if it is an old checkpoint that you trust, load it where it was made and save "
                 "its state dict with a recent torch.save"
