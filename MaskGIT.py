@@ -605,11 +605,16 @@ def load_model(session: Session) -> Trained:
         return foreign_model(session, stored, path)
     contents = contents_of(stored, path, "maskgit")
     model = from_contents(contents, path).to(session.device)
+    tokenizer = Tokenizer.from_entry(contents["tokenizer"]).to(session.device)
+    sizes = (model.config.codebook_size, model.config.seq_len)
+    if sizes != (tokenizer.codebook_size, tokenizer.grid_size**2):
+        raise UserError(f"{path} is damaged: its transformer is not for its tokenizer")
+    if contents["dataset"] not in DATASETS:
+        raise UserError(f"{path} was trained on {contents['dataset']!r}, which is no known dataset")
     if "dataset" in options.given and options.dataset != contents["dataset"]:
         raise UserError(f"{path} was trained on {contents['dataset']}, not {options.dataset}")
     reject_contradictions(TransformerConfig, options, contents["config"], path)
     reject_contradictions(VQGANConfig, options, contents["tokenizer"]["config"], path)
-    tokenizer = Tokenizer.from_entry(contents["tokenizer"]).to(session.device)
     if options.checkpoint_vae and find_tokenizer(session).fingerprint != tokenizer.fingerprint:
         raise UserError(
             f"{options.checkpoint_vae} is not the tokenizer that {path} was trained with; the "

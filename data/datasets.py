@@ -17,7 +17,7 @@ from data import download as downloads
 from data import readers
 from data.folder import ImageFolder
 from data.spec import DatasetSpec, Source, Split
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from data.images import ImageDataset
@@ -470,7 +470,7 @@ def _open_or_fetch(spec: DatasetSpec, root: Path, split: str, size: int, may_fet
     try:
         return spec.reader.open(root, split, size)
     except downloads.LIBRARY_ERRORS as error:
-        problem = f"cannot open {spec.name}: {downloads.one_line(error)}"
+        problem = f"cannot open {spec.name}: {one_line(error)}"
         way_out = _way_out(spec, root, size)
         if not may_fetch:
             raise UserError(f"{problem}; {way_out}") from error

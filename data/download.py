@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data.spec import DatasetSpec
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +68,6 @@ def fetch(spec: DatasetSpec, root: Path, split: str, size: int, by_hand: str) ->
     finally:
         if created and root.is_dir() and not any(root.iterdir()):
             root.rmdir()
-
-
-def one_line(error: BaseException) -> str:
-    """A library's message on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _link_present(spec: DatasetSpec, root: Path, staging: Path) -> None:

@@ -211,6 +211,11 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
             raise ValueError(f"{', '.join(damaged) or 'manifest.json'} does not match")
         tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / "labels.npy", allow_pickle=False)
+        shape = tuple(manifest[name] for name in ("views", "images", "seq_len"))
+        if (tokens.dtype, tokens.shape) != (np.uint16, shape) or len(labels) != shape[1]:
+            raise ValueError(f"tokens of shape {tokens.shape}, not {shape}")
+        if labels.dtype != (np.int64 if labels.ndim == 1 else np.uint8):
+            raise ValueError(f"labels of type {labels.dtype}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"the token cache {folder} is damaged ({error}); delete the folder and it is made anew"

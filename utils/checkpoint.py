@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.files import atomic_write
 from utils.version import VERSION
 
@@ -120,7 +120,7 @@ def read_torch_file(path: Path) -> Any:
         _check_sizes(stored)
     except Exception as error:
         # A damaged file can fail anywhere in the reader, with any exception.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        reason = one_line(error, 200)
         hint = ""
         if isinstance(error, UnpicklingError) and not zipfile.is_zipfile(path):
             reason = "it is not a file of torch.save"
@@ -128,7 +128,7 @@ def read_torch_file(path: Path) -> Any:
                 "; if it is an old checkpoint that you trust, load it where it was made and save "
                 "its state dict with a recent torch.save"
             )
-        raise UserError(f"{path} cannot be read as a checkpoint: {reason[:200]}{hint}") from error
+        raise UserError(f"{path} cannot be read as a checkpoint: {reason}{hint}") from error
     return stored
 
 
@@ -181,17 +181,6 @@ def _check_sizes(stored: Any) -> None:
             waiting += [*value.keys(), *value.values()]
         elif isinstance(value, list | tuple | set):
             waiting += value
-
-
-def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights that are NaN or infinite.
-
-    Raises:
-        UserError: naming the first such tensor.
-    """
-    for name, value in weights.items():
-        if not value.isfinite().all():
-            raise UserError(f"{path} is of no use: {name} has values that are not finite")
 
 
 def weights_digest(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:

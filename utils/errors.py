@@ -7,3 +7,8 @@ class UserError(Exception):
     The message names the bad value and the way out. MaskGIT.py prints it to stderr without a
     traceback and exits with code 2.
     """
+
+
+def one_line(error: BaseException, length: int = 300) -> str:
+    """What an exception says, fit to be part of a UserError's message."""
+    return (" ".join(str(error).split()) or repr(error))[:length]

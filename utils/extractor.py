@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.files import file_digest
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -172,7 +172,7 @@ def _cached_download(url: str, wanted: str) -> Path:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_SHA256)
     except (OSError, RuntimeError) as error:
         # URLError is an OSError; a download with a wrong hash is a RuntimeError.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = one_line(error)
         raise UserError(
             f"the Inception weights cannot be downloaded ({reason}): fetch {wanted} elsewhere and "
             "name it with --inception_weights FILE, or measure with a network of your own, "

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.distributed import ALONE, Processes
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.progress import progress_bar
 from utils.run_folder import RunFolder
 from utils.signals import exit_code, stop_on_signals
@@ -101,6 +101,18 @@ class Position:
     wandb_id: str | None = None
     sums: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 
+    def validate(self) -> None:
+        """Raise ValueError or TypeError if a value cannot be where a run has come to."""
+        if not isinstance(self.step, int) or self.step < 0:
+            raise ValueError(f"step {self.step!r}")
+        if not isinstance(self.best_loss, float) or math.isnan(self.best_loss):
+            raise ValueError(f"best_loss {self.best_loss!r}")
+        if not isinstance(self.wandb_id, str | None):
+            raise ValueError(f"wandb_id {self.wandb_id!r}")
+        for name, (total, count) in self.sums.items():
+            if not isinstance(count, int) or total.shape != () or not total.isfinite():
+                raise ValueError(f"sum of {name} {total!r} over {count!r} steps")
+
 
 def load_state(stage: Stage, run: RunFolder) -> Position:
     """Bring a stage to where its run's last complete state was saved.
@@ -112,10 +124,11 @@ def load_state(stage: Stage, run: RunFolder) -> Position:
     state = load_checkpoint(path, f"{stage.name}-resume")
     try:
         stage.load_state_dict(state["stage"])
-        return Position(**state["position"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path} does not fit this run: {reason}") from error
+        position = Position(**state["position"])
+        position.validate()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} does not fit this run: {one_line(error)}") from error
+    return position
 
 
 def train_loop(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.files import write_text_atomic
 
 log = logging.getLogger(__name__)
@@ -104,8 +104,7 @@ class WandbTracker:
         try:
             self._run = wandb.init(mode=mode, **options)  # type: ignore[arg-type]
         except Exception as error:  # wandb raises many kinds; none may stop a training
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
-            log.info("wandb is out of reach (%s)", reason)
+            log.info("wandb is out of reach (%s)", one_line(error))
             mode = "offline"
             self._run = wandb.init(mode=mode, **options)  # type: ignore[arg-type]
         self.run_id: str = self._run.id

@@ -4,8 +4,9 @@ The defaults of the command line live here. Nothing is imported but the standard
 `--help` does not wait for torch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+MAX_DEPTH = 1000  # a damaged file must not build modules for hours
 TRAINING_SCHEDULES = ("arccos", "cosine", "linear", "square", "root")
 CUMULATIVE_SCHEDULES = ("cosine-cumulative", "arccos-cumulative")
 SAMPLERS = ("confidence", "moment", "halton", "random")
@@ -56,6 +57,14 @@ class TransformerConfig:
 
     def validate(self) -> None:
         """Raise ValueError, naming the value, if the numbers do not fit together."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "dropout" and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"--{field.name} {value!r}: must be a whole number from 1 up")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"--dropout_t {self.dropout}: must be at least 0 and below 1")
+        if self.depth > MAX_DEPTH:
+            raise ValueError(f"--depth {self.depth}: must be at most {MAX_DEPTH}")
         if self.hidden_dim % self.heads:
             raise ValueError(
                 f"--hidden_dim {self.hidden_dim} is not divisible by --heads {self.heads}"

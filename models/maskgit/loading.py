@@ -15,8 +15,8 @@ from torch import Tensor
 
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
-from utils.checkpoint import check_finite
-from utils.errors import UserError
+from utils.errors import UserError, one_line
+from utils.weights import build_with_weights
 
 log = logging.getLogger("maskgit")
 
@@ -52,12 +52,12 @@ def from_contents(contents: Mapping[str, Any], path: Path) -> MaskedTransformer:
     try:
         config = TransformerConfig(**contents["config"])
         config.validate()
-        model = MaskedTransformer(config)
-        model.load_state_dict(contents["ema"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{path} is damaged: {_reason(error)}") from error
-    check_finite(contents["ema"], path)
-    return model.eval()
+        names = contents["class_names"]
+        if len(names) != config.num_classes or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"it does not name its {config.num_classes} classes")
+        return build_with_weights(lambda: MaskedTransformer(config), contents["ema"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {one_line(error)}") from error
 
 
 class ForeignWeights(NamedTuple):
@@ -123,13 +123,10 @@ def build_model(
     try:
         config = infer_config(foreign.weights, codebook_size, heads)
         config.validate()
-        model = MaskedTransformer(config)
-        model.load_state_dict(foreign.weights)
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = _reason(error)
+        return build_with_weights(lambda: MaskedTransformer(config), foreign.weights)
+    except (KeyError, ValueError) as error:
+        reason = one_line(error)
         raise UserError(f"the weights in {path} do not make a transformer: {reason}") from error
-    check_finite(foreign.weights, path)
-    return model.eval()
 
 
 def infer_config(
@@ -188,7 +185,3 @@ def renamed(name: str, to_ours: bool) -> str | None:
         if match:
             return target.replace("*", "{}").format(*match.groups())
     return None
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -29,6 +29,7 @@ from utils.optimizer import step_if_finite
 from utils.schedule import capped_warmup, warmup_cosine
 from utils.seeding import derive_seed, rng
 from utils.token_set import TokenSet
+from utils.weights import load_moments, load_weights
 
 VALIDATION_IMAGES = 4096
 VALIDATION_SEED = 0  # not the run's: equal masks make runs comparable
@@ -190,9 +191,9 @@ class MaskGITStage:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state."""
-        self.model.load_state_dict(state["model"])
-        self.ema.module.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_weights(self.model, state["model"])
+        load_weights(self.ema.module, state["ema"])
+        load_moments(self.optimizer, state["optimizer"])
 
     def _averaged(self) -> MaskedTransformer:
         averaged: MaskedTransformer = self.ema.module  # type: ignore[assignment]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 GROUPS = 32  # of every GroupNorm: all widths are multiples of it
 MAX_CODES = 65536  # tokens are stored as uint16
+MAX_BLOCKS = 1000  # a damaged file must not build modules for hours
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,11 @@ class VQGANConfig:
     def _validate_counts(self) -> None:
         for name in ("image_size", "image_channels", "channels", "z_channels", "num_res_blocks",
                      "n_embed", "embed_dim"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} {value!r}: must be a whole number, at least 1")
+        if self.num_res_blocks > MAX_BLOCKS:
+            raise ValueError(f"num_res_blocks {self.num_res_blocks}: must be at most {MAX_BLOCKS}")
         if not self.ch_mult or min(self.ch_mult) < 1:
             raise ValueError(f"ch_mult {list(self.ch_mult)}: needs one or more numbers from 1 up")
         if not 0 <= self.dropout < 1:

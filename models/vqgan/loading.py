@@ -17,8 +17,9 @@ from torch import Tensor
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from models.vqgan.tokenizer import Tokenizer
-from utils.checkpoint import check_finite, contents_of, is_own_format, read_torch_file
-from utils.errors import UserError
+from utils.checkpoint import contents_of, is_own_format, read_torch_file
+from utils.errors import UserError, one_line
+from utils.weights import build_with_weights
 
 PREFIXES = ("first_stage_model.", "module.", "_orig_mod.")
 PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.", "colorize")
@@ -74,8 +75,7 @@ def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:
         codes = np.load(path, allow_pickle=False)
     except Exception as error:
         # A damaged header is parsed as Python, and fails with whatever its parser raises.
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--remap {path}: cannot be read as an .npy file ({reason})") from error
+        raise UserError(f"--remap {path}: cannot be read ({one_line(error)})") from error
     if not isinstance(codes, np.ndarray) or codes.ndim != 1 or codes.dtype.kind not in "iu":
         raise UserError(f"--remap {path}: must hold one array of whole numbers, the used codes")
     remap = tuple(codes.tolist())
@@ -166,13 +166,10 @@ def _from_weights(
         traceless = {k: given[k] for k in ("dropout", "sane_index_shape") if k in given}
         config = VQGANConfig(**{**inferred, **traceless})
         config.validate()
-        model = VQModel(config)
-        model.load_state_dict(weights)
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        return Tokenizer(build_with_weights(lambda: VQModel(config), weights))
+    except (KeyError, ValueError) as error:
+        reason = one_line(error)
         raise UserError(f"the weights in {path} do not make a VQ-GAN: {reason}") from error
-    check_finite(weights, path)
-    return Tokenizer(model)
 
 
 def _reject_contradictions(path: Path, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:

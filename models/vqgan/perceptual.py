@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.checkpoint import read_torch_file
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 
 WAY_OUT = (
     "train without the perceptual loss (--perceptual_weight 0) or name a file with torchvision's "
@@ -70,5 +70,5 @@ def load_vgg_weights(path: Path | None) -> dict[str, Any]:
         return dict(VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True))
     except (OSError, RuntimeError) as error:
         # URLError is an OSError; a download with a wrong hash is a RuntimeError.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = one_line(error)
         raise UserError(f"the VGG16 weights cannot be downloaded ({reason}); {WAY_OUT}") from error

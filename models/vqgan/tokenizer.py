@@ -10,7 +10,8 @@ from torch import Tensor
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from utils.checkpoint import weights_digest
-from utils.errors import UserError
+from utils.errors import UserError, one_line
+from utils.weights import build_with_weights
 
 # Images are computed in parts of at most this many pixels on the CPU, where larger ones are slower.
 CPU_PART_PIXELS = 64 * 32 * 32
@@ -106,32 +107,30 @@ class Tokenizer:
         Args:
             remap: the codes in use; token i then stands for code remap[i].
         """
-        model = VQModel(replace(self.config, remap=remap))
-        used = torch.tensor(remap)
-        model.load_state_dict({**self._model.state_dict(), "quantize.used": used})
-        return Tokenizer(model)
+        config = replace(self.config, remap=remap)
+        weights = {**self._model.state_dict(), "quantize.used": torch.tensor(remap)}
+        return Tokenizer(build_with_weights(lambda: VQModel(config), weights))
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> "Tokenizer":
         """Rebuild a tokenizer on the CPU.
 
         Raises:
-            UserError: if the weights do not fit the configuration or the fingerprint.
+            UserError: if the weights are not finite or do not fit the configuration or the
+                fingerprint.
         """
+        damaged = "the tokenizer in this checkpoint is damaged"
         try:
-            model = VQModel(config_from_plain(entry["config"]))
-            model.load_state_dict(entry["weights"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"the tokenizer in this checkpoint is damaged: {reason}") from error
+            config, weights = entry["config"], entry["weights"]
+            fingerprint = entry["fingerprint"]
+            model = build_with_weights(lambda: VQModel(config_from_plain(config)), weights)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{damaged}: {one_line(error)}") from error
         tokenizer = cls(model)
-        if tokenizer.fingerprint != entry.get("fingerprint"):
+        if tokenizer.fingerprint != fingerprint:
             raise UserError(
-                f"the tokenizer in this checkpoint is damaged: its fingerprint is "
-                f"{tokenizer.fingerprint}, not {entry.get('fingerprint')}"
+                f"{damaged}: its fingerprint is {tokenizer.fingerprint}, not {fingerprint}"
             )
-        if not all(value.isfinite().all() for value in model.state_dict().values()):
-            raise UserError("the tokenizer in this checkpoint has weights that are not finite")
         return tokenizer
 
     def _parts(self, batch: Tensor) -> tuple[Tensor, ...]:

@@ -26,6 +26,7 @@ from utils.images import save_grid, to_uint8
 from utils.optimizer import step_if_finite
 from utils.schedule import capped_warmup, warmup_cosine
 from utils.seeding import derive_seed, rng
+from utils.weights import check_weights, load_moments, load_weights
 
 PREVIEW_IMAGES = 8
 
@@ -187,14 +188,15 @@ class VQGANStage:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state."""
-        self.model.load_state_dict(state["model"])
-        self.averaged.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_weights(self.model, state["model"])
+        load_weights(self.averaged, state["ema"])
+        load_moments(self.optimizer, state["optimizer"])
+        check_weights({"usage": self.codebook.usage}, {"usage": state["codebook_usage"]})
         self.codebook.usage.copy_(state["codebook_usage"])
         if self.discriminator_optimizer is not None:
             assert self.objective.discriminator is not None
-            self.objective.discriminator.load_state_dict(state["discriminator"])
-            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+            load_weights(self.objective.discriminator, state["discriminator"])
+            load_moments(self.discriminator_optimizer, state["discriminator_optimizer"])
         self._next_step = -1
 
     def _make_optimizer(self, module: nn.Module) -> torch.optim.AdamW:
