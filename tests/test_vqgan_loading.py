@@ -13,7 +13,7 @@ from torch import Tensor
 from models.vqgan.config import VQGANConfig
 from models.vqgan.loading import infer_config, load_tokenizer, read_remap
 from models.vqgan.network import VQModel
-from models.vqgan.tokenizer import Tokenizer, config_from_plain, plain_config
+from models.vqgan.tokenizer import Tokenizer
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
 
@@ -164,11 +164,6 @@ def test_a_fingerprint_tells_weights_apart() -> None:
         Tokenizer.from_entry(entry)
     with pytest.raises(UserError, match="damaged"):
         Tokenizer.from_entry({"config": {"channels": 48}})
-
-
-def test_a_configuration_survives_as_plain_data() -> None:
-    config = replace(CONFIG, remap=(3, 1))
-    assert config_from_plain(plain_config(config)) == config
 
 
 @pytest.mark.parametrize(

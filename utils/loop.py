@@ -19,6 +19,7 @@ from torch import Tensor
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.distributed import ALONE, Processes
 from utils.errors import UserError, one_line
+from utils.plain import from_plain
 from utils.progress import progress_bar
 from utils.run_folder import RunFolder
 from utils.signals import exit_code, stop_on_signals
@@ -103,12 +104,8 @@ class Position:
 
     def validate(self) -> None:
         """Raise ValueError or TypeError if a value cannot be where a run has come to."""
-        if not isinstance(self.step, int) or self.step < 0:
-            raise ValueError(f"step {self.step!r}")
-        if not isinstance(self.best_loss, float) or math.isnan(self.best_loss):
-            raise ValueError(f"best_loss {self.best_loss!r}")
-        if not isinstance(self.wandb_id, str | None):
-            raise ValueError(f"wandb_id {self.wandb_id!r}")
+        if self.step < 0 or math.isnan(self.best_loss):
+            raise ValueError(f"step {self.step}, best loss {self.best_loss}")
         for name, (total, count) in self.sums.items():
             if not isinstance(count, int) or total.shape != () or not total.isfinite():
                 raise ValueError(f"sum of {name} {total!r} over {count!r} steps")
@@ -124,7 +121,7 @@ def load_state(stage: Stage, run: RunFolder) -> Position:
     state = load_checkpoint(path, f"{stage.name}-resume")
     try:
         stage.load_state_dict(state["stage"])
-        position = Position(**state["position"])
+        position = from_plain(Position, state["position"])
         position.validate()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} does not fit this run: {one_line(error)}") from error

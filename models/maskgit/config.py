@@ -59,8 +59,8 @@ class TransformerConfig:
         """Raise ValueError, naming the value, if the numbers do not fit together."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name != "dropout" and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"--{field.name} {value!r}: must be a whole number from 1 up")
+            if field.name != "dropout" and value < 1:
+                raise ValueError(f"--{field.name} {value}: must be at least 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"--dropout_t {self.dropout}: must be at least 0 and below 1")
         if self.depth > MAX_DEPTH:

@@ -16,6 +16,7 @@ from torch import Tensor
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 from utils.errors import UserError, one_line
+from utils.plain import from_plain
 from utils.weights import build_with_weights
 
 log = logging.getLogger("maskgit")
@@ -50,7 +51,7 @@ def from_contents(contents: Mapping[str, Any], path: Path) -> MaskedTransformer:
     if missing:
         raise UserError(f"{path} is damaged: it has no {min(missing)}")
     try:
-        config = TransformerConfig(**contents["config"])
+        config = from_plain(TransformerConfig, contents["config"])
         config.validate()
         names = contents["class_names"]
         if len(names) != config.num_classes or not all(isinstance(name, str) for name in names):

@@ -26,6 +26,7 @@ from utils.device import autocast
 from utils.distributed import ALONE, Processes
 from utils.ema import EMA
 from utils.optimizer import step_if_finite
+from utils.plain import to_plain
 from utils.schedule import capped_warmup, warmup_cosine
 from utils.seeding import derive_seed, rng
 from utils.token_set import TokenSet
@@ -175,7 +176,7 @@ class MaskGITStage:
         """Contents of the checkpoint: both sets of weights and all that it takes to use them."""
         return {
             **self._describe,
-            "config": vars(self.config).copy(),
+            "config": to_plain(self.config),
             "step": step,
             "weights": self.model.state_dict(),
             "ema": self.ema.module.state_dict(),

@@ -92,9 +92,8 @@ class VQGANConfig:
     def _validate_counts(self) -> None:
         for name in ("image_size", "image_channels", "channels", "z_channels", "num_res_blocks",
                      "n_embed", "embed_dim"):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} {value!r}: must be a whole number, at least 1")
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
         if self.num_res_blocks > MAX_BLOCKS:
             raise ValueError(f"num_res_blocks {self.num_res_blocks}: must be at most {MAX_BLOCKS}")
         if not self.ch_mult or min(self.ch_mult) < 1:

@@ -1,7 +1,7 @@
 """The frozen VQ-GAN: what stage 2 and everything after it sees of stage 1."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from utils.checkpoint import weights_digest
 from utils.errors import UserError, one_line
+from utils.plain import from_plain, to_plain
 from utils.weights import build_with_weights
 
 # Images are computed in parts of at most this many pixels on the CPU, where larger ones are slower.
@@ -33,7 +34,7 @@ class Tokenizer:
         """Freeze a model, which then belongs to the tokenizer."""
         self._model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.config = model.config
-        self.fingerprint = weights_digest(plain_config(self.config), model.state_dict())
+        self.fingerprint = weights_digest(to_plain(self.config), model.state_dict())
         self.device = next(model.parameters()).device
 
     @property
@@ -98,8 +99,11 @@ class Tokenizer:
     def entry(self) -> dict[str, Any]:
         """Plain data from which `from_entry` rebuilds the tokenizer; goes into checkpoints."""
         weights = {name: value.cpu() for name, value in self._model.state_dict().items()}
-        config = plain_config(self.config)
-        return {"config": config, "weights": weights, "fingerprint": self.fingerprint}
+        return {
+            "config": to_plain(self.config),
+            "weights": weights,
+            "fingerprint": self.fingerprint,
+        }
 
     def remapped(self, remap: tuple[int, ...]) -> "Tokenizer":
         """The same model with a smaller alphabet, on the CPU.
@@ -121,9 +125,10 @@ class Tokenizer:
         """
         damaged = "the tokenizer in this checkpoint is damaged"
         try:
-            config, weights = entry["config"], entry["weights"]
+            config = from_plain(VQGANConfig, entry["config"])
+            config.validate()
             fingerprint = entry["fingerprint"]
-            model = build_with_weights(lambda: VQModel(config_from_plain(config)), weights)
+            model = build_with_weights(lambda: VQModel(config), entry["weights"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{damaged}: {one_line(error)}") from error
         tokenizer = cls(model)
@@ -137,24 +142,3 @@ class Tokenizer:
         if self.device.type != "cpu":
             return (batch,)
         return batch.split(max(1, CPU_PART_PIXELS // self.image_size**2))
-
-
-def plain_config(config: VQGANConfig) -> dict[str, Any]:
-    """The configuration as a dictionary of numbers and lists."""
-    values = asdict(config).items()
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
-
-
-def config_from_plain(values: Mapping[str, Any]) -> VQGANConfig:
-    """The inverse of `plain_config`.
-
-    Raises:
-        TypeError: if a name is unknown.
-        ValueError: if the numbers do not fit together.
-    """
-    fields: dict[str, Any] = {}
-    for name, value in values.items():
-        fields[name] = tuple(value) if isinstance(value, list) else value
-    config = VQGANConfig(**fields)
-    config.validate()
-    return config
