@@ -2,6 +2,7 @@ import argparse
 import contextlib
 import os
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 
@@ -179,6 +180,25 @@ def test_archives_that_grow_while_they_are_read_are_refused(tmp_path):
             packed.writestr(name, data)
     with pytest.raises(UserError, match="more than its size"):
         read_torch_file(tmp_path / "bomb.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_that_claim_more_than_their_data_are_refused(tmp_path, zipped):
+    count = 77777  # as a pickle spells it, found nowhere else in the file
+    weights = {"weight": torch.zeros(count)}
+    torch.save(weights, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    found, claimed = (b"J" + struct.pack("<i", number) for number in (count, 2**31 - 1))
+    if zipped:
+        with (
+            zipfile.ZipFile(tmp_path / "a.pt") as honest,
+            zipfile.ZipFile(tmp_path / "b.pt", "w") as lying,
+        ):
+            for name in honest.namelist():
+                lying.writestr(name, honest.read(name).replace(found, claimed))
+    else:
+        (tmp_path / "b.pt").write_bytes((tmp_path / "a.pt").read_bytes().replace(found, claimed))
+    with pytest.raises(UserError, match="cannot be read"):
+        read_torch_file(tmp_path / "b.pt")
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -10,6 +10,7 @@ import hashlib
 import json
 import mmap
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -117,7 +118,7 @@ def read_torch_file(path: Path) -> Any:
             return load_file(path)
         with torch.serialization.safe_globals([(_Ignored, n) for n in _foreign_names(path)]):
             stored = torch.load(path, map_location="cpu", weights_only=True)
-        _check_sizes(stored)
+        _check_sizes(stored, path)
     except Exception as error:
         # A damaged file can fail anywhere in the reader, with any exception.
         reason = one_line(error, 200)
@@ -160,12 +161,31 @@ def _foreign_names(path: Path) -> list[str]:
     return torch.serialization.get_unsafe_globals_in_checkpoint(path)
 
 
-def _check_sizes(stored: Any) -> None:
-    """Refuse tensors that are larger than their storage, which any copy would have to fill.
+def _check_sizes(stored: Any, path: Path) -> None:
+    """Refuse tensors that are larger than their data, which any copy would have to fill.
 
     Raises:
         ValueError: if there are such tensors.
     """
+    storages = {}
+    for tensor in _tensors(stored):
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise ValueError(f"it holds a tensor of an unknown kind ({tensor.layout})")
+        storage = tensor.untyped_storage()
+        if tensor.numel() * tensor.element_size() > storage.nbytes():
+            raise ValueError(f"it holds a tensor of shape {tuple(tensor.shape)} without data")
+        storages[storage.data_ptr()] = storage.nbytes()
+    if zipfile.is_zipfile(path):
+        # Older versions of torch, 2.6 among them, believe a size that is not that of the record.
+        with zipfile.ZipFile(path) as archive:
+            records = Counter(entry.file_size for entry in archive.infolist())
+        invented = Counter(filter(None, storages.values())) - records
+        if invented:
+            raise ValueError(f"it claims {max(invented)} bytes of data that it does not hold")
+
+
+def _tensors(stored: Any) -> Iterator[Tensor]:
+    """Every tensor in nested containers, once; the nesting may have loops."""
     waiting, seen = [stored], set()
     while waiting:
         value = waiting.pop()
@@ -173,10 +193,7 @@ def _check_sizes(stored: Any) -> None:
             continue
         seen.add(id(value))
         if isinstance(value, Tensor):
-            if value.layout != torch.strided or value.is_quantized or value.is_meta:
-                raise ValueError(f"it holds a tensor of an unknown kind ({value.layout})")
-            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-                raise ValueError(f"it holds a tensor of shape {tuple(value.shape)} without data")
+            yield value
         elif isinstance(value, Mapping):
             waiting += [*value.keys(), *value.values()]
         elif isinstance(value, list | tuple | set):
