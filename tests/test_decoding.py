@@ -163,7 +163,7 @@ def test_the_moment_sampler_chooses_and_draws_as_its_law_says():
     count = 20_000
     noise = draw_noise(0, np.arange(count), 1, 2, CPU)
     log_probs = probabilities.log().expand(count, 2, 3)
-    tokens, score = propose_by_moment(log_probs, noise, 0, 1.0)
+    tokens, score = propose_by_moment(log_probs, noise.at(0), 1.0)
     squares = probabilities.square()
     first = (score[:, 0] > score[:, 1]).float().mean().item()
     assert first == pytest.approx((squares[0].sum() / squares.sum()).item(), abs=0.01)

@@ -72,6 +72,10 @@ class Noise(NamedTuple):
     gumbel: Tensor
     halton: Tensor
 
+    def at(self, step: int) -> "Noise":
+        """The noise of one step, (B, L) each."""
+        return Noise(self.uniform[step], self.gumbel[step], self.halton)
+
 
 def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
     """Split `num_hidden` tokens over the steps.
@@ -222,9 +226,6 @@ def decoding_steps(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Fill in the hidden tokens, the planned number at each step.
 
-    At each step the plan's sampler proposes a token and a score for every hidden position; the
-    positions with the highest scores keep their token for good. Known tokens are never touched.
-
     Args:
         logits_fn: predicts from the tokens at a step; guidance is its business.
         plan: of this batch.
@@ -236,34 +237,55 @@ def decoding_steps(
         After each step the tokens, int64 (B, L), and what is still hidden, bool (B, L).
     """
     counts = torch.from_numpy(plan.counts).to(tokens.device, non_blocking=True)
-    propose = PROPOSALS[plan.sampler]
     for step in range(plan.num_steps):
         logits = logits_fn(tokens, step).float() * plan.logit_scale  # (B, L, K)
-        drawn, score = propose(
-            logits.log_softmax(-1), noise, step, float(plan.temperatures[step])
-        )  # (B, L) each
-        revealed = hidden & (rank_among(score, hidden) < counts[:, step, None])
-        tokens = torch.where(revealed, drawn, tokens)
-        hidden = hidden & ~revealed
+        temperature = float(plan.temperatures[step])
+        tokens, hidden = decode_step(
+            plan.sampler, logits, noise.at(step), temperature, counts[:, step], tokens, hidden
+        )
         yield tokens, hidden
 
 
-# --- What the samplers propose: log-probabilities (B, L, K), noise, step, temperature -> tokens
-# int64 (B, L) and scores float32 (B, L), the highest of which are revealed.
-
-
-def propose_confident(
-    log_probs: Tensor, noise: Noise, step: int, temperature: float
+def decode_step(
+    sampler: str,
+    logits: Tensor,
+    noise: Noise,
+    temperature: float,
+    counts: Tensor,
+    tokens: Tensor,
+    hidden: Tensor,
 ) -> tuple[Tensor, Tensor]:
+    """Reveal tokens where the sampler scores them highest; known tokens are never touched.
+
+    Args:
+        sampler: key of PROPOSALS: proposes a token and a score for every hidden position.
+        logits: float32 (B, L, K).
+        noise: of this step.
+        temperature: weight of the Gumbel noise.
+        counts: int64 (B,), how many to reveal.
+        tokens: int64 (B, L).
+        hidden: bool (B, L).
+
+    Returns:
+        The tokens, int64 (B, L), and what is still hidden, bool (B, L).
+    """
+    proposed, score = PROPOSALS[sampler](logits.log_softmax(-1), noise, temperature)  # (B, L) each
+    revealed = hidden & (rank_among(score, hidden) < counts[:, None])
+    return torch.where(revealed, proposed, tokens), hidden & ~revealed
+
+
+# --- What the samplers propose: log-probabilities (B, L, K), noise of the step, temperature ->
+# tokens int64 (B, L) and scores float32 (B, L), the highest of which are revealed.
+
+
+def propose_confident(log_probs: Tensor, noise: Noise, temperature: float) -> tuple[Tensor, Tensor]:
     """Draw tokens; the surest first: log p(token) + temperature * Gumbel (Chang et al. 2022)."""
-    tokens = draw_tokens(log_probs, noise.uniform[step])
+    tokens = draw_tokens(log_probs, noise.uniform)
     score = log_probs.gather(-1, tokens[..., None]).squeeze(-1)
-    return tokens, score + temperature * noise.gumbel[step] if temperature > 0 else score
+    return tokens, score + temperature * noise.gumbel if temperature > 0 else score
 
 
-def propose_by_moment(
-    log_probs: Tensor, noise: Noise, step: int, temperature: float
-) -> tuple[Tensor, Tensor]:
+def propose_by_moment(log_probs: Tensor, noise: Noise, temperature: float) -> tuple[Tensor, Tensor]:
     """Choose positions before tokens: the moment sampler of Hayakawa et al. 2025.
 
     The confidence sampler reveals position i with token x with a probability that tends to
@@ -273,25 +295,23 @@ def propose_by_moment(
     nothing is chosen, so nothing is sharpened.
     """
     if temperature == 0:
-        return draw_tokens(log_probs, noise.uniform[step]), log_probs.amax(-1)
+        return draw_tokens(log_probs, noise.uniform), log_probs.amax(-1)
     sharpened = log_probs * (1 + 1 / temperature)
     moment = sharpened.logsumexp(-1)  # (B, L)
-    tokens = draw_tokens(sharpened - moment[..., None], noise.uniform[step])
-    return tokens, moment + noise.gumbel[step]
+    tokens = draw_tokens(sharpened - moment[..., None], noise.uniform)
+    return tokens, moment + noise.gumbel
 
 
 def propose_in_halton_order(
-    log_probs: Tensor, noise: Noise, step: int, temperature: float
+    log_probs: Tensor, noise: Noise, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Draw tokens; positions in the image's Halton order, whatever the prediction."""
-    return draw_tokens(log_probs, noise.uniform[step]), -noise.halton
+    return draw_tokens(log_probs, noise.uniform), -noise.halton
 
 
-def propose_at_random(
-    log_probs: Tensor, noise: Noise, step: int, temperature: float
-) -> tuple[Tensor, Tensor]:
+def propose_at_random(log_probs: Tensor, noise: Noise, temperature: float) -> tuple[Tensor, Tensor]:
     """Draw tokens; positions in random order."""
-    return draw_tokens(log_probs, noise.uniform[step]), noise.gumbel[step]
+    return draw_tokens(log_probs, noise.uniform), noise.gumbel
 
 
 PROPOSALS = {

@@ -161,6 +161,7 @@ def sampling_steps(
     device = model.position_embedding.device
     seq_len = model.config.seq_len
     tokens = start_tokens(model, image_indices, config.start_token, seed).to(device)
+    alike = config.start_token is None or config.start_token >= 0
     hidden = torch.ones_like(tokens, dtype=torch.bool)
     num_hidden = seq_len
     if known is not None:
@@ -169,33 +170,46 @@ def sampling_steps(
         tokens = torch.where(hidden, tokens, known.tokens.to(device))
     plan = make_plan(np.full(len(labels), num_hidden), config)
     noise = draw_noise(seed, image_indices, plan.num_steps, seq_len, device)
-    logits_fn = guided_predictor(model, torch.from_numpy(labels).to(device), plan, precision)
+    on_device = torch.from_numpy(labels).to(device)
+    logits_fn = guided_predictor(model, on_device, plan, precision, alike)
     yield tokens, hidden
     yield from decoding_steps(logits_fn, plan, noise, tokens, hidden)
 
 
 def guided_predictor(
-    model: MaskedTransformer, labels: Tensor, plan: Plan, precision: torch.dtype
+    model: MaskedTransformer, labels: Tensor, plan: Plan, precision: torch.dtype, alike: bool
 ) -> LogitsFn:
     """The model under classifier-free guidance, as decoding calls it.
 
-    Where the plan's guidance is 0 the unconditional half is not computed.
+    Where the plan's guidance is 0 the unconditional half is not computed. Where all images start
+    from equal tokens, the first step is computed once per label, if there are not more labels than
+    images. It is all labels, wanted or not, so that an image does not depend on the others'.
 
     Args:
         model: in evaluation mode.
         labels: int64 (B,).
         plan: has the guidance of each step.
         precision: of the matrix products.
+        alike: whether all images start from equal tokens.
     """
-    both_labels = torch.cat([labels, torch.full_like(labels, model.config.null_class)])
+    null_class = model.config.null_class
+    all_labels = torch.arange(null_class + 1, device=labels.device)
+    both_labels = torch.cat([labels, torch.full_like(labels, null_class)])
+    once_per_label = alike and len(all_labels) <= len(labels)
 
     @torch.no_grad()
     def logits_fn(tokens: Tensor, step: int) -> Tensor:
+        guidance = float(plan.guidance[step])
         with autocast(tokens.device, precision):
-            if plan.guidance[step] == 0:
+            if step == 0 and once_per_label:
+                predicted = model(tokens[: len(all_labels)], all_labels).float()  # (C+1, L, K)
+                conditional, unconditional = predicted[labels], predicted[null_class]
+            elif guidance == 0:
                 return model(tokens, labels)
-            conditional, unconditional = model(tokens.repeat(2, 1), both_labels).float().chunk(2)
-        return guided_logits(conditional, unconditional, float(plan.guidance[step]))
+            else:
+                predicted = model(tokens.repeat(2, 1), both_labels).float()  # (2B, L, K)
+                conditional, unconditional = predicted.chunk(2)
+        return guided_logits(conditional, unconditional, guidance)
 
     return logits_fn
 
