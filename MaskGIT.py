@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from data.datasets import DATASETS, DatasetSpec
 from data.spec import RESIZE, Split
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from utils.token_set import TokenSet
 
 log = logging.getLogger("maskgit")
+Frozen = TypeVar("Frozen", "MaskedTransformer", "Tokenizer")
 
 BUNDLED = Path(__file__).parent / "models" / "pretrained"
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -558,7 +559,7 @@ def find_tokenizer(session: Session) -> Tokenizer:
             "--train_vae --train does both), or name a trained VQ-GAN with --checkpoint_vae"
         )
     given = given_fields(VQGANConfig, options)
-    tokenizer = load_tokenizer(path, session.size, spec.channels, given).to(session.device)
+    tokenizer = placed(load_tokenizer(path, session.size, spec.channels, given), session)
     grid = tokenizer.grid_size
     log.info("tokenizer %s: %d codes, %d x %d tokens", path, tokenizer.codebook_size, grid, grid)
     return tokenizer
@@ -604,8 +605,8 @@ def load_model(session: Session) -> Trained:
     if not is_own_format(stored):
         return foreign_model(session, stored, path)
     contents = contents_of(stored, path, "maskgit")
-    model = from_contents(contents, path).to(session.device)
-    tokenizer = Tokenizer.from_entry(contents["tokenizer"]).to(session.device)
+    model = placed(from_contents(contents, path), session)
+    tokenizer = placed(Tokenizer.from_entry(contents["tokenizer"]), session)
     sizes = (model.config.codebook_size, model.config.seq_len)
     if sizes != (tokenizer.codebook_size, tokenizer.grid_size**2):
         raise UserError(f"{path} is damaged: its transformer is not for its tokenizer")
@@ -652,7 +653,15 @@ def foreign_model(session: Session, stored: Any, path: Path) -> Trained:
             f"the tokenizer makes {expected[0]}, and {spec.name} has {expected[1]} classes (with "
             f"{tokenizer.codebook_size} codes); are --checkpoint_vae, --size and --dataset its own?"
         )
-    return Trained(model.to(session.device), tokenizer, spec.name, spec.classes)
+    return Trained(placed(model, session), tokenizer, spec.name, spec.classes)
+
+
+def placed(model: Frozen, session: Session) -> Frozen:
+    """The model, on the session's device and compiled if that is wanted."""
+    model.to(session.device)
+    if session.options.compile:
+        model.compile(dynamic=False)  # every block has the same size
+    return model
 
 
 def of_model(session: Session, trained: Trained) -> Session:
@@ -730,6 +739,7 @@ def sampling_identity(
         "model": vars(trained.model.config),
         "labels": list(labels),
         "device": session.device.type,
+        "compiled": session.options.compile,
         "sampling": vars(config),
     }
 

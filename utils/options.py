@@ -331,9 +331,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _option(group, "--device", str, "auto", "NAME", "auto, cpu, cuda, cuda:<i> or mps")
     precision = "of matrix products; auto is bf16 where the hardware has it"
     _choice(group, "--precision", ("auto", "fp32", "bf16"), "auto", precision)
-    _flag(
-        group, "--compile", "torch.compile the training step: a minute at the start, faster steps"
-    )
+    compiled = "run all networks through torch.compile: a minute at the start, then faster"
+    _flag(group, "--compile", compiled)
     _flag(group, "--deterministic", "equal bits on CUDA too, at some cost in speed")
     _flag(group, "--no_wandb", "do not use Weights & Biases")
 

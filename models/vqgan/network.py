@@ -239,14 +239,14 @@ class VQModel(nn.Module):
         """Tokens of images: (B, C, H, W) in [-1, 1] -> int64 (B, h, w) in [0, K)."""
         return self.quantize.tokens(self.latents(images).float().permute(0, 2, 3, 1))
 
-    def compile_networks(self) -> None:
-        """Run encoder and decoder through torch.compile; each batch size is compiled anew.
+    def compile_networks(self, dynamic: bool) -> None:
+        """Run encoder and decoder through torch.compile; `dynamic` is its own.
 
         The decoder's last layer is left out: the adaptive weight needs the gradient of that layer
         alone, and a compiled graph can only be differentiated as a whole.
         """
-        self.encoder.compile(dynamic=False)
-        features = torch.compile(self.decoder.features, dynamic=False)
+        self.encoder.compile(dynamic=dynamic)
+        features = torch.compile(self.decoder.features, dynamic=dynamic)
         self.decoder.features = features  # type: ignore[method-assign]
 
     def decode(self, vectors: Tensor) -> Tensor:

@@ -96,6 +96,10 @@ class Tokenizer:
         self.device = device
         return self
 
+    def compile(self, *, dynamic: bool) -> None:
+        """Run encoder and decoder through torch.compile; `dynamic` is its own."""
+        self._model.compile_networks(dynamic)
+
     def entry(self) -> dict[str, Any]:
         """Plain data from which `from_entry` rebuilds the tokenizer; goes into checkpoints."""
         weights = {name: value.cpu() for name, value in self._model.state_dict().items()}

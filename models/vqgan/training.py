@@ -96,7 +96,7 @@ class VQGANStage:
             self.model.quantize, self.averaged.quantize, self.optimizer, training.revive_below
         )
         if compile_model:
-            self.model.compile_networks()
+            self.model.compile_networks(dynamic=False)
 
     def learning_rate(self, step: int, epochs: int | None = None) -> float:
         """Warm-up, then cosine decay over the whole run."""

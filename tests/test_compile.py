@@ -1,0 +1,56 @@
+"""--compile: every network goes through torch.compile, and nothing else changes.
+
+Graphs are captured for real but run without generated code, which keeps the test short.
+"""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_CODES, TINY_VQGAN, TRAIN_TINY
+from torch._dynamo.utils import counters
+
+from utils.run_folder import RunFolder
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The .grad attribute"),  # the compiler looks at it itself
+]
+
+
+@pytest.fixture
+def captured_graphs(run, monkeypatch):
+    """Runs a command with --compile; returns how many graphs were captured."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+
+    def call(command):
+        torch._dynamo.reset()
+        counters.clear()
+        run(f"{command} --compile")
+        return counters["stats"]["unique_graphs"]
+
+    return call
+
+
+def losses(folder, stage):
+    rows = map(json.loads, RunFolder(folder, "mnist").metrics(stage).read_text().splitlines())
+    return [value for row in rows for name, value in row.items() if name.endswith("/loss")]
+
+
+def test_both_stages_and_sampling(run, captured_graphs, tokenizer_file, tmp_path):
+    train_vae = f"--train_vae --dataset mnist --n_epochs_vae 2 --batch_size_vae 16 {TINY_VQGAN}"
+    for command in (
+        f"{train_vae} {TINY_CODES}",
+        f"--train {TRAIN_TINY} --dropout_t 0 --checkpoint_vae {tokenizer_file}",
+        "--sample --dataset mnist --num_samples 20",
+    ):
+        run(f"{command} --precision fp32 --run_name plain")
+        assert captured_graphs(f"{command} --precision fp32 --run_name compiled") > 0, command
+    folders = [tmp_path / name for name in ("plain", "compiled")]
+    for stage in ("vqgan", "maskgit"):
+        plain, compiled = (losses(folder, stage) for folder in folders)
+        assert compiled == pytest.approx(plain, rel=1e-3)
+    plain, compiled = (np.load(f / "samples" / "samples.npz")["arr_0"] for f in folders)
+    assert (np.abs(plain.astype(int) - compiled) <= 1).mean() > 0.99
