@@ -1,19 +1,25 @@
 """The host never waits for the device inside a step: proven on the operations, without a GPU.
 
-A read of a tensor's value (`item`, a branch on a tensor, boolean indexing) waits for everything
-that was queued before it. Under this mode each of them is an error.
+A read of a tensor's value (`item`, a branch on a tensor, boolean indexing, a copy to the host)
+waits for everything that was queued before it. Under these modes each of them is an error.
 """
+
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
-from test_stage2_training import make_stage
+from test_stage2_training import CLASSES, make_stage, token_set
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.maskgit.config import SamplingConfig
+from models.maskgit.config import SAMPLERS, SamplingConfig
 from models.maskgit.sampling import sample_tokens
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from models.vqgan.training import VQGANStage
+from utils.loop import LOG_EVERY, LoopConfig, Position, train_loop
+from utils.run_folder import RunFolder
+from utils.tracking import Trackers
 
 WAITING = {
     torch.ops.aten._local_scalar_dense.default,
@@ -23,7 +29,18 @@ WAITING = {
 }
 
 
-class NoWaiting(TorchDispatchMode):
+COPIES = {torch.Tensor.cpu, torch.Tensor.numpy, torch.Tensor.tolist}
+
+
+class NoCopies(TorchFunctionMode):
+    """Sees what leaves no operation behind where the device is the host."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        assert func not in COPIES, f"{func} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+class NoReads(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func not in WAITING, f"{func} waits for the device"
         indices = args[1] if func is torch.ops.aten.index.Tensor else ()
@@ -32,17 +49,36 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("read", [torch.Tensor.item, torch.Tensor.nonzero, bool])
-def test_the_mode_catches_reads(read):
-    with pytest.raises(AssertionError, match="waits"), NoWaiting():
-        read(torch.ones(1))
+@contextmanager
+def no_waiting():
+    with NoReads(), NoCopies():
+        yield
+
+
+@pytest.mark.parametrize("read", [torch.Tensor.item, torch.Tensor.nonzero, bool, *COPIES])
+def test_the_modes_catch_reads(read):
+    value = torch.ones(1)
+    with pytest.raises(AssertionError, match="waits"), no_waiting():
+        read(value)
 
 
 def test_training_the_transformer():
     stage = make_stage(dropout=0.1, grad_accum=2)
     stage.train_step(0)
-    with NoWaiting():
+    with no_waiting():
         stage.train_step(1)
+
+
+def test_the_loop_first_waits_when_it_logs(tmp_path):
+    stage = make_stage(token_set(8 * 2 * LOG_EVERY))
+    stage.train_step(0)
+    position = Position()
+    with pytest.raises(AssertionError, match="waits"), no_waiting():
+        train_loop(
+            stage, LoopConfig(1, stage.images_per_step), RunFolder(tmp_path, "toy"), Trackers(),
+            position,
+        )  # fmt: skip
+    assert position.step == LOG_EVERY
 
 
 def test_training_the_vqgan():
@@ -59,11 +95,13 @@ def test_training_the_vqgan():
         device=torch.device("cpu"), precision=torch.float32, describe={},
     )  # fmt: skip
     stage.train_step(0)
-    with NoWaiting():
+    with no_waiting():
         stage.train_step(1)
 
 
-def test_decoding():
-    model = make_stage().model.eval()
-    with NoWaiting():
-        sample_tokens(model, np.arange(3), np.arange(3), SamplingConfig(num_steps=4), seed=0)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("count", [3, 9])
+def test_decoding(sampler, count):
+    model, config = make_stage().model.eval(), SamplingConfig(num_steps=4, sampler=sampler)
+    with no_waiting():
+        sample_tokens(model, np.arange(count) % CLASSES, np.arange(count), config, seed=0)
