@@ -446,7 +446,7 @@ def fetch_dataset(name: str, data_dir: Path, size: int | None = None) -> None:
 
 
 def documentation_table(specs: Iterable[DatasetSpec] = DATASETS.values()) -> str:
-    """The table as Markdown, as the README shows it."""
+    """The table as Markdown, as docs/datasets.md shows it."""
     head = "| --dataset | classes | channels | size | views | splits | source | licence | files |"
     lines = [head, "| --- " * head.count(" |") + "|"]
     for spec in specs:

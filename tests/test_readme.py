@@ -1,16 +1,32 @@
-"""What the README says is what the program does."""
+"""What the README and docs/ say is what the program does."""
 
 import re
 from pathlib import Path
 
-from data.datasets import documentation_table
+import pytest
+
+from data.datasets import DATASETS, documentation_table
 from MaskGIT import main
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = {page.name: page.read_text() for page in (ROOT / "docs").glob("*.md")}
+EVERYTHING = "\n".join([README, *PAGES.values()])
 
 
 def test_the_table_of_datasets_is_the_table_of_the_program():
-    assert documentation_table() in README
+    assert documentation_table() in PAGES["datasets.md"]
+
+
+def test_the_sizes_and_channels_of_the_datasets_are_those_of_the_program():
+    rows = re.findall(r"\| (32|64|128) \|(.*)\|(.*)\|\n", README)
+    told = {
+        (int(size), channels, name)
+        for size, grey, colour in rows
+        for channels, cell in ((1, grey), (3, colour))
+        for name in re.findall(r"`(\w+)`", cell)
+    }
+    assert told == {(spec.size, spec.channels, spec.name) for spec in DATASETS.values()}
 
 
 def test_the_example_runs(trained):
@@ -22,17 +38,17 @@ def test_the_example_runs(trained):
     assert names["images"].abs().max() <= 1
 
 
-def test_every_option_it_names_exists(capsys):
-    try:
+def test_every_option_they_name_exists(capsys):
+    with pytest.raises(SystemExit):
         main(["--help"])
-    except SystemExit:
-        known = set(re.findall(r"--[a-z][a-z_-]*", capsys.readouterr().out))
+    known = set(re.findall(r"--[a-z][a-z_-]*", capsys.readouterr().out))
     elsewhere = {"--fast", "--nproc_per_node", "--kills", "--cases"}  # of scripts, tests, torchrun
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", README))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", EVERYTHING))
     assert named - elsewhere <= known
 
 
-def test_every_file_it_names_exists():
-    root = Path(__file__).parent.parent
-    for name in re.findall(r"`((?:models|data|utils|scripts|tests|benchmarks)/[\w/.]*)`", README):
-        assert (root / name).exists(), name
+def test_every_file_they_name_exists():
+    names = re.findall(r"`((?:models|data|utils|scripts|tests|benchmarks)/[\w/.]*)`", EVERYTHING)
+    names += re.findall(r"\]\((docs/[\w.]+)\)", README)
+    for name in names:
+        assert (ROOT / name).exists(), name
