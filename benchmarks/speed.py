@@ -4,8 +4,9 @@
 
 Both get the same weights and inputs and run alternately; the table shows the median of the rounds.
 Default options, the default VQ-GAN, 32 x 32 grey images, 64 tokens. Each peak of memory is that of
-a process of its own. The second table doubles the image's side twice with the same number of tokens
-per batch, and puts the slowdown beside the one that the operation count predicts.
+a process of its own. Shares are of what a large matrix product of the same precision reaches in the
+same rounds. The second table doubles the image's side twice with the same number of tokens per
+batch, and puts the slowdown beside the one that the operation count predicts.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -45,9 +47,19 @@ Work = Callable[[], object]
 
 
 class Pair(NamedTuple):
-    """The same work done twice: images per call, by our code, by the baseline's."""
+    """The same work done twice, by our code and by the baseline's.
+
+    Attributes:
+        images: of one call.
+        flops: operations that an image takes in matrix products and convolutions.
+        precision: of our products.
+        ours: our code.
+        baseline: the baseline's.
+    """
 
     images: int
+    flops: float
+    precision: torch.dtype
     ours: Work
     baseline: Work
 
@@ -55,8 +67,10 @@ class Pair(NamedTuple):
 class Bench:
     """One set of weights and inputs, and the works on them by both implementations."""
 
-    def __init__(self, device: torch.device, precision: torch.dtype, image_size: int) -> None:
-        self.device, self.precision = device, precision
+    def __init__(
+        self, device: torch.device, precision: torch.dtype, compiled: bool, image_size: int
+    ) -> None:
+        self.device, self.precision, self.compiled = device, precision, compiled
         torch.manual_seed(0)
         vqgan_config = VQGANConfig(image_size=image_size, attn_resolutions=(image_size // 2,))
         self.vqgan = VQModel(vqgan_config).eval().requires_grad_(False).to(device)
@@ -83,11 +97,15 @@ class Bench:
             precision=precision,
             describe={},
             preview=lambda model, path: None,
+            compile_model=compiled,
         )
         self.plain = PlainTransformer(self.config).to(device)
         self.plain.load_ours(self.stage.model)
         self.trainer = Trainer(self.plain, self.vqgan)
         self.averaged: MaskedTransformer = self.stage.ema.module  # type: ignore[assignment]
+        if compiled:
+            self.tokenizer.compile(dynamic=False)
+            self.averaged.compile(dynamic=False)
 
     def works(self) -> dict[str, Pair]:
         """What is compared, by name."""
@@ -98,16 +116,22 @@ class Bench:
         return {
             "training": Pair(
                 self.train_images,
+                training_flops(self.config),
+                self.precision,
                 lambda: self.stage.train_step(1),
                 lambda: self.trainer.step(images, labels),
             ),
             "sampling": Pair(
                 few,
+                sampling_flops(self.config, few),
+                self.precision,
                 self._sample,
                 lambda: plain_sample(self.plain, self.vqgan, labels[:few], self.sampling, counts),
             ),
             "tokenising": Pair(
                 self.train_images,
+                self._encoder_flops(),
+                torch.float32,
                 self._tokenise,
                 lambda: self.vqgan.encode(images),
             ),
@@ -130,19 +154,25 @@ class Bench:
     def _tokenise(self) -> None:
         self.tokenizer.encode(from_uint8(self.pixels.to(self.device)))
 
+    def _encoder_flops(self) -> float:
+        with FlopCounterMode(display=False) as counter:
+            self.vqgan.encode(from_uint8(self.pixels[:1].to(self.device)))
+        return counter.get_total_flops()
+
 
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
+    parser.add_argument("--compile", action="store_true", help="ours through torch.compile")
     parser.add_argument("--rounds", type=int, default=5, help="timings of each work")
     parser.add_argument("--size", type=int, default=32, help=argparse.SUPPRESS)
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)  # what a process of its own runs
     options = parser.parse_args()
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    bench = partial(Bench, device, precision)
+    bench = partial(Bench, device, precision, options.compile)
     if options.peak_of:
         name, implementation = options.peak_of.split(":")
         work: Work = getattr(bench(options.size).works()[name], implementation)
@@ -159,23 +189,23 @@ def main() -> None:
 def compare(bench: Bench, rounds: int) -> None:
     """Print images/s of ours and the baseline, their ratio, peak memory and share of the GEMM."""
     works = bench.works()
-    product = matrix_product(bench.device, bench.precision)
-    calls = {"product": product}
+    precisions = {pair.precision for pair in works.values()}
+    calls = {str(precision): matrix_product(bench.device, precision) for precision in precisions}
     for name, pair in works.items():
         calls |= {f"ours {name}": pair.ours, f"baseline {name}": pair.baseline}
     seconds = interleaved(calls, bench.device, rounds)
-    peak = 2 * PRODUCT_SIZE**3 / seconds["product"]
-    say(f"matrix product of {PRODUCT_SIZE}: {peak / 1e9:.0f} GFLOP/s")
+    peaks = {precision: 2 * PRODUCT_SIZE**3 / seconds[str(precision)] for precision in precisions}
+    for precision, peak in peaks.items():
+        say(f"matrix product of {PRODUCT_SIZE}, {precision}: {peak / 1e9:.0f} GFLOP/s")
     say("work         ours img/s  baseline img/s  ratio  ours MB  baseline MB  share of product")
     for name, pair in works.items():
         ours = pair.images / seconds[f"ours {name}"]
         plain = pair.images / seconds[f"baseline {name}"]
         megabytes = [peak_of(name, by, 32, bench) / 1e6 for by in ("ours", "baseline")]
-        operations = {"training": training_flops, "sampling": sampling_flops}.get(name)
-        share = f"{100 * ours * operations(bench.config) / peak:14.0f} %" if operations else ""
+        share = 100 * ours * pair.flops / peaks[pair.precision]
         say(
             f"{name:12s} {ours:10.1f}  {plain:14.1f}  {ours / plain:5.2f}  {megabytes[0]:7.0f}"
-            f"  {megabytes[1]:11.0f}  {share}"
+            f"  {megabytes[1]:11.0f}  {share:14.0f} %"
         )
 
 
@@ -189,13 +219,13 @@ def cost_curve(bench: Callable[[int], Bench], rounds: int) -> None:
     for size in (32, 64, 128):
         current = bench(size)
         works = current.works()
-        names = {"training": training_flops, "sampling": sampling_flops}
-        seconds = interleaved({n: works[n].ours for n in names}, current.device, rounds)
+        del works["tokenising"]
+        seconds = interleaved({n: p.ours for n, p in works.items()}, current.device, rounds)
         line = f"{current.config.seq_len:6d}  {current.train_images:5d}"
-        for name, operations in names.items():
-            rate, flops = works[name].images / seconds[name], operations(current.config)
-            first.setdefault(name, (rate, flops))
-            slower, predicted = first[name][0] / rate, flops / first[name][1]
+        for name, pair in works.items():
+            rate = pair.images / seconds[name]
+            first.setdefault(name, (rate, pair.flops))
+            slower, predicted = first[name][0] / rate, pair.flops / first[name][1]
             megabytes = peak_of(name, "ours", size, current) / 1e6
             line += f"  {rate:14.1f}  {slower:6.1f}  {predicted:9.1f}  {megabytes:4.0f}"
         say(line)
@@ -246,16 +276,19 @@ def training_flops(config: TransformerConfig) -> float:
     return 3 * forward_flops(config, config.seq_len * 2 / np.pi)
 
 
-def sampling_flops(config: TransformerConfig) -> float:
-    """The transformer's part of one image: the first step has no unconditional half."""
-    return (2 * SamplingConfig().num_steps - 1) * forward_flops(config, config.seq_len)
+def sampling_flops(config: TransformerConfig, images: int) -> float:
+    """The transformer's part of one image: the first step is computed once per label."""
+    doubled = 2 * (SamplingConfig().num_steps - 1)
+    first = min(1, (config.num_classes + 1) / images)
+    return (doubled + first) * forward_flops(config, config.seq_len)
 
 
 def peak_of(name: str, implementation: str, size: int, bench: Bench) -> int:
     """Peak memory in bytes of two calls of a work, in a process of its own."""
     precision = {torch.float32: "fp32", torch.bfloat16: "bf16"}[bench.precision]
     command = [sys.executable, __file__, "--device", str(bench.device), "--precision", precision,
-               "--size", str(size), "--peak_of", f"{name}:{implementation}"]  # fmt: skip
+               "--size", str(size), "--peak_of", f"{name}:{implementation}",
+               *["--compile"] * bench.compiled]  # fmt: skip
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
