@@ -22,17 +22,20 @@ class CountingStage:
     name = "maskgit"
     steps_per_epoch = 4
 
-    def __init__(self, bad_step=None, signal_step=None):
+    def __init__(self, bad_step=None, signal_step=None, skipped=()):
         self.total = 0
-        self.bad_step, self.signal_step = bad_step, signal_step
+        self.bad_step, self.signal_step, self.skipped = bad_step, signal_step, skipped
         self.validations = 0
 
     def train_step(self, step):
         if step == self.signal_step:
             os.kill(os.getpid(), signal.SIGTERM)
-        if step != self.bad_step:
-            self.total += step
-        return {"loss": torch.tensor(math.nan if step == self.bad_step else float(step))}
+        is_skipped = step == self.bad_step or step in self.skipped
+        self.total += 0 if is_skipped else step
+        return {
+            "loss": torch.tensor(math.nan if step == self.bad_step else float(step)),
+            "skipped": torch.tensor(float(is_skipped)),
+        }
 
     def learning_rate(self, step, epochs=None):
         return 1 / (1 + step)
@@ -152,6 +155,20 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_state(run):
     with pytest.raises(UserError, match=r"step 6.*learning rate"):
         train(CountingStage(bad_step=6), run, every=1)
     assert load_checkpoint(run.resume_state("maskgit"), "maskgit-resume")["position"]["step"] == 4
+
+
+def test_a_few_steps_without_a_finite_gradient_are_skipped_and_told(run):
+    stage = CountingStage(skipped={1, 2, 5})
+    train(stage, run)
+    assert stage.total == sum(range(12)) - 8
+    assert [row["train/skipped"] for row in rows(run) if "train/loss" in row] == [0.5, 0.25, 0]
+
+
+def test_gradients_that_stay_non_finite_end_the_run(run):
+    with pytest.raises(UserError, match=r"10 gradients in a row.*step 15"):
+        train(CountingStage(skipped=range(6, 40)), run, epochs=9, every=1)
+    state = load_checkpoint(run.resume_state("maskgit"), "maskgit-resume")
+    assert state["position"]["step"] == 12
 
 
 def test_saving_by_time(run):

@@ -199,6 +199,19 @@ def test_a_non_finite_loss_leaves_weights_and_moments_alone():
     assert str(stage.optimizer.state_dict()["state"]) == moments
 
 
+def test_a_gradient_that_is_not_finite_is_skipped_and_told():
+    stage = make_stage()
+    assert stage.train_step(0)["skipped"] == 0
+    before = weights(stage)
+    hook = stage.model.output_bias.register_hook(lambda gradient: gradient * math.inf)
+    metrics = stage.train_step(1)
+    hook.remove()
+    assert metrics["loss"].isfinite()
+    assert (metrics["skipped"], metrics["gradient_norm"]) == (1, 0)
+    for name, value in stage.model.state_dict().items():
+        assert value.equal(before[name]), name
+
+
 def test_it_learns_and_validation_shows_it():
     stage = make_stage(epochs=30, lr=3e-3, ema_decay=0.9)
     before = stage.validate()

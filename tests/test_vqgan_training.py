@@ -47,6 +47,7 @@ def make_stage(config: VQGANConfig = CONFIG, **changes: Any) -> VQGANStage:
     images = images_of(20)  # the last batch is smaller
 
     def batches(epoch: int, first_batch: int) -> Iterator[Tensor]:
+        torch.rand(1)  # a DataLoader that starts draws from the global generator too
         order = torch.randperm(20, generator=torch.Generator().manual_seed(epoch))
         return iter(images[order].split(8)[first_batch:])
 
@@ -174,6 +175,7 @@ def test_a_broken_batch_changes_no_weight() -> None:
     stage._images = lambda step: torch.full((4, 1, 16, 16), torch.nan)  # type: ignore[method-assign]
     metrics = stage.train_step(3)  # one that revives codes
     assert metrics["loss"].isnan()
+    assert metrics["skipped"] == 1
     assert equal(model, weights(stage.model))
     assert equal(judge, weights(stage.objective.discriminator))
 

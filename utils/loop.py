@@ -28,6 +28,7 @@ from utils.tracking import Tracker
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 50  # steps between two looks at the device
+MAX_SKIPPED = 10  # steps in a row without a finite gradient: nothing is learned any more
 
 
 class Stage(Protocol):
@@ -42,9 +43,10 @@ class Stage(Protocol):
     steps_per_epoch: int
 
     def train_step(self, step: int) -> dict[str, Tensor]:
-        """Make optimiser step `step` (from 0); return scalars on the device, "loss" among them.
+        """Make optimiser step `step` (from 0); return scalars on the device.
 
-        A non-finite loss must leave the weights as they are.
+        "loss" is among them, and "skipped": 1 where loss or gradient were not finite, which must
+        leave the weights as they are. All others are finite where the loss is.
         """
 
     def learning_rate(self, step: int, epochs: int | None = None) -> float:
@@ -262,6 +264,7 @@ class _Meter:
         self._sums = sums
         self._images = 0
         self._bad_step: Tensor | None = None
+        self._skipped: Tensor | int = 0  # in a row
         self._since = time.monotonic()
 
     def add(self, metrics: Mapping[str, Tensor], images: int, step: int) -> None:
@@ -272,18 +275,21 @@ class _Meter:
         loss = metrics["loss"].detach()
         if self._bad_step is None:
             self._bad_step = torch.full((), -1, device=loss.device)
-        is_first_bad = (self._bad_step < 0) & ~loss.isfinite()
+        self._skipped = torch.where(metrics["skipped"] > 0, self._skipped + 1, 0)
+        is_bad = ~loss.isfinite() | (self._skipped >= MAX_SKIPPED)
+        is_first_bad = (self._bad_step < 0) & is_bad
         self._bad_step = torch.where(is_first_bad, step, self._bad_step)
         self._images += images
 
     def check(self) -> None:
-        """Wait for the device; UserError if any loss since the start was not finite."""
+        """Wait for the device; UserError if a loss was not finite, or too many gradients were not."""
         bad_step = -1 if self._bad_step is None else int(self._bad_step.item())
         if bad_step >= 0:
             raise UserError(
-                f"the loss became NaN or infinite at step {bad_step}; the last saved state is good "
-                "and intact, but the options led here: start another --run_name with a lower "
-                "learning rate, a longer warm-up or --precision fp32"
+                f"the loss, or {MAX_SKIPPED} gradients in a row, became NaN or infinite at step "
+                f"{bad_step}; the last saved state is good and intact, but the options led here: "
+                "start another --run_name with a lower learning rate, a longer warm-up or "
+                "--precision fp32"
             )
 
     def take(self) -> dict[str, float]:

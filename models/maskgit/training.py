@@ -126,7 +126,12 @@ class MaskGITStage:
         return self.training.lr * warmup_cosine(step, total, round(warmup))
 
     def train_step(self, step: int) -> dict[str, Tensor]:
-        """One optimiser step; returns "loss" and "gradient_norm" on the device."""
+        """One optimiser step.
+
+        Returns:
+            Scalars on the device: "loss", "gradient_norm" (before clipping) and "skipped", 1 where
+            one of the two is not finite and the weights are as before.
+        """
         self.model.train()
         processes = self.processes
         torch.manual_seed(derive_seed(self.training.seed, "dropout", step, processes.rank))
@@ -140,8 +145,7 @@ class MaskGITStage:
                 (part_loss * processes.size).backward()
             loss += part_loss.detach()
         processes.add_up(loss)
-        norm = self._update(step, loss)
-        return {"loss": loss, "gradient_norm": norm}
+        return {"loss": loss, **self._update(step, loss)}
 
     def validate(self) -> dict[str, float]:
         """Loss and token accuracy of the averaged weights under masks that are the same always.
@@ -253,13 +257,14 @@ class MaskGITStage:
             label_smoothing=self.training.label_smoothing,
         )
 
-    def _update(self, step: int, loss: Tensor) -> Tensor:
+    def _update(self, step: int, loss: Tensor) -> dict[str, Tensor]:
         """Clip, step, average; the weights stay as they are if loss or gradient is not finite."""
         limit = self.training.grad_clip or math.inf
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True)
-        step_if_finite(self.optimizer, self.learning_rate(step), (loss + norm).isfinite())
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        finite = (loss + norm).isfinite()
+        step_if_finite(self.optimizer, self.learning_rate(step), finite)
         self.ema.update(self.model, step)
-        return norm
+        return {"gradient_norm": torch.where(finite, norm, 0), "skipped": (~finite).float()}
 
     @cached_property
     def _validation_ratios(self) -> np.ndarray:

@@ -110,12 +110,13 @@ class VQGANStage:
 
         Returns:
             Scalars on the device: "loss" (all the autoencoder learns from), "l1", "perceptual",
-            "codebook", and with the discriminator "generator", "discriminator" and
-            "adaptive_weight".
+            "codebook", with the discriminator "generator", "discriminator" and "adaptive_weight",
+            and "skipped", 1 where a loss or gradient is not finite and the weights are as before.
         """
         self.model.train()
-        torch.manual_seed(derive_seed(self.training.seed, "vqgan dropout", step))
         images = self._images(step)
+        # After reading, for a data loader that starts draws from the same generator.
+        torch.manual_seed(derive_seed(self.training.seed, "vqgan dropout", step))
         if step == 0:
             self._initialise_codebook(images)
         metrics, latents, tokens = self._accumulate_gradients(images, self._is_adversarial(step))
@@ -125,7 +126,7 @@ class VQGANStage:
         if every and (step + 1) % every == 0:
             generator = rng(self.training.seed, "revive", step)
             self.codebook.revive(_flat(latents), tokens.flatten(), generator, allowed=finite)
-        return metrics
+        return {**metrics, "skipped": (~finite).float()}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
