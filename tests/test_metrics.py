@@ -51,6 +51,14 @@ def test_frechet_distance_agrees_with_the_matrix_square_root():
     assert frechet_distance(feature_set(a), feature_set(b)) == pytest.approx(expected, rel=1e-9)
 
 
+def test_images_sorted_by_class_are_as_good_as_shuffled_ones():
+    random = np.random.default_rng(0)
+    centres = 20 * random.normal(size=(20, 8))
+    real, made = (centres.repeat(n, 0) + random.normal(size=(20 * n, 8)) for n in (100, 10))
+    scores = compare(feature_set(made), feature_set(real))  # as many real ones as made are used
+    assert min(scores["precision"], scores["recall"]) > 0.6
+
+
 def test_statistics_do_not_depend_on_the_batches():
     # A mean of 1e6 leaves no digits to formulas that subtract large squares.
     features = np.random.default_rng(0).normal(1e6, 1, size=(101, 8))

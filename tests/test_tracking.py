@@ -82,30 +82,41 @@ def test_training_with_no_wandb_leaves_no_trace(trained):
     assert not (trained / "wandb").exists()
 
 
-def test_an_unreachable_server_falls_back_once(monkeypatch, tmp_path):
-    """Whatever wandb raises, training goes on offline, and a resumed run keeps its id."""
+class BrokenRun:
+    """A run whose process has died."""
+
+    id = "abc"
+
+    def log(self, *_, **__):
+        raise ConnectionResetError("Connection lost")
+
+    finish = log
+
+
+@pytest.mark.parametrize("unreachable", [{"online"}, {"online", "offline"}, set()])
+def test_whatever_wandb_raises_the_numbers_are_kept(monkeypatch, tmp_path, caplog, unreachable):
     import wandb
 
     calls = []
 
-    class Run:
-        id = "abc"
-
-        def log(self, *_, **__): ...
-
-        def finish(self): ...
-
     def init(mode, **options):
         calls.append((mode, options["id"], options["resume"]))
-        if mode == "online":
+        if mode in unreachable:
             raise wandb.errors.CommError("no route")
-        return Run()
+        return BrokenRun()
 
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setenv("WANDB_API_KEY", "key")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     tracker, run_id = open_trackers(tmp_path / "m.jsonl", 0, tmp_path, "toy", {}, "abc")
-    assert [mode for mode, *_ in calls] == ["online", "offline"]
-    assert calls[1][1:] == ("abc", "allow")
+    assert calls == [(mode, "abc", "allow") for mode in ("online", "offline")[: len(calls)]]
+    assert len(calls) == (2 if unreachable else 1)
     assert run_id == "abc"
     assert isinstance(tracker.trackers[1], WandbTracker)
+    tracker.log({"loss": 1.0}, 1)
+    tracker.log({"loss": 0.5}, 2)
+    tracker.log_image("samples", tmp_path / "absent.png", 2)
+    tracker.close()
+    assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 2
+    told = [record for record in caplog.records if "left out" in record.message]
+    assert len(told) == (0 if len(unreachable) == 2 else 1)

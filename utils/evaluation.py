@@ -146,7 +146,11 @@ def cached_features(
     extractor: Extractor, reference: Reference, blocks: Blocks, cache_dir: Path
 ) -> FeatureSet:
     """The features of the real images, from the cache or extracted now; errors as `Judge`."""
-    identity = {**asdict(reference), "extractor": extractor.digest, "kept": metrics.KEPT}
+    identity = {
+        **asdict(reference),
+        "extractor": extractor.digest,
+        "kept": f"{metrics.KEPT} in random order",
+    }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     path = cache_dir / f"features-{reference.dataset}-{reference.split}-{digest}.pt"
     if not path.is_file():

@@ -282,7 +282,7 @@ class _Meter:
         self._images += images
 
     def check(self) -> None:
-        """Wait for the device; UserError if a loss was not finite, or too many gradients were not."""
+        """Wait for the device; UserError if a loss, or too many gradients, were not finite."""
         bad_step = -1 if self._bad_step is None else int(self._bad_step.item())
         if bad_step >= 0:
             raise UserError(

@@ -36,7 +36,8 @@ class FeatureSet:
         mean: float64 (D,).
         covariance: float64 (D, D), with N - 1 in the denominator.
         kept: (up to KEPT, D) as they were extracted: features of images drawn without replacement,
-            for the metrics that compare images one by one.
+            in random order, for the metrics that compare images one by one. Any first part of them
+            is thereby a fair sample, also of images that were sorted by class.
         logits: (N, C) as they were extracted, or None where there are none or they were not asked
             for.
     """
@@ -92,11 +93,13 @@ class FeatureCollector:
         """The features of all N images."""
         assert self._mean is not None, "no features"
         assert self._seen == self._count, f"{self._seen} images instead of {self._count}"
+        kept = torch.cat(self._kept)
+        order = rng(0, "order of kept features").permutation(len(kept))
         return FeatureSet(
             count=self._count,
             mean=self._mean,
             covariance=self._scatter / (self._count - 1),
-            kept=torch.cat(self._kept),
+            kept=kept[torch.from_numpy(order)],
             logits=torch.cat(self._logits) if self._logits else None,
         )
 

@@ -2,13 +2,14 @@
 
 wandb is imported here alone and only when it is used. It gets the configuration, the numbers and
 generated images; never real images, paths, code or the state of a repository. It never asks for a
-login and never waits long for a network: without either, the run is recorded offline.
+login and never waits long for a network: without either, the run is recorded offline. If it fails
+later, it is left out from there on: no training stops because of it.
 """
 
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,30 +102,43 @@ class WandbTracker:
             "settings": settings,
         }
         mode = os.environ.get("WANDB_MODE") or ("online" if _has_login() else "offline")
-        try:
-            self._run = wandb.init(mode=mode, **options)  # type: ignore[arg-type]
-        except Exception as error:  # wandb raises many kinds; none may stop a training
-            log.info("wandb is out of reach (%s)", one_line(error))
-            mode = "offline"
-            self._run = wandb.init(mode=mode, **options)  # type: ignore[arg-type]
-        self.run_id: str = self._run.id
-        if mode == "offline":
-            log.info(
-                "wandb records offline in %s (`wandb sync` uploads it; --no_wandb turns it off)",
-                folder / "wandb",
-            )
+        self.run_id = run_id
+        self._run: Any = None
+        for attempt in dict.fromkeys((mode, "offline")):
+            try:
+                self._run = wandb.init(mode=attempt, **options)  # type: ignore[arg-type]
+            except Exception as error:  # wandb raises many kinds; none may stop a training
+                log.info("wandb is out of reach (%s)", one_line(error))
+                continue
+            self.run_id = self._run.id
+            if attempt == "offline":
+                log.info(
+                    "wandb records offline in %s (`wandb sync` uploads it; --no_wandb turns it "
+                    "off)",
+                    folder / "wandb",
+                )
+            break
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record numbers."""
-        self._run.log(dict(metrics), step=step)
+        self._try(lambda run: run.log(dict(metrics), step=step))
 
     def log_image(self, name: str, path: Path, step: int) -> None:
         """Record a picture."""
-        self._run.log({name: self._wandb.Image(str(path))}, step=step)
+        self._try(lambda run: run.log({name: self._wandb.Image(str(path))}, step=step))
 
     def close(self) -> None:
         """Finish the run."""
-        self._run.finish()
+        self._try(lambda run: run.finish())
+
+    def _try(self, action: Callable[[Any], None]) -> None:
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:  # see above
+            log.warning("wandb failed and is left out from here on (%s)", one_line(error))
+            self._run = None
 
 
 class Trackers:
