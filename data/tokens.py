@@ -74,7 +74,7 @@ def cached_tokens(
     manifest = {
         **identity,
         "format": CACHE_FORMAT,
-        "source": images.fingerprint,
+        "source": processes.from_main(lambda: images.fingerprint),
         "images": len(images),
         "views": images.num_views,
         "seq_len": seq_len,
@@ -82,14 +82,14 @@ def cached_tokens(
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
     name = f"{identity['dataset']}-{identity['split']}-{digest}"
     folder = cache_dir / name
-    if not processes.from_main(folder.is_dir()):
+    if not processes.from_main(folder.is_dir):
         busy = (
             f"another process is writing the token cache {folder}; wait for it, or set --cache_dir"
         )
         lock = exclusive_lock(make_folder(cache_dir) / f".{name}.lock", busy)
         encoding = _Encoding(images, encode, batch_size, num_workers, processes)
         with lock if processes.is_main else nullcontext():
-            if not processes.from_main(folder.is_dir()):
+            if not processes.from_main(folder.is_dir):
                 _write(encoding, manifest, folder)
         processes.wait()
     return _read(folder, manifest)
@@ -135,7 +135,7 @@ class _Encoding:
 
 def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> None:
     partial = make_folder(folder.with_name(f"{folder.name}.partial"))
-    done = encoding.processes.from_main(_read_progress(partial))
+    done = encoding.processes.from_main(lambda: _read_progress(partial))
     if not encoding.processes.is_main:
         for _ in encoding.blocks(done):
             pass

@@ -18,6 +18,7 @@ cd "$SLURM_SUBMIT_DIR"
 . scripts/environment.sh
 install requirements.txt
 
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK" # srun no longer takes it from sbatch
 export WORLD_SIZE="$SLURM_NTASKS" MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR

@@ -276,6 +276,13 @@ def test_tokens_are_drawn_with_their_probabilities():
     assert shares.tolist() == pytest.approx(logits.softmax(0).tolist(), abs=2e-4)
 
 
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24, 1.0])
+def test_no_draw_takes_a_token_that_is_all_but_impossible(uniform):
+    probabilities = torch.tensor([1e-30, 0.3, 0.7, 1e-30])
+    token = draw_tokens(probabilities.log().view(1, 1, 4), torch.tensor([[uniform]]))
+    assert token.item() == (0 if uniform == 0 else 2)
+
+
 def test_noise_belongs_to_the_image_and_the_step():
     whole = draw_noise(3, np.arange(6), 4, 9, CPU)
     part = draw_noise(3, np.array([4, 2]), 2, 9, CPU)

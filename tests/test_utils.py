@@ -1,9 +1,12 @@
 """The small tools: files, locks, images, seeds, devices, averages, settings."""
 
+import errno
 import json
 import os
+import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +89,37 @@ def test_the_kernel_releases_a_lock_when_its_owner_is_killed(tmp_path):
         owner.wait()
     with exclusive_lock(lock, "taken"):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_told_and_used(monkeypatch, tmp_path, caplog, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with exclusive_lock(tmp_path / "lock", "taken"):
+        assert "cannot be locked" in caplog.text
+
+
+def test_a_lock_that_cannot_be_made_is_named(tmp_path):
+    with pytest.raises(UserError, match="absent"), exclusive_lock(tmp_path / "absent/lock", ""):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_disk_that_cannot_flush_folders_is_used(monkeypatch, tmp_path, number):
+    flush = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        flush(descriptor)
+
+    monkeypatch.setattr("os.fsync", refuse)
+    wrong = number == errno.EIO
+    with pytest.raises(UserError, match="Input/output") if wrong else nullcontext():
+        write_json_atomic(tmp_path / "a.json", {"a": 1})
+    assert read_json(tmp_path / "a.json") == {"a": 1}
 
 
 def test_bytes_and_floats_round_trip():

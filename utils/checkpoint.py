@@ -237,5 +237,5 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 def _tensor_checksum(tensor: Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(flat.view(torch.uint8).numpy().tobytes())
+    digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

@@ -9,15 +9,15 @@ from utils.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """Resolve --device: "auto" takes CUDA, then Apple's MPS, then the CPU.
+    """Resolve --device: "auto" takes CUDA where there is any, else the CPU.
+
+    Apple's MPS has to be asked for: nothing has been run on it.
 
     Raises:
         UserError: if the name is no device of this machine.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
     available = {
         "cpu": 1,
@@ -48,11 +48,28 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype)
 
 
-def make_deterministic() -> None:
-    """Ask for equal bits from run to run, also on CUDA (--deterministic)."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
+def set_up_device(device: torch.device, precision: torch.dtype, deterministic: bool) -> None:
+    """Make the device the current one and choose torch's global settings for it.
+
+    Args:
+        device: where to compute.
+        precision: float32 means float32; otherwise what is not bfloat16 may be TF32 on CUDA.
+        deterministic: ask for equal bits from run to run, also on CUDA (--deterministic).
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        is_exact = precision == torch.float32
+        torch.set_float32_matmul_precision("highest" if is_exact else "high")
+        torch.backends.cudnn.allow_tf32 = not is_exact
+        torch.backends.cudnn.benchmark = not deterministic
+
+
+def float32_name(device: torch.device) -> str:
+    """What products of float32 are computed in: "float32" or "tf32"."""
+    return "tf32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:

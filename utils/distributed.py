@@ -9,7 +9,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import (
     AbstractContextManager,
     contextmanager,
@@ -19,13 +19,15 @@ from contextlib import (
 )
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from utils.errors import UserError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)  # a process that is silent for longer has hung, and ends the job
 GRACE_SECONDS = 5.0  # in which the main process tells why the job ends
@@ -82,7 +84,7 @@ class Processes:
         """Let the processes talk to each other in the block.
 
         Args:
-            device: where this process computes.
+            device: where this process computes; the current one, if it is a GPU.
 
         Raises:
             UserError: if the environment does not tell where the others are.
@@ -96,12 +98,9 @@ class Processes:
                 f"started as one of {self.size} processes (WORLD_SIZE) without {missing[0]}: "
                 "start with torchrun, or unset WORLD_SIZE"
             )
-        import torch
         import torch.distributed as dist
 
         on_gpu = device.type == "cuda"
-        if on_gpu:
-            torch.cuda.set_device(device)
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
         yield
         dist.destroy_process_group()
@@ -150,16 +149,16 @@ class Processes:
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return votes.tolist()
 
-    def from_main(self, value: int) -> int:
-        """The main process's value, in every process."""
+    def from_main(self, compute: Callable[[], T]) -> T:
+        """What the main process finds, told to every process; `compute` is called there alone."""
         if self.size == 1:
-            return value
+            return compute()
         import torch
         import torch.distributed as dist
 
-        told = torch.tensor(value)
-        dist.broadcast(told, src=0)
-        return int(told)
+        told = [compute() if self.is_main else None]
+        dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
+        return told[0]  # type: ignore[return-value]
 
     def add_up(self, tensor: "Tensor") -> "Tensor":
         """Replace a tensor by its sum over the processes, on its device; returns it."""

@@ -1,7 +1,9 @@
 """Files that are either complete or not there: atomic writes and locks."""
 
+import errno
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from utils.errors import UserError
+
+log = logging.getLogger("maskgit")
+
+# What file systems answer that cannot flush a folder.
+NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
 
 
 @contextmanager
@@ -117,18 +124,26 @@ def make_folder(path: Path) -> Path:
 def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
     """Hold a lock file for as long as the block runs.
 
-    The kernel releases the lock when its owner dies, however it dies; the file itself stays.
+    The kernel releases the lock when its owner dies, however it dies; the file itself stays. Where
+    the file system has no locks, as some network disks, that is told and nothing is locked.
 
     Raises:
-        UserError: with the text `refusal` if another process holds the lock.
+        UserError: with the text `refusal` if another process holds the lock, or if the file cannot
+            be written.
     """
     import fcntl
 
-    with path.open("a") as file:
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(refusal) from error
+        except OSError as error:
+            log.warning("%s cannot be locked (%s): start no second job there", path, error.strerror)
         yield
 
 
@@ -137,5 +152,8 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(descriptor)

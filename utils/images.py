@@ -38,7 +38,12 @@ def from_uint8(images: Tensor) -> Tensor:
 def save_png(path: Path, image: np.ndarray) -> None:
     """Write uint8 (H, W, C) as PNG, grey where C is 1; UserError if it cannot be written."""
     with atomic_write(path) as file:
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "PNG")
+        to_picture(image).save(file, "PNG")
+
+
+def to_picture(image: np.ndarray) -> Image.Image:
+    """Uint8 (H, W, C) as a PIL image, grey where C is 1."""
+    return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
 
 
 def tile(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np.ndarray:
@@ -133,8 +138,7 @@ def save_animation(path: Path, frames: Sequence[np.ndarray], milliseconds: int =
         frames: at least one, all of one shape.
         milliseconds: each frame is shown for.
     """
-    pictures = [Image.fromarray(frame.squeeze(-1) if frame.shape[-1] == 1 else frame)
-                for frame in frames]  # fmt: skip
+    pictures = [to_picture(frame) for frame in frames]
     durations = [milliseconds] * (len(pictures) - 1) + [6 * milliseconds]
     with atomic_write(path) as file:
         pictures[0].save(

@@ -92,11 +92,11 @@ def run_stage(
             position = load_state(stage, run)
             log.info("%s continues after step %d", stage.name, position.step)
             _tell_new_schedule(stage, position.step, stored[stage.name], settings)
+        if position.step != processes.from_main(lambda: position.step):
+            raise UserError(f"{run.path} is not the same folder for all processes: share it")
         if position.step >= epochs * stage.steps_per_epoch:
             log.info("%s is trained already, for %d epochs", stage.name, epochs)
             return
-        if position.step != processes.from_main(position.step):
-            raise UserError(f"{run.path} is not the same folder for all processes: share it")
         tracker = Trackers()
         if processes.is_main:
             tracker = _open_record(options, run, stage.name, settings, position)

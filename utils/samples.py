@@ -1,13 +1,15 @@
 """Images on disk as they come: single PNGs, and one .npz in the layout of ADM's samples."""
 
+import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from utils.errors import UserError
 from utils.files import atomic_write, make_folder
-from utils.images import save_png
+from utils.images import to_picture
 from utils.progress import progress_bar
 
 Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
@@ -17,19 +19,28 @@ Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
 def write_pngs(folder: Path, blocks: Blocks) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Write images as `000000.png` and so on while they pass through.
 
+    They are flushed to the disk together, at the end: one by one takes thirty times as long.
+
     Args:
         folder: made if needed; PNGs of an earlier run are removed.
         blocks: passed on unchanged.
+
+    Raises:
+        UserError: if an image cannot be written.
     """
     make_folder(folder)
     for earlier in folder.glob("*.png"):
         earlier.unlink()
     index = 0
-    for images, labels in blocks:
-        for image in images:
-            save_png(folder / f"{index:06d}.png", image)
-            index += 1
-        yield images, labels
+    try:
+        for images, labels in blocks:
+            for image in images:
+                to_picture(image).save(folder / f"{index:06d}.png")
+                index += 1
+            yield images, labels
+    except OSError as error:
+        raise UserError(f"cannot write images into {folder}: {error.strerror or error}") from error
+    os.sync()
 
 
 def write_npz(path: Path, blocks: Blocks, count: int, title: str, keep: int = 100) -> np.ndarray:

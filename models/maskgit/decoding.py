@@ -63,7 +63,7 @@ class Noise(NamedTuple):
     """Everything random in decoding, drawn before it starts.
 
     Attributes:
-        uniform: float32 (T, B, L) in (0, 1), selects tokens by the inverse of their CDF.
+        uniform: float32 (T, B, L) in [0, 1], selects tokens by the inverse of their CDF.
         gumbel: float32 (T, B, L), standard Gumbel noise of the confidence.
         halton: float32 (B, L), the place of each position in the Halton order, from 0.
     """
@@ -333,9 +333,11 @@ def draw_tokens(log_probs: Tensor, uniform: Tensor) -> Tensor:
         Tokens int64 (B, L) in [0, K).
     """
     cdf = log_probs.exp().cumsum(-1)  # (B, L, K)
-    threshold = uniform[..., None] * cdf[..., -1:]
-    drawn = torch.searchsorted(cdf, threshold, right=True).clamp_(max=log_probs.shape[-1] - 1)
-    return drawn.squeeze(-1)
+    total = cdf[..., -1:]
+    # Rounding must not lift it to the total, where tokens that have no share of it would be drawn.
+    threshold = (uniform[..., None] * total).minimum(total.nextafter(torch.zeros_like(total)))
+    drawn = torch.searchsorted(cdf, threshold, right=True)  # (B, L, 1)
+    return drawn.clamp_(max=log_probs.shape[-1] - 1).squeeze(-1)
 
 
 def rank_among(score: Tensor, hidden: Tensor) -> Tensor:

@@ -159,8 +159,9 @@ class MaskGITStage:
         labels = self.validation_tokens.classes(chosen, rng(VALIDATION_SEED, "labels"))
         share = self.processes.share(len(chosen))
         sums = torch.zeros(3, len(RATIO_BINS) - 1, device=self.device, dtype=torch.float64)
-        for start in range(share.start, share.stop, self._images_here):
-            batch = slice(start, min(start + self._images_here, share.stop))
+        part_size = math.ceil(self._images_here / self._num_parts)  # what fits in training fits
+        for start in range(share.start, share.stop, part_size):
+            batch = slice(start, min(start + part_size, share.stop))
             sums += self._validation_sums(chosen[batch], labels[batch])
         self.processes.add_up(sums)
         loss, correct, hidden = sums.tolist()

@@ -14,8 +14,10 @@ from utils.errors import UserError, one_line
 from utils.plain import from_plain, to_plain
 from utils.weights import build_with_weights
 
-# Images are computed in parts of at most this many pixels on the CPU, where larger ones are slower.
+# Images are computed in parts of at most this many pixels: on the CPU larger ones are slower, on
+# GPUs a batch that fits the transformer need not fit the encoder.
 CPU_PART_PIXELS = 64 * 32 * 32
+GPU_PART_PIXELS = 64 * 256 * 256
 
 
 class Tokenizer:
@@ -143,6 +145,5 @@ class Tokenizer:
         return tokenizer
 
     def _parts(self, batch: Tensor) -> tuple[Tensor, ...]:
-        if self.device.type != "cpu":
-            return (batch,)
-        return batch.split(max(1, CPU_PART_PIXELS // self.image_size**2))
+        pixels = CPU_PART_PIXELS if self.device.type == "cpu" else GPU_PART_PIXELS
+        return batch.split(max(1, pixels // self.image_size**2))
