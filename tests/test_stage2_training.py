@@ -225,6 +225,16 @@ def test_it_learns_and_validation_shows_it():
     assert after["accuracy"] > 0.4
 
 
+def test_validation_takes_no_more_at_once_than_training():
+    stage, rows = make_stage(batch_size=16, grad_accum=8), []
+    for model in (stage.model, stage.ema.module):
+        model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    stage.train_step(0)
+    assert max(rows) == 2
+    stage.validate()
+    assert max(rows) == 2
+
+
 def test_validation_repeats_exactly_and_bins_cover_all_hidden_tokens():
     stage = make_stage()
     first = stage.validate()
