@@ -35,12 +35,14 @@ def captured_graphs(run, monkeypatch):
     return call
 
 
-def test_accumulation_differentiates_a_compiled_graph_twice():
-    plain, compiled = (vqgan_stage(disc_start=0, grad_accum=2) for _ in range(2))
+def test_accumulation_differentiates_a_compiled_graph_twice(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    plain, compiled = (vqgan_stage(disc_start=1, grad_accum=2) for _ in range(2))
     compiled.model.compile_networks(dynamic=False)
-    expected, found = plain.train_step(0), compiled.train_step(0)
-    for name, value in expected.items():
-        assert found[name] == pytest.approx(value.item(), rel=1e-3), name
+    for step in range(2):  # from the second on twice
+        expected, found = plain.train_step(step), compiled.train_step(step)
+        for name, value in expected.items():
+            assert found[name] == pytest.approx(value.item(), rel=1e-2), name
 
 
 def losses(folder, stage):
