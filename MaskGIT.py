@@ -6,8 +6,9 @@ Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer". A frozen VQ-G
 tokens, once; a bidirectional transformer learns to fill in hidden tokens; images are decoded in a
 few parallel steps with classifier-free guidance.
 
-One short function per mode. The parsed options end here: everything below gets config dataclasses.
-Imports that load torch stand inside the functions, so that --help and mistakes answer at once.
+One short function per mode, in pipeline order; what they share follows, by subject. The parsed
+options end here: everything below gets config dataclasses. Imports that load torch stand inside the
+functions, so that --help and mistakes answer at once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,20 +28,23 @@ from data.spec import RESIZE, Split
 from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerConfig
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils.distributed import Processes, launched_processes
-from utils.errors import UserError
+from utils.errors import UserError, is_out_of_memory
 from utils.files import (
     exclusive_lock,
     file_digest,
     make_folder,
     write_json_atomic,
 )
-from utils.labels import parse_labels
+from utils.labels import labels_in_turn, parse_labels
 from utils.options import Options, option_value, parse_options
 from utils.run_folder import RunFolder
 from utils.settings import (
+    check_n_classes,
+    check_start_token,
     checked,
     configure,
     given_fields,
+    option_values,
     options_of,
     reject_contradictions,
 )
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
     import torch
 
     from data.images import ImageDataset
+    from models.maskgit.loading import Trained
     from models.maskgit.sampling import KnownTokens
     from models.maskgit.transformer import MaskedTransformer
     from models.vqgan.tokenizer import Tokenizer
@@ -115,7 +120,7 @@ def run_modes(options: Options) -> None:
         sys.stderr.write(f"MaskGIT.py: error: {error}\n")
         raise SystemExit(2) from None
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         sys.stderr.write(f"MaskGIT.py: error: {_memory_hint(options)}\n")
         raise SystemExit(2) from None
@@ -166,6 +171,9 @@ def open_session(options: Options) -> Session:
         precision=precision,
         processes=processes,
     )
+
+
+# --- Modes ---
 
 
 def download_only(session: Session) -> None:
@@ -253,18 +261,12 @@ def train(session: Session) -> None:
     tokenizer = find_tokenizer(session)
     train_images, validation_images = (open_images(session, split) for split in SPLITS)
     batch_size = step_images(train_images, options.batch_size, "--batch_size")
-    config = configure(
-        TransformerConfig,
-        options,
-        codebook_size=tokenizer.codebook_size,
-        num_classes=len(train_images.class_names),
-        seq_len=tokenizer.grid_size**2,
-    )
+    config = transformer_config(options, tokenizer, train_images)
     check_n_classes(options, config.num_classes, options.data_dir)
     check_start_token(options, config)
     if options.labels:
         parse_labels(options.labels, train_images.class_names)  # a typing error is found now
-    check_share(session.processes, batch_size)
+    session.processes.check_share(batch_size)
     stage = MaskGITStage(
         config,
         configure(TrainingConfig, options),
@@ -282,6 +284,7 @@ def train(session: Session) -> None:
         processes=session.processes,
     )
     made_from = {"images": len(train_images), "tokenizer": tokenizer.fingerprint}
+    del train_images, validation_images  # the paths of millions of files
     run_stage(
         stage, options, session.run, made_from, options.n_epochs, batch_size, session.processes
     )
@@ -377,7 +380,7 @@ def edit(session: Session) -> None:
     pixels = torch.from_numpy(original).permute(2, 0, 1)[None]  # (1, C, H, W)
     if options.mask_grow:
         mask = pixels_of(hidden, len(mask))
-    tokens = encoder(session, trained.tokenizer)(pixels)[0]
+    tokens = trained.tokenizer.encode_bytes(pixels)[0]
     known = KnownTokens(tokens, torch.from_numpy(hidden.flatten()))
     config = configure(SamplingConfig, options)
     no_class = trained.model.config.null_class
@@ -410,6 +413,8 @@ def evaluate(session: Session) -> None:
 
 def evaluate_samples(session: Session) -> None:
     """Sample from the trained model, and measure."""
+    from utils.evaluation import write_scores
+
     trained = load_model(session)
     session = of_model(session, trained)
     options = with_num_samples(session.options, EVALUATED_IMAGES)
@@ -420,24 +425,28 @@ def evaluate_samples(session: Session) -> None:
     blocks = generate(session, trained, labels, config)
     scores = judge.score(blocks, len(labels), "sampling")
     protocol = {**judge.protocol(len(labels)), **sampling_protocol(session)}
-    write_scores(session, "samples", scores, {**protocol, "sampling": sampling_options(config)})
+    protocol["sampling"] = option_values(config)
+    write_scores(session.run.evaluation("samples"), scores, protocol)
 
 
 def evaluate_images(session: Session) -> None:
     """Measure the images of --images, whatever made them."""
     from data.generated import open_generated
+    from utils.evaluation import write_scores
 
     path = Path(session.options.images)
     images = open_generated(path, session.size, session.spec.channels)
     judge = open_judge(session, "train")
     scores = judge.score(images.blocks(session.options.batch_size), len(images), "measuring")
-    write_scores(session, "images", scores, {**judge.protocol(len(images)), "measured": path.name})
+    protocol = {**judge.protocol(len(images)), "measured": path.name}
+    write_scores(session.run.evaluation("images"), scores, protocol)
 
 
 def evaluate_tokenizer(session: Session) -> None:
     """Measure what the tokenizer makes of real images against these images."""
     from data.batches import labelled_batches
     from models.vqgan.reconstruction import ReconstructionMeter, perceptual_if_there
+    from utils.evaluation import write_scores
     from utils.images import to_uint8
 
     options = session.options
@@ -453,7 +462,7 @@ def evaluate_tokenizer(session: Session) -> None:
     scores = judge.score(passed, len(images), "reconstructing")
     everything = {"rfid": scores.pop("fid"), **scores, "lpips": None, **meter.result()}
     protocol = {**judge.protocol(len(images)), "tokenizer": tokenizer.fingerprint}
-    write_scores(session, "tokenizer", everything, protocol)
+    write_scores(session.run.evaluation("tokenizer"), everything, protocol)
 
 
 def sweep(session: Session) -> None:
@@ -476,14 +485,14 @@ def sweep(session: Session) -> None:
         log.info("%d settings of %d images each", len(settings), len(labels))
         for number, setting in enumerate(settings, start=1):
             config = configure(SamplingConfig, setting)
-            values, title = sampling_options(config), f"setting {number} of {len(settings)}"
+            values, title = option_values(config), f"setting {number} of {len(settings)}"
             if table.find(values) is None:
                 start = time.monotonic()
                 blocks = generate(session, trained, labels, config)
                 scores = judge.score(table.keep_strip(values, blocks), len(labels), title)
                 table.add(values, {**scores, "seconds": time.monotonic() - start})
-            log.info("%s: %s", title, _as_text(table.find(values)))
-        log.info("lowest FID: %s", _as_text(table.best()))
+            log.info("%s: %s", title, table.show(values))
+        log.info("lowest FID: %s", table.best())
         log.info("written: %s, %s", table.csv, table.sheet)
 
 
@@ -508,23 +517,16 @@ def _describe_training(session: Session) -> None:
     )
     # --train_vae would make the tokenizer, so there may be none yet.
     tokenizer = new_vqgan_config(session) if options.train_vae else find_tokenizer(session)
-    seq_len = tokenizer.grid_size**2
-    config = configure(
-        TransformerConfig,
-        options,
-        codebook_size=tokenizer.codebook_size,
-        num_classes=len(train_images.class_names),
-        seq_len=seq_len,
-    )
+    config = transformer_config(options, tokenizer, train_images)
     parameters = sum(p.numel() for p in MaskedTransformer(config).parameters())
     steps = max(1, len(train_images) // options.batch_size) * options.n_epochs
     cache = sum(
-        cache_bytes(len(i), i.num_views, seq_len) for i in (train_images, validation_images)
+        cache_bytes(len(i), i.num_views, config.seq_len) for i in (train_images, validation_images)
     )
     memory = training_bytes(config, parameters, options.batch_size // options.grad_accum)
     for name, value in {
         "images": f"{len(train_images)} train, {len(validation_images)} validation",
-        "tokens per image": f"{seq_len}, codebook of {tokenizer.codebook_size}",
+        "tokens per image": f"{config.seq_len}, codebook of {tokenizer.codebook_size}",
         "transformer": f"{parameters / 1e6:.2f} M parameters",
         "optimiser steps": str(steps),
         "memory, roughly": f"{memory / 1e9:.1f} GB",
@@ -532,10 +534,10 @@ def _describe_training(session: Session) -> None:
         "disk": f"{cache / 1e6:.0f} MB of tokens, {24 * parameters / 1e6:.0f} MB of checkpoints",
     }.items():
         log.info("%-22s %s", name, value)
-    print_plan(configure(SamplingConfig, options), seq_len)
+    print_plan(configure(SamplingConfig, options), config.seq_len)
 
 
-# --- What the modes share ---
+# --- Models ---
 
 
 def continued(session: Session, stage: str) -> Session:
@@ -554,16 +556,16 @@ def find_tokenizer(session: Session) -> Tokenizer:
     """
     from models.vqgan.loading import load_tokenizer
 
-    options, spec, run = session.options, session.spec, session.run
-    bundled = BUNDLED / run.tokenizer.name
-    path = Path(options.checkpoint_vae) if options.checkpoint_vae else run.tokenizer
-    if not options.checkpoint_vae and not path.is_file():
-        path = bundled
-    if not options.checkpoint_vae and not path.is_file():
-        raise UserError(
-            f"no tokenizer for {spec.name}: train one with --train_vae (the same command with "
-            "--train_vae --train does both), or name a trained VQ-GAN with --checkpoint_vae"
-        )
+    options, spec, own = session.options, session.spec, session.run.tokenizer
+    if options.checkpoint_vae:
+        path = Path(options.checkpoint_vae)
+    else:
+        path = own if own.is_file() else BUNDLED / own.name
+        if not path.is_file():
+            raise UserError(
+                f"no tokenizer for {spec.name}: train one with --train_vae (the same command with "
+                "--train_vae --train does both), or name a trained VQ-GAN with --checkpoint_vae"
+            )
     given = given_fields(VQGANConfig, options)
     tokenizer = placed(load_tokenizer(path, session.size, spec.channels, given), session)
     grid = tokenizer.grid_size
@@ -571,26 +573,47 @@ def find_tokenizer(session: Session) -> Tokenizer:
     return tokenizer
 
 
+def new_vqgan_config(session: Session) -> VQGANConfig:
+    """The architecture of a VQ-GAN that is to be trained.
+
+    Raises:
+        UserError: if the options do not fit together or to the dataset.
+    """
+    from models.vqgan.loading import read_remap
+
+    options = session.options
+    config = configure(
+        VQGANConfig,
+        options,
+        image_size=session.size,
+        image_channels=session.spec.channels,
+        remap=read_remap(Path(options.remap), options.n_embed) if options.remap else None,
+    )
+    unused = config.unused_attn_resolutions()
+    if unused:
+        text = f"--attn_resolutions {unused[0]} never occurs: the maps are {config.resolutions}"
+        if "attn_resolutions" in options.given:
+            raise UserError(text)
+        log.info("%s pixels wide, so only the middle has attention", text)
+    return config
+
+
+def transformer_config(
+    options: Options, tokenizer: Tokenizer | VQGANConfig, images: ImageDataset
+) -> TransformerConfig:
+    """The shape of a transformer for the tokens and classes of a dataset."""
+    return configure(
+        TransformerConfig,
+        options,
+        codebook_size=tokenizer.codebook_size,
+        num_classes=len(images.class_names),
+        seq_len=tokenizer.grid_size**2,
+    )
+
+
 def model_file(session: Session) -> Path:
     """The checkpoint to sample from."""
     return Path(session.options.checkpoint or session.run.model)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained model and all that it takes to use it.
-
-    Attributes:
-        model: the transformer, in evaluation mode.
-        tokenizer: the one it was trained with.
-        dataset: name of the dataset.
-        class_names: in the order of the labels.
-    """
-
-    model: MaskedTransformer
-    tokenizer: Tokenizer
-    dataset: str
-    class_names: Sequence[str]
 
 
 def load_model(session: Session) -> Trained:
@@ -600,7 +623,6 @@ def load_model(session: Session) -> Trained:
         UserError: if there is none, or an option contradicts it.
     """
     from models.maskgit.loading import from_contents
-    from models.vqgan.tokenizer import Tokenizer
     from utils.checkpoint import contents_of, is_own_format, read_torch_file
 
     options = session.options
@@ -610,25 +632,23 @@ def load_model(session: Session) -> Trained:
     stored = read_torch_file(path)
     if not is_own_format(stored):
         return foreign_model(session, stored, path)
-    contents = contents_of(stored, path, "maskgit")
-    model = placed(from_contents(contents, path), session)
-    tokenizer = placed(Tokenizer.from_entry(contents["tokenizer"]), session)
-    sizes = (model.config.codebook_size, model.config.seq_len)
-    if sizes != (tokenizer.codebook_size, tokenizer.grid_size**2):
-        raise UserError(f"{path} is damaged: its transformer is not for its tokenizer")
-    if contents["dataset"] not in DATASETS:
-        raise UserError(f"{path} was trained on {contents['dataset']!r}, which is no known dataset")
-    if "dataset" in options.given and options.dataset != contents["dataset"]:
-        raise UserError(f"{path} was trained on {contents['dataset']}, not {options.dataset}")
-    reject_contradictions(TransformerConfig, options, contents["config"], path)
-    reject_contradictions(VQGANConfig, options, contents["tokenizer"]["config"], path)
+    trained = from_contents(contents_of(stored, path, "maskgit"), path)
+    config, tokenizer = trained.model.config, trained.tokenizer
+    if trained.dataset not in DATASETS:
+        raise UserError(f"{path} was trained on {trained.dataset!r}, which is no known dataset")
+    if "dataset" in options.given and options.dataset != trained.dataset:
+        raise UserError(f"{path} was trained on {trained.dataset}, not {options.dataset}")
+    for kind, known in ((TransformerConfig, config), (VQGANConfig, tokenizer.config)):
+        reject_contradictions(kind, given_fields(kind, options), vars(known), path)
+    check_n_classes(options, config.num_classes, path)
     if options.checkpoint_vae and find_tokenizer(session).fingerprint != tokenizer.fingerprint:
         raise UserError(
             f"{options.checkpoint_vae} is not the tokenizer that {path} was trained with; the "
             "checkpoint holds its own, so leave --checkpoint_vae out"
         )
-    check_n_classes(options, model.config.num_classes, path)
-    return Trained(model, tokenizer, contents["dataset"], contents["class_names"])
+    placed(tokenizer, session)
+    placed(trained.model, session)
+    return trained
 
 
 def foreign_model(session: Session, stored: Any, path: Path) -> Trained:
@@ -637,7 +657,7 @@ def foreign_model(session: Session, stored: Any, path: Path) -> Trained:
     Raises:
         UserError: if they are not given, or do not fit the transformer.
     """
-    from models.maskgit.loading import build_model, find_weights
+    from models.maskgit.loading import Trained, build_model, find_weights
 
     options, spec = session.options, session.spec
     foreign = find_weights(stored, path)
@@ -650,7 +670,8 @@ def foreign_model(session: Session, stored: Any, path: Path) -> Trained:
     heads = options.heads if "heads" in options.given else None
     model = build_model(foreign, path, tokenizer.codebook_size, heads)
     config = model.config
-    reject_contradictions(TransformerConfig, options, vars(config), path)
+    given = given_fields(TransformerConfig, options)
+    reject_contradictions(TransformerConfig, given, vars(config), path)
     check_n_classes(options, config.num_classes, path)
     expected = (tokenizer.grid_size**2, spec.num_classes or config.num_classes)
     if (config.seq_len, config.num_classes) != expected:
@@ -688,6 +709,180 @@ def with_dataset(session: Session, dataset: str, size: int) -> Session:
     return replace(session, spec=DATASETS[dataset], size=size, run=run)
 
 
+# --- Images and tokens ---
+
+
+def open_images(session: Session, split: Split, download: bool = True) -> ImageDataset:
+    """Open one split of the dataset at the session's size."""
+    from data.datasets import open_dataset
+
+    data_dir = Path(session.options.data_dir)
+    with session.processes.main_first():
+        return open_dataset(session.spec.name, split, data_dir, session.size, download=download)
+
+
+def step_images(images: ImageDataset, batch_size: int, option: str) -> int:
+    """Images of one step: the batch size, or all images where there are fewer."""
+    if len(images) < batch_size:
+        log.info("%s %d: only %d images, one batch an epoch", option, batch_size, len(images))
+    return min(batch_size, len(images))
+
+
+def cache_folder(options: Options) -> Path:
+    """Where the caches of all runs are."""
+    return Path(options.cache_dir or Path(options.output_dir) / "tokens")
+
+
+def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, split: str) -> TokenSet:
+    """The tokens of a split, from the cache or encoded now."""
+    from data.tokens import cached_tokens
+    from utils.device import float32_name
+
+    options = session.options
+    identity = {
+        "dataset": session.spec.name,
+        "split": split,
+        "size": session.size,
+        "resize": RESIZE,
+        "precision": float32_name(session.device),
+        "tokenizer": tokenizer.fingerprint,
+    }
+    return cached_tokens(
+        images,
+        tokenizer.encode_bytes,
+        tokenizer.grid_size**2,
+        identity,
+        cache_folder(options),
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        processes=session.processes,
+    )
+
+
+# --- Samples ---
+
+
+def sample_labels(
+    options: Options, trained: Trained, default: Sequence[int] | None = None
+) -> list[int]:
+    """One label per image, in turn: those of --labels, or the default, or all classes.
+
+    Raises:
+        UserError: if --labels names what is no class of the model.
+    """
+    every_class = range(trained.model.config.num_classes)
+    names = trained.class_names or [str(label) for label in every_class]
+    # As many images as labels are named, unless a number is given.
+    count = None if options.labels and "num_samples" not in options.given else options.num_samples
+    return labels_in_turn(options.labels, names, default or every_class, count)
+
+
+def generate(
+    session: Session,
+    trained: Trained,
+    labels: Sequence[int],
+    config: SamplingConfig,
+    known: KnownTokens | None = None,
+    blocks: Iterable[int] | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Generate one image per label: blocks of images uint8 (B, H, W, C) and their labels."""
+    from models.maskgit.sampling import sample_images
+
+    return sample_images(
+        trained.model,
+        trained.tokenizer,
+        labels,
+        config,
+        seed=session.options.seed,
+        block_size=session.options.batch_size,
+        precision=session.precision,
+        first_image=session.options.first_image,
+        known=known,
+        blocks=blocks,
+    )
+
+
+def preview_writer(
+    session: Session, tokenizer: Tokenizer, class_names: Sequence[str]
+) -> Callable[[MaskedTransformer, Path], None]:
+    """A function that writes a grid of samples of the model as it is."""
+    from models.maskgit.loading import Trained
+    from utils.images import save_grid
+
+    config = configure(SamplingConfig, session.options)
+    count = min(session.options.num_samples, PREVIEW_IMAGES)
+    labels = [i % len(class_names) for i in range(count)]
+
+    def write(model: MaskedTransformer, path: Path) -> None:
+        trained = Trained(model, tokenizer, session.spec.name, class_names)
+        blocks = generate(session, trained, labels, config)
+        save_grid(path, [image for images, _ in blocks for image in images], columns=GRID_COLUMNS)
+
+    return write
+
+
+def save_steps(
+    session: Session, trained: Trained, labels: Sequence[int], config: SamplingConfig, folder: Path
+) -> None:
+    """Write how images are decoded, step by step."""
+    from models.maskgit.sampling import film
+    from utils.images import save_film
+
+    options = session.options
+    images, hidden = film(
+        trained.model,
+        trained.tokenizer,
+        labels,
+        config,
+        seed=options.seed,
+        precision=session.precision,
+        first_image=options.first_image,
+    )
+    save_film(folder, images, hidden)
+    log.info("written: %s and .gif", folder / "steps.png")
+
+
+def print_plan(config: SamplingConfig, seq_len: int) -> None:
+    """Print what decoding will do at each step."""
+    from models.maskgit.decoding import make_plan
+
+    if config.num_steps > seq_len:
+        log.info("--step %d: an image has only %d tokens", config.num_steps, seq_len)
+    log.info("%s", make_plan([seq_len], config).table())
+
+
+def sampling_protocol(session: Session) -> dict[str, Any]:
+    """Beside the sampling options, what samples of a model depend on."""
+    options, path = session.options, model_file(session)
+    return {
+        "checkpoint": {"file": path.name, "sha256": file_digest(path)[:16]},
+        "labels": options.labels or "all in turn",
+        "seed": options.seed,
+        "first_image": options.first_image,
+        "batch_size": options.batch_size,
+        "precision": str(session.precision),
+    }
+
+
+def sampling_identity(
+    session: Session, trained: Trained, labels: Sequence[int], config: SamplingConfig
+) -> dict[str, Any]:
+    """Everything that the images of --sample depend on, to the bit."""
+    return {
+        **sampling_protocol(session),
+        # The file of another program tells neither its tokenizer nor its heads.
+        "tokenizer": trained.tokenizer.fingerprint,
+        "model": vars(trained.model.config),
+        "labels": list(labels),
+        "device": session.device.type,
+        "compiled": session.options.compile,
+        "sampling": vars(config),
+    }
+
+
+# --- Measuring ---
+
+
 def with_num_samples(options: Options, count: int) -> Options:
     """The options with another default of --num_samples."""
     if "num_samples" in options.given:
@@ -721,40 +916,6 @@ def open_judge(session: Session, split: Split) -> Judge:
     return Judge(extractor, reference, blocks, cache_folder(options))
 
 
-def sampling_protocol(session: Session) -> dict[str, Any]:
-    """Beside the sampling options, what samples of a model depend on."""
-    options, path = session.options, model_file(session)
-    return {
-        "checkpoint": {"file": path.name, "sha256": file_digest(path)[:16]},
-        "labels": options.labels or "all in turn",
-        "seed": options.seed,
-        "first_image": options.first_image,
-        "batch_size": options.batch_size,
-        "precision": str(session.precision),
-    }
-
-
-def sampling_identity(
-    session: Session, trained: Trained, labels: Sequence[int], config: SamplingConfig
-) -> dict[str, Any]:
-    """Everything that the images of --sample depend on, to the bit."""
-    return {
-        **sampling_protocol(session),
-        # The file of another program tells neither its tokenizer nor its heads.
-        "tokenizer": trained.tokenizer.fingerprint,
-        "model": vars(trained.model.config),
-        "labels": list(labels),
-        "device": session.device.type,
-        "compiled": session.options.compile,
-        "sampling": vars(config),
-    }
-
-
-def sampling_options(config: SamplingConfig) -> dict[str, Any]:
-    """The options that give this config, with their values."""
-    return {option: getattr(config, field) for field, option in options_of(SamplingConfig).items()}
-
-
 def sweep_grid(options: Options) -> list[dict[str, Any]]:
     """The settings of --sweep, as values of options; a mistake ends the process in one line."""
     from utils.sweep import parse_grid
@@ -763,166 +924,7 @@ def sweep_grid(options: Options) -> list[dict[str, Any]]:
     return parse_grid(options.sweep, names, lambda name, text: option_value(name, text, DATASETS))
 
 
-def write_scores(
-    session: Session, what: str, scores: Mapping[str, float | None], protocol: Mapping[str, Any]
-) -> None:
-    """Show scores with their protocol, and write both into the run folder."""
-    from utils.evaluation import caution, report
-
-    path = make_folder(session.run.path) / f"evaluation_{what}.json"
-    warning = caution(protocol["images"])
-    write_json_atomic(path, {"scores": scores, "protocol": protocol, "caution": warning})
-    log.info("%s", report(scores, protocol))
-    if warning:
-        log.warning("%s", warning)
-    log.info("written: %s", path)
-
-
-def _as_text(row: Mapping[str, Any] | None) -> str:
-    return " ".join(f"{name}={value}" for name, value in (row or {}).items() if value != "")
-
-
-def cache_folder(options: Options) -> Path:
-    """Where the caches of all runs are."""
-    return Path(options.cache_dir or Path(options.output_dir) / "tokens")
-
-
-def open_images(session: Session, split: Split, download: bool = True) -> ImageDataset:
-    """Open one split of the dataset at the session's size."""
-    from data.datasets import open_dataset
-
-    data_dir = Path(session.options.data_dir)
-    with session.processes.main_first():
-        return open_dataset(session.spec.name, split, data_dir, session.size, download=download)
-
-
-def encoder(session: Session, tokenizer: Tokenizer) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function from images, uint8 (B, C, H, W), to tokens, int64 (B, L).
-
-    Never in bfloat16, in which one token in ten of Fashion-MNIST is another one.
-    """
-    from utils.images import from_uint8
-
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        images = from_uint8(pixels.to(session.device, non_blocking=True))
-        return tokenizer.encode(images).flatten(1)
-
-    return encode
-
-
-def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, split: str) -> TokenSet:
-    """The tokens of a split, from the cache or encoded now."""
-    from data.tokens import cached_tokens
-    from utils.device import float32_name
-
-    options = session.options
-    identity = {
-        "dataset": session.spec.name,
-        "split": split,
-        "size": session.size,
-        "resize": RESIZE,
-        "precision": float32_name(session.device),
-        "tokenizer": tokenizer.fingerprint,
-    }
-    return cached_tokens(
-        images,
-        encoder(session, tokenizer),
-        tokenizer.grid_size**2,
-        identity,
-        cache_folder(options),
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
-        processes=session.processes,
-    )
-
-
-def generate(
-    session: Session,
-    trained: Trained,
-    labels: Sequence[int],
-    config: SamplingConfig,
-    known: KnownTokens | None = None,
-    blocks: Iterable[int] | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Generate one image per label: blocks of images uint8 (B, H, W, C) and their labels."""
-    from models.maskgit.sampling import sample_images
-
-    return sample_images(
-        trained.model,
-        trained.tokenizer,
-        labels,
-        config,
-        seed=session.options.seed,
-        block_size=session.options.batch_size,
-        precision=session.precision,
-        first_image=session.options.first_image,
-        known=known,
-        blocks=blocks,
-    )
-
-
-def save_steps(
-    session: Session, trained: Trained, labels: Sequence[int], config: SamplingConfig, folder: Path
-) -> None:
-    """Write how images are decoded: one row an image, one column a step, and an animation."""
-    import numpy as np
-
-    from models.maskgit.sampling import film
-    from utils.images import grid, hatch_hidden, save_animation, save_png
-
-    options = session.options
-    images, hidden = film(
-        trained.model,
-        trained.tokenizer,
-        labels,
-        config,
-        seed=options.seed,
-        precision=session.precision,
-        first_image=options.first_image,
-    )
-    frames = [hatch_hidden(images, still) for still in hidden]
-    strip = [image for row in zip(*frames, strict=True) for image in row]
-    save_png(folder / "steps.png", grid(np.stack(strip), columns=len(frames)))
-    sheets = [grid(frame, columns=len(labels)) for frame in frames]
-    save_animation(folder / "steps.gif", sheets)
-    log.info("written: %s and .gif", folder / "steps.png")
-
-
-def preview_writer(
-    session: Session, tokenizer: Tokenizer, class_names: Sequence[str]
-) -> Callable[[MaskedTransformer, Path], None]:
-    """A function that writes a grid of samples of the model as it is."""
-    config = configure(SamplingConfig, session.options)
-    count = min(session.options.num_samples, PREVIEW_IMAGES)
-    labels = [i % len(class_names) for i in range(count)]
-
-    def write(model: MaskedTransformer, path: Path) -> None:
-        from utils.images import save_grid
-
-        trained = Trained(model, tokenizer, session.spec.name, class_names)
-        blocks = generate(session, trained, labels, config)
-        save_grid(path, [image for images, _ in blocks for image in images], columns=GRID_COLUMNS)
-
-    return write
-
-
-def sample_labels(
-    options: Options, trained: Trained, default: Sequence[int] | None = None
-) -> list[int]:
-    """One label per image, in turn: those of --labels, or the default, or all classes.
-
-    Raises:
-        UserError: if --labels names what is no class of the model.
-    """
-    num_classes = trained.model.config.num_classes
-    choices = default or range(num_classes)
-    if options.labels:
-        names = trained.class_names or [str(label) for label in range(num_classes)]
-        choices = parse_labels(options.labels, names)
-    count = options.num_samples
-    if options.labels and "num_samples" not in options.given:
-        count = len(choices)
-    return [choices[i % len(choices)] for i in range(count)]
+# --- Refusals ---
 
 
 def check_processes(processes: Processes, mode: str) -> None:
@@ -932,80 +934,6 @@ def check_processes(processes: Processes, mode: str) -> None:
             f"--{mode} uses one process and this is one of {processes.size} (WORLD_SIZE): run it "
             "alone first, without torchrun"
         )
-
-
-def check_share(processes: Processes, images_per_step: int) -> None:
-    """Refuse more processes than a step has images."""
-    if processes.size > images_per_step:
-        raise UserError(
-            f"a step has {images_per_step} images (--batch_size) and there are {processes.size} "
-            "processes: each needs one at least"
-        )
-
-
-def check_n_classes(options: Options, num_classes: int, source: Path | str) -> None:
-    """Refuse an --n_classes given by hand that is not the number there is."""
-    if "n_classes" in options.given and options.n_classes != num_classes:
-        raise UserError(
-            f"--n_classes {options.n_classes} contradicts {source}, which has {num_classes} "
-            "classes; leave the option out"
-        )
-
-
-def check_start_token(options: Options, config: TransformerConfig) -> None:
-    """Refuse a --mask-value that is no token."""
-    last = config.mask_token
-    if options.mask_value is not None and options.mask_value > last:
-        raise UserError(
-            f"--mask-value {options.mask_value}: the tokens are 0 to {last - 1} and the mask token "
-            f"{last}; a negative value starts from random tokens"
-        )
-
-
-def step_images(images: ImageDataset, batch_size: int, option: str) -> int:
-    """Images of one step: the batch size, or all images where there are fewer."""
-    if len(images) < batch_size:
-        log.info("%s %d: only %d images, one batch an epoch", option, batch_size, len(images))
-    return min(batch_size, len(images))
-
-
-def print_plan(config: SamplingConfig, seq_len: int) -> None:
-    """Print what decoding will do at each step."""
-    from models.maskgit.decoding import make_plan
-
-    if config.num_steps > seq_len:
-        log.info("--step %d: an image has only %d tokens", config.num_steps, seq_len)
-    log.info("%s", make_plan([seq_len], config).table())
-
-
-def new_vqgan_config(session: Session) -> VQGANConfig:
-    """The architecture of a VQ-GAN that is to be trained.
-
-    Raises:
-        UserError: if the options do not fit together or to the dataset.
-    """
-    from models.vqgan.loading import read_remap
-
-    options = session.options
-    config = configure(
-        VQGANConfig,
-        options,
-        image_size=session.size,
-        image_channels=session.spec.channels,
-        remap=read_remap(Path(options.remap), options.n_embed) if options.remap else None,
-    )
-    unused = config.unused_attn_resolutions()
-    if unused:
-        text = f"--attn_resolutions {unused[0]} never occurs: the maps are {config.resolutions}"
-        if "attn_resolutions" in options.given:
-            raise UserError(text)
-        log.info("%s pixels wide, so only the middle has attention", text)
-    return config
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
 
 
 def _memory_hint(options: Options) -> str:

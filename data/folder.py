@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VALIDATION_FOLDERS = ("val", "validation", "test")
 HELD_OUT = 0.1
-NO_CLASS = "images"
+ONLY_CLASS = "images"
 """Name of the one class of a flat folder."""
 
 LISTED = 10
@@ -127,7 +127,7 @@ def _image_files(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def _class_of(name: str) -> str:
-    return name.split("/")[0] if "/" in name else NO_CLASS
+    return name.split("/")[0] if "/" in name else ONLY_CLASS
 
 
 def _position(name: str) -> float:

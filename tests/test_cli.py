@@ -321,7 +321,7 @@ def test_a_tokenizer_that_is_not_the_models(refused, trained, tokenizer_file, tm
         ("--hidden_dim 30 --heads 4", "--hidden_dim 30"),
         ("--n_classes 7", "--n_classes 7"),
         ("--n_embed 99", "99"),
-        ("--ch_mult 1,1", "[1, 1]"),
+        ("--ch_mult 1,1", "--ch_mult 1 1 "),
         ("--size 64", "64"),
         ("--mask-value 17", "--mask-value 17"),
         ("--device tpu", "tpu"),

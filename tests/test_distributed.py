@@ -18,7 +18,7 @@ from test_stage2_training import make_stage, token_set
 from test_tokens import Images
 
 from data.tokens import _Encoding
-from MaskGIT import check_share, main
+from MaskGIT import main
 from utils import distributed
 from utils.checkpoint import load_checkpoint
 from utils.distributed import Processes, launched_processes
@@ -270,9 +270,9 @@ def test_a_mistake_is_told_by_the_main_process(monkeypatch, capsys):
 
 
 def test_more_processes_than_images_in_a_step():
-    check_share(Processes(size=3), 3)
+    Processes(size=3).check_share(3)
     with pytest.raises(UserError, match="2 images"):
-        check_share(Processes(size=3), 2)
+        Processes(size=3).check_share(2)
 
 
 def test_the_tokens_of_a_share_come_in_the_images_order():

@@ -66,7 +66,7 @@ def run(tmp_path):
 def train(stage, run, epochs=3, every=2, position=None):
     position = position or Position()
     tracker = Trackers(MetricsFile(run.metrics("maskgit"), position.step))
-    config = LoopConfig(epochs, images_per_step=8, save_every_epochs=every)
+    config = LoopConfig(epochs, 8, every, save_every_minutes=10, keep_checkpoints=0)
     train_loop(stage, config, run, tracker, position)
     return position
 
@@ -105,7 +105,7 @@ def test_samples_and_checkpoints_at_their_frequency_and_at_the_end(run):
 
 @pytest.mark.parametrize(("keep", "steps"), [(0, []), (1, [12]), (2, [8, 12]), (9, [4, 8, 12])])
 def test_the_newest_checkpoints_are_kept_under_their_steps(run, keep, steps):
-    config = LoopConfig(3, images_per_step=8, save_every_epochs=1, keep_checkpoints=keep)
+    config = LoopConfig(3, 8, 1, save_every_minutes=10, keep_checkpoints=keep)
     train_loop(CountingStage(), config, run, Trackers(), Position())
     names = {path.name for path in run.path.glob("*.pt")}
     kept = {f"MaskGIT_toy_step_{step:07d}.pt" for step in steps}
@@ -173,7 +173,7 @@ def test_gradients_that_stay_non_finite_end_the_run(run):
 
 def test_saving_by_time(run):
     stage = CountingStage(bad_step=3)
-    config = LoopConfig(3, 8, save_every_epochs=99, save_every_minutes=1e-9)
+    config = LoopConfig(3, 8, 99, save_every_minutes=1e-9, keep_checkpoints=0)
     with pytest.raises(UserError):
         train_loop(stage, config, run, Trackers(), Position())
     assert load_checkpoint(run.resume_state("maskgit"), "maskgit-resume")["position"]["step"] == 3

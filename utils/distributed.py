@@ -57,6 +57,18 @@ class Processes:
         """This process's part of `count` things in a row; parts differ by one at most."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
+    def check_share(self, images_per_step: int) -> None:
+        """Refuse more processes than a step has images.
+
+        Raises:
+            UserError: naming both numbers.
+        """
+        if self.size > images_per_step:
+            raise UserError(
+                f"a step has {images_per_step} images (--batch_size) and there are {self.size} "
+                "processes: each needs one at least"
+            )
+
     def own_device(self, device: "torch.device") -> "torch.device":
         """The device of this process: with CUDA the GPU of its local rank.
 

@@ -19,6 +19,7 @@ from utils import metrics
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.extractor import Extractor
+from utils.files import make_folder, write_json_atomic
 from utils.metrics import FeatureCollector, FeatureSet, class_accuracy, compare
 from utils.progress import progress_bar
 from utils.samples import Blocks
@@ -163,6 +164,28 @@ def cached_features(
         raise UserError(f"{error}; delete the file and it is made anew") from error
     assert stored["identity"] == identity, "two references of one digest"
     return FeatureSet(**stored["features"])
+
+
+def write_scores(
+    path: Path, scores: Mapping[str, float | None], protocol: Mapping[str, Any]
+) -> None:
+    """Show scores with their protocol, and write both as JSON.
+
+    Args:
+        path: the file.
+        scores: by name; None where something was not measured.
+        protocol: as of `Judge.protocol`, and more.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    make_folder(path.parent)
+    warning = caution(protocol["images"])
+    write_json_atomic(path, {"scores": scores, "protocol": protocol, "caution": warning})
+    log.info("%s", report(scores, protocol))
+    if warning:
+        log.warning("%s", warning)
+    log.info("written: %s", path)
 
 
 def caution(count: int) -> str | None:

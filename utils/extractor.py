@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.errors import UserError, one_line
+from utils.errors import UserError, is_out_of_memory, one_line
 from utils.files import file_digest
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -73,7 +73,7 @@ class Extractor:
         try:
             result = self._net(pixels.to(self._device))
         except RuntimeError as error:
-            if "out of memory" in str(error):
+            if is_out_of_memory(error):
                 raise
             reason = str(error).strip().splitlines()[-1][:200]
             raise UserError(

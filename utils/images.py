@@ -130,6 +130,24 @@ def hatch_hidden(images: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     return np.where(pixels[..., None], pattern, images)
 
 
+def save_film(folder: Path, images: np.ndarray, hidden: Sequence[np.ndarray]) -> None:
+    """Write how images come out of hiding.
+
+    `steps.png` has a row for each image and a column for each step, `steps.gif` all images step by
+    step.
+
+    Args:
+        folder: where they go; UserError if they cannot be written.
+        images: uint8 (B, H, W, C), finished.
+        hidden: for each step bool (B, h, w), the cells to be hatched.
+    """
+    frames = [hatch_hidden(images, still) for still in hidden]
+    strip = [image for row in zip(*frames, strict=True) for image in row]
+    save_grid(folder / "steps.png", strip, columns=len(frames))
+    sheets = [grid(frame, columns=len(images)) for frame in frames]
+    save_animation(folder / "steps.gif", sheets)
+
+
 def save_animation(path: Path, frames: Sequence[np.ndarray], milliseconds: int = 250) -> None:
     """Write uint8 (H, W, C) frames as an endless animation, the last one held for longer.
 

@@ -39,6 +39,28 @@ def parse_labels(items: Sequence[str], class_names: Sequence[str]) -> list[int]:
     return labels
 
 
+def labels_in_turn(
+    items: Sequence[str] | None,
+    class_names: Sequence[str],
+    default: Sequence[int],
+    count: int | None,
+) -> list[int]:
+    """One label for each of the images to generate.
+
+    Args:
+        items: as of `parse_labels`; None or empty takes the default.
+        class_names: as of `parse_labels`.
+        default: labels to take in turn where none are asked for.
+        count: images; None takes each label that the items ask for once.
+
+    Raises:
+        UserError: as `parse_labels`.
+    """
+    choices = parse_labels(items, class_names) if items else default
+    count = len(choices) if count is None else count
+    return [choices[i % len(choices)] for i in range(count)]
+
+
 def _labels_of(item: str, numbers: dict[str, int], class_names: Sequence[str]) -> list[int]:
     repeated = re.fullmatch(r"(.+?)\s*x(\d+)", item)
     if _folded(item) not in numbers and repeated:

@@ -82,9 +82,9 @@ class LoopConfig:
 
     epochs: int
     images_per_step: int
-    save_every_epochs: int = 20
-    save_every_minutes: float = 10.0
-    keep_checkpoints: int = 0
+    save_every_epochs: int
+    save_every_minutes: float
+    keep_checkpoints: int
 
 
 @dataclass
@@ -200,12 +200,13 @@ def _end_epoch(
     tracker.log({f"val/{name}": value for name, value in validation.items()}, position.step)
     shown = "  ".join(f"val {name} {value:.4f}" for name, value in validation.items())
     log.info(
-        "epoch %d/%d  step %d  loss %.4f  %s  lr %.2e  %.0f images/s",
+        "epoch %d/%d  step %d  loss %.4f  %s  best %.4f  lr %.2e  %.0f images/s",
         epoch,
         config.epochs,
         position.step,
         meter.last["train/loss"],
         shown,
+        position.best_loss,
         stage.learning_rate(position.step - 1),
         meter.last["train/images_per_second"],
     )

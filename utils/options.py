@@ -199,7 +199,7 @@ def _add_vqgan_training(parser: argparse.ArgumentParser) -> None:
     _option(group, "--n_epochs_vae", positive_int, default.epochs, "N", "epochs")
     _option(group, "--batch_size_vae", positive_int, default.batch_size, "N", "images per step")
     _option(group, "--lr_vae", positive, default.lr, "LR", "peak learning rate")
-    warmup = "epochs of linear warm-up; cosine decay follows"
+    warmup = "epochs of linear warm-up, at most a tenth of the run; cosine decay follows"
     _option(group, "--warmup_vae", non_negative, default.warmup_epochs, "EPOCHS", warmup)
     _list(group, "--betas_vae", beta_list, default.betas, "B", "betas of Adam, two numbers")
     start = "step from which the discriminator takes part"
@@ -279,7 +279,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     _option(group, "--mask-value", int, None, "ID", start)
     labels = "classes in turn: numbers, names, ranges (0-9), none; xN repeats [all]"
     group.add_argument("--labels", nargs="+", metavar="C", help=labels)
-    first = "index of the first image; image i is always the same at one seed, label and batch size"
+    first = "index of the first image; image i is the same whatever the others"
     _option(group, "--first_image", whole_number, 0, "I", first)
     order = "which hidden positions are revealed first"
     _choice(group, "--sampler", SAMPLERS, default.sampler, order)
@@ -331,7 +331,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _option(group, "--device", str, "auto", "NAME", "auto, cpu, cuda, cuda:<i> or mps")
     precision = "of matrix products; auto is bf16 where the hardware has it"
     _choice(group, "--precision", ("auto", "fp32", "bf16"), "auto", precision)
-    compiled = "run all networks through torch.compile: a minute at the start, then faster"
+    compiled = (
+        "torch.compile for training, tokenising, sampling: a minute at the start, then faster"
+    )
     _flag(group, "--compile", compiled)
     _flag(group, "--deterministic", "equal bits on CUDA too, at some cost in speed")
     _flag(group, "--no_wandb", "do not use Weights & Biases")

@@ -46,6 +46,10 @@ class RunFolder:
         """Folder of everything generated."""
         return self.path / "samples"
 
+    def evaluation(self, what: str) -> Path:
+        """Scores of samples, of given images or of the tokenizer."""
+        return self.path / f"evaluation_{what}.json"
+
     def resume_state(self, stage: str) -> Path:
         """State from which a stage ("vqgan" or "maskgit") continues."""
         return self.path / f"resume_{stage}.pt"

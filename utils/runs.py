@@ -18,6 +18,7 @@ from utils.files import (
 from utils.loop import LoopConfig, Position, Stage, load_state, train_loop
 from utils.options import Options
 from utils.run_folder import RunFolder
+from utils.schedule import capped_warmup
 from utils.settings import EXTENDABLE, resumed_options, run_options, without_paths
 from utils.tracking import Trackers, open_trackers
 
@@ -101,12 +102,13 @@ def run_stage(
         if processes.is_main:
             tracker = _open_record(options, run, stage.name, settings, position)
         config = LoopConfig(
-            epochs,
-            images_per_step,
-            options.sample_and_save_freq,
-            options.save_every_minutes,
-            options.keep_checkpoints,
+            epochs=epochs,
+            images_per_step=images_per_step,
+            save_every_epochs=options.sample_and_save_freq,
+            save_every_minutes=options.save_every_minutes,
+            keep_checkpoints=options.keep_checkpoints,
         )
+        _tell_capped_warmup(options, stage.name, epochs)
         try:
             train_loop(stage, config, run, tracker, position, processes)
         finally:
@@ -137,6 +139,15 @@ def _check_made_from(made_from: Mapping[str, Any], stored: Mapping[str, Any], ru
                 f"the {name} of the run in {run} were {stored[name]}, now they are {value}: "
                 "give the run's own --checkpoint_vae and --data_dir, or start another --run_name"
             )
+
+
+def _tell_capped_warmup(options: Options, stage: str, epochs: int) -> None:
+    """Say so if the warm-up is shorter than the option says."""
+    name = "warmup_vae" if stage == "vqgan" else "warmup"
+    wanted = getattr(options, name)
+    used = capped_warmup(wanted, epochs)
+    if used < wanted:
+        log.info("--%s %g: %g epochs of warm-up, a tenth of the run", name, wanted, used)
 
 
 def _tell_new_schedule(

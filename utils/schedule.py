@@ -24,3 +24,11 @@ def warmup_cosine(step: int, total_steps: int, warmup_steps: int) -> float:
 def capped_warmup(warmup_epochs: float, epochs: int) -> float:
     """Warm-up in epochs, at most a tenth of the run, so that short runs also reach their peak."""
     return min(warmup_epochs, epochs / 10)
+
+
+def learning_rate(
+    step: int, steps_per_epoch: int, epochs: int, warmup_epochs: float, peak: float
+) -> float:
+    """The rate of a step: capped warm-up, then cosine decay over the whole run."""
+    warmup = capped_warmup(warmup_epochs, epochs) * steps_per_epoch
+    return peak * warmup_cosine(step, epochs * steps_per_epoch, round(warmup))

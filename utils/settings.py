@@ -98,6 +98,11 @@ def options_of(kind: type) -> dict[str, str]:
     return {f.name: FIELD_OPTIONS[kind].get(f.name, f.name) for f in fields(kind)}
 
 
+def option_values(config: Any) -> dict[str, Any]:
+    """The options that give this config, with their values."""
+    return {option: getattr(config, field) for field, option in options_of(type(config)).items()}
+
+
 def given_fields(kind: type, options: Options) -> dict[str, Any]:
     """The fields of a config that were set by hand, with their values."""
     return {
@@ -108,21 +113,45 @@ def given_fields(kind: type, options: Options) -> dict[str, Any]:
 
 
 def reject_contradictions(
-    kind: type, options: Options, stored: Mapping[str, Any], source: Path | str
+    kind: type, given: Mapping[str, Any], stored: Mapping[str, Any], source: Path | str
 ) -> None:
-    """Refuse an option given by hand that says something else than a checkpoint.
+    """Refuse a value given by hand that is not what a checkpoint says.
+
+    Args:
+        kind: a config dataclass.
+        given: fields of it that were set by hand, see `given_fields`.
+        stored: fields of the checkpoint's.
+        source: the checkpoint.
 
     Raises:
         UserError: naming option, value, file and the file's value.
     """
-    for field, value in given_fields(kind, options).items():
-        if field == "remap":
-            continue  # a file; loading the tokenizer compares what is in it
-        if field in stored and not _equal(value, stored[field]):
+    for field, value in given.items():
+        # A remap is given as a file; loading the tokenizer compares what is in it.
+        if field in stored and field != "remap" and not _agrees(field, value, stored):
             raise UserError(
                 f"--{options_of(kind)[field]} {_shown(value)} contradicts {source}, which says "
                 f"{_shown(stored[field])}; leave the option out"
             )
+
+
+def check_n_classes(options: Options, num_classes: int, source: Path | str) -> None:
+    """Refuse an --n_classes given by hand that is not the number there is."""
+    if "n_classes" in options.given and options.n_classes != num_classes:
+        raise UserError(
+            f"--n_classes {options.n_classes} contradicts {source}, which has {num_classes} "
+            "classes; leave the option out"
+        )
+
+
+def check_start_token(options: Options, config: TransformerConfig) -> None:
+    """Refuse a --mask-value that is no token."""
+    last = config.mask_token
+    if options.mask_value is not None and options.mask_value > last:
+        raise UserError(
+            f"--mask-value {options.mask_value}: the tokens are 0 to {last - 1} and the mask token "
+            f"{last}; a negative value starts from random tokens"
+        )
 
 
 def run_options(options: Options, stage: str) -> dict[str, Any]:
@@ -170,6 +199,14 @@ def resumed_options(
     about_tokenizer = taken.keys() & {*options_of(VQGANConfig).values()}
     given = options.given | (about_tokenizer if stage == "maskgit" else frozenset())
     return replace(options.replace(**taken), given=given)
+
+
+def _agrees(field: str, value: Any, stored: Mapping[str, Any]) -> bool:
+    if field == "attn_resolutions":  # those that never occur leave no trace
+        shape = VQGANConfig(image_size=stored["image_size"], ch_mult=tuple(stored["ch_mult"]))
+        occurring = set(shape.resolutions)
+        return set(value) & occurring == set(stored[field]) & occurring
+    return _equal(value, stored[field])
 
 
 def _equal(given: Any, stored: Any) -> bool:

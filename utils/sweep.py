@@ -114,9 +114,13 @@ class SweepTable:
         write_text_atomic(self.csv, text.getvalue())
         self._write_sheet(list(setting))
 
-    def best(self, score: str = "fid") -> dict[str, str]:
-        """The row with the lowest score."""
-        return min(self.rows, key=lambda row: float(row[score]))
+    def show(self, setting: Mapping[str, Any]) -> str:
+        """The row of a setting, for people."""
+        return _line(self.find(setting) or {})
+
+    def best(self, score: str = "fid") -> str:
+        """The row with the lowest score, for people."""
+        return _line(min(self.rows, key=lambda row: float(row[score])))
 
     def _read(self) -> list[dict[str, str]]:
         if not self.csv.is_file():
@@ -154,3 +158,7 @@ class SweepTable:
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
+
+
+def _line(row: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in row.items() if value)

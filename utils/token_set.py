@@ -25,11 +25,6 @@ class TokenSet:
         """Flips that are stored of each image."""
         return self.tokens.shape[0]
 
-    @property
-    def seq_len(self) -> int:
-        """L, tokens of one image."""
-        return self.tokens.shape[2]
-
     def take(self, indices: np.ndarray, views: np.ndarray | int = 0) -> np.ndarray:
         """Tokens of some images, each under its view: int64 (B, L)."""
         return self.tokens[views, indices].astype(np.int64)

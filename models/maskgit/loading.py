@@ -1,4 +1,4 @@
-"""Transformers of other programs: their layout, read and written.
+"""Open a trained transformer, also one of another program; write one in their layout.
 
 valeoai/Maskgit-pytorch v1.0 and caetas/GenerativeZoo keep the same network under the same names;
 the first inside a dictionary with the state of its training, the second as a bare state dict. Token
@@ -7,7 +7,8 @@ ids, class tokens and shapes are ours already, so that only names differ.
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
+from models.vqgan.tokenizer import Tokenizer
 from utils.errors import UserError, one_line
 from utils.plain import from_plain
 from utils.weights import build_with_weights
@@ -41,8 +43,25 @@ NAMES = (  # theirs, ours
 )
 
 
-def from_contents(contents: Mapping[str, Any], path: Path) -> MaskedTransformer:
-    """Build the model of a checkpoint of this program, with its averaged weights.
+@dataclass(frozen=True)
+class Trained:
+    """A trained transformer and all that it takes to use it.
+
+    Attributes:
+        model: in evaluation mode.
+        tokenizer: the one it was trained with.
+        dataset: name of the dataset.
+        class_names: in the order of the labels.
+    """
+
+    model: MaskedTransformer
+    tokenizer: Tokenizer
+    dataset: str
+    class_names: Sequence[str]
+
+
+def from_contents(contents: Mapping[str, Any], path: Path) -> Trained:
+    """Build what a checkpoint of this program holds, with the averaged weights, on the CPU.
 
     Raises:
         UserError: if the contents do not fit together, or a weight is not finite.
@@ -56,9 +75,13 @@ def from_contents(contents: Mapping[str, Any], path: Path) -> MaskedTransformer:
         names = contents["class_names"]
         if len(names) != config.num_classes or not all(isinstance(name, str) for name in names):
             raise ValueError(f"it does not name its {config.num_classes} classes")
-        return build_with_weights(lambda: MaskedTransformer(config), contents["ema"])
+        model = build_with_weights(lambda: MaskedTransformer(config), contents["ema"])
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: {one_line(error)}") from error
+    tokenizer = Tokenizer.from_entry(contents["tokenizer"])
+    if (config.codebook_size, config.seq_len) != (tokenizer.codebook_size, tokenizer.grid_size**2):
+        raise UserError(f"{path} is damaged: its transformer is not for its tokenizer")
+    return Trained(model, tokenizer, contents["dataset"], names)
 
 
 class ForeignWeights(NamedTuple):

@@ -1,7 +1,8 @@
 """From labels to images: decode tokens with the transformer, then images with the tokenizer.
 
-Images are made in blocks of one size, the last one padded, so that an image does not depend on how
-many others are made with it, nor on the process that makes it.
+Images are made in blocks of one size, the last one padded, so that an image does not depend on the
+other images of its block, nor on the process that makes it. Blocks of another size, as where fewer
+images are made than a block holds, give the same images up to rounding.
 
 Axes: B images of a block, L tokens of an image, K codebook.
 """
@@ -17,11 +18,13 @@ from torch import Tensor
 from models.maskgit.config import SamplingConfig
 from models.maskgit.decoding import (
     LogitsFn,
+    Noise,
     Plan,
     decoding_steps,
     draw_noise,
     guided_logits,
     make_plan,
+    parallel_decode,
 )
 from models.maskgit.transformer import MaskedTransformer
 from utils.device import autocast
@@ -107,11 +110,12 @@ def film(
         step, bool (B, h, w) each.
     """
     indices = first_image + np.arange(len(labels))
-    steps = list(sampling_steps(model, np.asarray(labels), indices, config, seed, precision))
-    with autocast(steps[-1][0].device, precision):
-        images = to_uint8(tokenizer.decode(steps[-1][0]))
+    start = prepare_decoding(model, np.asarray(labels), indices, config, seed, precision, None)
+    tokens, hidden = zip((start.tokens, start.hidden), *decoding_steps(*start), strict=True)
+    with autocast(start.tokens.device, precision):
+        images = to_uint8(tokenizer.decode(tokens[-1]))
     side = math.isqrt(model.config.seq_len)
-    return images, [hidden.unflatten(1, (side, side)).cpu().numpy() for _, hidden in steps]
+    return images, [still.unflatten(1, (side, side)).cpu().numpy() for still in hidden]
 
 
 def sample_tokens(
@@ -123,26 +127,6 @@ def sample_tokens(
     precision: torch.dtype = torch.float32,
     known: KnownTokens | None = None,
 ) -> Tensor:
-    """Decode images; see `sampling_steps`.
-
-    Returns:
-        int64 (B, L) in [0, K), on the model's device.
-    """
-    steps = sampling_steps(model, labels, image_indices, config, seed, precision, known)
-    for tokens, _ in steps:
-        decoded = tokens
-    return decoded
-
-
-def sampling_steps(
-    model: MaskedTransformer,
-    labels: np.ndarray,
-    image_indices: np.ndarray,
-    config: SamplingConfig,
-    seed: int,
-    precision: torch.dtype = torch.float32,
-    known: KnownTokens | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
     """Decode images from labels, and from what is known of them.
 
     Args:
@@ -154,9 +138,36 @@ def sampling_steps(
         precision: of the transformer's matrix products.
         known: what all images have in common; nothing if None.
 
-    Yields:
-        At the start and after each step the tokens, int64 (B, L), and what is still hidden, bool
-        (B, L), on the model's device.
+    Returns:
+        int64 (B, L) in [0, K), on the model's device.
+    """
+    return parallel_decode(
+        *prepare_decoding(model, labels, image_indices, config, seed, precision, known)
+    )
+
+
+class Decoding(NamedTuple):
+    """The arguments of `parallel_decode` and `decoding_steps`."""
+
+    logits_fn: LogitsFn
+    plan: Plan
+    noise: Noise
+    tokens: Tensor
+    hidden: Tensor
+
+
+def prepare_decoding(
+    model: MaskedTransformer,
+    labels: np.ndarray,
+    image_indices: np.ndarray,
+    config: SamplingConfig,
+    seed: int,
+    precision: torch.dtype,
+    known: KnownTokens | None,
+) -> Decoding:
+    """Plan the decoding of a block, draw its noise, and lay out what it starts from.
+
+    Arguments as of `sample_tokens`.
     """
     device = model.position_embedding.device
     seq_len = model.config.seq_len
@@ -172,8 +183,7 @@ def sampling_steps(
     noise = draw_noise(seed, image_indices, plan.num_steps, seq_len, device)
     on_device = torch.from_numpy(labels).to(device)
     logits_fn = guided_predictor(model, on_device, plan, precision, alike)
-    yield tokens, hidden
-    yield from decoding_steps(logits_fn, plan, noise, tokens, hidden)
+    return Decoding(logits_fn, plan, noise, tokens, hidden)
 
 
 def guided_predictor(

@@ -27,7 +27,7 @@ from utils.distributed import ALONE, Processes
 from utils.ema import EMA
 from utils.optimizer import step_if_finite
 from utils.plain import to_plain
-from utils.schedule import capped_warmup, warmup_cosine
+from utils.schedule import learning_rate
 from utils.seeding import derive_seed, rng
 from utils.token_set import TokenSet
 from utils.weights import load_moments, load_weights
@@ -119,11 +119,12 @@ class MaskGITStage:
             self._settle_exchange()
 
     def learning_rate(self, step: int, epochs: int | None = None) -> float:
-        """Warm-up, then cosine decay over the whole run."""
-        epochs = epochs or self.training.epochs
-        warmup = capped_warmup(self.training.warmup_epochs, epochs) * self.steps_per_epoch
-        total = epochs * self.steps_per_epoch
-        return self.training.lr * warmup_cosine(step, total, round(warmup))
+        """The rate of a step, in a run of so many epochs if not of its own number."""
+        training = self.training
+        epochs = epochs or training.epochs
+        return learning_rate(
+            step, self.steps_per_epoch, epochs, training.warmup_epochs, training.lr
+        )
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One optimiser step.

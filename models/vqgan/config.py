@@ -151,7 +151,7 @@ class VQGANTrainingConfig:
         batch_size: images of one optimiser step.
         lr: peak learning rate of both optimisers (autoencoder and discriminator).
         betas: of both; taming's.
-        warmup_epochs: linear warm-up, before a cosine decay to 0.
+        warmup_epochs: linear warm-up, at most a tenth of the run, before a cosine decay to 0.
         grad_accum: parts in which a batch is computed, one after the other.
         ema_decay: of the averaged weights, which are what is validated and published.
         codebook_weight: factor on the quantiser's loss.

@@ -6,7 +6,6 @@ state dict (caetas/GenerativeZoo), a Lightning checkpoint with the entry `state_
 transformer checkpoint with the VQ-GAN under `first_stage_model.`.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from models.vqgan.network import VQModel
 from models.vqgan.tokenizer import Tokenizer
 from utils.checkpoint import contents_of, is_own_format, read_torch_file
 from utils.errors import UserError, one_line
+from utils.settings import reject_contradictions
 from utils.weights import build_with_weights
 
 PREFIXES = ("first_stage_model.", "module.", "_orig_mod.")
@@ -45,7 +45,7 @@ def load_tokenizer(
     if is_own_format(stored):
         kind = "maskgit" if stored.get("kind") == "maskgit" else "vqgan"
         tokenizer = Tokenizer.from_entry(contents_of(stored, path, kind).get("tokenizer", {}))
-        _reject_contradictions(path, dataclasses.asdict(tokenizer.config), given)
+        reject_contradictions(VQGANConfig, given, vars(tokenizer.config), path)
         if tokenizer.image_size != image_size:
             raise UserError(
                 f"{path} was trained on images of {tokenizer.image_size} pixels, not {image_size}; "
@@ -162,7 +162,7 @@ def _from_weights(
 ) -> Tokenizer:
     try:
         inferred = infer_config(weights, image_size)
-        _reject_contradictions(path, inferred, given)
+        reject_contradictions(VQGANConfig, given, inferred, path)
         traceless = {k: given[k] for k in ("dropout", "sane_index_shape") if k in given}
         config = VQGANConfig(**{**inferred, **traceless})
         config.validate()
@@ -170,25 +170,6 @@ def _from_weights(
     except (KeyError, ValueError) as error:
         reason = one_line(error)
         raise UserError(f"the weights in {path} do not make a VQ-GAN: {reason}") from error
-
-
-def _reject_contradictions(path: Path, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    for name, value in given.items():
-        if name == "remap" or name not in stored:
-            continue
-        wanted = tuple(value) if isinstance(value, list) else value
-        if name == "attn_resolutions":
-            # Only those that occur leave a trace, and their order does not matter.
-            size, levels = stored["image_size"], len(stored["ch_mult"])
-            possible = {size // 2**level for level in range(levels)}
-            same = set(wanted) & possible == set(stored[name]) & possible
-        else:
-            same = wanted == stored[name]
-        if not same:
-            raise UserError(
-                f"--{name} {_shown(wanted)} contradicts {path}, which has {_shown(stored[name])}; "
-                "leave the option out"
-            )
 
 
 def _with_remap(path: Path, tokenizer: Tokenizer, remap_path: str | None) -> Tokenizer:
@@ -209,7 +190,3 @@ def _with_remap(path: Path, tokenizer: Tokenizer, remap_path: str | None) -> Tok
 def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
     """How many numbers follow a prefix in the names of weights."""
     return len({k[len(prefix) :].split(".")[0] for k in weights if k.startswith(prefix)})
-
-
-def _shown(value: Any) -> str:
-    return str(list(value) if isinstance(value, tuple) else value)

@@ -24,7 +24,7 @@ from utils.device import autocast
 from utils.ema import EMA
 from utils.images import save_grid, to_uint8
 from utils.optimizer import step_if_finite
-from utils.schedule import capped_warmup, warmup_cosine
+from utils.schedule import learning_rate
 from utils.seeding import derive_seed, rng
 from utils.weights import check_weights, load_moments, load_weights
 
@@ -99,11 +99,12 @@ class VQGANStage:
             self.model.compile_networks(dynamic=False)
 
     def learning_rate(self, step: int, epochs: int | None = None) -> float:
-        """Warm-up, then cosine decay over the whole run."""
-        epochs = epochs or self.training.epochs
-        warmup = capped_warmup(self.training.warmup_epochs, epochs) * self.steps_per_epoch
-        total = epochs * self.steps_per_epoch
-        return self.training.lr * warmup_cosine(step, total, round(warmup))
+        """The rate of a step, in a run of so many epochs if not of its own number."""
+        training = self.training
+        epochs = epochs or training.epochs
+        return learning_rate(
+            step, self.steps_per_epoch, epochs, training.warmup_epochs, training.lr
+        )
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One optimiser step of the autoencoder and, from `disc_start` on, of the discriminator.
