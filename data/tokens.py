@@ -209,7 +209,8 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
         damaged = [name for name in sums if file_digest(folder / name) != sums[name]]
         if damaged or stored != manifest or set(sums) != set(FILES):
             raise ValueError(f"{', '.join(damaged) or 'manifest.json'} does not match")
-        tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
+        # "c": torch wants arrays that it could write to; the file stays as it is.
+        tokens = np.load(folder / "tokens.npy", mmap_mode="c", allow_pickle=False)
         labels = np.load(folder / "labels.npy", allow_pickle=False)
         shape = tuple(manifest[name] for name in ("views", "images", "seq_len"))
         if (tokens.dtype, tokens.shape) != (np.uint16, shape) or len(labels) != shape[1]:

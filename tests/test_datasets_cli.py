@@ -45,7 +45,7 @@ def test_every_cached_row_shows_the_colour_of_its_label(dataset, tmp_path):
         assert tokens.num_views == (spec.num_views if split == "train" else 1)
         every = np.arange(len(tokens))
         labels = tokens.classes(every, np.random.default_rng(0))
-        shown = [names[token] for token in tokens.take(every)[:, 0]]
+        shown = [names[token] for token in tokens.tokens[0, every, 0]]
         assert shown == [images.class_names[label] for label in labels]
         assert split == "validation" or set(shown) == set(names)
 

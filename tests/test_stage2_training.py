@@ -10,7 +10,7 @@ import torch
 from models.maskgit.config import TrainingConfig, TransformerConfig
 from models.maskgit.training import MaskGITStage, hide, make_optimizer
 from utils.distributed import ALONE
-from utils.token_set import TokenSet
+from utils.token_set import DeviceTokens, TokenSet
 
 K, L, CLASSES = 16, 9, 3
 SHAPE = {"embed_dim": 12, "hidden_dim": 32, "depth": 2, "heads": 4, "mlp_dim": 48}
@@ -44,8 +44,16 @@ def weights(stage):
     return {name: value.clone() for name, value in stage.model.state_dict().items()}
 
 
+def test_tokens_are_taken_by_view_and_index_whatever_their_size():
+    stored = np.arange(2**16 - 24, 2**16, dtype=np.uint16).reshape(2, 4, 3)
+    tokens = DeviceTokens(TokenSet(stored, np.zeros(4, np.int64)), torch.device("cpu"))
+    taken = tokens.take(np.array([3, 0, 3]), np.array([0, 1, 1]))
+    assert taken.tolist() == stored[[0, 1, 1], [3, 0, 3]].tolist()
+    assert tokens.take(np.array([2])).tolist() == [stored[0, 2].tolist()]
+
+
 def test_hidden_tokens_are_replaced_and_are_the_targets():
-    tokens = np.arange(12).reshape(2, 6)
+    tokens = torch.arange(12).reshape(2, 6)
     masks = np.array([[1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1]], bool)
     batch = hide(tokens, np.array([0, 1]), masks, 99)
     assert batch.inputs.tolist() == [[99, 1, 2, 99, 4, 5], [6, 7, 8, 9, 10, 99]]
@@ -63,7 +71,7 @@ def test_loss_is_the_mean_over_hidden_tokens_with_label_smoothing():
             if batch.inputs[image, position] != K:
                 continue
             log_probs = logits[image, position].log_softmax(0)
-            target = stage.train_tokens.take(stage._indices(0))[image, position]
+            target = stage.train_tokens.tokens[0, stage._indices(0)][image, position].item()
             expected.append(-0.9 * log_probs[target] - 0.1 * log_probs.mean())
     loss = stage.train_step(0)["loss"].item()
     assert len(expected) == num_hidden

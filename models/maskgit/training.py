@@ -29,12 +29,13 @@ from utils.optimizer import step_if_finite
 from utils.plain import to_plain
 from utils.schedule import learning_rate
 from utils.seeding import derive_seed, rng
-from utils.token_set import TokenSet
+from utils.token_set import DeviceTokens, TokenSet, send
 from utils.weights import load_moments, load_weights
 
 VALIDATION_IMAGES = 4096
 VALIDATION_SEED = 0  # not the run's: equal masks make runs comparable
 RATIO_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)
+VALIDATION_SUMS = (3, len(RATIO_BINS) - 1)  # loss, correct and all tokens, by bin
 # A step is computed in parts of at most this many tokens on the CPU, where larger ones are slower.
 CPU_PART_TOKENS = 4096
 
@@ -54,10 +55,6 @@ class Batch:
     labels: Tensor
     hidden: Tensor
     targets: Tensor
-
-    def to(self, device: torch.device) -> "Batch":
-        """Copy to a device without waiting for the copy."""
-        return Batch(*(_to_device(value, device) for value in vars(self).values()))
 
 
 class MaskGITStage:
@@ -100,6 +97,8 @@ class MaskGITStage:
         """
         self.config, self.training = config, training
         self.train_tokens, self.validation_tokens = train, validation
+        self._train_tokens = DeviceTokens(train, device)
+        self._validation_tokens = DeviceTokens(validation, device)
         self.device, self.precision = device, precision
         self.processes = processes
         self._describe, self._preview = describe, preview
@@ -141,7 +140,7 @@ class MaskGITStage:
         for part in parts:
             is_last = part is parts[-1]
             with nullcontext() if is_last else processes.keep_gradients(self._shared):
-                part_loss = self._loss(part.to(self.device)) / num_hidden
+                part_loss = self._loss(part) / num_hidden
                 # Gradients are averaged over the processes, and the loss is a sum.
                 (part_loss * processes.size).backward()
             loss += part_loss.detach()
@@ -159,7 +158,7 @@ class MaskGITStage:
         chosen = np.unique(np.linspace(0, count - 1, min(count, VALIDATION_IMAGES), dtype=int))
         labels = self.validation_tokens.classes(chosen, rng(VALIDATION_SEED, "labels"))
         share = self.processes.share(len(chosen))
-        sums = torch.zeros(3, len(RATIO_BINS) - 1, device=self.device, dtype=torch.float64)
+        sums = torch.zeros(VALIDATION_SUMS, dtype=torch.float64)
         part_size = math.ceil(self._images_here / self._num_parts)  # what fits in training fits
         for start in range(share.start, share.stop, part_size):
             batch = slice(start, min(start + part_size, share.stop))
@@ -211,7 +210,7 @@ class MaskGITStage:
 
         Else the first step after a resume would add up in another order than the uninterrupted run.
         """
-        (self._loss(self._draw_batch(0)[0][0].to(self.device)) * 0).backward()
+        (self._loss(self._draw_batch(0)[0][0]) * 0).backward()
         self.optimizer.zero_grad()
 
     def _draw_batch(self, step: int) -> tuple[list[Batch], int]:
@@ -229,7 +228,7 @@ class MaskGITStage:
         here = np.arange(len(indices))[self.processes.share(len(indices))]
         parts = [
             hide(
-                self.train_tokens.take(indices[part], views[part]),
+                self._train_tokens.take(indices[part], views[part]),
                 labels[part],
                 masks[part],
                 self.config.mask_token,
@@ -275,8 +274,8 @@ class MaskGITStage:
 
     @torch.no_grad()
     def _validation_sums(self, indices: np.ndarray, labels: np.ndarray) -> Tensor:
-        """Loss, correct and hidden tokens by bin of mask ratio: float64 (3, bins)."""
-        tokens = self.validation_tokens.take(indices)
+        """Loss, correct and hidden tokens by bin of mask ratio: float64 (3, bins) on the host."""
+        tokens = self._validation_tokens.take(indices)
         masks = np.concatenate(
             [
                 masks_of_ratio(
@@ -287,33 +286,32 @@ class MaskGITStage:
                 for index in indices
             ]
         )
-        batch = hide(tokens, labels, masks, self.config.mask_token).to(self.device)
+        batch = hide(tokens, labels, masks, self.config.mask_token)
         with autocast(self.device, self.precision):
             logits = self.ema.module(batch.inputs, batch.labels, batch.hidden).float()  # (N, K)
         losses = F.cross_entropy(logits, batch.targets, reduction="none")
         correct = logits.argmax(-1) == batch.targets
         bins = np.clip(np.digitize(masks.mean(1), RATIO_BINS, right=True) - 1, 0, None)
-        bin_of = torch.from_numpy(bins.repeat(masks.sum(1))).to(self.device)  # (N,)
-        values = torch.stack([losses, correct.float(), torch.ones_like(losses)]).double()
-        sums = torch.zeros(3, len(RATIO_BINS) - 1, device=self.device, dtype=torch.float64)
-        return sums.index_add_(1, bin_of, values)
+        bin_of = torch.from_numpy(bins.repeat(masks.sum(1)))  # (N,)
+        values = torch.stack([losses, correct.float(), torch.ones_like(losses)]).cpu().double()
+        return torch.zeros(VALIDATION_SUMS, dtype=torch.float64).index_add_(1, bin_of, values)
 
 
-def hide(tokens: np.ndarray, labels: np.ndarray, masks: np.ndarray, mask_token: int) -> Batch:
+def hide(tokens: Tensor, labels: np.ndarray, masks: np.ndarray, mask_token: int) -> Batch:
     """Put the mask token where the mask is True.
 
     Args:
-        tokens: int64 (B, L).
+        tokens: int64 (B, L), on the device where the batch is wanted.
         labels: int64 (B,).
         masks: bool (B, L).
         mask_token: its id.
     """
-    hidden = np.flatnonzero(masks)
+    hidden = send(np.flatnonzero(masks), tokens.device)
     return Batch(
-        inputs=torch.from_numpy(np.where(masks, mask_token, tokens)),
-        labels=torch.from_numpy(labels),
-        hidden=torch.from_numpy(hidden),
-        targets=torch.from_numpy(tokens.reshape(-1)[hidden]),
+        inputs=tokens.masked_fill(send(masks, tokens.device), mask_token),
+        labels=send(labels, tokens.device),
+        hidden=hidden,
+        targets=tokens.flatten().index_select(0, hidden),
     )
 
 
@@ -328,9 +326,3 @@ def make_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Ad
         for decay in (True, False)
     ]
     return torch.optim.AdamW(groups, lr=training.lr, betas=training.betas, fused=True)
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)

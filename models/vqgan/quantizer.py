@@ -69,7 +69,8 @@ def codebook_usage(counts: Tensor) -> tuple[float, float]:
         The share of the codes chosen at all, in (0, 1], and the perplexity of the choice, in
         [1, K]: K if all codes are chosen equally often.
     """
-    shares = counts.double() / counts.sum()
+    counts = counts.cpu().double()  # not every device has float64
+    shares = counts / counts.sum()
     entropy = -torch.xlogy(shares, shares).sum()
     return (counts > 0).double().mean().item(), entropy.exp().item()
 

@@ -147,7 +147,7 @@ class VQGANStage:
             distance = self.objective.distance(shown, images)
             sums += len(images) * torch.stack([torch.ones_like(l1), l1, squared_error, distance])
             counts += count_codes(output.tokens, len(counts))
-        count, l1_sum, squared_sum, distance_sum = sums.double().cpu().unbind()
+        count, l1_sum, squared_sum, distance_sum = sums.cpu().double().unbind()
         usage, perplexity = codebook_usage(counts)
         return {
             "loss": ((l1_sum + self.training.perceptual_weight * distance_sum) / count).item(),
