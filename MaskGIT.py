@@ -509,6 +509,7 @@ def dry_run(session: Session) -> None:
 
 def _describe_training(session: Session) -> None:
     from data.tokens import cache_bytes
+    from models.maskgit.training import num_parts
     from models.maskgit.transformer import MaskedTransformer, training_bytes
 
     options = session.options
@@ -523,7 +524,9 @@ def _describe_training(session: Session) -> None:
     cache = sum(
         cache_bytes(len(i), i.num_views, config.seq_len) for i in (train_images, validation_images)
     )
-    memory = training_bytes(config, parameters, options.batch_size // options.grad_accum)
+    batch, device = options.batch_size, session.device.type
+    parts = num_parts(batch, config.seq_len, options.grad_accum, device)
+    memory = training_bytes(config, parameters, math.ceil(batch / parts))
     for name, value in {
         "images": f"{len(train_images)} train, {len(validation_images)} validation",
         "tokens per image": f"{config.seq_len}, codebook of {tokenizer.codebook_size}",

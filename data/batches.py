@@ -33,7 +33,8 @@ def training_batches(
         order = rng(seed, "image order", epoch).permutation(len(images))
         views = rng(seed, "image views", epoch).integers(0, images.num_views, len(images))
         used = slice(first_batch * batch_size, num_batches * batch_size)
-        chosen = Subset(images, order[used].tolist())
+        # An array, for every worker would copy a list of a million numbers, one by one.
+        chosen = Subset(images, order[used])  # type: ignore[arg-type]
         flips = torch.from_numpy(views[used]).split(batch_size)
         for (pixels, _), view in zip(_loader(chosen, batch_size, num_workers), flips, strict=True):
             yield from_uint8(_flip(pixels, view).to(device, non_blocking=True))

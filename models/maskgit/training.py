@@ -109,8 +109,9 @@ class MaskGITStage:
         self.ema = EMA(self.model, training.ema_decay)
         self.optimizer = make_optimizer(self.model, training)
         self._images_here = math.ceil(self.images_per_step / processes.size)
-        step_tokens = self._images_here * config.seq_len if device.type == "cpu" else 0
-        self._num_parts = max(training.grad_accum, math.ceil(step_tokens / CPU_PART_TOKENS))
+        self._num_parts = num_parts(
+            self._images_here, config.seq_len, training.grad_accum, device.type
+        )
         self._shared = processes.share_gradients(self.model)
         self._forward = torch.compile(self._shared) if compile_model else self._shared
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
@@ -313,6 +314,12 @@ def hide(tokens: Tensor, labels: np.ndarray, masks: np.ndarray, mask_token: int)
         hidden=hidden,
         targets=tokens.flatten().index_select(0, hidden),
     )
+
+
+def num_parts(images: int, seq_len: int, grad_accum: int, device_type: str) -> int:
+    """In how many parts, one after the other, a process computes its images of a step."""
+    most_tokens = CPU_PART_TOKENS if device_type == "cpu" else math.inf
+    return max(grad_accum, math.ceil(images * seq_len / most_tokens))
 
 
 def make_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.AdamW:
