@@ -157,7 +157,8 @@ def open_session(options: Options) -> Session:
     if options.sweep:
         sweep_grid(options)  # a typing error is found before hours of training
     spec = DATASETS[options.dataset]
-    if spec.num_classes is not None:
+    is_dataset_known = "dataset" in options.given or not options.checkpoint
+    if spec.num_classes is not None and is_dataset_known:
         check_n_classes(options, spec.num_classes, spec.name)
     device = processes.own_device(choose_device(options.device))
     precision = choose_precision(options.precision, device)
@@ -214,7 +215,7 @@ def train_vae(session: Session) -> None:
         },
         compile_model=options.compile,
     )
-    made_from = {"images": len(train_images)}
+    made_from = {"size": session.size, "images": len(train_images)}
     run_stage(
         stage, options, session.run, made_from, training.epochs, batch_size, session.processes
     )
@@ -227,8 +228,9 @@ def reconstruct(session: Session) -> None:
     from utils.images import save_grid, to_uint8
     from utils.samples import write_npz
 
-    options, folder = session.options, session.run.path
     tokenizer = find_tokenizer(session)
+    session = of_tokenizer(session, tokenizer)
+    options, folder = session.options, session.run.path
     images = open_images(session, "validation")
     meter = ReconstructionMeter(tokenizer)
     shown: list[np.ndarray] = []  # the first originals
@@ -257,8 +259,9 @@ def train(session: Session) -> None:
     from utils.runs import run_stage
 
     session = continued(session, "maskgit")
-    options = session.options
     tokenizer = find_tokenizer(session)
+    session = of_tokenizer(session, tokenizer)
+    options = session.options
     train_images, validation_images = (open_images(session, split) for split in SPLITS)
     batch_size = step_images(train_images, options.batch_size, "--batch_size")
     config = transformer_config(options, tokenizer, train_images)
@@ -283,7 +286,11 @@ def train(session: Session) -> None:
         compile_model=options.compile,
         processes=session.processes,
     )
-    made_from = {"images": len(train_images), "tokenizer": tokenizer.fingerprint}
+    made_from = {
+        "size": session.size,
+        "images": len(train_images),
+        "tokenizer": tokenizer.fingerprint,
+    }
     del train_images, validation_images  # the paths of millions of files
     run_stage(
         stage, options, session.run, made_from, options.n_epochs, batch_size, session.processes
@@ -336,9 +343,8 @@ def sample(session: Session) -> None:
 
 def export(session: Session) -> None:
     """Write the trained transformer in the layout of caetas/GenerativeZoo."""
-    import torch
-
     from models.maskgit.loading import to_foreign
+    from utils.checkpoint import torch_save
     from utils.files import atomic_write
 
     path = Path(session.options.export)
@@ -346,7 +352,7 @@ def export(session: Session) -> None:
         raise UserError(f"--export {path} exists already; nothing is overwritten")
     trained = load_model(session)
     with atomic_write(path) as file:
-        torch.save(to_foreign(trained.model), file)
+        torch_save(to_foreign(trained.model), file)
     log.info("written: %s; its tokenizer is the one in the checkpoint", path)
 
 
@@ -451,7 +457,7 @@ def evaluate_tokenizer(session: Session) -> None:
 
     options = session.options
     tokenizer = find_tokenizer(session)
-    session = with_dataset(session, session.spec.name, tokenizer.image_size)
+    session = of_tokenizer(session, tokenizer)
     judge = open_judge(session, "validation")
     images = open_images(session, options.reference or "validation")
     perceptual = perceptual_if_there(options.perceptual_vgg and Path(options.perceptual_vgg))
@@ -697,6 +703,11 @@ def placed(model: Frozen, session: Session) -> Frozen:
 def of_model(session: Session, trained: Trained) -> Session:
     """The session of the dataset and image size that a model was trained for."""
     return with_dataset(session, trained.dataset, trained.tokenizer.image_size)
+
+
+def of_tokenizer(session: Session, tokenizer: Tokenizer) -> Session:
+    """The session of the image size that a tokenizer was trained for."""
+    return with_dataset(session, session.spec.name, tokenizer.image_size)
 
 
 def with_dataset(session: Session, dataset: str, size: int) -> Session:

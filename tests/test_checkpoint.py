@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.checkpoint import load_checkpoint, read_torch_file, save_checkpoint, weights_digest
+from utils.checkpoint import (
+    load_checkpoint,
+    read_torch_file,
+    save_checkpoint,
+    torch_save,
+    weights_digest,
+)
 from utils.errors import UserError
 
 CONTENTS = {
@@ -93,6 +99,11 @@ def test_a_failed_write_leaves_the_previous_file(tmp_path, monkeypatch):
         save_checkpoint(path, "maskgit", {})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fills_up_while_writing_is_told_as_such():
+    with Path("/dev/full").open("wb", 0) as file, pytest.raises(OSError, match="No space left"):
+        torch_save({"weights": torch.zeros(300_000)}, file)
 
 
 def test_digest_depends_on_config_and_weights():

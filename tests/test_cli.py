@@ -131,7 +131,7 @@ def test_resuming_takes_the_options_of_the_run(run, tokenizer_file, tmp_path, ca
     for another in (
         "--depth 2", "--heads 4", "--n_epochs 1", "--batch_size 8", "--lr 1", "--seed 2",
         "--dropout_t 0", "--ema_decay 0", "--sched_mode root", "--size 64", "--precision bf16",
-        "--weight_decay 0", "--grad_accum 2", "--label_smoothing 0", "--betas 0 0",
+        "--weight_decay 0", "--label_smoothing 0", "--betas 0 0",
     ):  # fmt: skip
         with pytest.raises(SystemExit) as stop:
             run(f"--train --resume --dataset mnist --n_epochs 2 {another}")
@@ -140,6 +140,45 @@ def test_resuming_takes_the_options_of_the_run(run, tokenizer_file, tmp_path, ca
         assert another.split()[0] in error
         assert "is not what the run" in error
     assert "trained already" in run("--train --resume --dataset mnist")
+
+
+def test_a_finished_model_whose_state_is_gone_is_not_overwritten(
+    run, tokenizer_file, tmp_path, capsys
+):
+    command = f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}"
+    run(command)
+    model = tmp_path / "mnist" / "MaskGIT_mnist.pt"
+    before = model.read_bytes()
+    (tmp_path / "mnist" / "resume_maskgit.pt").unlink()
+    with pytest.raises(SystemExit) as stop:
+        run(f"{command} --resume --n_epochs 3")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert all(name in error for name in (str(model), "resume_maskgit.pt", "--run_name"))
+    assert model.read_bytes() == before
+
+
+def test_resuming_keeps_the_habits_of_the_run(run, tokenizer_file, data_dir, tmp_path):
+    """--no_wandb, what to keep, how to preview, where the data is: no need to say it again."""
+    run(
+        f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --keep_checkpoints 3 "
+        "--sample_and_save_freq 1 --num_samples 2"
+    )
+    main(f"--train --resume --dataset mnist --output_dir {tmp_path} --n_epochs 4".split())
+    folder = tmp_path / "mnist"
+    assert not (folder / "wandb").exists()
+    assert len(list(folder.glob("MaskGIT_mnist_step_*.pt"))) == 3
+    assert len(list((folder / "samples").glob("*.png"))) == 4
+    with Image.open(folder / "samples" / "maskgit_step_0000012.png") as picture:
+        assert picture.height < 2 * 64  # one row
+
+
+def test_a_tokenizer_decides_the_size_of_images(run, tmp_path):
+    train_vae = f"--train_vae --dataset mnist --n_epochs_vae 1 --batch_size_vae 16 {TINY_VQGAN}"
+    run(f"{train_vae} {TINY_CODES} --size 16")
+    run(f"--reconstruct --train {TRAIN_TINY}")
+    contents = load_checkpoint(tmp_path / "mnist" / "MaskGIT_mnist.pt", "maskgit")
+    assert contents["config"]["seq_len"] == 16
 
 
 @pytest.fixture
@@ -175,7 +214,7 @@ def test_resuming_takes_harmless_options_and_files_that_moved(
     out = run(
         f"{resumable} --n_epochs 3 --checkpoint_vae {moved} --num_workers 1 --device cpu "
         f"--cache_dir {tmp_path}/elsewhere --sample_and_save_freq 1 --save_every_minutes 1 "
-        "--num_samples 2"
+        "--num_samples 2 --grad_accum 2 --size 32"
     )
     assert "continues after step 6" in out
     assert load_checkpoint(tmp_path / "mnist" / "MaskGIT_mnist.pt", "maskgit")["step"] == 9

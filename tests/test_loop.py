@@ -21,6 +21,7 @@ class CountingStage:
 
     name = "maskgit"
     steps_per_epoch = 4
+    previews_are_generated = True
 
     def __init__(self, bad_step=None, signal_step=None, skipped=()):
         self.total = 0
@@ -82,6 +83,28 @@ def test_a_whole_run(run):
     assert position.step == 12
     assert position.best_loss == 7
     assert load_checkpoint(run.model, "maskgit") == {"step": 12, "total": 66}
+
+
+def test_a_state_is_there_before_the_first_step(run):
+    with pytest.raises(UserError):
+        train(CountingStage(bad_step=0), run)
+    stage = CountingStage()
+    assert load_state(stage, run).step == 0
+    train(stage, run)
+    assert stage.total == 66
+
+
+def test_previews_that_show_the_dataset_stay_here(run):
+    class Watching(Trackers):
+        def log_image(self, name, path, step):
+            shown.append(step)
+
+    config = LoopConfig(2, 8, 1, save_every_minutes=10, keep_checkpoints=0)
+    for generated in (True, False):
+        shown, stage = [], CountingStage()
+        stage.previews_are_generated = generated
+        train_loop(stage, config, run, Watching(), Position())
+        assert shown == ([4, 8] if generated else [])
 
 
 def test_metrics_have_means_rates_and_validation(run):

@@ -210,7 +210,7 @@ def test_devices_and_precisions():
         (TransformerConfig, {"codebook_size", "num_classes", "seq_len"}),
         (TrainingConfig, set()),
         (SamplingConfig, set()),
-        (VQGANConfig, {"image_size", "image_channels"}),
+        (VQGANConfig, {"image_channels"}),
         (VQGANTrainingConfig, {"disc_channels", "disc_layers", "revive_every", "revive_below"}),
     ],
 )

@@ -146,8 +146,8 @@ def test_own_files_describe_themselves(tmp_path: Path) -> None:
         loaded = load_tokenizer(path, 16, 3, given={})
         assert loaded.fingerprint == tokenizer.fingerprint
         assert loaded.config == tokenizer.config
-    with pytest.raises(UserError, match="16 pixels, not 32; use --size 16"):
-        load_tokenizer(path, 32, 3, given={})
+    with pytest.raises(UserError, match=r"--size 32 contradicts .* 16"):
+        load_tokenizer(path, 16, 3, given={"image_size": 32})
     with pytest.raises(UserError, match=r"3 channel\(s\).* 1"):
         load_tokenizer(path, 16, 1, given={})
 

@@ -7,6 +7,7 @@ of the plain data, so that a damaged file is noticed and the damaged part named.
 """
 
 import hashlib
+import io
 import json
 import mmap
 import zipfile
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors.torch import load_file
@@ -50,7 +51,36 @@ def save_checkpoint(path: Path, kind: str, contents: Mapping[str, Any]) -> None:
         "contents": dict(contents),
     }
     with atomic_write(path) as file:
-        torch.save(file_contents, file)
+        torch_save(file_contents, file)
+
+
+def torch_save(contents: Any, file: BinaryIO) -> None:
+    """As torch.save, with the OSError of a failed write, which torch.save replaces by its own."""
+    writer = _Writer(file)
+    try:
+        torch.save(contents, writer)  # type: ignore[arg-type] # all it calls is there
+    except RuntimeError:
+        if writer.error is not None:
+            raise writer.error from None
+        raise
+
+
+class _Writer(io.RawIOBase):
+    """Passes bytes on to a file and remembers what went wrong."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.error: OSError | None = None
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:

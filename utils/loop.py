@@ -37,10 +37,13 @@ class Stage(Protocol):
     Attributes:
         name: "vqgan" or "maskgit": the kind of its checkpoint and part of its file names.
         steps_per_epoch: optimiser steps of one epoch.
+        previews_are_generated: whether previews show nothing of the dataset, and may leave the
+            machine.
     """
 
     name: str
     steps_per_epoch: int
+    previews_are_generated: bool
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """Make optimiser step `step` (from 0); return scalars on the device.
@@ -161,6 +164,9 @@ def train_loop(
         stop_on_signals(may_repeat=processes.size > 1) as stop,
         progress_bar(title, total * config.images_per_step, done, "image", unit_scale=True) as bar,
     ):
+        if position.step == 0 and processes.is_main:
+            # From here on there is a state, so that a checkpoint without one is a finished model.
+            _save_state(stage, run, position)
         while position.step < total:
             meter.add(stage.train_step(position.step), config.images_per_step, position.step)
             position.step += 1
@@ -213,7 +219,8 @@ def _end_epoch(
     if processes.is_main and _is_save_point(position.step, stage, config):
         picture = run.preview(stage.name, position.step)
         stage.preview(picture)
-        tracker.log_image("samples", picture, position.step)
+        if stage.previews_are_generated:
+            tracker.log_image("samples", picture, position.step)
         _publish(stage, run, position.step, config.keep_checkpoints)
     meter.restart_clock()
 

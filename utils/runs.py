@@ -37,21 +37,26 @@ def continued_options(options: Options, stage: str, run: RunFolder) -> Options:
         UserError: if a run lies in the folder and --resume is not given, or an option contradicts
             the run that is resumed.
     """
-    has_state = run.resume_state(stage).is_file()
-    if not options.resume and (has_state or run.published(stage).exists()):
+    state, published = run.resume_state(stage), run.published(stage)
+    elsewhere = "--run_name or --output_dir starts another one elsewhere"
+    if not options.resume and (state.is_file() or published.exists()):
         raise UserError(
-            f"{run.path} already holds a {stage} run: --resume continues it; --run_name or "
-            "--output_dir starts another one elsewhere"
+            f"{run.path} already holds a {stage} run: --resume continues it; {elsewhere}"
         )
-    if not has_state:
+    if not state.is_file():
+        if published.exists():
+            raise UserError(
+                f"{published} is there but {state.name}, from which it would be resumed, is not: "
+                f"nothing is overwritten; {elsewhere}"
+            )
         if options.resume:
             log.info("nothing to resume in %s: a new %s run starts", run.path, stage)
         return options
     stored = read_json(run.config).get(stage)
     if stored is None:
         raise UserError(
-            f"{run.config} does not say with which options {run.resume_state(stage).name} was "
-            "made, so it cannot be resumed; start another --run_name"
+            f"{run.config} does not say with which options {state.name} was made, so it cannot be "
+            f"resumed; {elsewhere}"
         )
     return resumed_options(options, stored, stage, run.path)
 
@@ -113,6 +118,7 @@ def run_stage(
             train_loop(stage, config, run, tracker, position, processes)
         finally:
             tracker.close()
+        log.info("written: %s", run.published(stage.name))
 
 
 def _open_record(

@@ -35,7 +35,7 @@ FIELD_OPTIONS: dict[type, dict[str, str]] = {
         "logit_scale": "sm_temp",
         "start_token": "mask_value",
     },
-    VQGANConfig: {},
+    VQGANConfig: {"image_size": "size"},
     VQGANTrainingConfig: {
         "epochs": "n_epochs_vae",
         "batch_size": "batch_size_vae",
@@ -51,10 +51,14 @@ STAGE_CONFIGS: dict[str, tuple[type, ...]] = {
     "maskgit": (TransformerConfig, TrainingConfig),
 }
 EXTENDABLE = {"vqgan": "n_epochs_vae", "maskgit": "n_epochs"}
-# Files that a run is made of. A resumed run finds them where they were; that one may lie elsewhere
-# by now is no contradiction.
-MOVABLE = ("checkpoint_vae", "perceptual_vgg")
-PATHS = (*MOVABLE, "remap")
+# What a resumed run goes on with, but may change on the way: where files are, when to save, what to
+# tell, and in how many parts to compute, which changes no more than the last bits.
+CHANGEABLE = (
+    "checkpoint_vae", "perceptual_vgg", "data_dir", "cache_dir", "num_workers", "no_wandb",
+    "sample_and_save_freq", "save_every_minutes", "keep_checkpoints", "grad_accum", "num_samples",
+    "labels", *({*FIELD_OPTIONS[SamplingConfig].values(), "sampler"} - {"sched_mode"}),
+)  # fmt: skip
+PATHS = ("checkpoint_vae", "perceptual_vgg", "remap", "data_dir", "cache_dir")
 
 
 def configure(kind: type[Config], options: Options, **known: Any) -> Config:
@@ -156,9 +160,9 @@ def check_start_token(options: Options, config: TransformerConfig) -> None:
 
 def run_options(options: Options, stage: str) -> dict[str, Any]:
     """The options that a run of a stage is made of, by name; files with their whole paths."""
-    names = ["dataset", "size", "n_classes", "precision"]
+    names = ["dataset", "size", "precision", *CHANGEABLE]
     if stage == "maskgit":  # what was said about the tokenizer
-        names += ["checkpoint_vae", *(options.given & {*options_of(VQGANConfig).values()})]
+        names += options.given & {*options_of(VQGANConfig).values()}
     names += [o for kind in STAGE_CONFIGS[stage] for o in options_of(kind).values()]
     settings = {name: getattr(options, name) for name in names if hasattr(options.values, name)}
     for name in PATHS:
@@ -177,7 +181,7 @@ def resumed_options(
 ) -> Options:
     """Take over the options of the run that is continued.
 
-    More epochs are welcome, and files may have moved; anything else that would make another run is
+    More epochs are welcome, and so is what makes no other run (CHANGEABLE); anything else is
     refused.
 
     Raises:
@@ -188,7 +192,7 @@ def resumed_options(
     for name, value in stored.items():
         if name not in options.given:
             taken[name] = value
-        elif name in MOVABLE or (name == EXTENDABLE[stage] and now[name] >= value):
+        elif name in CHANGEABLE or (name == EXTENDABLE[stage] and now[name] >= value):
             continue
         elif not _equal(now[name], value):
             raise UserError(

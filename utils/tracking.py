@@ -20,6 +20,18 @@ log = logging.getLogger(__name__)
 
 WANDB_PROJECT = "MaskGIT"
 WANDB_TIMEOUT_SECONDS = 12
+WANDB_SETTINGS: dict[str, Any] = {
+    "init_timeout": WANDB_TIMEOUT_SECONDS,
+    "login_timeout": WANDB_TIMEOUT_SECONDS,
+    "disable_code": True,
+    "disable_git": True,
+    "disable_job_creation": True,
+    "save_code": False,
+    "console": "off",
+    "silent": True,
+    "x_disable_meta": True,
+    "x_disable_machine_info": True,
+}
 
 
 class Tracker(Protocol):
@@ -80,33 +92,21 @@ class WandbTracker:
         import wandb
 
         self._wandb = wandb
-        settings = wandb.Settings(
-            init_timeout=WANDB_TIMEOUT_SECONDS,
-            login_timeout=WANDB_TIMEOUT_SECONDS,
-            disable_code=True,
-            disable_git=True,
-            disable_job_creation=True,
-            save_code=False,
-            console="off",
-            silent=True,
-            x_disable_meta=True,
-            x_disable_machine_info=True,
-        )
-        options = {
-            "project": WANDB_PROJECT,
-            "name": name,
-            "id": run_id,
-            "resume": "allow" if run_id else None,
-            "config": dict(config),
-            "dir": str(folder),
-            "settings": settings,
-        }
-        mode = os.environ.get("WANDB_MODE") or ("online" if _has_login() else "offline")
         self.run_id = run_id
         self._run: Any = None
+        mode = os.environ.get("WANDB_MODE") or ("online" if _has_login() else "offline")
         for attempt in dict.fromkeys((mode, "offline")):
             try:
-                self._run = wandb.init(mode=attempt, **options)  # type: ignore[arg-type]
+                self._run = wandb.init(
+                    mode=attempt,  # type: ignore[arg-type]
+                    project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
+                    name=name,
+                    id=run_id,
+                    resume="allow" if run_id else None,
+                    config=dict(config),
+                    dir=str(folder),
+                    settings=wandb.Settings(**WANDB_SETTINGS),
+                )
             except Exception as error:  # wandb raises many kinds; none may stop a training
                 log.info("wandb is out of reach (%s)", one_line(error))
                 continue

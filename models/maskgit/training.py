@@ -66,6 +66,7 @@ class MaskGITStage:
     """
 
     name = "maskgit"
+    previews_are_generated = True
 
     def __init__(
         self,

@@ -32,8 +32,8 @@ def load_tokenizer(
 
     Args:
         path: a VQGAN_*.pt or MaskGIT_*.pt of this program, or a file in taming's layout.
-        image_size: pixels along one side of the images it is wanted for.
-        image_channels: of these images.
+        image_size: pixels along one side of its images, where the file does not tell.
+        image_channels: of the images it is wanted for.
         given: fields of VQGANConfig that were set by hand, "remap" as the path of its file. A
             remap is applied to a tokenizer that has none.
 
@@ -46,11 +46,6 @@ def load_tokenizer(
         kind = "maskgit" if stored.get("kind") == "maskgit" else "vqgan"
         tokenizer = Tokenizer.from_entry(contents_of(stored, path, kind).get("tokenizer", {}))
         reject_contradictions(VQGANConfig, given, vars(tokenizer.config), path)
-        if tokenizer.image_size != image_size:
-            raise UserError(
-                f"{path} was trained on images of {tokenizer.image_size} pixels, not {image_size}; "
-                f"use --size {tokenizer.image_size}"
-            )
     else:
         tokenizer = _from_weights(path, find_weights(stored, path), image_size, given)
     if tokenizer.channels != image_channels:

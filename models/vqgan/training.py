@@ -43,6 +43,7 @@ class VQGANStage:
     """
 
     name = "vqgan"
+    previews_are_generated = False  # they show validation images
 
     def __init__(
         self,
