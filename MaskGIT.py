@@ -28,7 +28,7 @@ from data.spec import RESIZE, Split
 from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerConfig
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils.distributed import Processes, launched_processes
-from utils.errors import UserError, is_out_of_memory
+from utils.errors import UserError, is_out_of_memory, told_in_one_line
 from utils.files import (
     exclusive_lock,
     file_digest,
@@ -44,6 +44,7 @@ from utils.settings import (
     checked,
     configure,
     given_fields,
+    idle_options,
     option_values,
     options_of,
     reject_contradictions,
@@ -52,6 +53,7 @@ from utils.settings import (
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from torch import nn
 
     from data.images import ImageDataset
     from models.maskgit.loading import Trained
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from models.maskgit.transformer import MaskedTransformer
     from models.vqgan.tokenizer import Tokenizer
     from utils.evaluation import Judge
+    from utils.extractor import Extractor
     from utils.token_set import TokenSet
 
 log = logging.getLogger("maskgit")
@@ -79,10 +82,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the modes that the command line asks for, in pipeline order.
 
     Raises:
-        SystemExit: with code 2 and one line on stderr for a user's mistake, 143 or 130 after a
+        SystemExit: with code 2 and one line on stderr for a user's mistake, 143, 130 or 129 after a
             signal.
     """
-    with launched_processes().main_speaks_first():
+    with launched_processes().main_speaks_first(), told_in_one_line("MaskGIT.py"):
         run_modes(parse_options(sys.argv[1:] if argv is None else argv, DATASETS))
 
 
@@ -111,19 +114,19 @@ def run_modes(options: Options) -> None:
         modes = [dry_run]
     try:
         session = open_session(options)
+        idle = idle_options(options)
+        if idle:
+            log.warning("no effect here: %s", ", ".join(f"--{name}" for name in idle))
         for mode in modes:
             check_processes(session.processes, mode.__name__)
         with session.processes.connected(session.device):
+            check_command(session)
             for mode in modes:
                 mode(session)
-    except UserError as error:
-        sys.stderr.write(f"MaskGIT.py: error: {error}\n")
-        raise SystemExit(2) from None
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        sys.stderr.write(f"MaskGIT.py: error: {_memory_hint(options)}\n")
-        raise SystemExit(2) from None
+        raise UserError(_memory_hint(options)) from error
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,6 @@ def open_session(options: Options) -> Session:
     from utils.device import choose_device, choose_precision, set_up_device
 
     processes = launched_processes()
-    if options.sweep:
-        sweep_grid(options)  # a typing error is found before hours of training
     spec = DATASETS[options.dataset]
     is_dataset_known = "dataset" in options.given or not options.checkpoint
     if spec.num_classes is not None and is_dataset_known:
@@ -182,6 +183,7 @@ def download_only(session: Session) -> None:
     from data.datasets import fetch_dataset
 
     fetch_dataset(session.spec.name, Path(session.options.data_dir), session.size)
+    log.info("%s is complete in %s", session.spec.name, session.options.data_dir)
 
 
 def train_vae(session: Session) -> None:
@@ -197,6 +199,9 @@ def train_vae(session: Session) -> None:
     checked(training.validate, architecture)
     train_images, validation_images = (open_images(session, split) for split in SPLITS)
     batch_size = step_images(train_images, training.batch_size, "--batch_size_vae")
+    steps = len(train_images) // batch_size * training.epochs
+    if training.disc_weight and training.disc_start >= steps:
+        log.info("--disc_start %d: after the last of %d steps", training.disc_start, steps)
     stage = VQGANStage(
         architecture,
         training,
@@ -263,12 +268,10 @@ def train(session: Session) -> None:
     session = of_tokenizer(session, tokenizer)
     options = session.options
     train_images, validation_images = (open_images(session, split) for split in SPLITS)
+    image_counts = len(train_images), len(validation_images)
     batch_size = step_images(train_images, options.batch_size, "--batch_size")
     config = transformer_config(options, tokenizer, train_images)
-    check_n_classes(options, config.num_classes, options.data_dir)
-    check_start_token(options, config)
-    if options.labels:
-        parse_labels(options.labels, train_images.class_names)  # a typing error is found now
+    log.info("%d classes, %d images, %d to validate on", config.num_classes, *image_counts)
     session.processes.check_share(batch_size)
     stage = MaskGITStage(
         config,
@@ -288,7 +291,7 @@ def train(session: Session) -> None:
     )
     made_from = {
         "size": session.size,
-        "images": len(train_images),
+        "images": image_counts[0],
         "tokenizer": tokenizer.fingerprint,
     }
     del train_images, validation_images  # the paths of millions of files
@@ -300,7 +303,7 @@ def train(session: Session) -> None:
 def show_plan(session: Session) -> None:
     """Print what sampling would do at each step; a model that is not there yet is not needed."""
     options = session.options
-    if model_file(session).is_file():
+    if options.checkpoint or session.run.model.is_file():
         seq_len = load_model(session).model.config.seq_len
     else:
         seq_len = find_tokenizer(session).grid_size ** 2
@@ -334,7 +337,10 @@ def sample(session: Session) -> None:
         write_blocks(partial, missing, (images for images, _ in made), num_blocks)
         processes.wait()
         if processes.is_main:
-            publish_blocks(partial, folder, labels, block_size, GRID_COLUMNS)
+            for earlier in ("steps.png", "steps.gif"):
+                (folder / earlier).unlink(missing_ok=True)
+            columns = grid_columns(trained.model.config.num_classes)
+            publish_blocks(partial, folder, labels, block_size, columns, options.first_image)
     if options.save_steps and processes.is_main:
         save_steps(session, trained, labels[:STEPS_IMAGES], config, folder)
     for name in ("images", "samples.npz", "grid.png"):
@@ -348,8 +354,6 @@ def export(session: Session) -> None:
     from utils.files import atomic_write
 
     path = Path(session.options.export)
-    if path.exists():
-        raise UserError(f"--export {path} exists already; nothing is overwritten")
     trained = load_model(session)
     with atomic_write(path) as file:
         torch_save(to_foreign(trained.model), file)
@@ -370,8 +374,6 @@ def edit(session: Session) -> None:
     trained = load_model(session)
     session = of_model(session, trained)
     check_start_token(options, trained.model.config)
-    if options.init_image is None:
-        raise UserError("--edit needs --init_image: a file, or <dataset>:<index>")
     original, label = image_to_edit(
         options.init_image,
         trained.dataset,
@@ -440,6 +442,8 @@ def evaluate_images(session: Session) -> None:
     from data.generated import open_generated
     from utils.evaluation import write_scores
 
+    if session.options.checkpoint:  # it tells the dataset and the size
+        session = of_model(session, load_model(session))
     path = Path(session.options.images)
     images = open_generated(path, session.size, session.spec.channels)
     judge = open_judge(session, "train")
@@ -456,8 +460,12 @@ def evaluate_tokenizer(session: Session) -> None:
     from utils.images import to_uint8
 
     options = session.options
-    tokenizer = find_tokenizer(session)
-    session = of_tokenizer(session, tokenizer)
+    if options.checkpoint:
+        trained = load_model(session)
+        session, tokenizer = of_model(session, trained), trained.tokenizer
+    else:
+        tokenizer = find_tokenizer(session)
+        session = of_tokenizer(session, tokenizer)
     judge = open_judge(session, "validation")
     images = open_images(session, options.reference or "validation")
     perceptual = perceptual_if_there(options.perceptual_vgg and Path(options.perceptual_vgg))
@@ -506,44 +514,79 @@ def dry_run(session: Session) -> None:
     """Print what the modes would do: options, sizes, steps, memory and disk; write nothing."""
     options = session.options
     for name, value in sorted(vars(options.values).items()):
-        log.info("%-22s %s%s", name, value, "  (given)" if name in options.given else "")
+        if name != "n_classes" or name in options.given:  # every dataset knows its own
+            log.info("%-22s %s%s", name, value, "  (given)" if name in options.given else "")
     log.info("%-22s %s", "run folder", session.run.path)
     log.info("%-22s %s, %s", "device, precision", session.device, session.precision)
+    if options.train_vae:
+        describe_vqgan(continued(session, "vqgan"))
     if options.train:
-        _describe_training(session)
+        describe_transformer(continued(session, "maskgit"))
+    elif options.sample or options.edit or options.export or options.sweep or options.evaluate:
+        describe_sampling(session)
 
 
-def _describe_training(session: Session) -> None:
+def describe_vqgan(session: Session) -> None:
+    """Print the size of stage 1."""
+    from models.vqgan.network import VQModel
+
+    config = new_vqgan_config(session)
+    training = configure(VQGANTrainingConfig, session.options)
+    checked(training.validate, config)
+    images = open_images(session, "train", download=False)
+    steps = max(1, len(images) // training.batch_size) * training.epochs
+    log.info("%-22s %.2f M parameters", "VQ-GAN", count_parameters(VQModel(config)) / 1e6)
+    log.info("%-22s %d of %d images, %d in all", "steps", steps, training.batch_size, len(images))
+
+
+def describe_transformer(session: Session) -> None:
+    """Print the size of stage 2."""
     from data.tokens import cache_bytes
     from models.maskgit.training import num_parts
     from models.maskgit.transformer import MaskedTransformer, training_bytes
 
     options = session.options
-    train_images, validation_images = (
-        open_images(session, split, download=False) for split in SPLITS
-    )
     # --train_vae would make the tokenizer, so there may be none yet.
     tokenizer = new_vqgan_config(session) if options.train_vae else find_tokenizer(session)
-    config = transformer_config(options, tokenizer, train_images)
-    parameters = sum(p.numel() for p in MaskedTransformer(config).parameters())
-    steps = max(1, len(train_images) // options.batch_size) * options.n_epochs
-    cache = sum(
-        cache_bytes(len(i), i.num_views, config.seq_len) for i in (train_images, validation_images)
-    )
+    images = [open_images(session, split, download=False) for split in SPLITS]
+    config = transformer_config(options, tokenizer, images[0])
+    parameters = count_parameters(MaskedTransformer(config))
     batch, device = options.batch_size, session.device.type
     parts = num_parts(batch, config.seq_len, options.grad_accum, device)
     memory = training_bytes(config, parameters, math.ceil(batch / parts))
+    cache = sum(cache_bytes(len(i), i.num_views, config.seq_len) for i in images)
     for name, value in {
-        "images": f"{len(train_images)} train, {len(validation_images)} validation",
+        "images": f"{len(images[0])} train, {len(images[1])} validation",
         "tokens per image": f"{config.seq_len}, codebook of {tokenizer.codebook_size}",
         "transformer": f"{parameters / 1e6:.2f} M parameters",
-        "optimiser steps": str(steps),
+        "optimiser steps": max(1, len(images[0]) // batch) * options.n_epochs,
         "memory, roughly": f"{memory / 1e9:.1f} GB",
         # Raw and averaged weights in the checkpoint; in the state also two moments.
         "disk": f"{cache / 1e6:.0f} MB of tokens, {24 * parameters / 1e6:.0f} MB of checkpoints",
     }.items():
         log.info("%-22s %s", name, value)
     print_plan(configure(SamplingConfig, options), config.seq_len)
+
+
+def describe_sampling(session: Session) -> None:
+    """Print what would be sampled from which model, if that takes one."""
+    options = session.options
+    if options.evaluate == "tokenizer" or (options.evaluate and options.images):
+        return
+    trained = load_model(session)
+    session = of_model(session, trained)
+    config = trained.model.config
+    check_start_token(options, config)
+    log.info("%-22s %s", "model", model_file(session))
+    log.info("%-22s %s, %d classes", "trained on", trained.dataset, config.num_classes)
+    if options.sample or options.edit:
+        log.info("%-22s %d", "images", len(sample_labels(options, trained)))
+    print_plan(configure(SamplingConfig, options), config.seq_len)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers that a network learns."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 # --- Models ---
@@ -610,14 +653,23 @@ def new_vqgan_config(session: Session) -> VQGANConfig:
 def transformer_config(
     options: Options, tokenizer: Tokenizer | VQGANConfig, images: ImageDataset
 ) -> TransformerConfig:
-    """The shape of a transformer for the tokens and classes of a dataset."""
-    return configure(
+    """The shape of a transformer for the tokens and classes of a dataset.
+
+    Raises:
+        UserError: if an option does not fit it, those that come into play in sampling too.
+    """
+    config = configure(
         TransformerConfig,
         options,
         codebook_size=tokenizer.codebook_size,
         num_classes=len(images.class_names),
         seq_len=tokenizer.grid_size**2,
     )
+    check_n_classes(options, config.num_classes, options.data_dir)
+    check_start_token(options, config)
+    if options.labels:
+        parse_labels(options.labels, images.class_names)
+    return config
 
 
 def model_file(session: Session) -> Path:
@@ -637,7 +689,7 @@ def load_model(session: Session) -> Trained:
     options = session.options
     path = model_file(session)
     if not options.checkpoint and not path.is_file():
-        raise UserError(f"no trained model at {path}: train one with --train, or name --checkpoint")
+        raise UserError(f"no trained model at {path}: {way_to_model(session.run)}")
     stored = read_torch_file(path)
     if not is_own_format(stored):
         return foreign_model(session, stored, path)
@@ -658,6 +710,16 @@ def load_model(session: Session) -> Trained:
     placed(tokenizer, session)
     placed(trained.model, session)
     return trained
+
+
+def way_to_model(run: RunFolder) -> str:
+    """What to do in a run folder that lacks the model that is wanted."""
+    others = sorted(run.path.glob("MaskGIT_*.pt"))
+    if run.resume_state("maskgit").is_file():
+        return "its training has not come to a checkpoint yet, --train --resume goes on with it"
+    if others:
+        return f"the folder has {others[0].name}, for which --dataset says something else"
+    return "train one with --train, or name --checkpoint"
 
 
 def foreign_model(session: Session, stored: Any, path: Path) -> Trained:
@@ -701,8 +763,15 @@ def placed(model: Frozen, session: Session) -> Frozen:
 
 
 def of_model(session: Session, trained: Trained) -> Session:
-    """The session of the dataset and image size that a model was trained for."""
-    return with_dataset(session, trained.dataset, trained.tokenizer.image_size)
+    """The session of the dataset and image size that a model was trained for.
+
+    What is made of a checkpoint goes to the run that it is of, unless another one is named.
+    """
+    session = with_dataset(session, trained.dataset, trained.tokenizer.image_size)
+    own = RunFolder(model_file(session).parent, trained.dataset)
+    if own.config.is_file() and not session.options.given & {"run_name", "output_dir"}:
+        return replace(session, run=own)
+    return session
 
 
 def of_tokenizer(session: Session, tokenizer: Tokenizer) -> Session:
@@ -784,11 +853,13 @@ def sample_labels(
     Raises:
         UserError: if --labels names what is no class of the model.
     """
-    every_class = range(trained.model.config.num_classes)
-    names = trained.class_names or [str(label) for label in every_class]
+    num_classes = trained.model.config.num_classes
+    names = trained.class_names or [str(label) for label in range(num_classes)]
+    # Image i has class i whatever the first one is.
+    in_turn = [(options.first_image + i) % num_classes for i in range(num_classes)]
     # As many images as labels are named, unless a number is given.
     count = None if options.labels and "num_samples" not in options.given else options.num_samples
-    return labels_in_turn(options.labels, names, default or every_class, count)
+    return labels_in_turn(options.labels, names, default or in_turn, count)
 
 
 def generate(
@@ -823,14 +894,16 @@ def preview_writer(
     from models.maskgit.loading import Trained
     from utils.images import save_grid
 
-    config = configure(SamplingConfig, session.options)
-    count = min(session.options.num_samples, PREVIEW_IMAGES)
-    labels = [i % len(class_names) for i in range(count)]
+    options = session.options
+    config = configure(SamplingConfig, options)
+    count = min(options.num_samples, PREVIEW_IMAGES)
+    labels = labels_in_turn(options.labels, class_names, range(len(class_names)), count)
 
     def write(model: MaskedTransformer, path: Path) -> None:
         trained = Trained(model, tokenizer, session.spec.name, class_names)
         blocks = generate(session, trained, labels, config)
-        save_grid(path, [image for images, _ in blocks for image in images], columns=GRID_COLUMNS)
+        shown = [image for images, _ in blocks for image in images]
+        save_grid(path, shown, columns=grid_columns(len(class_names)))
 
     return write
 
@@ -854,6 +927,11 @@ def save_steps(
     )
     save_film(folder, images, hidden)
     log.info("written: %s and .gif", folder / "steps.png")
+
+
+def grid_columns(num_classes: int) -> int:
+    """Images in a row, such that classes in turn stand below each other where they are few."""
+    return GRID_COLUMNS // num_classes * num_classes or GRID_COLUMNS
 
 
 def print_plan(config: SamplingConfig, seq_len: int) -> None:
@@ -908,12 +986,9 @@ def open_judge(session: Session, split: Split) -> Judge:
     """What measures images against those of --reference, by default those of `split`."""
     from data.batches import uint8_blocks
     from utils.evaluation import Judge, Reference
-    from utils.extractor import open_extractor
 
     options = session.options
-    files = (options.feature_net, options.inception_weights)
-    net, inception = (Path(file) if file else None for file in files)
-    extractor = open_extractor(net, inception, session.device)
+    extractor = open_own_extractor(session)
     split = options.reference or split
     images = open_images(session, split)
     reference = Reference(
@@ -930,15 +1005,74 @@ def open_judge(session: Session, split: Split) -> Judge:
     return Judge(extractor, reference, blocks, cache_folder(options))
 
 
+def open_own_extractor(session: Session) -> Extractor:
+    """The network whose features are compared."""
+    from utils.extractor import open_extractor
+
+    files = (session.options.feature_net, session.options.inception_weights)
+    net, inception = (Path(file) if file else None for file in files)
+    return open_extractor(net, inception, session.device)
+
+
 def sweep_grid(options: Options) -> list[dict[str, Any]]:
     """The settings of --sweep, as values of options; a mistake ends the process in one line."""
     from utils.sweep import parse_grid
 
     names = options_of(SamplingConfig).values()
-    return parse_grid(options.sweep, names, lambda name, text: option_value(name, text, DATASETS))
+    twice = options.given.intersection(names)
+    grid = parse_grid(options.sweep, names, lambda name, text: option_value(name, text, DATASETS))
+    for name in twice.intersection(grid[0]):
+        raise UserError(f"--{name} is given and swept over: leave one of them out")
+    return grid
 
 
 # --- Refusals ---
+
+
+def check_command(session: Session) -> None:
+    """Find the mistakes of later modes before hours of training.
+
+    Raises:
+        UserError: naming the first.
+    """
+    options = session.options
+    for mode, option, names in (
+        ("train", "checkpoint", "a trained transformer"),
+        ("train_vae", "checkpoint_vae", "a trained VQ-GAN"),
+    ):
+        if getattr(options, mode) and getattr(options, option):
+            raise UserError(
+                f"--{option} names {names} and --{mode} makes one: leave one of them out"
+            )
+    for mode, name in (("train", "batch_size"), ("train_vae", "batch_size_vae")):
+        images = getattr(options, name)
+        if getattr(options, mode) and options.grad_accum > images:
+            raise UserError(f"--grad_accum {options.grad_accum}: --{name} has only {images} images")
+    if options.sweep:
+        sweep_grid(options)
+    if options.export and Path(options.export).exists():
+        raise UserError(f"--export {options.export} exists already; nothing is overwritten")
+    if options.edit:
+        check_edit(options)
+    is_trained = (options.train or options.train_vae) and not options.dry_run
+    if is_trained and (options.sweep or options.evaluate):
+        open_own_extractor(session)
+    if options.train_vae and options.train:
+        transformer_config(options, new_vqgan_config(session), open_images(session, "train"))
+
+
+def check_edit(options: Options) -> None:
+    """Refuse an --edit that does not say of what, or what of it."""
+    if options.init_image is None:
+        raise UserError("--edit needs --init_image: a file, or <dataset>:<index>")
+    if not (options.mask_box or options.mask_image or options.outpaint):
+        raise UserError("--edit needs what to make anew: --mask_box, --mask_image or --outpaint")
+    for name in ("init_image", "mask_image"):
+        file = getattr(options, name)
+        if file and ":" not in file and not Path(file).is_file():
+            raise UserError(f"--{name} {file}: there is no such file")
+    if options.save_steps:
+        raise UserError("--save_steps shows how --sample decodes; --edit has no such picture")
 
 
 def check_processes(processes: Processes, mode: str) -> None:

@@ -65,10 +65,8 @@ def region_to_make(
         The image, shifted, and bool (H, W), True where pixels are to be made.
 
     Raises:
-        UserError: if nothing is marked, or a box, margin or file does not fit.
+        UserError: if a box, margin or file does not fit.
     """
-    if not (boxes or mask_file or margins):
-        raise UserError("--edit needs what to make anew: --mask_box, --mask_image or --outpaint")
     mask = box_mask(len(original), boxes or ())
     if margins:
         original, new = outpainted(original, margins)

@@ -1,9 +1,10 @@
 """A user's own folder of images: a class per sub-folder, or no classes if it is flat.
 
-Where the folder has the sub-folders train and val (or validation, or test), these are the splits.
-Otherwise a tenth is held out for validation. Whether an image belongs to that tenth depends on a
-hash of its own path alone: images that are added later move no other image to the other side.
-Images are named by their path relative to the folder, with forward slashes.
+Where the folder has the sub-folders train and val (or valid, validation, test), these are the
+splits. Otherwise, also where train is all there is, a tenth is held out for validation. Whether an
+image belongs to that tenth depends on a hash of its own path alone: images that are added later
+move no other image to the other side. Images are named by their path relative to the folder, with
+forward slashes.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from utils.errors import UserError
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-VALIDATION_FOLDERS = ("val", "validation", "test")
+VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
 HELD_OUT = 0.1
 ONLY_CLASS = "images"
 """Name of the one class of a flat folder."""
@@ -109,6 +110,8 @@ def _split(root: Path, split: str) -> tuple[Path, Collection[str], Collection[st
     if (root / "train").is_dir() and validation:
         folder = root / "train" if split == "train" else validation[0]
         return folder, readable_images(root / "train"), readable_images(folder)
+    if [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")] == ["train"]:
+        root = root / "train"
     everything = readable_images(root)
     reserved = held_out(everything)
     training = [name for name in everything if name not in reserved]
@@ -118,12 +121,18 @@ def _split(root: Path, split: str) -> tuple[Path, Collection[str], Collection[st
 def _image_files(folder: Path) -> Iterator[tuple[str, int]]:
     """Name and time of change of the images at any depth; hidden ones are none of ours."""
     for path, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not (name.startswith(".") or _loops(path, name))]
         for name in files:
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 file = Path(path, name)
                 changed = file.stat().st_mtime_ns if file.exists() else 0  # a broken link
                 yield file.relative_to(folder).as_posix(), changed
+
+
+def _loops(path: str, name: str) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    target, here = Path(path, name), Path(path).resolve()
+    return target.is_symlink() and target.resolve() in (here, *here.parents)
 
 
 def _class_of(name: str) -> str:

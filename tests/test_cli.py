@@ -56,8 +56,27 @@ def test_sampling_finds_the_run_and_writes_everything(trained, capsys):
 
 def test_sampling_needs_nothing_but_the_checkpoint(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    main(["--sample", "--checkpoint", str(trained / "MaskGIT_mnist.pt"), "--num_samples", "3"])
+    shutil.copy(trained / "MaskGIT_mnist.pt", tmp_path / "a.pt")
+    main(["--sample", "--checkpoint", "a.pt", "--num_samples", "3"])
     assert samples_of(tmp_path / "runs")[0].shape == (3, 32, 32, 1)
+
+
+def test_samples_of_a_checkpoint_go_to_its_run(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, tmp_path / "elsewhere" / "mnist")
+    checkpoint = "elsewhere/mnist/MaskGIT_mnist.pt"
+    main(["--sample", "--checkpoint", checkpoint, "--num_samples", "3"])
+    assert samples_of(tmp_path / "elsewhere")[0].shape == (3, 32, 32, 1)
+    main(["--sample", "--checkpoint", checkpoint, "--num_samples", "3", "--output_dir", "out"])
+    assert samples_of(tmp_path / "out")[0].shape == (3, 32, 32, 1)
+
+
+def test_image_i_is_the_same_from_wherever_one_starts(trained, tmp_path):
+    everything = sample(trained, tmp_path, "--batch_size 4", count=12)
+    later = sample(trained, tmp_path, "--batch_size 4 --first_image 7", count=5)
+    assert (later == everything[7:]).all()
+    names = sorted(path.name for path in (tmp_path / "mnist" / "samples" / "images").iterdir())
+    assert names == [f"{i:06d}.png" for i in range(7, 12)]
 
 
 def sample(trained, tmp_path, extra="", count=12):
@@ -385,6 +404,72 @@ def test_options_that_contradict(refused, tokenizer_file, options, told):
 )
 def test_sampling_options_that_contradict(refused, trained, options, told):
     assert told in refused(f"--sample --checkpoint {trained / 'MaskGIT_mnist.pt'} {options}")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--train --checkpoint a.pt", "--checkpoint"),
+        ("--train_vae --checkpoint_vae a.pt", "--checkpoint_vae"),
+        ("--train --grad_accum 300", "--grad_accum 300"),
+        ("--train_vae --train --heads 3", "--heads 3"),
+        ("--train_vae --train --labels typo", "typo"),
+        ("--train_vae --train --mask-value 999", "999"),
+        ("--train --edit", "--init_image"),
+        ("--train --edit --init_image mnist:1", "--mask_box"),
+        ("--train --edit --init_image absent.png --mask_box 0,0,8,8", "absent.png"),
+        ("--train --edit --init_image mnist:1 --mask_box 0,0,8,8 --save_steps", "--save_steps"),
+        ("--train --export {folder}/there.pt", "there.pt"),
+        ("--train --evaluate --feature_net absent.pt", "absent.pt"),
+        ("--train --sweep step=4,8 --step 4", "--step"),
+        ("--show_plan --checkpoint absent.pt", "absent.pt"),
+        ("--train --run_name a/b", "a/b"),
+        ("--train --run_name tokens", "tokens"),
+        ("--sample --checkpoint=", "--checkpoint"),
+        ("--sample --num_samples 99999999999", "--num_samples"),
+        ("--sample --first_image 99999999999999999999", "--first_image"),
+        ("--train_vae --size 100000", "--size"),
+        ("--edit --outpaint top=4 --outpaint top=8", "--outpaint"),
+        ("--sample --checkpoint {name}.pt", "File name too long"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_done(refused, tmp_path, options, told):
+    (tmp_path / "there.pt").write_text("")
+    command = f"--dataset mnist --perceptual_weight 0 {options}"
+    assert told in refused(command.format(folder=tmp_path, name="x" * 300))
+
+
+def test_options_that_nothing_looks_at_are_named(run, trained):
+    out = run(
+        f"--sample --checkpoint {trained}/MaskGIT_mnist.pt --lr 1 --mask_grow 2 --batch_size 4"
+    )
+    assert "no effect here: --lr, --mask_grow\n" in out
+
+
+def test_the_folder_of_a_model_that_is_not_there_is_looked_at(refused, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "other")
+    (tmp_path / "other" / "resume_maskgit.pt").unlink()
+    assert "MaskGIT_mnist.pt" in refused("--sample --dataset cifar10 --run_name other")
+    shutil.copytree(trained, tmp_path / "stopped")
+    (tmp_path / "stopped" / "MaskGIT_mnist.pt").unlink()
+    assert "--train --resume" in refused("--sample --dataset mnist --run_name stopped")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--train_vae --perceptual_weight 0", "5.60 M parameters"),
+        ("--train --checkpoint_vae {tokenizer}", "optimiser steps        100"),
+        ("--train_vae --train --perceptual_weight 0", "codebook of 128"),
+        ("--sample --checkpoint {model} --labels 3,3", "images                 2"),
+        ("--evaluate --checkpoint {model}", "trained on             mnist, 10 classes"),
+    ],
+)
+def test_a_dry_run_tells_what_would_be_done(run, trained, tokenizer_file, tmp_path, options, told):
+    model = trained / "MaskGIT_mnist.pt"
+    options = options.format(tokenizer=tokenizer_file, model=model)
+    assert told in run(f"--dry_run --dataset mnist {options}")
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

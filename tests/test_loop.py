@@ -23,14 +23,15 @@ class CountingStage:
     steps_per_epoch = 4
     previews_are_generated = True
 
-    def __init__(self, bad_step=None, signal_step=None, skipped=()):
+    def __init__(self, bad_step=None, signal_step=None, signal_number=signal.SIGTERM, skipped=()):
         self.total = 0
-        self.bad_step, self.signal_step, self.skipped = bad_step, signal_step, skipped
+        self.bad_step, self.skipped = bad_step, skipped
+        self.signal_step, self.signal_number = signal_step, signal_number
         self.validations = 0
 
     def train_step(self, step):
         if step == self.signal_step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.signal_number)
         is_skipped = step == self.bad_step or step in self.skipped
         self.total += 0 if is_skipped else step
         return {
@@ -166,6 +167,27 @@ def test_a_resumed_run_logs_what_the_uninterrupted_one_does(run, tmp_path):
     assert [row["train/loss"] for row in timeless[1] if "train/loss" in row] == [1.5, 5.5, 9.5]
     losses = [[row.get("train/loss") for row in kept] for kept in timeless]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_signals_are_heard_and_told(run, capfd, number, code):
+    with pytest.raises(SystemExit) as stop:
+        train(CountingStage(signal_step=2, signal_number=number), run)
+    assert stop.value.code == code
+    assert "stopping after this step" in capfd.readouterr().err
+    assert load_state(CountingStage(), run).step == 3
+
+
+def test_a_hangup_under_nohup_stops_nothing(run):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stage = CountingStage(signal_step=2, signal_number=signal.SIGHUP)
+        train(stage, run)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert stage.total == 66
 
 
 def test_handlers_are_restored_after_a_run(run):

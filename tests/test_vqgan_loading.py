@@ -190,7 +190,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"decoder\.mid\.attn_1\.q\.weight"):
         load_tokenizer(path, 16, 3, given={})
     torch.save(make_model().state_dict(), path)
-    with pytest.raises(UserError, match="image size 15"):
+    with pytest.raises(UserError, match="--size 15"):
         load_tokenizer(path, 15, 3, given={})
     with pytest.raises(UserError, match="not found"):
         load_tokenizer(tmp_path / "nowhere.pt", 16, 3, given={})

@@ -114,6 +114,7 @@ def load_feature_net(path: Path, device: torch.device) -> Extractor:
     """
     if not path.is_file():
         raise UserError(f"--feature_net {path}: there is no such file")
+    digest = file_digest(path)
     try:
         with warnings.catch_warnings():
             # torch advises exporting instead, whose files are bound to one version of torch.
@@ -125,7 +126,7 @@ def load_feature_net(path: Path, device: torch.device) -> Extractor:
             f"--feature_net {path} is no TorchScript file; write one with "
             "torch.jit.script(net).save(file)"
         ) from error
-    return Extractor(f"feature net {path.name}", file_digest(path)[:16], net, device, False)
+    return Extractor(f"feature net {path.name}", digest[:16], net, device, False)
 
 
 def load_inception(path: Path | None, device: torch.device) -> Extractor:

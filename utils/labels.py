@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from utils.errors import UserError
 
 NO_CLASS = "none"
+MAX_SAMPLES = 10_000_000  # images of one sampling; --first_image goes on from there
 
 
 def parse_labels(items: Sequence[str], class_names: Sequence[str]) -> list[int]:
@@ -64,7 +65,10 @@ def labels_in_turn(
 def _labels_of(item: str, numbers: dict[str, int], class_names: Sequence[str]) -> list[int]:
     repeated = re.fullmatch(r"(.+?)\s*x(\d+)", item)
     if _folded(item) not in numbers and repeated:
-        return _labels_of(repeated[1], numbers, class_names) * int(repeated[2])
+        once, times = _labels_of(repeated[1], numbers, class_names), int(repeated[2])
+        if len(once) * times > MAX_SAMPLES:
+            raise UserError(f"--labels {item}: more than {MAX_SAMPLES} images; take them in parts")
+        return once * times
     if _folded(item) in numbers:
         return [numbers[_folded(item)]]
     bounds = re.fullmatch(r"(\d+)(?:-(\d+))?", item)

@@ -20,8 +20,10 @@ from models.maskgit.config import (
     TransformerConfig,
 )
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
+from utils.labels import MAX_SAMPLES
 from utils.version import VERSION
 
+MAX_SIDE = 8192  # pixels
 SIDES = ("left", "right", "top", "bottom")
 MODES = (
     "download_only", "train_vae", "reconstruct", "train", "show_plan", "sample", "edit", "evaluate",
@@ -81,6 +83,9 @@ def parse_options(argv: Sequence[str], datasets: Collection[str]) -> Options:
     for name in ("betas", "betas_vae"):
         if len(values[name]) != 2:
             parser.error(f"--{name} needs two numbers, got {values[name]}")
+    sides = [side for side, _ in values["outpaint"] or ()]
+    if len(set(sides)) < len(sides):
+        parser.error(f"--outpaint names a side twice: {' '.join(sides)}")
     if not any(values[mode] for mode in MODES):
         parser.error("choose what to do: " + ", ".join(f"--{mode}" for mode in MODES))
     return options
@@ -149,18 +154,18 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
         metavar="WHAT", help=f"{measured}: samples, tokenizer [samples]",
     )  # fmt: skip
     grid = 'measure a grid of sampling options, as in "step=4,8,16 cfg_w=0,1,3"'
-    _option(group, "--sweep", str, None, "GRID", grid)
+    _option(group, "--sweep", text, None, "GRID", grid)
     layout = "write the trained transformer in the layout of caetas/GenerativeZoo"
-    _option(group, "--export", str, None, "FILE", layout)
+    _option(group, "--export", text, None, "FILE", layout)
     _flag(group, "--dry_run", "print what the other modes would do, and stop")
 
 
 def _add_data(parser: argparse.ArgumentParser, datasets: Collection[str]) -> None:
     group = parser.add_argument_group("data")
     _choice(group, "--dataset", datasets, "mnist", "dataset")
-    _option(group, "--data_dir", str, "datasets", "DIR", "where datasets are or go")
-    _option(group, "--cache_dir", str, None, "DIR", "token caches [<output_dir>/tokens]")
-    _option(group, "--size", positive_int, None, "PIXELS", "image side [the dataset's own]")
+    _option(group, "--data_dir", text, "datasets", "DIR", "where datasets are or go")
+    _option(group, "--cache_dir", text, None, "DIR", "token caches [<output_dir>/tokens]")
+    _option(group, "--size", image_side, None, "PIXELS", "image side [the dataset's own]")
     classes = "number of classes; every dataset knows its own, 10 is mnist's"
     _option(group, "--n_classes", positive_int, 10, "N", classes)
     workers = "processes that read images; 0 reads in the main one"
@@ -173,7 +178,7 @@ def _add_vqgan(parser: argparse.ArgumentParser) -> None:
     )
     default = VQGANConfig
     checkpoint = "trained VQ-GAN [the run's own, else one bundled for the dataset]"
-    _option(group, "--checkpoint_vae", str, None, "FILE", checkpoint)
+    _option(group, "--checkpoint_vae", text, None, "FILE", checkpoint)
     _option(group, "--channels", positive_int, default.channels, "N", "base channels")
     _option(group, "--z_channels", positive_int, default.z_channels, "N", "latent channels")
     multipliers = "channel multipliers, one per resolution"
@@ -187,7 +192,7 @@ def _add_vqgan(parser: argparse.ArgumentParser) -> None:
     _option(group, "--n_embed", positive_int, default.n_embed, "K", "codebook size, to 65536")
     _option(group, "--embed_dim", positive_int, default.embed_dim, "N", "width of a code")
     remap = ".npy with the used codes, to which the alphabet shrinks"
-    _option(group, "--remap", str, None, "FILE", remap)
+    _option(group, "--remap", text, None, "FILE", remap)
     _flag(group, "--sane_index_shape", "the quantiser returns indices as (B, h, w), not flat")
     labels = "label channels of images that are shown in random colours"
     _option(group, "--colorize_nlabels", positive_int, None, "N", labels)
@@ -211,7 +216,7 @@ def _add_vqgan_training(parser: argparse.ArgumentParser) -> None:
     weight = "weight of the perceptual loss; 0 needs no VGG weights"
     _option(group, "--perceptual_weight", non_negative, default.perceptual_weight, "W", weight)
     vgg = "torchvision's vgg16-397923af.pth, for machines without a network"
-    _option(group, "--perceptual_vgg", str, None, "FILE", vgg)
+    _option(group, "--perceptual_vgg", text, None, "FILE", vgg)
 
 
 def _add_transformer(parser: argparse.ArgumentParser) -> None:
@@ -261,9 +266,9 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling (--sample, and the grids of --train)")
     default = SamplingConfig
-    _option(group, "--checkpoint", str, None, "FILE", "trained model [the run's own]")
-    number = "images to generate; unless given, --evaluate takes 50000, --sweep 1000 a setting"
-    _option(group, "--num_samples", positive_int, 16, "N", number)
+    _option(group, "--checkpoint", text, None, "FILE", "trained model [the run's own]")
+    number = "images; unless given, one for each of --labels, --evaluate 50000, --sweep 1000 each"
+    _option(group, "--num_samples", sample_count, 16, "N", number)
     steps = "decoding steps, at most the tokens of an image"
     _option(group, "--step", positive_int, default.num_steps, "T", steps)
     schedules = (*TRAINING_SCHEDULES, *CUMULATIVE_SCHEDULES)
@@ -280,7 +285,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     labels = "classes in turn: numbers, names, ranges (0-9), none; xN repeats [all]"
     group.add_argument("--labels", nargs="+", metavar="C", help=labels)
     first = "index of the first image; image i is the same whatever the others"
-    _option(group, "--first_image", whole_number, 0, "I", first)
+    _option(group, "--first_image", image_index, 0, "I", first)
     order = "which hidden positions are revealed first"
     _choice(group, "--sampler", SAMPLERS, default.sampler, order)
     ramp = "guidance over the steps: rising from 0, or the same at all"
@@ -293,15 +298,17 @@ def _add_editing(parser: argparse.ArgumentParser) -> None:
         "editing (--edit; a token is made anew if its cell overlaps the marked pixels)"
     )
     source = "image to edit: a file, or <dataset>:<index> for one of the validation split"
-    _option(group, "--init_image", str, None, "IMAGE", source)
+    _option(group, "--init_image", text, None, "IMAGE", source)
     box = "rectangle to make anew, in pixels of the model's images; may be repeated"
     group.add_argument(
         "--mask_box", type=box_of, action=_Repeatable, metavar="X0,Y0,X1,Y1", help=box
     )
     picture = "image whose white parts are made anew; brought to the size of the model's images"
-    _option(group, "--mask_image", str, None, "FILE", picture)
+    _option(group, "--mask_image", text, None, "FILE", picture)
     sides = "shift the image and make the room at left, right, top or bottom anew, in pixels"
-    group.add_argument("--outpaint", type=margin, nargs="+", metavar="SIDE=PIXELS", help=sides)
+    group.add_argument(
+        "--outpaint", type=margin, nargs="+", action=_Repeatable, metavar="SIDE=PIXELS", help=sides
+    )
     _option(group, "--mask_grow", whole_number, 0, "TOKENS", "make as many more to every side anew")
     _flag(group, "--no_composite", "keep the tokenizer's rendering of the known pixels too")
 
@@ -309,7 +316,7 @@ def _add_editing(parser: argparse.ArgumentParser) -> None:
 def _add_measuring(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("measuring (--evaluate, --sweep)")
     images = "measure these instead of samples: a folder of images, or an .npz with arr_0"
-    _option(group, "--images", str, None, "PATH", images)
+    _option(group, "--images", text, None, "PATH", images)
     group.add_argument(
         "--reference", choices=("train", "validation"), metavar="SPLIT",
         help="real images to compare with: train, validation [train; of tokenizers validation]",
@@ -318,17 +325,19 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         "your own feature extractor, TorchScript: uint8 (B, C, H, W) -> features (B, D) or "
         "(features, logits); runs the code in that file"
     )
-    _option(group, "--feature_net", str, None, "FILE", net)
+    _option(group, "--feature_net", text, None, "FILE", net)
     inception = "weights-inception-2015-12-05-6726825d.pth, for machines without a network"
-    _option(group, "--inception_weights", str, None, "FILE", inception)
+    _option(group, "--inception_weights", text, None, "FILE", inception)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
-    _option(group, "--output_dir", str, "runs", "DIR", "where runs are")
-    _option(group, "--run_name", str, None, "NAME", "folder of this run [the dataset's name]")
+    _option(group, "--output_dir", text, "runs", "DIR", "where runs are")
+    _option(
+        group, "--run_name", plain_name, None, "NAME", "folder of this run [the dataset's name]"
+    )
     _option(group, "--seed", whole_number, TrainingConfig.seed, "N", "seed of everything random")
-    _option(group, "--device", str, "auto", "NAME", "auto, cpu, cuda, cuda:<i> or mps")
+    _option(group, "--device", text, "auto", "NAME", "auto, cpu, cuda, cuda:<i> or mps")
     precision = "of matrix products; auto is bf16 where the hardware has it"
     _choice(group, "--precision", ("auto", "fp32", "bf16"), "auto", precision)
     compiled = (
@@ -386,6 +395,35 @@ def positive_int(text: str) -> int:
 def whole_number(text: str) -> int:
     """A whole number from 0."""
     return _number(text, int, lambda v: v >= 0, "a whole number of at least 0")
+
+
+def image_side(text: str) -> int:
+    """Pixels, up to what a slip of the finger would exceed."""
+    return _number(text, int, lambda v: 1 <= v <= MAX_SIDE, f"pixels, 1 to {MAX_SIDE}")
+
+
+def sample_count(text: str) -> int:
+    """A number of images of one sampling."""
+    return _number(text, int, lambda v: 1 <= v <= MAX_SAMPLES, f"a number from 1 to {MAX_SAMPLES}")
+
+
+def image_index(text: str) -> int:
+    """The number of an image in a sampling without end."""
+    return _number(text, int, lambda v: 0 <= v < 2**53, "a number from 0 to 2^53")
+
+
+def text(value: str) -> str:
+    """Any text but an empty one, which an unset variable of the shell leaves."""
+    if not value.strip():
+        raise argparse.ArgumentTypeError("is empty; leave the option out")
+    return value
+
+
+def plain_name(value: str) -> str:
+    """The name of a folder without a path, and not that of the token cache."""
+    if value in ("", ".", "..", "tokens") or "/" in value or len(value) > 200:
+        raise argparse.ArgumentTypeError(f"needs a folder's name without a path, got {value!r}")
+    return value
 
 
 def positive(text: str) -> float:
@@ -467,7 +505,8 @@ class _Repeatable(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         earlier = getattr(namespace, self.dest)
-        setattr(namespace, self.dest, [*earlier, values] if type(earlier) is list else [values])
+        new = values if self.nargs else [values]
+        setattr(namespace, self.dest, [*earlier, *new] if type(earlier) is list else new)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

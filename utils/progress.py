@@ -1,5 +1,6 @@
 """Progress on a terminal, and plain lines elsewhere."""
 
+import io
 import logging
 import sys
 from typing import Any
@@ -43,6 +44,8 @@ class _TqdmHandler(logging.StreamHandler):
 
 def set_up_logging(verbose: bool = True) -> None:
     """Send the program's messages to stdout as plain lines; `verbose` is False on other ranks."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that it cannot show
     root = logging.getLogger()
     root.handlers[:] = [_TqdmHandler()]
     root.setLevel(logging.INFO if verbose else logging.ERROR)

@@ -75,7 +75,12 @@ def write_blocks(
 
 
 def publish_blocks(
-    partial: Path, folder: Path, labels: Sequence[int], block_size: int, columns: int
+    partial: Path,
+    folder: Path,
+    labels: Sequence[int],
+    block_size: int,
+    columns: int,
+    first_image: int = 0,
 ) -> None:
     """Make `images/`, `samples.npz` and `grid.png` of finished blocks, and replace earlier ones.
 
@@ -85,6 +90,7 @@ def publish_blocks(
         labels: of the images, in their order.
         block_size: images of a block; the last one may have fewer.
         columns: of the grid.
+        first_image: number of the first image, which names its file.
 
     Raises:
         UserError: if a file cannot be written or a block is damaged; what was there before is
@@ -94,7 +100,7 @@ def publish_blocks(
         new = partial / "images"
         shutil.rmtree(new, ignore_errors=True)
         blocks = _read_blocks(partial, labels, block_size)
-        passed = write_pngs(new, blocks)
+        passed = write_pngs(new, blocks, first_image)
         first = write_npz(partial / "samples.npz", passed, len(labels), "writing")
         save_grid(partial / "grid.png", first, columns=columns)
         for name in ("samples.npz", "grid.png"):

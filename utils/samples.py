@@ -16,7 +16,9 @@ Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
 """(images uint8 (B, H, W, C), labels int (B, ...)), block by block."""
 
 
-def write_pngs(folder: Path, blocks: Blocks) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def write_pngs(
+    folder: Path, blocks: Blocks, first: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Write images as `000000.png` and so on while they pass through.
 
     They are flushed to the disk together, at the end: one by one takes thirty times as long.
@@ -24,6 +26,7 @@ def write_pngs(folder: Path, blocks: Blocks) -> Iterator[tuple[np.ndarray, np.nd
     Args:
         folder: made if needed; PNGs of an earlier run are removed.
         blocks: passed on unchanged.
+        first: number of the first image.
 
     Raises:
         UserError: if an image cannot be written.
@@ -31,7 +34,7 @@ def write_pngs(folder: Path, blocks: Blocks) -> Iterator[tuple[np.ndarray, np.nd
     make_folder(folder)
     for earlier in folder.glob("*.png"):
         earlier.unlink()
-    index = 0
+    index = first
     try:
         for images, labels in blocks:
             for image in images:

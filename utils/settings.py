@@ -58,6 +58,10 @@ CHANGEABLE = (
     "sample_and_save_freq", "save_every_minutes", "keep_checkpoints", "grad_accum", "num_samples",
     "labels", *({*FIELD_OPTIONS[SamplingConfig].values(), "sampler"} - {"sched_mode"}),
 )  # fmt: skip
+EDITING = {"init_image", "mask_box", "mask_image", "outpaint", "mask_grow", "no_composite"}
+MEASURING = {"images", "reference", "feature_net", "inception_weights"}
+# Of a training's options those that other modes look at too.
+SHARED = ("batch_size", "batch_size_vae", "seed", "sched_mode", "perceptual_vgg")
 PATHS = ("checkpoint_vae", "perceptual_vgg", "remap", "data_dir", "cache_dir")
 
 
@@ -114,6 +118,19 @@ def given_fields(kind: type, options: Options) -> dict[str, Any]:
         for field, option in options_of(kind).items()
         if option in options.given
     }
+
+
+def idle_options(options: Options) -> list[str]:
+    """Options given by hand that no mode of the command line looks at."""
+    looks_at = {
+        "train_vae": {*options_of(VQGANTrainingConfig).values()},
+        "train": {*options_of(TrainingConfig).values()},
+        "edit": EDITING,
+        "evaluate": MEASURING,
+        "sweep": MEASURING - {"images"},
+    }
+    used = set(SHARED).union(*(names for mode, names in looks_at.items() if getattr(options, mode)))
+    return sorted(options.given & set().union(*looks_at.values()) - used)
 
 
 def reject_contradictions(

@@ -1,4 +1,4 @@
-"""Stopping at a safe place when the system asks for it."""
+"""Stopping at a safe place when the system or the user asks for it."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from types import FrameType
 
 @dataclass
 class StopRequest:
-    """Set by the first SIGTERM or SIGINT.
+    """Set by the first signal that asks to stop.
 
     Attributes:
         signal_number: the signal that asked, 0 while none has.
@@ -20,13 +20,15 @@ class StopRequest:
 
 
 def exit_code(signal_number: int) -> int:
-    """As shells report a death by signal: 143 for SIGTERM, 130 for SIGINT."""
+    """As shells report a death by signal: 143 for SIGTERM, 130 for SIGINT, 129 for SIGHUP."""
     return 128 + signal_number
 
 
 @contextmanager
 def stop_on_signals(may_repeat: bool = False) -> Iterator[StopRequest]:
-    """Note the first SIGTERM or SIGINT instead of dying; a second one exits at once.
+    """Note the first SIGTERM, SIGINT or SIGHUP instead of dying; a second one exits at once.
+
+    A SIGHUP that is ignored, as under nohup, stays ignored.
 
     Args:
         may_repeat: a second signal means nothing: launchers of several processes pass on a signal
@@ -37,9 +39,16 @@ def stop_on_signals(may_repeat: bool = False) -> Iterator[StopRequest]:
     def note(signal_number: int, _frame: FrameType | None) -> None:
         if request.signal_number and not may_repeat:
             os._exit(exit_code(signal_number))
+        if not may_repeat:
+            # Straight to the descriptor: the signal may have come in the middle of a print.
+            os.write(2, b"stopping after this step; a second signal leaves at once, unsaved\n")
         request.signal_number = signal_number
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {
+        number: signal.signal(number, note)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield request
     finally:

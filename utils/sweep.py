@@ -152,7 +152,7 @@ class SweepTable:
             path = self._strip({name: row[name] for name in names})
             title = "  ".join(f"{name}={row[name]}" for name in varied)
             if path.is_file():
-                strips.append((f"{title}  fid={float(row['fid']):.2f}".strip(), path))
+                strips.append((f"{title}  fid={float(row['fid']):.4g}".strip(), path))
         save_strips(self.sheet, strips)
 
 

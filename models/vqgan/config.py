@@ -93,31 +93,33 @@ class VQGANConfig:
         for name in ("image_size", "image_channels", "channels", "z_channels", "num_res_blocks",
                      "n_embed", "embed_dim"):  # fmt: skip
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+                raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
         if self.num_res_blocks > MAX_BLOCKS:
-            raise ValueError(f"num_res_blocks {self.num_res_blocks}: must be at most {MAX_BLOCKS}")
+            raise ValueError(
+                f"--num_res_blocks {self.num_res_blocks}: must be at most {MAX_BLOCKS}"
+            )
         if not self.ch_mult or min(self.ch_mult) < 1:
-            raise ValueError(f"ch_mult {list(self.ch_mult)}: needs one or more numbers from 1 up")
+            raise ValueError(f"--ch_mult {list(self.ch_mult)}: needs one or more numbers from 1 up")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout}: must be at least 0 and below 1")
+            raise ValueError(f"--dropout {self.dropout}: must be at least 0 and below 1")
         if self.colorize_nlabels not in (None, self.image_channels):
             raise ValueError(
-                f"colorize_nlabels {self.colorize_nlabels}: the images have {self.image_channels} "
-                "channel(s), and each label is a channel"
+                f"--colorize_nlabels {self.colorize_nlabels}: the images have "
+                f"{self.image_channels} channel(s), and each label is a channel"
             )
 
     def _validate_sizes(self) -> None:
         for width in (self.channels, *self.widths):
             if width % GROUPS:
                 raise ValueError(
-                    f"channels {self.channels} with ch_mult {list(self.ch_mult)}: GroupNorm's "
+                    f"--channels {self.channels} with --ch_mult {list(self.ch_mult)}: GroupNorm's "
                     f"{GROUPS} groups do not divide {width} channels; use multiples of {GROUPS}"
                 )
         if self.image_size % self.factor:
             below = self.image_size // self.factor * self.factor
             fits = f"{below} or {below + self.factor}" if below else f"{self.factor}"
             raise ValueError(
-                f"image size {self.image_size}: {len(self.ch_mult)} resolutions (ch_mult "
+                f"--size {self.image_size}: {len(self.ch_mult)} resolutions (--ch_mult "
                 f"{list(self.ch_mult)}) halve it {len(self.ch_mult) - 1} times, so it must be a "
                 f"multiple of {self.factor}, e.g. {fits}"
             )
@@ -125,7 +127,7 @@ class VQGANConfig:
     def _validate_codebook(self) -> None:
         if self.codebook_size > MAX_CODES:
             raise ValueError(
-                f"n_embed {self.n_embed}: at most {MAX_CODES} codes can be used, because tokens "
+                f"--n_embed {self.n_embed}: at most {MAX_CODES} codes can be used, because tokens "
                 "are stored as 16-bit numbers"
             )
         if self.remap is None:
@@ -209,7 +211,7 @@ class VQGANTrainingConfig:
                 raise ValueError(f"{name} {getattr(self, name)}: must not be negative")
         if self.perceptual_weight and architecture.image_channels not in (1, 3):
             raise ValueError(
-                f"perceptual_weight {self.perceptual_weight}: the perceptual loss sees grey or "
+                f"--perceptual_weight {self.perceptual_weight}: the perceptual loss sees grey or "
                 f"colour images, not {architecture.image_channels} channels; use 0"
             )
         layers = self.discriminator_layers(architecture.image_size)
@@ -217,6 +219,5 @@ class VQGANTrainingConfig:
         if self.disc_weight and (layers < 1 or architecture.image_size < smallest):
             raise ValueError(
                 f"a discriminator with {layers} strided layer(s) needs images of at least "
-                f"{smallest} pixels, not {architecture.image_size}; lower disc_layers (at least 1) "
-                "or use disc_weight 0"
+                f"{smallest} pixels, not {architecture.image_size}; use --disc_weight 0"
             )
