@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from utils.checkpoint import (
+    UPGRADES,
     load_checkpoint,
     read_torch_file,
     save_checkpoint,
@@ -75,6 +76,18 @@ def test_truncation_is_noticed(tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(UserError):
             load_checkpoint(path, "maskgit")
+
+
+def test_an_older_format_is_upgraded_step_by_step(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "a.pt", "maskgit", CONTENTS)
+    monkeypatch.setattr("utils.checkpoint.FORMAT_VERSION", 3)
+    for version in (1, 2):
+        monkeypatch.setitem(
+            UPGRADES, version, lambda kind, old, v=version: {**old, kind: [*old.get(kind, []), v]}
+        )
+    loaded = load_checkpoint(tmp_path / "a.pt", "maskgit")
+    assert loaded["maskgit"] == [1, 2]
+    assert loaded["config"] == CONTENTS["config"]
 
 
 def test_a_newer_format_is_refused(tmp_path):

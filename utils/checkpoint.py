@@ -12,7 +12,7 @@ import json
 import mmap
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
@@ -27,6 +27,9 @@ from utils.version import VERSION
 
 FORMAT = "maskgit-checkpoint"
 FORMAT_VERSION = 1
+# From the contents (kind, contents) of a version to those of the next, for every version before the
+# present one: files of all of them open for ever.
+UPGRADES: dict[int, Callable[[str, dict[str, Any]], dict[str, Any]]] = {}
 PLAIN_DATA = "(plain data)"
 GROWING = b"bytearray"  # torch's safe reader calls it with any size that a pickle names
 
@@ -108,10 +111,11 @@ def contents_of(stored: Any, path: Path, kind: str) -> dict[str, Any]:
     """Verify what `read_torch_file` returned and unwrap it; as `load_checkpoint`."""
     if not is_own_format(stored):
         raise UserError(f"{path} is not a checkpoint of this program")
-    if stored.get("format_version") != FORMAT_VERSION:
+    version = stored.get("format_version")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise UserError(
-            f"{path} has checkpoint format version {stored.get('format_version')!r}; this program "
-            f"({VERSION}) reads version {FORMAT_VERSION}"
+            f"{path} has checkpoint format version {version!r}; this program ({VERSION}) reads "
+            f"versions up to {FORMAT_VERSION}"
         )
     if stored.get("kind") != kind:
         raise UserError(f"{path} is a {stored.get('kind')!r} checkpoint where {kind!r} is needed")
@@ -122,6 +126,8 @@ def contents_of(stored: Any, path: Path, kind: str) -> dict[str, Any]:
     damaged = sorted(k for k in {*found, *expected} if found.get(k) != expected.get(k))
     if damaged:
         raise UserError(f"{path} is damaged: {damaged[0]} does not match its checksum")
+    for older in range(version, FORMAT_VERSION):
+        contents = UPGRADES[older](kind, contents)
     return contents
 
 
