@@ -42,7 +42,7 @@ def test_every_option_they_name_exists(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     known = set(re.findall(r"--[a-z][a-z_-]*", capsys.readouterr().out))
-    elsewhere = {"--fast", "--nproc_per_node", "--kills", "--cases"}  # of scripts, tests, torchrun
+    elsewhere = {"--fast", "--nproc_per_node", "--kills", "--cases", "--rounds"}  # of scripts, tests, torchrun
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", EVERYTHING))
     assert named - elsewhere <= known
 

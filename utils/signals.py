@@ -44,11 +44,10 @@ def stop_on_signals(may_repeat: bool = False) -> Iterator[StopRequest]:
             os.write(2, b"stopping after this step; a second signal leaves at once, unsaved\n")
         request.signal_number = signal_number
 
-    previous = {
-        number: signal.signal(number, note)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        if signal.getsignal(number) != signal.SIG_IGN
-    }
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, note) for number in numbers}
     try:
         yield request
     finally:
