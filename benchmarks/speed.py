@@ -112,6 +112,8 @@ class Bench:
         labels = self.labels.to(self.device)
         images = from_uint8(self.pixels.to(self.device))
         few = self.sample_images
+        grid = self.vqgan.config.grid_size
+        one_grid = torch.zeros((1, grid, grid), dtype=torch.int64, device=self.device)
         counts = make_plan([self.config.seq_len], self.sampling).counts[0].tolist()
         return {
             "training": Pair(
@@ -123,14 +125,15 @@ class Bench:
             ),
             "sampling": Pair(
                 few,
-                sampling_flops(self.config, few),
+                sampling_flops(self.config, few)
+                + counted_flops(lambda: self.vqgan.decode_tokens(one_grid)),
                 self.precision,
                 self._sample,
                 lambda: plain_sample(self.plain, self.vqgan, labels[:few], self.sampling, counts),
             ),
             "tokenising": Pair(
                 self.train_images,
-                self._encoder_flops(),
+                counted_flops(lambda: self.vqgan.encode(images[:1])),
                 torch.float32,
                 self._tokenise,
                 lambda: self.vqgan.encode(images),
@@ -153,11 +156,6 @@ class Bench:
 
     def _tokenise(self) -> None:
         self.tokenizer.encode(from_uint8(self.pixels.to(self.device)))
-
-    def _encoder_flops(self) -> float:
-        with FlopCounterMode(display=False) as counter:
-            self.vqgan.encode(from_uint8(self.pixels[:1].to(self.device)))
-        return counter.get_total_flops()
 
 
 def main() -> None:
@@ -260,6 +258,13 @@ def matrix_product(device: torch.device, precision: torch.dtype) -> Work:
     """A square product, the measure of what the hardware can do."""
     a, b = torch.randn(2, PRODUCT_SIZE, PRODUCT_SIZE, device=device, dtype=precision)
     return lambda: a @ b
+
+
+def counted_flops(work: Work) -> float:
+    """Operations of the matrix products and convolutions of a work."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
 
 
 def forward_flops(config: TransformerConfig, predicted: float) -> float:

@@ -42,9 +42,9 @@ def test_every_option_they_name_exists(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     known = set(re.findall(r"--[a-z][a-z_-]*", capsys.readouterr().out))
-    elsewhere = {"--fast", "--nproc_per_node", "--kills", "--cases", "--rounds"}  # of scripts, tests, torchrun
+    of_scripts_and_torchrun = {"--fast", "--nproc_per_node", "--kills", "--cases", "--rounds"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", EVERYTHING))
-    assert named - elsewhere <= known
+    assert named - of_scripts_and_torchrun <= known
 
 
 def test_every_file_they_name_exists():

@@ -116,26 +116,25 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, L+1, D) to (B, L+1, D)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, L+1, 3, H, D/H)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, L+1, D/H) each
         with torch.autocast(x.device.type, enabled=False):
-            mixed = attend(q, k, v)  # (B, H, L+1, D/H)
+            mixed = attend(qkv.permute(2, 0, 3, 1, 4))  # (B, H, L+1, D/H)
         return self.out(mixed.transpose(1, 2).flatten(-2))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(qkv: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v, by the kernel that is fastest on the device.
 
     Args:
-        q: (B, H, L, d).
-        k: as q.
-        v: as q.
+        qkv: (3, B, H, L, d), queries, keys and values.
 
     Returns:
         (B, H, L, d).
     """
+    q, k, v = qkv.unbind(0)
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v)
     if q.dtype == torch.bfloat16 and q.shape[-2] <= SHORT_SEQUENCE:
+        q, k, v = qkv.contiguous().unbind(0)  # one copy; the products would make three
         weights = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1)  # (B, H, L, L)
         return weights @ v
     # The CPU's fused attention runs backward six times slower in bfloat16 than in float32.

@@ -15,9 +15,9 @@ from utils.images import from_uint8
 from utils.plain import from_plain, to_plain
 from utils.weights import build_with_weights
 
-# Images are computed in parts of at most this many pixels: on the CPU larger ones are slower, on
-# GPUs a batch that fits the transformer need not fit the encoder.
-CPU_PART_PIXELS = 64 * 32 * 32
+# Images are computed in parts of at most this many pixels: on the CPU their activations stay in the
+# caches, on GPUs a batch that fits the transformer need not fit the encoder.
+CPU_PART_PIXELS = 16 * 32 * 32
 GPU_PART_PIXELS = 64 * 256 * 256
 
 
