@@ -7,8 +7,8 @@ tokens, once; a bidirectional transformer learns to fill in hidden tokens; image
 few parallel steps with classifier-free guidance.
 
 One short function per mode, in pipeline order; what they share follows, by subject. The parsed
-options end here: everything below gets config dataclasses. Imports that load torch stand inside the
-functions, so that --help and mistakes answer at once.
+options end here: models, data and sampler get config dataclasses and plain values. Imports that
+load torch stand inside the functions, so that --help and mistakes answer at once.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from utils.labels import labels_in_turn, parse_labels
 from utils.options import Options, option_value, parse_options
 from utils.run_folder import RunFolder
 from utils.settings import (
+    STAGE_MODES,
     check_n_classes,
     check_start_token,
     checked,
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     from utils.extractor import Extractor
     from utils.token_set import TokenSet
 
-log = logging.getLogger("maskgit")
+log = logging.getLogger(__name__)
 Frozen = TypeVar("Frozen", "MaskedTransformer", "Tokenizer")
 
 BUNDLED = Path(__file__).parent / "models" / "pretrained"
@@ -113,10 +114,10 @@ def run_modes(options: Options) -> None:
     if options.dry_run:
         modes = [dry_run]
     try:
-        session = open_session(options)
         idle = idle_options(options)
         if idle:
             log.warning("no effect here: %s", ", ".join(f"--{name}" for name in idle))
+        session = continued(open_session(options))
         for mode in modes:
             check_processes(session.processes, mode.__name__)
         with session.processes.connected(session.device):
@@ -150,6 +151,21 @@ class Session:
     device: torch.device
     precision: torch.dtype
     processes: Processes
+
+
+def continued(session: Session) -> Session:
+    """The session with the options of the runs that --resume continues, for all modes.
+
+    Raises:
+        UserError: if a training would meet a run that it does not continue.
+    """
+    from utils.runs import continued_options
+
+    options = session.options
+    for stage, mode in STAGE_MODES.items():
+        if getattr(options, mode):
+            options = continued_options(options, stage, session.run)
+    return session if options is session.options else open_session(options)
 
 
 def open_session(options: Options) -> Session:
@@ -192,7 +208,6 @@ def train_vae(session: Session) -> None:
     from models.vqgan.training import VQGANStage
     from utils.runs import run_stage
 
-    session = continued(session, "vqgan")
     options = session.options
     architecture = new_vqgan_config(session)
     training = configure(VQGANTrainingConfig, options)
@@ -220,9 +235,14 @@ def train_vae(session: Session) -> None:
         },
         compile_model=options.compile,
     )
-    made_from = {"size": session.size, "images": len(train_images)}
     run_stage(
-        stage, options, session.run, made_from, training.epochs, batch_size, session.processes
+        stage,
+        options.replace(size=session.size),
+        session.run,
+        {"images": len(train_images)},
+        training.epochs,
+        batch_size,
+        session.processes,
     )
 
 
@@ -233,8 +253,7 @@ def reconstruct(session: Session) -> None:
     from utils.images import save_grid, to_uint8
     from utils.samples import write_npz
 
-    tokenizer = find_tokenizer(session)
-    session = of_tokenizer(session, tokenizer)
+    session, tokenizer = tokenizer_to_measure(session)
     options, folder = session.options, session.run.path
     images = open_images(session, "validation")
     meter = ReconstructionMeter(tokenizer)
@@ -263,7 +282,6 @@ def train(session: Session) -> None:
     from models.maskgit.training import MaskGITStage
     from utils.runs import run_stage
 
-    session = continued(session, "maskgit")
     tokenizer = find_tokenizer(session)
     session = of_tokenizer(session, tokenizer)
     options = session.options
@@ -289,14 +307,15 @@ def train(session: Session) -> None:
         compile_model=options.compile,
         processes=session.processes,
     )
-    made_from = {
-        "size": session.size,
-        "images": image_counts[0],
-        "tokenizer": tokenizer.fingerprint,
-    }
     del train_images, validation_images  # the paths of millions of files
     run_stage(
-        stage, options, session.run, made_from, options.n_epochs, batch_size, session.processes
+        stage,
+        options.replace(size=session.size),
+        session.run,
+        {"images": image_counts[0], "tokenizer": tokenizer.fingerprint},
+        options.n_epochs,
+        batch_size,
+        session.processes,
     )
 
 
@@ -321,20 +340,23 @@ def sample(session: Session) -> None:
     labels = sample_labels(options, trained)
     config = configure(SamplingConfig, options)
     print_plan(config, trained.model.config.seq_len)
-    folder = make_folder(session.run.path / "samples")
+    folder = make_folder(session.run.samples)
     partial = folder / "partial"
     block_size = min(options.batch_size, len(labels))
     num_blocks = math.ceil(len(labels) / block_size)
+    identity = sampling_identity(session, trained, labels, config)
+    if identity != processes.from_main(lambda: identity):
+        raise UserError(f"{model_file(session)} is not the same file for all processes")
     lock = exclusive_lock(folder / ".lock", f"another job is sampling into {folder}")
     with lock if processes.is_main else nullcontext():
         if processes.is_main:
-            open_blocks(partial, sampling_identity(session, trained, labels, config))
-        processes.wait()
-        missing = missing_blocks(partial, num_blocks, processes.rank, processes.size)
-        if len(missing) < num_blocks // processes.size:
+            open_blocks(partial, identity)
+        missing = processes.from_main(lambda: missing_blocks(partial, num_blocks))
+        if len(missing) < num_blocks:
             log.info("sampling continues: %d of %d blocks to make", len(missing), num_blocks)
-        made = generate(session, trained, labels, config, blocks=missing)
-        write_blocks(partial, missing, (images for images, _ in made), num_blocks)
+        own = missing[processes.rank :: processes.size]
+        made = generate(session, trained, labels, config, blocks=own)
+        write_blocks(partial, own, (images for images, _ in made))
         processes.wait()
         if processes.is_main:
             for earlier in ("steps.png", "steps.gif"):
@@ -425,15 +447,15 @@ def evaluate_samples(session: Session) -> None:
 
     trained = load_model(session)
     session = of_model(session, trained)
-    options = with_num_samples(session.options, EVALUATED_IMAGES)
+    options = session.options
     check_start_token(options, trained.model.config)
-    labels = sample_labels(options, trained)
+    labels = sample_labels(options, trained, usual_count=EVALUATED_IMAGES)
     config = configure(SamplingConfig, options)
+    measured = sampling_protocol(session)  # before a training can publish another checkpoint
     judge = open_judge(session, "train")
     blocks = generate(session, trained, labels, config)
     scores = judge.score(blocks, len(labels), "sampling")
-    protocol = {**judge.protocol(len(labels)), **sampling_protocol(session)}
-    protocol["sampling"] = option_values(config)
+    protocol = {**judge.protocol(len(labels)), **measured, "sampling": option_values(config)}
     write_scores(session.run.evaluation("samples"), scores, protocol)
 
 
@@ -459,13 +481,8 @@ def evaluate_tokenizer(session: Session) -> None:
     from utils.evaluation import write_scores
     from utils.images import to_uint8
 
+    session, tokenizer = tokenizer_to_measure(session)
     options = session.options
-    if options.checkpoint:
-        trained = load_model(session)
-        session, tokenizer = of_model(session, trained), trained.tokenizer
-    else:
-        tokenizer = find_tokenizer(session)
-        session = of_tokenizer(session, tokenizer)
     judge = open_judge(session, "validation")
     images = open_images(session, options.reference or "validation")
     perceptual = perceptual_if_there(options.perceptual_vgg and Path(options.perceptual_vgg))
@@ -485,8 +502,8 @@ def sweep(session: Session) -> None:
 
     trained = load_model(session)
     session = of_model(session, trained)
-    options = with_num_samples(session.options, SWEPT_IMAGES)
-    labels = sample_labels(options, trained)
+    options = session.options
+    labels = sample_labels(options, trained, usual_count=SWEPT_IMAGES)
     settings = [options.replace(**values) for values in sweep_grid(options)]
     for setting in settings:
         check_start_token(setting, trained.model.config)
@@ -519,9 +536,9 @@ def dry_run(session: Session) -> None:
     log.info("%-22s %s", "run folder", session.run.path)
     log.info("%-22s %s, %s", "device, precision", session.device, session.precision)
     if options.train_vae:
-        describe_vqgan(continued(session, "vqgan"))
+        describe_vqgan(session)
     if options.train:
-        describe_transformer(continued(session, "maskgit"))
+        describe_transformer(session)
     elif options.sample or options.edit or options.export or options.sweep or options.evaluate:
         describe_sampling(session)
 
@@ -551,16 +568,17 @@ def describe_transformer(session: Session) -> None:
     images = [open_images(session, split, download=False) for split in SPLITS]
     config = transformer_config(options, tokenizer, images[0])
     parameters = count_parameters(MaskedTransformer(config))
-    batch, device = options.batch_size, session.device.type
-    parts = num_parts(batch, config.seq_len, options.grad_accum, device)
-    memory = training_bytes(config, parameters, math.ceil(batch / parts))
+    batch = min(options.batch_size, len(images[0]))
+    own_batch = math.ceil(batch / session.processes.size)
+    parts = num_parts(own_batch, config.seq_len, options.grad_accum, session.device.type)
+    memory = training_bytes(config, parameters, math.ceil(own_batch / parts))
     cache = sum(cache_bytes(len(i), i.num_views, config.seq_len) for i in images)
     for name, value in {
         "images": f"{len(images[0])} train, {len(images[1])} validation",
         "tokens per image": f"{config.seq_len}, codebook of {tokenizer.codebook_size}",
         "transformer": f"{parameters / 1e6:.2f} M parameters",
-        "optimiser steps": max(1, len(images[0]) // batch) * options.n_epochs,
-        "memory, roughly": f"{memory / 1e9:.1f} GB",
+        "optimiser steps": len(images[0]) // batch * options.n_epochs,
+        "memory, roughly": f"{memory / 1e9:.1f} GB for each process",
         # Raw and averaged weights in the checkpoint; in the state also two moments.
         "disk": f"{cache / 1e6:.0f} MB of tokens, {24 * parameters / 1e6:.0f} MB of checkpoints",
     }.items():
@@ -592,14 +610,6 @@ def count_parameters(module: nn.Module) -> int:
 # --- Models ---
 
 
-def continued(session: Session, stage: str) -> Session:
-    """The session with the options of the run that --resume continues, if there is one."""
-    from utils.runs import continued_options
-
-    options = continued_options(session.options, stage, session.run)
-    return session if options is session.options else open_session(options)
-
-
 def find_tokenizer(session: Session) -> Tokenizer:
     """Load the tokenizer: --checkpoint_vae, else the run's own, else the bundled one.
 
@@ -623,6 +633,15 @@ def find_tokenizer(session: Session) -> Tokenizer:
     grid = tokenizer.grid_size
     log.info("tokenizer %s: %d codes, %d x %d tokens", path, tokenizer.codebook_size, grid, grid)
     return tokenizer
+
+
+def tokenizer_to_measure(session: Session) -> tuple[Session, Tokenizer]:
+    """The tokenizer in --checkpoint, or else as `find_tokenizer`, and the session of its images."""
+    if session.options.checkpoint:
+        trained = load_model(session)
+        return of_model(session, trained), trained.tokenizer
+    tokenizer = find_tokenizer(session)
+    return of_tokenizer(session, tokenizer), tokenizer
 
 
 def new_vqgan_config(session: Session) -> VQGANConfig:
@@ -702,7 +721,8 @@ def load_model(session: Session) -> Trained:
     for kind, known in ((TransformerConfig, config), (VQGANConfig, tokenizer.config)):
         reject_contradictions(kind, given_fields(kind, options), vars(known), path)
     check_n_classes(options, config.num_classes, path)
-    if options.checkpoint_vae and find_tokenizer(session).fingerprint != tokenizer.fingerprint:
+    given = find_tokenizer(of_model(session, trained)) if options.checkpoint_vae else tokenizer
+    if given.fingerprint != tokenizer.fingerprint:
         raise UserError(
             f"{options.checkpoint_vae} is not the tokenizer that {path} was trained with; the "
             "checkpoint holds its own, so leave --checkpoint_vae out"
@@ -715,10 +735,10 @@ def load_model(session: Session) -> Trained:
 def way_to_model(run: RunFolder) -> str:
     """What to do in a run folder that lacks the model that is wanted."""
     others = sorted(run.path.glob("MaskGIT_*.pt"))
-    if run.resume_state("maskgit").is_file():
-        return "its training has not come to a checkpoint yet, --train --resume goes on with it"
     if others:
         return f"the folder has {others[0].name}, for which --dataset says something else"
+    if run.resume_state("maskgit").is_file():
+        return "its training has not come to a checkpoint yet, --train --resume goes on with it"
     return "train one with --train, or name --checkpoint"
 
 
@@ -799,8 +819,10 @@ def open_images(session: Session, split: Split, download: bool = True) -> ImageD
     """Open one split of the dataset at the session's size."""
     from data.datasets import open_dataset
 
-    data_dir = Path(session.options.data_dir)
-    with session.processes.main_first():
+    data_dir, processes = Path(session.options.data_dir), session.processes
+    # The other processes would take a long download for the end of the main one.
+    download = download and processes.size == 1
+    with processes.main_first():
         return open_dataset(session.spec.name, split, data_dir, session.size, download=download)
 
 
@@ -846,9 +868,18 @@ def tokens_of(session: Session, tokenizer: Tokenizer, images: ImageDataset, spli
 
 
 def sample_labels(
-    options: Options, trained: Trained, default: Sequence[int] | None = None
+    options: Options,
+    trained: Trained,
+    default: Sequence[int] | None = None,
+    usual_count: int | None = None,
 ) -> list[int]:
     """One label per image, in turn: those of --labels, or the default, or all classes.
+
+    Args:
+        options: have the number of images, if it was given.
+        trained: the model.
+        default: labels where none were given.
+        usual_count: images where no number was given; if None, as many as labels were given.
 
     Raises:
         UserError: if --labels names what is no class of the model.
@@ -857,8 +888,9 @@ def sample_labels(
     names = trained.class_names or [str(label) for label in range(num_classes)]
     # Image i has class i whatever the first one is.
     in_turn = [(options.first_image + i) % num_classes for i in range(num_classes)]
-    # As many images as labels are named, unless a number is given.
-    count = None if options.labels and "num_samples" not in options.given else options.num_samples
+    count = options.num_samples
+    if "num_samples" not in options.given:
+        count = usual_count or (None if options.labels else count)
     return labels_in_turn(options.labels, names, default or in_turn, count)
 
 
@@ -975,13 +1007,6 @@ def sampling_identity(
 # --- Measuring ---
 
 
-def with_num_samples(options: Options, count: int) -> Options:
-    """The options with another default of --num_samples."""
-    if "num_samples" in options.given:
-        return options
-    return replace(options.replace(num_samples=count), given=options.given | {"num_samples"})
-
-
 def open_judge(session: Session, split: Split) -> Judge:
     """What measures images against those of --reference, by default those of `split`."""
     from data.batches import uint8_blocks
@@ -1058,7 +1083,8 @@ def check_command(session: Session) -> None:
     if is_trained and (options.sweep or options.evaluate):
         open_own_extractor(session)
     if options.train_vae and options.train:
-        transformer_config(options, new_vqgan_config(session), open_images(session, "train"))
+        images = open_images(session, "train", download=not options.dry_run)
+        transformer_config(options, new_vqgan_config(session), images)
 
 
 def check_edit(options: Options) -> None:

@@ -467,19 +467,22 @@ def documentation_table(specs: Iterable[DatasetSpec] = DATASETS.values()) -> str
 
 
 def _open_or_fetch(spec: DatasetSpec, root: Path, split: str, size: int, may_fetch: bool) -> Source:
+    by_hand = _by_hand(spec, root, size)
     try:
         return spec.reader.open(root, split, size)
     except downloads.LIBRARY_ERRORS as error:
         problem = f"cannot open {spec.name}: {one_line(error)}"
-        way_out = _way_out(spec, root, size)
         if not may_fetch:
-            raise UserError(f"{problem}; {way_out}") from error
+            raise UserError(f"{problem}; run --download_only first, or {by_hand}") from error
     log.info("%s", problem)
-    downloads.fetch(spec, root, split, size, way_out)
-    return _open_or_fetch(spec, root, split, size, may_fetch=False)
+    downloads.fetch(spec, root, split, size, by_hand)
+    try:
+        return spec.reader.open(root, split, size)
+    except downloads.LIBRARY_ERRORS as error:
+        raise UserError(f"cannot open {spec.name}: {one_line(error)}; {by_hand}") from error
 
 
-def _way_out(spec: DatasetSpec, root: Path, size: int) -> str:
+def _by_hand(spec: DatasetSpec, root: Path, size: int) -> str:
     """Where to get the files by hand, and where to put them."""
     files = spec.files
     if isinstance(spec.reader, MedMNIST):

@@ -12,7 +12,7 @@ from utils.errors import UserError
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels from the top left corner; x1 and y1 are the first outside."""
 
-log = logging.getLogger("maskgit")
+log = logging.getLogger(__name__)
 
 
 def image_to_edit(

@@ -18,7 +18,7 @@ from data.folder import SUFFIXES
 from data.images import load_image, to_tensor
 from utils.errors import UserError
 
-log = logging.getLogger("maskgit")
+log = logging.getLogger(__name__)
 
 NO_LABEL = -1
 

@@ -181,8 +181,10 @@ def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> No
 
 
 def _check_space(folder: Path, needed: int) -> None:
+    """Refuse a disk that is too small for what an earlier start has not reserved."""
     free = shutil.disk_usage(folder).free
-    if free < needed:
+    reserved = sum(512 * path.stat().st_blocks for path in folder.glob("*.npy"))
+    if free + reserved < needed:
         raise UserError(
             f"the token cache needs {needed / 1e9:.1f} GB and {folder.parent} has "
             f"{free / 1e9:.1f} GB free; set --cache_dir to a larger disk"

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -10,8 +13,12 @@ import torch
 from conftest import TINY_CODES, TINY_TRANSFORMER, TINY_VQGAN, TRAIN_TINY
 from PIL import Image
 
+import MaskGIT
+from data.datasets import DATASETS
 from MaskGIT import main
 from utils.checkpoint import load_checkpoint
+from utils.errors import UserError
+from utils.options import parse_options
 
 
 def samples_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -259,6 +266,52 @@ def test_resuming_with_another_tokenizer_or_other_images_is_refused(
     assert "the images of the run" in capsys.readouterr().err
 
 
+def test_every_mode_goes_on_with_the_options_of_the_run(run, tokenizer_file, tmp_path):
+    run(
+        f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --run_name here --num_samples 3 "
+        f"--cache_dir {tmp_path}/caches"
+    )
+    out = run("--train --sample --resume --run_name here --n_epochs 3")
+    assert "continues after step 6" in out
+    with np.load(tmp_path / "here" / "samples" / "samples.npz") as stored:
+        assert len(stored["arr_0"]) == 3
+
+
+def test_a_pipeline_that_stops_in_its_first_stage_keeps_the_options_of_the_second(
+    run, tmp_path, monkeypatch
+):
+    def stopped(session):
+        raise KeyboardInterrupt
+
+    stopped.__name__ = "train"
+    command = f"--train_vae --train {TRAIN_TINY} --n_epochs_vae 1 --batch_size_vae 16"
+    with monkeypatch.context() as patch:
+        patch.setattr("MaskGIT.train", stopped)
+        with pytest.raises(SystemExit):
+            run(f"{command} {TINY_VQGAN} {TINY_CODES}")
+    run("--train_vae --train --resume --dataset mnist --lr 1e-3")
+    model = load_checkpoint(tmp_path / "mnist" / "MaskGIT_mnist.pt", "maskgit")
+    assert (model["config"]["depth"], model["step"]) == (1, 6)
+    config = json.loads((tmp_path / "mnist" / "config.json").read_text())["maskgit"]
+    assert (config["lr"], config["n_epochs"]) == (1e-3, 2)
+
+
+def test_the_tokenizer_in_a_model_can_be_measured(run, trained, tmp_path):
+    told = run(f"--reconstruct --checkpoint {trained}/MaskGIT_mnist.pt --run_name here")
+    assert "ssim" in told
+    stored = json.loads((tmp_path / "here" / "reconstruction.json").read_text())
+    assert stored["images"] == 20
+
+
+def test_a_models_own_tokenizer_may_be_named(run, tokenizer_file, tmp_path):
+    bare = tmp_path / "bare.pt"  # as taming's, which does not tell the size of its images
+    torch.save(load_checkpoint(tokenizer_file, "vqgan")["tokenizer"]["weights"], bare)
+    run(f"--train {TRAIN_TINY} --size 16 --checkpoint_vae {bare}")
+    model = tmp_path / "mnist" / "MaskGIT_mnist.pt"
+    run(f"--sample --checkpoint {model} --checkpoint_vae {bare} --num_samples 2")
+    assert samples_of(tmp_path)[0].shape == (2, 16, 16, 1)
+
+
 def test_a_kept_checkpoint_can_be_sampled_from(run, tokenizer_file, tmp_path):
     run(
         f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --sample_and_save_freq 1 "
@@ -444,6 +497,8 @@ def test_options_that_nothing_looks_at_are_named(run, trained):
         f"--sample --checkpoint {trained}/MaskGIT_mnist.pt --lr 1 --mask_grow 2 --batch_size 4"
     )
     assert "no effect here: --lr, --mask_grow\n" in out
+    out = run("--show_plan --dataset fashionmnist --save_steps --keep_checkpoints 2 --step 4")
+    assert "no effect here: --keep_checkpoints, --save_steps, --seed\n" in out
 
 
 def test_the_folder_of_a_model_that_is_not_there_is_looked_at(refused, trained, tmp_path):
@@ -483,6 +538,17 @@ def test_a_dry_run_tells_what_would_be_done(run, trained, tokenizer_file, tmp_pa
 )
 def test_architectures_that_cannot_be(refused, options, told):
     assert told in refused(f"--train_vae --dataset mnist --perceptual_weight 0 {options}")
+
+
+def test_a_dry_run_and_several_processes_download_nothing(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr("data.download.fetch", None)
+    absent = f"--dataset cifar10 --data_dir {tmp_path}/absent --perceptual_weight 0"
+    assert "run --download_only first" in refused(f"--train_vae --train --dry_run {absent}")
+
+    session = MaskGIT.open_session(parse_options(["--train", *absent.split()], DATASETS))
+    several = Mock(size=2, main_first=nullcontext)
+    with pytest.raises(UserError, match="run --download_only first"):
+        MaskGIT.open_images(replace(session, processes=several), "train")
 
 
 def test_missing_dataset_says_what_to_put_where(tmp_path, tokenizer_file, capsys):

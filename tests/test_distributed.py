@@ -247,7 +247,9 @@ def test_processes_need_gpus_of_their_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     assert Processes(3, 4, 1).own_device(gpu) == torch.device("cuda:1")
-    assert Processes().own_device(gpu) == gpu
+    # torch.cuda.set_device takes no device without an index.
+    assert Processes().own_device(gpu) == torch.device("cuda:0")
+    assert Processes().own_device(torch.device("cuda:1")) == torch.device("cuda:1")
     assert Processes(1, 4, 3).own_device(cpu) == cpu
     with pytest.raises(UserError, match="there are 2"):
         Processes(2, 4, 2).own_device(gpu)

@@ -19,7 +19,7 @@ from MaskGIT import main
 from utils import extractor as extractors
 from utils.extractor import load_inception
 from utils.files import file_digest
-from utils.sweep import parse_grid
+from utils.sweep import SweepTable, parse_grid
 
 
 class SmallNet(nn.Module):
@@ -220,6 +220,12 @@ def test_a_sweep_measures_every_setting_once(evaluate, trained, tmp_path, capsys
     with pytest.raises(SystemExit):
         evaluate(f"--sweep step=2 {command}")
     assert f"{table} is damaged" in capsys.readouterr().err
+
+
+def test_a_sweep_without_rows_can_be_another(evaluate, trained, tmp_path):
+    SweepTable(tmp_path / "mnist" / "sweep", {"images": 1000})  # stopped before the first row
+    evaluate(f"--sweep step=2 --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 20")
+    assert len(table_of(tmp_path)) == 1
 
 
 def test_a_grid_is_every_combination():

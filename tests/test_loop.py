@@ -139,6 +139,14 @@ def test_the_newest_checkpoints_are_kept_under_their_steps(run, keep, steps):
         assert contents == {"step": step, "total": sum(range(step))}
 
 
+def test_kept_checkpoints_are_in_the_order_of_their_steps(run):
+    steps = [9_999_990, 10_000_000, 20]
+    for step in steps:
+        run.kept("maskgit", step).touch()
+    (run.path / "MaskGIT_toy_step_best.pt").touch()  # somebody's own
+    assert run.all_kept("maskgit") == [run.kept("maskgit", step) for step in sorted(steps)]
+
+
 def test_a_run_resumes_where_it_was_saved(run):
     with pytest.raises(SystemExit) as stop:
         train(CountingStage(signal_step=5), run)

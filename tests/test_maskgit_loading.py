@@ -172,6 +172,12 @@ def test_a_tokenizer_is_no_transformer():
         load({"encoder.conv_in.weight": torch.ones(1)}, 16)
 
 
+def test_positions_of_one_dimension_are_refused():
+    weights, _ = golden_weights("genzoo")
+    with pytest.raises(UserError, match="do not make a transformer"):
+        load({**weights, "pos_emb": torch.ones(17)}, 12)
+
+
 def without(name):
     return lambda contents: contents["ema"].pop(name)
 

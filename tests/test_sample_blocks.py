@@ -14,24 +14,22 @@ def block(index, size=4):
     return np.full((size, 8, 8, 1), index, np.uint8)
 
 
-def test_processes_share_the_missing_blocks(tmp_path):
+def test_what_is_missing_is_told(tmp_path):
     open_blocks(tmp_path / "p", {"seed": 0})
-    write_blocks(tmp_path / "p", [2, 5], iter([block(2), block(5)]), 8)
+    write_blocks(tmp_path / "p", [2, 5], iter([block(2), block(5)]))
     assert missing_blocks(tmp_path / "p", 8) == [0, 1, 3, 4, 6, 7]
-    shares = [missing_blocks(tmp_path / "p", 8, process, 3) for process in range(3)]
-    assert shares == [[0, 3, 6], [1, 4, 7], []]
 
 
 def test_blocks_stay_for_the_same_images_alone(tmp_path):
     for identity, kept in (({"seed": 0}, 0), ({"seed": 0}, 1), ({"seed": 1}, 0)):
         open_blocks(tmp_path / "p", identity)
         assert len(missing_blocks(tmp_path / "p", 1)) == 1 - kept
-        write_blocks(tmp_path / "p", [0], iter([block(0)]), 1)
+        write_blocks(tmp_path / "p", [0], iter([block(0)]))
 
 
 def test_a_torn_block_is_named(tmp_path):
     open_blocks(tmp_path / "p", {})
-    write_blocks(tmp_path / "p", [0, 1], iter([block(0), block(1)]), 2)
+    write_blocks(tmp_path / "p", [0, 1], iter([block(0), block(1)]))
     torn = tmp_path / "p" / "block_000001.npy"
     torn.write_bytes(torn.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"block_000001\.npy is damaged"):

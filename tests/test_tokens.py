@@ -166,6 +166,20 @@ def test_too_little_disk_is_said_before_anything_is_encoded(tmp_path, monkeypatc
     assert images.read == []
 
 
+def test_an_interrupted_cache_does_not_stand_in_its_own_way(tmp_path, monkeypatch):
+    def stopped(pixels):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_tokens(
+            Images(), stopped, L, {"dataset": "toy", "split": "train"}, tmp_path, batch_size=4,
+            num_workers=0,
+        )  # fmt: skip
+    # The first start has reserved everything, and so filled the disk.
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("", (), {"free": 10})())
+    assert make(Images(), tmp_path).tokens[0, :, 0].tolist() == list(range(30))
+
+
 def test_a_cache_that_is_too_large_for_the_disk_goes_on_later(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))

@@ -93,6 +93,15 @@ class BrokenRun:
     finish = log
 
 
+def test_a_wandb_that_cannot_be_imported_stops_nothing(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    tracker, _ = open_trackers(tmp_path / "m.jsonl", 0, tmp_path, "toy", {}, None)
+    tracker.log({"loss": 1.0}, 1)
+    tracker.log_image("samples", tmp_path / "absent.png", 1)
+    tracker.close()
+    assert json.loads((tmp_path / "m.jsonl").read_text()) == {"step": 1, "loss": 1.0}
+
+
 @pytest.mark.parametrize("unreachable", [{"online"}, {"online", "offline"}, set()])
 def test_whatever_wandb_raises_the_numbers_are_kept(monkeypatch, tmp_path, caplog, unreachable):
     import wandb

@@ -139,6 +139,12 @@ def test_dropout_keeps_the_expectation(rate):
     assert len(output.unique()) == 2
 
 
+def test_the_highest_dropout_leaves_something():
+    kept = Dropout(0.999).train()(torch.ones(100_000))
+    assert kept.isfinite().all()
+    assert kept.unique().tolist() == [0, 256]
+
+
 def test_dropout_masks_the_gradient_as_the_output():
     torch.manual_seed(0)
     x = torch.ones(1000, requires_grad=True)

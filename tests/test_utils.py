@@ -22,7 +22,14 @@ from utils import files
 from utils.device import choose_device, choose_precision
 from utils.ema import EMA
 from utils.errors import UserError
-from utils.files import atomic_write, exclusive_lock, make_folder, read_json, write_json_atomic
+from utils.files import (
+    atomic_write,
+    exclusive_lock,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    write_json_atomic,
+)
 from utils.images import from_uint8, save_grid, save_png, tile, to_uint8
 from utils.options import parse_options
 from utils.samples import write_npz, write_pngs
@@ -53,6 +60,16 @@ def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot write .*a\.json: No space left on device"):
         write_json_atomic(tmp_path / "a.json", {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_the_dead_alone_are_deleted(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    names = {number: f".model.pt.{number}.partial" for number in (dead.pid, os.getppid())}
+    for name in (*names.values(), ".model.pt.x.partial", "model.pt"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {names[os.getppid()], "model.pt"}
 
 
 def test_damaged_json_is_named(tmp_path):
@@ -233,12 +250,14 @@ def test_options_reach_their_fields():
 def test_a_resumed_run_keeps_its_options():
     first = parse_options(["--train", "--depth", "3", "--lr", "1e-3", "--n_epochs", "5"], DATASETS)
     stored = json.loads(json.dumps(run_options(first, "maskgit")))
+    stored["made_from"] = {"images": 60_000}
 
     def resume(argv):
         options = parse_options(["--train", "--resume", *argv.split()], DATASETS)
         return resumed_options(options, stored, "maskgit", Path("run"))
 
     assert resume("").depth == 3
+    assert resume("").images is None
     assert resume("--n_epochs 7 --num_workers 4").n_epochs == 7
     assert resume("--n_epochs 7").lr == 1e-3
     for argv in ("--depth 4", "--seed 9", "--lr 1", "--dataset cifar10", "--n_epochs 4"):

@@ -70,15 +70,17 @@ class Processes:
             )
 
     def own_device(self, device: "torch.device") -> "torch.device":
-        """The device of this process: with CUDA the GPU of its local rank.
+        """The device of this process, with its index if it is a GPU: that of the local rank.
 
         Raises:
             UserError: if the machine has fewer GPUs than processes, or one was named for all.
         """
         import torch
 
-        if self.size == 1 or device.type != "cuda":
+        if device.type != "cuda":
             return device
+        if self.size == 1:
+            return torch.device("cuda", device.index or 0)
         if device != torch.device("cuda"):
             raise UserError(
                 f"--device {device} is one GPU for {self.size} processes: leave --device out and "

@@ -25,7 +25,7 @@ from utils.progress import progress_bar
 from utils.samples import Blocks
 from utils.version import VERSION
 
-log = logging.getLogger("maskgit")
+log = logging.getLogger(__name__)
 
 STANDARD_IMAGES = 50_000
 CACHE_KIND = "reference features"

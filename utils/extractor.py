@@ -153,11 +153,15 @@ def load_inception(path: Path | None, device: torch.device) -> Extractor:
     if not path.is_file():
         raise UserError(f"--inception_weights {path}: there is no such file; it must be {wanted}")
     digest = file_digest(path)
-    # The library unpickles the file, so none but the known one may get there.
     if not digest.startswith(INCEPTION_SHA256):
         raise UserError(
             f"{path} is not {wanted}: its SHA-256 starts with {digest[: len(INCEPTION_SHA256)]}"
         )
+    # The library unpickles the file with whatever is in it, so first this reader must accept it.
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of the many kinds that a damaged file can raise
+        raise UserError(f"{path} holds something else than weights: {one_line(error)}") from error
     net = FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
     )

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from utils.errors import UserError
 
-log = logging.getLogger("maskgit")
+log = logging.getLogger(__name__)
 
 # What file systems answer that cannot flush a folder.
 NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
@@ -49,9 +49,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed writes left in a folder; for the one who holds its lock."""
+    """Delete what killed writes left in a folder; what another process here is writing stays."""
     for path in folder.glob(".*.partial"):
-        path.unlink(missing_ok=True)
+        writer = path.name.split(".")[-2]
+        if not (writer.isdecimal() and _is_another_process(int(writer))):
+            path.unlink(missing_ok=True)
 
 
 def reserve_space(path: Path) -> None:
@@ -145,6 +147,17 @@ def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
         except OSError as error:
             log.warning("%s cannot be locked (%s): start no second job there", path, error.strerror)
         yield
+
+
+def _is_another_process(number: int) -> bool:
+    """Whether a process of this number runs on this machine and is not this one."""
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it runs, for another user
+        return True
+    return number != os.getpid()
 
 
 def _sync_folder(folder: Path) -> None:

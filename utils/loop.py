@@ -235,7 +235,7 @@ def _publish(stage: Stage, run: RunFolder, step: int, keep: int) -> None:
         save_checkpoint(run.kept(stage.name, step), stage.name, contents)
     save_checkpoint(run.published(stage.name), stage.name, contents)
     if keep:
-        for old in sorted(run.path.glob(run.kept(stage.name, "*").name))[:-keep]:
+        for old in run.all_kept(stage.name)[:-keep]:
             old.unlink()
 
 
@@ -278,7 +278,7 @@ class _Meter:
     def add(self, metrics: Mapping[str, Tensor], images: int, step: int) -> None:
         """Add one step's numbers without waiting for them."""
         for name, value in metrics.items():
-            total, count = self._sums.get(name, (torch.zeros_like(value), 0))
+            total, count = self._sums.get(name, (0, 0))
             self._sums[name] = (total + value.detach(), count + 1)
         loss = metrics["loss"].detach()
         if self._bad_step is None:

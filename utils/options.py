@@ -1,7 +1,7 @@
 """The command line: every option, its group, its unit and its default.
 
-Defaults come from the config modules of the models, which are the only modules of ours read here;
-nothing imports torch, so that --help and mistakes are answered at once.
+Defaults come from the config modules of the models. Nothing imports torch, so that --help and
+mistakes are answered at once.
 """
 
 import argparse

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-log = logging.getLogger("maskgit")
+log = logging.getLogger(__name__)
 
 
 def progress_bar(title: str, total: int, done: int = 0, unit: str = "it", **options: Any) -> tqdm:

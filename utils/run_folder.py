@@ -30,11 +30,18 @@ class RunFolder:
         """The newest checkpoint of a stage ("vqgan" or "maskgit")."""
         return self.model if stage == "maskgit" else self.tokenizer
 
-    def kept(self, stage: str, step: int | str) -> Path:
+    def kept(self, stage: str, step: int) -> Path:
         """A checkpoint of an earlier step, which stays beside the newest one."""
         newest = self.published(stage)
-        number = step if isinstance(step, str) else f"{step:07d}"
-        return newest.with_name(f"{newest.stem}_step_{number}{newest.suffix}")
+        return newest.with_name(f"{newest.stem}_step_{step:07d}{newest.suffix}")
+
+    def all_kept(self, stage: str) -> list[Path]:
+        """All checkpoints of earlier steps, in the order of these."""
+        start = f"{self.published(stage).stem}_step_"
+        found = self.path.glob(f"{start}*.pt")
+        steps = {path: path.stem.removeprefix(start) for path in found}
+        numbered = [path for path in steps if steps[path].isdecimal()]
+        return sorted(numbered, key=lambda path: int(steps[path]))
 
     @property
     def config(self) -> Path:

@@ -19,10 +19,18 @@ from utils.loop import LoopConfig, Position, Stage, load_state, train_loop
 from utils.options import Options
 from utils.run_folder import RunFolder
 from utils.schedule import capped_warmup
-from utils.settings import EXTENDABLE, resumed_options, run_options, without_paths
+from utils.settings import (
+    EXTENDABLE,
+    MADE_FROM,
+    STAGE_MODES,
+    planned_options,
+    resumed_options,
+    run_options,
+    without_paths,
+)
 from utils.tracking import Trackers, open_trackers
 
-log = logging.getLogger("maskgit")
+log = logging.getLogger(__name__)
 
 
 def continued_options(options: Options, stage: str, run: RunFolder) -> Options:
@@ -43,16 +51,17 @@ def continued_options(options: Options, stage: str, run: RunFolder) -> Options:
         raise UserError(
             f"{run.path} already holds a {stage} run: --resume continues it; {elsewhere}"
         )
-    if not state.is_file():
-        if published.exists():
-            raise UserError(
-                f"{published} is there but {state.name}, from which it would be resumed, is not: "
-                f"nothing is overwritten; {elsewhere}"
-            )
-        if options.resume:
-            log.info("nothing to resume in %s: a new %s run starts", run.path, stage)
+    if not state.is_file() and published.exists():
+        raise UserError(
+            f"{published} is there but {state.name}, from which it would be resumed, is not: "
+            f"nothing is overwritten; {elsewhere}"
+        )
+    if not options.resume:
         return options
     stored = read_json(run.config).get(stage)
+    if not state.is_file():
+        log.info("nothing to resume in %s: a new %s run starts", run.path, stage)
+        return options if stored is None else planned_options(options, stored)
     if stored is None:
         raise UserError(
             f"{run.config} does not say with which options {state.name} was made, so it cannot be "
@@ -91,13 +100,13 @@ def run_stage(
             for folder in (run.path, run.samples):
                 remove_leftovers(folder)
         position = Position()
-        settings = {**run_options(options, stage.name), **made_from}
-        stored = read_json(run.config)
+        settings = {**run_options(options, stage.name), MADE_FROM: dict(made_from)}
         if run.resume_state(stage.name).is_file():
-            _check_made_from(made_from, stored[stage.name], run.path)
+            stored = read_json(run.config)[stage.name]
+            _check_made_from(made_from, stored.get(MADE_FROM, {}), run.path)
             position = load_state(stage, run)
             log.info("%s continues after step %d", stage.name, position.step)
-            _tell_new_schedule(stage, position.step, stored[stage.name], settings)
+            _tell_new_schedule(stage, position.step, stored, settings)
         if position.step != processes.from_main(lambda: position.step):
             raise UserError(f"{run.path} is not the same folder for all processes: share it")
         if position.step >= epochs * stage.steps_per_epoch:
@@ -124,8 +133,15 @@ def run_stage(
 def _open_record(
     options: Options, run: RunFolder, stage: str, settings: Mapping[str, Any], position: Position
 ) -> Trackers:
-    """Write down what a run is made of and open what takes its numbers."""
-    write_json_atomic(run.config, {**read_json(run.config), stage: settings})
+    """Write down what a run is made of and open what takes its numbers.
+
+    A stage that is to follow is written down too, so that resuming this one does not lose it.
+    """
+    record = read_json(run.config)
+    for name, mode in STAGE_MODES.items():
+        if getattr(options, mode) and not run.resume_state(name).is_file():
+            record[name] = run_options(options, name)
+    write_json_atomic(run.config, {**record, stage: settings})
     tracker, position.wandb_id = open_trackers(
         run.metrics(stage),
         position.step,

@@ -44,30 +44,23 @@ def open_blocks(folder: Path, identity: Mapping[str, Any]) -> None:
     remove_leftovers(folder)
 
 
-def missing_blocks(
-    folder: Path, num_blocks: int, process: int = 0, num_processes: int = 1
-) -> list[int]:
-    """Indices of the blocks that a process has to make: every `num_processes`-th, if missing."""
-    own = range(process, num_blocks, num_processes)
-    return [index for index in own if not _block(folder, index).is_file()]
+def missing_blocks(folder: Path, num_blocks: int) -> list[int]:
+    """Indices of the blocks that are still to be made."""
+    return [index for index in range(num_blocks) if not _block(folder, index).is_file()]
 
 
-def write_blocks(
-    folder: Path, indices: Sequence[int], blocks: Iterable[np.ndarray], num_blocks: int
-) -> None:
+def write_blocks(folder: Path, indices: Sequence[int], blocks: Iterable[np.ndarray]) -> None:
     """Write blocks as they come.
 
     Args:
         folder: made by `open_blocks`.
         indices: of the blocks.
         blocks: uint8 (B, H, W, C), one per index.
-        num_blocks: of all processes, for the progress that is shown.
 
     Raises:
         UserError: if a file cannot be written.
     """
-    done = num_blocks - len(indices)
-    with progress_bar("sampling", num_blocks, done, unit="block") as bar:
+    with progress_bar("sampling", len(indices), unit="block") as bar:
         for index, images in zip(indices, blocks, strict=True):
             with atomic_write(_block(folder, index)) as file:
                 np.save(file, images, allow_pickle=False)

@@ -1,6 +1,6 @@
 """From the options of a command line to the config dataclasses of the models, and the reverse."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from models.maskgit.config import (
 )
 from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils.errors import UserError
-from utils.options import Options
+from utils.options import MODES, Options
 
 Config = TypeVar("Config")
 
@@ -50,18 +50,17 @@ STAGE_CONFIGS: dict[str, tuple[type, ...]] = {
     "vqgan": (VQGANConfig, VQGANTrainingConfig),
     "maskgit": (TransformerConfig, TrainingConfig),
 }
+STAGE_MODES = {"vqgan": "train_vae", "maskgit": "train"}
 EXTENDABLE = {"vqgan": "n_epochs_vae", "maskgit": "n_epochs"}
 # What a resumed run goes on with, but may change on the way: where files are, when to save, what to
 # tell, and in how many parts to compute, which changes no more than the last bits.
 CHANGEABLE = (
     "checkpoint_vae", "perceptual_vgg", "data_dir", "cache_dir", "num_workers", "no_wandb",
-    "sample_and_save_freq", "save_every_minutes", "keep_checkpoints", "grad_accum", "num_samples",
-    "labels", *({*FIELD_OPTIONS[SamplingConfig].values(), "sampler"} - {"sched_mode"}),
+    "sample_and_save_freq", "save_every_minutes", "keep_checkpoints", "grad_accum",
+    "deterministic", "num_samples", "labels",
+    *({*FIELD_OPTIONS[SamplingConfig].values(), "sampler"} - {"sched_mode"}),
 )  # fmt: skip
-EDITING = {"init_image", "mask_box", "mask_image", "outpaint", "mask_grow", "no_composite"}
-MEASURING = {"images", "reference", "feature_net", "inception_weights"}
-# Of a training's options those that other modes look at too.
-SHARED = ("batch_size", "batch_size_vae", "seed", "sched_mode", "perceptual_vgg")
+MADE_FROM = "made_from"  # entry of a run's record beside its options: the data it depends on
 PATHS = ("checkpoint_vae", "perceptual_vgg", "remap", "data_dir", "cache_dir")
 
 
@@ -122,15 +121,31 @@ def given_fields(kind: type, options: Options) -> dict[str, Any]:
 
 def idle_options(options: Options) -> list[str]:
     """Options given by hand that no mode of the command line looks at."""
-    looks_at = {
-        "train_vae": {*options_of(VQGANTrainingConfig).values()},
-        "train": {*options_of(TrainingConfig).values()},
-        "edit": EDITING,
-        "evaluate": MEASURING,
-        "sweep": MEASURING - {"images"},
-    }
-    used = set(SHARED).union(*(names for mode, names in looks_at.items() if getattr(options, mode)))
-    return sorted(options.given & set().union(*looks_at.values()) - used)
+    modes = {mode for mode in MODES if getattr(options, mode)}
+    looking = {name: modes_that_look_at(name) for name in options.given}
+    return sorted(name for name, those in looking.items() if those and not those & modes)
+
+
+def modes_that_look_at(name: str) -> set[str]:
+    """The modes in which an option has an effect; an empty set if that is all of them."""
+    training, generating = {"train_vae", "train"}, {"train", "sample", "edit", "evaluate", "sweep"}
+    loading = {"reconstruct", "show_plan", "sample", "edit", "evaluate", "sweep", "export"}
+    table: tuple[tuple[set[str], Iterable[str]], ...] = (
+        ({"train_vae"}, options_of(VQGANTrainingConfig).values()),
+        ({"train"}, options_of(TrainingConfig).values()),
+        (training, ("resume", "sample_and_save_freq", "save_every_minutes", "keep_checkpoints")),
+        (generating | {"show_plan"}, options_of(SamplingConfig).values()),
+        (generating, ("labels", "num_samples", "first_image", "batch_size", "seed")),
+        (loading, ("checkpoint",)),
+        (loading | {"train"}, options_of(TransformerConfig).values()),
+        ({"sample"}, ("save_steps",)),
+        ({"edit"}, ("init_image", "mask_box", "mask_image", "outpaint", "mask_grow")),
+        ({"edit"}, ("no_composite",)),
+        ({"reconstruct"}, ("batch_size_vae",)),
+        ({"evaluate"}, ("images", "perceptual_vgg")),
+        ({"evaluate", "sweep"}, ("reference", "feature_net", "inception_weights")),
+    )
+    return set().union(*(modes for modes, names in table if name in names))
 
 
 def reject_contradictions(
@@ -193,6 +208,13 @@ def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in PATHS}
 
 
+def planned_options(options: Options, stored: Mapping[str, Any]) -> Options:
+    """Take over what was said about a run that has not begun, where nothing else is said now."""
+    return options.replace(
+        **{k: v for k, v in stored.items() if k not in options.given and k != MADE_FROM}
+    )
+
+
 def resumed_options(
     options: Options, stored: Mapping[str, Any], stage: str, source: Path
 ) -> Options:
@@ -207,6 +229,8 @@ def resumed_options(
     now = run_options(options, stage)
     taken = {}
     for name, value in stored.items():
+        if name == MADE_FROM:
+            continue
         if name not in options.given:
             taken[name] = value
         elif name in CHANGEABLE or (name == EXTENDABLE[stage] and now[name] >= value):

@@ -69,9 +69,9 @@ class SweepTable:
         """
         self.csv, self.sheet = folder / "sweep.csv", folder / "sweep.png"
         self._strips = make_folder(folder / "strips")
-        stored = read_json(folder / "protocol.json")
+        stored = read_json(folder / "protocol.json") if self.csv.is_file() else protocol
         differing = [name for name in protocol if stored.get(name) != protocol[name]]
-        if stored and differing:
+        if differing:
             raise UserError(
                 f"{self.csv} was measured with another {differing[0]} "
                 f"({stored.get(differing[0])}, now {protocol[differing[0]]}); move {folder} away "

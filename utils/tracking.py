@@ -89,14 +89,13 @@ class WandbTracker:
     def __init__(
         self, folder: Path, name: str, config: Mapping[str, Any], run_id: str | None
     ) -> None:
-        import wandb
-
-        self._wandb = wandb
         self.run_id = run_id
         self._run: Any = None
         mode = os.environ.get("WANDB_MODE") or ("online" if _has_login() else "offline")
         for attempt in dict.fromkeys((mode, "offline")):
             try:
+                import wandb
+
                 self._run = wandb.init(
                     mode=attempt,  # type: ignore[arg-type]
                     project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
@@ -107,7 +106,7 @@ class WandbTracker:
                     dir=str(folder),
                     settings=wandb.Settings(**WANDB_SETTINGS),
                 )
-            except Exception as error:  # wandb raises many kinds; none may stop a training
+            except Exception as error:  # importing or using it; none may stop a training
                 log.info("wandb is out of reach (%s)", one_line(error))
                 continue
             self.run_id = self._run.id
@@ -125,7 +124,13 @@ class WandbTracker:
 
     def log_image(self, name: str, path: Path, step: int) -> None:
         """Record a picture."""
-        self._try(lambda run: run.log({name: self._wandb.Image(str(path))}, step=step))
+
+        def send(run: Any) -> None:
+            import wandb
+
+            run.log({name: wandb.Image(str(path))}, step=step)
+
+        self._try(send)
 
     def close(self) -> None:
         """Finish the run."""

@@ -60,7 +60,7 @@ class TransformerConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name != "dropout" and value < 1:
-                raise ValueError(f"--{field.name} {value}: must be at least 1")
+                raise ValueError(f"{field.name} {value}: must be at least 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"--dropout_t {self.dropout}: must be at least 0 and below 1")
         if self.depth > MAX_DEPTH:

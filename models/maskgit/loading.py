@@ -21,7 +21,7 @@ from utils.errors import UserError, one_line
 from utils.plain import from_plain
 from utils.weights import build_with_weights
 
-log = logging.getLogger("maskgit")
+log = logging.getLogger(__name__)
 
 # Heads leave no trace in the weights; these are the programs' own defaults.
 VALEOAI_HEADS = 16
@@ -120,7 +120,8 @@ def find_weights(stored: Any, path: Path) -> ForeignWeights:
             f"{path} holds no transformer: it is neither a checkpoint of this program nor one in "
             "the layout of valeoai/Maskgit-pytorch v1.0 or caetas/GenerativeZoo"
         )
-    weights["position_embedding"] = weights["position_embedding"].flatten(0, -2)
+    positions = weights["position_embedding"]
+    weights["position_embedding"] = positions.flatten(0, -2) if positions.ndim > 1 else positions
     return ForeignWeights(weights, heads)
 
 

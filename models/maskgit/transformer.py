@@ -159,7 +159,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.rate)
-        dropped = round(256 * self.rate)
+        dropped = min(round(256 * self.rate), 255)
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
         levels = words.view(torch.uint8)[: x.numel()].view(x.shape)
         return x * ((levels >= dropped).to(x.dtype) * (256 / (256 - dropped)))

@@ -201,7 +201,7 @@ class VQGANTrainingConfig:
         """Check the numbers that can be out of range.
 
         Raises:
-            ValueError: naming the option, its value and what would work.
+            ValueError: naming the value and what would work.
         """
         for name in ("epochs", "batch_size", "grad_accum", "disc_channels"):
             if getattr(self, name) < 1:

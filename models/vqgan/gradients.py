@@ -40,7 +40,7 @@ class Backward:
         torch.autograd.backward([output.images, output.codebook_loss], [gradient, factor])
         codebook = {"codebook": share * output.codebook_loss.detach()}
         for name, value in {**feedback.metrics, **codebook}.items():
-            self._metrics[name] = self._metrics.get(name, torch.zeros_like(value)) + value
+            self._metrics[name] = self._metrics.get(name, 0) + value
 
     def finish(self) -> dict[str, Tensor]:
         """Complete the gradients; returns the metrics of the whole batch."""

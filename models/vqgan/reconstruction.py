@@ -16,7 +16,7 @@ from models.vqgan.quantizer import codebook_usage
 from models.vqgan.tokenizer import Tokenizer
 from utils.errors import UserError
 
-log = logging.getLogger("maskgit")
+log = logging.getLogger(__name__)
 
 RANGE = (-1.0, 1.0)
 
