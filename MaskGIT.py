@@ -432,8 +432,6 @@ def edit(session: Session) -> None:
 def evaluate(session: Session) -> None:
     """Measure samples, given images or a tokenizer against the dataset's images."""
     if session.options.evaluate == "tokenizer":
-        if session.options.images:
-            raise UserError("--evaluate tokenizer reconstructs real images; leave --images out")
         evaluate_tokenizer(session)
     elif session.options.images:
         evaluate_images(session)
@@ -736,7 +734,8 @@ def way_to_model(run: RunFolder) -> str:
     """What to do in a run folder that lacks the model that is wanted."""
     others = sorted(run.path.glob("MaskGIT_*.pt"))
     if others:
-        return f"the folder has {others[0].name}, for which --dataset says something else"
+        dataset = others[0].stem.removeprefix("MaskGIT_").partition("_step_")[0]
+        return f"the folder has {others[0].name}, so give --dataset {dataset}"
     if run.resume_state("maskgit").is_file():
         return "its training has not come to a checkpoint yet, --train --resume goes on with it"
     return "train one with --train, or name --checkpoint"
@@ -1061,30 +1060,37 @@ def check_command(session: Session) -> None:
         UserError: naming the first.
     """
     options = session.options
-    for mode, option, names in (
-        ("train", "checkpoint", "a trained transformer"),
-        ("train_vae", "checkpoint_vae", "a trained VQ-GAN"),
-    ):
-        if getattr(options, mode) and getattr(options, option):
-            raise UserError(
-                f"--{option} names {names} and --{mode} makes one: leave one of them out"
-            )
-    for mode, name in (("train", "batch_size"), ("train_vae", "batch_size_vae")):
-        images = getattr(options, name)
-        if getattr(options, mode) and options.grad_accum > images:
-            raise UserError(f"--grad_accum {options.grad_accum}: --{name} has only {images} images")
+    if options.train:
+        check_training(options, "train", "checkpoint", "batch_size")
+    if options.train_vae:
+        check_training(options, "train_vae", "checkpoint_vae", "batch_size_vae")
     if options.sweep:
         sweep_grid(options)
     if options.export and Path(options.export).exists():
         raise UserError(f"--export {options.export} exists already; nothing is overwritten")
     if options.edit:
         check_edit(options)
+    if options.evaluate:
+        check_evaluate(options)
     is_trained = (options.train or options.train_vae) and not options.dry_run
     if is_trained and (options.sweep or options.evaluate):
         open_own_extractor(session)
     if options.train_vae and options.train:
         images = open_images(session, "train", download=not options.dry_run)
         transformer_config(options, new_vqgan_config(session), images)
+
+
+def check_training(options: Options, mode: str, result: str, batch_size: str) -> None:
+    """Refuse to train what a file is given for, and parts of a step without images."""
+    if getattr(options, result):
+        raise UserError(
+            f"--{result} names a trained model and --{mode} makes one: leave one of them out"
+        )
+    images = getattr(options, batch_size)
+    if options.grad_accum > images:
+        raise UserError(
+            f"--grad_accum {options.grad_accum}: --{batch_size} has only {images} images"
+        )
 
 
 def check_edit(options: Options) -> None:
@@ -1101,6 +1107,17 @@ def check_edit(options: Options) -> None:
         raise UserError("--save_steps shows how --sample decodes; --edit has no such picture")
 
 
+def check_evaluate(options: Options) -> None:
+    """Refuse an --evaluate of what is not there."""
+    if not options.images:
+        return
+    if options.evaluate == "tokenizer":
+        raise UserError("--evaluate tokenizer reconstructs real images; leave --images out")
+    are_made_first = options.sample or options.edit or options.reconstruct
+    if not are_made_first and not Path(options.images).exists():
+        raise UserError(f"--images {options.images}: there is no such folder or file")
+
+
 def check_processes(processes: Processes, mode: str) -> None:
     """Refuse several processes for a mode that uses one."""
     if processes.size > 1 and mode not in SHARED_MODES:
@@ -1114,7 +1131,7 @@ def _memory_hint(options: Options) -> str:
     return (
         f"out of memory at batch size {options.batch_size} (--batch_size_vae "
         f"{options.batch_size_vae} in stage 1), --size {options.size or 'of the dataset'}: lower "
-        "the batch size, raise --grad_accum, or take a smaller --size"
+        "the batch size, raise --grad_accum, or take a smaller --size or model"
     )
 
 

@@ -471,7 +471,7 @@ def _open_or_fetch(spec: DatasetSpec, root: Path, split: str, size: int, may_fet
     try:
         return spec.reader.open(root, split, size)
     except downloads.LIBRARY_ERRORS as error:
-        problem = f"cannot open {spec.name}: {one_line(error)}"
+        problem = f"cannot open {spec.name}: {_reason(error)}"
         if not may_fetch:
             raise UserError(f"{problem}; run --download_only first, or {by_hand}") from error
     log.info("%s", problem)
@@ -479,7 +479,12 @@ def _open_or_fetch(spec: DatasetSpec, root: Path, split: str, size: int, may_fet
     try:
         return spec.reader.open(root, split, size)
     except downloads.LIBRARY_ERRORS as error:
-        raise UserError(f"cannot open {spec.name}: {one_line(error)}; {by_hand}") from error
+        raise UserError(f"cannot open {spec.name}: {_reason(error)}; {by_hand}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What a library says, without the advice that torchvision gives to programmers."""
+    return one_line(error).replace(" You can use download=True to download it", "")
 
 
 def _by_hand(spec: DatasetSpec, root: Path, size: int) -> str:

@@ -44,6 +44,8 @@ def image_to_edit(
             raise UserError(f"--init_image {source}: the index goes from 0 to {len(images) - 1}")
         pixels, label = images[int(index)]
         return pixels.permute(1, 2, 0).numpy(), int(label) if np.ndim(label) == 0 else None
+    if index.isdecimal() and not Path(source).exists():
+        raise UserError(f"--init_image {source}: the model is of {dataset}, so write {dataset}:0")
     return _square(source, size, channels), None
 
 
@@ -117,7 +119,10 @@ def outpainted(image: np.ndarray, margins: Mapping[str, int]) -> tuple[np.ndarra
     height, width = image.shape[:2]
     left, right, top, bottom = (margins.get(side, 0) for side in ("left", "right", "top", "bottom"))
     if left + right >= width or top + bottom >= height:
-        raise UserError(f"--outpaint leaves nothing of an image {width} pixels wide and high")
+        given = " ".join(f"{side}={pixels}" for side, pixels in margins.items())
+        raise UserError(
+            f"--outpaint {given} leaves nothing of an image {width} pixels wide and high"
+        )
     # Opposite margins share the cut: the middle of what is kept stays in its middle.
     kept = image[bottom : height - top, right : width - left]
     new = np.ones((height, width), bool)

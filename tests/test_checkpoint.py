@@ -57,6 +57,8 @@ def test_damage_is_noticed_and_named(tmp_path, change):
 def test_wrong_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"not found.*none\.pt"):
         load_checkpoint(tmp_path / "none.pt", "maskgit")
+    with pytest.raises(UserError, match="is a folder; name the checkpoint in it"):
+        load_checkpoint(tmp_path, "maskgit")
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(UserError, match=r"text\.pt cannot be read"):
         load_checkpoint(tmp_path / "text.pt", "maskgit")
@@ -64,7 +66,7 @@ def test_wrong_files_are_named(tmp_path):
     with pytest.raises(UserError, match="not a checkpoint of this program"):
         load_checkpoint(tmp_path / "bare.pt", "maskgit")
     save_checkpoint(tmp_path / "vqgan.pt", "vqgan", CONTENTS)
-    with pytest.raises(UserError, match=r"'vqgan'.*'maskgit' is needed"):
+    with pytest.raises(UserError, match=r"a trained VQ-GAN .* where a trained transformer is"):
         load_checkpoint(tmp_path / "vqgan.pt", "maskgit")
 
 

@@ -403,7 +403,9 @@ def test_bad_checkpoint_files(refused, trained, tmp_path, option):
 
 
 def test_wrong_kind_of_checkpoint(refused, tokenizer_file):
-    assert "'vqgan'" in refused(f"--sample --dataset mnist --checkpoint {tokenizer_file}")
+    assert "is a trained VQ-GAN (--checkpoint_vae) where a trained transformer" in refused(
+        f"--sample --dataset mnist --checkpoint {tokenizer_file}"
+    )
 
 
 def test_nothing_trained_yet(refused):
@@ -498,6 +500,9 @@ def test_options_that_nothing_looks_at_are_named(run, trained):
     )
     assert "no effect here: --lr, --mask_grow\n" in out
     out = run("--show_plan --dataset fashionmnist --save_steps --keep_checkpoints 2 --step 4")
+    assert "no effect here: --r_temp\n" in run(
+        f"--show_plan --checkpoint {trained}/MaskGIT_mnist.pt --r_temp 9 --sampler halton"
+    ).replace(", --seed", "")
     assert "no effect here: --keep_checkpoints, --save_steps, --seed\n" in out
 
 

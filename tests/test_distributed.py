@@ -241,6 +241,9 @@ def test_a_launcher_is_recognised(monkeypatch):
     assert launched_processes() == Processes(5, 8, 1)
     with pytest.raises(UserError, match="MASTER_ADDR"):
         Processes(5, 8, 1).connected(torch.device("cpu")).__enter__()
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(UserError, match="RANK=first in the environment is no number"):
+        launched_processes()
 
 
 def test_processes_need_gpus_of_their_own(monkeypatch):

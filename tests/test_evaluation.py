@@ -246,7 +246,7 @@ def test_a_grid_is_every_combination():
         (["--evaluate", "--feature_net", "no.pt"], "--feature_net no.pt: there is no such file"),
         (["--evaluate", "--feature_net", __file__], "is no TorchScript file"),
         (["--evaluate", "tokenizer", "--images", "x"], "reconstructs real images; leave --images"),
-        (["--evaluate", "--images", "nowhere"], "--images nowhere is neither a folder"),
+        (["--evaluate", "--images", "nowhere"], "--images nowhere: there is no such"),
         (["--evaluate", "--size", "48"], "--size 48 contradicts"),
         (["--evaluate", "--num_samples", "5"], "5 images are too few to measure"),
         (["--evaluate", "--inception_weights", "x.pth"], "--inception_weights x.pth: there is no"),

@@ -37,7 +37,7 @@ def test_numbers_names_ranges_and_repeats(items, labels):
         (["2-9"], "0 to 5"),
         (["3-1"], "1-3"),
         (["-2"], "-2"),
-        ([","], "empty"),
+        ([","], "--labels ,: names no image"),
     ],
 )
 def test_what_is_no_class_is_named_with_a_way_out(items, told):

@@ -157,6 +157,12 @@ def test_no_mode_names_the_modes(capsys):
         (["--outpaint", "up=3"], "up=3"),
         (["--sampler", "greedy"], "greedy"),
         (["--unknown", "1"], "--unknown"),
+        (["--checkpont=x.pt"], "--checkpont; did you mean --checkpoint"),
+        (["--epochs", "3"], "--epochs; did you mean --n_epochs"),
+        (["--seed", "9" * 400], "--seed: needs a whole number"),
+        (["--mlp_dim", "99999999999999999999"], "--mlp_dim: needs a whole number"),
+        (["--cfg_w", "1e308"], "a number from 0 to 1000"),
+        (["--sm_temp", "0"], "above 0"),
         (["--dept", "3"], "--dept"),
     ],
 )

@@ -232,8 +232,8 @@ def test_remap_shrinks_the_alphabet(own: bool, tmp_path: Path) -> None:
         (np.array([], dtype=int), "empty"),
         (np.array([0.5]), "whole numbers"),
         (np.array([[1, 2]]), "whole numbers"),
-        (np.array([Harmful()]), "cannot be read"),
-        (None, "cannot be read"),
+        (np.array([Harmful()]), "is no whole .npy file"),
+        (None, "No such file"),
     ],
 )
 def test_a_wrong_remap_file_is_named(content: Any, told: str, tmp_path: Path) -> None:

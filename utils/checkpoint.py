@@ -30,6 +30,12 @@ FORMAT_VERSION = 1
 # From the contents (kind, contents) of a version to those of the next, for every version before the
 # present one: files of all of them open for ever.
 UPGRADES: dict[int, Callable[[str, dict[str, Any]], dict[str, Any]]] = {}
+KINDS = {  # for people
+    "maskgit": "a trained transformer",
+    "vqgan": "a trained VQ-GAN (--checkpoint_vae)",
+    "maskgit-resume": "the state of a training (--resume goes on with it)",
+    "vqgan-resume": "the state of a training (--resume goes on with it)",
+}
 PLAIN_DATA = "(plain data)"
 GROWING = b"bytearray"  # torch's safe reader calls it with any size that a pickle names
 
@@ -118,7 +124,9 @@ def contents_of(stored: Any, path: Path, kind: str) -> dict[str, Any]:
             f"versions up to {FORMAT_VERSION}"
         )
     if stored.get("kind") != kind:
-        raise UserError(f"{path} is a {stored.get('kind')!r} checkpoint where {kind!r} is needed")
+        stored_kind = stored.get("kind")
+        what = KINDS.get(stored_kind, f"a {stored_kind!r} checkpoint")
+        raise UserError(f"{path} is {what} where {KINDS.get(kind, repr(kind))} is needed")
     contents, expected = stored.get("contents"), stored.get("checksums")
     if not isinstance(contents, dict) or not isinstance(expected, dict):
         raise UserError(f"{path} is damaged: its contents are missing")
@@ -147,6 +155,8 @@ def read_torch_file(path: Path) -> Any:
     Raises:
         UserError: if the file is missing or no such file, or claims more than it holds.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name the checkpoint in it")
     if not path.is_file():
         raise UserError(f"checkpoint not found: {path}")
     try:

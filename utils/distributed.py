@@ -211,12 +211,23 @@ class Processes:
 
 
 def launched_processes() -> Processes:
-    """What the environment says: torchrun, or a script that sets the same variables."""
+    """What the environment says: torchrun, or a script that sets the same variables.
+
+    Raises:
+        UserError: if a variable is no number.
+    """
     rank, size, local_rank = (
-        int(os.environ.get(name) or default)
+        _from_environment(name, default)
         for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
     return Processes(rank, size, local_rank) if size > 1 else Processes()
+
+
+def _from_environment(name: str, default: int) -> int:
+    value = os.environ.get(name) or str(default)
+    if not value.isdecimal():
+        raise UserError(f"{name}={value} in the environment is no number; unset it")
+    return int(value)
 
 
 ALONE = Processes()

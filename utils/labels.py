@@ -36,7 +36,9 @@ def parse_labels(items: Sequence[str], class_names: Sequence[str]) -> list[int]:
             if part.strip():
                 labels += _labels_of(part.strip(), numbers, class_names)
     if not labels:
-        raise UserError("--labels is empty; leave it out for all classes in turn")
+        raise UserError(
+            f"--labels {' '.join(items)}: names no image; leave it out for all classes in turn"
+        )
     return labels
 
 

@@ -5,7 +5,7 @@ mistakes are answered at once.
 """
 
 import argparse
-import math
+import difflib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -24,6 +24,8 @@ from utils.labels import MAX_SAMPLES
 from utils.version import VERSION
 
 MAX_SIDE = 8192  # pixels
+LARGEST = 2**53  # of any number; more is a slip of the finger
+STRONGEST = 1000.0  # of guidance and temperatures
 SIDES = ("left", "right", "top", "bottom")
 MODES = (
     "download_only", "train_vae", "reconstruct", "train", "show_plan", "sample", "edit", "evaluate",
@@ -194,7 +196,9 @@ def _add_vqgan(parser: argparse.ArgumentParser) -> None:
     remap = ".npy with the used codes, to which the alphabet shrinks"
     _option(group, "--remap", text, None, "FILE", remap)
     _flag(group, "--sane_index_shape", "the quantiser returns indices as (B, h, w), not flat")
-    labels = "label channels of images that are shown in random colours"
+    labels = (
+        "channels of label images (all that they have), shown by --reconstruct in random colours"
+    )
     _option(group, "--colorize_nlabels", positive_int, None, "N", labels)
 
 
@@ -250,9 +254,9 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     _option(group, "--label_smoothing", rate, default.label_smoothing, "P", smoothing)
     clip = "largest gradient norm; 0 for no clipping"
     _option(group, "--grad_clip", non_negative, default.grad_clip, "NORM", clip)
-    parts = "compute a batch in N parts, to save memory"
+    parts = "compute a batch in N parts, to save memory, both stages"
     _option(group, "--grad_accum", positive_int, default.grad_accum, "N", parts)
-    ema = "decay of the averaged weights; 0 for none"
+    ema = "decay of the averaged weights, both stages; 0 for none"
     _option(group, "--ema_decay", rate, default.ema_decay, "D", ema)
     frequency = "epochs between two sample grids and checkpoints, both stages"
     _option(group, "--sample_and_save_freq", positive_int, 20, "EPOCHS", frequency)
@@ -275,16 +279,16 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     mode = "mask schedule, in training and sampling; -cumulative is the paper's plan in sampling"
     _choice(group, "--sched_mode", schedules, default.schedule, mode)
     guidance = "guidance at the last step: (1 + W) * class - W * no class"
-    _option(group, "--cfg_w", non_negative, default.guidance, "W", guidance)
+    _option(group, "--cfg_w", strength, default.guidance, "W", guidance)
     noise = "Gumbel noise on the confidence, ramped down to 0 (samplers confidence, moment)"
-    _option(group, "--r_temp", non_negative, default.choice_temperature, "T", noise)
-    scale = "factor on the logits before the softmax; above 1 sharpens"
-    _option(group, "--sm_temp", positive, default.logit_scale, "S", scale)
+    _option(group, "--r_temp", strength, default.choice_temperature, "T", noise)
+    sharpness = "factor on the logits before the softmax; above 1 sharpens"
+    _option(group, "--sm_temp", scale, default.logit_scale, "S", sharpness)
     start = "token at hidden places at the start; negative for random ones [the mask token]"
-    _option(group, "--mask-value", int, None, "ID", start)
+    _option(group, "--mask-value", any_whole_number, None, "ID", start)
     labels = "classes in turn: numbers, names, ranges (0-9), none; xN repeats [all]"
     group.add_argument("--labels", nargs="+", metavar="C", help=labels)
-    first = "index of the first image; image i is the same whatever the others"
+    first = "index of the first image; image i of a class is the same whatever the others"
     _option(group, "--first_image", image_index, 0, "I", first)
     order = "which hidden positions are revealed first"
     _choice(group, "--sampler", SAMPLERS, default.sampler, order)
@@ -340,9 +344,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _option(group, "--device", text, "auto", "NAME", "auto, cpu, cuda, cuda:<i> or mps")
     precision = "of matrix products; auto is bf16 where the hardware has it"
     _choice(group, "--precision", ("auto", "fp32", "bf16"), "auto", precision)
-    compiled = (
-        "torch.compile for training, tokenising, sampling: a minute at the start, then faster"
-    )
+    compiled = "torch.compile for all networks: a minute at the start, then faster on GPUs"
     _flag(group, "--compile", compiled)
     _flag(group, "--deterministic", "equal bits on CUDA too, at some cost in speed")
     _flag(group, "--no_wandb", "do not use Weights & Biases")
@@ -382,8 +384,8 @@ def _number(
         value = kind(text)
     except ValueError:
         value = None
-    if value is None or not math.isfinite(value) or not accepts(value):
-        raise argparse.ArgumentTypeError(f"needs {need}, got {text!r}")
+    if value is None or not -LARGEST <= value <= LARGEST or not accepts(value):
+        raise argparse.ArgumentTypeError(f"needs {need}, got {text[:40]!r}")
     return value
 
 
@@ -395,6 +397,11 @@ def positive_int(text: str) -> int:
 def whole_number(text: str) -> int:
     """A whole number from 0."""
     return _number(text, int, lambda v: v >= 0, "a whole number of at least 0")
+
+
+def any_whole_number(text: str) -> int:
+    """A whole number, negative ones too."""
+    return _number(text, int, lambda v: True, "a whole number")
 
 
 def image_side(text: str) -> int:
@@ -409,7 +416,7 @@ def sample_count(text: str) -> int:
 
 def image_index(text: str) -> int:
     """The number of an image in a sampling without end."""
-    return _number(text, int, lambda v: 0 <= v < 2**53, "a number from 0 to 2^53")
+    return _number(text, int, lambda v: v >= 0, "a number from 0 to 2^53")
 
 
 def text(value: str) -> str:
@@ -427,13 +434,25 @@ def plain_name(value: str) -> str:
 
 
 def positive(text: str) -> float:
-    """A finite number above 0."""
+    """A number above 0."""
     return _number(text, float, lambda v: v > 0, "a number above 0")
 
 
 def non_negative(text: str) -> float:
-    """A finite number from 0."""
+    """A number from 0."""
     return _number(text, float, lambda v: v >= 0, "a number of at least 0")
+
+
+def strength(text: str) -> float:
+    """Of guidance or noise: a number from 0."""
+    need = f"a number from 0 to {STRONGEST:g}"
+    return _number(text, float, lambda v: 0 <= v <= STRONGEST, need)
+
+
+def scale(text: str) -> float:
+    """A factor."""
+    need = f"a number above 0, at most {STRONGEST:g}"
+    return _number(text, float, lambda v: 0 < v <= STRONGEST, need)
 
 
 def probability(text: str) -> float:
@@ -522,4 +541,10 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
+        known = [name for action in self._actions for name in action.option_strings]
+        if message.startswith("unrecognized arguments: --"):
+            wrong = message.split()[2].partition("=")[0]
+            close = difflib.get_close_matches(_folded(wrong), known, n=2)
+            if close:
+                message = f"unknown option {wrong}; did you mean {' or '.join(close)}?"
         self.exit(2, f"{self.prog}: error: {message} (--help lists every option)\n")

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from models.maskgit.config import (
     CUMULATIVE_SCHEDULES,
+    NOISY_SAMPLERS,
     SamplingConfig,
     TrainingConfig,
     TransformerConfig,
@@ -123,7 +124,10 @@ def idle_options(options: Options) -> list[str]:
     """Options given by hand that no mode of the command line looks at."""
     modes = {mode for mode in MODES if getattr(options, mode)}
     looking = {name: modes_that_look_at(name) for name in options.given}
-    return sorted(name for name, those in looking.items() if those and not those & modes)
+    idle = {name for name, those in looking.items() if those and not those & modes}
+    if options.sampler not in NOISY_SAMPLERS and not options.sweep:
+        idle |= options.given & {"r_temp"}
+    return sorted(idle)
 
 
 def modes_that_look_at(name: str) -> set[str]:
@@ -162,12 +166,15 @@ def reject_contradictions(
     Raises:
         UserError: naming option, value, file and the file's value.
     """
+    way_out = "leave the option out"
+    if kind is VQGANConfig:
+        way_out += ", or train another tokenizer with --train_vae"
     for field, value in given.items():
         # A remap is given as a file; loading the tokenizer compares what is in it.
         if field in stored and field != "remap" and not _agrees(field, value, stored):
             raise UserError(
                 f"--{options_of(kind)[field]} {_shown(value)} contradicts {source}, which says "
-                f"{_shown(stored[field])}; leave the option out"
+                f"{_shown(stored[field])}; {way_out}"
             )
 
 
@@ -261,4 +268,4 @@ def _equal(given: Any, stored: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return " ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)

@@ -68,9 +68,11 @@ def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:
     """
     try:
         codes = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"--remap {path}: {error.strerror or one_line(error)}") from error
     except Exception as error:
         # A damaged header is parsed as Python, and fails with whatever its parser raises.
-        raise UserError(f"--remap {path}: cannot be read ({one_line(error)})") from error
+        raise UserError(f"--remap {path} is no whole .npy file of numbers") from error
     if not isinstance(codes, np.ndarray) or codes.ndim != 1 or codes.dtype.kind not in "iu":
         raise UserError(f"--remap {path}: must hold one array of whole numbers, the used codes")
     remap = tuple(codes.tolist())
