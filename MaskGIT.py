@@ -37,19 +37,20 @@ from utils.files import (
 )
 from utils.labels import labels_in_turn, parse_labels
 from utils.options import Options, option_value, parse_options
-from utils.run_folder import RunFolder
-from utils.settings import (
-    STAGE_MODES,
+from utils.refusals import (
+    check_edit,
+    check_evaluate,
     check_n_classes,
+    check_processes,
     check_start_token,
-    checked,
-    configure,
-    given_fields,
+    check_training,
     idle_options,
-    option_values,
-    options_of,
+    memory_hint,
     reject_contradictions,
 )
+from utils.run_folder import RunFolder
+from utils.run_options import STAGE_MODES
+from utils.settings import checked, configure, given_fields, option_values, options_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +77,6 @@ STEPS_IMAGES = 8  # shown by --save_steps
 EDITED_SHOWN = 100  # in the grid of --edit
 EVALUATED_IMAGES = 50_000  # as in published figures
 SWEPT_IMAGES = 1000  # of each setting
-SHARED_MODES = ("train", "sample", "dry_run")  # those that several processes may run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -127,7 +127,7 @@ def run_modes(options: Options) -> None:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise UserError(_memory_hint(options)) from error
+        raise UserError(memory_hint(options)) from error
 
 
 @dataclass(frozen=True)
@@ -1060,10 +1060,7 @@ def check_command(session: Session) -> None:
         UserError: naming the first.
     """
     options = session.options
-    if options.train:
-        check_training(options, "train", "checkpoint", "batch_size")
-    if options.train_vae:
-        check_training(options, "train_vae", "checkpoint_vae", "batch_size_vae")
+    check_training(options)
     if options.sweep:
         sweep_grid(options)
     if options.export and Path(options.export).exists():
@@ -1078,61 +1075,6 @@ def check_command(session: Session) -> None:
     if options.train_vae and options.train:
         images = open_images(session, "train", download=not options.dry_run)
         transformer_config(options, new_vqgan_config(session), images)
-
-
-def check_training(options: Options, mode: str, result: str, batch_size: str) -> None:
-    """Refuse to train what a file is given for, and parts of a step without images."""
-    if getattr(options, result):
-        raise UserError(
-            f"--{result} names a trained model and --{mode} makes one: leave one of them out"
-        )
-    images = getattr(options, batch_size)
-    if options.grad_accum > images:
-        raise UserError(
-            f"--grad_accum {options.grad_accum}: --{batch_size} has only {images} images"
-        )
-
-
-def check_edit(options: Options) -> None:
-    """Refuse an --edit that does not say of what, or what of it."""
-    if options.init_image is None:
-        raise UserError("--edit needs --init_image: a file, or <dataset>:<index>")
-    if not (options.mask_box or options.mask_image or options.outpaint):
-        raise UserError("--edit needs what to make anew: --mask_box, --mask_image or --outpaint")
-    for name in ("init_image", "mask_image"):
-        file = getattr(options, name)
-        if file and ":" not in file and not Path(file).is_file():
-            raise UserError(f"--{name} {file}: there is no such file")
-    if options.save_steps:
-        raise UserError("--save_steps shows how --sample decodes; --edit has no such picture")
-
-
-def check_evaluate(options: Options) -> None:
-    """Refuse an --evaluate of what is not there."""
-    if not options.images:
-        return
-    if options.evaluate == "tokenizer":
-        raise UserError("--evaluate tokenizer reconstructs real images; leave --images out")
-    are_made_first = options.sample or options.edit or options.reconstruct
-    if not are_made_first and not Path(options.images).exists():
-        raise UserError(f"--images {options.images}: there is no such folder or file")
-
-
-def check_processes(processes: Processes, mode: str) -> None:
-    """Refuse several processes for a mode that uses one."""
-    if processes.size > 1 and mode not in SHARED_MODES:
-        raise UserError(
-            f"--{mode} uses one process and this is one of {processes.size} (WORLD_SIZE): run it "
-            "alone first, without torchrun"
-        )
-
-
-def _memory_hint(options: Options) -> str:
-    return (
-        f"out of memory at batch size {options.batch_size} (--batch_size_vae "
-        f"{options.batch_size_vae} in stage 1), --size {options.size or 'of the dataset'}: lower "
-        "the batch size, raise --grad_accum, or take a smaller --size or model"
-    )
 
 
 if __name__ == "__main__":

@@ -32,9 +32,10 @@ from utils.files import (
 )
 from utils.images import from_uint8, save_grid, save_png, tile, to_uint8
 from utils.options import parse_options
+from utils.run_options import resumed_options, run_options
 from utils.samples import write_npz, write_pngs
 from utils.seeding import derive_seed, rng
-from utils.settings import configure, options_of, resumed_options, run_options
+from utils.settings import configure, options_of
 
 
 def test_a_write_that_fails_leaves_the_previous_file(tmp_path):

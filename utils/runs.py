@@ -18,8 +18,7 @@ from utils.files import (
 from utils.loop import LoopConfig, Position, Stage, load_state, train_loop
 from utils.options import Options
 from utils.run_folder import RunFolder
-from utils.schedule import capped_warmup
-from utils.settings import (
+from utils.run_options import (
     EXTENDABLE,
     MADE_FROM,
     STAGE_MODES,
@@ -28,6 +27,7 @@ from utils.settings import (
     run_options,
     without_paths,
 )
+from utils.schedule import capped_warmup
 from utils.tracking import Trackers, open_trackers
 
 log = logging.getLogger(__name__)

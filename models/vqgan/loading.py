@@ -18,7 +18,7 @@ from models.vqgan.network import VQModel
 from models.vqgan.tokenizer import Tokenizer
 from utils.checkpoint import contents_of, is_own_format, read_torch_file
 from utils.errors import UserError, one_line
-from utils.settings import reject_contradictions
+from utils.refusals import reject_contradictions
 from utils.weights import build_with_weights
 
 PREFIXES = ("first_stage_model.", "module.", "_orig_mod.")
