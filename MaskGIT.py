@@ -36,7 +36,7 @@ from utils.files import (
     write_json_atomic,
 )
 from utils.labels import labels_in_turn, parse_labels
-from utils.options import Options, option_value, parse_options
+from utils.options import MODES, Options, option_value, parse_options
 from utils.refusals import (
     check_edit,
     check_evaluate,
@@ -95,22 +95,20 @@ def run_modes(options: Options) -> None:
     from utils.progress import set_up_logging
 
     set_up_logging(verbose=launched_processes().is_main)
-    modes = [
-        mode
-        for mode in (
-            download_only,
-            train_vae,
-            reconstruct,
-            train,
-            show_plan,
-            sample,
-            edit,
-            evaluate,
-            sweep,
-            export,
-        )
-        if getattr(options, mode.__name__)
-    ]
+    functions = (
+        download_only,
+        train_vae,
+        reconstruct,
+        train,
+        show_plan,
+        sample,
+        edit,
+        evaluate,
+        sweep,
+        export,
+    )
+    assert [function.__name__ for function in functions] == list(MODES)
+    modes = [function for function in functions if getattr(options, function.__name__)]
     if options.dry_run:
         modes = [dry_run]
     try:

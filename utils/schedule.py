@@ -1,6 +1,7 @@
 """The learning rate as a function of the step."""
 
 import math
+from dataclasses import dataclass
 
 
 def warmup_cosine(step: int, total_steps: int, warmup_steps: int) -> float:
@@ -26,9 +27,24 @@ def capped_warmup(warmup_epochs: float, epochs: int) -> float:
     return min(warmup_epochs, epochs / 10)
 
 
-def learning_rate(
-    step: int, steps_per_epoch: int, epochs: int, warmup_epochs: float, peak: float
-) -> float:
-    """The rate of a step: capped warm-up, then cosine decay over the whole run."""
-    warmup = capped_warmup(warmup_epochs, epochs) * steps_per_epoch
-    return peak * warmup_cosine(step, epochs * steps_per_epoch, round(warmup))
+@dataclass(frozen=True)
+class LearningRate:
+    """The rate of a run's steps: capped warm-up, then cosine decay over the whole run.
+
+    Attributes:
+        peak: the highest rate.
+        epochs: length of the run.
+        warmup_epochs: wanted length of the warm-up.
+        steps_per_epoch: optimiser steps of an epoch.
+    """
+
+    peak: float
+    epochs: int
+    warmup_epochs: float
+    steps_per_epoch: int
+
+    def __call__(self, step: int, epochs: int | None = None) -> float:
+        """The rate of a step, in a run of so many epochs if not of its own number."""
+        epochs = epochs or self.epochs
+        warmup = capped_warmup(self.warmup_epochs, epochs) * self.steps_per_epoch
+        return self.peak * warmup_cosine(step, epochs * self.steps_per_epoch, round(warmup))

@@ -27,7 +27,7 @@ from utils.distributed import ALONE, Processes
 from utils.ema import EMA
 from utils.optimizer import step_if_finite
 from utils.plain import to_plain
-from utils.schedule import learning_rate
+from utils.schedule import LearningRate
 from utils.seeding import derive_seed, rng
 from utils.token_set import DeviceTokens, TokenSet, send
 from utils.weights import load_moments, load_weights
@@ -105,6 +105,9 @@ class MaskGITStage:
         self._describe, self._preview = describe, preview
         self.images_per_step = min(training.batch_size, len(train))
         self.steps_per_epoch = len(train) // self.images_per_step
+        self.learning_rate = LearningRate(
+            training.lr, training.epochs, training.warmup_epochs, self.steps_per_epoch
+        )
         torch.manual_seed(derive_seed(training.seed, "weights"))
         self.model = MaskedTransformer(config).to(device)
         self.ema = EMA(self.model, training.ema_decay)
@@ -118,14 +121,6 @@ class MaskGITStage:
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
         if processes.size > 1:
             self._settle_exchange()
-
-    def learning_rate(self, step: int, epochs: int | None = None) -> float:
-        """The rate of a step, in a run of so many epochs if not of its own number."""
-        training = self.training
-        epochs = epochs or training.epochs
-        return learning_rate(
-            step, self.steps_per_epoch, epochs, training.warmup_epochs, training.lr
-        )
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One optimiser step.

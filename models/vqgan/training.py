@@ -24,7 +24,7 @@ from utils.device import autocast
 from utils.ema import EMA
 from utils.images import save_grid, to_uint8
 from utils.optimizer import step_if_finite
-from utils.schedule import learning_rate
+from utils.schedule import LearningRate
 from utils.seeding import derive_seed, rng
 from utils.weights import check_weights, load_moments, load_weights
 
@@ -77,6 +77,9 @@ class VQGANStage:
         """
         self.config, self.training = config, training
         self.steps_per_epoch = steps_per_epoch
+        self.learning_rate = LearningRate(
+            training.lr, training.epochs, training.warmup_epochs, self.steps_per_epoch
+        )
         self.device, self.precision = device, precision
         self._describe = describe
         self._batches, self._validation = batches, validation
@@ -98,14 +101,6 @@ class VQGANStage:
         )
         if compile_model:
             self.model.compile_networks(dynamic=False)
-
-    def learning_rate(self, step: int, epochs: int | None = None) -> float:
-        """The rate of a step, in a run of so many epochs if not of its own number."""
-        training = self.training
-        epochs = epochs or training.epochs
-        return learning_rate(
-            step, self.steps_per_epoch, epochs, training.warmup_epochs, training.lr
-        )
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """One optimiser step of the autoencoder and, from `disc_start` on, of the discriminator.
