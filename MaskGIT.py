@@ -567,7 +567,8 @@ def describe_transformer(session: Session) -> None:
     batch = min(options.batch_size, len(images[0]))
     own_batch = math.ceil(batch / session.processes.size)
     parts = num_parts(own_batch, config.seq_len, options.grad_accum, session.device.type)
-    memory = training_bytes(config, parameters, math.ceil(own_batch / parts))
+    part = math.ceil(own_batch / parts)
+    memory = training_bytes(config, parameters, part, session.device.type)
     cache = sum(cache_bytes(len(i), i.num_views, config.seq_len) for i in images)
     for name, value in {
         "images": f"{len(images[0])} train, {len(images[1])} validation",

@@ -36,7 +36,8 @@ from models.maskgit.transformer import MaskedTransformer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from models.vqgan.tokenizer import Tokenizer
-from utils.device import choose_device, choose_precision
+from utils.device import choose_device, choose_precision, set_up_device
+from utils.distributed import ALONE
 from utils.images import from_uint8
 from utils.token_set import TokenSet
 
@@ -168,8 +169,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help=argparse.SUPPRESS)
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)  # what a process of its own runs
     options = parser.parse_args()
-    device = choose_device(options.device)
+    device = ALONE.own_device(choose_device(options.device))
     precision = choose_precision(options.precision, device)
+    set_up_device(device, precision, deterministic=False)
     bench = partial(Bench, device, precision, options.compile)
     if options.peak_of:
         name, implementation = options.peak_of.split(":")

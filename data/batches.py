@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from data.images import ImageDataset, flip_view
+from utils.device import send
 from utils.images import from_uint8
 from utils.seeding import rng
 
@@ -37,7 +38,7 @@ def training_batches(
         chosen = Subset(images, order[used])  # type: ignore[arg-type]
         flips = torch.from_numpy(views[used]).split(batch_size)
         for (pixels, _), view in zip(_loader(chosen, batch_size, num_workers), flips, strict=True):
-            yield from_uint8(_flip(pixels, view).to(device, non_blocking=True))
+            yield from_uint8(send(_flip(pixels, view), device))
 
     return batches
 
@@ -51,7 +52,7 @@ def labelled_batches(
         Images float (B, C, H, W) in [-1, 1] on the device, labels on the host.
     """
     for pixels, labels in _loader(images, batch_size, num_workers):
-        yield from_uint8(pixels.to(device, non_blocking=True)), labels
+        yield from_uint8(send(pixels, device)), labels
 
 
 def validation_batches(
@@ -71,7 +72,7 @@ def uint8_blocks(
 
 def _loader(images: Dataset, batch_size: int, num_workers: int) -> DataLoader:
     return DataLoader(
-        images, batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_available()
+        images, batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_initialized()
     )
 
 

@@ -119,7 +119,7 @@ class _Encoding:
             self.images,
             batch_sampler=[self._share(block) for block in blocks],
             num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_initialized(),
         )
         for block, (pixels, labels) in zip(blocks, loader, strict=True):
             encoded = [*(self.encode(flip_view(pixels, view)).cpu() for view in views), labels]

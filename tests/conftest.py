@@ -1,6 +1,7 @@
 """A tiny world for runs of the real command line: real file formats, tiny networks."""
 
 import gzip
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from MaskGIT import main
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared, and those of a GPU vary
 
 REAL_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 TINY_VQGAN = "--channels 32 --ch_mult 1,1,1 --num_res_blocks 1 --attn_resolutions [] --z_channels 8"

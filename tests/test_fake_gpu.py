@@ -6,6 +6,7 @@ stand in for theirs; and a graph of values (`item`) ends in an error of its own.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from utils.options import parse_options
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 
 GPU = torch.device("cuda", 0)
+PRECISIONS = pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 VQGAN = VQGANConfig(
     image_size=8, channels=32, z_channels=4, ch_mult=(1, 1), num_res_blocks=1,
     attn_resolutions=(4,), n_embed=8, embed_dim=4,
@@ -68,6 +70,8 @@ def grad(outputs, inputs, *_, **__) -> list[torch.Tensor]:
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**10, 10**10))
     monkeypatch.setattr(nn.Module, "_apply", moved)
     monkeypatch.setattr(nn.init, "trunc_normal_", lambda tensor, **_: tensor)
@@ -89,6 +93,7 @@ def test_one_gpu_is_set_by_its_index(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
     with torch.backends.cudnn.flags():  # restores them
         session = open_session(parse_options(["--train"], DATASETS))
@@ -96,35 +101,37 @@ def test_one_gpu_is_set_by_its_index(monkeypatch):
     assert session.precision == torch.bfloat16
 
 
-def make_stage(**training) -> MaskGITStage:
+def make_stage(precision=torch.float32, **training) -> MaskGITStage:
     return MaskGITStage(
         TransformerConfig(K, CLASSES, L, dropout=0.1, **SHAPE),
         TrainingConfig(batch_size=8, **training),
         token_set(views=2),
         token_set(seed=1),
         device=GPU,
-        precision=torch.float32,
+        precision=precision,
         describe={},
         preview=lambda model, path: None,
     )
 
 
+@PRECISIONS
 @pytest.mark.parametrize("grad_accum", [1, 2])
-def test_training_the_transformer(fake_gpu, grad_accum):
-    stage = make_stage(grad_accum=grad_accum)
+def test_training_the_transformer(fake_gpu, grad_accum, precision):
+    stage = make_stage(precision, grad_accum=grad_accum)
     metrics = stage.train_step(0)
     assert {value.device for value in metrics.values()} == {GPU}
     assert {value.device for value in stage.ema.module.state_dict().values()} == {GPU}
 
 
+@PRECISIONS
 @pytest.mark.parametrize("start_token", [None, -1])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_decoding(fake_gpu, sampler, start_token):
+def test_decoding(fake_gpu, sampler, start_token, precision):
     model = make_stage().model.eval()
     config = SamplingConfig(num_steps=4, sampler=sampler, start_token=start_token)
     for count in (3, 9):
         labels, indices = np.arange(count) % CLASSES, np.arange(count)
-        assert sample_tokens(model, labels, indices, config, seed=0).device == GPU
+        assert sample_tokens(model, labels, indices, config, 0, precision).device == GPU
 
 
 def test_encoding_and_decoding_images(request):
@@ -136,8 +143,9 @@ def test_encoding_and_decoding_images(request):
     assert tokenizer.decode(tokens).device == GPU
 
 
+@PRECISIONS
 @pytest.mark.parametrize("grad_accum", [1, 2])
-def test_training_the_vqgan(fake_gpu, grad_accum):
+def test_training_the_vqgan(fake_gpu, grad_accum, precision):
     training = VQGANTrainingConfig(
         epochs=1, batch_size=4, perceptual_weight=0, disc_start=0, revive_every=1,
         disc_channels=32, grad_accum=grad_accum,
@@ -145,7 +153,7 @@ def test_training_the_vqgan(fake_gpu, grad_accum):
     images = torch.rand(4, 1, 8, 8, device=GPU) * 2 - 1
     stage = VQGANStage(
         VQGAN, training, lambda epoch, first: iter([images] * 9), lambda: iter([images]), 9,
-        device=GPU, precision=torch.float32, describe={},
+        device=GPU, precision=precision, describe={},
     )  # fmt: skip
     for step in range(2):
         metrics = stage.train_step(step)

@@ -21,7 +21,7 @@ from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
 from utils import files
 from utils.device import choose_device, choose_precision
 from utils.ema import EMA
-from utils.errors import UserError
+from utils.errors import UserError, is_out_of_memory
 from utils.files import (
     atomic_write,
     exclusive_lock,
@@ -207,6 +207,19 @@ def test_averaging_starts_quickly_and_copies_buffers():
     assert average.module.running_mean.tolist() == [7, 7]
     assert not average.module.training
     assert not average.module.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("GET was unable to find an engine to execute this computation", True),
+        ("Expected all tensors to be on the same device", False),
+    ],
+)
+def test_a_full_memory_is_recognised(text, expected):
+    assert is_out_of_memory(RuntimeError(text)) is expected
 
 
 def test_devices_and_precisions():

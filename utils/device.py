@@ -4,6 +4,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
 from utils.errors import UserError
 
@@ -58,13 +59,22 @@ def set_up_device(device: torch.device, precision: torch.dtype, deterministic: b
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+        # Older versions of torch have no deterministic cumsum on CUDA, and say so in a warning.
+        torch.use_deterministic_algorithms(True, warn_only=True)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         is_exact = precision == torch.float32
         torch.set_float32_matmul_precision("highest" if is_exact else "high")
         torch.backends.cudnn.allow_tf32 = not is_exact
         torch.backends.cudnn.benchmark = not deterministic
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device, on CUDA without waiting for the copy.
+
+    MPS would read the memory of a temporary tensor after it is freed (pytorch issue 139550).
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def float32_name(device: torch.device) -> str:
@@ -74,7 +84,8 @@ def float32_name(device: torch.device) -> str:
 
 def _has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False

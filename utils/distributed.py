@@ -116,7 +116,11 @@ class Processes:
 
         on_gpu = device.type == "cuda"
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
-        yield
+        try:
+            yield
+        except SystemExit:  # all stop after a signal
+            dist.destroy_process_group()
+            raise
         dist.destroy_process_group()
 
     @contextmanager

@@ -5,6 +5,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# What torch and the libraries below it say then; cuDNN finds no algorithm with a small enough room.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "ALLOC_FAILED",
+    "unable to find an engine",
+    "Unable to find a valid cuDNN algorithm",
+)
+
 
 class UserError(Exception):
     """A user's mistake or a condition of their machine, told in one line.
@@ -16,8 +25,7 @@ class UserError(Exception):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception of Python or torch means that memory is exhausted."""
-    text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
+    return isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def one_line(error: BaseException, length: int = 300) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from utils import metrics
 from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.device import float32_name
 from utils.errors import UserError
 from utils.extractor import Extractor
 from utils.files import make_folder, write_json_atomic
@@ -150,6 +151,7 @@ def cached_features(
     identity = {
         **asdict(reference),
         "extractor": extractor.digest,
+        "precision": float32_name(extractor.device),
         "kept": f"{metrics.KEPT} in random order",
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]

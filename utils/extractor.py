@@ -35,6 +35,7 @@ class Extractor:
     Attributes:
         name: for people.
         digest: SHA-256 of the network's file, 16 digits: equal exactly if the files are equal.
+        device: where it computes.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Extractor:
             needs_colour: show grey images to the network as three equal channels.
         """
         self.name, self.digest = name, digest
-        self._net, self._device, self._needs_colour = net, device, needs_colour
+        self._net, self.device, self._needs_colour = net, device, needs_colour
 
     @torch.no_grad()
     def __call__(self, images: np.ndarray) -> Features:
@@ -71,7 +72,7 @@ class Extractor:
         if self._needs_colour and pixels.shape[1] == 1:
             pixels = pixels.expand(-1, 3, -1, -1)
         try:
-            result = self._net(pixels.to(self._device))
+            result = self._net(pixels.to(self.device))
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise

@@ -217,11 +217,11 @@ def _end_epoch(
         meter.last["train/images_per_second"],
     )
     if processes.is_main and _is_save_point(position.step, stage, config):
+        _publish(stage, run, position.step, config.keep_checkpoints)
         picture = run.preview(stage.name, position.step)
         stage.preview(picture)
         if stage.previews_are_generated:
             tracker.log_image("samples", picture, position.step)
-        _publish(stage, run, position.step, config.keep_checkpoints)
     meter.restart_clock()
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.device import send
+
 RESIDENT_SHARE = 0.25  # of a GPU's free memory that tokens may take
 
 
@@ -61,14 +63,14 @@ class DeviceTokens:
 
     def take(self, indices: np.ndarray, views: np.ndarray | int = 0) -> Tensor:
         """Tokens of some images, each under its view: int64 (B, L) on the device."""
-        at = send(views * self._count + indices, self._rows.device)
-        rows = self._rows.index_select(0, at).to(self._device, non_blocking=True)
+        at = send_array(views * self._count + indices, self._rows.device)
+        rows = send(self._rows.index_select(0, at), self._device)
         return rows.long() & 0xFFFF
 
 
-def send(array: np.ndarray, device: torch.device) -> Tensor:
+def send_array(array: np.ndarray, device: torch.device) -> Tensor:
     """Copy an array to a device without waiting for the copy."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return send(tensor, device)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from models.maskgit.config import CUMULATIVE_SCHEDULES, NOISY_SAMPLERS, SamplingConfig
 from models.maskgit.masking import mask_ratio
+from utils.device import send
 from utils.seeding import rng
 
 LogitsFn = Callable[[Tensor, int], Tensor]
@@ -164,9 +165,7 @@ def draw_noise(
     offsets = [rng(seed, "halton", int(index)).integers(seq_len) for index in image_indices]
     halton = (halton_order(seq_len) + np.array(offsets)[:, None]) % seq_len
     arrays = (uniforms[:, :, 0], gumbel, halton)
-    return Noise(
-        *(torch.from_numpy(a.astype(np.float32)).to(device, non_blocking=True) for a in arrays)
-    )
+    return Noise(*(send(torch.from_numpy(a.astype(np.float32)), device) for a in arrays))
 
 
 @cache
@@ -236,7 +235,7 @@ def decoding_steps(
     Yields:
         After each step the tokens, int64 (B, L), and what is still hidden, bool (B, L).
     """
-    counts = torch.from_numpy(plan.counts).to(tokens.device, non_blocking=True)
+    counts = send(torch.from_numpy(plan.counts), tokens.device)
     for step in range(plan.num_steps):
         logits = logits_fn(tokens, step).float() * plan.logit_scale  # (B, L, K)
         temperature = float(plan.temperatures[step])

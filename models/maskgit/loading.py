@@ -188,7 +188,7 @@ def to_foreign(model: MaskedTransformer) -> dict[str, Tensor]:
     With token embedding E and map W, both tied, the way in is E W^T and the way out x (E W^T)^T: a
     table of the model's own width does the same.
     """
-    weights = dict(model.state_dict())
+    weights = {name: value.cpu() for name, value in model.state_dict().items()}
     folding = weights.pop("embedding_map.weight", None)
     if folding is not None:
         table = weights["token_embedding.weight"].double() @ folding.double().T

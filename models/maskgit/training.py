@@ -29,7 +29,7 @@ from utils.optimizer import step_if_finite
 from utils.plain import to_plain
 from utils.schedule import LearningRate
 from utils.seeding import derive_seed, rng
-from utils.token_set import DeviceTokens, TokenSet, send
+from utils.token_set import DeviceTokens, TokenSet, send_array
 from utils.weights import load_moments, load_weights
 
 VALIDATION_IMAGES = 4096
@@ -303,10 +303,10 @@ def hide(tokens: Tensor, labels: np.ndarray, masks: np.ndarray, mask_token: int)
         masks: bool (B, L).
         mask_token: its id.
     """
-    hidden = send(np.flatnonzero(masks), tokens.device)
+    hidden = send_array(np.flatnonzero(masks), tokens.device)
     return Batch(
-        inputs=tokens.masked_fill(send(masks, tokens.device), mask_token),
-        labels=send(labels, tokens.device),
+        inputs=tokens.masked_fill(send_array(masks, tokens.device), mask_token),
+        labels=send_array(labels, tokens.device),
         hidden=hidden,
         targets=tokens.flatten().index_select(0, hidden),
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.vqgan.quantizer import VectorQuantizer, nearest_codes
+from utils.device import send
 
 USAGE_DECAY = 0.99  # of the running mean, per step
 FIRST_ROUNDS = 10  # looks for unused codes at the start
@@ -140,6 +141,6 @@ def _draw(dead: Tensor, vectors: Tensor, codes: Tensor, generator: np.random.Gen
     """
     uniform = torch.from_numpy(generator.random(len(vectors), dtype=np.float32))
     squared_error = (vectors - codes).square().sum(1)  # (N,)
-    order = draw_order(squared_error, uniform.to(vectors.device, non_blocking=True))
+    order = draw_order(squared_error, send(uniform, vectors.device))
     rank = (dead.cumsum(0) - 1).clamp_min(0) % len(vectors)  # (K,)
     return vectors[order[rank]]

@@ -245,6 +245,8 @@ class VQModel(nn.Module):
         The decoder's last layer is left out: the adaptive weight needs the gradient of that layer
         alone, and a compiled graph can only be differentiated as a whole.
         """
+        import torch._functorch.config
+
         # With accumulation the graph is differentiated twice, for the adaptive weight comes last.
         torch._functorch.config.donated_buffer = False
         self.encoder.compile(dynamic=dynamic)

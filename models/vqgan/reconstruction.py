@@ -14,6 +14,7 @@ from models.vqgan.codebook import count_codes
 from models.vqgan.perceptual import PerceptualLoss, load_vgg_weights
 from models.vqgan.quantizer import codebook_usage
 from models.vqgan.tokenizer import Tokenizer
+from utils.device import send
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class ReconstructionMeter:
     def reconstruct(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[Reconstructed]:
         """Reconstruct batches of (images float (B, C, H, W) in [-1, 1], labels), and score them."""
         for batch, labels in batches:
-            images = batch.to(self.tokenizer.device, non_blocking=True)
+            images = send(batch, self.tokenizer.device)
             tokens = self.tokenizer.encode(images)
             reconstructions = self.tokenizer.decode(tokens)
             self._counts += count_codes(tokens, len(self._counts))

@@ -10,6 +10,7 @@ from torch import Tensor
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from utils.checkpoint import weights_digest
+from utils.device import send
 from utils.errors import UserError, one_line
 from utils.images import from_uint8
 from utils.plain import from_plain, to_plain
@@ -78,7 +79,7 @@ class Tokenizer:
 
         Never in bfloat16, in which one token in ten of Fashion-MNIST is another one.
         """
-        return self.encode(from_uint8(images.to(self.device, non_blocking=True))).flatten(1)
+        return self.encode(from_uint8(send(images, self.device))).flatten(1)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from models.vqgan.network import Reconstruction, VQModel
 from models.vqgan.objective import Objective
 from models.vqgan.quantizer import codebook_usage
 from models.vqgan.tokenizer import Tokenizer
-from utils.device import autocast
+from utils.device import autocast, send
 from utils.ema import EMA
 from utils.images import save_grid, to_uint8
 from utils.optimizer import step_if_finite
@@ -213,7 +213,7 @@ class VQGANStage:
         return self._to_device(next(self._current))
 
     def _to_device(self, images: Tensor) -> Tensor:
-        images = images.to(self.device, non_blocking=True)
+        images = send(images, self.device)
         return images.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
