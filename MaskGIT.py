@@ -86,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 and one line on stderr for a user's mistake, 143, 130 or 129 after a
             signal.
     """
-    with launched_processes().main_speaks_first(), told_in_one_line("MaskGIT.py"):
+    with told_in_one_line("MaskGIT.py"):
+        processes = launched_processes()
+    with processes.main_speaks_first(), told_in_one_line("MaskGIT.py"):
         run_modes(parse_options(sys.argv[1:] if argv is None else argv, DATASETS))
 
 
@@ -718,15 +720,20 @@ def load_model(session: Session) -> Trained:
     for kind, known in ((TransformerConfig, config), (VQGANConfig, tokenizer.config)):
         reject_contradictions(kind, given_fields(kind, options), vars(known), path)
     check_n_classes(options, config.num_classes, path)
-    given = find_tokenizer(of_model(session, trained)) if options.checkpoint_vae else tokenizer
-    if given.fingerprint != tokenizer.fingerprint:
-        raise UserError(
-            f"{options.checkpoint_vae} is not the tokenizer that {path} was trained with; the "
-            "checkpoint holds its own, so leave --checkpoint_vae out"
-        )
+    if options.checkpoint_vae:
+        check_own_tokenizer(of_model(session, trained), tokenizer, path)
     placed(tokenizer, session)
     placed(trained.model, session)
     return trained
+
+
+def check_own_tokenizer(session: Session, own: Tokenizer, path: Path) -> None:
+    """Refuse a --checkpoint_vae that is not the tokenizer in the model's checkpoint."""
+    if find_tokenizer(session).fingerprint != own.fingerprint:
+        raise UserError(
+            f"{session.options.checkpoint_vae} is not the tokenizer that {path} was trained with; "
+            "the checkpoint holds its own, so leave --checkpoint_vae out"
+        )
 
 
 def way_to_model(run: RunFolder) -> str:

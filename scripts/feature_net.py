@@ -23,6 +23,7 @@ from data.datasets import DATASETS, open_dataset
 from utils.device import choose_device
 from utils.errors import UserError, told_in_one_line
 from utils.files import atomic_write
+from utils.options import image_side, positive_int
 from utils.progress import progress_bar
 
 WIDTHS = (32, 64, 128)
@@ -57,9 +58,9 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="the TorchScript file to write")
     parser.add_argument("--dataset", required=True, choices=list(DATASETS), metavar="NAME")
     parser.add_argument("--data_dir", type=Path, default=Path("datasets"))
-    parser.add_argument("--size", type=int, help="image side [the dataset's own]")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--size", type=image_side, help="image side [the dataset's own]")
+    parser.add_argument("--epochs", type=positive_int, default=3)
+    parser.add_argument("--batch_size", type=positive_int, default=128)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     device = choose_device(options.device)

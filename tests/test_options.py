@@ -161,6 +161,7 @@ def test_no_mode_names_the_modes(capsys):
         (["--epochs", "3"], "--epochs; did you mean --n_epochs"),
         (["--seed", "9" * 400], "--seed: needs a whole number"),
         (["--mlp_dim", "99999999999999999999"], "--mlp_dim: needs a whole number"),
+        (["--mlp_dim", "99999999999999999999"], f"no larger than {2**53}"),
         (["--cfg_w", "1e308"], "a number from 0 to 1000"),
         (["--sm_temp", "0"], "above 0"),
         (["--dept", "3"], "--dept"),

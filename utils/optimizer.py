@@ -17,12 +17,11 @@ def step_if_finite(optimizer: torch.optim.AdamW, learning_rate: float, finite: T
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    if finite.device.type == "mps":  # whose kernel knows no found_inf
-        if finite.item():
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return
-    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-    optimizer.grad_scale = None  # type: ignore[attr-defined]
-    optimizer.step()
+    # The kernel of MPS knows no found_inf, so there the host waits.
+    decided_here = finite.device.type == "mps"
+    if not decided_here:
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+    if not decided_here or finite.item():
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)

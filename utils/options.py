@@ -385,6 +385,8 @@ def _number(
     except ValueError:
         value = None
     if value is None or not -LARGEST <= value <= LARGEST or not accepts(value):
+        if value is not None and accepts(value):
+            need += f", no larger than {LARGEST}"
         raise argparse.ArgumentTypeError(f"needs {need}, got {text[:40]!r}")
     return value
 
