@@ -114,6 +114,10 @@ class Processes:
             )
         import torch.distributed as dist
 
+        # DDP imports this too: later, its default arguments would hold the group, and so gloo's
+        # threads, until Python shuts down, where freeing their last tensor aborts the process.
+        import torch.distributed.nn  # noqa: F401
+
         on_gpu = device.type == "cuda"
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
         try:
