@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.maskgit import transformer
 from models.maskgit.config import TransformerConfig
-from models.maskgit.transformer import Dropout, MaskedTransformer
+from models.maskgit.transformer import Dropout, MaskedTransformer, attend
 
 SMALL = {"embed_dim": 12, "hidden_dim": 32, "depth": 2, "heads": 4, "mlp_dim": 48}
 
@@ -168,6 +169,32 @@ def test_bfloat16_is_close_to_float32():
         low = model(tokens, labels).float()
     exact = model(tokens, labels)
     assert ((low - exact).norm() / exact.norm()).item() < 0.02
+
+
+@pytest.mark.parametrize("length", [6, transformer.SHORT_SEQUENCE + 1])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_attention_and_its_gradient_are_the_formula(length, dtype):
+    generator = torch.Generator().manual_seed(3)
+    qkv = torch.randn(5, length, 3, 2, 4, generator=generator).to(dtype).requires_grad_()
+    mixed = attend(qkv)
+    mixed.double().square().sum().backward()
+
+    exact = qkv.detach().double().requires_grad_()
+    q, k, v = exact.unbind(2)  # (B, L, H, d)
+    weights = (torch.einsum("bihd,bjhd->bhij", q, k) / 2).softmax(-1)
+    expected = torch.einsum("bhij,bjhd->bihd", weights, v)
+    expected.square().sum().backward()
+
+    error = 0.02 if dtype == torch.bfloat16 else 1e-5
+    for found, wanted in ((mixed, expected), (qkv.grad, exact.grad)):
+        assert (found.double() - wanted).norm() < error * wanted.norm()
+
+
+def test_attention_in_parts_of_the_batch_has_the_same_bits(monkeypatch):
+    qkv = torch.randn(5, 6, 3, 2, 4, generator=torch.Generator().manual_seed(4)).bfloat16()
+    at_once = attend(qkv)
+    monkeypatch.setattr(transformer, "CACHED_WEIGHTS", 2 * (2 * 6 * 6))  # parts of 2, 2 and 1
+    assert torch.equal(attend(qkv), at_once)
 
 
 def test_heads_must_divide_the_width():

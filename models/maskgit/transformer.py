@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from models.maskgit.config import TransformerConfig
 
 EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
-# Up to here two bfloat16 products are three times faster on the CPU than fused attention, and their
-# weights fit in little memory.
+# Up to here two bfloat16 products are three times faster on the CPU than fused attention, on as
+# many images at a time as have so few attention weights that a core's cache keeps them.
 SHORT_SEQUENCE = 128
+CACHED_WEIGHTS = 2**20
 
 
 class MaskedTransformer(nn.Module):
@@ -117,28 +118,34 @@ class Attention(nn.Module):
         """Map (B, L+1, D) to (B, L+1, D)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, L+1, 3, H, D/H)
         with torch.autocast(x.device.type, enabled=False):
-            mixed = attend(qkv.permute(2, 0, 3, 1, 4))  # (B, H, L+1, D/H)
-        return self.out(mixed.transpose(1, 2).flatten(-2))
+            mixed = attend(qkv)  # (B, L+1, H, D/H)
+        return self.out(mixed.flatten(-2))
 
 
 def attend(qkv: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v, by the kernel that is fastest on the device.
 
     Args:
-        qkv: (3, B, H, L, d), queries, keys and values.
+        qkv: (B, L, 3, H, d), queries, keys and values.
 
     Returns:
-        (B, H, L, d).
+        (B, L, H, d).
     """
-    q, k, v = qkv.unbind(0)
-    if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v)
-    if q.dtype == torch.bfloat16 and q.shape[-2] <= SHORT_SEQUENCE:
-        q, k, v = qkv.contiguous().unbind(0)  # one copy; the products would make three
-        weights = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1)  # (B, H, L, L)
-        return weights @ v
-    # The CPU's fused attention runs backward six times slower in bfloat16 than in float32.
-    return F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    _, length, _, heads, _ = qkv.shape
+    if qkv.device.type == "cpu":
+        if qkv.dtype == torch.bfloat16 and length <= SHORT_SEQUENCE:
+            images = max(1, CACHED_WEIGHTS // (heads * length**2))
+            return torch.cat([_attend_by_products(part) for part in qkv.split(images)])
+        # The fused attention there runs backward six times slower in bfloat16.
+        qkv = qkv.float()
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, L, d)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def _attend_by_products(qkv: Tensor) -> Tensor:
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous()  # one copy; the products would make three
+    weights = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1)  # (B, H, L, L)
+    return (weights @ v).transpose(1, 2)
 
 
 class Dropout(nn.Module):
