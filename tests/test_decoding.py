@@ -10,17 +10,8 @@ from models.maskgit.config import (
     TRAINING_SCHEDULES,
     SamplingConfig,
 )
-from models.maskgit.decoding import (
-    Noise,
-    draw_noise,
-    draw_tokens,
-    guided_logits,
-    halton_order,
-    make_plan,
-    parallel_decode,
-    propose_by_moment,
-    reveal_counts,
-)
+from models.maskgit.decoding import guided_logits, make_plan, parallel_decode, reveal_counts
+from models.maskgit.samplers import Noise, draw_noise, draw_tokens, halton_order, propose_by_moment
 
 CPU = torch.device("cpu")
 K = 7

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from models.maskgit.config import SamplingConfig, TransformerConfig
-from models.maskgit.decoding import decoding_steps, draw_noise, guided_logits, make_plan
+from models.maskgit.decoding import decoding_steps, guided_logits, make_plan
+from models.maskgit.samplers import draw_noise
 from models.maskgit.sampling import KnownTokens, sample_tokens
 from models.maskgit.transformer import MaskedTransformer
 

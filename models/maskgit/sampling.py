@@ -18,14 +18,13 @@ from torch import Tensor
 from models.maskgit.config import SamplingConfig
 from models.maskgit.decoding import (
     LogitsFn,
-    Noise,
     Plan,
     decoding_steps,
-    draw_noise,
     guided_logits,
     make_plan,
     parallel_decode,
 )
+from models.maskgit.samplers import Noise, draw_noise
 from models.maskgit.transformer import MaskedTransformer
 from utils.device import autocast
 from utils.images import to_uint8
