@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.maskgit.config import SamplingConfig, TransformerConfig
-from models.maskgit.transformer import MaskedTransformer
+from models.maskgit.config import TransformerConfig
+from models.sampling import SamplingConfig
 from models.vqgan.network import VQModel
 
 
@@ -61,7 +61,7 @@ class PlainTransformer(nn.Module):
         logits = x @ self.token_embedding.weight.T + self.output_bias  # (B, L+1, V)
         return logits[:, :-1, : self.config.codebook_size]
 
-    def load_ours(self, model: MaskedTransformer) -> None:
+    def load_ours(self, model: nn.Module) -> None:
         """Take the weights of our transformer; it must have an embedding map."""
         names = {
             "attention.qkv.weight": "attention.in_proj_weight",

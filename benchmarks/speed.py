@@ -28,18 +28,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.baseline import PlainTransformer, Trainer
 from benchmarks.baseline import sample as plain_sample
-from models.maskgit.config import SamplingConfig, TrainingConfig, TransformerConfig
-from models.maskgit.decoding import make_plan
-from models.maskgit.sampling import sample_images
-from models.maskgit.training import MaskGITStage
-from models.maskgit.transformer import MaskedTransformer
+from data.token_set import TokenSet
+from models.decoding import make_plan
+from models.maskgit.config import TransformerConfig
+from models.model import ImageSeries, Model
+from models.open import as_transformer
+from models.sampling import SamplingConfig
+from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
-from models.vqgan.tokenizer import Tokenizer
+from training.config import TrainingConfig
+from training.transformer import MaskGITStage
 from utils.device import choose_device, choose_precision, set_up_device
-from utils.distributed import ALONE
-from utils.images import from_uint8
-from utils.token_set import TokenSet
+from utils.pictures import from_uint8
+from utils.processes import ALONE
 
 TOKENS_PER_BATCH = 256 * 64  # training; a quarter of it in sampling
 CLASSES = 10
@@ -96,17 +98,19 @@ class Bench:
             token_set,
             device=device,
             precision=precision,
-            describe={},
+            checkpoint_entries={},
             preview=lambda model, path: None,
             compile_model=compiled,
         )
         self.plain = PlainTransformer(self.config).to(device)
         self.plain.load_ours(self.stage.model)
         self.trainer = Trainer(self.plain, self.vqgan)
-        self.averaged: MaskedTransformer = self.stage.ema.module  # type: ignore[assignment]
+        averaged = as_transformer(self.stage.ema.module)
+        names = tuple(str(label) for label in range(CLASSES))
+        self.model = Model(averaged, self.tokenizer, "", names, precision)
         if compiled:
             self.tokenizer.compile(dynamic=False)
-            self.averaged.compile(dynamic=False)
+            averaged.compile(dynamic=False)
 
     def works(self) -> dict[str, Pair]:
         """What is compared, by name."""
@@ -143,15 +147,8 @@ class Bench:
 
     def _sample(self) -> None:
         labels = self.labels[: self.sample_images].tolist()
-        blocks = sample_images(
-            self.averaged,
-            self.tokenizer,
-            labels,
-            self.sampling,
-            seed=0,
-            block_size=len(labels),
-            precision=self.precision,
-        )
+        made = ImageSeries(block_size=len(labels))
+        blocks = self.model.sample_blocks(labels, self.sampling, made)
         for _ in blocks:
             pass
 

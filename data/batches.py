@@ -1,7 +1,7 @@
-"""Batches of images for stage 1 and for measuring tokenizers.
+"""Batches of images for training a tokenizer and for measuring tokenizers.
 
-Bytes go to the device, a quarter of what floats would be, from pinned memory and thereby without
-waiting; they become floats there.
+Images go to the device as bytes, which are a quarter of the size of floats, and become floats
+there. They come from pinned memory, so that the program need not wait for the copy.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,19 +13,27 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from data.images import ImageDataset, flip_view
 from utils.device import send
-from utils.images import from_uint8
+from utils.pictures import from_uint8
 from utils.seeding import rng
 
 EpochBatches = Callable[[int, int], Iterator[Tensor]]
-"""(epoch, first batch) -> images float (B, C, H, W) in [-1, 1], from that batch of the epoch on."""
+"""(epoch, first batch) gives images float (B, C, H, W) in [-1, 1], from that batch of the epoch."""
 
 
 def training_batches(
     images: ImageDataset, batch_size: int, seed: int, num_workers: int, device: torch.device
 ) -> EpochBatches:
-    """Batches on the device, in an order and under flips that depend on (seed, epoch) alone.
+    """Make batches on the device, in an order and under flips that depend on (seed, epoch) alone.
 
-    What does not fill a batch at the end of an epoch is left out, unless it is all there is.
+    At the end of an epoch, images that do not fill a batch are left out. If there are fewer images
+    than fill one batch, all of them are a smaller batch.
+
+    Args:
+        images: the images to train on.
+        batch_size: B.
+        seed: of the order and the flips.
+        num_workers: processes that read images.
+        device: of the batches.
     """
     batch_size = min(batch_size, len(images))
     num_batches = len(images) // batch_size
@@ -34,7 +42,7 @@ def training_batches(
         order = rng(seed, "image order", epoch).permutation(len(images))
         views = rng(seed, "image views", epoch).integers(0, images.num_views, len(images))
         used = slice(first_batch * batch_size, num_batches * batch_size)
-        # An array, for every worker would copy a list of a million numbers, one by one.
+        # An array, as workers would copy a list of a million numbers one by one.
         chosen = Subset(images, order[used])  # type: ignore[arg-type]
         flips = torch.from_numpy(views[used]).split(batch_size)
         for (pixels, _), view in zip(_loader(chosen, batch_size, num_workers), flips, strict=True):
@@ -46,7 +54,7 @@ def training_batches(
 def labelled_batches(
     images: ImageDataset, batch_size: int, num_workers: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """All images in their order, unflipped, and their labels.
+    """Yield all images in their order, without flips, and their labels.
 
     Yields:
         Images float (B, C, H, W) in [-1, 1] on the device, labels on the host.
@@ -58,26 +66,27 @@ def labelled_batches(
 def validation_batches(
     images: ImageDataset, batch_size: int, num_workers: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """As `labelled_batches`, without the labels."""
+    """Yield what `labelled_batches` does, without the labels."""
     return (batch for batch, _ in labelled_batches(images, batch_size, num_workers, device))
 
 
 def uint8_blocks(
     images: ImageDataset, batch_size: int, num_workers: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All images in their order, unflipped, as files hold them: uint8 (B, H, W, C), and labels."""
+    """Yield all images in their order, without flips, as uint8 (B, H, W, C), and their labels."""
     for pixels, labels in _loader(images, batch_size, num_workers):
         yield pixels.permute(0, 2, 3, 1).numpy(), labels.numpy()
 
 
 def _loader(images: Dataset, batch_size: int, num_workers: int) -> DataLoader:
+    """Read batches in order, into pinned memory where the program uses CUDA."""
     return DataLoader(
         images, batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_initialized()
     )
 
 
 def _flip(pixels: Tensor, views: Tensor) -> Tensor:
-    """Show each image under its own view: (B, C, H, W), (B,) -> (B, C, H, W)."""
+    """Flip each image (B, C, H, W), in place, as its own view (B,) shows it."""
     for view in views.unique().tolist():
         if view:
             chosen = views == view

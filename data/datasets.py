@@ -1,108 +1,38 @@
-"""The table of datasets. Adding one is adding a row.
+"""The table of datasets. To add a dataset, add a row.
 
-Importing this module loads neither torch nor torchvision nor medmnist: the command line reads the
-table before it knows whether it has anything to do.
+The command line reads the table before it knows whether there is work to do. So importing this
+module loads neither torch nor torchvision, numpy nor medmnist; each row only names its reader.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from data import download as downloads
-from data import readers
-from data.folder import ImageFolder
-from data.spec import DatasetSpec, Source, Split
-from utils.errors import UserError, one_line
+from data.file_names import IDX_FILES, MEDMNIST_DEFAULT, medmnist_files
+from data.spec import DatasetSpec, ReaderRef, Split
 
-if TYPE_CHECKING:
-    from data.images import ImageDataset
-
-__all__ = [
-    "DATASETS",
-    "DatasetSpec",
-    "documentation_table",
-    "fetch_dataset",
-    "open_dataset",
-]
-
-log = logging.getLogger(__name__)
-
-MEDMNIST_SIZES = (28, 64, 128, 224)
-MEDMNIST_DEFAULT = 32
-"""At this size MedMNIST's original 28-pixel images are enlarged, as MNIST's are."""
-
-
-@dataclass(frozen=True)
-class MedMNIST:
-    """A set of MedMNIST v2: one .npz file per image size.
-
-    Attributes:
-        name: medmnist's class.
-    """
-
-    name: str
-
-    def open(self, root: Path, split: str, size: int) -> Source:
-        """Read a split into memory."""
-        file = root / self.file(size)
-        items = getattr(_medmnist(), self.name)(split=split, root=root, size=self.stored_size(size))
-        try:
-            len(items)  # medmnist compares with the official number
-        except AssertionError as error:
-            raise ValueError(f"{file} does not have the official number of images") from error
-        return Source(items, root, [file])
-
-    def fetch(self, root: Path, split: str, size: int) -> None:
-        """Download the file with all splits.
-
-        Not by medmnist's own method, which takes Ctrl-C for a failed download.
-        """
-        from torchvision.datasets.utils import download_url
-
-        file = self.file(size)
-        flag = self.name.lower()
-        info = _medmnist().INFO[flag]
-        suffix = file.removeprefix(flag).removesuffix(".npz")
-        download_url(info[f"url{suffix}"], root, file, info[f"MD5{suffix}"])
-
-    @staticmethod
-    def stored_size(size: int) -> int:
-        """The smallest stored size that need not be enlarged, at most the largest there is."""
-        if size == MEDMNIST_DEFAULT:
-            return MEDMNIST_SIZES[0]
-        return next((stored for stored in MEDMNIST_SIZES if stored >= size), MEDMNIST_SIZES[-1])
-
-    def file(self, size: int) -> str:
-        """Name of the file for images of `size`."""
-        return medmnist_files(self.name.lower())[MEDMNIST_SIZES.index(self.stored_size(size))]
-
-
-def medmnist_files(flag: str) -> tuple[str, ...]:
-    """Names of the files of a set, one for each of MEDMNIST_SIZES."""
-    return (f"{flag}.npz", *(f"{flag}_{size}.npz" for size in MEDMNIST_SIZES[1:]))
-
-
-def _medmnist() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it complains where it cannot make ~/.medmnist
-        import medmnist
-    return medmnist
-
+__all__ = ["DATASETS", "DatasetSpec", "documentation_table"]
 
 IMAGENET_TERMS = "non-commercial research and education only; the images belong to their authors"
 MEDMNIST_PAGE = "https://zenodo.org/records/10519652"
 TRAIN_TEST: dict[Split, str] = {"train": "train", "validation": "test"}
 TRAIN_VAL: dict[Split, str] = {"train": "train", "validation": "val"}
 
+
+def _reader(kind: str, *arguments: str) -> ReaderRef:
+    """Name a reader of data/readers.py."""
+    return ReaderRef("data.readers", kind, arguments)
+
+
+def _medmnist(name: str) -> ReaderRef:
+    """Name the reader of a MedMNIST dataset by its class in the package medmnist."""
+    return ReaderRef("data.medmnist_files", "MedMNIST", (name,))
+
+
 _ROWS = (
     DatasetSpec(
         name="mnist",
-        reader=readers.Idx("MNIST"),
+        reader=_reader("Idx", "MNIST"),
         channels=1,
         num_classes=10,
         classes=tuple("0123456789"),
@@ -110,11 +40,11 @@ _ROWS = (
         splits=TRAIN_TEST,
         source="http://yann.lecun.com/exdb/mnist/",
         licence="CC BY-SA 3.0",
-        files=tuple(f"MNIST/raw/{name}.gz" for name in readers.IDX_FILES),
+        files=tuple(f"MNIST/raw/{name}.gz" for name in IDX_FILES),
     ),
     DatasetSpec(
         name="cifar10",
-        reader=readers.Torchvision("CIFAR10", "cifar-10-batches-py/*"),
+        reader=_reader("Torchvision", "CIFAR10", "cifar-10-batches-py/*"),
         channels=3,
         num_classes=10,
         classes=(
@@ -138,7 +68,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="cifar100",
-        reader=readers.Torchvision("CIFAR100", "cifar-100-python/*"),
+        reader=_reader("Torchvision", "CIFAR100", "cifar-100-python/*"),
         channels=3,
         num_classes=100,
         size=32,
@@ -150,7 +80,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="places365",
-        reader=readers.Places365(),
+        reader=_reader("Places365"),
         channels=3,
         num_classes=365,
         size=128,
@@ -166,7 +96,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="dtd",
-        reader=readers.Dtd(),
+        reader=_reader("Dtd"),
         channels=3,
         num_classes=47,
         size=128,
@@ -178,7 +108,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="fashionmnist",
-        reader=readers.Idx("FashionMNIST"),
+        reader=_reader("Idx", "FashionMNIST"),
         channels=1,
         num_classes=10,
         classes=(
@@ -197,11 +127,11 @@ _ROWS = (
         splits=TRAIN_TEST,
         source="https://github.com/zalandoresearch/fashion-mnist",
         licence="MIT",
-        files=tuple(f"FashionMNIST/raw/{name}.gz" for name in readers.IDX_FILES),
+        files=tuple(f"FashionMNIST/raw/{name}.gz" for name in IDX_FILES),
     ),
     DatasetSpec(
         name="chestmnist",
-        reader=MedMNIST("ChestMNIST"),
+        reader=_medmnist("ChestMNIST"),
         channels=1,
         num_classes=15,
         classes=(
@@ -229,7 +159,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="bloodmnist",
-        reader=MedMNIST("BloodMNIST"),
+        reader=_medmnist("BloodMNIST"),
         channels=3,
         num_classes=8,
         classes=(
@@ -251,7 +181,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="dermamnist",
-        reader=MedMNIST("DermaMNIST"),
+        reader=_medmnist("DermaMNIST"),
         channels=3,
         num_classes=7,
         classes=(
@@ -272,7 +202,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="octmnist",
-        reader=MedMNIST("OCTMNIST"),
+        reader=_medmnist("OCTMNIST"),
         channels=1,
         num_classes=4,
         classes=("choroidal neovascularization", "diabetic macular edema", "drusen", "normal"),
@@ -284,7 +214,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="tissuemnist",
-        reader=MedMNIST("TissueMNIST"),
+        reader=_medmnist("TissueMNIST"),
         channels=1,
         num_classes=8,
         classes=(
@@ -305,7 +235,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="pneumoniamnist",
-        reader=MedMNIST("PneumoniaMNIST"),
+        reader=_medmnist("PneumoniaMNIST"),
         channels=1,
         num_classes=2,
         classes=("normal", "pneumonia"),
@@ -317,7 +247,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="retinamnist",
-        reader=MedMNIST("RetinaMNIST"),
+        reader=_medmnist("RetinaMNIST"),
         channels=3,
         num_classes=5,
         classes=tuple("01234"),  # grades of diabetic retinopathy
@@ -330,7 +260,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="svhn",
-        reader=readers.Torchvision("SVHN", "{split}_32x32.mat"),
+        reader=_reader("Torchvision", "SVHN", "{split}_32x32.mat"),
         channels=3,
         num_classes=10,
         classes=tuple("0123456789"),
@@ -342,7 +272,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="tinyimagenet",
-        reader=readers.TinyImageNet(),
+        reader=_reader("TinyImageNet"),
         channels=3,
         num_classes=200,
         size=64,
@@ -354,7 +284,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="imagenet",
-        reader=readers.ImageNet(),
+        reader=_reader("ImageNet"),
         channels=3,
         num_classes=1000,
         size=128,
@@ -370,7 +300,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="celeba",
-        reader=readers.CelebA(),
+        reader=_reader("CelebA"),
         channels=3,
         num_classes=2,
         classes=("female", "male"),
@@ -390,7 +320,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="folder",
-        reader=ImageFolder(),
+        reader=ReaderRef("data.folder", "ImageFolder"),
         channels=3,
         num_classes=None,
         size=64,
@@ -404,50 +334,9 @@ _ROWS = (
 DATASETS: dict[str, DatasetSpec] = {row.name: row for row in _ROWS}
 
 
-def open_dataset(
-    name: str, split: Split, data_dir: Path, size: int | None = None, download: bool = True
-) -> ImageDataset:
-    """Open a split of a dataset.
-
-    Args:
-        name: a key of DATASETS.
-        split: "train" or "validation".
-        data_dir: the data folder, in the layout that the libraries use; may be read-only if all is
-            there.
-        size: side of the images in pixels; the dataset's own if None.
-        download: whether missing files may be fetched.
-
-    Raises:
-        UserError: if the files are missing or damaged and cannot be fetched.
-    """
-    from data.images import ImageDataset
-
-    spec = DATASETS[name]
-    size = size or spec.size
-    source = _open_or_fetch(spec, data_dir.expanduser(), spec.splits[split], size, download)
-    classes = spec.classes or source.class_names
-    if spec.num_classes not in (None, len(classes)):
-        raise UserError(
-            f"{data_dir} has {len(classes)} classes of {name} instead of {spec.num_classes}; "
-            "--dataset folder takes any folder of images"
-        )
-    num_views = spec.num_views if split == "train" else 1
-    return ImageDataset(source, classes, spec.channels, size, num_views)
-
-
-def fetch_dataset(name: str, data_dir: Path, size: int | None = None) -> None:
-    """Fetch what is missing of both splits, so that a later job needs no network.
-
-    Raises:
-        UserError: as `open_dataset`.
-    """
-    for split in DATASETS[name].splits:
-        open_dataset(name, split, data_dir, size)
-
-
 def documentation_table(specs: Iterable[DatasetSpec] = DATASETS.values()) -> str:
-    """The table as Markdown, as docs/datasets.md shows it."""
-    head = "| --dataset | classes | channels | size | views | splits | source | licence | files |"
+    """Write the table as Markdown, as docs/datasets.md shows it."""
+    head = "| dataset | classes | channels | size | views | splits | source | licence | files |"
     lines = [head, "| --- " * head.count(" |") + "|"]
     for spec in specs:
         source = f"<{spec.source}>" if "://" in spec.source else spec.source
@@ -464,33 +353,3 @@ def documentation_table(specs: Iterable[DatasetSpec] = DATASETS.values()) -> str
         )
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
-
-
-def _open_or_fetch(spec: DatasetSpec, root: Path, split: str, size: int, may_fetch: bool) -> Source:
-    by_hand = _by_hand(spec, root, size)
-    try:
-        return spec.reader.open(root, split, size)
-    except downloads.LIBRARY_ERRORS as error:
-        problem = f"cannot open {spec.name}: {_reason(error)}"
-        if not may_fetch:
-            raise UserError(f"{problem}; run --download_only first, or {by_hand}") from error
-    log.info("%s", problem)
-    downloads.fetch(spec, root, split, size, by_hand)
-    try:
-        return spec.reader.open(root, split, size)
-    except downloads.LIBRARY_ERRORS as error:
-        raise UserError(f"cannot open {spec.name}: {_reason(error)}; {by_hand}") from error
-
-
-def _reason(error: Exception) -> str:
-    """What a library says, without the advice that torchvision gives to programmers."""
-    return one_line(error).replace(" You can use download=True to download it", "")
-
-
-def _by_hand(spec: DatasetSpec, root: Path, size: int) -> str:
-    """Where to get the files by hand, and where to put them."""
-    files = spec.files
-    if isinstance(spec.reader, MedMNIST):
-        files = (spec.reader.file(size),)  # of the four that the table lists
-    paths = ", ".join(str(root / file) for file in files)
-    return f"by hand: from {spec.source} to {paths}"

@@ -1,7 +1,7 @@
-"""Fetching datasets so that what is on the disk is whole or not there.
+"""Downloads datasets so that a dataset on disk is either complete or missing.
 
-A library downloads, checks and unpacks into a temporary folder inside the data folder, and what is
-complete is moved to its place.
+A library downloads, checks and unpacks into a temporary folder inside the data folder. When it has
+finished, the files move to their place.
 """
 
 import logging
@@ -22,7 +22,7 @@ from utils.errors import UserError, one_line
 log = logging.getLogger(__name__)
 
 STALL_SECONDS = 60
-"""A server that says nothing for so long counts as gone."""
+"""A server that sends nothing for so long counts as gone."""
 
 # What torchvision, medmnist and the readers raise for files that are missing or damaged.
 LIBRARY_ERRORS = (
@@ -39,30 +39,30 @@ LIBRARY_ERRORS = (
 
 
 def fetch(spec: DatasetSpec, root: Path, split: str, size: int, by_hand: str) -> None:
-    """Download a split of a dataset, or unpack archives that lie at their place already.
+    """Download a split of a dataset, or unpack archives that are at their place already.
 
     Args:
         spec: row of the dataset table.
-        root: the data folder; created if need be, and removed again if nothing came of it.
+        root: the data folder; made where it is missing, and removed again if it stays empty.
         split: the library's name of the split.
-        size: side of the images that are wanted.
-        by_hand: how the user can do it, for the error message.
+        size: wanted side of the images in pixels.
+        by_hand: how the user can fetch the files, for the error message.
 
     Raises:
-        UserError: if that fails; nothing is left behind.
+        UserError: if that fails; no files stay behind.
     """
     log.info("fetching %s into %s; licence: %s", spec.name, root, spec.licence)
     created = not root.exists()
-    staging = root  # until there is one
+    staging = root  # until there is a temporary folder
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{spec.name}.partial.", dir=root) as folder:
             staging = Path(folder)
             _link_present(spec, root, staging)
             with _impatient_sockets():
-                spec.reader.fetch(staging, split, size)
+                spec.reader.load().fetch(staging, split, size)
             _move_into(staging, root)
-    except Exception as error:  # gdown, for one, has exceptions of its own that share no base
+    except Exception as error:  # the exceptions of gdown, for one, have no common base
         told = one_line(error).replace(str(staging), str(root))
         raise UserError(f"cannot fetch {spec.name}: {told}; {by_hand}") from error
     finally:
@@ -71,7 +71,7 @@ def fetch(spec: DatasetSpec, root: Path, split: str, size: int, by_hand: str) ->
 
 
 def _link_present(spec: DatasetSpec, root: Path, staging: Path) -> None:
-    """Let the library find files that are there already; it checks them before it trusts them."""
+    """Link files that are there already into the temporary folder; the library checks them."""
     for file in (name for path in spec.files for name in (path, f"{spec.name}/{path}")):
         if (root / file).is_file():
             (staging / file).parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def _link_present(spec: DatasetSpec, root: Path, staging: Path) -> None:
 
 
 def _move_into(source: Path, target: Path) -> None:
-    """Move what was fetched to its place, into folders that may exist already."""
+    """Move all files of a folder, but no links, to another one; folders may be there already."""
     for entry in source.iterdir():
         place = target / entry.name
         if entry.is_symlink():
@@ -92,7 +92,7 @@ def _move_into(source: Path, target: Path) -> None:
 
 @contextmanager
 def _impatient_sockets() -> Iterator[None]:
-    """The libraries set no timeout of their own."""
+    """Set a timeout for the block, as the libraries set none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALL_SECONDS)
     try:

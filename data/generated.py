@@ -1,13 +1,16 @@
-"""Images that some program generated, in a folder or an .npz file, as blocks to measure.
+"""Writes generated images to files, and reads such files of any program.
 
-Images of another size or number of channels are brought to the wanted one as the images of every
-dataset are (data/images.py). Axes: N images, B images of a block, H W pixels, C channels.
+The files are single images in a folder, or one .npz in the layout of ADM's samples. Images go in
+and out block by block, so that memory does not grow with their number. Images of another size or
+number of channels than wanted are converted as those of datasets are (data/images.py). Axes: N
+images, B images of a block, H W pixels, C channels.
 """
 
 import logging
 import math
+import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -17,22 +20,103 @@ from PIL import Image
 from data.folder import SUFFIXES
 from data.images import load_image, to_tensor
 from utils.errors import UserError
+from utils.files import atomic_write, make_folder
+from utils.pictures import to_picture
+from utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
-NO_LABEL = -1
+NO_LABEL = -1  # stands for the label of an image that has none
 
 Block = tuple[np.ndarray, np.ndarray]
 """Images uint8 (B, H, W, C) and labels int64 (B,), NO_LABEL where there is none."""
 
 
+Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
+"""Images uint8 (B, H, W, C) and labels int (B, ...), block by block."""
+
+
 class GeneratedImages(Protocol):
-    """N images that are read block by block."""
+    """Images that are read block by block."""
 
     def __len__(self) -> int: ...
 
     def blocks(self, batch_size: int) -> Iterator[Block]:
-        """All images in their order."""
+        """Yield all images in their order."""
+
+
+def write_pngs(
+    folder: Path, blocks: Blocks, first: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Write images as `000000.png` and so on, and yield them again.
+
+    They are flushed to the disk together at the end: one by one takes thirty times as long.
+
+    Args:
+        folder: made where it is missing; PNGs that are in it are removed.
+        blocks: the images, which are yielded unchanged.
+        first: number of the first image.
+
+    Raises:
+        UserError: if an image cannot be written.
+    """
+    make_folder(folder)
+    for earlier in folder.glob("*.png"):
+        earlier.unlink()
+    index = first
+    try:
+        for images, labels in blocks:
+            for image in images:
+                to_picture(image).save(folder / f"{index:06d}.png")
+                index += 1
+            yield images, labels
+    except OSError as error:
+        raise UserError(f"cannot write images into {folder}: {error.strerror or error}") from error
+    os.sync()
+
+
+def write_npz(path: Path, blocks: Blocks, count: int, title: str, keep: int = 100) -> np.ndarray:
+    """Write images and labels as one .npz.
+
+    The file holds `arr_0`, uint8 (N, H, W, C), and `arr_1`, the labels.
+
+    Args:
+        path: the file.
+        blocks: the images, N in all.
+        count: N.
+        title: of the progress bar.
+        keep: number of images to return.
+
+    Returns:
+        The first `keep` images, uint8 (keep or less, H, W, C).
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    labels: list[np.ndarray] = []
+    first: list[np.ndarray] = []
+    with (
+        progress_bar(title, count, unit="image") as bar,
+        atomic_write(path) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        # The header comes first, as soon as the size of the images is known.
+        with archive.open("arr_0.npy", "w", force_zip64=True) as entry:
+            for images, block_labels in blocks:
+                if not labels:
+                    shape = (count, *images.shape[1:])
+                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(entry, header)
+                entry.write(images.tobytes())
+                labels.append(block_labels)
+                first.extend(images[: max(0, keep - len(first))])
+                bar.update(len(images))
+        # The labels.
+        done = sum(map(len, labels))
+        assert done == count, f"{done} images instead of {count}"
+        with archive.open("arr_1.npy", "w") as entry:
+            np.lib.format.write_array(entry, np.concatenate(labels), allow_pickle=False)
+    return np.stack(first)
 
 
 def open_generated(path: Path, size: int, channels: int) -> GeneratedImages:
@@ -45,16 +129,18 @@ def open_generated(path: Path, size: int, channels: int) -> GeneratedImages:
         channels: C of the images that `blocks` gives.
 
     Raises:
-        UserError: if there are no such images, also while they are read.
+        UserError: if there are no such images; damage may show only while `blocks` reads them.
     """
     if path.is_dir():
         return _FolderImages(path, size, channels)
     if path.is_file() and path.suffix == ".npz":
         return _NpzImages(path, size, channels)
-    raise UserError(f"--images {path} is neither a folder of images nor an .npz file")
+    raise UserError(f"`images` {path} is neither a folder of images nor an .npz file")
 
 
 class _FolderImages:
+    """The image files of a folder, sorted by path, without labels."""
+
     def __init__(self, folder: Path, size: int, channels: int) -> None:
         self._size, self._channels = size, channels
         self._paths = sorted(
@@ -63,7 +149,7 @@ class _FolderImages:
             if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
         )
         if not self._paths:
-            raise UserError(f"--images {folder} has no images ({' '.join(SUFFIXES)})")
+            raise UserError(f"`images` {folder} has no images ({' '.join(SUFFIXES)})")
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -75,6 +161,8 @@ class _FolderImages:
 
 
 class _NpzImages:
+    """The images of an .npz file, with its labels if it has one for each image."""
+
     def __init__(self, path: Path, size: int, channels: int) -> None:
         self._path, self._size, self._channels = path, size, channels
         try:
@@ -82,7 +170,7 @@ class _NpzImages:
                 self._shape = _read_shape(file)
             with np.load(path, allow_pickle=False) as stored:
                 labels = stored.get("arr_1", np.empty(0))
-        except Exception as error:  # a damaged header is parsed as Python, and fails with anything
+        except Exception as error:  # numpy parses the header as Python: damage raises anything
             raise self._damaged(error) from error
         known = labels.shape == self._shape[:1] and labels.dtype.kind in "iu"
         self._labels = labels.astype(np.int64) if known else np.full(len(self), NO_LABEL)
@@ -102,6 +190,7 @@ class _NpzImages:
                     data = file.read(count * math.prod(self._shape[1:]))
                     images = np.frombuffer(data, np.uint8)
                     images = images.reshape(count, height, width, stored_channels)
+                    # Resize only where needed, as it takes its time.
                     if images.shape[1:] != (self._size, self._size, self._channels):
                         pages = images.squeeze(-1) if stored_channels == 1 else images
                         pictures = [Image.fromarray(page) for page in pages]
@@ -111,14 +200,22 @@ class _NpzImages:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> UserError:
+        """Make the error that tells what is wrong with the file."""
         return UserError(
-            f"--images {self._path} cannot be read: {error}; it needs arr_0, uint8 (N, H, W, C) "
+            f"`images` {self._path} cannot be read: {error}; it needs arr_0, uint8 (N, H, W, C) "
             "with C 1 or 3"
         )
 
 
 def _read_shape(file: IO[bytes]) -> tuple[int, int, int, int]:
-    """Read the header of an .npy stream: (N, H, W, C) of the bytes that follow."""
+    """Read the header of an .npy stream.
+
+    Returns:
+        N, H, W, C of the bytes that follow.
+
+    Raises:
+        Exception: of any kind if it is damaged, or is not that of images.
+    """
     version = np.lib.format.read_magic(file)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -134,5 +231,5 @@ def _read_shape(file: IO[bytes]) -> tuple[int, int, int, int]:
 
 
 def _fitted(images: list[Image.Image], size: int, channels: int) -> np.ndarray:
-    """Images of any size: uint8 (B, size, size, channels)."""
+    """Convert images of any size to uint8 (B, size, size, channels)."""
     return np.stack([to_tensor(i, size, channels).permute(1, 2, 0).numpy() for i in images])

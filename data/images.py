@@ -1,10 +1,10 @@
-"""Image files and PIL images to tensors, and the dataset that training reads.
+"""Reads image files into tensors, and the dataset that training reads.
 
-Every image is resized so that its shorter side has the wanted length (PIL's bilinear filter, which
-averages over all source pixels when it shrinks an image) and then cropped to the centred square.
-Published FIDs depend on this choice: random crops, squashing to a square, or a filter that does not
-average give other reference statistics, so compare only with figures that were measured on images
-prepared in the same way. Axes: B batch, C channels, H W pixels.
+Every image is resized so that its shorter side has the wanted length, and then cropped to the
+square in its centre. The filter is PIL's bilinear one, which averages over all source pixels when
+it shrinks an image. Published FIDs depend on this choice. Random crops, squashing to a square or a
+filter that does not average give other reference statistics. So compare only with figures that were
+measured on images prepared in the same way. Axes: B batch, C channels, H W pixels.
 """
 
 import hashlib
@@ -42,8 +42,8 @@ END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 class ImageError(UserError):
     """An image that cannot be read; the message names its file.
 
-    A DataLoader hands on what its workers raise with the worker's traceback as the text. Of that
-    only the last line is for the user: the message that stood here in the first place.
+    A DataLoader raises the error of a worker again, with the traceback of the worker as the text.
+    Only the last line of that text, the original message, is for the user.
     """
 
     def __init__(self, message: str) -> None:
@@ -61,7 +61,7 @@ class ImageDataset(Dataset):
         class_names: in the order of the labels.
         channels: C.
         size: side of the images in pixels.
-        num_views: flips under which an image may be shown (`flip_view`); 1 outside training.
+        num_views: number of flips under which an image is used (`flip_view`); 1 outside training.
     """
 
     def __init__(
@@ -87,16 +87,16 @@ class ImageDataset(Dataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the paths, sizes and times of change of all source files.
+        """Hash of the paths, sizes and times of change of all source files.
 
         Raises:
-            ImageError: if one of them is gone.
+            ImageError: if one of the files is missing.
         """
         digest = hashlib.sha256()
         root = str(self._source.root)
         for file in map(str, self._source.files):
             try:
-                status = os.stat(file)  # noqa: PTH116 (a Path for each of a million files is slow)
+                status = os.stat(file)  # noqa: PTH116 (a million Paths are slow)
             except OSError as error:
                 raise ImageError(f"cannot read {file}: {error.strerror}") from error
             name = file.removeprefix(root)
@@ -105,7 +105,7 @@ class ImageDataset(Dataset):
 
 
 class FileImages:
-    """Images in files of their own, read when they are asked for.
+    """Images that are one file each, read when an index asks for them.
 
     Attributes:
         paths: one file per image.
@@ -114,7 +114,7 @@ class FileImages:
 
     def __init__(self, paths: Sequence[str | Path], labels: Sequence[int]) -> None:
         self.paths = [str(path) for path in paths]
-        self.labels = np.asarray(labels, np.int64)  # forked workers do not copy an array's page
+        self.labels = np.asarray(labels, np.int64)  # workers share an array, but would copy a list
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -124,7 +124,9 @@ class FileImages:
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """Read an image file as 8-bit grey ("L") or colour ("RGB"), upright, the first frame of many.
+    """Read an image file as 8-bit grey ("L") or colour ("RGB"), turned upright.
+
+    Of a file with several frames the first one is read.
 
     Raises:
         ImageError: if the file cannot be read as an image.
@@ -137,10 +139,10 @@ def load_image(path: str | Path) -> Image.Image:
 
 
 def is_readable(path: str | Path) -> bool:
-    """Whether a file is a whole image, mostly at the cost of reading its two ends.
+    """Whether a file is a complete image.
 
-    JPEG and PNG close with a mark, which a truncated file lacks. Without the mark, and for other
-    formats, the image is decoded to find out.
+    JPEG and PNG files end with a mark, which a truncated file lacks; where it is there, reading the
+    two ends of the file is enough. Otherwise the image is decoded to find out.
     """
     try:
         with Image.open(path) as image:
@@ -153,10 +155,10 @@ def is_readable(path: str | Path) -> bool:
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """Bring any kind of image to 8-bit grey ("L") or colour ("RGB").
+    """Convert any kind of image to 8-bit grey ("L") or colour ("RGB").
 
-    Transparent parts show a white page. 16-bit grey keeps its range; palettes, CMYK and the like
-    become RGB.
+    Transparent parts become white. 16-bit grey keeps its range. Palettes, CMYK and the like become
+    RGB.
     """
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image.copy()
@@ -170,7 +172,11 @@ def plain(image: Image.Image) -> Image.Image:
 
 
 def to_tensor(image: Image.Image, size: int, channels: int) -> Tensor:
-    """Resize the shorter side, crop the centred square: uint8 (channels, size, size)."""
+    """Resize the shorter side of an image and crop the square in its centre.
+
+    Returns:
+        uint8 (channels, size, size).
+    """
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (size, size):
         image = _centre_square(image, size)
@@ -179,7 +185,7 @@ def to_tensor(image: Image.Image, size: int, channels: int) -> Tensor:
 
 
 def flip_view(images: Tensor, view: int) -> Tensor:
-    """Show images under one of their views.
+    """Flip images as one of their views shows them.
 
     Args:
         images: (..., H, W), any dtype.
@@ -193,6 +199,7 @@ def flip_view(images: Tensor, view: int) -> Tensor:
 
 
 def _centre_square(image: Image.Image, size: int) -> Image.Image:
+    """Resize the square in the centre of an image to size x size pixels."""
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
@@ -201,7 +208,7 @@ def _centre_square(image: Image.Image, size: int) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF data says, unless these are damaged."""
+    """Turn an image as its EXIF data says; ignore damaged EXIF data."""
     try:
         return ImageOps.exif_transpose(image)
     except UNREADABLE:
@@ -209,20 +216,20 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _tail(path: str | Path, length: int = 64) -> bytes:
-    """The last bytes of a file."""
+    """Read the last bytes of a file."""
     with Path(path).open("rb") as file:
         file.seek(-min(length, file.seek(0, os.SEEK_END)), os.SEEK_END)
         return file.read()
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits: integers fill 16 bits, floats lie in [0, 1]."""
+    """Convert grey of more than 8 bits, which is 16-bit integers or floats in [0, 1]."""
     levels = np.asarray(image).astype(np.float64)
     levels = levels * 255 if image.mode == "F" else levels / 257
     return Image.fromarray(levels.clip(0, 255).round().astype(np.uint8))
 
 
 def _plain_label(label: Any) -> int | Tensor:
-    """An int, or uint8 (F,) where the label has a place for each of several findings."""
+    """Convert a label to an int, or to uint8 (F,) if it has an entry for each of F findings."""
     values = np.asarray(label).reshape(-1)
     return int(values[0]) if len(values) == 1 else torch.from_numpy(values.astype(np.uint8))

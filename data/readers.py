@@ -1,8 +1,8 @@
 """Readers of the datasets that torchvision knows, and of Tiny ImageNet.
 
-torchvision parses lists, splits and labels. Images that lie in files of their own are read by
-`data.images`, so that every set gets the same treatment of odd files; what torchvision keeps in
-arrays comes from its own items. Nothing here imports torch before a dataset is opened.
+torchvision reads the lists, splits and labels. Where every image is a file, data/images.py reads
+the images, so that unusual files are treated in the same way for every dataset. Where torchvision
+keeps the images in arrays, they come from torchvision.
 """
 
 import gzip
@@ -16,21 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torchvision.datasets
+from torchvision.datasets.utils import download_and_extract_archive
+from torchvision.models import ResNet50_Weights
+
+from data.file_names import IDX_FILES
+from data.images import FileImages
 from data.spec import Source
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the four .gz files."""
 
-IDX_FILES = tuple(
-    f"{split}-{kind}-ubyte"
-    for split in ("train", "t10k")
-    for kind in ("images-idx3", "labels-idx1")
-)
-
 
 @dataclass(frozen=True)
 class Idx:
-    """MNIST and its kin: four IDX files in <class>/raw, gzipped or not.
+    """MNIST and datasets in its format: four IDX files in <class>/raw, gzipped or not.
 
     Attributes:
         name: torchvision's class.
@@ -39,17 +39,18 @@ class Idx:
     name: str
 
     def open(self, root: Path, split: str, size: int) -> Source:
-        """Read the arrays; gzipped files are unpacked outside the data folder for the moment."""
+        """Read the arrays; gzipped files are unpacked into a temporary folder for this."""
         files = self._find(root)
         with _unpacked(files, self.name) as folder:
-            items = _torchvision(self.name)(folder, train=split == "train")
+            items = getattr(torchvision.datasets, self.name)(folder, train=split == "train")
         return Source(items, files[0].parent, files, tuple(items.classes))
 
     def fetch(self, root: Path, split: str, size: int) -> None:
         """Download both splits."""
-        _torchvision(self.name)(root, download=True)
+        getattr(torchvision.datasets, self.name)(root, download=True)
 
     def _find(self, root: Path) -> list[Path]:
+        """Find the four files, in the order of IDX_FILES; plain ones before gzipped ones."""
         folders = [root / self.name / "raw"]
         if self.name == "FashionMNIST":
             folders.append(DEBIAN_FASHION_MNIST)
@@ -63,7 +64,7 @@ class Idx:
 
 @contextmanager
 def _unpacked(files: list[Path], name: str) -> Iterator[Path]:
-    """A temporary folder in torchvision's layout with plain IDX files."""
+    """Make a temporary folder with plain IDX files in torchvision's layout."""
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / name / "raw"
         raw.mkdir(parents=True)
@@ -82,8 +83,8 @@ class Torchvision:
 
     Attributes:
         name: torchvision's class.
-        files: pattern of the files that it reads, relative to the data folder; "{split}" stands
-            for the split.
+        files: pattern of the files that it reads, relative to the data folder. "{split}" in it
+            stands for the name of the split.
     """
 
     name: str
@@ -100,7 +101,8 @@ class Torchvision:
         self._read(root, split, download=True)
 
     def _read(self, root: Path, split: str, **options: Any) -> Any:
-        dataset = _torchvision(self.name)
+        """Call torchvision's class, which takes the split by name or as `train`."""
+        dataset = getattr(torchvision.datasets, self.name)
         if "train" in inspect.signature(dataset).parameters:
             return dataset(root, train=split == "train", **options)
         return dataset(root, split=split, **options)
@@ -112,7 +114,7 @@ class Places365:
 
     def open(self, root: Path, split: str, size: int) -> Source:
         """Read the lists; the scene "/a/airfield" is called "airfield"."""
-        items = _torchvision("Places365")(root, split=split, small=True, loader=str)
+        items = torchvision.datasets.Places365(root, split=split, small=True, loader=str)
         if not Path(items.images_dir).is_dir():
             raise FileNotFoundError(f"{items.images_dir} is missing")
         lists = [
@@ -124,7 +126,7 @@ class Places365:
 
     def fetch(self, root: Path, split: str, size: int) -> None:
         """Download the lists and one split."""
-        _torchvision("Places365")(root, split=split, small=True, download=True)
+        torchvision.datasets.Places365(root, split=split, small=True, download=True)
 
 
 @dataclass(frozen=True)
@@ -133,14 +135,14 @@ class Dtd:
 
     def open(self, root: Path, split: str, size: int) -> Source:
         """Read the split's list."""
-        items = _torchvision("DTD")(root, split=split, partition=1, loader=str)
+        items = torchvision.datasets.DTD(root, split=split, partition=1, loader=str)
         pairs = [items[index] for index in range(len(items))]  # (path, label), as loader is str
         lists = [root / "dtd" / "dtd" / "labels" / f"{split}1.txt"]
         return _files(root, pairs, lists, items.classes)
 
     def fetch(self, root: Path, split: str, size: int) -> None:
         """Download all splits."""
-        _torchvision("DTD")(root, download=True)
+        torchvision.datasets.DTD(root, download=True)
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class CelebA:
 
     def open(self, root: Path, split: str, size: int) -> Source:
         """Read the five lists: class 0 is female, 1 is male."""
-        items = _torchvision("CelebA")(root, split=split, target_type="attr")
+        items = torchvision.datasets.CelebA(root, split=split, target_type="attr")
         folder = root / items.base_folder
         labels = items.attr[:, items.attr_names.index("Male")].tolist()
         paths = [folder / "img_align_celeba" / name for name in items.filename]
@@ -158,22 +160,27 @@ class CelebA:
 
     def fetch(self, root: Path, split: str, size: int) -> None:
         """Download all splits; needs the package gdown."""
-        _torchvision("CelebA")(root, download=True)
+        torchvision.datasets.CelebA(root, download=True)
 
 
 @dataclass(frozen=True)
 class TinyImageNet:
-    """The folder tiny-imagenet-200 of Stanford's course CS231n; classes in the order of wnids."""
+    """The folder tiny-imagenet-200 of Stanford's course CS231n.
+
+    The classes are in the order of their WordNet ids (wnids).
+    """
 
     url = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
     md5 = "90528d7ca1a48142e341f4ef8d21d0de"
 
     def open(self, root: Path, split: str, size: int) -> Source:
-        """List the images of a split; the test images have no labels and are never used."""
+        """List the images of a split; the test images have no labels and are not used."""
+        # Classes: their wnids, and for each the words that name it.
         folder = root / "tiny-imagenet-200"
         wnids = sorted((folder / "wnids.txt").read_text().split())
         labels = {wnid: label for label, wnid in enumerate(wnids)}
         words = dict(_rows(folder / "words.txt"))
+        # Images: a folder per class to train on, a list of names and classes to validate on.
         annotations = folder / "val" / "val_annotations.txt"
         if split == "train":
             places = [(folder / "train" / wnid / "images", wnid) for wnid in wnids]
@@ -186,8 +193,6 @@ class TinyImageNet:
 
     def fetch(self, root: Path, split: str, size: int) -> None:
         """Download all splits."""
-        from torchvision.datasets.utils import download_and_extract_archive
-
         download_and_extract_archive(self.url, root, md5=self.md5)
 
 
@@ -197,24 +202,21 @@ class ImageNet:
 
     def open(self, root: Path, split: str, size: int) -> Source:
         """List the images of a split; classes in the order of wnids, as torchvision's weights."""
-        from torchvision.datasets import ImageFolder
-        from torchvision.models import ResNet50_Weights
-
         folder = self._folder(root, split)
-        items = ImageFolder(folder / split)
+        items = torchvision.datasets.ImageFolder(folder / split)
         names = ResNet50_Weights.DEFAULT.meta["categories"]
         if len(items.classes) != len(names):
-            names = items.classes  # a subset: the caller compares the number with the table's
+            names = items.classes  # a part of the dataset: open_dataset refuses it
         return _files(folder, items.samples, [], names)
 
     def fetch(self, root: Path, split: str, size: int) -> None:
-        """Unpack the official archives; nobody may hand them on, so there is no download."""
+        """Unpack the official archives; there is no download, as nobody may pass them on."""
         archive = "ILSVRC2012_devkit_t12.tar.gz"
         folder = next((f for f in (root, root / "imagenet") if (f / archive).is_file()), root)
-        _torchvision("ImageNet")(folder, split=split)
+        torchvision.datasets.ImageNet(folder, split=split)
 
     def _folder(self, root: Path, split: str) -> Path:
-        """Where the split's class folders are; the other split must not have other classes."""
+        """Find the folder of the splits; if the other split is there, its classes must be equal."""
         other = "val" if split == "train" else "train"
         for folder in (root, root / "imagenet"):
             wnids, others = _wnids(folder / split), _wnids(folder / other)
@@ -226,18 +228,17 @@ class ImageNet:
         )
 
 
-def _torchvision(name: str) -> Any:
-    import torchvision.datasets
-
-    return getattr(torchvision.datasets, name)
-
-
 def _files(
     root: Path, pairs: list[tuple[Any, int]], lists: list[Path], names: list[str] | None = None
 ) -> Source:
-    """A source of images in files of their own, from pairs of path and label."""
-    from data.images import FileImages
+    """Make a source of image files from pairs of path and label.
 
+    Args:
+        root: folder of the dataset.
+        pairs: one per image.
+        lists: files that the labels come from.
+        names: of the classes; None where the table has them.
+    """
     if not pairs:
         raise FileNotFoundError(f"{root} has no images")
     paths, labels = zip(*pairs, strict=True)
@@ -246,12 +247,12 @@ def _files(
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """The first two columns of a tab-separated file."""
+    """Read the first two columns of a tab-separated file."""
     return [line.split("\t")[:2] for line in path.read_text().splitlines() if line]
 
 
 def _wnids(folder: Path) -> list[str]:
-    """Names of the sub-folders that are WordNet ids."""
+    """List the names of the sub-folders that are WordNet ids."""
     if not folder.is_dir():
         return []
     return sorted(p.name for p in folder.iterdir() if re.fullmatch(r"n\d{8}", p.name))

@@ -1,20 +1,23 @@
-"""What a row of the dataset table says, and what a reader of files must offer."""
+"""A row of the table of datasets, and the interface of the readers of dataset files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 Split = Literal["train", "validation"]
 RESIZE = "shorter side, antialiased bilinear, centre crop"
-"""How every image gets its size (data/images.py), for whom it may concern."""
+"""How every image gets its size (data/images.py); token caches and statistics depend on it."""
+
 VIEWS = {"none": 1, "horizontal": 2, "both": 4}
+"""Ways to show one training image, for each kind of `DatasetSpec.flips`."""
 
 
 class Items(Protocol):
-    """Images with their labels; indexing gives (PIL image, label)."""
+    """Images with their labels; an index gives (PIL image, label)."""
 
     def __len__(self) -> int: ...
 
@@ -28,8 +31,8 @@ class Source:
     Attributes:
         items: the images with their labels.
         root: folder of the files.
-        files: every file that the images and labels come from; they make the fingerprint.
-        class_names: names in the order of the labels, or empty where the table holds them.
+        files: every file that the images and labels come from; the fingerprint depends on them.
+        class_names: names in the order of the labels; empty where the table has them.
     """
 
     items: Items
@@ -41,16 +44,36 @@ class Source:
 class Reader(Protocol):
     """Opens and fetches the files of one dataset.
 
-    Both methods take the folder of all datasets, the library's name of the split and the side of
-    the images that are wanted. Whatever the library raises about missing or damaged files is passed
-    on (data/download.py has the list).
+    Both methods take the folder of all datasets, the library's name of the split and the wanted
+    side of the images in pixels. They let pass what the library raises about missing or damaged
+    files (LIBRARY_ERRORS in data/download.py).
     """
 
     def open(self, root: Path, split: str, size: int) -> Source:
-        """Open files that are there; writes nothing and needs no network."""
+        """Open files that are there, without writing anything and without a network."""
 
     def fetch(self, root: Path, split: str, size: int) -> None:
         """Download what is missing below `root`, check it and unpack it."""
+
+
+@dataclass(frozen=True)
+class ReaderRef:
+    """Names a reader, so that the table of datasets can be read without importing it.
+
+    Attributes:
+        module: for example "data.readers".
+        kind: class in that module.
+        arguments: of the class.
+    """
+
+    module: str
+    kind: str
+    arguments: tuple[str, ...] = ()
+
+    def load(self) -> Reader:
+        """Import the module, which is slow, and make the reader."""
+        reader: Reader = getattr(import_module(self.module), self.kind)(*self.arguments)
+        return reader
 
 
 @dataclass(frozen=True)
@@ -58,22 +81,23 @@ class DatasetSpec:
     """One row of the dataset table.
 
     Attributes:
-        name: what --dataset calls it.
-        reader: opens and fetches the files.
-        channels: 1 grey, 3 colour.
-        num_classes: None where the files decide.
+        name: of the dataset, for the user.
+        reader: names what opens and fetches the files.
+        channels: 1 for grey images, 3 for colour.
+        num_classes: number of classes; None where the files decide.
         size: default side of the images in pixels.
-        splits: the library's names of the splits we train and validate on; disjoint, labelled.
+        splits: the library's names of the splits to train and to validate on. They share no image,
+            and their images have labels.
         source: public page of the dataset.
         licence: what the user must know before using the images.
-        files: where the files that one may fetch by hand belong, relative to the data folder.
-        flips: "none", "horizontal" or "both" (horizontal and vertical): flips under which an image
-            of the dataset remains one; training sees every image under all of them.
-        classes: class names in the order of the labels; empty where they are read with the images.
+        files: the files that a user may fetch by hand, by their place in the data folder.
+        flips: "none", "horizontal" or "both" (horizontal and vertical): the flips after which an
+            image still looks like one of the dataset. Training sees every image under all of them.
+        classes: class names in the order of the labels; empty where the reader finds them.
     """
 
     name: str
-    reader: Reader = field(repr=False)
+    reader: ReaderRef = field(repr=False)
     channels: int
     num_classes: int | None
     size: int
@@ -86,5 +110,5 @@ class DatasetSpec:
 
     @property
     def num_views(self) -> int:
-        """Flips of one training image: 1, 2 or 4."""
+        """Number of views of one training image under its flips: 1, 2 or 4."""
         return VIEWS[self.flips]

@@ -19,11 +19,13 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.datasets import DATASETS, open_dataset
+from commands.flags import with_flags
+from commands.kinds import image_side, positive_int
+from data.datasets import DATASETS
+from data.open import open_dataset
 from utils.device import choose_device
-from utils.errors import UserError, told_in_one_line
+from utils.errors import UserError, errors_on_one_line
 from utils.files import atomic_write
-from utils.options import image_side, positive_int
 from utils.progress import progress_bar
 
 WIDTHS = (32, 64, 128)
@@ -109,5 +111,5 @@ def accuracy_of(net: FeatureNet, batches: DataLoader, device: torch.device) -> f
 
 
 if __name__ == "__main__":
-    with told_in_one_line("feature_net.py"):
+    with errors_on_one_line("feature_net.py", with_flags):
         main()

@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from conftest import TINY_TRANSFORMER, write_real_subset
 
-import data.tokens
+import data.token_cache
 import MaskGIT
 
 # Imported by the modes when they need them: here once for all children.
-for module in ("data.batches", "models.maskgit.training", "models.vqgan.loading", "utils.loop",
-               "utils.tracking", "utils.sample_blocks", "models.maskgit.sampling"):  # fmt: skip
+for module in ("data.batches", "training.transformer", "models.vqgan.foreign", "training.loop",
+               "training.tracking", "data.blocks", "models.generate"):  # fmt: skip
     importlib.import_module(module)
 
 TRAIN = (
@@ -97,7 +97,7 @@ def start(command: str, folder: Path, before: Callable[[], None]) -> int:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
         torch.set_num_threads(1)
-        data.tokens.FLUSH_EVERY = 2
+        data.token_cache.FLUSH_EVERY = 2
         before()
         MaskGIT.main(command.split())
         code = 0

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from MaskGIT import main
-from models.maskgit.training import MaskGITStage
-from utils.distributed import Processes, launched_processes
+from training.transformer import MaskGITStage
+from utils.processes import Processes, launched_processes
 
 plan = json.loads(Path(sys.argv[1]).read_text())
 processes = launched_processes()

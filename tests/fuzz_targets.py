@@ -14,25 +14,25 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.datasets import DATASETS
 from data.images import load_image
-from data.tokens import cached_tokens
-from MaskGIT import load_model, open_session
-from models.maskgit.config import TrainingConfig, TransformerConfig
-from models.maskgit.loading import build_model, find_weights, to_foreign
-from models.maskgit.training import MaskGITStage
+from data.token_cache import cached_tokens
+from data.token_set import TokenSet
+from models.interfaces import Transformer
+from models.maskgit.config import TransformerConfig
+from models.maskgit.foreign import build_model, find_weights, to_foreign
 from models.maskgit.transformer import MaskedTransformer
-from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
-from models.vqgan.loading import load_tokenizer, read_remap
+from models.open import load_model, load_tokenizer
+from models.tokenizer import Tokenizer
+from models.vqgan.config import VQGANConfig
+from models.vqgan.foreign import read_remap
 from models.vqgan.network import VQModel
-from models.vqgan.tokenizer import Tokenizer
-from models.vqgan.training import VQGANStage
+from training.config import TrainingConfig, VQGANTrainingConfig
+from training.loop import Stage, load_state
+from training.run_folder import RunFolder
+from training.transformer import MaskGITStage
+from training.vqgan import VQGANStage
 from utils.checkpoint import load_checkpoint, read_torch_file, save_checkpoint
 from utils.files import file_digest
-from utils.loop import Stage, load_state
-from utils.options import parse_options
-from utils.run_folder import RunFolder
-from utils.token_set import TokenSet
 
 VQGAN = VQGANConfig(
     image_size=8, channels=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(),
@@ -42,7 +42,11 @@ TRANSFORMER = TransformerConfig(
     codebook_size=8, num_classes=10, seq_len=16, embed_dim=4, hidden_dim=8, heads=2, depth=1,
     mlp_dim=8,
 )  # fmt: skip
-CPU = {"device": torch.device("cpu"), "precision": torch.float32, "describe": {"dataset": "x"}}
+CPU = {
+    "device": torch.device("cpu"),
+    "precision": torch.float32,
+    "checkpoint_entries": {"dataset": "x"},
+}
 DATASET = "fashionmnist"
 
 
@@ -85,6 +89,7 @@ def make_targets() -> dict[str, Target]:
     transformer = {
         "config": vars(TRANSFORMER), "weights": model.state_dict(), "ema": model.state_dict(),
         "tokenizer": tokenizer, "dataset": DATASET, "class_names": classes, "step": 3,
+        "family": "maskgit",
     }  # fmt: skip
     return {
         "transformer": own_checkpoint("maskgit", transformer, read_transformer, "a.pt"),
@@ -184,13 +189,11 @@ def read_tokenizer(path: Path) -> Any:
 
 def read_transformer(path: Path) -> Any:
     """As for --sample; logits must be possible."""
-    trained = load_model(
-        open_session(parse_options(["--sample", "--checkpoint", str(path)], DATASETS))
-    )
-    check_logits(trained.model)
+    model = load_model(path, device="cpu", precision="fp32")
+    check_logits(model.transformer)
     return (
-        trained.model.config, trained.model.state_dict(), trained.tokenizer.entry(),
-        trained.dataset, trained.class_names,
+        model.transformer.config, model.transformer.state_dict(), model.tokenizer.entry(),
+        model.dataset, model.class_names,
     )  # fmt: skip
 
 
@@ -200,7 +203,7 @@ def read_foreign(path: Path) -> Any:
     check_logits(model)
 
 
-def check_logits(model: MaskedTransformer) -> None:
+def check_logits(model: Transformer) -> None:
     """One forward pass must be possible."""
     config = model.config
     logits = model(torch.zeros(1, config.seq_len, dtype=torch.long), torch.tensor([0]))

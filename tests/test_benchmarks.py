@@ -6,8 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.baseline import PlainTransformer, Trainer, sample
 from benchmarks.speed import forward_flops
-from models.maskgit.config import SamplingConfig, TransformerConfig
+from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
+from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_CODES, TINY_VQGAN, TRAIN_TINY
-from test_vqgan_training import make_stage as vqgan_stage
+from tiny_stages import make_vqgan_stage as vqgan_stage
 from torch._dynamo.utils import counters
 
-from utils.run_folder import RunFolder
+from training.run_folder import RunFolder
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,20 +11,22 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from test_stage2_training import CLASSES, SHAPE, K, L, token_set
+from tiny_stages import CLASSES, SHAPE, K, L, token_set
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from data.datasets import DATASETS
-from MaskGIT import open_session
-from models.maskgit.config import SAMPLERS, SamplingConfig, TrainingConfig, TransformerConfig
-from models.maskgit.sampling import sample_tokens
-from models.maskgit.training import MaskGITStage
-from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
+from models.generate import sample_tokens
+from models.maskgit.config import TransformerConfig
+from models.samplers import SAMPLERS
+from models.sampling import SamplingConfig
+from models.tokenizer import Tokenizer
+from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
-from models.vqgan.tokenizer import Tokenizer
-from models.vqgan.training import VQGANStage
-from utils.options import parse_options
+from training.config import TrainingConfig, VQGANTrainingConfig
+from training.transformer import MaskGITStage
+from training.vqgan import VQGANStage
+from utils.device import choose_device, choose_precision, set_up_device
+from utils.processes import ALONE
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 
@@ -96,9 +98,11 @@ def test_one_gpu_is_set_by_its_index(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
     with torch.backends.cudnn.flags():  # restores them
-        session = open_session(parse_options(["--train"], DATASETS))
-    assert chosen == [session.device] == [GPU]  # set_device takes none without an index
-    assert session.precision == torch.bfloat16
+        device = ALONE.own_device(choose_device("auto"))
+        precision = choose_precision("auto", device)
+        set_up_device(device, precision, deterministic=False)
+    assert chosen == [device] == [GPU]  # set_device takes none without an index
+    assert precision == torch.bfloat16
 
 
 def make_stage(precision=torch.float32, **training) -> MaskGITStage:
@@ -109,7 +113,7 @@ def make_stage(precision=torch.float32, **training) -> MaskGITStage:
         token_set(seed=1),
         device=GPU,
         precision=precision,
-        describe={},
+        checkpoint_entries={},
         preview=lambda model, path: None,
     )
 
@@ -153,7 +157,7 @@ def test_training_the_vqgan(fake_gpu, grad_accum, precision):
     images = torch.rand(4, 1, 8, 8, device=GPU) * 2 - 1
     stage = VQGANStage(
         VQGAN, training, lambda epoch, first: iter([images] * 9), lambda: iter([images]), 9,
-        device=GPU, precision=precision, describe={},
+        device=GPU, precision=precision, checkpoint_entries={},
     )  # fmt: skip
     for step in range(2):
         metrics = stage.train_step(step)

@@ -9,17 +9,19 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from test_stage2_training import CLASSES, make_stage, token_set
+from tiny_stages import CLASSES, make_stage, token_set
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.maskgit.config import SAMPLERS, SamplingConfig
-from models.maskgit.sampling import sample_tokens
-from models.vqgan.config import VQGANConfig, VQGANTrainingConfig
-from models.vqgan.training import VQGANStage
-from utils.loop import LOG_EVERY, LoopConfig, Position, train_loop
-from utils.run_folder import RunFolder
-from utils.tracking import Trackers
+from models.generate import sample_tokens
+from models.samplers import SAMPLERS
+from models.sampling import SamplingConfig
+from models.vqgan.config import VQGANConfig
+from training.config import LoopConfig, VQGANTrainingConfig
+from training.loop import LOG_EVERY, Position, train_loop
+from training.run_folder import RunFolder
+from training.tracking import Trackers
+from training.vqgan import VQGANStage
 
 WAITING = {
     torch.ops.aten._local_scalar_dense.default,
@@ -29,7 +31,7 @@ WAITING = {
 }
 
 
-COPIES = {torch.Tensor.cpu, torch.Tensor.numpy, torch.Tensor.tolist}
+COPIES = (torch.Tensor.cpu, torch.Tensor.numpy, torch.Tensor.tolist)
 
 
 class NoCopies(TorchFunctionMode):
@@ -90,7 +92,7 @@ def test_training_the_vqgan():
     images = torch.rand(4, 1, 8, 8) * 2 - 1
     stage = VQGANStage(
         config, training, lambda epoch, first: iter([images] * 9), lambda: iter([images]), 9,
-        device=torch.device("cpu"), precision=torch.float32, describe={},
+        device=torch.device("cpu"), precision=torch.float32, checkpoint_entries={},
     )  # fmt: skip
     stage.train_step(0)
     with no_waiting():

@@ -7,13 +7,14 @@ import pytest
 import torch
 from conftest import REAL_FASHION_MNIST
 
-from data.datasets import open_dataset
-from models.maskgit.config import TrainingConfig, TransformerConfig
-from models.maskgit.training import MaskGITStage
-from models.vqgan.loading import load_tokenizer
+from data.open import open_dataset
+from data.token_set import TokenSet
+from models.maskgit.config import TransformerConfig
+from models.open import load_tokenizer
+from training.config import TrainingConfig
+from training.transformer import MaskGITStage
 from utils.device import autocast
-from utils.images import from_uint8
-from utils.token_set import TokenSet
+from utils.pictures import from_uint8
 
 CPU = torch.device("cpu")
 BUNDLED = Path(__file__).parents[1] / "models" / "pretrained" / "VQGAN_fashionmnist.pt"
@@ -60,7 +61,7 @@ def test_bfloat16_learns_as_float32_does(encoded):
             token_set,
             device=CPU,
             precision=precision,
-            describe={},
+            checkpoint_entries={},
             preview=lambda model, path: None,
         )
         curves.append([stage.train_step(step)["loss"].item() for step in range(200)])

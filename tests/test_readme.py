@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from commands.options import documentation
 from data.datasets import DATASETS, documentation_table
 from MaskGIT import main
 
@@ -30,12 +32,21 @@ def test_the_sizes_and_channels_of_the_datasets_are_those_of_the_program():
 
 
 def test_the_example_runs(trained):
-    (code,) = re.findall(r"```python\n(from pathlib.*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(import numpy.*?)```", README, re.DOTALL)
     code = code.replace("runs/demo/MaskGIT_fashionmnist.pt", str(trained / "MaskGIT_mnist.pt"))
+    code = code.replace("sneaker", "3").replace("bag", "4")  # classes of the tests' model
+    assert len(code.strip().splitlines()) <= 8
     names: dict = {}
     exec(code, names)
-    assert names["images"].shape == (2, 1, 32, 32)
-    assert names["images"].abs().max() <= 1
+    assert (names["images"].shape, names["images"].dtype) == ((2, 32, 32, 1), np.uint8)
+    assert names["variants"].shape == (4, 32, 32, 1)
+    assert (names["variants"][:, 16:] == names["images"][1, 16:]).all()
+    assert names["hidden"][0] == 2 * 64
+    assert names["hidden"][-1] == 0
+
+
+def test_the_table_of_options_is_that_of_the_program():
+    assert documentation() in PAGES["options.md"]
 
 
 def test_every_option_they_name_exists(capsys):
@@ -48,7 +59,10 @@ def test_every_option_they_name_exists(capsys):
 
 
 def test_every_file_they_name_exists():
-    names = re.findall(r"`((?:models|data|utils|scripts|tests|benchmarks)/[\w/.]*)`", EVERYTHING)
+    names = re.findall(
+        r"`((?:commands|training|metrics|models|data|utils|scripts|tests|benchmarks)/[\w/.]*)`",
+        EVERYTHING,
+    )
     names += re.findall(r"\]\((docs/[\w.]+)\)", README)
     for name in names:
         assert (ROOT / name).exists(), name

@@ -1,9 +1,9 @@
 """Checkpoint files that describe themselves and are safe to open.
 
-A checkpoint is a nested dictionary of tensors and plain data, written by torch.save and read by
-torch.load(weights_only=True), which runs no code. Beside its contents it holds what kind of
-checkpoint it is, the version of the format and of the program, and a checksum of every tensor and
-of the plain data, so that a damaged file is noticed and the damaged part named.
+A checkpoint is a nested dictionary of tensors and plain data. torch.save writes it, and
+torch.load(weights_only=True), which runs no code, reads it. Beside its contents a file holds its
+kind, the versions of the format and of the program, and checksums of every tensor and of the plain
+data. So damage is noticed, and the message names the damaged part.
 """
 
 import hashlib
@@ -26,18 +26,34 @@ from utils.files import atomic_write
 from utils.version import VERSION
 
 FORMAT = "maskgit-checkpoint"
-FORMAT_VERSION = 1
-# From the contents (kind, contents) of a version to those of the next, for every version before the
-# present one: files of all of them open for ever.
-UPGRADES: dict[int, Callable[[str, dict[str, Any]], dict[str, Any]]] = {}
-KINDS = {  # for people
+FORMAT_VERSION = 2
+
+
+def _name_families(kind: str, contents: dict[str, Any]) -> dict[str, Any]:
+    """Add the families of the models, which files of version 1 do not name.
+
+    In version 1 every transformer is of the family "maskgit" and every tokenizer a VQ-GAN. Entries
+    that are not as they should be stay as they are: those who read them say what is wrong.
+    """
+    if kind not in ("maskgit", "vqgan"):
+        return contents
+    named = {**contents, "family": "maskgit"} if kind == "maskgit" else dict(contents)
+    if isinstance(named.get("tokenizer"), Mapping):
+        named["tokenizer"] = {"family": "vqgan", **named["tokenizer"]}
+    return named
+
+
+# For each older version, what turns the contents of a file (kind, contents) into those of the next
+# version. There is one for every older version, so that all files can be opened.
+UPGRADES: dict[int, Callable[[str, dict[str, Any]], dict[str, Any]]] = {1: _name_families}
+KINDS = {  # how messages name the kinds
     "maskgit": "a trained transformer",
-    "vqgan": "a trained VQ-GAN (--checkpoint_vae)",
-    "maskgit-resume": "the state of a training (--resume goes on with it)",
-    "vqgan-resume": "the state of a training (--resume goes on with it)",
+    "vqgan": "a trained VQ-GAN (`checkpoint_vae`)",
+    "maskgit-resume": "the state of a training (`resume` goes on with it)",
+    "vqgan-resume": "the state of a training (`resume` goes on with it)",
 }
 PLAIN_DATA = "(plain data)"
-GROWING = b"bytearray"  # torch's safe reader calls it with any size that a pickle names
+GROWING = b"bytearray"  # torch's safe reader makes one of any size that a file asks for
 
 
 def save_checkpoint(path: Path, kind: str, contents: Mapping[str, Any]) -> None:
@@ -45,11 +61,11 @@ def save_checkpoint(path: Path, kind: str, contents: Mapping[str, Any]) -> None:
 
     Args:
         path: the file.
-        kind: what it holds, e.g. "maskgit" or "vqgan"; reading it as another kind is refused.
+        kind: what it holds, a key of KINDS; `load_checkpoint` refuses to read it as another kind.
         contents: nested dictionaries with string keys, lists, tensors and plain data.
 
     Raises:
-        UserError: if the file cannot be written; a previous one is intact.
+        UserError: if the file cannot be written; an earlier one stays intact.
     """
     file_contents = {
         "format": FORMAT,
@@ -64,7 +80,10 @@ def save_checkpoint(path: Path, kind: str, contents: Mapping[str, Any]) -> None:
 
 
 def torch_save(contents: Any, file: BinaryIO) -> None:
-    """As torch.save, with the OSError of a failed write, which torch.save replaces by its own."""
+    """Call torch.save, but raise the OSError of a failed write.
+
+    torch.save itself raises a RuntimeError that does not say what went wrong.
+    """
     writer = _Writer(file)
     try:
         torch.save(contents, writer)  # type: ignore[arg-type] # all it calls is there
@@ -75,7 +94,7 @@ def torch_save(contents: Any, file: BinaryIO) -> None:
 
 
 class _Writer(io.RawIOBase):
-    """Passes bytes on to a file and remembers what went wrong."""
+    """Passes bytes on to a file and keeps the error of a failed write."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.error: OSError | None = None
@@ -114,7 +133,20 @@ def is_own_format(stored: Any) -> bool:
 
 
 def contents_of(stored: Any, path: Path, kind: str) -> dict[str, Any]:
-    """Verify what `read_torch_file` returned and unwrap it; as `load_checkpoint`."""
+    """Verify what `read_torch_file` returned and take out the contents.
+
+    Args:
+        stored: what the file holds.
+        path: the file, for messages.
+        kind: the expected kind.
+
+    Returns:
+        The contents in the present version of the format.
+
+    Raises:
+        UserError: as `load_checkpoint`.
+    """
+    # Whether this program can read it at all, and as this kind.
     if not is_own_format(stored):
         raise UserError(f"{path} is not a checkpoint of this program")
     version = stored.get("format_version")
@@ -127,6 +159,7 @@ def contents_of(stored: Any, path: Path, kind: str) -> dict[str, Any]:
         stored_kind = stored.get("kind")
         what = KINDS.get(stored_kind, f"a {stored_kind!r} checkpoint")
         raise UserError(f"{path} is {what} where {KINDS.get(kind, repr(kind))} is needed")
+    # Whether it is intact: the checksums are those of the contents as they were written.
     contents, expected = stored.get("contents"), stored.get("checksums")
     if not isinstance(contents, dict) or not isinstance(expected, dict):
         raise UserError(f"{path} is damaged: its contents are missing")
@@ -134,6 +167,7 @@ def contents_of(stored: Any, path: Path, kind: str) -> dict[str, Any]:
     damaged = sorted(k for k in {*found, *expected} if found.get(k) != expected.get(k))
     if damaged:
         raise UserError(f"{path} is damaged: {damaged[0]} does not match its checksum")
+    # From version to version to the present one.
     for older in range(version, FORMAT_VERSION):
         contents = UPGRADES[older](kind, contents)
     return contents
@@ -142,18 +176,18 @@ def contents_of(stored: Any, path: Path, kind: str) -> dict[str, Any]:
 def read_torch_file(path: Path) -> Any:
     """Read any file of torch.save, or a .safetensors, without running code from it.
 
-    Objects of other programs, as Lightning and argparse leave them beside the weights, become empty
-    stand-ins. What a file claims to hold is bounded by what it holds: the memory that reading takes
-    does not exceed the size of the file.
+    Objects of other programs, such as those of Lightning and argparse beside the weights, become
+    empty objects. A file that claims to hold more than its size is refused, so that reading takes
+    no more memory than the file has bytes.
 
     Args:
         path: the file.
 
     Returns:
-        What was saved, tensors on the CPU; of a .safetensors the dictionary of its tensors.
+        What was saved, with tensors on the CPU; for a .safetensors the dictionary of its tensors.
 
     Raises:
-        UserError: if the file is missing or no such file, or claims more than it holds.
+        UserError: if the file is missing or cannot be read, or claims more than it holds.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the checkpoint in it")
@@ -180,7 +214,7 @@ def read_torch_file(path: Path) -> Any:
 
 
 class _Ignored:
-    """Stands for the objects of other programs in their checkpoints, and does nothing."""
+    """Stands for an object of another program in its checkpoint, and does nothing."""
 
     def __init__(self, *args: object, **kwargs: object) -> None: ...
 
@@ -188,10 +222,10 @@ class _Ignored:
 
 
 def _foreign_names(path: Path) -> list[str]:
-    """Names of what torch's safe reader would refuse.
+    """List the names in a file that torch's safe reader would refuse.
 
     Raises:
-        ValueError: if the file would grow while it is read.
+        ValueError: if reading would take more memory than the file has bytes.
     """
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -208,10 +242,10 @@ def _foreign_names(path: Path) -> list[str]:
 
 
 def _check_sizes(stored: Any, path: Path) -> None:
-    """Refuse tensors that are larger than their data, which any copy would have to fill.
+    """Refuse tensors that are larger than their data; a copy of one would fill the memory.
 
     Raises:
-        ValueError: if there are such tensors.
+        ValueError: naming such a tensor.
     """
     storages = {}
     for tensor in _tensors(stored):
@@ -222,7 +256,7 @@ def _check_sizes(stored: Any, path: Path) -> None:
             raise ValueError(f"it holds a tensor of shape {tuple(tensor.shape)} without data")
         storages[storage.data_ptr()] = storage.nbytes()
     if zipfile.is_zipfile(path):
-        # Older versions of torch, 2.6 among them, believe a size that is not that of the record.
+        # Some versions of torch, 2.6 for one, believe a size that differs from that of the record.
         with zipfile.ZipFile(path) as archive:
             records = Counter(entry.file_size for entry in archive.infolist())
         invented = Counter(filter(None, storages.values())) - records
@@ -231,7 +265,7 @@ def _check_sizes(stored: Any, path: Path) -> None:
 
 
 def _tensors(stored: Any) -> Iterator[Tensor]:
-    """Every tensor in nested containers, once; the nesting may have loops."""
+    """Yield every tensor in nested containers once; containers may hold each other in a loop."""
     waiting, seen = [stored], set()
     while waiting:
         value = waiting.pop()
@@ -247,7 +281,7 @@ def _tensors(stored: Any) -> Iterator[Tensor]:
 
 
 def weights_digest(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
-    """Fingerprint of a model: equal exactly if its configuration and its weights are equal."""
+    """Compute the fingerprint of a model: 16 hexadecimal digits of config and weights."""
     digest = hashlib.sha256(json.dumps(dict(config), sort_keys=True, default=list).encode())
     for name in sorted(weights):
         digest.update(f"{name}:{_tensor_checksum(weights[name])}".encode())
@@ -255,6 +289,7 @@ def weights_digest(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> 
 
 
 def _checksums(contents: Mapping[str, Any]) -> dict[str, str]:
+    """Compute the checksums of every tensor, by its path, and of all plain data together."""
     tensors = {}
     plain = []
     for name, value in _leaves(contents, ""):
@@ -267,8 +302,9 @@ def _checksums(contents: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the path and value of everything in nested containers, and the type of each one."""
     if isinstance(value, Mapping):
-        # The type of a key counts: an optimiser's state has integer keys.
+        # Keys may be integers, as in the state of an optimiser.
         items = [(f"{name}/{key}" if name else str(key), entry) for key, entry in value.items()]
     elif isinstance(value, list | tuple):
         items = [(f"{name}/{index}", entry) for index, entry in enumerate(value)]
@@ -281,6 +317,7 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _tensor_checksum(tensor: Tensor) -> str:
+    """Hash the dtype, shape and bytes of a tensor."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     digest.update(flat.view(torch.uint8).numpy().data)

@@ -1,4 +1,4 @@
-"""Where and in which precision to compute: decided once, from the options."""
+"""The device and the precision to compute with."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -6,16 +6,18 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.errors import FieldError, UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """Resolve --device: "auto" takes CUDA where there is any, else the CPU.
+    """Find the device of a name.
 
-    Apple's MPS has to be asked for: nothing has been run on it.
+    Args:
+        name: "cpu", "cuda", "cuda:<i>", "mps", or "auto": CUDA where there is any, else the CPU.
+            Apple's MPS must be asked for: nothing has been tested on it.
 
     Raises:
-        UserError: if the name is no device of this machine.
+        UserError: if this machine has no device of that name.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -26,24 +28,31 @@ def choose_device(name: str) -> torch.device:
         "mps": int(torch.backends.mps.is_available()),
     }
     if kind not in available or (index and not index.isdecimal()):
-        raise UserError(f"unknown device {name!r}: --device takes auto, cpu, cuda, cuda:<i> or mps")
+        raise UserError(f"unknown device {name!r}: `device` takes auto, cpu, cuda, cuda:<i> or mps")
     if int(index or 0) >= available[kind]:
-        raise UserError(
-            f"--device {name}: this machine has {available[kind]} such devices (torch sees none "
-            "if its build lacks support); --device auto takes the best one there is"
+        raise FieldError(
+            "device",
+            name,
+            f"this machine has {available[kind]} such devices (torch sees none if its build lacks "
+            "support); `device` auto takes the best one there is",
         )
     return torch.device(name)
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """Resolve --precision: "auto" is bfloat16 where the hardware multiplies it, else float32."""
+    """Find the dtype to compute in.
+
+    Args:
+        name: "fp32", "bf16", or "auto": bfloat16 where the hardware multiplies it, else float32.
+        device: where the program computes.
+    """
     if name == "auto":
         return torch.bfloat16 if _has_fast_bfloat16(device) else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """Mixed precision for the block, or nothing at all in float32."""
+    """Compute in mixed precision inside the block; float32 changes nothing."""
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype)
@@ -54,8 +63,9 @@ def set_up_device(device: torch.device, precision: torch.dtype, deterministic: b
 
     Args:
         device: where to compute.
-        precision: float32 means float32; otherwise what is not bfloat16 may be TF32 on CUDA.
-        deterministic: ask for equal bits from run to run, also on CUDA (--deterministic).
+        precision: with float32, CUDA computes in full float32; otherwise products of float32 may
+            be computed in TF32.
+        deterministic: ask for equal bits from run to run, also on CUDA.
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -70,19 +80,21 @@ def set_up_device(device: torch.device, precision: torch.dtype, deterministic: b
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device, on CUDA without waiting for the copy.
+    """Copy a tensor to a device; on CUDA the program does not wait for the copy.
 
-    MPS would read the memory of a temporary tensor after it is freed (pytorch issue 139550).
+    On MPS it waits, for MPS may read the memory of a temporary tensor after it is freed (pytorch
+    issue 139550).
     """
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def float32_name(device: torch.device) -> str:
-    """What products of float32 are computed in: "float32" or "tf32"."""
+    """Name what products of float32 are computed in: "float32" or "tf32"."""
     return "tf32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 itself."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,11 +1,13 @@
-"""What goes wrong through no fault of the program, and how it is told: in one line."""
+"""Errors of the user or of the machine, and how the program reports them: in one line."""
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-# What torch and the libraries below it say then; cuDNN finds no algorithm with a small enough room.
+# Parts of what torch and its libraries say when memory is exhausted. cuDNN says that it finds no
+# algorithm, where each one needs more memory than there is.
 OUT_OF_MEMORY = (
     "out of memory",
     "allocate memory",
@@ -16,11 +18,48 @@ OUT_OF_MEMORY = (
 
 
 class UserError(Exception):
-    """A user's mistake or a condition of their machine, told in one line.
+    """A mistake of the user or a problem of their machine, reported in one line.
 
-    The message names the bad value and the way out. MaskGIT.py prints it to stderr without a
-    traceback and exits with code 2.
+    The message names the bad value and says what would work. MaskGIT.py prints it to stderr without
+    a traceback and exits with code 2.
+
+    A message names a setting in backticks: `cache_dir`, or `TransformerConfig.dropout` where
+    several configs have a field of that name. The command line shows its flag in that place.
     """
+
+
+class FieldError(UserError, ValueError):
+    """A value that a setting cannot have.
+
+    Attributes:
+        field: name of the setting, as in the messages of `UserError` but without backticks.
+    """
+
+    def __init__(self, field: str, value: object, reason: str) -> None:
+        """Make the message from the setting, its value and what is wrong with it.
+
+        Args:
+            field: for example "heads" or "TransformerConfig.dropout".
+            value: what was asked for.
+            reason: what would work, for example "must divide hidden_dim 128".
+        """
+        self.field = field
+        super().__init__(f"`{field}` {value_text(value)}: {reason}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _field_error, (self.field, str(self))
+
+
+def _field_error(field: str, message: str) -> FieldError:
+    """Rebuild a FieldError that came from another process."""
+    error = FieldError.__new__(FieldError)
+    error.field, error.args = field, (message,)
+    return error
+
+
+def value_text(value: object) -> str:
+    """Format the value of a setting as on a command line."""
+    return " ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -29,22 +68,26 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException, length: int = 300) -> str:
-    """What an exception says, fit to be part of a UserError's message."""
+    """Shorten the message of an exception to a single line, for a UserError."""
     return (" ".join(str(error).split()) or repr(error))[:length]
 
 
 @contextmanager
-def told_in_one_line(program: str) -> Iterator[None]:
-    """End the process with one line and an exit code where the user or the machine is at fault.
+def errors_on_one_line(program: str, rewrite: Callable[[str], str] = str) -> Iterator[None]:
+    """Report an error of the user or the machine in one line and end the process.
+
+    Args:
+        program: name of the program, the first word of the line.
+        rewrite: changes a message before it is shown, for example to name settings by their flags.
 
     Raises:
         SystemExit: with code 2 for a UserError and for what the system refuses, 130 after Ctrl-C,
-            141 where nobody reads the output any more.
+            141 if the reader of the output has closed it.
     """
     try:
         yield
     except UserError as error:
-        reason, code = f"error: {error}", 2
+        reason, code = f"error: {rewrite(str(error))}", 2
     except KeyboardInterrupt:
         reason, code = "stopped", 130
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Files that are either complete or not there: atomic writes and locks."""
+"""Files that are either complete or not there, and locks."""
 
 import errno
 import hashlib
@@ -10,11 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock, Timeout
+
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# What file systems answer that cannot flush a folder.
+# The error numbers of file systems that cannot flush a folder.
 NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
 
 
@@ -22,8 +24,11 @@ NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside `path` that takes its place when the block ends without an error.
 
-    The data is on the disk before the rename, and the rename before the return, so that a crash
-    at any instant leaves either the previous file or the new one.
+    The data is on the disk before the rename, and the rename is on the disk before the return. So
+    a crash at any moment leaves either the previous file or the new one.
+
+    Args:
+        path: the file; missing folders above it are made.
 
     Raises:
         UserError: if the file cannot be written (read-only, disk full, quota).
@@ -49,7 +54,10 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed writes left in a folder; what another process here is writing stays."""
+    """Delete the partial files of killed processes in a folder.
+
+    The partial file of another process that runs on this machine stays.
+    """
     for path in folder.glob(".*.partial"):
         writer = path.name.split(".")[-2]
         if not (writer.isdecimal() and _is_another_process(int(writer))):
@@ -59,8 +67,8 @@ def remove_leftovers(folder: Path) -> None:
 def reserve_space(path: Path) -> None:
     """Give a sparse file all of its disk blocks.
 
-    A program that writes to a mapped file where the disk is full is killed (SIGBUS); after this it
-    cannot happen.
+    The system kills a program (SIGBUS) that writes to a mapped file on a full disk. It cannot
+    happen to a file whose space is reserved.
 
     Raises:
         OSError: if the space is not there.
@@ -99,7 +107,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's contents, in hexadecimal digits."""
+    """Compute the SHA-256 of a file's contents, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -124,29 +132,35 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock file for as long as the block runs.
+    """Hold a lock file while the block runs.
 
-    The kernel releases the lock when its owner dies, however it dies; the file itself stays. Where
-    the file system has no locks, as some network disks, that is told and nothing is locked.
+    The kernel releases the lock when its owner ends or is killed. The file itself stays. On a file
+    system without locks, as on some network disks, a warning is logged and nothing is locked.
+
+    Args:
+        path: the lock file; its folder must be there.
+        refusal: the message where the lock is taken.
 
     Raises:
-        UserError: with the text `refusal` if another process holds the lock, or if the file cannot
-            be written.
+        UserError: with the text `refusal` if another process, or another block of this one, holds
+            the lock; or if the file cannot be written.
     """
-    import fcntl
-
     try:
-        file = path.open("a")
+        path.open("a").close()  # the lock itself would make missing folders
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(refusal) from error
-        except OSError as error:
-            log.warning("%s cannot be locked (%s): start no second job there", path, error.strerror)
+    # A soft lock is a file that must be deleted: it would outlive a process that is killed.
+    lock = FileLock(path, timeout=0, fallback_to_soft=False, preserve_lock_file=True)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(refusal) from error
+    except OSError as error:
+        log.warning("%s cannot be locked (%s): start no second job there", path, error.strerror)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _is_another_process(number: int) -> bool:
@@ -161,7 +175,7 @@ def _is_another_process(number: int) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, without which a rename may be lost in a power cut."""
+    """Flush the entries of a folder: a power cut could undo a rename without it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

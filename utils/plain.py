@@ -1,4 +1,4 @@
-"""Dataclasses as the plain data of checkpoints, and back without taking a type on trust."""
+"""Dataclasses to the plain data of checkpoints and back; reading checks every type."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def to_plain(values: Any) -> dict[str, Any]:
-    """The fields of a dataclass, tuples as lists."""
+    """Turn a dataclass into a dictionary of its fields, with lists for tuples."""
     named = {field.name: getattr(values, field.name) for field in fields(values)}
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in named.items()
@@ -17,14 +17,15 @@ def to_plain(values: Any) -> dict[str, Any]:
 
 
 def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
-    """The inverse of `to_plain`, for a dataclass of this kind.
+    """Build a dataclass of this kind from what `to_plain` returned.
 
     Raises:
         ValueError: if a field is missing, unknown or of another type.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"{type(values).__name__} instead of a {kind.__name__}")
-    types = get_type_hints(kind)
+    hints = get_type_hints(kind)
+    types = {field.name: hints[field.name] for field in fields(kind)}  # type: ignore[arg-type]
     for name in types.keys() ^ values.keys():
         raise ValueError(f"{name} is {'missing' if name in types else 'unknown'}")
     tuples = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
@@ -34,7 +35,15 @@ def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
     return kind(**tuples)
 
 
+def same_value(one: Any, other: Any) -> bool:
+    """Whether two values of a setting are equal; lists and tuples are not told apart."""
+    if isinstance(one, list | tuple):
+        return isinstance(other, list | tuple) and list(one) == list(other)
+    return bool(one == other)
+
+
 def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type as fields declare it: int, float | None, tuple[int, ...]."""
     origin = get_origin(kind)
     if origin is UnionType:
         return any(_is(value, one) for one in get_args(kind))

@@ -1,8 +1,9 @@
-"""Progress on a terminal, and plain lines elsewhere."""
+"""Progress bars on a terminal, and the lines that the program prints."""
 
 import io
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
@@ -11,13 +12,13 @@ log = logging.getLogger(__name__)
 
 
 def progress_bar(title: str, total: int, done: int = 0, unit: str = "it", **options: Any) -> tqdm:
-    """A bar with rate and time left on a terminal; where stderr is no terminal, one line instead.
+    """Make a bar with rate and time left, or log one line where stderr is no terminal.
 
     Args:
-        title: what is going on.
+        title: what the program does.
         total: units of work in all.
         done: units done before, by an earlier run.
-        unit: name of one unit.
+        unit: name of one unit of work.
         **options: handed to tqdm.
     """
     on_terminal = sys.stderr.isatty()
@@ -35,19 +36,28 @@ def progress_bar(title: str, total: int, done: int = 0, unit: str = "it", **opti
 
 
 class _TqdmHandler(logging.StreamHandler):
-    """Writes lines above the bars instead of through them."""
+    """Writes lines above the bars, so that they do not cut through them."""
+
+    def __init__(self, rewrite: Callable[[str], str]) -> None:
+        super().__init__()
+        self._rewrite = rewrite
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
+        tqdm.write(self._rewrite(self.format(record)), file=sys.stdout)
         sys.stdout.flush()
 
 
-def set_up_logging(verbose: bool = True) -> None:
-    """Send the program's messages to stdout as plain lines; `verbose` is False on other ranks."""
+def set_up_logging(verbose: bool = True, rewrite: Callable[[str], str] = str) -> None:
+    """Print the program's messages to stdout as plain lines.
+
+    Args:
+        verbose: False for errors alone, as in every process but the main one.
+        rewrite: changes a message before it is shown, for example to name settings by their flags.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that it cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names that stdout cannot show
     root = logging.getLogger()
-    root.handlers[:] = [_TqdmHandler()]
+    root.handlers[:] = [_TqdmHandler(rewrite)]
     root.setLevel(logging.INFO if verbose else logging.ERROR)
     for noisy in ("PIL", "urllib3", "filelock", "torch", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Stopping at a safe place when the system or the user asks for it."""
+"""How the program stops at a safe place when the system or the user asks for it."""
 
 import os
 import signal
@@ -10,29 +10,30 @@ from types import FrameType
 
 @dataclass
 class StopRequest:
-    """Set by the first signal that asks to stop.
+    """Whether a signal has asked the program to stop.
 
     Attributes:
-        signal_number: the signal that asked, 0 while none has.
+        signal_number: the first signal that asked; 0 while there is none.
     """
 
     signal_number: int = 0
 
 
 def exit_code(signal_number: int) -> int:
-    """As shells report a death by signal: 143 for SIGTERM, 130 for SIGINT, 129 for SIGHUP."""
+    """Return the exit code for a signal: 143 for SIGTERM, 130 for SIGINT, 129 for SIGHUP."""
     return 128 + signal_number
 
 
 @contextmanager
 def stop_on_signals(may_repeat: bool = False) -> Iterator[StopRequest]:
-    """Note the first SIGTERM, SIGINT or SIGHUP instead of dying; a second one exits at once.
+    """Record the first SIGTERM, SIGINT or SIGHUP and go on; a second one exits at once.
 
-    A SIGHUP that is ignored, as under nohup, stays ignored.
+    A SIGHUP that is ignored, as under nohup, stays ignored. The earlier handlers return after the
+    block.
 
     Args:
-        may_repeat: a second signal means nothing: launchers of several processes pass on a signal
-            that the processes have had already, and they end by force what takes too long.
+        may_repeat: whether a second signal is ignored. The launcher of several processes passes on
+            a signal that the processes have received already, and kills those that take too long.
     """
     request = StopRequest()
 
@@ -40,7 +41,7 @@ def stop_on_signals(may_repeat: bool = False) -> Iterator[StopRequest]:
         if request.signal_number and not may_repeat:
             os._exit(exit_code(signal_number))
         if not may_repeat:
-            # Straight to the descriptor: the signal may have come in the middle of a print.
+            # Not with print: the signal may have come in the middle of one.
             os.write(2, b"stopping after this step; a second signal leaves at once, unsaved\n")
         request.signal_number = signal_number
 

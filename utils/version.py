@@ -1,3 +1,3 @@
-"""The version of the program, as CHANGELOG.md counts it."""
+"""The version of the program; CHANGELOG.md says what is in it."""
 
 VERSION = "0.1.0"

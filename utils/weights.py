@@ -1,4 +1,4 @@
-"""Weights of a file into modules and optimisers, where nothing in the file is taken on trust."""
+"""Loads the weights of a file into modules and optimisers, and checks all that the file says."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -14,8 +14,12 @@ Module = TypeVar("Module", bound=nn.Module)
 def build_with_weights(build: Callable[[], Module], weights: Mapping[str, Tensor]) -> Module:
     """Build a module on the CPU, in evaluation mode, that holds these weights.
 
-    It is built without memory and takes the tensors as they are, so that a configuration that asks
-    for more than the file holds is refused before anything is allocated.
+    The module is built without memory and takes over the given tensors. So a configuration that
+    asks for more than the file holds is refused before anything is allocated.
+
+    Args:
+        build: makes the module.
+        weights: all tensors of its state dict.
 
     Raises:
         ValueError: in one line, if the module cannot be built or the weights are not its own.
@@ -32,13 +36,21 @@ def build_with_weights(build: Callable[[], Module], weights: Mapping[str, Tensor
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into a module; errors as `check_weights`, and the module is then as it was."""
+    """Copy weights into a module.
+
+    Raises:
+        ValueError: as `check_weights`; the module is then unchanged.
+    """
     check_weights(module.state_dict(), weights)
     module.load_state_dict(weights)
 
 
 def load_moments(optimizer: torch.optim.AdamW, state: Mapping[str, Any]) -> None:
-    """Go on with the moments and step counts of a saved state; the settings stay the optimiser's.
+    """Load the moments and step counts of a saved state; the optimiser keeps its settings.
+
+    Args:
+        optimizer: of the same weights as the saved one.
+        state: its state dict.
 
     Raises:
         ValueError: if the moments are not those of the optimiser's weights.
@@ -55,10 +67,10 @@ def load_moments(optimizer: torch.optim.AdamW, state: Mapping[str, Any]) -> None
 
 
 def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Check that tensors have the names, shapes and dtypes of others and are finite.
+    """Check that the found tensors are finite and have the names, shapes and dtypes expected.
 
     Raises:
-        ValueError: naming the first that does not.
+        ValueError: naming the first tensor that is wrong.
     """
     if not isinstance(found, Mapping):
         raise ValueError(f"{type(found).__name__} instead of weights")
@@ -76,4 +88,10 @@ def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -
 
 
 def _kind(tensor: Tensor) -> str:
+    """Name the dtype and the shape of a tensor, for a message."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Count the parameters of a network."""
+    return sum(parameter.numel() for parameter in module.parameters())

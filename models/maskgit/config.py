@@ -1,34 +1,35 @@
-"""What a run of stage 2 is made of: the transformer, its training, its sampling.
+"""The shape of the masked transformer, with the defaults, which are also those of the command line.
 
-The defaults of the command line live here. Nothing is imported but the standard library, so that
-`--help` does not wait for torch.
+This file imports nothing slow, because the command line reads it before it can show its help.
 """
 
 from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from utils.errors import FieldError
+from utils.plain import same_value
 
 MAX_DEPTH = 1000  # a damaged file must not build modules for hours
-TRAINING_SCHEDULES = ("arccos", "cosine", "linear", "square", "root")
-CUMULATIVE_SCHEDULES = ("cosine-cumulative", "arccos-cumulative")
-SAMPLERS = ("confidence", "moment", "halton", "random")
-NOISY_SAMPLERS = ("confidence", "moment")  # those that a choice temperature acts on
-GUIDANCE_SCHEDULES = ("linear", "constant")
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Shape of the masked transformer, and with it of its checkpoint.
+    """Shape of the masked transformer; a checkpoint holds it.
 
     Attributes:
-        codebook_size: K, image tokens 0 .. K-1.
-        num_classes: classes of the dataset; one more label, `null_class`, means "no class".
-        seq_len: L, image tokens of one image (h * w).
-        embed_dim: width of the token embedding (--embed_dim_t).
-        hidden_dim: D, width of the blocks; a multiple of `heads`.
+        codebook_size: number of image tokens K; their ids are 0 .. K-1.
+        num_classes: number of classes; one more label, `null_class`, means "no class".
+        seq_len: number of tokens of an image, L = h * w.
+        embed_dim: width of the token embedding.
+        hidden_dim: width of the blocks D, a multiple of `heads`.
         depth: number of blocks.
-        heads: attention heads of each block.
-        mlp_dim: width of each block's MLP.
-        dropout: rate at the embeddings and at the outputs of attention and MLP (--dropout_t).
+        heads: attention heads of a block.
+        mlp_dim: width of the MLP of a block.
+        dropout: dropout rate on the embeddings and on the outputs of attention and MLP.
     """
+
+    family: ClassVar[str] = "maskgit"
+    contradiction_hint: ClassVar[str] = ""  # end of the message in models/given.py
 
     codebook_size: int
     num_classes: int
@@ -42,93 +43,43 @@ class TransformerConfig:
 
     @property
     def mask_token(self) -> int:
-        """Id of the token that stands for "hidden"."""
+        """The token id that stands for "hidden"."""
         return self.codebook_size
 
     @property
     def null_class(self) -> int:
-        """Label that means "no class", the unconditional input of guidance."""
+        """The label that means "no class", the unconditional input of guidance."""
         return self.num_classes
 
     @property
     def vocabulary_size(self) -> int:
-        """V: image tokens, mask token, classes, "no class"."""
+        """The number of ids V: image tokens, mask token, classes, "no class"."""
         return self.codebook_size + 1 + self.num_classes + 1
 
     def validate(self) -> None:
-        """Raise ValueError, naming the value, if the numbers do not fit together."""
+        """Check that the numbers fit together.
+
+        Raises:
+            FieldError: naming the first field with a wrong value, and what would work.
+        """
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name != "dropout" and value < 1:
-                raise ValueError(f"{field.name} {value}: must be at least 1")
+                raise FieldError(_own(field.name), value, "must be at least 1")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"--dropout_t {self.dropout}: must be at least 0 and below 1")
+            raise FieldError(_own("dropout"), self.dropout, "must be at least 0 and below 1")
         if self.depth > MAX_DEPTH:
-            raise ValueError(f"--depth {self.depth}: must be at most {MAX_DEPTH}")
+            raise FieldError("depth", self.depth, f"must be at most {MAX_DEPTH}")
         if self.hidden_dim % self.heads:
-            raise ValueError(
-                f"--hidden_dim {self.hidden_dim} is not divisible by --heads {self.heads}"
+            raise FieldError(
+                "hidden_dim", self.hidden_dim, f"is not divisible by `heads` {self.heads}"
             )
 
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How stage 2 learns.
-
-    Attributes:
-        epochs: passes over the training tokens (--n_epochs).
-        batch_size: images of one optimiser step, over all processes.
-        lr: peak learning rate of AdamW.
-        betas: of AdamW.
-        weight_decay: of AdamW, on the weights of linear layers alone.
-        warmup_epochs: linear warm-up (--warmup), at most a tenth of the run.
-        label_drop: share of the images trained without their class (--drop-label).
-        schedule: mask ratio as a function of a uniform draw (--sched_mode).
-        label_smoothing: of the cross-entropy.
-        grad_clip: largest norm of the whole gradient; 0 turns clipping off.
-        grad_accum: parts in which a batch is computed, one after the other.
-        ema_decay: of the averaged weights; 0 makes them equal to the raw ones.
-        seed: of everything random.
-    """
-
-    epochs: int = 100
-    batch_size: int = 256
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.1
-    warmup_epochs: int = 10
-    label_drop: float = 0.1
-    schedule: str = "arccos"
-    label_smoothing: float = 0.1
-    grad_clip: float = 1.0
-    grad_accum: int = 1
-    ema_decay: float = 0.999
-    seed: int = 0
+    def agrees(self, field: str, value: object) -> bool:
+        """Return whether a value that the user gave for a field is the field's value."""
+        return same_value(value, getattr(self, field))
 
 
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How images are decoded.
-
-    Attributes:
-        num_steps: decoding steps T (--step), at most the number of hidden tokens.
-        schedule: shape of the plan (--sched_mode).
-        sampler: which hidden positions get their token first.
-        guidance: classifier-free guidance w at the last step (--cfg_w).
-        guidance_schedule: "linear" ramps it up from 0, "constant" has it at every step
-            (--cfg_schedule).
-        choice_temperature: Gumbel noise on the confidence at the first step, ramped down to 0
-            (--r_temp); the halton and random samplers have none.
-        logit_scale: factor on the logits before the softmax; above 1 sharpens (--sm_temp).
-        start_token: what stands at a hidden position at the start (--mask-value): None for the mask
-            token, an id for that token, a negative number for random image tokens.
-    """
-
-    num_steps: int = 8
-    schedule: str = "arccos"
-    sampler: str = "confidence"
-    guidance: float = 3.0
-    guidance_schedule: str = "linear"
-    choice_temperature: float = 4.5
-    logit_scale: float = 1.0
-    start_token: int | None = None
+def _own(field: str) -> str:
+    """Name a field that other configs have too, for a FieldError."""
+    return f"TransformerConfig.{field}"

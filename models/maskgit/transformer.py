@@ -1,8 +1,8 @@
 """The bidirectional transformer that predicts hidden tokens.
 
-Vocabulary and sequence are those of Chang et al. 2022 as valeoai/Maskgit-pytorch v1.0 and
-caetas/GenerativeZoo lay them out: ids 0 .. K-1 are image tokens, K is the mask token, K+1+c is
-class c, K+1+num_classes is "no class"; the class token is the last position.
+The network is that of Chang et al. 2022, in the form of valeoai/Maskgit-pytorch v1.0 and
+caetas/GenerativeZoo. Ids 0 .. K-1 are image tokens, K is the mask token, K+1+c is class c, and
+K+1+num_classes is "no class". The class token is the last position of the sequence.
 
 Axes: B batch, L image tokens, K codebook, V vocabulary, E embedding, D width, H heads, N rows.
 """
@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from models.maskgit.config import TransformerConfig
 
 EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
-# Up to here two bfloat16 products are three times faster on the CPU than fused attention, on as
-# many images at a time as have so few attention weights that a core's cache keeps them.
-SHORT_SEQUENCE = 128
-CACHED_WEIGHTS = 2**20
+# On the CPU in bfloat16, plain matrix products are three times faster than fused attention if the
+# sequence is short and few images are computed at a time.
+SHORT_SEQUENCE = 128  # positions
+CACHED_WEIGHTS = 2**20  # attention weights that fit a core's cache
 
 
 class MaskedTransformer(nn.Module):
-    """Tokens, some of them hidden, and a class -> logits of the image token at each position."""
+    """Predicts the image token at each position from tokens, some of them hidden, and a class."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        # Weights of the embeddings and of the output.
         width, length = config.hidden_dim, config.seq_len + 1
         self.token_embedding = nn.Embedding(config.vocabulary_size, config.embed_dim)
         self.embedding_map = (
@@ -33,6 +34,7 @@ class MaskedTransformer(nn.Module):
         )
         self.position_embedding = nn.Parameter(torch.zeros(length, width))
         self.output_bias = nn.Parameter(torch.zeros(length, config.vocabulary_size))
+        # Layers: first, blocks, last.
         self.first = nn.Sequential(
             nn.LayerNorm(width, eps=1e-12),
             Dropout(config.dropout),
@@ -59,11 +61,12 @@ class MaskedTransformer(nn.Module):
         Args:
             tokens: int64 (B, L), ids 0 .. K; K where a token is hidden.
             labels: int64 (B,), classes 0 .. num_classes; num_classes for "no class".
-            at: int64 (N,), indices into the B * L flattened positions that are wanted; all if None.
+            at: int64 (N,), the wanted ones of the B * L flattened positions; None for all.
 
         Returns:
-            Logits (B, L, K), or (N, K) where `at` is given; in the precision of the computation.
+            Logits (B, L, K), or (N, K) with `at`; in the precision of the computation.
         """
+        # Tokens and class, embedded and passed through the blocks.
         length = tokens.shape[1]
         classes = self.config.mask_token + 1 + labels
         ids = torch.cat([tokens, classes[:, None]], dim=1)  # (B, L+1)
@@ -74,9 +77,10 @@ class MaskedTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         x = x[:, :length]  # (B, L, D), without the class token
+        # Logits of the wanted positions; the output weights are the token embedding.
         bias = self.output_bias[:length, : self.config.codebook_size]  # (L, K)
         if at is not None:
-            # Indexing with [at] would add up gradients in an order that threads race for.
+            # Not x[at]: several threads sum its gradient in an order that is not fixed.
             x = x.flatten(0, 1).index_select(0, at)  # (N, D)
             bias = F.embedding(at % length, bias)  # (N, K)
         x = self.last(x)
@@ -123,7 +127,7 @@ class Attention(nn.Module):
 
 
 def attend(qkv: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v, by the kernel that is fastest on the device.
+    """Compute softmax(q k^T / sqrt(d)) v with the kernel that is fastest on the device.
 
     Args:
         qkv: (B, L, 3, H, d), queries, keys and values.
@@ -136,14 +140,15 @@ def attend(qkv: Tensor) -> Tensor:
         if qkv.dtype == torch.bfloat16 and length <= SHORT_SEQUENCE:
             images = max(1, CACHED_WEIGHTS // (heads * length**2))
             return torch.cat([_attend_by_products(part) for part in qkv.split(images)])
-        # The fused attention there runs backward six times slower in bfloat16.
+        # On the CPU the backward pass of fused attention is six times slower in bfloat16.
         qkv = qkv.float()
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, L, d)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 def _attend_by_products(qkv: Tensor) -> Tensor:
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous()  # one copy; the products would make three
+    """Compute `attend` by two matrix products."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous()  # one copy instead of three in the products
     weights = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1)  # (B, H, L, L)
     return (weights @ v).transpose(1, 2)
 
@@ -151,9 +156,9 @@ def _attend_by_products(qkv: Tensor) -> Tensor:
 class Dropout(nn.Module):
     """Dropout whose mask is drawn from random bytes on the CPU.
 
-    Drawing one float per element takes a quarter of a training step there; a byte takes a tenth of
-    that. The rate is thereby rounded to a multiple of 1/256 and the rescaling follows it, so the
-    expectation is exact. Other devices have a fused kernel of their own.
+    On the CPU, drawing one float per element takes a quarter of a training step, and one byte takes
+    a tenth of that. So the rate is rounded to a multiple of 1/256. The other elements are rescaled
+    by the rounded rate, so the expectation is exact. Other devices use torch's dropout.
     """
 
     def __init__(self, rate: float) -> None:
@@ -161,7 +166,7 @@ class Dropout(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zero elements at random and rescale the others; any shape; identity in evaluation."""
+        """Zero elements at random and rescale the others; any shape; off in evaluation mode."""
         if not self.training or self.rate == 0:
             return x
         if x.device.type != "cpu":
@@ -175,12 +180,19 @@ class Dropout(nn.Module):
 def training_bytes(
     config: TransformerConfig, num_parameters: int, batch_size: int, device_type: str
 ) -> int:
-    """Rough memory of a training step in bytes, for --dry_run.
+    """Estimate the memory of a training step in bytes.
 
-    Weights, gradients, averaged weights and two moments are float32; per token and block about
-    fourteen activations of the width and three of the MLP's are kept for the backward pass, of two
-    to four bytes each on the CPU and half as many on GPUs, whose fused kernels keep less; logits
-    are kept three times.
+    - Weights, gradients, averaged weights and two moments are float32: 20 bytes per parameter.
+    - The backward pass needs, per token and block, about 14 activations of width D and 3 of the
+      MLP's width. Each takes 2 to 4 bytes on the CPU, and half of that on GPUs, whose fused kernels
+      keep less.
+    - Three float32 copies of the logits exist at once.
+
+    Args:
+        config: shape of the transformer.
+        num_parameters: its number of parameters.
+        batch_size: images that a process computes at once.
+        device_type: "cpu", "cuda" or "mps".
     """
     tokens = batch_size * (config.seq_len + 1)
     each = 3 if device_type == "cpu" else 1.5
@@ -189,7 +201,7 @@ def training_bytes(
 
 
 def _initialise(module: nn.Module) -> None:
-    """Linear layers keep the variance of their input; embeddings start small."""
+    """Initialise a layer: linear ones keep the variance of their input, embeddings start small."""
     if isinstance(module, nn.Embedding):
         nn.init.trunc_normal_(module.weight, std=EMBEDDING_STD)
     if isinstance(module, nn.Linear):

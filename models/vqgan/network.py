@@ -1,4 +1,4 @@
-"""Encoder, decoder and the VQ-GAN made of them.
+"""The VQ-GAN: encoder, quantiser and decoder.
 
 The architecture and every parameter name are those of taming-transformers' VQModel (Esser et al.
 2021), so that its checkpoints load unchanged. Axes: B batch, C image channels, H W pixels, h w
@@ -8,6 +8,7 @@ token grid, Z z_channels, D width of a code.
 from typing import NamedTuple
 
 import torch
+import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,15 +17,17 @@ from models.vqgan.quantizer import VectorQuantizer
 
 
 def _norm(channels: int) -> nn.GroupNorm:
+    """Make the normalisation that is used everywhere."""
     return nn.GroupNorm(GROUPS, channels, eps=1e-6)
 
 
 def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """Make a 3x3 convolution that keeps the resolution."""
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, each after norm and SiLU, around a skip connection."""
+    """x + two convolutions of x, each after norm and SiLU."""
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
         super().__init__()
@@ -45,7 +48,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Single-head self-attention over all positions, around a skip connection."""
+    """x + single-head self-attention over all positions of norm(x)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -60,14 +63,14 @@ class AttentionBlock(nn.Module):
         h = self.norm(x)
         q, k, v = (conv(h).flatten(2).mT.unsqueeze(1) for conv in (self.q, self.k, self.v))
         if x.device.type == "cpu":
-            # The bfloat16 backward of fused attention is several times slower there.
+            # On the CPU the backward pass of fused attention is several times slower in bfloat16.
             q, k, v = q.float(), k.float(), v.float()
         h = F.scaled_dot_product_attention(q, k, v)  # (B, 1, H * W, C)
         return x + self.proj_out(h.squeeze(1).mT.reshape(x.shape).to(x.dtype))
 
 
 class Downsample(nn.Module):
-    """Halves the resolution; the padding is one-sided, as in taming's."""
+    """Halves the resolution; it pads right and bottom only, as taming does."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -91,9 +94,9 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks at one resolution, each followed by attention if `with_attention`.
+    """The residual blocks at one resolution, each followed by attention if `with_attention`.
 
-    The way to the next resolution, `downsample` or `upsample`, is set where there is one.
+    The last level of a network keeps its resolution; the others have a `downsample` or `upsample`.
     """
 
     downsample: Downsample | None
@@ -122,7 +125,7 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """The blocks at the resolution of the tokens, with attention whatever the configuration."""
+    """The blocks at the resolution of the tokens; they always have attention."""
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
@@ -136,7 +139,7 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images to the quantiser's input."""
+    """Turns images into feature maps at the resolution of the tokens."""
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -164,7 +167,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder's mirror image."""
+    """Turns feature maps at the resolution of the tokens into images; mirrors the encoder."""
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -181,7 +184,7 @@ class Decoder(nn.Module):
                 level.upsample = Upsample(width)
             levels.append(level)
             in_channels = width
-        self.up = nn.ModuleList(reversed(levels))  # numbered as the encoder's
+        self.up = nn.ModuleList(reversed(levels))  # full resolution first, as in `down`
         self.norm_out = _norm(in_channels)
         self.conv_out = _conv3x3(in_channels, config.image_channels)
 
@@ -190,7 +193,7 @@ class Decoder(nn.Module):
         return self.conv_out(self.features(z))
 
     def features(self, z: Tensor) -> Tensor:
-        """All but the last layer: (B, Z, h, w) -> (B, width, H, W)."""
+        """Compute the input of the last convolution: (B, Z, h, w) -> (B, channels, H, W)."""
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
@@ -198,7 +201,7 @@ class Decoder(nn.Module):
 
 
 class Reconstruction(NamedTuple):
-    """What a pass through the whole model gives."""
+    """The result of a pass through the whole model."""
 
     images: Tensor  # float32 (B, C, H, W), not clamped
     latents: Tensor  # (B, D, h, w), the quantiser's input
@@ -207,7 +210,7 @@ class Reconstruction(NamedTuple):
 
 
 class VQModel(nn.Module):
-    """Encoder, quantiser and decoder."""
+    """The VQ-GAN's autoencoder; `colorize` is None, or a projection of label channels to RGB."""
 
     colorize: Tensor | None
 
@@ -232,40 +235,39 @@ class VQModel(nn.Module):
         return Reconstruction(decoded, latents, tokens, quantized.loss)
 
     def latents(self, images: Tensor) -> Tensor:
-        """Quantiser inputs of images: (B, C, H, W) -> (B, D, h, w)."""
+        """Compute the quantiser's input: (B, C, H, W) in [-1, 1] -> (B, D, h, w)."""
         return self.quant_conv(self.encoder(images))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Tokens of images: (B, C, H, W) in [-1, 1] -> int64 (B, h, w) in [0, K)."""
+        """Turn images (B, C, H, W) in [-1, 1] into tokens int64 (B, h, w) in [0, K)."""
         return self.quantize.tokens(self.latents(images).float().permute(0, 2, 3, 1))
 
     def compile_networks(self, dynamic: bool) -> None:
-        """Run encoder and decoder through torch.compile; `dynamic` is its own.
+        """Run encoder and decoder through torch.compile; `dynamic` is passed on.
 
-        The decoder's last layer is left out: the adaptive weight needs the gradient of that layer
-        alone, and a compiled graph can only be differentiated as a whole.
+        The decoder's last layer is left out: training needs the gradient of that layer alone
+        (`adaptive_weight`), and a compiled graph can only be differentiated as a whole.
         """
-        import torch._functorch.config
-
-        # With accumulation the graph is differentiated twice, for the adaptive weight comes last.
+        # By default a compiled graph can be differentiated once. With gradient accumulation it is
+        # differentiated twice.
         torch._functorch.config.donated_buffer = False
         self.encoder.compile(dynamic=dynamic)
         features = torch.compile(self.decoder.features, dynamic=dynamic)
         self.decoder.features = features  # type: ignore[method-assign]
 
     def decode(self, vectors: Tensor) -> Tensor:
-        """Images of quantised vectors: (B, D, h, w) -> (B, C, H, W), not clamped."""
+        """Turn quantised vectors (B, D, h, w) into images (B, C, H, W), not clamped."""
         return self.decoder(self.post_quant_conv(vectors))
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Images of tokens: int64 (B, h, w) in [0, K) -> (B, C, H, W), not clamped."""
+        """Turn tokens int64 (B, h, w) in [0, K) into images (B, C, H, W), not clamped."""
         return self.decode(self.quantize.lookup(tokens).permute(0, 3, 1, 2))
 
     def to_rgb(self, images: Tensor) -> Tensor:
-        """Images as they are to be shown.
+        """Turn images (B, C, H, W) into the ones that people look at.
 
-        Images whose channels are labels are projected to three colours and the batch is stretched
-        to [-1, 1], as taming does; others are returned as they are.
+        Images whose channels are labels are projected to RGB, and the values of the batch are
+        stretched to [-1, 1], as taming does. Other images are returned unchanged.
         """
         if self.colorize is None:
             return images

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from models.vqgan.config import VQGANConfig
 
-# Share of the commitment loss. taming's default ("legacy") puts it on the codebook loss instead.
-# We train with the published form: with Adam a factor on the codebook loss hardly matters, since
-# the codes have no other gradient, while the swap quadruples the pull of the codes on the encoder.
-# Loading does not depend on it.
+# Weight of the commitment loss, which pulls encoder outputs to their codes, as published. taming's
+# default ("legacy") puts it on the codebook loss instead, where it has little effect: the codes
+# have no other gradient, and Adam divides a constant factor out. The commitment loss then has
+# weight 1 and pulls the encoder four times as hard. Loading a checkpoint does not depend on this.
 COMMITMENT = 0.25
 
 
 class Quantized(NamedTuple):
-    """What the quantiser makes of encoder outputs."""
+    """The result of the quantiser."""
 
     vectors: Tensor  # (B, D, h, w), gradients pass straight through to the encoder outputs
     tokens: Tensor  # int64, (B, h, w) with sane_index_shape, else flat (B * h * w,)
@@ -28,7 +28,7 @@ class Quantized(NamedTuple):
 
 
 def nearest_codes(vectors: Tensor, codes: Tensor) -> Tensor:
-    """Index of the nearest code by Euclidean distance.
+    """Find the nearest code of each vector by Euclidean distance.
 
     Args:
         vectors: float (N, D).
@@ -43,31 +43,52 @@ def nearest_codes(vectors: Tensor, codes: Tensor) -> Tensor:
 
 
 def straight_through(quantized: Tensor, original: Tensor) -> Tensor:
-    """The value of `quantized` with the gradient of `original`."""
+    """Return the value of `quantized` with the gradient of `original`; both of one shape."""
     return original + (quantized - original).detach()
 
 
 def codebook_loss(codes: Tensor, vectors: Tensor) -> Tensor:
-    """Mean squared distance: pulls codes to vectors and, more weakly, vectors to codes.
+    """Compute the loss that pulls codes to vectors and, more weakly, vectors to codes.
+
+    These are the second and third term of equation 3 in van den Oord et al. 2017, averaged over all
+    elements.
 
     Args:
         codes: the chosen codes, float, any shape.
         vectors: the encoder outputs, same shape.
+
+    Returns:
+        A scalar, at least 0.
     """
     pull_codes = F.mse_loss(codes, vectors.detach())
     pull_vectors = F.mse_loss(vectors, codes.detach())
     return pull_codes + COMMITMENT * pull_vectors
 
 
-def codebook_usage(counts: Tensor) -> tuple[float, float]:
-    """How well a codebook is used.
+def count_codes(tokens: Tensor, codebook_size: int) -> Tensor:
+    """Count how often each code occurs, without waiting for the device.
 
     Args:
-        counts: (K,), how often each code was chosen; at least one is positive.
+        tokens: int64, any shape, in [0, K).
+        codebook_size: K.
 
     Returns:
-        The share of the codes chosen at all, in (0, 1], and the perplexity of the choice, in
-        [1, K]: K if all codes are chosen equally often.
+        float32 (K,), on the device of the tokens.
+    """
+    flat = tokens.flatten()
+    counts = torch.zeros(codebook_size, device=tokens.device)
+    return counts.index_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype))
+
+
+def codebook_usage(counts: Tensor) -> tuple[float, float]:
+    """Measure how well a codebook is used.
+
+    Args:
+        counts: (K,), how often each code was chosen (`count_codes`); not all 0.
+
+    Returns:
+        The share of the codes that were chosen at all, in (0, 1]; and the perplexity, in [1, K],
+        which is K if all codes were chosen equally often.
     """
     counts = counts.cpu().double()  # not every device has float64
     shares = counts / counts.sum()
@@ -76,16 +97,21 @@ def codebook_usage(counts: Tensor) -> tuple[float, float]:
 
 
 class VectorQuantizer(nn.Module):
-    """The codebook.
+    """Replaces vectors by their nearest codes.
 
-    With `config.remap` the tokens number the used codes alone. Vectors are then compared with the
-    used codes alone, so that a vector whose nearest code is unused takes the nearest used one
-    (taming draws a used one at random, which makes its tokens differ from call to call).
+    With `config.remap` tokens count the used codes only, and vectors are compared with these only.
+    (taming draws a random used code if the nearest code is unused. Its tokens then differ from call
+    to call.)
+
+    Attributes:
+        embedding: all codes, also the unused ones, (n_embed, D).
+        used: int64 (K,), rows of the codes in use; None if all are in use.
     """
 
     used: Tensor | None
 
     def __init__(self, config: VQGANConfig) -> None:
+        """Draw the codes uniformly from [-1/n_embed, 1/n_embed] with torch's global generator."""
         super().__init__()
         self.sane_index_shape = config.sane_index_shape
         self.embedding = nn.Embedding(config.n_embed, config.embed_dim)
@@ -100,7 +126,7 @@ class VectorQuantizer(nn.Module):
         return weight if self.used is None else weight[self.used]
 
     def forward(self, vectors: Tensor) -> Quantized:
-        """Quantise encoder outputs (B, D, h, w), in float32 whatever their precision."""
+        """Quantise encoder outputs (B, D, h, w) of any precision, in float32."""
         with torch.autocast(vectors.device.type, enabled=False):
             vectors = vectors.float().permute(0, 2, 3, 1)  # (B, h, w, D)
             tokens = self.tokens(vectors)  # (B, h, w)
@@ -111,11 +137,11 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def tokens(self, vectors: Tensor) -> Tensor:
-        """Nearest codes of vectors float32 (B, h, w, D): int64 (B, h, w) in [0, K)."""
+        """Find the nearest codes of vectors: float32 (B, h, w, D) -> int64 (B, h, w) in [0, K)."""
         flat = vectors.detach().reshape(-1, vectors.shape[-1])
         return nearest_codes(flat, self.codes).view(vectors.shape[:-1])
 
     def lookup(self, tokens: Tensor) -> Tensor:
-        """Codes of tokens: int64 (...,) in [0, K) -> (..., D)."""
+        """Return the codes of tokens: int64 (...,) in [0, K) -> (..., D)."""
         rows = tokens if self.used is None else self.used[tokens]
         return F.embedding(rows, self.embedding.weight)

@@ -1,0 +1,36 @@
+"""--dry_run: print what the modes would do, and write nothing."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from commands.mode import Mode
+from commands.request import Request
+
+log = logging.getLogger(__name__)
+
+
+def show(request: Request, jobs: Mapping[Mode, Any]) -> None:
+    """Print the value of every option, and what each mode's `describe` says about its Job."""
+    # The options, and what follows from them.
+    line, machine = request.line, request.machine
+    for name, value in sorted(vars(line.values).items()):
+        if name != "n_classes" or name in line.given:  # its default, 10, means nothing
+            _row(name, f"{value}{'  (given)' if name in line.given else ''}")
+    _row("run folder", request.run().path)
+    _row("device, precision", f"{machine.device}, {machine.precision}")
+    # The Jobs. The plan is a table and comes last.
+    descriptions: dict[str, Any] = {}
+    for mode, job in jobs.items():
+        describe = getattr(mode.module(), "describe", None)
+        descriptions |= describe(job) if describe else {}
+    plan = descriptions.pop("plan", None)
+    for name, value in descriptions.items():
+        _row(name, value)
+    if plan:
+        log.info("%s", plan)
+
+
+def _row(name: str, value: Any) -> None:
+    """Print a name and its value in two columns."""
+    log.info("%-22s %s", name, value)

@@ -1,0 +1,134 @@
+"""--edit: make part of an image anew, in one or several variants."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from commands.flags import configure
+from commands.generation import GRID_COLUMNS, Generation, describe_model, resolve_generation
+from commands.parser import CommandLine
+from commands.request import Request
+from commands.sources import find_model
+from data.edit_region import image_to_edit, region_to_make
+from data.generated import write_pngs
+from models.cells import composite
+from models.decoding import make_plan
+from models.sampling import SamplingConfig
+from utils.errors import FieldError, UserError
+from utils.files import make_folder
+from utils.pictures import hatch_hidden, save_grid
+
+log = logging.getLogger(__name__)
+
+MAX_SHOWN = 100  # images in the grid
+
+
+@dataclass(frozen=True)
+class EditJob:
+    """An image to edit.
+
+    Attributes:
+        variants: the images to make: their model, classes and seed.
+        sampling: settings of decoding.
+        original: the image, uint8 (H, W, C).
+        mask: bool (H, W), True where pixels are made anew.
+        grow: tokens by which the marked region grows on every side.
+        put_back: whether the pixels outside the region get their original values back.
+        folder: folder for the results.
+    """
+
+    variants: Generation
+    sampling: SamplingConfig
+    original: np.ndarray
+    mask: np.ndarray
+    grow: int
+    put_back: bool
+    folder: Path
+
+
+def check(line: CommandLine) -> None:
+    """Refuse an --edit without an image or without a region to make anew."""
+    sides = [side for side, _ in line.outpaint or ()]
+    if len(set(sides)) < len(sides):
+        raise UserError(f"--outpaint names a side twice: {' '.join(sides)}")
+    if line.init_image is None:
+        raise UserError("--edit needs --init_image: a file, or <dataset>:<index>")
+    if not (line.mask_box or line.mask_image or line.outpaint):
+        raise UserError(
+            "--edit needs a region to make anew: --mask_box, --mask_image or --outpaint"
+        )
+    for name in ("init_image", "mask_image"):
+        file = getattr(line, name)
+        if file and ":" not in file and not Path(file).is_file():
+            raise FieldError(name, file, "there is no such file")
+    if line.save_steps:
+        raise UserError("--save_steps works with --sample only; leave it out of --edit")
+
+
+def resolve(request: Request) -> EditJob:
+    """Read the image and decide which part of it is made anew.
+
+    Raises:
+        UserError: if the model or the image is missing, or an option does not fit them.
+    """
+    # The model, and the settings of decoding.
+    line, model = request.line, find_model(request)
+    sampling = configure(SamplingConfig, line)
+    sampling.validate_start_token(model.shape.mask_token)
+    # The image, and the region of it to make anew.
+    size, channels = model.tokenizer.image_size, model.tokenizer.image_channels
+    data = request.data(model.dataset, size)
+    original, label = image_to_edit(
+        line.init_image, model.dataset, lambda: data.open("validation"), size, channels
+    )
+    margins = dict(line.outpaint or [])
+    original, mask = region_to_make(original, line.mask_box, line.mask_image, margins)
+    # Without --labels an image of the dataset keeps its class, and a file has no class.
+    default = model.shape.null_class if label is None else label
+    return EditJob(
+        variants=resolve_generation(request, None if default is None else [default]),
+        sampling=sampling,
+        original=original,
+        mask=mask,
+        grow=line.mask_grow,
+        put_back=not line.no_composite,
+        folder=model.run.path / "edits",
+    )
+
+
+def describe(job: EditJob) -> dict[str, Any]:
+    """Return what --dry_run prints about this Job."""
+    plan = make_plan([job.variants.model.shape.seq_len], job.sampling)
+    return {
+        **describe_model(job.variants.model),
+        "images": len(job.variants.labels),
+        "plan": plan.table(),
+    }
+
+
+def run(job: EditJob) -> None:
+    """Make the variants and write them; the grid shows the original first."""
+    # The tokens that are kept, and those that are made anew.
+    model, variants = job.variants.model.open(), job.variants
+    known, mask = model.known_tokens(job.original, job.mask, job.grow)
+    grid = (model.tokenizer.grid_size,) * 2
+    hidden = known.hidden.unflatten(0, grid).numpy()  # (h, w)
+    log.info("%d of %d tokens are made anew", hidden.sum(), hidden.size)
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the variants uint8 (B, H, W, C) and their labels."""
+        sampled = model.sample_blocks(variants.labels, job.sampling, variants.series, known=known)
+        for images, labels in sampled:
+            yield (composite(job.original, images, mask) if job.put_back else images), labels
+
+    # Write every variant to a file, and the first ones to a grid.
+    folder = make_folder(job.folder)
+    shown = [job.original, hatch_hidden(job.original[None], hidden[None])[0]]
+    for images, _ in write_pngs(folder / "images", blocks()):
+        shown.extend(images[: max(0, MAX_SHOWN - len(shown))])
+    save_grid(folder / "grid.png", shown, columns=GRID_COLUMNS)
+    log.info("written: %s (the original, its hidden part, the variants)", folder / "grid.png")

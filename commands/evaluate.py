@@ -1,0 +1,185 @@
+"""--evaluate: compare samples, images in files or reconstructions with the dataset's images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from commands.flags import configure, option_values
+from commands.generation import Generation, describe_model, resolve_generation
+from commands.judging import JudgeSource, check_extractor, resolve_judge
+from commands.parser import CommandLine
+from commands.request import Machine, Request
+from commands.sources import TokenizerSource, find_model, find_tokenizer_to_measure
+from data.batches import labelled_batches
+from data.generated import open_generated
+from metrics.judge import write_scores
+from metrics.reconstruction import ReconstructionMeter, perceptual_if_there
+from models.decoding import make_plan
+from models.sampling import SamplingConfig
+from utils.errors import FieldError, UserError
+from utils.pictures import to_uint8
+
+EVALUATED_IMAGES = 50_000  # as in published figures
+
+
+@dataclass(frozen=True)
+class SamplesJob:
+    """Samples to measure.
+
+    Attributes:
+        images: the images to generate.
+        sampling: settings of decoding.
+        judge: what they are compared with, and how.
+        result: file for the scores.
+    """
+
+    images: Generation
+    sampling: SamplingConfig
+    judge: JudgeSource
+    result: Path
+
+
+@dataclass(frozen=True)
+class ImagesJob:
+    """Images in files to measure, made by any program.
+
+    Attributes:
+        images: a folder of images, or an .npz file.
+        judge: what they are compared with, and how.
+        result: file for the scores.
+    """
+
+    images: Path
+    judge: JudgeSource
+    result: Path
+
+
+@dataclass(frozen=True)
+class TokenizerJob:
+    """A tokenizer to measure.
+
+    Attributes:
+        tokenizer: the tokenizer.
+        judge: the images that it reconstructs, and how the result is compared with them.
+        perceptual_vgg: file with the VGG16 weights for LPIPS; None downloads them.
+        machine: device, precision and processes.
+        result: file for the scores.
+    """
+
+    tokenizer: TokenizerSource
+    judge: JudgeSource
+    perceptual_vgg: Path | None
+    machine: Machine
+    result: Path
+
+
+EvaluateJob = SamplesJob | ImagesJob | TokenizerJob
+
+
+def check(line: CommandLine) -> None:
+    """Refuse files that are missing, and --images together with a tokenizer."""
+    check_extractor(line)
+    if not line.images:
+        return
+    if line.evaluate == "tokenizer":
+        raise UserError("--evaluate tokenizer reconstructs real images; leave --images out")
+    are_made_first = any(line.asks_for(mode) for mode in ("sample", "edit", "reconstruct"))
+    if not are_made_first and not Path(line.images).exists():
+        raise FieldError("images", line.images, "there is no such folder or file")
+
+
+def resolve(request: Request) -> EvaluateJob:
+    """Return the Job for samples, for images in files, or for a tokenizer.
+
+    Raises:
+        UserError: if the model or the tokenizer is missing, or an option does not fit it.
+    """
+    if request.line.evaluate == "tokenizer":
+        return _resolve_tokenizer(request)
+    if request.line.images:
+        return _resolve_images(request)
+    images = resolve_generation(request, default_count=EVALUATED_IMAGES)
+    model = images.model
+    sampling = configure(SamplingConfig, request.line)
+    sampling.validate_start_token(model.shape.mask_token)
+    data = request.data(model.dataset, model.tokenizer.image_size)
+    judge = resolve_judge(request, data, "train")
+    return SamplesJob(images, sampling, judge, model.run.evaluation("samples"))
+
+
+def _resolve_images(request: Request) -> ImagesJob:
+    """Return the Job for --images; errors as in `resolve`."""
+    data, run = request.data(), request.run()
+    if request.line.checkpoint:  # it knows its dataset and the image size
+        model = find_model(request)
+        data, run = request.data(model.dataset, model.tokenizer.image_size), model.run
+    judge = resolve_judge(request, data, "train")
+    return ImagesJob(Path(request.line.images), judge, run.evaluation("images"))
+
+
+def _resolve_tokenizer(request: Request) -> TokenizerJob:
+    """Return the Job for --evaluate tokenizer; errors as in `resolve`."""
+    tokenizer, dataset, run = find_tokenizer_to_measure(request)
+    data = request.data(dataset, tokenizer.shape.image_size)
+    vgg = request.line.perceptual_vgg
+    return TokenizerJob(
+        tokenizer=tokenizer,
+        judge=resolve_judge(request, data, "validation"),
+        perceptual_vgg=Path(vgg) if vgg else None,
+        machine=request.machine,
+        result=run.evaluation("tokenizer"),
+    )
+
+
+def describe(job: EvaluateJob) -> dict[str, Any]:
+    """Return what --dry_run prints about this Job."""
+    if not isinstance(job, SamplesJob):
+        return {}
+    plan = make_plan([job.images.model.shape.seq_len], job.sampling)
+    return {**describe_model(job.images.model), "plan": plan.table()}
+
+
+def run(job: EvaluateJob) -> None:
+    """Compute the scores, print them, and write them with their protocol."""
+    if isinstance(job, SamplesJob):
+        _measure_samples(job)
+    elif isinstance(job, ImagesJob):
+        _measure_images(job)
+    else:
+        _measure_tokenizer(job)
+
+
+def _measure_samples(job: SamplesJob) -> None:
+    """Sample the images and score them block by block."""
+    count = len(job.images.labels)
+    # Made first: it holds the digest of the checkpoint, which a training could replace later.
+    measured = job.images.protocol()
+    judge = job.judge.open()
+    scores = judge.score(job.images.blocks(job.sampling), count, "sampling")
+    protocol = {**judge.protocol(count), **measured, "sampling": option_values(job.sampling)}
+    write_scores(job.result, scores, protocol)
+
+
+def _measure_images(job: ImagesJob) -> None:
+    """Read the images and score them."""
+    data = job.judge.data
+    images = open_generated(job.images, data.size, data.spec.channels)
+    judge = job.judge.open()
+    scores = judge.score(images.blocks(job.judge.batch_size), len(images), "measuring")
+    protocol = {**judge.protocol(len(images)), "measured": job.images.name}
+    write_scores(job.result, scores, protocol)
+
+
+def _measure_tokenizer(job: TokenizerJob) -> None:
+    """Reconstruct the images, score the result, and add what the meter measures per image."""
+    tokenizer, judge, images = job.tokenizer.open(), job.judge.open(), job.judge.images
+    meter = ReconstructionMeter(tokenizer, perceptual_if_there(job.perceptual_vgg))
+    # One pass over the images feeds both the meter and the judge.
+    workers, batch_size = job.judge.data.num_workers, job.judge.batch_size
+    batches = labelled_batches(images, batch_size, workers, job.machine.device)
+    blocks = ((to_uint8(r.reconstructions), r.labels.numpy()) for r in meter.reconstruct(batches))
+    scores = judge.score(blocks, len(images), "reconstructing")
+    # The FID of reconstructions is called rFID. The meter has no LPIPS without VGG weights.
+    all_scores = {"rfid": scores.pop("fid"), **scores, "lpips": None, **meter.result()}
+    protocol = {**judge.protocol(len(images)), "tokenizer": tokenizer.fingerprint}
+    write_scores(job.result, all_scores, protocol)

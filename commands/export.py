@@ -1,0 +1,62 @@
+"""--export: write the trained transformer in the layout of caetas/GenerativeZoo."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from commands.generation import describe_model
+from commands.parser import CommandLine
+from commands.request import Request
+from commands.sources import ModelSource, find_model
+from models.open import transformer_family
+from utils.checkpoint import torch_save
+from utils.errors import UserError
+from utils.files import atomic_write
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """A transformer to write.
+
+    Attributes:
+        model: the model that has it.
+        path: the file to write.
+    """
+
+    model: ModelSource
+    path: Path
+
+
+def check(line: CommandLine) -> None:
+    """Refuse a file that exists."""
+    if Path(line.export).exists():
+        raise UserError(f"--export {line.export} exists already; nothing is overwritten")
+
+
+def resolve(request: Request) -> ExportJob:
+    """Find the model to export.
+
+    Raises:
+        UserError: if the model is missing, or no other program can read its family.
+    """
+    model = find_model(request)
+    if transformer_family(model.shape).write is None:
+        raise UserError(f"--export: {model.path} belongs to a family that no other program reads")
+    return ExportJob(model, Path(request.line.export))
+
+
+def describe(job: ExportJob) -> dict[str, Any]:
+    """Return what --dry_run prints about this Job."""
+    return describe_model(job.model)
+
+
+def run(job: ExportJob) -> None:
+    """Write the weights in the layout of the other program."""
+    write = transformer_family(job.model.shape).write
+    assert write is not None, "resolve refuses such a family"
+    with atomic_write(job.path) as file:
+        torch_save(write(job.model.open().transformer), file)
+    log.info("written: %s (the transformer alone, without its tokenizer)", job.path)

@@ -1,0 +1,99 @@
+"""Translates between settings, which the program uses, and options, which the user writes.
+
+In the folders below commands/ a message names a setting in backticks: `cache_dir`, or
+`TransformerConfig.dropout` where several configs have a field of that name. `with_flags` replaces
+these names by flags. `configure` fills a config from a command line.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import cache
+from typing import Any, TypeVar
+
+from commands.options import OPTIONS, Fill
+from commands.parser import CommandLine
+
+Config = TypeVar("Config")
+
+
+def with_flags(text: str, modes: Sequence[str] = ()) -> str:
+    """Replace every setting or mode in backticks by its flag; other words in backticks stay.
+
+    Args:
+        text: a message.
+        modes: names of the modes.
+
+    Returns:
+        The message with flags.
+    """
+    known = flags_of_settings() | {mode: f"--{mode}" for mode in modes}
+    return re.sub(r"`([\w.]+)`", lambda found: known.get(found[1], found[0]), text)
+
+
+@cache
+def flags_of_settings() -> dict[str, str]:
+    """Return the flag of every name of a setting.
+
+    The names of a setting are `Config.field`, the field alone and the option's name; a name that
+    several options share is left out.
+    """
+    named: defaultdict[str, set[str]] = defaultdict(set)
+    for option in OPTIONS.values():
+        named[option.name].add(option.flag)
+        for fill in option.fills:
+            named[fill.field].add(option.flag)
+            named[f"{fill.config.__name__}.{fill.field}"].add(option.flag)
+    return {name: next(iter(flags)) for name, flags in named.items() if len(flags) == 1}
+
+
+@cache
+def options_of(config: Any) -> dict[str, str]:
+    """Return, for each field of a config dataclass that an option fills, the option's name."""
+    filled = {fill.field: name for name, fill in _fills(config)}
+    return {field.name: filled[field.name] for field in fields(config) if field.name in filled}
+
+
+def _fills(config: Any) -> list[tuple[str, Fill]]:
+    """List the options that fill a config, each as (name, Fill)."""
+    return [
+        (option.name, fill)
+        for option in OPTIONS.values()
+        for fill in option.fills
+        if fill.config is config
+    ]
+
+
+def configure(config: type[Config], line: CommandLine, **known: Any) -> Config:
+    """Build a config from a command line.
+
+    Args:
+        config: a config dataclass.
+        line: the command line.
+        **known: fields whose values do not come from the command line.
+
+    Returns:
+        The config, not validated.
+    """
+    values = dict(known)
+    for name, fill in _fills(config):
+        if fill.field not in known:
+            value = getattr(line, name)
+            values[fill.field] = fill.convert(tuple(value) if isinstance(value, list) else value)
+    return config(**values)
+
+
+def option_values(config: Any) -> dict[str, Any]:
+    """Return the values of the options that would fill a config like this one."""
+    kind: Any = type(config)
+    return {name: getattr(config, field) for field, name in options_of(kind).items()}
+
+
+def given_fields(config: Any, line: CommandLine) -> dict[str, Any]:
+    """Return the fields of a config that the user set on the command line, with their values."""
+    return {
+        field: getattr(line, name)
+        for field, name in options_of(config).items()
+        if name in line.given
+    }

@@ -1,0 +1,110 @@
+"""Shared by the modes that generate images: which model, how many images, of which classes."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from commands.request import Machine, Request
+from commands.sources import ModelSource, find_model
+from models.decoding import make_plan
+from models.labels import labels_in_turn
+from models.model import ImageSeries
+from models.sampling import SamplingConfig
+from utils.files import file_digest
+
+log = logging.getLogger(__name__)
+
+GRID_COLUMNS = 10
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Images to generate.
+
+    Attributes:
+        model: the model that makes them.
+        labels: class of each image, one number per image.
+        labels_as_written: the classes as the user wrote them; "all in turn" without --labels.
+        series: seed, index of the first image, size of a block.
+        machine: device, precision and processes.
+    """
+
+    model: ModelSource
+    labels: list[int]
+    labels_as_written: list[str] | str
+    series: ImageSeries
+    machine: Machine
+
+    def blocks(
+        self, config: SamplingConfig, blocks: Iterable[int] | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the images and labels of all blocks, or of some; see `Model.sample_blocks`."""
+        return self.model.open().sample_blocks(self.labels, config, self.series, blocks=blocks)
+
+    def protocol(self) -> dict[str, Any]:
+        """Return what the images depend on, except the settings of sampling."""
+        path = self.model.path
+        return {
+            "checkpoint": {"file": path.name, "sha256": file_digest(path)[:16]},
+            "labels": self.labels_as_written,
+            "seed": self.series.seed,
+            "first_image": self.series.first_image,
+            "batch_size": self.series.block_size,
+            "precision": str(self.machine.precision),
+        }
+
+
+def resolve_generation(
+    request: Request,
+    default: Sequence[int] | None = None,
+    default_count: int | None = None,
+) -> Generation:
+    """Find the model and decide which images it makes.
+
+    Args:
+        request: the command line.
+        default: labels to use without --labels; None takes all classes in turn.
+        default_count: number of images without --num_samples; None takes one per label of --labels,
+            or the default of --num_samples without --labels.
+
+    Raises:
+        UserError: if the model is missing, or --labels names a class that it does not have.
+    """
+    line, model = request.line, find_model(request)
+    num_classes = model.shape.num_classes
+    # By default image i has class i, also if --first_image starts in the middle.
+    in_turn = [(line.first_image + i) % num_classes for i in range(num_classes)]
+    # How many images.
+    count = line.num_samples
+    if "num_samples" not in line.given:
+        count = default_count or (None if line.labels else count)
+    return Generation(
+        model=model,
+        labels=labels_in_turn(line.labels, model.class_names, default or in_turn, count),
+        labels_as_written=line.labels or "all in turn",
+        series=ImageSeries(line.seed, line.first_image, line.batch_size),
+        machine=request.machine,
+    )
+
+
+def describe_model(source: ModelSource) -> dict[str, Any]:
+    """Return what --dry_run prints about a model."""
+    return {
+        "model": source.path,
+        "trained on": f"{source.dataset}, {source.shape.num_classes} classes",
+    }
+
+
+def log_plan(config: SamplingConfig, seq_len: int) -> None:
+    """Log what decoding will do at each step."""
+    if config.num_steps > seq_len:
+        log.info("`num_steps` %d: an image has only %d tokens", config.num_steps, seq_len)
+    log.info("%s", make_plan([seq_len], config).table())
+
+
+def grid_columns(num_classes: int) -> int:
+    """Return the images per row of a grid; with few classes every column shows one class."""
+    return GRID_COLUMNS // num_classes * num_classes or GRID_COLUMNS

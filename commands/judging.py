@@ -1,0 +1,88 @@
+"""Shared by the modes that score images: the real images, and the network that compares."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from commands.parser import CommandLine
+from commands.request import Data, Request
+from data.batches import uint8_blocks
+from data.images import ImageDataset
+from data.spec import RESIZE, Split
+from metrics.extractor import Extractor, open_extractor
+from metrics.judge import Judge, Reference
+from utils.errors import FieldError
+
+
+@dataclass(frozen=True)
+class JudgeSource:
+    """What a judge of images is made from.
+
+    Attributes:
+        split: name of the split that images are compared with.
+        images: the real images of that split.
+        data: their dataset.
+        batch_size: real images that are read at once.
+        cache_folder: folder where the features of the real images are cached.
+        extractor: returns the network whose features are compared.
+    """
+
+    split: Split
+    images: ImageDataset
+    data: Data
+    batch_size: int
+    cache_folder: Path
+    extractor: Callable[[], Extractor]
+
+    def open(self) -> Judge:
+        """Make the judge; features of the real images come from the cache or are extracted."""
+        images = self.images
+        reference = Reference(
+            dataset=self.data.spec.name,
+            split=self.split,
+            source=images.fingerprint[:16],
+            images=len(images),
+            classes=len(images.class_names),
+            size=images.size,
+            channels=images.channels,
+            resize=RESIZE,
+        )
+        blocks = uint8_blocks(images, self.batch_size, self.data.num_workers)
+        return Judge(self.extractor(), reference, blocks, self.cache_folder)
+
+
+def check_extractor(line: CommandLine) -> None:
+    """Refuse a feature network whose file is missing."""
+    for name in ("feature_net", "inception_weights"):
+        file = getattr(line, name)
+        if file and not Path(file).is_file():
+            raise FieldError(name, file, "there is no such file")
+
+
+def resolve_judge(request: Request, data: Data, default_split: Split) -> JudgeSource:
+    """Decide what images are compared with, and open the network that compares.
+
+    Args:
+        request: the command line.
+        data: the dataset.
+        default_split: the split to compare with, without --reference.
+
+    Raises:
+        UserError: if the network or the split cannot be opened.
+    """
+    line = request.line
+    files = (line.feature_net, line.inception_weights)
+    net, inception = (Path(file) if file else None for file in files)
+    extractor = cache(lambda: open_extractor(net, inception, request.machine.device))
+    if not line.dry_run:
+        extractor()  # a file that cannot be read is found now, not after hours of sampling
+    split = line.reference or default_split
+    return JudgeSource(
+        split=split,
+        images=data.open(split),
+        data=data,
+        batch_size=line.batch_size,
+        cache_folder=request.cache_folder(),
+        extractor=extractor,
+    )

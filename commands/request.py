@@ -1,0 +1,131 @@
+"""The Request, from which every mode makes its Job, and the parts that several Jobs share."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from commands.parser import CommandLine
+from data.datasets import DATASETS
+from data.images import ImageDataset
+from data.open import open_dataset
+from data.spec import DatasetSpec, Split
+from training.run_folder import RunFolder
+from utils.errors import FieldError, UserError
+from utils.processes import Processes
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how to compute.
+
+    Attributes:
+        device: the device of this process.
+        precision: dtype of matrix products.
+        processes: this process among those that work together.
+        compiled: whether networks run through torch.compile.
+    """
+
+    device: torch.device
+    precision: torch.dtype
+    processes: Processes
+    compiled: bool
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset at one size.
+
+    Attributes:
+        spec: its row in the table of datasets.
+        size: height and width of the images in pixels.
+        folder: the data folder.
+        num_workers: processes that read images.
+        may_download: whether missing files may be fetched.
+        main_first: a block that the main process enters first; see `Processes.main_first`.
+    """
+
+    spec: DatasetSpec
+    size: int
+    folder: Path
+    num_workers: int
+    may_download: bool
+    main_first: Callable[[], AbstractContextManager[None]]
+
+    def open(self, split: Split) -> ImageDataset:
+        """Open one split.
+
+        Raises:
+            UserError: if files are missing or damaged and cannot be fetched.
+        """
+        with self.main_first():
+            return open_dataset(
+                self.spec.name, split, self.folder, self.size, download=self.may_download
+            )
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a mode makes its Job from: a command line, a machine and the Jobs of earlier modes.
+
+    Attributes:
+        line: the command line; options of a resumed run are already filled in.
+        machine: device, precision and processes.
+        jobs: Jobs of the modes that run earlier, by name of the mode. They say, for example, which
+            tokenizer --train_vae will make.
+    """
+
+    line: CommandLine
+    machine: Machine
+    jobs: dict[str, Any] = field(default_factory=dict)
+
+    def data(self, dataset: str | None = None, size: int | None = None) -> Data:
+        """Return the dataset of the command line, or that of a checkpoint.
+
+        Args:
+            dataset: name of the checkpoint's dataset; None takes --dataset.
+            size: side of the checkpoint's images in pixels; None takes --size.
+
+        Raises:
+            UserError: if --size differs from the size of the checkpoint's images.
+        """
+        line = self.line
+        if size is not None and line.size not in (None, size):
+            reason = f"the model's images are {size} pixels wide"
+            raise FieldError("image_size", line.size, reason)
+        spec = DATASETS[dataset or line.dataset]
+        processes = self.machine.processes
+        return Data(
+            spec=spec,
+            size=size or line.size or spec.size,
+            folder=Path(line.data_dir),
+            num_workers=line.num_workers,
+            # During a long download the other processes would give up waiting for the main one.
+            may_download=processes.size == 1 and not line.dry_run,
+            main_first=processes.main_first,
+        )
+
+    def run(self, dataset: str | None = None) -> RunFolder:
+        """Return the run folder for a dataset; None takes --dataset."""
+        dataset = dataset or self.line.dataset
+        return RunFolder(Path(self.line.output_dir) / (self.line.run_name or dataset), dataset)
+
+    def cache_folder(self) -> Path:
+        """Return the folder of the token caches, which all runs share."""
+        return Path(self.line.cache_dir or Path(self.line.output_dir) / "tokens")
+
+    def after(self, mode: str, job: Any) -> "Request":
+        """Return the request for the modes after `mode`, which has this Job."""
+        return replace(self, jobs={**self.jobs, mode: job})
+
+    def check_n_classes(self, num_classes: int, source: Path | str) -> None:
+        """Refuse an --n_classes that differs from the number of classes of `source`."""
+        line = self.line
+        if "n_classes" in line.given and line.n_classes != num_classes:
+            raise UserError(
+                f"--n_classes {line.n_classes} contradicts {source}, which has {num_classes} "
+                "classes; leave the option out"
+            )

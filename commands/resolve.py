@@ -1,0 +1,137 @@
+"""Turns a command line into Jobs, one per mode, before the first mode starts.
+
+Checkpoints, run folders and datasets are looked up here, so that a mistake is found before any work
+is done. A Job is complete and never changes.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from commands import dry_run
+from commands.flags import options_of, with_flags
+from commands.mode import Mode
+from commands.options import OPTIONS
+from commands.parser import CommandLine
+from commands.request import Machine, Request
+from commands.resume import apply_resume
+from data.datasets import DATASETS
+from models.samplers import SAMPLERS
+from models.sampling import SamplingConfig
+from utils.device import choose_device, choose_precision, set_up_device
+from utils.errors import UserError, is_out_of_memory
+from utils.processes import launched_processes
+from utils.progress import set_up_logging
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def resolved(line: CommandLine, modes: tuple[Mode, ...]) -> Iterator[Mapping[Mode, Any]]:
+    """Make the Jobs of all modes; in the block the processes are connected.
+
+    Args:
+        line: the command line.
+        modes: all modes.
+
+    Yields:
+        The Jobs in the order in which they run; none for --dry_run, which only prints them.
+
+    Raises:
+        UserError: if the modes cannot run as asked, or memory runs out in the block.
+    """
+    # Messages of the lower folders name settings; the log shows options in their place.
+    processes = launched_processes()
+    names = tuple(mode.name for mode in modes)
+    set_up_logging(verbose=processes.is_main, rewrite=partial(with_flags, modes=names))
+    try:
+        # Complete the command line, and choose where to compute.
+        _log_idle_options(line)
+        line = apply_resume(line)
+        machine = _choose_machine(line)
+        if not line.dry_run:
+            _check_processes(line, machine)
+        # Make the Jobs, and let the caller run them.
+        with processes.connected(machine.device):
+            request = Request(line, machine)
+            jobs = _resolve_jobs(request)
+            if line.dry_run:
+                dry_run.show(request, jobs)
+            yield {} if line.dry_run else jobs
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(_memory_hint(line)) from error
+
+
+def _resolve_jobs(request: Request) -> dict[Mode, Any]:
+    """Make the Job of each mode, so that a mistake in a later mode shows before any mode runs."""
+    line = request.line
+    # Mistakes that need no file to be found.
+    for mode in line.modes:
+        check = getattr(mode.module(), "check", None)
+        if check:
+            check(line)
+    spec = DATASETS[line.dataset]
+    is_dataset_known = "dataset" in line.given or not line.checkpoint
+    if spec.num_classes is not None and is_dataset_known:
+        request.check_n_classes(spec.num_classes, spec.name)
+    # The Jobs, each with those before it in its request.
+    jobs: dict[Mode, Any] = {}
+    for mode in line.modes:
+        jobs[mode] = mode.module().resolve(request)
+        request = request.after(mode.name, jobs[mode])
+    return jobs
+
+
+def _choose_machine(line: CommandLine) -> Machine:
+    """Choose device and precision, and set torch up for them."""
+    processes = launched_processes()
+    device = processes.own_device(choose_device(line.device))
+    precision = choose_precision(line.precision, device)
+    set_up_device(device, precision, line.deterministic)
+    return Machine(device, precision, processes, line.compile)
+
+
+def _check_processes(line: CommandLine, machine: Machine) -> None:
+    """Refuse several processes for a mode that runs in one only."""
+    for mode in line.modes:
+        if machine.processes.size > 1 and not mode.runs_shared:
+            raise UserError(
+                f"--{mode.name} uses one process and this is one of {machine.processes.size} "
+                "(WORLD_SIZE): run it alone first, without torchrun"
+            )
+
+
+def _log_idle_options(line: CommandLine) -> None:
+    """Warn of options that the user gave and that no mode uses."""
+    idle = idle_options(line)
+    if idle:
+        log.warning("no effect here: %s", ", ".join(f"--{name}" for name in idle))
+
+
+def idle_options(line: CommandLine) -> list[str]:
+    """List the names of options that the user gave and that no mode uses."""
+    # Options that share no topic with a mode.
+    topics = frozenset().union(*(mode.topics for mode in line.modes))
+    idle = {
+        name
+        for name in line.given & OPTIONS.keys()
+        if OPTIONS[name].topics and not OPTIONS[name].topics & topics
+    }
+    # The temperature, if the sampler ignores it; a sweep may use several samplers.
+    temperature = options_of(SamplingConfig)["choice_temperature"]
+    if not SAMPLERS[line.sampler].uses_temperature and not line.asks_for("sweep"):
+        idle |= line.given & {temperature}
+    return sorted(idle)
+
+
+def _memory_hint(line: CommandLine) -> str:
+    """Return the message for a lack of memory: the sizes, and what to lower."""
+    return (
+        f"out of memory at batch size {line.batch_size} (--batch_size_vae {line.batch_size_vae} in "
+        f"stage 1), --size {line.size or 'of the dataset'}: lower the batch size, raise "
+        "--grad_accum, or take a smaller --size or model"
+    )

@@ -1,0 +1,101 @@
+"""--sample: its Job, and pictures of the decoding steps; MaskGIT.py runs it."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from commands.flags import configure
+from commands.generation import (
+    Generation,
+    describe_model,
+    grid_columns,
+    log_plan,
+    resolve_generation,
+)
+from commands.request import Request
+from models.decoding import make_plan
+from models.sampling import SamplingConfig
+from utils.pictures import save_film
+
+log = logging.getLogger(__name__)
+
+FILMED_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class SampleJob:
+    """Images to sample.
+
+    Attributes:
+        images: the images: their model, classes and seed.
+        sampling: settings of decoding.
+        folder: folder for the images.
+        columns: images in a row of the grid.
+        with_film: whether to write pictures of the first images at every decoding step.
+    """
+
+    images: Generation
+    sampling: SamplingConfig
+    folder: Path
+    columns: int
+    with_film: bool
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that the bits of the images depend on, as plain data."""
+        model, machine = self.images.model.open(), self.images.machine
+        return {
+            **self.images.protocol(),
+            # The file of another program holds neither its tokenizer nor its number of heads.
+            "tokenizer": model.tokenizer.fingerprint,
+            "model": vars(model.transformer.config),
+            "labels": self.images.labels,
+            "device": machine.device.type,
+            "compiled": machine.compiled,
+            "sampling": vars(self.sampling),
+        }
+
+
+def resolve(request: Request) -> SampleJob:
+    """Decide which images are sampled, and how.
+
+    Raises:
+        UserError: if the model is missing, or an option does not fit it.
+    """
+    images = resolve_generation(request)
+    sampling = configure(SamplingConfig, request.line)
+    sampling.validate_start_token(images.model.shape.mask_token)
+    return SampleJob(
+        images=images,
+        sampling=sampling,
+        folder=images.model.run.samples,
+        columns=grid_columns(images.model.shape.num_classes),
+        with_film=request.line.save_steps,
+    )
+
+
+def describe(job: SampleJob) -> dict[str, Any]:
+    """Return what --dry_run prints about this Job."""
+    plan = make_plan([job.images.model.shape.seq_len], job.sampling)
+    return {
+        **describe_model(job.images.model),
+        "images": len(job.images.labels),
+        "plan": plan.table(),
+    }
+
+
+def log_sampling_plan(job: SampleJob) -> None:
+    """Log what decoding will do at each step."""
+    log_plan(job.sampling, job.images.model.shape.seq_len)
+
+
+def save_steps(job: SampleJob) -> None:
+    """Write `steps.png` and `steps.gif`: the first images at every decoding step."""
+    model, series = job.images.model.open(), job.images.series
+    labels = job.images.labels[:FILMED_IMAGES]
+    settings = vars(job.sampling)
+    steps = list(
+        model.decode_steps(labels, seed=series.seed, first_image=series.first_image, **settings)
+    )
+    save_film(job.folder, model.image_of(steps[-1]), [step.hidden for step in steps])
+    log.info("written: %s and .gif", job.folder / "steps.png")

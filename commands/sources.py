@@ -1,0 +1,261 @@
+"""Where a mode gets its tokenizer or model from: a file, or an earlier mode of the same command.
+
+A source knows the config of a network at once. Its `open` returns the network itself, which an
+earlier mode may still have to make.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from commands.flags import given_fields
+from commands.request import Machine, Request
+from data.datasets import DATASETS
+from models.interfaces import TokenizerShape, TransformerShape
+from models.maskgit.config import TransformerConfig
+from models.model import Model
+from models.open import foreign_family, foreign_model, load_tokenizer, own_model
+from models.tokenizer import Tokenizer
+from models.vqgan.config import VQGANConfig
+from training.run_folder import RunFolder
+from utils.checkpoint import is_own_format, read_torch_file
+from utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+BUNDLED = Path(__file__).parents[1] / "models" / "pretrained"
+
+
+@dataclass(frozen=True)
+class TokenizerSource:
+    """A tokenizer that exists, or that --train_vae will make.
+
+    Attributes:
+        shape: its config.
+        open: returns it, on the device.
+    """
+
+    shape: TokenizerShape
+    open: Callable[[], Tokenizer]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A trained model that exists, or that --train will make.
+
+    Attributes:
+        path: its file.
+        run: the run folder for its results.
+        dataset: name of the dataset that it is trained on.
+        class_names: names of the classes, in the order of the labels.
+        shape: config of its transformer.
+        tokenizer: config of its tokenizer.
+        open: returns it, on the device.
+    """
+
+    path: Path
+    run: RunFolder
+    dataset: str
+    class_names: Sequence[str]
+    shape: TransformerShape
+    tokenizer: TokenizerShape
+    open: Callable[[], Model]
+
+
+def find_tokenizer(request: Request) -> TokenizerSource:
+    """Find the tokenizer.
+
+    It is the one that --train_vae will make, else that of --checkpoint_vae, else the run's own,
+    else the one bundled for the dataset.
+
+    Raises:
+        UserError: if there is none, or it does not fit the options or the dataset.
+    """
+    if "train_vae" in request.jobs:
+        job = request.jobs["train_vae"]
+        path = job.run.tokenizer
+
+        @cache
+        def load() -> Tokenizer:
+            return _put_on_device(_load_tokenizer(request, path), request.machine)
+
+        return TokenizerSource(job.config, load)
+    tokenizer = _put_on_device(_load_tokenizer(request, _tokenizer_file(request)), request.machine)
+    return TokenizerSource(tokenizer.config, lambda: tokenizer)
+
+
+def _tokenizer_file(request: Request) -> Path:
+    """Find the file of a tokenizer that exists; errors as in `find_tokenizer`."""
+    if request.line.checkpoint_vae:
+        return Path(request.line.checkpoint_vae)
+    own = request.run().tokenizer
+    path = own if own.is_file() else BUNDLED / own.name
+    if not path.is_file():
+        raise UserError(
+            f"no tokenizer for {request.line.dataset}: train one with --train_vae (the same "
+            "command with --train_vae --train does both), or name a trained VQ-GAN with "
+            "--checkpoint_vae"
+        )
+    return path
+
+
+def _load_tokenizer(request: Request, path: Path) -> Tokenizer:
+    """Load a tokenizer on the CPU, and check it against the options and the dataset."""
+    data = request.data()
+    given = given_fields(VQGANConfig, request.line)
+    tokenizer = load_tokenizer(path, data.size, data.spec.channels, given)
+    grid = tokenizer.grid_size
+    log.info("tokenizer %s: %d codes, %d x %d tokens", path, tokenizer.codebook_size, grid, grid)
+    return tokenizer
+
+
+def find_tokenizer_to_measure(request: Request) -> tuple[TokenizerSource, str, RunFolder]:
+    """Find the tokenizer in --checkpoint, else that of `find_tokenizer`.
+
+    Returns:
+        The tokenizer, the name of its dataset, and the run folder for results.
+    """
+    if request.line.checkpoint:
+        source = find_model(request)
+        tokenizer = TokenizerSource(source.tokenizer, lambda: source.open().tokenizer)
+        return tokenizer, source.dataset, source.run
+    return find_tokenizer(request), request.line.dataset, request.run()
+
+
+def find_model(request: Request) -> ModelSource:
+    """Find the model: the one that --train will make, that of --checkpoint, or the run's own.
+
+    Raises:
+        UserError: if there is none, or an option contradicts it.
+    """
+    # The model that --train will make: its Job describes it.
+    line = request.line
+    if "train" in request.jobs:
+        job = request.jobs["train"]
+        request.data(line.dataset, job.tokenizer.shape.image_size)  # refuses another --size
+
+        @cache
+        def load() -> Model:
+            return _put_model_on_device(_load_model(request, job.run.model), request.machine)
+
+        return ModelSource(
+            path=job.run.model,
+            run=job.run,
+            dataset=line.dataset,
+            class_names=job.images.train.class_names,
+            shape=job.config,
+            tokenizer=job.tokenizer.shape,
+            open=load,
+        )
+    # A model that exists.
+    path = Path(line.checkpoint or request.run().model)
+    if not line.checkpoint and not path.is_file():
+        raise UserError(f"no trained model at {path}: {_model_hint(request.run())}")
+    model = _put_model_on_device(_load_model(request, path), request.machine)
+    return ModelSource(
+        path=path,
+        run=_run_of(request, path, model.dataset),
+        dataset=model.dataset,
+        class_names=model.class_names,
+        shape=model.transformer.config,
+        tokenizer=model.tokenizer.config,
+        open=lambda: model,
+    )
+
+
+def _load_model(request: Request, path: Path) -> Model:
+    """Load a model on the CPU and check it against the options; errors as in `find_model`."""
+    line = request.line
+    stored = read_torch_file(path)
+    if not is_own_format(stored):
+        return _load_foreign(request, stored, path)
+    given = {config: given_fields(config, line) for config in (TransformerConfig, VQGANConfig)}
+    model = own_model(stored, path, given)
+    # The options must agree with the checkpoint.
+    if model.dataset not in DATASETS:
+        raise UserError(f"{path} was trained on {model.dataset!r}, an unknown dataset")
+    if "dataset" in line.given and line.dataset != model.dataset:
+        raise UserError(f"{path} was trained on {model.dataset}, not {line.dataset}")
+    request.data(model.dataset, model.tokenizer.image_size)  # refuses another --size
+    request.check_n_classes(model.transformer.config.num_classes, path)
+    if line.checkpoint_vae:
+        _check_own_tokenizer(request, model, path)
+    return model
+
+
+def _check_own_tokenizer(request: Request, model: Model, path: Path) -> None:
+    """Refuse a --checkpoint_vae that is not the tokenizer in the model's checkpoint."""
+    line = request.line
+    data = request.data(model.dataset, model.tokenizer.image_size)
+    given = given_fields(VQGANConfig, line)
+    named = load_tokenizer(line.checkpoint_vae, data.size, data.spec.channels, given)
+    if named.fingerprint != model.tokenizer.fingerprint:
+        raise UserError(
+            f"{line.checkpoint_vae} is not the tokenizer that {path} was trained with; the "
+            "checkpoint holds its own, so leave --checkpoint_vae out"
+        )
+
+
+def _load_foreign(request: Request, stored: object, path: Path) -> Model:
+    """Load the transformer of another program; its dataset and tokenizer come from the options.
+
+    Raises:
+        UserError: if they are missing, or do not fit the transformer.
+    """
+    line = request.line
+    foreign_family(stored, path)
+    if "dataset" not in line.given:
+        raise UserError(
+            f"{path} does not name its dataset and tokenizer: give them as --dataset and "
+            "--checkpoint_vae"
+        )
+    spec = request.data().spec
+    tokenizer = _load_tokenizer(request, _tokenizer_file(request))
+    given = given_fields(TransformerConfig, line)
+    model = foreign_model(stored, path, tokenizer, spec.name, spec.classes, given)
+    config = model.transformer.config
+    request.check_n_classes(config.num_classes, path)
+    if spec.num_classes not in (None, config.num_classes):
+        raise UserError(
+            f"{path} is for {config.num_classes} classes if the tokenizer has "
+            f"{tokenizer.codebook_size} codes, and {spec.name} has {spec.num_classes} classes; "
+            "check --checkpoint_vae, --size and --dataset"
+        )
+    return model
+
+
+def _run_of(request: Request, path: Path, dataset: str) -> RunFolder:
+    """Return the run folder for a model's results: its own, unless the options name another."""
+    own = RunFolder(path.parent, dataset)
+    if own.config.is_file() and not request.line.given & {"run_name", "output_dir"}:
+        return own
+    return request.run(dataset)
+
+
+def _model_hint(run: RunFolder) -> str:
+    """Return what the user can do about a run folder without a model of the dataset."""
+    others = sorted(run.path.glob("MaskGIT_*.pt"))
+    if others:
+        dataset = others[0].stem.removeprefix("MaskGIT_").partition("_step_")[0]
+        return f"the folder has {others[0].name}, so give --dataset {dataset}"
+    if run.resume_state("maskgit").is_file():
+        return "its training has not written a checkpoint yet; --train --resume continues it"
+    return "train one with --train, or name --checkpoint"
+
+
+def _put_on_device(tokenizer: Tokenizer, machine: Machine) -> Tokenizer:
+    """Move a tokenizer to the device and compile it if --compile says so; return it."""
+    tokenizer.to(machine.device)
+    if machine.compiled:
+        tokenizer.compile(dynamic=False)  # every block has the same size
+    return tokenizer
+
+
+def _put_model_on_device(model: Model, machine: Machine) -> Model:
+    """Move a model to the device and compile it if --compile says so; return it."""
+    _put_on_device(model.tokenizer, machine)
+    if machine.compiled:
+        model.transformer.compile(dynamic=False)
+    return model.to(machine.device, machine.precision)

@@ -1,0 +1,142 @@
+"""--sweep: score a model with every combination of sampling options in a grid."""
+
+import difflib
+import itertools
+import logging
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from commands.flags import configure, option_values, options_of
+from commands.generation import Generation, describe_model, resolve_generation
+from commands.judging import JudgeSource, check_extractor, resolve_judge
+from commands.parser import CommandLine, parse_value
+from commands.request import Request
+from metrics.sweep_table import SweepTable
+from models.sampling import SamplingConfig
+from utils.errors import UserError
+from utils.files import exclusive_lock, make_folder
+
+log = logging.getLogger(__name__)
+
+SWEPT_IMAGES = 1000  # for each combination
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """A grid to measure.
+
+    Attributes:
+        images: the images that are made for each combination.
+        grid: the combinations, as settings of sampling.
+        judge: what the images are compared with, and how.
+        folder: folder of the table.
+    """
+
+    images: Generation
+    grid: list[SamplingConfig]
+    judge: JudgeSource
+    folder: Path
+
+
+def check(line: CommandLine) -> None:
+    """Refuse a grid with a mistake, and a feature network whose file is missing."""
+    check_extractor(line)
+    _grid(line)
+
+
+def resolve(request: Request) -> SweepJob:
+    """Find the model and make the combinations.
+
+    Raises:
+        UserError: if the model is missing, or an option does not fit it.
+    """
+    images = resolve_generation(request, default_count=SWEPT_IMAGES)
+    model = images.model
+    grid = [
+        configure(SamplingConfig, request.line.replace(**values)) for values in _grid(request.line)
+    ]
+    for sampling in grid:
+        sampling.validate_start_token(model.shape.mask_token)
+    data = request.data(model.dataset, model.tokenizer.image_size)
+    judge = resolve_judge(request, data, "train")
+    return SweepJob(images, grid, judge, model.run.path / "sweep")
+
+
+def describe(job: SweepJob) -> dict[str, Any]:
+    """Return what --dry_run prints about this Job."""
+    return {
+        **describe_model(job.images.model),
+        "combinations": f"{len(job.grid)} of {len(job.images.labels)} images",
+    }
+
+
+def run(job: SweepJob) -> None:
+    """Score the combinations that are not in the table yet, and print every row."""
+    # The table belongs to one protocol, and to one job at a time.
+    count = len(job.images.labels)
+    judge = job.judge.open()
+    protocol = {**judge.protocol(count), **job.images.protocol()}
+    folder = make_folder(job.folder)
+    busy = f"another job is measuring a grid in {folder}; choose another --run_name"
+    with exclusive_lock(folder / ".lock", busy):
+        table = SweepTable(folder, protocol)
+        log.info("%d combinations of %d images each", len(job.grid), count)
+        for number, sampling in enumerate(job.grid, start=1):
+            values, title = option_values(sampling), f"combination {number} of {len(job.grid)}"
+            if table.find(values) is None:
+                start = time.monotonic()
+                strip = table.keep_strip(values, job.images.blocks(sampling))
+                scores = judge.score(strip, count, title)
+                table.add(values, {**scores, "seconds": time.monotonic() - start})
+            log.info("%s: %s", title, table.show(values))
+        log.info("lowest FID: %s", table.best())
+        log.info("written: %s, %s", table.csv, table.sheet)
+
+
+def parse_grid(
+    text: str, names: Collection[str], parse: Callable[[str, str], Any] = parse_value
+) -> list[dict[str, Any]]:
+    """Turn a text such as `step=4,8 cfg_w=0,3` into combinations; the last option varies fastest.
+
+    Args:
+        text: options with their values, separated by spaces.
+        names: names of the options that a grid may have.
+        parse: turns (name of an option, text of one value) into the value.
+
+    Returns:
+        The combinations, each with its values by name of the option.
+
+    Raises:
+        UserError: if the text has another form, or an option is unknown or occurs twice.
+    """
+    # The values of each option.
+    axes: dict[str, list[Any]] = {}
+    for part in text.split():
+        spelled, equals, values = part.partition("=")
+        name = spelled.lstrip("-").replace("-", "_")
+        if not equals or not all(values.split(",")):
+            raise UserError(f'--sweep {part!r}: needs option=value,value, as in "step=4,8 cfg_w=0"')
+        if name not in names:
+            near = difflib.get_close_matches(name, names, cutoff=0.4) or sorted(names)
+            raise UserError(
+                f"--sweep {spelled!r} is no sampling option; did you mean {' or '.join(near)}?"
+            )
+        if name in axes:
+            raise UserError(f"--sweep names {name} twice; give all its values at once")
+        axes[name] = list(dict.fromkeys(parse(name, value) for value in values.split(",")))
+    if not axes:
+        raise UserError('--sweep needs options with values, as in "step=4,8,16 cfg_w=0,1,3"')
+    # Their combinations.
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def _grid(line: CommandLine) -> list[dict[str, Any]]:
+    """Return the combinations of --sweep; a wrong value ends the process as in `parse_value`."""
+    names = options_of(SamplingConfig).values()
+    grid = parse_grid(line.sweep, names)
+    for name in line.given.intersection(grid[0]):
+        raise UserError(f"--{name} is given and also part of --sweep: leave one of them out")
+    return grid

@@ -1,0 +1,197 @@
+"""--train: its Job, its tokens and its previews; MaskGIT.py runs it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from commands.flags import configure
+from commands.generation import grid_columns
+from commands.parser import CommandLine
+from commands.request import Request
+from commands.resume import run_record
+from commands.sources import TokenizerSource, find_tokenizer
+from commands.training_jobs import (
+    TrainingJob,
+    check_trained_mode,
+    log_small_dataset,
+    loop_config,
+    open_splits,
+)
+from data.images import ImageDataset
+from data.spec import RESIZE, Split
+from data.token_cache import cache_bytes, cached_tokens
+from data.token_set import TokenSet
+from models.decoding import make_plan
+from models.interfaces import TokenizerShape
+from models.labels import labels_in_turn, parse_labels
+from models.maskgit.config import TransformerConfig
+from models.model import ImageSeries, Model
+from models.open import as_transformer, new_transformer, transformer_family
+from models.sampling import SamplingConfig
+from models.tokenizer import Tokenizer
+from training.config import TrainingConfig
+from training.transformer import num_parts
+from utils.device import float32_name
+from utils.pictures import save_grid
+from utils.weights import count_parameters
+
+PREVIEW_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class TrainJob(TrainingJob):
+    """A transformer to train.
+
+    Attributes:
+        tokenizer: the tokenizer that turns the images into tokens.
+        config: shape of the transformer.
+        training: settings of its training.
+        sampling: settings of decoding for the preview grids.
+        preview_labels: class of each image of a preview grid.
+        preview_series: seed, index of the first image and block size of the preview grids.
+        cache_folder: folder of the token caches.
+    """
+
+    tokenizer: TokenizerSource
+    config: TransformerConfig
+    training: TrainingConfig
+    sampling: SamplingConfig
+    preview_labels: list[int]
+    preview_series: ImageSeries
+    cache_folder: Path
+
+
+def check(line: CommandLine) -> None:
+    """Refuse a --train with a trained model, and more parts than images of a batch."""
+    check_trained_mode(line, "train", "checkpoint", "batch_size")
+
+
+def resolve(request: Request) -> TrainJob:
+    """Find tokenizer and images, and make all configs of the training.
+
+    Raises:
+        UserError: if an option does not fit the tokenizer or the dataset. This includes options of
+            sampling, which the previews use.
+    """
+    # The tokenizer decides the size of the images; both decide the shape of the transformer.
+    line = request.line
+    tokenizer = find_tokenizer(request)
+    data = request.data(size=tokenizer.shape.image_size)
+    images = open_splits(data)
+    config = _shape_for(request, tokenizer.shape, images.train)
+    # How it learns.
+    training = configure(TrainingConfig, line)
+    loop = loop_config(line, images.train, training.epochs, training.batch_size)
+    log_small_dataset(images.train, training.batch_size, "--batch_size")
+    request.machine.processes.check_share(loop.images_per_step)
+    # The previews.
+    sampling = configure(SamplingConfig, line)
+    sampling.validate_start_token(config.mask_token)
+    names = images.train.class_names
+    shown = min(line.num_samples, PREVIEW_IMAGES)
+    return TrainJob(
+        run=request.run(),
+        machine=request.machine,
+        images=images,
+        data=data,
+        loop=loop,
+        record=run_record(line.replace(size=data.size), "maskgit", {"images": len(images.train)}),
+        use_wandb=not line.no_wandb,
+        tokenizer=tokenizer,
+        config=config,
+        training=training,
+        sampling=sampling,
+        preview_labels=labels_in_turn(line.labels, names, range(len(names)), shown),
+        preview_series=ImageSeries(line.seed, line.first_image, line.batch_size),
+        cache_folder=request.cache_folder(),
+    )
+
+
+def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:
+    """Return the tokens of a split, from the cache or newly encoded.
+
+    Raises:
+        UserError: if the cache is damaged, another job writes it, or the disk is too small.
+    """
+    identity = {
+        "dataset": job.data.spec.name,
+        "split": split,
+        "size": job.data.size,
+        "resize": RESIZE,
+        "precision": float32_name(job.machine.device),
+        "tokenizer": tokenizer.fingerprint,
+    }
+    return cached_tokens(
+        job.images.train if split == "train" else job.images.validation,
+        tokenizer.encode_bytes,
+        tokenizer.grid_size**2,
+        identity,
+        job.cache_folder,
+        batch_size=job.training.batch_size,
+        num_workers=job.data.num_workers,
+        processes=job.machine.processes,
+    )
+
+
+def preview_writer(job: TrainJob, tokenizer: Tokenizer) -> Callable[[nn.Module, Path], None]:
+    """Return a function (transformer, path) that writes a grid of samples as a PNG."""
+    names = job.images.train.class_names
+    dataset, precision = job.data.spec.name, job.machine.precision
+
+    def write(network: nn.Module, path: Path) -> None:
+        model = Model(as_transformer(network), tokenizer, dataset, names, precision)
+        blocks = model.sample_blocks(job.preview_labels, job.sampling, job.preview_series)
+        shown = [image for images, _ in blocks for image in images]
+        save_grid(path, shown, columns=grid_columns(len(names)))
+
+    return write
+
+
+def describe(job: TrainJob) -> dict[str, Any]:
+    """Return what --dry_run prints about this Job."""
+    # Memory: a process holds the network and the activations of one part of its batch.
+    config, images, machine = job.config, job.images, job.machine
+    parameters = count_parameters(new_transformer(config))
+    own_batch = math.ceil(job.loop.images_per_step / machine.processes.size)
+    kind = machine.device.type
+    parts = num_parts(own_batch, config.seq_len, job.training.grad_accum, kind)
+    part = math.ceil(own_batch / parts)
+    memory = transformer_family(config).training_bytes(config, parameters, part, kind)
+    # Disk.
+    splits = (images.train, images.validation)
+    cache = sum(cache_bytes(len(i), i.num_views, config.seq_len) for i in splits)
+    steps = len(images.train) // job.loop.images_per_step * job.loop.epochs
+    return {
+        "images": f"{len(images.train)} train, {len(images.validation)} validation",
+        "tokens per image": f"{config.seq_len}, codebook of {config.codebook_size}",
+        "transformer": f"{parameters / 1e6:.2f} M parameters",
+        "optimiser steps": steps,
+        "memory, roughly": f"{memory / 1e9:.1f} GB for each process",
+        # 24 bytes: raw and averaged float32 weights in the checkpoint; those and two moments in the
+        # resume state.
+        "disk": f"{cache / 1e6:.0f} MB of tokens, {24 * parameters / 1e6:.0f} MB of checkpoints",
+        "plan": make_plan([config.seq_len], job.sampling).table(),
+    }
+
+
+def _shape_for(
+    request: Request, tokenizer: TokenizerShape, images: ImageDataset
+) -> TransformerConfig:
+    """Return the shape of a transformer for these tokens and classes; errors as in `resolve`."""
+    line = request.line
+    config = configure(
+        TransformerConfig,
+        line,
+        codebook_size=tokenizer.codebook_size,
+        num_classes=len(images.class_names),
+        seq_len=tokenizer.grid_size**2,
+    )
+    config.validate()
+    request.check_n_classes(config.num_classes, line.data_dir)
+    if line.labels:
+        parse_labels(line.labels, images.class_names)  # refuses unknown classes
+    return config

@@ -1,0 +1,111 @@
+"""--train_vae: its Job; MaskGIT.py runs it."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from commands.flags import configure
+from commands.parser import CommandLine
+from commands.request import Request
+from commands.resume import run_record
+from commands.training_jobs import (
+    TrainingJob,
+    check_trained_mode,
+    log_small_dataset,
+    loop_config,
+    open_splits,
+)
+from models.vqgan.config import VQGANConfig
+from models.vqgan.foreign import read_remap
+from models.vqgan.network import VQModel
+from training.config import VQGANTrainingConfig
+from utils.errors import UserError, value_text
+from utils.weights import count_parameters
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainVaeJob(TrainingJob):
+    """A VQ-GAN to train.
+
+    Attributes:
+        config: its shape.
+        training: settings of its training.
+    """
+
+    config: VQGANConfig
+    training: VQGANTrainingConfig
+
+
+def check(line: CommandLine) -> None:
+    """Refuse a --train_vae with a trained VQ-GAN, and more parts than images of a batch."""
+    check_trained_mode(line, "train_vae", "checkpoint_vae", "batch_size_vae")
+
+
+def resolve(request: Request) -> TrainVaeJob:
+    """Open the images, and make all configs of the training.
+
+    Raises:
+        UserError: if the options do not fit together, or do not fit the dataset.
+    """
+    line, data = request.line, request.data()
+    config = _new_config(request)
+    training = configure(VQGANTrainingConfig, line)
+    training.validate(config)
+    images = open_splits(data)
+    loop = loop_config(line, images.train, training.epochs, training.batch_size)
+    log_small_dataset(images.train, training.batch_size, "--batch_size_vae")
+    _log_late_discriminator(training, len(images.train) // loop.images_per_step * loop.epochs)
+    return TrainVaeJob(
+        run=request.run(),
+        machine=request.machine,
+        images=images,
+        data=data,
+        loop=loop,
+        record=run_record(line.replace(size=data.size), "vqgan", {"images": len(images.train)}),
+        use_wandb=not line.no_wandb,
+        config=config,
+        training=training,
+    )
+
+
+def describe(job: TrainVaeJob) -> dict[str, Any]:
+    """Return what --dry_run prints about this Job."""
+    count, batch = len(job.images.train), job.loop.images_per_step
+    steps = count // batch * job.loop.epochs
+    return {
+        "VQ-GAN": f"{count_parameters(VQModel(job.config)) / 1e6:.2f} M parameters",
+        "steps": f"{steps} of {batch} images, {count} in all",
+    }
+
+
+def _new_config(request: Request) -> VQGANConfig:
+    """Make the config of the VQ-GAN; errors as in `resolve`."""
+    line, data = request.line, request.data()
+    config = configure(
+        VQGANConfig,
+        line,
+        image_size=data.size,
+        image_channels=data.spec.channels,
+        remap=read_remap(Path(line.remap), line.n_embed) if line.remap else None,
+    )
+    config.validate()
+    # An attention resolution that does not occur is an error only if the user gave it.
+    unused = config.unused_attn_resolutions()
+    if unused:
+        text = (
+            f"--attn_resolutions {unused[0]} never occurs: the feature maps are "
+            f"{value_text(config.resolutions)}"
+        )
+        if "attn_resolutions" in line.given:
+            raise UserError(text)
+        log.info("%s pixels wide; only the middle blocks have attention", text)
+    return config
+
+
+def _log_late_discriminator(training: VQGANTrainingConfig, steps: int) -> None:
+    """Log a line if the run ends before the first step with the discriminator."""
+    if training.disc_weight and training.disc_start >= steps:
+        log.info("--disc_start %d: the run ends before, after %d steps", training.disc_start, steps)

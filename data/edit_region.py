@@ -1,0 +1,141 @@
+"""Reads the image to edit, and marks the pixels of it that are made anew."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.images import ImageDataset, load_image, to_tensor
+from utils.errors import FieldError, UserError
+
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels from the top left corner; x1 and y1 are just outside the box."""
+
+log = logging.getLogger(__name__)
+
+
+def image_to_edit(
+    source: str,
+    dataset: str,
+    open_validation: Callable[[], ImageDataset],
+    size: int,
+    channels: int,
+) -> tuple[np.ndarray, int | None]:
+    """Read an image from a file or from a dataset.
+
+    Args:
+        source: a path, or "<dataset>:<index>".
+        dataset: the name that stands before the colon; the word "dataset" may stand there too.
+        open_validation: opens the split that the index is of.
+        size: side of the image.
+        channels: C of the image.
+
+    Returns:
+        The image, uint8 (H, W, C), and its class in the dataset. The class is None for a file and
+        for an image with several findings.
+
+    Raises:
+        UserError: if there is no such image.
+    """
+    name, _, index = source.partition(":")
+    if name in (dataset, "dataset") and not Path(source).is_file():
+        images = open_validation()
+        if not index.isdecimal() or int(index) >= len(images):
+            raise FieldError("init_image", source, f"the index goes from 0 to {len(images) - 1}")
+        pixels, label = images[int(index)]
+        return pixels.permute(1, 2, 0).numpy(), int(label) if np.ndim(label) == 0 else None
+    if index.isdecimal() and not Path(source).exists():
+        raise FieldError("init_image", source, f"the model is of {dataset}, so write {dataset}:0")
+    return _square(source, size, channels), None
+
+
+def region_to_make(
+    original: np.ndarray,
+    boxes: Sequence[Box] | None,
+    mask_file: str | None,
+    margins: Mapping[str, int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mark the pixels that are to be made anew.
+
+    Args:
+        original: uint8 (H, W, C), square.
+        boxes: parts of the image.
+        mask_file: an image file, white where pixels are to be made.
+        margins: number of pixels to be made at a side ("left", "right", "top", "bottom"). The image
+            is shifted to make room for them.
+
+    Returns:
+        The image, shifted if there are margins, and bool (H, W), True where pixels are to be made.
+
+    Raises:
+        UserError: if a box, margin or file does not fit.
+    """
+    mask = box_mask(len(original), boxes or ())
+    if margins:
+        original, new = outpainted(original, margins)
+        mask |= new
+    if mask_file:
+        mask |= _square(mask_file, len(original), 1)[..., 0] > 127
+    return original, mask
+
+
+def box_mask(size: int, boxes: Sequence[Box]) -> np.ndarray:
+    """Mark the pixels inside any of the boxes.
+
+    Args:
+        size: side of the image.
+        boxes: within the image, none empty.
+
+    Returns:
+        bool (size, size).
+
+    Raises:
+        UserError: naming a box that is empty or reaches outside.
+    """
+    mask = np.zeros((size, size), bool)
+    for x0, y0, x1, y1 in boxes:
+        if not (0 <= x0 < x1 <= size and 0 <= y0 < y1 <= size):
+            raise UserError(
+                f"`mask_box` {x0},{y0},{x1},{y1} is empty or leaves the image: x0,y0,x1,y1 need "
+                f"0 <= x0 < x1 <= {size} and 0 <= y0 < y1 <= {size}"
+            )
+        mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def outpainted(image: np.ndarray, margins: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Make room at sides of an image by shifting it; its opposite sides are cut off.
+
+    Args:
+        image: uint8 (H, W, C).
+        margins: number of pixels to be made at "left", "right", "top" or "bottom".
+
+    Returns:
+        The shifted image, uint8 (H, W, C), whose new pixels repeat its edges, and bool (H, W),
+        True at the new pixels.
+
+    Raises:
+        UserError: if nothing of the image would be left.
+    """
+    height, width = image.shape[:2]
+    left, right, top, bottom = (margins.get(side, 0) for side in ("left", "right", "top", "bottom"))
+    if left + right >= width or top + bottom >= height:
+        given = " ".join(f"{side}={pixels}" for side, pixels in margins.items())
+        raise UserError(
+            f"`outpaint` {given} leaves nothing of an image {width} pixels wide and high"
+        )
+    # Each margin cuts as much from the opposite side. So with equal margins at opposite sides the
+    # centre of the image stays where it is.
+    kept = image[bottom : height - top, right : width - left]
+    new = np.ones((height, width), bool)
+    new[top : height - bottom, left : width - right] = False
+    return np.pad(kept, ((top, bottom), (left, right), (0, 0)), mode="edge"), new
+
+
+def _square(path: str, size: int, channels: int) -> np.ndarray:
+    """Read an image file as uint8 (size, size, channels)."""
+    picture = load_image(path)
+    if picture.size != (size, size):
+        log.info("%s is brought to %d x %d pixels, centred", path, size, size)
+    return to_tensor(picture, size, channels).permute(1, 2, 0).numpy()

@@ -1,0 +1,91 @@
+"""The tokens of a split of a dataset and their labels, which the transformer learns from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.device import send
+
+RESIDENT_SHARE = 0.25  # the part of a GPU's free memory that tokens may take
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """A split as tokens; the arrays are usually memory-mapped files.
+
+    Attributes:
+        tokens: uint16 (views, N, L), every image under every flip that training uses.
+        labels: int64 (N,); or uint8 (N, F), where an image may have none or several of F findings.
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return self.tokens.shape[1]
+
+    @property
+    def num_views(self) -> int:
+        """Number of flips that are stored of each image."""
+        return self.tokens.shape[0]
+
+    def classes(self, indices: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Choose one class per image.
+
+        Of several findings one is drawn at each call. An image without a finding is of class F,
+        which stands for "no finding".
+
+        Args:
+            indices: int (B,), the images.
+            generator: draws the findings.
+
+        Returns:
+            int64 (B,).
+        """
+        labels = self.labels[indices]
+        if labels.ndim == 1:
+            return labels.astype(np.int64)
+        scores = np.where(labels > 0, generator.random(labels.shape), -1.0)
+        return np.where(labels.any(axis=1), scores.argmax(axis=1), labels.shape[1])
+
+
+class DeviceTokens:
+    """The tokens of a set, which are taken by index on a device.
+
+    They stay in the memory of a GPU if they need no more than a part of it: ImageNet with 256
+    tokens an image, under two flips, needs 1.3 GB. Otherwise they are read from the file.
+    """
+
+    def __init__(self, tokens: TokenSet, device: torch.device) -> None:
+        self._device = device
+        self._count = len(tokens)
+        rows = torch.from_numpy(tokens.tokens.view(np.int16))  # uint16 has few operations
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if rows.nbytes < RESIDENT_SHARE * free:
+                rows = rows.to(device)
+        self._rows = rows.flatten(0, 1)  # (views * N, L)
+
+    def take(self, indices: np.ndarray, views: np.ndarray | int = 0) -> Tensor:
+        """Take the tokens of some images.
+
+        Args:
+            indices: int (B,), the images.
+            views: the view of each image, int (B,), or one for all.
+
+        Returns:
+            int64 (B, L) on the device.
+        """
+        at = send_array(views * self._count + indices, self._rows.device)
+        rows = send(self._rows.index_select(0, at), self._device)
+        return rows.long() & 0xFFFF
+
+
+def send_array(array: np.ndarray, device: torch.device) -> Tensor:
+    """Copy an array to a device; on CUDA the program does not wait for the copy."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return send(tensor, device)

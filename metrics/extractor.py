@@ -1,0 +1,215 @@
+"""Feature extractors: the Inception network of published FIDs, or a network of the user's own.
+
+An extractor sees images as files hold them, uint8, and does its own scaling.
+
+Axes: B images of a batch, H W pixels, C channels of the images, D width of a feature, K classes.
+"""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import (
+    URL_INCEPTION_V3,
+    FeatureExtractorInceptionV3,
+)
+
+from utils.errors import FieldError, UserError, is_out_of_memory, one_line
+from utils.files import file_digest
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_SHA256 = "6726825d"
+"""How the file's SHA-256 begins, as its name says."""
+
+
+class Features(NamedTuple):
+    """What an extractor sees in a batch of images.
+
+    Attributes:
+        features: float (B, D).
+        logits: float (B, K); None if the network has none.
+    """
+
+    features: Tensor
+    logits: Tensor | None
+
+
+class Extractor:
+    """A fixed network from images to features.
+
+    Attributes:
+        name: for people.
+        digest: first 16 digits of the SHA-256 of the network's file.
+        device: where it computes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        digest: str,
+        net: Callable[[Tensor], Any],
+        device: torch.device,
+        needs_colour: bool,
+    ) -> None:
+        """Wrap a network.
+
+        Args:
+            name: for people; errors name it too.
+            digest: of its file.
+            net: uint8 (B, C, H, W) -> features (B, D), or a tuple of features and logits (B, K).
+            device: where the network is.
+            needs_colour: show grey images to the network as three equal channels.
+        """
+        self.name, self.digest = name, digest
+        self._net, self.device, self._needs_colour = net, device, needs_colour
+
+    @torch.no_grad()
+    def __call__(self, images: np.ndarray) -> Features:
+        """Extract features.
+
+        Args:
+            images: uint8 (B, H, W, C).
+
+        Returns:
+            Features and logits, on the extractor's device.
+
+        Raises:
+            UserError: if the network cannot take the images or returns something else.
+        """
+        pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+        if self._needs_colour and pixels.shape[1] == 1:
+            pixels = pixels.expand(-1, 3, -1, -1)
+        try:
+            result = self._net(pixels.to(self.device))
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).strip().splitlines()[-1][:200]
+            raise UserError(
+                f"{self.name} fails on images uint8 {tuple(pixels.shape)}: {reason}"
+            ) from error
+        features, logits = result if isinstance(result, tuple | list) else (result, None)
+        for tensor in (features, logits):
+            self._check(tensor, len(images))
+        return Features(features, logits)
+
+    def _check(self, tensor: Any, count: int) -> None:
+        """Refuse a result of the network that is neither None nor finite (count, any width)."""
+        if tensor is None:
+            return
+        if not isinstance(tensor, Tensor) or tensor.ndim != 2 or len(tensor) != count:
+            shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise UserError(
+                f"{self.name} returns {shape} for {count} images, where features (B, D), or a "
+                "tuple of features and logits (B, K), are needed"
+            )
+        if not tensor.isfinite().all():
+            raise UserError(f"{self.name} returns values that are not finite")
+
+
+def open_extractor(
+    feature_net: Path | None, inception_weights: Path | None, device: torch.device
+) -> Extractor:
+    """Load the network that measures.
+
+    Args:
+        feature_net: the user's own network; None takes Inception.
+        inception_weights: as of `load_inception`.
+        device: where to compute.
+
+    Raises:
+        UserError: as `load_feature_net` or `load_inception`.
+    """
+    if feature_net is not None:
+        return load_feature_net(feature_net, device)
+    return load_inception(inception_weights, device)
+
+
+def load_feature_net(path: Path, device: torch.device) -> Extractor:
+    """Load a network of the user's own. It runs the code that is in the file.
+
+    Args:
+        path: a TorchScript file.
+        device: where to compute.
+
+    Raises:
+        UserError: if it is missing or no TorchScript.
+    """
+    if not path.is_file():
+        raise FieldError("feature_net", path, "there is no such file")
+    digest = file_digest(path)
+    try:
+        with warnings.catch_warnings():
+            # torch recommends torch.export instead, but its files need one version of torch.
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            net = torch.jit.load(path, map_location=device).eval()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"`feature_net` {path} is no TorchScript file; write one with "
+            "torch.jit.script(net).save(file)"
+        ) from error
+    return Extractor(f"feature net {path.name}", digest[:16], net, device, False)
+
+
+def load_inception(path: Path | None, device: torch.device) -> Extractor:
+    """Load the Inception network that published FIDs use, in torch-fidelity's form.
+
+    It resizes images to 299 x 299 pixels as the original TensorFlow graph does. Features are its
+    2048 pooled activations. Logits are taken without the bias, as for published Inception Scores.
+
+    Args:
+        path: torch-fidelity's weights; None takes them from torch's cache, or downloads them.
+        device: where to compute.
+
+    Raises:
+        UserError: if they cannot be had, or the file is another one; the message says where they
+            are.
+    """
+    wanted = f"{INCEPTION_FILE} (91 MB, {URL_INCEPTION_V3})"
+    if path is None:
+        path = _cached_download(URL_INCEPTION_V3, wanted)
+    if not path.is_file():
+        raise FieldError("inception_weights", path, f"there is no such file; it must be {wanted}")
+    digest = file_digest(path)
+    if not digest.startswith(INCEPTION_SHA256):
+        raise UserError(
+            f"{path} is not {wanted}: its SHA-256 starts with {digest[: len(INCEPTION_SHA256)]}"
+        )
+    # The library would run code that is in the file, so it must first pass a reader that does not.
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise almost any kind
+        raise UserError(f"{path} holds something else than weights: {one_line(error)}") from error
+    net = FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
+    )
+    return Extractor("Inception v3", digest[:16], net.to(device), device, True)
+
+
+def _cached_download(url: str, wanted: str) -> Path:
+    """Find the Inception weights in torch's cache, or download them to it.
+
+    Args:
+        url: where they are.
+        wanted: describes the file in the message of an error.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_SHA256)
+    except (OSError, RuntimeError) as error:
+        # URLError is an OSError; a download with a wrong hash is a RuntimeError.
+        reason = one_line(error)
+        raise UserError(
+            f"the Inception weights cannot be downloaded ({reason}): fetch {wanted} elsewhere and "
+            "name it with `inception_weights` FILE, or measure with a network of your own, "
+            "`feature_net` FILE"
+        ) from error
+    return path

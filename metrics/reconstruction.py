@@ -1,0 +1,117 @@
+"""Measures how well a tokenizer reconstructs images, and how well its codebook is used."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanAbsoluteError, MeanMetric, Metric
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+
+from models.tokenizer import Tokenizer
+from models.vqgan.critics import PerceptualLoss, load_vgg_weights
+from models.vqgan.quantizer import codebook_usage, count_codes
+from utils.device import send
+from utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+RANGE = (-1.0, 1.0)  # of pixels
+
+
+class Reconstructed(NamedTuple):
+    """A batch of images and their reconstructions.
+
+    Attributes:
+        images: float (B, C, H, W) in [-1, 1].
+        reconstructions: the same.
+        labels: as they came with the images.
+    """
+
+    images: Tensor
+    reconstructions: Tensor
+    labels: Tensor
+
+
+def perceptual_if_there(vgg_file: Path | None) -> PerceptualLoss | None:
+    """Build the network that measures LPIPS, if its weights can be had.
+
+    Args:
+        vgg_file: file with its weights; None downloads them.
+
+    Returns:
+        The network; None if the download fails, and a line in the log then says so.
+
+    Raises:
+        UserError: if a file was named and does not hold the weights.
+    """
+    try:
+        return PerceptualLoss(load_vgg_weights(vgg_file))
+    except UserError as error:
+        if vgg_file is not None:
+            raise
+        log.warning("LPIPS is not measured: %s", error)
+        return None
+
+
+class ReconstructionMeter:
+    """Passes images through a tokenizer and measures the reconstructions."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        perceptual: PerceptualLoss | None = None,
+    ) -> None:
+        """Start with no images measured.
+
+        Args:
+            tokenizer: the one that is measured.
+            perceptual: measures LPIPS; None leaves it out.
+        """
+        self.tokenizer = tokenizer
+        device = tokenizer.device
+        self._perceptual = None if perceptual is None else perceptual.to(device)
+        self._lpips = MeanMetric().to(device)
+        self._counts = torch.zeros(tokenizer.codebook_size, device=device)
+        self._l1 = MeanAbsoluteError().to(device)
+        self._psnr = PeakSignalNoiseRatio(data_range=RANGE).to(device)
+        self._ssim = StructuralSimilarityIndexMeasure(data_range=RANGE).to(device)
+
+    def reconstruct(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[Reconstructed]:
+        """Reconstruct batches, and add them to the result.
+
+        Args:
+            batches: pairs of images float (B, C, H, W) in [-1, 1] and labels.
+        """
+        for batch, labels in batches:
+            images = send(batch, self.tokenizer.device)
+            tokens = self.tokenizer.encode(images)
+            reconstructions = self.tokenizer.decode(tokens)
+            self._counts += count_codes(tokens, len(self._counts))
+            for metric in (self._l1, self._psnr, self._ssim):
+                metric.update(reconstructions.contiguous(), images)
+            if self._perceptual is not None:
+                with torch.no_grad():
+                    distance = self._perceptual(reconstructions, images)
+                self._lpips.update(distance, weight=len(images))
+            yield Reconstructed(images, reconstructions, labels)
+
+    def result(self) -> dict[str, float]:
+        """Compute the scores over all images so far.
+
+        Returns:
+            "l1" in units of [-1, 1], "psnr" in dB, "ssim" in [-1, 1], "lpips" from 0 (if it is
+            measured), "codebook_usage" (share of the codes that occur) and "codebook_perplexity"
+            in [1, K].
+        """
+        usage, perplexity = codebook_usage(self._counts)
+        scores: dict[str, Metric] = {"l1": self._l1, "psnr": self._psnr, "ssim": self._ssim}
+        if self._perceptual is not None:
+            scores["lpips"] = self._lpips
+        return {
+            **{name: float(metric.compute()) for name, metric in scores.items()},
+            "codebook_usage": usage,
+            "codebook_perplexity": perplexity,
+        }

@@ -1,0 +1,248 @@
+"""The metrics: how close generated images are to real ones, from features of both, in float64.
+
+METRICS is the table of all metrics. A new one is a function and a row there, and an entry in
+`protocol` if it has settings that a reader should know.
+
+Axes: N generated images, M real ones, B images of a batch, D width of a feature, C classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+from utils.seeding import rng
+
+MIN_IMAGES = 10  # too few images give no meaningful score
+KEPT = 10_000  # images whose features are kept
+KID_SUBSETS = 100
+KID_SUBSET_SIZE = 1000  # images of a subset
+NEIGHBOURS = 3  # of precision and recall
+IS_SPLITS = 10  # parts of the images for the Inception Score
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """What is kept of the features of N images.
+
+    Attributes:
+        count: N.
+        mean: float64 (D,).
+        covariance: float64 (D, D), with N - 1 in the denominator.
+        kept: (up to KEPT, D) as they were extracted, for the metrics that compare images one by
+            one: features of images that were drawn without replacement, in random order. So any
+            first part of them is a fair sample, even if the images were sorted by class.
+        logits: (N, C) as they were extracted; None if there are none or nobody asked for them.
+        labels: int (N,), the classes asked for, which are those of the logits; another number means
+            that no class was. None if the images have no such labels.
+    """
+
+    count: int
+    mean: Tensor
+    covariance: Tensor
+    kept: Tensor
+    logits: Tensor | None = None
+    labels: np.ndarray | None = None
+
+
+class FeatureCollector:
+    """Gathers the features of N images, batch by batch."""
+
+    def __init__(self, count: int) -> None:
+        """Draw which features will be kept.
+
+        Args:
+            count: N; it must be known now, so that features can be kept from all of the images.
+        """
+        self._count = count
+        self._drawn = np.zeros(count, bool)
+        self._drawn[rng(0, "kept features").permutation(count)[:KEPT]] = True
+        self._seen = 0
+        self._mean: Tensor | None = None
+        self._scatter = torch.zeros(())
+        self._kept: list[Tensor] = []
+        self._logits: list[Tensor] = []
+
+    def add(self, features: Tensor, logits: Tensor | None = None) -> None:
+        """Add the features (B, D) and logits (B, C) of the next images.
+
+        Mean and scatter (the sum of outer products around the mean) of the batch are merged into
+        those of the batches before it, after Chan, Golub and LeVeque 1983. This stays exact even if
+        the mean is much larger than the spread.
+        """
+        features = features.detach().cpu()  # (B, D)
+        batch_mean = features.double().mean(0)
+        centred = features.double() - batch_mean
+        batch_scatter = centred.T @ centred  # (D, D)
+        new, total = len(features), self._seen + len(features)
+        if self._mean is None:
+            self._mean, self._scatter = batch_mean, batch_scatter
+        else:
+            shift = batch_mean - self._mean
+            self._scatter += batch_scatter + shift.outer(shift) * (self._seen * new / total)
+            self._mean = self._mean + shift * (new / total)
+        self._kept.append(features[torch.from_numpy(self._drawn[self._seen : total])])
+        if logits is not None:
+            self._logits.append(logits.detach().cpu())
+        self._seen = total
+
+    def result(self) -> FeatureSet:
+        """Return the features of all N images."""
+        assert self._mean is not None, "no features"
+        assert self._seen == self._count, f"{self._seen} images instead of {self._count}"
+        kept = torch.cat(self._kept)
+        order = rng(0, "order of kept features").permutation(len(kept))
+        return FeatureSet(
+            count=self._count,
+            mean=self._mean,
+            covariance=self._scatter / (self._count - 1),
+            kept=kept[torch.from_numpy(order)],
+            logits=torch.cat(self._logits) if self._logits else None,
+        )
+
+
+def compare(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
+    """Compute all metrics of generated images against real ones.
+
+    Args:
+        generated: of at least MIN_IMAGES images.
+        real: of at least MIN_IMAGES images.
+
+    Returns:
+        The scores of all functions in METRICS, by name, in the order of the table.
+    """
+    scores: dict[str, float] = {}
+    for measure in METRICS.values():
+        scores |= measure(generated, real)
+    return scores
+
+
+def protocol(generated: int, real: int) -> dict[str, str]:
+    """Describe the settings of the metrics, by metric, for so many generated and real images."""
+    neighbours = min(generated, real, KEPT)
+    subset = min(KID_SUBSET_SIZE, neighbours)
+    return {
+        "kid": f"cubic kernel, {KID_SUBSETS} subsets of {subset}",
+        "precision_recall": f"{NEIGHBOURS} neighbours, {neighbours} images a side",
+        "inception_score": f"{IS_SPLITS} parts",
+    }
+
+
+def frechet_distance(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
+    """Compute the squared Frechet distance of two Gaussians (FID, Heusel et al. 2017).
+
+    With means m and n and covariances A and B it is |m - n|^2 + tr(A + B - 2 (A B)^(1/2)). The
+    trace of (A B)^(1/2) is computed as the sum of the singular values of A^(1/2) B^(1/2), which
+    stays exact if a covariance is singular, as that of fewer images than features is. Mean and
+    covariance are gathered batch by batch, so that memory does not grow with the number of images.
+
+    Returns:
+        "fid", at least 0; lower is better.
+    """
+    a, b = generated.covariance, real.covariance
+    cross = torch.linalg.svdvals(_root(a) @ _root(b)).sum()
+    spread = a.trace() + b.trace() - 2 * cross
+    return {"fid": max(0.0, float((generated.mean - real.mean).square().sum() + spread))}
+
+
+def kernel_distance(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
+    """Compute the unbiased squared MMD with a cubic kernel (KID, Binkowski et al. 2018).
+
+    The computation is torch-fidelity's, on KID_SUBSETS random subsets.
+
+    Returns:
+        "kid", the mean over the subsets (lower is better), and "kid_std", their spread.
+    """
+    fake, true = generated.kept.double(), real.kept.double()
+    scores = kid_features_to_metric(
+        fake,
+        true,
+        kid_subsets=KID_SUBSETS,
+        kid_subset_size=min(KID_SUBSET_SIZE, len(fake), len(true)),
+        verbose=False,
+    )
+    return {
+        "kid": scores["kernel_inception_distance_mean"],
+        "kid_std": scores["kernel_inception_distance_std"],
+    }
+
+
+def precision_recall(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
+    """Compute how much of each side lies close to the other side (Kynkaanniemi et al. 2019).
+
+    "Close" means inside a ball around an image of the other side that reaches to its NEIGHBOURS-th
+    neighbour. Of the larger side only as many images are used as the smaller side has. The
+    computation is torch-fidelity's.
+
+    Returns:
+        "precision", the share of the generated images that are close to real ones, and "recall",
+        the share of the real ones that are close to generated ones; both in [0, 1].
+    """
+    fake, true = generated.kept.double(), real.kept.double()
+    count = min(len(fake), len(true))
+    scores = prc_features_to_metric(
+        fake[:count],
+        true[:count],
+        prc_neighborhood=NEIGHBOURS,
+        prc_batch_size=1000,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    return {name: scores[name] for name in ("precision", "recall")}
+
+
+def inception_score(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
+    """Compute exp(mean KL(p(class | image) || p(class))) (Salimans et al. 2016).
+
+    The computation is torch-fidelity's, on IS_SPLITS parts of the images.
+
+    Returns:
+        "inception_score" in [1, C] (higher is better) and "inception_score_std", the spread over
+        the parts; nothing if there are no logits.
+    """
+    if generated.logits is None:
+        return {}
+    scores = isc_features_to_metric(generated.logits, splits=IS_SPLITS)
+    return {
+        "inception_score": scores["inception_score_mean"],
+        "inception_score_std": scores["inception_score_std"],
+    }
+
+
+def class_accuracy(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
+    """Compute in how many images the extractor sees the class that was asked for.
+
+    Returns:
+        "class_accuracy", a share in [0, 1] of the images whose label is a class; nothing if there
+        are no logits, no labels, or no label is a class.
+    """
+    logits, labels = generated.logits, generated.labels
+    if logits is None or labels is None:
+        return {}
+    known = (labels >= 0) & (labels < logits.shape[1])
+    if not known.any():
+        return {}
+    return {"class_accuracy": float((logits.argmax(1).numpy() == labels)[known].mean())}
+
+
+Metric = Callable[[FeatureSet, FeatureSet], dict[str, float]]
+
+METRICS: dict[str, Metric] = {
+    "frechet_distance": frechet_distance,
+    "kernel_distance": kernel_distance,
+    "precision_recall": precision_recall,
+    "inception_score": inception_score,
+    "class_accuracy": class_accuracy,
+}
+"""All metrics: (generated, real) -> scores by name, none if the metric does not apply."""
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """Compute the symmetric square root of a positive semi-definite matrix (D, D)."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T

@@ -1,0 +1,51 @@
+"""Editing on the token grid: which tokens are made anew, and which pixels are put back.
+
+Chang et al. 2022, section 4.3: inpainting, outpainting and class-conditional editing are decoding
+with some tokens known from the start. Axes: H W pixels, h w token grid.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+def hidden_cells(mask: np.ndarray, grid_size: int, grow: int = 0) -> np.ndarray:
+    """Find the tokens to make anew: those whose cell overlaps the mask.
+
+    Args:
+        mask: bool (H, W), H = W a multiple of `grid_size`.
+        grid_size: h = w.
+        grow: cells by which the region grows on every side.
+
+    Returns:
+        bool (h, w), True where a token is made anew.
+    """
+    factor = len(mask) // grid_size
+    blocks = mask.reshape(grid_size, factor, grid_size, factor)
+    cells = np.asarray(blocks.any(axis=(1, 3)))
+    if grow:
+        # A cell is marked if a cell is marked up to `grow` steps away in either direction.
+        marked = torch.from_numpy(cells)[None].float()  # (1, h, w)
+        reach = min(grow, grid_size)
+        cells = F.max_pool2d(marked, 2 * reach + 1, 1, reach)[0].numpy() > 0
+    return cells
+
+
+def pixels_of(cells: np.ndarray, size: int) -> np.ndarray:
+    """Return the pixels of marked cells: bool (h, w) -> bool (size, size)."""
+    factor = size // len(cells)
+    return cells.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def composite(original: np.ndarray, made: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Put the original pixels back outside the mask.
+
+    Args:
+        original: uint8 (H, W, C).
+        made: uint8 (B, H, W, C).
+        mask: bool (H, W), True where pixels are made anew.
+
+    Returns:
+        uint8 (B, H, W, C), equal to the original outside the mask.
+    """
+    return np.where(mask[..., None], made, original)

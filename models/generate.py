@@ -1,0 +1,181 @@
+"""From labels to tokens: prepares what decoding needs, and runs it.
+
+Axes: B images of a block, L tokens of an image, K codebook.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.decoding import LogitsFn, guided_logits, make_plan, parallel_decode
+from models.interfaces import Transformer
+from models.noise import Noise, draw_noise, halton_orders
+from models.samplers import SAMPLERS
+from models.sampling import SamplingConfig
+from models.step import Plan
+from utils.device import autocast
+from utils.seeding import rng
+
+
+class KnownTokens(NamedTuple):
+    """The tokens that an edited image keeps (Chang et al. 2022, section 4.3).
+
+    Attributes:
+        tokens: int64 (L,); those at hidden positions are ignored.
+        hidden: bool (L,), True where a token is made anew.
+    """
+
+    tokens: Tensor
+    hidden: Tensor
+
+
+def sample_tokens(
+    model: Transformer,
+    labels: np.ndarray,
+    image_indices: np.ndarray,
+    config: SamplingConfig,
+    seed: int,
+    precision: torch.dtype = torch.float32,
+    known: KnownTokens | None = None,
+) -> Tensor:
+    """Decode images from labels, and from known tokens if there are any.
+
+    Args:
+        model: the transformer, in evaluation mode.
+        labels: int (B,), the class of each image.
+        image_indices: int (B,), with `seed` they decide the noise of each image.
+        config: settings of sampling.
+        seed: seed of the noise.
+        precision: dtype of the transformer's matrix products.
+        known: tokens that all images keep; None hides all tokens.
+
+    Returns:
+        int64 (B, L) in [0, K), on the model's device.
+    """
+    return parallel_decode(
+        *prepare_decoding(model, labels, image_indices, config, seed, precision, known)
+    )
+
+
+class DecodingInputs(NamedTuple):
+    """The arguments of `parallel_decode` and `decoding_steps`, except the sampler's function."""
+
+    logits_fn: LogitsFn
+    plan: Plan
+    noise: Noise
+    tokens: Tensor
+    hidden: Tensor
+
+
+def prepare_decoding(
+    model: Transformer,
+    labels: np.ndarray,
+    image_indices: np.ndarray,
+    config: SamplingConfig,
+    seed: int,
+    precision: torch.dtype = torch.float32,
+    known: KnownTokens | None = None,
+) -> DecodingInputs:
+    """Prepare the decoding of a block: start tokens, plan, noise and predictor.
+
+    Arguments as in `sample_tokens`.
+    """
+    # What the model sees at the start, and what of it is hidden.
+    device = next(model.parameters()).device
+    seq_len = model.config.seq_len
+    tokens = start_tokens(model, image_indices, config.start_token, seed).to(device)
+    same_start = config.start_token is None or config.start_token >= 0
+    hidden = torch.ones_like(tokens, dtype=torch.bool)
+    num_hidden = seq_len
+    if known is not None:
+        num_hidden = int(known.hidden.sum())
+        hidden = known.hidden.to(device).expand_as(hidden)
+        tokens = torch.where(hidden, tokens, known.tokens.to(device))
+    # The plan, the noise and the predictor.
+    plan = make_plan(np.full(len(labels), num_hidden), config)
+    if SAMPLERS[config.sampler].uses_order:
+        plan = replace(plan, orders=halton_orders(seed, image_indices, seq_len))
+    noise = draw_noise(seed, image_indices, plan.num_steps, seq_len, device)
+    device_labels = torch.from_numpy(labels).to(device)
+    logits_fn = guided_predictor(model, device_labels, plan, precision, same_start)
+    return DecodingInputs(logits_fn, plan, noise, tokens, hidden)
+
+
+def guided_predictor(
+    model: Transformer, labels: Tensor, plan: Plan, precision: torch.dtype, same_start: bool
+) -> LogitsFn:
+    """Wrap the model as a `LogitsFn` with classifier-free guidance.
+
+    At a step with guidance 0 only the conditional half is computed. If all images start from equal
+    tokens, the first step is computed once per label, provided that there are at least as many
+    images as labels. It is computed for all labels, also unused ones, so that the bits of an image
+    do not depend on the labels of the other images.
+
+    Args:
+        model: the transformer, in evaluation mode.
+        labels: int64 (B,), on the model's device.
+        plan: its guidance is used.
+        precision: dtype of the matrix products.
+        same_start: whether all images start from equal tokens.
+    """
+    null_class = model.config.null_class
+    if null_class is None:  # without it there is nothing to guide away from
+        return unguided_predictor(model, labels, precision)
+    all_labels = torch.arange(null_class + 1, device=labels.device)
+    both_labels = torch.cat([labels, torch.full_like(labels, null_class)])
+    once_per_label = same_start and len(all_labels) <= len(labels)
+
+    @torch.no_grad()
+    def logits_fn(tokens: Tensor, step: int) -> Tensor:
+        guidance = float(plan.guidance[step])
+        with autocast(tokens.device, precision):
+            if step == 0 and once_per_label:
+                predicted = model(tokens[: len(all_labels)], all_labels).float()  # (C+1, L, K)
+                conditional, unconditional = predicted[labels], predicted[null_class]
+            elif guidance == 0:
+                return model(tokens, labels)
+            else:
+                predicted = model(tokens.repeat(2, 1), both_labels).float()  # (2B, L, K)
+                conditional, unconditional = predicted.chunk(2)
+        return guided_logits(conditional, unconditional, guidance)
+
+    return logits_fn
+
+
+def unguided_predictor(model: Transformer, labels: Tensor, precision: torch.dtype) -> LogitsFn:
+    """Wrap the model as a `LogitsFn` without guidance; arguments as in `guided_predictor`."""
+
+    @torch.no_grad()
+    def logits_fn(tokens: Tensor, step: int) -> Tensor:
+        with autocast(tokens.device, precision):
+            return model(tokens, labels)
+
+    return logits_fn
+
+
+def start_tokens(
+    model: Transformer, image_indices: np.ndarray, start_token: int | None, seed: int
+) -> Tensor:
+    """Make the tokens that the model sees at hidden positions before the first step.
+
+    Args:
+        model: its config has L, K and the mask token.
+        image_indices: int (B,), with `seed` they decide random tokens.
+        start_token: the token; None for the mask token, negative for random image tokens.
+        seed: seed of random tokens.
+
+    Returns:
+        int64 (B, L), on the CPU.
+    """
+    config = model.config
+    shape = (len(image_indices), config.seq_len)
+    if start_token is None or start_token >= 0:
+        return torch.full(shape, config.mask_token if start_token is None else start_token)
+    rows = [
+        rng(seed, "start", int(index)).integers(0, config.codebook_size, config.seq_len)
+        for index in image_indices
+    ]
+    return torch.from_numpy(np.stack(rows))

@@ -1,0 +1,65 @@
+"""Chooses the tokens that training hides.
+
+Training hides ceil(gamma(u) * L) tokens of an image for a uniform u (Chang et al. 2022, section
+3.2). The functions gamma are in models/schedules.py.
+"""
+
+import numpy as np
+
+from models.schedules import MASK_SCHEDULES
+
+
+def mask_ratio(u: np.ndarray, schedule: str) -> np.ndarray:
+    """Compute the fraction of tokens that is hidden at progress u.
+
+    Args:
+        u: uniform noise in training, progress in decoding; float64, any shape, in [0, 1].
+        schedule: a key of MASK_SCHEDULES.
+
+    Returns:
+        Ratios in [0, 1], float64, in the shape of u: 1 at u = 0, 0 at u = 1.
+
+    Raises:
+        ValueError: if the schedule is unknown.
+    """
+    if schedule not in MASK_SCHEDULES:
+        known = ", ".join(MASK_SCHEDULES)
+        raise ValueError(f"unknown mask schedule {schedule!r}; choose from {known}")
+    return np.clip(MASK_SCHEDULES[schedule](np.asarray(u, np.float64), np), 0, 1)
+
+
+def draw_masks(
+    generator: np.random.Generator, batch: int, seq_len: int, schedule: str
+) -> np.ndarray:
+    """Choose ceil(gamma(u) * L) tokens of each image to hide, at least 1, with u ~ U(0, 1).
+
+    Args:
+        generator: source of all randomness.
+        batch: B, images.
+        seq_len: L, tokens of one image.
+        schedule: a key of MASK_SCHEDULES.
+
+    Returns:
+        bool (B, L), True where a token is hidden.
+    """
+    ratios = mask_ratio(generator.random(batch), schedule)
+    return masks_of_ratio(generator, ratios, seq_len)
+
+
+def masks_of_ratio(generator: np.random.Generator, ratios: np.ndarray, seq_len: int) -> np.ndarray:
+    """Choose ceil(ratio * L) tokens of each image to hide, at least 1, at random positions.
+
+    Args:
+        generator: source of the positions.
+        ratios: float (B,) in [0, 1].
+        seq_len: L, tokens of one image.
+
+    Returns:
+        bool (B, L), True where a token is hidden.
+    """
+    counts = np.maximum(1, np.ceil(ratios * seq_len)).astype(np.int64)
+    # Random positions: those of the smallest numbers in a row of random ones.
+    order = generator.random((len(ratios), seq_len)).argsort(axis=1)
+    masks = np.empty((len(ratios), seq_len), bool)
+    np.put_along_axis(masks, order, np.arange(seq_len) < counts[:, None], axis=1)
+    return masks

@@ -1,0 +1,286 @@
+"""A trained model, ready to use: sample images, edit an image, watch the decoding.
+
+Images are made in blocks of one size; the last block is padded. So an image does not depend on the
+other images or on the process that makes it. With another block size, or with fewer images than a
+block holds, the images are the same up to rounding.
+
+Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.cells import composite, hidden_cells, pixels_of
+from models.decoding import decoding_steps
+from models.generate import KnownTokens, prepare_decoding, sample_tokens
+from models.interfaces import Transformer
+from models.labels import parse_labels
+from models.sampling import SamplingConfig
+from models.tokenizer import Tokenizer
+from utils.device import autocast
+from utils.errors import FieldError
+from utils.pictures import to_uint8
+
+BLOCK_SIZE = 256  # images computed at once, by default
+
+Labels = Sequence[int | str]
+"""One class per image: its number, its name, or "none" for no class."""
+
+
+@dataclass(frozen=True)
+class ImageSeries:
+    """A numbered series of images: where their noise comes from, and how they are cut into blocks.
+
+    Attributes:
+        seed: the seed; with the index of an image it decides the image's noise.
+        first_image: index of the first image.
+        block_size: images computed at once.
+    """
+
+    seed: int = 0
+    first_image: int = 0
+    block_size: int = BLOCK_SIZE
+
+
+@dataclass(frozen=True)
+class DecodedStep:
+    """The tokens of images after a step of decoding.
+
+    Attributes:
+        tokens: int64 (B, h, w); those at hidden positions mean nothing yet.
+        hidden: bool (B, h, w), True where a token is still hidden.
+    """
+
+    tokens: np.ndarray
+    hidden: np.ndarray
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained transformer with its tokenizer and class names; `models.open.load_model` opens one.
+
+    Attributes:
+        transformer: the network, in evaluation mode.
+        tokenizer: the tokenizer that it was trained with.
+        dataset: name of the dataset.
+        class_names: names of the classes, in the order of the labels.
+        precision: dtype of matrix products.
+    """
+
+    transformer: Transformer
+    tokenizer: Tokenizer
+    dataset: str
+    class_names: tuple[str, ...]
+    precision: torch.dtype = torch.float32
+
+    def to(self, device: torch.device, precision: torch.dtype) -> "Model":
+        """Move the networks, without a copy, and return the model with this precision."""
+        self.transformer.to(device)  # type: ignore[attr-defined]
+        self.tokenizer.to(device)
+        return replace(self, precision=precision)
+
+    def sample(
+        self,
+        labels: Labels,
+        *,
+        seed: int = 0,
+        first_image: int = 0,
+        block_size: int = BLOCK_SIZE,
+        **sampling: Any,
+    ) -> np.ndarray:
+        """Make one image per label.
+
+        Args:
+            labels: classes, as numbers or names.
+            seed: seed of the noise.
+            first_image: index of the first image. An image depends on its index, its class, the
+                seed and the settings, but not on the other images.
+            block_size: images computed at once.
+            **sampling: settings of sampling, the fields of SamplingConfig.
+
+        Returns:
+            uint8 (B, H, W, C).
+
+        Raises:
+            UserError: if a label is not a class of the model, or a setting has a wrong value.
+        """
+        series = ImageSeries(seed, first_image, block_size)
+        blocks = self.sample_blocks(self.label_numbers(labels), SamplingConfig(**sampling), series)
+        return np.concatenate([images for images, _ in blocks])
+
+    def edit(
+        self,
+        image: np.ndarray,
+        mask: np.ndarray,
+        labels: Labels = ("none",),
+        *,
+        grow: int = 0,
+        put_back: bool = True,
+        seed: int = 0,
+        first_image: int = 0,
+        block_size: int = BLOCK_SIZE,
+        **sampling: Any,
+    ) -> np.ndarray:
+        """Make the marked part of an image anew, once per label.
+
+        A token is made anew if its cell overlaps the marked pixels. Every other token is kept.
+
+        Args:
+            image: uint8 (H, W, C), of the model's size.
+            mask: bool (H, W), True where pixels are made anew.
+            labels: classes, as numbers or names.
+            grow: tokens by which the marked region grows on every side.
+            put_back: whether the pixels outside the marked region get their original values back;
+                otherwise they are the tokenizer's reconstruction.
+            seed: as in `sample`.
+            first_image: as in `sample`.
+            block_size: as in `sample`.
+            **sampling: as in `sample`.
+
+        Returns:
+            uint8 (B, H, W, C).
+
+        Raises:
+            UserError: if the image or the mask does not fit the model; and as in `sample`.
+        """
+        self._check_image(image, mask)
+        known, mask = self.known_tokens(image, mask, grow)
+        blocks = self.sample_blocks(
+            self.label_numbers(labels),
+            SamplingConfig(**sampling),
+            ImageSeries(seed, first_image, block_size),
+            known=known,
+        )
+        images = np.concatenate([images for images, _ in blocks])
+        return composite(image, images, mask) if put_back else images
+
+    def decode_steps(
+        self,
+        labels: Labels,
+        *,
+        seed: int = 0,
+        first_image: int = 0,
+        **sampling: Any,
+    ) -> Iterator[DecodedStep]:
+        """Decode one image per label, all in one block, and show every step.
+
+        Arguments and errors are those of `sample`. `image_of` turns a step into pixels.
+
+        Yields:
+            The tokens before the first step, and then those after each step.
+        """
+        numbers = np.asarray(self.label_numbers(labels))
+        indices = first_image + np.arange(len(numbers))
+        config = self._checked(SamplingConfig(**sampling))
+        start = prepare_decoding(self.transformer, numbers, indices, config, seed, self.precision)
+        yield self._step(start.tokens, start.hidden)
+        for tokens, hidden in decoding_steps(*start):
+            yield self._step(tokens, hidden)
+
+    def image_of(self, step: DecodedStep) -> np.ndarray:
+        """Decode the tokens of a step: uint8 (B, H, W, C); pixels of hidden cells mean nothing."""
+        tokens = torch.from_numpy(step.tokens).clamp(max=self.tokenizer.codebook_size - 1)
+        return self._pixels(tokens)
+
+    def label_numbers(self, labels: Labels) -> list[int]:
+        """Turn labels into numbers; len(class_names) stands for no class.
+
+        Raises:
+            UserError: naming a label that is not a class of the model.
+        """
+        numbers: list[int] = []
+        for label in labels:
+            if isinstance(label, str):
+                numbers += parse_labels([label], self.class_names)
+            elif 0 <= label <= len(self.class_names):
+                numbers.append(int(label))
+            else:
+                last = len(self.class_names) - 1
+                raise FieldError("labels", label, f"the model has the classes 0 to {last}")
+        return numbers
+
+    def sample_blocks(
+        self,
+        labels: Sequence[int],
+        config: SamplingConfig,
+        series: ImageSeries,
+        *,
+        known: KnownTokens | None = None,
+        blocks: Iterable[int] | None = None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Make one image per label, block by block.
+
+        Args:
+            labels: class numbers, len(class_names) for no class; image i gets the i-th.
+            config: settings of sampling.
+            series: seed, index of the first image and block size.
+            known: tokens that all images keep; None hides all tokens.
+            blocks: indices of the blocks to make; None makes all.
+
+        Yields:
+            Images uint8 (B, H, W, C) and their labels int64 (B,), in order; B is at most the block
+            size.
+        """
+        self._checked(config)
+        block_size = min(series.block_size, len(labels))
+        for index in range(math.ceil(len(labels) / block_size)) if blocks is None else blocks:
+            start = index * block_size
+            block_labels = np.asarray(labels[start : start + block_size])
+            padded = np.pad(block_labels, (0, block_size - len(block_labels)), mode="edge")
+            indices = series.first_image + start + np.arange(block_size)
+            tokens = sample_tokens(
+                self.transformer, padded, indices, config, series.seed, self.precision, known
+            )
+            yield self._pixels(tokens)[: len(block_labels)], block_labels
+
+    def known_tokens(
+        self, image: np.ndarray, mask: np.ndarray, grow: int = 0
+    ) -> tuple[KnownTokens, np.ndarray]:
+        """Encode an image for editing; arguments as in `edit`.
+
+        Returns:
+            Its tokens, with those hidden that are made anew; and bool (H, W), the pixels that are
+            made anew.
+        """
+        hidden = hidden_cells(mask, self.tokenizer.grid_size, grow)  # (h, w)
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None]  # (1, C, H, W)
+        tokens = self.tokenizer.encode_bytes(pixels)[0]  # (L,)
+        region = pixels_of(hidden, len(mask)) if grow else mask
+        return KnownTokens(tokens, torch.from_numpy(hidden.flatten())), region
+
+    def _pixels(self, tokens: Tensor) -> np.ndarray:
+        """Decode tokens int64 (B, L) or (B, h, w) to images uint8 (B, H, W, C)."""
+        with autocast(self.tokenizer.device, self.precision):
+            images = self.tokenizer.decode(tokens)
+        return to_uint8(images)
+
+    def _step(self, tokens: Tensor, hidden: Tensor) -> DecodedStep:
+        """Arrange tokens and hidden, both (B, L), on the grid."""
+        grid = (self.tokenizer.grid_size,) * 2
+        return DecodedStep(
+            tokens.unflatten(1, grid).cpu().numpy(), hidden.unflatten(1, grid).cpu().numpy()
+        )
+
+    def _checked(self, config: SamplingConfig) -> SamplingConfig:
+        """Check settings against the model and return them; errors as in `sample`."""
+        config.validate()
+        config.validate_start_token(self.transformer.config.mask_token)
+        if config.guidance and self.transformer.config.null_class is None:
+            reason = "this transformer has no null class, so it cannot be guided; use 0"
+            raise FieldError("guidance", config.guidance, reason)
+        return config
+
+    def _check_image(self, image: np.ndarray, mask: np.ndarray) -> None:
+        """Refuse an image or a mask of another shape or dtype."""
+        size, channels = self.tokenizer.image_size, self.tokenizer.channels
+        shape = (size, size, channels)
+        if image.shape != shape or image.dtype != np.uint8:
+            raise FieldError("image", f"{image.dtype} {image.shape}", f"must be uint8 {shape}")
+        if mask.shape != shape[:2] or mask.dtype != bool:
+            raise FieldError("mask", f"{mask.dtype} {mask.shape}", f"must be bool {shape[:2]}")

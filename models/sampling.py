@@ -1,0 +1,76 @@
+"""The settings of sampling with their defaults, which are also those of the command line.
+
+This file imports nothing slow, because the command line reads it before it can show its help.
+"""
+
+from dataclasses import dataclass
+
+from models.samplers import SAMPLERS
+from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, MASK_SCHEDULES
+from utils.errors import FieldError
+
+CHOICES = {
+    "schedule": (*MASK_SCHEDULES, *CUMULATIVE_SCHEDULES),
+    "sampler": tuple(SAMPLERS),
+    "guidance_schedule": tuple(GUIDANCE_SCHEDULES),
+}
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """The settings of sampling: how images are decoded.
+
+    Attributes:
+        num_steps: decoding steps T, at most the number of hidden tokens.
+        schedule: shape of the plan; a key of MASK_SCHEDULES or one of CUMULATIVE_SCHEDULES.
+        sampler: which hidden positions are revealed first; a key of SAMPLERS.
+        guidance: weight w of classifier-free guidance at the last step; 0 is no guidance.
+        guidance_schedule: how guidance changes over the steps; a key of GUIDANCE_SCHEDULES.
+        choice_temperature: weight of the Gumbel noise on the confidence at the first step; it falls
+            to 0 at the last. Only some samplers use it (`Sampler.uses_temperature`).
+        logit_scale: factor on the logits before the softmax; above 1 makes the prediction sharper.
+        start_token: token at hidden positions before the first step: None for the mask token, an id
+            for that token, a negative number for random image tokens.
+    """
+
+    num_steps: int = 8
+    schedule: str = "arccos"
+    sampler: str = "confidence"
+    guidance: float = 3.0
+    guidance_schedule: str = "linear"
+    choice_temperature: float = 4.5
+    logit_scale: float = 1.0
+    start_token: int | None = None
+
+    def validate(self) -> None:
+        """Check every field.
+
+        Raises:
+            FieldError: naming the first field with a wrong value, and what would work.
+        """
+        for field, choices in CHOICES.items():
+            value = getattr(self, field)
+            if value not in choices:
+                reason = f"unknown; choose from {', '.join(choices)}"
+                raise FieldError(f"SamplingConfig.{field}", value, reason)
+        if self.num_steps < 1:
+            raise FieldError("num_steps", self.num_steps, "must be at least 1")
+        for field in ("guidance", "choice_temperature"):
+            if not getattr(self, field) >= 0:
+                raise FieldError(field, getattr(self, field), "must be at least 0")
+        if not self.logit_scale > 0:
+            raise FieldError("logit_scale", self.logit_scale, "must be above 0")
+
+    def validate_start_token(self, mask_token: int) -> None:
+        """Check the start token against a model, whose largest token id is the mask token.
+
+        Raises:
+            FieldError: if the model has no such token.
+        """
+        if self.start_token is not None and self.start_token > mask_token:
+            raise FieldError(
+                "start_token",
+                self.start_token,
+                f"the tokens are 0 to {mask_token - 1} and the mask token {mask_token}; a negative "
+                "value starts from random tokens",
+            )

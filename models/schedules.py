@@ -1,0 +1,39 @@
+"""The tables of schedules: how many tokens are hidden, and how guidance changes over the steps.
+
+A mask schedule is a function gamma on [0, 1] with gamma(0) = 1 and gamma(1) = 0. Training hides a
+share gamma(u) of an image's tokens, with u uniform in [0, 1] (Chang et al. 2022, section 3.2). The
+same function shapes the plan of decoding. To add a schedule, add a row.
+
+The command line reads the names, so this file does not import numpy. The functions get it as their
+argument `xp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Schedule = Callable[[Any, Any], Any]
+"""(u, xp) -> ratios in the shape of u: a float64 array in [0, 1] and its module, numpy."""
+
+MASK_SCHEDULES: dict[str, Schedule] = {
+    "arccos": lambda u, xp: 2 / xp.pi * xp.arccos(u),  # valeoai/Maskgit-pytorch v1.0
+    "cosine": lambda u, xp: xp.cos(xp.pi / 2 * u),  # Chang et al. 2022
+    "linear": lambda u, xp: 1 - u,
+    "square": lambda u, xp: 1 - u**2,
+    "root": lambda u, xp: 1 - xp.sqrt(u),
+}
+
+CUMULATIVE = "-cumulative"
+CUMULATIVE_SCHEDULES = tuple(name + CUMULATIVE for name in ("cosine", "arccos"))
+"""Plans in the paper's form: the schedule gives the share of tokens that stay hidden."""
+
+GUIDANCE_SCHEDULES: dict[str, Schedule] = {  # share of the guidance at progress u of decoding
+    "linear": lambda u, xp: u,
+    "constant": lambda u, xp: xp.ones_like(u),
+}
+
+
+def training_schedule(name: str) -> str:
+    """Return the mask schedule to train with, for a model that is sampled with `name`."""
+    return name.removesuffix(CUMULATIVE)

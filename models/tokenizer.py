@@ -1,0 +1,128 @@
+"""The frozen tokenizer: stage 2, sampling, editing and measuring use stage 1 through it.
+
+Axes: B images of a batch, C channels, H W pixels, h w token grid, L = h * w, K codebook.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.interfaces import TokenizerNetwork
+from utils.checkpoint import weights_digest
+from utils.device import send
+from utils.pictures import from_uint8
+from utils.plain import to_plain
+
+# A batch is computed in parts of at most this many pixels. On the CPU the activations of a part
+# stay in the caches. On a GPU a batch that suits the transformer may be too large for the encoder.
+CPU_PART_PIXELS = 16 * 32 * 32
+GPU_PART_PIXELS = 64 * 256 * 256
+
+
+class Tokenizer:
+    """Turns images into tokens and back.
+
+    The network is always in evaluation mode and has no gradients. A Tokenizer is not an nn.Module,
+    so it never becomes part of another module's weights, mode or checkpoints.
+
+    Attributes:
+        network: the frozen network of its family.
+        config: config of the network.
+        fingerprint: digest of config and weights, 16 hexadecimal digits.
+        device: device of the network.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        """Freeze a network in place; it must be a `TokenizerNetwork`."""
+        frozen = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.network: TokenizerNetwork = frozen  # type: ignore[assignment]
+        self._module = frozen
+        self.config = self.network.config
+        self.fingerprint = weights_digest(to_plain(self.config), network.state_dict())
+        self.device = next(network.parameters()).device
+
+    @property
+    def codebook_size(self) -> int:
+        """The number of codes, K."""
+        return self.config.codebook_size
+
+    @property
+    def grid_size(self) -> int:
+        """Tokens along one side of an image."""
+        return self.config.grid_size
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along one side of an image."""
+        return self.config.image_size
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image, C."""
+        return self.config.image_channels
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Turn images into tokens.
+
+        Args:
+            images: float (B, C, H, W) in [-1, 1], on any device.
+
+        Returns:
+            int64 (B, h, w) in [0, K), on the tokenizer's device.
+        """
+        images = images.to(self.device, memory_format=torch.channels_last)
+        return torch.cat([self.network.encode(part) for part in self._parts(images)])
+
+    def encode_bytes(self, images: Tensor) -> Tensor:
+        """Turn images as files hold them into tokens: uint8 (B, C, H, W) -> int64 (B, L).
+
+        This is never done in bfloat16, which changes one token in ten on Fashion-MNIST.
+        """
+        return self.encode(from_uint8(send(images, self.device))).flatten(1)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Turn tokens into images.
+
+        Args:
+            tokens: int64 (B, h, w), or (B, L) for a square grid, in [0, K), on any device.
+
+        Returns:
+            float32 (B, C, H, W) in [-1, 1], on the tokenizer's device.
+        """
+        if tokens.ndim == 2:
+            tokens = tokens.unflatten(1, (self.grid_size, self.grid_size))
+        parts = [self.network.decode_tokens(part) for part in self._parts(tokens.to(self.device))]
+        return torch.cat(parts).float().clamp(-1, 1)
+
+    @torch.no_grad()
+    def to_rgb(self, images: Tensor) -> Tensor:
+        """Turn images (B, C, H, W) into the ones that people look at: (B, 1 or 3, H, W)."""
+        return self.network.to_rgb(images.to(self.device))
+
+    def to(self, device: torch.device | str) -> "Tokenizer":
+        """Move to a device, in place; returns itself."""
+        self._module.to(device)
+        self.device = torch.device(device)
+        return self
+
+    def compile(self, *, dynamic: bool) -> None:
+        """Run the network through torch.compile; `dynamic` is passed on."""
+        self.network.compile_networks(dynamic)
+
+    def entry(self) -> dict[str, Any]:
+        """Return the tokenizer as plain data and tensors; `models.open.tokenizer_of` reads them."""
+        weights = {name: value.cpu() for name, value in self._module.state_dict().items()}
+        return {
+            "family": self.config.family,
+            "config": to_plain(self.config),
+            "weights": weights,
+            "fingerprint": self.fingerprint,
+        }
+
+    def _parts(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """Split a batch of images or tokens into parts that are computed one after the other."""
+        pixels = CPU_PART_PIXELS if self.device.type == "cpu" else GPU_PART_PIXELS
+        return batch.split(max(1, pixels // self.image_size**2))

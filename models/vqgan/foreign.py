@@ -1,0 +1,202 @@
+"""Reads VQ-GANs of other programs, in the layout of taming-transformers, and applies a remap.
+
+Such files hold only weights. The config follows from the shapes of the weights; the few fields that
+do not show there come from the user. Known layouts: a bare state dict (caetas/GenerativeZoo), a
+Lightning checkpoint with the entry `state_dict`, and a whole transformer checkpoint with the VQ-GAN
+under `first_stage_model.`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.given import refuse_contradictions
+from models.vqgan.config import VQGANConfig
+from models.vqgan.network import VQModel
+from utils.errors import FieldError, UserError, one_line
+from utils.weights import build_with_weights
+
+LAYOUT = "VQ-GAN in taming-transformers' layout (encoder.conv_in.weight and so on)"
+PREFIXES = ("first_stage_model.", "module.", "_orig_mod.")
+PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.", "colorize")
+NOT_IN_WEIGHTS = ("dropout", "sane_index_shape")  # fields that the weights do not show
+
+
+def recognises(stored: Any) -> bool:
+    """Return whether what `read_torch_file` returned holds any weights of a VQ-GAN."""
+    return bool(_parts_of_vqgan(stored))
+
+
+def read(stored: Any, path: Path, image_size: int, given: Mapping[str, Any]) -> VQModel:
+    """Build the VQ-GAN in a file of another program, on the CPU.
+
+    Args:
+        stored: what `read_torch_file` returned.
+        path: the file, for messages.
+        image_size: height and width of its images in pixels, which the file does not hold.
+        given: fields of VQGANConfig that the user set.
+
+    Raises:
+        UserError: if the weights are not those of a VQ-GAN, or contradict a given field.
+    """
+    weights = find_weights(stored, path)
+    try:
+        inferred = infer_config(weights, image_size)
+        from_user = {name: given[name] for name in NOT_IN_WEIGHTS if name in given}
+        config = VQGANConfig(**{**inferred, **from_user})
+        refuse_contradictions(config, given, path)
+        config.validate()
+        return build_with_weights(lambda: VQModel(config), weights)
+    except (KeyError, ValueError) as error:
+        reason = one_line(error)
+        raise UserError(f"the weights in {path} do not make a VQ-GAN: {reason}") from error
+
+
+def adapt(model: VQModel, path: Path, given: Mapping[str, Any]) -> VQModel:
+    """Check a VQ-GAN against the fields that the user set, and apply a remap if there is one.
+
+    Args:
+        model: the VQ-GAN, on the CPU.
+        path: its file, for messages.
+        given: fields of VQGANConfig that the user set; "remap" is the path of an .npy file.
+
+    Returns:
+        The model, or another one with the remap.
+
+    Raises:
+        UserError: if a field contradicts the VQ-GAN, or the remap cannot be read.
+    """
+    refuse_contradictions(model.config, given, path)
+    if given.get("remap") is None:
+        return model
+    remap = read_remap(Path(given["remap"]), model.config.n_embed)
+    if model.config.remap is None:
+        return remapped(model, remap)
+    if model.config.remap != remap:
+        raise UserError(
+            f"`remap` {given['remap']} names {len(remap)} codes, which differ from the "
+            f"{model.config.codebook_size} in use in {path}; leave it out"
+        )
+    return model
+
+
+def remapped(model: VQModel, remap: tuple[int, ...]) -> VQModel:
+    """Build the same model with fewer tokens: token i stands for code remap[i]."""
+    config = replace(model.config, remap=remap)
+    weights = {**model.state_dict(), "quantize.used": torch.tensor(remap)}
+    return build_with_weights(lambda: VQModel(config), weights)
+
+
+def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:
+    """Read the numbers of the used codes from an .npy file.
+
+    Args:
+        path: the file.
+        n_embed: number of codes in the codebook.
+
+    Raises:
+        FieldError: if it is missing, or is not a list of different codes in [0, n_embed).
+    """
+    try:
+        codes = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise FieldError("remap", path, error.strerror or one_line(error)) from error
+    except Exception as error:
+        # numpy parses the header as Python, so damage can raise any exception.
+        raise FieldError("remap", path, "is no whole .npy file of numbers") from error
+    if not isinstance(codes, np.ndarray) or codes.ndim != 1 or codes.dtype.kind not in "iu":
+        raise FieldError("remap", path, "must hold one array of whole numbers, the used codes")
+    remap = tuple(codes.tolist())
+    try:
+        VQGANConfig(n_embed=n_embed, remap=remap).validate()
+    except ValueError as error:
+        raise FieldError("remap", path, str(error)) from error
+    return remap
+
+
+def find_weights(stored: Any, path: Path) -> dict[str, Tensor]:
+    """Pick a VQModel's weights from what a file holds, in float32 by taming's names.
+
+    Weights of losses and of other networks in the file are left out.
+
+    Raises:
+        UserError: if the file holds none, or another kind of VQ-GAN.
+    """
+    weights = _parts_of_vqgan(stored)
+    if "quantize.embed.weight" in weights:
+        raise UserError(
+            f"{path} has a Gumbel quantiser, which this program does not have; a VQ-GAN whose "
+            "tokens are nearest codes is needed"
+        )
+    for name in ("encoder.conv_in.weight", "decoder.conv_out.weight", "quantize.embedding.weight"):
+        if name not in weights:
+            raise UserError(f"{path} holds no VQ-GAN in taming-transformers' layout: no {name}")
+    return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+
+
+def infer_config(weights: Mapping[str, Tensor], image_size: int) -> dict[str, Any]:
+    """Read the fields of VQGANConfig from the shapes of weights.
+
+    Args:
+        weights: what `find_weights` returned.
+        image_size: height and width of the images in pixels.
+
+    Returns:
+        All fields except those in NOT_IN_WEIGHTS. They are not validated: weights with impossible
+        shapes give impossible fields.
+
+    Raises:
+        KeyError: if a weight is missing.
+    """
+    # Shapes, and how many modules of a kind there are.
+    channels, image_channels = weights["encoder.conv_in.weight"].shape[:2]
+    levels = _count(weights, "encoder.down.")
+    blocks = _count(weights, "encoder.down.0.block.")
+    widths = [
+        weights[f"encoder.down.{level}.block.0.conv2.weight"].shape[0] for level in range(levels)
+    ]
+    z_channels = weights["decoder.conv_in.weight"].shape[1]
+    n_embed, embed_dim = weights["quantize.embedding.weight"].shape
+    used, colorize = weights.get("quantize.used"), weights.get("colorize")
+    return {
+        "image_size": image_size,
+        "image_channels": image_channels,
+        "channels": channels,
+        "z_channels": z_channels,
+        "ch_mult": tuple(width // channels for width in widths),
+        "num_res_blocks": blocks,
+        "attn_resolutions": tuple(
+            image_size // 2**level
+            for level in range(levels)
+            if f"encoder.down.{level}.attn.0.q.weight" in weights
+        ),
+        "double_z": weights["encoder.conv_out.weight"].shape[0] == 2 * z_channels,
+        "n_embed": n_embed,
+        "embed_dim": embed_dim,
+        "remap": None if used is None else tuple(used.tolist()),
+        "colorize_nlabels": None if colorize is None else colorize.shape[1],
+    }
+
+
+def _parts_of_vqgan(stored: Any) -> dict[str, Tensor]:
+    """Find the weights of a VQ-GAN's parts, by names without the prefixes of wrappers."""
+    entries = stored.get("state_dict", stored) if isinstance(stored, Mapping) else {}
+    if not isinstance(entries, Mapping):
+        entries = {}
+    tensors = {k: v for k, v in entries.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    # Wrappers may be nested, in this order.
+    for prefix in PREFIXES:
+        if any(name.startswith(f"{prefix}encoder.") for name in tensors):
+            size = len(prefix)
+            tensors = {k[size:]: v for k, v in tensors.items() if k.startswith(prefix)}
+    return {name: value for name, value in tensors.items() if name.startswith(PARTS)}
+
+
+def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
+    """Count the different numbers that follow a prefix in the names of weights."""
+    return len({k[len(prefix) :].split(".")[0] for k in weights if k.startswith(prefix)})

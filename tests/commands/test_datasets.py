@@ -1,0 +1,73 @@
+"""Every dataset, from its true files through the real command line to samples of every class."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_TRANSFORMER
+from dataset_files import WRITERS, class_names, palette, trust_tiny_files
+
+from data.datasets import DATASETS
+from data.open import open_dataset
+from data.token_cache import cached_tokens
+from MaskGIT import main
+from models.tokenizer import Tokenizer
+from models.vqgan.config import VQGANConfig
+from models.vqgan.network import VQModel
+from utils.checkpoint import save_checkpoint
+
+PER_CLASS = 2
+
+
+@pytest.fixture(params=list(WRITERS))
+def dataset(request, tmp_path, monkeypatch):
+    """The name of a dataset whose tiny files lie in `tmp_path / "data"`."""
+    trust_tiny_files(monkeypatch)
+    per_class = 1 if request.param in ("imagenet", "places365") else PER_CLASS
+    WRITERS[request.param](tmp_path / "data", per_class)
+    return request.param
+
+
+def test_every_cached_row_shows_the_colour_of_its_label(dataset, tmp_path):
+    """The cache is decoded by a tokenizer that any eye could check: a token is a colour."""
+    spec = DATASETS[dataset]
+    names = class_names(dataset)
+    colours = torch.tensor(palette(len(names), spec.channels)).view(len(names), -1)
+
+    def encode(pixels):
+        middle = pixels[:, :, pixels.shape[2] // 2, pixels.shape[3] // 2]  # (B, C)
+        return torch.cdist(middle.double(), colours.double()).argmin(1, keepdim=True)
+
+    for split in ("train", "validation"):
+        images = open_dataset(dataset, split, tmp_path / "data", download=False)
+        identity = {"dataset": dataset, "split": split}
+        tokens = cached_tokens(
+            images, encode, 1, identity, tmp_path / "cache", batch_size=16, num_workers=0
+        )
+        assert tokens.num_views == (spec.num_views if split == "train" else 1)
+        every = np.arange(len(tokens))
+        labels = tokens.classes(every, np.random.default_rng(0))
+        shown = [names[token] for token in tokens.tokens[0, every, 0]]
+        assert shown == [images.class_names[label] for label in labels]
+        assert split == "validation" or set(shown) == set(names)
+
+
+@pytest.mark.slow
+def test_training_and_sampling_every_class_at_the_default_size(dataset, tmp_path):
+    spec = DATASETS[dataset]
+    levels = {32: 3, 64: 4, 128: 5}[spec.size]
+    torch.manual_seed(0)
+    config = VQGANConfig(
+        image_size=spec.size, image_channels=spec.channels, channels=32, z_channels=8,
+        ch_mult=(1,) * levels, num_res_blocks=1, attn_resolutions=(), n_embed=16, embed_dim=8,
+    )  # fmt: skip
+    tokenizer = tmp_path / "VQGAN.pt"
+    save_checkpoint(tokenizer, "vqgan", {"tokenizer": Tokenizer(VQModel(config)).entry()})
+    num_classes = len(class_names(dataset))
+    main(
+        f"--train --sample --dataset {dataset} --checkpoint_vae {tokenizer} --no_wandb "
+        f"--data_dir {tmp_path / 'data'} --output_dir {tmp_path / 'runs'} --n_epochs 1 "
+        f"--batch_size 50 --num_samples {num_classes} --step 2 {TINY_TRANSFORMER}".split()
+    )
+    with np.load(tmp_path / "runs" / dataset / "samples" / "samples.npz") as stored:
+        assert stored["arr_0"].shape == (num_classes, spec.size, spec.size, spec.channels)
+        assert stored["arr_1"].tolist() == list(range(num_classes))

@@ -1,0 +1,378 @@
+"""--evaluate and --sweep as a user runs them, against computations of their own."""
+
+import csv
+import gzip
+import json
+import warnings
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+import torchvision
+from conftest import REAL_FASHION_MNIST, write_idx
+from PIL import Image
+from torch import nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from commands.sweep import parse_grid
+from MaskGIT import main
+from metrics import extractor as extractors
+from metrics.extractor import load_inception
+from metrics.sweep_table import SweepTable
+from utils.files import file_digest
+
+
+class SmallNet(nn.Module):
+    """A fixed random network: 16 features and 10 logits of uint8 images (B, 1, H, W)."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(
+                nn.Conv2d(1, 8, 5, 2), nn.ReLU(), nn.Conv2d(8, 16, 5, 2), nn.ReLU(),
+                nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            )  # fmt: skip
+            self.head = nn.Linear(16, 10)
+
+    def forward(self, images):
+        features = 10 * self.layers(images.float() / 255)
+        return features, self.head(features)
+
+
+def save_script(net, path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(net.eval()).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def feature_net(tmp_path_factory):
+    return save_script(SmallNet(), tmp_path_factory.mktemp("net") / "net.pt")
+
+
+def scores_of(folder, what="images", run="mnist"):
+    return json.loads((folder / run / f"evaluation_{what}.json").read_text())
+
+
+def independent_fid(fake, real):
+    """Straight from uint8 (N, H, W): all at once, numpy's covariance, scipy's square root."""
+    with torch.no_grad():
+        a, b = (SmallNet()(torch.from_numpy(x[:, None]))[0].double().numpy() for x in (fake, real))
+    covariances = [np.cov(x, rowvar=False) for x in (a, b)]
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
+    shift = a.mean(0) - b.mean(0)
+    return shift @ shift + np.trace(covariances[0] + covariances[1] - 2 * root)
+
+
+def resized(images, size=32):
+    pages = [Image.fromarray(image).resize((size, size), Image.BILINEAR) for image in images]
+    return np.stack([np.asarray(page) for page in pages])
+
+
+@pytest.fixture(scope="module")
+def real_images():
+    if not REAL_FASHION_MNIST.is_dir():
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    with gzip.open(REAL_FASHION_MNIST / "train-images-idx3-ubyte.gz") as file:
+        return np.frombuffer(file.read(16 + 700 * 784), np.uint8, offset=16).reshape(-1, 28, 28)
+
+
+def test_real_fashion_mnist_agrees_with_an_independent_computation(
+    real_images, feature_net, tmp_path, capsys
+):
+    train, fake = real_images[:400], resized(real_images[400:])
+    for prefix in ("train", "t10k"):
+        labels = np.zeros(len(train), np.uint8)
+        write_idx(tmp_path / "FashionMNIST" / "raw", train, labels, prefix)
+    np.savez(tmp_path / "fake.npz", arr_0=fake[..., None])
+    (tmp_path / "folder").mkdir()
+    for index, image in enumerate(fake):
+        Image.fromarray(image).save(tmp_path / "folder" / f"{index:03d}.png")
+
+    found = []
+    for images, batch_size in (("fake.npz", 300), ("folder", 37)):
+        main(
+            f"--evaluate --images {tmp_path / images} --dataset fashionmnist --data_dir {tmp_path} "
+            f"--output_dir {tmp_path} --feature_net {feature_net} --batch_size {batch_size}".split()
+        )
+        found.append(scores_of(tmp_path, run="fashionmnist"))
+    expected = independent_fid(fake, resized(train))
+    for result in found:
+        assert result["scores"]["fid"] == pytest.approx(expected, rel=1e-3)
+        # Whatever the file and the batches, the numbers are the same.
+        assert result["scores"] == pytest.approx(found[0]["scores"], rel=1e-3)
+        assert result["protocol"]["images"] == 300
+        assert result["protocol"]["reference"]["split"] == "train"
+        assert result["protocol"]["reference"]["resize"].startswith("shorter side")
+        assert result["protocol"]["extractor"]["features"] == 16
+        assert "published figures use 50000" in result["caution"]
+    told = capsys.readouterr().out
+    assert told.count("features of fashionmnist (train)") == 1  # kept for the second
+    assert "inception_score" in told
+
+
+@pytest.fixture
+def evaluate(run, feature_net):
+    return lambda arguments: run(f"--feature_net {feature_net} {arguments}")
+
+
+def test_the_dataset_itself_is_at_no_distance(evaluate, data_dir, tmp_path):
+    with gzip.open(data_dir / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz") as file:
+        images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
+    np.savez(tmp_path / "same.npz", arr_0=images)  # other sizes are resized as the dataset is
+    told = evaluate(f"--evaluate --images {tmp_path}/same.npz --reference validation")
+    result = scores_of(tmp_path)
+    assert result["scores"]["fid"] == pytest.approx(0, abs=1e-6)
+    assert result["scores"]["recall"] == 1
+    assert result["protocol"]["reference"]["split"] == "validation"
+    assert "are resized to 32 x 32" in told
+
+
+def test_samples_of_a_checkpoint(evaluate, trained, tmp_path):
+    told = evaluate(
+        f"--evaluate --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 25 --batch_size 8 "
+        "--step 3 --cfg_w 1 --precision fp32"
+    )
+    measured = scores_of(tmp_path, "samples")
+    sampling = measured["protocol"]["sampling"]
+    assert (sampling["step"], sampling["cfg_w"], sampling["r_temp"]) == (3, 1, 4.5)
+    assert len(measured["protocol"]["checkpoint"]["sha256"]) == 16
+    assert 0 <= measured["scores"]["class_accuracy"] <= 1
+    assert "checkpoint            file MaskGIT_mnist.pt" in told
+    # The same images, sampled into a file first.
+    evaluate(
+        f"--sample --evaluate --images {tmp_path}/mnist/samples/samples.npz --precision fp32 "
+        f"--checkpoint {trained}/MaskGIT_mnist.pt --num_samples 25 --batch_size 8 --step 3 "
+        "--cfg_w 1"
+    )
+    assert scores_of(tmp_path)["scores"] == pytest.approx(measured["scores"], rel=1e-4)
+
+
+def no_network(*arguments, **options):
+    raise OSError("no network")
+
+
+def no_network_needed(*arguments, **options):
+    return None
+
+
+def test_a_tokenizer(evaluate, tokenizer_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
+    told = evaluate(f"--evaluate tokenizer --checkpoint_vae {tokenizer_file}")
+    result = scores_of(tmp_path, "tokenizer")
+    assert result["protocol"]["images"] == 20
+    assert {"rfid", "psnr", "ssim", "lpips", "codebook_usage"} <= result["scores"].keys()
+    assert result["scores"]["lpips"] is None
+    assert told.count("LPIPS is not measured: the VGG16 weights cannot be downloaded") == 1
+    assert "lpips                 not measured" in told
+
+
+def test_lpips_where_there_are_weights(evaluate, tokenizer_file, tmp_path):
+    with torch.device("meta"):  # the true weights cannot be had here; any have their shapes
+        shapes = torchvision.models.vgg16().features.state_dict()
+    random = torch.Generator().manual_seed(0)
+    weights = {name: 0.05 * torch.randn(x.shape, generator=random) for name, x in shapes.items()}
+    torch.save({f"features.{name}": x for name, x in weights.items()}, tmp_path / "vgg.pth")
+    command = f"--evaluate tokenizer --checkpoint_vae {tokenizer_file} --perceptual_vgg"
+    evaluate(f"{command} {tmp_path}/vgg.pth --batch_size 7")
+    found = scores_of(tmp_path, "tokenizer")["scores"]["lpips"]
+    evaluate(f"{command} {tmp_path}/vgg.pth --batch_size 20")
+    assert found == pytest.approx(scores_of(tmp_path, "tokenizer")["scores"]["lpips"], rel=1e-3)
+    assert found > 0
+
+
+def table_of(folder):
+    with (folder / "mnist" / "sweep" / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_sweep_measures_every_setting_once(evaluate, trained, tmp_path, capsys):
+    command = f"--checkpoint {trained}/MaskGIT_mnist.pt --num_samples 20 --precision fp32"
+    told = evaluate(f"--sweep step=2,4 {command} --cfg_w 1")
+    rows = table_of(tmp_path)
+    assert [(row["step"], row["cfg_w"]) for row in rows] == [("2", "1.0"), ("4", "1.0")]
+    assert rows[0]["fid"] != rows[1]["fid"]
+    assert told.count("seconds=") == 3  # two rows and the best
+    with Image.open(tmp_path / "mnist" / "sweep" / "sweep.png") as sheet:
+        assert sheet.height > 2 * 32
+    strips = list((tmp_path / "mnist" / "sweep" / "strips").iterdir())
+    assert len(strips) == 2
+
+    # A larger grid goes on from these rows; one is what --evaluate says.
+    evaluate(f"--sweep r_temp=0,4.5 {command} --step 4 --cfg_w 1")
+    extended = table_of(tmp_path)
+    assert extended[:2] == rows
+    assert [(row["step"], row["r_temp"]) for row in extended[2:]] == [("4", "0.0")]
+    evaluate(f"--evaluate {command} --step 4 --cfg_w 1 --r_temp 0")
+    alone = scores_of(tmp_path, "samples")["scores"]["fid"]
+    assert float(extended[2]["fid"]) == pytest.approx(alone, rel=1e-4)
+
+    # Rows that were measured in another way are not mixed in.
+    with pytest.raises(SystemExit):
+        evaluate(f"--sweep step=2 {command} --seed 7")
+    assert "sweep.csv was measured with another seed (1, now 7)" in capsys.readouterr().err
+    assert table_of(tmp_path) == extended
+
+    table = tmp_path / "mnist" / "sweep" / "sweep.csv"
+    table.write_text(table.read_text()[:-40])
+    with pytest.raises(SystemExit):
+        evaluate(f"--sweep step=2 {command}")
+    assert f"{table} is damaged" in capsys.readouterr().err
+
+
+def test_a_sweep_without_rows_can_be_another(evaluate, trained, tmp_path):
+    SweepTable(tmp_path / "mnist" / "sweep", {"images": 1000})  # stopped before the first row
+    evaluate(f"--sweep step=2 --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 20")
+    assert len(table_of(tmp_path)) == 1
+
+
+def test_a_grid_is_every_combination():
+    grid = parse_grid("a=1,2 --b-c=x", ["a", "b_c"], lambda name, text: name + text)
+    assert grid == [{"a": "a1", "b_c": "b_cx"}, {"a": "a2", "b_c": "b_cx"}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--sweep", "cfgw=1"], "--sweep 'cfgw' is no sampling option; did you mean cfg_w"),
+        (["--sweep", "step=4,soon"], "argument --step: needs a whole number of at least 1, got"),
+        (["--sweep", "sched_mode=arcos"], "argument --sched_mode: invalid choice: 'arcos'"),
+        (["--sweep", "step"], "--sweep 'step': needs option=value,value"),
+        (["--sweep", "step=2 step=4"], "--sweep names step twice"),
+        (["--sweep", " "], "--sweep: is empty"),
+        (["--sweep", "mask_value=99"], "--mask-value 99: the tokens are"),
+        (["--evaluate", "--feature_net", "no.pt"], "--feature_net no.pt: there is no such file"),
+        (["--evaluate", "--feature_net", __file__], "is no TorchScript file"),
+        (["--evaluate", "tokenizer", "--images", "x"], "reconstructs real images; leave --images"),
+        (["--evaluate", "--images", "nowhere"], "--images nowhere: there is no such"),
+        (["--evaluate", "--size", "48"], "--size 48 contradicts"),
+        (["--evaluate", "--num_samples", "5"], "5 images are too few to measure"),
+        (["--evaluate", "--inception_weights", "x.pth"], "--inception_weights x.pth: there is no"),
+        (["--evaluate", "--inception_weights", __file__], "its SHA-256 starts with"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_one_line(
+    trained, data_dir, feature_net, tmp_path, capsys, arguments, error
+):
+    if "--feature_net" not in arguments and "--inception_weights" not in arguments:
+        arguments = [*arguments, "--feature_net", str(feature_net)]
+    common = f"--checkpoint {trained}/MaskGIT_mnist.pt --data_dir {data_dir} --output_dir"
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, *common.split(), str(tmp_path)])
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert error in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ({"arr_0": np.zeros((20, 8, 8, 1))}, "arr_0 is float64 (20, 8, 8, 1)"),
+        ({"arr_0": np.zeros((20, 8), np.uint8)}, "arr_0 is uint8 (20, 8)"),
+        ({"images": np.zeros((20, 8, 8, 1), np.uint8)}, "arr_0"),
+        (b"PK no archive", "cannot be read: File is not a zip file"),
+    ],
+)
+def test_files_without_images(evaluate, tmp_path, capsys, content, error):
+    file = tmp_path / "fake.npz"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        np.savez(file, **content)
+    with pytest.raises(SystemExit):
+        evaluate(f"--evaluate --images {file}")
+    assert error in capsys.readouterr().err
+
+
+class Wrong(nn.Module):
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, images):
+        features = images.float().mean((2, 3))
+        if self.kind == "maps":
+            features = images.float()
+        if self.kind == "colour":
+            features = images[:, 2].float().mean(2)
+        if self.kind == "nan":
+            features = features * float("nan")
+        return features
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("maps", "returns (20, 1, 32, 32) for 20 images"),
+        ("colour", "fails on images uint8 (20, 1, 32, 32)"),
+        ("nan", "returns values that are not finite"),
+    ],
+)
+def test_networks_that_do_not_fit(run, tmp_path, capsys, kind, error):
+    save_script(Wrong(kind), tmp_path / "wrong.pt")
+    np.savez(tmp_path / "fake.npz", arr_0=np.zeros((20, 32, 32, 1), np.uint8))
+    with pytest.raises(SystemExit):
+        run(
+            f"--evaluate --images {tmp_path}/fake.npz --feature_net {tmp_path}/wrong.pt "
+            "--reference validation"
+        )
+    assert error in capsys.readouterr().err
+
+
+def test_damaged_kept_features_are_noticed(evaluate, data_dir, tmp_path, capsys):
+    np.savez(tmp_path / "fake.npz", arr_0=np.zeros((20, 32, 32, 1), np.uint8))
+    command = f"--evaluate --images {tmp_path}/fake.npz --reference validation"
+    evaluate(command)
+    (kept,) = (tmp_path / "tokens").glob("features-mnist-validation-*.pt")
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 255
+    kept.write_bytes(content)
+    with pytest.raises(SystemExit):
+        evaluate(command)
+    error = capsys.readouterr().err
+    assert str(kept) in error
+    assert "delete the file and it is made anew" in error
+
+
+def test_inception_weights_that_cannot_be_had_name_the_file(
+    trained, data_dir, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    for mode in ("--evaluate", "--sweep step=2"):
+        with pytest.raises(SystemExit):
+            main(
+                f"{mode} --checkpoint {trained}/MaskGIT_mnist.pt --data_dir {data_dir} "
+                f"--output_dir {tmp_path}".split()
+            )
+        told = capsys.readouterr()
+        assert told.err.count("\n") == 1
+        assert extractors.INCEPTION_FILE in told.err
+        assert "--inception_weights FILE" in told.err
+        assert "sampling" not in told.out
+
+
+def test_inception_sees_grey_images_as_colour(tmp_path, monkeypatch):
+    # The true weights cannot be had here; those of a network that was not loaded have their shapes.
+    library, file = "torch_fidelity.feature_extractor_inceptionv3", tmp_path / "weights.pth"
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{library}.load_state_dict_from_url", no_network_needed)
+        patch.setattr(f"{library}.FeatureExtractorInceptionV3.load_state_dict", no_network_needed)
+        torch.save(FeatureExtractorInceptionV3("random", ["2048"]).state_dict(), file)
+    monkeypatch.setattr(extractors, "INCEPTION_SHA256", file_digest(file)[:8])
+
+    inception = load_inception(file, torch.device("cpu"))
+    colour = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    features, logits = inception(colour)
+    reference = FeatureExtractorInceptionV3(
+        "reference", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(file)
+    )
+    expected = reference(torch.from_numpy(colour).permute(0, 3, 1, 2))
+    torch.testing.assert_close((features, logits), expected)
+    assert features.shape == (2, 2048)
+    grey = colour[..., :1]
+    assert inception(grey).features.equal(inception(grey.repeat(3, axis=3)).features)

@@ -1,0 +1,203 @@
+"""Sampling control and editing through the real command line."""
+
+import numpy as np
+import pytest
+from conftest import TRAIN_TINY
+from PIL import Image
+
+from data.edit_region import box_mask, outpainted
+from models.cells import hidden_cells
+from utils.checkpoint import load_checkpoint
+
+SAMPLES = "mnist/samples/samples.npz"
+
+
+@pytest.fixture
+def model(trained):
+    return trained / "MaskGIT_mnist.pt"
+
+
+@pytest.fixture
+def sampled(run, model, tmp_path):
+    def sample(options):
+        run(f"--sample --checkpoint {model} {options}")
+        with np.load(tmp_path / SAMPLES) as stored:
+            return stored["arr_0"], stored["arr_1"]
+
+    return sample
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--sampler halton", "--sampler random", "--sampler moment", "--cfg_schedule constant",
+     "--first_image 7", "--labels none"],
+)  # fmt: skip
+def test_options_change_the_samples(sampled, option):
+    plain, _ = sampled("--num_samples 20 --cfg_w 5")
+    changed, _ = sampled(f"--num_samples 20 --cfg_w 5 {option}")
+    assert changed.shape == plain.shape
+    assert (changed != plain).any()
+
+
+def test_labels_by_name_range_and_repeat(sampled):
+    assert sampled("--labels 3,3,7")[1].tolist() == [3, 3, 7]
+    assert sampled("--labels 0-2x2 none")[1].tolist() == [0, 1, 2, 0, 1, 2, 10]
+
+
+def test_an_image_does_not_depend_on_the_others(sampled):
+    all_images, _ = sampled("--labels 0-9 --batch_size 4")
+    some, _ = sampled("--labels 4-7 --first_image 4 --batch_size 4")
+    assert (some == all_images[4:8]).all()
+    other_neighbours, _ = sampled("--labels 9,9,9,3,0 --batch_size 4")
+    assert (other_neighbours[3] == all_images[3]).all()
+
+
+def test_a_wrong_label_is_found_before_training(run, tokenizer_file, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        run(f"--train --sample {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --labels fuor")
+    assert stop.value.code == 2
+    assert "fuor" in capsys.readouterr().err
+    assert not (tmp_path / "mnist").exists()
+
+
+def test_the_plan_is_shown_without_sampling(run, model, tmp_path):
+    printed = run(f"--show_plan --checkpoint {model} --step 4 --cfg_w 3")
+    assert printed.splitlines()[-1].split() == ["4", "26", "0.000", "3.000"]
+    assert not any(tmp_path.iterdir())
+
+
+def test_steps_are_shown_with_hidden_tokens_hatched(run, model, tmp_path):
+    run(f"--sample --checkpoint {model} --labels 1,2 --step 3 --save_steps")
+    folder = tmp_path / "mnist" / "samples"
+    strip = np.array(Image.open(folder / "steps.png"))
+    assert strip.shape == (2 * (64 + 2) + 2, 4 * (64 + 2) + 2)  # two images, start and three steps
+    hatched = np.isin(strip, (96, 160))
+    shares = [hatched[:, 66 * i : 66 * (i + 1)].mean() for i in range(4)]
+    assert shares[0] > 0.9
+    assert shares == sorted(shares, reverse=True)
+    with np.load(folder / "samples.npz") as stored:
+        last = strip[2:66, 66 * 3 + 2 : 66 * 4].repeat(1, axis=0)
+        assert (last == stored["arr_0"][0, ..., 0].repeat(2, 0).repeat(2, 1)).all()
+    with Image.open(folder / "steps.gif") as animation:
+        assert animation.n_frames == 4
+
+
+# --- Editing
+
+
+def test_a_cell_is_hidden_if_it_overlaps_the_mask():
+    mask = box_mask(8, [(1, 0, 3, 1)])
+    assert hidden_cells(mask, 4).tolist()[0] == [True, True, False, False]
+    assert hidden_cells(mask, 4).sum() == 2
+    grown = hidden_cells(mask, 4, grow=1)
+    assert grown[:2, :3].all()
+    assert grown.sum() == 6
+    assert hidden_cells(np.zeros((8, 8), bool), 4, grow=2).sum() == 0
+
+
+def test_outpainting_shifts_what_is_known():
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+    shifted, new = outpainted(image, {"left": 3, "top": 2})
+    assert (shifted[2:, 3:] == image[:6, :5]).all()
+    assert new.sum() == 64 - 6 * 5
+    middle, _ = outpainted(image, {"left": 2, "right": 2})
+    assert (middle[:, 2:6] == image[:, 2:6]).all()
+
+
+@pytest.fixture
+def edited(run, model, tmp_path):
+    def edit(options):
+        run(f"--edit --checkpoint {model} --num_samples 6 {options}")
+        files = sorted((tmp_path / "mnist" / "edits" / "images").iterdir())
+        return np.stack([np.array(Image.open(file)) for file in files])
+
+    return edit
+
+
+@pytest.fixture
+def picture(tmp_path):
+    gradient = np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 4
+    Image.fromarray(gradient).save(tmp_path / "picture.png")
+    return gradient
+
+
+def test_known_pixels_are_those_of_the_image(edited, picture, tmp_path):
+    variants = edited(f"--init_image {tmp_path}/picture.png --mask_box 8,4,20,16 --step 4")
+    known = np.ones((32, 32), bool)
+    known[4:16, 8:20] = False
+    assert (variants[:, known] == picture[known]).all()
+    assert (variants[:, ~known] != picture[~known]).any()
+    assert (variants[0] != variants[1]).any()
+    assert (tmp_path / "mnist" / "edits" / "grid.png").is_file()
+
+
+def test_known_tokens_never_change(model, tokenizer_file):
+    import torch
+
+    from models.generate import KnownTokens, sample_tokens
+    from models.maskgit.config import TransformerConfig
+    from models.maskgit.transformer import MaskedTransformer
+    from models.sampling import SamplingConfig
+
+    stored = load_checkpoint(model, "maskgit")
+    transformer = MaskedTransformer(TransformerConfig(**stored["config"])).eval()
+    transformer.load_state_dict(stored["ema"])
+    tokens, hidden = torch.randint(0, 16, (64,)), torch.rand(64) < 0.5
+    made = sample_tokens(
+        transformer, np.arange(5), np.arange(5), SamplingConfig(), 0,
+        known=KnownTokens(tokens, hidden),
+    )  # fmt: skip
+    assert (made[:, ~hidden] == tokens[~hidden]).all()
+    assert (made < 16).all()
+    assert (made[:, hidden] != tokens[hidden]).any()
+
+
+def test_without_composition_the_tokenizer_renders_the_known_part_too(edited, picture, tmp_path):
+    options = f"--init_image {tmp_path}/picture.png --mask_box 0,0,8,8"
+    assert (edited(f"{options} --no_composite")[:, 16:] != picture[16:]).any()
+
+
+def test_nothing_or_everything_may_be_made_anew(edited, picture, tmp_path):
+    Image.new("L", (32, 32), 0).save(tmp_path / "black.png")
+    kept = edited(f"--init_image {tmp_path}/picture.png --mask_image {tmp_path}/black.png")
+    assert (kept == picture).all()
+    everything = edited(f"--init_image {tmp_path}/picture.png --mask_box 0,0,32,32")
+    assert (everything != picture).any()
+
+
+def test_growing_the_mask_makes_more_tokens(run, model):
+    options = f"--edit --checkpoint {model} --init_image mnist:0 --mask_box 8,8,9,9"
+    assert "1 of 64 tokens" in run(options)
+    assert "9 of 64 tokens" in run(f"{options} --mask_grow 1")
+
+
+def test_images_of_the_dataset_and_other_sizes_can_be_edited(edited, tmp_path):
+    assert edited("--init_image mnist:3 --outpaint left=8 bottom=4").shape == (6, 32, 32)
+    Image.new("RGBA", (50, 40), (200, 0, 0, 255)).save(tmp_path / "red.png")
+    Image.new("L", (90, 90), 255).save(tmp_path / "mask.png")
+    variants = edited(f"--init_image {tmp_path}/red.png --mask_image {tmp_path}/mask.png")
+    assert variants.shape == (6, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--mask_box 0,0,8,8", "--init_image"),
+        ("--init_image mnist:3", "--mask_box"),
+        ("--init_image mnist:99 --mask_box 0,0,8,8", "0 to 19"),
+        ("--init_image absent.png --mask_box 0,0,8,8", "absent.png"),
+        ("--init_image mnist:3 --mask_box 8,8,8,9", "empty"),
+        ("--init_image mnist:3 --mask_box 8,8,40,9", "leaves the image"),
+        ("--init_image mnist:3 --outpaint left=32", "leaves nothing"),
+        ("--init_image {folder}/broken.png --mask_box 0,0,8,8", "broken.png"),
+    ],
+)
+def test_wrong_edits_are_named(run, model, capsys, tmp_path, options, told):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
+    with pytest.raises(SystemExit) as stop:
+        run(f"--edit --checkpoint {model} {options.format(folder=tmp_path)}")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "mnist").exists()

@@ -1,0 +1,198 @@
+"""The command line is a contract: names, defaults, choices, spellings, and answers to mistakes."""
+
+import subprocess
+import sys
+
+import pytest
+
+import commands.parser
+from MaskGIT import MODES
+
+SPECIFIED = {
+    "train": False,
+    "sample": False,
+    "dataset": "mnist",
+    "batch_size": 256,
+    "n_epochs": 100,
+    "size": None,
+    "num_workers": 0,
+    "warmup": 10,
+    "channels": 64,
+    "z_channels": 64,
+    "ch_mult": [1, 2, 2],
+    "num_res_blocks": 2,
+    "attn_resolutions": [16],
+    "dropout": 0.0,
+    "double_z": False,
+    "disc_start": 10000,
+    "disc_weight": 0.8,
+    "codebook_weight": 1.0,
+    "n_embed": 128,
+    "embed_dim": 64,
+    "embed_dim_t": 64,
+    "remap": None,
+    "sane_index_shape": False,
+    "checkpoint_vae": None,
+    "colorize_nlabels": None,
+    "lr": 1e-4,
+    "no_wandb": False,
+    "sample_and_save_freq": 20,
+    "betas": [0.9, 0.95],
+    "weight_decay": 0.1,
+    "cfg_w": 3.0,
+    "r_temp": 4.5,
+    "sm_temp": 1.0,
+    "drop_label": 0.1,
+    "hidden_dim": 128,
+    "heads": 8,
+    "depth": 10,
+    "mlp_dim": 384,
+    "dropout_t": 0.1,
+    "step": 8,
+    "sched_mode": "arccos",
+    "mask_value": None,
+    "n_classes": 10,
+    "num_samples": 16,
+}
+
+SPECIFIED_DATASETS = [
+    "mnist",
+    "cifar10",
+    "cifar100",
+    "places365",
+    "dtd",
+    "fashionmnist",
+    "chestmnist",
+    "bloodmnist",
+    "dermamnist",
+    "octmnist",
+    "tissuemnist",
+    "pneumoniamnist",
+    "retinamnist",
+    "svhn",
+    "tinyimagenet",
+    "imagenet",
+    "celeba",
+]
+
+
+def parse(*argv):
+    return commands.parser.parse(["--train", *argv], MODES)
+
+
+def rejection(capsys, *argv):
+    with pytest.raises(SystemExit) as stop:
+        commands.parser.parse(argv, MODES)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_specified_defaults():
+    values = vars(commands.parser.parse(["--dry_run", "--sample"], MODES).values)
+    assert {name: values[name] for name in SPECIFIED} == {**SPECIFIED, "sample": True}
+
+
+def test_every_specified_dataset_is_a_choice():
+    for name in [*SPECIFIED_DATASETS, "folder"]:
+        assert parse("--dataset", name).dataset == name
+
+
+@pytest.mark.parametrize(
+    "spelling", ["--drop-label", "--drop_label", "--drop_label=0.4", "--drop-label=0.4"]
+)
+def test_both_spellings_of_every_option(spelling):
+    argv = [spelling] if "=" in spelling else [spelling, "0.4"]
+    assert parse(*argv).drop_label == 0.4
+
+
+def test_values_keep_their_dashes_and_underscores():
+    options = parse("--mask-value", "-1", "--run-name", "a_b-c", "--data_dir=my-data_dir")
+    assert (options.mask_value, options.run_name) == (-1, "a_b-c")
+    assert options.data_dir == "my-data_dir"
+
+
+@pytest.mark.parametrize(
+    "argv", [["1", "2", "4"], ["1,2,4"], ["[1,2,4]"], ["[1, 2, 4]"], ["1,2", "4"]]
+)
+def test_lists_in_every_notation(argv):
+    assert parse("--ch_mult", *argv).ch_mult == [1, 2, 4]
+
+
+def test_an_empty_list():
+    assert parse("--attn_resolutions", "[]").attn_resolutions == []
+
+
+def test_given_options_are_told_from_defaults():
+    options = parse("--n_classes", "10", "--lr=1e-4")
+    assert options.given == {"train", "n_classes", "lr"}
+
+
+def test_no_mode_names_the_modes(capsys):
+    error = rejection(capsys, "--dataset", "mnist")
+    assert "--train" in error
+    assert "--sample" in error
+    assert "--train_vae" in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--dataset", "minst"], "minst"),
+        (["--step", "0"], "--step: needs a whole number of at least 1, got '0'"),
+        (["--num_samples", "-3"], "-3"),
+        (["--lr", "nan"], "nan"),
+        (["--lr", "inf"], "inf"),
+        (["--lr", "0"], "above 0"),
+        (["--cfg_w", "-1"], "-1"),
+        (["--drop-label", "1.5"], "1.5"),
+        (["--dropout_t", "1"], "below 1"),
+        (["--ch_mult", "1,0"], "0"),
+        (["--betas", "0.9", "1.0"], "1.0"),
+        (["--sched_mode", "sine"], "sine"),
+        (["--precision", "fp64"], "fp64"),
+        (["--batch_size", "many"], "many"),
+        (["--mask_box", "1,2,3"], "1,2,3"),
+        (["--outpaint", "up=3"], "up=3"),
+        (["--sampler", "greedy"], "greedy"),
+        (["--unknown", "1"], "--unknown"),
+        (["--checkpont=x.pt"], "--checkpont; did you mean --checkpoint"),
+        (["--epochs", "3"], "--epochs; did you mean --n_epochs"),
+        (["--seed", "9" * 400], "--seed: needs a whole number"),
+        (["--mlp_dim", "99999999999999999999"], "--mlp_dim: needs a whole number"),
+        (["--mlp_dim", "99999999999999999999"], f"no larger than {2**53}"),
+        (["--cfg_w", "1e308"], "a number from 0 to 1000"),
+        (["--sm_temp", "0"], "above 0"),
+        (["--dept", "3"], "--dept"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(capsys, argv, told):
+    assert told in rejection(capsys, "--train", *argv)
+
+
+def test_two_betas(capsys):
+    assert "--betas needs 2 numbers" in rejection(capsys, "--train", "--betas", "0.9")
+
+
+def test_help_is_complete_and_does_not_load_torch():
+    code = (
+        "import sys, MaskGIT\n"
+        "try: MaskGIT.main(['--help'])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "heavy = {'torch', 'medmnist', 'numpy', 'wandb', 'tqdm'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    for name in SPECIFIED:
+        assert f"--{name} " in result.stdout.replace("-label", "_label").replace("-value", "_value")
+    assert "[0.1]" in result.stdout
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        commands.parser.parse(["--version"], MODES)
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("MaskGIT 0.")

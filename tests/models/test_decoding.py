@@ -1,0 +1,360 @@
+import math
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from models.decoding import (
+    decoding_steps,
+    draw_tokens,
+    guided_logits,
+    make_plan,
+    parallel_decode,
+    reveal_counts,
+)
+from models.noise import Noise, draw_noise, halton_order, halton_orders
+from models.samplers import SAMPLERS, Proposal, propose_by_moment, propose_confident
+from models.sampling import SamplingConfig
+from models.schedules import CUMULATIVE_SCHEDULES, MASK_SCHEDULES
+from models.step import Step
+
+CPU = torch.device("cpu")
+K = 7
+
+
+@pytest.mark.parametrize(
+    ("schedule", "num_hidden", "counts"),
+    [
+        # Figures of valeoai/Maskgit-pytorch v1.0 (increments) and google-research/maskgit.
+        ("arccos", 256, [1, 18, 26, 32, 38, 43, 48, 50]),
+        ("arccos", 64, [1, 5, 6, 8, 9, 11, 12, 12]),
+        ("cosine", 256, [1, 12, 22, 32, 41, 47, 51, 50]),
+        ("linear", 256, [1, 9, 18, 27, 37, 46, 55, 63]),
+        ("cosine-cumulative", 256, [5, 15, 24, 31, 39, 45, 48, 49]),
+        ("cosine-cumulative", 64, [2, 3, 6, 8, 10, 11, 12, 12]),
+        ("arccos-cumulative", 256, [21, 21, 21, 23, 25, 28, 35, 82]),
+    ],
+)
+def test_plans_equal_the_published_ones(schedule, num_hidden, counts):
+    assert reveal_counts(num_hidden, 8, schedule).tolist() == counts
+
+
+@pytest.mark.parametrize("schedule", [*MASK_SCHEDULES, *CUMULATIVE_SCHEDULES])
+def test_every_plan_reveals_everything_and_at_least_one_per_step(schedule):
+    for num_hidden in (1, 2, 7, 16, 64, 100):
+        for num_steps in range(1, min(num_hidden, 40) + 1):
+            counts = reveal_counts(num_hidden, num_steps, schedule)
+            assert len(counts) == num_steps
+            assert counts.sum() == num_hidden
+            assert counts.min() >= 1
+
+
+def test_ramps_start_and_end_where_they_should():
+    plan = make_plan([64], SamplingConfig(num_steps=5, guidance=3, choice_temperature=4))
+    assert plan.guidance.tolist() == [0, 0.75, 1.5, 2.25, 3]
+    assert plan.temperatures.tolist() == [4, 3, 2, 1, 0]
+
+
+def test_one_step_reveals_all_at_full_guidance_and_without_noise():
+    plan = make_plan([64], SamplingConfig(num_steps=1, guidance=3))
+    assert plan.counts.tolist() == [[64]]
+    assert plan.guidance.tolist() == [3]
+    assert plan.temperatures.tolist() == [0]
+
+
+def test_plans_are_per_image():
+    plan = make_plan([10, 3, 0], SamplingConfig(num_steps=4))
+    assert plan.counts.sum(axis=1).tolist() == [10, 3, 0]
+    assert plan.counts[1].tolist() == [0, 1, 1, 1]
+    assert plan.counts[2].tolist() == [0, 0, 0, 0]
+
+
+def test_steps_are_capped_at_the_hidden_tokens():
+    assert make_plan([3, 2], SamplingConfig(num_steps=50)).num_steps == 3
+
+
+def random_case(seed, batch=5, length=12, num_steps=4, **sampling):
+    """A predictor that depends on the tokens, with noise and a partly hidden start."""
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(K + 1, length, K, generator=generator) * 2
+    hidden = torch.rand(batch, length, generator=generator) < 0.7
+    known = torch.randint(0, K, (batch, length), generator=generator)
+    tokens = torch.where(hidden, K, known)
+
+    def logits_fn(tokens, step):
+        seen = torch.nn.functional.one_hot(tokens, K + 1).float()  # (B, L, K+1)
+        mixed = seen.mean(1) @ table.flatten(1)
+        return mixed.view(batch, length, K) * (1 + step)
+
+    plan = make_plan(hidden.sum(1).numpy(), SamplingConfig(num_steps=num_steps, **sampling))
+    if SAMPLERS[plan.sampler].uses_order:
+        order = np.random.default_rng(seed).permuted(np.tile(np.arange(length), (batch, 1)), axis=1)
+        plan = replace(plan, orders=order.astype(np.float32))
+    noise = draw_noise(seed, np.arange(batch), plan.num_steps, length, CPU)
+    return logits_fn, plan, noise, tokens, hidden
+
+
+def slow_draw(weights, uniform):
+    running = 0.0
+    for token, weight in enumerate(weights):  # noqa: B007, the loop variable is the result
+        running += weight
+        if uniform * sum(weights) < running:
+            break
+    return token
+
+
+def slow_proposal(sampler, weights, uniform, gumbel, place, temperature):
+    """Token and score of one position, as the samplers are explained in words."""
+    if sampler == "halton":
+        return slow_draw(weights, uniform), -place
+    if sampler == "random":
+        return slow_draw(weights, uniform), gumbel
+    if sampler == "moment" and temperature == 0:
+        return slow_draw(weights, uniform), max(weights) / sum(weights)
+    if sampler == "moment":
+        power = 1 + 1 / temperature
+        powered = [(weight / sum(weights)) ** power for weight in weights]
+        return slow_draw(powered, uniform), math.log(sum(powered)) + gumbel
+    token = slow_draw(weights, uniform)
+    return token, math.log(weights[token] / sum(weights)) + temperature * gumbel
+
+
+def slow_decode(logits_fn, plan, noise, tokens, hidden):
+    """The algorithm as one would explain it: one image, one position, one token at a time."""
+    tokens, hidden = tokens.clone(), hidden.clone()
+    for step in range(plan.num_steps):
+        logits = logits_fn(tokens, step).double() * plan.logit_scale
+        for b in range(len(tokens)):
+            candidates = []
+            for position in range(tokens.shape[1]):
+                if not hidden[b, position]:
+                    continue
+                token, score = slow_proposal(
+                    plan.sampler,
+                    [math.exp(value) for value in logits[b, position].tolist()],
+                    noise.uniform[step, b, position].item(),
+                    noise.gumbel[step, b, position].item(),
+                    None if plan.orders is None else plan.orders[b, position],
+                    plan.temperatures[step],
+                )
+                candidates.append((-score, position, token))
+            for _, position, token in sorted(candidates)[: plan.counts[b, step]]:
+                tokens[b, position] = token
+                hidden[b, position] = False
+    return tokens
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    "sampling",
+    [{}, {"choice_temperature": 0.0}, {"logit_scale": 2.5}]
+    + [{"sampler": sampler} for sampler in SAMPLERS if sampler != "confidence"],
+    ids=str,
+)
+def test_decoding_equals_the_slow_reference(seed, sampling):
+    case = random_case(seed, **sampling)
+    assert parallel_decode(*case).equal(slow_decode(*case))
+
+
+def step_of(plan, noise, log_probs):
+    nothing = torch.zeros(log_probs.shape[:2], dtype=torch.long)
+    everywhere = torch.ones_like(nothing, dtype=torch.bool)
+    uniform = noise.uniform[0]
+    return Step(
+        index=0, plan=plan, tokens=nothing, hidden=everywhere, editable=everywhere,
+        log_probs=log_probs, uniform=uniform, gumbel=noise.gumbel[0],
+        draw=partial(draw_tokens, uniform=uniform),
+    )  # fmt: skip
+
+
+def test_the_moment_sampler_chooses_and_draws_as_its_law_says():
+    """One of two positions at temperature 1: weight sum p^2, token from p^2 (Hayakawa et al.)."""
+    probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.4, 0.3, 0.3]])
+    count = 20_000
+    noise = draw_noise(0, np.arange(count), 1, 2, CPU)
+    log_probs = probabilities.log().expand(count, 2, 3)
+    plan = make_plan([2] * count, SamplingConfig(num_steps=2, choice_temperature=1.0))
+    tokens, score, _ = propose_by_moment(step_of(plan, noise, log_probs))
+    squares = probabilities.square()
+    first = (score[:, 0] > score[:, 1]).float().mean().item()
+    assert first == pytest.approx((squares[0].sum() / squares.sum()).item(), abs=0.01)
+    shares = torch.bincount(tokens[:, 0], minlength=3) / count
+    assert shares.tolist() == pytest.approx((squares[0] / squares[0].sum()).tolist(), abs=0.01)
+
+
+@pytest.mark.parametrize("side", [2, 3, 7, 8, 16, 32])
+def test_the_halton_order_visits_every_cell_once_and_spreads(side):
+    order = halton_order(side * side)
+    assert sorted(order.tolist()) == list(range(side * side))
+    quarter = order.reshape(side, side) < side * side // 4
+    if side >= 8:  # the first quarter of the cells is spread evenly over the four quadrants
+        half = side // 2
+        for rows in (slice(0, half), slice(half, side)):
+            for columns in (slice(0, half), slice(half, side)):
+                assert abs(quarter[rows, columns].mean() - 0.25) < 0.1
+
+
+def test_the_halton_order_is_rolled_per_image():
+    orders = halton_orders(0, np.arange(50), 16)
+    starts = {int(row.argmin()) for row in orders}
+    assert len(starts) > 8
+    assert all(sorted(row.tolist()) == list(range(16)) for row in orders)
+
+
+@pytest.mark.parametrize("sampler", ["halton", "random"])
+def test_samplers_that_do_not_look_at_confidence_have_no_temperature(sampler):
+    assert make_plan([64], SamplingConfig(sampler=sampler)).temperatures.tolist() == [0] * 8
+
+
+def test_constant_guidance_is_the_same_at_every_step():
+    plan = make_plan([64], SamplingConfig(num_steps=3, guidance=2, guidance_schedule="constant"))
+    assert plan.guidance.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_exact_counts_and_known_tokens_at_every_step(sampler):
+    logits_fn, plan, noise, tokens, hidden = random_case(1, num_steps=5, sampler=sampler)
+    seen = []
+
+    def spy(tokens, step):
+        seen.append(tokens.clone())
+        return logits_fn(tokens, step)
+
+    result = parallel_decode(spy, plan, noise, tokens, hidden)
+    for step, (before, after) in enumerate(zip(seen, [*seen[1:], result], strict=True)):
+        newly = (before == K) & (after != K)
+        assert newly.sum(1).tolist() == plan.counts[:, step].tolist()
+        assert after[before != K].equal(before[before != K])
+    assert result[~hidden].equal(tokens[~hidden])
+    assert (result < K).all()
+
+
+def test_ties_do_not_reveal_more_than_planned():
+    length = 16
+    plan = make_plan([length], SamplingConfig(num_steps=4, choice_temperature=0))
+    noise = draw_noise(0, np.array([0]), 4, length, CPU)
+    hidden_before = []
+
+    def uniform_logits(tokens, step):
+        hidden_before.append(int((tokens == K).sum()))
+        return torch.zeros(1, length, K)
+
+    start = torch.full((1, length), K)
+    parallel_decode(uniform_logits, plan, noise, start, start == K)
+    assert hidden_before == (length - np.cumsum([0, *plan.counts[0, :-1]])).tolist()
+
+
+def test_impossible_tokens_do_not_break_the_count():
+    """A hidden position whose token has probability 0 still comes before every known one."""
+    logits = torch.full((1, 4, K), -math.inf)
+    logits[..., 2] = 0
+    plan = make_plan([2], SamplingConfig(num_steps=1))
+    noise = Noise(torch.ones(1, 1, 4), torch.zeros(1, 1, 4))
+    hidden = torch.tensor([[True, False, True, False]])
+    result = parallel_decode(
+        lambda tokens, step: logits, plan, noise, torch.tensor([[K, 5, K, 5]]), hidden
+    )
+    assert result[~hidden].tolist() == [5, 5]
+    assert (result != K).all()
+
+
+def test_a_predictor_that_knows_the_answer_is_decoded_exactly():
+    answer = torch.randint(0, K, (3, 20), generator=torch.Generator().manual_seed(0))
+    sure = torch.nn.functional.one_hot(answer, K).float() * 100
+    plan = make_plan([20] * 3, SamplingConfig(num_steps=6))
+    noise = draw_noise(0, np.arange(3), 6, 20, CPU)
+    start = torch.full_like(answer, K)
+    result = parallel_decode(lambda tokens, step: sure, plan, noise, start, start == K)
+    assert result.equal(answer)
+
+
+def test_nothing_hidden_is_nothing_done():
+    tokens = torch.zeros(2, 4, dtype=torch.long)
+    plan = make_plan([0, 0], SamplingConfig())
+    noise = draw_noise(0, np.arange(2), 0, 4, CPU)
+
+    def never(tokens, step):
+        raise AssertionError("nothing to predict")
+
+    assert parallel_decode(never, plan, noise, tokens, tokens > 0).equal(tokens)
+
+
+def test_tokens_are_drawn_with_their_probabilities():
+    logits = torch.tensor([2.0, 0.0, 1.0, -1.0])
+    uniform = (torch.arange(10_000) + 0.5)[None] / 10_000
+    tokens = draw_tokens(logits.log_softmax(0).expand(1, 10_000, 4), uniform)
+    shares = torch.bincount(tokens[0], minlength=4) / 10_000
+    assert shares.tolist() == pytest.approx(logits.softmax(0).tolist(), abs=2e-4)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24, 1.0])
+def test_no_draw_takes_a_token_that_is_all_but_impossible(uniform):
+    probabilities = torch.tensor([1e-30, 0.3, 0.7, 1e-30])
+    token = draw_tokens(probabilities.log().view(1, 1, 4), torch.tensor([[uniform]]))
+    assert token.item() == (0 if uniform == 0 else 2)
+
+
+def test_noise_belongs_to_the_image_and_the_step():
+    whole = draw_noise(3, np.arange(6), 4, 9, CPU)
+    part = draw_noise(3, np.array([4, 2]), 2, 9, CPU)
+    assert part.uniform.equal(whole.uniform[:2, [4, 2]])
+    assert part.gumbel.equal(whole.gumbel[:2, [4, 2]])
+    assert not draw_noise(4, np.arange(6), 4, 9, CPU).uniform.equal(whole.uniform)
+
+
+def test_noise_has_its_distribution():
+    noise = draw_noise(0, np.arange(400), 5, 50, CPU)
+    assert noise.uniform.mean().item() == pytest.approx(0.5, abs=0.005)
+    assert noise.gumbel.mean().item() == pytest.approx(0.5772, abs=0.02)
+    assert noise.gumbel.var().item() == pytest.approx(math.pi**2 / 6, rel=0.03)
+
+
+def test_guidance_zero_is_the_conditional_prediction():
+    conditional, unconditional = torch.randn(2, 3, 4, K)
+    assert guided_logits(conditional, unconditional, 0.0).equal(conditional)
+    extrapolated = conditional + 2 * (conditional - unconditional)
+    assert torch.allclose(guided_logits(conditional, unconditional, 2.0), extrapolated, atol=1e-5)
+
+
+def remasking(step):
+    """A sampler that doubts two of the tokens that are known, whoever made them."""
+    known = ~step.hidden
+    doubted = known & (known.cumsum(1) <= 2)
+    tokens, score, _ = propose_confident(step)
+    return Proposal(tokens, score, hide_again=doubted)
+
+
+def test_a_sampler_may_hide_again_what_it_revealed_and_never_what_was_given():
+    logits_fn, plan, noise, tokens, hidden = random_case(3, length=16, num_steps=6)
+    before, given = hidden, ~hidden
+    hidden_again = 0
+    for number, (after_tokens, after) in enumerate(
+        decoding_steps(logits_fn, plan, noise, tokens, hidden, remasking)
+    ):
+        hidden_again += int((after & ~before).sum())
+        assert (before.sum(1) - after.sum(1)).tolist() == plan.counts[:, number].tolist()
+        assert after_tokens[given].equal(tokens[given])
+        assert (after_tokens[after] == K).all()  # as at the start
+        before = after
+    assert hidden_again > 0
+    assert not before.any()
+    assert (after_tokens < K).all()
+
+
+def test_a_sampler_sees_the_tokens_what_is_hidden_the_step_and_the_plan():
+    logits_fn, plan, noise, tokens, hidden = random_case(4)
+    seen = []
+
+    def watching(step):
+        seen.append((step.index, step.plan is plan, step.tokens.clone(), step.hidden.clone()))
+        return propose_confident(step)
+
+    steps = list(decoding_steps(logits_fn, plan, noise, tokens, hidden, watching))
+    assert [entry[:2] for entry in seen] == [(i, True) for i in range(plan.num_steps)]
+    for (_, _, seen_tokens, seen_hidden), (made, left) in zip(
+        seen, [(tokens, hidden), *steps[:-1]], strict=True
+    ):
+        assert seen_tokens.equal(made)
+        assert seen_hidden.equal(left)

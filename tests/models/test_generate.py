@@ -1,0 +1,94 @@
+"""The predictor that decoding calls: guidance, and what it need not compute."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.decoding import decoding_steps, guided_logits, make_plan
+from models.generate import KnownTokens, sample_tokens
+from models.maskgit.config import TransformerConfig
+from models.maskgit.transformer import MaskedTransformer
+from models.noise import draw_noise
+from models.sampling import SamplingConfig
+
+NUM_CLASSES, SEQ_LEN, STEPS = 3, 16, 4
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = TransformerConfig(12, NUM_CLASSES, SEQ_LEN, embed_dim=8, hidden_dim=16, depth=2)
+    model = MaskedTransformer(config).eval()
+    torch.nn.init.normal_(model.token_embedding.weight)  # predictions that differ between classes
+    return model
+
+
+def rows_of(model):
+    """The number of rows of each call of the model from now on, in a list that grows."""
+    rows = []
+    model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    return rows
+
+
+def decoded_plainly(model, labels, sampling, tokens, hidden):
+    """Both halves of the guidance for every image at every step."""
+    no_class = torch.full_like(labels, NUM_CLASSES)
+    plan = make_plan(hidden.sum(1).numpy(), sampling)
+    noise = draw_noise(0, np.arange(len(labels)), plan.num_steps, SEQ_LEN, CPU)
+
+    @torch.no_grad()
+    def logits_fn(tokens, step):
+        return guided_logits(model(tokens, labels), model(tokens, no_class), plan.guidance[step])
+
+    return [step for step, _ in decoding_steps(logits_fn, plan, noise, tokens, hidden)][-1]
+
+
+@pytest.mark.parametrize("count", [2, 4, 9])
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+def test_what_is_not_computed_changes_nothing(model, count, schedule):
+    sampling = SamplingConfig(num_steps=STEPS, guidance_schedule=schedule)
+    labels = torch.arange(count) % (NUM_CLASSES + 1)
+    hidden = torch.ones(count, SEQ_LEN, dtype=torch.bool)
+    tokens = torch.full((count, SEQ_LEN), model.config.mask_token)
+    plain = decoded_plainly(model, labels, sampling, tokens, hidden)
+    assert sample_tokens(model, labels.numpy(), np.arange(count), sampling, 0).equal(plain)
+
+
+def test_editing_computes_its_first_step_once_per_label_too(model):
+    hidden = torch.arange(SEQ_LEN) % 3 == 0
+    known = KnownTokens(torch.randint(0, 12, (SEQ_LEN,)), hidden)
+    labels, sampling = torch.arange(8) % NUM_CLASSES, SamplingConfig(num_steps=STEPS)
+    start = torch.where(hidden, model.config.mask_token, known.tokens).expand(8, -1)
+    plain = decoded_plainly(model, labels, sampling, start, hidden.expand(8, -1))
+    rows = rows_of(model)
+    made = sample_tokens(model, labels.numpy(), np.arange(8), sampling, 0, known=known)
+    assert made.equal(plain)
+    assert rows == [NUM_CLASSES + 1, *[16] * (STEPS - 1)]
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "rows"),
+    [
+        (9, {}, [NUM_CLASSES + 1, 18, 18, 18]),
+        (9, {"guidance_schedule": "constant"}, [NUM_CLASSES + 1, 18, 18, 18]),
+        (9, {"guidance": 0.0}, [NUM_CLASSES + 1, 9, 9, 9]),
+        (3, {}, [3, 6, 6, 6]),  # more labels than images
+        (9, {"start_token": -1}, [9, 18, 18, 18]),  # no two images start alike
+        (9, {"start_token": 5}, [NUM_CLASSES + 1, 18, 18, 18]),
+    ],
+)
+def test_what_a_step_computes(model, count, options, rows):
+    found = rows_of(model)
+    sampling = SamplingConfig(num_steps=STEPS, **options)
+    sample_tokens(model, np.zeros(count, np.int64), np.arange(count), sampling, 0)
+    assert found == rows
+
+
+def test_an_image_does_not_depend_on_the_labels_of_the_others(model):
+    sampling = SamplingConfig(num_steps=STEPS)
+    indices = np.arange(9)
+    one = sample_tokens(model, np.array([2] * 9), indices, sampling, 0)
+    other = sample_tokens(model, np.array([0, 1, 2, 3, 0, 1, 2, 3, 2]), indices, sampling, 0)
+    assert one[[2, 6, 8]].equal(other[[2, 6, 8]])
+    assert not one[0].equal(other[0])

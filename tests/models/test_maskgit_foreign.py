@@ -1,0 +1,232 @@
+"""Transformers of other programs load and compute what they compute there.
+
+The logits in golden/maskgit.npz come from caetas/GenerativeZoo at commit 100f5ff and from
+valeoai/Maskgit-pytorch v1.0 at commit 674ef1d, whose MaskTransformer was filled with the weights
+that `golden_fill` makes and given the inputs of `golden_inputs`.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden_values import uniform
+from safetensors.torch import save_file
+
+from models.maskgit.config import TransformerConfig
+from models.maskgit.foreign import build_model, find_weights, to_foreign
+from models.maskgit.transformer import MaskedTransformer
+from utils.checkpoint import load_checkpoint, read_torch_file, save_checkpoint
+from utils.errors import UserError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "maskgit.npz"
+GOLDEN_CASES = {
+    "genzoo": {"program": "genzoo", "side": 4, "codebook_size": 12, "nclass": 5, "hidden_dim": 32,
+               "depth": 2, "heads": 8, "mlp_dim": 48},
+    "valeoai": {"program": "valeoai", "side": 3, "codebook_size": 20, "nclass": 7, "hidden_dim": 64,
+                "depth": 3, "heads": 16, "mlp_dim": 32},
+}  # fmt: skip
+
+
+def load(stored, codebook_size):
+    path = Path("model.pth")
+    return build_model(find_weights(stored, path), path, codebook_size, None)
+
+
+def golden_fill(name, shape):
+    """Weights of a parameter, float32, that keep the activations' scale."""
+    values = uniform(name, shape)
+    if name.endswith("weight") and len(shape) == 1:  # of a layer norm
+        return (1 + values / 4).astype(np.float32)
+    return (values * (3 / shape[-1]) ** 0.5).astype(np.float32)
+
+
+def golden_inputs(case):
+    """Tokens, some of them hidden, and labels, one of them "no class"."""
+    length, codes = case["side"] ** 2, case["codebook_size"]
+    tokens = torch.from_numpy(((uniform("tokens", (6, length)) + 1) / 2 * (codes + 1)).astype(int))
+    return tokens, torch.arange(6) % (case["nclass"] + 1)
+
+
+def golden_weights(name):
+    with np.load(GOLDEN) as stored:
+        shapes = [line.split() for line in stored[f"{name}/names"].tolist()]
+        logits = torch.from_numpy(stored[f"{name}/logits"])
+    fills = {key: golden_fill(key, tuple(map(int, shape))) for key, *shape in shapes}
+    return {key: torch.from_numpy(value) for key, value in fills.items()}, logits
+
+
+def wrapped(name, weights):
+    if name == "genzoo":
+        return weights
+    return {"iter": 7, "global_epoch": 1, "model_state_dict": weights, "optimizer_state_dict": {}}
+
+
+@pytest.mark.parametrize("name", GOLDEN_CASES)
+def test_foreign_transformers_compute_the_same_logits(name, tmp_path):
+    weights, expected = golden_weights(name)
+    case = GOLDEN_CASES[name]
+    path = tmp_path / "model.pth"
+    torch.save(wrapped(name, weights), path)
+    model = load(read_torch_file(path), case["codebook_size"])
+    assert model.config == TransformerConfig(
+        codebook_size=case["codebook_size"], num_classes=case["nclass"],
+        seq_len=case["side"] ** 2, embed_dim=case["hidden_dim"], hidden_dim=case["hidden_dim"],
+        depth=case["depth"], heads=case["heads"], mlp_dim=case["mlp_dim"],
+    )  # fmt: skip
+    with torch.no_grad():
+        logits = model(*golden_inputs(case))
+    # Theirs can predict the mask token too.
+    torch.testing.assert_close(logits, expected[..., : case["codebook_size"]], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_wrappers_and_safetensors_are_read_too(tmp_path, prefix):
+    weights, _ = golden_weights("genzoo")
+    path = tmp_path / "model.safetensors"
+    save_file({prefix + key: value for key, value in weights.items()}, path)
+    assert load(read_torch_file(path), 12).config.depth == 2
+
+
+@pytest.mark.parametrize("embed_dim", [16, 8])
+def test_exported_weights_compute_the_same(embed_dim):
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        codebook_size=9, num_classes=3, seq_len=16, embed_dim=embed_dim, hidden_dim=16, heads=8,
+        depth=2, mlp_dim=24,
+    )  # fmt: skip
+    model = MaskedTransformer(config).eval()
+    again = load(to_foreign(model), 9)
+    tokens, labels = torch.randint(0, 10, (5, 16)), torch.tensor([0, 1, 2, 3, 0])
+    with torch.no_grad():
+        ours, theirs = model(tokens, labels), again(tokens, labels)
+    if embed_dim == 16:
+        assert ours.equal(theirs)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_exported_names_and_shapes_are_theirs():
+    with np.load(GOLDEN) as stored:
+        names = set(stored["genzoo/names"].tolist())
+    case = GOLDEN_CASES["genzoo"]
+    config = TransformerConfig(
+        case["codebook_size"], case["nclass"], case["side"] ** 2, embed_dim=8,
+        hidden_dim=case["hidden_dim"], depth=2, heads=8, mlp_dim=48,
+    )  # fmt: skip
+    exported = to_foreign(MaskedTransformer(config))
+    assert {f"{k} {' '.join(map(str, v.shape))}" for k, v in exported.items()} == names
+
+
+def test_export_and_sampling_of_a_foreign_file_by_the_command_line(
+    run, trained, tokenizer_file, tmp_path
+):
+    exported = tmp_path / "exported.pth"
+    run(f"--export {exported} --checkpoint {trained}/MaskGIT_mnist.pt")
+    foreign = f"--checkpoint {exported} --dataset mnist --checkpoint_vae {tokenizer_file} --heads 2"
+    made = []
+    for name, source in (("foreign", foreign), ("own", f"--checkpoint {trained}/MaskGIT_mnist.pt")):
+        run(f"--sample {source} --run_name {name} --num_samples 12 --precision fp32")
+        with np.load(tmp_path / name / "samples" / "samples.npz") as stored:
+            made.append(stored["arr_0"])
+    assert (made[0] == made[1]).mean() > 0.99  # folding the map rounds
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--checkpoint_vae {vae}", "--dataset"),
+        ("--checkpoint_vae {vae} --dataset mnist --heads 3", "not divisible by --heads 3"),
+        ("--checkpoint_vae {vae} --dataset mnist --heads 2 --depth 3", "--depth 3"),
+        ("--checkpoint_vae {vae} --dataset octmnist --heads 2", "octmnist has 4 classes"),
+        (
+            "--checkpoint_vae {vae} --dataset mnist --heads 2 --remap {folder}/used.npy",
+            "13 classes",
+        ),
+        ("--checkpoint_vae {folder}/other.pth --dataset mnist", "no VQ-GAN"),
+    ],
+)
+def test_what_does_not_fit_a_foreign_file_is_named(
+    run, trained, tokenizer_file, tmp_path, capsys, options, told
+):
+    stored = load_checkpoint(trained / "MaskGIT_mnist.pt", "maskgit")
+    model = MaskedTransformer(TransformerConfig(**{**stored["config"], "heads": 2}))
+    torch.save({k: v.contiguous() for k, v in to_foreign(model).items()}, tmp_path / "other.pth")
+    np.save(tmp_path / "used.npy", np.arange(13))
+    given = options.format(vae=tokenizer_file, folder=tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run(f"--sample --checkpoint {tmp_path}/other.pth {given}")
+    assert stop.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_nothing_is_overwritten_by_an_export(run, trained, tmp_path, capsys):
+    (tmp_path / "exported.pth").write_text("precious")
+    with pytest.raises(SystemExit):
+        run(f"--export {tmp_path}/exported.pth --checkpoint {trained}/MaskGIT_mnist.pt")
+    assert (tmp_path / "exported.pth").read_text() == "precious"
+
+
+def test_a_tokenizer_is_no_transformer():
+    with pytest.raises(UserError, match="no transformer"):
+        load({"encoder.conv_in.weight": torch.ones(1)}, 16)
+
+
+def test_positions_of_one_dimension_are_refused():
+    weights, _ = golden_weights("genzoo")
+    with pytest.raises(UserError, match="do not make a transformer"):
+        load({**weights, "pos_emb": torch.ones(17)}, 12)
+
+
+def without(name):
+    return lambda contents: contents["ema"].pop(name)
+
+
+def instead(name, change):
+    return lambda contents: contents["ema"].update({name: change(contents["ema"][name])})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        without("output_bias"),
+        instead("output_bias", lambda weight: weight[1:]),
+        instead("output_bias", lambda weight: weight * math.nan),
+        instead("output_bias", lambda weight: "text"),
+        lambda contents: contents["ema"].update(extra=torch.ones(1)),
+        lambda contents: contents["config"].update(heads=5),
+        lambda contents: contents["config"].update(colour="red"),
+        lambda contents: contents.update(config=3),
+        lambda contents: contents.pop("ema"),
+        lambda contents: contents["tokenizer"]["weights"].popitem(),
+        lambda contents: contents["tokenizer"].update(fingerprint="other"),
+        lambda contents: contents.pop("tokenizer"),
+        lambda contents: contents.pop("class_names"),
+    ],
+)
+def test_whole_files_whose_contents_do_not_fit_are_refused(run, trained, tmp_path, capsys, spoil):
+    contents = load_checkpoint(trained / "MaskGIT_mnist.pt", "maskgit")
+    spoil(contents)
+    save_checkpoint(tmp_path / "spoilt.pt", "maskgit", contents)
+    with pytest.raises(SystemExit) as stop:
+        run(f"--sample --checkpoint {tmp_path}/spoilt.pt")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_sampling_of_a_foreign_file_starts_afresh_with_other_heads(
+    run, trained, tokenizer_file, tmp_path, monkeypatch
+):
+    exported = tmp_path / "exported.pth"
+    run(f"--export {exported} --checkpoint {trained}/MaskGIT_mnist.pt")
+    foreign = f"--sample --checkpoint {exported} --dataset mnist --checkpoint_vae {tokenizer_file}"
+    with monkeypatch.context() as patch:
+        # All blocks are made, and the results are not published.
+        patch.setattr("data.blocks.publish_blocks", lambda *_: None)
+        run(f"{foreign} --heads 2 --num_samples 8")
+    identity = tmp_path / "mnist" / "samples" / "partial" / "identity.json"
+    with_two = identity.read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr("data.blocks.publish_blocks", lambda *_: None)
+        run(f"{foreign} --heads 4 --num_samples 8")
+    assert identity.read_text() != with_two

@@ -1,0 +1,68 @@
+from typing import Any
+
+import pytest
+
+from models.vqgan.config import VQGANConfig
+from training.config import VQGANTrainingConfig
+
+
+def test_the_defaults_fit_together() -> None:
+    config = VQGANConfig()
+    config.validate()
+    VQGANTrainingConfig().validate(config)
+    assert (config.factor, config.grid_size, config.resolutions) == (4, 8, (32, 16, 8))
+    assert config.widths == (64, 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"channels": 48}, "`channels` 48"),
+        ({"ch_mult": (1, 0)}, "`ch_mult` 1 0"),
+        ({"ch_mult": ()}, "ch_mult"),
+        ({"image_size": 30}, "`image_size` 30.* 28 or 32"),
+        ({"image_size": 3}, "`image_size` 3.* 4"),
+        ({"ch_mult": (1, 1, 1, 1, 1, 1, 1)}, "multiple of 64"),
+        ({"n_embed": 0}, "n_embed` 0"),
+        ({"n_embed": 65537}, "`n_embed` 65537.*65536"),
+        ({"num_res_blocks": 0}, "num_res_blocks` 0"),
+        ({"dropout": 1.0}, r"`VQGANConfig\.dropout` 1\.0"),
+        ({"colorize_nlabels": 10}, "`colorize_nlabels` 10.* 1 channel"),
+        ({"remap": ()}, "empty"),
+        ({"remap": (1, 2, 128)}, "code 128"),
+        ({"remap": (1, 2, 1)}, "code 1 occurs more than once"),
+    ],
+)
+def test_what_does_not_fit_is_named(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        VQGANConfig(**changes).validate()
+
+
+def test_a_large_codebook_may_be_used_in_part() -> None:
+    config = VQGANConfig(n_embed=70000, remap=(0, 69999))
+    config.validate()
+    assert config.codebook_size == 2
+
+
+def test_attention_that_never_occurs_is_found() -> None:
+    assert VQGANConfig(attn_resolutions=(16, 12)).unused_attn_resolutions() == (12,)
+    assert VQGANConfig(image_size=128).unused_attn_resolutions() == (16,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"epochs": 0}, "`VQGANTrainingConfig.epochs` 0"),
+        ({"disc_start": -1}, "disc_start` -1"),
+        ({"disc_layers": 4}, "at least 48 pixels, not 32"),
+        ({"disc_layers": 0}, "0 strided"),
+    ],
+)
+def test_training_that_cannot_work_is_named(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        VQGANTrainingConfig(**changes).validate(VQGANConfig())
+
+
+def test_the_perceptual_loss_needs_grey_or_colour() -> None:
+    with pytest.raises(ValueError, match="not 2 channels"):
+        VQGANTrainingConfig().validate(VQGANConfig(image_channels=2))

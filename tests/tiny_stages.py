@@ -1,0 +1,110 @@
+"""Stages, token sets and images that are trained on or read in milliseconds."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.token_set import TokenSet
+from models.maskgit.config import TransformerConfig
+from models.vqgan.config import VQGANConfig
+from training.config import TrainingConfig, VQGANTrainingConfig
+from training.transformer import MaskGITStage
+from training.vqgan import VQGANStage
+from utils.processes import ALONE
+
+K, L, CLASSES = 16, 9, 3
+SHAPE = {"embed_dim": 12, "hidden_dim": 32, "depth": 2, "heads": 4, "mlp_dim": 48}
+
+
+def token_set(count=40, views=1, seed=0):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, CLASSES, count)
+    tokens = (labels[None, :, None] * 5 + generator.integers(0, 2, (views, count, L))).astype(
+        np.uint16
+    )
+    return TokenSet(tokens, labels)
+
+
+def make_stage(train=None, dropout=0.0, processes=ALONE, **training):
+    options = {"epochs": 4, "batch_size": 8, "lr": 1e-2, "warmup_epochs": 0, **training}
+    return MaskGITStage(
+        TransformerConfig(K, CLASSES, L, dropout=dropout, **SHAPE),
+        TrainingConfig(**options),
+        train or token_set(),
+        token_set(seed=1),
+        device=torch.device("cpu"),
+        precision=torch.float32,
+        checkpoint_entries={"dataset": "toy"},
+        preview=lambda model, path: path.write_text("picture"),
+        processes=processes,
+    )
+
+
+class Images:
+    """Grey 4 x 4 images whose only bright column tells their index."""
+
+    def __init__(self, count=30, num_views=1, fingerprint="v1", findings=False):
+        self.count, self.num_views, self.fingerprint = count, num_views, fingerprint
+        self.findings = findings
+        self.read = []
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index >= self.count:
+            raise IndexError(index)
+        self.read.append(index)
+        image = torch.zeros(1, 4, 4, dtype=torch.uint8)
+        image[:, :, 0] = index
+        label = torch.tensor([index % 2, 1, 0], dtype=torch.uint8) if self.findings else index % 7
+        return image, label
+
+
+CPU = torch.device("cpu")
+VQGAN = VQGANConfig(
+    image_size=16,
+    channels=32,
+    ch_mult=(1, 1),
+    num_res_blocks=1,
+    attn_resolutions=(),
+    z_channels=8,
+    embed_dim=4,
+    n_embed=16,
+)
+BATCHES_PER_EPOCH = 3
+
+
+def images_of(count: int) -> Tensor:
+    """Smooth pictures: sums of a few waves."""
+    random = torch.Generator().manual_seed(0)
+    coarse = torch.randn(count, 1, 4, 4, generator=random)
+    return torch.nn.functional.interpolate(coarse, size=16, mode="bilinear").tanh()
+
+
+def vqgan_training(**changes: Any) -> VQGANTrainingConfig:
+    values = {"perceptual_weight": 0.0, "disc_channels": 8, "disc_start": 2, "epochs": 4}
+    return VQGANTrainingConfig(**{**values, "revive_every": 2, **changes})
+
+
+def make_vqgan_stage(config: VQGANConfig = VQGAN, **changes: Any) -> VQGANStage:
+    images = images_of(20)  # the last batch is smaller
+
+    def batches(epoch: int, first_batch: int) -> Iterator[Tensor]:
+        torch.rand(1)  # a DataLoader that starts draws from the global generator too
+        order = torch.randperm(20, generator=torch.Generator().manual_seed(epoch))
+        return iter(images[order].split(8)[first_batch:])
+
+    return VQGANStage(
+        config,
+        vqgan_training(**changes),
+        batches,
+        lambda: iter(images.split(8)),
+        BATCHES_PER_EPOCH,
+        device=CPU,
+        precision=torch.float32,
+        checkpoint_entries={"dataset": "waves"},
+    )

@@ -1,0 +1,261 @@
+"""The loop of both stages, with a stage whose arithmetic can be followed by hand."""
+
+import json
+import math
+import os
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.config import LoopConfig
+from training.loop import Position, load_state, train_loop
+from training.run_folder import RunFolder
+from training.tracking import MetricsFile, Trackers
+from utils.checkpoint import load_checkpoint
+from utils.errors import UserError
+
+
+class CountingStage:
+    """Adds the step's number to its only weight; can be told to go wrong."""
+
+    name = "maskgit"
+    steps_per_epoch = 4
+    previews_are_generated = True
+
+    def __init__(self, bad_step=None, signal_step=None, signal_number=signal.SIGTERM, skipped=()):
+        self.total = 0
+        self.bad_step, self.skipped = bad_step, skipped
+        self.signal_step, self.signal_number = signal_step, signal_number
+        self.validations = 0
+
+    def train_step(self, step):
+        if step == self.signal_step:
+            os.kill(os.getpid(), self.signal_number)
+        is_skipped = step == self.bad_step or step in self.skipped
+        self.total += 0 if is_skipped else step
+        return {
+            "loss": torch.tensor(math.nan if step == self.bad_step else float(step)),
+            "skipped": torch.tensor(float(is_skipped)),
+        }
+
+    def learning_rate(self, step, epochs=None):
+        return 1 / (1 + step)
+
+    def validate(self):
+        self.validations += 1
+        return {"loss": 10.0 - self.validations}
+
+    def preview(self, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("picture")
+
+    def checkpoint(self, step):
+        return {"step": step, "total": self.total}
+
+    def state_dict(self):
+        return {"total": self.total}
+
+    def load_state_dict(self, state):
+        self.total = state["total"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path, "toy")
+
+
+def train(stage, run, epochs=3, every=2, position=None):
+    position = position or Position()
+    tracker = Trackers(MetricsFile(run.metrics("maskgit"), position.step))
+    config = LoopConfig(epochs, 8, every, save_every_minutes=10, keep_checkpoints=0)
+    train_loop(stage, config, run, tracker, position)
+    return position
+
+
+def rows(run):
+    return [json.loads(line) for line in run.metrics("maskgit").read_text().splitlines()]
+
+
+def test_a_whole_run(run):
+    stage = CountingStage()
+    position = train(stage, run)
+    assert stage.total == sum(range(12))
+    assert position.step == 12
+    assert position.best_loss == 7
+    assert load_checkpoint(run.model, "maskgit") == {"step": 12, "total": 66}
+
+
+def test_a_state_is_there_before_the_first_step(run):
+    with pytest.raises(UserError):
+        train(CountingStage(bad_step=0), run)
+    stage = CountingStage()
+    assert load_state(stage, run).step == 0
+    train(stage, run)
+    assert stage.total == 66
+
+
+def test_previews_that_show_the_dataset_stay_here(run):
+    class Watching(Trackers):
+        def log_image(self, name, path, step):
+            shown.append(step)
+
+    config = LoopConfig(2, 8, 1, save_every_minutes=10, keep_checkpoints=0)
+    for generated in (True, False):
+        shown, stage = [], CountingStage()
+        stage.previews_are_generated = generated
+        train_loop(stage, config, run, Watching(), Position())
+        assert shown == ([4, 8] if generated else [])
+
+
+def test_metrics_have_means_rates_and_validation(run):
+    train(CountingStage(), run)
+    training = [row for row in rows(run) if "train/loss" in row]
+    assert [row["step"] for row in training] == [4, 8, 12]
+    assert [row["train/loss"] for row in training] == [1.5, 5.5, 9.5]
+    assert training[0]["train/lr"] == 0.25
+    assert training[0]["train/images_per_second"] > 0
+    assert [row["val/loss"] for row in rows(run) if "val/loss" in row] == [9, 8, 7]
+
+
+def test_samples_and_checkpoints_at_their_frequency_and_at_the_end(run):
+    train(CountingStage(), run, epochs=5, every=2)
+    assert sorted(p.name for p in run.samples.iterdir()) == [
+        "maskgit_step_0000008.png",
+        "maskgit_step_0000016.png",
+        "maskgit_step_0000020.png",
+    ]
+
+
+@pytest.mark.parametrize(("keep", "steps"), [(0, []), (1, [12]), (2, [8, 12]), (9, [4, 8, 12])])
+def test_the_newest_checkpoints_are_kept_under_their_steps(run, keep, steps):
+    config = LoopConfig(3, 8, 1, save_every_minutes=10, keep_checkpoints=keep)
+    train_loop(CountingStage(), config, run, Trackers(), Position())
+    names = {path.name for path in run.path.glob("*.pt")}
+    kept = {f"MaskGIT_toy_step_{step:07d}.pt" for step in steps}
+    assert names == {"MaskGIT_toy.pt", "resume_maskgit.pt"} | kept
+    for step in steps:
+        contents = load_checkpoint(run.kept("maskgit", step), "maskgit")
+        assert contents == {"step": step, "total": sum(range(step))}
+
+
+def test_kept_checkpoints_are_in_the_order_of_their_steps(run):
+    steps = [9_999_990, 10_000_000, 20]
+    for step in steps:
+        run.kept("maskgit", step).touch()
+    (run.path / "MaskGIT_toy_step_best.pt").touch()  # somebody's own
+    assert run.all_kept("maskgit") == [run.kept("maskgit", step) for step in sorted(steps)]
+
+
+def test_a_run_resumes_where_it_was_saved(run):
+    with pytest.raises(SystemExit) as stop:
+        train(CountingStage(signal_step=5), run)
+    assert stop.value.code == 143
+    resumed = CountingStage()
+    position = load_state(resumed, run)
+    assert position.step == 6
+    assert resumed.total == 15
+    train(resumed, run, position=position)
+    assert resumed.total == 66
+    assert [row["step"] for row in rows(run) if "val/loss" in row] == [4, 8, 12]
+
+
+def test_a_resumed_run_logs_what_the_uninterrupted_one_does(run, tmp_path):
+    straight = RunFolder(tmp_path / "straight", "toy")
+    straight.path.mkdir()
+    train(CountingStage(), straight)
+    with pytest.raises(SystemExit):
+        train(CountingStage(signal_step=5), run)
+    resumed = CountingStage()
+    train(resumed, run, position=load_state(resumed, run))
+    timeless = [
+        [{k: v for k, v in row.items() if "per_second" not in k} for row in rows(folder)]
+        for folder in (run, straight)
+    ]
+    assert [row["train/loss"] for row in timeless[1] if "train/loss" in row] == [1.5, 5.5, 9.5]
+    losses = [[row.get("train/loss") for row in kept] for kept in timeless]
+    assert losses[0] == losses[1]
+
+
+@contextmanager
+def handled(number, handler):
+    """Let a signal mean something else in the block."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_signals_are_heard_and_told(run, capfd, number, code):
+    # This process may have been started by nohup, or in the background.
+    with handled(number, signal.default_int_handler), pytest.raises(SystemExit) as stop:
+        train(CountingStage(signal_step=2, signal_number=number), run)
+    assert stop.value.code == code
+    assert "stopping after this step" in capfd.readouterr().err
+    assert load_state(CountingStage(), run).step == 3
+
+
+def test_a_hangup_under_nohup_stops_nothing(run):
+    with handled(signal.SIGHUP, signal.SIG_IGN):
+        stage = CountingStage(signal_step=2, signal_number=signal.SIGHUP)
+        train(stage, run)
+    assert stage.total == 66
+
+
+def test_handlers_are_restored_after_a_run(run):
+    before = signal.getsignal(signal.SIGTERM)
+    train(CountingStage(), run)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_state(run):
+    with pytest.raises(UserError, match=r"step 6.*learning rate"):
+        train(CountingStage(bad_step=6), run, every=1)
+    assert load_checkpoint(run.resume_state("maskgit"), "maskgit-resume")["position"]["step"] == 4
+
+
+def test_a_few_steps_without_a_finite_gradient_are_skipped_and_told(run):
+    stage = CountingStage(skipped={1, 2, 5})
+    train(stage, run)
+    assert stage.total == sum(range(12)) - 8
+    assert [row["train/skipped"] for row in rows(run) if "train/loss" in row] == [0.5, 0.25, 0]
+
+
+def test_gradients_that_stay_non_finite_end_the_run(run):
+    with pytest.raises(UserError, match=r"10 gradients in a row.*step 15"):
+        train(CountingStage(skipped=range(6, 40)), run, epochs=9, every=1)
+    state = load_checkpoint(run.resume_state("maskgit"), "maskgit-resume")
+    assert state["position"]["step"] == 12
+
+
+def test_saving_by_time(run):
+    stage = CountingStage(bad_step=3)
+    config = LoopConfig(3, 8, 99, save_every_minutes=1e-9, keep_checkpoints=0)
+    with pytest.raises(UserError):
+        train_loop(stage, config, run, Trackers(), Position())
+    assert load_checkpoint(run.resume_state("maskgit"), "maskgit-resume")["position"]["step"] == 3
+
+
+def test_metrics_on_a_full_disk_are_one_clear_line():
+    metrics = object.__new__(MetricsFile)
+    metrics.path = Path("/dev/full")
+    with pytest.raises(UserError, match=r"cannot write /dev/full: No space left .*`resume`"):
+        metrics.log({"loss": 1.0}, 1)
+
+
+def test_metrics_after_the_resumed_step_are_cut(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path, 0)
+    for step in (1, 2, 3, 4):
+        metrics.log({"loss": step / 3}, step)
+    with path.open("a") as file:
+        file.write('{"step": 5, "lo')  # what a crash leaves
+    MetricsFile(path, 2).log({"loss": 9}, 3)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+    assert json.loads(path.read_text().splitlines()[-1])["loss"] == 9

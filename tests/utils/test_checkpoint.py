@@ -1,0 +1,278 @@
+import argparse
+import contextlib
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.checkpoint import (
+    UPGRADES,
+    load_checkpoint,
+    read_torch_file,
+    save_checkpoint,
+    torch_save,
+    weights_digest,
+)
+from utils.errors import UserError
+
+CONTENTS = {
+    "config": {"depth": 2, "ratio": 0.1, "name": None},
+    "weights": {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)},
+    "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "betas": (0.9, 0.95)},
+}
+
+
+def test_round_trip(tmp_path):
+    save_checkpoint(tmp_path / "a.pt", "maskgit", CONTENTS)
+    loaded = load_checkpoint(tmp_path / "a.pt", "maskgit")
+    assert loaded["config"] == CONTENTS["config"]
+    assert loaded["weights"]["a"].equal(CONTENTS["weights"]["a"])
+    assert loaded["optimizer"]["state"][0]["step"] == 3
+    assert loaded["optimizer"]["betas"] == (0.9, 0.95)
+
+
+@pytest.mark.parametrize("change", ["weight", "config", "missing", "extra"])
+def test_damage_is_noticed_and_named(tmp_path, change):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, "maskgit", CONTENTS)
+    stored = torch.load(path, weights_only=True)
+    contents = stored["contents"]
+    if change == "weight":
+        contents["weights"]["a"][0, 0] = 7
+    elif change == "config":
+        contents["config"]["depth"] = 3
+    elif change == "missing":
+        del contents["weights"]["a"]
+    else:
+        contents["weights"]["c"] = torch.zeros(1)
+    torch.save(stored, path)
+    with pytest.raises(UserError, match=r"weights/[ac]|plain data"):
+        load_checkpoint(path, "maskgit")
+
+
+def test_wrong_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"not found.*none\.pt"):
+        load_checkpoint(tmp_path / "none.pt", "maskgit")
+    with pytest.raises(UserError, match="is a folder; name the checkpoint in it"):
+        load_checkpoint(tmp_path, "maskgit")
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(UserError, match=r"text\.pt cannot be read"):
+        load_checkpoint(tmp_path / "text.pt", "maskgit")
+    torch.save({"weight": torch.ones(1)}, tmp_path / "bare.pt")
+    with pytest.raises(UserError, match="not a checkpoint of this program"):
+        load_checkpoint(tmp_path / "bare.pt", "maskgit")
+    save_checkpoint(tmp_path / "vqgan.pt", "vqgan", CONTENTS)
+    with pytest.raises(UserError, match=r"a trained VQ-GAN .* where a trained transformer is"):
+        load_checkpoint(tmp_path / "vqgan.pt", "maskgit")
+
+
+def test_truncation_is_noticed(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, "maskgit", CONTENTS)
+    whole = path.read_bytes()
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError):
+            load_checkpoint(path, "maskgit")
+
+
+def test_an_older_format_is_upgraded_step_by_step(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.checkpoint.FORMAT_VERSION", 1)
+    save_checkpoint(tmp_path / "a.pt", "maskgit", CONTENTS)
+    monkeypatch.setattr("utils.checkpoint.FORMAT_VERSION", 3)
+    for version in (1, 2):
+        monkeypatch.setitem(
+            UPGRADES, version, lambda kind, old, v=version: {**old, kind: [*old.get(kind, []), v]}
+        )
+    loaded = load_checkpoint(tmp_path / "a.pt", "maskgit")
+    assert loaded["maskgit"] == [1, 2]
+    assert loaded["config"] == CONTENTS["config"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokenizer", "expected"),
+    [
+        ("maskgit", {"config": 1}, {"family": "vqgan", "config": 1}),
+        ("vqgan", {"config": 1}, {"family": "vqgan", "config": 1}),
+        ("vqgan", {"family": "mine"}, {"family": "mine"}),
+        ("vqgan", 3, 3),
+        ("maskgit-resume", {"config": 1}, {"config": 1}),
+    ],
+)
+def test_files_of_version_1_get_the_families_that_they_do_not_name(
+    tmp_path, monkeypatch, kind, tokenizer, expected
+):
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.checkpoint.FORMAT_VERSION", 1)
+        save_checkpoint(tmp_path / "a.pt", kind, {"step": 7, "tokenizer": tokenizer})
+    family = {"family": "maskgit"} if kind == "maskgit" else {}
+    found = load_checkpoint(tmp_path / "a.pt", kind)
+    assert found == {"step": 7, "tokenizer": expected, **family}
+
+
+def test_a_file_of_version_1_opens():
+    path = Path(__file__).parents[2] / "models" / "pretrained" / "VQGAN_fashionmnist.pt"
+    assert torch.load(path, weights_only=True)["format_version"] == 1
+    contents = load_checkpoint(path, "vqgan")
+    assert contents["tokenizer"]["family"] == "vqgan"
+    assert {"config", "weights"} <= contents["tokenizer"].keys()
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, "maskgit", CONTENTS)
+    stored = torch.load(path, weights_only=True)
+    torch.save({**stored, "format_version": 99}, path)
+    with pytest.raises(UserError, match="version 99"):
+        load_checkpoint(path, "maskgit")
+
+
+def test_a_failed_write_leaves_the_previous_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, "maskgit", CONTENTS)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"No space left.*intact"):
+        save_checkpoint(path, "maskgit", {})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fills_up_while_writing_is_told_as_such():
+    with Path("/dev/full").open("wb", 0) as file, pytest.raises(OSError, match="No space left"):
+        torch_save({"weights": torch.zeros(300_000)}, file)
+
+
+def test_digest_depends_on_config_and_weights():
+    weights = {"a": torch.ones(2), "b": torch.zeros(2)}
+    digest = weights_digest({"depth": 1}, weights)
+    assert digest == weights_digest({"depth": 1}, dict(reversed(weights.items())))
+    assert digest != weights_digest({"depth": 2}, weights)
+    assert digest != weights_digest({"depth": 1}, {**weights, "a": torch.full((2,), 1.0001)})
+
+
+# --- Files that mean harm. Each tries to leave a mark, and none must.
+
+
+class Call:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def harmful(mark):
+    touch = f"open({str(mark)!r}, 'w')"
+    shell = Call(os.system, f"touch {mark}")
+    return {
+        "shell": shell,
+        "eval": Call(eval, touch),
+        "exec": Call(exec, touch),
+        "method": Call(Path.touch, Path(mark)),
+        "chain": Call(getattr, Call(__import__, "os"), "system"),
+        "nested": {"state_dict": {"weight": [1, (2, {"deep": shell})]}},
+        "state": {"state_dict": {"weight": torch.ones(2)}, "callbacks": {Call: shell}},
+    }
+
+
+@pytest.mark.parametrize("name", harmful("mark"))
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle", "safetensors"])
+def test_no_code_in_a_file_is_run(tmp_path, monkeypatch, name, form):
+    monkeypatch.chdir(tmp_path)
+    content = harmful("mark")[name]
+    path = tmp_path / ("file.safetensors" if form == "safetensors" else "file.pt")
+    if form == "zip":
+        torch.save(content, path)
+    elif form == "legacy":
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with contextlib.suppress(UserError):
+        read_torch_file(path)
+    assert os.listdir(tmp_path) == [path.name]  # noqa: PTH208
+
+
+def test_objects_beside_the_weights_become_nothing(tmp_path):
+    options = argparse.Namespace(lr=1e-4)
+    torch.save({"state_dict": {"weight": torch.ones(2)}, "hyper": options}, tmp_path / "a.ckpt")
+    stored = read_torch_file(tmp_path / "a.ckpt")
+    assert stored["state_dict"]["weight"].tolist() == [1, 1]
+    assert not hasattr(stored["hyper"], "lr")
+
+
+def test_old_files_that_need_more_say_how_to_save_them_again(tmp_path):
+    path = tmp_path / "old.pt"
+    torch.save({"a": argparse.Namespace()}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"save its state dict with a recent torch\.save"):
+        read_torch_file(path)
+
+
+def test_tensors_without_data_are_refused(tmp_path):
+    torch.save({"weight": torch.ones(1).expand(10**6, 10**6)}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="without data"):
+        read_torch_file(tmp_path / "a.pt")
+    torch.save({"weight": torch.ones(3, 3).to_sparse()}, tmp_path / "b.pt")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_torch_file(tmp_path / "b.pt")
+
+
+def test_archives_that_grow_while_they_are_read_are_refused(tmp_path):
+    torch.save({"weight": torch.zeros(10**6)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as plain:
+        entries = {name: plain.read(name) for name in plain.namelist()}
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, data in entries.items():
+            packed.writestr(name, data)
+    with pytest.raises(UserError, match="more than its size"):
+        read_torch_file(tmp_path / "bomb.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_that_claim_more_than_their_data_are_refused(tmp_path, zipped):
+    count = 77777  # as a pickle spells it, found nowhere else in the file
+    weights = {"weight": torch.zeros(count)}
+    torch.save(weights, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    found, claimed = (b"J" + struct.pack("<i", number) for number in (count, 2**31 - 1))
+    if zipped:
+        with (
+            zipfile.ZipFile(tmp_path / "a.pt") as honest,
+            zipfile.ZipFile(tmp_path / "b.pt", "w") as lying,
+        ):
+            for name in honest.namelist():
+                lying.writestr(name, honest.read(name).replace(found, claimed))
+    else:
+        (tmp_path / "b.pt").write_bytes((tmp_path / "a.pt").read_bytes().replace(found, claimed))
+    with pytest.raises(UserError, match="cannot be read"):
+        read_torch_file(tmp_path / "b.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_small_files_that_ask_for_much_memory_are_refused(tmp_path, zipped):
+    content = {"weight": Call(bytearray, 1 << 40)}
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="bytearray"):
+        read_torch_file(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("option", ["--checkpoint", "--checkpoint_vae"])
+def test_the_program_runs_no_code_of_a_checkpoint(run, tmp_path, monkeypatch, capsys, option):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    torch.save(harmful("mark")["state"], tmp_path / "a.ckpt")
+    mode = "--sample" if option == "--checkpoint" else "--train"
+    with pytest.raises(SystemExit) as stop:
+        run(f"{mode} --dataset mnist {option} {tmp_path}/a.ckpt")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not any((tmp_path / "work").iterdir())

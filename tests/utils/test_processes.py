@@ -1,0 +1,288 @@
+"""Several processes: the same training as one, and an end for all when one ends."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_TRANSFORMER
+from tiny_stages import Images, make_stage, token_set
+
+from data.token_cache import _Encoding
+from MaskGIT import main
+from utils.checkpoint import load_checkpoint
+from utils.errors import UserError
+from utils.processes import Processes, launched_processes
+
+ROOT = Path(__file__).parents[2]
+VARIANTS = {"plain": "--batch_size 12", "parts": "--batch_size 12 --grad_accum 2"}
+UNEVEN = {"uneven": "--batch_size 10 --grad_accum 3"}
+STOPPED = "plain"  # what the run that is stopped and continued is
+STOP_STEP = 3
+Launch = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    """Run a plan of distributed_runs.py under torchrun."""
+
+    def call(size: int, **plan: object) -> subprocess.CompletedProcess:
+        path = tmp_path_factory.mktemp("plan") / "plan.json"
+        path.write_text(json.dumps(plan))
+        torchrun = f"-m torch.distributed.run --standalone --nproc_per_node={size}".split()
+        return subprocess.run(
+            [sys.executable, *torchrun, str(Path(__file__).with_name("distributed_runs.py")), path],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def command(data_dir: Path, tokenizer_file: Path) -> Callable[..., str]:
+    """The arguments of a training run of eight steps or so into a folder."""
+
+    def call(folder: Path, name: str, options: str) -> str:
+        return (
+            f"--train --dataset mnist --n_epochs 2 --dropout_t 0 --lr 1e-2 {TINY_TRANSFORMER} "
+            f"--checkpoint_vae {tokenizer_file} --data_dir {data_dir} --output_dir {folder} "
+            f"--run_name {name} --no_wandb --device cpu --precision fp32 {options}"
+        )
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def folders(
+    launch: Launch, command: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, Path]:
+    """Output folders by number of processes: every variant, and one run stopped and continued."""
+    folders = {size: tmp_path_factory.mktemp(f"processes_{size}") for size in (1, 2, 3)}
+    stop = command(folders[3], "stopped", VARIANTS[STOPPED])
+    stopped = launch(3, runs=[stop], signal=(1, STOP_STEP, "SIGTERM"))
+    assert "exitcode  : 143" in stopped.stderr, stopped.stderr
+    assert stopped.stdout.count("stopped by a signal") == 1
+    for size in (1, 2):
+        shutil.copytree(folders[3] / "stopped", folders[size] / "stopped")
+    for size, folder in folders.items():
+        runs = [command(folder, *variant) for variant in {**VARIANTS, **UNEVEN}.items()]
+        runs[0] += " --sample --num_samples 5"
+        runs.append(command(folder, "stopped", f"{VARIANTS[STOPPED]} --resume"))
+        if size == 1:
+            for arguments in runs:
+                main(arguments.split())
+        else:
+            result = launch(size, runs=runs)
+            assert result.returncode == 0, result.stderr
+            assert result.stdout.count("epoch 2/2") == len(runs)
+    return folders
+
+
+def numbers(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "train/images_per_second"} for row in rows]
+
+
+def state(run: Path) -> dict[str, dict]:
+    return load_checkpoint(run / "resume_maskgit.pt", "maskgit-resume")["stage"]
+
+
+def assert_close(one: dict, other: dict) -> None:
+    """Compare nested states up to the order of summation."""
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, dict):
+            assert_close(value, other[name])
+        elif name.endswith("qkv.bias"):
+            # The softmax ignores the keys' bias: its gradient is rounding, which AdamW scales up.
+            for row in (0, 2):
+                ours, theirs = (bias.unflatten(0, (3, -1))[row] for bias in (value, other[name]))
+                assert_almost_all_close(ours, theirs)
+        elif isinstance(value, torch.Tensor):
+            assert_almost_all_close(value, other[name])
+
+
+def assert_almost_all_close(one: torch.Tensor, other: torch.Tensor) -> None:
+    """Where a gradient is next to nothing AdamW scales up its rounding: such elements are few."""
+    close = torch.isclose(one, other, rtol=1e-4, atol=2e-5)
+    assert close.float().mean() > 0.99
+    torch.testing.assert_close(one, other, rtol=1e-2, atol=5e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("name", [*VARIANTS, *UNEVEN, "stopped"])
+def test_processes_train_as_one(folders, size, name):
+    expected, found = numbers(folders[1] / name), numbers(folders[size] / name)
+    assert [row["step"] for row in found] == [row["step"] for row in expected]
+    for row, expected_row in zip(found, expected, strict=True):
+        assert row == pytest.approx(expected_row, rel=2e-5, abs=1e-6)
+    assert_close(state(folders[size] / name), state(folders[1] / name))
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_with_any_number_of_processes(folders):
+    for size in (1, 2, 3):
+        assert_close(state(folders[size] / "stopped"), state(folders[1] / STOPPED))
+    # With as many as before, and on the CPU, bit for bit.
+    resumed, straight = (state(folders[3] / name) for name in ("stopped", STOPPED))
+    for kind in ("model", "ema"):
+        for name, value in straight[kind].items():
+            assert value.equal(resumed[kind][name]), name
+
+
+@pytest.mark.slow
+def test_processes_share_the_tokens_and_one_writes(folders):
+    for cache in (folders[1] / "tokens").glob("mnist-*"):
+        for file in ("tokens.npy", "labels.npy"):
+            expected = np.load(cache / file)
+            for size in (2, 3):
+                found = np.load(folders[size] / "tokens" / cache.name / file)
+                assert np.array_equal(found, expected)
+    for size in (2, 3):
+        samples = folders[size] / "plain" / "samples"
+        assert len(list((samples / "images").glob("*.png"))) == 5
+        assert not list(folders[size].rglob("*partial*"))
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job(launch, command, tmp_path):
+    run = command(tmp_path, "run", VARIANTS["plain"])
+    start = time.monotonic()
+    result = launch(2, runs=[run], signal=(0, 2, "SIGKILL"))
+    assert result.returncode != 0
+    assert "Signal 9 (SIGKILL)" in result.stderr
+    assert time.monotonic() - start < 45
+    assert not (tmp_path / "run" / "MaskGIT_mnist.pt").exists()
+
+
+@pytest.mark.slow
+def test_stage_1_is_refused_once(launch, tmp_path):
+    result = launch(2, runs=[f"--train_vae --dataset mnist --output_dir {tmp_path}"])
+    assert result.stderr.count("MaskGIT.py: error: --train_vae uses one process") == 1
+    assert "exitcode  : 2 " in result.stderr
+    assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+# --- Without a launch ---
+
+
+class Alone(Processes):
+    """One of several, whose sums and exchanges stay its own."""
+
+    def add_up(self, tensor):
+        return tensor
+
+    def share_gradients(self, module):
+        return module
+
+
+@pytest.mark.parametrize(("count", "size"), [(12, 1), (12, 3), (10, 3), (2, 3), (0, 2)])
+def test_shares_are_even_and_cover_everything(count, size):
+    shares = [range(count)[Processes(rank, size).share(count)] for rank in range(size)]
+    assert [i for share in shares for i in share] == list(range(count))
+    lengths = [len(share) for share in shares]
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_a_global_batch_is_drawn_and_sliced():
+    whole, num_hidden = make_stage(train=token_set(views=4), batch_size=10)._draw_batch(7)
+    parts = []
+    for rank in range(3):
+        stage = make_stage(train=token_set(views=4), batch_size=10, processes=Alone(rank, 3))
+        batches, hidden_in_all = stage._draw_batch(7)
+        assert hidden_in_all == num_hidden
+        parts += batches
+    for field in ("inputs", "labels", "targets"):
+        together = torch.cat([getattr(part, field) for part in parts])
+        assert together.equal(getattr(whole[0], field)), field
+
+
+def test_validation_counts_every_image_once():
+    alone = make_stage()
+    chosen, labels = np.arange(40), alone.validation_tokens.labels.astype(np.int64)
+    expected = alone._validation_sums(chosen, labels)
+    total = 0
+    for rank in range(3):
+        share = Processes(rank, 3).share(40)
+        total = total + alone._validation_sums(chosen[share], labels[share])
+    assert total[1:].equal(expected[1:])  # counts
+    torch.testing.assert_close(total, expected)
+
+
+def test_dropout_differs_between_processes():
+    losses = set()
+    for rank in range(2):
+        stage = make_stage(dropout=0.5, processes=Alone(rank, 2))
+        stage.processes = Alone(rank, 1)  # the whole batch in each: nothing else can differ
+        losses.add(stage.train_step(0)["loss"].item())
+    assert len(losses) == 2
+
+
+def test_a_launcher_is_recognised(monkeypatch):
+    assert launched_processes() == Processes()
+    for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert launched_processes() == Processes(5, 8, 1)
+    with pytest.raises(UserError, match="MASTER_ADDR"):
+        Processes(5, 8, 1).connected(torch.device("cpu")).__enter__()
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(UserError, match="RANK=first in the environment is no number"):
+        launched_processes()
+
+
+def test_processes_need_gpus_of_their_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert Processes(3, 4, 1).own_device(gpu) == torch.device("cuda:1")
+    # torch.cuda.set_device takes no device without an index.
+    assert Processes().own_device(gpu) == torch.device("cuda:0")
+    assert Processes().own_device(torch.device("cuda:1")) == torch.device("cuda:1")
+    assert Processes(1, 4, 3).own_device(cpu) == cpu
+    with pytest.raises(UserError, match="there are 2"):
+        Processes(2, 4, 2).own_device(gpu)
+    with pytest.raises(UserError, match="`device` cuda:0"):
+        Processes(1, 4, 1).own_device(torch.device("cuda:0"))
+
+
+def test_a_mistake_is_told_by_the_main_process(monkeypatch, capsys):
+    waited = []
+    monkeypatch.setattr(
+        "utils.launch.time.sleep", lambda seconds: waited.append(capsys.readouterr())
+    )
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stop:
+        main(["--train", "--batch_size", "none"])
+    assert stop.value.code == 2
+    assert waited == [("", "")]  # nothing was said until then
+    assert "--batch_size" in capsys.readouterr().err
+
+
+def test_more_processes_than_images_in_a_step():
+    Processes(size=3).check_share(3)
+    with pytest.raises(UserError, match="2 images"):
+        Processes(size=3).check_share(2)
+
+
+def test_the_tokens_of_a_share_come_in_the_images_order():
+    images, blocks = Images(count=11), []
+    for rank in range(3):
+        processes = Processes(rank, 3)
+        encoding = _Encoding(images, None, 2, 0, processes)
+        blocks.append([encoding._share(range(s, min(s + 6, 11))) for s in (0, 6)])
+    whole = [list(chain(*shares)) for shares in zip(*blocks, strict=True)]
+    assert whole == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 10]]

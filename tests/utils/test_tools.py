@@ -1,0 +1,271 @@
+"""The small tools: files, locks, images, seeds, devices, averages."""
+
+import errno
+import json
+import logging
+import os
+import stat
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from data.generated import write_npz, write_pngs
+from training.ema import EMA
+from utils import files
+from utils.device import choose_device, choose_precision
+from utils.errors import UserError, is_out_of_memory
+from utils.files import (
+    atomic_write,
+    exclusive_lock,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    write_json_atomic,
+)
+from utils.pictures import from_uint8, save_grid, save_png, tile, to_uint8
+from utils.progress import set_up_logging
+from utils.seeding import derive_seed, rng
+
+
+def test_a_write_that_fails_leaves_the_previous_file(tmp_path):
+    path = tmp_path / "a.json"
+    write_json_atomic(path, {"a": 1})
+
+    def fail():
+        with atomic_write(path) as file:
+            file.write(b"half")
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*a\.json: No space left on device"):
+        write_json_atomic(tmp_path / "a.json", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_the_dead_alone_are_deleted(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    names = {number: f".model.pt.{number}.partial" for number in (dead.pid, os.getppid())}
+    for name in (*names.values(), ".model.pt.x.partial", "model.pt"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {names[os.getppid()], "model.pt"}
+
+
+def test_damaged_json_is_named(tmp_path):
+    assert read_json(tmp_path / "none.json") == {}
+    (tmp_path / "bad.json").write_text("[1")
+    with pytest.raises(UserError, match=r"bad\.json is damaged"):
+        read_json(tmp_path / "bad.json")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/folder"):
+        make_folder(tmp_path / "file" / "folder")
+
+
+def test_the_kernel_releases_a_lock_when_its_owner_is_killed(tmp_path):
+    lock = tmp_path / "lock"
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from utils.files import exclusive_lock\n"
+        "with exclusive_lock(Path(sys.argv[1]), 'taken'):\n"
+        "    print('held', flush=True); sys.stdin.read()\n"
+    )
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(lock)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root},
+    ) as owner:  # fmt: skip
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="taken"), exclusive_lock(lock, "taken"):
+            pass
+        owner.kill()
+        owner.wait()
+    with exclusive_lock(lock, "taken"):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_told_and_used(monkeypatch, tmp_path, caplog, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with exclusive_lock(tmp_path / "lock", "taken"):
+        assert "cannot be locked" in caplog.text
+    assert (tmp_path / "lock").read_bytes() == b""  # a soft lock would leave its owner here
+
+
+def test_a_lock_excludes_other_holders_in_this_process(tmp_path):
+    lock = tmp_path / "lock"
+    for _ in range(2):
+        with exclusive_lock(lock, "taken"):
+            with pytest.raises(UserError, match="taken"), exclusive_lock(lock, "taken"):
+                pass
+            with pytest.raises(UserError, match="taken"), exclusive_lock(lock, "taken"):
+                pass  # the refused one has released nothing
+        assert list(tmp_path.iterdir()) == [lock]
+
+
+@pytest.mark.filterwarnings("ignore:This process")  # a fork of a process with threads
+def test_a_forked_process_neither_keeps_nor_releases_a_lock(tmp_path):
+    lock = tmp_path / "lock"
+    with exclusive_lock(lock, "taken"):
+        go_on, wait = os.pipe()
+        ended, orphan = os.fork(), os.fork()
+        if not ended:
+            os._exit(0)
+        if not orphan:
+            os.close(wait)
+            os.read(go_on, 1)
+            os._exit(0)
+        os.waitpid(ended, 0)
+        with pytest.raises(UserError, match="taken"), exclusive_lock(lock, "taken"):
+            pass
+    with exclusive_lock(lock, "taken"):
+        pass
+    os.close(wait)
+    os.waitpid(orphan, 0)
+
+
+def test_a_lock_that_cannot_be_made_is_named(tmp_path):
+    with pytest.raises(UserError, match="absent"), exclusive_lock(tmp_path / "absent/lock", ""):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_disk_that_cannot_flush_folders_is_used(monkeypatch, tmp_path, number):
+    flush = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        flush(descriptor)
+
+    monkeypatch.setattr("os.fsync", refuse)
+    wrong = number == errno.EIO
+    with pytest.raises(UserError, match="Input/output") if wrong else nullcontext():
+        write_json_atomic(tmp_path / "a.json", {"a": 1})
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+
+
+def test_messages_are_rewritten_before_they_are_shown(capsys, monkeypatch):
+    root = logging.getLogger()
+    level = root.level
+    monkeypatch.setattr(root, "handlers", [])
+    set_up_logging(rewrite=lambda message: message.replace("`lr`", "--lr"))
+    logging.getLogger("anything").info("see %s", "`lr`")
+    root.setLevel(level)
+    assert capsys.readouterr().out == "see --lr\n"
+
+
+def test_bytes_and_floats_round_trip():
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    images = from_uint8(levels)
+    assert images.min() == -1
+    assert images.max() == 1
+    assert (to_uint8(images)[0, :, :, 0] == levels[0, 0].numpy()).all()
+    assert to_uint8(torch.tensor([[[[-9.0, 9.0]]]])).ravel().tolist() == [0, 255]
+
+
+def test_pngs_keep_grey_and_colour(tmp_path):
+    for channels, mode in ((1, "L"), (3, "RGB")):
+        image = np.random.default_rng(0).integers(0, 256, (5, 4, channels)).astype(np.uint8)
+        save_png(tmp_path / "a.png", image)
+        with Image.open(tmp_path / "a.png") as stored:
+            assert stored.mode == mode
+            assert (np.asarray(stored).reshape(image.shape) == image).all()
+
+
+def test_a_sheet_has_every_image_in_its_cell(tmp_path):
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(3, 1).repeat(4, 2)
+    sheet = tile(images, columns=2, padding=1)
+    assert sheet.shape == (3 * 4 + 1, 2 * 5 + 1, 1)
+    for index in range(5):
+        top, left = 1 + index // 2 * 4, 1 + index % 2 * 5
+        assert (sheet[top : top + 3, left : left + 4] == index).all()
+    assert (sheet[9:12, 6:10] == 255).all()
+    save_grid(tmp_path / "grid.png", images)
+    with Image.open(tmp_path / "grid.png") as stored:
+        assert stored.size[0] > 3 * 60  # small images are enlarged
+
+
+def test_samples_on_disk(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3)).astype(np.uint8)
+    labels = np.arange(7)
+    blocks = [(images[:3], labels[:3]), (images[3:6], labels[3:6]), (images[6:], labels[6:])]
+    (tmp_path / "png").mkdir()
+    (tmp_path / "png" / "000099.png").write_text("of an earlier run")
+    kept = write_npz(tmp_path / "a.npz", write_pngs(tmp_path / "png", blocks), 7, "test", keep=4)
+    assert (kept == images[:4]).all()
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as stored:
+        assert (stored["arr_0"] == images).all()
+        assert (stored["arr_1"] == labels).all()
+    assert len(list((tmp_path / "png").iterdir())) == 7
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "png"]
+
+
+def test_randomness_is_a_function_of_seed_purpose_and_indices():
+    def draw(*key):
+        return rng(*key).random(4).tolist()
+
+    assert draw(0, "masks", 3) == draw(0, "masks", 3)
+    keys = [(0, "masks", 3), (1, "masks", 3), (0, "views", 3), (0, "masks", 4), (0, "masks")]
+    assert len({tuple(draw(*key)) for key in keys}) == len(keys)
+    assert 0 <= derive_seed(5, "dropout", 1, 2) < 2**63
+
+
+def test_averaging_starts_quickly_and_copies_buffers():
+    module = nn.BatchNorm1d(2)
+    average = EMA(module, decay=0.9)
+    with torch.no_grad():
+        module.weight.fill_(3)
+        module.running_mean.fill_(7)
+    average.update(module, 0)  # decay 1 / 10
+    assert average.module.weight.tolist() == pytest.approx([0.1 + 0.9 * 3] * 2)
+    assert average.module.running_mean.tolist() == [7, 7]
+    assert not average.module.training
+    assert not average.module.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("GET was unable to find an engine to execute this computation", True),
+        ("Expected all tensors to be on the same device", False),
+    ],
+)
+def test_a_full_memory_is_recognised(text, expected):
+    assert is_out_of_memory(RuntimeError(text)) is expected
+
+
+def test_devices_and_precisions():
+    cpu = choose_device("cpu")
+    assert choose_precision("fp32", cpu) == torch.float32
+    assert choose_precision("bf16", cpu) == torch.bfloat16
+    assert choose_precision("auto", cpu) in (torch.float32, torch.bfloat16)
+    for name in ("tpu", "cuda:99", "cuda:x", "cpu:1"):
+        with pytest.raises(UserError, match=name):
+            choose_device(name)

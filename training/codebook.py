@@ -1,0 +1,147 @@
+"""Keeps all codes of the codebook in use.
+
+Without this, most codes of a VQ-GAN are never chosen, get no gradient and stay unused ("collapse").
+So the codes start at encoder outputs, and a dead code, which is hardly used, is moved to an encoder
+output, as in Dhariwal et al. 2020 (Jukebox).
+
+Axes: N encoder outputs, K codes, D width of a code.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.vqgan.quantizer import VectorQuantizer, count_codes, nearest_codes
+from utils.device import send
+
+USAGE_DECAY = 0.99  # decay per step of the running mean of a code's usage
+FIRST_ROUNDS = 10  # how often unused codes are moved at the start
+
+
+def draw_order(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Order things as a weighted draw without replacement takes them.
+
+    The method is that of Efraimidis and Spirakis 2006: sort by log(u) / weight.
+
+    Args:
+        weights: (N,), not negative.
+        uniform: (N,) in [0, 1), the randomness.
+
+    Returns:
+        int64 (N,), a permutation; what has weight 0 comes last.
+    """
+    return (uniform.log() / weights).argsort(descending=True, stable=True)
+
+
+class CodebookCare:
+    """Counts how codes are used and moves dead ones to a new place.
+
+    Attributes:
+        usage: float (K,), running mean of how often each code is chosen; 1 is the average code.
+    """
+
+    def __init__(
+        self,
+        quantizer: VectorQuantizer,
+        averaged: VectorQuantizer,
+        optimizer: torch.optim.Optimizer,
+        revive_below: float,
+    ) -> None:
+        """Watch a codebook.
+
+        Args:
+            quantizer: the codebook that is trained.
+            averaged: its moving average; a revived code is copied there.
+            optimizer: the one that trains it; the moments of a revived code are set to 0.
+            revive_below: a code is dead if its usage is below this.
+        """
+        self.quantizer, self.averaged, self.optimizer = quantizer, averaged, optimizer
+        self.revive_below = revive_below
+        self.usage = torch.ones(len(quantizer.codes), device=quantizer.embedding.weight.device)
+
+    @torch.no_grad()
+    def initialise(self, vectors: Tensor, generator: np.random.Generator) -> None:
+        """Put the codes on encoder outputs, spread so that the codes are used.
+
+        Args:
+            vectors: encoder outputs, float32 (N, D).
+            generator: the randomness.
+        """
+        codes = torch.zeros_like(self.quantizer.codes)
+        unused = torch.ones_like(self.usage, dtype=torch.bool)
+        for _ in range(FIRST_ROUNDS):
+            tokens = nearest_codes(vectors, codes)
+            drawn = _draw(unused, vectors, codes[tokens], generator)
+            codes = torch.where(unused[:, None], drawn, codes)
+            unused = count_codes(nearest_codes(vectors, codes), len(codes)) == 0
+        self._write(self.quantizer, codes)
+        self._write(self.averaged, codes)
+
+    @torch.no_grad()
+    def count(self, tokens: Tensor) -> None:
+        """Update `usage` with the tokens of a step, int64 of any shape."""
+        counts = count_codes(tokens, len(self.usage))
+        self.usage.lerp_(counts * (len(self.usage) / tokens.numel()), 1 - USAGE_DECAY)
+
+    @torch.no_grad()
+    def revive(
+        self, vectors: Tensor, tokens: Tensor, generator: np.random.Generator, allowed: Tensor
+    ) -> None:
+        """Move dead codes to encoder outputs, preferring those that are far from their code.
+
+        Args:
+            vectors: encoder outputs, float32 (N, D).
+            tokens: their codes, int64 (N,).
+            generator: the randomness.
+            allowed: bool scalar on the device; nothing is moved if it is False.
+        """
+        # Move the codes, in the trained codebook and in its average.
+        codes = self.quantizer.codes
+        dead = (self.usage < self.revive_below) & allowed  # (K,)
+        drawn = _draw(dead, vectors, codes[tokens], generator)
+        column = dead[:, None]
+        self._write(self.quantizer, torch.where(column, drawn, codes))
+        self._write(self.averaged, torch.where(column, drawn, self.averaged.codes))
+        # Count a moved code as the average code: it needs time before it is judged again.
+        self.usage.copy_(torch.where(dead, 1.0, self.usage))
+        # The moments belong to the old place.
+        rows = self._rows(self.quantizer)
+        for moment in self._moments():
+            moment[rows] = torch.where(column, 0.0, moment[rows])
+
+    def _moments(self) -> list[Tensor]:
+        """The optimiser's two moments of the codebook."""
+        state = self.optimizer.state[self.quantizer.embedding.weight]
+        return [state[name] for name in ("exp_avg", "exp_avg_sq")]
+
+    def _write(self, quantizer: VectorQuantizer, codes: Tensor) -> None:
+        """Set the codes (K, D) of a quantiser."""
+        quantizer.embedding.weight[self._rows(quantizer)] = codes
+
+    @staticmethod
+    def _rows(quantizer: VectorQuantizer) -> Tensor | slice:
+        """Find the K codes among the rows of the codebook."""
+        return slice(None) if quantizer.used is None else quantizer.used
+
+
+def _draw(dead: Tensor, vectors: Tensor, codes: Tensor, generator: np.random.Generator) -> Tensor:
+    """Draw a new place for each dead code among the encoder outputs, by squared distance.
+
+    This is the draw of k-means++: where outputs lie close together there are codes already, and a
+    dead code helps most elsewhere. Nothing here waits for the device.
+
+    Args:
+        dead: bool (K,).
+        vectors: encoder outputs, float32 (N, D).
+        codes: the code that each output is quantised to, (N, D).
+        generator: the randomness.
+
+    Returns:
+        (K, D), rows of `vectors`; different ones for dead codes if N is large enough.
+    """
+    uniform = torch.from_numpy(generator.random(len(vectors), dtype=np.float32))
+    squared_error = (vectors - codes).square().sum(1)  # (N,)
+    order = draw_order(squared_error, send(uniform, vectors.device))
+    # The first dead code takes the first of the order, the next one the second, and so on.
+    rank = (dead.cumsum(0) - 1).clamp_min(0) % len(vectors)  # (K,)
+    return vectors[order[rank]]

@@ -1,0 +1,154 @@
+"""The settings of training with their defaults, which are also those of the command line.
+
+This file imports nothing slow, because the command line reads it before it can show its help.
+"""
+
+from dataclasses import dataclass
+
+from models.vqgan.config import VQGANConfig
+from utils.errors import FieldError
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The settings of stage 2, which trains the transformer.
+
+    Attributes:
+        epochs: passes over the training tokens.
+        batch_size: images of one optimiser step, over all processes.
+        lr: peak learning rate of AdamW.
+        betas: betas of AdamW.
+        weight_decay: weight decay of AdamW, on the weights of linear layers only.
+        warmup_epochs: epochs of linear warm-up, at most a tenth of the run; a cosine decay to 0
+            follows.
+        label_drop: share of the images that are trained without their class, in [0, 1].
+        schedule: mask schedule; a key of MASK_SCHEDULES.
+        label_smoothing: label smoothing of the cross-entropy, in [0, 1).
+        grad_clip: largest norm of the whole gradient; 0 turns clipping off.
+        grad_accum: number of parts in which a batch is computed, one after the other.
+        ema_decay: decay of the averaged weights; 0 makes them equal to the raw weights.
+        seed: seed of all random numbers.
+    """
+
+    epochs: int = 100
+    batch_size: int = 256
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    warmup_epochs: int = 10
+    label_drop: float = 0.1
+    schedule: str = "arccos"
+    label_smoothing: float = 0.1
+    grad_clip: float = 1.0
+    grad_accum: int = 1
+    ema_decay: float = 0.999
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class VQGANTrainingConfig:
+    """The settings of stage 1, which trains the VQ-GAN.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images of one optimiser step.
+        lr: peak learning rate of both optimisers (autoencoder and discriminator).
+        betas: betas of both optimisers; taming's values.
+        warmup_epochs: epochs of linear warm-up, at most a tenth of the run; a cosine decay to 0
+            follows.
+        grad_accum: number of parts in which a batch is computed, one after the other.
+        ema_decay: decay of the averaged weights, which are validated and published.
+        codebook_weight: weight of the codebook loss.
+        perceptual_weight: weight of LPIPS; 0 needs no VGG.
+        perceptual_vgg: file with torchvision's VGG16 weights; None downloads them.
+        disc_start: first step with the discriminator.
+        disc_weight: factor on the adaptive weight of the adversarial loss; 0 needs no
+            discriminator.
+        disc_channels: channels of the discriminator's first layer.
+        disc_layers: strided convolutions of the discriminator; None chooses by the image size.
+        revive_every: steps between two searches for dead codes; 0 never searches.
+        revive_below: a code is dead if it is used less than this share of the average code.
+        seed: seed of all random numbers.
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    lr: float = 5e-4
+    betas: tuple[float, float] = (0.5, 0.9)
+    warmup_epochs: float = 1.0
+    grad_accum: int = 1
+    ema_decay: float = 0.999
+    codebook_weight: float = 1.0
+    perceptual_weight: float = 1.0
+    perceptual_vgg: str | None = None
+    disc_start: int = 10_000
+    disc_weight: float = 0.8
+    disc_channels: int = 64
+    disc_layers: int | None = None
+    revive_every: int = 100
+    revive_below: float = 0.05
+    seed: int = 0
+
+    def discriminator_layers(self, image_size: int) -> int:
+        """Return the number of strided convolutions of the discriminator.
+
+        With 1, 2 or 3 of them its patches are 16, 34 or 70 pixels wide. The default is the largest
+        number whose patch is not much wider than the image, at most taming's 3.
+        """
+        if self.disc_layers is not None:
+            return self.disc_layers
+        return 1 if image_size < 32 else 2 if image_size < 64 else 3
+
+    def validate(self, architecture: VQGANConfig) -> None:
+        """Check the settings, also against the shape of the VQ-GAN.
+
+        Raises:
+            FieldError: naming the first field with a wrong value, and what would work.
+        """
+        for name in ("epochs", "batch_size", "grad_accum", "disc_channels"):
+            if getattr(self, name) < 1:
+                raise FieldError(_own(name), getattr(self, name), "must be at least 1")
+        for name in ("lr", "codebook_weight", "perceptual_weight", "disc_weight", "disc_start"):
+            if getattr(self, name) < 0:
+                raise FieldError(_own(name), getattr(self, name), "must not be negative")
+        if self.perceptual_weight and architecture.image_channels not in (1, 3):
+            raise FieldError(
+                "perceptual_weight",
+                self.perceptual_weight,
+                f"the perceptual loss takes grey or colour images, not "
+                f"{architecture.image_channels} channels; use 0",
+            )
+        layers = self.discriminator_layers(architecture.image_size)
+        smallest = 3 * 2**layers
+        if self.disc_weight and (layers < 1 or architecture.image_size < smallest):
+            raise FieldError(
+                "disc_weight",
+                self.disc_weight,
+                f"a discriminator with {layers} strided layer(s) needs images of at least "
+                f"{smallest} pixels, not {architecture.image_size}; use 0",
+            )
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """The settings of the training loop.
+
+    Attributes:
+        epochs: epochs of the whole run.
+        images_per_step: images of one optimiser step, over all processes; for the rates in the log.
+        save_every_epochs: epochs between two previews and checkpoints. The last epoch always ends
+            with both.
+        save_every_minutes: longest time between two saved states.
+        keep_checkpoints: number of checkpoints that are also kept with their step in the name.
+    """
+
+    epochs: int
+    images_per_step: int
+    save_every_epochs: int = 20
+    save_every_minutes: float = 10.0
+    keep_checkpoints: int = 0
+
+
+def _own(name: str) -> str:
+    """Name a field that other configs have too, for a FieldError."""
+    return f"VQGANTrainingConfig.{name}"

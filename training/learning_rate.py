@@ -1,0 +1,55 @@
+"""The learning rate as a function of the step."""
+
+import math
+from dataclasses import dataclass
+
+
+def warmup_cosine(step: int, total_steps: int, warmup_steps: int) -> float:
+    """Compute the factor on the peak learning rate: linear warm-up, then half a cosine down to 0.
+
+    Args:
+        step: optimiser step, from 0 to total_steps - 1.
+        total_steps: length of the run in steps.
+        warmup_steps: steps until the factor is 1; 0 starts at 1.
+
+    Returns:
+        A factor in (0, 1]. Neither the first step of a warm-up nor the last step of the run has
+        the factor 0, so that no step is wasted.
+    """
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def capped_warmup(warmup_epochs: float, epochs: int) -> float:
+    """Limit a warm-up, in epochs, to a tenth of the run, so that short runs reach their peak."""
+    return min(warmup_epochs, epochs / 10)
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The rate of every step of a run: capped warm-up, then cosine decay over the whole run.
+
+    Attributes:
+        peak: the highest rate.
+        epochs: epochs of the run.
+        warmup_epochs: epochs of warm-up before it is capped.
+        steps_per_epoch: optimiser steps of an epoch.
+    """
+
+    peak: float
+    epochs: int
+    warmup_epochs: float
+    steps_per_epoch: int
+
+    def __call__(self, step: int, epochs: int | None = None) -> float:
+        """Compute the rate of a step.
+
+        Args:
+            step: optimiser step, from 0.
+            epochs: another number of epochs, to compare; None takes the run's own.
+        """
+        epochs = epochs or self.epochs
+        warmup = capped_warmup(self.warmup_epochs, epochs) * self.steps_per_epoch
+        return self.peak * warmup_cosine(step, epochs * self.steps_per_epoch, round(warmup))

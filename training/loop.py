@@ -1,0 +1,346 @@
+"""The training loop of both stages.
+
+A stage can make a step, validate itself and save itself. The loop decides when: it counts steps and
+epochs, logs metrics, shows progress, saves, stops on signals and checks that the loss is finite. It
+waits for the device only when it logs or saves.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from training.config import LoopConfig, TrainingConfig, VQGANTrainingConfig
+from training.learning_rate import LearningRate
+from training.run_folder import RunFolder
+from training.tracking import Tracker
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.errors import UserError, one_line
+from utils.plain import from_plain
+from utils.processes import ALONE, Processes
+from utils.progress import progress_bar
+from utils.signals import StopRequest, exit_code, stop_on_signals
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY = 50  # steps between two rows of metrics
+MAX_SKIPPED = 10  # so many steps in a row without a finite gradient end the run
+
+
+class Stage(Protocol):
+    """A network in training with its data and optimisers, as the loop sees it.
+
+    Attributes:
+        name: "vqgan" or "maskgit": the kind of its checkpoint and part of its file names.
+        steps_per_epoch: optimiser steps of one epoch.
+        learning_rate: the learning rate of each step.
+        previews_are_generated: whether previews show generated images only. They may then leave the
+            machine.
+    """
+
+    name: str
+    steps_per_epoch: int
+    learning_rate: LearningRate
+    previews_are_generated: bool
+
+    @property
+    def training(self) -> TrainingConfig | VQGANTrainingConfig:
+        """The settings of the training."""
+
+    def train_step(self, step: int) -> dict[str, Tensor]:
+        """Make an optimiser step.
+
+        Args:
+            step: its number, from 0.
+
+        Returns:
+            Metrics by name, scalars on the device. One is "loss". One is "skipped": 1 if the loss
+            or the gradient was not finite, and the weights must then be unchanged. If the loss is
+            finite, all metrics are finite.
+        """
+
+    def validate(self) -> dict[str, float]:
+        """Measure the averaged weights on the validation split; one of the metrics is "loss"."""
+
+    def preview(self, path: Path) -> None:
+        """Write a picture that shows what the averaged weights can do."""
+
+    def checkpoint(self, step: int) -> dict[str, Any]:
+        """Return the contents of a checkpoint after `step` steps."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state from which training continues bit for bit."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+
+
+@dataclass
+class Position:
+    """How far a run has come; it is saved with the state.
+
+    Attributes:
+        step: optimiser steps made.
+        best_loss: lowest validation loss so far.
+        wandb_id: id of the run at Weights & Biases; None without one.
+        sums: sum of each metric since the last row of metrics, with its number of steps. With them
+            a resumed run writes the same rows as an uninterrupted one.
+    """
+
+    step: int = 0
+    best_loss: float = math.inf
+    wandb_id: str | None = None
+    sums: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+
+    def validate(self) -> None:
+        """Check values that come from a file.
+
+        Raises:
+            ValueError, TypeError or AttributeError: if no run can have this position.
+        """
+        if self.step < 0 or math.isnan(self.best_loss):
+            raise ValueError(f"step {self.step}, best loss {self.best_loss}")
+        for name, (total, count) in self.sums.items():
+            if not isinstance(count, int) or total.shape != () or not total.isfinite():
+                raise ValueError(f"sum of {name} {total!r} over {count!r} steps")
+
+
+def load_state(stage: Stage, run: RunFolder) -> Position:
+    """Load the last saved state of a run into a stage.
+
+    Returns:
+        Where the run was then.
+
+    Raises:
+        UserError: if the state cannot be read or does not belong to this stage.
+    """
+    path = run.resume_state(stage.name)
+    state = load_checkpoint(path, f"{stage.name}-resume")
+    try:
+        stage.load_state_dict(state["stage"])
+        position = from_plain(Position, state["position"])
+        position.validate()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} does not fit this run: {one_line(error)}") from error
+    return position
+
+
+def train_loop(
+    stage: Stage,
+    config: LoopConfig,
+    run: RunFolder,
+    tracker: Tracker,
+    position: Position,
+    processes: Processes = ALONE,
+) -> None:
+    """Train a stage from `position` to the end of its last epoch.
+
+    Args:
+        stage: what is trained; its losses are the same in every process.
+        config: settings of the loop.
+        run: the run folder; only the main process writes in it.
+        tracker: takes the metrics.
+        position: where to start; it is updated in place.
+        processes: this process among those that train together.
+
+    Raises:
+        SystemExit: with 143, 130 or 129 after a signal, when the state has been saved.
+        UserError: if the loss is not finite, or a file cannot be written.
+    """
+    meter = _Meter(position.sums)
+    _Loop(stage, config, run, tracker, position, processes, meter).train()
+
+
+@dataclass
+class _Loop:
+    """The parts of `train_loop`, which share its arguments."""
+
+    stage: Stage
+    config: LoopConfig
+    run: RunFolder
+    tracker: Tracker
+    position: Position
+    processes: Processes
+    meter: "_Meter"
+    last_save: float = field(default_factory=time.monotonic)
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.config.epochs * self.stage.steps_per_epoch
+
+    def train(self) -> None:
+        """Make all remaining steps, and log and save in between."""
+        stage, position, images = self.stage, self.position, self.config.images_per_step
+        title, done = f"training {stage.name}", position.step * images
+        with (
+            stop_on_signals(may_repeat=self.processes.size > 1) as stop,
+            progress_bar(title, self.total * images, done, "image", unit_scale=True) as bar,
+        ):
+            if position.step == 0 and self.processes.is_main:
+                # A run always has a state. A checkpoint without one is a finished model.
+                self._save_state()
+            while position.step < self.total:
+                self.meter.add(stage.train_step(position.step), images, position.step)
+                position.step += 1
+                bar.update(images)
+                epoch_ends = position.step % stage.steps_per_epoch == 0
+                if position.step % LOG_EVERY == 0 or epoch_ends:
+                    self._log_numbers(bar)
+                if epoch_ends:
+                    self._end_epoch()
+                self._save_or_stop(stop)
+
+    def _log_numbers(self, bar: tqdm) -> None:
+        """Log the means of the metrics since the last time."""
+        step = self.position.step
+        numbers = self.meter.take()
+        numbers["train/lr"] = self.stage.learning_rate(step - 1)
+        self.tracker.log(numbers, step)
+        bar.set_postfix(loss=f"{numbers['train/loss']:.4f}")
+
+    def _end_epoch(self) -> None:
+        """Validate and log the result; at a save point write checkpoint and preview."""
+        # Validate.
+        stage, position, last = self.stage, self.position, self.meter.last
+        validation = stage.validate()
+        position.best_loss = min(position.best_loss, validation["loss"])
+        numbers = {f"val/{name}": value for name, value in validation.items()}
+        self.tracker.log(numbers, position.step)
+        # Log.
+        shown = "  ".join(f"val {name} {value:.4f}" for name, value in validation.items())
+        log.info(
+            "epoch %d/%d  step %d  loss %.4f  %s  best %.4f  lr %.2e  %.0f images/s",
+            position.step // stage.steps_per_epoch,
+            self.config.epochs,
+            position.step,
+            last["train/loss"],
+            shown,
+            position.best_loss,
+            stage.learning_rate(position.step - 1),
+            last["train/images_per_second"],
+        )
+        # Write checkpoint and preview.
+        if self.processes.is_main and self._is_save_point():
+            _publish(stage, self.run, position.step, self.config.keep_checkpoints)
+            picture = self.run.preview(stage.name, position.step)
+            stage.preview(picture)
+            if stage.previews_are_generated:
+                self.tracker.log_image("samples", picture, position.step)
+        self.meter.restart_clock()
+
+    def _save_or_stop(self, stop: StopRequest) -> None:
+        """Save the state when it is due; after a signal to any process, save and end them all."""
+        # All processes must decide alike, also if only one got a signal or finds it late.
+        is_late = time.monotonic() - self.last_save > 60 * self.config.save_every_minutes
+        signal_number, overdue = self.processes.largest(stop.signal_number, is_late)
+        if signal_number or overdue or self._is_save_point():
+            self.meter.check()
+            if self.processes.is_main:
+                self._save_state()
+            self.processes.wait()
+            self.last_save = time.monotonic()
+        if signal_number:
+            log.info(
+                "stopped by a signal after step %d of %d; the state is saved in %s (go on with "
+                "`resume`)",
+                self.position.step,
+                self.total,
+                self.run.path,
+            )
+            raise SystemExit(exit_code(signal_number))
+
+    def _is_save_point(self) -> bool:
+        """Return whether checkpoint, preview and state are written after this step."""
+        epoch, rest = divmod(self.position.step, self.stage.steps_per_epoch)
+        is_last = epoch == self.config.epochs
+        return rest == 0 and (epoch % self.config.save_every_epochs == 0 or is_last)
+
+    def _save_state(self) -> None:
+        """Write the state that `load_state` reads."""
+        name = self.stage.name
+        contents = {"position": vars(self.position).copy(), "stage": self.stage.state_dict()}
+        save_checkpoint(self.run.resume_state(name), f"{name}-resume", contents)
+
+
+def _publish(stage: Stage, run: RunFolder, step: int, keep: int) -> None:
+    """Write the checkpoint, and keep the last `keep` ones with their step in the name.
+
+    The oldest is deleted last, so that at least `keep` complete ones exist at every moment.
+    """
+    contents = stage.checkpoint(step)
+    if keep:
+        save_checkpoint(run.kept(stage.name, step), stage.name, contents)
+    save_checkpoint(run.published(stage.name), stage.name, contents)
+    if keep:
+        for old in run.all_kept(stage.name)[:-keep]:
+            old.unlink()
+
+
+class _Meter:
+    """Adds up a stage's metrics on its device, until `take` returns their means.
+
+    Attributes:
+        last: the means that `take` returned last.
+    """
+
+    def __init__(self, sums: dict[str, tuple[Tensor, int]]) -> None:
+        """Start with `Position.sums`, which is changed in place."""
+        self.last: dict[str, float] = {}
+        self._sums = sums
+        self._images = 0
+        self._bad_step: Tensor | None = None
+        self._skipped: Tensor | int = 0  # steps in a row
+        self._since = time.monotonic()
+
+    def add(self, metrics: Mapping[str, Tensor], images: int, step: int) -> None:
+        """Add one step's metrics, without waiting for the device."""
+        for name, value in metrics.items():
+            total, count = self._sums.get(name, (0, 0))
+            self._sums[name] = (total + value.detach(), count + 1)
+        # Note the first step at which the loss, or too many gradients in a row, are not finite.
+        loss = metrics["loss"].detach()
+        if self._bad_step is None:
+            self._bad_step = torch.full((), -1, device=loss.device)
+        self._skipped = torch.where(metrics["skipped"] > 0, self._skipped + 1, 0)
+        is_bad = ~loss.isfinite() | (self._skipped >= MAX_SKIPPED)
+        is_first_bad = (self._bad_step < 0) & is_bad
+        self._bad_step = torch.where(is_first_bad, step, self._bad_step)
+        self._images += images
+
+    def check(self) -> None:
+        """Wait for the device and check that the run still learns.
+
+        Raises:
+            UserError: if a loss, or MAX_SKIPPED gradients in a row, were not finite.
+        """
+        bad_step = -1 if self._bad_step is None else int(self._bad_step.item())
+        if bad_step >= 0:
+            raise UserError(
+                f"the loss, or {MAX_SKIPPED} gradients in a row, became NaN or infinite at step "
+                f"{bad_step}; the last saved state is good and intact, but the options led here: "
+                "start another `run_name` with a lower learning rate, a longer warm-up or "
+                "`precision` fp32"
+            )
+
+    def take(self) -> dict[str, float]:
+        """Return the means since the last call under "train/<name>"; waits for the device."""
+        self.check()
+        elapsed = time.monotonic() - self._since
+        self.last = {f"train/{k}": v.item() / count for k, (v, count) in self._sums.items()}
+        self.last["train/images_per_second"] = self._images / max(elapsed, 1e-9)
+        self._sums.clear()
+        self.restart_clock()
+        return dict(self.last)
+
+    def restart_clock(self) -> None:
+        """Start the clock of the next rate now, so that it does not count validation and saving."""
+        self._images = 0
+        self._since = time.monotonic()

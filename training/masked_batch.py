@@ -1,0 +1,46 @@
+"""The input of the transformer in a training step: tokens, some of them hidden.
+
+Axes: B images, L tokens of an image, N hidden tokens.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from data.token_set import send_array
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    """The images of a step, or of a part of it, with their hidden tokens.
+
+    Attributes:
+        inputs: int64 (B, L), with the mask token at hidden positions.
+        labels: int64 (B,), the null class for a dropped label.
+        hidden: int64 (N,), indices of the hidden ones of the B * L positions.
+        targets: int64 (N,), the tokens at these positions.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    hidden: Tensor
+    targets: Tensor
+
+
+def hide(tokens: Tensor, labels: np.ndarray, masks: np.ndarray, mask_token: int) -> MaskedBatch:
+    """Make a batch with the mask token wherever the mask is True.
+
+    Args:
+        tokens: int64 (B, L), on the device of the batch.
+        labels: int64 (B,), classes or the null class.
+        masks: bool (B, L), True where a token is hidden.
+        mask_token: id of the mask token.
+    """
+    hidden = send_array(np.flatnonzero(masks), tokens.device)
+    return MaskedBatch(
+        inputs=tokens.masked_fill(send_array(masks, tokens.device), mask_token),
+        labels=send_array(labels, tokens.device),
+        hidden=hidden,
+        targets=tokens.flatten().index_select(0, hidden),
+    )

@@ -1,0 +1,70 @@
+"""The names of the files of a run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder `<output_dir>/<run_name>` of one run.
+
+    Attributes:
+        path: the folder.
+        dataset: name of the dataset, part of the checkpoints' names.
+    """
+
+    path: Path
+    dataset: str
+
+    @property
+    def tokenizer(self) -> Path:
+        """Checkpoint of the VQ-GAN."""
+        return self.path / f"VQGAN_{self.dataset}.pt"
+
+    @property
+    def model(self) -> Path:
+        """Checkpoint of the transformer, with its tokenizer."""
+        return self.path / f"MaskGIT_{self.dataset}.pt"
+
+    def published(self, stage: str) -> Path:
+        """Name the newest checkpoint of a stage ("vqgan" or "maskgit")."""
+        return self.model if stage == "maskgit" else self.tokenizer
+
+    def kept(self, stage: str, step: int) -> Path:
+        """Name a checkpoint of an earlier step, which stays beside the newest one."""
+        newest = self.published(stage)
+        return newest.with_name(f"{newest.stem}_step_{step:07d}{newest.suffix}")
+
+    def all_kept(self, stage: str) -> list[Path]:
+        """Find all checkpoints of earlier steps, in the order of their steps."""
+        start = f"{self.published(stage).stem}_step_"
+        found = self.path.glob(f"{start}*.pt")
+        steps = {path: path.stem.removeprefix(start) for path in found}
+        numbered = [path for path in steps if steps[path].isdecimal()]
+        return sorted(numbered, key=lambda path: int(steps[path]))
+
+    @property
+    def config(self) -> Path:
+        """The settings of each stage."""
+        return self.path / "config.json"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of everything generated."""
+        return self.path / "samples"
+
+    def evaluation(self, what: str) -> Path:
+        """Name the file with the scores of "samples", of given "images" or of the "tokenizer"."""
+        return self.path / f"evaluation_{what}.json"
+
+    def resume_state(self, stage: str) -> Path:
+        """Name the file with the state from which a stage ("vqgan" or "maskgit") continues."""
+        return self.path / f"resume_{stage}.pt"
+
+    def metrics(self, stage: str) -> Path:
+        """Name the file with a stage's numbers, one JSON object per line."""
+        return self.path / ("metrics.jsonl" if stage == "maskgit" else f"metrics_{stage}.jsonl")
+
+    def preview(self, stage: str, step: int) -> Path:
+        """Name a picture that is made while a stage trains, after so many steps."""
+        return self.samples / f"{stage}_step_{step:07d}.png"

@@ -1,0 +1,240 @@
+"""Records a run's metrics: always in metrics.jsonl, and at Weights & Biases unless turned off.
+
+wandb gets the settings, the metrics and generated images. It never gets real images, paths,
+code or the state of a repository. It never asks for a login and never waits long for a network:
+without either, the run is recorded offline. If wandb fails later, the training goes on without it.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from utils.errors import UserError, one_line
+from utils.files import write_text_atomic
+
+log = logging.getLogger(__name__)
+
+WANDB_PROJECT = "MaskGIT"
+WANDB_TIMEOUT_SECONDS = 12
+WANDB_SETTINGS: dict[str, Any] = {
+    "init_timeout": WANDB_TIMEOUT_SECONDS,
+    "login_timeout": WANDB_TIMEOUT_SECONDS,
+    "disable_code": True,
+    "disable_git": True,
+    "disable_job_creation": True,
+    "save_code": False,
+    "console": "off",
+    "silent": True,
+    "x_disable_meta": True,
+    "x_disable_machine_info": True,
+}
+
+
+class Tracker(Protocol):
+    """Records the metrics and pictures of a run."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record metrics by name at an optimiser step."""
+
+    def log_image(self, name: str, path: Path, step: int) -> None:
+        """Record a generated picture that has been written to a file."""
+
+    def close(self) -> None:
+        """Flush and end the record."""
+
+
+class MetricsFile:
+    """Writes metrics to a file: one JSON object per line, each with its step.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path, from_step: int) -> None:
+        """Open the file, and remove rows that an interrupted run wrote after its last saved state.
+
+        Args:
+            path: the file; made if needed.
+            from_step: last step whose row stays.
+        """
+        self.path = path
+        kept = [row for row in _complete_rows(path) if row["step"] <= from_step]
+        write_text_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Append one row, each number with 6 digits.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
+        rounded = {name: float(f"{value:.6g}") for name, value in metrics.items()}
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **rounded}) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror or error}; the last saved state is "
+                "intact (go on with `resume`)"
+            ) from error
+
+    def log_image(self, name: str, path: Path, step: int) -> None:
+        """Do nothing: the picture is a file already."""
+
+    def close(self) -> None:
+        """Do nothing: every row was flushed when it was written."""
+
+
+class WandbTracker:
+    """A run of Weights & Biases, online if that works at once and offline otherwise.
+
+    Attributes:
+        run_id: wandb's id of the run, with which a resumed run continues it.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, config: Mapping[str, Any], run_id: str | None
+    ) -> None:
+        """Start the run; if wandb cannot, nothing is recorded and a line says so.
+
+        Args:
+            folder: where wandb keeps its files.
+            name: name of the run, for people.
+            config: settings to record; no paths.
+            run_id: id of the run to continue; None starts a new one.
+        """
+        self.run_id = run_id
+        self._wandb: Any = None
+        self._run: Any = None
+        mode = os.environ.get("WANDB_MODE") or ("online" if _has_login() else "offline")
+        for attempt in dict.fromkeys((mode, "offline")):
+            try:
+                # Imported here because it is slow, is not needed with `no_wandb`, and a failure to
+                # import it may not stop a training.
+                import wandb
+
+                self._wandb = wandb
+                self._run = wandb.init(
+                    mode=attempt,  # type: ignore[arg-type]
+                    project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
+                    name=name,
+                    id=run_id,
+                    resume="allow" if run_id else None,
+                    config=dict(config),
+                    dir=str(folder),
+                    settings=wandb.Settings(**WANDB_SETTINGS),
+                )
+            except Exception as error:  # whatever it is, it may not stop a training
+                log.info("wandb cannot be reached (%s)", one_line(error))
+                continue
+            self.run_id = self._run.id
+            if attempt == "offline":
+                log.info(
+                    "wandb records offline in %s (`wandb sync` uploads it; `no_wandb` turns it "
+                    "off)",
+                    folder / "wandb",
+                )
+            break
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Send metrics to wandb."""
+        self._try(lambda run: run.log(dict(metrics), step=step))
+
+    def log_image(self, name: str, path: Path, step: int) -> None:
+        """Send a picture to wandb."""
+        self._try(lambda run: run.log({name: self._wandb.Image(str(path))}, step=step))
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._try(lambda run: run.finish())
+
+    def _try(self, action: Callable[[Any], None]) -> None:
+        """Do something with wandb's run; after an error, never again."""
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:  # whatever it is, it may not stop a training
+            log.warning("wandb failed and is left out from here on (%s)", one_line(error))
+            self._run = None
+
+
+class Trackers:
+    """Several trackers as one.
+
+    Attributes:
+        trackers: those that are joined.
+    """
+
+    def __init__(self, *trackers: Tracker) -> None:
+        """Join trackers; without any, nothing is recorded."""
+        self.trackers = trackers
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record numbers in each tracker."""
+        for tracker in self.trackers:
+            tracker.log(metrics, step)
+
+    def log_image(self, name: str, path: Path, step: int) -> None:
+        """Record a picture in each tracker."""
+        for tracker in self.trackers:
+            tracker.log_image(name, path, step)
+
+    def close(self) -> None:
+        """Close each tracker."""
+        for tracker in self.trackers:
+            tracker.close()
+
+
+def open_trackers(
+    metrics_path: Path,
+    from_step: int,
+    wandb_folder: Path | None,
+    name: str,
+    config: Mapping[str, Any],
+    wandb_id: str | None,
+) -> tuple[Trackers, str | None]:
+    """Open the trackers of a run.
+
+    Args:
+        metrics_path: the file of numbers; rows after `from_step` are cut.
+        from_step: where the run continues, 0 for a new one.
+        wandb_folder: where wandb keeps its files; None leaves wandb out.
+        name: of the wandb run.
+        config: of the wandb run; no paths.
+        wandb_id: of the wandb run to continue, None for a new one.
+
+    Returns:
+        The trackers as one, and the id of the wandb run if there is one.
+    """
+    metrics = MetricsFile(metrics_path, from_step)
+    if wandb_folder is None:
+        return Trackers(metrics), wandb_id
+    wandb_tracker = WandbTracker(wandb_folder, name, config, wandb_id)
+    return Trackers(metrics, wandb_tracker), wandb_tracker.run_id
+
+
+def _complete_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a metrics file; a last line that a crash cut short is dropped."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _has_login() -> bool:
+    """Whether wandb would find a key without asking for one."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        return "wandb" in netrc.read_text()
+    except OSError:
+        return False

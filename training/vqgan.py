@@ -1,0 +1,291 @@
+"""Stage 1: train the VQ-GAN.
+
+The autoencoder learns from a reconstruction loss (L1 and LPIPS), the quantiser's loss and, from
+step `disc_start` on, the discriminator. Axes: B images of a step, C channels, H W pixels, h w token
+grid, N = B * h * w encoder outputs, D width of a code, K codes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.tokenizer import Tokenizer
+from models.vqgan.config import VQGANConfig
+from models.vqgan.network import Reconstruction, VQModel
+from models.vqgan.quantizer import codebook_usage, count_codes
+from training.codebook import CodebookCare
+from training.config import VQGANTrainingConfig
+from training.ema import EMA
+from training.learning_rate import LearningRate
+from training.optimizer import step_if_finite
+from training.vqgan_losses import Backward, Objective
+from utils.device import autocast, send
+from utils.pictures import save_grid, to_uint8
+from utils.seeding import derive_seed, rng
+from utils.weights import check_weights, load_moments, load_weights
+
+PREVIEW_IMAGES = 8
+
+
+class VQGANStage:
+    """The VQ-GAN, its losses, its optimisers and its data, as a `Stage` of training/loop.py.
+
+    Attributes:
+        config: shape of the model.
+        training: settings of the training.
+        model: the network with the raw weights.
+        averaged: their moving average, which is validated, shown and published.
+        objective: the losses on images, with the discriminator.
+        codebook: keeps the codes in use.
+        optimizer: AdamW of the autoencoder.
+        discriminator_optimizer: AdamW of the discriminator; None if there is none.
+        learning_rate: the learning rate of each step, for both optimisers.
+        steps_per_epoch: batches of an epoch.
+    """
+
+    name = "vqgan"
+    previews_are_generated = False  # they show validation images
+
+    def __init__(
+        self,
+        config: VQGANConfig,
+        training: VQGANTrainingConfig,
+        batches: Callable[[int, int], Iterator[Tensor]],
+        validation: Callable[[], Iterator[Tensor]],
+        steps_per_epoch: int,
+        *,
+        device: torch.device,
+        precision: torch.dtype,
+        checkpoint_entries: Mapping[str, Any],
+        compile_model: bool = False,
+    ) -> None:
+        """Build the models with the run's seed.
+
+        Args:
+            config: shape of the model.
+            training: settings of the training.
+            batches: (epoch, number of a batch) -> the epoch's batches from that one on, float
+                (B, C, H, W) in [-1, 1].
+            validation: yields all validation images, in batches of the same form.
+            steps_per_epoch: number of batches of an epoch.
+            device: the device.
+            precision: dtype of convolutions and matrix products; the quantiser is always float32.
+            checkpoint_entries: what else a checkpoint holds: dataset, class names.
+            compile_model: whether the model runs through torch.compile.
+
+        Raises:
+            UserError: if the VGG weights for the perceptual loss cannot be read or downloaded.
+        """
+        # Data and settings.
+        self.config, self.training = config, training
+        self.steps_per_epoch = steps_per_epoch
+        self.learning_rate = LearningRate(
+            training.lr, training.epochs, training.warmup_epochs, self.steps_per_epoch
+        )
+        self.device, self.precision = device, precision
+        self._checkpoint_entries = checkpoint_entries
+        self._batches, self._validation = batches, validation
+        self._current: Iterator[Tensor] = iter(())
+        self._next_step = -1  # the step whose batch comes next from _current
+        # The networks and what trains them.
+        torch.manual_seed(derive_seed(training.seed, "vqgan weights"))
+        self.model = VQModel(config).to(device).to(memory_format=torch.channels_last)
+        self.objective = Objective(config, training, device)
+        self.ema = EMA(self.model, training.ema_decay)
+        self.optimizer = self._make_optimizer(self.model)
+        self.discriminator_optimizer = (
+            self._make_optimizer(self.objective.discriminator)
+            if self.objective.discriminator is not None
+            else None
+        )
+        self.averaged = self.ema.module
+        self.codebook = CodebookCare(
+            self.model.quantize, self.averaged.quantize, self.optimizer, training.revive_below
+        )
+        if compile_model:
+            self.model.compile_networks(dynamic=False)
+
+    def train_step(self, step: int) -> dict[str, Tensor]:
+        """Make a step of the autoencoder and, from `disc_start` on, of the discriminator.
+
+        Returns:
+            Scalars on the device: "loss" (the autoencoder's total), "l1", "perceptual" and
+            "codebook"; with the discriminator also "generator", "discriminator" and
+            "adaptive_weight"; and "skipped", which is 1 if a loss or gradient is not finite, and
+            the weights are then unchanged.
+        """
+        # Read the batch.
+        self.model.train()
+        images = self._images(step)
+        # Seeded after the batch is read: a data loader draws from this generator when it starts.
+        torch.manual_seed(derive_seed(self.training.seed, "vqgan dropout", step))
+        if step == 0:
+            self._initialise_codebook(images)
+        # Compute the gradients and make the step.
+        metrics, latents, tokens = self._accumulate_gradients(images, self._is_adversarial(step))
+        finite = self._update(step, metrics)
+        # Keep the codes in use.
+        self.codebook.count(tokens)
+        every = self.training.revive_every
+        if every and (step + 1) % every == 0:
+            generator = rng(self.training.seed, "revive", step)
+            self.codebook.revive(_flat(latents), tokens.flatten(), generator, allowed=finite)
+        return {**metrics, "skipped": (~finite).float()}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Measure the averaged weights on all validation images.
+
+        Returns:
+            "loss" (L1 and LPIPS, weighted as in training), "l1" in units of [-1, 1], "psnr" in dB
+            (of the mean squared error over all images), "codebook_usage" in [0, 1] and
+            "codebook_perplexity" in [1, K].
+        """
+        # Add up over all batches.
+        counts = torch.zeros(self.config.codebook_size, device=self.device)
+        sums = torch.zeros(4, device=self.device)  # images, L1, squared error, LPIPS
+        for batch in self._validation():
+            images, output = self._reconstruct(batch)
+            shown = output.images.clamp(-1, 1)
+            l1, squared_error = F.l1_loss(shown, images), F.mse_loss(shown, images)
+            distance = self.objective.distance(shown, images)
+            sums += len(images) * torch.stack([torch.ones_like(l1), l1, squared_error, distance])
+            counts += count_codes(output.tokens, len(counts))
+        # Divide by the number of images.
+        count, l1_sum, squared_sum, distance_sum = sums.cpu().double().unbind()
+        usage, perplexity = codebook_usage(counts)
+        return {
+            "loss": ((l1_sum + self.training.perceptual_weight * distance_sum) / count).item(),
+            "l1": (l1_sum / count).item(),
+            "psnr": (10 * torch.log10(4 * count / squared_sum)).item(),  # 4: range 2, squared
+            "codebook_usage": usage,
+            "codebook_perplexity": perplexity,
+        }
+
+    @torch.no_grad()
+    def preview(self, path: Path) -> None:
+        """Write a grid: validation images above their reconstructions by the averaged weights."""
+        images, output = self._reconstruct(next(self._validation())[:PREVIEW_IMAGES])
+        both = self.model.to_rgb(torch.cat([images, output.images]))
+        save_grid(path, to_uint8(both), columns=len(images))
+
+    def checkpoint(self, step: int) -> dict[str, Any]:
+        """Return the averaged weights as a tokenizer, with all that it takes to use them."""
+        published = VQModel(self.config)
+        published.load_state_dict(self.averaged.state_dict())
+        return {
+            **self._checkpoint_entries,
+            "step": step,
+            "tokenizer": Tokenizer(published).entry(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that a step changes."""
+        state = {
+            "model": self.model.state_dict(),
+            "ema": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "codebook_usage": self.codebook.usage,
+        }
+        if self.discriminator_optimizer is not None:
+            assert self.objective.discriminator is not None
+            state["discriminator"] = self.objective.discriminator.state_dict()
+            state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned; ValueError if it does not fit."""
+        load_weights(self.model, state["model"])
+        load_weights(self.averaged, state["ema"])
+        load_moments(self.optimizer, state["optimizer"])
+        check_weights({"usage": self.codebook.usage}, {"usage": state["codebook_usage"]})
+        self.codebook.usage.copy_(state["codebook_usage"])
+        if self.discriminator_optimizer is not None:
+            assert self.objective.discriminator is not None
+            load_weights(self.objective.discriminator, state["discriminator"])
+            load_moments(self.discriminator_optimizer, state["discriminator_optimizer"])
+        self._next_step = -1
+
+    def _make_optimizer(self, module: nn.Module) -> torch.optim.AdamW:
+        """Make an AdamW for all weights of a module, without weight decay."""
+        lr, betas = self.training.lr, self.training.betas
+        return torch.optim.AdamW(module.parameters(), lr, betas, weight_decay=0, fused=True)
+
+    def _is_adversarial(self, step: int) -> bool:
+        """Whether the discriminator takes part in a step."""
+        return self.discriminator_optimizer is not None and step >= self.training.disc_start
+
+    def _images(self, step: int) -> Tensor:
+        """Read the batch of a step; reading starts anew at each epoch and after a jump."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if index == 0 or step != self._next_step:
+            self._current = self._batches(epoch, index)
+        self._next_step = step + 1
+        return self._to_device(next(self._current))
+
+    def _to_device(self, images: Tensor) -> Tensor:
+        """Copy images to the device, channels last."""
+        images = send(images, self.device)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def _initialise_codebook(self, images: Tensor) -> None:
+        """Put the codes on encoder outputs of the first batch."""
+        with autocast(self.device, self.precision):
+            # Before the first step the averaged weights are the raw ones.
+            latents = self.averaged.latents(images)
+        self.codebook.initialise(_flat(latents), rng(self.training.seed, "codebook"))
+
+    def _reconstruct(self, batch: Tensor) -> tuple[Tensor, Reconstruction]:
+        """Return a batch on the device, and its reconstruction by the averaged weights."""
+        images = self._to_device(batch)
+        with autocast(self.device, self.precision):
+            return images, self.averaged(images)
+
+    def _accumulate_gradients(
+        self, images: Tensor, adversarial: bool
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Compute the gradients of a step, the batch in `grad_accum` parts.
+
+        Returns:
+            Metrics of the whole batch, encoder outputs (B, D, h, w) and tokens (B, h, w).
+        """
+        parts = images.chunk(self.training.grad_accum)
+        backward = Backward(self.model, self.training, accumulate=len(parts) > 1)
+        latents, tokens = [], []
+        for part in parts:
+            share = len(part) / len(images)
+            with autocast(self.device, self.precision):
+                output = self.model(part)
+                feedback = self.objective.judge(part, output.images, share, adversarial)
+            backward.add(output, feedback, share)
+            latents.append(output.latents.detach())
+            tokens.append(output.tokens)
+        return backward.finish(), torch.cat(latents), torch.cat(tokens)
+
+    def _update(self, step: int, metrics: Mapping[str, Tensor]) -> Tensor:
+        """Step both optimisers and update the average.
+
+        Returns:
+            Whether losses and gradients are finite, bool scalar; if not, no weight has changed.
+        """
+        optimizers = [self.optimizer]
+        if self.discriminator_optimizer is not None and "discriminator" in metrics:
+            optimizers.append(self.discriminator_optimizer)
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        total = nn.utils.get_total_norm(gradients) + sum(metrics.values())
+        finite = total.isfinite()
+        for optimizer in optimizers:
+            step_if_finite(optimizer, self.learning_rate(step), finite)
+        self.ema.update(self.model, step)
+        return finite
+
+
+def _flat(latents: Tensor) -> Tensor:
+    """List encoder outputs (B, D, h, w) of any precision as float32 (N, D)."""
+    return latents.float().permute(0, 2, 3, 1).flatten(0, 2)

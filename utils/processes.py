@@ -1,0 +1,175 @@
+"""Work shared by several processes, as torchrun starts them: shares, sums and agreement.
+
+Every process runs the same program on its share of the images. Only the main one, rank 0, writes
+files and prints. With a single process nothing here does anything. Numbers that the host needs go
+through the CPU (gloo), so that no process waits for its GPU; gradients go from GPU to GPU (NCCL).
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+# DDP imports this module too, but later. Its default arguments would then hold the group, and so
+# the threads of gloo, until Python shuts down; a thread that frees its last tensor at that time
+# aborts the process.
+import torch.distributed.nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from utils.errors import UserError
+from utils.launch import Launch, read_launch
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(minutes=30)  # a process that sends nothing for longer hangs: the job ends
+NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # beside WORLD_SIZE
+
+
+class Processes(Launch):
+    """This process among those of its job, and how it works with the others."""
+
+    def share(self, count: int) -> slice:
+        """Return this process's part of `count` items; the parts differ by at most one item."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def check_share(self, images_per_step: int) -> None:
+        """Refuse more processes than a step has images.
+
+        Raises:
+            UserError: naming both numbers.
+        """
+        if self.size > images_per_step:
+            raise UserError(
+                f"a step has {images_per_step} images (`TrainingConfig.batch_size`) and there are "
+                f"{self.size} processes: each needs one at least"
+            )
+
+    def own_device(self, device: torch.device) -> torch.device:
+        """Choose the device of this process: of several GPUs that of its local rank.
+
+        Args:
+            device: the device of the job. With several processes a GPU must have no index.
+
+        Returns:
+            The device, with its index if it is a GPU.
+
+        Raises:
+            UserError: if the machine has fewer GPUs than processes, or one was named for all.
+        """
+        if device.type != "cuda":
+            return device
+        if self.size == 1:
+            return torch.device("cuda", device.index or 0)
+        if device != torch.device("cuda"):
+            raise UserError(
+                f"`device` {device} is one GPU for {self.size} processes: leave `device` out and "
+                "choose GPUs with CUDA_VISIBLE_DEVICES"
+            )
+        if self.local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"process {self.local_rank + 1} on this machine has no GPU of its own: there are "
+                f"{torch.cuda.device_count()}, so let torchrun start at most that many "
+                "(nproc_per_node)"
+            )
+        return torch.device("cuda", self.local_rank)
+
+    @contextmanager
+    def connected(self, device: torch.device) -> Iterator[None]:
+        """Connect the processes with each other while the block runs.
+
+        Args:
+            device: where this process computes; a GPU must be torch's current one.
+
+        Raises:
+            UserError: if the environment does not say where the other processes are.
+        """
+        if self.size == 1:
+            yield
+            return
+        missing = [name for name in NEEDED if name not in os.environ]
+        if missing:
+            raise UserError(
+                f"started as one of {self.size} processes (WORLD_SIZE) without {missing[0]}: "
+                "start with torchrun, or unset WORLD_SIZE"
+            )
+        on_gpu = device.type == "cuda"
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+        try:
+            yield
+        except SystemExit:  # all processes stop after a signal
+            dist.destroy_process_group()
+            raise
+        dist.destroy_process_group()
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Run the block in the main process, then in the others, which find what it left."""
+        if not self.is_main:
+            self.wait()
+        yield
+        if self.is_main:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until every process has come to this point."""
+        self.largest(0)
+
+    def largest(self, *values: int) -> list[int]:
+        """Find the largest of each value over all processes; every process gets the same list."""
+        if self.size == 1:
+            return list(values)
+        votes = torch.tensor(values)
+        dist.all_reduce(votes, dist.ReduceOp.MAX)
+        return votes.tolist()
+
+    def from_main(self, compute: Callable[[], T]) -> T:
+        """Call `compute` in the main process alone and give its result to every process."""
+        if self.size == 1:
+            return compute()
+        told = [compute() if self.is_main else None]
+        dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
+        return told[0]  # type: ignore[return-value]
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """Replace a tensor, in place, by its sum over the processes; returns the tensor."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Join the tensors (B, ...) of all processes, of equal shape, by rank: (size * B, ...)."""
+        if self.size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor)
+        return torch.cat(parts)
+
+    def share_gradients(self, module: nn.Module) -> nn.Module:
+        """Wrap a module so that backward passes average its gradients over the processes."""
+        if self.size == 1:
+            return module
+        return DistributedDataParallel(module, gradient_as_bucket_view=True)
+
+    def keep_gradients(self, shared: nn.Module) -> AbstractContextManager[None]:
+        """Let backward passes in the block add up gradients in this process, sending nothing.
+
+        The first backward pass after the block sends the sums.
+
+        Args:
+            shared: what `share_gradients` returned.
+        """
+        return shared.no_sync() if self.size > 1 else nullcontext()  # type: ignore[operator]
+
+
+def launched_processes() -> Processes:
+    """Return the processes that the environment describes; errors as in `read_launch`."""
+    launch = read_launch()
+    return Processes(launch.rank, launch.size, launch.local_rank)
+
+
+ALONE = Processes()
