@@ -9,4 +9,5 @@ if [ "${1:-}" = --fast ]; then
     shift
     set -- -m "not slow" "$@"
 fi
-exec "$PYTHON" -m pytest "$@"
+# A process per core, at most four: each loads torch. The tests of a file stay in one process.
+exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
