@@ -35,10 +35,11 @@ from utils.files import (
 )
 from utils.processes import ALONE, Processes
 from utils.progress import progress_bar
+from utils.workers import batches_of
 
 log = logging.getLogger(__name__)
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 FILES = ("tokens.npy", "labels.npy")
 FLUSH_EVERY = 50  # batches between two progress records
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.vqgan.config import GROUPS
+from models.vqgan.norm import GroupNorm
 from utils.checkpoint import read_torch_file
 from utils.errors import UserError, one_line
 
@@ -121,7 +122,7 @@ class PatchDiscriminator(nn.Module):
             out = channels * min(2**index, 8)
             stride = 2 if index < num_layers else 1
             layers.append(nn.Conv2d(width, out, 4, stride, 1, bias=False))
-            layers.append(nn.GroupNorm(min(GROUPS, out), out))
+            layers.append(GroupNorm(min(GROUPS, out), out))
             layers.append(nn.LeakyReLU(0.2))
             width = out
         layers.append(nn.Conv2d(width, 1, 4, 1, 1))

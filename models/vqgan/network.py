@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.vqgan.config import GROUPS, VQGANConfig
+from models.vqgan.norm import GroupNorm
 from models.vqgan.quantizer import VectorQuantizer
 
 
-def _norm(channels: int) -> nn.GroupNorm:
+def _norm(channels: int) -> GroupNorm:
     """Make the normalisation that is used everywhere."""
-    return nn.GroupNorm(GROUPS, channels, eps=1e-6)
+    return GroupNorm(GROUPS, channels, eps=1e-6)
 
 
 def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
