@@ -19,7 +19,7 @@ from models.masking import mask_ratio
 from models.noise import Noise
 from models.samplers import SAMPLERS, Proposal
 from models.sampling import SamplingConfig
-from models.schedules import CUMULATIVE, CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES
+from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, CumulativePlan
 from models.step import Plan, Step
 from utils.device import send
 
@@ -37,18 +37,19 @@ def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
     less than 1 is left for it, the latest steps with more than one token give some back.
 
     The `-cumulative` schedules are the paper's: after step t, floor(N * gamma((t + 1) / T)) tokens
-    stay hidden.
+    stay hidden. With `arccos-halton`, floor(N * (1 - gamma((t + 1) / T))) are revealed by then, as
+    in valeoai/Halton-MaskGIT.
 
     Args:
         num_hidden: N, at least `num_steps`.
         num_steps: T, at least 1.
-        schedule: a key of MASK_SCHEDULES or one of CUMULATIVE_SCHEDULES.
+        schedule: a key of MASK_SCHEDULES or of CUMULATIVE_SCHEDULES.
 
     Returns:
         int64 (T,), each at least 1, with sum N.
     """
     if schedule in CUMULATIVE_SCHEDULES:
-        return _cumulative_counts(num_hidden, num_steps, schedule.removesuffix(CUMULATIVE))
+        return _cumulative_counts(num_hidden, num_steps, CUMULATIVE_SCHEDULES[schedule])
     if num_steps == 1:
         return np.array([num_hidden])
     shares = mask_ratio(1 - np.arange(num_steps) / (num_steps - 1), schedule)
@@ -239,16 +240,21 @@ def draw_tokens(log_probs: Tensor, uniform: Tensor) -> Tensor:
     return drawn.clamp_(max=log_probs.shape[-1] - 1).squeeze(-1)
 
 
-def _cumulative_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
-    """Return `reveal_counts` of the paper's plan, for the schedule that it is made from."""
-    ratios = mask_ratio(np.arange(1, num_steps + 1) / num_steps, schedule)
+def _cumulative_counts(num_hidden: int, num_steps: int, plan: CumulativePlan) -> np.ndarray:
+    """Return `reveal_counts` of a plan in the paper's form."""
+    ratios = mask_ratio(np.arange(1, num_steps + 1) / num_steps, plan.schedule)
+    if plan.rounds_revealed:
+        # Theirs is computed in float32, where a whole number, as at u = 1/2, comes out just below.
+        wanted = num_hidden - np.floor((1 - ratios) * num_hidden - 1e-9)
+    else:
+        wanted = np.floor(num_hidden * ratios)
     counts = []
     left = num_hidden
-    for step, ratio in enumerate(ratios):
-        steps_after = num_steps - step - 1
+    for step, kept in enumerate(wanted):
         # Each step reveals at least one token and leaves at least one for each later step. The last
         # leaves none; gamma(1) would be 0 only up to rounding.
-        kept = np.clip(np.floor(num_hidden * ratio), steps_after, left - 1) if steps_after else 0
-        counts.append(left - int(kept))
-        left = int(kept)
+        steps_after = num_steps - step - 1
+        still_hidden = int(np.clip(kept, steps_after, left - 1)) if steps_after else 0
+        counts.append(left - still_hidden)
+        left = still_hidden
     return np.array(counts)

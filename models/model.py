@@ -71,6 +71,8 @@ class Model:
         dataset: name of the dataset.
         class_names: names of the classes, in the order of the labels.
         precision: dtype of matrix products.
+        file_digest: SHA-256 of the bytes of its file that were read, in hexadecimal digits; None
+            if it does not come from a file.
     """
 
     transformer: Transformer
@@ -78,6 +80,7 @@ class Model:
     dataset: str
     class_names: tuple[str, ...]
     precision: torch.dtype = torch.float32
+    file_digest: str | None = None
 
     def to(self, device: torch.device, precision: torch.dtype) -> "Model":
         """Move the networks, without a copy, and return the model with this precision."""

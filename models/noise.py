@@ -79,7 +79,7 @@ def halton_order(seq_len: int) -> np.ndarray:
     """Compute the place of each position of a square grid in a low-discrepancy order.
 
     Besnier et al. 2025, "Halton Scheduler for Masked Generative Image Transformer": a cell's place
-    is decided by the first point of the Halton sequence (base 2 across, base 3 down) that falls
+    is decided by the first point of the Halton sequence (base 2 down, base 3 across) that falls
     into it. Cells that the first 64 L points miss follow in raster order.
 
     Args:
@@ -90,7 +90,7 @@ def halton_order(seq_len: int) -> np.ndarray:
     """
     side = math.isqrt(seq_len)
     numbers = np.arange(1, 64 * seq_len + 1)
-    columns, rows = ((side * _radical_inverse(numbers, base)).astype(int) for base in (2, 3))
+    columns, rows = ((side * _radical_inverse(numbers, base)).astype(int) for base in (3, 2))
     cells = np.concatenate([rows * side + columns, np.arange(seq_len)])
     _, first = np.unique(cells, return_index=True)  # first visit of each cell
     return first.argsort().argsort()

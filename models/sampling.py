@@ -22,7 +22,7 @@ class SamplingConfig:
 
     Attributes:
         num_steps: decoding steps T, at most the number of hidden tokens.
-        schedule: shape of the plan; a key of MASK_SCHEDULES or one of CUMULATIVE_SCHEDULES.
+        schedule: shape of the plan; a key of MASK_SCHEDULES or of CUMULATIVE_SCHEDULES.
         sampler: which hidden positions are revealed first; a key of SAMPLERS.
         guidance: weight w of classifier-free guidance at the last step; 0 is no guidance.
         guidance_schedule: how guidance changes over the steps; a key of GUIDANCE_SCHEDULES.

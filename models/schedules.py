@@ -11,7 +11,7 @@ argument `xp`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 Schedule = Callable[[Any, Any], Any]
 """(u, xp) -> ratios in the shape of u: a float64 array in [0, 1] and its module, numpy."""
@@ -24,9 +24,25 @@ MASK_SCHEDULES: dict[str, Schedule] = {
     "root": lambda u, xp: 1 - xp.sqrt(u),
 }
 
-CUMULATIVE = "-cumulative"
-CUMULATIVE_SCHEDULES = tuple(name + CUMULATIVE for name in ("cosine", "arccos"))
-"""Plans in the paper's form: the schedule gives the share of tokens that stay hidden."""
+
+class CumulativePlan(NamedTuple):
+    """A plan in the paper's form: the schedule gives the share of tokens that stay hidden.
+
+    Attributes:
+        schedule: a key of MASK_SCHEDULES.
+        rounds_revealed: whether the number of revealed tokens is rounded down; else that of the
+            hidden ones.
+    """
+
+    schedule: str
+    rounds_revealed: bool = False
+
+
+CUMULATIVE_SCHEDULES = {
+    "cosine-cumulative": CumulativePlan("cosine"),  # Chang et al. 2022
+    "arccos-cumulative": CumulativePlan("arccos"),
+    "arccos-halton": CumulativePlan("arccos", rounds_revealed=True),  # valeoai/Halton-MaskGIT
+}
 
 GUIDANCE_SCHEDULES: dict[str, Schedule] = {  # share of the guidance at progress u of decoding
     "linear": lambda u, xp: u,
@@ -36,4 +52,4 @@ GUIDANCE_SCHEDULES: dict[str, Schedule] = {  # share of the guidance at progress
 
 def training_schedule(name: str) -> str:
     """Return the mask schedule to train with, for a model that is sampled with `name`."""
-    return name.removesuffix(CUMULATIVE)
+    return CUMULATIVE_SCHEDULES[name].schedule if name in CUMULATIVE_SCHEDULES else name

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -35,10 +36,172 @@ K = 7
         ("cosine-cumulative", 256, [5, 15, 24, 31, 39, 45, 48, 49]),
         ("cosine-cumulative", 64, [2, 3, 6, 8, 10, 11, 12, 12]),
         ("arccos-cumulative", 256, [21, 21, 21, 23, 25, 28, 35, 82]),
+        ("arccos-halton", 256, [20, 21, 21, 23, 25, 28, 35, 83]),
     ],
 )
 def test_plans_equal_the_published_ones(schedule, num_hidden, counts):
     assert reveal_counts(num_hidden, 8, schedule).tolist() == counts
+
+
+# (side of the grid, steps): max(i + 1, int((1 - 2 / pi * arccos((i + 1) / T)) * N)) tokens are
+# revealed after step i of valeoai/Halton-MaskGIT, all after the last.
+HALTON_COUNTS = {
+    (8, 8): [5, 5, 5, 6, 6, 7, 9, 21],
+    (8, 16): [2, 3, 2, 3, 2, 3, 3, 3, 3, 3, 3, 4, 4, 5, 6, 15],
+    (8, 32): [
+        1,
+        1,
+        1,
+        2,
+        1,
+        1,
+        1,
+        2,
+        1,
+        1,
+        2,
+        1,
+        2,
+        1,
+        1,
+        2,
+        1,
+        2,
+        1,
+        2,
+        2,
+        1,
+        2,
+        2,
+        2,
+        2,
+        2,
+        3,
+        3,
+        3,
+        4,
+        11,
+    ],
+    (16, 8): [20, 21, 21, 23, 25, 28, 35, 83],
+    (16, 16): [10, 10, 10, 11, 10, 11, 11, 12, 12, 13, 13, 15, 16, 19, 25, 58],
+    (16, 32): [
+        5,
+        5,
+        5,
+        5,
+        5,
+        5,
+        5,
+        6,
+        5,
+        5,
+        6,
+        5,
+        6,
+        5,
+        6,
+        6,
+        6,
+        6,
+        6,
+        7,
+        6,
+        7,
+        7,
+        8,
+        8,
+        8,
+        9,
+        10,
+        11,
+        14,
+        17,
+        41,
+    ],
+    (24, 8): [45, 47, 48, 51, 56, 63, 80, 186],
+    (24, 16): [22, 23, 24, 23, 24, 24, 26, 25, 28, 28, 30, 33, 37, 43, 55, 131],
+    (24, 32): [
+        11,
+        11,
+        12,
+        11,
+        12,
+        12,
+        11,
+        12,
+        12,
+        12,
+        12,
+        12,
+        13,
+        13,
+        12,
+        13,
+        14,
+        14,
+        14,
+        14,
+        15,
+        15,
+        17,
+        16,
+        18,
+        19,
+        21,
+        22,
+        25,
+        30,
+        39,
+        92,
+    ],
+    (32, 8): [81, 83, 86, 91, 99, 112, 142, 330],
+    (32, 16): [40, 41, 41, 42, 43, 43, 45, 46, 48, 51, 54, 58, 66, 76, 98, 232],
+    (32, 32): [
+        20,
+        20,
+        21,
+        20,
+        21,
+        20,
+        21,
+        21,
+        21,
+        22,
+        21,
+        22,
+        22,
+        23,
+        23,
+        23,
+        24,
+        24,
+        25,
+        26,
+        26,
+        28,
+        28,
+        30,
+        32,
+        34,
+        36,
+        40,
+        45,
+        53,
+        68,
+        164,
+    ],
+}
+
+
+@pytest.mark.parametrize(("side", "num_steps"), HALTON_COUNTS)
+def test_the_halton_plan_is_that_of_its_authors(side, num_steps):
+    counts = reveal_counts(side**2, num_steps, "arccos-halton").tolist()
+    assert counts == HALTON_COUNTS[side, num_steps]
+
+
+def test_the_two_cumulative_plans_differ_in_what_they_round():
+    assert reveal_counts(64, 4, "arccos-halton").tolist() == [10, 11, 13, 30]
+    assert reveal_counts(64, 4, "arccos-cumulative").tolist() == [11, 11, 13, 29]
 
 
 @pytest.mark.parametrize("schedule", [*MASK_SCHEDULES, *CUMULATIVE_SCHEDULES])
@@ -194,6 +357,26 @@ def test_the_halton_order_visits_every_cell_once_and_spreads(side):
         for rows in (slice(0, half), slice(half, side)):
             for columns in (slice(0, half), slice(half, side)):
                 assert abs(quarter[rows, columns].mean() - 0.25) < 0.1
+
+
+def mirrored(number, base):
+    """The digits of a number behind the point, as an exact fraction."""
+    result, scale = Fraction(0), Fraction(1, base)
+    while number:
+        number, digit = divmod(number, base)
+        result += digit * scale
+        scale /= base
+    return result
+
+
+@pytest.mark.parametrize("side", [4, 7, 8, 16])
+def test_base_2_of_the_halton_order_runs_over_rows(side):
+    order, visited = halton_order(side * side).reshape(side, side), []
+    for number in range(1, 64 * side * side):
+        cell = int(side * mirrored(number, 2)), int(side * mirrored(number, 3))
+        if cell not in visited:
+            visited.append(cell)
+    assert [int(order[cell]) for cell in visited] == list(range(len(visited)))
 
 
 def test_the_halton_order_is_rolled_per_image():
