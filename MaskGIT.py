@@ -20,7 +20,6 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,8 @@ from commands.mode import Mode
 from commands.parser import parse
 from utils.errors import UserError, errors_on_one_line
 from utils.launch import read_launch
+from utils.signals import end_on_signals
+from utils.streams import open_standard_streams
 
 if TYPE_CHECKING:
     from commands.sample import SampleJob
@@ -80,20 +81,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the modes that the command line asks for, in pipeline order.
 
     Raises:
-        SystemExit: with code 2 and one line on stderr after a mistake of the user; with 143, 130 or
-            129 after a signal.
+        SystemExit: with code 2 and one line on stderr after a mistake of the user; with 128 and the
+            number of the signal after a signal.
     """
     # Messages name settings; `rewrite` puts the options in their place.
     rewrite = partial(with_flags, modes=tuple(mode.name for mode in MODES))
-    with errors_on_one_line("MaskGIT.py", rewrite):
+    on_one_line = partial(errors_on_one_line, "MaskGIT.py", rewrite)
+    open_standard_streams("MaskGIT.py")
+    with on_one_line():
         launch = read_launch()
-    with launch.main_speaks_first(), errors_on_one_line("MaskGIT.py", rewrite):
+    with launch.main_speaks_first(), on_one_line(), end_on_signals(launch.size == 1):
         line = parse(sys.argv[1:] if argv is None else argv, MODES)
         # Imported only now, because it loads torch.
         resolve = importlib.import_module("commands.resolve")
         with resolve.resolved(line, MODES) as jobs:
-            for mode, job in jobs.items():
-                function_of(mode)(job)
+            for mode in list(jobs):
+                function_of(mode)(jobs.pop(mode))  # what a Job holds is free when its mode ends
 
 
 def function_of(mode: Mode) -> Callable[[Any], None]:
@@ -139,7 +142,7 @@ def train_vae(job: TrainVaeJob) -> None:
 
 def train(job: TrainJob) -> None:
     """Stage 2: teach the transformer to fill in hidden tokens."""
-    from commands.train import preview_writer, tokens_of
+    from commands.train import completed_record, preview_writer, tokens_of
     from training import runs, transformer
 
     machine, images = job.machine, job.images
@@ -171,8 +174,7 @@ def train(job: TrainJob) -> None:
     )
 
     # Train it, from its last saved state if there is one; the result is MaskGIT_<dataset>.pt.
-    made_from = {**job.record.made_from, "tokenizer": tokenizer.fingerprint}
-    record = replace(job.record, made_from=made_from)
+    record = completed_record(job, tokenizer, train_tokens)
     runs.run_stage(
         stage, job.run, job.loop, record, use_wandb=job.use_wandb, processes=machine.processes
     )
@@ -181,7 +183,7 @@ def train(job: TrainJob) -> None:
 def sample(job: SampleJob) -> None:
     """Sample images from a trained model and write them; continue an interrupted sampling."""
     from commands.sample import log_sampling_plan, save_steps
-    from data.blocks import claim, missing_blocks, open_blocks, publish_blocks, write_blocks
+    from data.blocks import BlockFolder, publish_blocks
 
     images, processes = job.images, job.images.machine.processes
     labels, series = images.labels, images.series
@@ -192,34 +194,30 @@ def sample(job: SampleJob) -> None:
     if identity != processes.from_main(lambda: identity):
         raise UserError(f"{images.model.path} is not the same file for all processes")
 
-    folder, partial_folder = job.folder, job.folder / "partial"
-    with claim(folder) if processes.is_main else nullcontext():
+    blocks = BlockFolder(job.folder, identity)
+    with blocks.claimed() if processes.is_main else nullcontext():
         # Find the blocks that are missing. Blocks of other settings or another model are deleted.
-        if processes.is_main:
-            open_blocks(partial_folder, identity)
         block_size = min(series.block_size, len(labels))
         num_blocks = math.ceil(len(labels) / block_size)
-        missing = processes.from_main(lambda: missing_blocks(partial_folder, num_blocks))
+        missing = processes.from_main(lambda: blocks.missing(num_blocks))
         if len(missing) < num_blocks:
             log.info("sampling continues: %d of %d blocks are missing", len(missing), num_blocks)
 
         # Each process makes its share of them: labels -> tokens, step by step -> images.
         own = missing[processes.rank :: processes.size]
         decoded = images.blocks(job.sampling, own)
-        write_blocks(partial_folder, own, (block for block, _ in decoded))
+        blocks.write(own, (images for images, _ in decoded))
         processes.wait()
 
-        # When all blocks are complete, they replace earlier samples.
+        # When all blocks are complete, they join the parts of this sampling that were made before.
+        # Samples of another one go.
         if processes.is_main:
-            for earlier in ("steps.png", "steps.gif"):
-                (folder / earlier).unlink(missing_ok=True)
-            publish_blocks(
-                partial_folder, folder, labels, block_size, job.columns, series.first_image
-            )
-    if job.with_film and processes.is_main:
-        save_steps(job)
-    for name in ("images", "samples.npz", "grid.png"):
-        log.info("written: %s", folder / name)
+            if job.with_film:
+                save_steps(job, blocks.path)
+            sampling = job.sampling_identity()
+            publish_blocks(blocks, sampling, labels, block_size, job.columns, series.first_image)
+    for name in ("images", "samples.npz", "grid.png", *(["steps.png"] if job.with_film else [])):
+        log.info("written: %s", job.folder / name)
 
 
 if __name__ == "__main__":

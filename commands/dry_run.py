@@ -10,23 +10,28 @@ from commands.request import Request
 log = logging.getLogger(__name__)
 
 
-def show(request: Request, jobs: Mapping[Mode, Any]) -> None:
-    """Print the value of every option, and what each mode's `describe` says about its Job."""
-    # The options, and what follows from them.
+def show_options(request: Request) -> None:
+    """Print the value of every option, and what follows from them."""
     line, machine = request.line, request.machine
     for name, value in sorted(vars(line.values).items()):
         if name != "n_classes" or name in line.given:  # its default, 10, means nothing
             _row(name, f"{value}{'  (given)' if name in line.given else ''}")
     _row("run folder", request.run().path)
     _row("device, precision", f"{machine.device}, {machine.precision}")
-    # The Jobs. The plan is a table and comes last.
-    descriptions: dict[str, Any] = {}
+
+
+def show_jobs(jobs: Mapping[Mode, Any]) -> None:
+    """Print what each mode's `describe` says about its Job. The plan is a table and comes last."""
+    shown: set[tuple[str, str]] = set()
+    plan = None
     for mode, job in jobs.items():
         describe = getattr(mode.module(), "describe", None)
-        descriptions |= describe(job) if describe else {}
-    plan = descriptions.pop("plan", None)
-    for name, value in descriptions.items():
-        _row(name, value)
+        described = describe(job) if describe else {}
+        plan = described.pop("plan", plan)
+        for name, value in described.items():
+            if (name, str(value)) not in shown:  # of another mode with the same model
+                _row(name, value)
+            shown.add((name, str(value)))
     if plan:
         log.info("%s", plan)
 

@@ -15,11 +15,11 @@ from commands.request import Request
 from commands.sources import find_model
 from data.edit_region import image_to_edit, region_to_make
 from data.generated import write_pngs
+from data.publish import claim, new_folder, publish
 from models.cells import composite
 from models.decoding import make_plan
 from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError
-from utils.files import make_folder
 from utils.pictures import hatch_hidden, save_grid
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def resolve(request: Request) -> EditJob:
     # The model, and the settings of decoding.
     line, model = request.line, find_model(request)
     sampling = configure(SamplingConfig, line)
-    sampling.validate_start_token(model.shape.mask_token)
+    sampling.validate_for(model.shape)
     # The image, and the region of it to make anew.
     size, channels = model.tokenizer.image_size, model.tokenizer.image_channels
     data = request.data(model.dataset, size)
@@ -125,10 +125,12 @@ def run(job: EditJob) -> None:
         for images, labels in sampled:
             yield (composite(job.original, images, mask) if job.put_back else images), labels
 
-    # Write every variant to a file, and the first ones to a grid.
-    folder = make_folder(job.folder)
-    shown = [job.original, hatch_hidden(job.original[None], hidden[None])[0]]
-    for images, _ in write_pngs(folder / "images", blocks()):
-        shown.extend(images[: max(0, MAX_SHOWN - len(shown))])
-    save_grid(folder / "grid.png", shown, columns=GRID_COLUMNS)
-    log.info("written: %s (the original, its hidden part, the variants)", folder / "grid.png")
+    # Write every variant to a file, and the first ones to a grid; then they replace earlier ones.
+    with claim(job.folder, "editing"):
+        made = new_folder(job.folder)
+        shown = [job.original, hatch_hidden(job.original[None], hidden[None])[0]]
+        for images, _ in write_pngs(made / "images", blocks()):
+            shown.extend(images[: max(0, MAX_SHOWN - len(shown))])
+        save_grid(made / "grid.png", shown, columns=GRID_COLUMNS)
+        publish(job.folder, ("grid.png",))
+    log.info("written: %s (the original, its hidden part, the variants)", job.folder / "grid.png")

@@ -101,9 +101,9 @@ def resolve(request: Request) -> EvaluateJob:
     images = resolve_generation(request, default_count=EVALUATED_IMAGES)
     model = images.model
     sampling = configure(SamplingConfig, request.line)
-    sampling.validate_start_token(model.shape.mask_token)
+    sampling.validate_for(model.shape)
     data = request.data(model.dataset, model.tokenizer.image_size)
-    judge = resolve_judge(request, data, "train")
+    judge = resolve_judge(request, data, "train", len(images.labels))
     return SamplesJob(images, sampling, judge, model.run.evaluation("samples"))
 
 
@@ -152,11 +152,13 @@ def run(job: EvaluateJob) -> None:
 def _measure_samples(job: SamplesJob) -> None:
     """Sample the images and score them block by block."""
     count = len(job.images.labels)
-    # Made first: it holds the digest of the checkpoint, which a training could replace later.
-    measured = job.images.protocol()
     judge = job.judge.open()
     scores = judge.score(job.images.blocks(job.sampling), count, "sampling")
-    protocol = {**judge.protocol(count), **measured, "sampling": option_values(job.sampling)}
+    protocol = {
+        **judge.protocol(count),
+        **job.images.protocol(),
+        "sampling": option_values(job.sampling),
+    }
     write_scores(job.result, scores, protocol)
 
 

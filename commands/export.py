@@ -32,8 +32,12 @@ class ExportJob:
 
 def check(line: CommandLine) -> None:
     """Refuse a file that exists."""
-    if Path(line.export).exists():
-        raise UserError(f"--export {line.export} exists already; nothing is overwritten")
+    path = Path(line.export)
+    if path.exists():
+        raise UserError(f"--export {path} exists already; nothing is overwritten")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"--export {path}: {above} is a file and no folder")
 
 
 def resolve(request: Request) -> ExportJob:

@@ -13,7 +13,6 @@ from models.decoding import make_plan
 from models.labels import labels_in_turn
 from models.model import ImageSeries
 from models.sampling import SamplingConfig
-from utils.files import file_digest
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +45,11 @@ class Generation:
 
     def protocol(self) -> dict[str, Any]:
         """Return what the images depend on, except the settings of sampling."""
-        path = self.model.path
+        model = self.model.open()
         return {
-            "checkpoint": {"file": path.name, "sha256": file_digest(path)[:16]},
+            "checkpoint": {"file": self.model.path.name, "sha256": str(model.file_digest)[:16]},
+            # The file of another program does not hold its tokenizer.
+            "tokenizer": model.tokenizer.fingerprint,
             "labels": self.labels_as_written,
             "seed": self.series.seed,
             "first_image": self.series.first_image,

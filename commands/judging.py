@@ -11,7 +11,7 @@ from data.batches import uint8_blocks
 from data.images import ImageDataset
 from data.spec import RESIZE, Split
 from metrics.extractor import Extractor, open_extractor
-from metrics.judge import Judge, Reference
+from metrics.judge import Judge, Reference, check_count
 from utils.errors import FieldError
 
 
@@ -53,34 +53,43 @@ class JudgeSource:
 
 
 def check_extractor(line: CommandLine) -> None:
-    """Refuse a feature network whose file is missing."""
-    for name in ("feature_net", "inception_weights"):
+    """Refuse a network for measuring whose file is missing."""
+    for name in ("feature_net", "inception_weights", "perceptual_vgg"):
         file = getattr(line, name)
         if file and not Path(file).is_file():
             raise FieldError(name, file, "there is no such file")
 
 
-def resolve_judge(request: Request, data: Data, default_split: Split) -> JudgeSource:
-    """Decide what images are compared with, and open the network that compares.
+def resolve_judge(
+    request: Request, data: Data, default_split: Split, count: int | None = None
+) -> JudgeSource:
+    """Decide what images are compared with; but for a dry run, open the network that compares.
 
     Args:
         request: the command line.
         data: the dataset.
         default_split: the split to compare with, without --reference.
+        count: number of images to measure; None if it is not known yet.
 
     Raises:
-        UserError: if the network or the split cannot be opened.
+        UserError: if the network or the split cannot be opened, or there are too few images.
     """
     line = request.line
     files = (line.feature_net, line.inception_weights)
     net, inception = (Path(file) if file else None for file in files)
-    extractor = cache(lambda: open_extractor(net, inception, request.machine.device))
+    extractor = request.opened.setdefault(
+        (net, inception), cache(lambda: open_extractor(net, inception, request.machine.device))
+    )
     if not line.dry_run:
         extractor()  # a file that cannot be read is found now, not after hours of sampling
     split = line.reference or default_split
+    images = data.open(split)
+    check_count(len(images), f"features of {data.spec.name} ({split})")
+    if count is not None:
+        check_count(count, "measuring")
     return JudgeSource(
         split=split,
-        images=data.open(split),
+        images=images,
         data=data,
         batch_size=line.batch_size,
         cache_folder=request.cache_folder(),

@@ -4,6 +4,7 @@ Each raises argparse.ArgumentTypeError, with a message for the user, if the text
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -68,8 +69,11 @@ def text(value: str) -> str:
 
 
 def path(value: str) -> str:
-    """Read the path of a file or folder."""
-    return text(value)
+    """Read the path of a file or folder; ~ at its start is the user's home folder."""
+    expanded = os.path.expanduser(text(value))  # noqa: PTH111 (Path would shorten "./~x")
+    if f"{expanded}/".startswith("~/"):
+        raise argparse.ArgumentTypeError(f"{value!r}: this account has no home folder; set HOME")
+    return expanded
 
 
 def plain_name(value: str) -> str:

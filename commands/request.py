@@ -1,6 +1,6 @@
 """The Request, from which every mode makes its Job, and the parts that several Jobs share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from data.spec import DatasetSpec, Split
 from training.run_folder import RunFolder
 from utils.errors import FieldError, UserError
 from utils.processes import Processes
+from utils.workers import check_workers
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Data:
         num_workers: processes that read images.
         may_download: whether missing files may be fetched.
         main_first: a block that the main process enters first; see `Processes.main_first`.
+        opened: splits that are open, by all that they depend on; the modes share it.
     """
 
     spec: DatasetSpec
@@ -54,17 +56,26 @@ class Data:
     num_workers: int
     may_download: bool
     main_first: Callable[[], AbstractContextManager[None]]
+    opened: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def open(self, split: Split) -> ImageDataset:
-        """Open one split.
+        """Open one split, once for all modes.
 
         Raises:
             UserError: if files are missing or damaged and cannot be fetched.
         """
-        with self.main_first():
-            return open_dataset(
-                self.spec.name, split, self.folder, self.size, download=self.may_download
-            )
+        key = (self.spec.name, split, self.size)
+        if key not in self.opened:
+            with self.main_first():
+                self.opened[key] = open_dataset(
+                    self.spec.name, split, self.folder, self.size, download=self.may_download
+                )
+        images: ImageDataset = self.opened[key]
+        return images
+
+    def check_workers(self, batch_size: int) -> None:
+        """Refuse more --num_workers than the machine has room for; errors as `check_workers`."""
+        check_workers(self.num_workers, batch_size * self.spec.channels * self.size**2)
 
 
 @dataclass(frozen=True)
@@ -76,11 +87,16 @@ class Request:
         machine: device, precision and processes.
         jobs: Jobs of the modes that run earlier, by name of the mode. They say, for example, which
             tokenizer --train_vae will make.
+        continued: by stage, the entry of config.json that the line was completed from; no entry
+            for a stage that starts.
+        opened: models, splits and networks that modes share, by what they are.
     """
 
     line: CommandLine
     machine: Machine
     jobs: dict[str, Any] = field(default_factory=dict)
+    continued: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    opened: dict[Any, Any] = field(default_factory=dict)
 
     def data(self, dataset: str | None = None, size: int | None = None) -> Data:
         """Return the dataset of the command line, or that of a checkpoint.
@@ -98,14 +114,17 @@ class Request:
             raise FieldError("image_size", line.size, reason)
         spec = DATASETS[dataset or line.dataset]
         processes = self.machine.processes
+        # A folder that config.json names is only read: the file may come from anybody.
+        is_ours = not self.continued or "data_dir" in line.given
         return Data(
             spec=spec,
             size=size or line.size or spec.size,
             folder=Path(line.data_dir),
             num_workers=line.num_workers,
             # During a long download the other processes would give up waiting for the main one.
-            may_download=processes.size == 1 and not line.dry_run,
+            may_download=processes.size == 1 and not line.dry_run and is_ours,
             main_first=processes.main_first,
+            opened=self.opened,
         )
 
     def run(self, dataset: str | None = None) -> RunFolder:

@@ -1,11 +1,12 @@
 """Turns a command line into Jobs, one per mode, before the first mode starts.
 
 Checkpoints, run folders and datasets are looked up here, so that a mistake is found before any work
-is done. A Job is complete and never changes.
+is done. A Job is complete and never changes; only what an earlier mode is about to make is missing
+in it.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -24,12 +25,13 @@ from utils.device import choose_device, choose_precision, set_up_device
 from utils.errors import UserError, is_out_of_memory
 from utils.processes import launched_processes
 from utils.progress import set_up_logging
+from utils.workers import raise_file_limit
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def resolved(line: CommandLine, modes: tuple[Mode, ...]) -> Iterator[Mapping[Mode, Any]]:
+def resolved(line: CommandLine, modes: tuple[Mode, ...]) -> Iterator[dict[Mode, Any]]:
     """Make the Jobs of all modes; in the block the processes are connected.
 
     Args:
@@ -46,19 +48,22 @@ def resolved(line: CommandLine, modes: tuple[Mode, ...]) -> Iterator[Mapping[Mod
     processes = launched_processes()
     names = tuple(mode.name for mode in modes)
     set_up_logging(verbose=processes.is_main, rewrite=partial(with_flags, modes=names))
+    raise_file_limit()
     try:
         # Complete the command line, and choose where to compute.
         _log_idle_options(line)
-        line = apply_resume(line)
+        line, continued = apply_resume(line)
         machine = _choose_machine(line)
         if not line.dry_run:
             _check_processes(line, machine)
         # Make the Jobs, and let the caller run them.
         with processes.connected(machine.device):
-            request = Request(line, machine)
+            request = Request(line, machine, continued=continued)
+            if line.dry_run:
+                dry_run.show_options(request)
             jobs = _resolve_jobs(request)
             if line.dry_run:
-                dry_run.show(request, jobs)
+                dry_run.show_jobs(jobs)
             yield {} if line.dry_run else jobs
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -75,8 +80,8 @@ def _resolve_jobs(request: Request) -> dict[Mode, Any]:
         if check:
             check(line)
     spec = DATASETS[line.dataset]
-    is_dataset_known = "dataset" in line.given or not line.checkpoint
-    if spec.num_classes is not None and is_dataset_known:
+    # A model in a file has its own number, which commands/sources.py compares.
+    if spec.num_classes is not None and not line.checkpoint:
         request.check_n_classes(spec.num_classes, spec.name)
     # The Jobs, each with those before it in its request.
     jobs: dict[Mode, Any] = {}
@@ -109,7 +114,7 @@ def _log_idle_options(line: CommandLine) -> None:
     """Warn of options that the user gave and that no mode uses."""
     idle = idle_options(line)
     if idle:
-        log.warning("no effect here: %s", ", ".join(f"--{name}" for name in idle))
+        log.warning("no effect here: %s", ", ".join(OPTIONS[name].flag for name in idle))
 
 
 def idle_options(line: CommandLine) -> list[str]:

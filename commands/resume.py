@@ -1,66 +1,51 @@
 """--resume: which options a run keeps in config.json, and how a resumed run takes them over."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from commands.flags import options_of
-from commands.options import OPTIONS, Option, Resume
+from commands.kept_options import STAGES, kept_options, options_of_run
+from commands.options import OPTIONS, Resume
 from commands.parser import CommandLine
-from models.maskgit.config import TransformerConfig
 from models.vqgan.config import VQGANConfig
-from training.config import TrainingConfig, VQGANTrainingConfig
 from training.run_folder import RunFolder
-from training.runs import MADE_FROM, RunRecord
+from training.runs import CLASS_NAMES, MADE_FROM, RunRecord, read_config
+from utils.checkpoint import load_checkpoint
 from utils.errors import UserError, value_text
-from utils.files import read_json
 from utils.plain import same_value
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class StageOptions:
-    """The options that belong to a stage of training.
-
-    Attributes:
-        mode: name of the mode that trains it.
-        configs: configs of its network and of its training. The options that fill them are the
-            stage's options.
-    """
-
-    mode: str
-    configs: tuple[type, type]
-
-    @property
-    def epochs(self) -> str:
-        """Name of the option for the number of epochs."""
-        return options_of(self.configs[1])["epochs"]
+Entry = Mapping[str, Any]
+"""What config.json keeps about a stage."""
 
 
-STAGES = {
-    "vqgan": StageOptions("train_vae", (VQGANConfig, VQGANTrainingConfig)),
-    "maskgit": StageOptions("train", (TransformerConfig, TrainingConfig)),
-}
+def apply_resume(line: CommandLine) -> tuple[CommandLine, dict[str, Entry]]:
+    """Fill in the options of the run that --resume continues.
 
-
-def apply_resume(line: CommandLine) -> CommandLine:
-    """Fill in the options of the run that --resume continues; return the new command line.
+    Returns:
+        The new command line, and by stage the entry of config.json that it continues; no entry for
+        a stage that starts.
 
     Raises:
         UserError: if a training would overwrite a run, or an option contradicts the run.
     """
     run = RunFolder(Path(line.output_dir) / (line.run_name or line.dataset), line.dataset)
+    continued: dict[str, Entry] = {}
     for stage, of_stage in STAGES.items():
         if line.asks_for(of_stage.mode):
-            line = _apply_to_stage(line, stage, run)
-    return line
+            line, entry = _apply_to_stage(line, stage, run)
+            continued |= {stage: entry} if entry is not None else {}
+    return line, continued
 
 
-def _apply_to_stage(line: CommandLine, stage: str, run: RunFolder) -> CommandLine:
-    """Fill in the options of one stage; errors as in `apply_resume`."""
+def _apply_to_stage(
+    line: CommandLine, stage: str, run: RunFolder
+) -> tuple[CommandLine, Entry | None]:
+    """Fill in the options of one stage; returns and raises as `apply_resume`."""
     # Refuse to overwrite a run.
     state, published = run.resume_state(stage), run.published(stage)
     elsewhere = "--run_name or --output_dir starts another one elsewhere"
@@ -74,101 +59,117 @@ def _apply_to_stage(line: CommandLine, stage: str, run: RunFolder) -> CommandLin
             f"nothing is overwritten; {elsewhere}"
         )
     if not line.resume:
-        return line
+        return line, None
     # Take the options that config.json keeps.
-    stored = read_json(run.config).get(stage)
+    stored = read_config(run).get(stage)
     if not state.is_file():
         log.info("nothing to resume in %s: a new %s run starts", run.path, stage)
-        return line if stored is None else _take_planned_options(line, stored)
+        return line if stored is None else _take_planned_options(line, stored, stage, run), None
     if stored is None:
         raise UserError(
             f"{run.config} does not hold the options of {state.name}, so the run cannot be "
             f"resumed; {elsewhere}"
         )
-    return take_over_options(line, stored, stage, run.path)
+    return take_over_options(line, stored, stage, run), stored
 
 
 def run_options(line: CommandLine, stage: str) -> dict[str, Any]:
     """Return the options that a run of a stage keeps, by name; paths become absolute."""
     kept = {}
-    for option in _options_of_run(line, stage):
+    of_tokenizer = line.given & set(options_of(VQGANConfig).values())
+    for option in options_of_run(stage, of_tokenizer):
         value = getattr(line, option.name)
         kept[option.name] = str(Path(value).absolute()) if option.is_path and value else value
     return kept
 
 
-def _options_of_run(line: CommandLine, stage: str) -> Iterator[Option]:
-    """Yield the options that a run of a stage keeps.
-
-    These are the options of every run, those of the stage, and for the transformer the options that
-    say how another program's tokenizer is to be read.
-    """
-    of_stage = {name for config in STAGES[stage].configs for name in options_of(config).values()}
-    of_tokenizer = line.given & set(options_of(VQGANConfig).values())
-    for option in OPTIONS.values():
-        of_every_run = option.resume in (Resume.RUN, Resume.FREE)
-        reads_tokenizer = stage == "maskgit" and option.name in of_tokenizer
-        if of_every_run or option.name in of_stage or reads_tokenizer:
-            yield option
-
-
-def run_record(line: CommandLine, stage: str, made_from: Mapping[str, Any]) -> RunRecord:
+def run_record(
+    line: CommandLine, stage: str, made_from: Mapping[str, Any], continues: Entry | None
+) -> RunRecord:
     """Make the record of a stage for config.json.
 
     Args:
         line: the command line; its size is that of the run's images, not None.
         stage: "vqgan" or "maskgit".
         made_from: what the run depends on apart from its options, by name.
+        continues: the entry of config.json that the line was completed from, if there is one.
     """
     stages = [name for name, of_stage in STAGES.items() if line.asks_for(of_stage.mode)]
+    paths = {option.name for option in OPTIONS.values() if option.is_path}
     return RunRecord(
         settings=run_options(line, stage),
         made_from=dict(made_from),
         planned={name: run_options(line, name) for name in stages if name != stage},
-        private=frozenset(option.name for option in OPTIONS.values() if option.is_path),
+        private=frozenset(paths | {CLASS_NAMES}),
         epochs_name=STAGES[stage].epochs,
+        continues=continues,
     )
 
 
-def _take_planned_options(line: CommandLine, stored: Mapping[str, Any]) -> CommandLine:
-    """Take the options of a run that was planned but not started; options given now win."""
-    return line.replace(
-        **{k: v for k, v in stored.items() if k not in line.given and k != MADE_FROM}
-    )
-
-
-def take_over_options(
-    line: CommandLine, stored: Mapping[str, Any], stage: str, source: Path
+def _take_planned_options(
+    line: CommandLine, stored: Entry, stage: str, run: RunFolder
 ) -> CommandLine:
+    """Take the options of a run that was planned but not started; options given now win."""
+    kept = kept_options(line, stored, stage, run.config)
+    return line.replace(**{name: kept[name] for name in kept.keys() - line.given})
+
+
+def take_over_options(line: CommandLine, stored: Entry, stage: str, run: RunFolder) -> CommandLine:
     """Take over the options of a run that is resumed, and refuse other values.
 
     Accepted are more epochs, and any value of an option with Resume.FREE.
 
     Args:
         line: the command line.
-        stored: options of the run, by name.
+        stored: the entry of the stage in config.json.
         stage: "vqgan" or "maskgit".
-        source: folder of the run, for messages.
+        run: the run folder.
 
     Raises:
-        UserError: if an option contradicts the run; names the option and both values.
+        UserError: if an option contradicts the run; names the option and both values. Or if the
+            entry is not what a run writes.
     """
     now = run_options(line, stage)
     taken = {}
-    for name, value in stored.items():
-        if name == MADE_FROM:
-            continue
-        rule = OPTIONS[name].resume if name in OPTIONS else Resume.FORGET
+    for name, value in kept_options(line, stored, stage, run.config).items():
+        may_grow = name == STAGES[stage].epochs
         if name not in line.given:
             taken[name] = value
-        elif rule is Resume.FREE or (name == STAGES[stage].epochs and now[name] >= value):
+        elif OPTIONS[name].resume is Resume.FREE or (may_grow and now[name] >= value):
             continue
         elif not same_value(now[name], value):
             raise UserError(
-                f"--{name} {value_text(getattr(line, name))} is not what the run in {source} was "
+                f"--{name} {value_text(getattr(line, name))} is not what the run in {run.path} was "
                 f"started with ({value_text(value)}); leave it out, or start another --run_name"
             )
     # These options count as given again: they say how another program's tokenizer is read.
     of_tokenizer = taken.keys() & set(options_of(VQGANConfig).values())
     given = line.given | (of_tokenizer if stage == "maskgit" else frozenset())
     return replace(line.replace(**taken), given=given)
+
+
+def class_order(
+    continues: Entry, run: RunFolder, stage: str, class_names: Sequence[str]
+) -> list[str]:
+    """Put the names of the classes into the order that a run gave them.
+
+    Names that the run does not have take the places of those that are gone. So a message can tell
+    which class has another name.
+
+    Args:
+        continues: the entry of config.json of the run.
+        run: the run folder.
+        stage: "vqgan" or "maskgit".
+        class_names: names in the order of the dataset.
+    """
+    made_from = continues.get(MADE_FROM)
+    order = made_from.get(CLASS_NAMES) if isinstance(made_from, Mapping) else None
+    # Earlier versions kept the names in the checkpoint alone. They sorted them as texts.
+    if order is None and run.published(stage).is_file():
+        order = load_checkpoint(run.published(stage), stage).get(CLASS_NAMES)
+    if order is None:
+        order = sorted(class_names)
+    if not isinstance(order, list) or len(order) != len(class_names):
+        return list(class_names)
+    new = iter([name for name in class_names if name not in order])
+    return [name if name in class_names else next(new) for name in order]

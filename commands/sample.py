@@ -43,13 +43,27 @@ class SampleJob:
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the bits of the images depend on, as plain data."""
-        model, machine = self.images.model.open(), self.images.machine
+        series = self.images.series
         return {
-            **self.images.protocol(),
-            # The file of another program holds neither its tokenizer nor its number of heads.
-            "tokenizer": model.tokenizer.fingerprint,
+            **self.sampling_identity(),
+            "classes": self.images.labels,
+            "first_image": series.first_image,
+            "batch_size": series.block_size,
+        }
+
+    def sampling_identity(self) -> dict[str, Any]:
+        """Return what all parts of a sampling share, if it is made in parts, as plain data.
+
+        Images of other block sizes are the same up to rounding.
+        """
+        model, machine = self.images.model.open(), self.images.machine
+        parts = ("first_image", "batch_size")
+        protocol = {k: v for k, v in self.images.protocol().items() if k not in parts}
+        return {
+            **protocol,
+            "checkpoint": model.file_digest,
+            # The file of another program does not hold its number of heads.
             "model": vars(model.transformer.config),
-            "labels": self.images.labels,
             "device": machine.device.type,
             "compiled": machine.compiled,
             "sampling": vars(self.sampling),
@@ -64,7 +78,7 @@ def resolve(request: Request) -> SampleJob:
     """
     images = resolve_generation(request)
     sampling = configure(SamplingConfig, request.line)
-    sampling.validate_start_token(images.model.shape.mask_token)
+    sampling.validate_for(images.model.shape)
     return SampleJob(
         images=images,
         sampling=sampling,
@@ -89,7 +103,7 @@ def log_sampling_plan(job: SampleJob) -> None:
     log_plan(job.sampling, job.images.model.shape.seq_len)
 
 
-def save_steps(job: SampleJob) -> None:
+def save_steps(job: SampleJob, folder: Path) -> None:
     """Write `steps.png` and `steps.gif`: the first images at every decoding step."""
     model, series = job.images.model.open(), job.images.series
     labels = job.images.labels[:FILMED_IMAGES]
@@ -97,5 +111,4 @@ def save_steps(job: SampleJob) -> None:
     steps = list(
         model.decode_steps(labels, seed=series.seed, first_image=series.first_image, **settings)
     )
-    save_film(job.folder, model.image_of(steps[-1]), [step.hidden for step in steps])
-    log.info("written: %s and .gif", job.folder / "steps.png")
+    save_film(folder, model.image_of(steps[-1]), [step.hidden for step in steps])

@@ -1,11 +1,13 @@
 """--show_plan: print what sampling would do at each step; needs a model or only a tokenizer."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from commands.flags import configure
 from commands.generation import log_plan
 from commands.request import Request
 from commands.sources import find_model, find_tokenizer
+from models.decoding import make_plan
 from models.sampling import SamplingConfig
 
 
@@ -24,12 +26,20 @@ class ShowPlanJob:
 
 def resolve(request: Request) -> ShowPlanJob:
     """Find the number of tokens of an image; errors as in `find_model` and `find_tokenizer`."""
+    sampling = configure(SamplingConfig, request.line)
     has_model = request.line.checkpoint or request.run().model.is_file()
     if has_model or "train" in request.jobs:
-        seq_len = find_model(request).shape.seq_len
+        shape = find_model(request).shape
+        sampling.validate_for(shape)
+        seq_len = shape.seq_len
     else:
         seq_len = find_tokenizer(request).shape.grid_size ** 2
-    return ShowPlanJob(configure(SamplingConfig, request.line), seq_len)
+    return ShowPlanJob(sampling, seq_len)
+
+
+def describe(job: ShowPlanJob) -> dict[str, Any]:
+    """Describe the plan for --dry_run."""
+    return {"plan": make_plan([job.seq_len], job.sampling).table()}
 
 
 def run(job: ShowPlanJob) -> None:

@@ -6,22 +6,25 @@ earlier mode may still have to make.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from commands.flags import given_fields
+from commands.parser import CommandLine
 from commands.request import Machine, Request
 from data.datasets import DATASETS
 from models.interfaces import TokenizerShape, TransformerShape
 from models.maskgit.config import TransformerConfig
 from models.model import Model
-from models.open import foreign_family, foreign_model, load_tokenizer, own_model
+from models.open import Given, foreign_family, foreign_model, load_tokenizer, own_model
 from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig
 from training.run_folder import RunFolder
-from utils.checkpoint import is_own_format, read_torch_file
+from utils.checkpoint import is_own_format
 from utils.errors import UserError
+from utils.files import read_with_digest
+from utils.torch_file import read_torch_file
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +107,7 @@ def _tokenizer_file(request: Request) -> Path:
 def _load_tokenizer(request: Request, path: Path) -> Tokenizer:
     """Load a tokenizer on the CPU, and check it against the options and the dataset."""
     data = request.data()
-    given = given_fields(VQGANConfig, request.line)
-    tokenizer = load_tokenizer(path, data.size, data.spec.channels, given)
+    tokenizer = load_tokenizer(path, data.size, data.spec.channels, _given(request.line))
     grid = tokenizer.grid_size
     log.info("tokenizer %s: %d codes, %d x %d tokens", path, tokenizer.codebook_size, grid, grid)
     return tokenizer
@@ -127,32 +129,48 @@ def find_tokenizer_to_measure(request: Request) -> tuple[TokenizerSource, str, R
 def find_model(request: Request) -> ModelSource:
     """Find the model: the one that --train will make, that of --checkpoint, or the run's own.
 
+    All modes of a command get the same one.
+
     Raises:
         UserError: if there is none, or an option contradicts it.
     """
-    # The model that --train will make: its Job describes it.
     line = request.line
-    if "train" in request.jobs:
-        job = request.jobs["train"]
-        request.data(line.dataset, job.tokenizer.shape.image_size)  # refuses another --size
-
-        @cache
-        def load() -> Model:
-            return _put_model_on_device(_load_model(request, job.run.model), request.machine)
-
-        return ModelSource(
-            path=job.run.model,
-            run=job.run,
-            dataset=line.dataset,
-            class_names=job.images.train.class_names,
-            shape=job.config,
-            tokenizer=job.tokenizer.shape,
-            open=load,
-        )
-    # A model that exists.
     path = Path(line.checkpoint or request.run().model)
-    if not line.checkpoint and not path.is_file():
+    if "train" in request.jobs:
+        path = request.jobs["train"].run.model
+        find = _coming_model
+    elif line.checkpoint or path.is_file():
+        find = _model_of_file
+    else:
         raise UserError(f"no trained model at {path}: {_model_hint(request.run())}")
+    if path not in request.opened:
+        request.opened[path] = find(request, path)
+    source: ModelSource = request.opened[path]
+    return source
+
+
+def _coming_model(request: Request, path: Path) -> ModelSource:
+    """Describe the model that --train will make, by its Job."""
+    job = request.jobs["train"]
+    request.data(request.line.dataset, job.tokenizer.shape.image_size)  # refuses another --size
+
+    @cache
+    def load() -> Model:
+        return _put_model_on_device(_load_model(request, path), request.machine)
+
+    return ModelSource(
+        path=path,
+        run=job.run,
+        dataset=request.line.dataset,
+        class_names=job.images.train.class_names,
+        shape=job.config,
+        tokenizer=job.tokenizer.shape,
+        open=load,
+    )
+
+
+def _model_of_file(request: Request, path: Path) -> ModelSource:
+    """Load a model that exists; errors as in `find_model`."""
     model = _put_model_on_device(_load_model(request, path), request.machine)
     return ModelSource(
         path=path,
@@ -168,11 +186,10 @@ def find_model(request: Request) -> ModelSource:
 def _load_model(request: Request, path: Path) -> Model:
     """Load a model on the CPU and check it against the options; errors as in `find_model`."""
     line = request.line
-    stored = read_torch_file(path)
+    stored, digest = read_with_digest(path, read_torch_file)
     if not is_own_format(stored):
-        return _load_foreign(request, stored, path)
-    given = {config: given_fields(config, line) for config in (TransformerConfig, VQGANConfig)}
-    model = own_model(stored, path, given)
+        return replace(_load_foreign(request, stored, path), file_digest=digest)
+    model = own_model(stored, path, _given(line))
     # The options must agree with the checkpoint.
     if model.dataset not in DATASETS:
         raise UserError(f"{path} was trained on {model.dataset!r}, an unknown dataset")
@@ -182,15 +199,14 @@ def _load_model(request: Request, path: Path) -> Model:
     request.check_n_classes(model.transformer.config.num_classes, path)
     if line.checkpoint_vae:
         _check_own_tokenizer(request, model, path)
-    return model
+    return replace(model, file_digest=digest)
 
 
 def _check_own_tokenizer(request: Request, model: Model, path: Path) -> None:
     """Refuse a --checkpoint_vae that is not the tokenizer in the model's checkpoint."""
     line = request.line
     data = request.data(model.dataset, model.tokenizer.image_size)
-    given = given_fields(VQGANConfig, line)
-    named = load_tokenizer(line.checkpoint_vae, data.size, data.spec.channels, given)
+    named = load_tokenizer(line.checkpoint_vae, data.size, data.spec.channels, _given(line))
     if named.fingerprint != model.tokenizer.fingerprint:
         raise UserError(
             f"{line.checkpoint_vae} is not the tokenizer that {path} was trained with; the "
@@ -213,17 +229,23 @@ def _load_foreign(request: Request, stored: object, path: Path) -> Model:
         )
     spec = request.data().spec
     tokenizer = _load_tokenizer(request, _tokenizer_file(request))
-    given = given_fields(TransformerConfig, line)
-    model = foreign_model(stored, path, tokenizer, spec.name, spec.classes, given)
-    config = model.transformer.config
-    request.check_n_classes(config.num_classes, path)
-    if spec.num_classes not in (None, config.num_classes):
-        raise UserError(
-            f"{path} is for {config.num_classes} classes if the tokenizer has "
-            f"{tokenizer.codebook_size} codes, and {spec.name} has {spec.num_classes} classes; "
-            "check --checkpoint_vae, --size and --dataset"
-        )
+    # The other program may have trained with another number of classes than the dataset has.
+    num_classes = line.n_classes if "n_classes" in line.given else spec.num_classes
+    model = foreign_model(
+        stored, path, tokenizer, spec.name, spec.classes, num_classes, _given(line)
+    )
+    names, trained = model.class_names, spec.num_classes
+    if trained is not None and trained < len(names):
+        log.warning(
+            "%s has %d classes and %s %d: the others were not trained; choose with --labels 0-%d",
+            path, len(names), spec.name, trained, trained - 1,
+        )  # fmt: skip
     return model
+
+
+def _given(line: CommandLine) -> Given:
+    """Return the fields of networks that the user set, by config."""
+    return {config: given_fields(config, line) for config in (TransformerConfig, VQGANConfig)}
 
 
 def _run_of(request: Request, path: Path, dataset: str) -> RunFolder:

@@ -59,9 +59,9 @@ def resolve(request: Request) -> SweepJob:
         configure(SamplingConfig, request.line.replace(**values)) for values in _grid(request.line)
     ]
     for sampling in grid:
-        sampling.validate_start_token(model.shape.mask_token)
+        sampling.validate_for(model.shape)
     data = request.data(model.dataset, model.tokenizer.image_size)
-    judge = resolve_judge(request, data, "train")
+    judge = resolve_judge(request, data, "train", len(images.labels))
     return SweepJob(images, grid, judge, model.run.path / "sweep")
 
 
@@ -70,6 +70,7 @@ def describe(job: SweepJob) -> dict[str, Any]:
     return {
         **describe_model(job.images.model),
         "combinations": f"{len(job.grid)} of {len(job.images.labels)} images",
+        "grid": "; ".join(_changed_options(sampling) for sampling in job.grid),
     }
 
 
@@ -92,6 +93,7 @@ def run(job: SweepJob) -> None:
                 scores = judge.score(strip, count, title)
                 table.add(values, {**scores, "seconds": time.monotonic() - start})
             log.info("%s: %s", title, table.show(values))
+        table.draw_sheet(list(values))  # a kill may have left an old one
         log.info("lowest FID: %s", table.best())
         log.info("written: %s, %s", table.csv, table.sheet)
 
@@ -131,6 +133,13 @@ def parse_grid(
         raise UserError('--sweep needs options with values, as in "step=4,8,16 cfg_w=0,1,3"')
     # Their combinations.
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def _changed_options(sampling: SamplingConfig) -> str:
+    """Write the options of a combination that do not have their defaults."""
+    usual = option_values(SamplingConfig())
+    values = option_values(sampling).items()
+    return " ".join(f"{name}={value}" for name, value in values if value != usual[name]) or "usual"
 
 
 def _grid(line: CommandLine) -> list[dict[str, Any]]:

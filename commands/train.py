@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from commands.training_jobs import (
     check_trained_mode,
     log_small_dataset,
     loop_config,
+    made_from_images,
     open_splits,
+    wants_wandb,
 )
+from data.content import digest_of
 from data.images import ImageDataset
 from data.spec import RESIZE, Split
 from data.token_cache import cache_bytes, cached_tokens
@@ -34,6 +37,7 @@ from models.open import as_transformer, new_transformer, transformer_family
 from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
+from training.runs import RunRecord
 from training.transformer import num_parts
 from utils.device import float32_name
 from utils.pictures import save_grid
@@ -81,16 +85,20 @@ def resolve(request: Request) -> TrainJob:
     line = request.line
     tokenizer = find_tokenizer(request)
     data = request.data(size=tokenizer.shape.image_size)
-    images = open_splits(data)
+    data.check_workers(line.batch_size)
+    images = open_splits(request, data, "maskgit")
+    made_from = made_from_images(request, images, "maskgit")
     config = _shape_for(request, tokenizer.shape, images.train)
     # How it learns.
     training = configure(TrainingConfig, line)
     loop = loop_config(line, images.train, training.epochs, training.batch_size)
     log_small_dataset(images.train, training.batch_size, "--batch_size")
     request.machine.processes.check_share(loop.images_per_step)
+    settings = {"transformer's shape": vars(config), "settings of the training": vars(training)}
+    request.machine.processes.check_equal(settings)
     # The previews.
     sampling = configure(SamplingConfig, line)
-    sampling.validate_start_token(config.mask_token)
+    sampling.validate_for(config)
     names = images.train.class_names
     shown = min(line.num_samples, PREVIEW_IMAGES)
     return TrainJob(
@@ -99,8 +107,10 @@ def resolve(request: Request) -> TrainJob:
         images=images,
         data=data,
         loop=loop,
-        record=run_record(line.replace(size=data.size), "maskgit", {"images": len(images.train)}),
-        use_wandb=not line.no_wandb,
+        record=run_record(
+            line.replace(size=data.size), "maskgit", made_from, request.continued.get("maskgit")
+        ),
+        use_wandb=wants_wandb(request),
         tokenizer=tokenizer,
         config=config,
         training=training,
@@ -115,8 +125,10 @@ def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:
     """Return the tokens of a split, from the cache or newly encoded.
 
     Raises:
-        UserError: if the cache is damaged, another job writes it, or the disk is too small.
+        UserError: if the cache is damaged, another job writes it, the disk is too small, or the
+            processes have different tokenizers.
     """
+    job.machine.processes.check_equal({"tokenizer": tokenizer.fingerprint})
     identity = {
         "dataset": job.data.spec.name,
         "split": split,
@@ -124,6 +136,7 @@ def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:
         "resize": RESIZE,
         "precision": float32_name(job.machine.device),
         "tokenizer": tokenizer.fingerprint,
+        "classes": list(job.images.train.class_names),
     }
     return cached_tokens(
         job.images.train if split == "train" else job.images.validation,
@@ -131,10 +144,31 @@ def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:
         tokenizer.grid_size**2,
         identity,
         job.cache_folder,
+        codebook_size=tokenizer.codebook_size,
+        num_classes=job.config.num_classes,
         batch_size=job.training.batch_size,
         num_workers=job.data.num_workers,
         processes=job.machine.processes,
     )
+
+
+def completed_record(job: TrainJob, tokenizer: Tokenizer, tokens: TokenSet) -> RunRecord:
+    """Add tokenizer and tokens to what the run is made of.
+
+    Args:
+        job: the Job.
+        tokenizer: the tokenizer.
+        tokens: the tokens to train on.
+
+    Raises:
+        UserError: if the processes have different ones.
+    """
+    of_tokens = {
+        "tokenizer": tokenizer.fingerprint,
+        "tokens": digest_of(tokens.tokens.reshape(-1, tokens.tokens.shape[-1])),
+    }
+    job.machine.processes.check_equal(of_tokens)
+    return replace(job.record, made_from={**job.record.made_from, **of_tokens})
 
 
 def preview_writer(job: TrainJob, tokenizer: Tokenizer) -> Callable[[nn.Module, Path], None]:

@@ -14,7 +14,9 @@ from commands.training_jobs import (
     check_trained_mode,
     log_small_dataset,
     loop_config,
+    made_from_images,
     open_splits,
+    wants_wandb,
 )
 from models.vqgan.config import VQGANConfig
 from models.vqgan.foreign import read_remap
@@ -54,7 +56,9 @@ def resolve(request: Request) -> TrainVaeJob:
     config = _new_config(request)
     training = configure(VQGANTrainingConfig, line)
     training.validate(config)
-    images = open_splits(data)
+    data.check_workers(line.batch_size_vae)
+    images = open_splits(request, data, "vqgan")
+    made_from = made_from_images(request, images, "vqgan")
     loop = loop_config(line, images.train, training.epochs, training.batch_size)
     log_small_dataset(images.train, training.batch_size, "--batch_size_vae")
     _log_late_discriminator(training, len(images.train) // loop.images_per_step * loop.epochs)
@@ -64,8 +68,10 @@ def resolve(request: Request) -> TrainVaeJob:
         images=images,
         data=data,
         loop=loop,
-        record=run_record(line.replace(size=data.size), "vqgan", {"images": len(images.train)}),
-        use_wandb=not line.no_wandb,
+        record=run_record(
+            line.replace(size=data.size), "vqgan", made_from, request.continued.get("vqgan")
+        ),
+        use_wandb=wants_wandb(request),
         config=config,
         training=training,
     )

@@ -2,17 +2,24 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from commands.flags import configure
 from commands.parser import CommandLine
-from commands.request import Data, Machine
+from commands.request import Data, Machine, Request
+from commands.resume import class_order
+from data.content import Content, content_of, in_order
 from data.images import ImageDataset
 from training.config import LoopConfig
 from training.run_folder import RunFolder
-from training.runs import RunRecord
+from training.runs import CLASS_NAMES, RunRecord, check_made_from
+from training.tracking import wandb_obstacle
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
+
+TOLD = {"count": "number", "class_names": "classes", "labels": "labels", "source": "contents"}
+"""What messages call the fields of a Content."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +29,12 @@ class Splits:
     Attributes:
         train: the images to train on.
         validation: the images to validate on.
+        content: what the images to train on are.
     """
 
     train: ImageDataset
     validation: ImageDataset
+    content: Content
 
 
 @dataclass(frozen=True)
@@ -51,9 +60,60 @@ class TrainingJob:
     use_wandb: bool
 
 
-def open_splits(data: Data) -> Splits:
-    """Open both splits of a dataset; errors as in `Data.open`."""
-    return Splits(data.open("train"), data.open("validation"))
+def open_splits(request: Request, data: Data, stage: str) -> Splits:
+    """Open both splits of a dataset, with the classes in the order of the run that is continued.
+
+    Args:
+        request: the command line.
+        data: the dataset.
+        stage: "vqgan" or "maskgit".
+
+    Raises:
+        UserError: as `Data.open`; or if the processes have different images.
+    """
+    train, validation = data.open("train"), data.open("validation")
+    if data.spec.num_classes is None and stage in request.continued:
+        continues = request.continued[stage]
+        order = class_order(continues, request.run(), stage, train.class_names)
+        train, validation = in_order(train, order), in_order(validation, order)
+    contents = {"training": content_of(train), "validation": content_of(validation)}
+    request.machine.processes.check_equal(
+        {
+            f"{told} of the {split} images": getattr(content, name)
+            for split, content in contents.items()
+            for name, told in TOLD.items()
+        }
+    )
+    return Splits(train, validation, contents["training"])
+
+
+def made_from_images(request: Request, images: Splits, stage: str) -> dict[str, Any]:
+    """Return what a run depends on, for `RunRecord.made_from`, as far as its images tell.
+
+    Raises:
+        UserError: if the run that is continued was made from other images or classes.
+    """
+    content = images.content
+    made_from = {
+        "images": content.count,
+        CLASS_NAMES: list(content.class_names),
+        "labels": content.labels,
+        "source": content.source,
+    }
+    if stage in request.continued:
+        check_made_from(made_from, request.continued[stage], request.run())
+    return made_from
+
+
+def wants_wandb(request: Request) -> bool:
+    """Whether Weights & Biases gets the metrics; a line says why not, before any work is done."""
+    line = request.line
+    if line.no_wandb or line.dry_run or not request.machine.processes.is_main:
+        return False
+    obstacle = wandb_obstacle()
+    if obstacle:
+        log.info("wandb records nothing: %s", obstacle)
+    return obstacle is None
 
 
 def loop_config(

@@ -15,6 +15,7 @@ from data.images import ImageDataset, flip_view
 from utils.device import send
 from utils.pictures import from_uint8
 from utils.seeding import rng
+from utils.workers import batches_of
 
 EpochBatches = Callable[[int, int], Iterator[Tensor]]
 """(epoch, first batch) gives images float (B, C, H, W) in [-1, 1], from that batch of the epoch."""
@@ -78,11 +79,12 @@ def uint8_blocks(
         yield pixels.permute(0, 2, 3, 1).numpy(), labels.numpy()
 
 
-def _loader(images: Dataset, batch_size: int, num_workers: int) -> DataLoader:
+def _loader(images: Dataset, batch_size: int, num_workers: int) -> Iterator:
     """Read batches in order, into pinned memory where the program uses CUDA."""
-    return DataLoader(
+    loader = DataLoader(
         images, batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_initialized()
     )
+    return batches_of(loader)
 
 
 def _flip(pixels: Tensor, views: Tensor) -> Tensor:

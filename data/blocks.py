@@ -1,154 +1,183 @@
 """Keeps blocks of generated images on disk, so that an interrupted sampling can continue.
 
 Images are made in blocks. A block depends only on its index and on the identity record of the
-sampling. Each finished block is a file in a partial folder. After a stop, the next run makes the
-blocks that are missing; several processes share them. When all blocks are there, the PNGs and the
-.npz are written from them and replace those of an earlier sampling.
+sampling. Each finished block is a file in a partial folder, with a digest. After a stop, the next
+run makes the blocks that are missing or damaged; several processes share them. When all blocks are
+there, the PNGs and the .npz are written from them. Earlier parts of the same sampling stay; those
+of another one are replaced.
 """
 
-import json
+import io
+import itertools
+import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.generated import Blocks, write_npz, write_pngs
-from utils.errors import UserError
-from utils.files import (
-    atomic_write,
-    exclusive_lock,
-    make_folder,
-    remove_leftovers,
-    write_json_atomic,
-)
+from data.generated import write_npz, write_pngs
+from data.parts import earlier_parts, part_arrays
+from data.publish import BESIDE, claim, publish
+from utils.errors import UserError, one_line
+from utils.files import atomic_write, make_folder, remove_leftovers
 from utils.pictures import save_grid
 from utils.progress import progress_bar
+from utils.records import checksum, read_record, sealed_bytes, unsealed_bytes, write_record
+
+log = logging.getLogger(__name__)
 
 RECORD = "identity.json"
+FILM = ("steps.png", "steps.gif")
 
 
-@contextmanager
-def claim(folder: Path) -> Iterator[None]:
-    """Make the folder of the samples, and keep other jobs out of it in the block.
+class BlockFolder:
+    """The folder of the blocks of a sampling.
 
-    Raises:
-        UserError: if another job samples into it, or it cannot be written.
+    Attributes:
+        folder: where the samples go.
+        path: the folder of the blocks in it.
     """
-    make_folder(folder)
-    with exclusive_lock(folder / ".lock", f"another job is sampling into {folder}"):
-        yield
 
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        """Name the folder of the blocks, which `missing` makes.
 
-def open_blocks(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Make the partial folder, or keep it if its blocks have the same identity.
+        Args:
+            folder: where the samples go.
+            identity: everything that the images depend on, as plain data.
+        """
+        self.folder, self.path = folder, folder / BESIDE
+        self._identity, self._checksum = identity, checksum(identity)
 
-    Args:
-        folder: of the blocks; blocks of another identity are removed.
-        identity: everything that the images depend on, as plain data.
+    def claimed(self) -> AbstractContextManager[None]:
+        """Keep other jobs out of the folder in a block; errors as in `data.publish.claim`."""
+        return claim(self.folder, "sampling")
 
-    Raises:
-        UserError: if the folder cannot be written.
-    """
-    try:
-        stored = json.loads((folder / RECORD).read_text())
-    except (OSError, ValueError):
-        stored = None  # no record, or a damaged one
-    if stored != json.loads(json.dumps(identity)):
-        shutil.rmtree(folder, ignore_errors=True)
-        make_folder(folder)
-        write_json_atomic(folder / RECORD, identity)
-    remove_leftovers(folder)
+    def missing(self, num_blocks: int) -> list[int]:
+        """List the indices of the blocks that are not there yet.
 
+        Blocks that are damaged, and those of another identity, are removed.
 
-def missing_blocks(folder: Path, num_blocks: int) -> list[int]:
-    """List the indices of the blocks that are not there yet."""
-    return [index for index in range(num_blocks) if not _block(folder, index).is_file()]
+        Raises:
+            UserError: if the folder cannot be written.
+        """
+        try:
+            is_ours = checksum(read_record(self.path / RECORD)) == self._checksum
+        except UserError:  # damaged
+            is_ours = False
+        if not is_ours:
+            shutil.rmtree(self.path, ignore_errors=True)
+            make_folder(self.path)
+            write_record(self.path / RECORD, self._identity)
+        remove_leftovers(self.path)
+        there = [index for index in range(num_blocks) if self._file(index).is_file()]
+        damaged = [index for index in there if not self._is_intact(index)]
+        if damaged:
+            log.warning("%d of %d blocks are damaged and made anew", len(damaged), len(there))
+        return sorted({*range(num_blocks)} - {*there} | {*damaged})
 
+    def write(self, indices: Sequence[int], blocks: Iterable[np.ndarray]) -> None:
+        """Write blocks to files as they come.
 
-def write_blocks(folder: Path, indices: Sequence[int], blocks: Iterable[np.ndarray]) -> None:
-    """Write blocks to files as they come.
+        Args:
+            indices: of the blocks.
+            blocks: uint8 (B, H, W, C) each, one per index.
 
-    Args:
-        folder: made by `open_blocks`.
-        indices: of the blocks.
-        blocks: uint8 (B, H, W, C) each, one per index.
+        Raises:
+            UserError: if a file cannot be written.
+        """
+        with progress_bar("sampling", len(indices), unit="block") as bar:
+            for index, images in zip(indices, blocks, strict=True):
+                content = io.BytesIO()
+                np.save(content, images, allow_pickle=False)
+                with atomic_write(self._file(index)) as file:
+                    file.write(sealed_bytes(content.getvalue(), self._about(index)))
+                bar.update(1)
 
-    Raises:
-        UserError: if a file cannot be written.
-    """
-    with progress_bar("sampling", len(indices), unit="block") as bar:
-        for index, images in zip(indices, blocks, strict=True):
-            with atomic_write(_block(folder, index)) as file:
-                np.save(file, images, allow_pickle=False)
-            bar.update(1)
+    def read(self, index: int) -> np.ndarray:
+        """Read the images of a block.
+
+        Raises:
+            UserError: if it is missing or damaged.
+        """
+        path = self._file(index)
+        try:
+            content = unsealed_bytes(path.read_bytes(), self._about(index))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path} is damaged ({one_line(error)}); the same command makes it anew"
+            ) from error
+        return np.load(io.BytesIO(content), allow_pickle=False)
+
+    def _is_intact(self, index: int) -> bool:
+        """Whether the file of a block holds what was written."""
+        try:
+            self.read(index)
+        except UserError:
+            return False
+        return True
+
+    def _about(self, index: int) -> str:
+        """Say which block of which sampling it is, for its digest."""
+        return f"block {index} of {self._checksum}"
+
+    def _file(self, index: int) -> Path:
+        """Name the file of a block."""
+        return self.path / f"block_{index:06d}.npy"
 
 
 def publish_blocks(
-    partial: Path,
-    folder: Path,
+    blocks: BlockFolder,
+    sampling: Mapping[str, Any],
     labels: Sequence[int],
     block_size: int,
     columns: int,
     first_image: int = 0,
 ) -> None:
-    """Write `images/`, `samples.npz` and `grid.png` from finished blocks; earlier ones go.
+    """Write `images/`, `samples.npz` and `grid.png` from finished blocks and from earlier parts.
 
     Args:
-        partial: the folder of the blocks; it is removed at the end.
-        folder: where `images/` and the two files go.
+        blocks: the blocks; they are removed at the end.
+        sampling: what all parts of the sampling have in common, as plain data. The images of its
+            other parts stay; those of another sampling go, with its film.
         labels: of the images, in their order.
         block_size: number of images in a block; the last one may have fewer.
         columns: of `grid.png`.
         first_image: number of the first image, which names its file.
 
     Raises:
-        UserError: if a file cannot be written or a block is damaged; earlier files and the blocks
-            are then still there.
+        UserError: if a file cannot be written, or a block or `samples.npz` is damaged; earlier
+            files and the blocks are then still there.
     """
-    try:
-        # Write everything into the partial folder first.
-        new = partial / "images"
-        shutil.rmtree(new, ignore_errors=True)
-        blocks = _read_blocks(partial, labels, block_size)
-        passed = write_pngs(new, blocks, first_image)
-        first = write_npz(partial / "samples.npz", passed, len(labels), "writing")
-        save_grid(partial / "grid.png", first, columns=columns)
-        # Then replace the earlier files.
-        for name in ("samples.npz", "grid.png"):
-            (partial / name).replace(folder / name)
-        # A folder cannot be renamed onto one with files, so the earlier folder moves away first.
-        aside = partial / "replaced"
-        shutil.rmtree(aside, ignore_errors=True)
-        if (folder / "images").exists():
-            (folder / "images").rename(aside)
-        new.rename(folder / "images")
-        shutil.rmtree(partial)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the samples in {folder}: {error.strerror or error}; the same command "
-            "goes on from here"
-        ) from error
+    made = blocks.path
+    earlier = earlier_parts(blocks.folder / "samples.npz", sampling)
+    # Those before, the new ones and those after, in the order of their numbers.
+    new = first_image + np.arange(len(labels))
+    stay = earlier.outside(first_image, first_image + len(labels))
+    before, after = stay & (earlier.indices < first_image), stay & (earlier.indices > first_image)
+    indices = np.concatenate([earlier.indices[before], new, earlier.indices[after]])
+    parts = np.concatenate(
+        [earlier.parts[before], np.full_like(new, first_image), earlier.parts[after]]
+    )
+    images = itertools.chain(
+        earlier.blocks(before), _labelled(blocks, labels, block_size), earlier.blocks(after)
+    )
+    shutil.rmtree(made / "images", ignore_errors=True)
+    passed = write_pngs(made / "images", images, indices)
+    more = part_arrays(sampling, indices, parts)
+    first = write_npz(made / "samples.npz", passed, len(indices), "writing", more)
+    save_grid(made / "grid.png", first, columns=columns)
+    if len(indices) > len(new):
+        log.info("%d images of earlier parts stay", len(indices) - len(new))
+    keeps_film = len(earlier.indices) and not (made / FILM[0]).exists()
+    publish(blocks.folder, ("samples.npz", "grid.png", *(() if keeps_film else FILM)))
 
 
-def _read_blocks(folder: Path, labels: Sequence[int], block_size: int) -> Blocks:
+def _labelled(
+    blocks: BlockFolder, labels: Sequence[int], block_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the images of each block and their labels, in order."""
     for index, start in enumerate(range(0, len(labels), block_size)):
-        part = np.asarray(labels[start : start + block_size])
-        path = _block(folder, index)
-        try:
-            images = np.load(path, allow_pickle=False)
-            if len(images) != len(part):
-                raise ValueError(f"{len(images)} images instead of {len(part)}")
-        except Exception as error:  # numpy parses the header as Python: damage raises anything
-            raise UserError(
-                f"{path} is damaged ({error}); delete it and the same command makes it anew"
-            ) from error
-        yield images, part
-
-
-def _block(folder: Path, index: int) -> Path:
-    """Name the file of a block."""
-    return folder / f"block_{index:06d}.npy"
+        yield blocks.read(index), np.asarray(labels[start : start + block_size], np.int64)

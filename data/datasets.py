@@ -20,8 +20,13 @@ TRAIN_VAL: dict[Split, str] = {"train": "train", "validation": "val"}
 
 
 def _reader(kind: str, *arguments: str) -> ReaderRef:
-    """Name a reader of data/readers.py."""
+    """Name a reader of data/readers.py, whose images are in arrays."""
     return ReaderRef("data.readers", kind, arguments)
+
+
+def _tree(kind: str) -> ReaderRef:
+    """Name a reader of data/tree_readers.py, whose images are files."""
+    return ReaderRef("data.tree_readers", kind)
 
 
 def _medmnist(name: str) -> ReaderRef:
@@ -80,7 +85,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="places365",
-        reader=_reader("Places365"),
+        reader=_tree("Places365"),
         channels=3,
         num_classes=365,
         size=128,
@@ -96,7 +101,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="dtd",
-        reader=_reader("Dtd"),
+        reader=_tree("Dtd"),
         channels=3,
         num_classes=47,
         size=128,
@@ -272,7 +277,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="tinyimagenet",
-        reader=_reader("TinyImageNet"),
+        reader=_tree("TinyImageNet"),
         channels=3,
         num_classes=200,
         size=64,
@@ -284,7 +289,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="imagenet",
-        reader=_reader("ImageNet"),
+        reader=_tree("ImageNet"),
         channels=3,
         num_classes=1000,
         size=128,
@@ -300,7 +305,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="celeba",
-        reader=_reader("CelebA"),
+        reader=_tree("CelebA"),
         channels=3,
         num_classes=2,
         classes=("female", "male"),

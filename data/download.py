@@ -5,40 +5,27 @@ finished, the files move to their place.
 """
 
 import logging
-import pickle
 import shutil
 import socket
-import tarfile
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from data.spec import DatasetSpec
-from utils.errors import UserError, one_line
+from utils.errors import one_line
+from utils.files import temporary_folder
 
 log = logging.getLogger(__name__)
 
 STALL_SECONDS = 60
 """A server that sends nothing for so long counts as gone."""
 
-# What torchvision, medmnist and the readers raise for files that are missing or damaged.
-LIBRARY_ERRORS = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    LookupError,
-    EOFError,
-    zlib.error,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    pickle.UnpicklingError,
-)
+
+class FetchError(Exception):
+    """What went wrong, in one line."""
 
 
-def fetch(spec: DatasetSpec, root: Path, split: str, size: int, by_hand: str) -> None:
+def fetch(spec: DatasetSpec, root: Path, split: str, size: int) -> None:
     """Download a split of a dataset, or unpack archives that are at their place already.
 
     Args:
@@ -46,25 +33,23 @@ def fetch(spec: DatasetSpec, root: Path, split: str, size: int, by_hand: str) ->
         root: the data folder; made where it is missing, and removed again if it stays empty.
         split: the library's name of the split.
         size: wanted side of the images in pixels.
-        by_hand: how the user can fetch the files, for the error message.
 
     Raises:
-        UserError: if that fails; no files stay behind.
+        FetchError: if that fails; no files stay behind.
     """
     log.info("fetching %s into %s; licence: %s", spec.name, root, spec.licence)
     created = not root.exists()
     staging = root  # until there is a temporary folder
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{spec.name}.partial.", dir=root) as folder:
-            staging = Path(folder)
+        with temporary_folder(root, spec.name) as folder:
+            staging = folder
             _link_present(spec, root, staging)
             with _impatient_sockets():
                 spec.reader.load().fetch(staging, split, size)
             _move_into(staging, root)
     except Exception as error:  # the exceptions of gdown, for one, have no common base
-        told = one_line(error).replace(str(staging), str(root))
-        raise UserError(f"cannot fetch {spec.name}: {told}; {by_hand}") from error
+        raise FetchError(one_line(error).replace(str(staging), str(root))) from error
     finally:
         if created and root.is_dir() and not any(root.iterdir()):
             root.rmdir()

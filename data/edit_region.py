@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from data.images import ImageDataset, load_image, to_tensor
+from data.image_file import load_image
+from data.images import ImageDataset, to_tensor
 from utils.errors import FieldError, UserError
 
 Box = tuple[int, int, int, int]
@@ -61,7 +63,7 @@ def region_to_make(
     Args:
         original: uint8 (H, W, C), square.
         boxes: parts of the image.
-        mask_file: an image file, white where pixels are to be made.
+        mask_file: an image file, white where pixels are to be made; transparent parts stay.
         margins: number of pixels to be made at a side ("left", "right", "top", "bottom"). The image
             is shifted to make room for them.
 
@@ -76,7 +78,7 @@ def region_to_make(
         original, new = outpainted(original, margins)
         mask |= new
     if mask_file:
-        mask |= _square(mask_file, len(original), 1)[..., 0] > 127
+        mask |= _mask_of(mask_file, len(original))
     return original, mask
 
 
@@ -133,9 +135,30 @@ def outpainted(image: np.ndarray, margins: Mapping[str, int]) -> tuple[np.ndarra
     return np.pad(kept, ((top, bottom), (left, right), (0, 0)), mode="edge"), new
 
 
+def _mask_of(path: str, size: int) -> np.ndarray:
+    """Read which pixels a file marks: bool (size, size), True where it is white.
+
+    Transparent parts are not marked, and 1 is white where nothing is brighter.
+
+    Raises:
+        FieldError: if nothing is marked.
+    """
+    picture = load_image(path, page="black").convert("L")
+    if picture.getextrema()[1] == 1:
+        picture = picture.point([0] + [255] * 255)
+    mask = _fitted(picture, path, size, 1)[..., 0] > 127
+    if not mask.any():
+        raise FieldError("mask_image", path, "it marks nothing: white parts are made anew")
+    return mask
+
+
 def _square(path: str, size: int, channels: int) -> np.ndarray:
     """Read an image file as uint8 (size, size, channels)."""
-    picture = load_image(path)
+    return _fitted(load_image(path), path, size, channels)
+
+
+def _fitted(picture: Image.Image, path: str, size: int, channels: int) -> np.ndarray:
+    """Convert the image of a file to uint8 (size, size, channels)."""
     if picture.size != (size, size):
         log.info("%s is brought to %d x %d pixels, centred", path, size, size)
     return to_tensor(picture, size, channels).permute(1, 2, 0).numpy()

@@ -1,35 +1,45 @@
 """A user's own folder of images: a class per sub-folder, or no classes if it is flat.
 
-Where the folder has the sub-folders train and val (or valid, validation, test), these are the
-splits. Otherwise, also where train is the only sub-folder, a tenth of the images is held out for
-validation. Whether an image is held out depends on a hash of its own path alone, so that images
-which are added later leave all others in their split. The name of an image is its path relative to
-the folder, with forward slashes.
+Folders around the images, as archives have them, are gone through. Where there are sub-folders to
+train and to validate on (TRAIN, VALIDATION, in any case), these are the splits. Otherwise a tenth
+of the images is held out for validation. Whether an image is held out depends on a hash of its own
+path alone, so that images which are added later leave all others in their split. The name of an
+image is its path relative to the folder, with forward slashes.
 """
 
 import hashlib
 import logging
 import os
-from collections import defaultdict
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from data.images import FileImages, is_readable
+from data.image_file import TooManyPixelsError, problems
+from data.images import FileImages
 from data.spec import Source
+from data.tree import (
+    ONLY_CLASS,
+    SUFFIXES,
+    Left,
+    Tree,
+    class_of,
+    described,
+    entries,
+    folders_in,
+    is_image,
+    named,
+    walk,
+)
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
+TRAIN = ("train", "training")
+VALIDATION = ("val", "valid", "validation", "test", "testing")
 HELD_OUT = 0.1
-ONLY_CLASS = "images"
-"""Name of the one class of a flat folder."""
-
-LISTED = 10
-"""Largest number of file names in a warning; it counts the others."""
+MOST_WRAPPERS = 5  # folders in folders that are gone through
 
 
 @dataclass(frozen=True)
@@ -42,49 +52,27 @@ class ImageFolder:
         Raises:
             UserError: if there are none, or no image to train on has one of their classes.
         """
-        folder, training, images = _split(root, split)
-        classes = sorted({_class_of(name) for name in training})
-        unknown = {_class_of(name) for name in images}.difference(classes)
+        training, images = _split(root, split)
+        classes = training.classes
+        unknown = set(images.classes).difference(classes)
         if unknown:
-            raise UserError(f"{folder} has the class {min(unknown)}, which has no training images")
+            raise UserError(
+                f"{images.folder} has the class {min(unknown)}, which has no training images"
+            )
+        for name in classes:
+            if name != name.encode(errors="replace").decode():
+                raise UserError(
+                    f"the class folder {name!a} in {training.folder} has a name that is "
+                    "not UTF-8 here; rename it, or set LC_ALL=C.UTF-8"
+                )
         labels = {name: label for label, name in enumerate(classes)}
-        paths = [f"{folder}/{name}" for name in images]
-        items = FileImages(paths, [labels[_class_of(name)] for name in images])
-        return Source(items, folder, paths, tuple(classes))
+        paths = [images.path(name) for name in images.names]
+        items = FileImages(paths, [labels[class_of(name)] for name in images.names])
+        return Source(items, images.folder, paths, images.folder, classes)
 
     def fetch(self, root: Path, split: str, size: int) -> None:
         """Refuse: nobody but the user has these images."""
         raise FileNotFoundError("`data_dir` must be your folder of images")
-
-
-def readable_images(folder: Path) -> tuple[str, ...]:
-    """List the names of all images below a folder, sorted.
-
-    Files that cannot be read, and images beside class folders, are left out with a warning.
-
-    Raises:
-        UserError: if there are no other images.
-    """
-    return _examine(folder, tuple(sorted(_image_files(folder))))
-
-
-@lru_cache(maxsize=4)
-def _examine(folder: Path, files: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
-    """Choose the names of the images from (name, time of change).
-
-    The result is kept, as both splits are made from the same images. The times of change are there
-    so that a changed file is examined again.
-    """
-    found = {name for name, _ in files}
-    loose = {name for name in found if "/" not in name}
-    if loose != found:
-        _warn(f"{folder}: left out, as they are in no class folder", loose)
-        found -= loose
-    damaged = {name for name in found if not is_readable(folder / name)}
-    _warn(f"{folder}: left out, as they cannot be read", damaged)
-    if found == damaged:
-        raise UserError(f"`data_dir` {folder} has no readable images ({' '.join(SUFFIXES)})")
-    return tuple(sorted(found - damaged))
 
 
 def held_out(names: Collection[str]) -> set[str]:
@@ -98,7 +86,7 @@ def held_out(names: Collection[str]) -> set[str]:
     """
     classes: dict[str, list[str]] = defaultdict(list)
     for name in sorted(names, key=_position):
-        classes[_class_of(name)].append(name)
+        classes[class_of(name)].append(name)
     spare = [name for members in classes.values() for name in members[:-1]]
     if not spare:
         raise UserError("no class has two images, one to train on and one to validate on")
@@ -106,42 +94,106 @@ def held_out(names: Collection[str]) -> set[str]:
     return chosen or {min(spare, key=_position)}
 
 
-def _split(root: Path, split: str) -> tuple[Path, Collection[str], Collection[str]]:
-    """Find the folder of a split, the names of all training images and those of the split."""
+def _split(root: Path, split: str) -> tuple[Tree, Tree]:
+    """Find the images to train on, and those of a split."""
     if not root.is_dir():
         raise UserError(f"`data_dir` {root} is not a folder; `dataset` folder reads images from it")
-    validation = [root / name for name in VALIDATION_FOLDERS if (root / name).is_dir()]
-    if (root / "train").is_dir() and validation:
-        folder = root / "train" if split == "train" else validation[0]
-        return folder, readable_images(root / "train"), readable_images(folder)
-    if [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")] == ["train"]:
-        root = root / "train"
-    everything = readable_images(root)
-    reserved = held_out(everything)
-    training = [name for name in everything if name not in reserved]
-    return root, training, training if split == "train" else sorted(reserved)
+    found, validation = _find(_unwrapped(root))
+    everything = _readable(found)
+    if validation:
+        return everything, everything if split == "train" else _readable(validation)
+    reserved = held_out(everything.names)
+    kept = tuple(name for name in everything.names if name not in reserved)
+    training = replace(everything, names=kept)
+    chosen = replace(everything, names=tuple(sorted(reserved)))
+    return training, training if split == "train" else chosen
 
 
-def _image_files(folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield name and time of change of the images at any depth, without hidden ones."""
-    for path, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not (name.startswith(".") or _loops(path, name))]
-        for name in files:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                file = Path(path, name)
-                changed = file.stat().st_mtime_ns if file.exists() else 0  # a broken link
-                yield file.relative_to(folder).as_posix(), changed
+def _find(home: Path) -> tuple[Tree, Tree | None]:
+    """Find the images to train on, and those to validate on if they have a folder of their own."""
+    folders = {name.lower(): name for name in folders_in(home)}
+    train = next((home / folders[name] for name in TRAIN if name in folders), None)
+    validation = [home / folders[name] for name in VALIDATION if name in folders]
+    if train is None or not (validation or len(folders) == 1):
+        return walk(home), None  # "train" may be a class of vehicles
+    training = walk(train)
+    # Kaggle's test images often have no classes.
+    trees = [tree for tree in map(walk, validation) if tree.names]
+    fitting = [tree for tree in trees if _is_flat(tree) == _is_flat(training)]
+    used = {train, *(tree.folder for tree in fitting[:1])}
+    unused = [name for name in folders.values() if home / name not in used]
+    if unused:
+        log.info("%s: not used are the folders %s", home, named(unused))
+    return training, fitting[0] if fitting else None
 
 
-def _loops(path: str, name: str) -> bool:
-    """Whether a folder is a link to a folder that contains it."""
-    target, here = Path(path, name), Path(path).resolve()
-    return target.is_symlink() and target.resolve() in (here, *here.parents)
+def _unwrapped(folder: Path) -> Path:
+    """Go through folders that hold one folder of folders and nothing else."""
+    for _ in range(MOST_WRAPPERS):
+        inner = folders_in(folder)
+        if len(inner) != 1 or inner[0].lower() in TRAIN or not folders_in(folder / inner[0]):
+            break
+        if any(is_image(entry.name) for entry in entries(folder)):
+            break
+        folder /= inner[0]
+    return folder
 
 
-def _class_of(name: str) -> str:
-    """The class of an image: the first folder of its name."""
-    return name.split("/")[0] if "/" in name else ONLY_CLASS
+def _is_flat(tree: Tree) -> bool:
+    """Whether the images are in no folders of classes."""
+    return tree.classes == (ONLY_CLASS,)
+
+
+def _readable(tree: Tree) -> Tree:
+    """Leave out images that cannot be read, and those beside class folders, with a warning.
+
+    Raises:
+        UserError: if there are no others.
+    """
+    times = tuple(_time_of_change(tree.path(name)) for name in tree.names)
+    left_out = tuple(tree.left_out.items())
+    return replace(tree, names=_examine(tree.folder, tree.names, times, left_out))
+
+
+@lru_cache(maxsize=4)
+def _examine(
+    folder: Path,
+    names: tuple[str, ...],
+    times: tuple[int, ...],
+    left_out: tuple[tuple[tuple[str, str], int], ...],
+) -> tuple[str, ...]:
+    """Do what `_readable` does, and say which classes there are.
+
+    The result is kept, as both splits may be made from the same images. The times of change are
+    there so that a changed file is examined again.
+    """
+    # Choose the images.
+    loose = [name for name in names if "/" not in name]
+    loose = loose if len(loose) < len(names) else []
+    rest = [name for name in names if name not in set(loose)]
+    found = problems([f"{folder}/{name}" for name in rest])
+    errors = {name: error for name, error in zip(rest, found, strict=True) if error}
+    kept = tuple(name for name in rest if name not in errors)
+    # Say what is left out.
+    counts: Left = Counter(dict(left_out))
+    large = [name for name, error in errors.items() if isinstance(error, TooManyPixelsError)]
+    how = str(errors[large[0]]).rpartition(": ")[2] if large else ""
+    for reason, members in {
+        "in no class folder": loose,
+        "not readable": [name for name in errors if name not in large],
+        f"with too many pixels (the first: {how})": large,
+    }.items():
+        if members:
+            counts[reason, ""] += len(members)
+            log.warning("%s: left out, as %s: %s", folder, reason, named(members))
+    if not kept:
+        suffixes = " ".join(SUFFIXES)
+        raise UserError(
+            f"`data_dir` {folder} has no readable images ({suffixes}){described(counts)}"
+        )
+    classes = Tree(folder, kept).classes
+    log.info("%s: %d classes, %s%s", folder, len(classes), named(classes), described(counts))
+    return kept
 
 
 def _position(name: str) -> float:
@@ -149,8 +201,9 @@ def _position(name: str) -> float:
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
 
 
-def _warn(text: str, names: Collection[str]) -> None:
-    """Log a warning with the first of the names, if there are any."""
-    if names:
-        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-        log.warning("%s: %s%s", text, ", ".join(sorted(names)[:LISTED]), more)
+def _time_of_change(path: str) -> int:
+    """Return the time of change of a file, 0 for a broken link."""
+    try:
+        return os.stat(path).st_mtime_ns  # noqa: PTH116 (a million Paths are slow)
+    except OSError:
+        return 0

@@ -1,4 +1,4 @@
-"""Reads image files into tensors, and the dataset that training reads.
+"""The dataset that training reads: images of one size, as tensors, with their labels.
 
 Every image is resized so that its shorter side has the wanted length, and then cropped to the
 square in its centre. The filter is PIL's bilinear one, which averages over all source pixels when
@@ -9,8 +9,6 @@ measured on images prepared in the same way. Axes: B batch, C channels, H W pixe
 
 import hashlib
 import os
-import struct
-import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,37 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.files import FileError
+from data.image_file import load_image
 from data.spec import Source
-from utils.errors import UserError
-
-# What PIL raises for a file that is damaged, truncated or no image at all.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-
-END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-
-
-class ImageError(UserError):
-    """An image that cannot be read; the message names its file.
-
-    A DataLoader raises the error of a worker again, with the traceback of the worker as the text.
-    Only the last line of that text, the original message, is for the user.
-    """
-
-    def __init__(self, message: str) -> None:
-        prefix = f"{ImageError.__module__}.{ImageError.__name__}: "
-        super().__init__(message.strip().splitlines()[-1].removeprefix(prefix))
 
 
 class ImageDataset(Dataset):
@@ -58,6 +32,7 @@ class ImageDataset(Dataset):
     with a 1 for every finding.
 
     Attributes:
+        source: where the images come from.
         class_names: in the order of the labels.
         channels: C.
         size: side of the images in pixels.
@@ -67,22 +42,22 @@ class ImageDataset(Dataset):
     def __init__(
         self, source: Source, class_names: Sequence[str], channels: int, size: int, num_views: int
     ) -> None:
-        self._source = source
+        self.source = source
         self.class_names = tuple(class_names)
         self.channels = channels
         self.size = size
         self.num_views = num_views
 
     def __len__(self) -> int:
-        return len(self._source.items)
+        return len(self.source.items)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         """Read one image.
 
         Raises:
-            ImageError: if its file is damaged.
+            FileError: if its file is damaged.
         """
-        image, label = self._source.items[index]
+        image, label = self.source.items[index]
         return to_tensor(image, self.size, self.channels), _plain_label(label)
 
     @cached_property
@@ -90,17 +65,17 @@ class ImageDataset(Dataset):
         """Hash of the paths, sizes and times of change of all source files.
 
         Raises:
-            ImageError: if one of the files is missing.
+            FileError: if one of the files is missing.
         """
         digest = hashlib.sha256()
-        root = str(self._source.root)
-        for file in map(str, self._source.files):
+        root = str(self.source.root)
+        for file in map(str, self.source.files):
             try:
                 status = os.stat(file)  # noqa: PTH116 (a million Paths are slow)
             except OSError as error:
-                raise ImageError(f"cannot read {file}: {error.strerror}") from error
-            name = file.removeprefix(root)
-            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+                raise FileError(f"cannot read {file}: {error.strerror}") from error
+            told = f"{file.removeprefix(root)} {status.st_size} {status.st_mtime_ns}\n"
+            digest.update(os.fsencode(told))  # names need not be UTF-8
         return digest.hexdigest()
 
 
@@ -112,7 +87,7 @@ class FileImages:
         labels: one class per image.
     """
 
-    def __init__(self, paths: Sequence[str | Path], labels: Sequence[int]) -> None:
+    def __init__(self, paths: Sequence[str | Path], labels: Sequence[int] | np.ndarray) -> None:
         self.paths = [str(path) for path in paths]
         self.labels = np.asarray(labels, np.int64)  # workers share an array, but would copy a list
 
@@ -123,52 +98,23 @@ class FileImages:
         return load_image(self.paths[index]), int(self.labels[index])
 
 
-def load_image(path: str | Path) -> Image.Image:
-    """Read an image file as 8-bit grey ("L") or colour ("RGB"), turned upright.
+class ArrayImages:
+    """Images that are in memory.
 
-    Of a file with several frames the first one is read.
-
-    Raises:
-        ImageError: if the file cannot be read as an image.
+    Attributes:
+        images: uint8 (N, H, W) or (N, H, W, 3).
+        labels: int64 (N,), or uint8 (N, F) with a 1 for every finding.
     """
-    try:
-        with Image.open(path) as image:
-            return plain(_upright(image))
-    except UNREADABLE as error:
-        raise ImageError(f"cannot read the image {path}: {error}") from error
 
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self.images = images
+        self.labels = labels
 
-def is_readable(path: str | Path) -> bool:
-    """Whether a file is a complete image.
+    def __len__(self) -> int:
+        return len(self.images)
 
-    JPEG and PNG files end with a mark, which a truncated file lacks; where it is there, reading the
-    two ends of the file is enough. Otherwise the image is decoded to find out.
-    """
-    try:
-        with Image.open(path) as image:
-            mark = END_MARKS.get(image.format or "")
-            if mark is None or mark not in _tail(path):
-                image.load()
-    except UNREADABLE:
-        return False
-    return True
-
-
-def plain(image: Image.Image) -> Image.Image:
-    """Convert any kind of image to 8-bit grey ("L") or colour ("RGB").
-
-    Transparent parts become white. 16-bit grey keeps its range. Palettes, CMYK and the like become
-    RGB.
-    """
-    if image.mode in ("L", "RGB") and "transparency" not in image.info:
-        return image.copy()
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _eight_bits(image)
-    if image.has_transparency_data:
-        page = Image.new("RGBA", image.size, "white")
-        flat = Image.alpha_composite(page, image.convert("RGBA"))
-        return flat.convert("L" if image.mode.startswith(("L", "1")) else "RGB")
-    return image.convert("L" if image.mode == "1" else "RGB")
+    def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
+        return Image.fromarray(self.images[index]), self.labels[index]
 
 
 def to_tensor(image: Image.Image, size: int, channels: int) -> Tensor:
@@ -177,7 +123,8 @@ def to_tensor(image: Image.Image, size: int, channels: int) -> Tensor:
     Returns:
         uint8 (channels, size, size).
     """
-    image = image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    image = image if image.mode == mode else image.convert(mode)
     if image.size != (size, size):
         image = _centre_square(image, size)
     pixels = np.array(image, np.uint8).reshape(size, size, channels)
@@ -205,28 +152,6 @@ def _centre_square(image: Image.Image, size: int) -> Image.Image:
     left, top = (width - side) / 2, (height - side) / 2
     box = (left, top, left + side, top + side)
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF data says; ignore damaged EXIF data."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except UNREADABLE:
-        return image
-
-
-def _tail(path: str | Path, length: int = 64) -> bytes:
-    """Read the last bytes of a file."""
-    with Path(path).open("rb") as file:
-        file.seek(-min(length, file.seek(0, os.SEEK_END)), os.SEEK_END)
-        return file.read()
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Convert grey of more than 8 bits, which is 16-bit integers or floats in [0, 1]."""
-    levels = np.asarray(image).astype(np.float64)
-    levels = levels * 255 if image.mode == "F" else levels / 257
-    return Image.fromarray(levels.clip(0, 255).round().astype(np.uint8))
 
 
 def _plain_label(label: Any) -> int | Tensor:

@@ -4,9 +4,12 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torchvision.datasets.utils import download_url
 
+from data.arrays import read_npz
 from data.file_names import medmnist_file, medmnist_size
+from data.images import ArrayImages
 from data.spec import Source
 
 with warnings.catch_warnings():
@@ -26,14 +29,27 @@ class MedMNIST:
 
     def open(self, root: Path, split: str, size: int) -> Source:
         """Read a split into memory."""
-        file = root / medmnist_file(self.name.lower(), size)
-        dataset = getattr(medmnist, self.name)
-        items = dataset(split=split, root=root, size=medmnist_size(size))
-        try:
-            len(items)  # medmnist compares with the official number
-        except AssertionError as error:
-            raise ValueError(f"{file} does not have the official number of images") from error
-        return Source(items, root, [file])
+        name = self.name.lower()
+        file, side = root / medmnist_file(name, size), medmnist_size(size)
+        info = medmnist.INFO[name]
+        findings = len(info["label"]) if info["task"] == "multi-label, binary-class" else 1
+        shape = (side, side) if info["n_channels"] == 1 else (side, side, 3)
+        images = read_npz(
+            file,
+            f"{split}_images",
+            lambda s, dtype: (
+                s[1:] == shape and dtype == np.uint8 and is_official(name, split, s[0])
+            ),
+            f"the official number of images, uint8 (N, {', '.join(map(str, shape))})",
+        )
+        labels = read_npz(
+            file,
+            f"{split}_labels",
+            lambda s, dtype: s == (len(images), findings) and dtype.kind in "iu",
+            f"whole numbers ({len(images)}, {findings})",
+        )
+        labels = labels[:, 0] if findings == 1 else labels
+        return Source(ArrayImages(images, labels), root, [file], file)
 
     def fetch(self, root: Path, split: str, size: int) -> None:
         """Download the file with all splits.
@@ -45,3 +61,8 @@ class MedMNIST:
         info = medmnist.INFO[name]
         suffix = file.removeprefix(name).removesuffix(".npz")
         download_url(info[f"url{suffix}"], root, file, info[f"MD5{suffix}"])
+
+
+def is_official(name: str, split: str, count: int) -> bool:
+    """Whether a split of a dataset has so many images."""
+    return bool(medmnist.INFO[name]["n_samples"][split] == count)

@@ -6,6 +6,7 @@ from pathlib import Path
 from data import download as downloads
 from data.datasets import DATASETS
 from data.file_names import medmnist_file
+from data.files import FileError
 from data.images import ImageDataset
 from data.spec import DatasetSpec, Source, Split
 from utils.errors import UserError, one_line
@@ -38,6 +39,7 @@ def open_dataset(
             f"{data_dir} has {len(classes)} classes of {name} instead of {spec.num_classes}; "
             "`dataset` folder takes any folder of images"
         )
+    _check_labels(source, len(classes))
     num_views = spec.num_views if split == "train" else 1
     return ImageDataset(source, classes, spec.channels, size, num_views)
 
@@ -58,26 +60,72 @@ def fetch_dataset(name: str, data_dir: Path, size: int | None = None) -> None:
 
 
 def _open_or_fetch(spec: DatasetSpec, root: Path, split: str, size: int, may_fetch: bool) -> Source:
-    """Open a split; where that fails, fetch it and open it again."""
-    reader = spec.reader.load()
+    """Open a split; if files are missing, fetch them and open it again."""
     by_hand = _by_hand(spec, root, size)
     try:
-        return reader.open(root, split, size)
-    except downloads.LIBRARY_ERRORS as error:
+        return _open(spec, root, split, size)
+    except FileNotFoundError as error:
         problem = f"cannot open {spec.name}: {_reason(error)}"
         if not may_fetch:
             raise UserError(f"{problem}; run `download_only` first, or {by_hand}") from error
     log.info("%s", problem)
-    downloads.fetch(spec, root, split, size, by_hand)
     try:
-        return reader.open(root, split, size)
-    except downloads.LIBRARY_ERRORS as error:
+        downloads.fetch(spec, root, split, size)
+        return _open(spec, root, split, size)
+    except FileNotFoundError as error:
         raise UserError(f"cannot open {spec.name}: {_reason(error)}; {by_hand}") from error
+    except downloads.FetchError as error:
+        raise UserError(f"{problem}; cannot fetch {spec.name}: {error}; {by_hand}") from error
 
 
-def _reason(error: Exception) -> str:
-    """What a library says, without the advice that torchvision gives to programmers."""
-    return one_line(error).replace(" You can use download=True to download it", "")
+def _open(spec: DatasetSpec, root: Path, split: str, size: int) -> Source:
+    """Open a split.
+
+    Raises:
+        FileNotFoundError: if files are missing.
+        UserError: for anything else.
+    """
+    try:
+        return spec.reader.load().open(root, split, size)
+    except FileNotFoundError:
+        raise
+    except FileError as error:
+        raise UserError(f"cannot open {spec.name}: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # readers name the file; what slips through names the dataset
+        raise UserError(f"cannot open {spec.name} in {root}: {one_line(error)}") from error
+
+
+def _check_labels(source: Source, num_classes: int) -> None:
+    """Refuse labels that are not one for each image, or that are no classes.
+
+    Raises:
+        UserError: naming a label and the number of classes.
+    """
+    labels, count, told = source.items.labels, len(source.items), source.labels_from
+    if len(labels) != count:
+        raise UserError(f"{told} has {len(labels)} labels for {count} images")
+    if labels.ndim == 2:  # 1 or 0 for each finding; the last class is "no finding"
+        wrong = labels[(labels < 0) | (labels > 1)]
+        if labels.shape[1] != num_classes - 1 or wrong.size:
+            odd = f", among them {wrong[0]}" if wrong.size else ""
+            raise UserError(
+                f"{told} has {labels.shape[1]} marks for each image{odd}, not {num_classes - 1} "
+                "that are 0 or 1"
+            )
+        return
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if wrong.size:
+        raise UserError(
+            f"{told} has the label {wrong[0]}, but there are {num_classes} classes, numbered 0 to "
+            f"{num_classes - 1}"
+        )
+
+
+def _reason(error: FileNotFoundError) -> str:
+    """Say what is missing."""
+    return f"{error.filename} is missing" if error.filename else one_line(error, length=1000)
 
 
 def _by_hand(spec: DatasetSpec, root: Path, size: int) -> str:

@@ -17,7 +17,13 @@ VIEWS = {"none": 1, "horizontal": 2, "both": 4}
 
 
 class Items(Protocol):
-    """Images with their labels; an index gives (PIL image, label)."""
+    """Images with their labels; an index gives (PIL image, label).
+
+    Attributes:
+        labels: whole numbers, (N,) or for several findings an image (N, F).
+    """
+
+    labels: Any
 
     def __len__(self) -> int: ...
 
@@ -32,12 +38,14 @@ class Source:
         items: the images with their labels.
         root: folder of the files.
         files: every file that the images and labels come from; the fingerprint depends on them.
+        labels_from: the file or folder that the labels come from.
         class_names: names in the order of the labels; empty where the table has them.
     """
 
     items: Items
     root: Path
     files: Sequence[str | Path]
+    labels_from: Path
     class_names: tuple[str, ...] = ()
 
 
@@ -45,12 +53,16 @@ class Reader(Protocol):
     """Opens and fetches the files of one dataset.
 
     Both methods take the folder of all datasets, the library's name of the split and the wanted
-    side of the images in pixels. They let pass what the library raises about missing or damaged
-    files (LIBRARY_ERRORS in data/download.py).
+    side of the images in pixels.
     """
 
     def open(self, root: Path, split: str, size: int) -> Source:
-        """Open files that are there, without writing anything and without a network."""
+        """Open files that are there, without writing anything and without a network.
+
+        Raises:
+            FileNotFoundError: if files are missing that `fetch` could bring.
+            UserError: if a file is there and cannot be used.
+        """
 
     def fetch(self, root: Path, split: str, size: int) -> None:
         """Download what is missing below `root`, check it and unpack it."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.images import ImageDataset, flip_view
+from data.partial_cache import LABELS, TOKENS, PartialCache
 from data.token_set import TokenSet
 from utils.errors import UserError
 from utils.files import (
@@ -30,7 +31,6 @@ from utils.files import (
     file_digest,
     make_folder,
     remove_leftovers,
-    reserve_space,
     write_json_atomic,
 )
 from utils.processes import ALONE, Processes
@@ -40,7 +40,6 @@ from utils.workers import batches_of
 log = logging.getLogger(__name__)
 
 CACHE_FORMAT = 2
-FILES = ("tokens.npy", "labels.npy")
 FLUSH_EVERY = 50  # batches between two progress records
 
 
@@ -51,6 +50,8 @@ def cached_tokens(
     identity: Mapping[str, Any],
     cache_dir: Path,
     *,
+    codebook_size: int,
+    num_classes: int,
     batch_size: int,
     num_workers: int,
     processes: Processes = ALONE,
@@ -64,13 +65,15 @@ def cached_tokens(
         identity: everything that the tokens depend on beside the images. "dataset" and "split"
             become part of the folder's name.
         cache_dir: folder of all caches.
+        codebook_size: K; tokens must be below it.
+        num_classes: number of classes; labels must be below it.
         batch_size: number of images that a process encodes at once.
         num_workers: number of processes that read images for each process that encodes.
         processes: the processes that encode together; the main one writes.
 
     Raises:
         UserError: if another process is writing this cache, the disk is too small, or the files of
-            a finished cache are damaged.
+            a finished cache are damaged or hold tokens or labels that cannot be.
     """
     # Name the folder by everything that the tokens depend on.
     manifest = {
@@ -95,7 +98,9 @@ def cached_tokens(
             if not processes.from_main(folder.is_dir):
                 _write(encoding, manifest, folder)
         processes.wait()
-    return _read(folder, manifest)
+    found = _read(folder, manifest)
+    _check_ranges(found, folder, codebook_size, num_classes)
+    return found
 
 
 def cache_bytes(num_images: int, num_views: int, seq_len: int) -> int:
@@ -128,7 +133,7 @@ class _Encoding:
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_initialized(),
         )
-        for block, (pixels, labels) in zip(blocks, loader, strict=True):
+        for block, (pixels, labels) in zip(blocks, batches_of(loader), strict=True):
             encoded = [*(self.encode(flip_view(pixels, view)).cpu() for view in views), labels]
             *tokens, labels = (self.processes.gather(part)[: len(block)] for part in encoded)
             yield tokens, labels
@@ -146,52 +151,40 @@ def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> No
     Every process encodes; the main one writes.
     """
     partial = make_folder(folder.with_name(f"{folder.name}.partial"))
-    done = encoding.processes.from_main(lambda: _read_progress(partial))
-    if not encoding.processes.is_main:
-        for _ in encoding.blocks(done):
-            pass
-        return
-    # Make the files, or open those of an earlier start, and reserve their space.
-    remove_leftovers(partial)
-    count, views, seq_len = manifest["images"], manifest["views"], manifest["seq_len"]
-    _check_space(partial, cache_bytes(count, views, seq_len))
-    label_shape = np.asarray(encoding.images[0][1]).shape
-    mode = "r+" if done else "w+"
+    processes, count = encoding.processes, manifest["images"]
     try:
-        tokens = np.lib.format.open_memmap(
-            partial / "tokens.npy", mode, np.uint16, (views, count, seq_len)
-        )
-        labels = np.lib.format.open_memmap(
-            partial / "labels.npy",
-            mode,
-            np.uint8 if label_shape else np.int64,
-            (count, *label_shape),
-        )
-        for name in FILES:
-            reserve_space(partial / name)
-        # Fill them.
+        cache = _open_partial(encoding, manifest, partial) if processes.is_main else None
+        done = processes.from_main(lambda: cache.done if cache else 0)
+        if cache is None:
+            for _ in encoding.blocks(done):
+                pass
+            return
+        # Fill the files.
         title = f"tokenising {manifest['dataset']} ({manifest['split']})"
         with progress_bar(title, total=count, done=done, unit="image") as bar:
-            for number, (block, block_labels) in enumerate(encoding.blocks(done), start=1):
-                end = done + len(block_labels)
-                for view in range(views):
-                    tokens[view, done:end] = block[view].numpy()
-                labels[done:end] = block_labels.numpy()
-                bar.update(end - done)
-                done = end
+            for number, (tokens, labels) in enumerate(encoding.blocks(done), start=1):
+                cache.add(tokens, labels)
+                bar.update(len(labels))
                 if number % FLUSH_EVERY == 0:
-                    _record_progress(partial, done, tokens, labels)
-        _record_progress(partial, done, tokens, labels)
+                    cache.flush()
+        cache.flush()
         # All is there: finish.
-        sums = {name: file_digest(partial / name) for name in FILES}
-        write_json_atomic(partial / "manifest.json", {**manifest, "sha256": sums})
-        (partial / "progress.json").unlink()
+        write_json_atomic(partial / "manifest.json", {**manifest, "sha256": cache.digests()})
         partial.rename(folder)
+        (folder / cache.record.name).unlink()
     except OSError as error:
         raise UserError(
             f"cannot write the token cache {partial}: {error.strerror or error}; it goes on from "
             "here once there is space (or set `cache_dir`)"
         ) from error
+
+
+def _open_partial(encoding: _Encoding, manifest: Mapping[str, Any], partial: Path) -> PartialCache:
+    """Make the files of a cache, or open those of an earlier start."""
+    remove_leftovers(partial)
+    shape = (manifest["views"], manifest["images"], manifest["seq_len"])
+    _check_space(partial, cache_bytes(manifest["images"], manifest["views"], manifest["seq_len"]))
+    return PartialCache(partial, shape, np.asarray(encoding.images[0][1]).shape)
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -205,39 +198,41 @@ def _check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _read_progress(partial: Path) -> int:
-    """Read how many images are encoded and on the disk."""
-    try:
-        return int(json.loads((partial / "progress.json").read_text())["images"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0  # no record, or a damaged one: start again
-
-
-def _record_progress(partial: Path, done: int, *arrays: np.memmap) -> None:
-    """Flush the arrays to the disk and record that `done` images are in them."""
-    for array in arrays:
-        array.flush()
-    write_json_atomic(partial / "progress.json", {"images": done})
-
-
 def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
     """Open a finished cache and check that it is intact."""
     try:
         stored = json.loads((folder / "manifest.json").read_text())
         sums = stored.pop("sha256")
         damaged = [name for name in sums if file_digest(folder / name) != sums[name]]
-        if damaged or stored != manifest or set(sums) != set(FILES):
+        if damaged or stored != manifest or sums.keys() != {TOKENS, LABELS}:
             raise ValueError(f"{', '.join(damaged) or 'manifest.json'} does not match")
         # "c": torch wants an array that can be written to; the file does not change.
-        tokens = np.load(folder / "tokens.npy", mmap_mode="c", allow_pickle=False)
-        labels = np.load(folder / "labels.npy", allow_pickle=False)
+        tokens = np.load(folder / TOKENS, mmap_mode="c", allow_pickle=False)
+        labels = np.load(folder / LABELS, allow_pickle=False)
         shape = tuple(manifest[name] for name in ("views", "images", "seq_len"))
         if (tokens.dtype, tokens.shape) != (np.uint16, shape) or len(labels) != shape[1]:
             raise ValueError(f"tokens of shape {tokens.shape}, not {shape}")
         if labels.dtype != (np.int64 if labels.ndim == 1 else np.uint8):
             raise ValueError(f"labels of type {labels.dtype}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"the token cache {folder} is damaged ({error}); delete the folder and it is made anew"
         ) from error
     return TokenSet(tokens, labels)
+
+
+def _check_ranges(found: TokenSet, folder: Path, codebook_size: int, num_classes: int) -> None:
+    """Refuse tokens that the codebook does not have, and labels that are no classes."""
+    tokens, labels = found.tokens, found.labels
+    if tokens.max(initial=0) >= codebook_size:
+        problem = f"a token is {tokens.max()} and the codebook has {codebook_size} codes"
+    elif labels.ndim == 1 and not ((labels >= 0) & (labels < num_classes)).all():
+        wrong = labels[(labels < 0) | (labels >= num_classes)][0]
+        problem = f"a label is {wrong} and there are {num_classes} classes"
+    elif labels.ndim > 1 and (labels.shape[1] != num_classes - 1 or labels.max(initial=0) > 1):
+        problem = f"its labels are no findings of {num_classes - 1} kinds"
+    else:
+        return
+    raise UserError(
+        f"the token cache {folder} is damaged ({problem}); delete the folder and it is made anew"
+    )

@@ -19,7 +19,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 )
 
 from utils.errors import FieldError, UserError, is_out_of_memory, one_line
-from utils.files import file_digest
+from utils.files import file_digest, read_with_digest
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256 = "6726825d"
@@ -141,13 +141,16 @@ def load_feature_net(path: Path, device: torch.device) -> Extractor:
     """
     if not path.is_file():
         raise FieldError("feature_net", path, "there is no such file")
-    digest = file_digest(path)
-    try:
+
+    def read(path: Path) -> Any:
         with warnings.catch_warnings():
             # torch recommends torch.export instead, but its files need one version of torch.
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
-            net = torch.jit.load(path, map_location=device).eval()
+            return torch.jit.load(path, map_location=device).eval()
+
+    try:
+        net, digest = read_with_digest(path, read)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"`feature_net` {path} is no TorchScript file; write one with "
@@ -175,20 +178,23 @@ def load_inception(path: Path | None, device: torch.device) -> Extractor:
         path = _cached_download(URL_INCEPTION_V3, wanted)
     if not path.is_file():
         raise FieldError("inception_weights", path, f"there is no such file; it must be {wanted}")
-    digest = file_digest(path)
-    if not digest.startswith(INCEPTION_SHA256):
-        raise UserError(
-            f"{path} is not {wanted}: its SHA-256 starts with {digest[: len(INCEPTION_SHA256)]}"
-        )
+    net, digest = read_with_digest(path, lambda path: _inception(path, wanted))
+    return Extractor("Inception v3", digest[:16], net.to(device), device, True)
+
+
+def _inception(path: Path, wanted: str) -> FeatureExtractorInceptionV3:
+    """Make the network from its file; arguments and errors as in `load_inception`."""
+    start = file_digest(path)[: len(INCEPTION_SHA256)]
+    if start != INCEPTION_SHA256:
+        raise UserError(f"{path} is not {wanted}: its SHA-256 starts with {start}")
     # The library would run code that is in the file, so it must first pass a reader that does not.
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise almost any kind
         raise UserError(f"{path} holds something else than weights: {one_line(error)}") from error
-    net = FeatureExtractorInceptionV3(
+    return FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
     )
-    return Extractor("Inception v3", digest[:16], net.to(device), device, True)
 
 
 def _cached_download(url: str, wanted: str) -> Path:

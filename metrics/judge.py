@@ -21,7 +21,7 @@ from metrics.extractor import Extractor
 from metrics.scores import FeatureCollector, FeatureSet
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.device import float32_name
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.files import make_folder, write_json_atomic
 from utils.progress import progress_bar
 from utils.version import VERSION
@@ -116,6 +116,23 @@ class Judge:
         }
 
 
+def check_count(count: int, title: str) -> None:
+    """Refuse fewer images than can be measured.
+
+    Args:
+        count: of the images.
+        title: what they are for, the start of the message.
+
+    Raises:
+        UserError: if there are fewer than metrics.MIN_IMAGES.
+    """
+    if count < metrics.MIN_IMAGES:
+        raise UserError(
+            f"{title}: {count} images are too few to measure; at least {metrics.MIN_IMAGES} are "
+            "needed, and 50,000 to compare with published scores"
+        )
+
+
 def extract(
     extractor: Extractor, blocks: Blocks, count: int, title: str, *, with_logits: bool
 ) -> tuple[FeatureSet, np.ndarray]:
@@ -136,11 +153,7 @@ def extract(
         UserError: if there are fewer than metrics.scores.MIN_IMAGES, or the extractor cannot take
             them.
     """
-    if count < metrics.MIN_IMAGES:
-        raise UserError(
-            f"{title}: {count} images are too few to measure; at least {metrics.MIN_IMAGES} are "
-            "needed, and 50,000 to compare with published scores"
-        )
+    check_count(count, title)
     collector = FeatureCollector(count)
     labels = []
     with progress_bar(title, count, unit="image") as bar:
@@ -175,9 +188,29 @@ def cached_features(
         stored = load_checkpoint(path, CACHE_KIND)
     except UserError as error:
         raise UserError(f"{error}; delete the file and it is made anew") from error
-    # If this fails, two references have the same digest.
-    assert stored["identity"] == identity
-    return FeatureSet(**stored["features"])
+    try:
+        return _kept_features(stored, identity)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged ({one_line(error)}); delete the file and it is made anew"
+        ) from error
+
+
+def _kept_features(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> FeatureSet:
+    """Take features out of what a file of the cache holds.
+
+    Raises:
+        AttributeError, KeyError, TypeError or ValueError: if they are something else.
+    """
+    if stored["identity"] != identity:
+        raise ValueError("it is of other images or of another network")
+    found = FeatureSet(**stored["features"])
+    (width,) = found.mean.shape
+    if found.count != identity["images"] or found.covariance.shape != (width, width):
+        raise ValueError(f"it is of {found.count} images and {tuple(found.covariance.shape)}")
+    if found.kept.ndim != 2 or found.kept.shape[1] != width:
+        raise ValueError(f"its features have the shape {tuple(found.kept.shape)}")
+    return found
 
 
 def write_scores(

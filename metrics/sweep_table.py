@@ -2,12 +2,14 @@
 
 Its folder holds `sweep.csv`, `sweep.png` (the contact sheet), `protocol.json` (what all rows share)
 and `strips/`. The values of all sampling settings are the key of a row. So a sweep can continue a
-table, or add other combinations, as long as the protocol is the same.
+table, or add other combinations, as long as the protocol is the same. A row ends with a checksum of
+its names and values; one that does not match is left out, and so measured anew.
 """
 
 import csv
 import hashlib
 import io
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,11 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.files import make_folder, read_json, write_json_atomic, write_text_atomic
-from utils.pictures import save_png, save_strips, tile
+from utils.files import make_folder, remove_leftovers, write_text_atomic
+from utils.pictures import is_intact_png, save_png, save_strips, tile
+from utils.records import CHECKSUM, checksum, read_record, write_record
+
+log = logging.getLogger(__name__)
 
 STRIP_IMAGES = 10  # images of a strip
 
@@ -27,7 +32,7 @@ class SweepTable:
     Attributes:
         csv: file of the table.
         sheet: file of the contact sheet.
-        rows: each with its texts by the names of the columns.
+        rows: each with its texts by the names of the columns, without its checksum.
     """
 
     def __init__(self, folder: Path, protocol: Mapping[str, Any]) -> None:
@@ -38,20 +43,23 @@ class SweepTable:
             protocol: plain data that is the same for all rows.
 
         Raises:
-            UserError: if the rows there have another protocol, or are damaged.
+            UserError: if the rows there have another protocol, or the protocol or all rows are
+                damaged.
         """
         self.csv, self.sheet = folder / "sweep.csv", folder / "sweep.png"
         self._strips = make_folder(folder / "strips")
-        stored = read_json(folder / "protocol.json") if self.csv.is_file() else protocol
-        differing = [name for name in protocol if stored.get(name) != protocol[name]]
-        if differing:
-            raise UserError(
-                f"{self.csv} was measured with another {differing[0]} "
-                f"({stored.get(differing[0])}, now {protocol[differing[0]]}); move {folder} away "
-                "or choose another `run_name`"
-            )
-        write_json_atomic(folder / "protocol.json", protocol)
+        for place in (folder, self._strips):
+            remove_leftovers(place)
         self.rows = self._read()
+        stored = read_record(folder / "protocol.json") if self.csv.is_file() else protocol
+        differing = [n for n in {**protocol, **stored} if stored.get(n) != protocol.get(n)]
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"{self.csv} was measured with another {name} ({stored.get(name)}, now "
+                f"{protocol.get(name)}); move {folder} away or choose another `run_name`"
+            )
+        write_record(folder / "protocol.json", protocol)
 
     def find(self, setting: Mapping[str, Any]) -> dict[str, str] | None:
         """Find the row of a setting, the values of all sampling settings by name; None without."""
@@ -84,11 +92,11 @@ class SweepTable:
         settings = {name: _text(value) for name, value in setting.items()}
         self.rows.append(settings | {name: f"{value:.6g}" for name, value in scores.items()})
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, [*self.rows[0], CHECKSUM], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows({**row, CHECKSUM: checksum(row)} for row in self.rows)
         write_text_atomic(self.csv, text.getvalue())
-        self._write_sheet(list(setting))
+        self.draw_sheet(list(setting))
 
     def show(self, setting: Mapping[str, Any]) -> str:
         """Format the row of a setting, for people."""
@@ -98,38 +106,53 @@ class SweepTable:
         """Format the row with the lowest score, for people."""
         return _line(min(self.rows, key=lambda row: float(row[score])))
 
+    def draw_sheet(self, names: list[str]) -> None:
+        """Draw the contact sheet, unless there is one that is as new as the table.
+
+        It has a strip for each row, titled with what differs and the FID.
+
+        Args:
+            names: of all sampling settings.
+        """
+        if self.sheet.is_file() and self.sheet.stat().st_mtime_ns >= self.csv.stat().st_mtime_ns:
+            return
+        varied = [name for name in names if len({row[name] for row in self.rows}) > 1]
+        strips = []
+        for row in self.rows:
+            path = self._strip({name: row[name] for name in names})
+            title = "  ".join(f"{name}={row[name]}" for name in varied)
+            if is_intact_png(path):
+                strips.append((f"{title}  fid={float(row['fid']):.4g}".strip(), path))
+        if len(strips) < len(self.rows):
+            log.warning("%s lacks %d strip(s)", self.sheet, len(self.rows) - len(strips))
+        if strips:
+            save_strips(self.sheet, strips)
+
     def _read(self) -> list[dict[str, str]]:
-        """Read the rows of the file; none if it is not there."""
+        """Read the rows of the file that are intact; none if it is not there."""
         if not self.csv.is_file():
             return []
         try:
-            with self.csv.open(newline="") as file:
-                rows = list(csv.DictReader(file, strict=True))
-            for row in rows:
-                float(row["fid"])
-                if None in row or None in row.values():
-                    raise ValueError("a row has another length")
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            text = self.csv.read_text("utf-8", errors="replace")
+            header, *lines = text.removesuffix("\n").split("\n")
+            names = _cells(header)
+            rows = [row for row in (_row(names, line) for line in lines) if row]
+            # Rows alone fail one by one; if all do, their names are wrong.
+            if "fid" not in names or (lines and not rows):
+                raise ValueError("no row matches its checksum")
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"{self.csv} is damaged ({error}); delete it and it is made anew"
             ) from error
+        if len(rows) < len(lines):
+            count = len(lines) - len(rows)
+            log.warning("%s: %d damaged row(s) are left out, to be measured anew", self.csv, count)
         return rows
 
     def _strip(self, setting: Mapping[str, Any]) -> Path:
         """Name the file with a setting's strip of images."""
         key = "\n".join(f"{name}={_text(value)}" for name, value in setting.items())
         return self._strips / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}.png"
-
-    def _write_sheet(self, names: list[str]) -> None:
-        """Draw the contact sheet: a strip for each row, titled with what differs and the FID."""
-        varied = [name for name in names if len({row[name] for row in self.rows}) > 1]
-        strips = []
-        for row in self.rows:
-            path = self._strip({name: row[name] for name in names})
-            title = "  ".join(f"{name}={row[name]}" for name in varied)
-            if path.is_file():
-                strips.append((f"{title}  fid={float(row['fid']):.4g}".strip(), path))
-        save_strips(self.sheet, strips)
 
 
 def _text(value: Any) -> str:
@@ -140,3 +163,32 @@ def _text(value: Any) -> str:
 def _line(row: Mapping[str, str]) -> str:
     """Format a row on one line, without its empty cells."""
     return " ".join(f"{name}={value}" for name, value in row.items() if value)
+
+
+def _cells(line: str) -> list[str]:
+    """Split a line of the file into its cells; none if it is damaged."""
+    try:
+        return next(csv.reader([line], strict=True), [])
+    except csv.Error:
+        return []
+
+
+def _row(names: list[str], line: str) -> dict[str, str] | None:
+    """Read a row, and take its checksum off; None if it is damaged."""
+    cells = _cells(line)
+    row = dict(zip(names, cells, strict=False))
+    expected = row.pop(CHECKSUM, None)
+    # A table of before has no checksums; its last column are the seconds.
+    is_older = expected is None and names[-1:] == ["seconds"]
+    if len(cells) != len(names) or (expected != checksum(row) and not is_older):
+        return None
+    return row if _is_number(row.get("fid")) else None
+
+
+def _is_number(text: str | None) -> bool:
+    """Whether a cell holds a number."""
+    try:
+        float(text or "")
+    except ValueError:
+        return False
+    return True

@@ -93,6 +93,10 @@ class TokenizerShape(Protocol):
         """The number of image tokens K; their ids are 0 .. K-1."""
 
     @property
+    def all_codes(self) -> int:
+        """The number of codes, also of those that no token stands for; K where there are none."""
+
+    @property
     def grid_size(self) -> int:
         """The number of tokens along one side of an image, h = w."""
 

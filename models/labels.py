@@ -3,19 +3,23 @@
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from utils.errors import UserError
 
-NO_CLASS = "none"
+NO_CLASS = ("none", "no class")
 MAX_SAMPLES = 10_000_000  # in one sampling; larger sets are made in parts
 
 
 def parse_labels(items: Sequence[str], class_names: Sequence[str]) -> list[int]:
     """Turn items such as `3`, `0-9x8` and `ankle boot` into one label per image.
 
-    An item is a class number (`3`), a range (`0-9`), a class name in upper or lower case with
-    spaces or underscores, or `none` for no class. `xN` after it repeats it N times (`0-9x8`).
-    Commas separate items inside one string, unless the whole string is a class name.
+    An item is a class name, in upper or lower case with spaces or underscores; a class number
+    (`3`); a range (`0-9`); or `none` for no class. A name that is written exactly comes before
+    everything else; where a class is called "none", `no class` still is no class. Where the class
+    names are numbers, numbers and ranges mean these names, whatever the order of the classes is.
+    `xN` after an item repeats it N times (`0-9x8`). Commas separate items inside one string, unless
+    the whole string is a class name.
 
     Args:
         items: the items.
@@ -27,14 +31,15 @@ def parse_labels(items: Sequence[str], class_names: Sequence[str]) -> list[int]:
     Raises:
         UserError: naming an item that is not a class, and similar class names.
     """
-    numbers = {_folded(name): label for label, name in enumerate(class_names)}
-    numbers[NO_CLASS] = len(class_names)
+    names = _Names.of(class_names)
     labels = []
     for item in items:
-        whole = item.strip().removeprefix("[").removesuffix("]")
-        for part in [whole] if _folded(whole) in numbers else whole.split(","):
+        whole = item.strip()
+        if names.find(whole) is None:
+            whole = whole.removeprefix("[").removesuffix("]")
+        for part in [whole] if names.find(whole) is not None else whole.split(","):
             if part.strip():
-                labels += _labels_of(part.strip(), numbers, class_names)
+                labels += _labels_of(part.strip(), names)
     if not labels:
         raise UserError(
             f"`labels` {' '.join(items)}: names no image; leave it out for all classes in turn"
@@ -64,37 +69,81 @@ def labels_in_turn(
     return [choices[i % len(choices)] for i in range(count)]
 
 
-def _labels_of(item: str, numbers: dict[str, int], class_names: Sequence[str]) -> list[int]:
-    """Return the labels of one item.
+@dataclass(frozen=True)
+class _Names:
+    """The classes of a model.
 
-    Args:
-        item: the item, without commas unless it is a class name.
-        numbers: label by folded class name, with that of NO_CLASS.
-        class_names: as in `parse_labels`.
+    Attributes:
+        names: in the order of the labels.
+        exact: label by name.
+        folded: labels by folded name, which several names can have.
+        numbers: where every name is a number, label by this number; else by position.
     """
-    # "<item>xN"; a class name may end in the same way.
-    repeated = re.fullmatch(r"(.+?)\s*x(\d+)", item)
-    if _folded(item) not in numbers and repeated:
-        once, times = _labels_of(repeated[1], numbers, class_names), int(repeated[2])
+
+    names: Sequence[str]
+    exact: dict[str, int]
+    folded: dict[str, list[int]]
+    numbers: dict[int, int]
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> "_Names":
+        """Prepare the names of a model's classes."""
+        exact = {name: label for label, name in enumerate(names)}
+        folded: dict[str, list[int]] = {}
+        for label, name in enumerate(names):
+            folded.setdefault(_folded(name), []).append(label)
+        for name in NO_CLASS:
+            folded.setdefault(name, [len(names)])
+        are_numbers = all(re.fullmatch("[0-9]+", name) for name in names)
+        numbers = {int(name) if are_numbers else label: label for label, name in enumerate(names)}
+        return cls(names, exact, folded, numbers)
+
+    def find(self, item: str) -> int | None:
+        """Return the label of a name, None if there is no such name.
+
+        Raises:
+            UserError: if several names differ from it in case or spaces alone.
+        """
+        if item in self.exact:
+            return self.exact[item]
+        found = self.folded.get(_folded(item), [])
+        if len(found) > 1:
+            alike = " and ".join(repr(self.names[label]) for label in found)
+            raise UserError(f"`labels` {item}: there are {alike}; write one of them exactly")
+        return found[0] if found else None
+
+
+def _labels_of(item: str, names: _Names) -> list[int]:
+    """Return the labels of one item, which has commas only if it is a class name."""
+    found = names.find(item)
+    if found is not None:
+        return [found]
+    # "<item>xN".
+    repeated = re.fullmatch(r"(.+?)\s*x([0-9]+)", item)
+    if repeated:
+        once, times = _labels_of(repeated[1], names), int(repeated[2])
         if len(once) * times > MAX_SAMPLES:
             raise UserError(f"`labels` {item}: more than {MAX_SAMPLES} images; take them in parts")
         return once * times
-    # A class name.
-    if _folded(item) in numbers:
-        return [numbers[_folded(item)]]
     # A number or a range.
-    bounds = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
+    bounds = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", item)
     if not bounds:
-        close = difflib.get_close_matches(_folded(item), numbers, n=3)
-        known = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
+        close = difflib.get_close_matches(_folded(item), names.folded, n=3)
+        known = ", ".join(names.names[:10]) + (", ..." if len(names.names) > 10 else "")
         hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {known}"
         raise UserError(f"`labels` {item}: this model has no such class; {hint}")
-    first, last = int(bounds[1]), int(bounds[2] or bounds[1])
-    if max(first, last) >= len(class_names):
-        raise UserError(f"`labels` {item}: the model has the classes 0 to {len(class_names) - 1}")
+    return _numbered(item, int(bounds[1]), int(bounds[2] or bounds[1]), names.numbers)
+
+
+def _numbered(item: str, first: int, last: int, numbers: dict[int, int]) -> list[int]:
+    """Return the labels of a range of class numbers, whose ends must be classes."""
+    if not {first, last} <= numbers.keys():
+        low, high = min(numbers, default=0), max(numbers, default=0)
+        gaps = " (not all of them)" if len(numbers) < high - low + 1 else ""
+        raise UserError(f"`labels` {item}: the model has the classes {low} to {high}{gaps}")
     if last < first:
         raise UserError(f"`labels` {item}: the range is empty; write {last}-{first}")
-    return list(range(first, last + 1))
+    return [numbers[number] for number in sorted(numbers) if first <= number <= last]
 
 
 def _folded(name: str) -> str:

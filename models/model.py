@@ -273,10 +273,7 @@ class Model:
     def _checked(self, config: SamplingConfig) -> SamplingConfig:
         """Check settings against the model and return them; errors as in `sample`."""
         config.validate()
-        config.validate_start_token(self.transformer.config.mask_token)
-        if config.guidance and self.transformer.config.null_class is None:
-            reason = "this transformer has no null class, so it cannot be guided; use 0"
-            raise FieldError("guidance", config.guidance, reason)
+        config.validate_for(self.transformer.config)
         return config
 
     def _check_image(self, image: np.ndarray, mask: np.ndarray) -> None:

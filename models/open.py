@@ -5,12 +5,13 @@ TOKENIZERS or TRANSFORMERS. A checkpoint of this program names its families. A f
 program is recognised by its contents.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
+from models.family import TokenizerFamily, TransformerFamily
 from models.given import refuse_contradictions
 from models.interfaces import Transformer, TransformerShape
 from models.maskgit import foreign as maskgit_files
@@ -21,70 +22,16 @@ from models.tokenizer import Tokenizer
 from models.vqgan import foreign as vqgan_files
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
-from utils.checkpoint import contents_of, is_own_format, read_torch_file
+from utils.checkpoint import contents_of, is_own_format
 from utils.device import choose_device, choose_precision
 from utils.errors import UserError, one_line
 from utils.plain import from_plain
+from utils.torch_file import opening, pickled_network, read_torch_file
 from utils.weights import build_with_weights
 
+Given = Mapping[Any, Mapping[str, Any]]
+"""Fields that the user set, by config class; they must agree with a file."""
 MODEL_ENTRIES = frozenset({"config", "ema", "tokenizer", "dataset", "class_names"})
-
-
-class TokenizerFamily(NamedTuple):
-    """A kind of tokenizer.
-
-    Attributes:
-        config: its config dataclass, which also has the name of the family.
-        network: builds the network of a config.
-        layout: describes its files of other programs, for messages.
-        recognises: tells whether what `read_torch_file` returned is such a file.
-        read: (what `read_torch_file` returned, path, image size, given fields) -> network on the
-            CPU, from a file of another program.
-        adapt: (network, path, given fields) -> network. Checks the given fields against the config,
-            and applies those that change the network.
-    """
-
-    config: Any
-    network: Callable[[Any], nn.Module]
-    layout: str
-    recognises: Callable[[Any], bool]
-    read: Callable[[Any, Path, int, Mapping[str, Any]], nn.Module]
-    adapt: Callable[[Any, Path, Mapping[str, Any]], nn.Module]
-
-    @property
-    def name(self) -> str:
-        """The name of the family in checkpoints."""
-        return self.config.family
-
-
-class TransformerFamily(NamedTuple):
-    """A kind of transformer.
-
-    Attributes:
-        config: its config dataclass, which also has the name of the family.
-        network: builds the network of a config.
-        layout: describes its files of other programs, for messages.
-        recognises: tells whether what `read_torch_file` returned is such a file.
-        read: (what `read_torch_file` returned, path, codebook size, given fields) -> network on
-            the CPU, from a file of another program.
-        write: network -> its weights in the layout of another program; None if no program has one.
-        training_bytes: (config, number of parameters, batch size, type of device) -> rough memory
-            of a training step in bytes.
-    """
-
-    config: Any
-    network: Callable[[Any], nn.Module]
-    layout: str
-    recognises: Callable[[Any], bool]
-    read: Callable[[Any, Path, int, Mapping[str, Any]], nn.Module]
-    write: Callable[[Any], dict[str, Any]] | None
-    training_bytes: Callable[[Any, int, int, str], int]
-
-    @property
-    def name(self) -> str:
-        """The name of the family in checkpoints."""
-        return self.config.family
-
 
 TOKENIZERS = (
     TokenizerFamily(
@@ -117,6 +64,7 @@ def load_model(
     path: str | Path,
     *,
     tokenizer: Tokenizer | None = None,
+    num_classes: int | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> Model:
@@ -125,6 +73,7 @@ def load_model(
     Args:
         path: a MaskGIT_*.pt of this program, or a transformer of another program.
         tokenizer: the tokenizer for a transformer of another program, whose file does not hold it.
+        num_classes: the number of classes of such a transformer; rarely needed.
         device: "auto", "cpu", "cuda", "cuda:<i>" or "mps".
         precision: dtype of matrix products: "auto", "fp32" or "bf16".
 
@@ -136,7 +85,7 @@ def load_model(
     if is_own_format(stored):
         model = own_model(stored, path)
     elif tokenizer is not None:
-        model = foreign_model(stored, path, tokenizer)
+        model = foreign_model(stored, path, tokenizer, num_classes=num_classes)
     else:
         raise UserError(f"{path} does not hold its tokenizer: give it as `tokenizer`")
     where = choose_device(device)
@@ -147,7 +96,7 @@ def load_tokenizer(
     path: str | Path,
     image_size: int = 32,
     channels: int | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Given | None = None,
 ) -> Tokenizer:
     """Open a tokenizer, on the CPU.
 
@@ -156,23 +105,17 @@ def load_tokenizer(
         image_size: height and width of its images in pixels; used for files of other programs,
             which do not hold it.
         channels: channels of the images that it is needed for; None accepts any.
-        given: fields of its config that the user set. They must agree with the file. A "remap", the
-            path of an .npy file, is applied to a VQ-GAN that has none.
+        given: fields that the user set. A "remap", the path of an .npy file, is applied to a VQ-GAN
+            that has none.
 
     Raises:
         UserError: if the file is missing, damaged or not a tokenizer, or contradicts `channels` or
             a given field; the message names both values.
     """
     path = Path(path).expanduser()
-    stored, given = read_torch_file(path), given or {}
-    if is_own_format(stored):
-        kind = "maskgit" if stored.get("kind") == "maskgit" else "vqgan"
-        network = _tokenizer_network(contents_of(stored, path, kind).get("tokenizer", {}))
-        family = next(row for row in TOKENIZERS if row.name == network.config.family)
-    else:
-        family = _family_of_file(TOKENIZERS, stored, path)
-        network = family.read(stored, path, image_size, given)
-    tokenizer = Tokenizer(family.adapt(network, path, given))
+    stored = read_torch_file(path)
+    with opening(path):
+        tokenizer = _tokenizer_in(stored, path, image_size, given or {})
     if channels not in (None, tokenizer.channels):
         raise UserError(
             f"{path} is for images of {tokenizer.channels} channel(s); those of the dataset have "
@@ -184,42 +127,56 @@ def load_tokenizer(
 # --- Steps of opening a file, also for commands/ ---
 
 
-def own_model(
-    stored: Any, path: Path, given: Mapping[Any, Mapping[str, Any]] | None = None
-) -> Model:
+def own_model(stored: Any, path: Path, given: Given | None = None) -> Model:
     """Build the model in a checkpoint of this program, with the averaged weights, on the CPU.
 
     Args:
         stored: what `read_torch_file` returned.
         path: the file, for messages.
-        given: fields that the user set, by config class; they must agree with the file.
+        given: fields that the user set.
 
     Raises:
         UserError: if the contents do not fit together, a weight is not finite, or the file
             contradicts a given field.
     """
-    # The transformer.
-    contents = contents_of(stored, path, "maskgit")
-    missing = MODEL_ENTRIES.difference(contents)
-    if missing:
-        raise UserError(f"{path} is damaged: it has no {min(missing)}")
-    try:
-        family = _family_named(TRANSFORMERS, contents.get("family"))
-        config = from_plain(family.config, contents["config"])
-        config.validate()
-        names = contents["class_names"]
-        if len(names) != config.num_classes or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"it does not name its {config.num_classes} classes")
-        transformer = build_with_weights(lambda: family.network(config), contents["ema"])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {one_line(error)}") from error
-    # The tokenizer, and whether both fit together and what the user says.
-    tokenizer = tokenizer_of(contents["tokenizer"])
-    if (config.codebook_size, config.seq_len) != (tokenizer.codebook_size, tokenizer.grid_size**2):
-        raise UserError(f"{path} is damaged: its transformer is not for its tokenizer")
-    for known in (config, tokenizer.config):
-        refuse_contradictions(known, (given or {}).get(type(known), {}), path)
-    return Model(as_transformer(transformer), tokenizer, contents["dataset"], tuple(names))
+    with opening(path):
+        # The transformer.
+        contents = contents_of(stored, path, "maskgit")
+        missing = MODEL_ENTRIES.difference(contents)
+        if missing:
+            raise UserError(f"{path} is damaged: it has no {min(missing)}")
+        try:
+            transformer, dataset, names = _own_transformer(contents)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged: {one_line(error)}") from error
+        config = transformer.config
+        # The tokenizer, and whether both fit together and what the user says.
+        tokenizer = tokenizer_of(contents["tokenizer"], path)
+        shape = (tokenizer.codebook_size, tokenizer.grid_size**2)
+        if (config.codebook_size, config.seq_len) != shape:
+            raise UserError(f"{path} is damaged: its transformer is not for its tokenizer")
+        for known in (config, tokenizer.config):
+            refuse_contradictions(known, (given or {}).get(type(known), {}), path)
+        return Model(transformer, tokenizer, dataset, names)
+
+
+def _own_transformer(contents: Mapping[str, Any]) -> tuple[Transformer, str, tuple[str, ...]]:
+    """Build the transformer in a checkpoint, and return its dataset and class names with it.
+
+    Raises:
+        TypeError: if an entry is of another type.
+        ValueError: if something is not as it should be.
+    """
+    family = _family_named(TRANSFORMERS, contents.get("family"))
+    config = from_plain(family.config, contents["config"])
+    config.validate()
+    names, dataset = contents["class_names"], contents["dataset"]
+    if len(names) != config.num_classes or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"it does not name its {config.num_classes} classes")
+    if not isinstance(dataset, str):
+        raise ValueError("it does not name its dataset")
+    transformer = build_with_weights(lambda: family.network(config), contents["ema"])
+    return as_transformer(transformer), dataset, tuple(names)
 
 
 def foreign_model(
@@ -228,7 +185,8 @@ def foreign_model(
     tokenizer: Tokenizer,
     dataset: str = "",
     class_names: tuple[str, ...] = (),
-    given: Mapping[str, Any] | None = None,
+    num_classes: int | None = None,
+    given: Given | None = None,
 ) -> Model:
     """Build a model with the transformer in a file of another program, on the CPU.
 
@@ -237,22 +195,36 @@ def foreign_model(
         path: the file, for messages.
         tokenizer: the tokenizer that it was trained with.
         dataset: name of the dataset that it was trained on.
-        class_names: names in the order of the labels; if empty, the classes are named by number.
-        given: fields of its config that the user set; they must agree with the file.
+        class_names: names in the order of the labels. The model may have fewer classes, or more,
+            which are named by number.
+        num_classes: the number of classes that it must have; None takes any.
+        given: fields that the user set.
 
     Raises:
-        UserError: if the file holds none, or it does not fit the tokenizer or a given field.
+        UserError: if the file holds none, or it does not fit the tokenizer, the number of classes
+            or a given field.
     """
     family = foreign_family(stored, path)
-    transformer = as_transformer(family.read(stored, path, tokenizer.codebook_size, given or {}))
+    known = (given or {}).get(family.config, {})
+    with opening(path):
+        network = family.read(stored, path, tokenizer.config, num_classes, known)
+    transformer = as_transformer(network)
     config = transformer.config
     if config.seq_len != tokenizer.grid_size**2:
         raise UserError(
             f"{path} is for images of {config.seq_len} tokens, and the tokenizer makes "
             f"{tokenizer.grid_size**2}; check `checkpoint_vae` and `image_size`"
         )
-    names = class_names or tuple(str(label) for label in range(config.num_classes))
-    return Model(transformer, tokenizer, dataset, names)
+    if num_classes not in (None, config.num_classes):
+        raise UserError(
+            f"{path} is for {config.num_classes} classes if the tokenizer has "
+            f"{tokenizer.codebook_size} codes, and not for {num_classes}: if it was trained with "
+            f"`n_classes` {config.num_classes}, give that too; if not, check `checkpoint_vae`, "
+            "`image_size` and `dataset`"
+        )
+    names = [*class_names[: config.num_classes]]
+    names += [str(label) for label in range(len(names), config.num_classes)]
+    return Model(transformer, tokenizer, dataset, tuple(names))
 
 
 def foreign_family(stored: Any, path: Path) -> TransformerFamily:
@@ -264,17 +236,21 @@ def foreign_family(stored: Any, path: Path) -> TransformerFamily:
     return _family_of_file(TRANSFORMERS, stored, path)
 
 
-def tokenizer_of(entry: Any) -> Tokenizer:
+def tokenizer_of(entry: Any, source: Path | str = "this checkpoint") -> Tokenizer:
     """Build the tokenizer that a checkpoint holds as an entry (`Tokenizer.entry`), on the CPU.
+
+    Args:
+        entry: the entry.
+        source: path of the checkpoint, for messages.
 
     Raises:
         UserError: if a weight is not finite, or the weights do not fit config or fingerprint.
     """
-    tokenizer = Tokenizer(_tokenizer_network(entry))
-    if tokenizer.fingerprint != entry.get("fingerprint"):
+    tokenizer = Tokenizer(_tokenizer_network(entry, source))
+    fingerprint = entry.get("fingerprint")
+    if type(fingerprint) is not str or tokenizer.fingerprint != fingerprint:
         raise UserError(
-            f"the tokenizer in this checkpoint is damaged: its fingerprint is "
-            f"{tokenizer.fingerprint}, not {entry.get('fingerprint')}"
+            f"the tokenizer in {source} is damaged: its fingerprint is not {tokenizer.fingerprint}"
         )
     return tokenizer
 
@@ -294,7 +270,21 @@ def as_transformer(module: nn.Module) -> Transformer:
     return module
 
 
-def _tokenizer_network(entry: Any) -> Any:
+def _tokenizer_in(stored: Any, path: Path, image_size: int, given: Given) -> Tokenizer:
+    """Build the tokenizer in any file that has one; errors as in `load_tokenizer`, or any other."""
+    if is_own_format(stored):
+        kind = "maskgit" if stored.get("kind") == "maskgit" else "vqgan"
+        network = _tokenizer_network(contents_of(stored, path, kind).get("tokenizer", {}), path)
+        family = next(row for row in TOKENIZERS if row.name == network.config.family)
+        known = given.get(family.config, {})
+    else:
+        family = _family_of_file(TOKENIZERS, stored, path)
+        known = given.get(family.config, {})
+        network = family.read(stored, path, image_size, known)
+    return Tokenizer(family.adapt(network, path, known))
+
+
+def _tokenizer_network(entry: Any, source: Path | str) -> Any:
     """Build the network of a tokenizer's entry; errors as in `tokenizer_of`."""
     try:
         family = _family_named(TOKENIZERS, entry.get("family"))
@@ -302,9 +292,7 @@ def _tokenizer_network(entry: Any) -> Any:
         config.validate()
         return build_with_weights(lambda: family.network(config), entry["weights"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"the tokenizer in this checkpoint is damaged: {one_line(error)}"
-        ) from error
+        raise UserError(f"the tokenizer in {source} is damaged: {one_line(error)}") from error
 
 
 def _family_named(families: tuple[Family, ...], name: Any) -> Family:
@@ -314,9 +302,10 @@ def _family_named(families: tuple[Family, ...], name: Any) -> Family:
         ValueError: if this program does not have it.
     """
     for family in families:
-        if family.name == name:
+        if isinstance(name, str) and family.name == name:
             return family
-    raise ValueError(f"its family {name!r} is unknown to this program")
+    shown = repr(name[:40]) if isinstance(name, str) else f"of type {type(name).__name__}"
+    raise ValueError(f"its family {shown} is unknown to this program")
 
 
 def _family_of_file(families: tuple[Family, ...], stored: Any, path: Path) -> Family:
@@ -326,7 +315,14 @@ def _family_of_file(families: tuple[Family, ...], stored: Any, path: Path) -> Fa
         UserError: if there is none; names the known layouts.
     """
     for family in families:
-        if family.recognises(stored):
-            return family
+        with opening(path):
+            if family.recognises(stored):
+                return family
+    network = pickled_network(stored)
+    if network:
+        raise UserError(
+            f"{path} holds a whole pickled network ({one_line(ValueError(network), 80)}), which "
+            "only the program that made it can open: load it there and save its state_dict()"
+        )
     known = ", no ".join(family.layout for family in families)
     raise UserError(f"{path} is not a checkpoint of this program, and holds no {known}")

@@ -3,11 +3,17 @@
 This file imports nothing slow, because the command line reads it before it can show its help.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from models.samplers import SAMPLERS
 from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, MASK_SCHEDULES
 from utils.errors import FieldError
+
+if TYPE_CHECKING:
+    from models.interfaces import TransformerShape
 
 CHOICES = {
     "schedule": (*MASK_SCHEDULES, *CUMULATIVE_SCHEDULES),
@@ -61,16 +67,19 @@ class SamplingConfig:
         if not self.logit_scale > 0:
             raise FieldError("logit_scale", self.logit_scale, "must be above 0")
 
-    def validate_start_token(self, mask_token: int) -> None:
-        """Check the start token against a model, whose largest token id is the mask token.
+    def validate_for(self, shape: TransformerShape) -> None:
+        """Check the settings against a transformer.
 
         Raises:
-            FieldError: if the model has no such token.
+            FieldError: if the start token is no token, or the transformer cannot be guided.
         """
-        if self.start_token is not None and self.start_token > mask_token:
+        if self.start_token is not None and self.start_token > shape.mask_token:
             raise FieldError(
                 "start_token",
                 self.start_token,
-                f"the tokens are 0 to {mask_token - 1} and the mask token {mask_token}; a negative "
-                "value starts from random tokens",
+                f"the tokens are 0 to {shape.mask_token - 1} and the mask token "
+                f"{shape.mask_token}; a negative value starts from random tokens",
             )
+        if self.guidance and shape.null_class is None:
+            reason = "this transformer has no null class, so it cannot be guided; use 0"
+            raise FieldError("guidance", self.guidance, reason)

@@ -191,6 +191,7 @@ def state_of(folder: Path) -> dict[str, Any]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
         row.pop("train/images_per_second", None)
+        row.pop("checksum")
     return {**found, "metrics": rows, "config": (run / "config.json").read_text()}
 
 

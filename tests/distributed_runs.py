@@ -1,7 +1,7 @@
 """Runs of the command line in one launch of several processes: `distributed_runs.py PLAN.json`.
 
-The plan has "runs", argument strings, and perhaps "signal": (rank, step, name), which that process
-then sends itself at that step.
+The plan has "runs", argument strings in which RANK stands for the number of the process, and
+perhaps "signal": (rank, step, name), which that process then sends itself at that step.
 """
 
 import json
@@ -34,7 +34,7 @@ MaskGITStage.train_step = train_step
 with processes.connected(torch.device("cpu")):
     Processes.connected = lambda *_: nullcontext()  # one connection serves all runs
     for arguments in plan["runs"]:
-        main(arguments.split())
+        main(arguments.replace("RANK", str(processes.rank)).split())
 
 # A thread that outlives its group may still free a tensor while Python shuts down, which aborts.
 threads = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]

@@ -1,11 +1,15 @@
 """Damage to files: to their bytes, or to what they hold."""
 
 import copy
+import io
+import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from hostile_files import archive, doubled, in_itself
 from torch import Tensor
 
 HEADERS = (
@@ -24,6 +28,16 @@ IMPOSSIBLE = {
     bool: (-1, "text", None, []),
     type(None): (-1, 2.5, float("nan"), {"a": 1}, torch.ones(2, 3)),
 }
+# Values that nothing may have: without axes or with nothing on one, in themselves, deep, repeated.
+NEVER = (
+    torch.ones(()),
+    torch.ones(0, 3),
+    in_itself("list"),
+    in_itself("dict"),
+    doubled([], 60),
+    doubled(0, 60, tuple),
+    doubled("x", 1, lambda pair: [[[pair]]]),
+)
 NO_CONTAINERS = (-1, 2.5, "text", None, torch.ones(2, 3))  # also no tensors of weights
 
 
@@ -53,6 +67,13 @@ def damaged(data: bytes, generator: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
+def damage_pickle(path: Path, generator: np.random.Generator) -> None:
+    """Damage the pickle in a file of torch.save; the checksum of the archive is right again."""
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as honest:
+        records = {n.partition("/")[2]: honest.read(n) for n in honest.namelist()}
+    path.write_bytes(archive(damaged(records.pop("data.pkl"), generator), **records))
+
+
 def changed(contents: Any, generator: np.random.Generator) -> Any:
     """Make one entry of nested dictionaries and lists what it must not be; returns a copy.
 
@@ -67,7 +88,9 @@ def changed(contents: Any, generator: np.random.Generator) -> Any:
     chosen = tensors if tensors and (not others or generator.integers(2)) else others
     parent, key = chosen[generator.integers(len(chosen))]
     value = parent[key]
-    match generator.integers(4):
+    match generator.integers(5):
+        case 4:
+            parent[key] = NEVER[generator.integers(len(NEVER))]
         case 0 if isinstance(parent, dict):
             del parent[key]
         case 1 if isinstance(parent, dict):

@@ -1,6 +1,7 @@
 """The kinds of files that the program reads, each with the path that reads it."""
 
 import copy
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from fuzz_damage import changed, changed_tensor
+from fuzz_damage import changed, changed_tensor, damage_pickle
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.images import load_image
+from data.arrays import read_idx
+from data.generated import open_generated
+from data.image_file import load_image
 from data.token_cache import cached_tokens
 from data.token_set import TokenSet
 from models.interfaces import Transformer
@@ -31,8 +34,10 @@ from training.loop import Stage, load_state
 from training.run_folder import RunFolder
 from training.transformer import MaskGITStage
 from training.vqgan import VQGANStage
-from utils.checkpoint import load_checkpoint, read_torch_file, save_checkpoint
+from utils.checkpoint import FORMAT, FORMAT_VERSION, load_checkpoint, save_checkpoint
 from utils.files import file_digest
+from utils.pickle_values import check_extent
+from utils.torch_file import opening, read_torch_file
 
 VQGAN = VQGANConfig(
     image_size=8, channels=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(),
@@ -99,6 +104,7 @@ def make_targets() -> dict[str, Target]:
         "tokens": cache_file("tokens.npy"),
         "labels": cache_file("labels.npy"),
         "manifest": cache_file("manifest.json"),
+        "old taming": foreign({"state_dict": tokenizer["weights"]}, read_tokenizer, zipped=False),
         "taming": foreign({"state_dict": tokenizer["weights"]}, read_tokenizer),
         "GenerativeZoo": foreign(theirs, read_foreign),
         "valeoai": foreign({"model_state_dict": theirs, "iter": 3}, read_foreign),
@@ -109,6 +115,11 @@ def make_targets() -> dict[str, Target]:
         ),
         "png": Target(lambda folder: picture(folder / "a.png"), load_image, own=False),
         "jpeg": Target(lambda folder: picture(folder / "a.jpg"), load_image, own=False),
+        "gif": Target(lambda folder: picture(folder / "a.gif"), load_image, own=False),
+        "avif": Target(lambda folder: picture(folder / "a.avif"), load_image, own=False),
+        "idx": Target(idx, lambda path: read_idx(path, 3), own=False),
+        "npz": Target(npz, read_generated, own=False),
+        "npy": Target(npy, read_generated, own=False),
         "remap": Target(remap, lambda path: read_remap(path, 8), own=False),
     }
 
@@ -121,20 +132,30 @@ def own_checkpoint(kind: str, contents: Any, read: Callable[[Path], Any], name: 
         return folder / name
 
     def alter(path: Path, generator: np.random.Generator) -> None:
-        save_checkpoint(path, kind, changed(load_checkpoint(path, kind), generator))
+        contents = changed(load_checkpoint(path, kind), generator)
+        try:
+            check_extent(contents, 1 << 26)
+        except ValueError:  # no checksum of it could be made
+            version = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": kind}
+            torch.save({**version, "contents": contents, "checksums": {}}, path)
+        else:
+            save_checkpoint(path, kind, contents)
 
     return Target(make, read, own=True, alter=alter)
 
 
-def foreign(contents: Any, read: Callable[[Path], Any]) -> Target:
-    """A file of another program's torch.save."""
+def foreign(contents: Any, read: Callable[[Path], Any], zipped: bool = True) -> Target:
+    """A file of another program's torch.save, also as torch wrote it before version 1.6."""
 
     def make(folder: Path) -> Path:
-        torch.save(contents, folder / "a.pth")
+        torch.save(contents, folder / "a.pth", _use_new_zipfile_serialization=zipped)
         return folder / "a.pth"
 
     def alter(path: Path, generator: np.random.Generator) -> None:
-        torch.save(changed(contents, generator), path)
+        if generator.integers(2) or not zipped:
+            torch.save(changed(contents, generator), path)
+        else:
+            damage_pickle(path, generator)
 
     return Target(make, read, own=False, alter=alter)
 
@@ -199,7 +220,9 @@ def read_transformer(path: Path) -> Any:
 
 def read_foreign(path: Path) -> Any:
     """As for --sample of another program's file."""
-    model = build_model(find_weights(read_torch_file(path), path), path, 8, 2)
+    stored = read_torch_file(path)
+    with opening(path):
+        model = build_model(find_weights(stored, path), path, 8, 2)
     check_logits(model)
 
 
@@ -216,7 +239,8 @@ def cache_file(name: str) -> Target:
     def read(path: Path) -> Any:
         tokens = cached_tokens(
             TinyImages(), lambda pixels: pixels[:, 0, ::2, ::2].flatten(1).long(), 16,
-            {"dataset": "tiny", "split": "train"}, path.parents[1], batch_size=4, num_workers=0,
+            {"dataset": "tiny", "split": "train"}, path.parents[1], codebook_size=12, num_classes=3,
+            batch_size=4, num_workers=0,
         )  # fmt: skip
         return np.array(tokens.tokens), np.array(tokens.labels)
 
@@ -243,6 +267,31 @@ def picture(path: Path) -> Path:
     """An image file."""
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(path)
     return path
+
+
+def idx(folder: Path) -> Path:
+    """Images as MNIST has them."""
+    head = bytes([0, 0, 8, 3, 0, 0, 0, 4, 0, 0, 0, 8, 0, 0, 0, 8])
+    (folder / "a.gz").write_bytes(gzip.compress(head + bytes(range(256))))
+    return folder / "a.gz"
+
+
+def npz(folder: Path) -> Path:
+    """The images and labels of --images."""
+    images = np.arange(768, dtype=np.uint8).reshape(4, 8, 8, 3)
+    np.savez_compressed(folder / "a.npz", arr_0=images, arr_1=np.arange(4))
+    return folder / "a.npz"
+
+
+def npy(folder: Path) -> Path:
+    """The images of --images."""
+    np.save(folder / "a.npy", np.zeros((4, 8, 8, 3), np.uint8))
+    return folder / "a.npy"
+
+
+def read_generated(path: Path) -> Any:
+    """As for --images."""
+    return list(open_generated(path, 8, 3).blocks(3))
 
 
 def remap(folder: Path) -> Path:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from training.config import LoopConfig, TrainingConfig, VQGANTrainingConfig
 from training.learning_rate import LearningRate
+from training.meter import Meter
 from training.run_folder import RunFolder
 from training.tracking import Tracker
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -31,7 +31,6 @@ from utils.signals import StopRequest, exit_code, stop_on_signals
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 50  # steps between two rows of metrics
-MAX_SKIPPED = 10  # so many steps in a row without a finite gradient end the run
 
 
 class Stage(Protocol):
@@ -64,6 +63,9 @@ class Stage(Protocol):
             Metrics by name, scalars on the device. One is "loss". One is "skipped": 1 if the loss
             or the gradient was not finite, and the weights must then be unchanged. If the loss is
             finite, all metrics are finite.
+
+        Raises:
+            UserError: if images cannot be read. Nothing has changed then.
         """
 
     def validate(self) -> dict[str, float]:
@@ -151,10 +153,10 @@ def train_loop(
         processes: this process among those that train together.
 
     Raises:
-        SystemExit: with 143, 130 or 129 after a signal, when the state has been saved.
-        UserError: if the loss is not finite, or a file cannot be written.
+        SystemExit: with 128 and the signal's number after a signal, when the state has been saved.
+        UserError: if the loss is not finite, images cannot be read, or a file cannot be written.
     """
-    meter = _Meter(position.sums)
+    meter = Meter(position.sums)
     _Loop(stage, config, run, tracker, position, processes, meter).train()
 
 
@@ -168,7 +170,7 @@ class _Loop:
     tracker: Tracker
     position: Position
     processes: Processes
-    meter: "_Meter"
+    meter: Meter
     last_save: float = field(default_factory=time.monotonic)
 
     @property
@@ -188,7 +190,7 @@ class _Loop:
                 # A run always has a state. A checkpoint without one is a finished model.
                 self._save_state()
             while position.step < self.total:
-                self.meter.add(stage.train_step(position.step), images, position.step)
+                self.meter.add(self._step(), images, position.step)
                 position.step += 1
                 bar.update(images)
                 epoch_ends = position.step % stage.steps_per_epoch == 0
@@ -197,6 +199,18 @@ class _Loop:
                 if epoch_ends:
                     self._end_epoch()
                 self._save_or_stop(stop)
+
+    def _step(self) -> dict[str, Tensor]:
+        """Make the next step; if its images cannot be read, save the state before the error."""
+        try:
+            return self.stage.train_step(self.position.step)
+        except UserError as error:
+            self.meter.check()
+            if self.processes.is_main:
+                self._save_state()
+            raise UserError(
+                f"{error} (the state after step {self.position.step} is saved; go on with `resume`)"
+            ) from error
 
     def _log_numbers(self, bar: tqdm) -> None:
         """Log the means of the metrics since the last time."""
@@ -265,6 +279,7 @@ class _Loop:
 
     def _save_state(self) -> None:
         """Write the state that `load_state` reads."""
+        self.tracker.sync()  # the state counts the rows: they are on the disk before it
         name = self.stage.name
         contents = {"position": vars(self.position).copy(), "stage": self.stage.state_dict()}
         save_checkpoint(self.run.resume_state(name), f"{name}-resume", contents)
@@ -282,65 +297,3 @@ def _publish(stage: Stage, run: RunFolder, step: int, keep: int) -> None:
     if keep:
         for old in run.all_kept(stage.name)[:-keep]:
             old.unlink()
-
-
-class _Meter:
-    """Adds up a stage's metrics on its device, until `take` returns their means.
-
-    Attributes:
-        last: the means that `take` returned last.
-    """
-
-    def __init__(self, sums: dict[str, tuple[Tensor, int]]) -> None:
-        """Start with `Position.sums`, which is changed in place."""
-        self.last: dict[str, float] = {}
-        self._sums = sums
-        self._images = 0
-        self._bad_step: Tensor | None = None
-        self._skipped: Tensor | int = 0  # steps in a row
-        self._since = time.monotonic()
-
-    def add(self, metrics: Mapping[str, Tensor], images: int, step: int) -> None:
-        """Add one step's metrics, without waiting for the device."""
-        for name, value in metrics.items():
-            total, count = self._sums.get(name, (0, 0))
-            self._sums[name] = (total + value.detach(), count + 1)
-        # Note the first step at which the loss, or too many gradients in a row, are not finite.
-        loss = metrics["loss"].detach()
-        if self._bad_step is None:
-            self._bad_step = torch.full((), -1, device=loss.device)
-        self._skipped = torch.where(metrics["skipped"] > 0, self._skipped + 1, 0)
-        is_bad = ~loss.isfinite() | (self._skipped >= MAX_SKIPPED)
-        is_first_bad = (self._bad_step < 0) & is_bad
-        self._bad_step = torch.where(is_first_bad, step, self._bad_step)
-        self._images += images
-
-    def check(self) -> None:
-        """Wait for the device and check that the run still learns.
-
-        Raises:
-            UserError: if a loss, or MAX_SKIPPED gradients in a row, were not finite.
-        """
-        bad_step = -1 if self._bad_step is None else int(self._bad_step.item())
-        if bad_step >= 0:
-            raise UserError(
-                f"the loss, or {MAX_SKIPPED} gradients in a row, became NaN or infinite at step "
-                f"{bad_step}; the last saved state is good and intact, but the options led here: "
-                "start another `run_name` with a lower learning rate, a longer warm-up or "
-                "`precision` fp32"
-            )
-
-    def take(self) -> dict[str, float]:
-        """Return the means since the last call under "train/<name>"; waits for the device."""
-        self.check()
-        elapsed = time.monotonic() - self._since
-        self.last = {f"train/{k}": v.item() / count for k, (v, count) in self._sums.items()}
-        self.last["train/images_per_second"] = self._images / max(elapsed, 1e-9)
-        self._sums.clear()
-        self.restart_clock()
-        return dict(self.last)
-
-    def restart_clock(self) -> None:
-        """Start the clock of the next rate now, so that it does not count validation and saving."""
-        self._images = 0
-        self._since = time.monotonic()

@@ -11,19 +11,18 @@ from training.learning_rate import capped_warmup
 from training.loop import Position, Stage, load_state, train_loop
 from training.run_folder import RunFolder
 from training.tracking import Trackers, open_trackers
-from utils.errors import UserError
-from utils.files import (
-    exclusive_lock,
-    make_folder,
-    read_json,
-    remove_leftovers,
-    write_json_atomic,
-)
+from utils.errors import UserError, value_text
+from utils.files import exclusive_lock, make_folder, remove_leftovers
 from utils.processes import ALONE, Processes
+from utils.records import read_record, write_record
 
 log = logging.getLogger(__name__)
 
 MADE_FROM = "made_from"  # entry of a stage's settings in config.json
+CLASS_NAMES = "class_names"  # entry there: the names of the classes, in the order of the labels
+DIGESTS = {"labels": "labels of the images", "source": "images"}  # entries there, and their names
+MOST_TOLD = 200  # characters of the names of classes in a message
+STAGES = ("vqgan", "maskgit")  # names of the stages, the entries of config.json
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,10 @@ class RunRecord:
         made_from: what the run depends on apart from its settings, by name; stored among the
             settings under the key MADE_FROM.
         planned: settings of the stages that the same command trains later, by stage.
-        private: names of settings that may not leave the machine: paths.
+        private: names of what may not leave the machine: paths, names of classes.
         epochs_name: name of the setting that holds the number of epochs.
+        continues: the entry of config.json that the settings were completed from; None for a run
+            that starts.
     """
 
     settings: Mapping[str, Any]
@@ -44,6 +45,7 @@ class RunRecord:
     planned: Mapping[str, Mapping[str, Any]]
     private: frozenset[str]
     epochs_name: str
+    continues: Mapping[str, Any] | None = None
 
     def entry(self) -> dict[str, Any]:
         """Return the stage's entry for config.json."""
@@ -51,7 +53,11 @@ class RunRecord:
 
     def public(self) -> dict[str, Any]:
         """Return the part of the entry that may leave the machine."""
-        return {name: value for name, value in self.entry().items() if name not in self.private}
+        settings, made_from = (
+            {name: value for name, value in named.items() if name not in self.private}
+            for named in (self.settings, self.made_from)
+        )
+        return {**settings, MADE_FROM: made_from}
 
 
 def run_stage(
@@ -74,8 +80,8 @@ def run_stage(
         processes: this process among those that train together.
 
     Raises:
-        UserError: if another job trains in the folder, the run was made from other data, or
-            training cannot go on.
+        UserError: if another job trains in the folder or has trained there since the record was
+            made, the run was made from other data, or training cannot go on.
     """
     busy = f"another job is training in {run.path}; choose another `run_name` or `output_dir`"
     lock = exclusive_lock(make_folder(run.path) / ".lock", busy)
@@ -83,6 +89,7 @@ def run_stage(
         if processes.is_main:
             for folder in (run.path, run.samples):
                 remove_leftovers(folder)
+            _check_unchanged(stage.name, run, record)
         # Continue from the last state.
         position = _start(stage, run, record)
         if position.step != processes.from_main(lambda: position.step):
@@ -111,15 +118,35 @@ def run_stage(
         log.info("written: %s", run.published(stage.name))
 
 
+def _check_unchanged(stage: str, run: RunFolder, record: RunRecord) -> None:
+    """Refuse a run that another job has started or changed since this job looked at it.
+
+    That can be hours ago, while the images became tokens. Now the folder is locked.
+    """
+    has_state = run.resume_state(stage).is_file()
+    if record.continues is None and (has_state or run.published(stage).exists()):
+        raise UserError(
+            f"{run.path} holds a {stage} run of another job, which has trained there since this "
+            "one began: `resume` continues it; another `run_name` or `output_dir` starts a new one"
+        )
+    found = read_config(run).get(stage) if has_state else None
+    if record.continues is not None and found != record.continues:
+        raise UserError(
+            f"another job has changed the {stage} run in {run.path} since this one began: give "
+            "the command again"
+        )
+
+
 def _start(stage: Stage, run: RunFolder, record: RunRecord) -> Position:
     """Load the state that the run continues from, if there is one; return its position."""
-    if not run.resume_state(stage.name).is_file():
+    stored = record.continues
+    if stored is None:
         return Position()
-    stored = read_json(run.config)[stage.name]
-    _check_made_from(record.made_from, stored.get(MADE_FROM, {}), run)
+    check_made_from(record.made_from, stored, run)
     position = load_state(stage, run)
     log.info("%s continues after step %d", stage.name, position.step)
-    before, now = (settings[record.epochs_name] for settings in (stored, record.settings))
+    now = record.settings[record.epochs_name]
+    before = stored.get(record.epochs_name, now)
     if now > before:
         _log_new_learning_rate(stage, position.step, before, now)
     return position
@@ -136,19 +163,66 @@ def _write_record(run: RunFolder, stage: str, record: RunRecord) -> None:
         for name, settings in record.planned.items()
         if not run.resume_state(name).is_file()
     }
-    write_json_atomic(run.config, {**read_json(run.config), stage: record.entry(), **planned})
+    write_record(run.config, {**read_config(run), stage: record.entry(), **planned})
 
 
-def _check_made_from(
+def read_config(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """Read config.json: the settings of each stage that has some, by the name of the stage.
+
+    Raises:
+        UserError: if the file is damaged, or was changed by hand.
+    """
+    stored = read_record(run.config, STAGES)
+    for stage, settings in stored.items():
+        if not isinstance(settings, dict):
+            raise UserError(f"{run.config} is damaged: its entry {stage!r} holds no settings")
+    return stored
+
+
+def check_made_from(
     made_from: Mapping[str, Any], stored: Mapping[str, Any], run: RunFolder
 ) -> None:
-    """Refuse to continue a run with another tokenizer or with other images."""
+    """Refuse to continue a run with other images, classes or another tokenizer.
+
+    What an earlier version did not write down is not compared. Tokens may differ a little from one
+    kind of machine to another, so a difference there is only told.
+
+    Args:
+        made_from: what the run would depend on now, as in `RunRecord`.
+        stored: the entry of config.json that the run continues.
+        run: its folder.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    earlier = stored.get(MADE_FROM, {})
+    if not isinstance(earlier, Mapping):
+        raise UserError(f"{run.config} is damaged: its entry {MADE_FROM!r} is {earlier!r}")
     for name, value in made_from.items():
-        if stored.get(name, value) != value:
-            raise UserError(
-                f"the {name} of the run in {run.path} were {stored[name]}, now they are {value}: "
-                "give the run's own `checkpoint_vae` and `data_dir`, or start another `run_name`"
-            )
+        before = earlier.get(name, value)
+        if before == value:
+            continue
+        if name == "tokens":
+            log.warning("the tokens differ from those that the run in %s began with", run.path)
+            continue
+        told = f"the {name} of the run in {run.path} were {before}, now they are {value}"
+        if name == CLASS_NAMES:
+            told = f"the classes of the run in {run.path} were others: {_renamed(before, value)}"
+        elif name in DIGESTS:
+            told = f"the {DIGESTS[name]} of the run in {run.path} were others"
+        raise UserError(
+            f"{told}: give the run's own `checkpoint_vae` and `data_dir`, or start another "
+            "`run_name`"
+        )
+
+
+def _renamed(before: Any, now: list[str]) -> str:
+    """Tell which classes have another name, or that their number differs."""
+    if not isinstance(before, list) or len(before) != len(now):
+        return f"{value_text(before)}, now {value_text(now)}"[:MOST_TOLD]
+    pairs = enumerate(zip(before, now, strict=True))
+    told = [f"class {number} was {old}, is {new}" for number, (old, new) in pairs if old != new]
+    return ", ".join(told)[:MOST_TOLD]
 
 
 def _log_capped_warmup(stage: Stage) -> None:

@@ -5,15 +5,18 @@ code or the state of a repository. It never asks for a login and never waits lon
 without either, the run is recorded offline. If wandb fails later, the training goes on without it.
 """
 
-import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from configparser import ConfigParser
+from configparser import Error as ConfigParserError
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from utils.errors import UserError, one_line
 from utils.files import write_text_atomic
+from utils.records import read_lines, record_line
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,9 @@ class Tracker(Protocol):
     def log_image(self, name: str, path: Path, step: int) -> None:
         """Record a generated picture that has been written to a file."""
 
+    def sync(self) -> None:
+        """Return when what was recorded is on the disk."""
+
     def close(self) -> None:
         """Flush and end the record."""
 
@@ -61,8 +67,11 @@ class MetricsFile:
             from_step: last step whose row stays.
         """
         self.path = path
-        kept = [row for row in _complete_rows(path) if row["step"] <= from_step]
-        write_text_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
+        rows, unreadable = read_lines(path, _is_row)
+        if unreadable:
+            log.warning("%s: %d line(s) cannot be read and are left out", path, unreadable)
+        kept = [row for row in rows if row["step"] <= from_step]
+        write_text_atomic(path, "".join(map(record_line, kept)))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Append one row, each number with 6 digits.
@@ -71,20 +80,35 @@ class MetricsFile:
             UserError: if it cannot be written.
         """
         rounded = {name: float(f"{value:.6g}") for name, value in metrics.items()}
+        with self._appending() as file:
+            file.write(record_line({"step": step, **rounded}).encode())
+
+    def log_image(self, name: str, path: Path, step: int) -> None:
+        """Do nothing: the picture is a file already."""
+
+    def sync(self) -> None:
+        """Flush the rows to the disk, before a state is saved that counts them.
+
+        Raises:
+            UserError: if that fails.
+        """
+        with self._appending() as file:
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+    @contextmanager
+    def _appending(self) -> Iterator[BinaryIO]:
+        """Open the file for the block, at its end; errors as in `log`."""
         try:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": step, **rounded}) + "\n")
+            with self.path.open("ab") as file:
+                yield file
         except OSError as error:
             raise UserError(
                 f"cannot write {self.path}: {error.strerror or error}; the last saved state is "
                 "intact (go on with `resume`)"
             ) from error
-
-    def log_image(self, name: str, path: Path, step: int) -> None:
-        """Do nothing: the picture is a file already."""
-
-    def close(self) -> None:
-        """Do nothing: every row was flushed when it was written."""
 
 
 class WandbTracker:
@@ -100,7 +124,7 @@ class WandbTracker:
         """Start the run; if wandb cannot, nothing is recorded and a line says so.
 
         Args:
-            folder: where wandb keeps its files.
+            folder: where wandb keeps its files, unless the environment has WANDB_DIR.
             name: name of the run, for people.
             config: settings to record; no paths.
             run_id: id of the run to continue; None starts a new one.
@@ -108,8 +132,9 @@ class WandbTracker:
         self.run_id = run_id
         self._wandb: Any = None
         self._run: Any = None
-        mode = os.environ.get("WANDB_MODE") or ("online" if _has_login() else "offline")
-        for attempt in dict.fromkeys((mode, "offline")):
+        mode = _configured_mode() or ("online" if _has_login() else "offline")
+        folder = Path(os.environ.get("WANDB_DIR") or folder)
+        for attempt in () if mode == "disabled" else dict.fromkeys((mode, "offline")):
             try:
                 # Imported here because it is slow, is not needed with `no_wandb`, and a failure to
                 # import it may not stop a training.
@@ -145,6 +170,9 @@ class WandbTracker:
     def log_image(self, name: str, path: Path, step: int) -> None:
         """Send a picture to wandb."""
         self._try(lambda run: run.log({name: self._wandb.Image(str(path))}, step=step))
+
+    def sync(self) -> None:
+        """Do nothing: a state does not count what wandb has."""
 
     def close(self) -> None:
         """Finish the run."""
@@ -182,6 +210,11 @@ class Trackers:
         for tracker in self.trackers:
             tracker.log_image(name, path, step)
 
+    def sync(self) -> None:
+        """Flush each tracker."""
+        for tracker in self.trackers:
+            tracker.sync()
+
     def close(self) -> None:
         """Close each tracker."""
         for tracker in self.trackers:
@@ -216,25 +249,58 @@ def open_trackers(
     return Trackers(metrics, wandb_tracker), wandb_tracker.run_id
 
 
-def _complete_rows(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a metrics file; a last line that a crash cut short is dropped."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+def _is_row(row: Mapping[str, Any]) -> bool:
+    """Whether a row has what `MetricsFile.log` writes: a step, and numbers by name."""
+    step, *numbers = row.get("step"), *(value for name, value in row.items() if name != "step")
+    is_step = type(step) is int and step >= 0
+    return is_step and all(type(value) is float for value in numbers)
+
+
+def wandb_obstacle() -> str | None:
+    """Tell why Weights & Biases may not or cannot record on this machine; None if it can."""
+    if _configured_mode() == "disabled":
+        return "it is disabled, by WANDB_MODE or by `wandb disabled`"
+    if _home() is None and not os.environ.get("WANDB_CONFIG_DIR"):
+        return "this account has no home folder (set HOME)"
+    return None
+
+
+def _configured_mode() -> str | None:
+    """Return wandb's mode as its environment variable or its settings files say; None if none does.
+
+    The command `wandb disabled` writes such a file.
+    """
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    here = Path(os.environ.get("WANDB_DIR") or ".")
+    places = [Path("wandb"), Path(".wandb"), here / "wandb", here / ".wandb"]
+    if os.environ.get("WANDB_CONFIG_DIR"):
+        places.append(Path(os.environ["WANDB_CONFIG_DIR"]))
+    elif (home := _home()) is not None:
+        places.append(home / ".config" / "wandb")
+    for place in places:
+        settings = ConfigParser(interpolation=None)
+        with suppress(OSError, ValueError, ConfigParserError):  # wandb itself tells of damage
+            settings.read(place / "settings")
+            if mode := settings.get("default", "mode", fallback=None):
+                return mode
+    return None
+
+
+def _home() -> Path | None:
+    """Return the user's home folder; None where the account has none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
 
 
 def _has_login() -> bool:
     """Whether wandb would find a key without asking for one."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     try:
+        netrc = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
         return "wandb" in netrc.read_text()
-    except OSError:
+    except (OSError, RuntimeError, ValueError):  # no file, no home folder, no text
         return False

@@ -1,10 +1,13 @@
 """Errors of the user or of the machine, and how the program reports them: in one line."""
 
-import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from utils.signals import Stopped, exit_code
+from utils.streams import mute
 
 # Parts of what torch and its libraries say when memory is exhausted. cuDNN says that it finds no
 # algorithm, where each one needs more memory than there is.
@@ -82,21 +85,31 @@ def errors_on_one_line(program: str, rewrite: Callable[[str], str] = str) -> Ite
 
     Raises:
         SystemExit: with code 2 for a UserError and for what the system refuses, 130 after Ctrl-C,
-            141 if the reader of the output has closed it.
+            143, 129 or 138 after another signal (`end_on_signals`), 141 if the reader of the output
+            has closed it.
     """
     try:
         yield
     except UserError as error:
         reason, code = f"error: {rewrite(str(error))}", 2
+    except Stopped as stop:
+        name = signal.Signals(stop.signal_number).name
+        reason, code = f"stopped by {name}", exit_code(stop.signal_number)
     except KeyboardInterrupt:
-        reason, code = "stopped", 130
+        reason, code = "stopped", exit_code(signal.SIGINT)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
-        raise SystemExit(141) from None
+        reason, code = "", exit_code(signal.SIGPIPE)
     except OSError as error:
         told = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
         reason, code = f"error: {told}", 2
     else:
         return
-    sys.stderr.write(f"{program}: {reason}\n")
+    if code == exit_code(signal.SIGPIPE):  # as other programs end after `| head`: without a word
+        mute(sys.stdout)  # for what is still buffered
+        raise SystemExit(code)
+    try:
+        sys.stderr.write(f"{program}: {reason}\n")
+        sys.stderr.flush()
+    except OSError:  # nobody reads it any more: the code tells
+        mute(sys.stderr)
     raise SystemExit(code)

@@ -5,16 +5,30 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+import re
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
 
 from utils.errors import UserError
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
+
+# How the names of unfinished files and folders end: who writes them. Versions before gave the
+# number of the process alone.
+UNFINISHED = re.compile(r"\..+\.(?P<writer>(?P<machine>[\w-]+-)?(?P<process>\d+))\.partial")
+FORGOTTEN_SECONDS = 24 * 60 * 60  # what another machine has not touched for so long is left over
+STARTED = time.time()
 
 # The error numbers of file systems that cannot flush a folder.
 NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
@@ -33,15 +47,15 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         UserError: if the file cannot be written (read-only, disk full, quota).
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clean_once(path.parent)
         with partial.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        _sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):
             partial.unlink()
@@ -51,17 +65,42 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise UserError(
             f"cannot write {path}: {reason}; what was there before is intact"
         ) from error
+    _sync_folder(path)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the partial files of killed processes in a folder.
+@contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Make a folder that goes at the end of the block, or after a kill at the next start.
 
-    The partial file of another process that runs on this machine stays.
+    Args:
+        parent: folder to make it in; it must be there.
+        name: of all folders of this purpose.
     """
-    for path in folder.glob(".*.partial"):
-        writer = path.name.split(".")[-2]
-        if not (writer.isdecimal() and _is_another_process(int(writer))):
-            path.unlink(missing_ok=True)
+    remove_leftovers(parent, name)
+    ending = f".{_machine()}-{os.getpid()}.partial"
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=ending, dir=parent) as folder:
+        yield Path(folder)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Delete the unfinished files and folders of killed processes in a folder.
+
+    Those of another process that runs on this machine stay. Whether a process of another machine
+    still runs cannot be seen: what it wrote goes when it has not changed for a day.
+
+    Args:
+        folder: the folder.
+        name: how the names start; "*" takes all.
+    """
+    for path in folder.glob(f".{name}.*.partial"):
+        found = UNFINISHED.fullmatch(path.name)
+        with suppress(OSError):  # it is gone already, or belongs to another user
+            if found is None or not _is_left_over(path, found):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def reserve_space(path: Path) -> None:
@@ -89,23 +128,6 @@ def write_json_atomic(path: Path, value: Any) -> None:
     write_text_atomic(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an empty one if there is no file.
-
-    Raises:
-        UserError: if the file is damaged.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text())
-        if not isinstance(value, dict):
-            raise ValueError("no JSON object")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it or restore it") from error
-    return value
-
-
 def file_digest(path: Path) -> str:
     """Compute the SHA-256 of a file's contents, in hexadecimal digits."""
     digest = hashlib.sha256()
@@ -113,6 +135,26 @@ def file_digest(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def read_with_digest(path: Path, read: Callable[[Path], T]) -> tuple[T, str]:
+    """Read a file, and compute the SHA-256 of the very bytes that were read.
+
+    Args:
+        path: the file, or what `read` refuses.
+        read: reads it.
+
+    Returns:
+        What `read` returned, and the digest as `file_digest` gives it.
+
+    Raises:
+        UserError: if the file was changed or replaced meanwhile.
+    """
+    before = _version(path)
+    value, digest = read(path), file_digest(path)
+    if before is None or _version(path) != before:
+        raise UserError(f"{path} was changed or replaced while it was read; start again")
+    return value, digest
 
 
 def make_folder(path: Path) -> Path:
@@ -163,24 +205,68 @@ def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
         lock.release()
 
 
-def _is_another_process(number: int) -> bool:
-    """Whether a process of this number runs on this machine and is not this one."""
+@cache
+def _machine() -> str:
+    """Name this machine, or container, as far as the numbers of its processes are its own."""
+    host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())[:40] or "host"
+    try:
+        space = re.sub(r"\D", "", Path("/proc/self/ns/pid").readlink().name)
+    except OSError:  # not Linux
+        space = "0"
+    return f"{host}-{space}"
+
+
+@cache
+def _clean_once(folder: Path) -> None:
+    """Delete what killed processes left in a folder, at the first write of this process there."""
+    remove_leftovers(folder)
+
+
+def _is_left_over(path: Path, name: re.Match[str]) -> bool:
+    """Whether nobody works any more on an unfinished file; `name` is its match of UNFINISHED."""
+    changed, number = path.stat().st_mtime, int(name["process"])
+    if name["machine"] != f"{_machine()}-":
+        return time.time() - changed > FORGOTTEN_SECONDS
+    if number == os.getpid():  # of an earlier process, which had the same number
+        return changed < STARTED
+    return not _is_running(number)
+
+
+def _is_running(number: int) -> bool:
+    """Whether a process of this number runs on this machine."""
     try:
         os.kill(number, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # it runs, for another user
-        return True
-    return number != os.getpid()
+        pass
+    return True
 
 
-def _sync_folder(folder: Path) -> None:
-    """Flush the entries of a folder: a power cut could undo a rename without it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _version(path: Path) -> tuple[int, ...] | None:
+    """Return numbers that differ after every change of a file; None if there is none."""
     try:
-        os.fsync(descriptor)
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _sync_folder(path: Path) -> None:
+    """Flush the entry of a new file in its folder: a power cut could undo a rename without it.
+
+    Raises:
+        UserError: if that fails, though the file system can do it.
+    """
+    try:
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         if error.errno not in NO_FOLDER_SYNC:
-            raise
-    finally:
-        os.close(descriptor)
+            raise UserError(
+                f"the new {path} is in place, but its folder cannot be flushed to the disk "
+                f"({error.strerror or error}): whether a power cut could undo it is not known"
+            ) from error

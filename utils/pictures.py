@@ -5,6 +5,7 @@ B images of a batch, C channels, H W pixels, h w cells (one token each).
 """
 
 import math
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def save_png(path: Path, image: np.ndarray) -> None:
     """
     with atomic_write(path) as file:
         to_picture(image).save(file, "PNG")
+
+
+def is_intact_png(path: Path) -> bool:
+    """Whether a PNG is there, and every part of it matches its checksum."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.verify()
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.load()
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return False
+    return True
 
 
 def to_picture(image: np.ndarray) -> Image.Image:

@@ -1,16 +1,24 @@
 """Dataclasses to the plain data of checkpoints and back; reading checks every type."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import Field, fields
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
+# The metadata of a field that a dataclass got after files with it had been written. Where it has
+# its default it is left out, so that those files, and their fingerprints, stay as they are.
+ADDED_LATER = {"added_later": True}
+
 
 def to_plain(values: Any) -> dict[str, Any]:
     """Turn a dataclass into a dictionary of its fields, with lists for tuples."""
-    named = {field.name: getattr(values, field.name) for field in fields(values)}
+    named = {
+        field.name: getattr(values, field.name)
+        for field in fields(values)
+        if not (_may_be_missing(field) and getattr(values, field.name) == field.default)
+    }
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in named.items()
     }
@@ -26,7 +34,8 @@ def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
         raise ValueError(f"{type(values).__name__} instead of a {kind.__name__}")
     hints = get_type_hints(kind)
     types = {field.name: hints[field.name] for field in fields(kind)}  # type: ignore[arg-type]
-    for name in types.keys() ^ values.keys():
+    optional = {field.name for field in fields(kind) if _may_be_missing(field)}  # type: ignore[arg-type]
+    for name in (types.keys() ^ values.keys()) - (optional - values.keys()):
         raise ValueError(f"{name} is {'missing' if name in types else 'unknown'}")
     tuples = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     for name, value in tuples.items():
@@ -40,6 +49,11 @@ def same_value(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return isinstance(other, list | tuple) and list(one) == list(other)
     return bool(one == other)
+
+
+def _may_be_missing(field: Field) -> bool:
+    """Whether files may lack a field of a dataclass."""
+    return bool(field.metadata.get("added_later"))
 
 
 def _is(value: Any, kind: Any) -> bool:

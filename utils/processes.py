@@ -6,10 +6,10 @@ through the CPU (gloo), so that no process waits for its GPU; gradients go from 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,7 @@ import torch.distributed.nn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.errors import UserError
+from utils.errors import UserError, value_text
 from utils.launch import Launch, read_launch
 
 T = TypeVar("T")
@@ -134,6 +134,29 @@ class Processes(Launch):
         told = [compute() if self.is_main else None]
         dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
         return told[0]  # type: ignore[return-value]
+
+    def check_equal(self, values: Mapping[str, object]) -> None:
+        """Refuse to go on where a process has something else than the main one.
+
+        Args:
+            values: what this process has, by its name in the message; every process has the same
+                names.
+
+        Raises:
+            UserError: in every process.
+        """
+        if self.size == 1:
+            return
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, dict(values))
+        for rank, theirs in enumerate(found):
+            for name, value in found[0].items():
+                if theirs[name] != value:
+                    raise UserError(
+                        f"the processes differ in the {name}: process {rank} (RANK) has "
+                        f"{value_text(theirs[name])[:100]}, process 0 has "
+                        f"{value_text(value)[:100]}; all need the same files and options"
+                    )
 
     def add_up(self, tensor: Tensor) -> Tensor:
         """Replace a tensor, in place, by its sum over the processes; returns the tensor."""

@@ -2,11 +2,16 @@
 
 import io
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
+
+from utils.errors import UserError
+from utils.signals import Stopped, ask_to_stop, end_if_asked, is_training
+from utils.streams import mute
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +26,7 @@ def progress_bar(title: str, total: int, done: int = 0, unit: str = "it", **opti
         unit: name of one unit of work.
         **options: handed to tqdm.
     """
+    end_if_asked()
     on_terminal = sys.stderr.isatty()
     if not on_terminal and total > done:
         log.info("%s: %d %ss", title, total - done, unit)
@@ -43,8 +49,33 @@ class _TqdmHandler(logging.StreamHandler):
         self._rewrite = rewrite
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self._rewrite(self.format(record)), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self._rewrite(self.format(record)), file=sys.stdout)
+            sys.stdout.flush()
+        except OSError as error:
+            _lose_output(error)
+
+
+def _lose_output(error: OSError) -> None:
+    """Decide what happens when stdout cannot be written.
+
+    A training goes on without its messages. If their reader has gone, as `head` does, it stops as
+    after a signal, with its state saved.
+
+    Raises:
+        Stopped: if the reader has gone and nothing is trained. It is no OSError, which others would
+            take for one of their own files.
+        UserError: if stdout cannot be written for another reason and nothing is trained.
+    """
+    has_no_reader = isinstance(error, BrokenPipeError)
+    if is_training():
+        mute(sys.stdout)
+        if has_no_reader:
+            ask_to_stop(signal.SIGPIPE)
+    elif has_no_reader:
+        raise Stopped(signal.SIGPIPE) from error
+    else:
+        raise UserError(f"stdout cannot be written: {error.strerror or error}") from error
 
 
 def set_up_logging(verbose: bool = True, rewrite: Callable[[str], str] = str) -> None:

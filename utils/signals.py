@@ -1,11 +1,34 @@
-"""How the program stops at a safe place when the system or the user asks for it."""
+"""How the program stops when the system or the user asks for it.
+
+While something is trained, a signal is noted and the training stops at the next safe place, with
+its state saved (`stop_on_signals`). At other times a signal ends the program like Ctrl-C does: what
+has been begun is tidied up, and one line tells the reason (`end_on_signals`).
+"""
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
+
+END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""What ends a program, beside Ctrl-C. Batch systems send SIGUSR1 before the time is up."""
+
+STOP_SIGNALS = (signal.SIGINT, *END_SIGNALS)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has asked the program to end.
+
+    Attributes:
+        signal_number: the signal.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
 
 
 @dataclass
@@ -19,22 +42,61 @@ class StopRequest:
     signal_number: int = 0
 
 
+_requests: list[StopRequest] = []  # those of the `stop_on_signals` blocks that run
+_ended: list[int] = []  # the signal of which the `end_on_signals` block has been told
+
+
 def exit_code(signal_number: int) -> int:
-    """Return the exit code for a signal: 143 for SIGTERM, 130 for SIGINT, 129 for SIGHUP."""
+    """Return the exit code for a signal: 143 for SIGTERM, 130 for SIGINT, 138 for SIGUSR1."""
     return 128 + signal_number
 
 
 @contextmanager
-def stop_on_signals(may_repeat: bool = False) -> Iterator[StopRequest]:
-    """Record the first SIGTERM, SIGINT or SIGHUP and go on; a second one exits at once.
+def end_on_signals(is_alone: bool = True) -> Iterator[None]:
+    """Raise `Stopped` in the block after a SIGTERM, SIGHUP or SIGUSR1; a second one ends at once.
 
-    A SIGHUP that is ignored, as under nohup, stays ignored. The earlier handlers return after the
-    block.
+    A signal that is ignored, as SIGHUP under nohup, stays ignored.
+
+    Args:
+        is_alone: False for one of several processes, which a signal ends at once: it may be waiting
+            for another one that has failed, and would not hear of the signal.
+    """
+
+    def end(signal_number: int, _frame: FrameType | None) -> None:
+        for number in END_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        _ended.append(signal_number)
+        raise Stopped(signal_number)
+
+    try:
+        with _handled(_not_ignored(END_SIGNALS) if is_alone else (), end):
+            yield
+    finally:
+        _ended.clear()
+
+
+def end_if_asked() -> None:
+    """Raise `Stopped` again: a library may have swallowed it. Called before anything that is long.
+
+    Raises:
+        Stopped: if a signal has asked the program to end.
+    """
+    if _ended:
+        raise Stopped(_ended[0])
+
+
+@contextmanager
+def stop_on_signals(may_repeat: bool = False) -> Iterator[StopRequest]:
+    """Record the first signal of STOP_SIGNALS and go on; a second one exits at once.
+
+    A SIGHUP or SIGUSR1 that is ignored, as under nohup, stays ignored. The earlier handlers return
+    after the block.
 
     Args:
         may_repeat: whether a second signal is ignored. The launcher of several processes passes on
             a signal that the processes have received already, and kills those that take too long.
     """
+    end_if_asked()
     request = StopRequest()
 
     def note(signal_number: int, _frame: FrameType | None) -> None:
@@ -42,15 +104,72 @@ def stop_on_signals(may_repeat: bool = False) -> Iterator[StopRequest]:
             os._exit(exit_code(signal_number))
         if not may_repeat:
             # Not with print: the signal may have come in the middle of one.
-            os.write(2, b"stopping after this step; a second signal leaves at once, unsaved\n")
+            with suppress(OSError):  # nobody reads it any more
+                os.write(2, b"stopping after this step; a second signal leaves at once, unsaved\n")
         request.signal_number = signal_number
 
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    previous = {number: signal.signal(number, note) for number in numbers}
+    numbers = [signal.SIGTERM, signal.SIGINT, *_not_ignored((signal.SIGHUP, signal.SIGUSR1))]
+    _requests.append(request)
     try:
-        yield request
+        with _handled(numbers, note):
+            yield request
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        _requests.remove(request)
+
+
+def is_training() -> bool:
+    """Whether a `stop_on_signals` block runs, in which something would be lost by a sudden end."""
+    return bool(_requests)
+
+
+def ask_to_stop(signal_number: int) -> None:
+    """Ask the `stop_on_signals` block that runs to stop, as if the signal had come."""
+    _requests[-1].signal_number = _requests[-1].signal_number or signal_number
+
+
+@contextmanager
+def children_leave_signals() -> Iterator[None]:
+    """Let processes that are started in the block ignore what asks the program to stop.
+
+    The system sends Ctrl-C, and often SIGTERM, to all processes of a program. The main one decides
+    when to stop, and needs the others until then. It may end them itself: see `obey_parent`.
+    """
+    numbers: tuple[signal.Signals, ...] = STOP_SIGNALS
+    if not hasattr(signal, "sigwaitinfo"):  # macOS cannot tell who sent a signal
+        numbers = tuple(number for number in STOP_SIGNALS if number is not signal.SIGTERM)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # children inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def obey_parent() -> None:
+    """End this process, started in `children_leave_signals`, when its parent sends a SIGTERM."""
+    parent = os.getppid()
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    if hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=wait, daemon=True).start()
+
+
+def _not_ignored(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+
+
+@contextmanager
+def _handled(
+    numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Let signals call a handler in the block. Only the main thread can; others change nothing."""
+    is_main = threading.current_thread() is threading.main_thread()
+    previous = {number: signal.signal(number, handler) for number in numbers if is_main}
+    try:
+        yield
+    finally:
+        for number, earlier in previous.items():
+            signal.signal(number, earlier)

@@ -87,6 +87,25 @@ def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -
             raise ValueError(f"{name} is not part of it")
 
 
+def shape_of(weights: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
+    """Return the shape of a weight, from which a config is to follow.
+
+    Args:
+        weights: tensors by name.
+        name: the weight.
+        axes: the number of its axes; each must have a length of at least 1.
+
+    Raises:
+        ValueError: if the weight is missing or has another shape.
+    """
+    if name not in weights:
+        raise ValueError(f"{name} is missing")
+    shape = tuple(weights[name].shape)
+    if len(shape) != axes or 0 in shape:
+        raise ValueError(f"{name} has the shape {shape} where {axes} lengths from 1 up are needed")
+    return shape
+
+
 def _kind(tensor: Tensor) -> str:
     """Name the dtype and the shape of a tensor, for a message."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -72,7 +72,7 @@ class TransformerConfig:
             raise FieldError("depth", self.depth, f"must be at most {MAX_DEPTH}")
         if self.hidden_dim % self.heads:
             raise FieldError(
-                "hidden_dim", self.hidden_dim, f"is not divisible by `heads` {self.heads}"
+                "hidden_dim", self.hidden_dim, f"must be divisible by `heads` {self.heads}"
             )
 
     def agrees(self, field: str, value: object) -> bool:

@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from models.given import refuse_contradictions
+from models.interfaces import TokenizerShape
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
+from models.wrappers import unwrapped
 from utils.errors import UserError, one_line
-from utils.weights import build_with_weights
+from utils.weights import build_with_weights, shape_of
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +28,7 @@ LAYOUT = "transformer in the layout of valeoai/Maskgit-pytorch v1.0 or caetas/Ge
 # The weights do not tell the number of heads. These are the programs' own defaults.
 VALEOAI_HEADS = 16
 GENERATIVEZOO_HEADS = 8
-WRAPPERS = ("module.", "_orig_mod.")
+SIGNS = ("tok_emb.weight", "pos_emb")
 NAMES = (  # theirs, ours
     ("tok_emb.weight", "token_embedding.weight"),
     ("pos_emb", "position_embedding"),
@@ -43,27 +46,70 @@ NAMES = (  # theirs, ours
 
 def recognises(stored: Any) -> bool:
     """Return whether what `read_torch_file` returned holds weights of such a transformer."""
-    weights, _ = _named_weights(stored)
-    return {"token_embedding.weight", "position_embedding"} <= weights.keys()
+    return set(SIGNS) <= unwrapped(stored, SIGNS).weights.keys()
 
 
 def read(
-    stored: Any, path: Path, codebook_size: int, given: Mapping[str, Any]
+    stored: Any,
+    path: Path,
+    tokenizer: TokenizerShape,
+    num_classes: int | None,
+    given: Mapping[str, Any],
 ) -> MaskedTransformer:
     """Build the transformer in a file of another program, on the CPU.
 
     Args:
         stored: what `read_torch_file` returned.
         path: the file, for messages.
-        codebook_size: K of the tokenizer.
+        tokenizer: config of the tokenizer.
+        num_classes: the number of classes that is expected; None if it is unknown.
         given: fields of TransformerConfig that the user set.
 
     Raises:
         UserError: if the weights are not those of a transformer, or contradict a given field.
     """
-    model = build_model(find_weights(stored, path), path, codebook_size, given.get("heads"))
+    foreign = find_weights(stored, path)
+    codes, used = tokenizer.all_codes, tokenizer.codebook_size
+    if codes != used and _counts_all_codes(foreign.weights, tokenizer, num_classes, path):
+        log.info("%s counts all %d codes; the %d in use are kept", path, codes, used)
+        foreign = foreign._replace(weights=without_codes(foreign.weights, used, codes))
+    model = build_model(foreign, path, used, given.get("heads"))
     refuse_contradictions(model.config, given, path)
     return model
+
+
+def _counts_all_codes(
+    weights: Mapping[str, Tensor], tokenizer: TokenizerShape, num_classes: int | None, path: Path
+) -> bool:
+    """Tell whether a vocabulary has all codes of a remapped tokenizer, or those in use alone.
+
+    caetas/GenerativeZoo's has all of them. The size of the vocabulary is the sum of codes, mask
+    token, classes and "no class", so that the number of classes must be known.
+
+    Raises:
+        UserError: if the number of classes fits neither.
+    """
+    ids = weights["token_embedding.weight"].shape[:1].numel()
+    with_all, with_used = (ids - 2 - n for n in (tokenizer.all_codes, tokenizer.codebook_size))
+    if with_all < 1 or num_classes == with_used:
+        return False
+    if num_classes != with_all:
+        raise UserError(
+            f"{path} is for {with_all} classes if it counts all {tokenizer.all_codes} codes of the "
+            f"tokenizer, and for {with_used} if it counts the {tokenizer.codebook_size} in use: "
+            f"give the right one as `n_classes`"
+        )
+    return True
+
+
+def without_codes(weights: Mapping[str, Tensor], first: int, stop: int) -> dict[str, Tensor]:
+    """Leave the codes from `first` up to `stop` out of the vocabulary: no token stands for them."""
+    table, bias = weights["token_embedding.weight"], weights.get("output_bias", torch.empty(0, 0))
+    return {
+        **weights,
+        "token_embedding.weight": torch.cat([table[:first], table[stop:]]),
+        "output_bias": torch.cat([bias[:, :first], bias[:, stop:]], 1),
+    }
 
 
 class ForeignWeights(NamedTuple):
@@ -84,12 +130,18 @@ def find_weights(stored: Any, path: Path) -> ForeignWeights:
     Raises:
         UserError: if the file holds none.
     """
-    weights, heads = _named_weights(stored)
-    if "token_embedding.weight" not in weights or "position_embedding" not in weights:
+    wrappers, found = unwrapped(stored, SIGNS, path)
+    if not set(SIGNS) <= found.keys():
         raise UserError(f"{path} holds no {LAYOUT}")
+    weights = {}
+    for name, value in found.items():
+        ours = renamed(name, to_ours=True)
+        if ours:
+            weights[ours] = value.float() if value.is_floating_point() else value
     positions = weights["position_embedding"]
     weights["position_embedding"] = positions.flatten(0, -2) if positions.ndim > 1 else positions
-    return ForeignWeights(weights, heads)
+    is_valeoai = "model_state_dict" in wrappers
+    return ForeignWeights(weights, VALEOAI_HEADS if is_valeoai else GENERATIVEZOO_HEADS)
 
 
 def build_model(
@@ -116,7 +168,7 @@ def build_model(
         config = infer_config(foreign.weights, codebook_size, heads)
         config.validate()
         return build_with_weights(lambda: MaskedTransformer(config), foreign.weights)
-    except (KeyError, ValueError) as error:
+    except ValueError as error:
         reason = one_line(error)
         raise UserError(f"the weights in {path} do not make a transformer: {reason}") from error
 
@@ -127,10 +179,10 @@ def infer_config(
     """Read the config from the shapes of weights with this program's names.
 
     Raises:
-        KeyError: if a weight is missing.
-        ValueError: if the vocabulary is too small for the codebook and a class.
+        ValueError: if a weight is missing or has another number of axes, or the vocabulary is too
+            small for the codebook and a class.
     """
-    vocabulary, width = weights["token_embedding.weight"].shape
+    vocabulary, width = shape_of(weights, "token_embedding.weight", 2)
     num_classes = vocabulary - codebook_size - 2
     if num_classes < 1:
         raise ValueError(
@@ -140,12 +192,12 @@ def infer_config(
     return TransformerConfig(
         codebook_size=codebook_size,
         num_classes=num_classes,
-        seq_len=len(weights["position_embedding"]) - 1,
+        seq_len=shape_of(weights, "position_embedding", 2)[0] - 1,
         embed_dim=width,
         hidden_dim=width,
         depth=len({n.split(".")[1] for n in weights if n.startswith("blocks.")}),
         heads=heads,
-        mlp_dim=len(weights["blocks.0.mlp.0.bias"]),
+        mlp_dim=shape_of(weights, "blocks.0.mlp.0.bias", 1)[0],
     )
 
 
@@ -177,21 +229,3 @@ def renamed(name: str, to_ours: bool) -> str | None:
         if match:
             return target.replace("*", "{}").format(*match.groups())
     return None
-
-
-def _named_weights(stored: Any) -> tuple[dict[str, Tensor], int]:
-    """Find a transformer's weights, in float32 by this program's names, and the default heads."""
-    entries = stored if isinstance(stored, Mapping) else {}
-    heads = GENERATIVEZOO_HEADS
-    if isinstance(entries.get("model_state_dict"), Mapping):
-        entries, heads = entries["model_state_dict"], VALEOAI_HEADS
-    weights = {}
-    for name, value in entries.items():
-        if not (isinstance(name, str) and isinstance(value, Tensor)):
-            continue
-        for wrapper in WRAPPERS:
-            name = name.removeprefix(wrapper)
-        ours = renamed(name, to_ours=True)
-        if ours:
-            weights[ours] = value.float()
-    return weights, heads

@@ -3,15 +3,17 @@
 This file imports nothing slow, because the command line reads it before it can show its help.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from utils.errors import FieldError, value_text
-from utils.plain import same_value
+from utils.plain import ADDED_LATER, same_value
 
 GROUPS = 32  # groups of every GroupNorm; all widths are multiples of it
 MAX_CODES = 65536  # tokens are stored as uint16
-MAX_BLOCKS = 1000  # a damaged file must not build modules for hours
+MAX_LEVELS = 32  # as an image can be halved that often at most
+MAX_BLOCKS = 1000  # at all resolutions; a damaged file must not build modules for hours
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class VQGANConfig:
         sane_index_shape: whether the quantiser returns tokens as (B, h, w), not flat.
         colorize_nlabels: number of channels of images whose channels are labels, not colours. Such
             images are shown through a fixed random projection to RGB. None for other images.
+        middle_attention: whether there is attention at the resolution of the tokens, between the
+            two middle blocks. Only files of other programs have none.
     """
 
     family: ClassVar[str] = "vqgan"
@@ -56,6 +60,7 @@ class VQGANConfig:
     remap: tuple[int, ...] | None = None
     sane_index_shape: bool = False
     colorize_nlabels: int | None = None
+    middle_attention: bool = field(default=True, metadata=ADDED_LATER)
 
     @property
     def factor(self) -> int:
@@ -71,6 +76,11 @@ class VQGANConfig:
     def codebook_size(self) -> int:
         """The number of tokens K; their ids are 0 .. K-1."""
         return self.n_embed if self.remap is None else len(self.remap)
+
+    @property
+    def all_codes(self) -> int:
+        """The number of codes, also of those that a remap leaves unused."""
+        return self.n_embed
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -117,10 +127,13 @@ class VQGANConfig:
                      "n_embed", "embed_dim"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise FieldError(_own(name), getattr(self, name), "must be at least 1")
-        if self.num_res_blocks > MAX_BLOCKS:
-            raise FieldError("num_res_blocks", self.num_res_blocks, f"must be at most {MAX_BLOCKS}")
-        if not self.ch_mult or min(self.ch_mult) < 1:
-            raise FieldError("ch_mult", self.ch_mult, "needs one or more numbers from 1 up")
+        if not 1 <= len(self.ch_mult) <= MAX_LEVELS or min(self.ch_mult) < 1:
+            reason = f"needs one or more numbers from 1 up, at most {MAX_LEVELS}"
+            raise FieldError("ch_mult", self.ch_mult, reason)
+        most = MAX_BLOCKS // len(self.ch_mult)
+        if self.num_res_blocks > most:
+            reason = f"must be at most {most} with {len(self.ch_mult)} resolutions"
+            raise FieldError("num_res_blocks", self.num_res_blocks, reason)
         if not 0 <= self.dropout < 1:
             raise FieldError(_own("dropout"), self.dropout, "must be at least 0 and below 1")
         if self.colorize_nlabels not in (None, self.image_channels):
@@ -168,9 +181,9 @@ class VQGANConfig:
         wrong = [code for code in self.remap if not 0 <= code < self.n_embed]
         if wrong:
             raise ValueError(f"code {wrong[0]} is not in the codebook (0..{self.n_embed - 1})")
-        if len(set(self.remap)) < len(self.remap):
-            twice = next(code for code in self.remap if self.remap.count(code) > 1)
-            raise ValueError(f"code {twice} occurs more than once")
+        code, times = Counter(self.remap).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"code {code} occurs more than once")
 
 
 def _own(field: str) -> str:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from models.vqgan.config import GROUPS
 from models.vqgan.norm import GroupNorm
-from utils.checkpoint import read_torch_file
 from utils.errors import UserError, one_line
+from utils.torch_file import read_torch_file
 
 HINT = (
     "train without the perceptual loss (`perceptual_weight` 0) or name a file with torchvision's "

@@ -3,9 +3,10 @@
 Such files hold only weights. The config follows from the shapes of the weights; the few fields that
 do not show there come from the user. Known layouts: a bare state dict (caetas/GenerativeZoo), a
 Lightning checkpoint with the entry `state_dict`, and a whole transformer checkpoint with the VQ-GAN
-under `first_stage_model.`.
+under `first_stage_model.`; all of them in any further wrappers (models/wrappers.py).
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,18 +19,37 @@ from torch import Tensor
 from models.given import refuse_contradictions
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
+from models.wrappers import unwrapped
 from utils.errors import FieldError, UserError, one_line
-from utils.weights import build_with_weights
+from utils.weights import build_with_weights, shape_of
+
+log = logging.getLogger(__name__)
 
 LAYOUT = "VQ-GAN in taming-transformers' layout (encoder.conv_in.weight and so on)"
-PREFIXES = ("first_stage_model.", "module.", "_orig_mod.")
+FIRST_STAGE = ("first_stage_model",)  # around the VQ-GAN in a file with its transformer
+SIGNS = (
+    "encoder.conv_in.weight",
+    "decoder.conv_out.weight",
+    "quantize.embedding.weight",
+    "quantize.embed.weight",
+)
+MIDDLE_ATTENTION = ("encoder.mid.attn_1.", "decoder.mid.attn_1.")
 PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.", "colorize")
+NEEDED = (*SIGNS[:3], "encoder.down.0.block.0.conv1.weight")
+# What some codebooks count in training; it has no effect afterwards.
+STATISTICS = (
+    "quantize.embedding.cluster_size",
+    "quantize.embedding.embed_avg",
+    "quantize.cluster_size",
+    "quantize.embed_avg",
+    "quantize.codebook_used",
+)
 NOT_IN_WEIGHTS = ("dropout", "sane_index_shape")  # fields that the weights do not show
 
 
 def recognises(stored: Any) -> bool:
     """Return whether what `read_torch_file` returned holds any weights of a VQ-GAN."""
-    return bool(_parts_of_vqgan(stored))
+    return bool(unwrapped(stored, SIGNS, more=FIRST_STAGE).weights)
 
 
 def read(stored: Any, path: Path, image_size: int, given: Mapping[str, Any]) -> VQModel:
@@ -52,7 +72,7 @@ def read(stored: Any, path: Path, image_size: int, given: Mapping[str, Any]) -> 
         refuse_contradictions(config, given, path)
         config.validate()
         return build_with_weights(lambda: VQModel(config), weights)
-    except (KeyError, ValueError) as error:
+    except ValueError as error:
         reason = one_line(error)
         raise UserError(f"the weights in {path} do not make a VQ-GAN: {reason}") from error
 
@@ -122,21 +142,47 @@ def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:
 def find_weights(stored: Any, path: Path) -> dict[str, Tensor]:
     """Pick a VQModel's weights from what a file holds, in float32 by taming's names.
 
-    Weights of losses and of other networks in the file are left out.
+    Weights of losses and of other networks in the file are left out, and so is what has no effect.
 
     Raises:
         UserError: if the file holds none, or another kind of VQ-GAN.
     """
-    weights = _parts_of_vqgan(stored)
+    found = unwrapped(stored, SIGNS, path, FIRST_STAGE).weights
+    weights = {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in found.items()
+        if name.startswith(PARTS) and name not in STATISTICS
+    }
+    _refuse_other_kinds(weights, path)
+    images, colorize = weights["encoder.conv_in.weight"], weights.get("colorize")
+    if colorize is not None and colorize.shape[1:2] != images.shape[1:2]:
+        # taming makes the buffer with any number of labels, and uses it for images of labels only.
+        log.info("%s: its colours for labels are left out, as its images have none", path)
+        del weights["colorize"]
+    return weights
+
+
+def _refuse_other_kinds(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse VQ-GANs that this program does not have, by what their weights show."""
+    needed = "a VQ-GAN whose tokens are nearest codes is needed"
     if "quantize.embed.weight" in weights:
         raise UserError(
-            f"{path} has a Gumbel quantiser, which this program does not have; a VQ-GAN whose "
-            "tokens are nearest codes is needed"
+            f"{path} has a Gumbel quantiser, which this program does not have; {needed}"
         )
-    for name in ("encoder.conv_in.weight", "decoder.conv_out.weight", "quantize.embedding.weight"):
+    for name in NEEDED:
         if name not in weights:
             raise UserError(f"{path} holds no VQ-GAN in taming-transformers' layout: no {name}")
-    return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+    if any(".to_qkv." in name for name in weights):
+        raise UserError(
+            f"{path} has linear attention (attn_type: linear), which this program does not have; "
+            "one with ordinary attention or none is needed"
+        )
+    several = any(name.startswith("encoder.down.1.") for name in weights)
+    if several and "encoder.down.0.downsample.conv.weight" not in weights:
+        raise UserError(
+            f"{path} changes its resolution without convolutions (resamp_with_conv: False), which "
+            "this program does not do; one with resamp_with_conv: True is needed"
+        )
 
 
 def infer_config(weights: Mapping[str, Tensor], image_size: int) -> dict[str, Any]:
@@ -151,18 +197,19 @@ def infer_config(weights: Mapping[str, Tensor], image_size: int) -> dict[str, An
         shapes give impossible fields.
 
     Raises:
-        KeyError: if a weight is missing.
+        ValueError: if a weight is missing, or has another number of axes.
     """
     # Shapes, and how many modules of a kind there are.
-    channels, image_channels = weights["encoder.conv_in.weight"].shape[:2]
+    channels, image_channels = shape_of(weights, "encoder.conv_in.weight", 4)[:2]
     levels = _count(weights, "encoder.down.")
     blocks = _count(weights, "encoder.down.0.block.")
     widths = [
-        weights[f"encoder.down.{level}.block.0.conv2.weight"].shape[0] for level in range(levels)
+        shape_of(weights, f"encoder.down.{level}.block.0.conv2.weight", 4)[0]
+        for level in range(levels)
     ]
-    z_channels = weights["decoder.conv_in.weight"].shape[1]
-    n_embed, embed_dim = weights["quantize.embedding.weight"].shape
-    used, colorize = weights.get("quantize.used"), weights.get("colorize")
+    z_channels = shape_of(weights, "decoder.conv_in.weight", 4)[1]
+    n_embed, embed_dim = shape_of(weights, "quantize.embedding.weight", 2)
+    middle = [name for name in weights if name.startswith(MIDDLE_ATTENTION)]
     return {
         "image_size": image_size,
         "image_channels": image_channels,
@@ -175,26 +222,24 @@ def infer_config(weights: Mapping[str, Tensor], image_size: int) -> dict[str, An
             for level in range(levels)
             if f"encoder.down.{level}.attn.0.q.weight" in weights
         ),
-        "double_z": weights["encoder.conv_out.weight"].shape[0] == 2 * z_channels,
+        "double_z": shape_of(weights, "encoder.conv_out.weight", 4)[0] == 2 * z_channels,
         "n_embed": n_embed,
         "embed_dim": embed_dim,
-        "remap": None if used is None else tuple(used.tolist()),
-        "colorize_nlabels": None if colorize is None else colorize.shape[1],
+        "remap": _used_codes(weights),
+        "colorize_nlabels": shape_of(weights, "colorize", 4)[1] if "colorize" in weights else None,
+        "middle_attention": bool(middle),
     }
 
 
-def _parts_of_vqgan(stored: Any) -> dict[str, Tensor]:
-    """Find the weights of a VQ-GAN's parts, by names without the prefixes of wrappers."""
-    entries = stored.get("state_dict", stored) if isinstance(stored, Mapping) else {}
-    if not isinstance(entries, Mapping):
-        entries = {}
-    tensors = {k: v for k, v in entries.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    # Wrappers may be nested, in this order.
-    for prefix in PREFIXES:
-        if any(name.startswith(f"{prefix}encoder.") for name in tensors):
-            size = len(prefix)
-            tensors = {k[size:]: v for k, v in tensors.items() if k.startswith(prefix)}
-    return {name: value for name, value in tensors.items() if name.startswith(PARTS)}
+def _used_codes(weights: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+    """Return the remap in weights; None if all codes are in use."""
+    if "quantize.used" not in weights:
+        return None
+    shape_of(weights, "quantize.used", 1)
+    used = weights["quantize.used"]
+    if used.dtype != torch.int64:
+        raise ValueError("quantize.used does not hold numbers of codes")
+    return tuple(used.tolist())
 
 
 def _count(weights: Mapping[str, Tensor], prefix: str) -> int:

@@ -126,12 +126,12 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """The blocks at the resolution of the tokens; they always have attention."""
+    """The blocks at the resolution of the tokens, with attention between them or without."""
 
-    def __init__(self, channels: int, dropout: float) -> None:
+    def __init__(self, channels: int, dropout: float, with_attention: bool) -> None:
         super().__init__()
         self.block_1 = ResidualBlock(channels, channels, dropout)
-        self.attn_1 = AttentionBlock(channels)
+        self.attn_1 = AttentionBlock(channels) if with_attention else nn.Identity()
         self.block_2 = ResidualBlock(channels, channels, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ class Encoder(nn.Module):
                 level.downsample = Downsample(width)
             self.down.append(level)
             in_channels = width
-        self.mid = Middle(widths[-1], config.dropout)
+        self.mid = Middle(widths[-1], config.dropout, config.middle_attention)
         self.norm_out = _norm(widths[-1])
         self.conv_out = _conv3x3(widths[-1], config.z_channels * (2 if config.double_z else 1))
 
@@ -174,7 +174,7 @@ class Decoder(nn.Module):
         super().__init__()
         widths = config.widths
         self.conv_in = _conv3x3(config.z_channels, widths[-1])
-        self.mid = Middle(widths[-1], config.dropout)
+        self.mid = Middle(widths[-1], config.dropout, config.middle_attention)
         levels: list[Level] = []  # from the lowest resolution up
         in_channels = widths[-1]
         for width, resolution in zip(reversed(widths), reversed(config.resolutions), strict=True):

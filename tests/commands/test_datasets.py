@@ -41,8 +41,9 @@ def test_every_cached_row_shows_the_colour_of_its_label(dataset, tmp_path):
         images = open_dataset(dataset, split, tmp_path / "data", download=False)
         identity = {"dataset": dataset, "split": split}
         tokens = cached_tokens(
-            images, encode, 1, identity, tmp_path / "cache", batch_size=16, num_workers=0
-        )
+            images, encode, 1, identity, tmp_path / "cache", codebook_size=len(names),
+            num_classes=len(names), batch_size=16, num_workers=0,
+        )  # fmt: skip
         assert tokens.num_views == (spec.num_views if split == "train" else 1)
         every = np.arange(len(tokens))
         labels = tokens.classes(every, np.random.default_rng(0))

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -18,8 +19,10 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from commands.sweep import parse_grid
 from MaskGIT import main
 from metrics import extractor as extractors
-from metrics.extractor import load_inception
+from metrics.extractor import load_feature_net, load_inception
 from metrics.sweep_table import SweepTable
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.errors import UserError
 from utils.files import file_digest
 
 
@@ -216,11 +219,14 @@ def test_a_sweep_measures_every_setting_once(evaluate, trained, tmp_path, capsys
     assert "sweep.csv was measured with another seed (1, now 7)" in capsys.readouterr().err
     assert table_of(tmp_path) == extended
 
+    # A damaged row is measured anew.
     table = tmp_path / "mnist" / "sweep" / "sweep.csv"
     table.write_text(table.read_text()[:-40])
-    with pytest.raises(SystemExit):
-        evaluate(f"--sweep step=2 {command}")
-    assert f"{table} is damaged" in capsys.readouterr().err
+    told = evaluate(f"--sweep r_temp=0 {command} --step 4 --cfg_w 1")
+    assert f"{table}: 1 damaged row(s) are left out, to be measured anew" in told
+    anew = table_of(tmp_path)
+    assert anew[:2] == rows
+    assert anew[2]["fid"] == extended[2]["fid"]
 
 
 def test_a_sweep_without_rows_can_be_another(evaluate, trained, tmp_path):
@@ -271,10 +277,10 @@ def test_mistakes_are_told_in_one_line(
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ({"arr_0": np.zeros((20, 8, 8, 1))}, "arr_0 is float64 (20, 8, 8, 1)"),
-        ({"arr_0": np.zeros((20, 8), np.uint8)}, "arr_0 is uint8 (20, 8)"),
+        ({"arr_0": np.zeros((20, 8, 8, 1))}, "are float64 (20, 8, 8, 1)"),
+        ({"arr_0": np.zeros((20, 8), np.uint8)}, "are uint8 (20, 8)"),
         ({"images": np.zeros((20, 8, 8, 1), np.uint8)}, "arr_0"),
-        (b"PK no archive", "cannot be read: File is not a zip file"),
+        (b"PK no archive", "fake.npz: File is not a zip file"),
     ],
 )
 def test_files_without_images(evaluate, tmp_path, capsys, content, error):
@@ -286,6 +292,22 @@ def test_files_without_images(evaluate, tmp_path, capsys, content, error):
     with pytest.raises(SystemExit):
         evaluate(f"--evaluate --images {file}")
     assert error in capsys.readouterr().err
+
+
+def test_a_feature_net_that_is_replaced_meanwhile_is_not_named_for_another(
+    feature_net, tmp_path, monkeypatch
+):
+    path, load = tmp_path / "net.pt", torch.jit.load
+    shutil.copy(feature_net, path)
+
+    def replaced(file, **options):
+        net = load(file, **options)
+        save_script(Wrong("nan"), tmp_path / "other.pt").replace(path)
+        return net
+
+    monkeypatch.setattr(torch.jit, "load", replaced)
+    with pytest.raises(UserError, match=r"net\.pt was changed or replaced while it was read"):
+        load_feature_net(path, torch.device("cpu"))
 
 
 class Wrong(nn.Module):
@@ -336,6 +358,27 @@ def test_damaged_kept_features_are_noticed(evaluate, data_dir, tmp_path, capsys)
     error = capsys.readouterr().err
     assert str(kept) in error
     assert "delete the file and it is made anew" in error
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"count": 19}, {"count": "20"}, {"mean": None}, {"kept": torch.zeros(3)}, {"more": 1}],
+    ids=str,
+)
+def test_kept_features_that_cannot_be_are_noticed(evaluate, tmp_path, capsys, change):
+    np.savez(tmp_path / "fake.npz", arr_0=np.zeros((20, 32, 32, 1), np.uint8))
+    command = f"--evaluate --images {tmp_path}/fake.npz --reference validation"
+    evaluate(command)
+    (kept,) = (tmp_path / "tokens").glob("features-mnist-validation-*.pt")
+    stored = load_checkpoint(kept, "reference features")
+    stored["features"] |= change
+    save_checkpoint(kept, "reference features", stored)
+    with pytest.raises(SystemExit, match="2"):
+        evaluate(command)
+    error = capsys.readouterr().err
+    assert str(kept) in error
+    assert "delete the file and it is made anew" in error
+    assert error.count("\n") == 1
 
 
 def test_inception_weights_that_cannot_be_had_name_the_file(

@@ -1,20 +1,28 @@
 """From options to the fields of configs, and what a resumed run keeps of them."""
 
 import json
+import logging
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 
 from commands.flags import configure, options_of
+from commands.options import OPTIONS, Resume
 from commands.parser import parse
-from commands.resume import run_options, take_over_options
+from commands.request import Machine, Request
+from commands.resume import apply_resume, class_order, run_options, take_over_options
 from MaskGIT import MODES
 from models.maskgit.config import TransformerConfig
 from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
 from training.config import LoopConfig, TrainingConfig, VQGANTrainingConfig
+from training.run_folder import RunFolder
+from training.runs import MADE_FROM
 from utils.errors import UserError
+from utils.processes import Processes
+from utils.records import write_record
 
 
 @pytest.mark.parametrize(
@@ -23,7 +31,7 @@ from utils.errors import UserError
         (TransformerConfig, {"codebook_size", "num_classes", "seq_len"}),
         (TrainingConfig, set()),
         (SamplingConfig, set()),
-        (VQGANConfig, {"image_channels"}),
+        (VQGANConfig, {"image_channels", "middle_attention"}),
         (LoopConfig, {"epochs", "images_per_step"}),
         (VQGANTrainingConfig, {"disc_channels", "disc_layers", "revive_every", "revive_below"}),
     ],
@@ -43,19 +51,166 @@ def test_options_reach_their_fields():
     assert configure(SamplingConfig, options).schedule == "cosine-cumulative"
 
 
+RUN = RunFolder(Path("runs/here"), "mnist")
+
+
+def kept(argv="--depth 3 --lr 1e-3 --n_epochs 5", stage="maskgit", mode="--train"):
+    """What a run with these options has in config.json."""
+    line = parse([mode, *argv.split()], MODES)
+    return {**json.loads(json.dumps(run_options(line, stage))), MADE_FROM: {"images": 60_000}}
+
+
+def resume(stored, argv="", stage="maskgit", mode="--train"):
+    line = parse([mode, "--resume", *argv.split()], MODES)
+    return take_over_options(line, stored, stage, RUN)
+
+
 def test_a_resumed_run_keeps_its_options():
-    first = parse(["--train", "--depth", "3", "--lr", "1e-3", "--n_epochs", "5"], MODES)
-    stored = json.loads(json.dumps(run_options(first, "maskgit")))
-    stored["made_from"] = {"images": 60_000}
-
-    def resume(argv):
-        options = parse(["--train", "--resume", *argv.split()], MODES)
-        return take_over_options(options, stored, "maskgit", Path("run"))
-
-    assert resume("").depth == 3
-    assert resume("").images is None
-    assert resume("--n_epochs 7 --num_workers 4").n_epochs == 7
-    assert resume("--n_epochs 7").lr == 1e-3
+    stored = kept()
+    assert resume(stored).depth == 3
+    assert resume(stored).images is None
+    assert resume(stored, "--n_epochs 7 --num_workers 4").n_epochs == 7
+    assert resume(stored, "--n_epochs 7").lr == 1e-3
     for argv in ("--depth 4", "--seed 9", "--lr 1", "--dataset cifar10", "--n_epochs 4"):
         with pytest.raises(UserError, match=argv):
-            resume(argv)
+            resume(stored, argv)
+
+
+# --- config.json may come from anybody ---
+
+OF_BOTH = {"vqgan": "--train_vae", "maskgit": "--train"}
+
+
+@pytest.mark.parametrize("stage", OF_BOTH)
+def test_what_a_run_writes_is_what_it_reads(stage):
+    argv = "--labels 3 4 --betas_vae 0 0.5 --attn_resolutions [] --mask-value -1 --no_wandb"
+    stored = kept(argv, stage, OF_BOTH[stage])
+    line = resume(stored, stage=stage, mode=OF_BOTH[stage])
+    assert {name: getattr(line, name) for name in stored if name != MADE_FROM} == {
+        name: value for name, value in stored.items() if name != MADE_FROM
+    }
+
+
+@pytest.mark.parametrize("stage", OF_BOTH)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name, option in OPTIONS.items() if option.resume is Resume.FORGET),
+        "haeds", "", "checksum", "train", "evaluate",
+    ],
+)  # fmt: skip
+def test_what_no_run_keeps_is_refused_by_name(stage, name):
+    """Paths to code, places to write, options of the machine, names that nobody knows."""
+    stored = {**kept(stage=stage, mode=OF_BOTH[stage]), name: "/tmp/x"}
+    with pytest.raises(UserError, match=f"config.json: a run of this stage keeps no {name!r}"):
+        resume(stored, stage=stage, mode=OF_BOTH[stage])
+
+
+def test_paths_to_code_and_places_to_write_are_among_them():
+    forgotten = {name for name, option in OPTIONS.items() if option.resume is Resume.FORGET}
+    assert {
+        "feature_net", "inception_weights", "run_name", "output_dir", "checkpoint", "images",
+        "init_image", "mask_image", "device", "compile", "resume", "dry_run",
+    } <= forgotten  # fmt: skip
+    kept_paths = {o.name for o in OPTIONS.values() if o.is_path} - forgotten
+    # Each is read as data; the folder of token caches has a test of its own.
+    assert kept_paths == {"data_dir", "cache_dir", "checkpoint_vae", "perceptual_vgg", "remap"}
+
+
+def test_options_of_the_other_stage_are_refused():
+    with pytest.raises(UserError, match="keeps no 'lr'"):
+        resume({**kept(stage="vqgan", mode="--train_vae"), "lr": 1.0}, "", "vqgan", "--train_vae")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("depth", "3"), ("depth", 0), ("depth", 2.5), ("depth", True), ("depth", None),
+        ("depth", [3]), ("depth", {"a": 1}), ("depth", 2**60), ("lr", -1), ("lr", float("nan")),
+        ("lr", "fast"), ("dropout_t", 1.0), ("betas", [0.5]), ("betas", 0.5), ("betas", ["0.5", 1]),
+        ("betas", [[0.5, 0.5]]), ("sched_mode", "typo"), ("sampler", 3), ("dataset", "../x"),
+        ("precision", "fp8"), ("no_wandb", "yes"), ("no_wandb", 1), ("labels", "3"),
+        ("labels", [3]), ("data_dir", ""), ("data_dir", 3), ("num_samples", 10**12),
+        ("cache_dir", ["/tmp"]),
+    ],
+)  # fmt: skip
+def test_values_that_the_command_line_refuses_are_refused(name, value):
+    with pytest.raises(UserError, match=f"config.json: --{name} ") as told:
+        resume({**kept(), name: value})
+    assert "\n" not in str(told.value)
+
+
+def test_a_planned_stage_is_checked_as_well(tmp_path):
+    run = RunFolder(tmp_path / "mnist", "mnist")
+    line = parse(["--train", "--resume", "--output_dir", str(tmp_path)], MODES)
+    write_record(run.config, {"maskgit": {**kept(), "feature_net": "/tmp/x.pt"}})
+    with pytest.raises(UserError, match="keeps no 'feature_net'"):
+        apply_resume(line)
+    write_record(run.config, {"maskgit": kept()})
+    assert apply_resume(line)[0].depth == 3
+
+
+def test_token_caches_are_made_where_some_are_and_nowhere_else(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    stored = {**kept(), "cache_dir": str(tmp_path / "caches")}
+    assert resume(stored).cache_dir is None
+    assert "of the run holds no token caches and is left out" in caplog.text
+    # Named by hand, below the folder of all runs, or with a cache in it.
+    assert resume(stored, "--cache_dir /elsewhere").cache_dir == "/elsewhere"
+    assert resume(stored, f"--output_dir {tmp_path}").cache_dir == stored["cache_dir"]
+    (tmp_path / "caches" / "mnist-train-0123456789ab").mkdir(parents=True)
+    assert resume(stored).cache_dir is None
+    (tmp_path / "caches" / "mnist-train-0123456789ab" / "tokens.npy").touch()
+    assert resume(stored).cache_dir == stored["cache_dir"]
+    above = str(tmp_path / "runs" / ".." / ".." / "x")
+    assert resume({**stored, "cache_dir": above}, f"--output_dir {tmp_path}/runs").cache_dir is None
+
+
+def test_nothing_is_downloaded_into_a_folder_that_config_json_names():
+    machine = Machine(torch.device("cpu"), torch.float32, Processes(), compiled=False)
+    line = parse(["--train"], MODES)
+    stored = {"maskgit": kept("--data_dir /etc")}
+    assert Request(line, machine).data().may_download
+    assert not Request(line, machine, continued=stored).data().may_download
+    named = parse(["--train", "--data_dir", "here"], MODES)
+    assert Request(named, machine, continued=stored).data().may_download
+    assert resume(stored["maskgit"], "--download_only").data_dir == "datasets"
+
+
+# --- The order of the classes ---
+
+
+@pytest.mark.parametrize(
+    ("made_from", "now", "expected"),
+    [
+        ({"class_names": ["a10", "a2"]}, ["a2", "a10"], ["a10", "a2"]),
+        ({"class_names": ["cat", "dog"]}, ["dog", "zebra"], ["zebra", "dog"]),
+        ({"class_names": ["cat"]}, ["dog", "zebra"], ["dog", "zebra"]),
+        ({"class_names": "cat"}, ["b", "a"], ["b", "a"]),
+        ({}, ["a2", "a10"], ["a10", "a2"]),  # a run of before, which sorted them as texts
+        (None, ["a2", "a10"], ["a10", "a2"]),
+    ],
+)
+def test_a_run_keeps_the_order_of_its_classes(made_from, now, expected):
+    assert class_order({MADE_FROM: made_from}, RUN, "maskgit", now) == expected
+
+
+# --- Paths ---
+
+
+@pytest.mark.parametrize("option", [*(o.flag for o in OPTIONS.values() if o.is_path), "--export"])
+def test_every_path_knows_the_home_folder(monkeypatch, option):
+    monkeypatch.setenv("HOME", "/home/me")
+    name = option[2:]
+    for argv in ([f"{option}=~/x"], [option, "~/x"]):
+        assert getattr(parse(["--train", *argv], MODES), name) == "/home/me/x"
+    assert getattr(parse(["--train", option, "a/~/x"], MODES), name) == "a/~/x"
+    assert getattr(parse(["--train", option, "./~x"], MODES), name) == "./~x"
+
+
+def test_an_account_without_a_home_folder_is_told_so(monkeypatch, capsys):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(SystemExit):
+        parse(["--train", "--output_dir=~/x"], MODES)
+    assert "'~/x': this account has no home folder; set HOME" in capsys.readouterr().err

@@ -1,13 +1,19 @@
 """Sampling control and editing through the real command line."""
 
+import hashlib
+import json
+import shutil
+
 import numpy as np
 import pytest
 from conftest import TRAIN_TINY
 from PIL import Image
 
+from commands import sample, sources
 from data.edit_region import box_mask, outpainted
 from models.cells import hidden_cells
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.files import exclusive_lock
 
 SAMPLES = "mnist/samples/samples.npz"
 
@@ -30,7 +36,7 @@ def sampled(run, model, tmp_path):
 @pytest.mark.parametrize(
     "option",
     ["--sampler halton", "--sampler random", "--sampler moment", "--cfg_schedule constant",
-     "--first_image 7", "--labels none"],
+     "--labels none"],
 )  # fmt: skip
 def test_options_change_the_samples(sampled, option):
     plain, _ = sampled("--num_samples 20 --cfg_w 5")
@@ -80,6 +86,14 @@ def test_steps_are_shown_with_hidden_tokens_hatched(run, model, tmp_path):
         assert (last == stored["arr_0"][0, ..., 0].repeat(2, 0).repeat(2, 1)).all()
     with Image.open(folder / "steps.gif") as animation:
         assert animation.n_frames == 4
+
+
+def test_another_first_image_shows_other_images(sampled):
+    first, _ = sampled("--num_samples 5")
+    both, labels = sampled("--num_samples 5 --first_image 5")
+    assert labels.tolist() == list(range(10))
+    assert (both[:5] == first).all()
+    assert (both[5:] != first).any()
 
 
 # --- Editing
@@ -157,10 +171,7 @@ def test_without_composition_the_tokenizer_renders_the_known_part_too(edited, pi
     assert (edited(f"{options} --no_composite")[:, 16:] != picture[16:]).any()
 
 
-def test_nothing_or_everything_may_be_made_anew(edited, picture, tmp_path):
-    Image.new("L", (32, 32), 0).save(tmp_path / "black.png")
-    kept = edited(f"--init_image {tmp_path}/picture.png --mask_image {tmp_path}/black.png")
-    assert (kept == picture).all()
+def test_everything_may_be_made_anew(edited, picture, tmp_path):
     everything = edited(f"--init_image {tmp_path}/picture.png --mask_box 0,0,32,32")
     assert (everything != picture).any()
 
@@ -201,3 +212,86 @@ def test_wrong_edits_are_named(run, model, capsys, tmp_path, options, told):
     assert told in error
     assert error.count("\n") == 1
     assert not (tmp_path / "mnist").exists()
+
+
+# --- What is there before the new images are
+
+
+def everything(folder):
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("step", ["composite", "save_grid", "publish"])
+def test_an_edit_that_is_stopped_loses_nothing(edited, picture, tmp_path, monkeypatch, step):
+    command = f"--init_image {tmp_path}/picture.png --mask_box 0,0,8,8"
+    edited(command)
+    earlier = everything(tmp_path / "mnist" / "edits")
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"commands.edit.{step}", stopped)
+        with pytest.raises(SystemExit, match="130"):
+            edited(f"{command} --seed 5")
+    now = everything(tmp_path / "mnist" / "edits")
+    assert earlier == {name: now[name] for name in earlier}
+    assert (edited(f"{command} --num_samples 3")).shape[0] == 3
+    assert not (tmp_path / "mnist" / "edits" / "partial").exists()
+
+
+def test_of_two_edits_at_once_one_is_refused(edited, picture, tmp_path, capsys):
+    command = f"--init_image {tmp_path}/picture.png --mask_box 0,0,8,8"
+    edited(command)
+    earlier = everything(tmp_path / "mnist" / "edits")
+    lock = tmp_path / "mnist" / "edits" / ".lock"
+    with exclusive_lock(lock, "taken"), pytest.raises(SystemExit, match="2"):
+        edited(f"{command} --seed 5")
+    assert "another job is editing into" in capsys.readouterr().err
+    assert everything(tmp_path / "mnist" / "edits") == earlier
+
+
+# --- The file that is named is the file that was loaded
+
+
+@pytest.fixture
+def two_models(trained, tmp_path):
+    """Two models with other weights, as files, and the digests of both."""
+    paths = [tmp_path / "one.pt", tmp_path / "two.pt"]
+    contents = load_checkpoint(trained / "MaskGIT_mnist.pt", "maskgit")
+    for number, path in enumerate(paths):
+        ema = {name: value + 0.01 * number for name, value in contents["ema"].items()}
+        save_checkpoint(path, "maskgit", {**contents, "ema": ema})
+    return paths, [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+@pytest.mark.parametrize("when", ["after", "while"])
+def test_a_model_that_is_replaced_is_never_named_for_the_loaded_one(
+    run, two_models, tmp_path, monkeypatch, capsys, when
+):
+    (one, two), digests = two_models
+    read, log_plan = sources.read_torch_file, sample.log_sampling_plan
+
+    def replace_while_reading(path):
+        stored = read(path)
+        shutil.copy(two, one)
+        return stored
+
+    def replace_after_reading(job):
+        log_plan(job)
+        two.replace(one)
+
+    command = f"--sample --checkpoint {one} --num_samples 2"
+    if when == "while":
+        monkeypatch.setattr(sources, "read_torch_file", replace_while_reading)
+        with pytest.raises(SystemExit, match="2"):
+            run(command)
+        assert f"{one} was changed or replaced while it was read" in capsys.readouterr().err
+    else:
+        monkeypatch.setattr(sample, "log_sampling_plan", replace_after_reading)
+        run(command)
+        with np.load(tmp_path / SAMPLES) as stored:
+            named = json.loads(str(stored["sampling"]))["checkpoint"]
+        assert named == digests[0]
+        assert hashlib.sha256(one.read_bytes()).hexdigest() == digests[1]

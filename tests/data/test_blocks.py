@@ -1,10 +1,14 @@
 """Sampling that is interrupted, shared, or meets a full disk."""
 
+import json
+import re
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from data import blocks as sample_blocks
-from data.blocks import missing_blocks, open_blocks, publish_blocks, write_blocks
+from data.blocks import BlockFolder, publish_blocks
 from MaskGIT import main
 from utils.errors import UserError
 from utils.files import exclusive_lock
@@ -14,27 +18,139 @@ def block(index, size=4):
     return np.full((size, 8, 8, 1), index, np.uint8)
 
 
+def made(folder, count, identity=None, value=0):
+    """The folder of a sampling whose blocks are all there."""
+    blocks = BlockFolder(folder, identity or {"seed": 0})
+    missing = blocks.missing(count)
+    blocks.write(missing, (block(value + index) for index in missing))
+    return blocks
+
+
 def test_what_is_missing_is_told(tmp_path):
-    open_blocks(tmp_path / "p", {"seed": 0})
-    write_blocks(tmp_path / "p", [2, 5], iter([block(2), block(5)]))
-    assert missing_blocks(tmp_path / "p", 8) == [0, 1, 3, 4, 6, 7]
+    blocks = BlockFolder(tmp_path, {"seed": 0})
+    assert blocks.missing(8) == list(range(8))
+    blocks.write([2, 5], iter([block(2), block(5)]))
+    assert blocks.missing(8) == [0, 1, 3, 4, 6, 7]
+    assert (blocks.read(5) == 5).all()
 
 
 def test_blocks_stay_for_the_same_images_alone(tmp_path):
     for identity, kept in (({"seed": 0}, 0), ({"seed": 0}, 1), ({"seed": 1}, 0)):
-        open_blocks(tmp_path / "p", identity)
-        assert len(missing_blocks(tmp_path / "p", 1)) == 1 - kept
-        write_blocks(tmp_path / "p", [0], iter([block(0)]))
+        blocks = BlockFolder(tmp_path, identity)
+        assert len(blocks.missing(1)) == 1 - kept
+        blocks.write([0], iter([block(0)]))
 
 
-def test_a_torn_block_is_named(tmp_path):
-    open_blocks(tmp_path / "p", {})
-    write_blocks(tmp_path / "p", [0, 1], iter([block(0), block(1)]))
-    torn = tmp_path / "p" / "block_000001.npy"
+def flipped(path, bit):
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def test_every_flip_of_a_block_makes_it_anew_and_is_said(tmp_path, caplog):
+    path = made(tmp_path, 2).path / "block_000001.npy"
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 7):
+        flipped(path, bit)
+        caplog.clear()
+        assert made(tmp_path, 2).missing(2) == []
+        assert caplog.messages == ["1 of 2 blocks are damaged and made anew"]
+        assert path.read_bytes() == whole
+
+
+def test_a_block_in_the_place_of_another_is_made_anew(tmp_path):
+    folder = made(tmp_path, 2).path
+    (folder / "block_000001.npy").write_bytes((folder / "block_000000.npy").read_bytes())
+    assert BlockFolder(tmp_path, {"seed": 0}).missing(2) == [1]
+
+
+def test_a_flip_in_the_identity_loses_the_blocks_but_mixes_none(tmp_path):
+    record = made(tmp_path, 1).path / "identity.json"
+    for bit in range(8 * len(record.read_bytes())):
+        flipped(record, bit)
+        blocks = made(tmp_path, 1)
+        assert json.loads(record.read_text())["seed"] == 0
+        assert (blocks.read(0) == 0).all()
+
+
+def test_a_block_that_is_damaged_meanwhile_is_named(tmp_path):
+    blocks = made(tmp_path, 2)
+    torn = blocks.path / "block_000001.npy"
     torn.write_bytes(torn.read_bytes()[:-9])
-    with pytest.raises(UserError, match=r"block_000001\.npy is damaged"):
-        publish_blocks(tmp_path / "p", tmp_path, [0] * 8, 4, 10)
-    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+    with pytest.raises(UserError, match=r"block_000001\.npy is damaged .*makes it anew"):
+        publish_blocks(blocks, {}, [0] * 8, 4, 10)
+    assert [path.name for path in tmp_path.iterdir()] == ["partial"]
+
+
+# --- Parts of one sampling
+
+
+def publish(folder, first, count, seed=0, value=0):
+    """Publish a part with a block of 4 images; the images of a block have one value."""
+    blocks = made(folder, count // 4, {"seed": seed, "first": first}, value)
+    publish_blocks(blocks, {"seed": seed}, [value] * count, 4, 10, first)
+    with np.load(folder / "samples.npz") as stored:
+        shown = stored["arr_0"][:, 0, 0, 0].tolist()
+        assert sorted(p.name for p in (folder / "images").iterdir()) == [
+            f"{index:06d}.png" for index in stored["indices"]
+        ]
+        pictures = [np.asarray(Image.open(p))[0, 0] for p in sorted((folder / "images").iterdir())]
+        assert pictures == shown
+        return stored["indices"].tolist(), shown, stored["arr_1"].tolist()
+
+
+def test_parts_of_one_sampling_add_up_in_the_order_of_their_numbers(tmp_path):
+    publish(tmp_path, 4, 4, value=7)
+    indices, images, labels = publish(tmp_path, 0, 4, value=3)
+    assert indices == list(range(8))
+    assert images == labels == [3] * 4 + [7] * 4
+    # A gap, and an overlap: the new images win.
+    assert publish(tmp_path, 12, 4, value=1)[0] == [*range(8), *range(12, 16)]
+    assert publish(tmp_path, 6, 8, value=9) == (
+        list(range(16)), [3] * 4 + [7] * 2 + [9] * 4 + [10] * 4 + [1] * 2,
+        [3] * 4 + [7] * 2 + [9] * 8 + [1] * 2,
+    )  # fmt: skip
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size == (10 * 66 + 2, 2 * 66 + 2)  # sixteen images, ten in a row
+    assert not (tmp_path / "partial").exists()
+
+
+def test_the_same_part_again_replaces_itself_alone(tmp_path):
+    publish(tmp_path, 0, 8, value=1)
+    publish(tmp_path, 8, 8, value=3)
+    assert publish(tmp_path, 0, 4, value=5)[0] == [*range(4), *range(8, 16)]
+    assert publish(tmp_path, 0, 12, value=5)[0] == list(range(16))
+    assert publish(tmp_path, 8, 4, value=7)[0] == list(range(12))
+
+
+def test_another_sampling_replaces_the_parts_and_their_film(tmp_path):
+    publish(tmp_path, 0, 4, value=3)
+    (tmp_path / "steps.png").touch()
+    publish(tmp_path, 4, 4, value=3)
+    assert (tmp_path / "steps.png").exists()
+    assert publish(tmp_path, 4, 4, seed=1, value=5) == ([4, 5, 6, 7], [5] * 4, [5] * 4)
+    assert not (tmp_path / "steps.png").exists()
+
+
+def test_samples_of_the_version_before_are_replaced(tmp_path):
+    np.savez(tmp_path / "samples.npz", arr_0=block(0), arr_1=np.arange(4))
+    assert publish(tmp_path, 4, 4)[0] == [4, 5, 6, 7]
+
+
+def test_no_flip_of_earlier_parts_is_passed_on(tmp_path):
+    publish(tmp_path, 0, 4, value=3)
+    path = tmp_path / "samples.npz"
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 97):
+        flipped(path, bit)
+        try:
+            indices, images, labels = publish(tmp_path, 4, 4, value=5)
+        except UserError as error:
+            assert re.search(r"samples\.npz is damaged .*move it away", str(error))  # noqa: PT017
+        else:  # the flip is in what nothing depends on, such as a time
+            assert (indices, images) == (list(range(8)), [3] * 4 + [5] * 4)
+            assert labels == images
+        path.write_bytes(whole)
 
 
 @pytest.fixture
@@ -78,7 +194,7 @@ def interrupted(monkeypatch, name, after):
 def test_an_interrupted_sampling_goes_on_and_loses_nothing(
     sample, tmp_path, monkeypatch, capsys, step, after
 ):
-    earlier = sample("--seed 1")
+    earlier = sample("--seed 1 --save_steps")
     with monkeypatch.context() as patch:
         interrupted(patch, step, after)
         with pytest.raises(SystemExit, match="130"):
@@ -111,3 +227,27 @@ def test_two_samplings_do_not_mix(sample, tmp_path, capsys):
         sample()
     assert stop.value.code == 2
     assert "another job is sampling" in capsys.readouterr().err
+
+
+def test_the_film_is_published_with_the_samples(sample, tmp_path, monkeypatch):
+    earlier = sample("--save_steps")
+    with monkeypatch.context() as patch:
+        interrupted(patch, "write_npz", 0)
+        with pytest.raises(SystemExit, match="130"):
+            sample("--seed 1 --save_steps")
+    now = contents(tmp_path)
+    assert earlier == {name: now[name] for name in earlier}
+    assert sample("--seed 1 --save_steps")["steps.gif"] != earlier["steps.gif"]
+
+
+def test_parts_of_the_command_line_are_the_whole(sample):
+    whole = sample()
+    for options in (
+        "--num_samples 5 --seed 2",
+        "--num_samples 4",
+        "--num_samples 7 --first_image 4",
+    ):
+        told = sample(options)
+    assert told["arr_0"] == whole["arr_0"]
+    assert told["arr_1"] == whole["arr_1"]
+    assert {name for name in told if name.endswith(".png")} == set(whole) - {"arr_0", "arr_1"}

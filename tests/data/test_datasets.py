@@ -22,7 +22,7 @@ import pytest
 import torch
 from dataset_files import WRITERS
 
-from data import readers
+from data import readers, tree_readers
 from data.datasets import DATASETS, documentation_table
 from data.file_names import medmnist_size
 from data.open import fetch_dataset, open_dataset
@@ -177,13 +177,13 @@ def test_a_download_is_checked_unpacked_and_tidied(served, tmp_path, monkeypatch
     files.write_tinyimagenet(tmp_path / "made", per_class=1)
     name = "tiny-imagenet-200.zip"
     shutil.make_archive(str(served.folder / "tiny-imagenet-200"), "zip", tmp_path / "made")
-    monkeypatch.setattr(readers.TinyImageNet, "url", f"{served.url}/{name}")
+    monkeypatch.setattr(tree_readers.TinyImageNet, "url", f"{served.url}/{name}")
     data_dir = tmp_path / "data"
     with pytest.raises(UserError, match="cannot fetch tinyimagenet: File not found or corrupted"):
         fetch_dataset("tinyimagenet", data_dir)
     assert not data_dir.exists()
 
-    monkeypatch.setattr(readers.TinyImageNet, "md5", served.md5(name))
+    monkeypatch.setattr(tree_readers.TinyImageNet, "md5", served.md5(name))
     fetch_dataset("tinyimagenet", data_dir)
     assert len(open_dataset("tinyimagenet", "train", data_dir, download=False)) == 200
     assert sorted(path.name for path in data_dir.iterdir()) == ["tiny-imagenet-200", name]
@@ -244,7 +244,7 @@ def test_places365_needs_the_images_of_the_split(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("_no_network")
 def test_checksums_of_pickled_files_are_not_passed_over(tmp_path):
     files.write_cifar10(tmp_path)  # not the official files
-    with pytest.raises(UserError, match="not found or corrupted"):
+    with pytest.raises(UserError, match="is incomplete or not the official one"):
         open_dataset("cifar10", "train", tmp_path, download=False)
 
 

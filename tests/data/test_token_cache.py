@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_stages import Images
 
+from data import partial_cache
 from data import token_cache as cache
 from data.token_cache import cached_tokens
 from utils.errors import UserError
@@ -22,13 +24,12 @@ def encode(pixels):
     return pixels[:, 0, 0, :].long()
 
 
-def make(images, folder, **identity):
+def make(images, folder, encode=encode, codes=30, classes=7, **identity):
     name = {"dataset": "toy", "split": "train", **identity}
-    return cached_tokens(images, encode, L, name, folder, batch_size=4, num_workers=0)
-
-
-def never(pixels):
-    raise AssertionError("this should have been in the cache")
+    return cached_tokens(
+        images, encode, L, name, folder, codebook_size=codes,
+        num_classes=4 if images.findings else classes, batch_size=4, num_workers=0,
+    )  # fmt: skip
 
 
 def test_tokens_and_labels_of_every_image(tmp_path):
@@ -114,16 +115,119 @@ def test_damage_is_noticed(tmp_path, name, damage):
         make(Images(), tmp_path)
 
 
-def test_a_torn_progress_record_starts_again(tmp_path, monkeypatch):
+@pytest.fixture
+def unfinished(tmp_path, monkeypatch):
+    """A cache in writing, stopped at image 21: 16 images in two spans are on the disk."""
     monkeypatch.setattr(cache, "FLUSH_EVERY", 2)
-    complete = make(Images(), tmp_path)
-    folder = cache_folder(tmp_path)
-    partial = folder.with_name(f"{folder.name}.partial")
-    folder.rename(partial)
-    (partial / "progress.json").write_text('{"ima')
-    again = Images()
-    assert (make(again, tmp_path).tokens == complete.tokens).all()
-    assert set(again.read) == set(range(30))
+
+    class Failing(Images):
+        def __getitem__(self, index):
+            if index == 21:
+                raise KeyboardInterrupt
+            return super().__getitem__(index)
+
+    with pytest.raises(KeyboardInterrupt):
+        make(Failing(), tmp_path)
+    (folder,) = tmp_path.glob("*.partial")
+    return folder
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def finished(folder: Path) -> int:
+    """Finish the cache, whose contents must be right; gives the image at which it went on."""
+    rest = Images()
+    result = make(rest, folder.parent)
+    assert result.tokens[0].tolist() == [[i, 0, 0, 0] for i in range(30)]
+    assert result.labels.tolist() == [i % 7 for i in range(30)]
+    return min([i for i in rest.read if i > 0], default=30)
+
+
+def test_every_flip_in_what_is_half_written_is_noticed(unfinished, caplog):
+    """Image 9 is in the second span, so the first one, images 0 to 7, stays."""
+    record = json.loads((unfinished / "progress.json").read_text())
+    assert record["ends"] == [8, 16]
+    flip(unfinished / "tokens.npy", 128 + 2 * L * 9)
+    assert finished(unfinished) == 8
+    told = [r.message for r in caplog.records if "made anew" in r.message]
+    assert told == [
+        f"{unfinished} has changed since it was written: from image 8 on it is made anew"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "goes_on"),
+    [("labels.npy", 128 + 8 * 3, 1), ("labels.npy", 128 + 8 * 15, 8), ("tokens.npy", 61, 1),
+     ("tokens.npy", 128 + 2 * L * 20, 16)],
+)  # fmt: skip
+def test_what_a_flip_spoils_is_encoded_again(unfinished, name, at, goes_on):
+    flip(unfinished / name, at)
+    assert finished(unfinished) == goes_on
+
+
+def test_no_flip_in_the_progress_record_is_believed(unfinished, tmp_path):
+    content = (unfinished / "progress.json").read_bytes()
+    for at in range(len(content)):
+        place = tmp_path / f"flip{at}" / unfinished.name
+        place.parent.mkdir()
+        shutil.copytree(unfinished, place)
+        flip(place / "progress.json", at)
+        assert finished(place) in (1, 16)  # 16: a changed space or line end says the same
+
+
+@pytest.mark.parametrize(
+    "record", ["", '{"ima', '{"images": 16}', '{"ends": [99], "digests": ["a"]}', "[1]",
+               '{"ends": [8, 4], "digests": ["a", "b"]}', '{"ends": [8], "digests": []}',
+               '{"ends": ["8"], "digests": ["a"]}'],
+)  # fmt: skip
+def test_a_progress_record_that_cannot_be_starts_again(unfinished, record):
+    (unfinished / "progress.json").write_text(record)
+    assert finished(unfinished) == 1
+
+
+def test_a_flip_before_the_end_is_never_sealed(unfinished, monkeypatch, tmp_path):
+    def stop_late(pixels):
+        if pixels[-1, 0, 0, 0] == 29:
+            flip(unfinished / "tokens.npy", 128 + 2 * L * 4)
+        return encode(pixels)
+
+    with pytest.raises(UserError, match=r"partial has changed while it was written: give the same"):
+        make(Images(), tmp_path, stop_late)
+    assert finished(unfinished) == 1
+
+
+def test_a_kill_after_the_last_step_loses_nothing(tmp_path, monkeypatch):
+    make(Images(), tmp_path)
+    (folder := cache_folder(tmp_path)).joinpath("progress.json").write_text("{}")
+    images = Images()
+    make(images, folder.parent)
+    assert images.read == []
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"codes": 29}, r"a token is 29 and the codebook has 29 codes"),
+     ({"classes": 6}, r"a label is 6 and there are 6 classes")],
+)  # fmt: skip
+def test_tokens_and_labels_that_cannot_be_are_found_on_opening(tmp_path, options, told):
+    make(Images(), tmp_path)
+    with pytest.raises(UserError, match=rf"token cache .* is damaged \({told}\); delete"):
+        make(Images(), tmp_path, **options)
+
+
+@pytest.mark.parametrize("value", [-1, -500, 7])
+def test_a_label_outside_the_classes_is_found_on_opening(tmp_path, value):
+    class Wrong(Images):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return image, value if index == 11 else label
+
+    with pytest.raises(UserError, match=rf"a label is {value} and there are 7 classes"):
+        make(Wrong(), tmp_path)
 
 
 def test_a_cache_that_is_being_written_is_left_alone(tmp_path):
@@ -150,10 +254,7 @@ def test_an_interrupted_cache_does_not_stand_in_its_own_way(tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cached_tokens(
-            Images(), stopped, L, {"dataset": "toy", "split": "train"}, tmp_path, batch_size=4,
-            num_workers=0,
-        )  # fmt: skip
+        make(Images(), tmp_path, stopped)
     # The first start has reserved everything, and so filled the disk.
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("", (), {"free": 10})())
     assert make(Images(), tmp_path).tokens[0, :, 0].tolist() == list(range(30))
@@ -190,7 +291,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told_at_once(tmp_path, monkeypatch):
 
 def test_a_full_disk_keeps_what_is_done(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "FLUSH_EVERY", 1)
-    real = cache.write_json_atomic
+    real = partial_cache.write_record
     calls = []
 
     def full_at_the_third(path, value):
@@ -199,10 +300,10 @@ def test_a_full_disk_keeps_what_is_done(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         real(path, value)
 
-    monkeypatch.setattr(cache, "write_json_atomic", full_at_the_third)
+    monkeypatch.setattr(partial_cache, "write_record", full_at_the_third)
     with pytest.raises(UserError, match="No space left"):
         make(Images(), tmp_path)
-    monkeypatch.setattr(cache, "write_json_atomic", real)
+    monkeypatch.setattr(partial_cache, "write_record", real)
     rest = Images()
     make(rest, tmp_path)
     assert min(i for i in rest.read if i > 0) == 8

@@ -43,3 +43,54 @@ def test_numbers_names_ranges_and_repeats(items, labels):
 def test_what_is_no_class_is_named_with_a_way_out(items, told):
     with pytest.raises(UserError, match=told):
         parse_labels(items, NAMES)
+
+
+TEXT_ORDER = sorted(map(str, range(12)))  # as older models have them: 0 1 10 11 2 ...
+
+
+@pytest.mark.parametrize(
+    ("item", "names"),
+    [
+        ("2", ["2"]),
+        ("2-2", ["2"]),
+        ("0-2", ["0", "1", "2"]),
+        ("9-11", ["9", "10", "11"]),
+        ("8-11x2", ["8", "9", "10", "11"] * 2),
+    ],
+)
+@pytest.mark.parametrize("order", [TEXT_ORDER, sorted(TEXT_ORDER, key=int)])
+def test_numbers_are_names_where_all_names_are_numbers(item, names, order):
+    assert [order[label] for label in parse_labels([item], order)] == names
+
+
+def test_names_that_are_numbers_need_not_start_at_zero_or_be_complete():
+    names = ["01", "02", "03", "10"]
+    assert parse_labels(["1-3", "10", "02"], names) == [0, 1, 2, 3, 1]
+    for item, told in (("0", "1 to 10"), ("3-4", r"1 to 10 \(not all of them\)"), ("10-1", "1-10")):
+        with pytest.raises(UserError, match=told):
+            parse_labels([item], names)
+
+
+ALIKE = ("Cat", "None", "a b", "a_b", "box2", "cat", "[x]")
+
+
+@pytest.mark.parametrize(
+    ("item", "label"),
+    [
+        ("Cat", 0),
+        ("cat", 5),
+        ("none", 1),
+        ("no class", 7),
+        ("a b", 2),
+        ("a_b", 3),
+        ("box2", 4),
+        ("[x]", 6),
+    ],
+)
+def test_exact_names_come_first(item, label):
+    assert parse_labels([item], ALIKE) == [label]
+
+
+def test_a_name_that_could_be_two_classes_is_refused():
+    with pytest.raises(UserError, match="CAT: there are 'Cat' and 'cat'; write one of them"):
+        parse_labels(["CAT"], ALIKE)

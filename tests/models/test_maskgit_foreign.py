@@ -15,10 +15,13 @@ from golden_values import uniform
 from safetensors.torch import save_file
 
 from models.maskgit.config import TransformerConfig
-from models.maskgit.foreign import build_model, find_weights, to_foreign
+from models.maskgit.foreign import build_model, find_weights, read, to_foreign
 from models.maskgit.transformer import MaskedTransformer
-from utils.checkpoint import load_checkpoint, read_torch_file, save_checkpoint
+from models.open import foreign_model, load_tokenizer
+from models.vqgan.config import VQGANConfig
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
+from utils.torch_file import read_torch_file
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "maskgit.npz"
 GOLDEN_CASES = {
@@ -81,12 +84,131 @@ def test_foreign_transformers_compute_the_same_logits(name, tmp_path):
     torch.testing.assert_close(logits, expected[..., : case["codebook_size"]], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
-def test_wrappers_and_safetensors_are_read_too(tmp_path, prefix):
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pth"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "model.module._orig_mod."])
+def test_wrapped_modules_and_safetensors_are_read_too(tmp_path, prefix, name):
     weights, _ = golden_weights("genzoo")
-    path = tmp_path / "model.safetensors"
+    path = tmp_path / name
     save_file({prefix + key: value for key, value in weights.items()}, path)
     assert load(read_torch_file(path), 12).config.depth == 2
+
+
+@pytest.mark.parametrize(
+    ("wrap", "heads"),
+    [
+        (lambda weights: {"state_dict": weights, "epoch": 3}, 8),
+        (lambda weights: {"model": {"ema": weights}}, 8),
+        (lambda weights: {"params": {"net": {"model_state_dict": weights}}}, 16),
+        (lambda weights: {"ema": weights, "model": {k: v + 1 for k, v in weights.items()}}, 8),
+    ],
+)
+def test_wrapped_dictionaries_are_read_too(tmp_path, wrap, heads):
+    weights, _ = golden_weights("valeoai")
+    torch.save(wrap(weights), tmp_path / "model.pth")
+    model = load(read_torch_file(tmp_path / "model.pth"), 20)
+    assert (model.config.depth, model.config.heads) == (3, heads)
+    assert model.output_bias.equal(weights["bias"])
+
+
+@pytest.mark.parametrize("num_classes", [10, 4])
+def test_a_vocabulary_of_all_codes_of_a_remapped_tokenizer_is_cut(num_classes):
+    """GenerativeZoo keeps K = n_embed with --remap; the ids of the codes in use come first."""
+    whole = MaskedTransformer(
+        TransformerConfig(
+            12, num_classes, 4, embed_dim=8, hidden_dim=8, depth=1, heads=8, mlp_dim=8
+        )
+    ).eval()
+    stored, path = to_foreign(whole), Path("model.pth")
+    tokenizer = VQGANConfig(n_embed=12, remap=(3, 1, 4, 5, 9))
+    cut = read(stored, path, tokenizer, num_classes, {})
+    assert (cut.config.codebook_size, cut.config.num_classes) == (5, num_classes)
+    tokens = torch.tensor([[0, 4, 2, 1]])
+    hidden = torch.tensor([[0, 4, -1, 1]])  # position 2 is hidden
+    for label in (0, num_classes):  # num_classes is "no class"
+        ours = cut(hidden.where(hidden >= 0, 5), torch.tensor([label]))
+        theirs = whole(hidden.where(hidden >= 0, 12), torch.tensor([label]))
+        torch.testing.assert_close(ours, theirs[..., :5])
+    assert cut(tokens, torch.tensor([1])).shape == (1, 4, 5)
+    # Our own files count the codes in use.
+    own = read(to_foreign(cut), path, tokenizer, num_classes, {})
+    assert own.state_dict().keys() == cut.state_dict().keys()
+    assert all(own.state_dict()[name].equal(value) for name, value in cut.state_dict().items())
+    with pytest.raises(
+        UserError, match=rf"{num_classes} classes if it counts all 12 .* `n_classes`"
+    ):
+        read(stored, path, tokenizer, None, {})
+
+
+def ten_classes(trained, path, **changes):
+    """A file of GenerativeZoo, trained with its default of ten classes."""
+    config = load_checkpoint(trained / "MaskGIT_mnist.pt", "maskgit")["config"]
+    model = MaskedTransformer(TransformerConfig(**{**config, "num_classes": 10, **changes}))
+    torch.save({k: v.contiguous() for k, v in to_foreign(model).items()}, path)
+
+
+@pytest.mark.parametrize(("labels", "dataset"), [("drusen", "octmnist"), ("9", "mnist")])
+def test_ten_classes_on_a_set_of_another_number(
+    run, trained, tokenizer_file, tmp_path, labels, dataset
+):
+    ten_classes(trained, tmp_path / "other.pth")
+    said = run(
+        f"--sample --checkpoint {tmp_path}/other.pth --dataset {dataset} --n_classes 10 --heads 2 "
+        f"--checkpoint_vae {tokenizer_file} --labels {labels}"
+    )
+    is_warned = "has 10 classes and octmnist 4: the others were not trained" in said
+    assert is_warned == (dataset == "octmnist")
+    assert (tmp_path / dataset / "samples" / "samples.npz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("known", "names"),
+    [
+        (("cat", "dog"), ("cat", "dog", "2", "3", "4", "5", "6", "7", "8", "9")),
+        ((), tuple("0123456789")),
+        (tuple("abcdefghijklmnop"), tuple("abcdefghij")),
+    ],
+)
+def test_the_classes_of_a_foreign_file_have_the_names_that_there_are(
+    trained, tokenizer_file, tmp_path, known, names
+):
+    ten_classes(trained, tmp_path / "other.pth")
+    tokenizer, path = load_tokenizer(tokenizer_file), tmp_path / "other.pth"
+    model = foreign_model(read_torch_file(path), path, tokenizer, "any", known, num_classes=10)
+    assert model.class_names == names
+
+
+def test_a_remapped_file_is_sampled_by_the_command_line(run, trained, tokenizer_file, tmp_path):
+    ten_classes(trained, tmp_path / "other.pth")
+    np.save(tmp_path / "used.npy", np.arange(13))
+    run(
+        f"--sample --checkpoint {tmp_path}/other.pth --dataset mnist --heads 2 --num_samples 4 "
+        f"--checkpoint_vae {tokenizer_file} --remap {tmp_path}/used.npy"
+    )
+    with np.load(tmp_path / "mnist" / "samples" / "samples.npz") as stored:
+        assert stored["arr_0"].shape[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"tok_emb.weight": torch.ones(())}, "token_embedding.weight has the shape ()"),
+        ({"tok_emb.weight": torch.ones(19, 0)}, "token_embedding.weight has the shape (19, 0)"),
+        ({"pos_emb": torch.ones(())}, "position_embedding has the shape ()"),
+        ({"pos_emb": torch.ones(1, 0, 32)}, "position_embedding has the shape (0, 32)"),
+        ({"transformer.layers.0.1.fn.net.0.bias": torch.ones(())}, "mlp.0.bias has the shape ()"),
+        ({"bias": torch.ones(())}, "output_bias is float32 ()"),
+        ({"bias": [torch.ones(())]}, "output_bias is missing"),
+        ({"bias": torch.ones(17, 19, dtype=torch.int64)}, "output_bias is int64 (17, 19)"),
+    ],
+)
+def test_weights_of_impossible_shapes_are_named(tmp_path, change, told):
+    weights, _ = golden_weights("genzoo")
+    torch.save({**weights, **change}, tmp_path / "model.pth")
+    with pytest.raises(UserError) as refused:
+        load(read_torch_file(tmp_path / "model.pth"), 12)
+    assert "do not make a transformer" in str(refused.value)
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("embed_dim", [16, 8])
@@ -136,12 +258,21 @@ def test_export_and_sampling_of_a_foreign_file_by_the_command_line(
     ("options", "told"),
     [
         ("--checkpoint_vae {vae}", "--dataset"),
-        ("--checkpoint_vae {vae} --dataset mnist --heads 3", "not divisible by --heads 3"),
+        ("--checkpoint_vae {vae} --dataset mnist --heads 3", "must be divisible by --heads 3"),
         ("--checkpoint_vae {vae} --dataset mnist --heads 2 --depth 3", "--depth 3"),
-        ("--checkpoint_vae {vae} --dataset octmnist --heads 2", "octmnist has 4 classes"),
         (
-            "--checkpoint_vae {vae} --dataset mnist --heads 2 --remap {folder}/used.npy",
-            "13 classes",
+            "--checkpoint_vae {vae} --dataset octmnist --heads 2",
+            "is for 10 classes if the tokenizer has 16 codes, and not for 4: if it was trained "
+            "with --n_classes 10, give that too",
+        ),
+        (
+            "--checkpoint_vae {vae} --dataset octmnist --heads 2 --n_classes 11",
+            "is for 10 classes if the tokenizer has 16 codes, and not for 11",
+        ),
+        (
+            "--checkpoint_vae {vae} --dataset octmnist --heads 2 --remap {folder}/used.npy",
+            "is for 10 classes if it counts all 16 codes of the tokenizer, and for 13 if it counts "
+            "the 13 in use: give the right one as --n_classes",
         ),
         ("--checkpoint_vae {folder}/other.pth --dataset mnist", "no VQ-GAN"),
     ],

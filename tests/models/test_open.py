@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from data.token_set import TokenSet
 from MaskGIT import main
 from models import open as families
-from models.open import TokenizerFamily, TransformerFamily, load_model, load_tokenizer
+from models.family import TokenizerFamily, TransformerFamily
+from models.open import load_model, load_tokenizer
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
 from training.transformer import MaskGITStage
@@ -32,6 +33,10 @@ class GreyConfig:
     image_channels: int = 1
     codebook_size: int = LEVELS
     grid_size: int = GRID
+
+    @property
+    def all_codes(self) -> int:
+        return self.codebook_size
 
     def validate(self) -> None: ...
 
@@ -112,8 +117,8 @@ def read_grey(stored, path, image_size, given):
     return network
 
 
-def read_count(stored, path, codebook_size, given):
-    network = CountNetwork(CountConfig(codebook_size, len(stored["table.weight"])))
+def read_count(stored, path, tokenizer, num_classes, given):
+    network = CountNetwork(CountConfig(tokenizer.codebook_size, len(stored["table.weight"])))
     network.load_state_dict(stored)
     return network
 

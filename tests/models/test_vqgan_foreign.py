@@ -29,6 +29,7 @@ CONFIG = VQGANConfig(
     embed_dim=4,
     n_embed=16,
 )
+BUNDLED = Path(__file__).parents[2] / "models" / "pretrained" / "VQGAN_fashionmnist.pt"
 IMAGES = torch.linspace(-1, 1, 3 * 3 * 16 * 16).reshape(3, 3, 16, 16).sin()
 Layout = Callable[[dict[str, Tensor]], Any]
 
@@ -47,6 +48,10 @@ def make_model(config: VQGANConfig = CONFIG) -> VQModel:
     return VQModel(config)
 
 
+def prefixed(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in weights.items()}
+
+
 def lightning(weights: dict[str, Tensor]) -> dict[str, Any]:
     extra = {"callbacks": {ModelCheckpoint: {"best": ModelCheckpoint()}}, "epoch": 3}
     return {"state_dict": {**weights, "loss.discriminator.main.0.bias": torch.ones(2)}, **extra}
@@ -62,6 +67,22 @@ LAYOUTS: dict[str, Layout] = {
             "transformer.pos_emb": torch.ones(3),
         }
     },
+    "module of compiled": lambda weights: prefixed("module._orig_mod.", weights),
+    "compiled of module": lambda weights: prefixed("_orig_mod.module.", weights),
+    "lightning module": lambda weights: {"state_dict": prefixed("model.", weights)},
+    "averaged in model": lambda weights: {"model": {"ema": weights}, "epoch": 3},
+    "params of net": lambda weights: {"params": {"net": prefixed("module.", weights)}},
+    "model_state_dict": lambda weights: {"model_state_dict": weights},
+    "wrapped parts": lambda weights: {
+        name.replace("encoder.", "encoder.module.").replace("decoder.", "decoder._orig_mod."): value
+        for name, value in weights.items()
+    },
+    "averaged codebook": lambda weights: {
+        **weights,
+        "quantize.embedding.cluster_size": torch.ones(16),
+        "quantize.embedding.embed_avg": torch.ones(16, 4),
+    },
+    "colours for labels": lambda weights: {**weights, "colorize": torch.ones(3, 182, 1, 1)},
     "half precision": lambda weights: {name: value.half() for name, value in weights.items()},
 }
 
@@ -71,11 +92,105 @@ def test_taming_s_layouts_load(layout: str, tmp_path: Path) -> None:
     model = make_model()
     path = tmp_path / "model.ckpt"
     torch.save(LAYOUTS[layout](model.state_dict()), path)
-    tokenizer = load_tokenizer(path, 16, 3, given={"dropout": 0.5, "sane_index_shape": True})
+    given = {VQGANConfig: {"dropout": 0.5, "sane_index_shape": True}}
+    tokenizer = load_tokenizer(path, 16, 3, given)
     assert tokenizer.config == replace(CONFIG, dropout=0.5, sane_index_shape=True)
     if layout != "half precision":
         with torch.no_grad():
             assert torch.equal(tokenizer.encode(IMAGES), model.eval().encode(IMAGES))
+
+
+def test_without_attention_in_the_middle_nothing_is_added_there(tmp_path: Path) -> None:
+    """As in latent-diffusion's vq-f4-noattn. An attention whose output is zero adds nothing too."""
+    model = make_model(replace(CONFIG, attn_resolutions=()))
+    with torch.no_grad():
+        for part in (model.encoder, model.decoder):
+            part.mid.attn_1.proj_out.weight.zero_()
+            part.mid.attn_1.proj_out.bias.zero_()
+    weights = {k: v for k, v in model.state_dict().items() if "mid.attn_1" not in k}
+    torch.save({"state_dict": weights}, tmp_path / "model.ckpt")
+    tokenizer = load_tokenizer(tmp_path / "model.ckpt", 16, 3)
+    assert tokenizer.config == replace(CONFIG, attn_resolutions=(), middle_attention=False)
+    tokens = Tokenizer(model).encode(IMAGES)
+    assert torch.equal(tokenizer.encode(IMAGES), tokens)
+    assert torch.equal(tokenizer.decode(tokens), Tokenizer(model).decode(tokens))
+    # It is kept as it is.
+    save_checkpoint(tmp_path / "own.pt", "vqgan", {"tokenizer": tokenizer.entry()})
+    again = load_tokenizer(tmp_path / "own.pt", 16, 3)
+    assert (again.config, again.fingerprint) == (tokenizer.config, tokenizer.fingerprint)
+
+
+def test_the_fingerprints_of_files_with_attention_in_the_middle_stay_as_they_were() -> None:
+    tokenizer = load_tokenizer(BUNDLED)
+    assert tokenizer.fingerprint == torch.load(BUNDLED)["contents"]["tokenizer"]["fingerprint"]
+    assert "middle_attention" not in tokenizer.entry()["config"]
+
+
+def linear_attention(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    kept = {name: value for name, value in weights.items() if "mid.attn_1" not in name}
+    return {**kept, "encoder.mid.attn_1.to_qkv.weight": torch.ones(96, 64, 1, 1)}
+
+
+def without(part: str) -> Layout:
+    return lambda weights: {name: value for name, value in weights.items() if part not in name}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (linear_attention, "has linear attention (attn_type: linear), which this program does not"),
+        (without("sample.conv"), "without convolutions (resamp_with_conv: False), which this"),
+        (without(".block."), "no VQ-GAN in taming-transformers' layout: no encoder.down.0.block.0"),
+        (without("decoder.mid.attn_1"), "decoder.mid.attn_1.norm.weight is missing"),
+    ],
+)
+def test_kinds_that_this_program_does_not_have_are_named(
+    change: Layout, told: str, tmp_path: Path
+) -> None:
+    torch.save(change(make_model().state_dict()), tmp_path / "model.ckpt")
+    with pytest.raises(UserError) as refused:
+        load_tokenizer(tmp_path / "model.ckpt", 16, 3)
+    assert told in str(refused.value)
+    assert "model.ckpt" in str(refused.value)
+
+
+def with_shape(name: str, *shape: int) -> Layout:
+    return lambda weights: {**weights, name: torch.ones(shape)}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (with_shape("encoder.conv_in.weight"), "encoder.conv_in.weight has the shape ()"),
+        (with_shape("encoder.conv_in.weight", 0, 3, 3, 3), "shape (0, 3, 3, 3) where 4"),
+        (with_shape("encoder.conv_in.weight", 32), "the shape (32,) where 4 lengths"),
+        (with_shape("encoder.down.1.block.0.conv2.weight", 0), "conv2.weight has the shape (0,)"),
+        (with_shape("decoder.conv_in.weight", 64, 0, 3, 3), "the shape (64, 0, 3, 3)"),
+        (with_shape("encoder.conv_out.weight"), "encoder.conv_out.weight has the shape ()"),
+        (with_shape("quantize.embedding.weight"), "has the shape () where 2 lengths"),
+        (with_shape("quantize.embedding.weight", 16, 0), "has the shape (16, 0)"),
+        (with_shape("quantize.used", 2, 2), "quantize.used has the shape (2, 2)"),
+        (with_shape("quantize.used", 2), "quantize.used does not hold numbers of codes"),
+        (with_shape("colorize", 3, 3), "colorize has the shape (3, 3) where 4"),
+        (with_shape("encoder.down.x.block.0.conv2.weight", 4), "encoder.down.2.block"),
+        (lambda weights: {**weights, "encoder.conv_in.weight": 3}, "no encoder.conv_in.weight"),
+    ],
+)  # fmt: skip
+def test_weights_of_impossible_shapes_are_named(change: Layout, told: str, tmp_path: Path) -> None:
+    torch.save(change(make_model().state_dict()), tmp_path / "model.ckpt")
+    with pytest.raises(UserError) as refused:
+        load_tokenizer(tmp_path / "model.ckpt", 16, 3)
+    assert told in str(refused.value)
+    assert str(refused.value).startswith(f"the weights in {tmp_path}/model.ckpt") or (
+        f"{tmp_path}/model.ckpt holds no VQ-GAN" in str(refused.value)
+    )
+    assert "\n" not in str(refused.value)
+
+
+def test_a_whole_pickled_network_is_told_as_such(tmp_path: Path) -> None:
+    torch.save({"model": make_model()}, tmp_path / "model.pt")
+    with pytest.raises(UserError, match=r"model\.pt holds a whole pickled network \(models\.vqgan"):
+        load_tokenizer(tmp_path / "model.pt", 16, 3)
 
 
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
@@ -98,6 +213,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
         {"attn_resolutions": (16, 8), "num_res_blocks": 2},
         {"ch_mult": (2, 1, 3), "channels": 64, "image_size": 32},
         {"embed_dim": 8, "z_channels": 4, "image_channels": 1},
+        {"middle_attention": False, "attn_resolutions": ()},
     ],
 )
 def test_the_architecture_is_read_off_the_weights(changes: dict[str, Any]) -> None:
@@ -128,15 +244,16 @@ def test_a_contradiction_is_named(
     else:
         torch.save(model.state_dict(), path)
     with pytest.raises(UserError, match=told):
-        load_tokenizer(path, 16, 3, given)
+        load_tokenizer(path, 16, 3, {VQGANConfig: given})
     agreeing = {name: getattr(CONFIG, name) for name in given}
-    assert load_tokenizer(path, 16, 3, agreeing).config == CONFIG
+    assert load_tokenizer(path, 16, 3, {VQGANConfig: agreeing}).config == CONFIG
 
 
 def test_attention_given_where_it_cannot_be_is_no_contradiction(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save(make_model().state_dict(), path)
-    assert load_tokenizer(path, 16, 3, {"attn_resolutions": [8, 999]}).config == CONFIG
+    given = {VQGANConfig: {"attn_resolutions": [8, 999]}}
+    assert load_tokenizer(path, 16, 3, given).config == CONFIG
 
 
 def test_own_files_describe_themselves(tmp_path: Path) -> None:
@@ -148,7 +265,7 @@ def test_own_files_describe_themselves(tmp_path: Path) -> None:
         assert loaded.fingerprint == tokenizer.fingerprint
         assert loaded.config == tokenizer.config
     with pytest.raises(UserError, match=r"`VQGANConfig.image_size` 32 contradicts .* 16"):
-        load_tokenizer(path, 16, 3, given={"image_size": 32})
+        load_tokenizer(path, 16, 3, given={VQGANConfig: {"image_size": 32}})
     with pytest.raises(UserError, match=r"3 channel\(s\).* 1"):
         load_tokenizer(path, 16, 1, given={})
 
@@ -208,7 +325,7 @@ def test_remap_shrinks_the_alphabet(own: bool, tmp_path: Path) -> None:
         save_checkpoint(path, "vqgan", {"tokenizer": Tokenizer(model).entry()})
     else:
         torch.save(model.state_dict(), path)
-    tokenizer = load_tokenizer(path, 16, 3, {"remap": str(remap)})
+    tokenizer = load_tokenizer(path, 16, 3, {VQGANConfig: {"remap": str(remap)}})
     assert tokenizer.codebook_size == 4
     tokens = tokenizer.encode(IMAGES)
     assert tokens.max() < 4
@@ -220,9 +337,9 @@ def test_remap_shrinks_the_alphabet(own: bool, tmp_path: Path) -> None:
     assert torch.equal(codes[tokens][kept], found[kept])
 
     save_checkpoint(path, "vqgan", {"tokenizer": tokenizer.entry()})
-    assert load_tokenizer(path, 16, 3, {"remap": str(remap)}).codebook_size == 4
+    assert load_tokenizer(path, 16, 3, {VQGANConfig: {"remap": str(remap)}}).codebook_size == 4
     with pytest.raises(UserError, match=r"other\.npy names 2 codes.* 4"):
-        load_tokenizer(path, 16, 3, {"remap": str(other)})
+        load_tokenizer(path, 16, 3, {VQGANConfig: {"remap": str(other)}})
 
 
 @pytest.mark.parametrize(

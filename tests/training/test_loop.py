@@ -1,9 +1,13 @@
 """The loop of both stages, with a stage whose arithmetic can be followed by hand."""
 
+import errno
+import io
 import json
+import logging
 import math
 import os
 import signal
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +20,8 @@ from training.run_folder import RunFolder
 from training.tracking import MetricsFile, Trackers
 from utils.checkpoint import load_checkpoint
 from utils.errors import UserError
+from utils.progress import set_up_logging
+from utils.signals import Stopped
 
 
 class CountingStage:
@@ -190,7 +196,8 @@ def handled(number, handler):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)],
 )
 def test_signals_are_heard_and_told(run, capfd, number, code):
     # This process may have been started by nohup, or in the background.
@@ -201,11 +208,78 @@ def test_signals_are_heard_and_told(run, capfd, number, code):
     assert load_state(CountingStage(), run).step == 3
 
 
-def test_a_hangup_under_nohup_stops_nothing(run):
-    with handled(signal.SIGHUP, signal.SIG_IGN):
-        stage = CountingStage(signal_step=2, signal_number=signal.SIGHUP)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_that_is_ignored_as_under_nohup_stops_nothing(run, number):
+    with handled(number, signal.SIG_IGN):
+        stage = CountingStage(signal_step=2, signal_number=number)
         train(stage, run)
     assert stage.total == 66
+
+
+class LosingStage(CountingStage):
+    """Cannot read the images of its sixth step."""
+
+    def train_step(self, step):
+        if step == 5:
+            raise UserError("a process that reads images was killed")
+        return super().train_step(step)
+
+
+def test_images_that_cannot_be_read_end_the_run_with_its_state_saved(run):
+    told = r"was killed \(the state after step 5 is saved; go on with `resume`\)"
+    with pytest.raises(UserError, match=told):
+        train(LosingStage(), run, every=99)
+    resumed = CountingStage()
+    train(resumed, run, position=load_state(resumed, run))
+    assert resumed.total == 66
+
+
+@contextmanager
+def stdout_that_fails(monkeypatch, number):
+    """Log to a stdout whose every write fails with an error number."""
+
+    class Failing(io.StringIO):
+        def write(self, text):
+            raise OSError(number, os.strerror(number))
+
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Failing())
+        set_up_logging()
+        try:
+            yield
+        finally:
+            root.handlers[:], root.level = before
+
+
+def test_a_reader_of_the_output_that_leaves_stops_the_run_with_its_state_saved(run, monkeypatch):
+    with stdout_that_fails(monkeypatch, errno.EPIPE), pytest.raises(SystemExit) as stop:
+        train(CountingStage(), run)
+    assert stop.value.code == 141
+    resumed = CountingStage()
+    position = load_state(resumed, run)
+    assert 0 < position.step < 12
+    train(resumed, run, position=position)
+    assert resumed.total == 66
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_log_that_cannot_be_written_stops_nothing(run, monkeypatch, number):
+    stage = CountingStage()
+    with stdout_that_fails(monkeypatch, number):
+        train(stage, run)
+    assert stage.total == 66
+
+
+def test_outside_of_a_training_an_output_that_is_lost_ends_the_program(monkeypatch):
+    with stdout_that_fails(monkeypatch, errno.EPIPE), pytest.raises(Stopped):
+        logging.getLogger().info("a line")
+    with (
+        stdout_that_fails(monkeypatch, errno.ENOSPC),
+        pytest.raises(UserError, match="stdout cannot be written: No space left"),
+    ):
+        logging.getLogger().info("a line")
 
 
 def test_handlers_are_restored_after_a_run(run):

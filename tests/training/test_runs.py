@@ -1,7 +1,6 @@
 """Starting and continuing a stage in the folder of a run, and what is written down about it."""
 
 import dataclasses
-import json
 import logging
 
 import pytest
@@ -10,8 +9,9 @@ import torch
 from training.config import LoopConfig, TrainingConfig
 from training.learning_rate import LearningRate
 from training.run_folder import RunFolder
-from training.runs import MADE_FROM, RunRecord, run_stage
+from training.runs import MADE_FROM, RunRecord, check_made_from, read_config, run_stage
 from utils.errors import UserError
+from utils.records import write_record
 
 
 class ShortStage:
@@ -60,16 +60,22 @@ RECORD = RunRecord(
 )
 
 
-def train(run, epochs=2, **changes):
-    stage = ShortStage(epochs)
+def looked_at(run, epochs=2, **changes):
+    """The record of a job that looks at the folder now."""
     settings = {**RECORD.settings, "n_epochs": epochs}
-    record = dataclasses.replace(RECORD, settings=settings, **changes)
+    found = read_config(run).get("vqgan") if run.resume_state("vqgan").is_file() else None
+    return dataclasses.replace(RECORD, settings=settings, continues=found, **changes)
+
+
+def train(run, epochs=2, record=None, **changes):
+    stage = ShortStage(epochs)
+    record = record or looked_at(run, epochs, **changes)
     run_stage(stage, run, LoopConfig(epochs, 8), record, use_wandb=False)
     return stage
 
 
 def written(run):
-    return json.loads(run.config.read_text())
+    return read_config(run)
 
 
 def test_a_run_writes_down_what_it_is_made_of_and_what_will_follow(run):
@@ -108,3 +114,95 @@ def test_other_data_make_another_run(run):
     train(run)
     with pytest.raises(UserError, match=r"the images of the run in .* were 5, now they are 6: .*"):
         train(run, epochs=3, made_from={"images": 6})
+
+
+# --- What decides what a job does is read again under the lock ---
+
+
+def state_of(run):
+    return run.resume_state("vqgan").read_bytes(), run.config.read_bytes()
+
+
+def test_a_job_that_found_the_folder_empty_does_not_go_on_with_another_ones_run(run):
+    waiting = looked_at(run, epochs=4)
+    train(run)  # another job, while the first one waits
+    before = state_of(run)
+    with pytest.raises(UserError, match=r"holds a vqgan run of another job, .*`resume` continues"):
+        train(run, epochs=4, record=waiting)
+    assert state_of(run) == before
+
+
+def test_a_job_that_found_the_folder_empty_does_not_replace_a_finished_model(run):
+    waiting = looked_at(run)
+    run.path.mkdir()
+    run.tokenizer.write_text("a model")
+    with pytest.raises(UserError, match="another job"):
+        train(run, record=waiting)
+    assert run.tokenizer.read_text() == "a model"
+
+
+def test_a_job_that_resumes_what_another_one_has_changed_since_then_is_refused(run):
+    train(run)
+    waiting = looked_at(run, epochs=3)
+    train(run, epochs=4)
+    before = state_of(run)
+    with pytest.raises(UserError, match="another job has changed the vqgan run"):
+        train(run, epochs=3, record=waiting)
+    assert state_of(run) == before
+
+
+def test_a_job_that_resumes_a_run_that_is_gone_is_refused(run):
+    train(run)
+    waiting = looked_at(run, epochs=3)
+    run.resume_state("vqgan").unlink()
+    with pytest.raises(UserError, match="another job has changed the vqgan run"):
+        train(run, epochs=3, record=waiting)
+
+
+def test_what_the_same_command_planned_is_not_another_jobs_run(run):
+    run.path.mkdir()
+    waiting = looked_at(run)
+    write_record(run.config, {"vqgan": {"n_epochs": 9}})  # by the stage before
+    assert train(run, record=waiting).steps == 4
+
+
+# --- What a run is made of ---
+
+IMAGES = {
+    "images": 3, "class_names": ["cat", "dog"], "labels": "1a", "source": "2b",
+    "tokenizer": "3c", "tokens": "4d",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "now", "told"),
+    [
+        ("images", 4, "the images of the run in .* were 3, now they are 4:"),
+        ("class_names", ["zebra", "dog"], "class 0 was cat, is zebra:"),
+        ("class_names", ["cat"], "the classes of the run in .* were others: cat dog, now cat:"),
+        ("labels", "0", "the labels of the images of the run in .* were others:"),
+        ("source", "0", "the images of the run in .* were others:"),
+        ("tokenizer", "0", "the tokenizer of the run in .* were 3c, now they are 0:"),
+    ],
+)
+def test_what_differs_from_the_run_is_named(run, name, now, told):
+    with pytest.raises(UserError, match=told):
+        check_made_from({**IMAGES, name: now}, {MADE_FROM: IMAGES}, run)
+
+
+def test_what_a_run_of_before_did_not_write_down_is_not_compared(run):
+    check_made_from(IMAGES, {MADE_FROM: {"images": 3, "tokenizer": "3c"}}, run)
+    check_made_from(IMAGES, {}, run)
+
+
+def test_other_tokens_of_the_same_images_are_told(run, caplog):
+    check_made_from({**IMAGES, "tokens": "0"}, {MADE_FROM: IMAGES}, run)
+    assert "the tokens differ from those that the run in" in caplog.text
+
+
+def test_names_of_classes_and_paths_do_not_leave_the_machine():
+    record = dataclasses.replace(
+        RECORD, made_from=IMAGES, private=frozenset({"data_dir", "class_names"})
+    )
+    shown = {name: IMAGES[name] for name in IMAGES if name != "class_names"}
+    assert record.public() == {"n_epochs": 2, MADE_FROM: shown}

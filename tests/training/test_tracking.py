@@ -1,6 +1,5 @@
-"""wandb, for real but offline: it records, never asks, and stays away when told to."""
+"""Numbers in a file that is not trusted blindly; wandb, for real but offline, never asking."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,8 +8,20 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tiny_stages import make_stage
 
-from training.tracking import WandbTracker, open_trackers
+from training.config import LoopConfig
+from training.loop import Position, _Loop
+from training.run_folder import RunFolder
+from training.tracking import (
+    MetricsFile,
+    Trackers,
+    WandbTracker,
+    open_trackers,
+    wandb_obstacle,
+)
+from utils.processes import ALONE
+from utils.records import read_lines
 
 
 @pytest.fixture
@@ -75,7 +86,7 @@ def test_without_wandb_it_is_not_even_imported(tmp_path):
         "assert run_id is None and 'wandb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert json.loads((tmp_path / "m.jsonl").read_text()) == {"step": 1, "loss": 1.0}
+    assert read_lines(tmp_path / "m.jsonl", bool) == ([{"step": 1, "loss": 1.0}], 0)
 
 
 def test_training_with_no_wandb_leaves_no_trace(trained):
@@ -99,7 +110,7 @@ def test_a_wandb_that_cannot_be_imported_stops_nothing(monkeypatch, tmp_path):
     tracker.log({"loss": 1.0}, 1)
     tracker.log_image("samples", tmp_path / "absent.png", 1)
     tracker.close()
-    assert json.loads((tmp_path / "m.jsonl").read_text()) == {"step": 1, "loss": 1.0}
+    assert read_lines(tmp_path / "m.jsonl", bool) == ([{"step": 1, "loss": 1.0}], 0)
 
 
 @pytest.mark.parametrize("unreachable", [{"online"}, {"online", "offline"}, set()])
@@ -129,3 +140,150 @@ def test_whatever_wandb_raises_the_numbers_are_kept(monkeypatch, tmp_path, caplo
     assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 2
     told = [record for record in caplog.records if "left out" in record.message]
     assert len(told) == (0 if len(unreachable) == 2 else 1)
+
+
+def rows_of(path):
+    return [(row["step"], row["loss"]) for row in read_lines(path, bool)[0]]
+
+
+def three_rows(path):
+    metrics = MetricsFile(path, 0)
+    for step in (1, 2, 3):
+        metrics.log({"loss": step / 4}, step)
+    return path.read_bytes().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"{", b"[1]", b"\xff\xfe", b'{"step": 2, "loss": "0.5"}', b'{"step": -2, "loss": 0.5}',
+     b'{"step": true, "loss": 0.5}', b'{"loss": 0.5}', b'{"step": 2, "loss": 0.5, "checksum": "1"}',
+     b"[" * 100_000],
+    ids=lambda line: repr(line[:40]),
+)  # fmt: skip
+def test_a_line_that_cannot_be_read_is_left_out_alone_and_said(tmp_path, caplog, damaged):
+    path = tmp_path / "m.jsonl"
+    first, _, third = three_rows(path)
+    path.write_bytes(first + damaged + b"\n" + third)
+    MetricsFile(path, 3)
+    assert rows_of(path) == [(1, 0.25), (3, 0.75)]
+    assert caplog.messages == [f"{path}: 1 line(s) cannot be read and are left out"]
+
+
+def test_no_flip_of_a_line_is_taken_for_a_number(tmp_path):
+    path = tmp_path / "m.jsonl"
+    first, second, third = three_rows(path)
+    for at in range(8 * (len(second) - 1)):
+        flipped = bytearray(second)
+        flipped[at // 8] ^= 1 << at % 8
+        path.write_bytes(first + flipped + third)
+        MetricsFile(path, 3)
+        assert rows_of(path) in ([(1, 0.25), (3, 0.75)], [(1, 0.25), (2, 0.5), (3, 0.75)])
+
+
+def test_lines_of_the_version_before_are_kept(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"step": 1, "loss": 0.25}\n{"step": 2, "loss": NaN}\n')
+    MetricsFile(path, 1).log({"loss": 1.0}, 2)
+    assert rows_of(path) == [(1, 0.25), (2, 1.0)]
+    assert path.read_text().count("checksum") == 2
+
+
+def test_the_rows_are_on_the_disk_before_a_state_counts_them(tmp_path, monkeypatch):
+    happened = []
+    metrics = MetricsFile(tmp_path / "m.jsonl", 0)
+    metrics.log({"loss": 1.0}, 1)
+
+    def flush(descriptor):
+        happened.append(os.path.samestat(os.fstat(descriptor), metrics.path.stat()))
+
+    monkeypatch.setattr("training.loop.save_checkpoint", lambda *_: happened.append("state"))
+    monkeypatch.setattr(os, "fsync", flush)
+    save_state(tmp_path, Trackers(metrics))
+    assert happened == [True, "state"]
+
+
+def save_state(folder, tracker):
+    """The state of a stage in training is saved."""
+    stage, run = make_stage(), RunFolder(folder, "toy")
+    config = LoopConfig(4, 8)
+    _Loop(stage, config, run, tracker, Position(), ALONE, None)._save_state()
+
+
+# --- What the user has set for wandb ---
+
+
+@pytest.fixture
+def calls(no_login, monkeypatch, tmp_path):
+    """The calls of wandb.init; a fresh folder is the current one, and home."""
+    import wandb
+
+    found = []
+
+    def init(**options):
+        found.append((options["mode"], options["dir"]))
+        return BrokenRun()
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.delenv("WANDB_DIR", raising=False)
+    monkeypatch.delenv("WANDB_CONFIG_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return found
+
+
+def disable(folder):
+    """What `wandb disabled` leaves."""
+    folder.mkdir(parents=True)
+    (folder / "settings").write_text("[default]\nmode = disabled\n")
+
+
+@pytest.mark.parametrize("place", ["wandb", ".wandb", "home/.config/wandb", "here/wandb", "config"])
+def test_wandb_that_was_disabled_records_nothing(calls, monkeypatch, tmp_path, place):
+    assert wandb_obstacle() is None
+    if place == "here/wandb":
+        monkeypatch.setenv("WANDB_DIR", "here")
+    if place == "config":
+        monkeypatch.setenv("WANDB_CONFIG_DIR", "config")
+    disable(tmp_path / place)
+    assert "disabled" in wandb_obstacle()
+    assert WandbTracker(tmp_path, "toy", {}, "abc").run_id == "abc"
+    assert calls == []
+    # The variable counts more than the files.
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert wandb_obstacle() is None
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert "WANDB_MODE" in wandb_obstacle()
+
+
+def test_a_settings_file_may_say_offline_or_be_damaged(calls, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    disable(tmp_path / "wandb")
+    settings = tmp_path / "wandb" / "settings"
+    for text, mode in (
+        ("[default]\nmode = offline\n", "offline"),
+        ("[default]\nentity = me\n", "online"),
+        ("no file of settings", "online"),
+    ):
+        settings.write_text(text)
+        WandbTracker(tmp_path, "toy", {}, None)
+        assert calls.pop()[0] == mode
+
+
+def test_wandb_keeps_its_files_where_the_user_wants_them(calls, monkeypatch, tmp_path):
+    WandbTracker(tmp_path, "toy", {}, None)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "here"))
+    WandbTracker(tmp_path, "toy", {}, None)
+    assert calls == [("offline", str(tmp_path)), ("offline", str(tmp_path / "here"))]
+
+
+def test_an_account_without_a_home_folder_trains_without_wandb(calls, monkeypatch, tmp_path):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr(Path, "expanduser", lambda path: home())
+    monkeypatch.delenv("NETRC")
+    assert "this account has no home folder" in wandb_obstacle()
+    tracker, _ = open_trackers(tmp_path / "m.jsonl", 0, tmp_path, "toy", {}, None)
+    tracker.log({"loss": 1.0}, 1)
+    assert "loss" in (tmp_path / "m.jsonl").read_text()

@@ -1,9 +1,6 @@
-import argparse
 import contextlib
 import os
 import pickle
-import struct
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,12 +9,12 @@ import torch
 from utils.checkpoint import (
     UPGRADES,
     load_checkpoint,
-    read_torch_file,
     save_checkpoint,
     torch_save,
     weights_digest,
 )
 from utils.errors import UserError
+from utils.torch_file import read_torch_file
 
 CONTENTS = {
     "config": {"depth": 2, "ratio": 0.1, "name": None},
@@ -201,68 +198,6 @@ def test_no_code_in_a_file_is_run(tmp_path, monkeypatch, name, form):
     with contextlib.suppress(UserError):
         read_torch_file(path)
     assert os.listdir(tmp_path) == [path.name]  # noqa: PTH208
-
-
-def test_objects_beside_the_weights_become_nothing(tmp_path):
-    options = argparse.Namespace(lr=1e-4)
-    torch.save({"state_dict": {"weight": torch.ones(2)}, "hyper": options}, tmp_path / "a.ckpt")
-    stored = read_torch_file(tmp_path / "a.ckpt")
-    assert stored["state_dict"]["weight"].tolist() == [1, 1]
-    assert not hasattr(stored["hyper"], "lr")
-
-
-def test_old_files_that_need_more_say_how_to_save_them_again(tmp_path):
-    path = tmp_path / "old.pt"
-    torch.save({"a": argparse.Namespace()}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(UserError, match=r"save its state dict with a recent torch\.save"):
-        read_torch_file(path)
-
-
-def test_tensors_without_data_are_refused(tmp_path):
-    torch.save({"weight": torch.ones(1).expand(10**6, 10**6)}, tmp_path / "a.pt")
-    with pytest.raises(UserError, match="without data"):
-        read_torch_file(tmp_path / "a.pt")
-    torch.save({"weight": torch.ones(3, 3).to_sparse()}, tmp_path / "b.pt")
-    with pytest.raises(UserError, match="cannot be read"):
-        read_torch_file(tmp_path / "b.pt")
-
-
-def test_archives_that_grow_while_they_are_read_are_refused(tmp_path):
-    torch.save({"weight": torch.zeros(10**6)}, tmp_path / "a.pt")
-    with zipfile.ZipFile(tmp_path / "a.pt") as plain:
-        entries = {name: plain.read(name) for name in plain.namelist()}
-    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as packed:
-        for name, data in entries.items():
-            packed.writestr(name, data)
-    with pytest.raises(UserError, match="more than its size"):
-        read_torch_file(tmp_path / "bomb.pt")
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_tensors_that_claim_more_than_their_data_are_refused(tmp_path, zipped):
-    count = 77777  # as a pickle spells it, found nowhere else in the file
-    weights = {"weight": torch.zeros(count)}
-    torch.save(weights, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
-    found, claimed = (b"J" + struct.pack("<i", number) for number in (count, 2**31 - 1))
-    if zipped:
-        with (
-            zipfile.ZipFile(tmp_path / "a.pt") as honest,
-            zipfile.ZipFile(tmp_path / "b.pt", "w") as lying,
-        ):
-            for name in honest.namelist():
-                lying.writestr(name, honest.read(name).replace(found, claimed))
-    else:
-        (tmp_path / "b.pt").write_bytes((tmp_path / "a.pt").read_bytes().replace(found, claimed))
-    with pytest.raises(UserError, match="cannot be read"):
-        read_torch_file(tmp_path / "b.pt")
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_small_files_that_ask_for_much_memory_are_refused(tmp_path, zipped):
-    content = {"weight": Call(bytearray, 1 << 40)}
-    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match="bytearray"):
-        read_torch_file(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("option", ["--checkpoint", "--checkpoint_vae"])

@@ -1,5 +1,6 @@
 """Several processes: the same training as one, and an end for all when one ends."""
 
+import gzip
 import json
 import os
 import shutil
@@ -13,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_TRANSFORMER
+from conftest import TINY_TRANSFORMER, write_idx
 from tiny_stages import Images, make_stage, token_set
 
 from data.token_cache import _Encoding
 from MaskGIT import main
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, save_checkpoint, weights_digest
 from utils.errors import UserError
 from utils.processes import Processes, launched_processes
 
@@ -39,7 +40,12 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
         path.write_text(json.dumps(plan))
         torchrun = f"-m torch.distributed.run --standalone --nproc_per_node={size}".split()
         return subprocess.run(
-            [sys.executable, *torchrun, str(Path(__file__).with_name("distributed_runs.py")), path],
+            [
+                sys.executable,
+                *torchrun,
+                str(Path(__file__).parents[1] / "distributed_runs.py"),
+                path,
+            ],
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
@@ -92,7 +98,8 @@ def folders(
 
 def numbers(run: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "train/images_per_second"} for row in rows]
+    varying = ("train/images_per_second", "checksum")
+    return [{k: v for k, v in row.items() if k not in varying} for row in rows]
 
 
 def state(run: Path) -> dict[str, dict]:
@@ -177,7 +184,94 @@ def test_stage_1_is_refused_once(launch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def unequal(data_dir: Path, tmp_path: Path) -> Path:
+    """The data folders 0 and 1 and the tokenizers 0.pt and 1.pt, equal so far."""
+    for rank in (0, 1):
+        shutil.copytree(data_dir, tmp_path / f"data{rank}", copy_function=shutil.copyfile)
+    return tmp_path
+
+
+def other_pixels(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return 255 - images, labels
+
+
+def fewer(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return images[:-3], labels[:-3]
+
+
+def other_labels(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return images, (labels + 1) % 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("prefix", "change", "told"),
+    [
+        ("train", other_pixels, "contents of the training images: process 1 (RANK) has"),
+        (
+            "train",
+            fewer,
+            "number of the training images: process 1 (RANK) has 45,",
+        ),
+        ("train", other_labels, "labels of the training images: process 1 (RANK) has"),
+        (
+            "t10k",
+            fewer,
+            "number of the validation images: process 1 (RANK) has 17,",
+        ),
+    ],
+)
+def test_processes_with_other_images_end_at_once(launch, command, unequal, prefix, change, told):
+    raw = unequal / "data1" / "MNIST" / "raw"
+    write_idx(raw, *change(*read_idx(raw, prefix)), prefix)
+    run = command(unequal / "out", "run", f"--batch_size 12 --data_dir {unequal}/dataRANK")
+    start = time.monotonic()
+    result = launch(2, runs=[run])
+    assert time.monotonic() - start < 60
+    assert "exitcode  : 2 " in result.stderr, result.stderr
+    assert result.stderr.count(f"MaskGIT.py: error: the processes differ in the {told}") == 1
+    assert not list(unequal.rglob("tokens.npy"))
+    assert not (unequal / "out" / "run").exists()
+
+
+@pytest.mark.slow
+def test_processes_with_other_tokenizers_end_at_once(launch, command, unequal, tokenizer_file):
+    contents = load_checkpoint(tokenizer_file, "vqgan")
+    contents["tokenizer"]["weights"]["decoder.conv_out.bias"] += 1
+    entry = contents["tokenizer"]
+    entry["fingerprint"] = weights_digest(entry["config"], entry["weights"])
+    save_checkpoint(unequal / "1.pt", "vqgan", contents)
+    shutil.copy(tokenizer_file, unequal / "0.pt")
+    options = f"--batch_size 12 --checkpoint_vae {unequal}/RANK.pt"
+    result = launch(2, runs=[command(unequal / "out", "run", options)])
+    told = "MaskGIT.py: error: the processes differ in the tokenizer: process 1 (RANK) has"
+    assert result.stderr.count(told) == 1, result.stderr
+    assert not list(unequal.rglob("tokens.npy"))
+
+
+def read_idx(folder: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read what `write_idx` wrote."""
+    kinds = ("images-idx3", "labels-idx1")
+    files = [(folder / f"{prefix}-{kind}-ubyte.gz").read_bytes() for kind in kinds]
+    images, labels = map(gzip.decompress, files)
+    pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)
+    return pixels, np.frombuffer(labels, np.uint8, offset=8)
+
+
 # --- Without a launch ---
+
+
+def test_what_processes_have_is_compared(monkeypatch):
+    def gather(found, mine):
+        found[:] = [{"seed": 1, "names": ["a", "b"]}, mine, {"seed": 1, "names": ["a"]}]
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+    Processes().check_equal({"names": 1})
+    with pytest.raises(UserError, match=r"names: process 2 \(RANK\) has a, process 0 has a b"):
+        Processes(1, 3).check_equal({"seed": 1, "names": ["a", "b"]})
+    with pytest.raises(UserError, match=r"seed: process 1 \(RANK\) has 4, process 0 has 1"):
+        Processes(1, 3).check_equal({"seed": 4, "names": ["a", "b"]})
 
 
 class Alone(Processes):

@@ -1,12 +1,15 @@
 """The small tools: files, locks, images, seeds, devices, averages."""
 
 import errno
+import hashlib
 import json
 import logging
 import os
+import re
 import stat
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -25,12 +28,14 @@ from utils.files import (
     atomic_write,
     exclusive_lock,
     make_folder,
-    read_json,
+    read_with_digest,
     remove_leftovers,
+    temporary_folder,
     write_json_atomic,
 )
 from utils.pictures import from_uint8, save_grid, save_png, tile, to_uint8
 from utils.progress import set_up_logging
+from utils.records import read_record, sealed_bytes, unsealed_bytes, write_record
 from utils.seeding import derive_seed, rng
 
 
@@ -59,21 +64,146 @@ def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leftovers_of_the_dead_alone_are_deleted(tmp_path):
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    names = {number: f".model.pt.{number}.partial" for number in (dead.pid, os.getppid())}
-    for name in (*names.values(), ".model.pt.x.partial", "model.pt"):
+@pytest.fixture
+def dead():
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_leftovers_of_the_dead_alone_are_deleted(tmp_path, dead):
+    here = files._machine()
+    ages = {  # hours since the last change
+        f".dead.pt.{here}-{dead}.partial": 0,
+        f".alive.pt.{here}-{os.getppid()}.partial": 99,
+        f".elsewhere.pt.other-machine-4026531836-{dead}.partial": 23,
+        f".forgotten.pt.other-machine-4026531836-{os.getppid()}.partial": 25,
+        f".own.pt.{here}-{os.getpid()}.partial": 0,
+        f".same_number.pt.{here}-{os.getpid()}.partial": 99,
+        f".before.pt.{os.getppid()}.partial": 23,  # of the version before
+        f".long_before.pt.{os.getppid()}.partial": 25,
+        ".foreign.partial": 99,
+        "model.pt": 99,
+    }
+    for name, hours in ages.items():
         (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - hours * 3600,) * 2)
+    for number in (dead, os.getppid()):
+        (tmp_path / f".folder.abc.{here}-{number}.partial" / "deep").mkdir(parents=True)
     remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {names[os.getppid()], "model.pt"}
+    left = [path.name.split(".")[1] for path in tmp_path.iterdir()]
+    assert sorted(left) == ["alive", "before", "elsewhere", "folder", "foreign", "own", "pt"]
 
 
-def test_damaged_json_is_named(tmp_path):
-    assert read_json(tmp_path / "none.json") == {}
-    (tmp_path / "bad.json").write_text("[1")
-    with pytest.raises(UserError, match=r"bad\.json is damaged"):
-        read_json(tmp_path / "bad.json")
+def test_whoever_writes_in_a_folder_first_removes_the_leftovers_there(tmp_path, dead):
+    left = tmp_path / f".strip.png.{files._machine()}-{dead}.partial"
+    left.touch()
+    write_json_atomic(tmp_path / "a.json", {})
+    assert not left.exists()
+
+
+def test_another_space_of_process_numbers_is_another_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_machine", lambda: "host-4026532999")  # of a container
+    with atomic_write(tmp_path / "a.npz"):
+        (unfinished,) = tmp_path.iterdir()
+        monkeypatch.setattr(files, "_machine", lambda: "host-4026531836")
+        remove_leftovers(tmp_path)
+        assert unfinished.exists()
+
+
+def test_a_temporary_folder_goes_at_the_end_and_after_a_kill_at_the_next_start(tmp_path, dead):
+    left = tmp_path / f".idx.x1.{files._machine()}-{dead}.partial"
+    (left / "raw").mkdir(parents=True)
+    other = tmp_path / f".other.x1.{files._machine()}-{dead}.partial"
+    other.mkdir()
+    with temporary_folder(tmp_path, "idx") as folder:
+        (folder / "file").touch()
+        assert set(tmp_path.iterdir()) == {folder, other}
+        remove_leftovers(tmp_path, "idx")
+        assert folder.is_dir()
+    assert list(tmp_path.iterdir()) == [other]
+
+
+# --- Records
+
+
+def flips(content):
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        yield bytes(flipped)
+
+
+SETTINGS = {"maskgit": {"heads": 4, "lr": 1e-4, "betas": [0.9, 0.95], "labels": None}}
+
+
+def test_no_flip_of_a_record_is_believed(tmp_path):
+    path = tmp_path / "config.json"
+    write_record(path, SETTINGS)
+    whole = path.read_bytes()
+    assert json.loads(whole)["maskgit"] == SETTINGS["maskgit"]  # for people too
+    told = []
+    for content in flips(whole):
+        path.write_bytes(content)
+        try:
+            assert read_record(path, {"maskgit"}) == SETTINGS
+        except UserError as error:
+            told.append(str(error))
+    assert all(re.match(r".*config\.json is damaged \(.*\); restore it", line) for line in told)
+    assert len(told) > 8 * len(b"".join(whole.split()))  # the others change spaces into spaces
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("[1", "Expecting"), ("[1]", "it is no JSON object"), ("", "Expecting value"),
+     ('{"maskgat": {}}', "its entry 'maskgat' is unknown"), ("[" * 100_000, "recursion"),
+     ('{"maskgit": {}, "checksum": "0"}', "its checksum is that of something else"),
+     ('{"maskgit": {}, "checksum": null}', "its checksum is that of something else")],
+    ids=range(7),
+)  # fmt: skip
+def test_damaged_records_are_named(tmp_path, content, told):
+    assert read_record(tmp_path / "none.json") == {}
+    (tmp_path / "bad.json").write_text(content)
+    with pytest.raises(UserError, match=rf"bad\.json is damaged \(.*{told}"):
+        read_record(tmp_path / "bad.json", {"maskgit"})
+
+
+def test_a_record_is_read_without_its_checksum_as_the_version_before_wrote_it(tmp_path):
+    path = tmp_path / "config.json"
+    write_record(path, SETTINGS)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if "checksum" not in line))
+    assert read_record(path, {"maskgit"}) == SETTINGS
+
+
+def test_no_flip_of_sealed_bytes_is_believed():
+    stored = sealed_bytes(b"content", "block 3")
+    assert unsealed_bytes(stored, "block 3") == b"content"
+    for damaged, about in (*((flip, "block 3") for flip in flips(stored)), (stored, "block 4")):
+        with pytest.raises(ValueError, match="checksum"):
+            unsealed_bytes(damaged, about)
+
+
+def test_a_file_that_changes_while_it_is_read_has_no_digest(tmp_path):
+    path = tmp_path / "net.pt"
+    path.write_bytes(b"one")
+    assert read_with_digest(path, Path.read_bytes) == (b"one", hashlib.sha256(b"one").hexdigest())
+
+    def replaced(path):
+        content = path.read_bytes()
+        (tmp_path / "other").write_bytes(b"two")
+        (tmp_path / "other").replace(path)
+        return content
+
+    def appended(path):
+        content = path.read_bytes()
+        path.write_bytes(content + b"!")
+        return content
+
+    for read in (replaced, appended):
+        with pytest.raises(UserError, match=r"net\.pt was changed or replaced while it was read"):
+            read_with_digest(path, read)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
@@ -163,10 +293,14 @@ def test_a_disk_that_cannot_flush_folders_is_used(monkeypatch, tmp_path, number)
         flush(descriptor)
 
     monkeypatch.setattr("os.fsync", refuse)
+    told = (
+        r"the new .*a\.json is in place, but its folder cannot be flushed to the disk "
+        r"\(Input/output error\): whether a power cut could undo it is not known"
+    )
     wrong = number == errno.EIO
-    with pytest.raises(UserError, match="Input/output") if wrong else nullcontext():
+    with pytest.raises(UserError, match=told) if wrong else nullcontext():
         write_json_atomic(tmp_path / "a.json", {"a": 1})
-    assert read_json(tmp_path / "a.json") == {"a": 1}
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
 
 
 def test_messages_are_rewritten_before_they_are_shown(capsys, monkeypatch):
@@ -214,15 +348,19 @@ def test_samples_on_disk(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3)).astype(np.uint8)
     labels = np.arange(7)
     blocks = [(images[:3], labels[:3]), (images[3:6], labels[3:6]), (images[6:], labels[6:])]
-    (tmp_path / "png").mkdir()
-    (tmp_path / "png" / "000099.png").write_text("of an earlier run")
-    kept = write_npz(tmp_path / "a.npz", write_pngs(tmp_path / "png", blocks), 7, "test", keep=4)
+    passed = write_pngs(tmp_path / "png", blocks, range(3, 10))
+    kept = write_npz(tmp_path / "a.npz", passed, 7, "test", {"more": labels}, keep=4)
     assert (kept == images[:4]).all()
     with np.load(tmp_path / "a.npz", allow_pickle=False) as stored:
         assert (stored["arr_0"] == images).all()
         assert (stored["arr_1"] == labels).all()
-    assert len(list((tmp_path / "png").iterdir())) == 7
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "png"]
+        assert (stored["more"] == labels).all()
+    names = sorted(path.name for path in (tmp_path / "png").iterdir())
+    assert names == [f"{number:06d}.png" for number in range(3, 10)]
+    for _ in range(2):  # without numbers, they always count from 0
+        list(write_pngs(tmp_path / "again", blocks))
+    assert len(list((tmp_path / "again").iterdir())) == 7
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "again", "png"]
 
 
 def test_randomness_is_a_function_of_seed_purpose_and_indices():

@@ -1,0 +1,172 @@
+"""The options that a run's config.json keeps, checked as those of a command line are.
+
+The file may come from anybody. Only options that a run of the stage keeps are taken from it, with
+values that the command line would take. None of them names code to run or a place to write: a
+folder for token caches is taken only if that is what it is already.
+"""
+
+import argparse
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from commands.flags import options_of
+from commands.options import OPTIONS, Many, Option, Resume
+from commands.parser import CommandLine
+from models.maskgit.config import TransformerConfig
+from models.vqgan.config import VQGANConfig
+from training.config import TrainingConfig, VQGANTrainingConfig
+from training.runs import MADE_FROM
+from utils.errors import UserError, value_text
+
+log = logging.getLogger(__name__)
+
+CACHE_FOLDER = "cache_dir"
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """The options that belong to a stage of training.
+
+    Attributes:
+        mode: name of the mode that trains it.
+        configs: configs of its network and of its training. The options that fill them are the
+            stage's options.
+    """
+
+    mode: str
+    configs: tuple[type, type]
+
+    @property
+    def epochs(self) -> str:
+        """Name of the option for the number of epochs."""
+        return options_of(self.configs[1])["epochs"]
+
+
+STAGES = {
+    "vqgan": StageOptions("train_vae", (VQGANConfig, VQGANTrainingConfig)),
+    "maskgit": StageOptions("train", (TransformerConfig, TrainingConfig)),
+}
+
+
+def options_of_run(stage: str, of_tokenizer: frozenset[str]) -> Iterator[Option]:
+    """Yield the options that a run of a stage keeps.
+
+    These are the options of every run, those of the stage, and for the transformer the options that
+    say how another program's tokenizer is to be read.
+
+    Args:
+        stage: "vqgan" or "maskgit".
+        of_tokenizer: names of the last kind of options.
+    """
+    of_stage = {name for config in STAGES[stage].configs for name in options_of(config).values()}
+    for option in OPTIONS.values():
+        of_every_run = option.resume in (Resume.RUN, Resume.FREE)
+        reads_tokenizer = stage == "maskgit" and option.name in of_tokenizer
+        if of_every_run or option.name in of_stage or reads_tokenizer:
+            yield option
+
+
+def kept_options(
+    line: CommandLine, stored: Mapping[str, Any], stage: str, file: Path
+) -> dict[str, Any]:
+    """Read the options of a run from its entry in config.json.
+
+    Args:
+        line: the command line.
+        stored: the entry.
+        stage: "vqgan" or "maskgit".
+        file: config.json, for messages.
+
+    Returns:
+        The value of every option in the entry, by name.
+
+    Raises:
+        UserError: naming an entry that no run of the stage keeps, or a value that its option does
+            not take.
+    """
+    of_tokenizer = frozenset(options_of(VQGANConfig).values())
+    known = {option.name: option for option in options_of_run(stage, of_tokenizer)}
+    kept = {}
+    for name, value in stored.items():
+        if name == MADE_FROM:
+            continue
+        if name not in known:
+            raise UserError(
+                f"{file}: a run of this stage keeps no {name!r}; somebody has changed the file: "
+                "take it from a copy, or start another --run_name"
+            )
+        try:
+            kept[name] = _checked(known[name], value)
+        except (argparse.ArgumentTypeError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{file}: --{name} {value_text(value)[:80]} {error}; somebody has changed the "
+                "file: take it from a copy, or start another --run_name"
+            ) from error
+    _leave_out_places(kept, line)
+    return kept
+
+
+def _checked(option: Option, value: Any) -> Any:
+    """Read a value of config.json as the command line reads its text.
+
+    Raises:
+        ArgumentTypeError, ValueError or TypeError: with what is wrong, if it does not take it.
+    """
+    if value is None and option.default_value is None:
+        return None
+    if option.kind is None:
+        if not isinstance(value, bool):
+            raise ValueError("is neither true nor false")
+        return value
+    if option.many is None:
+        return _one(option, value)
+    if not isinstance(value, list):
+        raise ValueError("is no list")
+    if option.many is Many.LIST:
+        read = [item for part in value for item in option.kind(_text(part))]
+    else:
+        read = [_one(option, part) for part in value]
+    if read != value:
+        raise ValueError("is not what the option takes")
+    if option.length is not None and len(read) != option.length:
+        raise ValueError(f"needs {option.length} numbers")
+    return read
+
+
+def _one(option: Option, value: Any) -> Any:
+    """Read a single value; errors as in `_checked`."""
+    assert option.kind is not None
+    read = option.kind(_text(value))
+    if isinstance(value, str) != isinstance(read, str) or isinstance(value, bool):
+        raise ValueError("is of another type than the option takes")
+    if option.choices is not None and read not in option.choices:
+        raise ValueError(f"is none of {', '.join(option.choices)}")
+    return read
+
+
+def _text(value: Any) -> str:
+    """Write a value as on the command line."""
+    if not isinstance(value, str | int | float):
+        raise ValueError("is no single value")
+    return str(value)
+
+
+def _leave_out_places(kept: dict[str, Any], line: CommandLine) -> None:
+    """Leave out folders that something would be written to; the user can name them again."""
+    if line.asks_for("download_only"):
+        kept.pop("data_dir", None)
+    folder = kept.get(CACHE_FOLDER)
+    if not folder or CACHE_FOLDER in line.given:
+        return
+    is_ours = Path(folder).resolve().is_relative_to(Path(line.output_dir).resolve())
+    if not is_ours and not any(Path(folder).glob("*-*-*/tokens.npy")):
+        del kept[CACHE_FOLDER]
+        log.info(
+            "--%s %s of the run holds no token caches and is left out: give it again if they are "
+            "to be made there",
+            CACHE_FOLDER,
+            folder,
+        )

@@ -1,0 +1,113 @@
+"""What the images of a split are, told so that a copy of them in another place is the same.
+
+A run records it, so that it is not continued with other images; processes that train together
+compare it. Times of change and the place of the data folder are not part of it.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.images import FileImages, ImageDataset
+from utils.errors import UserError
+
+MOST_BYTES = 1 << 28  # of image files that are read whole; of more an even share is read
+MOST_FILES = 10_000
+ROWS = 4096  # of an array that are digested at once
+
+
+@dataclass(frozen=True)
+class Content:
+    """The images of a split.
+
+    Attributes:
+        count: number of images.
+        class_names: names in the order of the labels.
+        labels: digest of the labels.
+        source: digest of the images: of all pixels where a few files hold them in arrays. Where
+            each image is a file, of all names and sizes and of what is in the files, which is all
+            of it up to MOST_BYTES and MOST_FILES, and of larger sets an even share of the files.
+    """
+
+    count: int
+    class_names: tuple[str, ...]
+    labels: str
+    source: str
+
+
+def content_of(images: ImageDataset) -> Content:
+    """Describe the images of a split.
+
+    Raises:
+        UserError: if one of the files cannot be read.
+    """
+    items, root = images.source.items, images.source.root
+    labels = np.asarray(_part(items, "labels", "targets"), np.int64)
+    if isinstance(items, FileImages):
+        source = _digest(_files(items.paths, str(root)))
+    else:
+        source = digest_of(np.asarray(_part(items, "images", "data", "imgs")))
+    return Content(len(images), images.class_names, digest_of(labels), source)
+
+
+def digest_of(array: np.ndarray) -> str:
+    """Compute 16 hexadecimal digits of an array's shape, type and contents."""
+    return _digest(_rows(array))
+
+
+def in_order(images: ImageDataset, class_names: Sequence[str]) -> ImageDataset:
+    """Number the classes of image files in another order.
+
+    Args:
+        images: the images.
+        class_names: the names of their classes in the order wanted. If these are other names, or
+            the table of datasets has them, nothing changes.
+    """
+    items = images.source.items
+    names = tuple(class_names)
+    if not isinstance(items, FileImages) or set(names) != set(images.class_names):
+        return images
+    numbers = np.array([names.index(name) for name in images.class_names])
+    ordered = copy(images)
+    ordered.class_names = names
+    ordered.source = replace(images.source, items=FileImages(items.paths, numbers[items.labels]))
+    return ordered
+
+
+def _part(items: Any, *names: str) -> Any:
+    """Return the first of some attributes that a reader's images have."""
+    return next(getattr(items, name) for name in names if hasattr(items, name))
+
+
+def _digest(parts: Iterator[bytes]) -> str:
+    """Compute 16 hexadecimal digits of some bytes."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+def _rows(array: np.ndarray) -> Iterator[bytes]:
+    """Yield shape, type and contents of an array, some rows at a time."""
+    yield f"{array.shape} {array.dtype.str}\n".encode()
+    for start in range(0, len(array), ROWS):
+        yield np.ascontiguousarray(array[start : start + ROWS]).tobytes()
+
+
+def _files(paths: Sequence[str], root: str) -> Iterator[bytes]:
+    """Yield name and size of every file, and what is in as many as may be read."""
+    try:
+        sizes = [Path(path).stat().st_size for path in paths]
+        share = min(1.0, MOST_BYTES / max(sum(sizes), 1), MOST_FILES / len(paths))
+        for number, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+            name = path.removeprefix(root).lstrip("/")
+            yield f"{len(name)} {name} {size}\n".encode(errors="surrogateescape")
+            if int((number + 1) * share) > int(number * share):
+                yield Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error

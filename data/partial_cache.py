@@ -1,0 +1,191 @@
+"""A token cache while it is written: arrays that are filled from the start, and how far they are.
+
+A progress record has a digest of every span of images as they were encoded. So what has changed on
+the disk since is found when encoding goes on, and once more before the cache is finished.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.files import file_digest, reserve_space
+from utils.plain import from_plain, to_plain
+from utils.records import read_record, write_record
+
+log = logging.getLogger(__name__)
+
+TOKENS, LABELS = "tokens.npy", "labels.npy"
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """The spans that are on the disk; the first begins at image 0, each other where one ends.
+
+    Attributes:
+        ends: for each span the number of the image after its last one.
+        digests: of each span.
+    """
+
+    ends: tuple[int, ...] = ()
+    digests: tuple[str, ...] = ()
+
+
+class PartialCache:
+    """The files of an unfinished cache.
+
+    Attributes:
+        record: the file with the progress record.
+    """
+
+    def __init__(
+        self, folder: Path, tokens: tuple[int, int, int], label_shape: tuple[int, ...]
+    ) -> None:
+        """Open the files of an earlier start as far as they are intact, else make them.
+
+        Args:
+            folder: of the files; it must be there.
+            tokens: views, images and tokens of an image.
+            label_shape: shape of the label of an image.
+
+        Raises:
+            OSError: if a file cannot be made, or there is no space for it.
+        """
+        self.record, self._folder = folder / "progress.json", folder
+        _, count, _ = tokens
+        label_type = np.uint8 if label_shape else np.int64
+        self._progress = _read_progress(self.record, count)
+        try:
+            self._tokens = _open(folder / TOKENS, np.uint16, tokens)
+            self._labels = _open(folder / LABELS, label_type, (count, *label_shape))
+        except Exception:  # numpy parses the header as Python: damage raises anything
+            self._progress = _Progress()
+            make = np.lib.format.open_memmap
+            self._tokens = make(folder / TOKENS, "w+", np.uint16, tokens)
+            self._labels = make(folder / LABELS, "w+", label_type, (count, *label_shape))
+        for name in (TOKENS, LABELS):
+            reserve_space(folder / name)
+        before, self._progress = self.done, self._intact()
+        if self.done < before:
+            log.warning(
+                "%s has changed since it was written: from image %d on it is made anew",
+                folder,
+                self.done,
+            )
+        self._end, self._digest = self.done, _SpanDigest(len(self._tokens))
+
+    @property
+    def done(self) -> int:
+        """Number of images that are on the disk."""
+        return self._progress.ends[-1] if self._progress.ends else 0
+
+    def add(self, tokens: Sequence[Tensor], labels: Tensor) -> None:
+        """Write the next images.
+
+        Args:
+            tokens: int64 (B, L) for each view.
+            labels: (B, ...).
+        """
+        rows = [view.numpy().astype(np.uint16) for view in tokens]
+        label_rows = labels.numpy().astype(self._labels.dtype)
+        # Of what was encoded, not of what the files say.
+        self._digest.add(rows, label_rows)
+        start, self._end = self._end, self._end + len(label_rows)
+        for view, view_rows in enumerate(rows):
+            self._tokens[view, start : self._end] = view_rows
+        self._labels[start : self._end] = label_rows
+
+    def flush(self) -> None:
+        """Put the images on the disk, then the record that counts them.
+
+        Raises:
+            OSError or UserError: if that fails.
+        """
+        if self._end == self.done:
+            return
+        for array in (self._tokens, self._labels):
+            array.flush()
+        self._progress = _Progress(
+            (*self._progress.ends, self._end), (*self._progress.digests, self._digest.text())
+        )
+        write_record(self.record, to_plain(self._progress))
+        self._digest = _SpanDigest(len(self._tokens))
+
+    def digests(self) -> dict[str, str]:
+        """Compute the SHA-256 of each file, once all images are on the disk.
+
+        Raises:
+            UserError: if a file does not hold what was encoded.
+        """
+        found = {name: file_digest(self._folder / name) for name in (TOKENS, LABELS)}
+        # Checked after that: what changes from now on, the digests tell.
+        intact = self._intact()
+        if intact != self._progress:
+            raise UserError(
+                f"{self._folder} has changed while it was written: give the same command again, "
+                "which makes the changed part anew"
+            )
+        return found
+
+    def _intact(self) -> _Progress:
+        """Return the spans up to the first one whose digest differs."""
+        progress = self._progress
+        good = 0
+        for start, end, digest in _spans(progress):
+            found = _SpanDigest(len(self._tokens))
+            found.add(self._tokens[:, start:end], self._labels[start:end])
+            if found.text() != digest:
+                break
+            good += 1
+        return _Progress(progress.ends[:good], progress.digests[:good])
+
+
+class _SpanDigest:
+    """The digest of the images of a span, however they are cut into batches."""
+
+    def __init__(self, views: int) -> None:
+        self._parts = [hashlib.sha256() for _ in range(views + 1)]
+
+    def add(self, tokens: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray) -> None:
+        """Add images: their tokens (B, L) for each view, and their labels."""
+        for part, rows in zip(self._parts, [*tokens, labels], strict=True):
+            part.update(np.ascontiguousarray(rows).data)
+
+    def text(self) -> str:
+        """Return the digest, in hexadecimal digits."""
+        return hashlib.sha256(b"".join(part.digest() for part in self._parts)).hexdigest()[:32]
+
+
+def _spans(progress: _Progress) -> Iterator[tuple[int, int, str]]:
+    """Yield start, end and digest of each span."""
+    starts = (0, *progress.ends)
+    return zip(starts, progress.ends, progress.digests, strict=False)
+
+
+def _read_progress(path: Path, count: int) -> _Progress:
+    """Read the record of a cache of `count` images; an empty one where it is not to be trusted."""
+    try:
+        progress = from_plain(_Progress, read_record(path))
+    except (UserError, ValueError):
+        return _Progress()
+    are_numbered = len(progress.ends) == len(progress.digests)
+    is_rising = all(start < end <= count for start, end, _ in _spans(progress))
+    return progress if are_numbered and is_rising else _Progress()
+
+
+def _open(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
+    """Open an array that is there, to be changed.
+
+    Raises:
+        Exception: of any kind, if it is missing, damaged, or of another type or shape.
+    """
+    array = np.load(path, mmap_mode="r+", allow_pickle=False)
+    if (array.dtype, array.shape) != (np.dtype(dtype), shape):
+        raise ValueError(f"{path} is {array.dtype} {array.shape}")
+    return array

@@ -1,0 +1,72 @@
+"""Publishes images that a mode makes: beside earlier ones, which they replace when all are there.
+
+Everything is made in the folder BESIDE. A kill at any moment leaves the earlier results, or the new
+ones, or both of them there.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.files import exclusive_lock, make_folder, remove_leftovers
+
+BESIDE = "partial"
+REPLACED = "replaced"  # where an earlier folder is until the new one has its place
+
+
+@contextmanager
+def claim(folder: Path, doing: str) -> Iterator[None]:
+    """Make a folder for results, and keep other jobs out of it in the block.
+
+    Args:
+        folder: of the results.
+        doing: what this job does, for the message that another one gets.
+
+    Raises:
+        UserError: if another job works in it, or it cannot be written.
+    """
+    make_folder(folder)
+    with exclusive_lock(folder / ".lock", f"another job is {doing} into {folder}"):
+        remove_leftovers(folder)
+        # After a kill between two renames.
+        aside = folder / BESIDE / REPLACED
+        if aside.is_dir() and not (folder / "images").exists():
+            aside.rename(folder / "images")
+        yield
+
+
+def new_folder(folder: Path) -> Path:
+    """Make BESIDE anew in a folder that is claimed; what an earlier job left in it goes."""
+    shutil.rmtree(folder / BESIDE, ignore_errors=True)
+    return make_folder(folder / BESIDE)
+
+
+def publish(folder: Path, names: tuple[str, ...]) -> None:
+    """Move results from BESIDE to their place; earlier ones of these names go in any case.
+
+    Args:
+        folder: claimed; its BESIDE is removed at the end.
+        names: of the files. The folder of images, "images", comes last and is always there.
+
+    Raises:
+        UserError: if a file cannot be moved.
+    """
+    made = folder / BESIDE
+    try:
+        for name in names:
+            if (made / name).exists():
+                (made / name).replace(folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        # A folder cannot be renamed onto one with files, so the earlier folder moves away first.
+        shutil.rmtree(made / REPLACED, ignore_errors=True)
+        if (folder / "images").exists():
+            (folder / "images").rename(made / REPLACED)
+        (made / "images").rename(folder / "images")
+        os.sync()
+        shutil.rmtree(made)
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error

@@ -1,0 +1,188 @@
+"""Lists the images in a folder and its sub-folders: the one walk for every set of such files."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.files import FileError
+
+SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png",
+    ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+"""How the names of images end, in upper or lower case."""
+
+LITTER = {"__macosx", "@eadir", "lost+found", "thumbs.db", "desktop.ini", "$recycle.bin"}
+"""What systems leave in folders, in lower case; hidden files and folders are litter too."""
+
+ONLY_CLASS = "images"
+"""Name of the one class of images that are in no sub-folder."""
+
+SHOWN = 10
+"""Largest number of names in a message; it counts the others."""
+
+Left = Counter[tuple[str, str]]
+"""Number of files that are left out, by reason and detail."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The images below a folder.
+
+    Attributes:
+        folder: the folder.
+        names: paths of the images relative to it, with forward slashes, sorted.
+        left_out: counts of the other files.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    left_out: Left = field(default_factory=Counter)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The first folders of the names, in natural order."""
+        return tuple(sorted({class_of(name) for name in self.names}, key=natural_key))
+
+    def path(self, name: str) -> str:
+        """Return the path of an image."""
+        return f"{self.folder}/{name}"
+
+
+def walk(folder: Path) -> Tree:
+    """List the images of a folder at any depth, each once.
+
+    Links that lead out of the folder are followed. A link to what the walk finds anyway counts as
+    left out, whatever the order, and so cycles end.
+
+    Raises:
+        FileError: if a folder cannot be read.
+    """
+    return _Walk(folder).run()
+
+
+class _Walk:
+    """One walk: what it has seen, and links, which wait until all else is seen."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: list[str] = []
+        self._folder_links: list[str] = []
+        self._file_links: list[str] = []
+        self._seen: set[str] = set()  # real paths of folders, and of files that links lead to
+        self._left_out: Left = Counter()
+
+    def run(self) -> Tree:
+        waiting = [str(self._folder)]
+        while waiting or self._folder_links:
+            place = waiting.pop() if waiting else self._folder_links.pop(0)
+            if self._is_new(place):
+                for entry in entries(place):
+                    if self._take(entry):
+                        waiting.append(entry.path)
+        self._names += [link for link in self._file_links if self._is_new(link)]
+        start = len(str(self._folder).rstrip("/")) + 1
+        names = tuple(sorted(name[start:] for name in self._names))
+        return Tree(self._folder, names, self._left_out)
+
+    def _take(self, entry: os.DirEntry) -> bool:
+        """Note what an entry is; whether it is a folder to go into at once."""
+        link = entry.is_symlink()
+        is_folder = os.path.isdir(entry.path) if link else entry.is_dir()  # noqa: PTH112
+        if is_litter(entry.name):
+            self._left_out["hidden or litter", ""] += 1
+        elif is_folder and link:
+            self._folder_links.append(entry.path)
+        elif is_folder:
+            return True
+        elif not is_image(entry.name):
+            self._left_out["other endings", Path(entry.name).suffix.lower() or "none"] += 1
+        elif link:
+            self._file_links.append(entry.path)
+        elif not entry.is_file():
+            self._left_out["not files", ""] += 1
+        else:
+            self._names.append(entry.path)
+        return False
+
+    def _is_new(self, place: str) -> bool:
+        """Whether a folder, or what a link leads to, is met for the first time."""
+        target = os.path.realpath(place)
+        folder, name = os.path.split(target)
+        # The walk has taken the images of a folder that it has seen.
+        is_taken = is_image(name) and folder in self._seen and Path(target).is_file()
+        if target in self._seen or is_taken:
+            self._left_out["linked twice", ""] += 1
+            return False
+        self._seen.add(target)
+        return True
+
+
+def entries(folder: str | Path) -> list[os.DirEntry]:
+    """List a folder, sorted by name.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        FileError: if it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FileError(f"cannot read the folder {folder}: {error.strerror}") from error
+
+
+def folders_in(folder: Path) -> list[str]:
+    """List the names of the sub-folders that may hold data, sorted."""
+    return [
+        entry.name
+        for entry in entries(folder)
+        if not is_litter(entry.name) and Path(entry.path).is_dir()
+    ]
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder of this name never counts as data."""
+    return name.startswith(".") or name.lower() in LITTER
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is an image, unless its contents say otherwise."""
+    return name.lower().endswith(SUFFIXES) and not is_litter(name)
+
+
+def class_of(name: str) -> str:
+    """Return the class of an image: the first folder of its name."""
+    return name.split("/")[0] if "/" in name else ONLY_CLASS
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Return a key that sorts the numbers in names by their value: 2 comes before 10."""
+    parts: list[str | int] = list(re.split(r"([0-9]+)", name))
+    parts[1::2] = map(int, re.findall(r"[0-9]+", name))
+    return parts, name
+
+
+def named(names: Iterable[str]) -> str:
+    """Write the first of some names, in text that can be shown, and count the others."""
+    every = list(names)
+    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
+    return ", ".join(every[:SHOWN]).encode(errors="backslashreplace").decode() + more
+
+
+def described(left_out: Left) -> str:
+    """Write how many files are left out for which reason; empty if there are none."""
+    reasons: dict[str, Counter[str]] = {}
+    for (reason, detail), count in sorted(left_out.items()):
+        if count:
+            reasons.setdefault(reason, Counter())[detail] += count
+    parts = []
+    for reason, counts in sorted(reasons.items(), key=lambda item: -sum(item[1].values())):
+        told = named(f"{detail} {count}" for detail, count in counts.most_common() if detail)
+        parts.append(f"{sum(counts.values())} {reason}" + (f" ({told})" if told else ""))
+    return "; left out: " + ", ".join(parts) if parts else ""

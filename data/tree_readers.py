@@ -1,0 +1,314 @@
+"""Readers of the datasets whose images are a file each.
+
+Lists and labels are read here, in the layouts in which people have these sets, and
+data/image_file.py reads the images. So every file gets the same care, and nothing outside a
+dataset's own folder is read.
+"""
+
+import importlib.util
+import logging
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torchvision.datasets
+from torchvision.datasets.utils import check_integrity, download_and_extract_archive
+from torchvision.models import ResNet50_Weights
+
+from data.files import FileError, below, check_regular, read_lines, read_table, reading
+from data.images import FileImages
+from data.spec import Source
+from data.tree import class_of, described, entries, folders_in, is_image, named, walk
+
+log = logging.getLogger(__name__)
+
+CELEBA_SPLITS = {"train": "0", "valid": "1", "test": "2"}
+KAGGLE_IMAGENET = "ILSVRC/Data/CLS-LOC"
+
+
+@dataclass(frozen=True)
+class Places365:
+    """Places365-Standard with images of 256 pixels."""
+
+    def open(self, root: Path, split: str, size: int) -> Source:
+        """Read the lists; the scene "/a/airfield" is called "airfield"."""
+        theirs = torchvision.datasets.Places365
+        (categories_file, md5), (list_file, list_md5) = (
+            theirs._CATEGORIES_META,
+            theirs._FILE_LIST_META[split],
+        )
+        folder = root / ("val_256" if split == "val" else "data_256_standard")
+        lists = [root / categories_file, root / list_file]
+        for file, expected in zip(lists, (md5, list_md5), strict=True):
+            check_regular(file)
+            if not check_integrity(file, expected):
+                raise FileNotFoundError(f"{file} is damaged or not the official list")
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is missing")
+        with reading(lists[0]):
+            numbers = {name: int(label) for name, label in read_table(lists[0])}
+        with reading(lists[1]):
+            rows = [(name.lstrip("/"), int(label)) for name, label in read_table(lists[1])]
+        pairs = [(below(folder, name, lists[1]), label) for name, label in rows]
+        names = [name[len("/a/") :] for name in sorted(numbers, key=numbers.__getitem__)]
+        return _files(root, pairs, lists, lists[1], names)
+
+    def fetch(self, root: Path, split: str, size: int) -> None:
+        """Download the lists and one split."""
+        torchvision.datasets.Places365(root, split=split, small=True, download=True)
+
+
+@dataclass(frozen=True)
+class Dtd:
+    """Describable Textures, partition 1 of the official ten."""
+
+    def open(self, root: Path, split: str, size: int) -> Source:
+        """Read the split's list."""
+        home = root / "dtd" / "dtd"
+        chosen = home / "labels" / f"{split}1.txt"
+        names = [line.strip() for line in read_lines(chosen)]
+        paths = [below(home / "images", name, chosen) for name in names]
+        classes = sorted({class_of(name) for name in names})
+        labels = {name: label for label, name in enumerate(classes)}
+        pairs = [(p, labels[class_of(name)]) for p, name in zip(paths, names, strict=True)]
+        return _files(root, pairs, [chosen], chosen, classes)
+
+    def fetch(self, root: Path, split: str, size: int) -> None:
+        """Download all splits."""
+        torchvision.datasets.DTD(root, download=True)
+
+
+@dataclass(frozen=True)
+class CelebA:
+    """Aligned and cropped faces; the class is the attribute Male.
+
+    The lists are the official .txt files or Kaggle's .csv files, in celeba/ or in the data folder.
+    """
+
+    def open(self, root: Path, split: str, size: int) -> Source:
+        """Read the two lists that are needed: class 0 is female, 1 is male."""
+        attributes_file, partition_file = self._lists(root)
+        genders = self._genders(attributes_file)
+        rows = read_table(partition_file)
+        with reading(partition_file):
+            partition = {name: number for name, number in rows if number in "012"}
+            if partition.keys() != genders.keys():
+                odd = min(partition.keys() ^ genders.keys())
+                raise ValueError(f"{odd} is in only one of this file and {attributes_file.name}")
+        folder = self._folder(attributes_file.parent)
+        chosen = [name for name, number in partition.items() if number == CELEBA_SPLITS[split]]
+        pairs = [(below(folder, name, partition_file), genders[name]) for name in chosen]
+        official = attributes_file.suffix == ".txt"
+        lists = sorted(attributes_file.parent.glob("*.txt")) if official else [*self._lists(root)]
+        return _files(root, pairs, lists, attributes_file)
+
+    def fetch(self, root: Path, split: str, size: int) -> None:
+        """Unpack the official archive if it is there; else download all, with the package gdown."""
+        home = root / "celeba"
+        archive = home / "img_align_celeba.zip"
+        if archive.is_file() and (home / "list_attr_celeba.txt").is_file():
+            with reading(archive), zipfile.ZipFile(archive) as packed:
+                packed.extractall(home)
+        elif importlib.util.find_spec("gdown") is None:
+            raise FileNotFoundError("the download needs the package gdown: pip install gdown")
+        else:
+            torchvision.datasets.CelebA(root, download=True)
+
+    def _lists(self, root: Path) -> tuple[Path, Path]:
+        """Find the lists of attributes and of splits."""
+        for home in (root / "celeba", root):
+            for suffix in (".txt", ".csv"):
+                attributes = home / f"list_attr_celeba{suffix}"
+                if attributes.is_file():
+                    return attributes, home / f"list_eval_partition{suffix}"
+        raise FileNotFoundError(f"{root / 'celeba' / 'list_attr_celeba.txt'} is missing")
+
+    def _genders(self, file: Path) -> dict[str, int]:
+        """Read the class of every image."""
+        rows = read_table(file)
+        with reading(file):
+            if file.suffix == ".csv":
+                head, *rows = rows
+            else:  # the number of images; a header without a name for the first column
+                (count,), head, *rows = rows
+                head = ["image", *head]
+                if int(count) != len(rows):
+                    raise ValueError(f"it lists {len(rows)} images of {count}")
+            if "Male" not in head:
+                raise ValueError("it has no column Male")
+            column = head.index("Male")
+            values = {"-1": 0, "0": 0, "1": 1}
+            return {row[0]: values[row[column]] for row in rows}
+
+    def _folder(self, home: Path) -> Path:
+        """Find the folder of images; Kaggle's is in another one of its name."""
+        folder = home / "img_align_celeba"
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is missing")
+        return folder / folder.name if (folder / folder.name).is_dir() else folder
+
+
+@dataclass(frozen=True)
+class TinyImageNet:
+    """The folder tiny-imagenet-200 of Stanford's course CS231n.
+
+    The classes are in the order of their WordNet ids (wnids). The validation images are listed, or
+    in a folder per class, as many people sort them.
+    """
+
+    url = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+    md5 = "90528d7ca1a48142e341f4ef8d21d0de"
+
+    def open(self, root: Path, split: str, size: int) -> Source:
+        """List the images of a split; the test images have no labels and are not used."""
+        folder = root / "tiny-imagenet-200"
+        ids, words_file = folder / "wnids.txt", folder / "words.txt"
+        annotations = folder / "val" / "val_annotations.txt"
+        wnids = sorted(line.strip() for line in read_lines(ids))
+        rows = read_lines(words_file)
+        with reading(words_file):
+            words = dict(line.split("\t")[:2] for line in rows)
+            names = [words[wnid].split(",")[0] for wnid in wnids]
+        if split == "train" or set(folders_in(folder / "val")) & set(wnids):
+            pairs = _sorted_into_classes(folder / split, wnids)
+            told_by = folder / split
+        else:
+            images, told_by = folder / "val" / "images", annotations
+            rows = read_lines(annotations)
+            with reading(annotations):
+                labels = {wnid: label for label, wnid in enumerate(wnids)}
+                listed = [line.split("\t")[:2] for line in rows]
+                pairs = [(below(images, name, told_by), labels[wnid]) for name, wnid in listed]
+        lists = [file for file in (ids, words_file, annotations) if file.is_file()]
+        return _files(root / folder.name, pairs, lists, told_by, names)
+
+    def fetch(self, root: Path, split: str, size: int) -> None:
+        """Download all splits."""
+        download_and_extract_archive(self.url, root, md5=self.md5)
+
+
+@dataclass(frozen=True)
+class ImageNet:
+    """ILSVRC2012: train/<wnid> and val/<wnid> in the data folder or in imagenet/ below it.
+
+    Or as Kaggle has it: both in ILSVRC/Data/CLS-LOC, the images of val beside each other, their
+    classes in LOC_val_solution.csv.
+    """
+
+    def open(self, root: Path, split: str, size: int) -> Source:
+        """List the images of a split; classes in the order of wnids, as torchvision's weights."""
+        folder, wnids = self._folder(root, split)
+        names = list(ResNet50_Weights.DEFAULT.meta["categories"])
+        if len(wnids) != len(names):
+            names = wnids  # a part of the dataset: open_dataset refuses it
+        solution = self._solution(folder, root)
+        if split == "val" and not _wnids(folder / "val"):
+            pairs = self._listed(folder / "val", solution, wnids)
+            return _files(folder, pairs, [solution], solution, names)
+        pairs = _sorted_into_classes(folder / split, wnids)
+        return _files(folder, pairs, [], folder / split, names)
+
+    def fetch(self, root: Path, split: str, size: int) -> None:
+        """Unpack the official archives; there is no download, as nobody may pass them on."""
+        archives = (f"ILSVRC2012_img_{split}.tar", "ILSVRC2012_devkit_t12.tar.gz")
+        for folder in (root, root / "imagenet"):
+            if all((folder / archive).is_file() for archive in archives):
+                torchvision.datasets.ImageNet(folder, split=split)
+                return
+        raise FileNotFoundError(f"{' and '.join(archives)} are not in {root}")
+
+    def _folder(self, root: Path, split: str) -> tuple[Path, list[str]]:
+        """Find the folder of the splits and its classes.
+
+        If the other split is there, its classes must be equal.
+        """
+        other = "val" if split == "train" else "train"
+        for home in (root, root / "imagenet"):
+            for folder in (home, home / KAGGLE_IMAGENET):
+                wnids, others = _wnids(folder / split), _wnids(folder / other)
+                if wnids and others in ([], wnids):
+                    return folder, wnids
+                if split == "val" and others and self._solution(folder, root).is_file():
+                    return folder, others
+        raise FileNotFoundError(
+            f"no folders {split}/n01440764 ..., the same as in {other}, in {root}, "
+            f"{root / 'imagenet'} or {KAGGLE_IMAGENET} below them; images of val that are in no "
+            "such folders need LOC_val_solution.csv"
+        )
+
+    def _solution(self, folder: Path, root: Path) -> Path:
+        """Name the list of the classes of val: in the folder, or in one of those above it."""
+        above = [f for f in (folder, *folder.parents) if f == root or root in f.parents]
+        places = [place / "LOC_val_solution.csv" for place in above]
+        return next((place for place in places if place.is_file()), places[0])
+
+    def _listed(self, folder: Path, solution: Path, wnids: list[str]) -> list[tuple[str, int]]:
+        """Pair the validation images with the classes that the list gives them."""
+        labels = {wnid: label for label, wnid in enumerate(wnids)}
+        with reading(solution):
+            _, *rows = read_table(solution)
+            return [
+                (below(folder, f"{name}.JPEG", solution), labels[prediction.split()[0]])
+                for name, prediction in rows
+            ]
+
+
+def _sorted_into_classes(folder: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
+    """Pair the images in folders of classes with their labels.
+
+    Args:
+        folder: has a sub-folder for each class.
+        classes: names of the sub-folders that are wanted, in the order of the labels.
+
+    Raises:
+        FileError: if a class has no images.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is missing")
+    tree, labels = walk(folder), {name: label for label, name in enumerate(classes)}
+    pairs = [
+        (tree.path(name), labels[class_of(name)]) for name in tree.names if class_of(name) in labels
+    ]
+    empty = set(classes) - set(tree.classes)
+    if empty:
+        raise FileError(f"{folder} has no images of the classes {named(sorted(empty))}")
+    tree.left_out["in no class", ""] += len(tree.names) - len(pairs)
+    log.info("%s: %d classes, %s%s", folder, len(labels), named(classes), described(tree.left_out))
+    return pairs
+
+
+def _files(
+    root: Path,
+    pairs: list[tuple[str, int]],
+    lists: list[Path],
+    labels_from: Path,
+    names: Sequence[str] = (),
+) -> Source:
+    """Make a source of image files from pairs of path and label.
+
+    Args:
+        root: folder of the dataset.
+        pairs: one per image.
+        lists: files that names and labels come from.
+        labels_from: the file or folder that the labels come from.
+        names: of the classes; empty where the table has them.
+    """
+    if not pairs:
+        raise FileError(f"{labels_from} names no images")
+    paths, labels = zip(*pairs, strict=True)
+    images = FileImages(paths, labels)
+    return Source(images, root, [*lists, *images.paths], labels_from, tuple(names))
+
+
+def _wnids(folder: Path) -> list[str]:
+    """List the sub-folders that are WordNet ids and have images."""
+    if not folder.is_dir():
+        return []
+    return [
+        name
+        for name in folders_in(folder)
+        if re.fullmatch(r"n\d{8}", name)
+        and any(is_image(entry.name) for entry in entries(folder / name))
+    ]

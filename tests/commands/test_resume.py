@@ -1,0 +1,229 @@
+"""--resume on the real command line: the same images under the same names, or a refusal."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY_CODES, TINY_TRANSFORMER
+from PIL import Image
+
+import commands.train
+from MaskGIT import main
+from training.run_folder import RunFolder
+from training.runs import MADE_FROM, read_config
+from utils.checkpoint import load_checkpoint
+from utils.records import write_record
+
+SHAPE = "--size 16 --channels 32 --ch_mult 1,1 --num_res_blocks 1 --attn_resolutions []"
+BOTH = f"{SHAPE} --z_channels 8 {TINY_CODES} {TINY_TRANSFORMER} --batch_size 4 --batch_size_vae 4"
+STAGES = {"maskgit": "--train --n_epochs 2", "vqgan": "--train_vae --n_epochs_vae 2"}
+
+
+def write_images(folder: Path, names: tuple[str, ...], seed: int = 0) -> None:
+    """Four images to train on and one to validate on, for each class; all of one size."""
+    generator = np.random.default_rng(seed)
+    for split, count in (("train", 4), ("val", 1)):
+        for name in names:
+            for number in range(count):
+                path = folder / split / name / f"{number}.bmp"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(generator.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    """A run of both stages on a folder with the classes a2 and a10; the parent of both."""
+    world = tmp_path_factory.mktemp("zoo")
+    write_images(world / "images", ("a2", "a10"))
+    main(
+        f"--train_vae --train --dataset folder --data_dir {world}/images --output_dir {world}/runs "
+        f"--n_epochs 1 --n_epochs_vae 1 --no_wandb {BOTH}".split()
+    )
+    return world
+
+
+@pytest.fixture
+def world(zoo, tmp_path):
+    """A copy of it."""
+    for name in ("images", "runs"):
+        shutil.copytree(zoo / name, tmp_path / name)
+    return tmp_path
+
+
+def resume(world: Path, stage: str, more: str = "") -> None:
+    main(
+        f"{STAGES[stage]} --resume --dataset folder --data_dir {world}/images "
+        f"--output_dir {world}/runs {more}".split()
+    )
+
+
+def files(world: Path) -> dict[Path, bytes]:
+    """Everything in the run folder."""
+    paths = (world / "runs" / "folder").rglob("*")
+    return {path: path.read_bytes() for path in paths if path.is_file() and path.name != ".lock"}
+
+
+def refusal(world: Path, stage: str, capsys, more: str = "") -> str:
+    """The line with which a resumed run is refused; nothing is changed."""
+    before = files(world)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        resume(world, stage, more)
+    assert stop.value.code == 2
+    assert files(world) == before
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def rename(folder: Path, old: str, new: str) -> None:
+    for split in ("train", "val"):
+        (folder / split / old).rename(folder / split / new)
+
+
+def run_of(world: Path) -> RunFolder:
+    return RunFolder(world / "runs" / "folder", "folder")
+
+
+def names_of(world: Path, stage: str) -> list[str]:
+    return load_checkpoint(run_of(world).published(stage), stage)["class_names"]
+
+
+def epochs_of(world: Path, stage: str) -> int:
+    """Epochs that the published checkpoint has seen; an epoch has two steps."""
+    return load_checkpoint(run_of(world).published(stage), stage)["step"] // 2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_class_with_another_name_is_refused(world, stage, capsys):
+    rename(world / "images", "a2", "zebra")
+    assert "class 0 was a2, is zebra" in refusal(world, stage, capsys)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_another_dataset_of_equal_size_is_refused(world, stage, capsys):
+    shutil.rmtree(world / "images")
+    write_images(world / "images", ("bus", "car"))
+    told = refusal(world, stage, capsys)
+    assert "class 0 was a2, is bus, class 1 was a10, is car" in told
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_other_pixels_in_files_of_equal_names_and_sizes_are_refused(world, stage, capsys):
+    write_images(world / "images", ("a2", "a10"), seed=1)
+    assert "the images of the run in" in refusal(world, stage, capsys)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_swapped_labels_are_refused(world, stage, capsys):
+    rename(world / "images", "a2", "a10_")
+    rename(world / "images", "a10", "a2")
+    rename(world / "images", "a10_", "a10")
+    assert "the images of the run in" in refusal(world, stage, capsys)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_images_that_moved_go_on(world, stage):
+    copied = world / "moved" / "images"
+    shutil.copytree(world / "images", copied, copy_function=shutil.copyfile)
+    shutil.rmtree(world / "images")
+    resume(world, stage, f"--data_dir {copied}")
+    assert epochs_of(world, stage) == 2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_keeps_the_order_of_its_classes(world, stage, capsys):
+    """A run of before had them as texts, a10 before a2, and wrote no names down."""
+    run = run_of(world)
+    run.published(stage).unlink()
+    config = read_config(run)
+    config[stage][MADE_FROM] = {"images": 8}
+    write_record(run.config, config)
+    resume(world, stage)
+    assert names_of(world, stage) == ["a10", "a2"]
+    made_from = read_config(run)[stage][MADE_FROM]
+    assert made_from["class_names"] == ["a10", "a2"]
+    # The labels that it learns are those of that order.
+    if stage == "maskgit":
+        caches = list((world / "runs" / "tokens").glob("folder-train-*"))
+        labels = {tuple(np.load(cache / "labels.npy").tolist()) for cache in caches}
+        assert {tuple(1 - label for label in row) for row in labels} == labels
+        assert len(labels) == 2
+
+
+def test_the_order_in_a_checkpoint_counts_where_config_json_has_none(world):
+    run = run_of(world)
+    assert names_of(world, "maskgit") == ["a2", "a10"]
+    config = read_config(run)
+    config["maskgit"][MADE_FROM] = {"images": 8}
+    write_record(run.config, config)
+    resume(world, "maskgit")
+    assert names_of(world, "maskgit") == ["a2", "a10"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_everything_that_a_run_is_made_of_is_written_down(world, stage):
+    made_from = read_config(run_of(world))[stage][MADE_FROM]
+    assert made_from["images"] == 8
+    assert made_from["class_names"] == ["a2", "a10"]
+    of_tokens = {"tokenizer", "tokens"} if stage == "maskgit" else set()
+    assert made_from.keys() == {"images", "class_names", "labels", "source"} | of_tokens
+
+
+def test_a_job_that_waits_in_tokenising_does_not_take_over_the_run_of_another(
+    world, monkeypatch, capsys
+):
+    """Job B passes its check of the folder; while it makes tokens, job A trains there."""
+    shared = f"--train --dataset folder --data_dir {world}/images --no_wandb {BOTH}"
+    tokenizer = world / "runs" / "folder" / "VQGAN_folder.pt"
+    shared += f" --checkpoint_vae {tokenizer} --output_dir {world}/race"
+    tokens_of, left = commands.train.tokens_of, []
+
+    def slowly(job, *arguments):
+        if job.training.lr == 0.5:  # job B
+            main(f"{shared} --lr 1e-4 --n_epochs 1".split())
+            monkeypatch.setattr("commands.train.tokens_of", tokens_of)
+            left.append({p: p.read_bytes() for p in (world / "race" / "folder").glob("*.*")})
+        return tokens_of(job, *arguments)
+
+    monkeypatch.setattr("commands.train.tokens_of", slowly)
+    with pytest.raises(SystemExit) as stop:
+        main(f"{shared} --lr 0.5 --n_epochs 3".split())
+    assert stop.value.code == 2
+    assert "--resume continues it" in capsys.readouterr().err
+    found = {p: p.read_bytes() for p in (world / "race" / "folder").glob("*.*")}
+    assert found == left[0]
+    assert json.loads((world / "race" / "folder" / "config.json").read_text())["maskgit"]["lr"] == (
+        1e-4
+    )
+
+
+def test_code_that_config_json_names_is_not_run(world, tmp_path, capsys):
+    run, config = run_of(world), read_config(run_of(world))
+    config["maskgit"]["feature_net"] = str(tmp_path / "evil.pt")
+    write_record(run.config, config)
+    told = refusal(world, "maskgit", capsys, "--evaluate")
+    assert "keeps no 'feature_net'" in told
+
+
+def test_folders_that_config_json_names_are_not_written_to(world, tmp_path, capsys):
+    run, config = run_of(world), read_config(run_of(world))
+    config["maskgit"]["cache_dir"] = str(tmp_path.parent / "elsewhere")
+    write_record(run.config, config)
+    resume(world, "maskgit")
+    assert "holds no token caches and is left out" in capsys.readouterr().out
+    assert not (tmp_path.parent / "elsewhere").exists()
+    config["maskgit"]["run_name"] = "../../x"
+    write_record(run.config, config)
+    assert "keeps no 'run_name'" in refusal(world, "maskgit", capsys)
+
+
+def test_a_home_folder_is_found_in_paths(zoo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    model = zoo / "runs" / "folder" / "MaskGIT_folder.pt"
+    main(f"--sample --checkpoint {model} --num_samples 2 --output_dir=~/out".split())
+    assert (tmp_path / "home" / "out" / "folder" / "samples" / "grid.png").is_file()
+    assert not (tmp_path / "~").exists()

@@ -1,0 +1,41 @@
+"""The standard streams where they are closed, or where nobody reads them any more."""
+
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+
+def open_standard_streams(program: str) -> None:
+    """Open the null device in the place of standard streams that were closed at the start.
+
+    Otherwise the next file that the program opens would get the number of such a stream, and
+    messages for people would be written into it. If stdout was closed, a line on stderr says so.
+
+    Args:
+        program: name of the program, the first word of the line.
+    """
+    closed = []
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The system gives the lowest free number.
+            os.open(os.devnull, os.O_RDWR)
+            closed.append(name)
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
+    if "stdout" in closed:
+        with suppress(OSError):
+            sys.stderr.write(
+                f"{program}: stdout is closed, so its messages are lost (> log.txt keeps them)\n"
+            )
+
+
+def mute(stream: Any) -> None:
+    """Send what is written to a stream, and what it still holds, to the null device."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    with suppress(OSError):  # a stream in memory has no number, and nothing to be muted
+        os.dup2(null, stream.fileno())
+    os.close(null)

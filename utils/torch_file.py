@@ -1,0 +1,329 @@
+"""Reads the files of torch.save and safetensors, without running code from them.
+
+A file of torch.save is a zip archive with a pickle, `data.pkl`, and one record per storage; before
+torch 1.6 it was a row of pickles with the storages behind them. Both are read here, with the
+machine of utils/plain_pickle.py, so that what may be in a file does not depend on the version of
+torch. Memory: a storage takes what it has in the file, plain data as much as PLAIN_BYTES allows.
+"""
+
+import io
+import struct
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from utils.errors import UserError, is_out_of_memory, one_line
+from utils.pickle_values import STORAGES, StandIn, Storage, check_extent
+from utils.plain_pickle import Unpickler
+
+PLAIN_BYTES = 64 << 20  # of memory for plain data, and the most that a file may have of it
+LIST_BYTES = 8 << 20  # of the list of records of an archive, or of tensors of a .safetensors
+PIECE = 1 << 20  # bytes that are read at once
+# The number that a file of torch.save begins with, before torch 1.6, as a pickle spells it.
+MAGIC = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
+
+CUT_OFF = "it ends early: the download or the copy was cut off"
+BEGINNINGS = {  # of files that are no checkpoints; what to say of them
+    b"version https://git-lfs": "it is a pointer of Git LFS and not the file that it stands for: "
+    "fetch that with 'git lfs pull', or download it from the page of the repository",
+    b"\x1f\x8b": "it is packed with gzip: unpack it first",
+    b"BZh": "it is packed with bzip2: unpack it first",
+    b"\xfd7zXZ": "it is packed with xz: unpack it first",
+    b"7z\xbc\xaf": "it is a 7z archive: unpack it first",
+    b"Rar!": "it is a rar archive: unpack it first",
+    b"\x89HDF": "it is a file of HDF5, as Keras writes it",
+    b"\x93NUMPY": "it is an array of numpy",
+    b"GGUF": "it is a file of GGUF",
+}
+PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body", b"<script")
+
+
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Turn whatever the block raises into one line that names the checkpoint.
+
+    What a file says can be wrong in any way, and then anything can fail.
+
+    Args:
+        path: the file that the block opens.
+
+    Raises:
+        UserError: for any exception; a UserError passes unchanged.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            reason = "it needs more memory than there is"
+        elif isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
+        elif isinstance(error, ValueError):
+            reason = one_line(error, 200)
+        else:
+            reason = f"it is damaged ({type(error).__name__}: {one_line(error, 200)})"
+        raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
+
+
+def read_torch_file(path: Path) -> Any:
+    """Read any file of torch.save, or of safetensors; its contents tell which, not its name.
+
+    Objects of other programs, such as those of Lightning and argparse beside the weights, become
+    instances of StandIn.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What was saved, with tensors on the CPU; for safetensors the dictionary of the tensors.
+
+    Raises:
+        UserError: if the file is missing or cannot be read, or claims more than it holds.
+    """
+    with opening(path):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; name the checkpoint in it")
+        if not path.exists():
+            raise UserError(f"checkpoint not found: {path}")
+        if not path.is_file():
+            raise UserError(f"{path} is a device, pipe or socket; a checkpoint is a file")
+        size = path.stat().st_size
+        stored = _read(path, size)
+        check_extent(stored, PLAIN_BYTES + 4 * size)
+        return stored
+
+
+def pickled_network(stored: Any) -> str | None:
+    """Return the class of a network that a file holds as a whole object, without its weights."""
+    values = [stored, *stored.values()] if isinstance(stored, dict) else [stored]
+    networks = (v.name for v in values if isinstance(v, StandIn) and v.is_network)
+    return next(networks, None)
+
+
+def _read(path: Path, size: int) -> Any:
+    """Read a file, whichever format it has; raises any exception."""
+    with path.open("rb", 0) as raw, _SmallReads(raw) as file:
+        beginning = file.read(1024)
+        file.seek(0)
+        if beginning.startswith(b"PK\x03\x04"):
+            return _read_archive(file, size)
+        if beginning.startswith(b"\x80"):  # how all pickles begin that torch ever wrote
+            return _OldFile(file, size).read()
+    length = int.from_bytes(beginning[:8], "little")  # of the list of tensors of a .safetensors
+    if beginning[8:9] == b"{" and length < 1 << 40:  # eight letters are a larger number
+        if 8 + length > size:
+            raise ValueError(CUT_OFF)
+        if length > LIST_BYTES:
+            raise ValueError("its list of tensors is too long")
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            is_cut = "not fully covered" in str(error)
+            raise (ValueError(CUT_OFF) if is_cut else error) from error
+    raise ValueError(_what_it_is(beginning))
+
+
+def _what_it_is(beginning: bytes) -> str:
+    """Say what a file is that is no checkpoint."""
+    if not beginning:
+        return "it is empty"
+    for start, text in BEGINNINGS.items():
+        if beginning.startswith(start):
+            return text
+    if beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(PAGES):
+        return (
+            "it is a web page and not the file behind it: open the link in a browser and download "
+            "from there"
+        )
+    if beginning[257:262] == b"ustar":
+        return "it is a tar archive, as torch wrote them before 2017; unpack it or save it again"
+    try:
+        text = beginning.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if text and all(letter.isprintable() or letter.isspace() for letter in text):
+        return f"it is a text that begins with {' '.join(text.split())[:40]!r}"
+    return "it is no file of torch.save or safetensors"
+
+
+class _SmallReads(io.BufferedReader):
+    """A file of which not much is read at once, whatever its list of contents says."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > LIST_BYTES:
+            raise ValueError("its list of contents is too long")
+        return super().read(size)
+
+
+# --- Archives, as torch.save writes them since torch 1.6 ---
+
+
+def _read_archive(file: BinaryIO, size: int) -> Any:
+    """Read an archive of torch.save; raises any exception."""
+    try:
+        archive = zipfile.ZipFile(file)
+    except zipfile.BadZipFile as error:
+        raise ValueError(CUT_OFF) from error
+    with archive:
+        entries = archive.infolist()
+        records = {entry.filename: entry for entry in entries}
+        if len(records) < len(entries):
+            raise ValueError("two of its records have the same name")
+        if sum(entry.file_size for entry in entries) > size:
+            raise ValueError("it claims to hold more than its size")
+        found = [name for name in records if name.split("/")[-1] == "data.pkl"]
+        if len(found) != 1:
+            raise ValueError(
+                f"it is an archive, but not of torch.save (it holds {', '.join(list(records)[:3])})"
+            )
+        return _Archive(archive, records, found[0].removesuffix("data.pkl")).read()
+
+
+class _Archive:
+    """The records of an archive."""
+
+    def __init__(
+        self, archive: zipfile.ZipFile, records: dict[str, zipfile.ZipInfo], folder: str
+    ) -> None:
+        """Prepare to read; `folder` is that of data.pkl, with a slash, or empty."""
+        self._archive, self._records, self._folder = archive, records, folder
+        self._read: dict[str, Tensor] = {}
+
+    def read(self) -> Any:
+        if f"{self._folder}constants.pkl" in self._records:
+            raise ValueError(
+                "it is a program of torch.jit.save; load it with torch.jit.load and save its "
+                "state_dict() with torch.save"
+            )
+        if f"{self._folder}byteorder" in self._records:
+            order = bytes(self._record("byteorder").numpy())
+            if order != b"little":
+                raise ValueError(f"its byte order is {order.decode()}")
+        if self._records[f"{self._folder}data.pkl"].file_size > PLAIN_BYTES:
+            raise ValueError("it holds more plain data than a checkpoint has")
+        pickle = bytes(self._record("data.pkl").numpy())
+        return Unpickler(self._open_storage, PLAIN_BYTES).load(io.BytesIO(pickle))
+
+    def _open_storage(self, reference: tuple[Any, ...]) -> Storage:
+        """Read a storage: ("storage", type, key, device, number of elements)."""
+        _, kind, key, _, count = reference
+        dtype = _checked(kind, key, count)
+        data = self._record(f"data/{key}")
+        if data.numel() != count * dtype.itemsize:
+            raise ValueError(
+                f"it claims {count * dtype.itemsize} bytes of data where it holds {data.numel()}"
+            )
+        return Storage(data, dtype)
+
+    def _record(self, name: str) -> Tensor:
+        """Read a record as uint8 (N,), once."""
+        if name not in self._read:
+            entry = self._records[self._folder + name]
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ValueError("its records are packed, which torch.save does not do; unpack it")
+            if entry.CRC == 0:  # torch can leave it out
+                entry.CRC = None  # type: ignore[assignment] # then it is not compared
+            with self._archive.open(entry) as record:
+                self._read[name] = _read_bytes(record, entry.file_size)
+        return self._read[name]
+
+
+def _checked(kind: Any, key: Any, count: Any) -> torch.dtype:
+    """Return the type of the elements of a storage that a pickle refers to.
+
+    Raises:
+        ValueError: if it is unknown, or key or number of elements are none.
+    """
+    if not isinstance(kind, StandIn) or kind.name not in STORAGES:
+        raise ValueError("it holds data of an unknown type")
+    if type(key) not in (str, int) or type(count) is not int or count < 0:
+        raise ValueError("it refers to something other than a storage")
+    return STORAGES[kind.name]
+
+
+def _read_bytes(file: IO[bytes], size: int) -> Tensor:
+    """Read a number of bytes as uint8 (size,)."""
+    data = torch.empty(size, dtype=torch.uint8)
+    _fill(data, file)
+    return data
+
+
+def _fill(data: Tensor, file: IO[bytes]) -> None:
+    """Read bytes into uint8 (N,)."""
+    view = data.numpy().data
+    for start in range(0, len(view), PIECE):
+        piece = file.read(min(PIECE, len(view) - start))
+        if len(piece) < min(PIECE, len(view) - start):
+            raise ValueError(CUT_OFF)
+        view[start : start + PIECE] = piece
+
+
+# --- Rows of pickles, as torch.save wrote them before torch 1.6 ---
+
+
+class _OldFile:
+    """A file whose storages lie behind its pickles, so that the pickles claim them unseen."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
+        self._storages: dict[Any, Storage] = {}
+        self._claimed = 0
+
+    def read(self) -> Any:
+        # The pickles: a number, the version, the machine, the contents, the keys of the storages.
+        stream = io.BytesIO(bytes(_read_bytes(self._file, min(self._size, PLAIN_BYTES)).numpy()))
+        if MAGIC not in stream.read(32):
+            raise ValueError(
+                "it is a pickle, but not of torch.save: load it where it was made, if you trust "
+                "it, and save its state dict with torch.save"
+            )
+        machine = Unpickler(self._claim, PLAIN_BYTES)
+        stream.seek(0)
+        try:
+            _, _, system, stored, keys = (machine.load(stream) for _ in range(5))
+        except ValueError as error:
+            is_cut = stream.tell() == self._size  # otherwise it says something else
+            raise (ValueError(CUT_OFF) if is_cut else error) from error
+        if not system["little_endian"]:
+            raise ValueError("its byte order is big")
+        # The storages, each behind its number of elements.
+        self._file.seek(stream.tell())
+        for key in keys:
+            self._read_storage(self._storages.pop(key))
+        if self._storages:
+            raise ValueError("it claims data that it does not hold")
+        return stored
+
+    def _claim(self, reference: tuple[Any, ...]) -> Storage:
+        """Make a storage: ("storage", type, key, device, number of elements, view)."""
+        _, kind, key, _, count, view = reference
+        dtype = _checked(kind, key, count)
+        if key not in self._storages:
+            self._claimed += count * dtype.itemsize
+            if self._claimed > self._size:
+                raise ValueError(CUT_OFF)
+            data = torch.empty(count * dtype.itemsize, dtype=torch.uint8)
+            self._storages[key] = Storage(data, dtype)
+        start = 0 if view is None else view[1]
+        return Storage(self._storages[key].data, dtype, start)
+
+    def _read_storage(self, storage: Storage) -> None:
+        """Read the data of a storage."""
+        number = self._file.read(8)
+        if len(number) < 8:
+            raise ValueError(CUT_OFF)
+        (count,) = struct.unpack("<q", number)
+        if count * storage.dtype.itemsize != storage.data.numel():
+            raise ValueError(
+                f"it claims {storage.data.numel()} bytes of data where it holds "
+                f"{count * storage.dtype.itemsize}"
+            )
+        _fill(storage.data, self._file)

@@ -1,0 +1,142 @@
+"""Processes that read images beside the main one: what they need, and what they are told.
+
+They pass batches on through shared memory (/dev/shm, which is 64 MB in a container of docker) and
+hold a few open files each.
+"""
+
+import errno
+import multiprocessing
+import resource
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from utils.errors import FieldError, UserError
+from utils.signals import children_leave_signals, obey_parent
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFETCH = 2  # batches that each worker makes ahead: torch's default
+FILES_OF_WORKER = 8  # open files for a worker and for the batches that it made ahead
+SPARE_FILES = 24  # open files for all else
+
+# Parts of what torch says when a worker was killed, and when shared memory or open files run out.
+KILLED = "DataLoader worker (pid"
+FULL = (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+NO_ROOM = ("shared memory", "/torch_", "Too many open files", "ancdata", "No space left")
+
+
+def raise_file_limit() -> None:
+    """Let this process and its children open as many files as the system allows them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS says that it has no limit, and refuses that
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def check_workers(num_workers: int, batch_bytes: int) -> None:
+    """Refuse more workers than there is shared memory or open files for.
+
+    Args:
+        num_workers: number of processes that read images.
+        batch_bytes: size of a batch.
+
+    Raises:
+        FieldError: naming what there is and what is needed.
+    """
+    if not num_workers:
+        return
+    # Every batch that is made ahead, and the one in use.
+    needed = (PREFETCH * num_workers + 1) * batch_bytes
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else needed
+    if free < needed:
+        raise FieldError(
+            "num_workers",
+            num_workers,
+            f"their batches need {needed / 1e6:.1f} MB of shared memory and {SHARED_MEMORY} has "
+            f"{free / 1e6:.1f} MB free: take fewer or none (`num_workers` 0), smaller batches, or "
+            "give the container more (shm-size of docker)",
+        )
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = FILES_OF_WORKER * num_workers + SPARE_FILES
+    if limit != resource.RLIM_INFINITY and files > limit:
+        raise FieldError(
+            "num_workers",
+            num_workers,
+            f"they need about {files} open files and a process may have {limit}: take fewer, or "
+            "raise the limit (ulimit -n)",
+        )
+
+
+def batches_of(loader: DataLoader) -> Iterator[Any]:
+    """Yield the batches of a loader, whose workers leave signals to this process.
+
+    Raises:
+        UserError: if a worker was killed, or shared memory or open files run out. It is raised
+            between two batches.
+    """
+    if not loader.num_workers:
+        yield from loader
+        return
+    with _errors_of_workers(loader.num_workers):
+        batches = _start(loader)
+    while True:
+        with _errors_of_workers(loader.num_workers):
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+        yield batch
+
+
+def _start(loader: DataLoader) -> Iterator[Any]:
+    """Start the workers of a loader.
+
+    torch would raise an error in the middle of whatever this process does when a worker dies. The
+    handler for that is taken out: torch also looks at its workers while it waits for a batch.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    loader.worker_init_fn = _start_worker
+    with children_leave_signals():
+        batches = iter(loader)
+    if signal.getsignal(signal.SIGCHLD) is not handler:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+    return batches
+
+
+def _start_worker(number: int) -> None:
+    """Prepare a worker; called in it with its number."""
+    obey_parent()
+
+
+@contextmanager
+def _errors_of_workers(num_workers: int) -> Iterator[None]:
+    """Turn what torch raises about its workers into a UserError; other errors pass."""
+    try:
+        yield
+    except (OSError, EOFError, RuntimeError, AttributeError) as error:
+        # Where torch has not come far it raises an AttributeError while it cleans up, and the
+        # reason is behind that.
+        cause = error.__context__ if isinstance(error, AttributeError) else error
+        text = "".join(str(cause).strip().splitlines()[-1:])  # before it, a worker's traceback
+        number = cause.errno if isinstance(cause, OSError) else None
+        if KILLED in text or isinstance(cause, ConnectionError | EOFError):
+            # The others may wait for ever for what it held.
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            raise UserError(
+                "a process that reads images was killed, most often because memory ran out: go on "
+                f"with fewer `num_workers` than {num_workers}, or with none"
+            ) from error
+        if number in FULL or any(part in text for part in NO_ROOM):
+            raise FieldError(
+                "num_workers",
+                num_workers,
+                f"no room for the batches of the processes that read images ({text[:160]}): "
+                "take fewer or none, or raise the limits of shared memory (/dev/shm) and of open "
+                "files (ulimit -n)",
+            ) from error
+        raise
