@@ -44,7 +44,7 @@ class ImagesJob:
     """Images in files to measure, made by any program.
 
     Attributes:
-        images: a folder of images, or an .npz file.
+        images: a folder of images, or an .npz or .npy file.
         judge: what they are compared with, and how.
         result: file for the scores.
     """

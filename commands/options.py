@@ -382,7 +382,7 @@ def _measuring() -> Iterator[Option]:
     topics = _topics("measuring")
     yield Option(
         "images", kinds.path, "PATH",
-        "score these instead of samples: a folder of images, or an .npz file with arr_0",
+        "score these instead of samples: a folder of images, an .npz file with arr_0, or an .npy",
         topics=_topics("evaluating"),
     )  # fmt: skip
     yield Option(

@@ -96,11 +96,12 @@ def run_record(
     """
     stages = [name for name, of_stage in STAGES.items() if line.asks_for(of_stage.mode)]
     paths = {option.name for option in OPTIONS.values() if option.is_path}
+    of_classes = {CLASS_NAMES, "labels"}
     return RunRecord(
         settings=run_options(line, stage),
         made_from=dict(made_from),
         planned={name: run_options(line, name) for name in stages if name != stage},
-        private=frozenset(paths | {CLASS_NAMES}),
+        private=frozenset(paths | of_classes),
         epochs_name=STAGES[stage].epochs,
         continues=continues,
     )

@@ -128,7 +128,7 @@ class VQGANConfig:
             if getattr(self, name) < 1:
                 raise FieldError(_own(name), getattr(self, name), "must be at least 1")
         if not 1 <= len(self.ch_mult) <= MAX_LEVELS or min(self.ch_mult) < 1:
-            reason = f"needs one or more numbers from 1 up, at most {MAX_LEVELS}"
+            reason = f"needs 1 to {MAX_LEVELS} numbers, each from 1 up"
             raise FieldError("ch_mult", self.ch_mult, reason)
         most = MAX_BLOCKS // len(self.ch_mult)
         if self.num_res_blocks > most:
