@@ -79,6 +79,8 @@ EvaluateJob = SamplesJob | ImagesJob | TokenizerJob
 def check(line: CommandLine) -> None:
     """Refuse files that are missing, and --images together with a tokenizer."""
     check_extractor(line)
+    if line.perceptual_vgg and not Path(line.perceptual_vgg).is_file():
+        raise FieldError("perceptual_vgg", line.perceptual_vgg, "there is no such file")
     if not line.images:
         return
     if line.evaluate == "tokenizer":

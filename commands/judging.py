@@ -53,8 +53,8 @@ class JudgeSource:
 
 
 def check_extractor(line: CommandLine) -> None:
-    """Refuse a network for measuring whose file is missing."""
-    for name in ("feature_net", "inception_weights", "perceptual_vgg"):
+    """Refuse a feature network whose file is missing."""
+    for name in ("feature_net", "inception_weights"):
         file = getattr(line, name)
         if file and not Path(file).is_file():
             raise FieldError(name, file, "there is no such file")

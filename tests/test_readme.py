@@ -53,7 +53,14 @@ def test_every_option_they_name_exists(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     known = set(re.findall(r"--[a-z][a-z_-]*", capsys.readouterr().out))
-    of_scripts_and_torchrun = {"--fast", "--nproc_per_node", "--kills", "--cases", "--rounds"}
+    of_scripts_and_torchrun = {
+        "--fast",
+        "--signal",
+        "--nproc_per_node",
+        "--kills",
+        "--cases",
+        "--rounds",
+    }
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", EVERYTHING))
     assert named - of_scripts_and_torchrun <= known
 

@@ -1,8 +1,16 @@
 """--resume on the real command line: the same images under the same names, or a refusal."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +24,7 @@ from training.runs import MADE_FROM, read_config
 from utils.checkpoint import load_checkpoint
 from utils.records import write_record
 
+ROOT = Path(__file__).parents[2]
 SHAPE = "--size 16 --channels 32 --ch_mult 1,1 --num_res_blocks 1 --attn_resolutions []"
 BOTH = f"{SHAPE} --z_channels 8 {TINY_CODES} {TINY_TRANSFORMER} --batch_size 4 --batch_size_vae 4"
 STAGES = {"maskgit": "--train --n_epochs 2", "vqgan": "--train_vae --n_epochs_vae 2"}
@@ -227,3 +236,130 @@ def test_a_home_folder_is_found_in_paths(zoo, tmp_path, monkeypatch):
     main(f"--sample --checkpoint {model} --num_samples 2 --output_dir=~/out".split())
     assert (tmp_path / "home" / "out" / "folder" / "samples" / "grid.png").is_file()
     assert not (tmp_path / "~").exists()
+
+
+# --- The ways in which a run is stopped, in a process of its own ---
+
+
+@pytest.fixture
+def start(zoo, tmp_path):
+    """Start a stage that would train for long, in a session of its own; gives the process."""
+    started = []
+
+    def call(
+        stage: str,
+        more: str = "",
+        epochs: int = 100_000,
+        before: Sequence[str] = (),
+        **options: Any,
+    ) -> subprocess.Popen:
+        tokenizer = f"--checkpoint_vae {zoo}/runs/folder/VQGAN_folder.pt"
+        command = (
+            f"{STAGES[stage].rsplit(' ', 1)[0]} {epochs} --dataset folder --data_dir {zoo}/images "
+            f"--output_dir {tmp_path}/out {BOTH} {tokenizer if stage == 'maskgit' else ''} {more}"
+        )
+        process = subprocess.Popen(
+            [*before, sys.executable, ROOT / "MaskGIT.py", *command.split()],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, **options,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield call
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def steps_of(folder: Path, stage: str) -> int:
+    """Steps in the saved state."""
+    path = RunFolder(folder / "out" / "folder", "folder").resume_state(stage)
+    return load_checkpoint(path, f"{stage}-resume")["position"]["step"]
+
+
+def read_until(process: subprocess.Popen, text: str) -> None:
+    for line in process.stdout:
+        if text in line:
+            return
+    pytest.fail(f"{text} is not in the output; {process.stderr.read()}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "more", "number", "code"),
+    [
+        ("vqgan", "--no_wandb --num_workers 2", signal.SIGTERM, 143),
+        ("vqgan", "--no_wandb --num_workers 2", signal.SIGINT, 130),
+        ("maskgit", "--no_wandb", signal.SIGUSR1, 138),
+    ],
+)
+def test_a_signal_to_all_processes_saves_and_leaves(start, tmp_path, stage, more, number, code):
+    process = start(stage, more, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
+    read_until(process, "epoch 2/")
+    os.killpg(process.pid, number)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == code, error
+    assert error.strip().splitlines() == [
+        "stopping after this step; a second signal leaves at once, unsaved"
+    ]
+    assert "stopped by a signal after step" in out
+    assert steps_of(tmp_path, stage) >= 4
+
+
+@pytest.mark.slow
+def test_a_killed_reader_of_images_saves_and_leaves(start, tmp_path):
+    process = start("vqgan", "--no_wandb --num_workers 2")
+    read_until(process, "epoch 2/")
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline:  # workers live for an epoch
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+        time.sleep(0.01)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert error.count("\n") == 1
+    assert "a process that reads images was killed" in error
+    assert "Traceback" not in error
+    assert steps_of(tmp_path, "vqgan") >= 2
+
+
+@pytest.mark.slow
+def test_a_reader_of_the_output_that_leaves_saves_and_leaves(start, tmp_path):
+    process = start("maskgit", "--no_wandb")
+    read_until(process, "epoch 2/")
+    process.stdout.close()
+    assert process.wait(60) == 141
+    assert process.stderr.read() == ""
+    assert steps_of(tmp_path, "maskgit") >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_closed_streams_stop_nothing(start, tmp_path, closed):
+    def close():
+        for number in closed:
+            os.close(number)
+
+    process = start("maskgit", "--no_wandb", epochs=2, preexec_fn=close)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert "Traceback" not in out + error
+    assert steps_of(tmp_path, "maskgit") == 4
+
+
+UNKNOWN_USER = ["unshare", "--user", "--map-user=54321", "env", "-u", "HOME"]
+
+
+@pytest.mark.slow
+def test_an_unknown_user_without_a_home_trains(start, tmp_path):
+    """As in a container that is started with a user id of one's own; wandb is not turned off."""
+    if shutil.which("unshare") is None or subprocess.run([*UNKNOWN_USER, "true"]).returncode:
+        pytest.skip("nobody can be unknown here")
+    process = start("maskgit", epochs=2, before=UNKNOWN_USER)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert "wandb records nothing: this account has no home folder (set HOME)" in out
+    assert steps_of(tmp_path, "maskgit") == 4

@@ -170,8 +170,9 @@ def test_workers_read_everything_in_order():
 def test_workers_live_on_when_all_processes_are_asked_to_stop():
     """As systemd, docker and Ctrl-C do it."""
     batches = batches_of(DataLoader(Numbers(), batch_size=2, num_workers=2))
+    before = set(multiprocessing.active_children())
     found = [next(batches)[0, 0].item()]
-    workers = multiprocessing.active_children()
+    workers = set(multiprocessing.active_children()) - before
     assert len(workers) == 2
     for number in ("TERM", "INT", "HUP", "USR1"):  # by another process than the main one
         subprocess.run(["kill", f"-{number}", *(str(worker.pid) for worker in workers)], check=True)
@@ -200,8 +201,9 @@ def test_what_happens_to_workers_is_one_line(deed, told):
 def test_workers_obey_the_main_process_when_it_ends():
     """Python ends them so, where an error keeps the loader alive until the end."""
     batches = batches_of(DataLoader(Numbers(), batch_size=2, num_workers=2))
+    before = set(multiprocessing.active_children())
     next(batches)
-    workers = multiprocessing.active_children()
+    workers = set(multiprocessing.active_children()) - before
     for worker in workers:
         worker.terminate()
         worker.join(10)
