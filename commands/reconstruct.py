@@ -49,6 +49,7 @@ def resolve(request: Request) -> ReconstructJob:
     """
     tokenizer, dataset, run = find_tokenizer_to_measure(request)
     data = request.data(dataset, tokenizer.shape.image_size)
+    data.check_workers(request.line.batch_size_vae)
     return ReconstructJob(
         tokenizer=tokenizer,
         images=data.open("validation"),

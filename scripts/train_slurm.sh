@@ -23,14 +23,15 @@ export WORLD_SIZE="$SLURM_NTASKS" MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR
 
-trap : TERM # preemption may tell this shell too, which has to outlive the tasks
+trap : TERM USR1 # preemption may tell this shell too, which has to outlive the tasks
 code=0
 # shellcheck disable=SC2016 # each task expands its own numbers
 srun bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$@"' task \
     "$PYTHON" MaskGIT.py --train --resume "$@" || code=$?
 
-# 143: stopped by SIGTERM, the state saved. The count ends a job that is stopped again and again.
-if [ "$code" -eq 143 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
+# 143, 138: stopped by SIGTERM or SIGUSR1, the state saved. The count ends a job that is stopped again
+# and again.
+if [[ "$code" =~ ^(143|138)$ ]] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -74,11 +74,11 @@ def damage_pickle(path: Path, generator: np.random.Generator) -> None:
     path.write_bytes(archive(damaged(records.pop("data.pkl"), generator), **records))
 
 
-def changed(contents: Any, generator: np.random.Generator) -> Any:
+def changed(contents: Any, generator: np.random.Generator, never: tuple[Any, ...] = NEVER) -> Any:
     """Make one entry of nested dictionaries and lists what it must not be; returns a copy.
 
     Weights get another dtype or shape or a value that is not finite; a dictionary loses or gains an
-    entry; anything may become a value of another kind.
+    entry; anything may become a value of another kind, or one of `never`.
     """
     contents = copy.deepcopy(contents)
     places = list(_places(contents))
@@ -89,8 +89,8 @@ def changed(contents: Any, generator: np.random.Generator) -> Any:
     parent, key = chosen[generator.integers(len(chosen))]
     value = parent[key]
     match generator.integers(5):
-        case 4:
-            parent[key] = NEVER[generator.integers(len(NEVER))]
+        case 4 if never:
+            parent[key] = never[generator.integers(len(never))]
         case 0 if isinstance(parent, dict):
             del parent[key]
         case 1 if isinstance(parent, dict):

@@ -253,7 +253,7 @@ def cache_file(name: str) -> Target:
         manifest_file = path.with_name("manifest.json")
         manifest = json.loads(manifest_file.read_text())
         if path == manifest_file:
-            manifest = changed(manifest, generator)
+            manifest = changed(manifest, generator, never=())  # as it is written as JSON
         else:
             values = torch.from_numpy(np.load(path))
             np.save(path, changed_tensor(values, generator).numpy())

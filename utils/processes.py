@@ -27,6 +27,7 @@ from utils.launch import Launch, read_launch
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)  # a process that sends nothing for longer hangs: the job ends
+LOST = ("Connection closed by peer", "Connection reset by peer")  # what gloo and NCCL say
 NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # beside WORLD_SIZE
 
 
@@ -86,7 +87,8 @@ class Processes(Launch):
             device: where this process computes; a GPU must be torch's current one.
 
         Raises:
-            UserError: if the environment does not say where the other processes are.
+            UserError: if the environment does not say where the other processes are, or another
+                one ends while this one needs it.
         """
         if self.size == 1:
             yield
@@ -104,6 +106,12 @@ class Processes(Launch):
         except SystemExit:  # all processes stop after a signal
             dist.destroy_process_group()
             raise
+        except RuntimeError as error:
+            if not any(part in str(error) for part in LOST):
+                raise
+            raise UserError(
+                "another process of this job has ended; its own message tells why"
+            ) from error
         dist.destroy_process_group()
 
     @contextmanager

@@ -38,6 +38,7 @@ def test_rows_are_found_again(tmp_path):
     assert table.best() == "step=8 cfg_w=1.5 fid=12.5 seconds=0.25"
 
 
+@pytest.mark.usefixtures("no_sync")
 def test_no_flip_of_the_table_is_believed(tmp_path, caplog):
     rows = measured(tmp_path).rows
     path = tmp_path / "sweep.csv"
@@ -68,6 +69,7 @@ def test_a_flip_of_a_name_is_refused_and_loses_no_row(tmp_path):
     assert path.read_text() == text.replace("checksum", "xhecksum")
 
 
+@pytest.mark.usefixtures("no_sync")
 def test_no_flip_of_the_protocol_is_believed(tmp_path):
     measured(tmp_path)
     path = tmp_path / "protocol.json"
@@ -112,6 +114,7 @@ def test_a_sheet_that_is_older_than_its_table_is_drawn_again(tmp_path, age):
     assert height(table.sheet) == full
 
 
+@pytest.mark.usefixtures("no_sync")
 def test_a_damaged_strip_is_left_out_and_said(tmp_path, caplog):
     table = measured(tmp_path)
     full, (strip, *_) = height(table.sheet), sorted((tmp_path / "strips").iterdir())

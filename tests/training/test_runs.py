@@ -206,3 +206,13 @@ def test_names_of_classes_and_paths_do_not_leave_the_machine():
     )
     shown = {name: IMAGES[name] for name in IMAGES if name != "class_names"}
     assert record.public() == {"n_epochs": 2, MADE_FROM: shown}
+
+
+@pytest.mark.parametrize(
+    ("was", "now"), [("n_epochs", "n_epochz"), ("/home/me", "/home/mE"), ('"vqgan"', '"vqgbn"')]
+)
+def test_settings_that_changed_on_the_disk_are_refused_by_name(run, was, now):
+    train(run)
+    run.config.write_text(run.config.read_text().replace(was, now))
+    with pytest.raises(UserError, match=r"config\.json is damaged \(its checksum is that of"):
+        read_config(run)

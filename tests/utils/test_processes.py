@@ -338,6 +338,21 @@ def test_a_launcher_is_recognised(monkeypatch):
         launched_processes()
 
 
+def test_a_process_that_another_one_has_left_says_so(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **__: None)
+
+    def work(text):
+        with Processes(1, 2, 1).connected(torch.device("cpu")):
+            raise RuntimeError(text)
+
+    with pytest.raises(UserError, match="another process of this job has ended"):
+        work("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:40000")
+    with pytest.raises(RuntimeError, match="a mistake"):
+        work("a mistake")
+
+
 def test_processes_need_gpus_of_their_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
