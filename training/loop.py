@@ -129,7 +129,7 @@ def load_state(stage: Stage, run: RunFolder) -> Position:
         stage.load_state_dict(state["stage"])
         position = from_plain(Position, state["position"])
         position.validate()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # contents of any other kind can fail with anything
         raise UserError(f"{path} does not fit this run: {one_line(error)}") from error
     return position
 

@@ -18,7 +18,7 @@ from training.config import LoopConfig
 from training.loop import Position, load_state, train_loop
 from training.run_folder import RunFolder
 from training.tracking import MetricsFile, Trackers
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.progress import set_up_logging
 from utils.signals import Stopped
@@ -216,6 +216,16 @@ def test_a_signal_that_is_ignored_as_under_nohup_stops_nothing(run, number):
     assert stage.total == 66
 
 
+@pytest.mark.parametrize("contents", [torch.zeros(2, 3), [], "text", {0: []}, None])
+def test_a_state_of_another_kind_is_refused_in_one_line(run, contents):
+    train(CountingStage(), run)
+    path = run.resume_state("maskgit")
+    state = load_checkpoint(path, "maskgit-resume")
+    save_checkpoint(path, "maskgit-resume", {**state, "stage": contents})
+    with pytest.raises(UserError, match="does not fit this run"):
+        load_state(CountingStage(), run)
+
+
 class LosingStage(CountingStage):
     """Cannot read the images of its sixth step."""
 
@@ -230,7 +240,9 @@ def test_images_that_cannot_be_read_end_the_run_with_its_state_saved(run):
     with pytest.raises(UserError, match=told):
         train(LosingStage(), run, every=99)
     resumed = CountingStage()
-    train(resumed, run, position=load_state(resumed, run))
+    position = load_state(resumed, run)
+    assert position.step == 5
+    train(resumed, run, position=position)
     assert resumed.total == 66
 
 
