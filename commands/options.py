@@ -17,7 +17,7 @@ from models.maskgit.config import TransformerConfig
 from models.sampling import CHOICES, SamplingConfig
 from models.schedules import training_schedule
 from models.vqgan.config import VQGANConfig
-from training.config import LoopConfig, TrainingConfig, VQGANTrainingConfig
+from training.config import OPTIMIZERS, LoopConfig, TrainingConfig, VQGANTrainingConfig
 
 
 class Resume(enum.Enum):
@@ -274,12 +274,14 @@ def _training() -> Iterator[Option]:
     yield learns("n_epochs", "epochs", kinds.positive_int, "N", "epochs", resume=Resume.GROW)
     text = "images per step over all processes, and images sampled at once"
     yield learns("batch_size", "batch_size", kinds.positive_int, "N", text, "stage2 generating")
+    text = "optimiser; muon trains the weights of linear layers, and AdamW the others"
+    yield learns("optimizer", "optimizer", str, "NAME", text, choices=OPTIMIZERS)
     yield learns("lr", "lr", kinds.positive, "LR", "peak learning rate")
     text = "epochs of linear warm-up, at most a tenth of the run; cosine decay follows"
     yield learns("warmup", "warmup_epochs", kinds.whole_number, "EPOCHS", text)
     text = "betas of AdamW, two numbers"
     yield learns("betas", "betas", kinds.beta_list, "B", text, many=Many.LIST, length=2)
-    text = "weight decay of AdamW, on the weights of linear layers"
+    text = "weight decay, on the weights of linear layers"
     yield learns("weight_decay", "weight_decay", kinds.non_negative, "W", text)
     text = "share of images trained without their class, for guidance"
     yield learns("drop-label", "label_drop", kinds.probability, "P", text)

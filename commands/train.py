@@ -37,6 +37,7 @@ from models.open import as_transformer, new_transformer, transformer_family
 from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
+from training.optimizer import count_moments
 from training.runs import RunRecord
 from training.transformer import num_parts
 from utils.device import float32_name
@@ -189,15 +190,19 @@ def describe(job: TrainJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
     # Memory: a process holds the network and the activations of one part of its batch.
     config, images, machine = job.config, job.images, job.machine
-    parameters = count_parameters(new_transformer(config))
+    network = new_transformer(config)
+    parameters, moments = count_parameters(network), count_moments(network, job.training)
     own_batch = math.ceil(job.loop.images_per_step / machine.processes.size)
     kind = machine.device.type
     parts = num_parts(own_batch, config.seq_len, job.training.grad_accum, kind)
     part = math.ceil(own_batch / parts)
     memory = transformer_family(config).training_bytes(config, parameters, part, kind)
+    memory += 4 * (moments - 2 * parameters)  # it counts two for each
     # Disk.
     splits = (images.train, images.validation)
     cache = sum(cache_bytes(len(i), i.num_views, config.seq_len) for i in splits)
+    # Raw and averaged weights in the checkpoint; those and the moments in the resume state.
+    checkpoints = 4 * (4 * parameters + moments)
     steps = len(images.train) // job.loop.images_per_step * job.loop.epochs
     return {
         "images": f"{len(images.train)} train, {len(images.validation)} validation",
@@ -205,9 +210,7 @@ def describe(job: TrainJob) -> dict[str, Any]:
         "transformer": f"{parameters / 1e6:.2f} M parameters",
         "optimiser steps": steps,
         "memory, roughly": f"{memory / 1e9:.1f} GB for each process",
-        # 24 bytes: raw and averaged float32 weights in the checkpoint; those and two moments in the
-        # resume state.
-        "disk": f"{cache / 1e6:.0f} MB of tokens, {24 * parameters / 1e6:.0f} MB of checkpoints",
+        "disk": f"{cache / 1e6:.0f} MB of tokens, {checkpoints / 1e6:.0f} MB of checkpoints",
         "plan": make_plan([config.seq_len], job.sampling).table(),
     }
 

@@ -50,6 +50,8 @@ class TransformerFamily(NamedTuple):
         write: network -> its weights in the layout of another program; None if no program has one.
         training_bytes: (config, number of parameters, batch size, type of device) -> rough memory
             of a training step in bytes.
+        joined: for linear layers that compute several maps of their input, which a step of training
+            may treat one by one: their number, by the last name of the layer.
     """
 
     config: Any
@@ -59,6 +61,7 @@ class TransformerFamily(NamedTuple):
     read: Callable[[Any, Path, TokenizerShape, int | None, Mapping[str, Any]], nn.Module]
     write: Callable[[Any], dict[str, Any]] | None
     training_bytes: Callable[[Any, int, int, str], int]
+    joined: Mapping[str, int]
 
     @property
     def name(self) -> str:

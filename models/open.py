@@ -16,7 +16,7 @@ from models.given import refuse_contradictions
 from models.interfaces import Transformer, TransformerShape
 from models.maskgit import foreign as maskgit_files
 from models.maskgit.config import TransformerConfig
-from models.maskgit.transformer import MaskedTransformer, training_bytes
+from models.maskgit.transformer import JOINED, MaskedTransformer, training_bytes
 from models.model import Model
 from models.tokenizer import Tokenizer
 from models.vqgan import foreign as vqgan_files
@@ -52,6 +52,7 @@ TRANSFORMERS = (
         maskgit_files.read,
         maskgit_files.to_foreign,
         training_bytes,
+        JOINED,
     ),
 )
 Family = TypeVar("Family", TokenizerFamily, TransformerFamily)

@@ -119,9 +119,9 @@ def make_stage(precision=torch.float32, **training) -> MaskGITStage:
 
 
 @PRECISIONS
-@pytest.mark.parametrize("grad_accum", [1, 2])
-def test_training_the_transformer(fake_gpu, grad_accum, precision):
-    stage = make_stage(precision, grad_accum=grad_accum)
+@pytest.mark.parametrize(("grad_accum", "optimizer"), [(1, "adamw"), (2, "adamw"), (1, "muon")])
+def test_training_the_transformer(fake_gpu, grad_accum, optimizer, precision):
+    stage = make_stage(precision, grad_accum=grad_accum, optimizer=optimizer)
     metrics = stage.train_step(0)
     assert {value.device for value in metrics.values()} == {GPU}
     assert {value.device for value in stage.ema.module.state_dict().values()} == {GPU}

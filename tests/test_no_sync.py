@@ -17,7 +17,7 @@ from models.generate import sample_tokens
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
-from training.config import LoopConfig, VQGANTrainingConfig
+from training.config import OPTIMIZERS, LoopConfig, VQGANTrainingConfig
 from training.loop import LOG_EVERY, Position, train_loop
 from training.run_folder import RunFolder
 from training.tracking import Trackers
@@ -64,8 +64,9 @@ def test_the_modes_catch_reads(read):
         read(value)
 
 
-def test_training_the_transformer():
-    stage = make_stage(dropout=0.1, grad_accum=2)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_the_transformer(optimizer):
+    stage = make_stage(dropout=0.1, grad_accum=2, optimizer=optimizer)
     stage.train_step(0)
     with no_waiting():
         stage.train_step(1)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from models.vqgan.config import VQGANConfig
 from utils.errors import FieldError
 
+OPTIMIZERS = ("adamw", "muon")
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -16,9 +18,11 @@ class TrainingConfig:
     Attributes:
         epochs: passes over the training tokens.
         batch_size: images of one optimiser step, over all processes.
-        lr: peak learning rate of AdamW.
+        optimizer: "adamw" for all weights, or "muon" for the weights of linear layers and AdamW for
+            the others.
+        lr: peak learning rate.
         betas: betas of AdamW.
-        weight_decay: weight decay of AdamW, on the weights of linear layers only.
+        weight_decay: weight decay, on the weights of linear layers only.
         warmup_epochs: epochs of linear warm-up, at most a tenth of the run; a cosine decay to 0
             follows.
         label_drop: share of the images that are trained without their class, in [0, 1].
@@ -32,6 +36,7 @@ class TrainingConfig:
 
     epochs: int = 100
     batch_size: int = 256
+    optimizer: str = "adamw"
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1

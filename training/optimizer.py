@@ -1,32 +1,82 @@
-"""The optimiser of stage 2, and an optimiser step that a bad gradient cannot spoil."""
+"""The optimisers of stage 2, and an optimiser step that a bad gradient cannot spoil."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from training.config import TrainingConfig
+from training.config import OPTIMIZERS, TrainingConfig
+from training.muon import Muon
+from utils.errors import FieldError
+from utils.weights import count_parameters
 
 
 def make_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.AdamW:
-    """Make an AdamW that decays the weights of linear layers and nothing else."""
-    decayed = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    """Make an AdamW that decays the weights of linear layers and nothing else.
+
+    It trains all weights, or under "muon" those that `make_muon` leaves.
+
+    Raises:
+        FieldError: if the optimiser is unknown.
+    """
+    if training.optimizer not in OPTIMIZERS:
+        raise FieldError("optimizer", training.optimizer, f"choose from {', '.join(OPTIMIZERS)}")
+    linear = {id(layer.weight) for layer in linear_layers(model).values()}
     groups = [
         {
-            "params": [p for p in model.parameters() if (id(p) in decayed) == decay],
+            "params": [p for p in model.parameters() if (id(p) in linear) == decay],
             "weight_decay": training.weight_decay if decay else 0.0,
         }
-        for decay in (True, False)
+        for decay in ((False,) if training.optimizer == "muon" else (True, False))
     ]
     return torch.optim.AdamW(groups, lr=training.lr, betas=training.betas, fused=True)
 
 
-def step_if_finite(optimizer: torch.optim.AdamW, learning_rate: float, finite: Tensor) -> None:
-    """Make a step and clear the gradients; unless `finite`, weights and moments stay as they are.
-
-    The decision is made on the device: the fused kernel does nothing if its `found_inf` is 1, and
-    the host does not wait for the answer. torch.amp.GradScaler uses it in the same way.
+def make_muon(
+    model: nn.Module,
+    training: TrainingConfig,
+    joined: Mapping[str, int],
+    precision: torch.dtype,
+) -> Muon | None:
+    """Make a Muon for the weights of linear layers, or None if AdamW trains them.
 
     Args:
-        optimizer: with `fused=True`.
+        model: the network, on its device.
+        training: the settings.
+        joined: number of the matrices in a weight, by the last name of its layer; others hold one.
+        precision: dtype of the run's matrix products.
+    """
+    if training.optimizer != "muon":
+        return None
+    weights = {
+        layer.weight: joined.get(name.rpartition(".")[2], 1)
+        for name, layer in linear_layers(model).items()
+    }
+    # On the CPU small products are slower in bfloat16.
+    on_cpu = next(iter(weights)).device.type == "cpu"
+    precision = torch.float32 if on_cpu else precision
+    return Muon(weights, training.lr, training.weight_decay, precision)
+
+
+def count_moments(model: nn.Module, training: TrainingConfig) -> int:
+    """Count the float32 numbers that the optimisers keep: for a weight AdamW has two, Muon one."""
+    of_muon = linear_layers(model).values() if training.optimizer == "muon" else ()
+    return 2 * count_parameters(model) - sum(layer.weight.numel() for layer in of_muon)
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """Return the linear layers of a network by their names."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, learning_rate: float, finite: Tensor) -> None:
+    """Make a step and clear the gradients; unless `finite`, weights and moments stay as they are.
+
+    The decision is made on the device: the fused kernel, or Muon, does nothing if its `found_inf`
+    is 1, and the host does not wait for the answer. torch.amp.GradScaler uses it in the same way.
+
+    Args:
+        optimizer: an AdamW with `fused=True`, or a Muon.
         learning_rate: of this step, for every group.
         finite: bool scalar on the device.
     """

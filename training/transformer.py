@@ -27,7 +27,8 @@ from training.config import TrainingConfig
 from training.ema import EMA
 from training.learning_rate import LearningRate
 from training.masked_batch import MaskedBatch, hide
-from training.optimizer import make_optimizer, step_if_finite
+from training.muon import MOMENTS
+from training.optimizer import make_muon, make_optimizer, step_if_finite
 from utils.device import autocast
 from utils.errors import FieldError
 from utils.plain import to_plain
@@ -51,7 +52,8 @@ class MaskGITStage:
         training: settings of the training.
         model: the network with the raw weights.
         ema: the averaged weights, for validation and sampling.
-        optimizer: AdamW.
+        optimizer: AdamW, of all weights or of those that `muon` leaves.
+        muon: Muon, of the weights of linear layers; None if AdamW trains them.
         learning_rate: the learning rate of each step.
         images_per_step: images of a step over all processes.
         steps_per_epoch: optimiser steps of an epoch; images that do not fill a step are left out.
@@ -91,9 +93,7 @@ class MaskGITStage:
         Raises:
             FieldError: if `label_drop` is positive and the model has no null class.
         """
-        if config.null_class is None and training.label_drop > 0:
-            reason = "this transformer has no null class; use 0"
-            raise FieldError("label_drop", training.label_drop, reason)
+        _check_null_class(config, training)
         self.config, self.training = config, training
         self.train_tokens, self.validation_tokens = train, validation
         self._train_tokens = DeviceTokens(train, device)
@@ -110,6 +110,7 @@ class MaskGITStage:
         self.model: nn.Module = new_transformer(config).to(device)
         self.ema = EMA(self.model, training.ema_decay)
         self.optimizer = make_optimizer(self.model, training)
+        self.muon = make_muon(self.model, training, transformer_family(config).joined, precision)
         # This process's part of a step, and the exchange of gradients with the others.
         self._images_here = math.ceil(self.images_per_step / processes.size)
         self._num_parts = num_parts(
@@ -191,18 +192,24 @@ class MaskGITStage:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights, the averaged weights and the optimiser's moments."""
+        """Return the weights, the averaged weights and the moments of the optimisers."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            **({} if self.muon is None else {"muon": self.muon.state_dict()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned; ValueError if it does not fit."""
+        used, chosen = "muon" if "muon" in state else "adamw", self.training.optimizer
+        if used != chosen:
+            raise ValueError(f"it was trained with `optimizer` {used}, not {chosen}")
         load_weights(self.model, state["model"])
         load_weights(self.ema.module, state["ema"])
         load_moments(self.optimizer, state["optimizer"])
+        if self.muon is not None:
+            load_moments(self.muon, state["muon"], MOMENTS, counts=())
 
     def _settle_exchange(self) -> None:
         """Make one pass, so that DistributedDataParallel learns the order of the gradients.
@@ -211,7 +218,7 @@ class MaskGITStage:
         step in another order than an uninterrupted run, with other rounding.
         """
         (self._loss(self._draw_batch(0)[0][0]) * 0).backward()
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
 
     def _draw_batch(self, step: int) -> tuple[list[MaskedBatch], int]:
         """Draw the batch of a step.
@@ -273,7 +280,8 @@ class MaskGITStage:
         limit = self.training.grad_clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         finite = (loss + norm).isfinite()
-        step_if_finite(self.optimizer, self.learning_rate(step), finite)
+        for optimizer in (self.optimizer, *([] if self.muon is None else [self.muon])):
+            step_if_finite(optimizer, self.learning_rate(step), finite)
         self.ema.update(self.model, step)
         return {"gradient_norm": torch.where(finite, norm, 0), "skipped": (~finite).float()}
 
@@ -312,6 +320,13 @@ class MaskGITStage:
         bin_of = torch.from_numpy(bins.repeat(masks.sum(1)))  # (N,)
         values = torch.stack([losses, correct.float(), torch.ones_like(losses)]).cpu().double()
         return torch.zeros(VALIDATION_SUMS, dtype=torch.float64).index_add_(1, bin_of, values)
+
+
+def _check_null_class(config: TransformerShape, training: TrainingConfig) -> None:
+    """Refuse to drop labels, with a FieldError, if the model has no null class."""
+    if config.null_class is None and training.label_drop > 0:
+        reason = "this transformer has no null class; use 0"
+        raise FieldError("label_drop", training.label_drop, reason)
 
 
 def num_parts(images: int, seq_len: int, grad_accum: int, device_type: str) -> int:

@@ -1,6 +1,6 @@
 """Loads the weights of a file into modules and optimisers, and checks all that the file says."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -45,25 +45,32 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     module.load_state_dict(weights)
 
 
-def load_moments(optimizer: torch.optim.AdamW, state: Mapping[str, Any]) -> None:
+def load_moments(
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    moments: Iterable[str] = ("exp_avg", "exp_avg_sq"),
+    counts: Iterable[str] = ("step",),
+) -> None:
     """Load the moments and step counts of a saved state; the optimiser keeps its settings.
 
     Args:
         optimizer: of the same weights as the saved one.
         state: its state dict.
+        moments: names of the tensors that it keeps for a weight, of its shape; AdamW's.
+        counts: names of the numbers that it keeps for a weight; AdamW's.
 
     Raises:
         ValueError: if the moments are not those of the optimiser's weights.
     """
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    moments = state["state"]  # by the number of the weight; empty before the first step
-    if moments and set(moments) != set(range(len(weights))):
-        raise ValueError(f"moments of {len(moments)} weights instead of {len(weights)}")
-    for number, entries in moments.items():
-        like = {"exp_avg": weights[number], "exp_avg_sq": weights[number], "step": torch.zeros(())}
+    found = state["state"]  # by the number of the weight; empty before the first step
+    if found and set(found) != set(range(len(weights))):
+        raise ValueError(f"moments of {len(found)} weights instead of {len(weights)}")
+    for number, entries in found.items():
+        like = dict.fromkeys(moments, weights[number]) | dict.fromkeys(counts, torch.zeros(()))
         check_weights(like, entries)
     settings = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": settings})
+    optimizer.load_state_dict({"state": found, "param_groups": settings})
 
 
 def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -18,6 +18,7 @@ EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
 # sequence is short and few images are computed at a time.
 SHORT_SEQUENCE = 128  # positions
 CACHED_WEIGHTS = 2**20  # attention weights that fit a core's cache
+JOINED = {"qkv": 3}  # linear layers that compute several maps; see TransformerFamily
 
 
 class MaskedTransformer(nn.Module):

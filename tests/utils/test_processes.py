@@ -24,7 +24,11 @@ from utils.errors import UserError
 from utils.processes import Processes, launched_processes
 
 ROOT = Path(__file__).parents[2]
-VARIANTS = {"plain": "--batch_size 12", "parts": "--batch_size 12 --grad_accum 2"}
+VARIANTS = {
+    "plain": "--batch_size 12",
+    "parts": "--batch_size 12 --grad_accum 2",
+    "muon": "--batch_size 12 --optimizer muon",
+}
 UNEVEN = {"uneven": "--batch_size 10 --grad_accum 3"}
 STOPPED = "plain"  # what the run that is stopped and continued is
 STOP_STEP = 3

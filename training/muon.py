@@ -1,0 +1,137 @@
+"""Muon: steps along orthogonalised momentum, for the weights of linear layers.
+
+A gradient of a weight matrix has few large singular values. Muon makes all of them about equal, so
+that a step moves the weight in every direction. Jordan et al. 2024, "Muon: An optimizer for hidden
+layers in neural networks"; the size of the step is that of Liu et al. 2025, "Muon is Scalable for
+LLM Training", so that learning rate and weight decay of AdamW fit.
+
+Axes: n matrices of one shape, r rows, c columns, r <= c.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MOMENTUM = 0.95
+# a x + b x^3 + c x^5, Jordan et al.: five times, it takes the singular values to about 0.7 to 1.2.
+QUINTIC = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+ADAMW_RMS = 0.2  # root mean square of an update by AdamW, Liu et al.
+LEAST_NORM = 1e-7  # a smaller gradient is taken for none
+MOMENTS = ("momentum",)  # what the state of a weight holds
+# Numbers in the matrices that are computed at once. It bounds the memory of a step, of which each
+# takes about 40 bytes; a GPU gains little from more.
+MOST_AT_ONCE = 2**22
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon with Nesterov momentum and decoupled weight decay.
+
+    Matrices of one shape, or of its transpose, are computed together. A step does without the host:
+    where `found_inf`, a float scalar on the device, is 1, weights and moments stay as they are.
+    torch's fused optimisers have this attribute too.
+
+    Attributes:
+        found_inf: 1 to skip the next steps, otherwise 0; None is 0.
+    """
+
+    found_inf: Tensor | None = None
+
+    def __init__(
+        self,
+        weights: Mapping[Tensor, int],
+        lr: float,
+        weight_decay: float,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        """Start without momentum.
+
+        Args:
+            weights: weights (rows, columns) with the number of matrices that each holds, one below
+                the other. They are orthogonalised one by one.
+            lr: learning rate, on the scale of AdamW's.
+            weight_decay: decoupled weight decay.
+            precision: dtype in which matrices are orthogonalised.
+        """
+        super().__init__(list(weights), {"lr": lr, "weight_decay": weight_decay})
+        self._joined = dict(weights)
+        self._precision = precision
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Make a step with the gradients of the weights; `closure` is not used."""
+        (group,) = self.param_groups
+        for parts in self._batches():
+            weight, momentum, gradient = map(torch.stack, zip(*parts, strict=True))  # (n, r, c)
+            new_momentum = momentum.lerp(gradient, 1 - MOMENTUM)
+            ahead = gradient.lerp(new_momentum, MOMENTUM)  # Nesterov
+            direction = orthogonalise(ahead, self._precision)
+            # The root mean square of an orthogonal matrix is c^-0.5.
+            rate = group["lr"] * ADAMW_RMS * weight.shape[-1] ** 0.5
+            new_weight = weight * (1 - group["lr"] * group["weight_decay"]) - rate * direction
+            self._write([part.momentum for part in parts], momentum, new_momentum)
+            self._write([part.weight for part in parts], weight, new_weight)
+
+    def _write(self, places: list[Tensor], old: Tensor, new: Tensor) -> None:
+        """Write new values (n, r, c) into the n places, or the old ones in a step to skip."""
+        kept = new if self.found_inf is None else torch.where(self.found_inf == 0, new, old)
+        torch._foreach_copy_(places, list(kept.unbind()))
+
+    def _batches(self) -> Iterator[list["_Matrix"]]:
+        """Yield all matrices, those of one shape together, at most MOST_AT_ONCE numbers at once."""
+        by_shape: defaultdict[torch.Size, list[_Matrix]] = defaultdict(list)
+        for matrix in chain.from_iterable(map(self._matrices, self._joined)):
+            by_shape[matrix.weight.shape].append(matrix)
+        for shape, matrices in by_shape.items():
+            size = max(1, MOST_AT_ONCE // shape.numel())
+            for start in range(0, len(matrices), size):
+                yield matrices[start : start + size]
+
+    def _matrices(self, weight: Tensor) -> Iterator["_Matrix"]:
+        """Yield the matrices that a weight holds."""
+        state = self.state[weight]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+        assert weight.grad is not None
+        views = [
+            [part if part.shape[0] <= part.shape[1] else part.mT for part in of_weight]
+            for of_weight in (
+                tensor.chunk(self._joined[weight])
+                for tensor in (weight, state["momentum"], weight.grad)
+            )
+        ]
+        return map(_Matrix, *views)
+
+
+class _Matrix(NamedTuple):
+    """Views (r, c) of a matrix, its momentum and its gradient."""
+
+    weight: Tensor
+    momentum: Tensor
+    gradient: Tensor
+
+
+def orthogonalise(matrices: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
+    """Bring the singular values of matrices near 1, by Newton-Schulz iterations.
+
+    With M = U S V^T the result is U p(S) V^T, where p is QUINTIC, ITERATIONS times, of S over the
+    Frobenius norm of M. It takes values above 0.01 to between 0.68 and 1.14.
+
+    Args:
+        matrices: (n, r, c), r <= c; 0 stays 0.
+        precision: dtype of the computation.
+
+    Returns:
+        (n, r, c), in the dtype of the matrices.
+    """
+    a, b, c = QUINTIC
+    norms = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True)  # (n, 1, 1)
+    x = (matrices / norms.clamp(min=LEAST_NORM)).to(precision)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT  # (n, r, r)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.to(matrices.dtype)
