@@ -2,10 +2,14 @@
 
 import copy
 import math
+import os
+import re
+import signal
 
 import numpy as np
 import pytest
 import torch
+from conftest import TRAIN_TINY
 from tiny_stages import make_stage
 from torch import nn
 
@@ -13,7 +17,12 @@ from training import muon
 from training.config import TrainingConfig
 from training.muon import ITERATIONS, QUINTIC, Muon, orthogonalise
 from training.optimizer import count_moments, linear_layers, make_optimizer
+from training.run_folder import RunFolder
+from training.runs import read_config
+from training.transformer import MaskGITStage
+from utils.checkpoint import load_checkpoint
 from utils.errors import FieldError
+from utils.records import write_record
 
 LR, DECAY = 0.03, 0.2
 SHAPES = {"square": (8, 8), "high": (24, 8), "wide": (8, 24), "other": (24, 8), "lone": (5, 9)}
@@ -41,8 +50,10 @@ def give_gradients(weights: dict[str, nn.Parameter], step: int) -> None:
         weight.grad = torch.randn(weight.shape, generator=random)
 
 
-def train(weights: dict[str, nn.Parameter], optimizers, steps: int = 4) -> dict[str, torch.Tensor]:
-    for step in range(steps):
+def after_steps(
+    weights: dict[str, nn.Parameter], optimizers, count: int = 4
+) -> dict[str, torch.Tensor]:
+    for step in range(count):
         give_gradients(weights, step)
         for optimizer in optimizers:
             optimizer.step()
@@ -102,7 +113,7 @@ def test_steps_are_those_of_torch(weights, monkeypatch):
     )  # fmt: skip
     ours = Muon(dict.fromkeys(weights.values(), 1), LR, DECAY, torch.bfloat16)
     start = {name: weight.detach().clone() for name, weight in weights.items()}
-    expected, found = train(theirs, [of_torch]), train(weights, [ours])
+    expected, found = after_steps(theirs, [of_torch]), after_steps(weights, [ours])
     for name, value in expected.items():
         moved = (value - start[name]).norm()
         assert (found[name] - value).norm() < 0.02 * moved, name
@@ -112,7 +123,7 @@ def test_steps_are_those_of_torch(weights, monkeypatch):
 @pytest.mark.parametrize(("most", "batches"), [(2**22, 3), (2 * 8 * 24, 4), (1, 5)])
 def test_matrices_of_one_shape_together_are_as_one_by_one(weights, monkeypatch, most, batches):
     alone, sizes = copy.deepcopy(weights), []
-    expected = train(alone, [make_muon([weight]) for weight in alone.values()])
+    expected = after_steps(alone, [make_muon([weight]) for weight in alone.values()])
 
     def counted(matrices, precision):
         sizes.append(len(matrices))
@@ -120,7 +131,7 @@ def test_matrices_of_one_shape_together_are_as_one_by_one(weights, monkeypatch, 
 
     monkeypatch.setattr(muon, "MOST_AT_ONCE", most)
     monkeypatch.setattr(muon, "orthogonalise", counted)
-    found = train(weights, [make_muon(weights.values())], steps=4)
+    found = after_steps(weights, [make_muon(weights.values())], count=4)
     assert len(sizes) == 4 * batches
     assert sum(sizes) == 4 * len(SHAPES)
     for name, value in expected.items():
@@ -150,7 +161,7 @@ def test_joined_matrices_are_orthogonalised_one_by_one(weights):
 def test_a_skipped_step_changes_nothing(weights, bad):
     """Not the weights, not the moments, not what follows."""
     undisturbed = copy.deepcopy(weights)
-    expected = train(undisturbed, [make_muon(undisturbed.values())])
+    expected = after_steps(undisturbed, [make_muon(undisturbed.values())])
     optimizer = make_muon(weights.values())
     for step in range(4):
         give_gradients(weights, step)
@@ -169,7 +180,9 @@ def test_a_skipped_step_changes_nothing(weights, bad):
 
 def test_updates_have_the_size_of_those_of_adamw(weights):
     before = copy.deepcopy(weights)
-    after = train(weights, [Muon(dict.fromkeys(weights.values(), 1), LR, weight_decay=0)], steps=1)
+    after = after_steps(
+        weights, [Muon(dict.fromkeys(weights.values(), 1), LR, weight_decay=0)], count=1
+    )
     for name, value in after.items():
         size = (value - before[name]).square().mean().sqrt() / LR
         assert 0.68 * 0.2 < size < 1.2 * 0.2, name
@@ -313,3 +326,88 @@ def test_moments_are_counted():
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(FieldError, match="`optimizer` sgd: choose from adamw, muon"):
         make_optimizer(make_stage().model, TrainingConfig(optimizer="sgd"))
+
+
+# --- On the command line ---
+
+
+@pytest.fixture
+def train(run, tokenizer_file):
+    """Train six steps into a run folder of this name."""
+    return lambda name, more="": run(
+        f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --run_name {name} {more}"
+    )
+
+
+def refused(capsys, call) -> str:
+    with pytest.raises(SystemExit) as stop:
+        call()
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_stopped_run_goes_on_bit_for_bit(train, tmp_path, monkeypatch, precision):
+    options = f"--optimizer muon --precision {precision} --dropout_t 0.2"
+    train("straight", options)
+    make_step = MaskGITStage.train_step
+
+    def stopping(stage, step):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return make_step(stage, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskGITStage, "train_step", stopping)
+        with pytest.raises(SystemExit) as stop:
+            train("stopped", options)
+    assert stop.value.code == 128 + signal.SIGTERM
+    train("stopped", "--resume")  # the optimiser is the run's own
+    states = [
+        load_checkpoint(tmp_path / name / "resume_maskgit.pt", "maskgit-resume")
+        for name in ("straight", "stopped")
+    ]
+    assert [state["position"]["step"] for state in states] == [6, 6]
+    tensors = [dict(tensors_of(state["stage"])) for state in states]
+    assert tensors[0].keys() == tensors[1].keys()
+    assert sum("momentum" in name for name in tensors[0]) == len(
+        states[0]["stage"]["muon"]["state"]
+    )
+    assert all(value.equal(tensors[1][name]) for name, value in tensors[0].items())
+
+
+def tensors_of(nested, name=""):
+    """Every tensor in nested dictionaries, with its path."""
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            yield from tensors_of(value, f"{name} {key}")
+        elif isinstance(value, torch.Tensor):
+            yield f"{name} {key}", value
+
+
+def test_another_optimizer_is_refused_where_a_run_goes_on(train, tmp_path, capsys):
+    train("run", "--n_epochs 1")
+    config = (tmp_path / "run" / "config.json").read_bytes()
+    told = refused(capsys, lambda: train("run", "--resume --optimizer muon"))
+    assert "--optimizer muon is not what the run in" in told
+    assert "was started with (adamw)" in told
+    # A run of before the option has no such entry.
+    run = RunFolder(tmp_path / "run", "mnist")
+    stored = read_config(run)
+    del stored["maskgit"]["optimizer"]
+    write_record(run.config, stored)
+    told = refused(capsys, lambda: train("run", "--resume --optimizer muon"))
+    assert "it was trained with --optimizer adamw, not muon" in told
+    train("run", "--resume")
+    assert read_config(run)["maskgit"]["optimizer"] == "adamw"
+    assert "optimizer" in config.decode()
+
+
+def test_dry_run_counts_one_moment_instead_of_two(train):
+    told = {}
+    for optimizer in ("adamw", "muon"):
+        output = train("run", f"--dry_run --hidden_dim 512 --optimizer {optimizer}")
+        (told[optimizer],) = re.findall(r"tokens, (\d+) MB of checkpoints", output)
+    assert int(told["adamw"]) - int(told["muon"]) == pytest.approx(4 * 1.88, abs=1)
