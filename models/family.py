@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -61,7 +62,7 @@ class TransformerFamily(NamedTuple):
     read: Callable[[Any, Path, TokenizerShape, int | None, Mapping[str, Any]], nn.Module]
     write: Callable[[Any], dict[str, Any]] | None
     training_bytes: Callable[[Any, int, int, str], int]
-    joined: Mapping[str, int]
+    joined: Mapping[str, int] = MappingProxyType({})
 
     @property
     def name(self) -> str:

@@ -64,17 +64,23 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Make a step with the gradients of the weights; `closure` is not used."""
+        for batch in self._batches():
+            self._move(batch)
+
+    def _move(self, batch: list["_Matrix"]) -> None:
+        """Make the step of matrices of one shape."""
         (group,) = self.param_groups
-        for parts in self._batches():
-            weight, momentum, gradient = map(torch.stack, zip(*parts, strict=True))  # (n, r, c)
-            new_momentum = momentum.lerp(gradient, 1 - MOMENTUM)
-            ahead = gradient.lerp(new_momentum, MOMENTUM)  # Nesterov
-            direction = orthogonalise(ahead, self._precision)
-            # The root mean square of an orthogonal matrix is c^-0.5.
-            rate = group["lr"] * ADAMW_RMS * weight.shape[-1] ** 0.5
-            new_weight = weight * (1 - group["lr"] * group["weight_decay"]) - rate * direction
-            self._write([part.momentum for part in parts], momentum, new_momentum)
-            self._write([part.weight for part in parts], weight, new_weight)
+        weights, momenta, gradients = map(list, zip(*batch, strict=True))
+        # The momentum, and Nesterov's look ahead.
+        gradient, old = torch.stack(gradients), torch.stack(momenta)  # (n, r, c)
+        momentum = old.lerp(gradient, 1 - MOMENTUM)
+        direction = orthogonalise(gradient.lerp_(momentum, MOMENTUM), self._precision)
+        self._write(momenta, old, momentum)
+        # The weights. The root mean square of an orthogonal matrix is c^-0.5.
+        rate = group["lr"] * ADAMW_RMS * direction.shape[-1] ** 0.5
+        old = torch.stack(weights)
+        decayed = old * (1 - group["lr"] * group["weight_decay"])
+        self._write(weights, old, decayed.sub_(direction, alpha=rate))
 
     def _write(self, places: list[Tensor], old: Tensor, new: Tensor) -> None:
         """Write new values (n, r, c) into the n places, or the old ones in a step to skip."""

@@ -1,57 +1,60 @@
 """The optimisers of stage 2, and an optimiser step that a bad gradient cannot spoil."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
+from models.interfaces import TransformerShape
+from models.open import transformer_family
 from training.config import OPTIMIZERS, TrainingConfig
 from training.muon import Muon
 from utils.errors import FieldError
 from utils.weights import count_parameters
 
 
-def make_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.AdamW:
-    """Make an AdamW that decays the weights of linear layers and nothing else.
+def make_optimizers(
+    model: nn.Module, config: TransformerShape, training: TrainingConfig, precision: torch.dtype
+) -> tuple[torch.optim.AdamW, Muon | None]:
+    """Make the optimisers; both decay the weights of linear layers and nothing else.
 
-    It trains all weights, or under "muon" those that `make_muon` leaves.
+    Args:
+        model: the transformer, on its device.
+        config: its shape.
+        training: the settings.
+        precision: dtype of the run's matrix products.
+
+    Returns:
+        An AdamW of all weights and None; or, under "muon", a Muon of the weights of linear layers
+        and before it an AdamW of the others.
 
     Raises:
-        FieldError: if the optimiser is unknown.
+        FieldError: if the optimiser is unknown, or is "muon" and there are no linear layers.
     """
     if training.optimizer not in OPTIMIZERS:
         raise FieldError("optimizer", training.optimizer, f"choose from {', '.join(OPTIMIZERS)}")
+    by_muon = training.optimizer == "muon"
     linear = {id(layer.weight) for layer in linear_layers(model).values()}
     groups = [
         {
             "params": [p for p in model.parameters() if (id(p) in linear) == decay],
             "weight_decay": training.weight_decay if decay else 0.0,
         }
-        for decay in ((False,) if training.optimizer == "muon" else (True, False))
+        for decay in ((False,) if by_muon else (True, False))
     ]
-    return torch.optim.AdamW(groups, lr=training.lr, betas=training.betas, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=training.lr, betas=training.betas, fused=True)
+    return adamw, _make_muon(model, config, training, precision) if by_muon else None
 
 
-def make_muon(
-    model: nn.Module,
-    training: TrainingConfig,
-    joined: Mapping[str, int],
-    precision: torch.dtype,
-) -> Muon | None:
-    """Make a Muon for the weights of linear layers, or None if AdamW trains them.
-
-    Args:
-        model: the network, on its device.
-        training: the settings.
-        joined: number of the matrices in a weight, by the last name of its layer; others hold one.
-        precision: dtype of the run's matrix products.
-    """
-    if training.optimizer != "muon":
-        return None
+def _make_muon(
+    model: nn.Module, config: TransformerShape, training: TrainingConfig, precision: torch.dtype
+) -> Muon:
+    """Make a Muon for the weights of linear layers; errors as in `make_optimizers`."""
+    joined = transformer_family(config).joined
     weights = {
         layer.weight: joined.get(name.rpartition(".")[2], 1)
         for name, layer in linear_layers(model).items()
     }
+    if not weights:
+        raise FieldError("optimizer", "muon", "this transformer has no linear layers; use adamw")
     # On the CPU small products are slower in bfloat16.
     on_cpu = next(iter(weights)).device.type == "cpu"
     precision = torch.float32 if on_cpu else precision

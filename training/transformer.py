@@ -28,7 +28,7 @@ from training.ema import EMA
 from training.learning_rate import LearningRate
 from training.masked_batch import MaskedBatch, hide
 from training.muon import MOMENTS
-from training.optimizer import make_muon, make_optimizer, step_if_finite
+from training.optimizer import make_optimizers, step_if_finite
 from utils.device import autocast
 from utils.errors import FieldError
 from utils.plain import to_plain
@@ -93,7 +93,9 @@ class MaskGITStage:
         Raises:
             FieldError: if `label_drop` is positive and the model has no null class.
         """
-        _check_null_class(config, training)
+        if config.null_class is None and training.label_drop > 0:
+            reason = "this transformer has no null class; use 0"
+            raise FieldError("label_drop", training.label_drop, reason)
         self.config, self.training = config, training
         self.train_tokens, self.validation_tokens = train, validation
         self._train_tokens = DeviceTokens(train, device)
@@ -109,8 +111,7 @@ class MaskGITStage:
         torch.manual_seed(derive_seed(training.seed, "weights"))
         self.model: nn.Module = new_transformer(config).to(device)
         self.ema = EMA(self.model, training.ema_decay)
-        self.optimizer = make_optimizer(self.model, training)
-        self.muon = make_muon(self.model, training, transformer_family(config).joined, precision)
+        self.optimizer, self.muon = make_optimizers(self.model, config, training, precision)
         # This process's part of a step, and the exchange of gradients with the others.
         self._images_here = math.ceil(self.images_per_step / processes.size)
         self._num_parts = num_parts(
@@ -320,13 +321,6 @@ class MaskGITStage:
         bin_of = torch.from_numpy(bins.repeat(masks.sum(1)))  # (N,)
         values = torch.stack([losses, correct.float(), torch.ones_like(losses)]).cpu().double()
         return torch.zeros(VALIDATION_SUMS, dtype=torch.float64).index_add_(1, bin_of, values)
-
-
-def _check_null_class(config: TransformerShape, training: TrainingConfig) -> None:
-    """Refuse to drop labels, with a FieldError, if the model has no null class."""
-    if config.null_class is None and training.label_drop > 0:
-        reason = "this transformer has no null class; use 0"
-        raise FieldError("label_drop", training.label_drop, reason)
 
 
 def num_parts(images: int, seq_len: int, grad_accum: int, device_type: str) -> int:

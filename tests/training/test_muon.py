@@ -16,7 +16,7 @@ from torch import nn
 from training import muon
 from training.config import TrainingConfig
 from training.muon import ITERATIONS, QUINTIC, Muon, orthogonalise
-from training.optimizer import count_moments, linear_layers, make_optimizer
+from training.optimizer import count_moments, linear_layers, make_optimizers
 from training.run_folder import RunFolder
 from training.runs import read_config
 from training.transformer import MaskGITStage
@@ -325,7 +325,13 @@ def test_moments_are_counted():
 
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(FieldError, match="`optimizer` sgd: choose from adamw, muon"):
-        make_optimizer(make_stage().model, TrainingConfig(optimizer="sgd"))
+        make_stage(optimizer="sgd")
+
+
+def test_a_network_without_linear_layers_is_refused():
+    stage = stage_of()
+    with pytest.raises(FieldError, match="`optimizer` muon: this transformer has no linear layers"):
+        make_optimizers(nn.Embedding(3, 4), stage.config, stage.training, torch.float32)
 
 
 # --- On the command line ---

@@ -14,7 +14,6 @@ from models.open import new_transformer
 from training import transformer
 from training.config import TrainingConfig
 from training.masked_batch import hide
-from training.optimizer import make_optimizer
 from training.transformer import MaskGITStage
 from utils.errors import FieldError
 
@@ -133,7 +132,7 @@ def test_weight_decay_is_on_linear_weights_alone():
 
 
 def test_optimizer_takes_rate_and_betas():
-    optimizer = make_optimizer(make_stage().model, TrainingConfig(lr=3e-4, betas=(0.5, 0.6)))
+    optimizer = make_stage(lr=3e-4, betas=(0.5, 0.6)).optimizer
     assert all(g["lr"] == 3e-4 and g["betas"] == (0.5, 0.6) for g in optimizer.param_groups)
 
 
