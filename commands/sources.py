@@ -277,7 +277,7 @@ def _put_on_device(tokenizer: Tokenizer, machine: Machine) -> Tokenizer:
 
 def _put_model_on_device(model: Model, machine: Machine) -> Model:
     """Move a model to the device and compile it if --compile says so; return it."""
-    _put_on_device(model.tokenizer, machine)
+    model = model.to(machine.device, machine.precision)
     if machine.compiled:
-        model.transformer.compile(dynamic=False)
-    return model.to(machine.device, machine.precision)
+        model.compile()
+    return model

@@ -77,6 +77,8 @@ def set_up_device(device: torch.device, precision: torch.dtype, deterministic: b
         torch.set_float32_matmul_precision("highest" if is_exact else "high")
         torch.backends.cudnn.allow_tf32 = not is_exact
         torch.backends.cudnn.benchmark = not deterministic
+        # The backward pass of cuDNN's fused attention adds up in any order, whatever is asked for.
+        torch.backends.cuda.enable_cudnn_sdp(not deterministic)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

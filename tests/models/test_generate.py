@@ -10,6 +10,7 @@ from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 from models.noise import draw_noise
 from models.sampling import SamplingConfig
+from utils.weights import with_linear_weights_in
 
 NUM_CLASSES, SEQ_LEN, STEPS = 3, 16, 4
 CPU = torch.device("cpu")
@@ -92,3 +93,18 @@ def test_an_image_does_not_depend_on_the_labels_of_the_others(model):
     other = sample_tokens(model, np.array([0, 1, 2, 3, 0, 1, 2, 3, 2]), indices, sampling, 0)
     assert one[[2, 6, 8]].equal(other[[2, 6, 8]])
     assert not one[0].equal(other[0])
+
+
+def test_linear_weights_kept_in_bfloat16_give_the_same_tokens(model):
+    labels, indices, sampling = np.arange(3), np.arange(3), SamplingConfig(num_steps=STEPS)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    kept = with_linear_weights_in(torch.bfloat16, model)
+    linear = [layer for layer in kept.modules() if isinstance(layer, torch.nn.Linear)]
+    assert {layer.weight.dtype for layer in linear} == {torch.bfloat16}
+    assert kept.position_embedding.dtype == torch.float32
+    cast, cast_before = (
+        sample_tokens(network, labels, indices, sampling, 0, torch.bfloat16)
+        for network in (model, kept)
+    )
+    assert cast.equal(cast_before)
+    assert all(value.equal(weights[name]) for name, value in model.state_dict().items())
