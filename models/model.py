@@ -91,8 +91,13 @@ class Model:
         return replace(self, precision=precision)
 
     def compile(self) -> None:
-        """Run the networks through torch.compile; all blocks of images should have one size."""
-        self._predictor.compile(dynamic=False)
+        """Run the networks through torch.compile; all blocks of images should have one size.
+
+        On CUDA a decoding step of the transformer becomes a graph, so that its kernels start at
+        once.
+        """
+        is_cuda = self.tokenizer.device.type == "cuda"
+        self._predictor.compile(dynamic=False, mode="reduce-overhead" if is_cuda else "default")
         self.tokenizer.compile(dynamic=False)
 
     @cached_property

@@ -28,7 +28,7 @@ from training.ema import EMA
 from training.learning_rate import LearningRate
 from training.masked_batch import MaskedBatch, hide
 from training.optimizer import make_optimizer, step_if_finite
-from utils.device import autocast
+from utils.device import autocast, strictly_deterministic
 from utils.errors import FieldError
 from utils.plain import to_plain
 from utils.processes import ALONE, Processes
@@ -140,7 +140,8 @@ class MaskGITStage:
             with nullcontext() if is_last else processes.keep_gradients(self._shared):
                 part_loss = self._loss(part) / num_hidden
                 # The loss is a sum over the processes, but their gradients are averaged.
-                (part_loss * processes.size).backward()
+                with strictly_deterministic():
+                    (part_loss * processes.size).backward()
             loss += part_loss.detach()
         processes.add_up(loss)
         return {"loss": loss, **self._update(step, loss)}
@@ -274,7 +275,7 @@ class MaskGITStage:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         finite = (loss + norm).isfinite()
         step_if_finite(self.optimizer, self.learning_rate(step), finite)
-        self.ema.update(self.model, step)
+        self.ema.update(step)
         return {"gradient_norm": torch.where(finite, norm, 0), "skipped": (~finite).float()}
 
     @cached_property
