@@ -40,7 +40,10 @@ TABLES = {"commands.options", "data.datasets"}  # may be long
 MOST_LINES, MOST_LINES_OF_STORY = 350, 300
 LONGEST_FUNCTION, LONG_FUNCTION = 60, 30
 MOST_INNER_IMPORTS = 10
-HEAVY = {"torch", "torchvision", "medmnist", "numpy", "wandb", "tqdm", "torchmetrics", "scipy"}
+HEAVY = {
+    *("torch", "torchvision", "medmnist", "numpy", "wandb", "tqdm", "torchmetrics", "scipy"),
+    "matplotlib",
+}
 HOMES = {
     "argparse": {"commands.parser", "commands.kinds", "commands.kept_options"},
     "wandb": {"training.tracking"},

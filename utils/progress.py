@@ -2,9 +2,11 @@
 
 import io
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -14,6 +16,20 @@ from utils.signals import Stopped, ask_to_stop, end_if_asked, is_training
 from utils.streams import mute
 
 log = logging.getLogger(__name__)
+
+
+def log_written(path: Path, what: str = "") -> None:
+    """Log the name of a result as its last words, or the first of them if `what` follows.
+
+    The path is absolute and quoted as a shell needs it, so that terminals find it and it can be
+    copied, whatever the working folder of the reader is.
+
+    Args:
+        path: the file or folder.
+        what: what is in it.
+    """
+    told = shlex.quote(str(path.absolute()))
+    log.info("written: %s", f"{told} ({what})" if what else told)
 
 
 def progress_bar(title: str, total: int, done: int = 0, unit: str = "it", **options: Any) -> tqdm:
