@@ -53,9 +53,9 @@ def resolve(request: Request) -> CurvesJob:
     trained = {job.run.path.resolve() for job in jobs if isinstance(job, TrainingJob)}
     written: dict[Path, str] = {}  # what the user wrote, by folder
     for text in line.curves:
-        folder = _folder_of(text, output, trained)
-        if folder is not None:
-            written.setdefault(folder.resolve(), text)
+        path = _folder_of(text, output, trained)
+        if path is not None:
+            written.setdefault(path.resolve(), text)
     if not written:
         raise UserError(f"--curves {value_text(line.curves)}: no numbers to draw")
     names = [folder.name for folder in written]
@@ -102,10 +102,10 @@ def _folder_of(text: str, output: Path, trained: Collection[Path]) -> Path | Non
         UserError: if there is no such folder.
     """
     places = (output / text, Path(text))
-    for folder in places:
-        if folder.resolve() in trained or _has_numbers(folder):
-            return folder
-    if not any(folder.exists() for folder in places):
+    for path in places:
+        if path.resolve() in trained or _has_numbers(path):
+            return path
+    if not any(path.exists() for path in places):
         runs = sorted(path.name for path in output.glob("*") if _has_numbers(path))
         raise UserError(
             f"--curves {text}: there is no such folder, and no run of this name in {output}, which "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.pictures import save_png
-from utils.plots import COLOURS, draw
+from utils.plots import COLOURS, draw, log_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,16 +36,16 @@ def draw_code_use(path: Path, counts: np.ndarray) -> None:
         ranked.fill_between(np.arange(len(used) + 1), np.append(used, used[-1]), 0.8, step="post",
                             color=COLOURS[0], linewidth=0)  # fmt: skip
         ranked.axhline(alike, color=COLOURS[1], linestyle="--", label="if all were used alike")
-        ranked.set_yscale("log")
+        log_scale(ranked, "y", used[0] / used[-1])
         ranked.set_xlim(0, len(counts))
         ranked.set_xlabel("codes, the most used first")
-        ranked.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, borderpad=0)
+        ranked.legend(loc="upper right")
 
         histogram.set_title(f"{len(used)} of {len(counts)} codes are used, {unused} never")
-        edges = np.geomspace(used[-1], used[0] + 1, BINS + 1)
+        edges = np.unique(np.geomspace(used[-1], used[0] + 1, BINS + 1).round())  # whole numbers
         histogram.hist(used, bins=edges.tolist(), color=COLOURS[0])
         histogram.axvline(alike, color=COLOURS[1], linestyle="--")
-        histogram.set_xscale("log")
+        log_scale(histogram, "x", used[0] / used[-1])
         histogram.set_xlabel("times used")
         histogram.set_ylabel("number of codes")
 

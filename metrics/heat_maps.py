@@ -128,19 +128,25 @@ def _paint_map(axes: Axes, values: np.ndarray, score: str) -> None:
     axes.set_facecolor("#dddddd")  # of cells without a value
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    brightness = image.to_rgba(values)[..., :3] @ [0.3, 0.6, 0.1]  # (y, x)
     for (y, x), value in np.ndenumerate(values):
         if not math.isnan(value):
-            red, green, blue, _ = image.cmap(image.norm(value))
-            is_light = 0.3 * red + 0.6 * green + 0.1 * blue > 0.5
-            colour = "black" if is_light else "white"
-            told = f"{value:.3g}" if abs(value) >= 0.01 else f"{value:.2g}"
+            colour = "black" if brightness[y, x] > 0.5 else "white"
+            told = f"{value:.{_decimals(high - low)}f}"
             axes.text(x, y, told, ha="center", va="center", color=colour, size="small")
+    if low == high:
+        return
     y, x = np.argwhere(values == (low if is_lower_better else high))[0]
     left, right, top, bottom = x - 0.5, x + 0.5, y - 0.5, y + 0.5
     axes.plot(
         [left, right, right, left, left], [top, top, bottom, bottom, top], color=COLOURS[1],
         linewidth=2.5, clip_on=False,
     )  # fmt: skip
+
+
+def _decimals(spread: float) -> int:
+    """Choose so many decimals that values of this spread can be told apart."""
+    return min(max(2 - math.floor(math.log10(spread)), 0), 6) if spread > 0 else 3
 
 
 def _number(text: str) -> float:

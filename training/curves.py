@@ -18,7 +18,15 @@ import numpy as np
 from training.tracking import read_metrics
 from utils.errors import UserError
 from utils.pictures import save_png
-from utils.plots import COLOURS, Sparing, draw, drawn_or_said, plotting_obstacle
+from utils.plots import (
+    COLOURS,
+    Sparing,
+    draw,
+    drawn_or_said,
+    log_scale,
+    number_text,
+    plotting_obstacle,
+)
 from utils.progress import log_written
 
 if TYPE_CHECKING:
@@ -265,15 +273,12 @@ def _set_scales(axes: Axes, panel: Panel, values: np.ndarray) -> None:
     """Choose the scales of a chart for its values, finite (N,)."""
     axes.grid(visible=True)
     if panel.is_log and len(values) and values.min() > 0 and values.max() > 4 * values.min():
-        axes.set_yscale("log")
-        in_one_look = values.max() < 300 * values.min()
-        axes.locator_params("y", subs=(1, 2, 5) if in_one_look else (1,))
-        axes.minorticks_off()
+        log_scale(axes, "y", values.max() / values.min())
     elif panel.lowest is not None:
         axes.set_ylim(bottom=panel.lowest)
     axes.locator_params("x", integer=True)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(_number_text)
+        axis.set_major_formatter(number_text)
 
 
 def _series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -287,14 +292,6 @@ def _look_of_run(number: int) -> dict[str, Any]:
     """Choose colour and style for a run's lines."""
     style, colour = divmod(number, len(COLOURS))
     return {"color": COLOURS[colour], "linestyle": STYLES[style % len(STYLES)]}
-
-
-def _number_text(value: float, _: Any = None) -> str:
-    """Write a number at a scale, large ones with k or M."""
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.6g}{unit}"
-    return f"{value:.6g}"
 
 
 def _shortened(name: str) -> str:

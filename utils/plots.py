@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,7 @@ from PIL import Image
 from utils.errors import UserError, one_line
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,30 @@ def draw(width: float, height: float, paint: Callable[[Figure], None]) -> np.nda
         paint(sheet)
         sheet.savefig(pixels, format="png")
     return np.asarray(Image.open(pixels).convert("RGB"))
+
+
+def number_text(value: float, _: Any = None) -> str:
+    """Write a number at a scale, large ones with k or M."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.6g}{unit}"
+    return f"{value:.6g}"
+
+
+def log_scale(axes: Axes, which: Literal["x", "y"], ratio: float) -> None:
+    """Give an axis a logarithmic scale with numbers that are easy to read.
+
+    Args:
+        axes: the chart.
+        which: the axis.
+        ratio: of its largest value to its smallest.
+    """
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axes.set(**{f"{which}scale": "log"})
+    axes.locator_params(which, subs=(1, 2, 5) if ratio < 300 else (1,))
+    axis.set_major_formatter(number_text)
+    axis.set_minor_formatter(lambda *_: "")
+    axis.set_tick_params(which="minor", length=0)
 
 
 class Sparing:

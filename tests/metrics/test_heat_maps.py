@@ -120,7 +120,7 @@ def test_without_matplotlib_the_strips_are_drawn_and_it_is_said_once(tmp_path, m
     table.sheet.unlink()
     table.draw_sheet(["step", "cfg_w"])
     assert len(caplog.messages) == 1
-    assert size(table.sheet)[1] == 4 * (16 + 50)
+    assert size(table.sheet)[1] == 4 * (16 + 40)  # titles and strips
 
 
 def test_a_sheet_that_is_drawn_late_shows_every_row(tmp_path):
