@@ -43,7 +43,7 @@ FEW_POINTS = 30  # are marked
 LARGEST = 1e100  # matplotlib cannot make a scale for numbers near the end of the range
 LONGEST_NAME = 40  # characters of a run's name in the legend
 STYLES = ("-", "--", ":", "-.")  # of runs beyond the colours
-DARK_TO_LIGHT = ("#000000", "#440154", "#3b528b", "#21918c", "#5ec962")
+DARK_TO_LIGHT = ("#000000", "#3b528b", "#21918c", "#5ec962", "#d8b400")
 
 
 @dataclass(frozen=True)
@@ -252,11 +252,11 @@ def _paint_panel(axes: Axes, panel: Panel, runs: Mapping[str, Sequence[Row]]) ->
             if len(runs) == 1:
                 look["color"] = panel.colours[index]
             if name == panel.thin:
-                look |= {"linewidth": 0.9, "alpha": 0.6, "zorder": 2}
+                look |= {"linewidth": 0.9, "alpha": 0.6, "zorder": 2, "markersize": 1}
             else:
-                marker = "o" if len(steps) <= FEW_POINTS else ""
-                look |= {"linewidth": 1.6, "zorder": 3, "marker": marker, "markersize": 3}
-            drawn += axes.plot(steps, numbers, **look)
+                look |= {"linewidth": 1.6, "zorder": 3, "markersize": 3}
+            marker = "o" if len(steps) <= FEW_POINTS else ""
+            drawn += axes.plot(steps, numbers, marker=marker, **look)
     _set_scales(axes, panel, np.concatenate(values))
     axes.set_title(panel.title, pad=20 if len(panel.lines) > 1 else 6)
     if len(panel.lines) > 1:
@@ -274,8 +274,8 @@ def _set_scales(axes: Axes, panel: Panel, values: np.ndarray) -> None:
     axes.grid(visible=True)
     if panel.is_log and len(values) and values.min() > 0 and values.max() > 4 * values.min():
         log_scale(axes, "y", values.max() / values.min())
-    elif panel.lowest is not None:
-        axes.set_ylim(bottom=panel.lowest)
+    elif panel.lowest is not None and len(values) and values.max() > panel.lowest:
+        axes.set_ylim(panel.lowest, values.max() + 0.05 * (values.max() - panel.lowest))
     axes.locator_params("x", integer=True)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(number_text)

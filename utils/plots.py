@@ -71,19 +71,20 @@ def draw(width: float, height: float, paint: Callable[[Figure], None]) -> np.nda
     Raises:
         UserError: if matplotlib is missing or cannot be imported.
     """
-    try:
-        # Imported here because it is optional, and slow.
-        from matplotlib import figure, style
-    except ImportError as error:
-        told = plotting_obstacle() or f"matplotlib is broken ({one_line(error)}): {REQUIREMENTS}"
-        raise UserError(told) from error
     # What it says of fonts and of its cache folder is of no use here.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), style.context(["default", STYLE]):
-        warnings.simplefilter("ignore")  # of glyphs that the font lacks
-        sheet, pixels = figure.Figure(figsize=(width, height), layout="constrained"), BytesIO()
-        paint(sheet)
-        sheet.savefig(pixels, format="png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of packages that it uses, of glyphs that the font lacks
+        try:
+            # Imported here because it is optional, and slow.
+            from matplotlib import figure, style
+        except ImportError as error:
+            broken = f"matplotlib is broken ({one_line(error)}): {REQUIREMENTS}"
+            raise UserError(plotting_obstacle() or broken) from error
+        with style.context(["default", STYLE]):
+            sheet, pixels = figure.Figure(figsize=(width, height), layout="constrained"), BytesIO()
+            paint(sheet)
+            sheet.savefig(pixels, format="png")
     return np.asarray(Image.open(pixels).convert("RGB"))
 
 
@@ -122,6 +123,7 @@ class Sparing:
         """Begin; a job of a few seconds draws at its end alone."""
         self.clock = clock
         self._not_before = clock() + FEW_SECONDS
+        self._is_first = True
 
     def may_draw(self) -> bool:
         """Whether it is not too early for another drawing."""
@@ -129,11 +131,16 @@ class Sparing:
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
-        """Draw in the block: the longer it takes, the later the next one is."""
+        """Draw in the block: the longer it takes, the later the next one is.
+
+        The first does not count: it loads matplotlib.
+        """
         begin = self.clock()
         yield
         end = self.clock()
-        self._not_before = end + (end - begin) / MOST_OF_THE_TIME
+        if not self._is_first:
+            self._not_before = end + (end - begin) / MOST_OF_THE_TIME
+        self._is_first = False
 
 
 def drawn_or_said(what: object, action: Callable[[], None]) -> bool:
