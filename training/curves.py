@@ -72,11 +72,7 @@ LEARNING_RATE = Panel("learning rate", {"train/lr": ""}, lowest=0)
 SPEED = Panel("images per second", {"train/images_per_second": ""}, lowest=0)
 PANELS = {
     "maskgit": (
-        Panel(
-            "loss",
-            {"val/loss": "validation", "train/loss": "training, with label smoothing"},
-            "train/loss",
-        ),
+        Panel("loss", {"val/loss": "validation", "train/loss": "training"}, "train/loss"),
         Panel(
             "accuracy by share hidden",
             {
