@@ -19,10 +19,9 @@ log = logging.getLogger(__name__)
 
 
 def log_written(path: Path, what: str = "") -> None:
-    """Log the name of a result as its last words, or the first of them if `what` follows.
+    """Log the path of a result: absolute, and in the quotes that a shell needs.
 
-    The path is absolute and quoted as a shell needs it, so that terminals find it and it can be
-    copied, whatever the working folder of the reader is.
+    So terminals can open it and it can be copied, from whatever folder the log is read.
 
     Args:
         path: the file or folder.
