@@ -74,6 +74,10 @@ MODES = (
         "export", "write the trained transformer in the layout of caetas/GenerativeZoo", "loading",
         unit="FILE",
     ),
+    _mode(
+        "curves", "draw the curves of runs, by name or folder, on top of each other", unit="RUN",
+        takes_several=True,
+    ),
 )  # fmt: skip
 
 
@@ -182,7 +186,7 @@ def train(job: TrainJob) -> None:
 
 def sample(job: SampleJob) -> None:
     """Sample images from a trained model and write them; continue an interrupted sampling."""
-    from commands.sample import log_sampling_plan, save_steps
+    from commands.sample import log_results, log_sampling_plan, save_steps
     from data.blocks import BlockFolder, publish_blocks
 
     images, processes = job.images, job.images.machine.processes
@@ -216,8 +220,7 @@ def sample(job: SampleJob) -> None:
                 save_steps(job, blocks.path)
             sampling = job.sampling_identity()
             publish_blocks(blocks, sampling, labels, block_size, job.columns, series.first_image)
-    for name in ("images", "samples.npz", "grid.png", *(["steps.png"] if job.with_film else [])):
-        log.info("written: %s", job.folder / name)
+    log_results(job)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from models.decoding import make_plan
 from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError
 from utils.pictures import hatch_hidden, save_grid
+from utils.progress import log_written
 
 log = logging.getLogger(__name__)
 
@@ -133,4 +134,5 @@ def run(job: EditJob) -> None:
             shown.extend(images[: max(0, MAX_SHOWN - len(shown))])
         save_grid(made / "grid.png", shown, columns=GRID_COLUMNS)
         publish(job.folder, ("grid.png",))
-    log.info("written: %s (the original, its hidden part, the variants)", job.folder / "grid.png")
+    log_written(job.folder / "images")
+    log_written(job.folder / "grid.png", "the original, its hidden part, the variants")

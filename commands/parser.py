@@ -119,10 +119,12 @@ def _add_mode(group: argparse._ArgumentGroup, mode: Mode) -> None:
     if mode.unit is None:
         group.add_argument(flag, action="store_true", help=mode.help)
         return
-    optional: dict[str, Any] = {"nargs": "?", "const": mode.default} if mode.default else {}
-    kind = kinds.path if mode.unit == "FILE" else kinds.text
+    number: dict[str, Any] = {"nargs": "?", "const": mode.default} if mode.default else {}
+    if mode.takes_several:
+        number = {"nargs": "+", "action": _Repeatable}
+    kind = kinds.path if mode.unit in ("FILE", "RUN") else kinds.text
     group.add_argument(
-        flag, metavar=mode.unit, choices=mode.choices, help=mode.help, type=kind, **optional
+        flag, metavar=mode.unit, choices=mode.choices, help=mode.help, type=kind, **number
     )
 
 

@@ -17,6 +17,7 @@ from commands.request import Request
 from models.decoding import make_plan
 from models.sampling import SamplingConfig
 from utils.pictures import save_film
+from utils.progress import log_written
 
 log = logging.getLogger(__name__)
 
@@ -112,3 +113,10 @@ def save_steps(job: SampleJob, folder: Path) -> None:
         model.decode_steps(labels, seed=series.seed, first_image=series.first_image, **settings)
     )
     save_film(folder, model.image_of(steps[-1]), [step.hidden for step in steps])
+
+
+def log_results(job: SampleJob) -> None:
+    """Log what is in the folder; the picture comes last."""
+    film = ("steps.gif", "steps.png") if job.with_film else ()
+    for name in ("images", "samples.npz", *film, "grid.png"):
+        log_written(job.folder / name)

@@ -18,6 +18,7 @@ from metrics.sweep_table import SweepTable
 from models.sampling import SamplingConfig
 from utils.errors import UserError
 from utils.files import exclusive_lock, make_folder
+from utils.progress import log_written
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +94,10 @@ def run(job: SweepJob) -> None:
                 scores = judge.score(strip, count, title)
                 table.add(values, {**scores, "seconds": time.monotonic() - start})
             log.info("%s: %s", title, table.show(values))
-        table.draw_sheet(list(values))  # a kill may have left an old one
+        table.draw_sheet(list(values))
         log.info("lowest FID: %s", table.best())
-        log.info("written: %s, %s", table.csv, table.sheet)
+        log_written(table.csv)
+        log_written(table.sheet)
 
 
 def parse_grid(

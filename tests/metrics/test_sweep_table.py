@@ -20,6 +20,7 @@ def measured(folder, settings=SETTINGS):
         images = np.full((12, 8, 8, 1), setting["step"], np.uint8)
         list(table.keep_strip(setting, iter([(images, np.zeros(12))])))
         table.add(setting, {"fid": 100 / setting["step"], "seconds": 0.25})
+    table.draw_sheet(["step", "cfg_w"])
     return table
 
 
