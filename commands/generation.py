@@ -103,7 +103,10 @@ def log_plan(config: SamplingConfig, seq_len: int) -> None:
     """Log what decoding will do at each step."""
     if config.num_steps > seq_len:
         log.info("`num_steps` %d: an image has only %d tokens", config.num_steps, seq_len)
-    log.info("%s", make_plan([seq_len], config).table())
+    plan = make_plan([seq_len], config)
+    if config.guidance and not plan.guidance.any():
+        log.warning("`guidance` %g: no step has any; see `guidance_interval`", config.guidance)
+    log.info("%s", plan.table())
 
 
 def grid_columns(num_classes: int) -> int:

@@ -125,6 +125,11 @@ def beta_list(text: str) -> list[float]:
     return [rate(part) for part in _parts(text)]
 
 
+def share_list(text: str) -> list[float]:
+    """Read one or several numbers in [0, 1], written as for `int_list`."""
+    return [probability(part) for part in _parts(text)]
+
+
 def box_of(text: str) -> tuple[int, ...]:
     """Read the corners x0,y0,x1,y1 of a rectangle, four whole numbers."""
     parts = [whole_number(part) for part in _parts(text)]

@@ -307,13 +307,11 @@ def _training() -> Iterator[Option]:
 def _sampling() -> Iterator[Option]:
     """Yield the options that say which images are made, and how they are decoded."""
 
-    def decodes(
-        name: str, field: str, kind: Any, unit: str, text: str, choices: bool = False
-    ) -> Option:
+    def decodes(name: str, field: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
         """Make an option for a field of SamplingConfig."""
         return Option(
             name, kind, unit, text, (Fill(SamplingConfig, field),), topics=PLAN, resume=Resume.FREE,
-            choices=CHOICES[field] if choices else None,
+            choices=CHOICES.get(field), **more,
         )  # fmt: skip
 
     yield Option(
@@ -334,7 +332,7 @@ def _sampling() -> Iterator[Option]:
         topics=_topics("stage2 generating planning"), resume=Resume.STAGE,
         choices=CHOICES["schedule"],
     )  # fmt: skip
-    text = "guidance at the last step: (1 + W) * class - W * no class"
+    text = "largest guidance of all steps: (1 + W) * class - W * no class"
     yield decodes("cfg_w", "guidance", kinds.strength, "W", text)
     text = "Gumbel noise on the confidence, falling to 0 at the last step (confidence, moment)"
     yield decodes("r_temp", "choice_temperature", kinds.strength, "T", text)
@@ -350,9 +348,14 @@ def _sampling() -> Iterator[Option]:
         default=0, topics=GENERATE,
     )  # fmt: skip
     text = "which hidden positions are revealed first"
-    yield decodes("sampler", "sampler", str, "NAME", text, choices=True)
-    text = "guidance over the steps: rising from 0, or the same at each"
-    yield decodes("cfg_schedule", "guidance_schedule", str, "NAME", text, choices=True)
+    yield decodes("sampler", "sampler", str, "NAME", text)
+    text = "guidance over the steps: rising from 0; the same; on inside --cfg_interval; rising late"
+    yield decodes("cfg_schedule", "guidance_schedule", str, "NAME", text)
+    text = "shares of hidden tokens between which --cfg_schedule interval guides, two numbers"
+    yield decodes(
+        "cfg_interval", "guidance_interval", kinds.share_list, "SHARE", text,
+        many=Many.LIST, length=2,
+    )  # fmt: skip
     text = "also write pictures of the first images at every decoding step"
     yield Option("save_steps", None, "", text, topics=_topics("filming"))
 

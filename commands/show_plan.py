@@ -27,6 +27,7 @@ class ShowPlanJob:
 def resolve(request: Request) -> ShowPlanJob:
     """Find the number of tokens of an image; errors as in `find_model` and `find_tokenizer`."""
     sampling = configure(SamplingConfig, request.line)
+    sampling.validate()
     has_model = request.line.checkpoint or request.run().model.is_file()
     if has_model or "train" in request.jobs:
         shape = find_model(request).shape

@@ -3,18 +3,21 @@
 import difflib
 import itertools
 import logging
+import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from commands.flags import configure, option_values, options_of
 from commands.generation import Generation, describe_model, resolve_generation
 from commands.judging import JudgeSource, check_extractor, resolve_judge
 from commands.parser import CommandLine, parse_value
 from commands.request import Request
-from metrics.sweep_table import SweepTable
+from metrics.sweep_table import SweepTable, table_text
 from models.sampling import SamplingConfig
 from utils.errors import UserError
 from utils.files import exclusive_lock, make_folder
@@ -88,20 +91,36 @@ def run(job: SweepJob) -> None:
         for number, sampling in enumerate(job.grid, start=1):
             values, title = option_values(sampling), f"combination {number} of {len(job.grid)}"
             if table.find(values) is None:
-                start = time.monotonic()
-                strip = table.keep_strip(values, job.images.blocks(sampling))
-                scores = judge.score(strip, count, title)
-                table.add(values, {**scores, "seconds": time.monotonic() - start})
+                start, made_in = time.monotonic(), [0.0]
+                made = _timed(job.images.blocks(sampling), made_in)
+                scores = judge.score(table.keep_strip(values, made), count, title)
+                times = {"images_per_s": count / sum(made_in), "seconds": time.monotonic() - start}
+                table.add(values, {**scores, **times})
             log.info("%s: %s", title, table.show(values))
         table.draw_sheet(list(values))  # a kill may have left an old one
         log.info("lowest FID: %s", table.best())
         log.info("written: %s, %s", table.csv, table.sheet)
 
 
+def _timed(
+    blocks: Iterator[tuple[np.ndarray, np.ndarray]], seconds: list[float]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pass blocks of images on, and add the seconds that each took to make to a list."""
+    while True:
+        start = time.monotonic()
+        block = next(blocks, None)
+        seconds.append(time.monotonic() - start)
+        if block is None:
+            return
+        yield block
+
+
 def parse_grid(
     text: str, names: Collection[str], parse: Callable[[str, str], Any] = parse_value
 ) -> list[dict[str, Any]]:
     """Turn a text such as `step=4,8 cfg_w=0,3` into combinations; the last option varies fastest.
+
+    A value that is a list has brackets: `cfg_interval=[0.4,0.8],[0.2,0.9]`.
 
     Args:
         text: options with their values, separated by spaces.
@@ -119,7 +138,8 @@ def parse_grid(
     for part in text.split():
         spelled, equals, values = part.partition("=")
         name = spelled.lstrip("-").replace("-", "_")
-        if not equals or not all(values.split(",")):
+        texts = _values_in(values)
+        if not equals or not all(texts):
             raise UserError(f'--sweep {part!r}: needs option=value,value, as in "step=4,8 cfg_w=0"')
         if name not in names:
             near = difflib.get_close_matches(name, names, cutoff=0.4) or sorted(names)
@@ -128,18 +148,25 @@ def parse_grid(
             )
         if name in axes:
             raise UserError(f"--sweep names {name} twice; give all its values at once")
-        axes[name] = list(dict.fromkeys(parse(name, value) for value in values.split(",")))
+        read = (parse(name, value) for value in texts)
+        axes[name] = list(dict.fromkeys(tuple(v) if isinstance(v, list) else v for v in read))
     if not axes:
         raise UserError('--sweep needs options with values, as in "step=4,8,16 cfg_w=0,1,3"')
     # Their combinations.
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
+def _values_in(text: str) -> list[str]:
+    """Split values at the commas outside brackets."""
+    return re.split(r",(?![^\[\]]*\])", text)
+
+
 def _changed_options(sampling: SamplingConfig) -> str:
     """Write the options of a combination that do not have their defaults."""
     usual = option_values(SamplingConfig())
     values = option_values(sampling).items()
-    return " ".join(f"{name}={value}" for name, value in values if value != usual[name]) or "usual"
+    changed = [f"{name}={table_text(value)}" for name, value in values if value != usual[name]]
+    return " ".join(changed) or "usual"
 
 
 def _grid(line: CommandLine) -> list[dict[str, Any]]:

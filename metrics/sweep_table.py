@@ -63,7 +63,7 @@ class SweepTable:
 
     def find(self, setting: Mapping[str, Any]) -> dict[str, str] | None:
         """Find the row of a setting, the values of all sampling settings by name; None without."""
-        wanted = {name: _text(value) for name, value in setting.items()}
+        wanted = {name: table_text(value) for name, value in setting.items()}
         return next((row for row in self.rows if wanted.items() <= row.items()), None)
 
     def keep_strip(
@@ -89,7 +89,7 @@ class SweepTable:
             setting: the values of all sampling settings by name.
             scores: numbers by name, the same names for each row.
         """
-        settings = {name: _text(value) for name, value in setting.items()}
+        settings = {name: table_text(value) for name, value in setting.items()}
         self.rows.append(settings | {name: f"{value:.6g}" for name, value in scores.items()})
         text = io.StringIO()
         writer = csv.DictWriter(text, [*self.rows[0], CHECKSUM], lineterminator="\n")
@@ -151,12 +151,14 @@ class SweepTable:
 
     def _strip(self, setting: Mapping[str, Any]) -> Path:
         """Name the file with a setting's strip of images."""
-        key = "\n".join(f"{name}={_text(value)}" for name, value in setting.items())
+        key = "\n".join(f"{name}={table_text(value)}" for name, value in setting.items())
         return self._strips / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}.png"
 
 
-def _text(value: Any) -> str:
-    """Format a value as the table holds it."""
+def table_text(value: Any) -> str:
+    """Format the value of a setting as the table holds it."""
+    if isinstance(value, tuple | list):
+        return f"[{','.join(map(str, value))}]"
     return "" if value is None else str(value)
 
 

@@ -272,7 +272,6 @@ class Model:
 
     def _checked(self, config: SamplingConfig) -> SamplingConfig:
         """Check settings against the model and return them; errors as in `sample`."""
-        config.validate()
         config.validate_for(self.transformer.config)
         return config
 

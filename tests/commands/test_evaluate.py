@@ -229,6 +229,22 @@ def test_a_sweep_measures_every_setting_once(evaluate, trained, tmp_path, capsys
     assert anew[2]["fid"] == extended[2]["fid"]
 
 
+def test_a_sweep_compares_schedules_and_intervals_of_guidance(evaluate, trained, tmp_path):
+    command = f"--checkpoint {trained}/MaskGIT_mnist.pt --num_samples 20 --precision fp32 --step 4"
+    intervals = "--cfg_schedule interval --sweep cfg_interval=[0.39,0.78],[0,1]"
+    evaluate(f"{command} --cfg_w 5 {intervals}")
+    evaluate(f"{command} --cfg_w 5 --sweep cfg_schedule=constant,interval")
+    rows = {(row["cfg_schedule"], row["cfg_interval"]): row for row in table_of(tmp_path)}
+    narrow, wide = "[0.39,0.78]", "[0.0,1.0]"
+    assert [*rows] == [("interval", narrow), ("interval", wide), ("constant", narrow)]
+    assert len(table_of(tmp_path)) == 3  # the row with both is found again
+    # Guidance at every step is the constant schedule, which does not look at the interval.
+    fid = {key: row["fid"] for key, row in rows.items()}
+    assert fid["interval", wide] == fid["constant", narrow]
+    assert fid["interval", narrow] != fid["interval", wide]
+    assert all(float(row["images_per_s"]) > 0 for row in rows.values())
+
+
 def test_a_sweep_without_rows_can_be_another(evaluate, trained, tmp_path):
     SweepTable(tmp_path / "mnist" / "sweep", {"images": 1000})  # stopped before the first row
     evaluate(f"--sweep step=2 --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 20")
@@ -250,6 +266,9 @@ def test_a_grid_is_every_combination():
         (["--sweep", "step=2 step=4"], "--sweep names step twice"),
         (["--sweep", " "], "--sweep: is empty"),
         (["--sweep", "mask_value=99"], "--mask-value 99: the tokens are"),
+        (["--sweep", "cfg_interval=0.4,0.8"], "--cfg_interval needs 2 numbers, as in [0.39,0.78]"),
+        (["--sweep", "cfg_interval=[0.8,0.4]"], "--cfg_interval 0.8 0.4: must be two shares from"),
+        (["--sweep", "step=2,,4"], "--sweep 'step=2,,4': needs option=value,value"),
         (["--evaluate", "--feature_net", "no.pt"], "--feature_net no.pt: there is no such file"),
         (["--evaluate", "--feature_net", __file__], "is no TorchScript file"),
         (["--evaluate", "tokenizer", "--images", "x"], "reconstructs real images; leave --images"),

@@ -36,13 +36,46 @@ def sampled(run, model, tmp_path):
 @pytest.mark.parametrize(
     "option",
     ["--sampler halton", "--sampler random", "--sampler moment", "--cfg_schedule constant",
-     "--labels none"],
+     "--cfg_schedule interval", "--cfg_schedule power-cosine", "--labels none"],
 )  # fmt: skip
 def test_options_change_the_samples(sampled, option):
     plain, _ = sampled("--num_samples 20 --cfg_w 5")
     changed, _ = sampled(f"--num_samples 20 --cfg_w 5 {option}")
     assert changed.shape == plain.shape
     assert (changed != plain).any()
+
+
+def test_the_interval_decides_where_there_is_guidance(sampled, run, model):
+    options = "--labels 1x20 --cfg_w 5 --step 4 --cfg_schedule interval"
+    middle, _ = sampled(options)
+    wide, _ = sampled(f"{options} --cfg_interval 0,1")
+    same, _ = sampled("--labels 1x20 --cfg_w 5 --step 4 --cfg_schedule constant")
+    assert (wide == same).all()
+    assert (wide != middle).any()
+    none, _ = sampled(f"{options} --cfg_interval 0.92,0.98")
+    unguided, _ = sampled("--labels 1x20 --cfg_w 0 --step 4")
+    assert (none == unguided).all()
+    told = run(f"--show_plan --checkpoint {model} {options} --cfg_interval 0.92 0.98")
+    assert "--cfg_w 5: no step has any; see --cfg_interval" in told
+
+
+def test_an_interval_without_its_schedule_has_no_effect_and_it_is_said(run, model):
+    told = run(f"--show_plan --checkpoint {model} --cfg_interval 0.1,0.2")
+    assert "no effect here: --cfg_interval" in told
+
+
+def test_previews_and_edits_are_guided_in_the_interval(run, edited, tokenizer_file, tmp_path):
+    options = "--init_image mnist:3 --mask_box 0,0,32,16 --cfg_w 5 --cfg_schedule interval"
+    assert (edited(options) != edited(f"{options} --cfg_interval 0.92,0.98")).any()
+    grids = []
+    for name, interval in (("near", "0.39,0.78"), ("all", "0,1"), ("off", "0.92,0.98")):
+        run(
+            f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --run_name {name} --cfg_w 5 "
+            f"--num_samples 40 --cfg_schedule interval --cfg_interval {interval}"
+        )
+        [grid] = (tmp_path / name).rglob("*.png")
+        grids.append(grid.read_bytes())
+    assert len(set(grids)) == 3
 
 
 def test_labels_by_name_range_and_repeat(sampled):
