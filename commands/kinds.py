@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from models.labels import MAX_SAMPLES
+from models.sampling import MAX_STRENGTH
 
 MAX_SIDE = 8192  # pixels
 MAX_NUMBER = 2**53  # any larger number is a typing mistake
-MAX_STRENGTH = 1000.0  # largest guidance and temperature
 SIDES = ("left", "right", "top", "bottom")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from commands import kinds
 from data.datasets import DATASETS
+from metrics.better import BETTER
 from models.maskgit.config import TransformerConfig
 from models.sampling import CHOICES, SamplingConfig
 from models.schedules import training_schedule
@@ -75,6 +76,7 @@ class Option:
         choices: the values that it accepts; None accepts any.
         many: how several values are written; None if it takes one value.
         length: how many values a list must have; None for any number.
+        bare: the value if the option is written without one; None if it needs one.
     """
 
     spelling: str
@@ -88,6 +90,7 @@ class Option:
     choices: tuple[str, ...] | None = None
     many: Many | None = None
     length: int | None = None
+    bare: str | None = None
 
     @property
     def name(self) -> str:
@@ -135,6 +138,7 @@ def _topics(text: str) -> frozenset[str]:
 
 GENERATE, PLAN = _topics("generating"), _topics("generating planning")
 STAGES = _topics("stage1 stage2")
+BEST = "best"  # a value of --settings
 
 
 def _data() -> Iterator[Option]:
@@ -356,6 +360,12 @@ def _sampling() -> Iterator[Option]:
         "cfg_interval", "guidance_interval", kinds.share_list, "SHARE", text,
         many=Many.LIST, length=2,
     )  # fmt: skip
+    yield Option(
+        "settings", str, "NAME",
+        "what options that are not given take: their defaults, or the best settings that --sweep "
+        "--keep_best wrote into the checkpoint",
+        default="defaults", topics=_topics("settling"), choices=("defaults", BEST),
+    )  # fmt: skip
     text = "also write pictures of the first images at every decoding step"
     yield Option("save_steps", None, "", text, topics=_topics("filming"))
 
@@ -402,6 +412,13 @@ def _measuring() -> Iterator[Option]:
     yield Option(
         "inception_weights", kinds.path, "FILE",
         "weights-inception-2015-12-05-6726825d.pth, if it cannot be downloaded", topics=topics,
+    )  # fmt: skip
+
+    yield Option(
+        "keep_best", str, "METRIC",
+        "write the best settings of the sweep into the checkpoint, for --settings best: those with "
+        f"the lowest fid, or by another score ({', '.join(BETTER)})",
+        topics=_topics("sweeping"), choices=tuple(BETTER), bare="fid",
     )  # fmt: skip
 
 

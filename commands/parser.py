@@ -154,6 +154,8 @@ def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
             Many.WORDS_REPEATED: {"nargs": "+", "action": _Repeatable},
         }
         several = ways[option.many]
+    if option.bare is not None:
+        several = {"nargs": "?", "const": option.bare}
     group.add_argument(
         option.flag,
         type=option.kind,

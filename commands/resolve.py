@@ -14,7 +14,7 @@ from typing import Any
 from commands import dry_run
 from commands.flags import configure, options_of, with_flags
 from commands.mode import Mode
-from commands.options import OPTIONS
+from commands.options import BEST, OPTIONS
 from commands.parser import CommandLine
 from commands.request import Machine, Request
 from commands.resume import apply_resume
@@ -127,8 +127,9 @@ def idle_options(line: CommandLine) -> list[str]:
         for name in line.given & OPTIONS.keys()
         if OPTIONS[name].topics and not OPTIONS[name].topics & topics
     }
-    # Those that sampler and schedule of guidance ignore; a sweep may use several of them.
-    if not line.asks_for("sweep"):
+    # Those that sampler and schedule of guidance ignore; a sweep may use several of them, and a
+    # checkpoint may choose others.
+    if not line.asks_for("sweep") and line.settings != BEST:
         sampling, named = configure(SamplingConfig, line), options_of(SamplingConfig)
         if not SAMPLERS[sampling.sampler].uses_temperature:
             idle |= line.given & {named["choice_temperature"]}

@@ -3,9 +3,10 @@
 import difflib
 import itertools
 import logging
+import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,25 @@ from typing import Any
 import numpy as np
 
 from commands.flags import configure, option_values, options_of
-from commands.generation import Generation, describe_model, resolve_generation
+from commands.generation import (
+    Generation,
+    changed_options,
+    describe_model,
+    resolve_generation,
+    sampling_line,
+)
 from commands.judging import JudgeSource, check_extractor, resolve_judge
 from commands.parser import CommandLine, parse_value
 from commands.request import Request
-from metrics.sweep_table import SweepTable, table_text
+from metrics.sweep_table import SweepTable
+from models.best_settings import BestSettings
+from models.keep_settings import keep_best_settings
 from models.sampling import SamplingConfig
+from utils.checkpoint import is_own_format
 from utils.errors import UserError
 from utils.files import exclusive_lock, make_folder
+from utils.plain import from_plain
+from utils.torch_file import read_torch_file
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +48,15 @@ class SweepJob:
         grid: the combinations, as settings of sampling.
         judge: what the images are compared with, and how.
         folder: folder of the table.
+        kept_by: the score by which the best settings are chosen that the checkpoint will hold; None
+            keeps none.
     """
 
     images: Generation
     grid: list[SamplingConfig]
     judge: JudgeSource
     folder: Path
+    kept_by: str | None
 
 
 def check(line: CommandLine) -> None:
@@ -58,14 +73,16 @@ def resolve(request: Request) -> SweepJob:
     """
     images = resolve_generation(request, default_count=SWEPT_IMAGES)
     model = images.model
-    grid = [
-        configure(SamplingConfig, request.line.replace(**values)) for values in _grid(request.line)
-    ]
+    line = sampling_line(request.line, model)
+    grid = [configure(SamplingConfig, line.replace(**values)) for values in _grid(line)]
     for sampling in grid:
         sampling.validate_for(model.shape)
+    exists = "train" not in request.jobs
+    if line.keep_best and exists and not is_own_format(read_torch_file(model.path)):
+        raise UserError(f"--keep_best: {model.path} is of another program and cannot hold settings")
     data = request.data(model.dataset, model.tokenizer.image_size)
     judge = resolve_judge(request, data, "train", len(images.labels))
-    return SweepJob(images, grid, judge, model.run.path / "sweep")
+    return SweepJob(images, grid, judge, model.run.path / "sweep", line.keep_best)
 
 
 def describe(job: SweepJob) -> dict[str, Any]:
@@ -73,7 +90,7 @@ def describe(job: SweepJob) -> dict[str, Any]:
     return {
         **describe_model(job.images.model),
         "combinations": f"{len(job.grid)} of {len(job.images.labels)} images",
-        "grid": "; ".join(_changed_options(sampling) for sampling in job.grid),
+        "grid": "; ".join(changed_options(sampling) for sampling in job.grid),
     }
 
 
@@ -98,8 +115,27 @@ def run(job: SweepJob) -> None:
                 table.add(values, {**scores, **times})
             log.info("%s: %s", title, table.show(values))
         table.draw_sheet(list(values))  # a kill may have left an old one
-        log.info("lowest FID: %s", table.best())
+        log.info("lowest FID: %s", table.show(table.best("fid")))
         log.info("written: %s, %s", table.csv, table.sheet)
+        if job.kept_by is not None:
+            _keep_best(job, table, protocol)
+
+
+def _keep_best(job: SweepJob, table: SweepTable, protocol: Mapping[str, Any]) -> None:
+    """Write the best settings of the table into the checkpoint."""
+    assert job.kept_by is not None
+    row = table.best(job.kept_by)
+    # The table is a file: its values are read as those of a command line.
+    names = options_of(SamplingConfig)
+    texts = {field: row[name] for field, name in names.items()}
+    values = {f: parse_value(names[f], text) if text else None for f, text in texts.items()}
+    sampling, model = from_plain(SamplingConfig, values), job.images.model
+    sampling.validate_for(model.shape)
+    numbers = {n: float(text) for n, text in row.items() if text and n not in names.values()}
+    scores = {name: number for name, number in numbers.items() if math.isfinite(number)}
+    best = BestSettings(sampling, job.kept_by, scores, dict(protocol))
+    keep_best_settings(model.path, model.open().fingerprint, best)
+    log.info("kept in %s: %s, %s", model.path, changed_options(sampling), best.summary())
 
 
 def _timed(
@@ -159,14 +195,6 @@ def parse_grid(
 def _values_in(text: str) -> list[str]:
     """Split values at the commas outside brackets."""
     return re.split(r",(?![^\[\]]*\])", text)
-
-
-def _changed_options(sampling: SamplingConfig) -> str:
-    """Write the options of a combination that do not have their defaults."""
-    usual = option_values(SamplingConfig())
-    values = option_values(sampling).items()
-    changed = [f"{name}={table_text(value)}" for name, value in values if value != usual[name]]
-    return " ".join(changed) or "usual"
 
 
 def _grid(line: CommandLine) -> list[dict[str, Any]]:

@@ -10,12 +10,14 @@ import csv
 import hashlib
 import io
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from metrics.better import BETTER
 from utils.errors import UserError
 from utils.files import make_folder, remove_leftovers, write_text_atomic
 from utils.pictures import is_intact_png, save_png, save_strips, tile
@@ -99,12 +101,21 @@ class SweepTable:
         self.draw_sheet(list(setting))
 
     def show(self, setting: Mapping[str, Any]) -> str:
-        """Format the row of a setting, for people."""
-        return _line(self.find(setting) or {})
+        """Format the row of a setting on one line, without its empty cells."""
+        row = self.find(setting) or {}
+        return " ".join(f"{name}={value}" for name, value in row.items() if value)
 
-    def best(self, score: str = "fid") -> str:
-        """Format the row with the lowest score, for people."""
-        return _line(min(self.rows, key=lambda row: float(row[score])))
+    def best(self, score: str) -> dict[str, str]:
+        """Return the row with the best value of a score, a key of BETTER.
+
+        Raises:
+            UserError: if no row has a value of it.
+        """
+        values = [(float(row.get(score) or "nan"), row) for row in self.rows]
+        measured = [(value, row) for value, row in values if math.isfinite(value)]
+        if not measured:
+            raise UserError(f"{self.csv} has no {score}; choose the best settings by another score")
+        return BETTER[score](measured, key=lambda pair: pair[0])[1]
 
     def draw_sheet(self, names: list[str]) -> None:
         """Draw the contact sheet, unless there is one that is as new as the table.
@@ -160,11 +171,6 @@ def table_text(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"[{','.join(map(str, value))}]"
     return "" if value is None else str(value)
-
-
-def _line(row: Mapping[str, str]) -> str:
-    """Format a row on one line, without its empty cells."""
-    return " ".join(f"{name}={value}" for name, value in row.items() if value)
 
 
 def _cells(line: str) -> list[str]:

@@ -15,6 +15,7 @@ from utils.errors import FieldError
 if TYPE_CHECKING:
     from models.interfaces import TransformerShape
 
+MAX_STRENGTH = 1000.0  # largest guidance, temperature and factor on the logits
 CHOICES = {
     "schedule": (*MASK_SCHEDULES, *CUMULATIVE_SCHEDULES),
     "sampler": tuple(SAMPLERS),
@@ -65,10 +66,12 @@ class SamplingConfig:
         if self.num_steps < 1:
             raise FieldError("num_steps", self.num_steps, "must be at least 1")
         for field in ("guidance", "choice_temperature"):
-            if not getattr(self, field) >= 0:
-                raise FieldError(field, getattr(self, field), "must be at least 0")
-        if not self.logit_scale > 0:
-            raise FieldError("logit_scale", self.logit_scale, "must be above 0")
+            if not 0 <= getattr(self, field) <= MAX_STRENGTH:
+                reason = f"must be a number from 0 to {MAX_STRENGTH:g}"
+                raise FieldError(field, getattr(self, field), reason)
+        if not 0 < self.logit_scale <= MAX_STRENGTH:
+            reason = f"must be above 0 and at most {MAX_STRENGTH:g}"
+            raise FieldError("logit_scale", self.logit_scale, reason)
         ends = self.guidance_interval
         if not (isinstance(ends, tuple | list) and len(ends) == 2 and 0 <= ends[0] <= ends[1] <= 1):
             reason = "must be two shares from 0 to 1, the lower one first, as in 0.39,0.78"

@@ -21,6 +21,7 @@ from MaskGIT import main
 from metrics import extractor as extractors
 from metrics.extractor import load_feature_net, load_inception
 from metrics.sweep_table import SweepTable
+from models.open import load_model
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.files import file_digest
@@ -142,7 +143,8 @@ def test_samples_of_a_checkpoint(evaluate, trained, tmp_path):
     measured = scores_of(tmp_path, "samples")
     sampling = measured["protocol"]["sampling"]
     assert (sampling["step"], sampling["cfg_w"], sampling["r_temp"]) == (3, 1, 4.5)
-    assert len(measured["protocol"]["checkpoint"]["sha256"]) == 16
+    fingerprint = load_model(trained / "MaskGIT_mnist.pt").fingerprint
+    assert measured["protocol"]["checkpoint"]["fingerprint"] == fingerprint
     assert 0 <= measured["scores"]["class_accuracy"] <= 1
     assert "checkpoint            file MaskGIT_mnist.pt" in told
     # The same images, sampled into a file first.
