@@ -478,7 +478,8 @@ def documentation() -> str:
         lines += [f"## {group.title[0].upper()}{group.title[1:]}", ""]
         lines += ["| option | | default | with --resume |", "| --- | --- | --- | --- |"]
         for option in group.options:
-            spelled = f"`{option.flag} {option.unit}`".replace(" `", "`")
+            unit = f"[{option.unit}]" if option.bare is not None else option.unit
+            spelled = f"`{option.flag} {unit}`".replace(" `", "`")
             has_none = option.default_value is None or option.default_value is False
             default = "" if has_none else f"`{_written(option.default_value)}`"
             text = option.help.replace("|", "\\|")

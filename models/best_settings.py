@@ -53,7 +53,7 @@ def read_best_settings(entry: Any) -> BestSettings:
     found = from_plain(BestSettings, {**entry, "sampling": sampling})
     found.sampling.validate()
     are_numbers = all(type(v) in (int, float) and math.isfinite(v) for v in found.scores.values())
-    if found.metric not in found.scores or not are_numbers:
+    if not found.metric.isidentifier() or found.metric not in found.scores or not are_numbers:
         raise ValueError(f"its best settings have no scores, or none called {found.metric[:40]!r}")
     if type(found.protocol.get("images")) is not int:
         raise ValueError("its best settings do not tell the number of images")

@@ -19,6 +19,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from commands.sweep import parse_grid
 from MaskGIT import main
 from metrics import extractor as extractors
+from metrics.better import BETTER
 from metrics.extractor import load_feature_net, load_inception
 from metrics.sweep_table import SweepTable
 from models.open import load_model
@@ -200,6 +201,7 @@ def test_a_sweep_measures_every_setting_once(evaluate, trained, tmp_path, capsys
     rows = table_of(tmp_path)
     assert [(row["step"], row["cfg_w"]) for row in rows] == [("2", "1.0"), ("4", "1.0")]
     assert rows[0]["fid"] != rows[1]["fid"]
+    assert all(row[score] for row in rows for score in BETTER)
     assert told.count("seconds=") == 3  # two rows and the best
     with Image.open(tmp_path / "mnist" / "sweep" / "sweep.png") as sheet:
         assert sheet.height > 2 * 32

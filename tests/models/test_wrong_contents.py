@@ -103,6 +103,10 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no such token": (best_sampling(start_token=99), "start_token` 99: the tokens are 0 to 7"),
     "a setting too many": (best_sampling(mood=1), "mood is unknown"),
     "no score": (lambda c: c.update(best_settings=best(metric="kid")), "none called 'kid'"),
+    "a score with a name of two lines": (
+        lambda c: c.update(best_settings=best(metric="a\nb", scores={"a\nb": 1})),
+        "none called 'a\\nb'",
+    ),
     "a score of nothing": (
         lambda c: c.update(best_settings=best(scores={"fid": torch.nan})),
         "have no scores",
