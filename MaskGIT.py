@@ -53,22 +53,25 @@ MODES = (
     _mode(
         "train", "train the MaskGIT transformer (stage 2)", "stage2 generating", runs_shared=True
     ),
-    _mode("show_plan", "print what sampling would do at each step", "loading planning"),
+    _mode("show_plan", "print what sampling would do at each step", "loading planning settling"),
     _mode(
-        "sample", "generate images with a trained model", "loading generating filming",
+        "sample", "generate images with a trained model", "loading generating filming settling",
         runs_shared=True,
     ),
-    _mode("edit", "make part of an image anew with a trained model", "loading generating editing"),
+    _mode(
+        "edit", "make part of an image anew with a trained model",
+        "loading generating editing settling",
+    ),
     _mode(
         "evaluate",
         "compare images with the dataset's: samples of the model (or --images), or the tokenizer's "
         "reconstructions of real images: samples, tokenizer [samples]",
-        "loading generating measuring evaluating",
+        "loading generating measuring evaluating settling",
         unit="WHAT", choices=("samples", "tokenizer"), default="samples",
     ),
     _mode(
         "sweep", 'measure a grid of sampling options, as in "step=4,8,16 cfg_w=0,1,3"',
-        "loading generating measuring", unit="GRID",
+        "loading generating measuring sweeping settling", unit="GRID",
     ),
     _mode(
         "export", "write the trained transformer in the layout of caetas/GenerativeZoo", "loading",

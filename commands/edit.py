@@ -8,8 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from commands.flags import configure
-from commands.generation import GRID_COLUMNS, Generation, describe_model, resolve_generation
+from commands.generation import (
+    GRID_COLUMNS,
+    Generation,
+    describe_model,
+    resolve_generation,
+    sampling_of,
+)
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.sources import find_model
@@ -78,8 +83,7 @@ def resolve(request: Request) -> EditJob:
     """
     # The model, and the settings of decoding.
     line, model = request.line, find_model(request)
-    sampling = configure(SamplingConfig, line)
-    sampling.validate_for(model.shape)
+    sampling = sampling_of(line, model)
     # The image, and the region of it to make anew.
     size, channels = model.tokenizer.image_size, model.tokenizer.image_channels
     data = request.data(model.dataset, size)

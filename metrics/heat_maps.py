@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metrics.scores import LOWER_IS_BETTER
+from metrics.better import BETTER
 from utils.plots import COLOURS, draw
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def best_values(rows: Sequence[Row], y: str, x: str, score: str) -> np.ndarray:
     Returns:
         float64 (number of y's values, number of x's values); NaN where nothing was measured.
     """
-    best = np.fmin if score in LOWER_IS_BETTER else np.fmax
+    best = np.fmin if BETTER.get(score) is min else np.fmax
     ys, xs = values_of(rows, y), values_of(rows, x)
     result = np.full((len(ys), len(xs)), np.nan)
     for row in rows:
@@ -117,7 +117,7 @@ def _draw_pair(
 def _paint_map(axes: Axes, values: np.ndarray, score: str) -> None:
     """Paint a map (y, x) with its values; light is better, and the best has a frame."""
     low, high = np.nanmin(values), np.nanmax(values)
-    is_lower_better = score in LOWER_IS_BETTER
+    is_lower_better = BETTER.get(score) is min
     image = axes.imshow(
         values,
         cmap="viridis_r" if is_lower_better else "viridis",

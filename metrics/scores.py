@@ -24,7 +24,6 @@ KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000  # images of a subset
 NEIGHBOURS = 3  # of precision and recall
 IS_SPLITS = 10  # parts of the images for the Inception Score
-LOWER_IS_BETTER = frozenset({"fid", "kid"})  # of the others higher is
 
 
 @dataclass(frozen=True)

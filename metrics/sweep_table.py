@@ -10,12 +10,14 @@ import csv
 import hashlib
 import io
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from metrics.better import BETTER
 from metrics.heat_maps import heat_maps
 from utils.errors import UserError
 from utils.files import make_folder, remove_leftovers, write_text_atomic
@@ -67,7 +69,7 @@ class SweepTable:
 
     def find(self, setting: Mapping[str, Any]) -> dict[str, str] | None:
         """Find the row of a setting, the values of all sampling settings by name; None without."""
-        wanted = {name: _text(value) for name, value in setting.items()}
+        wanted = {name: table_text(value) for name, value in setting.items()}
         return next((row for row in self.rows if wanted.items() <= row.items()), None)
 
     def keep_strip(
@@ -93,7 +95,7 @@ class SweepTable:
             setting: the values of all sampling settings by name.
             scores: numbers by name, the same names for each row.
         """
-        settings = {name: _text(value) for name, value in setting.items()}
+        settings = {name: table_text(value) for name, value in setting.items()}
         self.rows.append(settings | {name: f"{value:.6g}" for name, value in scores.items()})
         text = io.StringIO()
         writer = csv.DictWriter(text, [*self.rows[0], CHECKSUM], lineterminator="\n")
@@ -105,12 +107,21 @@ class SweepTable:
             self.draw_sheet(list(setting))
 
     def show(self, setting: Mapping[str, Any]) -> str:
-        """Format the row of a setting, for people."""
-        return _line(self.find(setting) or {})
+        """Format the row of a setting on one line, without its empty cells."""
+        row = self.find(setting) or {}
+        return " ".join(f"{name}={value}" for name, value in row.items() if value)
 
-    def best(self, score: str = "fid") -> str:
-        """Format the row with the lowest score, for people."""
-        return _line(min(self.rows, key=lambda row: float(row[score])))
+    def best(self, score: str) -> dict[str, str]:
+        """Return the row with the best value of a score, a key of BETTER.
+
+        Raises:
+            UserError: if no row has a value of it.
+        """
+        values = [(float(row.get(score) or "nan"), row) for row in self.rows]
+        measured = [(value, row) for value, row in values if math.isfinite(value)]
+        if not measured:
+            raise UserError(f"{self.csv} has no {score}; choose the best settings by another score")
+        return BETTER[score](measured, key=lambda pair: pair[0])[1]
 
     def draw_sheet(self, names: list[str]) -> None:
         """Draw the contact sheet, unless there is one that is as new as the table.
@@ -144,7 +155,7 @@ class SweepTable:
             names: of all sampling settings.
             varied: of those that vary.
         """
-        of_no_score = {*names, "seconds"}
+        of_no_score = {*names, "seconds", "images_per_s"}
         scores = [n for n in self.rows[0] if n not in of_no_score and not n.endswith("_std")]
         maps: list[np.ndarray] = []
         if len(varied) > 1 and self._draws_maps:
@@ -177,7 +188,7 @@ class SweepTable:
 
     def _strip(self, setting: Mapping[str, Any]) -> Path:
         """Name the file with a setting's strip of images."""
-        key = "\n".join(f"{name}={_text(value)}" for name, value in setting.items())
+        key = "\n".join(f"{name}={table_text(value)}" for name, value in setting.items())
         return self._strips / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}.png"
 
 
@@ -186,14 +197,11 @@ def _is_as_new(file: Path, source: Path) -> bool:
     return file.is_file() and file.stat().st_mtime_ns >= source.stat().st_mtime_ns
 
 
-def _text(value: Any) -> str:
-    """Format a value as the table holds it."""
+def table_text(value: Any) -> str:
+    """Format the value of a setting as the table holds it."""
+    if isinstance(value, tuple | list):
+        return f"[{','.join(map(str, value))}]"
     return "" if value is None else str(value)
-
-
-def _line(row: Mapping[str, str]) -> str:
-    """Format a row on one line, without its empty cells."""
-    return " ".join(f"{name}={value}" for name, value in row.items() if value)
 
 
 def _cells(line: str) -> list[str]:

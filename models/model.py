@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.best_settings import BestSettings
 from models.cells import composite, hidden_cells, pixels_of
 from models.decoding import decoding_steps
 from models.generate import KnownTokens, prepare_decoding, sample_tokens
@@ -24,9 +25,11 @@ from models.interfaces import Transformer
 from models.labels import parse_labels
 from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
+from utils.checkpoint import weights_digest
 from utils.device import autocast
 from utils.errors import FieldError
 from utils.pictures import to_uint8
+from utils.plain import to_plain
 from utils.weights import with_linear_weights_in
 
 BLOCK_SIZE = 256  # images computed at once, by default
@@ -73,8 +76,7 @@ class Model:
         dataset: name of the dataset.
         class_names: names of the classes, in the order of the labels.
         precision: dtype of matrix products.
-        file_digest: SHA-256 of the bytes of its file that were read, in hexadecimal digits; None
-            if it does not come from a file.
+        best: the settings that a sweep found best for it; None without a sweep.
     """
 
     transformer: Transformer
@@ -82,7 +84,18 @@ class Model:
     dataset: str
     class_names: tuple[str, ...]
     precision: torch.dtype = torch.float32
-    file_digest: str | None = None
+    best: BestSettings | None = None
+
+    @property
+    def best_settings(self) -> dict[str, Any]:
+        """The settings in `best`, for `sample` and the others; empty without a sweep."""
+        return dict(vars(self.best.sampling)) if self.best else {}
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of the transformer: 16 hexadecimal digits of its config and weights."""
+        config, weights = self.transformer.config, self.transformer.state_dict()
+        return weights_digest(to_plain(config), weights)
 
     def to(self, device: torch.device, precision: torch.dtype) -> "Model":
         """Move the networks, without a copy, and return the model with this precision."""
@@ -296,7 +309,6 @@ class Model:
 
     def _checked(self, config: SamplingConfig) -> SamplingConfig:
         """Check settings against the model and return them; errors as in `sample`."""
-        config.validate()
         config.validate_for(self.transformer.config)
         return config
 

@@ -10,6 +10,7 @@ Needs a C compiler.
 """
 
 import argparse
+import csv
 import ctypes
 import errno
 import itertools
@@ -77,9 +78,10 @@ def pictures_of(folder: Path) -> dict[str, Any]:
 def sweep_of(folder: Path) -> dict[str, Any]:
     """The rows of a sweep without their times, and its pictures."""
     sweep = folder / "fashionmnist" / "sweep"
-    lines = (sweep / "sweep.csv").read_text().splitlines()
-    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
-    kept = [{k: v for k, v in row.items() if k not in ("seconds", "checksum")} for row in rows]
+    with (sweep / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    varied = ("images_per_s", "seconds", "checksum")
+    kept = [{k: v for k, v in row.items() if k not in varied} for row in rows]
     return {"rows": kept, **{p.name: p.read_bytes() for p in sweep.rglob("*.png")}}
 
 

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 from PIL import Image
 
+from metrics.better import BETTER
 from metrics.heat_maps import best_values, heat_maps, values_of
-from metrics.scores import LOWER_IS_BETTER
 from metrics.sweep_table import SweepTable
 
 # Every setting of three options; the scores tell their numbers apart.
@@ -31,8 +31,8 @@ def test_numbers_are_sorted_as_numbers_and_words_stay_as_they_come():
 
 
 def test_a_cell_shows_the_best_over_the_other_options():
-    assert "fid" in LOWER_IS_BETTER
-    assert "precision" not in LOWER_IS_BETTER
+    assert BETTER["fid"] is min
+    assert BETTER["precision"] is max
     values = np.add.outer([0, 300, 1000], [4, 8, 16])  # (cfg_w, step)
     assert (best_values(ROWS, "cfg_w", "step", "fid") == values).all()
     assert (best_values(ROWS, "cfg_w", "step", "precision") == values + 0.5).all()

@@ -10,6 +10,7 @@ from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 from models.noise import draw_noise
 from models.sampling import SamplingConfig
+from models.schedules import GUIDANCE_SCHEDULES
 from utils.weights import with_linear_weights_in
 
 NUM_CLASSES, SEQ_LEN, STEPS = 3, 16, 4
@@ -46,7 +47,7 @@ def decoded_plainly(model, labels, sampling, tokens, hidden):
 
 
 @pytest.mark.parametrize("count", [2, 4, 9])
-@pytest.mark.parametrize("schedule", ["linear", "constant"])
+@pytest.mark.parametrize("schedule", GUIDANCE_SCHEDULES)
 def test_what_is_not_computed_changes_nothing(model, count, schedule):
     sampling = SamplingConfig(num_steps=STEPS, guidance_schedule=schedule)
     labels = torch.arange(count) % (NUM_CLASSES + 1)
@@ -74,6 +75,15 @@ def test_editing_computes_its_first_step_once_per_label_too(model):
         (9, {}, [NUM_CLASSES + 1, 18, 18, 18]),
         (9, {"guidance_schedule": "constant"}, [NUM_CLASSES + 1, 18, 18, 18]),
         (9, {"guidance": 0.0}, [NUM_CLASSES + 1, 9, 9, 9]),
+        (9, {"guidance_schedule": "power-cosine"}, [NUM_CLASSES + 1, 18, 18, 18]),
+        # 16, 15, 11 and 6 of 16 tokens are hidden before the steps.
+        (9, {"guidance_schedule": "interval"}, [NUM_CLASSES + 1, 9, 18, 9]),
+        (3, {"guidance_schedule": "interval"}, [3, 3, 6, 3]),
+        (
+            9,
+            {"guidance_schedule": "interval", "guidance_interval": (0.9, 0.95)},
+            [NUM_CLASSES + 1, 18, 9, 9],
+        ),
         (3, {}, [3, 6, 6, 6]),  # more labels than images
         (9, {"start_token": -1}, [9, 18, 18, 18]),  # no two images start alike
         (9, {"start_token": 5}, [NUM_CLASSES + 1, 18, 18, 18]),
