@@ -53,26 +53,33 @@ MODES = (
     _mode(
         "train", "train the MaskGIT transformer (stage 2)", "stage2 generating", runs_shared=True
     ),
-    _mode("show_plan", "print what sampling would do at each step", "loading planning"),
+    _mode("show_plan", "print what sampling would do at each step", "loading planning settling"),
     _mode(
-        "sample", "generate images with a trained model", "loading generating filming",
+        "sample", "generate images with a trained model", "loading generating filming settling",
         runs_shared=True,
     ),
-    _mode("edit", "make part of an image anew with a trained model", "loading generating editing"),
+    _mode(
+        "edit", "make part of an image anew with a trained model",
+        "loading generating editing settling",
+    ),
     _mode(
         "evaluate",
         "compare images with the dataset's: samples of the model (or --images), or the tokenizer's "
         "reconstructions of real images: samples, tokenizer [samples]",
-        "loading generating measuring evaluating",
+        "loading generating measuring evaluating settling",
         unit="WHAT", choices=("samples", "tokenizer"), default="samples",
     ),
     _mode(
         "sweep", 'measure a grid of sampling options, as in "step=4,8,16 cfg_w=0,1,3"',
-        "loading generating measuring", unit="GRID",
+        "loading generating measuring sweeping settling", unit="GRID",
     ),
     _mode(
         "export", "write the trained transformer in the layout of caetas/GenerativeZoo", "loading",
         unit="FILE",
+    ),
+    _mode(
+        "curves", "draw the curves of runs, by name or folder, on top of each other", unit="RUN",
+        takes_several=True,
     ),
 )  # fmt: skip
 
@@ -182,7 +189,7 @@ def train(job: TrainJob) -> None:
 
 def sample(job: SampleJob) -> None:
     """Sample images from a trained model and write them; continue an interrupted sampling."""
-    from commands.sample import log_sampling_plan, save_steps
+    from commands.sample import log_results, log_sampling_plan, save_steps
     from data.blocks import BlockFolder, publish_blocks
 
     images, processes = job.images, job.images.machine.processes
@@ -216,8 +223,7 @@ def sample(job: SampleJob) -> None:
                 save_steps(job, blocks.path)
             sampling = job.sampling_identity()
             publish_blocks(blocks, sampling, labels, block_size, job.columns, series.first_image)
-    for name in ("images", "samples.npz", "grid.png", *(["steps.png"] if job.with_film else [])):
-        log.info("written: %s", job.folder / name)
+    log_results(job)
 
 
 if __name__ == "__main__":

@@ -109,8 +109,7 @@ class Bench:
         names = tuple(str(label) for label in range(CLASSES))
         self.model = Model(averaged, self.tokenizer, "", names, precision)
         if compiled:
-            self.tokenizer.compile(dynamic=False)
-            averaged.compile(dynamic=False)
+            self.model.compile()
 
     def works(self) -> dict[str, Pair]:
         """What is compared, by name."""

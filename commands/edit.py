@@ -8,8 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from commands.flags import configure
-from commands.generation import GRID_COLUMNS, Generation, describe_model, resolve_generation
+from commands.generation import (
+    GRID_COLUMNS,
+    Generation,
+    describe_model,
+    resolve_generation,
+    sampling_of,
+)
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.sources import find_model
@@ -21,6 +26,7 @@ from models.decoding import make_plan
 from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError
 from utils.pictures import hatch_hidden, save_grid
+from utils.progress import log_written
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +83,7 @@ def resolve(request: Request) -> EditJob:
     """
     # The model, and the settings of decoding.
     line, model = request.line, find_model(request)
-    sampling = configure(SamplingConfig, line)
-    sampling.validate_for(model.shape)
+    sampling = sampling_of(line, model)
     # The image, and the region of it to make anew.
     size, channels = model.tokenizer.image_size, model.tokenizer.image_channels
     data = request.data(model.dataset, size)
@@ -133,4 +138,5 @@ def run(job: EditJob) -> None:
             shown.extend(images[: max(0, MAX_SHOWN - len(shown))])
         save_grid(made / "grid.png", shown, columns=GRID_COLUMNS)
         publish(job.folder, ("grid.png",))
-    log.info("written: %s (the original, its hidden part, the variants)", job.folder / "grid.png")
+    log_written(job.folder / "images")
+    log_written(job.folder / "grid.png", "the original, its hidden part, the variants")

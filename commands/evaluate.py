@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.flags import configure, option_values
-from commands.generation import Generation, describe_model, resolve_generation
+from commands.flags import option_values
+from commands.generation import Generation, describe_model, resolve_generation, sampling_of
 from commands.judging import JudgeSource, check_extractor, resolve_judge
 from commands.parser import CommandLine
 from commands.request import Machine, Request
@@ -102,8 +102,7 @@ def resolve(request: Request) -> EvaluateJob:
         return _resolve_images(request)
     images = resolve_generation(request, default_count=EVALUATED_IMAGES)
     model = images.model
-    sampling = configure(SamplingConfig, request.line)
-    sampling.validate_for(model.shape)
+    sampling = sampling_of(request.line, model)
     data = request.data(model.dataset, model.tokenizer.image_size)
     judge = resolve_judge(request, data, "train", len(images.labels))
     return SamplesJob(images, sampling, judge, model.run.evaluation("samples"))

@@ -13,6 +13,7 @@ from models.open import transformer_family
 from utils.checkpoint import torch_save
 from utils.errors import UserError
 from utils.files import atomic_write
+from utils.progress import log_written
 
 log = logging.getLogger(__name__)
 
@@ -63,4 +64,4 @@ def run(job: ExportJob) -> None:
     assert write is not None, "resolve refuses such a family"
     with atomic_write(job.path) as file:
         torch_save(write(job.model.open().transformer), file)
-    log.info("written: %s (the transformer alone, without its tokenizer)", job.path)
+    log_written(job.path, "the transformer alone, without its tokenizer")

@@ -3,16 +3,23 @@
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from commands.flags import configure, option_values
+from commands.options import BEST
+from commands.parser import CommandLine
 from commands.request import Machine, Request
 from commands.sources import ModelSource, find_model
+from metrics.sweep_table import table_text
+from models.best_settings import BestSettings
 from models.decoding import make_plan
 from models.labels import labels_in_turn
 from models.model import ImageSeries
 from models.sampling import SamplingConfig
+from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +54,7 @@ class Generation:
         """Return what the images depend on, except the settings of sampling."""
         model = self.model.open()
         return {
-            "checkpoint": {"file": self.model.path.name, "sha256": str(model.file_digest)[:16]},
+            "checkpoint": {"file": self.model.path.name, "fingerprint": model.fingerprint},
             # The file of another program does not hold its tokenizer.
             "tokenizer": model.tokenizer.fingerprint,
             "labels": self.labels_as_written,
@@ -91,6 +98,50 @@ def resolve_generation(
     )
 
 
+def sampling_line(line: CommandLine, model: ModelSource) -> CommandLine:
+    """Fill in the best settings of a model if --settings asks for them; options given now win.
+
+    Raises:
+        UserError: if the model has none.
+    """
+    if line.settings != BEST:
+        return line
+    if model.best is None:
+        raise UserError(
+            f"--settings best: {model.path} has no best settings; --sweep with --keep_best finds "
+            "them and writes them there"
+        )
+    kept = option_values(model.best.sampling)
+    return line.replace(**{name: kept[name] for name in kept.keys() - line.given})
+
+
+def sampling_of(line: CommandLine, model: ModelSource) -> SamplingConfig:
+    """Return the settings of sampling for a model.
+
+    Raises:
+        UserError: if a setting does not fit the model, or --settings asks for best settings that
+            it does not have.
+    """
+    sampling = configure(SamplingConfig, sampling_line(line, model))
+    sampling.validate_for(model.shape)
+    return sampling
+
+
+def log_best_settings(path: Path, best: BestSettings) -> None:
+    """Say that the file of a model holds the best settings of a sweep."""
+    options, found = changed_options(best.sampling), best.summary()
+    log.info(
+        "%s holds the best settings of a sweep (`settings` best): %s: %s", path, options, found
+    )
+
+
+def changed_options(sampling: SamplingConfig) -> str:
+    """Write the options of settings that do not have their defaults."""
+    usual, values = option_values(SamplingConfig()), option_values(sampling)
+    changed = [f"{n}={table_text(values[n])}" for n in values if values[n] != usual[n]]
+    return " ".join(changed) or "the defaults"
+
+
 def describe_model(source: ModelSource) -> dict[str, Any]:
     """Return what --dry_run prints about a model."""
     return {
@@ -103,7 +154,10 @@ def log_plan(config: SamplingConfig, seq_len: int) -> None:
     """Log what decoding will do at each step."""
     if config.num_steps > seq_len:
         log.info("`num_steps` %d: an image has only %d tokens", config.num_steps, seq_len)
-    log.info("%s", make_plan([seq_len], config).table())
+    plan = make_plan([seq_len], config)
+    if config.guidance and not plan.guidance.any():
+        log.warning("`guidance` %g: no step has any; see `guidance_interval`", config.guidance)
+    log.info("%s", plan.table())
 
 
 def grid_columns(num_classes: int) -> int:

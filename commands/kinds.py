@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from models.labels import MAX_SAMPLES
+from models.sampling import MAX_STRENGTH
 
 MAX_SIDE = 8192  # pixels
 MAX_NUMBER = 2**53  # any larger number is a typing mistake
-MAX_STRENGTH = 1000.0  # largest guidance and temperature
 SIDES = ("left", "right", "top", "bottom")
 
 
@@ -123,6 +123,11 @@ def int_list(text: str) -> list[int]:
 def beta_list(text: str) -> list[float]:
     """Read one or several numbers in [0, 1), written as for `int_list`."""
     return [rate(part) for part in _parts(text)]
+
+
+def share_list(text: str) -> list[float]:
+    """Read one or several numbers in [0, 1], written as for `int_list`."""
+    return [probability(part) for part in _parts(text)]
 
 
 def box_of(text: str) -> tuple[int, ...]:

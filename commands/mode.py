@@ -22,6 +22,7 @@ class Mode:
         topics: words that say which options have an effect here: those that share a topic with
             the mode, and those without topics.
         runs_shared: whether several processes may do it together.
+        takes_several: whether its option takes several values, which are then a list.
         unit: what help calls the value of its option; None if the option takes no value.
         choices: the values that the option accepts; None accepts any.
         default: the value if the option is written without one; None if it needs one.
@@ -31,6 +32,7 @@ class Mode:
     help: str
     topics: frozenset[str] = frozenset()
     runs_shared: bool = False
+    takes_several: bool = False
     unit: str | None = None
     choices: tuple[str, ...] | None = None
     default: str | None = None

@@ -13,6 +13,7 @@ from typing import Any
 
 from commands import kinds
 from data.datasets import DATASETS
+from metrics.better import BETTER
 from models.maskgit.config import TransformerConfig
 from models.sampling import CHOICES, SamplingConfig
 from models.schedules import training_schedule
@@ -75,6 +76,7 @@ class Option:
         choices: the values that it accepts; None accepts any.
         many: how several values are written; None if it takes one value.
         length: how many values a list must have; None for any number.
+        bare: the value if the option is written without one; None if it needs one.
     """
 
     spelling: str
@@ -88,6 +90,7 @@ class Option:
     choices: tuple[str, ...] | None = None
     many: Many | None = None
     length: int | None = None
+    bare: str | None = None
 
     @property
     def name(self) -> str:
@@ -135,6 +138,7 @@ def _topics(text: str) -> frozenset[str]:
 
 GENERATE, PLAN = _topics("generating"), _topics("generating planning")
 STAGES = _topics("stage1 stage2")
+BEST = "best"  # a value of --settings
 
 
 def _data() -> Iterator[Option]:
@@ -309,13 +313,11 @@ def _training() -> Iterator[Option]:
 def _sampling() -> Iterator[Option]:
     """Yield the options that say which images are made, and how they are decoded."""
 
-    def decodes(
-        name: str, field: str, kind: Any, unit: str, text: str, choices: bool = False
-    ) -> Option:
+    def decodes(name: str, field: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
         """Make an option for a field of SamplingConfig."""
         return Option(
             name, kind, unit, text, (Fill(SamplingConfig, field),), topics=PLAN, resume=Resume.FREE,
-            choices=CHOICES[field] if choices else None,
+            choices=CHOICES.get(field), **more,
         )  # fmt: skip
 
     yield Option(
@@ -336,7 +338,7 @@ def _sampling() -> Iterator[Option]:
         topics=_topics("stage2 generating planning"), resume=Resume.STAGE,
         choices=CHOICES["schedule"],
     )  # fmt: skip
-    text = "guidance at the last step: (1 + W) * class - W * no class"
+    text = "largest guidance of all steps: (1 + W) * class - W * no class"
     yield decodes("cfg_w", "guidance", kinds.strength, "W", text)
     text = "Gumbel noise on the confidence, falling to 0 at the last step (confidence, moment)"
     yield decodes("r_temp", "choice_temperature", kinds.strength, "T", text)
@@ -352,9 +354,20 @@ def _sampling() -> Iterator[Option]:
         default=0, topics=GENERATE,
     )  # fmt: skip
     text = "which hidden positions are revealed first"
-    yield decodes("sampler", "sampler", str, "NAME", text, choices=True)
-    text = "guidance over the steps: rising from 0, or the same at each"
-    yield decodes("cfg_schedule", "guidance_schedule", str, "NAME", text, choices=True)
+    yield decodes("sampler", "sampler", str, "NAME", text)
+    text = "guidance over the steps: rising from 0; the same; on inside --cfg_interval; rising late"
+    yield decodes("cfg_schedule", "guidance_schedule", str, "NAME", text)
+    text = "shares of hidden tokens between which --cfg_schedule interval guides, two numbers"
+    yield decodes(
+        "cfg_interval", "guidance_interval", kinds.share_list, "SHARE", text,
+        many=Many.LIST, length=2,
+    )  # fmt: skip
+    yield Option(
+        "settings", str, "NAME",
+        "what options that are not given take: their defaults, or the best settings that --sweep "
+        "--keep_best wrote into the checkpoint",
+        default="defaults", topics=_topics("settling"), choices=("defaults", BEST),
+    )  # fmt: skip
     text = "also write pictures of the first images at every decoding step"
     yield Option("save_steps", None, "", text, topics=_topics("filming"))
 
@@ -401,6 +414,13 @@ def _measuring() -> Iterator[Option]:
     yield Option(
         "inception_weights", kinds.path, "FILE",
         "weights-inception-2015-12-05-6726825d.pth, if it cannot be downloaded", topics=topics,
+    )  # fmt: skip
+
+    yield Option(
+        "keep_best", str, "METRIC",
+        "write the best settings of the sweep into the checkpoint, for --settings best: those with "
+        f"the lowest fid, or by another score ({', '.join(BETTER)})",
+        topics=_topics("sweeping"), choices=tuple(BETTER), bare="fid",
     )  # fmt: skip
 
 
@@ -460,7 +480,8 @@ def documentation() -> str:
         lines += [f"## {group.title[0].upper()}{group.title[1:]}", ""]
         lines += ["| option | | default | with --resume |", "| --- | --- | --- | --- |"]
         for option in group.options:
-            spelled = f"`{option.flag} {option.unit}`".replace(" `", "`")
+            unit = f"[{option.unit}]" if option.bare is not None else option.unit
+            spelled = f"`{option.flag} {unit}`".replace(" `", "`")
             has_none = option.default_value is None or option.default_value is False
             default = "" if has_none else f"`{_written(option.default_value)}`"
             text = option.help.replace("|", "\\|")

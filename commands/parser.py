@@ -70,9 +70,8 @@ def parse(argv: Sequence[str], modes: Sequence[Mode]) -> CommandLine:
     given = frozenset(name for name, value in parsed.items() if value is not unset)
     values = {name: parsed[name] if name in given else defaults[name] for name in defaults}
     # Check what argparse cannot check.
-    for option in OPTIONS.values():
-        if option.length is not None and len(values[option.name]) != option.length:
-            parser.error(f"{option.flag} needs {option.length} numbers, got {values[option.name]}")
+    for name in given & OPTIONS.keys():
+        _check_length(parser, name, values[name])
     chosen = tuple(mode for mode in modes if values[mode.name])
     if not chosen:
         parser.error("choose what to do: " + ", ".join(f"--{mode.name}" for mode in modes))
@@ -88,7 +87,18 @@ def parse_value(name: str, text: str, modes: Sequence[Mode] = ()) -> Any:
         modes: all modes.
     """
     parser = build_parser(modes)
-    return getattr(parser.parse_args(_canonical_spelling([f"--{name}={text}"], parser)), name)
+    parsed = parser.parse_args(_canonical_spelling([f"--{name}={text}"], parser))
+    value = getattr(parsed, name)
+    _check_length(parser, name, value)
+    return value
+
+
+def _check_length(parser: argparse.ArgumentParser, name: str, value: Any) -> None:
+    """End the process as in `parse` if an option has more or fewer numbers than it needs."""
+    option = OPTIONS[name]
+    if option.length is not None and len(value) != option.length:
+        usual = ",".join(map(str, option.default_value))
+        parser.error(f"{option.flag} needs {option.length} numbers, as in [{usual}]; got {value}")
 
 
 def build_parser(modes: Sequence[Mode]) -> argparse.ArgumentParser:
@@ -119,10 +129,12 @@ def _add_mode(group: argparse._ArgumentGroup, mode: Mode) -> None:
     if mode.unit is None:
         group.add_argument(flag, action="store_true", help=mode.help)
         return
-    optional: dict[str, Any] = {"nargs": "?", "const": mode.default} if mode.default else {}
-    kind = kinds.path if mode.unit == "FILE" else kinds.text
+    number: dict[str, Any] = {"nargs": "?", "const": mode.default} if mode.default else {}
+    if mode.takes_several:
+        number = {"nargs": "+", "action": _Repeatable}
+    kind = kinds.path if mode.unit in ("FILE", "RUN") else kinds.text
     group.add_argument(
-        flag, metavar=mode.unit, choices=mode.choices, help=mode.help, type=kind, **optional
+        flag, metavar=mode.unit, choices=mode.choices, help=mode.help, type=kind, **number
     )
 
 
@@ -144,6 +156,8 @@ def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
             Many.WORDS_REPEATED: {"nargs": "+", "action": _Repeatable},
         }
         several = ways[option.many]
+    if option.bare is not None:
+        several = {"nargs": "?", "const": option.bare}
     group.add_argument(
         option.flag,
         type=option.kind,

@@ -12,10 +12,13 @@ from commands.sources import TokenizerSource, find_tokenizer_to_measure
 from data.batches import labelled_batches
 from data.generated import write_npz
 from data.images import ImageDataset
+from metrics.code_use import draw_code_use
 from metrics.reconstruction import ReconstructionMeter
 from training.run_folder import RunFolder
 from utils.files import make_folder, write_json_atomic
 from utils.pictures import save_grid, to_uint8
+from utils.plots import drawn_or_said
+from utils.progress import log_written
 
 log = logging.getLogger(__name__)
 
@@ -86,4 +89,12 @@ def run(job: ReconstructJob) -> None:
     write_json_atomic(folder / "reconstruction.json", result)
     for name, value in result.items():
         log.info("%-20s %s", name, f"{value:.4f}" if isinstance(value, float) else value)
-    log.info("written: %s (originals above reconstructions)", folder / "reconstructions.png")
+
+    # Draw how the codes are used. A picture of earlier ones would be wrong beside these scores.
+    codes = folder / "codes.png"
+    if not drawn_or_said(codes, lambda: draw_code_use(codes, meter.code_counts())):
+        codes.unlink(missing_ok=True)
+    for name in ("reconstructions.npz", "reconstruction.json", "codes.png"):
+        if (folder / name).exists():
+            log_written(folder / name)
+    log_written(folder / "reconstructions.png", "originals above reconstructions")

@@ -12,15 +12,16 @@ from functools import partial
 from typing import Any
 
 from commands import dry_run
-from commands.flags import options_of, with_flags
+from commands.flags import configure, options_of, with_flags
 from commands.mode import Mode
-from commands.options import OPTIONS
+from commands.options import BEST, OPTIONS
 from commands.parser import CommandLine
 from commands.request import Machine, Request
 from commands.resume import apply_resume
 from data.datasets import DATASETS
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
+from models.schedules import GUIDANCE_SCHEDULES
 from utils.device import choose_device, choose_precision, set_up_device
 from utils.errors import UserError, is_out_of_memory
 from utils.processes import launched_processes
@@ -126,10 +127,14 @@ def idle_options(line: CommandLine) -> list[str]:
         for name in line.given & OPTIONS.keys()
         if OPTIONS[name].topics and not OPTIONS[name].topics & topics
     }
-    # The temperature, if the sampler ignores it; a sweep may use several samplers.
-    temperature = options_of(SamplingConfig)["choice_temperature"]
-    if not SAMPLERS[line.sampler].uses_temperature and not line.asks_for("sweep"):
-        idle |= line.given & {temperature}
+    # Those that sampler and schedule of guidance ignore; a sweep may use several of them, and a
+    # checkpoint may choose others.
+    if not line.asks_for("sweep") and line.settings != BEST:
+        sampling, named = configure(SamplingConfig, line), options_of(SamplingConfig)
+        if not SAMPLERS[sampling.sampler].uses_temperature:
+            idle |= line.given & {named["choice_temperature"]}
+        if not GUIDANCE_SCHEDULES[sampling.guidance_schedule].uses_interval:
+            idle |= line.given & {named["guidance_interval"]}
     return sorted(idle)
 
 

@@ -5,18 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.flags import configure
 from commands.generation import (
     Generation,
     describe_model,
     grid_columns,
+    log_best_settings,
     log_plan,
     resolve_generation,
+    sampling_of,
 )
+from commands.options import BEST
 from commands.request import Request
 from models.decoding import make_plan
 from models.sampling import SamplingConfig
 from utils.pictures import save_film
+from utils.progress import log_written
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +64,7 @@ class SampleJob:
         protocol = {k: v for k, v in self.images.protocol().items() if k not in parts}
         return {
             **protocol,
-            "checkpoint": model.file_digest,
-            # The file of another program does not hold its number of heads.
-            "model": vars(model.transformer.config),
+            "checkpoint": model.fingerprint,
             "device": machine.device.type,
             "compiled": machine.compiled,
             "sampling": vars(self.sampling),
@@ -77,8 +78,9 @@ def resolve(request: Request) -> SampleJob:
         UserError: if the model is missing, or an option does not fit it.
     """
     images = resolve_generation(request)
-    sampling = configure(SamplingConfig, request.line)
-    sampling.validate_for(images.model.shape)
+    sampling = sampling_of(request.line, images.model)
+    if images.model.best is not None and request.line.settings != BEST:
+        log_best_settings(images.model.path, images.model.best)
     return SampleJob(
         images=images,
         sampling=sampling,
@@ -112,3 +114,10 @@ def save_steps(job: SampleJob, folder: Path) -> None:
         model.decode_steps(labels, seed=series.seed, first_image=series.first_image, **settings)
     )
     save_film(folder, model.image_of(steps[-1]), [step.hidden for step in steps])
+
+
+def log_results(job: SampleJob) -> None:
+    """Log what is in the folder; the picture comes last."""
+    film = ("steps.gif", "steps.png") if job.with_film else ()
+    for name in ("images", "samples.npz", *film, "grid.png"):
+        log_written(job.folder / name)

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from commands.flags import configure
-from commands.generation import log_plan
+from commands.generation import log_plan, sampling_of
+from commands.options import BEST
 from commands.request import Request
 from commands.sources import find_model, find_tokenizer
 from models.decoding import make_plan
 from models.sampling import SamplingConfig
+from utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,16 @@ class ShowPlanJob:
 
 def resolve(request: Request) -> ShowPlanJob:
     """Find the number of tokens of an image; errors as in `find_model` and `find_tokenizer`."""
-    sampling = configure(SamplingConfig, request.line)
-    has_model = request.line.checkpoint or request.run().model.is_file()
+    line = request.line
+    has_model = line.checkpoint or request.run().model.is_file()
     if has_model or "train" in request.jobs:
-        shape = find_model(request).shape
-        sampling.validate_for(shape)
-        seq_len = shape.seq_len
-    else:
-        seq_len = find_tokenizer(request).shape.grid_size ** 2
-    return ShowPlanJob(sampling, seq_len)
+        model = find_model(request)
+        return ShowPlanJob(sampling_of(line, model), model.shape.seq_len)
+    if line.settings == BEST:
+        raise UserError("--settings best: there is no trained model; name one with --checkpoint")
+    sampling = configure(SamplingConfig, line)
+    sampling.validate()
+    return ShowPlanJob(sampling, find_tokenizer(request).shape.grid_size ** 2)
 
 
 def describe(job: ShowPlanJob) -> dict[str, Any]:

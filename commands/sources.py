@@ -6,7 +6,7 @@ earlier mode may still have to make.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from commands.flags import given_fields
 from commands.parser import CommandLine
 from commands.request import Machine, Request
 from data.datasets import DATASETS
+from models.best_settings import BestSettings
 from models.interfaces import TokenizerShape, TransformerShape
 from models.maskgit.config import TransformerConfig
 from models.model import Model
@@ -23,7 +24,6 @@ from models.vqgan.config import VQGANConfig
 from training.run_folder import RunFolder
 from utils.checkpoint import is_own_format
 from utils.errors import UserError
-from utils.files import read_with_digest
 from utils.torch_file import read_torch_file
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class ModelSource:
         shape: config of its transformer.
         tokenizer: config of its tokenizer.
         open: returns it, on the device.
+        best: the settings that a sweep found best for it; None without a sweep.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class ModelSource:
     shape: TransformerShape
     tokenizer: TokenizerShape
     open: Callable[[], Model]
+    best: BestSettings | None = None
 
 
 def find_tokenizer(request: Request) -> TokenizerSource:
@@ -180,15 +182,16 @@ def _model_of_file(request: Request, path: Path) -> ModelSource:
         shape=model.transformer.config,
         tokenizer=model.tokenizer.config,
         open=lambda: model,
+        best=model.best,
     )
 
 
 def _load_model(request: Request, path: Path) -> Model:
     """Load a model on the CPU and check it against the options; errors as in `find_model`."""
     line = request.line
-    stored, digest = read_with_digest(path, read_torch_file)
+    stored = read_torch_file(path)
     if not is_own_format(stored):
-        return replace(_load_foreign(request, stored, path), file_digest=digest)
+        return _load_foreign(request, stored, path)
     model = own_model(stored, path, _given(line))
     # The options must agree with the checkpoint.
     if model.dataset not in DATASETS:
@@ -199,7 +202,7 @@ def _load_model(request: Request, path: Path) -> Model:
     request.check_n_classes(model.transformer.config.num_classes, path)
     if line.checkpoint_vae:
         _check_own_tokenizer(request, model, path)
-    return replace(model, file_digest=digest)
+    return model
 
 
 def _check_own_tokenizer(request: Request, model: Model, path: Path) -> None:
@@ -277,7 +280,7 @@ def _put_on_device(tokenizer: Tokenizer, machine: Machine) -> Tokenizer:
 
 def _put_model_on_device(model: Model, machine: Machine) -> Model:
     """Move a model to the device and compile it if --compile says so; return it."""
-    _put_on_device(model.tokenizer, machine)
+    model = model.to(machine.device, machine.precision)
     if machine.compiled:
-        model.transformer.compile(dynamic=False)
-    return model.to(machine.device, machine.precision)
+        model.compile()
+    return model

@@ -3,21 +3,37 @@
 import difflib
 import itertools
 import logging
+import math
+import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from commands.flags import configure, option_values, options_of
-from commands.generation import Generation, describe_model, resolve_generation
+from commands.generation import (
+    Generation,
+    changed_options,
+    describe_model,
+    resolve_generation,
+    sampling_line,
+)
 from commands.judging import JudgeSource, check_extractor, resolve_judge
 from commands.parser import CommandLine, parse_value
 from commands.request import Request
 from metrics.sweep_table import SweepTable
+from models.best_settings import BestSettings
+from models.keep_settings import keep_best_settings
 from models.sampling import SamplingConfig
+from utils.checkpoint import is_own_format
 from utils.errors import UserError
 from utils.files import exclusive_lock, make_folder
+from utils.plain import from_plain
+from utils.progress import log_written
+from utils.torch_file import read_torch_file
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +49,15 @@ class SweepJob:
         grid: the combinations, as settings of sampling.
         judge: what the images are compared with, and how.
         folder: folder of the table.
+        kept_by: the score by which the best settings are chosen that the checkpoint will hold; None
+            keeps none.
     """
 
     images: Generation
     grid: list[SamplingConfig]
     judge: JudgeSource
     folder: Path
+    kept_by: str | None
 
 
 def check(line: CommandLine) -> None:
@@ -55,14 +74,16 @@ def resolve(request: Request) -> SweepJob:
     """
     images = resolve_generation(request, default_count=SWEPT_IMAGES)
     model = images.model
-    grid = [
-        configure(SamplingConfig, request.line.replace(**values)) for values in _grid(request.line)
-    ]
+    line = sampling_line(request.line, model)
+    grid = [configure(SamplingConfig, line.replace(**values)) for values in _grid(line)]
     for sampling in grid:
         sampling.validate_for(model.shape)
+    exists = "train" not in request.jobs
+    if line.keep_best and exists and not is_own_format(read_torch_file(model.path)):
+        raise UserError(f"--keep_best: {model.path} is of another program and cannot hold settings")
     data = request.data(model.dataset, model.tokenizer.image_size)
     judge = resolve_judge(request, data, "train", len(images.labels))
-    return SweepJob(images, grid, judge, model.run.path / "sweep")
+    return SweepJob(images, grid, judge, model.run.path / "sweep", line.keep_best)
 
 
 def describe(job: SweepJob) -> dict[str, Any]:
@@ -70,7 +91,7 @@ def describe(job: SweepJob) -> dict[str, Any]:
     return {
         **describe_model(job.images.model),
         "combinations": f"{len(job.grid)} of {len(job.images.labels)} images",
-        "grid": "; ".join(_changed_options(sampling) for sampling in job.grid),
+        "grid": "; ".join(changed_options(sampling) for sampling in job.grid),
     }
 
 
@@ -88,20 +109,56 @@ def run(job: SweepJob) -> None:
         for number, sampling in enumerate(job.grid, start=1):
             values, title = option_values(sampling), f"combination {number} of {len(job.grid)}"
             if table.find(values) is None:
-                start = time.monotonic()
-                strip = table.keep_strip(values, job.images.blocks(sampling))
-                scores = judge.score(strip, count, title)
-                table.add(values, {**scores, "seconds": time.monotonic() - start})
+                start, made_in = time.monotonic(), [0.0]
+                made = _timed(job.images.blocks(sampling), made_in)
+                scores = judge.score(table.keep_strip(values, made), count, title)
+                times = {"images_per_s": count / sum(made_in), "seconds": time.monotonic() - start}
+                table.add(values, {**scores, **times})
             log.info("%s: %s", title, table.show(values))
-        table.draw_sheet(list(values))  # a kill may have left an old one
-        log.info("lowest FID: %s", table.best())
-        log.info("written: %s, %s", table.csv, table.sheet)
+        table.draw_sheet(list(values))
+        log.info("lowest FID: %s", table.show(table.best("fid")))
+        if job.kept_by is not None:
+            _keep_best(job, table, protocol)
+        log_written(table.csv)
+        log_written(table.sheet)
+
+
+def _keep_best(job: SweepJob, table: SweepTable, protocol: Mapping[str, Any]) -> None:
+    """Write the best settings of the table into the checkpoint."""
+    assert job.kept_by is not None
+    row = table.best(job.kept_by)
+    # The table is a file: its values are read as those of a command line.
+    names = options_of(SamplingConfig)
+    texts = {field: row[name] for field, name in names.items()}
+    values = {f: parse_value(names[f], text) if text else None for f, text in texts.items()}
+    sampling, model = from_plain(SamplingConfig, values), job.images.model
+    sampling.validate_for(model.shape)
+    numbers = {n: float(text) for n, text in row.items() if text and n not in names.values()}
+    scores = {name: number for name, number in numbers.items() if math.isfinite(number)}
+    best = BestSettings(sampling, job.kept_by, scores, dict(protocol))
+    keep_best_settings(model.path, model.open().fingerprint, best)
+    log.info("kept in %s: %s, %s", model.path, changed_options(sampling), best.summary())
+
+
+def _timed(
+    blocks: Iterator[tuple[np.ndarray, np.ndarray]], seconds: list[float]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pass blocks of images on, and add the seconds that each took to make to a list."""
+    while True:
+        start = time.monotonic()
+        block = next(blocks, None)
+        seconds.append(time.monotonic() - start)
+        if block is None:
+            return
+        yield block
 
 
 def parse_grid(
     text: str, names: Collection[str], parse: Callable[[str, str], Any] = parse_value
 ) -> list[dict[str, Any]]:
     """Turn a text such as `step=4,8 cfg_w=0,3` into combinations; the last option varies fastest.
+
+    A value that is a list has brackets: `cfg_interval=[0.4,0.8],[0.2,0.9]`.
 
     Args:
         text: options with their values, separated by spaces.
@@ -119,7 +176,8 @@ def parse_grid(
     for part in text.split():
         spelled, equals, values = part.partition("=")
         name = spelled.lstrip("-").replace("-", "_")
-        if not equals or not all(values.split(",")):
+        texts = _values_in(values)
+        if not equals or not all(texts):
             raise UserError(f'--sweep {part!r}: needs option=value,value, as in "step=4,8 cfg_w=0"')
         if name not in names:
             near = difflib.get_close_matches(name, names, cutoff=0.4) or sorted(names)
@@ -128,18 +186,17 @@ def parse_grid(
             )
         if name in axes:
             raise UserError(f"--sweep names {name} twice; give all its values at once")
-        axes[name] = list(dict.fromkeys(parse(name, value) for value in values.split(",")))
+        read = (parse(name, value) for value in texts)
+        axes[name] = list(dict.fromkeys(tuple(v) if isinstance(v, list) else v for v in read))
     if not axes:
         raise UserError('--sweep needs options with values, as in "step=4,8,16 cfg_w=0,1,3"')
     # Their combinations.
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def _changed_options(sampling: SamplingConfig) -> str:
-    """Write the options of a combination that do not have their defaults."""
-    usual = option_values(SamplingConfig())
-    values = option_values(sampling).items()
-    return " ".join(f"{name}={value}" for name, value in values if value != usual[name]) or "usual"
+def _values_in(text: str) -> list[str]:
+    """Split values at the commas outside brackets."""
+    return re.split(r",(?![^\[\]]*\])", text)
 
 
 def _grid(line: CommandLine) -> list[dict[str, Any]]:

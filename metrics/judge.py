@@ -23,7 +23,7 @@ from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.device import float32_name
 from utils.errors import UserError, one_line
 from utils.files import make_folder, write_json_atomic
-from utils.progress import progress_bar
+from utils.progress import log_written, progress_bar
 from utils.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ def write_scores(
     log.info("%s", report(scores, protocol))
     if warning:
         log.warning("%s", warning)
-    log.info("written: %s", path)
+    log_written(path)
 
 
 def caution(count: int) -> str | None:

@@ -10,15 +10,19 @@ import csv
 import hashlib
 import io
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from metrics.better import BETTER
+from metrics.heat_maps import heat_maps
 from utils.errors import UserError
 from utils.files import make_folder, remove_leftovers, write_text_atomic
 from utils.pictures import is_intact_png, save_png, save_strips, tile
+from utils.plots import Sparing, drawn_or_said
 from utils.records import CHECKSUM, checksum, read_record, write_record
 
 log = logging.getLogger(__name__)
@@ -27,7 +31,7 @@ STRIP_IMAGES = 10  # images of a strip
 
 
 class SweepTable:
-    """The rows of a sweep; the files are written again after each new row.
+    """The rows of a sweep; the table is written again after each new row.
 
     Attributes:
         csv: file of the table.
@@ -47,6 +51,8 @@ class SweepTable:
                 damaged.
         """
         self.csv, self.sheet = folder / "sweep.csv", folder / "sweep.png"
+        self._draws_maps = True  # until that fails
+        self._sparing, self._is_sheet_old = Sparing(), False
         self._strips = make_folder(folder / "strips")
         for place in (folder, self._strips):
             remove_leftovers(place)
@@ -63,7 +69,7 @@ class SweepTable:
 
     def find(self, setting: Mapping[str, Any]) -> dict[str, str] | None:
         """Find the row of a setting, the values of all sampling settings by name; None without."""
-        wanted = {name: _text(value) for name, value in setting.items()}
+        wanted = {name: table_text(value) for name, value in setting.items()}
         return next((row for row in self.rows if wanted.items() <= row.items()), None)
 
     def keep_strip(
@@ -83,38 +89,50 @@ class SweepTable:
             yield images, labels
 
     def add(self, setting: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-        """Write a row and the contact sheet.
+        """Write a row, and the contact sheet if that does not cost too much time.
 
         Args:
             setting: the values of all sampling settings by name.
             scores: numbers by name, the same names for each row.
         """
-        settings = {name: _text(value) for name, value in setting.items()}
+        settings = {name: table_text(value) for name, value in setting.items()}
         self.rows.append(settings | {name: f"{value:.6g}" for name, value in scores.items()})
         text = io.StringIO()
         writer = csv.DictWriter(text, [*self.rows[0], CHECKSUM], lineterminator="\n")
         writer.writeheader()
         writer.writerows({**row, CHECKSUM: checksum(row)} for row in self.rows)
         write_text_atomic(self.csv, text.getvalue())
-        self.draw_sheet(list(setting))
+        self._is_sheet_old = True
+        if self._sparing.may_draw():
+            self.draw_sheet(list(setting))
 
     def show(self, setting: Mapping[str, Any]) -> str:
-        """Format the row of a setting, for people."""
-        return _line(self.find(setting) or {})
+        """Format the row of a setting on one line, without its empty cells."""
+        row = self.find(setting) or {}
+        return " ".join(f"{name}={value}" for name, value in row.items() if value)
 
-    def best(self, score: str = "fid") -> str:
-        """Format the row with the lowest score, for people."""
-        return _line(min(self.rows, key=lambda row: float(row[score])))
+    def best(self, score: str) -> dict[str, str]:
+        """Return the row with the best value of a score, a key of BETTER.
+
+        Raises:
+            UserError: if no row has a value of it.
+        """
+        values = [(float(row.get(score) or "nan"), row) for row in self.rows]
+        measured = [(value, row) for value, row in values if math.isfinite(value)]
+        if not measured:
+            raise UserError(f"{self.csv} has no {score}; choose the best settings by another score")
+        return BETTER[score](measured, key=lambda pair: pair[0])[1]
 
     def draw_sheet(self, names: list[str]) -> None:
         """Draw the contact sheet, unless there is one that is as new as the table.
 
-        It has a strip for each row, titled with what differs and the FID.
+        It has a strip for each row, titled with what differs and the FID, and beside them heat maps
+        of the scores over each pair of options.
 
         Args:
             names: of all sampling settings.
         """
-        if self.sheet.is_file() and self.sheet.stat().st_mtime_ns >= self.csv.stat().st_mtime_ns:
+        if not self._is_sheet_old and _is_as_new(self.sheet, self.csv):
             return
         varied = [name for name in names if len({row[name] for row in self.rows}) > 1]
         strips = []
@@ -126,7 +144,26 @@ class SweepTable:
         if len(strips) < len(self.rows):
             log.warning("%s lacks %d strip(s)", self.sheet, len(self.rows) - len(strips))
         if strips:
-            save_strips(self.sheet, strips)
+            with self._sparing.drawing():
+                save_strips(self.sheet, strips, self._heat_maps(names, varied))
+            self._is_sheet_old = False
+
+    def _heat_maps(self, names: list[str], varied: list[str]) -> list[np.ndarray]:
+        """Draw the heat maps beside the strips; none if they cannot be drawn.
+
+        Args:
+            names: of all sampling settings.
+            varied: of those that vary.
+        """
+        of_no_score = {*names, "seconds", "images_per_s"}
+        scores = [n for n in self.rows[0] if n not in of_no_score and not n.endswith("_std")]
+        maps: list[np.ndarray] = []
+        if len(varied) > 1 and self._draws_maps:
+            self._draws_maps = drawn_or_said(
+                f"the heat maps of {self.sheet}",
+                lambda: maps.extend(heat_maps(self.rows, varied, scores)),
+            )
+        return maps
 
     def _read(self) -> list[dict[str, str]]:
         """Read the rows of the file that are intact; none if it is not there."""
@@ -151,18 +188,20 @@ class SweepTable:
 
     def _strip(self, setting: Mapping[str, Any]) -> Path:
         """Name the file with a setting's strip of images."""
-        key = "\n".join(f"{name}={_text(value)}" for name, value in setting.items())
+        key = "\n".join(f"{name}={table_text(value)}" for name, value in setting.items())
         return self._strips / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}.png"
 
 
-def _text(value: Any) -> str:
-    """Format a value as the table holds it."""
+def _is_as_new(file: Path, source: Path) -> bool:
+    """Whether a file is there, and was not written before its source."""
+    return file.is_file() and file.stat().st_mtime_ns >= source.stat().st_mtime_ns
+
+
+def table_text(value: Any) -> str:
+    """Format the value of a setting as the table holds it."""
+    if isinstance(value, tuple | list):
+        return f"[{','.join(map(str, value))}]"
     return "" if value is None else str(value)
-
-
-def _line(row: Mapping[str, str]) -> str:
-    """Format a row on one line, without its empty cells."""
-    return " ".join(f"{name}={value}" for name, value in row.items() if value)
 
 
 def _cells(line: str) -> list[str]:

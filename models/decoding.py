@@ -19,7 +19,7 @@ from models.masking import mask_ratio
 from models.noise import Noise
 from models.samplers import SAMPLERS, Proposal
 from models.sampling import SamplingConfig
-from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, CumulativePlan
+from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, Course, CumulativePlan
 from models.step import Plan, Step
 from utils.device import send
 
@@ -85,11 +85,15 @@ def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) ->
         counts[num_hidden == count, num_steps - used :] = reveal_counts(
             int(count), int(used), config.schedule
         )
-    # Temperature falls and guidance rises with the progress from 0 to 1; a single step is the last.
+    # Temperature falls with the progress from 0 to 1; a single step is the last.
     progress = np.arange(num_steps) / (num_steps - 1) if num_steps > 1 else np.ones(num_steps)
     is_noisy = SAMPLERS[config.sampler].uses_temperature
     temperature = config.choice_temperature if is_noisy else 0.0
-    ramp = GUIDANCE_SCHEDULES[config.guidance_schedule](progress, np)
+    # Guidance follows its schedule, which sees what is still hidden in all images together.
+    revealed = counts.sum(0)  # (T,)
+    hidden = revealed[::-1].cumsum()[::-1] / max(1, revealed.sum())  # before each step
+    course = Course(progress, hidden, config.guidance_interval)
+    ramp = GUIDANCE_SCHEDULES[config.guidance_schedule].share(course, np)
     return Plan(
         counts=counts,
         temperatures=temperature * (1 - progress),

@@ -70,7 +70,7 @@ class Transformer(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """As in nn.Module."""
 
-    def compile(self, *, dynamic: bool) -> None:
+    def compile(self, *, dynamic: bool, mode: str) -> None:
         """As in nn.Module."""
 
 

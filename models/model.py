@@ -10,12 +10,14 @@ Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from models.best_settings import BestSettings
 from models.cells import composite, hidden_cells, pixels_of
 from models.decoding import decoding_steps
 from models.generate import KnownTokens, prepare_decoding, sample_tokens
@@ -23,9 +25,12 @@ from models.interfaces import Transformer
 from models.labels import parse_labels
 from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
+from utils.checkpoint import weights_digest
 from utils.device import autocast
 from utils.errors import FieldError
 from utils.pictures import to_uint8
+from utils.plain import to_plain
+from utils.weights import with_linear_weights_in
 
 BLOCK_SIZE = 256  # images computed at once, by default
 
@@ -66,13 +71,12 @@ class Model:
     """A trained transformer with its tokenizer and class names; `models.open.load_model` opens one.
 
     Attributes:
-        transformer: the network, in evaluation mode.
+        transformer: the network, in evaluation mode, with the weights of its file.
         tokenizer: the tokenizer that it was trained with.
         dataset: name of the dataset.
         class_names: names of the classes, in the order of the labels.
         precision: dtype of matrix products.
-        file_digest: SHA-256 of the bytes of its file that were read, in hexadecimal digits; None
-            if it does not come from a file.
+        best: the settings that a sweep found best for it; None without a sweep.
     """
 
     transformer: Transformer
@@ -80,13 +84,46 @@ class Model:
     dataset: str
     class_names: tuple[str, ...]
     precision: torch.dtype = torch.float32
-    file_digest: str | None = None
+    best: BestSettings | None = None
+
+    @property
+    def best_settings(self) -> dict[str, Any]:
+        """The settings in `best`, for `sample` and the others; empty without a sweep."""
+        return dict(vars(self.best.sampling)) if self.best else {}
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of the transformer: 16 hexadecimal digits of its config and weights."""
+        config, weights = self.transformer.config, self.transformer.state_dict()
+        return weights_digest(to_plain(config), weights)
 
     def to(self, device: torch.device, precision: torch.dtype) -> "Model":
         """Move the networks, without a copy, and return the model with this precision."""
         self.transformer.to(device)  # type: ignore[attr-defined]
         self.tokenizer.to(device)
         return replace(self, precision=precision)
+
+    def compile(self) -> None:
+        """Run the networks through torch.compile; all blocks of images should have one size.
+
+        On CUDA a decoding step of the transformer becomes a graph, so that its kernels start at
+        once.
+        """
+        is_cuda = self.tokenizer.device.type == "cuda"
+        self._predictor.compile(dynamic=False, mode="reduce-overhead" if is_cuda else "default")
+        self.tokenizer.compile(dynamic=False)
+
+    @cached_property
+    def _predictor(self) -> Transformer:
+        """The transformer that samples: its linear weights are in the precision of the products.
+
+        Otherwise autocast casts them at every step, which is a quarter of the kernels that a GPU
+        starts. The bits are the same.
+        """
+        if self.precision == torch.float32:
+            return self.transformer
+        network: nn.Module = self.transformer  # type: ignore[assignment]
+        return with_linear_weights_in(self.precision, network)
 
     def sample(
         self,
@@ -181,7 +218,7 @@ class Model:
         numbers = np.asarray(self.label_numbers(labels))
         indices = first_image + np.arange(len(numbers))
         config = self._checked(SamplingConfig(**sampling))
-        start = prepare_decoding(self.transformer, numbers, indices, config, seed, self.precision)
+        start = prepare_decoding(self._predictor, numbers, indices, config, seed, self.precision)
         yield self._step(start.tokens, start.hidden)
         for tokens, hidden in decoding_steps(*start):
             yield self._step(tokens, hidden)
@@ -238,7 +275,7 @@ class Model:
             padded = np.pad(block_labels, (0, block_size - len(block_labels)), mode="edge")
             indices = series.first_image + start + np.arange(block_size)
             tokens = sample_tokens(
-                self.transformer, padded, indices, config, series.seed, self.precision, known
+                self._predictor, padded, indices, config, series.seed, self.precision, known
             )
             yield self._pixels(tokens)[: len(block_labels)], block_labels
 
@@ -272,7 +309,6 @@ class Model:
 
     def _checked(self, config: SamplingConfig) -> SamplingConfig:
         """Check settings against the model and return them; errors as in `sample`."""
-        config.validate()
         config.validate_for(self.transformer.config)
         return config
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from models.best_settings import ENTRY, read_best_settings
 from models.family import TokenizerFamily, TransformerFamily
 from models.given import refuse_contradictions
 from models.interfaces import Transformer, TransformerShape
@@ -148,6 +149,10 @@ def own_model(stored: Any, path: Path, given: Given | None = None) -> Model:
             raise UserError(f"{path} is damaged: it has no {min(missing)}")
         try:
             transformer, dataset, names = _own_transformer(contents)
+            best = None
+            if ENTRY in contents:
+                best = read_best_settings(contents[ENTRY])
+                best.sampling.validate_for(transformer.config)
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged: {one_line(error)}") from error
         config = transformer.config
@@ -158,7 +163,7 @@ def own_model(stored: Any, path: Path, given: Given | None = None) -> Model:
             raise UserError(f"{path} is damaged: its transformer is not for its tokenizer")
         for known in (config, tokenizer.config):
             refuse_contradictions(known, (given or {}).get(type(known), {}), path)
-        return Model(transformer, tokenizer, dataset, names)
+        return Model(transformer, tokenizer, dataset, names, best=best)
 
 
 def _own_transformer(contents: Mapping[str, Any]) -> tuple[Transformer, str, tuple[str, ...]]:

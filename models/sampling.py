@@ -15,6 +15,7 @@ from utils.errors import FieldError
 if TYPE_CHECKING:
     from models.interfaces import TransformerShape
 
+MAX_STRENGTH = 1000.0  # largest guidance, temperature and factor on the logits
 CHOICES = {
     "schedule": (*MASK_SCHEDULES, *CUMULATIVE_SCHEDULES),
     "sampler": tuple(SAMPLERS),
@@ -30,8 +31,10 @@ class SamplingConfig:
         num_steps: decoding steps T, at most the number of hidden tokens.
         schedule: shape of the plan; a key of MASK_SCHEDULES or of CUMULATIVE_SCHEDULES.
         sampler: which hidden positions are revealed first; a key of SAMPLERS.
-        guidance: weight w of classifier-free guidance at the last step; 0 is no guidance.
+        guidance: weight w of classifier-free guidance, the largest of all steps; 0 is no guidance.
         guidance_schedule: how guidance changes over the steps; a key of GUIDANCE_SCHEDULES.
+        guidance_interval: between which shares of hidden tokens there is guidance, the lower one
+            first. Only some schedules use it (`GuidanceSchedule.uses_interval`).
         choice_temperature: weight of the Gumbel noise on the confidence at the first step; it falls
             to 0 at the last. Only some samplers use it (`Sampler.uses_temperature`).
         logit_scale: factor on the logits before the softmax; above 1 makes the prediction sharper.
@@ -44,6 +47,7 @@ class SamplingConfig:
     sampler: str = "confidence"
     guidance: float = 3.0
     guidance_schedule: str = "linear"
+    guidance_interval: tuple[float, float] = (0.39, 0.78)
     choice_temperature: float = 4.5
     logit_scale: float = 1.0
     start_token: int | None = None
@@ -62,17 +66,25 @@ class SamplingConfig:
         if self.num_steps < 1:
             raise FieldError("num_steps", self.num_steps, "must be at least 1")
         for field in ("guidance", "choice_temperature"):
-            if not getattr(self, field) >= 0:
-                raise FieldError(field, getattr(self, field), "must be at least 0")
-        if not self.logit_scale > 0:
-            raise FieldError("logit_scale", self.logit_scale, "must be above 0")
+            if not 0 <= getattr(self, field) <= MAX_STRENGTH:
+                reason = f"must be a number from 0 to {MAX_STRENGTH:g}"
+                raise FieldError(field, getattr(self, field), reason)
+        if not 0 < self.logit_scale <= MAX_STRENGTH:
+            reason = f"must be above 0 and at most {MAX_STRENGTH:g}"
+            raise FieldError("logit_scale", self.logit_scale, reason)
+        ends = self.guidance_interval
+        if not (isinstance(ends, tuple | list) and len(ends) == 2 and 0 <= ends[0] <= ends[1] <= 1):
+            reason = "must be two shares from 0 to 1, the lower one first, as in 0.39,0.78"
+            raise FieldError("guidance_interval", ends, reason)
 
     def validate_for(self, shape: TransformerShape) -> None:
-        """Check the settings against a transformer.
+        """Check every field, also against a transformer.
 
         Raises:
-            FieldError: if the start token is no token, or the transformer cannot be guided.
+            FieldError: as `validate`; or if the start token is no token, or the transformer cannot
+                be guided.
         """
+        self.validate()
         if self.start_token is not None and self.start_token > shape.mask_token:
             raise FieldError(
                 "start_token",

@@ -44,9 +44,52 @@ CUMULATIVE_SCHEDULES = {
     "arccos-halton": CumulativePlan("arccos", rounds_revealed=True),  # valeoai/Halton-MaskGIT
 }
 
-GUIDANCE_SCHEDULES: dict[str, Schedule] = {  # share of the guidance at progress u of decoding
-    "linear": lambda u, xp: u,
-    "constant": lambda u, xp: xp.ones_like(u),
+
+class Course(NamedTuple):
+    """The course of a decoding, which a guidance schedule sees; T steps.
+
+    Attributes:
+        progress: float64 (T,), 0 at the first step and 1 at the last.
+        hidden: float64 (T,), share of the tokens to make that are hidden before each step; 1 at the
+            first.
+        interval: two of these shares, between which guidance is on (`guidance_interval`).
+    """
+
+    progress: Any
+    hidden: Any
+    interval: tuple[float, float]
+
+
+class GuidanceSchedule(NamedTuple):
+    """A row of the table of guidance schedules.
+
+    Attributes:
+        share: (course, xp) -> share of the guidance at each step, float64 (T,) in [0, 1]. Where it
+            is 0, the prediction without a class is not computed.
+        uses_interval: whether it uses the interval of the course.
+    """
+
+    share: Callable[[Course, Any], Any]
+    uses_interval: bool = False
+
+
+def _share_inside(course: Course, xp: Any) -> Any:
+    """Return 1 where the hidden share is in the interval, both ends included, and 0 elsewhere."""
+    low, high = course.interval
+    return xp.where((low <= course.hidden) & (course.hidden <= high), 1.0, 0.0)
+
+
+POWER = 3  # MaskBit and TiTok use 2.5 to 3
+
+GUIDANCE_SCHEDULES: dict[str, GuidanceSchedule] = {
+    "linear": GuidanceSchedule(lambda course, xp: course.progress),
+    "constant": GuidanceSchedule(lambda course, xp: xp.ones_like(course.progress)),
+    # The default interval is eMIGM's for 16 steps.
+    "interval": GuidanceSchedule(_share_inside, uses_interval=True),
+    # MaskBit's and TiTok's, by a progress that reaches 1 at the last step; theirs ends before.
+    "power-cosine": GuidanceSchedule(
+        lambda course, xp: (1 - xp.cos(xp.pi * course.progress**POWER)) / 2
+    ),
 }
 
 

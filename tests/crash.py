@@ -9,6 +9,7 @@ they finish, and what they leave must equal what the undisturbed command left, b
 """
 
 import argparse
+import contextlib
 import importlib
 import io
 import json
@@ -125,15 +126,24 @@ def run_to_the_end(command: str, folder: Path, before: Callable[[], None] = lamb
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def files_below(folder: Path) -> list[Path]:
+    """The files somewhere under a folder that a program may be changing."""
+    return [Path(root, name) for root, _, names in os.walk(folder) for name in names]
+
+
 def half_written(folder: Path) -> set[Path]:
     """Files somewhere under a folder that a write has not finished."""
-    return {path for path in folder.rglob(".*.partial") if path.is_file()}
+    return {path for path in files_below(folder) if path.match(".*.partial")}
 
 
 def saved_files(folder: Path) -> set[tuple[Path, int]]:
     """States, caches and blocks under a folder, with the times of their last change."""
-    found = (path for path in folder.rglob("*") if path.suffix in (".pt", ".npy"))
-    return {(path, path.stat().st_mtime_ns) for path in found}
+    found = set()
+    for path in files_below(folder):
+        if path.suffix in (".pt", ".npy"):
+            with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+                found.add((path, path.stat().st_mtime_ns))
+    return found
 
 
 def run_and_kill(command: str, world: World, chance: random.Random) -> bool:

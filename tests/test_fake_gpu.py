@@ -105,6 +105,19 @@ def test_one_gpu_is_set_by_its_index(monkeypatch):
     assert precision == torch.bfloat16
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_deterministic_leaves_out_the_attention_that_is_not(monkeypatch, deterministic):
+    asked: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_, **__: None)
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", asked.append)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    with torch.backends.cudnn.flags():  # restores them
+        set_up_device(GPU, torch.bfloat16, deterministic)
+    assert asked == [not deterministic]
+
+
 def make_stage(precision=torch.float32, **training) -> MaskGITStage:
     return MaskGITStage(
         TransformerConfig(K, CLASSES, L, dropout=0.1, **SHAPE),

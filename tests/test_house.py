@@ -40,10 +40,15 @@ TABLES = {"commands.options", "data.datasets"}  # may be long
 MOST_LINES, MOST_LINES_OF_STORY = 350, 300
 LONGEST_FUNCTION, LONG_FUNCTION = 60, 30
 MOST_INNER_IMPORTS = 10
-HEAVY = {"torch", "torchvision", "medmnist", "numpy", "wandb", "tqdm", "torchmetrics", "scipy"}
+HEAVY = {
+    *("torch", "torchvision", "medmnist", "numpy", "wandb", "tqdm", "torchmetrics", "scipy"),
+    "matplotlib",
+}
 HOMES = {
     "argparse": {"commands.parser", "commands.kinds", "commands.kept_options"},
     "wandb": {"training.tracking"},
+    "matplotlib": {"utils.plots"},
+    "matplotlib.pyplot": set(),  # it has a state, and may open windows
 }
 
 Files = dict[str, str]  # name of the module -> its text
@@ -268,6 +273,8 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (files_and_functions_are_short, "MaskGIT", "\n" * MOST_LINES_OF_STORY),
     (files_and_functions_are_short, "data.spec", "def f():" + "\n    x = 1" * LONGEST_FUNCTION),
     (packages_have_one_home, "utils.files", "import argparse"),
+    (packages_have_one_home, "metrics.scores", "from matplotlib import figure"),
+    (packages_have_one_home, "utils.plots", "import matplotlib.pyplot"),
 ]
 RULES = list(dict.fromkeys(rule for rule, _, _ in BROKEN))
 

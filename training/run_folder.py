@@ -65,6 +65,10 @@ class RunFolder:
         """Name the file with a stage's numbers, one JSON object per line."""
         return self.path / ("metrics.jsonl" if stage == "maskgit" else f"metrics_{stage}.jsonl")
 
+    def curves(self, stage: str) -> Path:
+        """Name the picture of a stage's numbers."""
+        return self.path / ("curves.png" if stage == "maskgit" else f"curves_{stage}.png")
+
     def preview(self, stage: str, step: int) -> Path:
         """Name a picture that is made while a stage trains, after so many steps."""
         return self.samples / f"{stage}_step_{step:07d}.png"

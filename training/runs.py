@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.config import LoopConfig
+from training.curves import CurvePicture
 from training.learning_rate import capped_warmup
 from training.loop import Position, Stage, load_state, train_loop
 from training.run_folder import RunFolder
@@ -14,6 +15,7 @@ from training.tracking import Trackers, open_trackers
 from utils.errors import UserError, value_text
 from utils.files import exclusive_lock, make_folder, remove_leftovers
 from utils.processes import ALONE, Processes
+from utils.progress import log_written
 from utils.records import read_record, write_record
 
 log = logging.getLogger(__name__)
@@ -102,7 +104,7 @@ def run_stage(
         tracker = Trackers()
         if processes.is_main:
             _write_record(run, stage.name, record)
-            tracker, position.wandb_id = open_trackers(
+            recorded, position.wandb_id = open_trackers(
                 run.metrics(stage.name),
                 position.step,
                 run.path if use_wandb else None,
@@ -110,12 +112,15 @@ def run_stage(
                 record.public(),
                 position.wandb_id,
             )
+            # Last, because it reads what the file of numbers has.
+            picture = CurvePicture(run.curves(stage.name), run.metrics(stage.name), stage.name)
+            tracker = Trackers(recorded, picture)
         _log_capped_warmup(stage)
         try:
             train_loop(stage, config, run, tracker, position, processes)
         finally:
             tracker.close()
-        log.info("written: %s", run.published(stage.name))
+        log_written(run.published(stage.name))
 
 
 def _check_unchanged(stage: str, run: RunFolder, record: RunRecord) -> None:

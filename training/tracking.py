@@ -67,10 +67,7 @@ class MetricsFile:
             from_step: last step whose row stays.
         """
         self.path = path
-        rows, unreadable = read_lines(path, _is_row)
-        if unreadable:
-            log.warning("%s: %d line(s) cannot be read and are left out", path, unreadable)
-        kept = [row for row in rows if row["step"] <= from_step]
+        kept = [row for row in read_metrics(path) if row["step"] <= from_step]
         write_text_atomic(path, "".join(map(record_line, kept)))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -247,6 +244,24 @@ def open_trackers(
         return Trackers(metrics), wandb_id
     wandb_tracker = WandbTracker(wandb_folder, name, config, wandb_id)
     return Trackers(metrics, wandb_tracker), wandb_tracker.run_id
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read what `MetricsFile` wrote, also while a run writes it; a line tells of damage.
+
+    Args:
+        path: the file; without it there are no rows.
+
+    Returns:
+        The rows that are intact, each with its "step" and numbers by name.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    rows, unreadable = read_lines(path, _is_row)
+    if unreadable:
+        log.warning("%s: %d line(s) cannot be read and are left out", path, unreadable)
+    return rows
 
 
 def _is_row(row: Mapping[str, Any]) -> bool:

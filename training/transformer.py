@@ -29,7 +29,7 @@ from training.learning_rate import LearningRate
 from training.masked_batch import MaskedBatch, hide
 from training.muon import MOMENTS
 from training.optimizer import make_optimizers, step_if_finite
-from utils.device import autocast
+from utils.device import autocast, strictly_deterministic
 from utils.errors import FieldError
 from utils.plain import to_plain
 from utils.processes import ALONE, Processes
@@ -142,7 +142,8 @@ class MaskGITStage:
             with nullcontext() if is_last else processes.keep_gradients(self._shared):
                 part_loss = self._loss(part) / num_hidden
                 # The loss is a sum over the processes, but their gradients are averaged.
-                (part_loss * processes.size).backward()
+                with strictly_deterministic():
+                    (part_loss * processes.size).backward()
             loss += part_loss.detach()
         processes.add_up(loss)
         return {"loss": loss, **self._update(step, loss)}
@@ -283,7 +284,7 @@ class MaskGITStage:
         finite = (loss + norm).isfinite()
         for optimizer in (self.optimizer, *([] if self.muon is None else [self.muon])):
             step_if_finite(optimizer, self.learning_rate(step), finite)
-        self.ema.update(self.model, step)
+        self.ema.update(step)
         return {"gradient_norm": torch.where(finite, norm, 0), "skipped": (~finite).float()}
 
     @cached_property

@@ -282,7 +282,7 @@ class VQGANStage:
         finite = total.isfinite()
         for optimizer in optimizers:
             step_if_finite(optimizer, self.learning_rate(step), finite)
-        self.ema.update(self.model, step)
+        self.ema.update(step)
         return finite
 
 

@@ -1,7 +1,8 @@
 """The device and the precision to compute with."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -65,11 +66,11 @@ def set_up_device(device: torch.device, precision: torch.dtype, deterministic: b
         device: where to compute.
         precision: with float32, CUDA computes in full float32; otherwise products of float32 may
             be computed in TF32.
-        deterministic: ask for equal bits from run to run, also on CUDA.
+        deterministic: ask for equal bits from run to run, also on CUDA. torch warns of an operation
+            that it cannot compute so; see `strictly_deterministic`.
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # Older versions of torch have no deterministic cumsum on CUDA, and say so in a warning.
         torch.use_deterministic_algorithms(True, warn_only=True)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -77,6 +78,25 @@ def set_up_device(device: torch.device, precision: torch.dtype, deterministic: b
         torch.set_float32_matmul_precision("highest" if is_exact else "high")
         torch.backends.cudnn.allow_tf32 = not is_exact
         torch.backends.cudnn.benchmark = not deterministic
+        # cuDNN's fused attention adds up in any order in its backward pass.
+        torch.backends.cuda.enable_cudnn_sdp(not deterministic)
+
+
+@contextmanager
+def strictly_deterministic() -> Iterator[None]:
+    """Inside the block torch raises where `set_up_device` lets it warn; no change without that.
+
+    Fused attention takes its deterministic backward pass only then.
+    """
+    if not torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=warned)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -113,12 +113,15 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     return tile(images.repeat(scale, axis=1).repeat(scale, axis=2), columns)
 
 
-def save_strips(path: Path, strips: Sequence[tuple[str, Path]]) -> None:
+def save_strips(
+    path: Path, strips: Sequence[tuple[str, Path]], beside: Sequence[np.ndarray] = ()
+) -> None:
     """Write pictures below each other as one PNG, each under its title.
 
     Args:
         path: the file.
         strips: titles and PNG files, at least one; small pictures are enlarged.
+        beside: pictures uint8 (H, W, 3) to their right, also below each other.
 
     Raises:
         UserError: if the file cannot be written.
@@ -137,7 +140,9 @@ def save_strips(path: Path, strips: Sequence[tuple[str, Path]]) -> None:
         *(picture.width for picture in pictures), *(int(font.getlength(t)) + 8 for t in titles)
     )
     height = sum(picture.height + TITLE_HEIGHT for picture in pictures)
-    sheet = Image.new("RGB", (width, height), "white")
+    full_width = width + max((picture.shape[1] for picture in beside), default=0)
+    full_height = max(height, sum(picture.shape[0] for picture in beside))
+    sheet = Image.new("RGB", (full_width, full_height), "white")
     # Draw them.
     draw = ImageDraw.Draw(sheet)
     top = 0
@@ -145,6 +150,10 @@ def save_strips(path: Path, strips: Sequence[tuple[str, Path]]) -> None:
         draw.text((4, top + 2), title, fill="black", font=font)
         sheet.paste(picture, (0, top + TITLE_HEIGHT))
         top += TITLE_HEIGHT + picture.height
+    top = 0
+    for chart in beside:
+        sheet.paste(to_picture(chart), (width, top))
+        top += chart.shape[0]
     with atomic_write(path) as file:
         sheet.save(file, "PNG")
 

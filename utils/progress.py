@@ -2,9 +2,11 @@
 
 import io
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -14,6 +16,19 @@ from utils.signals import Stopped, ask_to_stop, end_if_asked, is_training
 from utils.streams import mute
 
 log = logging.getLogger(__name__)
+
+
+def log_written(path: Path, what: str = "") -> None:
+    """Log the path of a result: absolute, and in the quotes that a shell needs.
+
+    So terminals can open it and it can be copied, from whatever folder the log is read.
+
+    Args:
+        path: the file or folder.
+        what: what is in it.
+    """
+    told = shlex.quote(str(path.absolute()))
+    log.info("written: %s", f"{told} ({what})" if what else told)
 
 
 def progress_bar(title: str, total: int, done: int = 0, unit: str = "it", **options: Any) -> tqdm:

@@ -1,5 +1,6 @@
 """Loads the weights of a file into modules and optimisers, and checks all that the file says."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -33,6 +34,15 @@ def build_with_weights(build: Callable[[], Module], weights: Mapping[str, Tensor
         # What a damaged configuration leads to can fail in any way.
         raise ValueError(one_line(error)) from error
     return module.eval()
+
+
+def with_linear_weights_in(dtype: torch.dtype, module: Module) -> Module:
+    """Copy a module; in the copy the weights and biases of linear layers have this dtype."""
+    copied = copy.deepcopy(module)
+    for layer in copied.modules():
+        if isinstance(layer, nn.Linear):
+            layer.to(dtype)
+    return copied
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -19,8 +19,10 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from commands.sweep import parse_grid
 from MaskGIT import main
 from metrics import extractor as extractors
+from metrics.better import BETTER
 from metrics.extractor import load_feature_net, load_inception
 from metrics.sweep_table import SweepTable
+from models.open import load_model
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.files import file_digest
@@ -142,7 +144,8 @@ def test_samples_of_a_checkpoint(evaluate, trained, tmp_path):
     measured = scores_of(tmp_path, "samples")
     sampling = measured["protocol"]["sampling"]
     assert (sampling["step"], sampling["cfg_w"], sampling["r_temp"]) == (3, 1, 4.5)
-    assert len(measured["protocol"]["checkpoint"]["sha256"]) == 16
+    fingerprint = load_model(trained / "MaskGIT_mnist.pt").fingerprint
+    assert measured["protocol"]["checkpoint"]["fingerprint"] == fingerprint
     assert 0 <= measured["scores"]["class_accuracy"] <= 1
     assert "checkpoint            file MaskGIT_mnist.pt" in told
     # The same images, sampled into a file first.
@@ -198,6 +201,7 @@ def test_a_sweep_measures_every_setting_once(evaluate, trained, tmp_path, capsys
     rows = table_of(tmp_path)
     assert [(row["step"], row["cfg_w"]) for row in rows] == [("2", "1.0"), ("4", "1.0")]
     assert rows[0]["fid"] != rows[1]["fid"]
+    assert all(row[score] for row in rows for score in BETTER)
     assert told.count("seconds=") == 3  # two rows and the best
     with Image.open(tmp_path / "mnist" / "sweep" / "sweep.png") as sheet:
         assert sheet.height > 2 * 32
@@ -229,6 +233,22 @@ def test_a_sweep_measures_every_setting_once(evaluate, trained, tmp_path, capsys
     assert anew[2]["fid"] == extended[2]["fid"]
 
 
+def test_a_sweep_compares_schedules_and_intervals_of_guidance(evaluate, trained, tmp_path):
+    command = f"--checkpoint {trained}/MaskGIT_mnist.pt --num_samples 20 --precision fp32 --step 4"
+    intervals = "--cfg_schedule interval --sweep cfg_interval=[0.39,0.78],[0,1]"
+    evaluate(f"{command} --cfg_w 5 {intervals}")
+    evaluate(f"{command} --cfg_w 5 --sweep cfg_schedule=constant,interval")
+    rows = {(row["cfg_schedule"], row["cfg_interval"]): row for row in table_of(tmp_path)}
+    narrow, wide = "[0.39,0.78]", "[0.0,1.0]"
+    assert [*rows] == [("interval", narrow), ("interval", wide), ("constant", narrow)]
+    assert len(table_of(tmp_path)) == 3  # the row with both is found again
+    # Guidance at every step is the constant schedule, which does not look at the interval.
+    fid = {key: row["fid"] for key, row in rows.items()}
+    assert fid["interval", wide] == fid["constant", narrow]
+    assert fid["interval", narrow] != fid["interval", wide]
+    assert all(float(row["images_per_s"]) > 0 for row in rows.values())
+
+
 def test_a_sweep_without_rows_can_be_another(evaluate, trained, tmp_path):
     SweepTable(tmp_path / "mnist" / "sweep", {"images": 1000})  # stopped before the first row
     evaluate(f"--sweep step=2 --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 20")
@@ -250,6 +270,9 @@ def test_a_grid_is_every_combination():
         (["--sweep", "step=2 step=4"], "--sweep names step twice"),
         (["--sweep", " "], "--sweep: is empty"),
         (["--sweep", "mask_value=99"], "--mask-value 99: the tokens are"),
+        (["--sweep", "cfg_interval=0.4,0.8"], "--cfg_interval needs 2 numbers, as in [0.39,0.78]"),
+        (["--sweep", "cfg_interval=[0.8,0.4]"], "--cfg_interval 0.8 0.4: must be two shares from"),
+        (["--sweep", "step=2,,4"], "--sweep 'step=2,,4': needs option=value,value"),
         (["--evaluate", "--feature_net", "no.pt"], "--feature_net no.pt: there is no such file"),
         (["--evaluate", "--feature_net", __file__], "is no TorchScript file"),
         (["--evaluate", "tokenizer", "--images", "x"], "reconstructs real images; leave --images"),

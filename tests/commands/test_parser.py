@@ -172,7 +172,21 @@ def test_mistakes_are_named_in_one_line(capsys, argv, told):
 
 
 def test_two_betas(capsys):
-    assert "--betas needs 2 numbers" in rejection(capsys, "--train", "--betas", "0.9")
+    told = rejection(capsys, "--train", "--betas", "0.9")
+    assert "--betas needs 2 numbers, as in [0.9,0.95]; got [0.9]" in told
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("0.5", "--cfg_interval needs 2 numbers, as in [0.39,0.78]; got [0.5]"),
+        ("0.1,1.2", "--cfg_interval: needs a number from 0 to 1, got '1.2'"),
+        ("low,high", "--cfg_interval: needs a number from 0 to 1, got 'low'"),
+    ],
+)
+def test_a_wrong_interval_is_named_in_one_line(capsys, value, told):
+    command = ("--show_plan", "--dataset", "fashionmnist", "--cfg_schedule", "interval")
+    assert told in rejection(capsys, *command, "--cfg_interval", value)
 
 
 def test_help_is_complete_and_does_not_load_torch():

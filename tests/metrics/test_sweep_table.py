@@ -1,5 +1,6 @@
 """The table of a sweep is what was measured, or it says what is not."""
 
+import math
 import os
 
 import numpy as np
@@ -20,6 +21,7 @@ def measured(folder, settings=SETTINGS):
         images = np.full((12, 8, 8, 1), setting["step"], np.uint8)
         list(table.keep_strip(setting, iter([(images, np.zeros(12))])))
         table.add(setting, {"fid": 100 / setting["step"], "seconds": 0.25})
+    table.draw_sheet(["step", "cfg_w"])
     return table
 
 
@@ -35,7 +37,17 @@ def test_rows_are_found_again(tmp_path):
     table = SweepTable(tmp_path, PROTOCOL)
     assert table.find(SETTINGS[1]) == {"step": "4", "cfg_w": "1.5", "fid": "25", "seconds": "0.25"}
     assert table.find({"step": 4, "cfg_w": 2.0}) is None
-    assert table.best() == "step=8 cfg_w=1.5 fid=12.5 seconds=0.25"
+    assert table.show(SETTINGS[2]) == "step=8 cfg_w=1.5 fid=12.5 seconds=0.25"
+
+
+def test_the_best_row_is_the_lowest_or_the_highest(tmp_path):
+    table = SweepTable(tmp_path, PROTOCOL)
+    scores = [(3, 0.5), (2, math.nan), (4, 0.75), (5, 0.25)]
+    for step, (fid, recall) in enumerate(scores):
+        table.add({"step": step}, {"fid": fid, "recall": recall})
+    assert [table.best(score)["step"] for score in ("fid", "recall")] == ["1", "2"]
+    with pytest.raises(UserError, match=r"sweep\.csv has no class_accuracy"):
+        table.best("class_accuracy")
 
 
 @pytest.mark.usefixtures("no_sync")

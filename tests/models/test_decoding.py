@@ -18,8 +18,9 @@ from models.decoding import (
 from models.noise import Noise, draw_noise, halton_order, halton_orders
 from models.samplers import SAMPLERS, Proposal, propose_by_moment, propose_confident
 from models.sampling import SamplingConfig
-from models.schedules import CUMULATIVE_SCHEDULES, MASK_SCHEDULES
+from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, MASK_SCHEDULES
 from models.step import Step
+from utils.errors import FieldError
 
 CPU = torch.device("cpu")
 K = 7
@@ -394,6 +395,50 @@ def test_samplers_that_do_not_look_at_confidence_have_no_temperature(sampler):
 def test_constant_guidance_is_the_same_at_every_step():
     plan = make_plan([64], SamplingConfig(num_steps=3, guidance=2, guidance_schedule="constant"))
     assert plan.guidance.tolist() == [2, 2, 2]
+
+
+def test_power_cosine_guidance_is_its_formula():
+    sampling = SamplingConfig(num_steps=5, guidance=2, guidance_schedule="power-cosine")
+    expected = [2 * (1 - math.cos(math.pi * (step / 4) ** 3)) / 2 for step in range(5)]
+    found = make_plan([64], sampling).guidance.tolist()
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert (found[0], found[-1]) == (0, 2)
+    assert found == sorted(found)
+
+
+@pytest.mark.parametrize("interval", [(0.39, 0.78), (0.2, 0.7), (1.0, 1.0), (0.0, 0.1)])
+@pytest.mark.parametrize("num_hidden", [[64], [40, 40, 40], [30, 10, 0]])
+def test_guidance_is_on_where_the_hidden_share_is_inside_the_interval(num_hidden, interval):
+    sampling = SamplingConfig(
+        num_steps=8, guidance=3, guidance_schedule="interval", guidance_interval=interval
+    )
+    plan = make_plan(num_hidden, sampling)
+    left = sum(num_hidden)
+    for step in range(plan.num_steps):
+        share = left / sum(num_hidden)
+        assert plan.guidance[step] == (3 if interval[0] <= share <= interval[1] else 0)
+        left -= plan.counts[:, step].sum()
+
+
+def test_the_default_interval_guides_the_steps_of_the_table():
+    # 64 tokens in 8 steps: 64, 63, 58, 52, 44, 35, 24 and 12 are hidden, of which 44 and 35 are
+    # between 39 and 78 per cent.
+    plan = make_plan([64], SamplingConfig(guidance=3, guidance_schedule="interval"))
+    assert plan.guidance.tolist() == [0, 0, 0, 0, 3, 3, 0, 0]
+
+
+def test_a_plan_without_hidden_tokens_has_no_steps_under_any_guidance():
+    for schedule in GUIDANCE_SCHEDULES:
+        plan = make_plan([0, 0], SamplingConfig(guidance_schedule=schedule))
+        assert plan.guidance.tolist() == []
+
+
+@pytest.mark.parametrize(
+    "interval", [(0.8, 0.2), (0.1,), (0.1, 0.2, 0.3), (-0.1, 0.5), (0.5, 1.5), (math.nan, 1.0), 0.5]
+)
+def test_a_wrong_interval_is_named(interval):
+    with pytest.raises(FieldError, match=r"^`guidance_interval` .*: must be two shares"):
+        SamplingConfig(guidance_interval=interval).validate()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

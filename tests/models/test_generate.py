@@ -10,6 +10,8 @@ from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 from models.noise import draw_noise
 from models.sampling import SamplingConfig
+from models.schedules import GUIDANCE_SCHEDULES
+from utils.weights import with_linear_weights_in
 
 NUM_CLASSES, SEQ_LEN, STEPS = 3, 16, 4
 CPU = torch.device("cpu")
@@ -45,7 +47,7 @@ def decoded_plainly(model, labels, sampling, tokens, hidden):
 
 
 @pytest.mark.parametrize("count", [2, 4, 9])
-@pytest.mark.parametrize("schedule", ["linear", "constant"])
+@pytest.mark.parametrize("schedule", GUIDANCE_SCHEDULES)
 def test_what_is_not_computed_changes_nothing(model, count, schedule):
     sampling = SamplingConfig(num_steps=STEPS, guidance_schedule=schedule)
     labels = torch.arange(count) % (NUM_CLASSES + 1)
@@ -73,6 +75,15 @@ def test_editing_computes_its_first_step_once_per_label_too(model):
         (9, {}, [NUM_CLASSES + 1, 18, 18, 18]),
         (9, {"guidance_schedule": "constant"}, [NUM_CLASSES + 1, 18, 18, 18]),
         (9, {"guidance": 0.0}, [NUM_CLASSES + 1, 9, 9, 9]),
+        (9, {"guidance_schedule": "power-cosine"}, [NUM_CLASSES + 1, 18, 18, 18]),
+        # 16, 15, 11 and 6 of 16 tokens are hidden before the steps.
+        (9, {"guidance_schedule": "interval"}, [NUM_CLASSES + 1, 9, 18, 9]),
+        (3, {"guidance_schedule": "interval"}, [3, 3, 6, 3]),
+        (
+            9,
+            {"guidance_schedule": "interval", "guidance_interval": (0.9, 0.95)},
+            [NUM_CLASSES + 1, 18, 9, 9],
+        ),
         (3, {}, [3, 6, 6, 6]),  # more labels than images
         (9, {"start_token": -1}, [9, 18, 18, 18]),  # no two images start alike
         (9, {"start_token": 5}, [NUM_CLASSES + 1, 18, 18, 18]),
@@ -92,3 +103,18 @@ def test_an_image_does_not_depend_on_the_labels_of_the_others(model):
     other = sample_tokens(model, np.array([0, 1, 2, 3, 0, 1, 2, 3, 2]), indices, sampling, 0)
     assert one[[2, 6, 8]].equal(other[[2, 6, 8]])
     assert not one[0].equal(other[0])
+
+
+def test_linear_weights_kept_in_bfloat16_give_the_same_tokens(model):
+    labels, indices, sampling = np.arange(3), np.arange(3), SamplingConfig(num_steps=STEPS)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    kept = with_linear_weights_in(torch.bfloat16, model)
+    linear = [layer for layer in kept.modules() if isinstance(layer, torch.nn.Linear)]
+    assert {layer.weight.dtype for layer in linear} == {torch.bfloat16}
+    assert kept.position_embedding.dtype == torch.float32
+    cast, cast_before = (
+        sample_tokens(network, labels, indices, sampling, 0, torch.bfloat16)
+        for network in (model, kept)
+    )
+    assert cast.equal(cast_before)
+    assert all(value.equal(weights[name]) for name, value in model.state_dict().items())

@@ -12,9 +12,11 @@ import pytest
 import torch
 from hostile_files import doubled, in_itself
 
+from models.best_settings import BestSettings
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 from models.open import load_model, load_tokenizer
+from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
@@ -51,6 +53,17 @@ def deep(levels: int) -> Any:
     return value
 
 
+def best(**wrong: Any) -> dict[str, Any]:
+    """Best settings as a sweep writes them, with some entries changed."""
+    entry = BestSettings(SamplingConfig(), "fid", {"fid": 3.5}, {"images": 1000}).entry()
+    return entry | wrong
+
+
+def best_sampling(**wrong: Any) -> Callable[[dict[str, Any]], Any]:
+    """Put best settings with these settings of sampling into the contents."""
+    return lambda c: c.update(best_settings=best(sampling=best()["sampling"] | wrong))
+
+
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a matrix as a family": (lambda c: c.update(family=MATRIX), "its family of type Tensor is unk"),
     "a long family": (lambda c: c.update(family="a\n" * 10**6), "is unknown to this program"),
@@ -77,6 +90,31 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "numbers as names of weights": (lambda c: c["ema"].update({3: MATRIX}), "3 is not part of it"),
     "names of two lines": (lambda c: c["ema"].update({"a\nb": MATRIX}), "a b is not part of it"),
+    "no best settings": (lambda c: c.update(best_settings=None), "no plain data"),
+    "a matrix as best settings": (lambda c: c.update(best_settings=MATRIX), "no plain data"),
+    "deep best settings": (lambda c: c.update(best_settings=best(protocol=deep(80))), "no plain"),
+    "an unknown sampler": (best_sampling(sampler="psychic"), "sampler` psychic: unknown; choose"),
+    "too much guidance": (best_sampling(guidance=1e9), "guidance` 1000000000.0: must be a number"),
+    "infinite noise": (best_sampling(choice_temperature=torch.inf), "choice_temperature` inf: "),
+    "no steps": (best_sampling(num_steps=0), "num_steps` 0: must be at least 1"),
+    "half a step": (best_sampling(num_steps=1.5), "num_steps 1.5 is not of type"),
+    "a turned interval": (best_sampling(guidance_interval=[1, 0]), "guidance_interval` 1 0: must"),
+    "a text as interval": (best_sampling(guidance_interval="ab"), "guidance_interval 'ab' is not"),
+    "no such token": (best_sampling(start_token=99), "start_token` 99: the tokens are 0 to 7"),
+    "a setting too many": (best_sampling(mood=1), "mood is unknown"),
+    "no score": (lambda c: c.update(best_settings=best(metric="kid")), "none called 'kid'"),
+    "a score with a name of two lines": (
+        lambda c: c.update(best_settings=best(metric="a\nb", scores={"a\nb": 1})),
+        "none called 'a\\nb'",
+    ),
+    "a score of nothing": (
+        lambda c: c.update(best_settings=best(scores={"fid": torch.nan})),
+        "have no scores",
+    ),
+    "no number of images": (
+        lambda c: c.update(best_settings=best(protocol={})),
+        "do not tell the number of images",
+    ),
     "a matrix as a tokenizer": (lambda c: c.update(tokenizer=MATRIX), "is damaged"),
     "a text as a tokenizer": (lambda c: c.update(tokenizer="x"), "is damaged"),
     "a matrix as a fingerprint": (

@@ -292,3 +292,24 @@ def test_without_a_null_class_no_label_is_dropped(monkeypatch):
 
 def test_a_checkpoint_names_its_family():
     assert make_stage().checkpoint(3)["family"] == "maskgit"
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_deterministic_backward_pass_raises_rather_than_warns(monkeypatch, deterministic):
+    """Fused attention on CUDA is deterministic only then."""
+    backward, seen = torch.Tensor.backward, []
+
+    def watched(loss):
+        seen.append(torch.get_deterministic_debug_mode())
+        backward(loss)
+
+    monkeypatch.setattr(torch.Tensor, "backward", watched)
+    stage = make_stage()
+    warn, raise_error, off = 1, 2, 0
+    torch.set_deterministic_debug_mode(warn if deterministic else off)
+    try:
+        stage.train_step(0)
+        assert set(seen) == {raise_error if deterministic else off}
+        assert torch.get_deterministic_debug_mode() == (warn if deterministic else off)
+    finally:
+        torch.set_deterministic_debug_mode(off)

@@ -379,7 +379,7 @@ def test_averaging_starts_quickly_and_copies_buffers():
     with torch.no_grad():
         module.weight.fill_(3)
         module.running_mean.fill_(7)
-    average.update(module, 0)  # decay 1 / 10
+    average.update(0)  # decay 1 / 10
     assert average.module.weight.tolist() == pytest.approx([0.1 + 0.9 * 3] * 2)
     assert average.module.running_mean.tolist() == [7, 7]
     assert not average.module.training

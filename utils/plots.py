@@ -1,0 +1,161 @@
+"""Charts, drawn with matplotlib. It is optional: without it nothing else breaks.
+
+Its object interface is used, not pyplot: no window, no state between two charts. The style is our
+own, whatever the user's settings are.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from utils.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
+
+REQUIREMENTS = "pip install -r requirements-plots.txt"
+MOST_OF_THE_TIME = 0.02  # share of a job that drawing may take
+FEW_SECONDS = 5
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+"""Told apart also by the colour-blind: those of Okabe and Ito 2008 without the yellow, which is
+hard to see on white."""
+
+STYLE: dict[str, Any] = {
+    "figure.dpi": 120,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "figure.constrained_layout.h_pad": 0.1,
+    "figure.constrained_layout.w_pad": 0.1,
+    "text.parse_math": False,  # names may hold a $
+}
+
+
+def plotting_obstacle() -> str | None:
+    """Tell why nothing can be drawn on this machine, and what would help; None if it can."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return f"matplotlib is missing: {REQUIREMENTS}"
+    return None
+
+
+def draw(width: float, height: float, paint: Callable[[Figure], None]) -> np.ndarray:
+    """Draw a chart.
+
+    Args:
+        width: of the picture, in inches of 120 pixels.
+        height: the same.
+        paint: draws on an empty figure.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        UserError: if matplotlib is missing or cannot be imported.
+    """
+    # What it says of fonts and of its cache folder is of no use here.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of packages that it uses, of glyphs that the font lacks
+        try:
+            # Imported here because it is optional, and slow.
+            from matplotlib import figure, style
+        except ImportError as error:
+            broken = f"matplotlib is broken ({one_line(error)}): {REQUIREMENTS}"
+            raise UserError(plotting_obstacle() or broken) from error
+        with style.context(["default", STYLE]):
+            sheet, pixels = figure.Figure(figsize=(width, height), layout="constrained"), BytesIO()
+            paint(sheet)
+            sheet.savefig(pixels, format="png")
+    return np.asarray(Image.open(pixels).convert("RGB"))
+
+
+def number_text(value: float, _: Any = None) -> str:
+    """Write a number at a scale, large ones with k or M."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.6g}{unit}"
+    return f"{value:.6g}"
+
+
+def log_scale(axes: Axes, which: Literal["x", "y"], ratio: float) -> None:
+    """Give an axis a logarithmic scale with numbers that are easy to read.
+
+    Args:
+        axes: the chart.
+        which: the axis.
+        ratio: of its largest value to its smallest.
+    """
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axes.set(**{f"{which}scale": "log"})
+    axes.locator_params(which, subs=(1, 2, 5) if ratio < 300 else (1,))
+    axis.set_major_formatter(number_text)
+    axis.set_minor_formatter(lambda *_: "")
+    axis.set_tick_params(which="minor", length=0)
+
+
+class Sparing:
+    """Decides when to draw, so that drawing takes at most a small share of the time of a job.
+
+    Attributes:
+        clock: returns seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin; a job of a few seconds draws at its end alone."""
+        self.clock = clock
+        self._not_before = clock() + FEW_SECONDS
+        self._is_first = True
+
+    def may_draw(self) -> bool:
+        """Whether it is not too early for another drawing."""
+        return self.clock() >= self._not_before
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Draw in the block: the longer it takes, the later the next one is.
+
+        The first does not count: it loads matplotlib.
+        """
+        begin = self.clock()
+        yield
+        end = self.clock()
+        if not self._is_first:
+            self._not_before = end + (end - begin) / MOST_OF_THE_TIME
+        self._is_first = False
+
+
+def drawn_or_said(what: object, action: Callable[[], None]) -> bool:
+    """Draw something that nothing else depends on: where that fails, one line says so.
+
+    Args:
+        what: what is drawn, for the line.
+        action: draws it.
+
+    Returns:
+        Whether it was drawn.
+    """
+    try:
+        action()
+    except Exception as error:  # whatever it is, the work that the chart is about goes on
+        log.warning("cannot draw %s: %s", what, one_line(error))
+        return False
+    return True
