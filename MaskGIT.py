@@ -74,6 +74,11 @@ MODES = (
         "export", "write the trained transformer in the layout of caetas/GenerativeZoo", "loading",
         unit="FILE",
     ),
+    _mode(
+        "page",
+        "show a page in the browser: generate, watch, edit, follow the runs in --output_dir [8000]",
+        "loading generating paging", unit="PORT", default="8000",
+    ),
 )  # fmt: skip
 
 

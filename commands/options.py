@@ -425,6 +425,12 @@ def _run() -> Iterator[Option]:
     yield Option("no_wandb", None, "", "do not use Weights & Biases", resume=Resume.FREE)
 
 
+def _paging() -> Iterator[Option]:
+    """Yield the options of --page."""
+    text = "where the page listens; another than this machine's own needs the token in its address"
+    yield Option("host", kinds.text, "HOST", text, default="127.0.0.1", topics=_topics("paging"))
+
+
 DRY_RUN = Option("dry_run", None, "", "print what the other modes would do, and stop")
 GROUPS = (
     Group("data", tuple(_data())),
@@ -444,6 +450,7 @@ GROUPS = (
         tuple(_editing()),
     ),
     Group("measuring (--evaluate, --sweep)", tuple(_measuring())),
+    Group("page (--page)", tuple(_paging())),
     Group("run", tuple(_run())),
 )
 OPTIONS: dict[str, Option] = {

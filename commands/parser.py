@@ -120,7 +120,7 @@ def _add_mode(group: argparse._ArgumentGroup, mode: Mode) -> None:
         group.add_argument(flag, action="store_true", help=mode.help)
         return
     optional: dict[str, Any] = {"nargs": "?", "const": mode.default} if mode.default else {}
-    kind = kinds.path if mode.unit == "FILE" else kinds.text
+    kind = {"FILE": kinds.path, "PORT": kinds.port}.get(mode.unit, kinds.text)
     group.add_argument(
         flag, metavar=mode.unit, choices=mode.choices, help=mode.help, type=kind, **optional
     )

@@ -67,7 +67,7 @@ class MetricsFile:
             from_step: last step whose row stays.
         """
         self.path = path
-        rows, unreadable = read_lines(path, _is_row)
+        rows, unreadable = read_lines(path, is_row)
         if unreadable:
             log.warning("%s: %d line(s) cannot be read and are left out", path, unreadable)
         kept = [row for row in rows if row["step"] <= from_step]
@@ -249,7 +249,7 @@ def open_trackers(
     return Trackers(metrics, wandb_tracker), wandb_tracker.run_id
 
 
-def _is_row(row: Mapping[str, Any]) -> bool:
+def is_row(row: Mapping[str, Any]) -> bool:
     """Whether a row has what `MetricsFile.log` writes: a step, and numbers by name."""
     step, *numbers = row.get("step"), *(value for name, value in row.items() if name != "step")
     is_step = type(step) is int and step >= 0

@@ -1,0 +1,224 @@
+// The view "Training": the numbers and pictures of runs, read again while they grow.
+
+import { attempt, getJson } from "./api.js";
+import { lines, short } from "./charts.js";
+import { colour } from "./draw.js";
+import { radios } from "./form.js";
+import { on } from "./store.js";
+import { showSweep } from "./sweep.js";
+import { why } from "./terms.js";
+
+const id = (name) => document.getElementById(name);
+const POLL_MS = 2000;
+const LIVE_SECONDS = 90; // a run that wrote numbers so recently is training
+const COLOURS = 6;
+const DASHES = ["none", "6 3", "2 3", "8 3 2 3"];
+
+let runs = [];
+let stage = "maskgit";
+let timer = null;
+let pictures = ""; // what pictures are shown, so that they load once
+const shown = new Map(); // id of a run -> number of its colour
+const numbers = new Map(); // "id stage" -> { version, rows }
+
+/** The charts of a stage: those that people look for first, then every other number. */
+function charts(names) {
+  const first = [
+    ["Loss", "loss", ["train/loss"]],
+    ["Validation loss", "validation loss", ["val/loss"]],
+    ["Accuracy by share hidden", "accuracy", names.filter((name) => /^val\/accuracy/.test(name))],
+    ["Learning rate", "learning rate", ["train/lr"]],
+    ["Images per second", "speed", ["train/images_per_second"]],
+  ];
+  const used = new Set(first.flatMap(([, , of]) => of));
+  const others = names.filter((name) => !used.has(name)).map((name) => [name, "number", [name]]);
+  return [...first, ...others].filter(([, , of]) => of.some((name) => names.includes(name)));
+}
+
+async function look() {
+  runs = await getJson("api/runs");
+  for (const run of shown.keys()) if (!runs.some((one) => one.id === run)) shown.delete(run);
+  if (!shown.size && runs.length) shown.set(runs[0].id, 0);
+  id("no-runs").hidden = runs.length > 0;
+  showRuns();
+  await Promise.all(chosen().map(readOn));
+  showCharts();
+  showPictures();
+}
+
+function chosen() {
+  return runs.filter((run) => shown.has(run.id));
+}
+
+async function readOn(run) {
+  if (!run.stages.includes(stage)) return;
+  const key = `${run.id} ${stage}`;
+  const known = numbers.get(key) ?? { version: 0, rows: [] };
+  const query = `version=${known.version}&known=${known.rows.length}`;
+  const got = await getJson(`api/runs/${run.id}/rows/${stage}?${query}`);
+  numbers.set(key, { version: got.version, rows: [...known.rows.slice(0, got.start), ...got.rows] });
+}
+
+function rowsOf(run) {
+  return numbers.get(`${run.id} ${stage}`)?.rows ?? [];
+}
+
+function runColour(run) {
+  return colour(`--run-${(shown.get(run) % COLOURS) + 1}`);
+}
+
+function age(seconds) {
+  if (seconds < LIVE_SECONDS) return "training";
+  const [size, unit] = seconds < 3600 ? [60, "min"] : seconds < 172800 ? [3600, "h"] : [86400, "days"];
+  return `${Math.round(seconds / size)} ${unit} ago`;
+}
+
+function showRuns() {
+  const focused = document.activeElement?.dataset?.run;
+  id("runs").replaceChildren(...runs.map((run) => {
+    const box = document.createElement("label");
+    box.className = "run";
+    const input = document.createElement("input");
+    input.type = "checkbox";
+    input.checked = shown.has(run.id);
+    input.dataset.run = run.id;
+    input.addEventListener("change", () => {
+      const free = [...Array(runs.length).keys()].find((n) => ![...shown.values()].includes(n));
+      if (input.checked) shown.set(run.id, free);
+      else shown.delete(run.id);
+      attempt(look);
+    });
+    const sample = document.createElement("i");
+    if (shown.has(run.id)) sample.style.background = runColour(run.id);
+    const name = document.createElement("span");
+    name.textContent = run.name;
+    const when = document.createElement("small");
+    when.textContent = age(run.age);
+    when.classList.toggle("live", run.age < LIVE_SECONDS);
+    box.append(input, sample, name, when);
+    return box;
+  }));
+  if (focused) id("runs").querySelector(`[data-run="${focused}"]`)?.focus();
+}
+
+function showCharts() {
+  const names = [...new Set(chosen().flatMap(rowsOf).flatMap(Object.keys))].filter((name) => name !== "step");
+  const wanted = charts(names);
+  const place = id("charts");
+  const titles = wanted.map(([title]) => title);
+  // Keep the boxes while their titles stay, so that nothing jumps.
+  if (place.dataset.titles !== titles.join()) {
+    place.dataset.titles = titles.join();
+    place.replaceChildren(...wanted.map(([title, term]) => {
+      const box = document.createElement("article");
+      box.className = "chart";
+      const head = document.createElement("h3");
+      head.append(`${title} `, why(term));
+      box.append(head, document.createElement("div"));
+      return box;
+    }));
+  }
+  wanted.forEach(([title, , of], i) => {
+    const box = place.children[i].lastElementChild;
+    if (box.matches(":hover")) return; // somebody reads it
+    const series = seriesOf(of);
+    if (!series.length) return;
+    lines(box, series);
+    box.querySelector("svg").setAttribute("aria-label", `${title} by step`);
+  });
+}
+
+function seriesOf(names) {
+  const found = [];
+  for (const run of chosen()) {
+    names.forEach((name, i) => {
+      const points = rowsOf(run).flatMap((row) => (name in row ? [[row.step, row[name]]] : []));
+      if (!points.length) return;
+      const part = name.replace(/^val\/accuracy_(\d+)_(\d+)$/, "$1–$2 %").replace("val/accuracy", "all");
+      const label = [shown.size > 1 ? run.name : "", names.length > 1 ? part : ""].filter(Boolean).join(" ");
+      // One run alone has a colour for each of its lines.
+      const own = shown.size === 1 && names.length > 1;
+      found.push({
+        name: label,
+        points,
+        colour: own ? colour(`--run-${(i % COLOURS) + 1}`) : runColour(run.id),
+        dashes: own ? "none" : DASHES[i % DASHES.length],
+      });
+    });
+  }
+  return found;
+}
+
+function showPictures() {
+  const withPreviews = chosen().filter((run) => run.previews[stage]?.length);
+  const withImages = chosen().filter((run) => run.reconstructions);
+  const withSweep = chosen().filter((run) => run.sweep);
+  const now = JSON.stringify([stage, withPreviews.map((run) => [run.id, run.previews[stage]]),
+    withImages.map((run) => run.id), withSweep.map((run) => run.id)]);
+  if (now === pictures) return;
+  pictures = now;
+  id("previews").hidden = !withPreviews.length;
+  options(id("preview-run"), withPreviews);
+  showPreviews();
+  id("reconstructions").hidden = !withImages.length;
+  id("reconstruction-list").replaceChildren(...withImages.map((run) => {
+    const figure = document.createElement("figure");
+    const image = new Image();
+    image.src = `api/runs/${run.id}/reconstructions`;
+    image.alt = `Originals and reconstructions of ${run.name}`;
+    const caption = document.createElement("figcaption");
+    caption.textContent = run.name;
+    figure.append(image, caption);
+    return figure;
+  }));
+  id("sweep").hidden = !withSweep.length;
+  options(id("sweep-run"), withSweep);
+  if (withSweep.length) attempt(() => showSweep(id("sweep-run").value));
+}
+
+/** Fill a select with runs, and keep what was chosen. */
+function options(select, of) {
+  const before = select.value;
+  select.replaceChildren(...of.map((run) => new Option(run.name, run.id)));
+  if (of.some((run) => run.id === before)) select.value = before;
+}
+
+function showPreviews() {
+  const steps = runs.find((run) => run.id === id("preview-run").value)?.previews[stage] ?? [];
+  const slider = id("preview-step");
+  const atEnd = slider.value === slider.max;
+  slider.max = Math.max(0, steps.length - 1);
+  if (atEnd) slider.value = slider.max;
+  showPreview();
+}
+
+function showPreview() {
+  const run = id("preview-run").value;
+  const step = runs.find((one) => one.id === run)?.previews[stage]?.[id("preview-step").value];
+  if (step === undefined) return;
+  id("preview").src = `api/runs/${run}/preview/${stage}/${step}`;
+  id("preview-told").textContent = `step ${short(step)}`;
+}
+
+id("preview-run").addEventListener("change", showPreviews);
+id("preview-step").addEventListener("input", showPreview);
+id("sweep-run").addEventListener("change", (event) => attempt(() => showSweep(event.target.value)));
+radios(id("stages"), "stage", (value) => {
+  stage = value;
+  pictures = "";
+  if (timer) attempt(look);
+});
+
+/** Begin to look, and look again as long as the view is open. */
+export async function follow(is) {
+  clearTimeout(timer);
+  timer = null;
+  if (!is) return;
+  const again = async () => {
+    if (!document.hidden) await attempt(look);
+    if (timer) timer = setTimeout(again, POLL_MS);
+  };
+  timer = setTimeout(again, 0);
+}
+
+on("theme", () => timer && (showRuns(), showCharts()));
