@@ -81,6 +81,8 @@ def image_of_bytes(data: bytes, name: str, most: int, page: str = "white") -> Im
     Raises:
         FileError: if the bytes cannot be read as an image, or it has more pixels.
     """
+    if not data:
+        raise FileError(f"cannot read the image {name}: it is empty")
     with warnings.catch_warnings(), reading(name, "the image"):
         warnings.simplefilter("ignore")
         return _decoded(data, name, page, min(most, most_pixels()))

@@ -1,7 +1,7 @@
 """Decodes images for a tab, and tells every step of it.
 
-The steps come from `Model.decode_steps`, which --sample and --edit share in all that decides the
-bits: the images are those of the command line that is shown with them.
+The steps come from `Model.decode_steps`, which shares with the command line's sampling and editing
+all that decides the bits: the images are those of the command that is shown with them.
 
 Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
 """

@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 CLOSING_SECONDS = 3.0
+MOST_READ = 64 << 20  # bytes of a body that are read, though not kept
 WAITING_CONNECTIONS = 64
 
 Answer = Callable[[Request], Awaitable[Response]]
@@ -70,10 +71,12 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(WAITING_CONNECTIONS)
+        with ExitStack() as opened:
+            listening = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(WAITING_CONNECTIONS)
+            opened.pop_all()
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot listen on {host} port {port}: {reason}; choose another") from error
@@ -312,19 +315,25 @@ class _Stream:
 async def _body(request: Request, most: int) -> bytes:
     """Read the body of a request.
 
+    A browser hears an answer only after it has sent everything. So a body that is somewhat too long
+    is read to its end, and thrown away; one that is far too long is cut off.
+
     Raises:
-        RequestError: as soon as it is clear that it is too long.
+        RequestError: if it is too long.
     """
     refusal = RequestError(f"the request has more than {most >> 20} MB", 413)
     told = request.headers.get("content-length", "0")
-    if not told.isdecimal() or int(told) > most:
+    if not told.isdecimal() or int(told) > MOST_READ:
         raise refusal
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
-        if size > most:
+        if size > MOST_READ:
             raise refusal
-        parts.append(part)
+        if size <= most:
+            parts.append(part)
+    if size > most:
+        raise refusal
     return b"".join(parts)
 
 

@@ -214,7 +214,8 @@ id("take-validation").addEventListener("click", () =>
   attempt(async () => {
     const index = Number(id("validation-index").value);
     const got = await getJson(`api/models/${store.model.id}/validation/${index}`);
-    begin({ ...received(got, `Validation image ${index} of ${got.count}`), validation: index });
+    id("validation-index").max = got.count - 1;
+    begin({ ...received(got, `Validation image ${index}`), validation: index });
   }));
 id("file").addEventListener("change", (event) => {
   takeFile(event.target.files[0]);

@@ -89,6 +89,9 @@ export function makeForms() {
   }
 }
 
+// A field that is folded away could not show what is wrong with it.
+document.addEventListener("invalid", (event) => event.target.closest("details")?.setAttribute("open", ""), true);
+
 /** Say which settings differ from the defaults. */
 export function changedSettings(sampling) {
   const told = store.page.sampling

@@ -1,7 +1,7 @@
 // The panel "Watch the decoding": the chosen image at every step, its plan, a branch, its command.
 
 import { toBase64 } from "./api.js";
-import { bars, short } from "./charts.js";
+import { bars } from "./charts.js";
 import { drawStep } from "./draw.js";
 import { changedSettings, classSelect, radios } from "./form.js";
 import { make } from "./groups.js";
@@ -43,7 +43,8 @@ function showChosen() {
     text.textContent = value;
     return [term, text];
   }));
-  id("command").textContent = start.command ?? "";
+  // An option a line, as a shell reads it.
+  id("command").textContent = (start.command ?? "").replaceAll(" --", " \\\n  --");
   id("command").hidden = id("copy").hidden = !start.command;
   id("command-note").replaceChildren(...commandNote(group, index));
   update();
@@ -181,7 +182,7 @@ radios(id("shown"), "shown", (value) => {
   id("watch-cell").hidden = value === "image";
   if (store.chosen) draw();
 });
-on("model", () => (id("chance").textContent = `${short(100 / store.model.codes)} %, mere chance`));
+on("model", () => (id("chance").textContent = `${(100 / store.model.codes).toPrecision(2)} %, mere chance`));
 on("chosen", showChosen);
 on("group", (group) => group === store.chosen?.group && update());
 on("theme", () => store.chosen && draw());
