@@ -19,6 +19,7 @@ let stage = "maskgit";
 let timer = null;
 let pictures = ""; // what pictures are shown, so that they load once
 const shown = new Map(); // id of a run -> number of its colour
+const boxes = new Map(); // id of a run -> its row in the list
 const numbers = new Map(); // "id stage" -> { version, rows }
 
 /** The charts of a stage: those that people look for first, then every other number. */
@@ -73,32 +74,37 @@ function age(seconds) {
   return `${Math.round(seconds / size)} ${unit} ago`;
 }
 
+/** Make the row of a run; it stays while the run is there, so that nothing moves under the pointer. */
+function boxOf(run, name) {
+  const box = document.createElement("label");
+  box.className = "run";
+  const input = document.createElement("input");
+  input.type = "checkbox";
+  input.addEventListener("change", () => {
+    const free = [...Array(runs.length).keys()].find((n) => ![...shown.values()].includes(n));
+    if (input.checked) shown.set(run, free);
+    else shown.delete(run);
+    attempt(look);
+  });
+  const title = document.createElement("span");
+  title.textContent = name;
+  box.append(input, document.createElement("i"), title, document.createElement("small"));
+  return box;
+}
+
 function showRuns() {
-  const focused = document.activeElement?.dataset?.run;
-  id("runs").replaceChildren(...runs.map((run) => {
-    const box = document.createElement("label");
-    box.className = "run";
-    const input = document.createElement("input");
-    input.type = "checkbox";
+  const gone = [...boxes.keys()].filter((run) => !runs.some((one) => one.id === run));
+  const added = runs.filter((run) => !boxes.has(run.id));
+  for (const run of gone) boxes.delete(run);
+  for (const run of added) boxes.set(run.id, boxOf(run.id, run.name));
+  if (gone.length || added.length) id("runs").replaceChildren(...runs.map((run) => boxes.get(run.id)));
+  for (const run of runs) {
+    const [input, sample, , when] = boxes.get(run.id).children;
     input.checked = shown.has(run.id);
-    input.dataset.run = run.id;
-    input.addEventListener("change", () => {
-      const free = [...Array(runs.length).keys()].find((n) => ![...shown.values()].includes(n));
-      if (input.checked) shown.set(run.id, free);
-      else shown.delete(run.id);
-      attempt(look);
-    });
-    const sample = document.createElement("i");
-    if (shown.has(run.id)) sample.style.background = runColour(run.id);
-    const name = document.createElement("span");
-    name.textContent = run.name;
-    const when = document.createElement("small");
+    sample.style.background = input.checked ? runColour(run.id) : "";
     when.textContent = age(run.age);
     when.classList.toggle("live", run.age < LIVE_SECONDS);
-    box.append(input, sample, name, when);
-    return box;
-  }));
-  if (focused) id("runs").querySelector(`[data-run="${focused}"]`)?.focus();
+  }
 }
 
 function showCharts() {
