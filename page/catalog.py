@@ -42,7 +42,7 @@ class OpenModel:
             "channels": tokenizer.channels,
             "grid": tokenizer.grid_size,
             "codes": tokenizer.codebook_size,
-            "guided": model.transformer.config.null_class is not None,
+            "has_null": model.transformer.config.null_class is not None,
             "digest": str(model.file_digest)[:16],
         }
 

@@ -149,7 +149,9 @@ def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> Decodin
     count = whole_number(values, "count", 1, most)
     seed = whole_number(values, "seed", 0, MOST_INDEX)
     first_image = whole_number(values, "first_image", 0, MOST_INDEX, default=0)
-    in_turn = numbers(values, "labels", len(names), len(names) + 1)
+    has_null = opened.model.transformer.config.null_class is not None
+    num_labels = len(names) + has_null
+    in_turn = numbers(values, "labels", num_labels - 1, num_labels)
     in_turn = in_turn or classes_in_turn(len(names), first_image)[:count]
     recipe = Recipe(
         model=opened.path,

@@ -146,15 +146,16 @@ class RunReader:
     def _describe(self, run_id: str, run: RunFolder) -> dict[str, Any]:
         """Say what a run has to show, and how many seconds ago it wrote numbers."""
         files = {stage: run.metrics(stage) for stage in STAGES}
-        changed = {stage: _time_of(file) for stage, file in files.items() if file.is_file()}
+        changed = {stage: _time_of(file) for stage, file in files.items() if _time_of(file)}
         return {
             "id": run_id,
             "name": run.path.name,
             "stages": list(changed),
             "age": max(0.0, time.time() - max(changed.values(), default=0.0)),
             "previews": {stage: _steps(run, stage) for stage in changed},
-            "reconstructions": (run.path / "reconstructions.png").is_file(),
-            "sweep": (run.path / "sweep" / "sweep.csv").is_file(),
+            # When they were written, 0 if they were not.
+            "reconstructions": _time_of(run.path / "reconstructions.png"),
+            "sweep": _time_of(run.path / "sweep" / "sweep.csv"),
         }
 
 
@@ -183,9 +184,10 @@ def _picture(path: Path) -> bytes:
 
 
 def _time_of(path: Path) -> float:
+    """Return when a file was written; 0 if it is not there."""
     try:
         return path.stat().st_mtime
-    except OSError:  # replaced in this moment
+    except OSError:
         return 0.0
 
 

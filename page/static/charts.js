@@ -36,7 +36,8 @@ function thinned(points) {
 }
 
 /**
- * Draw lines. Each has a name, a colour, perhaps dashes, and points [step, value] in order.
+ * Draw lines. Each has a name, a run (empty if there is one alone), a colour, perhaps dashes, and
+ * points [step, value] in order.
  * Moving over the chart reads the values nearest to the pointer.
  */
 export function lines(place, series) {
@@ -71,7 +72,13 @@ export function lines(place, series) {
   const read = document.createElement("div");
   read.className = "read";
   const tellAt = (x) => {
-    read.replaceChildren(...[`step ${short(x)}`, ...series.map((line) => told(line, x))]);
+    const byRun = Map.groupBy(series, (line) => line.run);
+    const runs = [...byRun].flatMap(([run, of]) => [...(run ? [`${run}:`] : []), ...of.map((line) => told(line, x))]);
+    read.replaceChildren(...[`step ${short(x)}`, ...runs].map((one) => {
+      const part = document.createElement("span");
+      part.append(one);
+      return part;
+    }));
   };
   drawn.addEventListener("pointermove", (event) => {
     const box = drawn.getBoundingClientRect();

@@ -25,7 +25,7 @@ function begin(next) {
   cells = Array(store.model.grid ** 2).fill(false);
   shift = { right: 0, down: 0 };
   past = [];
-  id("edit-class").value = next?.label ?? store.model.classes.length;
+  id("edit-class").selectedIndex = next?.label ?? id("edit-class").options.length - 1;
   draw();
 }
 
@@ -266,7 +266,7 @@ radios(id("tools"), "tool", (value) => {
   if (store.model) draw();
 });
 on("model", () => {
-  classSelect(id("edit-class"), store.model.classes.length);
+  classSelect(id("edit-class"), 0);
   focus = 0;
   begin(null);
 });

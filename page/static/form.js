@@ -103,7 +103,7 @@ export function changedSettings(sampling) {
 /** Fill a select with the classes and "no class". */
 export function classSelect(select, chosen) {
   select.replaceChildren(...store.model.classes.map((name, label) => new Option(name, label)));
-  select.append(new Option("no class", store.model.classes.length));
+  if (store.model.has_null) select.append(new Option("no class", store.model.classes.length));
   select.value = chosen;
 }
 

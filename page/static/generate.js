@@ -9,9 +9,10 @@ const hint = document.getElementById("classes-hint");
 const MANY_CLASSES = 30; // more of them get a field to find one
 
 function showClasses() {
-  const { classes } = store.model;
-  store.labels = store.labels.filter((label) => label <= classes.length);
-  place.replaceChildren(...[...classes, "no class"].map((name, label) => {
+  const { classes, has_null: hasNull } = store.model;
+  const names = hasNull ? [...classes, "no class"] : classes;
+  store.labels = store.labels.filter((label) => label < names.length);
+  place.replaceChildren(...names.map((name, label) => {
     const box = document.createElement("label");
     const input = document.createElement("input");
     input.type = "checkbox";

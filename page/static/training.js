@@ -17,7 +17,7 @@ const DASHES = ["none", "6 3", "2 3", "8 3 2 3"];
 let runs = [];
 let stage = "maskgit";
 let timer = null;
-let pictures = ""; // what pictures are shown, so that they load once
+const drawn = new Map(); // what the parts of the view show, so that pictures load once
 const shown = new Map(); // id of a run -> number of its colour
 const boxes = new Map(); // id of a run -> its row in the list
 const numbers = new Map(); // "id stage" -> { version, rows }
@@ -141,11 +141,11 @@ function seriesOf(names) {
       const points = rowsOf(run).flatMap((row) => (name in row ? [[row.step, row[name]]] : []));
       if (!points.length) return;
       const part = name.replace(/^val\/accuracy_(\d+)_(\d+)$/, "$1–$2 %").replace("val/accuracy", "all");
-      const label = [shown.size > 1 ? run.name : "", names.length > 1 ? part : ""].filter(Boolean).join(" ");
       // One run alone has a colour for each of its lines.
       const own = shown.size === 1 && names.length > 1;
       found.push({
-        name: label,
+        name: names.length > 1 ? part : "",
+        run: shown.size > 1 ? run.name : "",
         points,
         colour: own ? colour(`--run-${(i % COLOURS) + 1}`) : runColour(run.id),
         dashes: own ? "none" : DASHES[i % DASHES.length],
@@ -155,31 +155,43 @@ function seriesOf(names) {
   return found;
 }
 
+/** Whether a part of the view has to be drawn again, because what it shows has changed. */
+function isNew(part, what) {
+  const text = JSON.stringify([stage, what]);
+  const is = drawn.get(part) !== text;
+  drawn.set(part, text);
+  return is;
+}
+
 function showPictures() {
   const withPreviews = chosen().filter((run) => run.previews[stage]?.length);
+  if (isNew("previews", withPreviews.map((run) => [run.id, run.previews[stage]]))) {
+    id("previews").hidden = !withPreviews.length;
+    options(id("preview-run"), withPreviews);
+    showPreviews();
+  }
   const withImages = chosen().filter((run) => run.reconstructions);
+  if (isNew("reconstructions", withImages.map((run) => [run.id, run.reconstructions]))) {
+    id("reconstructions").hidden = !withImages.length;
+    id("reconstruction-list").replaceChildren(...withImages.map(reconstruction));
+  }
   const withSweep = chosen().filter((run) => run.sweep);
-  const now = JSON.stringify([stage, withPreviews.map((run) => [run.id, run.previews[stage]]),
-    withImages.map((run) => run.id), withSweep.map((run) => run.id)]);
-  if (now === pictures) return;
-  pictures = now;
-  id("previews").hidden = !withPreviews.length;
-  options(id("preview-run"), withPreviews);
-  showPreviews();
-  id("reconstructions").hidden = !withImages.length;
-  id("reconstruction-list").replaceChildren(...withImages.map((run) => {
-    const figure = document.createElement("figure");
-    const image = new Image();
-    image.src = `api/runs/${run.id}/reconstructions`;
-    image.alt = `Originals and reconstructions of ${run.name}`;
-    const caption = document.createElement("figcaption");
-    caption.textContent = run.name;
-    figure.append(image, caption);
-    return figure;
-  }));
-  id("sweep").hidden = !withSweep.length;
-  options(id("sweep-run"), withSweep);
-  if (withSweep.length) attempt(() => showSweep(id("sweep-run").value));
+  if (isNew("sweep", withSweep.map((run) => [run.id, run.sweep]))) {
+    id("sweep").hidden = !withSweep.length;
+    options(id("sweep-run"), withSweep);
+    if (withSweep.length) attempt(() => showSweep(id("sweep-run").value));
+  }
+}
+
+function reconstruction(run) {
+  const figure = document.createElement("figure");
+  const image = new Image();
+  image.src = `api/runs/${run.id}/reconstructions?${run.reconstructions}`; // a newer one loads anew
+  image.alt = `Originals and reconstructions of ${run.name}`;
+  const caption = document.createElement("figcaption");
+  caption.textContent = run.name;
+  figure.append(image, caption);
+  return figure;
 }
 
 /** Fill a select with runs, and keep what was chosen. */
@@ -211,7 +223,6 @@ id("preview-step").addEventListener("input", showPreview);
 id("sweep-run").addEventListener("change", (event) => attempt(() => showSweep(event.target.value)));
 radios(id("stages"), "stage", (value) => {
   stage = value;
-  pictures = "";
   if (timer) attempt(look);
 });
 
