@@ -35,28 +35,55 @@ function showView() {
 async function chooseModel(id) {
   const listed = store.page.models.find((model) => model.id === id);
   select.value = id;
-  const described = await getJson(`api/models/${id}`);
-  store.model = { ...described, ...listed };
-  // The classes of the command line, unless others were chosen in this tab.
-  if (store.modelId !== id) store.labels = described.chosen;
-  store.modelId = id;
-  keep();
-  emit("model");
-  showView();
+  opening(true);
+  try {
+    const described = await getJson(`api/models/${id}`);
+    store.model = { ...described, ...listed };
+    // The classes of the command line, unless others were chosen in this tab.
+    if (store.modelId !== id) store.labels = described.chosen;
+    store.modelId = id;
+    keep();
+    emit("model");
+  } finally {
+    opening(false);
+  }
+}
+
+function opening(is) {
+  document.getElementById("opening").hidden = !is || view() === "training";
+  if (!is) showView();
+}
+
+function showModels() {
+  const { models } = store.page;
+  select.replaceChildren(...models.map(({ id, run, name }) => new Option(`${run}: ${name}`, id)));
+  select.parentElement.hidden = !models.length;
+  if (store.model) select.value = store.model.id;
+}
+
+/** Look for models that were trained meanwhile. */
+async function lookForModels() {
+  const { models } = await getJson("api/page");
+  if (JSON.stringify(models) === JSON.stringify(store.page.models)) return;
+  store.page.models = models;
+  showModels();
+  if (!store.model && models.length) await chooseModel(models[0].id);
 }
 
 async function start() {
   store.page = await getJson("api/page");
-  const { models } = store.page;
   makeForms();
-  select.replaceChildren(...models.map(({ id, run, name }) => new Option(`${run}: ${name}`, id)));
-  select.parentElement.hidden = !models.length;
+  showModels();
   showView();
+  const { models } = store.page;
   const before = models.find((model) => model.id === store.modelId);
   if (models.length) await chooseModel((before ?? models[0]).id);
 }
 
 select.addEventListener("change", () => attempt(() => chooseModel(select.value)));
-addEventListener("hashchange", showView);
+addEventListener("hashchange", () => {
+  showView();
+  if (store.page && view() !== "training") attempt(lookForModels);
+});
 on("chosen", showView);
 attempt(start);

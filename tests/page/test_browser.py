@@ -414,6 +414,25 @@ def test_several_runs_are_overlaid(page, runs):
         shutil.rmtree(runs / "second")
 
 
+def test_a_model_that_is_new_can_be_chosen(page, runs):
+    page.run("location.hash = 'training'")
+    page.wait("document.querySelectorAll('.run').length === 1")
+    shutil.copytree(runs / "mnist", runs / "new")
+    try:
+        page.run("location.hash = 'generate'")
+        page.wait("document.querySelectorAll('#model option').length === 2")
+        page.run(
+            "const s = document.getElementById('model');"
+            "s.value = [...s.options].find((o) => o.text.startsWith('new')).value;"
+            "s.dispatchEvent(new Event('change'))"
+        )
+        page.wait("document.getElementById('opening').hidden")
+        page.generate()
+        assert "/new/MaskGIT_mnist.pt" in page.one("#command").text
+    finally:
+        shutil.rmtree(runs / "new")
+
+
 @pytest.fixture
 def sweep(runs):
     """The table of a sweep in the run, with an image for each row."""

@@ -357,7 +357,7 @@ def test_every_field_of_the_form_is_an_option_with_its_help_and_range():
         assert field.help == option.help
         assert field.choices == (option.choices or ())
         for bound in (field.low, field.high):
-            assert bound is None or option.kind(f"{bound:g}") == bound
+            assert bound is None or option.kind(str(bound)) == bound
 
 
 def test_what_is_missing_is_told_in_one_line(monkeypatch, capsys, tmp_path):
