@@ -360,9 +360,11 @@ def _sampling() -> Iterator[Option]:
 def _editing() -> Iterator[Option]:
     """Yield the options that say what is made anew."""
 
-    def edits(name: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
+    def edits(
+        name: str, kind: Any, unit: str, text: str, topics: str = "editing", **more: Any
+    ) -> Option:
         """Make an option of --edit."""
-        return Option(name, kind, unit, text, topics=_topics("editing"), **more)
+        return Option(name, kind, unit, text, topics=_topics(topics), **more)
 
     text = "image to edit: a file, or <dataset>:<index> for an image of the validation split"
     yield edits("init_image", kinds.path, "IMAGE", text)
@@ -373,8 +375,9 @@ def _editing() -> Iterator[Option]:
     text = "shift the image and make the free margin anew: left, right, top or bottom, in pixels"
     yield edits("outpaint", kinds.margin, "SIDE=PIXELS", text, many=Many.WORDS_REPEATED)
     text = "grow the region to make anew by so many tokens on every side"
-    yield edits("mask_grow", kinds.whole_number, "TOKENS", text, default=0)
-    yield edits("no_composite", None, "", "do not put the original pixels back outside the region")
+    yield edits("mask_grow", kinds.whole_number, "TOKENS", text, "editing paging", default=0)
+    text = "do not put the original pixels back outside the region"
+    yield edits("no_composite", None, "", text, "editing paging")
 
 
 def _measuring() -> Iterator[Option]:

@@ -135,7 +135,7 @@ def _form(line: CommandLine) -> CommandForm:
             "first_image": field("first_image"),
             "count": field("num_samples"),
         },
-        editing={"grow": field("mask_grow"), "put_back": _put_back()},
+        editing={"grow": field("mask_grow"), "keep_decoded": field("no_composite")},
         labels=line.labels,
         block_size=line.batch_size,
         read=partial(_read, line),
@@ -156,12 +156,6 @@ def _field(line: CommandLine, name: str) -> Field:
             shown, low=kind.low, high=kind.high, above=kind.above, is_whole=kind.convert is int
         )
     return replace(shown, kind="switch")
-
-
-def _put_back() -> Field:
-    """Describe --no_composite, which the form asks the other way round."""
-    option = OPTIONS["no_composite"]
-    return Field("put_back", option.flag, option.help, "switch", not option.default_value)
 
 
 def _read(line: CommandLine, values: Mapping[str, Any]) -> SamplingConfig:

@@ -91,7 +91,7 @@ class CommandForm:
     Attributes:
         sampling: the settings of sampling.
         series: by the page's own names: "seed", "first_image", "count".
-        editing: by the page's own names: "grow", "put_back".
+        editing: by the page's own names: "grow", "keep_decoded".
         labels: the classes that the form begins with, as the user wrote them; None for all.
         block_size: images that are computed at once, at most.
         read: turns values by name into settings of sampling; raises UserError for a wrong one.

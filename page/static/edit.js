@@ -242,10 +242,12 @@ id("edit-form").addEventListener("submit", (event) => {
   const source = "validation" in original
     ? { validation: original.validation }
     : { pixels: toBase64(original.pixels) };
+  const { grow, keep_decoded: keepDecoded } = store.editing;
   const edit = {
     ...source,
     ...shift,
-    ...store.editing,
+    grow,
+    put_back: !keepDecoded,
     cells: cells.flatMap((is, i) => (is ? [i] : [])),
   };
   const request = {

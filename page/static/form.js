@@ -56,7 +56,10 @@ function valueOf(input, description) {
   return input.value === "" ? null : Number(input.value);
 }
 
+/** Add what is missing, and leave out what another version of the page kept. */
 function withDefaults(values, descriptions) {
+  const names = descriptions.map(({ name }) => name);
+  for (const name of Object.keys(values)) if (!names.includes(name)) delete values[name];
   for (const { name, default: usual } of descriptions) values[name] ??= usual;
 }
 
@@ -74,7 +77,7 @@ export function makeForms() {
   const place = document.getElementById("series");
   place.append(...["count", "seed", "first_image"].map((name) =>
     field(ofSeries.find((one) => one.name === name), store.series, titles[name])));
-  const editingTitles = { grow: "Grow by cells", put_back: "Put pixels back" };
+  const editingTitles = { grow: "Grow by cells", keep_decoded: "Keep decoded pixels" };
   document.getElementById("editing").append(
     ...named(editing).map((one) => field(one, store.editing, editingTitles[one.name])));
   for (const place of document.querySelectorAll(".sampling")) {

@@ -244,8 +244,12 @@ def test_cells_are_painted_and_made_anew(page):
     assert page.one("#canvas-state").text.startswith("9 · 2:")
     page.click("[data-tool=brush]")
     drag(page, (1, 6), (5, 6))
+    page.fill("#editing input[name=grow]", 1)
+    page.click("#editing input[name=keep_decoded]")
     page.click("#edit-go")
     page.wait_for_group(2, "#variants")
+    for option in ("--mask_grow 1", "--no_composite"):
+        assert option in page.one("#command").text
     assert "--init_image original.png" in page.one("#command").text
     assert page.one("#command-note a").get_attribute("download") == "original.png"
     page.click("#clear")
@@ -349,6 +353,18 @@ def test_a_newer_request_takes_the_place_of_the_older(page):
     assert len(page.all("#groups .group:first-child .tile")) == 3
     assert not page.one("#message").is_displayed()
     assert not page.one("#generate .stop").is_displayed()
+
+
+def test_a_decoding_can_be_stopped(page):
+    page.run("for (const d of document.querySelectorAll('details')) d.open = true")
+    page.fill("#generate .sampling input[name=step]", 64)
+    page.fill("#series input[name=count]", 64)
+    page.click("#generate-go")
+    page.wait("document.querySelector('#groups .tile') !== null")
+    page.click("#generate .stop")
+    page.wait("!document.querySelector('#generate .stop').checkVisibility()")
+    assert not page.one("#message").is_displayed()
+    assert page.one("#save").get_attribute("href") is None
 
 
 @pytest.fixture

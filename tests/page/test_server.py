@@ -21,6 +21,7 @@ from PIL import Image
 from commands import page as module
 from commands.options import OPTIONS
 from commands.parser import parse
+from commands.resolve import idle_options
 from MaskGIT import MODES, main
 from page.form import Recipe
 
@@ -338,7 +339,10 @@ def test_the_page_is_small_and_loads_nothing_from_elsewhere(served):
 
 def test_the_form_begins_with_the_options_of_the_command_line():
     options = ["--step=5", "--seed=4", "--labels=3", "--batch_size=8", "--device=cpu"]
-    form = module._form(parse(["--page", *options], MODES))
+    line = parse(["--page", *options, "--mask_grow=2", "--no_composite"], MODES)
+    assert idle_options(line) == []
+    form = module._form(line)
+    assert [field.default for field in form.editing.values()] == [2, True]
     assert {field.name: field.default for field in form.sampling}["step"] == 5
     assert form.series["seed"].default == 4
     assert form.labels == ["3"]
