@@ -81,6 +81,11 @@ MODES = (
         "curves", "draw the curves of runs, by name or folder, on top of each other", unit="RUN",
         takes_several=True,
     ),
+    _mode(
+        "page",
+        "show a page in the browser: generate, watch, edit, follow the runs in --output_dir [8000]",
+        "loading generating paging", unit="PORT", default="8000",
+    ),
 )  # fmt: skip
 
 

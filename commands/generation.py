@@ -16,7 +16,7 @@ from commands.sources import ModelSource, find_model
 from metrics.sweep_table import table_text
 from models.best_settings import BestSettings
 from models.decoding import make_plan
-from models.labels import labels_in_turn
+from models.labels import classes_in_turn, labels_in_turn
 from models.model import ImageSeries
 from models.sampling import SamplingConfig
 from utils.errors import UserError
@@ -83,8 +83,7 @@ def resolve_generation(
     """
     line, model = request.line, find_model(request)
     num_classes = model.shape.num_classes
-    # By default image i has class i, also if --first_image starts in the middle.
-    in_turn = [(line.first_image + i) % num_classes for i in range(num_classes)]
+    in_turn = classes_in_turn(num_classes, line.first_image)
     # How many images.
     count = line.num_samples
     if "num_samples" not in line.given:

@@ -99,14 +99,26 @@ def kept_options(
                 "take it from a copy, or start another --run_name"
             )
         try:
-            kept[name] = _checked(known[name], value)
-        except (argparse.ArgumentTypeError, ValueError, TypeError) as error:
+            kept[name] = read_value(known[name], value)
+        except UserError as error:
             raise UserError(
-                f"{file}: --{name} {value_text(value)[:80]} {error}; somebody has changed the "
-                "file: take it from a copy, or start another --run_name"
+                f"{file}: {error}; somebody has changed the file: take it from a copy, or start "
+                "another --run_name"
             ) from error
     _leave_out_places(kept, line)
     return kept
+
+
+def read_value(option: Option, value: Any) -> Any:
+    """Read a value of JSON as the command line reads its text.
+
+    Raises:
+        UserError: naming the option and the value, if it does not take it.
+    """
+    try:
+        return _checked(option, value)
+    except (argparse.ArgumentTypeError, ValueError, TypeError) as error:
+        raise UserError(f"--{option.name} {value_text(value)[:80]} {error}") from error
 
 
 def _checked(option: Option, value: Any) -> Any:

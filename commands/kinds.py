@@ -5,60 +5,75 @@ Each raises argparse.ArgumentTypeError, with a message for the user, if the text
 
 import argparse
 import os
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from models.labels import MAX_SAMPLES
 from models.sampling import MAX_STRENGTH
 
 MAX_SIDE = 8192  # pixels
+MAX_PORT = 65535
 MAX_NUMBER = 2**53  # any larger number is a typing mistake
 SIDES = ("left", "right", "top", "bottom")
 
 
-def _number(
-    text: str, kind: Callable[[str], Any], accepts: Callable[[Any], bool], need: str
-) -> Any:
-    """Read a number; `need` says in the error message what `accepts` accepts."""
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not -MAX_NUMBER <= value <= MAX_NUMBER or not accepts(value):
-        if value is not None and accepts(value):
-            need += f", no larger than {MAX_NUMBER}"
-        raise argparse.ArgumentTypeError(f"needs {need}, got {text[:40]!r}")
-    return value
+@dataclass(frozen=True)
+class Number:
+    """A kind of numbers: a function from a text to a number, with bounds that a form can show.
+
+    Attributes:
+        need: what a text must be, for the error message.
+        convert: int or float.
+        low: smallest value; None for no bound but MAX_NUMBER.
+        high: largest value; None for no bound but MAX_NUMBER.
+        above: what every value must exceed.
+        below: what no value may reach.
+    """
+
+    need: str
+    convert: type[int] | type[float] = int
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __call__(self, text: str) -> Any:
+        """Read a number; errors as in the other kinds."""
+        try:
+            value = self.convert(text)
+        except ValueError:
+            value = None
+        need = self.need
+        if value is None or not -MAX_NUMBER <= value <= MAX_NUMBER or not self._accepts(value):
+            if value is not None and self._accepts(value):
+                need += f", no larger than {MAX_NUMBER}"
+            raise argparse.ArgumentTypeError(f"needs {need}, got {text[:40]!r}")
+        return value
+
+    def _accepts(self, value: float) -> bool:
+        """Whether a number is within the bounds."""
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
 
 
-def positive_int(text: str) -> int:
-    """Read a whole number of at least 1."""
-    return _number(text, int, lambda v: v >= 1, "a whole number of at least 1")
-
-
-def whole_number(text: str) -> int:
-    """Read a whole number of at least 0."""
-    return _number(text, int, lambda v: v >= 0, "a whole number of at least 0")
-
-
-def any_whole_number(text: str) -> int:
-    """Read a whole number, which may be negative."""
-    return _number(text, int, lambda v: True, "a whole number")
-
-
-def image_side(text: str) -> int:
-    """Read the side of an image in pixels, 1 to MAX_SIDE."""
-    return _number(text, int, lambda v: 1 <= v <= MAX_SIDE, f"pixels, 1 to {MAX_SIDE}")
-
-
-def sample_count(text: str) -> int:
-    """Read a number of images, 1 to MAX_SAMPLES."""
-    return _number(text, int, lambda v: 1 <= v <= MAX_SAMPLES, f"a number from 1 to {MAX_SAMPLES}")
-
-
-def image_index(text: str) -> int:
-    """Read the index of an image, 0 to 2^53."""
-    return _number(text, int, lambda v: v >= 0, "a number from 0 to 2^53")
+positive_int = Number("a whole number of at least 1", low=1)
+whole_number = Number("a whole number of at least 0", low=0)
+any_whole_number = Number("a whole number")
+image_side = Number(f"pixels, 1 to {MAX_SIDE}", low=1, high=MAX_SIDE)
+sample_count = Number(f"a number from 1 to {MAX_SAMPLES}", low=1, high=MAX_SAMPLES)
+image_index = Number("a number from 0 to 2^53", low=0)
+port_number = Number(f"a port from 0 (any free one) to {MAX_PORT}", low=0, high=MAX_PORT)
+positive = Number("a number above 0", float, above=0)
+non_negative = Number("a number of at least 0", float, low=0)
+# Of guidance or noise.
+strength = Number(f"a number from 0 to {MAX_STRENGTH:g}", float, low=0, high=MAX_STRENGTH)
+scale = Number(f"a number above 0, at most {MAX_STRENGTH:g}", float, above=0, high=MAX_STRENGTH)
+probability = Number("a number from 0 to 1", float, low=0, high=1)
+rate = Number("a number from 0 to below 1", float, low=0, below=1)
 
 
 def text(value: str) -> str:
@@ -66,6 +81,12 @@ def text(value: str) -> str:
     if not value.strip():
         raise argparse.ArgumentTypeError("is empty; leave the option out")
     return value
+
+
+def port(text: str) -> str:
+    """Read the number of a port; it stays a text, because the text "0" is true."""
+    port_number(text)
+    return text
 
 
 def path(value: str) -> str:
@@ -81,38 +102,6 @@ def plain_name(value: str) -> str:
     if value in ("", ".", "..", "tokens") or "/" in value or len(value) > 200:
         raise argparse.ArgumentTypeError(f"needs a folder's name without a path, got {value!r}")
     return value
-
-
-def positive(text: str) -> float:
-    """Read a number above 0."""
-    return _number(text, float, lambda v: v > 0, "a number above 0")
-
-
-def non_negative(text: str) -> float:
-    """Read a number of at least 0."""
-    return _number(text, float, lambda v: v >= 0, "a number of at least 0")
-
-
-def strength(text: str) -> float:
-    """Read a strength of guidance or noise, in [0, MAX_STRENGTH]."""
-    need = f"a number from 0 to {MAX_STRENGTH:g}"
-    return _number(text, float, lambda v: 0 <= v <= MAX_STRENGTH, need)
-
-
-def scale(text: str) -> float:
-    """Read a factor in (0, MAX_STRENGTH]."""
-    need = f"a number above 0, at most {MAX_STRENGTH:g}"
-    return _number(text, float, lambda v: 0 < v <= MAX_STRENGTH, need)
-
-
-def probability(text: str) -> float:
-    """Read a number in [0, 1]."""
-    return _number(text, float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
-
-
-def rate(text: str) -> float:
-    """Read a number in [0, 1)."""
-    return _number(text, float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
 
 
 def int_list(text: str) -> list[int]:

@@ -375,9 +375,11 @@ def _sampling() -> Iterator[Option]:
 def _editing() -> Iterator[Option]:
     """Yield the options that say what is made anew."""
 
-    def edits(name: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
+    def edits(
+        name: str, kind: Any, unit: str, text: str, topics: str = "editing", **more: Any
+    ) -> Option:
         """Make an option of --edit."""
-        return Option(name, kind, unit, text, topics=_topics("editing"), **more)
+        return Option(name, kind, unit, text, topics=_topics(topics), **more)
 
     text = "image to edit: a file, or <dataset>:<index> for an image of the validation split"
     yield edits("init_image", kinds.path, "IMAGE", text)
@@ -388,8 +390,9 @@ def _editing() -> Iterator[Option]:
     text = "shift the image and make the free margin anew: left, right, top or bottom, in pixels"
     yield edits("outpaint", kinds.margin, "SIDE=PIXELS", text, many=Many.WORDS_REPEATED)
     text = "grow the region to make anew by so many tokens on every side"
-    yield edits("mask_grow", kinds.whole_number, "TOKENS", text, default=0)
-    yield edits("no_composite", None, "", "do not put the original pixels back outside the region")
+    yield edits("mask_grow", kinds.whole_number, "TOKENS", text, "editing paging", default=0)
+    text = "do not put the original pixels back outside the region"
+    yield edits("no_composite", None, "", text, "editing paging")
 
 
 def _measuring() -> Iterator[Option]:
@@ -447,6 +450,12 @@ def _run() -> Iterator[Option]:
     yield Option("no_wandb", None, "", "do not use Weights & Biases", resume=Resume.FREE)
 
 
+def _paging() -> Iterator[Option]:
+    """Yield the options of --page."""
+    text = "where the page listens; another than this machine's own needs the token in its address"
+    yield Option("host", kinds.text, "HOST", text, default="127.0.0.1", topics=_topics("paging"))
+
+
 DRY_RUN = Option("dry_run", None, "", "print what the other modes would do, and stop")
 GROUPS = (
     Group("data", tuple(_data())),
@@ -466,6 +475,7 @@ GROUPS = (
         tuple(_editing()),
     ),
     Group("measuring (--evaluate, --sweep)", tuple(_measuring())),
+    Group("page (--page)", tuple(_paging())),
     Group("run", tuple(_run())),
 )
 OPTIONS: dict[str, Option] = {

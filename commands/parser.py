@@ -132,7 +132,7 @@ def _add_mode(group: argparse._ArgumentGroup, mode: Mode) -> None:
     number: dict[str, Any] = {"nargs": "?", "const": mode.default} if mode.default else {}
     if mode.takes_several:
         number = {"nargs": "+", "action": _Repeatable}
-    kind = kinds.path if mode.unit in ("FILE", "RUN") else kinds.text
+    kind = {"FILE": kinds.path, "RUN": kinds.path, "PORT": kinds.port}.get(mode.unit, kinds.text)
     group.add_argument(
         flag, metavar=mode.unit, choices=mode.choices, help=mode.help, type=kind, **number
     )

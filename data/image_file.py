@@ -69,6 +69,25 @@ def load_image(path: str | Path, page: str = "white") -> Image.Image:
         return _load(path, page)
 
 
+def image_of_bytes(data: bytes, name: str, most: int, page: str = "white") -> Image.Image:
+    """Read an image file that is in memory, as `load_image` reads one on disk.
+
+    Args:
+        data: the bytes of the file.
+        name: what messages call it.
+        most: pixels that it may have.
+        page: colour behind transparent parts.
+
+    Raises:
+        FileError: if the bytes cannot be read as an image, or it has more pixels.
+    """
+    if not data:
+        raise FileError(f"cannot read the image {name}: it is empty")
+    with warnings.catch_warnings(), reading(name, "the image"):
+        warnings.simplefilter("ignore")
+        return _decoded(data, name, page, min(most, most_pixels()))
+
+
 def problems(paths: Sequence[str]) -> list[FileError | None]:
     """Read every image and return what is wrong with it, None where it is good.
 
@@ -118,24 +137,31 @@ def _load(path: str | Path, page: str) -> Image.Image:
     most = most_pixels()
     with reading(path, "the image"):
         check_regular(path)
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                if image.width * image.height > most:
-                    raise _too_many(path, image.width * image.height)
-                image.load()
-                _check_complete(image, path)
-                return plain(_upright(image), page)
-        except Image.DecompressionBombError as error:
-            raise _too_many(path, int(re.findall(r"\d+", str(error))[0])) from error
-        except UnidentifiedImageError as error:
-            raise ValueError(f"damaged, or in none of the formats {', '.join(FORMATS)}") from error
+        return _decoded(Path(path), path, page, most)
 
 
-def _too_many(path: str | Path, count: int) -> TooManyPixelsError:
+def _decoded(source: Path | bytes, name: str | Path, page: str, most: int) -> Image.Image:
+    """Decode a file, or the bytes of one; raises any exception."""
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > most:
+                raise _too_many(name, image.width * image.height, most)
+            image.load()
+            _check_complete(image, source)
+            return plain(_upright(image), page)
+    except Image.DecompressionBombError as error:
+        raise _too_many(name, int(re.findall(r"\d+", str(error))[0]), most) from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"damaged, or in none of the formats {', '.join(FORMATS)}") from error
+
+
+def _too_many(name: str | Path, count: int, most: int) -> TooManyPixelsError:
     """Make the error about an image that is too large."""
+    allow = f", or allow it with {PIXELS_VARIABLE}={count} in the environment"
     return TooManyPixelsError(
-        f"cannot read the image {path}: it has {count:,} pixels, more than {most_pixels():,}; make "
-        f"it smaller, or allow it with {PIXELS_VARIABLE}={count} in the environment"
+        f"cannot read the image {name}: it has {count:,} pixels, more than {most:,}; make it "
+        f"smaller{allow if most == most_pixels() else ''}"
     )
 
 
@@ -148,21 +174,30 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _check_complete(image: Image.Image, path: str | Path) -> None:
+def _check_complete(image: Image.Image, source: Path | bytes) -> None:
     """Refuse what decodes without an error though a part of it is missing or changed.
+
+    Args:
+        image: the decoded image.
+        source: its file, or the bytes of that.
 
     Raises:
         ValueError: saying what is wrong.
     """
     if image.format == "PNG":
-        _check_sums(Path(path).read_bytes())
+        _check_sums(_bytes_of(source))
     elif image.format in ("JPEG", "MPO") and _ends_grey(image):
         # libjpeg makes missing parts grey. It reads no further than a complete image goes, so
         # other bytes before the end mark change only an image with a missing part.
-        head, mark, tail = Path(path).read_bytes().rpartition(b"\xff\xd9")
+        head, mark, tail = _bytes_of(source).rpartition(b"\xff\xd9")
         with Image.open(io.BytesIO(head + b"\x55" * 64 + mark + tail), formats=FORMATS) as other:
             if other.size == image.size and other.tobytes() != image.tobytes():
                 raise ValueError("image file is truncated")
+
+
+def _bytes_of(source: Path | bytes) -> bytes:
+    """Return the bytes of a file."""
+    return source if isinstance(source, bytes) else source.read_bytes()
 
 
 def _check_sums(data: bytes) -> None:

@@ -56,7 +56,7 @@ class SweepTable:
         self._strips = make_folder(folder / "strips")
         for place in (folder, self._strips):
             remove_leftovers(place)
-        self.rows = self._read()
+        self.rows = read_rows(self.csv)
         stored = read_record(folder / "protocol.json") if self.csv.is_file() else protocol
         differing = [n for n in {**protocol, **stored} if stored.get(n) != protocol.get(n)]
         if differing:
@@ -81,7 +81,7 @@ class SweepTable:
             setting: the one that the images were sampled with.
             blocks: images uint8 (B, H, W, C) and labels.
         """
-        path = self._strip(setting)
+        path = strip_file(self._strips.parent, setting)
         for number, (images, labels) in enumerate(blocks):
             if number == 0:
                 first = images[:STRIP_IMAGES]
@@ -137,7 +137,7 @@ class SweepTable:
         varied = [name for name in names if len({row[name] for row in self.rows}) > 1]
         strips = []
         for row in self.rows:
-            path = self._strip({name: row[name] for name in names})
+            path = strip_file(self._strips.parent, {name: row[name] for name in names})
             title = "  ".join(f"{name}={row[name]}" for name in varied)
             if is_intact_png(path):
                 strips.append((f"{title}  fid={float(row['fid']):.4g}".strip(), path))
@@ -165,31 +165,43 @@ class SweepTable:
             )
         return maps
 
-    def _read(self) -> list[dict[str, str]]:
-        """Read the rows of the file that are intact; none if it is not there."""
-        if not self.csv.is_file():
-            return []
-        try:
-            text = self.csv.read_text("utf-8", errors="replace")
-            header, *lines = text.removesuffix("\n").split("\n")
-            names = _cells(header)
-            rows = [row for row in (_row(names, line) for line in lines) if row]
-            # Rows alone fail one by one; if all do, their names are wrong.
-            if "fid" not in names or (lines and not rows):
-                raise ValueError("no row matches its checksum")
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{self.csv} is damaged ({error}); delete it and it is made anew"
-            ) from error
-        if len(rows) < len(lines):
-            count = len(lines) - len(rows)
-            log.warning("%s: %d damaged row(s) are left out, to be measured anew", self.csv, count)
-        return rows
 
-    def _strip(self, setting: Mapping[str, Any]) -> Path:
-        """Name the file with a setting's strip of images."""
-        key = "\n".join(f"{name}={table_text(value)}" for name, value in setting.items())
-        return self._strips / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}.png"
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """Read the rows of a `sweep.csv` that are intact; none if it is not there.
+
+    Returns:
+        Each row with its texts by the names of the columns, without its checksum.
+
+    Raises:
+        UserError: if all rows are damaged.
+    """
+    if not file.is_file():
+        return []
+    try:
+        text = file.read_text("utf-8", errors="replace")
+        header, *lines = text.removesuffix("\n").split("\n")
+        names = _cells(header)
+        rows = [row for row in (_row(names, line) for line in lines) if row]
+        # Rows alone fail one by one; if all do, their names are wrong.
+        if "fid" not in names or (lines and not rows):
+            raise ValueError("no row matches its checksum")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged ({error}); delete it and it is made anew") from error
+    if len(rows) < len(lines):
+        count = len(lines) - len(rows)
+        log.warning("%s: %d damaged row(s) are left out, to be measured anew", file, count)
+    return rows
+
+
+def strip_file(folder: Path, setting: Mapping[str, Any]) -> Path:
+    """Name the file with a setting's strip of images.
+
+    Args:
+        folder: that of the table.
+        setting: the values of all sampling settings by name.
+    """
+    key = "\n".join(f"{name}={table_text(value)}" for name, value in setting.items())
+    return folder / "strips" / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}.png"
 
 
 def _is_as_new(file: Path, source: Path) -> bool:

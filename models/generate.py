@@ -17,6 +17,7 @@ from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
 from models.step import Plan
 from utils.device import autocast
+from utils.errors import UserError
 from utils.seeding import rng
 
 
@@ -28,6 +29,20 @@ class KnownTokens(NamedTuple):
         hidden: bool (L,), True where a token is made anew.
     """
 
+    tokens: Tensor
+    hidden: Tensor
+
+
+class Midway(NamedTuple):
+    """An image in the middle of its decoding, from where it goes on.
+
+    Attributes:
+        steps: how many steps are done.
+        tokens: int64 (L,); those at hidden positions are ignored.
+        hidden: bool (L,), True where a token is still hidden.
+    """
+
+    steps: int
     tokens: Tensor
     hidden: Tensor
 
@@ -78,10 +93,15 @@ def prepare_decoding(
     seed: int,
     precision: torch.dtype = torch.float32,
     known: KnownTokens | None = None,
+    midway: Midway | None = None,
 ) -> DecodingInputs:
     """Prepare the decoding of a block: start tokens, plan, noise and predictor.
 
-    Arguments as in `sample_tokens`.
+    Arguments as in `sample_tokens`; with `midway` all images go on from there, with the steps of
+    the plan that are left.
+
+    Raises:
+        UserError: if not as many tokens are hidden midway as the plan says.
     """
     # What the model sees at the start, and what of it is hidden.
     device = next(model.parameters()).device
@@ -99,9 +119,27 @@ def prepare_decoding(
     if SAMPLERS[config.sampler].uses_order:
         plan = replace(plan, orders=halton_orders(seed, image_indices, seq_len))
     noise = draw_noise(seed, image_indices, plan.num_steps, seq_len, device)
+    if midway is not None:
+        _check_midway(midway, plan)
+        plan = plan.after(midway.steps)
+        noise = Noise(*(drawn[midway.steps :] for drawn in noise))
+        hidden = midway.hidden.to(device).expand_as(tokens)
+        tokens = torch.where(hidden, tokens, midway.tokens.to(device))
+        same_start = False
     device_labels = torch.from_numpy(labels).to(device)
     logits_fn = guided_predictor(model, device_labels, plan, precision, same_start)
     return DecodingInputs(logits_fn, plan, noise, tokens, hidden)
+
+
+def _check_midway(midway: Midway, plan: Plan) -> None:
+    """Refuse a point that no decoding by this plan comes to; errors as in `prepare_decoding`."""
+    if not 0 <= midway.steps <= plan.num_steps:
+        raise UserError(f"the decoding has {plan.num_steps} steps, so none after {midway.steps}")
+    found, planned = int(midway.hidden.sum()), int(plan.counts[0, midway.steps :].sum())
+    if found != planned:
+        raise UserError(
+            f"{found} tokens are hidden after {midway.steps} steps; the plan leaves {planned}"
+        )
 
 
 def guided_predictor(

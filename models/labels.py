@@ -69,6 +69,20 @@ def labels_in_turn(
     return [choices[i % len(choices)] for i in range(count)]
 
 
+def classes_in_turn(num_classes: int, first_image: int) -> list[int]:
+    """Return all labels, so that image i has label i also if a series starts in the middle."""
+    return [(first_image + i) % num_classes for i in range(num_classes)]
+
+
+def label_text(label: int, class_names: Sequence[str]) -> str:
+    """Write a label as an item that `parse_labels` reads: its name where a shell can hold that."""
+    if label == len(class_names):
+        return next((name for name in NO_CLASS if name not in class_names), NO_CLASS[-1])
+    name = class_names[label]
+    is_plain = name and name == name.strip() and not name.startswith("-")
+    return name if is_plain else str(label)
+
+
 @dataclass(frozen=True)
 class _Names:
     """The classes of a model.

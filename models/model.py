@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from models.best_settings import BestSettings
 from models.cells import composite, hidden_cells, pixels_of
 from models.decoding import decoding_steps
-from models.generate import KnownTokens, prepare_decoding, sample_tokens
+from models.generate import KnownTokens, Midway, prepare_decoding, sample_tokens
 from models.interfaces import Transformer
 from models.labels import parse_labels
+from models.samplers import SAMPLERS, Proposal
 from models.sampling import SamplingConfig
+from models.step import Step
 from models.tokenizer import Tokenizer
 from utils.checkpoint import weights_digest
 from utils.device import autocast
@@ -60,10 +62,14 @@ class DecodedStep:
     Attributes:
         tokens: int64 (B, h, w); those at hidden positions mean nothing yet.
         hidden: bool (B, h, w), True where a token is still hidden.
+        confidence: float32 (B, h, w) in [0, 1], the probability that the model gave to the token at
+            the step that revealed it; at hidden positions that of the token which the last step
+            would have taken, 0 before the first. 1 for tokens that the user gave.
     """
 
     tokens: np.ndarray
     hidden: np.ndarray
+    confidence: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -206,22 +212,47 @@ class Model:
         *,
         seed: int = 0,
         first_image: int = 0,
+        known: KnownTokens | None = None,
+        midway: Midway | None = None,
         **sampling: Any,
     ) -> Iterator[DecodedStep]:
         """Decode one image per label, all in one block, and show every step.
 
-        Arguments and errors are those of `sample`. `image_of` turns a step into pixels.
+        Args:
+            labels: as in `sample`.
+            seed: as in `sample`.
+            first_image: as in `sample`.
+            known: tokens that all images keep (`known_tokens`); None hides all tokens.
+            midway: a step of an earlier decoding from which all images go on; None starts anew.
+            **sampling: as in `sample`.
 
         Yields:
-            The tokens before the first step, and then those after each step.
+            The tokens before the first step, and then those after each step; `image_of` turns them
+            into pixels.
+
+        Raises:
+            UserError: as in `sample`; or if `midway` does not fit the plan.
         """
         numbers = np.asarray(self.label_numbers(labels))
         indices = first_image + np.arange(len(numbers))
         config = self._checked(SamplingConfig(**sampling))
-        start = prepare_decoding(self._predictor, numbers, indices, config, seed, self.precision)
-        yield self._step(start.tokens, start.hidden)
-        for tokens, hidden in decoding_steps(*start):
-            yield self._step(tokens, hidden)
+        start = prepare_decoding(
+            self._predictor, numbers, indices, config, seed, self.precision, known, midway
+        )
+        confidence = (~start.hidden).float()  # (B, L)
+        propose = SAMPLERS[config.sampler].propose
+
+        def propose_and_note(step: Step) -> Proposal:
+            """Propose as the sampler does, and note the probability of each token."""
+            nonlocal confidence
+            proposal = propose(step)
+            chosen = step.log_probs.gather(-1, proposal.tokens[..., None]).squeeze(-1).exp()
+            confidence = torch.where(step.hidden, chosen, confidence)
+            return proposal
+
+        yield self._step(start.tokens, start.hidden, confidence)
+        for tokens, hidden in decoding_steps(*start, propose_and_note):
+            yield self._step(tokens, hidden, confidence)
 
     def image_of(self, step: DecodedStep) -> np.ndarray:
         """Decode the tokens of a step: uint8 (B, H, W, C); pixels of hidden cells mean nothing."""
@@ -300,12 +331,10 @@ class Model:
             images = self.tokenizer.decode(tokens)
         return to_uint8(images)
 
-    def _step(self, tokens: Tensor, hidden: Tensor) -> DecodedStep:
-        """Arrange tokens and hidden, both (B, L), on the grid."""
+    def _step(self, *of_positions: Tensor) -> DecodedStep:
+        """Arrange tokens, hidden and confidence, all (B, L), on the grid."""
         grid = (self.tokenizer.grid_size,) * 2
-        return DecodedStep(
-            tokens.unflatten(1, grid).cpu().numpy(), hidden.unflatten(1, grid).cpu().numpy()
-        )
+        return DecodedStep(*(values.unflatten(1, grid).cpu().numpy() for values in of_positions))
 
     def _checked(self, config: SamplingConfig) -> SamplingConfig:
         """Check settings against the model and return them; errors as in `sample`."""

@@ -8,7 +8,7 @@ Axes: B images of a batch, L tokens of an image, K codebook, T steps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,6 +42,15 @@ class Plan:
     def num_steps(self) -> int:
         """The number of steps T."""
         return len(self.guidance)
+
+    def after(self, steps: int) -> Plan:
+        """Return the plan of what is left after the first `steps` steps."""
+        return replace(
+            self,
+            counts=self.counts[:, steps:],
+            temperatures=self.temperatures[steps:],
+            guidance=self.guidance[steps:],
+        )
 
     def table(self) -> str:
         """Format the plan of the first image as a table with one line per step."""

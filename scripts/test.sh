@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
-install requirements.txt requirements-plots.txt requirements-dev.txt
+install requirements.txt requirements-plots.txt requirements-page.txt requirements-dev.txt
 
 if [ "${1:-}" = --fast ]; then
     shift

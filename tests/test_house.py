@@ -28,8 +28,9 @@ from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, MASK_SCHE
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {  # what a folder may import, beside itself
-    "MaskGIT": {"commands", "training", "metrics", "models", "data", "utils"},
-    "commands": {"training", "metrics", "models", "data", "utils"},
+    "MaskGIT": {"commands", "page", "training", "metrics", "models", "data", "utils"},
+    "commands": {"page", "training", "metrics", "models", "data", "utils"},
+    "page": {"training", "metrics", "models", "data", "utils"},
     "training": {"models", "data", "utils"},
     "metrics": {"models", "data", "utils"},
     "models": {"utils"},
@@ -42,13 +43,15 @@ LONGEST_FUNCTION, LONG_FUNCTION = 60, 30
 MOST_INNER_IMPORTS = 10
 HEAVY = {
     *("torch", "torchvision", "medmnist", "numpy", "wandb", "tqdm", "torchmetrics", "scipy"),
-    "matplotlib",
+    *("matplotlib", "starlette", "uvicorn"),
 }
 HOMES = {
     "argparse": {"commands.parser", "commands.kinds", "commands.kept_options"},
     "wandb": {"training.tracking"},
     "matplotlib": {"utils.plots"},
     "matplotlib.pyplot": set(),  # it has a state, and may open windows
+    "starlette": {"page.server"},
+    "uvicorn": {"page.server"},
 }
 
 Files = dict[str, str]  # name of the module -> its text
@@ -254,6 +257,8 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (imports_go_down, "utils.files", "import data.spec"),
     (imports_go_down, "models.cells", "from data.datasets import DATASETS"),
     (imports_go_down, "training.ema", "import metrics.scores"),
+    (imports_go_down, "page.worker", "import commands.options"),
+    (imports_go_down, "metrics.scores", "import page.runs"),
     (no_flag_below_commands, "data.spec", "TEXT = 'see --data_dir'"),
     (settings_in_messages_are_known, "data.spec", "TEXT = 'lower `dropout`'"),
     (settings_in_messages_are_known, "data.spec", "TEXT = 'lower `TransformerConfig.depht`'"),
@@ -275,6 +280,7 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (packages_have_one_home, "utils.files", "import argparse"),
     (packages_have_one_home, "metrics.scores", "from matplotlib import figure"),
     (packages_have_one_home, "utils.plots", "import matplotlib.pyplot"),
+    (packages_have_one_home, "page.runs", "import starlette"),
 ]
 RULES = list(dict.fromkeys(rule for rule, _, _ in BROKEN))
 

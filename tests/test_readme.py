@@ -67,7 +67,7 @@ def test_every_option_they_name_exists(capsys):
 
 def test_every_file_they_name_exists():
     names = re.findall(
-        r"`((?:commands|training|metrics|models|data|utils|scripts|tests|benchmarks)/[\w/.]*)`",
+        r"`((?:commands|page|training|metrics|models|data|utils|scripts|tests|benchmarks)/[\w/.]*)`",
         EVERYTHING,
     )
     names += re.findall(r"\]\((docs/[\w.]+)\)", README)

@@ -258,13 +258,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: if the file cannot be read.
     """
-    rows, unreadable = read_lines(path, _is_row)
+    rows, unreadable = read_lines(path, is_row)
     if unreadable:
         log.warning("%s: %d line(s) cannot be read and are left out", path, unreadable)
     return rows
 
 
-def _is_row(row: Mapping[str, Any]) -> bool:
+def is_row(row: Mapping[str, Any]) -> bool:
     """Whether a row has what `MetricsFile.log` writes: a step, and numbers by name."""
     step, *numbers = row.get("step"), *(value for name, value in row.items() if name != "step")
     is_step = type(step) is int and step >= 0

@@ -99,15 +99,17 @@ def read_lines(
         lines = path.read_bytes().splitlines() if path.is_file() else []
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    rows = []
-    for line in lines:
-        try:
-            row = unsealed(json.loads(line))
-        except (ValueError, RecursionError):
-            continue
-        if is_valid(row):
-            rows.append(row)
+    rows = [row for row in (read_line(line, is_valid) for line in lines) if row is not None]
     return rows, len(lines) - len(rows)
+
+
+def read_line(line: bytes, is_valid: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    """Read a line that `record_line` made; None if it is not intact."""
+    try:
+        row = unsealed(json.loads(line))
+    except (ValueError, RecursionError):
+        return None
+    return row if is_valid(row) else None
 
 
 def sealed_bytes(content: bytes, about: str) -> bytes:

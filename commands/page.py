@@ -1,0 +1,214 @@
+"""--page: a page in the browser that generates, edits and shows what runs have written.
+
+page/ knows no option: this file tells it what the form asks for, reads its values, and writes the
+command line that makes an image again.
+"""
+
+import importlib
+import logging
+import shlex
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from commands.flags import configure, option_values, options_of, with_flags
+from commands.kept_options import read_value
+from commands.kinds import Number
+from commands.options import OPTIONS, Option
+from commands.parser import CommandLine
+from commands.request import Request
+from commands.sources import find_model
+from models.sampling import SamplingConfig
+from page.catalog import Catalog, OpenModel
+from page.form import CommandForm, Field, Recipe
+from page.runs import RunReader
+from page.safety import is_loopback, new_token
+from utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+NEEDED = ("starlette", "uvicorn")
+RUN_FILES = ("config.json", "metrics.jsonl", "metrics_vqgan.jsonl")  # one of them makes it a run
+
+
+@dataclass(frozen=True)
+class PageJob:
+    """A page to serve.
+
+    Attributes:
+        host: where it listens.
+        port: the port; 0 takes any free one.
+        form: the command line, as the page needs it.
+        models: lists the files of models.
+        load: opens a model.
+        runs: lists the folders of runs.
+    """
+
+    host: str
+    port: int
+    form: CommandForm
+    models: Callable[[], list[Path]]
+    load: Callable[[Path], OpenModel]
+    runs: Callable[[], list[Path]]
+
+
+def check(line: CommandLine) -> None:
+    """Refuse a --page without the packages that serve it."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"--page needs {' and '.join(missing)}: pip install -r requirements-page.txt"
+        )
+
+
+def resolve(request: Request) -> PageJob:
+    """Find the models and runs that the page offers.
+
+    Raises:
+        UserError: if the model of --checkpoint cannot be opened.
+    """
+    line, output = request.line, Path(request.line.output_dir)
+    if line.checkpoint:
+        find_model(request)  # refuses what cannot be opened
+
+    def models() -> list[Path]:
+        return [Path(line.checkpoint)] if line.checkpoint else sorted(output.glob("*/MaskGIT_*.pt"))
+
+    def runs() -> list[Path]:
+        own = [Path(line.checkpoint).parent] if line.checkpoint else []
+        found = {file.parent for name in RUN_FILES for file in output.glob(f"*/{name}")}
+        found |= {folder for folder in own if any((folder / name).is_file() for name in RUN_FILES)}
+        return sorted(found)
+
+    return PageJob(
+        host=line.host,
+        port=int(line.page),
+        form=_form(line),
+        models=models,
+        load=partial(_load, request),
+        runs=runs,
+    )
+
+
+def run(job: PageJob) -> None:
+    """Serve the page until a signal ends it.
+
+    Raises:
+        UserError: if the port cannot be had.
+    """
+    # Imported only now: without its packages, `check` has told what to install.
+    server = importlib.import_module("page.server")
+    names = tuple(options_of(SamplingConfig).values())
+    page = server.Page(Catalog(job.models, job.load), RunReader(job.runs, names), job.form)
+    listening = server.listen(job.host, job.port)
+    token = None if is_loopback(job.host) else new_token()
+    port = listening.getsockname()[1]
+    host = f"[{job.host}]" if ":" in job.host else job.host
+    log.info("%d models, %d runs", len(job.models()), len(job.runs()))
+    log.info("open http://%s:%d/%s", host, port, f"?token={token}" if token else "")
+    log.info("Ctrl-C ends it; from elsewhere: ssh -L %d:localhost:%d <this machine>", port, port)
+    server.serve(page, listening, job.host, frozenset({socket.gethostname()}), token)
+
+
+def _load(request: Request, path: Path) -> OpenModel:
+    """Open a model anew, as it now is on disk."""
+    of_path = replace(request, line=request.line.replace(checkpoint=str(path)), opened={})
+    source = find_model(of_path)
+    data = request.data(source.dataset, source.tokenizer.image_size)
+    # A click must not begin a download.
+    data = replace(data, may_download=False)
+    return OpenModel(path, source.open(), lambda: data.open("validation"))
+
+
+def _form(line: CommandLine) -> CommandForm:
+    """Describe the command line to the page; its form begins with the options given here."""
+    field = partial(_field, line)
+    modes = tuple(mode.name for mode in line.modes)
+    return CommandForm(
+        sampling=tuple(map(field, options_of(SamplingConfig).values())),
+        series={
+            "seed": field("seed"),
+            "first_image": field("first_image"),
+            "count": field("num_samples"),
+        },
+        editing={"grow": field("mask_grow"), "keep_decoded": field("no_composite")},
+        labels=line.labels,
+        block_size=line.batch_size,
+        read=partial(_read, line),
+        write=partial(_command, line),
+        told=partial(with_flags, modes=modes),
+    )
+
+
+def _field(line: CommandLine, name: str) -> Field:
+    """Describe an option."""
+    option = OPTIONS[name]
+    shown = Field(name, option.flag, option.help, "number", getattr(line, name))
+    if option.choices is not None:
+        return replace(shown, kind="choice", choices=option.choices)
+    if isinstance(option.kind, Number):
+        kind = option.kind
+        return replace(
+            shown, low=kind.low, high=kind.high, above=kind.above, is_whole=kind.convert is int
+        )
+    return replace(shown, kind="switch")
+
+
+def _read(line: CommandLine, values: Mapping[str, Any]) -> SamplingConfig:
+    """Turn values by option into settings of sampling.
+
+    Raises:
+        UserError: naming an option that is none of sampling, or a value that it does not take.
+    """
+    names = options_of(SamplingConfig).values()
+    for name in values:
+        if name not in names:
+            raise UserError(f"{name[:40]!r} is no setting of sampling")
+    read = {name: read_value(OPTIONS[name], value) for name, value in values.items()}
+    return configure(SamplingConfig, line.replace(**read))
+
+
+def _command(line: CommandLine, recipe: Recipe) -> str:
+    """Write the command line that makes the images of a recipe again."""
+    edited = recipe.edited
+    words = ["python", "MaskGIT.py", "--edit" if edited else "--sample"]
+    words += ["--checkpoint", str(recipe.model)]
+    if edited:
+        words += ["--init_image", edited.image]
+        for box in edited.boxes:
+            words += ["--mask_box", ",".join(map(str, box))]
+        if edited.margins:
+            words += ["--outpaint", *(f"{side}={n}" for side, n in edited.margins.items())]
+        words += ["--mask_grow", str(edited.grow)] if edited.grow else []
+        words += [] if edited.put_back else ["--no_composite"]
+    words += ["--labels", *recipe.labels, "--num_samples", str(recipe.count)]
+    words += ["--seed", str(recipe.seed)]
+    words += ["--first_image", str(recipe.first_image)] if recipe.first_image else []
+    usual = option_values(SamplingConfig())
+    for name, value in option_values(recipe.sampling).items():
+        if value != usual[name]:
+            words.append(f"{OPTIONS[name].flag}={value}")
+    return shlex.join([*words, *_same_again(line)])
+
+
+def _same_again(line: CommandLine) -> Iterator[str]:
+    """Yield the options of this command line that also decide what an image is."""
+    own = {"checkpoint", *options_of(SamplingConfig).values()}
+    for name in sorted(line.given & OPTIONS.keys() - own):
+        option = OPTIONS[name]
+        decides = not option.topics or "loading" in option.topics or name == "batch_size"
+        # Without the folder of the runs, images go to the run of their model.
+        if decides and name not in ("output_dir", "run_name"):
+            yield from _written(option, getattr(line, name))
+
+
+def _written(option: Option, value: Any) -> list[str]:
+    """Write an option with its value; nothing for a switch that is off."""
+    if option.kind is None:
+        return [option.flag] if value else []
+    values = value if isinstance(value, list) else [value]
+    return [option.flag, *map(str, values)]

@@ -1,0 +1,100 @@
+"""The trained models that the page offers; the newest ones that were used stay in memory."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.images import ImageDataset
+from models.labels import labels_in_turn
+from models.model import Model
+from page.checks import RequestError
+
+MOST_OPEN = 2  # models in memory
+
+Version = tuple[Path, int, int]
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model in memory.
+
+    Attributes:
+        path: its file.
+        model: the model, on the device.
+        validation: opens the validation split of its dataset, at its size.
+    """
+
+    path: Path
+    model: Model
+    validation: Callable[[], ImageDataset]
+
+    def describe(self, labels: Sequence[str] | None) -> dict[str, Any]:
+        """Return what the page shows of the model; `labels` are those that a form begins with."""
+        model, tokenizer = self.model, self.model.tokenizer
+        names = model.class_names
+        return {
+            "dataset": model.dataset,
+            "classes": list(names),
+            "chosen": labels_in_turn(labels, names, [], None) if labels else [],
+            "size": tokenizer.image_size,
+            "channels": tokenizer.channels,
+            "grid": tokenizer.grid_size,
+            "codes": tokenizer.codebook_size,
+            "has_null": model.transformer.config.null_class is not None,
+            "fingerprint": model.fingerprint,
+        }
+
+
+class Catalog:
+    """The models by their ids; all but `files` is for the thread that owns the networks."""
+
+    def __init__(
+        self, find: Callable[[], Sequence[Path]], load: Callable[[Path], OpenModel]
+    ) -> None:
+        """Make a catalog.
+
+        Args:
+            find: lists the files of models.
+            load: opens a file; raises UserError if that is not possible.
+        """
+        self._find, self._load = find, load
+        self._open: dict[Version, OpenModel] = {}
+
+    def files(self) -> dict[str, Path]:
+        """Return the file of every model by its id, the newest first."""
+        found = sorted(self._find(), key=lambda path: -_version(path)[1])
+        return {id_of(path): path for path in found}
+
+    def open(self, model_id: str) -> OpenModel:
+        """Open a model, or take it from memory if its file is still the same.
+
+        Raises:
+            RequestError: if there is no such model.
+            UserError: if its file cannot be opened.
+        """
+        path = self.files().get(model_id)
+        if path is None:
+            raise RequestError("there is no such model any more; reload the page", 404)
+        version = _version(path)
+        opened = self._open.pop(version, None) or self._load(path)
+        # An older version of the file goes, and then what was not used for longest.
+        kept = {other: value for other, value in self._open.items() if other[0] != path}
+        self._open = dict(list(kept.items())[1 - MOST_OPEN :] if MOST_OPEN > 1 else {})
+        self._open[version] = opened
+        return opened
+
+
+def id_of(path: Path) -> str:
+    """Make a name for a file or folder that says nothing of its path."""
+    return hashlib.sha256(str(path.absolute()).encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def _version(path: Path) -> Version:
+    """Tell apart the versions of a file."""
+    try:
+        status = path.stat()
+    except OSError:  # gone in this moment
+        return path, 0, 0
+    return path, status.st_mtime_ns, status.st_size

@@ -1,0 +1,271 @@
+"""Decodes images for a tab, and tells every step of it.
+
+The steps come from `Model.decode_steps`, which shares with the command line's sampling and editing
+all that decides the bits: the images are those of the command that is shown with them.
+
+Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
+"""
+
+import base64
+import io
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.edit_region import Box, region_to_make
+from models.cells import composite
+from models.decoding import make_plan
+from models.generate import KnownTokens, Midway
+from models.labels import classes_in_turn, label_text
+from models.model import DecodedStep
+from models.sampling import SamplingConfig
+from page.catalog import OpenModel
+from page.checks import Json, RequestError, array, encode, entries, numbers, whole_number
+from page.form import CommandForm, EditedPart, Recipe
+from page.worker import Event
+from utils.pictures import to_picture
+
+MOST_IMAGES = 64  # of a request
+MOST_BYTES = 8 << 20  # pixels of all images of a request
+MOST_INDEX = 2**53  # as JavaScript counts
+ORIGINAL = "original.png"  # what the command calls an image that the user has to save first
+
+
+@dataclass(frozen=True)
+class Region:
+    """An image to edit, with what is made anew.
+
+    Attributes:
+        image: uint8 (H, W, C), shifted if there are margins.
+        mask: bool (H, W), True where pixels are made anew.
+        known: tokens that are kept.
+        put_back: whether the other pixels get their original values back.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    known: KnownTokens
+    put_back: bool
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Images to decode, all in one block.
+
+    Attributes:
+        opened: the model.
+        labels: class of each image, one number per image.
+        recipe: what they are made from.
+        region: what is edited; None for images that are all new.
+        midway: the step of an earlier decoding that they go on from; None for none.
+        command: the command line that makes them again; None where there is none.
+    """
+
+    opened: OpenModel
+    labels: list[int]
+    recipe: Recipe
+    region: Region | None
+    midway: Midway | None
+    command: str | None
+
+    def events(self) -> Iterator[Event]:
+        """Decode the images: yields the start, every step, and the finished images."""
+        started = time.monotonic()
+        recipe, model = self.recipe, self.opened.model
+        yield self._start()
+        steps = model.decode_steps(
+            self.labels,
+            seed=recipe.seed,
+            first_image=recipe.first_image,
+            known=self.region.known if self.region else None,
+            midway=self.midway,
+            **vars(recipe.sampling),
+        )
+        done = self.midway.steps if self.midway else 0
+        for number, step in enumerate(steps, start=done):
+            images = self._pixels(step)
+            yield {
+                "event": "step",
+                "step": number,
+                "tokens": encode(np.minimum(step.tokens, model.tokenizer.codebook_size - 1), "<u2"),
+                "hidden": encode(step.hidden, "u1"),
+                "confidence": encode(step.confidence, "<f4"),
+                "pixels": encode(images, "u1"),
+            }
+        files = [png(image) for image in images]
+        yield {"event": "done", "files": files, "seconds": time.monotonic() - started}
+
+    def _start(self) -> Event:
+        """Return what is known before the first step."""
+        recipe, region = self.recipe, self.region
+        hidden = self.opened.model.transformer.config.seq_len
+        plan = make_plan([int(region.known.hidden.sum()) if region else hidden], recipe.sampling)
+        return {
+            "event": "start",
+            "labels": self.labels,
+            "seed": recipe.seed,
+            "first_image": recipe.first_image,
+            "command": self.command,
+            "fingerprint": self.opened.model.fingerprint,
+            "counts": plan.counts[0].tolist(),
+            "temperatures": plan.temperatures.tolist(),
+            "guidance": plan.guidance.tolist(),
+        }
+
+    def _pixels(self, step: DecodedStep) -> np.ndarray:
+        """Turn a step into images, uint8 (B, H, W, C)."""
+        if step.hidden.all():  # there is nothing to see yet
+            tokenizer = self.opened.model.tokenizer
+            size = (tokenizer.image_size,) * 2
+            return np.zeros((len(self.labels), *size, tokenizer.channels), np.uint8)
+        images = self.opened.model.image_of(step)
+        if self.region and self.region.put_back:
+            return composite(self.region.image, images, self.region.mask)
+        return images
+
+
+def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> Decoding:
+    """Read what a tab wants decoded.
+
+    Args:
+        values: its request.
+        opened: the model.
+        form: the command line.
+
+    Raises:
+        UserError: naming what is wrong with it.
+    """
+    names, tokenizer = opened.model.class_names, opened.model.tokenizer
+    sampling = form.read(entries(values, "sampling"))
+    sampling.validate()
+    sampling.validate_for(opened.model.transformer.config)
+    # How many images, and which.
+    bytes_of_image = tokenizer.image_size**2 * tokenizer.channels
+    most = max(1, min(MOST_IMAGES, form.block_size, MOST_BYTES // bytes_of_image))
+    count = whole_number(values, "count", 1, most)
+    seed = whole_number(values, "seed", 0, MOST_INDEX)
+    first_image = whole_number(values, "first_image", 0, MOST_INDEX, default=0)
+    has_null = opened.model.transformer.config.null_class is not None
+    num_labels = len(names) + has_null
+    in_turn = numbers(values, "labels", num_labels - 1, num_labels)
+    in_turn = in_turn or classes_in_turn(len(names), first_image)[:count]
+    recipe = Recipe(
+        model=opened.path,
+        labels=[label_text(label, names) for label in in_turn],
+        count=count,
+        seed=seed,
+        first_image=first_image,
+        sampling=sampling,
+    )
+    # What is kept of an image, or of an earlier decoding.
+    region = None
+    if "edit" in values:
+        region, edited = _read_region(entries(values, "edit"), opened)
+        recipe = replace(recipe, edited=edited)
+    midway = None
+    if "midway" in values:
+        midway = _read_midway(entries(values, "midway"), opened, sampling)
+    labels = [in_turn[i % len(in_turn)] for i in range(count)]
+    command = None if midway else form.write(recipe)
+    return Decoding(opened, labels, recipe, region, midway, command)
+
+
+def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:
+    """Read the image to edit and what of it is made anew; errors as in `read_decoding`."""
+    model = opened.model
+    size, grid = model.tokenizer.image_size, model.tokenizer.grid_size
+    cell = size // grid
+    # The image.
+    name = ORIGINAL
+    if "validation" in values:
+        split = opened.validation()
+        index = whole_number(values, "validation", 0, len(split) - 1)
+        image = split[index][0].permute(1, 2, 0).numpy()
+        name = f"{model.dataset}:{index}"
+    else:
+        image = array(values, "pixels", "u1", (size, size, model.tokenizer.channels)).copy()
+    # What is made anew: the free margin of a shifted image, and the cells that are marked.
+    margins = {}
+    for axis, sides in (("right", ("left", "right")), ("down", ("top", "bottom"))):
+        shift = whole_number(values, axis, 1 - grid, grid - 1, default=0)
+        if shift:
+            margins[sides[shift < 0]] = abs(shift) * cell
+    cells = np.zeros((grid, grid), bool)
+    cells.flat[numbers(values, "cells", grid**2 - 1, grid**2)] = True
+    if not margins and not cells.any():
+        raise RequestError(
+            "nothing is marked: paint over the cells to make anew, or drag the image"
+        )
+    boxes = boxes_of(cells, cell)
+    image, mask = region_to_make(image, boxes, None, margins)
+    grow = whole_number(values, "grow", 0, grid, default=0)
+    put_back = values.get("put_back", True)
+    if not isinstance(put_back, bool):
+        raise RequestError("put_back must be true or false")
+    known, mask = model.known_tokens(image, mask, grow)
+    part = EditedPart(name, boxes, margins, grow, put_back)
+    return Region(image, mask, known, put_back), part
+
+
+def _read_midway(values: Json, opened: OpenModel, sampling: SamplingConfig) -> Midway:
+    """Read the step of an earlier decoding; errors as in `read_decoding`."""
+    config = opened.model.transformer.config
+    tokens = array(values, "tokens", "<u2", (config.seq_len,)).astype(np.int64)
+    hidden = array(values, "hidden", "u1", (config.seq_len,)) != 0
+    if tokens.max(initial=0) >= config.codebook_size:
+        raise RequestError(f"tokens must be 0 to {config.codebook_size - 1}")
+    steps = whole_number(values, "steps", 0, sampling.num_steps - 1)
+    return Midway(steps, torch.from_numpy(tokens), torch.from_numpy(hidden))
+
+
+def boxes_of(cells: np.ndarray, cell: int) -> list[Box]:
+    """Cover marked cells, bool (h, w), with few rectangles.
+
+    Args:
+        cells: True where a cell is marked.
+        cell: side of a cell in pixels.
+
+    Returns:
+        Rectangles in pixels that do not overlap.
+    """
+    left, boxes = cells.copy(), []
+    height, width = cells.shape
+    for row, column in np.argwhere(cells).tolist():
+        if not left[row, column]:
+            continue
+        # To the right as far as it goes, and then down.
+        end = column
+        while end < width and left[row, end]:
+            end += 1
+        bottom = row
+        while bottom < height and left[bottom, column:end].all():
+            bottom += 1
+        left[row:bottom, column:end] = False
+        boxes.append((column * cell, row * cell, end * cell, bottom * cell))
+    return boxes
+
+
+def show_validation(opened: OpenModel, index: int) -> dict[str, Any]:
+    """Return an image of the validation split for the page, with its class if it has one."""
+    split = opened.validation()
+    if not 0 <= index < len(split):
+        raise RequestError(f"the validation split has the images 0 to {len(split) - 1}", 404)
+    image, label = split[index]
+    number = int(label) if np.ndim(label) == 0 else None
+    return {**show_image(image.permute(1, 2, 0).numpy()), "label": number, "count": len(split)}
+
+
+def show_image(image: np.ndarray) -> Mapping[str, str]:
+    """Return an image, uint8 (H, W, C), for the page: its pixels and a file."""
+    return {"pixels": encode(image, "u1"), "file": png(image)}
+
+
+def png(image: np.ndarray) -> str:
+    """Write an image, uint8 (H, W, C), as a PNG in base64."""
+    file = io.BytesIO()
+    to_picture(image).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,109 @@
+"""What the page knows of the command line: descriptions of settings, and a writer of commands.
+
+commands/ fills these in from its table of options, so that defaults, ranges and help texts are
+written there alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.edit_region import Box
+from models.sampling import SamplingConfig
+
+
+@dataclass(frozen=True)
+class Field:
+    """A setting, as a form shows it.
+
+    Attributes:
+        name: its name in requests.
+        title: its name for people.
+        help: what it does, in one line.
+        kind: "number", "choice" or "switch".
+        default: the value that the form begins with; None for an empty field.
+        choices: the values of a choice.
+        low: smallest number, None for no bound.
+        high: largest number, None for no bound.
+        above: what a number must exceed, None for no bound.
+        is_whole: whether a number must be whole.
+    """
+
+    name: str
+    title: str
+    help: str
+    kind: str
+    default: Any
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    is_whole: bool = False
+
+
+@dataclass(frozen=True)
+class EditedPart:
+    """Which image is edited, and what of it is made anew.
+
+    Attributes:
+        image: the image as the command line names it.
+        boxes: parts of the image.
+        margins: pixels to be made at a side ("left", "right", "top", "bottom").
+        grow: tokens by which the region grows on every side.
+        put_back: whether the pixels outside the region get their original values back.
+    """
+
+    image: str
+    boxes: Sequence[Box]
+    margins: Mapping[str, int]
+    grow: int
+    put_back: bool
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What images are made from.
+
+    Attributes:
+        model: file of the model.
+        labels: classes in turn, as the command line writes them.
+        count: number of images.
+        seed: seed of the noise.
+        first_image: index of the first image.
+        sampling: settings of sampling.
+        edited: what is edited; None for images that are all new.
+    """
+
+    model: Path
+    labels: Sequence[str]
+    count: int
+    seed: int
+    first_image: int
+    sampling: SamplingConfig
+    edited: EditedPart | None = None
+
+
+@dataclass(frozen=True)
+class CommandForm:
+    """The command line, as far as the page needs it.
+
+    Attributes:
+        sampling: the settings of sampling.
+        series: by the page's own names: "seed", "first_image", "count".
+        editing: by the page's own names: "grow", "keep_decoded".
+        labels: the classes that the form begins with, as the user wrote them; None for all.
+        block_size: images that are computed at once, at most.
+        read: turns values by name into settings of sampling; raises UserError for a wrong one.
+        write: writes the command that makes images again.
+        told: changes a message for the user, so that it names settings by their flags.
+    """
+
+    sampling: tuple[Field, ...]
+    series: Mapping[str, Field]
+    editing: Mapping[str, Field]
+    labels: Sequence[str] | None
+    block_size: int
+    read: Callable[[Mapping[str, Any]], SamplingConfig]
+    write: Callable[[Recipe], str]
+    told: Callable[[str], str]

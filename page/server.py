@@ -1,0 +1,350 @@
+"""The server: what each address answers, and how it runs beside the thread that owns the networks.
+
+An answer is JSON, a picture, a file of the page, or a stream of server-sent events. What goes wrong
+is one line under "message". Needs starlette and uvicorn.
+"""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from data.image_file import image_of_bytes
+from data.images import to_tensor
+from page.catalog import Catalog
+from page.checks import MOST_JSON, MOST_UPLOAD, MOST_UPLOAD_PIXELS, RequestError, parse_json, text
+from page.decoding import MOST_IMAGES, read_decoding, show_image, show_validation
+from page.form import CommandForm
+from page.runs import RunReader
+from page.safety import Guard
+from page.worker import Event, Job, Worker, message_of
+from utils.errors import UserError
+from utils.version import VERSION
+
+STATIC = Path(__file__).parent / "static"
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+CLOSING_SECONDS = 3.0
+MOST_READ = 64 << 20  # bytes of a body that are read, though not kept
+WAITING_CONNECTIONS = 64
+
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the server serves.
+
+    Attributes:
+        catalog: the models.
+        runs: the runs.
+        form: the command line.
+    """
+
+    catalog: Catalog
+    runs: RunReader
+    form: CommandForm
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the socket of the server; port 0 takes any free one.
+
+    Raises:
+        UserError: if host or port cannot be had.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with ExitStack() as opened:
+            listening = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(WAITING_CONNECTIONS)
+            opened.pop_all()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot listen on {host} port {port}: {reason}; choose another") from error
+    return listening
+
+
+def serve(
+    page: Page, listening: socket.socket, host: str, names: frozenset[str], token: str | None
+) -> None:
+    """Serve the page until the process is asked to end; this thread owns the networks.
+
+    Args:
+        page: what is served.
+        listening: the socket.
+        host: where it listens.
+        names: of this machine, that a browser may call it.
+        token: what every request must show; None for none.
+    """
+    worker = Worker()
+    app = Guard(application(page, worker), host, names, token)
+    with running(app, listening) as is_over:
+        worker.run(is_over)
+
+
+@contextmanager
+def running(app: Any, listening: socket.socket) -> Iterator[Callable[[], bool]]:
+    """Run a server in a thread of its own during the block; yields whether it has ended."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=int(CLOSING_SECONDS),
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [listening]}, daemon=True, name="page"
+    )
+    thread.start()
+    try:
+        yield lambda: not thread.is_alive()
+    finally:
+        server.should_exit = True
+        thread.join(2 * CLOSING_SECONDS)
+
+
+def application(page: Page, worker: Worker) -> Starlette:
+    """Make the application: a route per address."""
+    answers = _Answers(page, worker)
+    routes = [
+        Route("/", _file("index.html")),
+        *(Route(f"/{path.name}", _file(path.name)) for path in sorted(STATIC.iterdir())),
+        Route("/api/page", _told(page, answers.page)),
+        Route("/api/models/{model}", _told(page, answers.model)),
+        Route("/api/models/{model}/validation/{index:int}", _told(page, answers.validation)),
+        Route("/api/models/{model}/upload", _told(page, answers.upload), methods=["POST"]),
+        Route("/api/decode", _told(page, answers.decode), methods=["POST"]),
+        Route("/api/runs", _told(page, answers.runs)),
+        Route("/api/runs/{run}/rows/{stage}", _told(page, answers.rows)),
+        Route("/api/runs/{run}/preview/{stage}/{step:int}", _told(page, answers.preview)),
+        Route("/api/runs/{run}/reconstructions", _told(page, answers.reconstructions)),
+        Route("/api/runs/{run}/sweep", _told(page, answers.sweep)),
+        Route("/api/runs/{run}/sweep/{row:int}", _told(page, answers.strip)),
+    ]
+    return Starlette(routes=routes)
+
+
+def _file(name: str) -> Answer:
+    """Answer with a file of the page."""
+    path = STATIC / name
+
+    async def answer(request: Request) -> Response:
+        return Response(path.read_bytes(), media_type=TYPES[path.suffix])
+
+    return answer
+
+
+def _told(page: Page, answer: Answer) -> Answer:
+    """Turn what `answer` raises into one line."""
+
+    async def told(request: Request) -> Response:
+        try:
+            return await answer(request)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Exception as error:  # one request must not end the server
+            status = error.status if isinstance(error, RequestError) else 400
+            status = status if isinstance(error, UserError) else 500
+            message = page.form.told(message_of(error))
+            return JSONResponse({"message": message}, status, {"Connection": "close"})
+
+    return told
+
+
+class _Answers:
+    """The answers under /api."""
+
+    def __init__(self, page: Page, worker: Worker) -> None:
+        self._page, self._worker = page, worker
+        self._uploading = asyncio.Semaphore(1)  # a decoded upload may be large
+
+    async def page(self, request: Request) -> Response:
+        """Describe models and settings."""
+        form = self._page.form
+        files = await run_in_threadpool(self._page.catalog.files)
+        models = [
+            {"id": model, "run": path.parent.name, "name": path.stem}
+            for model, path in files.items()
+        ]
+        return JSONResponse(
+            {
+                "version": VERSION,
+                "models": models,
+                "sampling": [asdict(field) for field in form.sampling],
+                "series": {name: asdict(field) for name, field in form.series.items()},
+                "editing": {name: asdict(field) for name, field in form.editing.items()},
+                "most_images": min(MOST_IMAGES, form.block_size),
+                "most_upload": MOST_UPLOAD,
+            }
+        )
+
+    async def model(self, request: Request) -> Response:
+        """Open and describe a model."""
+        model, form = request.path_params["model"], self._page.form
+        return JSONResponse(
+            await self._on_worker(lambda: self._page.catalog.open(model).describe(form.labels))
+        )
+
+    async def validation(self, request: Request) -> Response:
+        """Show an image of the validation split."""
+        model, index = request.path_params["model"], request.path_params["index"]
+        return JSONResponse(
+            await self._on_worker(lambda: show_validation(self._page.catalog.open(model), index))
+        )
+
+    async def upload(self, request: Request) -> Response:
+        """Bring an image file to the model's size."""
+        model = request.path_params["model"]
+        told = await self._on_worker(lambda: self._page.catalog.open(model).describe(None))
+        data = await _body(request, MOST_UPLOAD)
+
+        def read() -> dict[str, Any]:
+            picture = image_of_bytes(data, "that you gave", MOST_UPLOAD_PIXELS)
+            pixels = to_tensor(picture, told["size"], told["channels"]).permute(1, 2, 0).numpy()
+            return {**show_image(pixels), "was": list(picture.size)}
+
+        async with self._uploading:
+            return JSONResponse(await run_in_threadpool(read))
+
+    async def decode(self, request: Request) -> Response:
+        """Decode images, and send every step as an event."""
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            raise RequestError("the request must be application/json", 415)
+        values = parse_json(await _body(request, MOST_JSON))
+        tab, model = text(values, "tab"), text(values, "model")
+        form = self._page.form
+        decoding = await self._on_worker(
+            lambda: read_decoding(values, self._page.catalog.open(model), form)
+        )
+        stream = _Stream(self._worker, form.told)
+        job = Job(tab, decoding.events, stream.send_soon)
+        self._worker.submit(job)
+        return StreamingResponse(
+            stream.read(job), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+        )
+
+    async def runs(self, request: Request) -> Response:
+        """List the runs."""
+        return JSONResponse(await run_in_threadpool(self._page.runs.described))
+
+    async def rows(self, request: Request) -> Response:
+        """Send the numbers of a training that the tab does not have yet."""
+        run, stage = request.path_params["run"], request.path_params["stage"]
+        version, known = (_query_number(request, name) for name in ("version", "known"))
+        rows = await run_in_threadpool(self._page.runs.rows, run, stage, version, known)
+        return JSONResponse(rows)
+
+    async def preview(self, request: Request) -> Response:
+        """Send a picture that was made while a stage trained."""
+        place = (request.path_params[name] for name in ("run", "stage", "step"))
+        return await _png(self._page.runs.preview, *place)
+
+    async def reconstructions(self, request: Request) -> Response:
+        """Send the originals beside the tokenizer's reconstructions."""
+        return await _png(self._page.runs.reconstructions, request.path_params["run"])
+
+    async def sweep(self, request: Request) -> Response:
+        """Send the table of a sweep."""
+        run = request.path_params["run"]
+        return JSONResponse(await run_in_threadpool(self._page.runs.sweep, run))
+
+    async def strip(self, request: Request) -> Response:
+        """Send the images of a row of a sweep."""
+        place = (request.path_params[name] for name in ("run", "row"))
+        return await _png(self._page.runs.strip, *place)
+
+    async def _on_worker(self, function: Callable[[], Any]) -> Any:
+        """Let the thread that owns the networks call a function."""
+        future: Future[Any] = self._worker.call(function)
+        return await asyncio.wrap_future(future)
+
+
+class _Stream:
+    """The events of a Job on their way from its thread to the server's."""
+
+    def __init__(self, worker: Worker, told: Callable[[str], str]) -> None:
+        self._worker, self._told = worker, told
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+
+    def send_soon(self, event: Event | None) -> None:
+        """Hand over an event; called by the thread that owns the networks."""
+        try:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        except RuntimeError:  # the server has ended
+            return
+
+    async def read(self, job: Job) -> AsyncIterator[bytes]:
+        """Yield the events of a Job as server-sent events; it ends when its reader leaves."""
+        try:
+            while (event := await self._events.get()) is not None:
+                name = event["event"]
+                if name == "failed":
+                    event = {**event, "message": self._told(event["message"])}
+                yield f"event: {name}\ndata: {json.dumps(event)}\n\n".encode()
+                job.was_read()
+                self._worker.wake()
+        finally:
+            job.end()
+            self._worker.wake()
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """Read the body of a request.
+
+    A browser hears an answer only after it has sent everything. So a body that is somewhat too long
+    is read to its end, and thrown away; one that is far too long is cut off.
+
+    Raises:
+        RequestError: if it is too long.
+    """
+    refusal = RequestError(f"the request has more than {most >> 20} MB", 413)
+    told = request.headers.get("content-length", "0")
+    if not told.isdecimal() or int(told) > MOST_READ:
+        raise refusal
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MOST_READ:
+            raise refusal
+        if size <= most:
+            parts.append(part)
+    if size > most:
+        raise refusal
+    return b"".join(parts)
+
+
+def _query_number(request: Request, name: str) -> int:
+    """Take a whole number out of the address; 0 if it is not there."""
+    value = request.query_params.get(name, "0")
+    if not (value.isascii() and value.isdecimal() and len(value) < 20):
+        raise RequestError(f"{name} must be a whole number")
+    return int(value)
+
+
+async def _png(read: Callable[..., bytes], *place: Any) -> Response:
+    """Answer with a picture that `read` reads."""
+    return Response(await run_in_threadpool(read, *place), media_type="image/png")

@@ -1,0 +1,87 @@
+// Talks with the server. Every error ends up as one line in the message bar.
+
+const bar = document.getElementById("message");
+const TAB = Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("");
+
+bar.querySelector("button").addEventListener("click", () => tell(""));
+
+/** Show a message, or hide the bar with an empty one. */
+export function tell(text) {
+  bar.querySelector("span").textContent = text;
+  bar.hidden = !text;
+}
+
+/** Run an action of the user; what goes wrong is told. Returns undefined then. */
+export async function attempt(action) {
+  tell("");
+  try {
+    return await action();
+  } catch (error) {
+    if (error.name !== "AbortError") tell(error.message);
+  }
+}
+
+async function answered(path, options) {
+  let answer;
+  try {
+    answer = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The server does not answer. Is it still running?");
+  }
+  if (answer.ok) return answer;
+  const text = await answer.text();
+  let message = text;
+  try {
+    message = JSON.parse(text).message;
+  } catch {
+    // The guard answers with a plain line.
+  }
+  throw new Error(message || `The server answered ${answer.status}.`);
+}
+
+export async function getJson(path) {
+  return (await answered(path)).json();
+}
+
+export async function upload(path, file) {
+  return (await answered(path, { method: "POST", body: file })).json();
+}
+
+/** Ask for a decoding; `onEvent` gets every server-sent event. A newer one of this tab ends it. */
+export async function decode(request, onEvent, signal) {
+  const answer = await answered("api/decode", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ tab: TAB, ...request }),
+    signal,
+  });
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) throw new Error("The server ended before the images were finished.");
+    text += value;
+    const events = text.split("\n\n");
+    text = events.pop();
+    for (const event of events) {
+      const data = JSON.parse(event.slice(event.indexOf("\ndata: ") + 7));
+      if (data.event === "failed") throw new Error(data.message);
+      if (data.event === "ended") throw new Error(`Ended: ${data.reason}.`);
+      onEvent(data);
+      if (data.event === "done") return;
+    }
+  }
+}
+
+export function fromBase64(text) {
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
+
+export function toBase64(bytes) {
+  let text = "";
+  for (let i = 0; i < bytes.length; i += 0x8000) {
+    text += String.fromCharCode(...bytes.subarray(i, i + 0x8000));
+  }
+  return btoa(text);
+}

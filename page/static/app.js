@@ -1,0 +1,89 @@
+// Starts the page: asks what there is, chooses a model, and shows one view at a time.
+
+import { attempt, getJson } from "./api.js";
+import { makeForms } from "./form.js";
+import { emit, keep, on, store } from "./store.js";
+import { follow } from "./training.js";
+import "./groups.js";
+import "./generate.js";
+import "./edit.js";
+import "./watch.js";
+
+const VIEWS = ["generate", "edit", "training"];
+const select = document.getElementById("model");
+
+function view() {
+  const wanted = location.hash.slice(1);
+  return VIEWS.includes(wanted) ? wanted : "generate";
+}
+
+function showView() {
+  const now = view();
+  for (const name of VIEWS) {
+    const needsModel = name !== "training" && !store.model;
+    document.getElementById(name).hidden = name !== now || needsModel;
+  }
+  document.getElementById("no-model").hidden = now === "training" || store.page?.models.length !== 0;
+  document.getElementById("watch").hidden = now === "training" || !store.chosen;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#${now}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  follow(now === "training");
+}
+
+async function chooseModel(id) {
+  const listed = store.page.models.find((model) => model.id === id);
+  select.value = id;
+  opening(true);
+  try {
+    const described = await getJson(`api/models/${id}`);
+    store.model = { ...described, ...listed };
+    // The classes of the command line, unless others were chosen in this tab.
+    if (store.modelId !== id) store.labels = described.chosen;
+    store.modelId = id;
+    keep();
+    emit("model");
+  } finally {
+    opening(false);
+  }
+}
+
+function opening(is) {
+  document.getElementById("opening").hidden = !is || view() === "training";
+  if (!is) showView();
+}
+
+function showModels() {
+  const { models } = store.page;
+  select.replaceChildren(...models.map(({ id, run, name }) => new Option(`${run}: ${name}`, id)));
+  select.parentElement.hidden = !models.length;
+  if (store.model) select.value = store.model.id;
+}
+
+/** Look for models that were trained meanwhile. */
+async function lookForModels() {
+  const { models } = await getJson("api/page");
+  if (JSON.stringify(models) === JSON.stringify(store.page.models)) return;
+  store.page.models = models;
+  showModels();
+  if (!store.model && models.length) await chooseModel(models[0].id);
+}
+
+async function start() {
+  store.page = await getJson("api/page");
+  makeForms();
+  showModels();
+  showView();
+  const { models } = store.page;
+  const before = models.find((model) => model.id === store.modelId);
+  if (models.length) await chooseModel((before ?? models[0]).id);
+}
+
+select.addEventListener("change", () => attempt(() => chooseModel(select.value)));
+addEventListener("hashchange", () => {
+  showView();
+  if (store.page && view() !== "training") attempt(lookForModels);
+});
+on("chosen", showView);
+attempt(start);

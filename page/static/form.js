@@ -1,0 +1,137 @@
+// Fields of a form, made from the descriptions that the server sends.
+
+import { emit, keep, on, store } from "./store.js";
+import { why } from "./terms.js";
+
+let made = 0;
+
+/** Make a field for a value in `values`; `title` replaces the option's name. */
+function field(description, values, title) {
+  const box = document.createElement("div");
+  box.className = "field";
+  const label = document.createElement("label");
+  label.textContent = title ?? description.title;
+  const input = control(description);
+  input.id = label.htmlFor = `field-${++made}`;
+  input.name = description.name;
+  show(input, values[description.name]);
+  input.addEventListener("input", () => {
+    if (!input.checkValidity()) return;
+    values[description.name] = valueOf(input, description);
+    keep();
+    emit("values", input);
+  });
+  on("values", (from) => from !== input && show(input, values[description.name]));
+  const ask = description.help.replace(/\s*\[.*\]$/, "");
+  box.append(label, why(label.textContent, `${ask[0].toUpperCase()}${ask.slice(1)}.`), input);
+  return box;
+}
+
+function control(description) {
+  if (description.kind === "choice") {
+    const select = document.createElement("select");
+    for (const choice of description.choices) select.append(new Option(choice, choice));
+    return select;
+  }
+  const input = document.createElement("input");
+  input.type = description.kind === "switch" ? "checkbox" : "number";
+  if (description.kind === "number") {
+    if (description.low !== null) input.min = description.low;
+    if (description.high !== null) input.max = description.high;
+    input.step = description.is_whole ? 1 : "any";
+    input.required = description.default !== null;
+    if (!input.required) input.placeholder = "none";
+  }
+  return input;
+}
+
+function show(input, value) {
+  if (input.type === "checkbox") input.checked = value;
+  else input.value = value ?? "";
+}
+
+function valueOf(input, description) {
+  if (input.type === "checkbox") return input.checked;
+  if (description.kind === "choice") return input.value;
+  return input.value === "" ? null : Number(input.value);
+}
+
+/** Add what is missing, and leave out what another version of the page kept. */
+function withDefaults(values, descriptions) {
+  const names = descriptions.map(({ name }) => name);
+  for (const name of Object.keys(values)) if (!names.includes(name)) delete values[name];
+  for (const { name, default: usual } of descriptions) values[name] ??= usual;
+}
+
+/** Fill all forms, once the server has told what there is. */
+export function makeForms() {
+  const { sampling, series, editing, most_images: most } = store.page;
+  // In the page's own names.
+  const named = (fields) => Object.entries(fields).map(([name, value]) => ({ ...value, name }));
+  const ofSeries = named(series).map((one) => (one.name === "count" ? { ...one, high: most } : one));
+  withDefaults(store.sampling, sampling);
+  withDefaults(store.series, ofSeries);
+  withDefaults(store.editing, named(editing));
+  store.series.count = Math.min(store.series.count, most);
+  const titles = { seed: "Seed", first_image: "First image", count: "Images" };
+  const place = document.getElementById("series");
+  place.append(...["count", "seed", "first_image"].map((name) =>
+    field(ofSeries.find((one) => one.name === name), store.series, titles[name])));
+  const editingTitles = { grow: "Grow by cells", keep_decoded: "Keep decoded pixels" };
+  document.getElementById("editing").append(
+    ...named(editing).map((one) => field(one, store.editing, editingTitles[one.name])));
+  for (const place of document.querySelectorAll(".sampling")) {
+    place.append(...sampling.map((one) => field(one, store.sampling)));
+  }
+  for (const button of document.querySelectorAll(".reset")) {
+    button.addEventListener("click", () => {
+      for (const { name, default: usual } of sampling) store.sampling[name] = usual;
+      keep();
+      emit("values", null);
+    });
+  }
+}
+
+// A field that is folded away could not show what is wrong with it.
+document.addEventListener("invalid", (event) => event.target.closest("details")?.setAttribute("open", ""), true);
+
+/** Say which settings differ from the defaults. */
+export function changedSettings(sampling) {
+  const told = store.page.sampling
+    .filter((one) => sampling[one.name] !== one.default)
+    .map((one) => `${one.title.slice(2)} ${sampling[one.name]}`);
+  return told.join(", ") || "the defaults";
+}
+
+/** Fill a select with the classes and "no class". */
+export function classSelect(select, chosen) {
+  select.replaceChildren(...store.model.classes.map((name, label) => new Option(name, label)));
+  if (store.model.has_null) select.append(new Option("no class", store.model.classes.length));
+  select.value = chosen;
+}
+
+/** Let the buttons of a radiogroup choose; arrows go to the next one. */
+export function radios(group, name, choose) {
+  const buttons = [...group.querySelectorAll("[role=radio]")];
+  const select = (chosen) => {
+    for (const button of buttons) {
+      button.setAttribute("aria-checked", button === chosen);
+      button.tabIndex = button === chosen ? 0 : -1;
+    }
+    choose(chosen.dataset[name]);
+  };
+  group.addEventListener("click", (event) => {
+    const chosen = event.target.closest("[role=radio]");
+    if (chosen) select(chosen);
+  });
+  group.addEventListener("keydown", (event) => {
+    const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    const next = buttons.at((buttons.indexOf(document.activeElement) + by) % buttons.length);
+    next.focus();
+    select(next);
+  });
+  select(buttons[0]);
+  return (value) => select(buttons.find((button) => button.dataset[name] === value));
+}

@@ -1,0 +1,42 @@
+// What the views share: the model, the form's values, the images that were made, the chosen one.
+// The values of the form survive a reload; images do not.
+
+const KEY = "maskgit";
+const listeners = {};
+
+export const store = {
+  page: null, // what the server told: models and settings
+  model: null, // the chosen one, described
+  sampling: {}, // values by name
+  series: {},
+  editing: {},
+  labels: [],
+  groups: [], // newest first
+  chosen: null, // { group, index }
+  ...JSON.parse(sessionStorage.getItem(KEY) ?? "{}"),
+};
+
+export function keep() {
+  const { sampling, series, editing, labels, modelId } = store;
+  sessionStorage.setItem(KEY, JSON.stringify({ sampling, series, editing, labels, modelId }));
+}
+
+/** Listen to "model", "values", "chosen", "group" (an image of it has changed) or "theme". */
+export function on(what, listener) {
+  (listeners[what] ??= []).push(listener);
+}
+
+export function emit(what, ...details) {
+  for (const listener of listeners[what] ?? []) listener(...details);
+}
+
+export function choose(group, index) {
+  store.chosen = { group, index };
+  emit("chosen");
+}
+
+export function className(label) {
+  return store.model.classes[label] ?? "no class";
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => emit("theme"));

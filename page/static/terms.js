@@ -1,0 +1,58 @@
+// What the words on the page mean, in one sentence each, and the "?" that shows it.
+
+const TERMS = {
+  class: "What the image should show; the model learned these classes from the labels of its training images.",
+  seed: "A number from which all chance comes: with the same seed, class and settings an image is always the same.",
+  variant: "One of several versions of the edited image; they differ in their chance alone.",
+  decoding: "An image is a grid of tokens, and each step predicts all hidden tokens and keeps some of them, until none is hidden.",
+  confidence: "The probability that the model gave to a token when it was revealed; for a hidden cell, to the token that it would take now.",
+  plan: "How many tokens each step reveals; early steps reveal few, while little is known.",
+  branch: "Keeps what is known at this step and decodes the rest anew, with another seed or class.",
+  command: "Type this in the program's folder and it makes the same image again, bit for bit, on this machine.",
+  outpainting: "Move the image: what comes into the frame from outside is hidden and made anew.",
+  loss: "How wrong the model is about hidden tokens while it trains: the mean cross-entropy, lower is better.",
+  "validation loss": "The loss on images that the model does not train on, always with the same tokens hidden.",
+  accuracy: "The share of hidden tokens that the model guesses exactly, by the share of the image that is hidden.",
+  "learning rate": "How far each step of the training moves the weights; it warms up and then falls.",
+  speed: "Images that the training reads per second.",
+  number: "A number that the training writes, as it names it in its file.",
+  preview: "Samples that the training draws with the same seeds from time to time.",
+  reconstruction: "Images of the dataset, and beside each what the tokenizer makes of it when it encodes and decodes it.",
+  sweep: "Sampling settings compared: every combination is scored, and the lowest FID is the best.",
+};
+
+const tip = document.getElementById("tip");
+let owner = null;
+
+function hide() {
+  tip.hidden = true;
+  owner?.removeAttribute("aria-describedby");
+  owner = null;
+}
+
+function show(button, text) {
+  hide();
+  owner = button;
+  tip.textContent = text;
+  tip.hidden = false;
+  button.setAttribute("aria-describedby", "tip");
+  const place = button.getBoundingClientRect();
+  const left = Math.min(place.left, document.documentElement.clientWidth - tip.offsetWidth - 16);
+  tip.style.left = `${Math.max(16, left) + scrollX}px`;
+  tip.style.top = `${place.bottom + 8 + scrollY}px`;
+}
+
+/** Make the "?" of a word; `text` is needed where TERMS has none. */
+export function why(word, text = TERMS[word]) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "why";
+  button.textContent = "?";
+  button.setAttribute("aria-label", `What does “${word}” mean?`);
+  button.addEventListener("click", () => (owner === button ? hide() : show(button, text)));
+  return button;
+}
+
+for (const place of document.querySelectorAll("[data-term]")) place.append(why(place.dataset.term));
+document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
+document.addEventListener("click", (event) => event.target !== owner && hide());

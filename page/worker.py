@@ -1,0 +1,170 @@
+"""One thread owns the networks: it does the work of all tabs, a step of each in turn.
+
+Work is an iterator of events. `Worker.run` takes the next event of each Job, round and round, so
+that no tab waits for another one to finish. A newer Job of a tab ends the older one at its next
+step. A Job whose reader is slow pauses, and ends when nobody reads for long.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+from page.checks import RequestError
+from utils.errors import UserError, is_out_of_memory, one_line
+
+log = logging.getLogger(__name__)
+
+Event = dict[str, Any]
+"""What the browser gets: a name under "event", and plain data."""
+
+MOST_JOBS = 64
+MOST_UNREAD = 8  # events that wait for their reader before a Job pauses
+PATIENCE_SECONDS = 60.0  # how long a Job waits for its reader
+IDLE_SECONDS = 1.0
+
+
+class Job:
+    """Work for one tab.
+
+    Attributes:
+        tab: the tab; it has one Job at a time.
+    """
+
+    def __init__(
+        self, tab: str, begin: Callable[[], Iterator[Event]], send: Callable[[Event | None], None]
+    ) -> None:
+        """Describe the work.
+
+        Args:
+            tab: the tab.
+            begin: returns the events; called by the thread that owns the networks.
+            send: takes each event, and None after the last one; called by that thread.
+        """
+        self.tab = tab
+        self._begin, self._send = begin, send
+        self._events: Iterator[Event] | None = None
+        self._unread = 0
+        self._heard = time.monotonic()
+        self._ended: str | None = None
+        self._lock = threading.Lock()
+
+    def was_read(self) -> None:
+        """Note that the reader has taken an event."""
+        with self._lock:
+            self._unread -= 1
+            self._heard = time.monotonic()
+
+    def end(self, reason: str = "") -> None:
+        """Ask the Job to end at its next step, and to tell the reason if there is one."""
+        self._ended = self._ended or reason or "left"
+
+    def can_go_on(self) -> bool:
+        """Whether the reader keeps up; a Job that has been asked to end goes on, to its end."""
+        with self._lock:
+            waits = self._unread >= MOST_UNREAD
+            if waits and time.monotonic() - self._heard > PATIENCE_SECONDS:
+                self._ended = self._ended or "nobody reads it"
+            return not waits or self._ended is not None
+
+    def step(self) -> bool:
+        """Send the next event; returns whether there may be more."""
+        if self._ended is not None:
+            self._put({"event": "ended", "reason": self._ended})
+            return self._close()
+        try:
+            self._events = self._events or self._begin()
+            event = next(self._events, None)
+        except Exception as error:  # one request must not end the server
+            event = {"event": "failed", "message": message_of(error)}
+            self._put(event)
+            return self._close()
+        if event is None:
+            return self._close()
+        self._put(event)
+        return True
+
+    def _put(self, event: Event) -> None:
+        with self._lock:
+            self._unread += 1
+        self._send(event)
+
+    def _close(self) -> bool:
+        """End the work, and tell the reader that nothing follows."""
+        self._events = None
+        self._send(None)
+        return False
+
+
+class Worker:
+    """The thread that owns the networks."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Job] = []
+        self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._changed = threading.Condition()
+
+    def submit(self, job: Job) -> None:
+        """Begin a Job, and end the earlier one of its tab.
+
+        Raises:
+            RequestError: if there are too many Jobs.
+        """
+        with self._changed:
+            for other in self._jobs:
+                if other.tab == job.tab:
+                    other.end("a newer request of the same tab")
+            if len(self._jobs) >= MOST_JOBS:
+                raise RequestError(f"the server is busy with {MOST_JOBS} requests", 503)
+            self._jobs.append(job)
+            self._changed.notify()
+
+    def call(self, function: Callable[[], Any]) -> Future[Any]:
+        """Let the thread call a function between two steps; returns its coming result."""
+        future: Future[Any] = Future()
+        with self._changed:
+            self._calls.append((function, future))
+            self._changed.notify()
+        return future
+
+    def wake(self) -> None:
+        """Let the thread look again at which Jobs can go on."""
+        with self._changed:
+            self._changed.notify()
+
+    def run(self, is_over: Callable[[], bool]) -> None:
+        """Do the work of all Jobs until `is_over`."""
+        while not is_over():
+            with self._changed:
+                ready = [job for job in self._jobs if job.can_go_on()]
+                if not ready and not self._calls:
+                    self._changed.wait(IDLE_SECONDS)
+                    continue
+                calls, self._calls = self._calls, []
+            for function, future in calls:
+                _answer(function, future)
+            finished = [job for job in ready if not job.step()]
+            with self._changed:
+                self._jobs = [job for job in self._jobs if job not in finished]
+
+
+def message_of(error: Exception) -> str:
+    """Say in one line what went wrong; what is no mistake of the user is also logged."""
+    if isinstance(error, UserError):
+        return str(error)
+    if is_out_of_memory(error):
+        return "out of memory: make fewer images at once"
+    log.error("a request failed", exc_info=error)
+    return f"the server failed: {type(error).__name__}: {one_line(error, 200)}"
+
+
+def _answer(function: Callable[[], Any], future: Future[Any]) -> None:
+    """Call a function and hand over what it returns or raises."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except Exception as error:  # the caller reports it
+        future.set_exception(error)

@@ -1,0 +1,131 @@
+"""A page that is served by the real command line, and how a browser would ask it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 120
+
+
+@dataclass
+class Served:
+    """A server: its address, and the folder of its runs."""
+
+    url: str
+    output: Path
+
+    def ask(
+        self, path: str, body: bytes | dict[str, Any] | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Send a request; returns the status, the headers and the body."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if isinstance(body, dict):
+            body, named = json.dumps(body).encode(), {"Content-Type": "application/json", **named}
+        request = urllib.request.Request(self.url + path, body, named)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, dict(answer.headers), answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, dict(error.headers), error.read()
+
+    def json(self, path: str) -> Any:
+        status, _, body = self.ask(path)
+        assert status == 200, body
+        return json.loads(body)
+
+    @property
+    def model(self) -> str:
+        return self.json("api/page")["models"][0]["id"]
+
+    def request(self, **more: Any) -> dict[str, Any]:
+        """The request of a tab for two images."""
+        return {"tab": "one", "model": self.model, "count": 2, "seed": 3, "labels": [3, 4]} | more
+
+    def events(self, **more: Any) -> list[dict[str, Any]]:
+        """Decode images; returns all events."""
+        status, _, body = self.ask("api/decode", self.request(**more))
+        assert status == 200, body
+        blocks = body.decode().strip().split("\n\n")
+        return [json.loads(block.split("\ndata: ", 1)[1]) for block in blocks]
+
+    def refusal(self, **more: Any) -> str:
+        """Send a wrong request; returns the line that says why it is refused."""
+        status, _, body = self.ask("api/decode", self.request(**more))
+        assert status in (400, 404), (status, body)
+        message = json.loads(body)["message"]
+        assert message.count("\n") == 0
+        return message
+
+
+@pytest.fixture(scope="session")
+def serve(
+    data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Served]]:
+    """Start servers by the command line; they end with the tests."""
+    started: list[subprocess.Popen[str]] = []
+    readers: list[threading.Thread] = []
+
+    def start(output: Path, *options: str) -> Served:
+        command = [sys.executable, ROOT / "MaskGIT.py", "--page", "0", "--output_dir", output]
+        server = subprocess.Popen(
+            [*map(str, command), "--data_dir", str(data_dir), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=ROOT,
+        )
+        started.append(server)
+        timer = threading.Timer(START_SECONDS, server.kill)
+        timer.start()
+        said = ""
+        assert server.stdout is not None
+        for line in server.stdout:
+            said += line
+            found = re.search(r"open (http://\S+)", line)
+            if found:
+                timer.cancel()
+                # What it says later must not fill the pipe.
+                reader = threading.Thread(target=server.stdout.read, daemon=True)
+                reader.start()
+                readers.append(reader)
+                return Served(found[1], output)
+        raise AssertionError(said)
+
+    yield start
+    for server in started:
+        server.terminate()
+        server.wait(20)
+    for reader in readers:
+        reader.join()
+    for server in started:
+        assert server.stdout is not None
+        server.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def runs(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An --output_dir of its own with the trained run."""
+    output = tmp_path_factory.mktemp("page") / "runs"
+    shutil.copytree(trained, output / trained.name)
+    return output
+
+
+@pytest.fixture(scope="session")
+def served(serve: Callable[..., Served], runs: Path) -> Served:
+    """The page on the trained run."""
+    return serve(runs)

@@ -1,0 +1,516 @@
+"""The page in a real browser: Debian's chromium, driven by selenium."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TRAIN_TINY
+from PIL import Image
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+selenium = pytest.importorskip("selenium", reason="selenium is not installed")
+if not (CHROMIUM and DRIVER):
+    pytest.skip("chromium and chromedriver are not installed", allow_module_level=True)
+
+from selenium.webdriver import ActionChains, Chrome, ChromeOptions, Keys  # noqa: E402
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 90
+WIDTHS = (390, 1440)
+
+
+class Browser:
+    """A tab on the page."""
+
+    def __init__(self, driver, url):
+        self.driver, self.url = driver, url
+
+    def open(self, view="generate", width=1440):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.driver.get("about:blank")
+        self.driver.get(f"{self.url}#{view}")
+        self.wait("document.querySelectorAll('#classes input').length === 11")
+
+    def run(self, script, *arguments):
+        return self.driver.execute_script(script, *arguments)
+
+    def get(self, expression):
+        return self.run(f"return {expression}")
+
+    def wait(self, expression):
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not self.get(expression):
+            assert time.monotonic() < until, (expression, self.message())
+            time.sleep(0.05)
+
+    def one(self, selector):
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector):
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def click(self, selector):
+        element = self.one(selector)
+        self.run("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+
+    def fill(self, selector, value):
+        field = self.one(selector)
+        field.clear()
+        field.send_keys(str(value))
+
+    def scrub(self, selector, value):
+        script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
+        self.run(script, self.one(selector), value)
+
+    def message(self):
+        return self.one("#message span").text
+
+    def pixels(self, selector):
+        """The pixels of a canvas, uint8 (H, W, 4)."""
+        size, values = self.run(
+            "const c = document.querySelector(arguments[0]);"
+            "return [c.width, [...c.getContext('2d').getImageData(0, 0, c.width, c.width).data]]",
+            selector,
+        )
+        return np.array(values, np.uint8).reshape(size, size, 4)
+
+    def generate(self, count=2, place="#groups"):
+        """Make images; returns when they are finished."""
+        before = len(self.all(f"{place} .group"))
+        self.fill("#series input[name=count]", count)
+        self.click("#generate-go")
+        self.wait_for_group(before + 1)
+
+    def wait_for_group(self, number, place="#groups"):
+        self.wait(
+            f"document.querySelectorAll('{place} .group').length === {number} && "
+            f"document.querySelector('{place} .group small').textContent.endsWith(' s')"
+        )
+
+
+@pytest.fixture(scope="module")
+def driver():
+    options = ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(driver, served):
+    browser = Browser(driver, served.url)
+    driver.get(served.url)
+    driver.execute_script("sessionStorage.clear()")
+    driver.get_log("browser")
+    browser.open()
+    yield browser
+    # Nothing may fail silently, nor may the policy of the page forbid anything of its own.
+    said = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+    assert [one for one in said if "status of 4" not in one["message"]] == []
+
+
+def test_images_appear_step_by_step_and_are_saved(page, served):
+    for label in (3, 4):
+        page.click(f"#classes label:nth-child({label + 1})")
+    page.generate(5)
+    captions = [tile.text for tile in page.all("#groups .tile span")]
+    assert captions == ["3 · 0", "4 · 1", "3 · 2", "4 · 3", "3 · 4"]
+    page.click("#groups .tile:nth-child(2)")
+    assert page.one("#groups .tile:nth-child(2)").get_attribute("aria-pressed") == "true"
+    assert "4" in page.one("#facts").text
+    command = page.one("#command").text
+    assert "--labels 3 4" in command
+    assert "images/000001.png" in page.one("#command-note").text
+    # What is saved is the image that the server made.
+    saved = page.driver.execute_async_script(
+        "const image = new Image();"
+        "image.onload = () => { const canvas = new OffscreenCanvas(image.width, image.height);"
+        " const context = canvas.getContext('2d'); context.drawImage(image, 0, 0);"
+        " arguments[0]([...context.getImageData(0, 0, image.width, image.height).data]); };"
+        "image.src = document.getElementById('save').href;"
+    )
+    *_, last, _ = served.events(count=5, seed=0)
+    made = np.frombuffer(base64.b64decode(last["pixels"]), np.uint8).reshape(5, 32, 32)
+    assert (np.array(saved).reshape(32, 32, 4)[..., 0] == made[1]).all()
+
+
+def test_the_slider_goes_over_the_steps_and_the_map_shows_confidence(page):
+    page.generate()
+    known = []
+    for step in range(9):
+        page.scrub("#step", step)
+        known.append(int(re.search(r"(\d+) of 64 tokens", page.one("#step-told").text)[1]))
+    assert known[0] == 0
+    assert known[-1] == 64
+    assert known == sorted(set(known))
+    assert len(page.all("#plan rect")) == 8
+    assert len(page.all("#plan .now")) == 1
+    page.scrub("#step", 4)
+    image = page.pixels("#watch-canvas")
+    page.click("[data-shown=confidence]")
+    assert (page.pixels("#watch-canvas") != image).any()
+    ActionChains(page.driver).move_to_element(page.one("#watch-canvas")).perform()
+    assert "% sure" in page.one("#watch-cell").text
+    page.one("[data-shown=confidence]").send_keys(Keys.ARROW_LEFT)
+    assert (page.pixels("#watch-canvas") == image).all()
+
+
+def test_the_steps_play(page):
+    page.generate()
+    page.click("#play")
+    page.wait("document.getElementById('step').value === '8'")
+    page.wait("document.getElementById('play').textContent === 'Play'")
+
+
+def test_from_a_step_one_can_branch(page):
+    page.generate()
+    page.scrub("#step", 5)
+    before = page.pixels("#watch-canvas")
+    page.run("document.getElementById('branch-class').value = 7")
+    page.fill("#branch-seed", 11)
+    page.fill("#branch-count", 3)
+    page.click("#branch-form button")
+    page.wait_for_group(2)
+    assert len(page.all("#groups .group:first-child .tile")) == 3
+    assert "from step 5" in page.one("#groups .group h2").text
+    page.scrub("#step", 5)
+    assert (page.pixels("#watch-canvas") == before).all()
+    assert not page.one("#command").is_displayed()
+
+
+def drag(page, start, end):
+    """Drag over the canvas, between cells (column, row)."""
+    canvas = page.one("#canvas")
+    page.run("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    cell = canvas.size["width"] / 8
+    places = [[round((at - 3.5) * cell) for at in cells] for cells in (start, end)]
+    (x0, y0), (x1, y1) = places
+    actions = ActionChains(page.driver).move_to_element_with_offset(canvas, x0, y0)
+    actions.click_and_hold().move_by_offset(x1 - x0, y1 - y0).release().perform()
+
+
+def anew(page):
+    return int(re.search(r"(\d+) of 64 cells", page.one("#canvas-state").text)[1])
+
+
+def test_cells_are_painted_and_made_anew(page):
+    page.open("edit")
+    assert not page.one("#edit-go").is_enabled()
+    page.fill("#validation-index", 9)
+    page.click("#take-validation")
+    page.wait("document.getElementById('canvas-state').textContent.includes('image 9')")
+    assert page.one("#edit-class").get_attribute("value") == "9"
+    # Brush, rectangle, eraser, move, undo, invert, clear.
+    drag(page, (0, 0), (3, 0))
+    assert anew(page) == 4
+    page.click("[data-tool=rectangle]")
+    drag(page, (4, 4), (6, 5))
+    assert anew(page) == 10
+    page.click("[data-tool=eraser]")
+    drag(page, (3, 0), (2, 0))
+    assert anew(page) == 8
+    page.click("#invert")
+    assert anew(page) == 56
+    page.click("#undo")
+    assert anew(page) == 8
+    page.click("[data-tool=move]")
+    drag(page, (4, 4), (6, 4))
+    assert anew(page) == 16 + 6  # two columns; two of the painted cells lie in them
+    page.click("#edit-go")
+    page.wait_for_group(1, "#variants")
+    command = page.one("#command").text
+    assert "--init_image mnist:9" in command
+    assert "--outpaint left=8" in command
+    assert len(page.all("#variants .tile")) == 4
+    # A variant becomes the next original.
+    page.click("#variants .tile:nth-child(3)")
+    page.click("#edit-this")
+    assert anew(page) == 0
+    assert page.one("#canvas-state").text.startswith("9 · 2:")
+    page.click("[data-tool=brush]")
+    drag(page, (1, 6), (5, 6))
+    page.fill("#editing input[name=grow]", 1)
+    page.click("#editing input[name=keep_decoded]")
+    page.click("#edit-go")
+    page.wait_for_group(2, "#variants")
+    for option in ("--mask_grow 1", "--no_composite"):
+        assert option in page.one("#command").text
+    assert "--init_image original.png" in page.one("#command").text
+    assert page.one("#command-note a").get_attribute("download") == "original.png"
+    page.click("#clear")
+    assert anew(page) == 0
+
+
+def test_the_keyboard_paints_and_moves(page):
+    page.open("edit")
+    page.click("#take-validation")
+    page.wait("document.getElementById('canvas-state').textContent.includes('image 0')")
+    canvas = page.one("#canvas")
+    canvas.send_keys(Keys.ARROW_RIGHT, Keys.SPACE, Keys.ARROW_DOWN, Keys.SPACE)
+    assert anew(page) == 2
+    canvas.send_keys(Keys.SPACE)
+    assert anew(page) == 1
+    canvas.send_keys(Keys.CONTROL, "z")
+    assert anew(page) == 2
+    page.one("[data-tool=brush]").send_keys(Keys.ARROW_LEFT)
+    assert page.run("return document.activeElement.dataset.tool") == "move"
+    canvas.send_keys(Keys.ARROW_DOWN)
+    assert anew(page) == 8 + 1
+
+
+def test_a_file_is_opened_and_a_bad_one_is_told(page, tmp_path):
+    page.open("edit")
+    picture = np.zeros((40, 60, 3), np.uint8)
+    picture[:, 30:] = 255
+    Image.fromarray(picture).save(tmp_path / "half.png")
+    page.one("#file").send_keys(str(tmp_path / "half.png"))
+    page.wait("document.getElementById('canvas-state').textContent.includes('60 \u00d7 40')")
+    shown = page.pixels("#canvas")
+    assert shown[10, 10, 0] == 0
+    assert shown[10, -10, 0] == 255
+    (tmp_path / "half.png").write_text("no image")
+    page.one("#file").send_keys(str(tmp_path / "half.png"))
+    page.wait("!document.getElementById('message').hidden")
+    assert "cannot read the image" in page.message()
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(17 << 20)
+    page.one("#file").send_keys(str(tmp_path / "large.png"))
+    page.wait("document.getElementById('message').textContent.includes('16 MB')")
+
+
+def test_a_dropped_file_is_opened(page):
+    page.open("edit")
+    page.run(
+        "const c = new OffscreenCanvas(50, 50); c.getContext('2d').fillRect(0, 0, 50, 50);"
+        "c.convertToBlob().then((blob) => { const data = new DataTransfer();"
+        " data.items.add(new File([blob], 'x.png'));"
+        " document.getElementById('easel').dispatchEvent("
+        "  new DragEvent('drop', { bubbles: true, dataTransfer: data })); })"
+    )
+    page.wait("document.getElementById('canvas-state').textContent.includes('50 \u00d7 50')")
+
+
+def test_wrong_inputs_are_told(page):
+    # What the browser sees itself is not sent.
+    page.run("for (const d of document.querySelectorAll('details')) d.open = true")
+    page.fill("#generate .sampling input[name=step]", 0)
+    page.run("for (const d of document.querySelectorAll('details')) d.open = false")
+    page.click("#generate-go")
+    assert page.run("return document.activeElement.name") == "step"
+    assert not page.all("#groups .group")
+    page.fill("#generate .sampling input[name=step]", 4)
+    # What only the server knows is told in one line, with the option's name.
+    page.fill("#generate .sampling input[name=mask_value]", 99)
+    page.click("#generate-go")
+    page.wait("!document.getElementById('message').hidden")
+    assert page.message().startswith("--mask-value 99: the tokens are 0 to 15")
+    page.click("#generate .reset")
+    page.generate()
+    assert not page.one("#message").is_displayed()
+
+
+def test_a_reload_in_the_middle_keeps_the_form(page):
+    page.click("#classes label:nth-child(6)")
+    page.fill("#series input[name=seed]", 123)
+    page.run("for (const d of document.querySelectorAll('details')) d.open = true")
+    page.fill("#generate .sampling input[name=step]", 64)
+    page.fill("#series input[name=count]", 64)
+    page.click("#generate-go")
+    page.wait("document.querySelector('#groups .tile') !== null")
+    page.driver.refresh()
+    page.wait("document.querySelectorAll('#classes input').length === 11")
+    assert page.get("document.querySelector('#classes :checked').value") == "5"
+    assert page.one("#series input[name=seed]").get_attribute("value") == "123"
+    page.run("for (const d of document.querySelectorAll('details')) d.open = true")
+    page.fill("#generate .sampling input[name=step]", 3)
+    page.generate(1)
+    assert page.one("#groups .tile span").text == "5 · 0"
+
+
+def test_a_newer_request_takes_the_place_of_the_older(page):
+    page.run("for (const d of document.querySelectorAll('details')) d.open = true")
+    page.fill("#generate .sampling input[name=step]", 64)
+    page.fill("#series input[name=count]", 64)
+    page.click("#generate-go")
+    page.wait("document.querySelector('#groups .tile') !== null")
+    page.fill("#generate .sampling input[name=step]", 2)
+    page.generate(3)
+    assert len(page.all("#groups .group:first-child .tile")) == 3
+    assert not page.one("#message").is_displayed()
+    assert not page.one("#generate .stop").is_displayed()
+
+
+def test_a_decoding_can_be_stopped(page):
+    page.run("for (const d of document.querySelectorAll('details')) d.open = true")
+    page.fill("#generate .sampling input[name=step]", 64)
+    page.fill("#series input[name=count]", 64)
+    page.click("#generate-go")
+    page.wait("document.querySelector('#groups .tile') !== null")
+    page.click("#generate .stop")
+    page.wait("!document.querySelector('#generate .stop').checkVisibility()")
+    assert not page.one("#message").is_displayed()
+    assert page.one("#save").get_attribute("href") is None
+
+
+@pytest.fixture
+def training(runs, data_dir, tokenizer_file):
+    """A training that writes into the folder that the page shows."""
+    command = f"--train {TRAIN_TINY} --n_epochs 400 --sample_and_save_freq 20 --run_name live"
+    command += f" --checkpoint_vae {tokenizer_file} --data_dir {data_dir} --output_dir {runs}"
+    process = subprocess.Popen(
+        [sys.executable, "MaskGIT.py", *command.split(), "--no_wandb"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    yield process
+    process.terminate()
+    process.wait(60)
+    shutil.rmtree(runs / "live")
+
+
+def last_step(page):
+    text = page.get("document.querySelector('#charts .read')?.textContent ?? ''")
+    found = re.match(r"step ([\d.k]+)", text)
+    return float(found[1].replace("k", "e3")) if found else 0.0
+
+
+def test_a_run_is_followed_while_it_trains(page, training, runs):
+    page.open("training")
+    page.wait(
+        "[...document.querySelectorAll('.run span')].some((one) => one.textContent === 'live')"
+    )
+    for box in page.all(".run"):
+        name = box.find_element(By.CSS_SELECTOR, "span").text
+        if (name == "live") != box.find_element(By.CSS_SELECTOR, "input").is_selected():
+            box.click()
+    page.wait("document.querySelector('.run .live') !== null")
+    page.wait("document.querySelector('#charts svg path') !== null")
+    seen = [last_step(page)]
+    until = time.monotonic() + PATIENCE_SECONDS
+    while len(seen) < 3:
+        assert time.monotonic() < until, seen
+        if last_step(page) > seen[-1]:
+            seen.append(last_step(page))
+        time.sleep(0.2)
+    # Its previews come, too, and the slider goes over them.
+    page.wait("document.querySelector('#preview').naturalWidth > 0")
+    written = (runs / "live" / "metrics.jsonl").read_text().splitlines()
+    assert seen[-1] <= json.loads(written[-1])["step"]
+
+
+def test_several_runs_are_overlaid(page, runs):
+    shutil.copytree(runs / "mnist", runs / "second")
+    try:
+        page.open("training")
+        page.wait("document.querySelectorAll('.run').length === 2")
+        for box in page.all(".run input:not(:checked)"):
+            box.click()
+        page.wait("document.querySelectorAll('.run input:checked').length === 2")
+        page.wait("document.querySelectorAll('#charts .chart:first-child .line').length === 2")
+        colours = page.get("[...document.querySelectorAll('#charts .chart:first-child .line')]"
+                           ".map((line) => line.getAttribute('stroke'))")  # fmt: skip
+        assert len(set(colours)) == 2
+    finally:
+        shutil.rmtree(runs / "second")
+
+
+def test_a_model_that_is_new_can_be_chosen(page, runs):
+    page.run("location.hash = 'training'")
+    page.wait("document.querySelectorAll('.run').length === 1")
+    shutil.copytree(runs / "mnist", runs / "new")
+    try:
+        page.run("location.hash = 'generate'")
+        page.wait("document.querySelectorAll('#model option').length === 2")
+        page.run(
+            "const s = document.getElementById('model');"
+            "s.value = [...s.options].find((o) => o.text.startsWith('new')).value;"
+            "s.dispatchEvent(new Event('change'))"
+        )
+        page.wait("document.getElementById('opening').hidden")
+        page.generate()
+        assert "/new/MaskGIT_mnist.pt" in page.one("#command").text
+    finally:
+        shutil.rmtree(runs / "new")
+
+
+@pytest.fixture
+def sweep(runs):
+    """The table of a sweep in the run, with an image for each row."""
+    from metrics.sweep_table import SweepTable
+
+    table = SweepTable(runs / "mnist" / "sweep", {"images": 10})
+    for number, (steps, guidance) in enumerate([(4, 0), (4, 3), (8, 0)]):
+        setting = {"step": steps, "cfg_w": guidance}
+        images = np.full((10, 32, 32, 1), 80 * number, np.uint8)
+        list(table.keep_strip(setting, iter([(images, np.zeros(10))])))
+        table.add(setting, {"fid": 1.5 - number / 4, "seconds": 2})
+    yield
+    shutil.rmtree(runs / "mnist" / "sweep")
+
+
+@pytest.mark.usefixtures("sweep")
+def test_the_cells_of_a_sweep_show_their_images(page):
+    page.open("training")
+    page.wait("document.querySelectorAll('#heat button').length === 3")
+    texts = {button.text: button for button in page.all("#heat button")}
+    assert texts.keys() == {"1.5", "1.25", "1"}
+    page.run("arguments[0].click()", texts["1"])
+    page.wait("document.querySelector('#strip img').naturalWidth > 0")
+    assert "step 8, cfg_w 0, fid 1" in page.one("#strip figcaption").text
+    assert len(page.all("#sweep-table tr")) == 4
+
+
+def test_every_word_is_explained(page):
+    page.generate()
+    page.run("for (const d of document.querySelectorAll('details')) d.open = true")
+    for view in ("generate", "edit", "training"):
+        page.run(f"location.hash = '{view}'")
+        page.wait(f"!document.getElementById('{view}').hidden")
+        if view == "training":
+            page.wait("document.querySelectorAll('#charts .why').length > 4")
+        told = page.get(
+            "[...document.querySelectorAll('.why')].filter((one) => one.checkVisibility())"
+            ".map((one) => { one.click(); const text = document.getElementById('tip').textContent;"
+            " one.click(); return text; })"
+        )
+        assert len(told) > 5
+        for text in told:
+            assert re.fullmatch(r"[A-Z\d].{15,}\.", text), text
+
+
+@pytest.mark.usefixtures("sweep")
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_is_cut_off_and_everything_has_a_name(page, width):
+    page.open("generate", width)
+    page.generate()
+    page.run("for (const d of document.querySelectorAll('details')) d.open = true")
+    for view in ("generate", "edit", "training"):
+        page.run(f"location.hash = '{view}'")
+        page.wait(f"!document.getElementById('{view}').hidden")
+        if view == "training":
+            page.wait("document.querySelectorAll('#heat button').length === 3")
+        assert page.get("document.documentElement.scrollWidth") <= width
+        nameless = page.get(
+            "[...document.querySelectorAll('button, input, select, canvas[tabindex], a')]"
+            ".filter((one) => one.checkVisibility() && !(one.ariaLabel"
+            " || one.textContent.trim() && one.tagName !== 'SELECT'"
+            " || [...one.labels ?? []].some((label) => label.textContent.trim())))"
+            ".map((one) => one.outerHTML)"
+        )
+        assert nameless == []

@@ -1,0 +1,438 @@
+"""What the server does with requests, good and bad, through a real socket."""
+
+import base64
+import http.client
+import io
+import json
+import re
+import shlex
+import socket
+import struct
+import threading
+import time
+import zlib
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from commands import page as module
+from commands.options import OPTIONS
+from commands.parser import parse
+from commands.resolve import idle_options
+from MaskGIT import MODES, main
+from page.form import Recipe
+
+ROOT = Path(__file__).parents[2]
+
+SIZE, GRID, CODES = 32, 8, 16
+
+
+def decoded(event, name, dtype="u1"):
+    return np.frombuffer(base64.b64decode(event[name]), dtype)
+
+
+def in_base64(values, dtype="u1"):
+    return base64.b64encode(np.asarray(values, dtype).tobytes()).decode()
+
+
+def file_of(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def bomb(side):
+    """A PNG of side x side black pixels in a few kilobytes."""
+
+    def part(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(side * (1 + (side + 7) // 8)), 9)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", rows) + part(b"IEND", b"")
+
+
+# --- Decoding ---
+
+
+def test_every_step_is_told_and_follows_the_plan(served):
+    start, *steps, done = served.events(sampling={"step": 5})
+    assert [event["event"] for event in steps] == ["step"] * 6
+    assert [event["step"] for event in steps] == list(range(6))
+    hidden = [decoded(step, "hidden").reshape(2, GRID**2).sum(1).tolist() for step in steps]
+    left = GRID**2 - np.cumsum([0, *start["counts"]])
+    assert hidden == [[count, count] for count in left]
+    assert decoded(steps[-1], "tokens", "<u2").max() < CODES
+    confidence = decoded(steps[-1], "confidence", "<f4")
+    assert ((confidence > 0) & (confidence <= 1)).all()
+    # The finished images are those of the last step.
+    images = decoded(steps[-1], "pixels").reshape(2, SIZE, SIZE)
+    for image, file in zip(images, done["files"], strict=True):
+        assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(file)))) == image).all()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"labels": [], "first_image": 7, "count": 5},
+        {"labels": [10], "sampling": {"step": 3, "cfg_w": 1.5, "sampler": "halton"}},
+        {"sampling": {"mask_value": -1, "r_temp": 0, "sched_mode": "cosine-cumulative"}},
+        {"edit": {"validation": 9, "cells": [0, 1, 8, 9, 20]}, "count": 3},
+        {"edit": {"validation": 4, "right": -2, "down": 3, "cells": [63], "put_back": False}},
+        {"edit": {"validation": 1, "cells": [27], "grow": 2}},
+        {"edit": {"pixels": in_base64(np.arange(SIZE**2) % 251), "cells": [5, 6, 60]}},
+    ],
+    ids=["plain", "in turn", "settings", "more settings", "edit", "outpaint", "grow", "own image"],
+)
+def test_the_command_that_is_shown_makes_the_same_bits(served, tmp_path, monkeypatch, more):
+    start, *_, done = served.events(**more)
+    made = [base64.b64decode(file) for file in done["files"]]
+    if "pixels" in more.get("edit", {}):  # the user saves the original under this name
+        pixels = np.frombuffer(base64.b64decode(more["edit"]["pixels"]), np.uint8)
+        (tmp_path / "original.png").write_bytes(file_of(pixels.reshape(SIZE, SIZE)))
+    python, program, *arguments = shlex.split(start["command"])
+    assert (python, program) == ("python", "MaskGIT.py")
+    monkeypatch.chdir(tmp_path)
+    main(arguments)
+    folder = served.output / "mnist" / ("edits" if "edit" in more else "samples") / "images"
+    first = 0 if "edit" in more else more.get("first_image", 0)
+    for number, file in enumerate(made, start=first):
+        assert (folder / f"{number:06d}.png").read_bytes() == file
+
+
+def test_editing_keeps_the_pixels_outside_and_shifts_the_image(served):
+    original = np.arange(SIZE**2, dtype=np.uint8).reshape(SIZE, SIZE)
+    edit = {"pixels": in_base64(original), "right": 2, "cells": [GRID * GRID - 1]}
+    *_, last, _ = served.events(edit=edit)
+    for image in decoded(last, "pixels").reshape(2, SIZE, SIZE):
+        assert (image[:28, 8:] == original[:28, :-8]).all()
+        assert (image[28:, 8:28] == original[28:, :20]).all()
+
+
+def midway(event, steps, index=0):
+    cells = slice(index * GRID**2, (index + 1) * GRID**2)
+    return {
+        "steps": steps,
+        "tokens": in_base64(decoded(event, "tokens", "<u2")[cells], "<u2"),
+        "hidden": in_base64(decoded(event, "hidden")[cells]),
+    }
+
+
+@pytest.mark.parametrize("more", [{}, {"edit": {"validation": 2, "cells": list(range(20))}}])
+def test_a_branch_goes_on_from_its_step(served, more):
+    one = {"labels": [3], "count": 1, **more}
+    _, *steps, done = served.events(**one)
+    for number in (0, 3, 7):
+        branch = midway(steps[number], number)
+        # With the same seed and class it is the same image.
+        start, *again, done_again = served.events(**one, midway=branch)
+        assert start["command"] is None
+        assert [step["step"] for step in again] == list(range(number, 9))
+        assert done_again["files"] == done["files"]
+        # With others the known tokens stay.
+        _, *_, last, _ = served.events(**{**one, "labels": [4], "seed": 9}, midway=branch)
+        known = decoded(steps[number], "hidden") == 0
+        before, after = (decoded(step, "tokens", "<u2")[known] for step in (steps[number], last))
+        assert (before == after).all()
+
+
+def test_a_branch_that_no_plan_comes_to_is_refused(served):
+    _, *steps, _ = served.events(labels=[3], count=1)
+    *_, failed = served.events(midway=midway(steps[3], 2))
+    assert failed["message"] == "52 tokens are hidden after 2 steps; the plan leaves 58"
+    tokens = {**midway(steps[3], 3), "tokens": in_base64([CODES] * GRID**2, "<u2")}
+    assert "tokens must be 0 to 15" in served.refusal(midway=tokens)
+
+
+def test_tabs_do_not_mix_up_their_images(served):
+    wanted = {seed: served.events(seed=seed)[-1]["files"] for seed in range(6)}
+    found = {}
+
+    def ask(seed):
+        found[seed] = served.events(tab=f"tab {seed}", seed=seed)[-1]["files"]
+
+    threads = [threading.Thread(target=ask, args=[seed]) for seed in wanted]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == wanted
+
+
+def test_a_reader_who_leaves_ends_the_decoding(served):
+    place = urlsplit(served.url)
+    body = json.dumps(served.request(count=64, sampling={"step": 64})).encode()
+    for _ in range(3):
+        connection = http.client.HTTPConnection(place.hostname, place.port)
+        connection.request("POST", "/api/decode", body, {"Content-Type": "application/json"})
+        connection.getresponse().read(100)
+        connection.close()
+    assert served.events(tab="another")[-1]["event"] == "done"
+
+
+# --- What is wrong ---
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"model": "no such"}, "there is no such model"),
+        ({"model": "../../etc/passwd"}, "there is no such model"),
+        ({"tab": ""}, "tab must be a text"),
+        ({"tab": 5}, "tab must be a text"),
+        ({"count": 0}, "count is 0; it must be a whole number from 1"),
+        ({"count": 65}, "from 1 to 64"),
+        ({"count": True}, "count is True"),
+        ({"count": 1e3}, "count is 1000.0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**60}, "seed is"),
+        ({"first_image": "0"}, "first_image is 0"),
+        ({"labels": [11]}, "labels has 11; it holds numbers from 0 to 10"),
+        ({"labels": [0] * 12}, "labels must be a list of at most 11 numbers"),
+        ({"labels": "3"}, "labels must be a list"),
+        ({"sampling": {"step": 0}}, "--step 0 needs a whole number of at least 1"),
+        ({"sampling": {"step": "8"}}, "--step 8 is of another type"),
+        ({"sampling": {"cfg_w": -1}}, "--cfg_w -1 needs a number from 0 to 1000"),
+        ({"sampling": {"sampler": "best"}}, "--sampler best is none of confidence"),
+        ({"sampling": {"mask_value": 99}}, "--mask-value 99: the tokens are 0 to 15"),
+        ({"sampling": {"checkpoint": "/etc/passwd"}}, "'checkpoint' is no setting of sampling"),
+        ({"sampling": []}, "sampling must be an object"),
+        ({"edit": {"validation": 0}}, "nothing is marked"),
+        ({"edit": {"validation": 20, "cells": [0]}}, "validation is 20"),
+        ({"edit": {"validation": "0", "cells": [0]}}, "validation is 0; it must be"),
+        ({"edit": {"validation": 0, "cells": [64]}}, "cells has 64"),
+        ({"edit": {"validation": 0, "cells": [-1]}}, "cells has -1"),
+        ({"edit": {"validation": 0, "cells": [[0]]}}, "cells has"),
+        ({"edit": {"validation": 0, "right": 8}}, "right is 8"),
+        ({"edit": {"validation": 0, "cells": [0], "grow": 9}}, "grow is 9"),
+        ({"edit": {"validation": 0, "cells": [0], "put_back": 1}}, "put_back must be true"),
+        ({"edit": {"pixels": "AAAA", "cells": [0]}}, "pixels must be 1024 bytes"),
+        ({"edit": {"pixels": "é", "cells": [0]}}, "pixels must be 1024 bytes"),
+        ({"edit": {"cells": [0]}}, "pixels must be 1024 bytes"),
+        ({"midway": {}}, "tokens must be 128 bytes"),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_named(served, more, told):
+    assert told in served.refusal(**more)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b'{"tab": NaN}', b"[" * 100_000, b"\xff\xfe", b'{"tab": "a"} x'],
+)
+def test_broken_json_is_refused(served, body):
+    status, _, answer = served.ask("api/decode", body, Content_Type="application/json")
+    assert status == 400
+    assert "JSON" in json.loads(answer)["message"]
+
+
+def test_json_is_bounded_and_must_be_called_so(served):
+    status, _, answer = served.ask("api/decode", b" " * (5 << 20), Content_Type="application/json")
+    assert (status, json.loads(answer)["message"]) == (413, "the request has more than 4 MB")
+    assert served.ask("api/decode", b"{}", Content_Type="text/plain")[0] == 415
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../../../../etc/passwd",
+        "%2e%2e/%2e%2e/etc/passwd",
+        "static/../../MaskGIT.py",
+        "page/server.py",
+        "server.py",
+        "api/runs/%2e%2e/sweep",
+        "api/runs/..%2f..%2fetc/rows/maskgit",
+        "api/runs/mnist/preview/maskgit/3",
+        "api/models/..%2f..%2fMaskGIT_mnist.pt",
+    ],
+)
+def test_paths_lead_nowhere(served, path):
+    status, _, body = served.ask(path)
+    assert status == 404
+    assert b"root:" not in body
+
+
+def test_pictures_of_a_run_are_chosen_by_number_alone(served):
+    (run,) = served.json("api/runs")
+    steps = run["previews"]["maskgit"]
+    status, headers, body = served.ask(f"api/runs/{run['id']}/preview/maskgit/{steps[-1]}")
+    assert (status, headers["content-type"], body[1:4]) == (200, "image/png", b"PNG")
+    for wrong in ("preview/maskgit/1", "preview/config/3", "rows/..", "sweep/0", "reconstructions"):
+        assert served.ask(f"api/runs/{run['id']}/{wrong}")[0] == 404, wrong
+
+
+# --- Uploads ---
+
+
+def test_an_upload_is_brought_to_the_size_of_the_model(served):
+    image = np.zeros((64, 100, 3), np.uint8)
+    image[:, 10:90] = 200
+    status, _, body = served.ask(f"api/models/{served.model}/upload", file_of(image))
+    answer = json.loads(body)
+    assert (status, answer["was"]) == (200, [100, 64])
+    assert (decoded(answer, "pixels") == 200).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "it is empty"),
+        (b"<html>hello", "damaged, or in none of the formats"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "damaged, or in none of the formats"),
+        (file_of(np.zeros((64, 64), np.uint8))[:-40], "cannot read the image that you gave"),
+        (bomb(8000), "it has 64,000,000 pixels, more than 50,000,000; make it smaller"),
+        (bomb(40_000), "pixels, more than 50,000,000; make it smaller"),
+    ],
+    ids=["empty", "no image", "a program", "cut off", "large", "bomb"],
+)
+def test_bad_uploads_are_refused_in_one_line(served, data, told):
+    status, _, body = served.ask(f"api/models/{served.model}/upload", data)
+    assert status == 400
+    assert told in json.loads(body)["message"]
+
+
+def test_an_upload_of_a_gigabyte_is_refused_before_it_is_read(served):
+    place, path = urlsplit(served.url), f"/api/models/{served.model}/upload"
+    head = f"POST {path} HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: {1 << 30}\r\n\r\n"
+    began = time.monotonic()
+    with socket.create_connection((place.hostname, place.port), 30) as connection:
+        connection.sendall(head.encode() + b"x" * 1000)
+        assert b" 413 " in connection.recv(100)
+    assert time.monotonic() - began < 20
+
+
+def test_an_upload_without_a_length_is_cut_off(served):
+    place, path = urlsplit(served.url), f"/api/models/{served.model}/upload"
+    head = f"POST {path} HTTP/1.1\r\nHost: {place.netloc}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    part = b"100000\r\n" + b"x" * (1 << 20) + b"\r\n"
+    sent = 0
+    with socket.create_connection((place.hostname, place.port), 30) as connection:
+        connection.sendall(head.encode())
+        try:
+            for _ in range(200):
+                connection.sendall(part)
+                sent += 1
+        except OSError:
+            pass  # it has hung up
+    assert sent < 200
+    assert served.ask("api/page")[0] == 200
+
+
+# --- The page itself ---
+
+
+def test_the_page_is_small_and_loads_nothing_from_elsewhere(served):
+    files = list((ROOT / "page" / "static").iterdir())
+    assert sum(file.stat().st_size for file in files) < 150_000
+    for file in files:
+        status, _, body = served.ask(file.name)
+        assert (status, body) == (200, file.read_bytes())
+        found = set(re.findall(rb"(?:https?:)?//[\w.]+\.\w+", body)) - {b"http://www.w3.org"}
+        assert not found, (file.name, found)
+
+
+def test_the_form_begins_with_the_options_of_the_command_line():
+    options = ["--step=5", "--seed=4", "--labels=3", "--batch_size=8", "--device=cpu"]
+    line = parse(["--page", *options, "--mask_grow=2", "--no_composite"], MODES)
+    assert idle_options(line) == []
+    form = module._form(line)
+    assert [field.default for field in form.editing.values()] == [2, True]
+    assert {field.name: field.default for field in form.sampling}["step"] == 5
+    assert form.series["seed"].default == 4
+    assert form.labels == ["3"]
+    assert form.read({}).num_steps == 5
+    recipe = Recipe(Path("m.pt"), ["a b"], 2, 4, 0, form.read({"step": 6}))
+    assert form.write(recipe) == (
+        "python MaskGIT.py --sample --checkpoint m.pt --labels 'a b' --num_samples 2 --seed 4 "
+        "--step=6 --batch_size 8 --device cpu"
+    )
+
+
+def test_every_field_of_the_form_is_an_option_with_its_help_and_range():
+    form = module._form(parse(["--page"], MODES))
+    for field in (*form.sampling, *form.series.values(), *form.editing.values()):
+        option = OPTIONS[field.title.removeprefix("--").replace("-", "_")]
+        assert field.help == option.help
+        assert field.choices == (option.choices or ())
+        for bound in (field.low, field.high):
+            assert bound is None or option.kind(str(bound)) == bound
+
+
+def test_what_is_missing_is_told_in_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "uvicorn" else True)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--page", "--output_dir", str(tmp_path)])
+    told = capsys.readouterr().err
+    assert told == "MaskGIT.py: error: --page needs uvicorn: pip install -r requirements-page.txt\n"
+
+
+@pytest.mark.parametrize("port", ["65536", "-1", "http"])
+def test_a_port_must_be_one(port, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([f"--page={port}"])
+    assert "needs a port from 0 (any free one) to 65535" in capsys.readouterr().err
+
+
+# --- Who asks ---
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", ""])
+def test_a_forged_host_is_refused(served, host):
+    status, _, body = served.ask("api/page", Host=host)
+    assert (status, b"is not this server" in body) == (403, True)
+
+
+@pytest.mark.parametrize("host", ["localhost:1", "127.0.0.1", "[::1]:9"])
+def test_a_tunnel_may_have_another_port(served, host):
+    assert served.ask("api/page", Host=host)[0] == 200
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1"])
+def test_a_foreign_origin_is_refused(served, origin):
+    assert served.ask("api/decode", served.request(), Origin=origin)[0] == 403
+
+
+def test_another_site_may_open_the_page_and_nothing_else(served):
+    assert served.ask("", Sec_Fetch_Site="cross-site")[0] == 200
+    assert served.ask("api/page", Sec_Fetch_Site="cross-site")[0] == 403
+    assert served.ask("api/decode", served.request(), Sec_Fetch_Site="same-site")[0] == 403
+
+
+def test_every_answer_forbids_what_is_not_ours(served):
+    for path in ("", "app.js", "api/page", "nowhere"):
+        _, headers, _ = served.ask(path)
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_another_host_needs_the_token_that_is_printed(serve, runs):
+    open_to_all = serve(runs, "--host", "0.0.0.0")
+    address, token = open_to_all.url.split("?token=")
+    place = urlsplit(address)
+    open_to_all.url = f"http://127.0.0.1:{place.port}/"
+    for path in ("", "app.js", "api/page", "?token=", "?token=wrong"):
+        assert open_to_all.ask(path)[0] == 401, path
+    # The token becomes a cookie.
+    connection = http.client.HTTPConnection("127.0.0.1", place.port)
+    connection.request("GET", f"/?token={token}")
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["location"]) == (303, "/")
+    assert "HttpOnly; SameSite=Strict" in answer.headers["set-cookie"]
+    connection.close()
+    cookie = answer.headers["set-cookie"].partition(";")[0]
+    assert open_to_all.ask("api/page", Cookie=cookie)[0] == 200
+    assert open_to_all.ask("api/page", Cookie=cookie, Host="evil.example")[0] == 403
+
+
+def test_a_port_that_is_taken_is_named(runs, served, capsys):
+    port = urlsplit(served.url).port
+    with pytest.raises(SystemExit, match="2"):
+        main(["--page", str(port), "--output_dir", str(runs)])
+    assert f"cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
