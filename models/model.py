@@ -97,11 +97,10 @@ class Model:
         """The settings in `best`, for `sample` and the others; empty without a sweep."""
         return dict(vars(self.best.sampling)) if self.best else {}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The digest of the transformer: 16 hexadecimal digits of its config and weights."""
-        config, weights = self.transformer.config, self.transformer.state_dict()
-        return weights_digest(to_plain(config), weights)
+        return weights_digest(to_plain(self.transformer.config), self.transformer.state_dict())
 
     def to(self, device: torch.device, precision: torch.dtype) -> "Model":
         """Move the networks, without a copy, and return the model with this precision."""
