@@ -117,12 +117,18 @@ class Decoding:
         }
 
     def _pixels(self, step: DecodedStep) -> np.ndarray:
-        """Turn a step into images, uint8 (B, H, W, C)."""
+        """Turn a step into images, uint8 (B, H, W, C).
+
+        Only the last step has the bits that the command makes. Before it a CPU decodes in float32,
+        which takes it 58 ms instead of 94 for 16 images of 32 pixels.
+        """
+        model = self.opened.model
         if step.hidden.all():  # there is nothing to see yet
-            tokenizer = self.opened.model.tokenizer
-            size = (tokenizer.image_size,) * 2
-            return np.zeros((len(self.labels), *size, tokenizer.channels), np.uint8)
-        images = self.opened.model.image_of(step)
+            size = (model.tokenizer.image_size,) * 2
+            return np.zeros((len(self.labels), *size, model.tokenizer.channels), np.uint8)
+        if step.hidden.any() and model.tokenizer.device.type == "cpu":
+            model = replace(model, precision=torch.float32)
+        images = model.image_of(step)
         if self.region and self.region.put_back:
             return composite(self.region.image, images, self.region.mask)
         return images
