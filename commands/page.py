@@ -18,10 +18,11 @@ from typing import Any
 from commands.flags import configure, option_values, options_of, with_flags
 from commands.kept_options import read_value
 from commands.kinds import Number
-from commands.options import OPTIONS, Option
+from commands.options import OPTIONS, Many, Option
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.sources import find_model
+from metrics.sweep_table import table_text
 from models.sampling import SamplingConfig
 from page.catalog import Catalog, OpenModel
 from page.form import CommandForm, Field, Recipe
@@ -139,6 +140,7 @@ def _form(line: CommandLine) -> CommandForm:
         labels=line.labels,
         block_size=line.batch_size,
         read=partial(_read, line),
+        values=option_values,
         write=partial(_command, line),
         told=partial(with_flags, modes=modes),
     )
@@ -150,6 +152,8 @@ def _field(line: CommandLine, name: str) -> Field:
     shown = Field(name, option.flag, option.help, "number", getattr(line, name))
     if option.choices is not None:
         return replace(shown, kind="choice", choices=option.choices)
+    if option.many is Many.LIST:
+        return replace(shown, kind="numbers", length=option.length)
     if isinstance(option.kind, Number):
         kind = option.kind
         return replace(
@@ -191,7 +195,7 @@ def _command(line: CommandLine, recipe: Recipe) -> str:
     usual = option_values(SamplingConfig())
     for name, value in option_values(recipe.sampling).items():
         if value != usual[name]:
-            words.append(f"{OPTIONS[name].flag}={value}")
+            words.append(f"{OPTIONS[name].flag}={table_text(value)}")
     return shlex.join([*words, *_same_again(line)])
 
 

@@ -21,13 +21,14 @@ class Field:
         name: its name in requests.
         title: its name for people.
         help: what it does, in one line.
-        kind: "number", "choice" or "switch".
+        kind: "number", "numbers", "choice" or "switch".
         default: the value that the form begins with; None for an empty field.
         choices: the values of a choice.
         low: smallest number, None for no bound.
         high: largest number, None for no bound.
         above: what a number must exceed, None for no bound.
         is_whole: whether a number must be whole.
+        length: how many numbers there are; None for any number of them.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Field:
     high: float | None = None
     above: float | None = None
     is_whole: bool = False
+    length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class CommandForm:
         labels: the classes that the form begins with, as the user wrote them; None for all.
         block_size: images that are computed at once, at most.
         read: turns values by name into settings of sampling; raises UserError for a wrong one.
+        values: turns settings of sampling into values by name.
         write: writes the command that makes images again.
         told: changes a message for the user, so that it names settings by their flags.
     """
@@ -105,5 +108,6 @@ class CommandForm:
     labels: Sequence[str] | None
     block_size: int
     read: Callable[[Mapping[str, Any]], SamplingConfig]
+    values: Callable[[SamplingConfig], dict[str, Any]]
     write: Callable[[Recipe], str]
     told: Callable[[str], str]

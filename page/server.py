@@ -202,11 +202,16 @@ class _Answers:
         )
 
     async def model(self, request: Request) -> Response:
-        """Open and describe a model."""
+        """Open and describe a model, with the settings that a sweep found best for it."""
         model, form = request.path_params["model"], self._page.form
-        return JSONResponse(
-            await self._on_worker(lambda: self._page.catalog.open(model).describe(form.labels))
-        )
+
+        def describe() -> dict[str, Any]:
+            opened = self._page.catalog.open(model)
+            best = opened.model.best
+            values = None if best is None else form.values(best.sampling)
+            return {**opened.describe(form.labels), "best": values}
+
+        return JSONResponse(await self._on_worker(describe))
 
     async def validation(self, request: Request) -> Response:
         """Show an image of the validation split."""

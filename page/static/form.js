@@ -34,7 +34,13 @@ function control(description) {
     return select;
   }
   const input = document.createElement("input");
-  input.type = description.kind === "switch" ? "checkbox" : "number";
+  input.type = { switch: "checkbox", numbers: "text" }[description.kind] ?? "number";
+  if (description.kind === "numbers") {
+    const number = "\\s*[0-9]*\\.?[0-9]+\\s*";
+    input.pattern = `${number}(,${number}){${description.length - 1}}`;
+    input.title = `${description.length} numbers with a comma between them`;
+    input.required = true;
+  }
   if (description.kind === "number") {
     if (description.low !== null) input.min = description.low;
     if (description.high !== null) input.max = description.high;
@@ -53,6 +59,7 @@ function show(input, value) {
 function valueOf(input, description) {
   if (input.type === "checkbox") return input.checked;
   if (description.kind === "choice") return input.value;
+  if (description.kind === "numbers") return input.value.split(",").map(Number);
   return input.value === "" ? null : Number(input.value);
 }
 
@@ -83,12 +90,16 @@ export function makeForms() {
   for (const place of document.querySelectorAll(".sampling")) {
     place.append(...sampling.map((one) => field(one, store.sampling)));
   }
-  for (const button of document.querySelectorAll(".reset")) {
-    button.addEventListener("click", () => {
-      for (const { name, default: usual } of sampling) store.sampling[name] = usual;
-      keep();
-      emit("values", null);
-    });
+  const take = (values) => {
+    Object.assign(store.sampling, values);
+    keep();
+    emit("values", null);
+  };
+  const usual = Object.fromEntries(sampling.map((one) => [one.name, one.default]));
+  for (const button of document.querySelectorAll(".reset")) button.addEventListener("click", () => take(usual));
+  for (const button of document.querySelectorAll(".best")) {
+    button.addEventListener("click", () => take(store.model.best));
+    on("model", () => (button.hidden = !store.model.best));
   }
 }
 
@@ -98,7 +109,7 @@ document.addEventListener("invalid", (event) => event.target.closest("details")?
 /** Say which settings differ from the defaults. */
 export function changedSettings(sampling) {
   const told = store.page.sampling
-    .filter((one) => sampling[one.name] !== one.default)
+    .filter((one) => String(sampling[one.name]) !== String(one.default))
     .map((one) => `${one.title.slice(2)} ${sampling[one.name]}`);
   return told.join(", ") || "the defaults";
 }

@@ -14,6 +14,11 @@ import pytest
 from conftest import TRAIN_TINY
 from PIL import Image
 
+from models.best_settings import BestSettings
+from models.keep_settings import keep_best_settings
+from models.open import load_model
+from models.sampling import SamplingConfig
+
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 selenium = pytest.importorskip("selenium", reason="selenium is not installed")
 if not (CHROMIUM and DRIVER):
@@ -122,6 +127,34 @@ def page(driver, served):
     # Nothing may fail silently, nor may the policy of the page forbid anything of its own.
     said = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
     assert [one for one in said if "status of 4" not in one["message"]] == []
+
+
+def test_the_best_settings_of_a_sweep_fill_the_form(driver, serve, trained, tmp_path):
+    """And a list of numbers is written with commas."""
+    shutil.copytree(trained, tmp_path / trained.name)
+    path = tmp_path / trained.name / "MaskGIT_mnist.pt"
+    best = SamplingConfig(num_steps=3, guidance_schedule="interval", guidance_interval=(0.1, 0.8))
+    protocol = {"images": 1000}
+    kept = BestSettings(best, "fid", {"fid": 3.5}, protocol)
+    keep_best_settings(path, load_model(path).fingerprint, kept)
+    page = Browser(driver, serve(tmp_path).url)
+    page.open()
+    page.click("#generate summary")
+    interval = "#generate .sampling input[name=cfg_interval]"
+    assert page.one(interval).get_attribute("value") == "0.39,0.78"
+    page.click("#generate .best")
+    assert page.one(interval).get_attribute("value") == "0.1,0.8"
+    page.fill(interval, "0.2, 0.9")
+    page.generate(1)
+    command = page.one("#command").text
+    assert "--step=3" in command
+    assert "'--cfg_interval=[0.2,0.9]'" in command
+    page.fill(interval, "0.2")
+    assert not page.get(
+        "document.querySelector('.sampling input[name=cfg_interval]').validity.valid"
+    )
+    page.click("#generate .reset")
+    assert page.one(interval).get_attribute("value") == "0.39,0.78"
 
 
 def test_images_appear_step_by_step_and_are_saved(page, served):
