@@ -10,6 +10,7 @@ from data.images import ImageDataset
 from models.labels import labels_in_turn
 from models.model import Model
 from page.checks import RequestError
+from page.form import CommandForm
 
 MOST_OPEN = 2  # models in memory
 
@@ -30,10 +31,10 @@ class OpenModel:
     model: Model
     validation: Callable[[], ImageDataset]
 
-    def describe(self, labels: Sequence[str] | None) -> dict[str, Any]:
-        """Return what the page shows of the model; `labels` are those that a form begins with."""
+    def describe(self, form: CommandForm) -> dict[str, Any]:
+        """Return what the page shows of the model, and what its form begins with."""
         model, tokenizer = self.model, self.model.tokenizer
-        names = model.class_names
+        names, best, labels = model.class_names, model.best, form.labels
         return {
             "dataset": model.dataset,
             "classes": list(names),
@@ -44,6 +45,7 @@ class OpenModel:
             "codes": tokenizer.codebook_size,
             "has_null": model.transformer.config.null_class is not None,
             "fingerprint": model.fingerprint,
+            "best": None if best is None else form.values(best.sampling),
         }
 
 

@@ -202,16 +202,11 @@ class _Answers:
         )
 
     async def model(self, request: Request) -> Response:
-        """Open and describe a model, with the settings that a sweep found best for it."""
+        """Open and describe a model."""
         model, form = request.path_params["model"], self._page.form
-
-        def describe() -> dict[str, Any]:
-            opened = self._page.catalog.open(model)
-            best = opened.model.best
-            values = None if best is None else form.values(best.sampling)
-            return {**opened.describe(form.labels), "best": values}
-
-        return JSONResponse(await self._on_worker(describe))
+        return JSONResponse(
+            await self._on_worker(lambda: self._page.catalog.open(model).describe(form))
+        )
 
     async def validation(self, request: Request) -> Response:
         """Show an image of the validation split."""
@@ -223,13 +218,14 @@ class _Answers:
     async def upload(self, request: Request) -> Response:
         """Bring an image file to the model's size."""
         model = request.path_params["model"]
-        told = await self._on_worker(lambda: self._page.catalog.open(model).describe(None))
+        opened = await self._on_worker(lambda: self._page.catalog.open(model))
+        tokenizer = opened.model.tokenizer
         data = await _body(request, MOST_UPLOAD)
 
         def read() -> dict[str, Any]:
             picture = image_of_bytes(data, "that you gave", MOST_UPLOAD_PIXELS)
-            pixels = to_tensor(picture, told["size"], told["channels"]).permute(1, 2, 0).numpy()
-            return {**show_image(pixels), "was": list(picture.size)}
+            pixels = to_tensor(picture, tokenizer.image_size, tokenizer.channels)
+            return {**show_image(pixels.permute(1, 2, 0).numpy()), "was": list(picture.size)}
 
         async with self._uploading:
             return JSONResponse(await run_in_threadpool(read))
