@@ -203,10 +203,9 @@ class _Answers:
 
     async def model(self, request: Request) -> Response:
         """Open and describe a model."""
-        model, form = request.path_params["model"], self._page.form
-        return JSONResponse(
-            await self._on_worker(lambda: self._page.catalog.open(model).describe(form))
-        )
+        model = request.path_params["model"]
+        open_model, form = self._page.catalog.open, self._page.form
+        return JSONResponse(await self._on_worker(lambda: open_model(model).describe(form)))
 
     async def validation(self, request: Request) -> Response:
         """Show an image of the validation split."""
