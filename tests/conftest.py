@@ -51,12 +51,12 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _logs_as_before() -> Iterator[None]:
-    """A run of the program sets the level of all messages; the next test starts as usual."""
+def _usual_logs() -> Iterator[None]:
+    """A run of the program, also in a fixture, sets the level of all messages; tests do not."""
     root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
+    root.setLevel(logging.WARNING)
+    handlers = root.handlers[:]
     yield
-    root.setLevel(level)
     root.handlers[:] = handlers
 
 

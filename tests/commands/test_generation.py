@@ -73,7 +73,7 @@ def test_previews_and_edits_are_guided_in_the_interval(run, edited, tokenizer_fi
             f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --run_name {name} --cfg_w 5 "
             f"--num_samples 40 --cfg_schedule interval --cfg_interval {interval}"
         )
-        [grid] = (tmp_path / name).rglob("*.png")
+        [grid] = (tmp_path / name / "samples").rglob("*.png")
         grids.append(grid.read_bytes())
     assert len(set(grids)) == 3
 
