@@ -32,7 +32,9 @@ function charts(names) {
     ["Images per second", "speed", ["train/images_per_second"]],
   ];
   const used = new Set(first.flatMap(([, , of]) => of));
-  const others = names.filter((name) => !used.has(name)).map((name) => [name, "number", [name]]);
+  const titled = (name) => name.replace("val/", "Validation ").replace(/^train\/(.)/, (_, one) => one.toUpperCase());
+  const others = names.filter((name) => !used.has(name))
+    .map((name) => [titled(name).replaceAll("_", " "), "number", [name]]);
   return [...first, ...others].filter(([, , of]) => of.some((name) => names.includes(name)));
 }
 
