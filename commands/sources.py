@@ -57,6 +57,7 @@ class ModelSource:
         tokenizer: config of its tokenizer.
         open: returns it, on the device.
         best: the settings that a sweep found best for it; None without a sweep.
+        is_own: whether its file is of this program.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class ModelSource:
     tokenizer: TokenizerShape
     open: Callable[[], Model]
     best: BestSettings | None = None
+    is_own: bool = True
 
 
 def find_tokenizer(request: Request) -> TokenizerSource:
@@ -158,7 +160,8 @@ def _coming_model(request: Request, path: Path) -> ModelSource:
 
     @cache
     def load() -> Model:
-        return _put_model_on_device(_load_model(request, path), request.machine)
+        model, _ = _load_model(request, path)
+        return _put_model_on_device(model, request.machine)
 
     return ModelSource(
         path=path,
@@ -173,7 +176,8 @@ def _coming_model(request: Request, path: Path) -> ModelSource:
 
 def _model_of_file(request: Request, path: Path) -> ModelSource:
     """Load a model that exists; errors as in `find_model`."""
-    model = _put_model_on_device(_load_model(request, path), request.machine)
+    loaded, is_own = _load_model(request, path)
+    model = _put_model_on_device(loaded, request.machine)
     return ModelSource(
         path=path,
         run=_run_of(request, path, model.dataset),
@@ -183,15 +187,20 @@ def _model_of_file(request: Request, path: Path) -> ModelSource:
         tokenizer=model.tokenizer.config,
         open=lambda: model,
         best=model.best,
+        is_own=is_own,
     )
 
 
-def _load_model(request: Request, path: Path) -> Model:
-    """Load a model on the CPU and check it against the options; errors as in `find_model`."""
+def _load_model(request: Request, path: Path) -> tuple[Model, bool]:
+    """Load a model on the CPU and check it against the options; errors as in `find_model`.
+
+    Returns:
+        The model, and whether its file is of this program.
+    """
     line = request.line
     stored = read_torch_file(path)
     if not is_own_format(stored):
-        return _load_foreign(request, stored, path)
+        return _load_foreign(request, stored, path), False
     model = own_model(stored, path, _given(line))
     # The options must agree with the checkpoint.
     if model.dataset not in DATASETS:
@@ -202,7 +211,7 @@ def _load_model(request: Request, path: Path) -> Model:
     request.check_n_classes(model.transformer.config.num_classes, path)
     if line.checkpoint_vae:
         _check_own_tokenizer(request, model, path)
-    return model
+    return model, True
 
 
 def _check_own_tokenizer(request: Request, model: Model, path: Path) -> None:

@@ -28,12 +28,10 @@ from metrics.sweep_table import SweepTable
 from models.best_settings import BestSettings
 from models.keep_settings import keep_best_settings
 from models.sampling import SamplingConfig
-from utils.checkpoint import is_own_format
 from utils.errors import UserError
 from utils.files import exclusive_lock, make_folder
 from utils.plain import from_plain
 from utils.progress import log_written
-from utils.torch_file import read_torch_file
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +76,7 @@ def resolve(request: Request) -> SweepJob:
     grid = [configure(SamplingConfig, line.replace(**values)) for values in _grid(line)]
     for sampling in grid:
         sampling.validate_for(model.shape)
-    exists = "train" not in request.jobs
-    if line.keep_best and exists and not is_own_format(read_torch_file(model.path)):
+    if line.keep_best and not model.is_own:
         raise UserError(f"--keep_best: {model.path} is of another program and cannot hold settings")
     data = request.data(model.dataset, model.tokenizer.image_size)
     judge = resolve_judge(request, data, "train", len(images.labels))

@@ -25,9 +25,7 @@ COLUMNS = 3  # maps side by side
 CELL_WIDTH, CELL_HEIGHT = 0.5, 0.3  # inches
 WIDTH_OF_TITLE, CHARACTER = 2.4, 0.08  # inches
 LONG_VALUE = 5  # characters from which the values below a map are written aslant
-WIDEST_LINEAR = (
-    10  # ratio of the largest to the smallest value beyond which colours are logarithmic
-)
+WIDEST_LINEAR = 10  # colours are logarithmic beyond this ratio of the largest value to the smallest
 
 
 def heat_maps(

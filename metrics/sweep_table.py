@@ -50,11 +50,11 @@ class SweepTable:
             UserError: if the rows there have another protocol, or the protocol or all rows are
                 damaged.
         """
+        self._folder = folder
         self.csv, self.sheet = folder / "sweep.csv", folder / "sweep.png"
         self._draws_maps = True  # until that fails
         self._sparing, self._is_sheet_old = Sparing(), False
-        self._strips = make_folder(folder / "strips")
-        for place in (folder, self._strips):
+        for place in (folder, make_folder(folder / "strips")):
             remove_leftovers(place)
         self.rows = read_rows(self.csv)
         stored = read_record(folder / "protocol.json") if self.csv.is_file() else protocol
@@ -81,7 +81,7 @@ class SweepTable:
             setting: the one that the images were sampled with.
             blocks: images uint8 (B, H, W, C) and labels.
         """
-        path = strip_file(self._strips.parent, setting)
+        path = strip_file(self._folder, setting)
         for number, (images, labels) in enumerate(blocks):
             if number == 0:
                 first = images[:STRIP_IMAGES]
@@ -137,7 +137,7 @@ class SweepTable:
         varied = [name for name in names if len({row[name] for row in self.rows}) > 1]
         strips = []
         for row in self.rows:
-            path = strip_file(self._strips.parent, {name: row[name] for name in names})
+            path = strip_file(self._folder, {name: row[name] for name in names})
             title = "  ".join(f"{name}={row[name]}" for name in varied)
             if is_intact_png(path):
                 strips.append((f"{title}  fid={float(row['fid']):.4g}".strip(), path))

@@ -87,6 +87,8 @@ export function makeForms() {
   const editingTitles = { grow: "Grow by cells", keep_decoded: "Keep decoded pixels" };
   document.getElementById("editing").append(
     ...named(editing).map((one) => field(one, store.editing, editingTitles[one.name])));
+  const settings = document.getElementById("settings").content;
+  for (const place of document.querySelectorAll(".settings")) place.replaceWith(settings.cloneNode(true));
   for (const place of document.querySelectorAll(".sampling")) {
     place.append(...sampling.map((one) => field(one, store.sampling)));
   }

@@ -74,7 +74,9 @@ def test_whatever_tokens_depend_on_makes_another_cache(tmp_path, images, identit
     assert set(images.read) == set(range(30))
 
 
-def test_an_interrupted_cache_goes_on_where_it_stopped(tmp_path, monkeypatch):
+@pytest.fixture
+def unfinished(tmp_path, monkeypatch):
+    """A cache in writing, stopped at image 21: 16 images in two spans are on the disk."""
     monkeypatch.setattr(cache, "FLUSH_EVERY", 2)
 
     class Failing(Images):
@@ -85,6 +87,12 @@ def test_an_interrupted_cache_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         make(Failing(), tmp_path)
+    (folder,) = tmp_path.glob("*.partial")
+    return folder
+
+
+@pytest.mark.usefixtures("unfinished")
+def test_an_interrupted_cache_goes_on_where_it_stopped(tmp_path):
     assert not any(p.name.startswith("toy") and p.suffix != ".partial" for p in tmp_path.iterdir())
     rest = Images()
     result = make(rest, tmp_path)
@@ -113,23 +121,6 @@ def test_damage_is_noticed(tmp_path, name, damage):
         path.unlink()
     with pytest.raises(UserError, match=r"token cache .* is damaged .*delete"):
         make(Images(), tmp_path)
-
-
-@pytest.fixture
-def unfinished(tmp_path, monkeypatch):
-    """A cache in writing, stopped at image 21: 16 images in two spans are on the disk."""
-    monkeypatch.setattr(cache, "FLUSH_EVERY", 2)
-
-    class Failing(Images):
-        def __getitem__(self, index):
-            if index == 21:
-                raise KeyboardInterrupt
-            return super().__getitem__(index)
-
-    with pytest.raises(KeyboardInterrupt):
-        make(Failing(), tmp_path)
-    (folder,) = tmp_path.glob("*.partial")
-    return folder
 
 
 def flip(path: Path, at: int) -> None:

@@ -509,14 +509,20 @@ def test_the_cells_of_a_sweep_show_their_images(page):
     assert len(page.all("#sweep-table tr")) == 4
 
 
-def test_every_word_is_explained(page):
-    page.generate()
+def views(page, training_is_there):
+    """Show every view with all that is folded; waits for what the last one reads."""
     page.run("for (const d of document.querySelectorAll('details')) d.open = true")
     for view in ("generate", "edit", "training"):
         page.run(f"location.hash = '{view}'")
         page.wait(f"!document.getElementById('{view}').hidden")
         if view == "training":
-            page.wait("document.querySelectorAll('#charts .why').length > 4")
+            page.wait(training_is_there)
+        yield view
+
+
+def test_every_word_is_explained(page):
+    page.generate()
+    for _ in views(page, "document.querySelectorAll('#charts .why').length > 4"):
         told = page.get(
             "[...document.querySelectorAll('.why')].filter((one) => one.checkVisibility())"
             ".map((one) => { one.click(); const text = document.getElementById('tip').textContent;"
@@ -532,12 +538,7 @@ def test_every_word_is_explained(page):
 def test_nothing_is_cut_off_and_everything_has_a_name(page, width):
     page.open("generate", width)
     page.generate()
-    page.run("for (const d of document.querySelectorAll('details')) d.open = true")
-    for view in ("generate", "edit", "training"):
-        page.run(f"location.hash = '{view}'")
-        page.wait(f"!document.getElementById('{view}').hidden")
-        if view == "training":
-            page.wait("document.querySelectorAll('#heat button').length === 3")
+    for _ in views(page, "document.querySelectorAll('#heat button').length === 3"):
         assert page.get("document.documentElement.scrollWidth") <= width
         nameless = page.get(
             "[...document.querySelectorAll('button, input, select, canvas[tabindex], a')]"
