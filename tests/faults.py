@@ -228,6 +228,9 @@ def flip(name: str, work: Work, base: Path, count: int, chance: random.Random) -
     """
     import crash
 
+    from training.tracking import is_row
+    from utils.records import read_lines
+
     folder, stopped = base / "out", base / "stopped"
     expected, calls = undisturbed(work, folder)
     numbers = itertools.count()
@@ -247,12 +250,17 @@ def flip(name: str, work: Work, base: Path, count: int, chance: random.Random) -
         content[at] ^= 1 << bit
         file.write_bytes(bytes(content))
         code, _, told = run(work, folder)
+        # A finished run leaves its rows alone; who reads them next must notice.
+        untouched = file.name == "metrics.jsonl" and file.read_bytes() == content
         what = f"{name}, bit {bit} of byte {at} of {file.relative_to(folder)}: {code}\n{told}"
         assert code in (0, 2), what
         assert "Traceback" not in told, what
         if code == 2:
             assert told.count("MaskGIT.py: error: ") == 1, what
             return "refused"
+        if untouched:
+            assert read_lines(file, is_row)[1] == 1, what
+            return "noticed by the next reader"
         if "cannot be read and are left out" in told:
             rows = work.result(folder).get("metrics", [])
             kept = [row for row in expected.get("metrics", []) if row in rows]
@@ -291,6 +299,7 @@ def main() -> None:
     parser.add_argument("--errors", type=int, default=20)
     parser.add_argument("--flips", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", metavar="COMMAND", help="of these commands, by name")
     options = parser.parse_args()
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as scratch:
@@ -298,6 +307,8 @@ def main() -> None:
         works = make_works(base)
         failed = 0
         for name, work in works.items():
+            if options.only and name not in options.only:
+                continue
             shares = (-(-n // len(works)) for n in (options.kills, options.errors, options.flips))
             kills, errors, flips = shares
             told = {

@@ -149,6 +149,17 @@ def test_training_twice_is_refused_and_resuming_a_finished_run_trains_nothing(
     assert (tmp_path / "mnist" / "MaskGIT_mnist.pt").read_bytes() == before
 
 
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"PK damaged")])
+def test_resuming_a_finished_run_mends_its_checkpoint(harm, run, tokenizer_file, tmp_path):
+    run(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}")
+    model = tmp_path / "mnist" / "MaskGIT_mnist.pt"
+    before = model.read_bytes()
+    harm(model)
+    told = run("--train --resume --dataset mnist")
+    assert "written again, from the state of the training" in told
+    assert model.read_bytes() == before
+
+
 def test_resuming_takes_the_options_of_the_run(run, tokenizer_file, tmp_path, capsys):
     run(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}")
     contents = load_checkpoint(tmp_path / "mnist" / "MaskGIT_mnist.pt", "maskgit")

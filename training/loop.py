@@ -243,7 +243,7 @@ class _Loop:
         )
         # Write checkpoint and preview.
         if self.processes.is_main and self._is_save_point():
-            _publish(stage, self.run, position.step, self.config.keep_checkpoints)
+            publish(stage, self.run, position.step, self.config.keep_checkpoints)
             picture = self.run.preview(stage.name, position.step)
             stage.preview(picture)
             if stage.previews_are_generated:
@@ -285,7 +285,7 @@ class _Loop:
         save_checkpoint(self.run.resume_state(name), f"{name}-resume", contents)
 
 
-def _publish(stage: Stage, run: RunFolder, step: int, keep: int) -> None:
+def publish(stage: Stage, run: RunFolder, step: int, keep: int = 0) -> None:
     """Write the checkpoint, and keep the last `keep` ones with their step in the name.
 
     The oldest is deleted last, so that at least `keep` complete ones exist at every moment.

@@ -9,9 +9,10 @@ from typing import Any
 from training.config import LoopConfig
 from training.curves import CurvePicture
 from training.learning_rate import capped_warmup
-from training.loop import Position, Stage, load_state, train_loop
+from training.loop import Position, Stage, load_state, publish, train_loop
 from training.run_folder import RunFolder
 from training.tracking import Trackers, open_trackers
+from utils.checkpoint import load_checkpoint
 from utils.errors import UserError, value_text
 from utils.files import exclusive_lock, make_folder, remove_leftovers
 from utils.processes import ALONE, Processes
@@ -98,29 +99,47 @@ def run_stage(
             raise UserError(f"{run.path} is not the same folder for all processes: share it")
         if position.step >= config.epochs * stage.steps_per_epoch:
             log.info("%s is trained already, for %d epochs", stage.name, config.epochs)
+            if processes.is_main:
+                _mend_checkpoint(stage, run, position.step)
             return
 
-        # Write the record and open the trackers; then train.
+        # Write the record, and train.
         tracker = Trackers()
         if processes.is_main:
             _write_record(run, stage.name, record)
-            recorded, position.wandb_id = open_trackers(
-                run.metrics(stage.name),
-                position.step,
-                run.path if use_wandb else None,
-                f"{run.path.name}-{stage.name}",
-                record.public(),
-                position.wandb_id,
-            )
-            # Last, because it reads what the file of numbers has.
-            picture = CurvePicture(run.curves(stage.name), run.metrics(stage.name), stage.name)
-            tracker = Trackers(recorded, picture)
+            tracker = _open_trackers(stage.name, run, record, position, use_wandb)
         _log_capped_warmup(stage)
         try:
             train_loop(stage, config, run, tracker, position, processes)
         finally:
             tracker.close()
         log_written(run.published(stage.name))
+
+
+def _open_trackers(
+    stage: str, run: RunFolder, record: RunRecord, position: Position, use_wandb: bool
+) -> Trackers:
+    """Open what takes the metrics; it may give the position an id at Weights & Biases."""
+    recorded, position.wandb_id = open_trackers(
+        run.metrics(stage),
+        position.step,
+        run.path if use_wandb else None,
+        f"{run.path.name}-{stage}",
+        record.public(),
+        position.wandb_id,
+    )
+    # Last, because it reads what the file of numbers has.
+    picture = CurvePicture(run.curves(stage), run.metrics(stage), stage)
+    return Trackers(recorded, picture)
+
+
+def _mend_checkpoint(stage: Stage, run: RunFolder, step: int) -> None:
+    """Write the checkpoint of a finished training again if it is missing or damaged."""
+    try:
+        load_checkpoint(run.published(stage.name), stage.name)
+    except UserError as error:
+        log.warning("%s; it is written again, from the state of the training", error)
+        publish(stage, run, step)
 
 
 def _check_unchanged(stage: str, run: RunFolder, record: RunRecord) -> None:
