@@ -7,6 +7,9 @@ Default options, the default VQ-GAN, 32 x 32 grey images, 64 tokens. Each peak o
 a process of its own. Shares are of what a large matrix product of the same precision reaches in the
 same rounds. The second table doubles the image's side twice with the same number of tokens per
 batch, and puts the slowdown beside the one that the operation count predicts.
+
+"interval" is sampling with guidance in an interval alone, beside the same baseline, which guides at
+every step: fewer passes of the transformer, and other images.
 """
 
 import argparse
@@ -46,6 +49,7 @@ from utils.processes import ALONE
 TOKENS_PER_BATCH = 256 * 64  # training; a quarter of it in sampling
 CLASSES = 10
 PRODUCT_SIZE = 2048
+CURVED = ("training", "sampling")  # works of the second table
 Work = Callable[[], object]
 
 
@@ -89,6 +93,7 @@ class Bench:
         self.labels = torch.arange(self.train_images) % CLASSES
         self.config = TransformerConfig(vqgan_config.codebook_size, CLASSES, seq_len)
         self.sampling = SamplingConfig()
+        self.with_interval = SamplingConfig(guidance_schedule="interval")
         tokens = generator.integers(0, self.config.codebook_size, (1, self.train_images, seq_len))
         token_set = TokenSet(tokens.astype(np.uint16), self.labels.numpy())
         self.stage = MaskGITStage(
@@ -115,10 +120,6 @@ class Bench:
         """What is compared, by name."""
         labels = self.labels.to(self.device)
         images = from_uint8(self.pixels.to(self.device))
-        few = self.sample_images
-        grid = self.vqgan.config.grid_size
-        one_grid = torch.zeros((1, grid, grid), dtype=torch.int64, device=self.device)
-        counts = make_plan([self.config.seq_len], self.sampling).counts[0].tolist()
         return {
             "training": Pair(
                 self.train_images,
@@ -127,14 +128,8 @@ class Bench:
                 lambda: self.stage.train_step(1),
                 lambda: self.trainer.step(images, labels),
             ),
-            "sampling": Pair(
-                few,
-                sampling_flops(self.config, few)
-                + counted_flops(lambda: self.vqgan.decode_tokens(one_grid)),
-                self.precision,
-                self._sample,
-                lambda: plain_sample(self.plain, self.vqgan, labels[:few], self.sampling, counts),
-            ),
+            "sampling": self._sampling(self.sampling),
+            "interval": self._sampling(self.with_interval),
             "tokenising": Pair(
                 self.train_images,
                 counted_flops(lambda: self.vqgan.encode(images[:1])),
@@ -144,12 +139,22 @@ class Bench:
             ),
         }
 
-    def _sample(self) -> None:
-        labels = self.labels[: self.sample_images].tolist()
-        made = ImageSeries(block_size=len(labels))
-        blocks = self.model.sample_blocks(labels, self.sampling, made)
-        for _ in blocks:
-            pass
+    def _sampling(self, sampling: SamplingConfig) -> Pair:
+        """Ours with these settings, and the baseline with the defaults."""
+        labels = self.labels[: self.sample_images]
+        few, device_labels = len(labels), labels.to(self.device)
+        grid = self.vqgan.config.grid_size
+        one_grid = torch.zeros((1, grid, grid), dtype=torch.int64, device=self.device)
+        counts = make_plan([self.config.seq_len], self.sampling).counts[0].tolist()
+        series = ImageSeries(block_size=few)
+        return Pair(
+            few,
+            sampling_flops(self.config, few, sampling)
+            + counted_flops(lambda: self.vqgan.decode_tokens(one_grid)),
+            self.precision,
+            lambda: list(self.model.sample_blocks(labels.tolist(), sampling, series)),
+            lambda: plain_sample(self.plain, self.vqgan, device_labels, self.sampling, counts),
+        )
 
     def _tokenise(self) -> None:
         self.tokenizer.encode(from_uint8(self.pixels.to(self.device)))
@@ -214,8 +219,7 @@ def cost_curve(bench: Callable[[int], Bench], rounds: int) -> None:
     first: dict[str, tuple[float, float]] = {}
     for size in (32, 64, 128):
         current = bench(size)
-        works = current.works()
-        del works["tokenising"]
+        works = {name: pair for name, pair in current.works().items() if name in CURVED}
         seconds = interleaved({n: p.ours for n, p in works.items()}, current.device, rounds)
         line = f"{current.config.seq_len:6d}  {current.train_images:5d}"
         for name, pair in works.items():
@@ -279,11 +283,12 @@ def training_flops(config: TransformerConfig) -> float:
     return 3 * forward_flops(config, config.seq_len * 2 / np.pi)
 
 
-def sampling_flops(config: TransformerConfig, images: int) -> float:
+def sampling_flops(config: TransformerConfig, images: int, sampling: SamplingConfig) -> float:
     """The transformer's part of one image: the first step is computed once per label."""
-    doubled = 2 * (SamplingConfig().num_steps - 1)
+    guidance = make_plan([config.seq_len], sampling).guidance
     first = min(1, (config.num_classes + 1) / images)
-    return (doubled + first) * forward_flops(config, config.seq_len)
+    passes = first + sum(2 if weight else 1 for weight in guidance[1:])
+    return passes * forward_flops(config, config.seq_len)
 
 
 def peak_of(name: str, implementation: str, size: int, bench: Bench) -> int:
