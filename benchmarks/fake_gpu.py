@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils import _foreach_utils
 
+FIRST_TORCH = "2.10"  # before it fake tensors of a GPU need its driver
 FREE_MEMORY = 10**10  # bytes
 GPU = torch.device("cuda", 0)
 

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.fake_gpu import GPU, fake_gpu
+from benchmarks.fake_gpu import FIRST_TORCH, GPU, fake_gpu
 from data.token_set import TokenSet
 from models.generate import sample_tokens
 from models.maskgit.config import TransformerConfig
@@ -124,6 +124,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--precision", default="bf16", choices=PRECISIONS)
     precision = PRECISIONS[parser.parse_args().precision]
+    if torch.__version__ < FIRST_TORCH:
+        sys.exit(f"launches.py: needs torch 2.10 or newer, not {torch.__version__}")
     say(f"{precision}, torch {torch.__version__}")
     works = {
         "training step, AdamW": of_training(DEFAULT, "adamw", precision),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_stages import CLASSES, SHAPE, K, L, token_set
 
-from benchmarks.fake_gpu import GPU, differentiate, fake_gpu
+from benchmarks.fake_gpu import FIRST_TORCH, GPU, differentiate, fake_gpu
 from models.generate import sample_tokens
 from models.maskgit.config import TransformerConfig
 from models.open import new_transformer
@@ -36,12 +36,14 @@ VQGAN = VQGANConfig(
 
 @pytest.fixture
 def on_fake_gpu() -> Iterator[None]:
+    if torch.__version__ < FIRST_TORCH:
+        pytest.skip("before torch 2.10 fake tensors of a GPU need its driver")
     with fake_gpu():
         yield
 
 
 def test_the_mode_catches_what_a_gpu_would(on_fake_gpu):
-    with pytest.raises(Exception, match="same device"):
+    with pytest.raises(Exception, match=r"same device|two different devices"):
         torch.ones(3, device=GPU) + torch.ones(3)
 
 
