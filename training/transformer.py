@@ -118,17 +118,11 @@ class MaskGITStage:
         self._num_parts = num_parts(
             self._images_here, config.seq_len, training.grad_accum, device.type
         )
-        network = self.model
-        self._copy: WorkingCopy | None = None
-        # Not with several processes: they would exchange the gradients in this precision.
-        if precision != torch.float32 and processes.size == 1:
-            self._copy = WorkingCopy(self.model, precision)
-            network = self._copy.network
-        self._shared = processes.share_gradients(network)
+        self._copy = WorkingCopy(self.model, precision, processes)
+        self._shared = processes.share_gradients(self._copy.network)
         self._forward = torch.compile(self._shared) if compile_model else self._shared
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
-        if processes.size > 1:
-            self._settle_exchange()
+        self._settle_exchange()
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """Make an optimiser step.
@@ -144,8 +138,7 @@ class MaskGITStage:
         parts, num_hidden = self._draw_batch(step)
         # Add up the gradients of the parts; the last part exchanges them with other processes.
         loss = torch.zeros((), device=self.device)
-        if self._copy is not None:
-            self._copy.renew()
+        self._copy.renew()
         for part in parts:
             is_last = part is parts[-1]
             with nullcontext() if is_last else processes.keep_gradients(self._shared):
@@ -153,8 +146,7 @@ class MaskGITStage:
                 # The loss is a sum over the processes, but their gradients are averaged.
                 with strictly_deterministic():
                     (part_loss * processes.size).backward()
-            if self._copy is not None:
-                self._copy.hand_over_gradients()
+            self._copy.hand_over_gradients()
             loss += part_loss.detach()
         processes.add_up(loss)
         return {"loss": loss, **self._update(step, loss)}
@@ -225,13 +217,14 @@ class MaskGITStage:
             load_moments(self.muon, state["muon"], MOMENTS, counts=())
 
     def _settle_exchange(self) -> None:
-        """Make one pass, so that DistributedDataParallel learns the order of the gradients.
+        """Let several processes make one pass, to learn the order in which gradients come.
 
-        Otherwise it learns it in the first step. A resumed run would then add up numbers in that
-        step in another order than an uninterrupted run, with other rounding.
+        Otherwise DistributedDataParallel learns it in the first step. A resumed run would then add
+        up numbers in that step in another order than an uninterrupted run, with other rounding.
         """
-        (self._loss(self._draw_batch(0)[0][0]) * 0).backward()
-        self.model.zero_grad()
+        if self.processes.size > 1:
+            (self._loss(self._draw_batch(0)[0][0]) * 0).backward()
+            self.model.zero_grad()
 
     def _draw_batch(self, step: int) -> tuple[list[MaskedBatch], int]:
         """Draw the batch of a step.

@@ -10,6 +10,7 @@ from training.config import OPTIMIZERS, TrainingConfig
 from training.transformer import MaskGITStage
 from training.working_copy import WorkingCopy
 from utils.device import autocast
+from utils.processes import ALONE
 
 CPU = torch.device("cpu")
 
@@ -26,7 +27,7 @@ def test_predictions_and_gradients_of_several_parts_are_those_of_autocast():
     plain, original = (
         new_transformer(TransformerConfig(K, CLASSES, L, dropout=0, **SHAPE)) for _ in range(2)
     )
-    copy = WorkingCopy(original, torch.bfloat16)
+    copy = WorkingCopy(original, torch.bfloat16, ALONE)
     original.load_state_dict(plain.state_dict())
     copy.renew()
     for _ in range(3):
@@ -54,7 +55,8 @@ def test_a_training_with_it_ends_in_the_weights_of_one_without(optimizer):
         )
         for _ in range(2)
     )
-    without._copy, without._forward, without._shared = None, without.model, without.model
+    without._copy = WorkingCopy(without.model, torch.float32, ALONE)
+    without._forward = without._shared = without.model
     for step in range(5):
         for stage in (with_copy, without):
             stage.train_step(step)
