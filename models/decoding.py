@@ -202,7 +202,7 @@ def apply_proposal(
         counts = counts + again.sum(1)
     # Which tokens are revealed.
     revealed = hidden & (rank_among(proposal.score, hidden) < counts[:, None])
-    tokens, hidden = torch.where(revealed, proposal.tokens, tokens), hidden & ~revealed
+    tokens, hidden = torch.where(revealed, proposal.tokens, tokens), hidden ^ revealed
     if again is None:
         return tokens, hidden
     return torch.where(again, start, tokens), hidden | again

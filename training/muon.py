@@ -64,28 +64,24 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Make a step with the gradients of the weights; `closure` is not used."""
+        moves = None if self.found_inf is None else self.found_inf == 0
         for batch in self._batches():
-            self._move(batch)
+            self._move(batch, moves)
 
-    def _move(self, batch: list["_Matrix"]) -> None:
-        """Make the step of matrices of one shape."""
+    def _move(self, batch: list["_Matrix"], moves: Tensor | None) -> None:
+        """Make the step of matrices of one shape, unless `moves`, a bool scalar, is False."""
         (group,) = self.param_groups
         weights, momenta, gradients = map(list, zip(*batch, strict=True))
         # The momentum, and Nesterov's look ahead.
         gradient, old = torch.stack(gradients), torch.stack(momenta)  # (n, r, c)
         momentum = old.lerp(gradient, 1 - MOMENTUM)
         direction = orthogonalise(gradient.lerp_(momentum, MOMENTUM), self._precision)
-        self._write(momenta, old, momentum)
+        _write(momenta, old, momentum, moves)
         # The weights. The root mean square of an orthogonal matrix is c^-0.5.
         rate = group["lr"] * ADAMW_RMS * direction.shape[-1] ** 0.5
         old = torch.stack(weights)
         decayed = old * (1 - group["lr"] * group["weight_decay"])
-        self._write(weights, old, decayed.sub_(direction, alpha=rate))
-
-    def _write(self, places: list[Tensor], old: Tensor, new: Tensor) -> None:
-        """Write new values (n, r, c) into the n places, or the old ones in a step to skip."""
-        kept = new if self.found_inf is None else torch.where(self.found_inf == 0, new, old)
-        torch._foreach_copy_(places, list(kept.unbind()))
+        _write(weights, old, decayed.sub_(direction, alpha=rate), moves)
 
     def _batches(self) -> Iterator[list["_Matrix"]]:
         """Yield all matrices, those of one shape together, at most MOST_AT_ONCE numbers at once."""
@@ -119,6 +115,12 @@ class _Matrix(NamedTuple):
     weight: Tensor
     momentum: Tensor
     gradient: Tensor
+
+
+def _write(places: list[Tensor], old: Tensor, new: Tensor, moves: Tensor | None) -> None:
+    """Write new values (n, r, c) into the n places; the old ones where `moves` is False."""
+    kept = new if moves is None else torch.where(moves, new, old)
+    torch._foreach_copy_(places, list(kept.unbind()))
 
 
 def orthogonalise(matrices: Tensor, precision: torch.dtype = torch.float32) -> Tensor:

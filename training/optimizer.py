@@ -72,24 +72,24 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
 
 
-def step_if_finite(optimizer: torch.optim.Optimizer, learning_rate: float, finite: Tensor) -> None:
-    """Make a step and clear the gradients; unless `finite`, weights and moments stay as they are.
+def step_unless(skip: Tensor, optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Make a step and clear the gradients; if `skip` is 1, weights and moments stay as they are.
 
     The decision is made on the device: the fused kernel, or Muon, does nothing if its `found_inf`
     is 1, and the host does not wait for the answer. torch.amp.GradScaler uses it in the same way.
 
     Args:
+        skip: float32 scalar on the device, 1 or 0.
         optimizer: an AdamW with `fused=True`, or a Muon.
         learning_rate: of this step, for every group.
-        finite: bool scalar on the device.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     # The kernel of MPS ignores found_inf, so the host has to wait there.
-    decided_here = finite.device.type == "mps"
+    decided_here = skip.device.type == "mps"
     if not decided_here:
-        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        optimizer.found_inf = skip  # type: ignore[attr-defined]
         optimizer.grad_scale = None  # type: ignore[attr-defined]
-    if not decided_here or finite.item():
+    if not decided_here or not skip.item():
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)

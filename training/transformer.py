@@ -28,7 +28,8 @@ from training.ema import EMA
 from training.learning_rate import LearningRate
 from training.masked_batch import MaskedBatch, hide
 from training.muon import MOMENTS
-from training.optimizer import make_optimizers, step_if_finite
+from training.optimizer import make_optimizers, step_unless
+from training.working_copy import WorkingCopy
 from utils.device import autocast, strictly_deterministic
 from utils.errors import FieldError
 from utils.plain import to_plain
@@ -117,11 +118,11 @@ class MaskGITStage:
         self._num_parts = num_parts(
             self._images_here, config.seq_len, training.grad_accum, device.type
         )
-        self._shared = processes.share_gradients(self.model)
+        self._copy = WorkingCopy(self.model, precision, processes)
+        self._shared = processes.share_gradients(self._copy.network)
         self._forward = torch.compile(self._shared) if compile_model else self._shared
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
-        if processes.size > 1:
-            self._settle_exchange()
+        self._settle_exchange()
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """Make an optimiser step.
@@ -131,12 +132,13 @@ class MaskGITStage:
             1 if one of the two is not finite, and the weights are then unchanged.
         """
         # Draw the batch.
-        self.model.train()
+        self._shared.train()
         processes = self.processes
         torch.manual_seed(derive_seed(self.training.seed, "dropout", step, processes.rank))
         parts, num_hidden = self._draw_batch(step)
         # Add up the gradients of the parts; the last part exchanges them with other processes.
         loss = torch.zeros((), device=self.device)
+        self._copy.renew()
         for part in parts:
             is_last = part is parts[-1]
             with nullcontext() if is_last else processes.keep_gradients(self._shared):
@@ -144,6 +146,7 @@ class MaskGITStage:
                 # The loss is a sum over the processes, but their gradients are averaged.
                 with strictly_deterministic():
                     (part_loss * processes.size).backward()
+            self._copy.hand_over_gradients()
             loss += part_loss.detach()
         processes.add_up(loss)
         return {"loss": loss, **self._update(step, loss)}
@@ -214,13 +217,14 @@ class MaskGITStage:
             load_moments(self.muon, state["muon"], MOMENTS, counts=())
 
     def _settle_exchange(self) -> None:
-        """Make one pass, so that DistributedDataParallel learns the order of the gradients.
+        """Let several processes make one pass, to learn the order in which gradients come.
 
-        Otherwise it learns it in the first step. A resumed run would then add up numbers in that
-        step in another order than an uninterrupted run, with other rounding.
+        Otherwise DistributedDataParallel learns it in the first step. A resumed run would then add
+        up numbers in that step in another order than an uninterrupted run, with other rounding.
         """
-        (self._loss(self._draw_batch(0)[0][0]) * 0).backward()
-        self.model.zero_grad()
+        if self.processes.size > 1:
+            (self._loss(self._draw_batch(0)[0][0]) * 0).backward()
+            self.model.zero_grad()
 
     def _draw_batch(self, step: int) -> tuple[list[MaskedBatch], int]:
         """Draw the batch of a step.
@@ -281,11 +285,12 @@ class MaskGITStage:
         """
         limit = self.training.grad_clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        finite = (loss + norm).isfinite()
+        spoilt = ~(loss + norm).isfinite()
+        skip = spoilt.float()
         for optimizer in (self.optimizer, *([] if self.muon is None else [self.muon])):
-            step_if_finite(optimizer, self.learning_rate(step), finite)
+            step_unless(skip, optimizer, self.learning_rate(step))
         self.ema.update(step)
-        return {"gradient_norm": torch.where(finite, norm, 0), "skipped": (~finite).float()}
+        return {"gradient_norm": norm.masked_fill(spoilt, 0), "skipped": skip}
 
     @cached_property
     def _validation_ratios(self) -> np.ndarray:

@@ -21,7 +21,7 @@ from training.codebook import CodebookCare
 from training.config import VQGANTrainingConfig
 from training.ema import EMA
 from training.learning_rate import LearningRate
-from training.optimizer import step_if_finite
+from training.optimizer import step_unless
 from training.vqgan_losses import Backward, Objective
 from utils.device import autocast, send
 from utils.pictures import save_grid, to_uint8
@@ -280,8 +280,9 @@ class VQGANStage:
         gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
         total = nn.utils.get_total_norm(gradients) + sum(metrics.values())
         finite = total.isfinite()
+        skip = (~finite).float()
         for optimizer in optimizers:
-            step_if_finite(optimizer, self.learning_rate(step), finite)
+            step_unless(skip, optimizer, self.learning_rate(step))
         self.ema.update(step)
         return finite
 

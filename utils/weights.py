@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -37,8 +38,14 @@ def build_with_weights(build: Callable[[], Module], weights: Mapping[str, Tensor
 
 
 def with_linear_weights_in(dtype: torch.dtype, module: Module) -> Module:
-    """Copy a module; in the copy the weights and biases of linear layers have this dtype."""
-    copied = copy.deepcopy(module)
+    """Copy a module; in the copy the weights and biases of linear layers have this dtype.
+
+    All other parameters and buffers of the copy are those of the module.
+    """
+    linear = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    own = {id(weight) for layer in linear for weight in layer.parameters()}
+    tensors = chain(module.parameters(), module.buffers())
+    copied = copy.deepcopy(module, {id(t): t for t in tensors if id(t) not in own})
     for layer in copied.modules():
         if isinstance(layer, nn.Linear):
             layer.to(dtype)

@@ -143,7 +143,8 @@ def attend(qkv: Tensor) -> Tensor:
             return torch.cat([_attend_by_products(part) for part in qkv.split(images)])
         # On the CPU the backward pass of fused attention is six times slower in bfloat16.
         qkv = qkv.float()
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, L, d)
+    # Not unbind(0) of the permuted one: it needs another copy in the backward pass.
+    q, k, v = (each.transpose(1, 2) for each in qkv.unbind(2))  # (B, H, L, d)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
