@@ -15,5 +15,5 @@ def resolve(request: Request) -> Data:
 
 def run(job: Data) -> None:
     """Download both splits; errors as in `fetch_dataset`."""
-    fetch_dataset(job.spec.name, job.folder, job.size)
-    log.info("%s is complete in %s", job.spec.name, job.folder)
+    folder = fetch_dataset(job.spec.name, job.folder, job.size)
+    log.info("%s is complete in %s", job.spec.name, folder)

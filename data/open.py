@@ -44,7 +44,7 @@ def open_dataset(
     return ImageDataset(source, classes, spec.channels, size, num_views)
 
 
-def fetch_dataset(name: str, data_dir: Path, size: int | None = None) -> None:
+def fetch_dataset(name: str, data_dir: Path, size: int | None = None) -> Path:
     """Fetch what is missing of both splits, so that a later job needs no network.
 
     Args:
@@ -52,11 +52,15 @@ def fetch_dataset(name: str, data_dir: Path, size: int | None = None) -> None:
         data_dir: the data folder.
         size: side of the images in pixels; the dataset's own if None.
 
+    Returns:
+        The folder of the files.
+
     Raises:
         UserError: as `open_dataset`.
     """
-    for split in DATASETS[name].splits:
-        open_dataset(name, split, data_dir, size)
+    folder = open_dataset(name, "train", data_dir, size).source.root
+    open_dataset(name, "validation", data_dir, size)
+    return folder
 
 
 def _open_or_fetch(spec: DatasetSpec, root: Path, split: str, size: int, may_fetch: bool) -> Source:

@@ -266,8 +266,10 @@ def test_truncated_gzip_is_found(tmp_path):
 
 def test_fashionmnist_of_debians_package(tmp_path, monkeypatch):
     files.write_fashionmnist(tmp_path)
-    monkeypatch.setattr(readers, "DEBIAN_FASHION_MNIST", tmp_path / "FashionMNIST" / "raw")
+    there = tmp_path / "FashionMNIST" / "raw"
+    monkeypatch.setattr(readers, "DEBIAN_FASHION_MNIST", there)
     assert len(open_dataset("fashionmnist", "train", tmp_path / "empty")) == 20
+    assert fetch_dataset("fashionmnist", tmp_path / "empty") == there
 
 
 def test_plain_idx_files_are_read_where_they_are(tmp_path):
