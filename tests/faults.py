@@ -244,7 +244,10 @@ def flip(name: str, work: Work, base: Path, count: int, chance: random.Random) -
             shutil.copytree(folder, stopped)
         shutil.rmtree(folder)
         shutil.copytree(stopped, folder)
-        file = chance.choice(files_read_again(folder))
+        files = files_read_again(folder)
+        if not files:
+            return "nothing to read again"
+        file = chance.choice(files)
         content = bytearray(file.read_bytes())
         at, bit = chance.randrange(len(content)), chance.randrange(8)
         content[at] ^= 1 << bit
