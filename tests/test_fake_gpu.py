@@ -71,6 +71,8 @@ def grad(outputs, inputs, *_, **__) -> list[torch.Tensor]:
 
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if torch.__version__ < (2, 10):
+        pytest.skip("before torch 2.10 fake tensors of a GPU need its driver")
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
@@ -86,7 +88,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_the_mode_catches_what_a_gpu_would(fake_gpu):
-    with pytest.raises(Exception, match="same device"):
+    with pytest.raises(Exception, match="same device|two different devices"):
         torch.ones(3, device=GPU) + torch.ones(3)
 
 
