@@ -88,7 +88,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_the_mode_catches_what_a_gpu_would(fake_gpu):
-    with pytest.raises(Exception, match="same device|two different devices"):
+    with pytest.raises(Exception, match=r"same device|two different devices"):
         torch.ones(3, device=GPU) + torch.ones(3)
 
 
