@@ -7,27 +7,55 @@ die() {
     exit 2
 }
 
+# find_python NAME...: print the path of the first of these that runs and is new enough
 find_python() {
-    for candidate in python3 python3.13 python3.12 python3.11 python3.10 python; do
+    for candidate in "$@"; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
             command -v "$candidate"
             return
         fi
     done
-    die "needs Python 3.10 or newer"
+    die "needs Python 3.10 or newer, as one of: $*"
 }
 
 # install FILE...: install requirement files, once per content of the files
 install() {
-    local folder python stamp arguments=()
     if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-        folder="${VIRTUAL_ENV:-$CONDA_PREFIX}"
+        install_in "${VIRTUAL_ENV:-$CONDA_PREFIX}" "$@"
     else
-        folder=.venv
-        python=$(find_python) || exit 2
-        [ -x "$folder/bin/python" ] || "$python" -m venv "$folder" ||
-            die "cannot make $folder (on Debian and Ubuntu: apt-get install python3-venv)"
+        make_environment .venv python3 python3.13 python3.12 python3.11 python3.10 python
+        install_in .venv "$@"
     fi
+}
+
+# install_lowest FILE...: the same with the lowest versions, in an environment of their own. They have
+# no wheels for a newer Python.
+install_lowest() {
+    make_environment .venv-lowest python3.10 python3.11 python3.12
+    lowest "$@" >.venv-lowest/requirements.txt
+    install_in .venv-lowest .venv-lowest/requirements.txt
+}
+
+# lowest FILE...: print the requirements with each lower end as the only version
+lowest() {
+    sed -E 's/>=([^,]+).*/==\1/' "$@"
+}
+
+# make_environment FOLDER NAME...: make a virtual environment, unless there is one, with a Python of
+# these names
+make_environment() {
+    local folder="$1" python
+    shift
+    [ -x "$folder/bin/python" ] && return
+    python=$(find_python "$@") || exit 2
+    "$python" -m venv "$folder" ||
+        die "cannot make $folder (on Debian and Ubuntu: apt-get install python3-venv)"
+}
+
+# install_in FOLDER FILE...: install requirement files in the environment of that folder
+install_in() {
+    local folder="$1" stamp arguments=()
+    shift
     PYTHON="$folder/bin/python"
     stamp="$folder/.maskgit-$(cat "$@" | cksum | cut -d ' ' -f 1)"
     [ -e "$stamp" ] && return

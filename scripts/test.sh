@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
-# Runs the test suite; --fast leaves out the end-to-end runs. Other arguments go to pytest.
+# Runs the test suite; --fast leaves out the end-to-end runs, --lowest takes the lowest versions that the
+# requirements allow, in .venv-lowest. Other arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
-install requirements.txt requirements-plots.txt requirements-page.txt requirements-dev.txt
 
-if [ "${1:-}" = --fast ]; then
+install=install marked=""
+while [[ "${1:-}" =~ ^--(fast|lowest)$ ]]; do
+    case "$1" in
+        --fast) marked="not slow" ;;
+        --lowest) install=install_lowest ;;
+    esac
     shift
-    set -- -m "not slow" "$@"
-fi
+done
+"$install" requirements.txt requirements-plots.txt requirements-page.txt requirements-dev.txt
+
 # A process per core, at most four: each loads torch. The tests of a file stay in one process.
-exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
+exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "$marked" "$@"

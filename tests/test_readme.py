@@ -55,6 +55,7 @@ def test_every_option_they_name_exists(capsys):
     known = set(re.findall(r"--[a-z][a-z_-]*", capsys.readouterr().out))
     of_scripts_and_torchrun = {
         "--fast",
+        "--lowest",
         "--signal",
         "--nproc_per_node",
         "--kills",

@@ -224,13 +224,15 @@ class Backward:
 
     def _keep_apart(self, images: Tensor, generator: Tensor) -> None:
         """Add the gradients that the generator loss gives the weights to those kept apart."""
-        gradients = torch.autograd.grad(
+        found = torch.autograd.grad(
             images, self._parameters, generator, retain_graph=True, materialize_grads=True
         )
+        # Older versions of torch make zeros that require gradients.
+        gradients = [gradient.detach() for gradient in found]
         if self._generator_gradients:
             torch._foreach_add_(self._generator_gradients, gradients)
         else:
-            self._generator_gradients = list(gradients)
+            self._generator_gradients = gradients
 
     def _add_kept(self) -> Tensor:
         """Add the gradients that were kept apart, with their weight; returns the weight."""

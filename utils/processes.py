@@ -104,7 +104,7 @@ class Processes(Launch):
         try:
             yield
         except SystemExit:  # all processes stop after a signal
-            dist.destroy_process_group()
+            _disconnect()
             raise
         except RuntimeError as error:
             if not any(part in str(error) for part in LOST):
@@ -112,7 +112,7 @@ class Processes(Launch):
             raise UserError(
                 "another process of this job has ended; its own message tells why"
             ) from error
-        dist.destroy_process_group()
+        _disconnect()
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
@@ -195,6 +195,19 @@ class Processes(Launch):
             shared: what `share_gradients` returned.
         """
         return shared.no_sync() if self.size > 1 else nullcontext()  # type: ignore[operator]
+
+
+def _disconnect() -> None:
+    """End the group of processes, and the threads of gloo.
+
+    Older versions of torch wait for these threads without letting any thread run Python, while one
+    of them may need Python to free a tensor: both wait for ever. Whoever frees the backend itself
+    lets the others run, so it has to outlive the group.
+    """
+    assert dist.group.WORLD is not None
+    backend = dist.group.WORLD._get_backend(torch.device("cpu"))
+    dist.destroy_process_group()
+    del backend
 
 
 def launched_processes() -> Processes:

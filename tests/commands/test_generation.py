@@ -65,7 +65,7 @@ def test_an_interval_without_its_schedule_has_no_effect_and_it_is_said(run, mode
 
 
 def test_previews_and_edits_are_guided_in_the_interval(run, edited, tokenizer_file, tmp_path):
-    options = "--init_image mnist:3 --mask_box 0,0,32,16 --cfg_w 5 --cfg_schedule interval"
+    options = "--init_image mnist:3 --mask_box 0,0,32,16 --cfg_w 50 --cfg_schedule interval"
     assert (edited(options) != edited(f"{options} --cfg_interval 0.92,0.98")).any()
     grids = []
     for name, interval in (("near", "0.39,0.78"), ("all", "0,1"), ("off", "0.92,0.98")):

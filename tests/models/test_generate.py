@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
+    torch.manual_seed(2)  # in old and new versions of torch, weights that draw many kinds of tokens
     config = TransformerConfig(12, NUM_CLASSES, SEQ_LEN, embed_dim=8, hidden_dim=16, depth=2)
     model = MaskedTransformer(config).eval()
     torch.nn.init.normal_(model.token_embedding.weight)  # predictions that differ between classes
