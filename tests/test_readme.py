@@ -59,6 +59,8 @@ def test_every_option_they_name_exists(capsys):
         "--signal",
         "--nproc_per_node",
         "--kills",
+        "--errors",
+        "--flips",
         "--cases",
         "--rounds",
     }
