@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16", choices=PRECISIONS)
     precision = PRECISIONS[parser.parse_args().precision]
     if torch.__version__ < FIRST_TORCH:
-        sys.exit(f"launches.py: needs torch 2.10 or newer, not {torch.__version__}")
+        sys.exit(f"launches.py: needs torch {FIRST_TORCH} or newer, not {torch.__version__}")
     say(f"{precision}, torch {torch.__version__}")
     works = {
         "training step, AdamW": of_training(DEFAULT, "adamw", precision),

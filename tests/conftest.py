@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.fake_gpu import FIRST_TORCH
 from MaskGIT import main
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared, and those of a GPU vary
@@ -43,6 +44,13 @@ def write_real_subset(folder: Path, train: int, test: int) -> Path:
             labels = np.frombuffer(file.read(8 + count), np.uint8, offset=8)
         write_idx(folder / "FashionMNIST" / "raw", images.reshape(-1, 28, 28), labels, prefix)
     return folder
+
+
+@pytest.fixture
+def needs_fake_gpu() -> None:
+    """Leave a test out where torch cannot make the fake tensors of benchmarks/fake_gpu.py."""
+    if torch.__version__ < FIRST_TORCH:
+        pytest.skip(f"before torch {FIRST_TORCH} fake tensors of a GPU need its driver")
 
 
 @pytest.fixture(scope="session", autouse=True)

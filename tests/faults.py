@@ -263,6 +263,9 @@ def flip(name: str, work: Work, base: Path, count: int, chance: random.Random) -
             return "refused"
         if untouched:
             assert read_lines(file, is_row)[1] == 1, what
+            content[at] ^= 1 << bit
+            file.write_bytes(bytes(content))
+            check_result(work, folder, expected, what)
             return "noticed by the next reader"
         if "left out, to be measured anew" in told:
             # The row comes last now, also on the sheet.

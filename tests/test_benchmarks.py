@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.baseline import PlainTransformer, Trainer, sample
-from benchmarks.fake_gpu import FIRST_TORCH, GPU, fake_gpu
+from benchmarks.fake_gpu import GPU, fake_gpu
 from benchmarks.launches import DEFAULT, counted, main, of_decoding, of_training
 from benchmarks.speed import forward_flops
 from models.maskgit.config import TransformerConfig
@@ -64,13 +64,7 @@ def test_operations_are_those_that_torch_counts(plain):
     assert forward_flops(CONFIG, 16) == pytest.approx(counter.get_total_flops(), rel=1e-3)
 
 
-needs_fake_gpu = pytest.mark.skipif(
-    torch.__version__ < FIRST_TORCH,
-    reason="before torch 2.10 fake tensors of a GPU need its driver",
-)
-
-
-@needs_fake_gpu
+@pytest.mark.usefixtures("needs_fake_gpu")
 def test_what_computes_on_the_gpu_is_counted_and_nothing_else():
     def work():
         on_cpu, on_gpu = torch.ones(6) + 1, torch.empty(2, 3, device=GPU)
@@ -87,18 +81,18 @@ def test_what_computes_on_the_gpu_is_counted_and_nothing_else():
 SLACK = 9
 
 
-@needs_fake_gpu
+@pytest.mark.usefixtures("needs_fake_gpu")
 @pytest.mark.parametrize(("optimizer", "most"), [("adamw", 547), ("muon", 638)])
 def test_a_training_step_starts_no_more_on_a_gpu_than_it_did(optimizer, most):
     assert of_training(DEFAULT, optimizer, torch.bfloat16).total() <= most + SLACK
 
 
-@needs_fake_gpu
+@pytest.mark.usefixtures("needs_fake_gpu")
 def test_a_decoding_step_starts_no_more_on_a_gpu_than_it_did():
     assert of_decoding(DEFAULT, torch.bfloat16).total() <= 192 + SLACK
 
 
-@needs_fake_gpu
+@pytest.mark.usefixtures("needs_fake_gpu")
 def test_the_table_has_each_work_with_its_most_frequent_operations(monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.launches.DEFAULT", CONFIG)
     monkeypatch.setattr("sys.argv", ["launches.py", "--precision", "fp32"])

@@ -10,9 +10,9 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from tiny_stages import CLASSES, SHAPE, K, L, token_set
+from tiny_stages import CLASSES, SHAPE, K, L, make_stage, token_set
 
-from benchmarks.fake_gpu import FIRST_TORCH, GPU, differentiate, fake_gpu
+from benchmarks.fake_gpu import GPU, differentiate, fake_gpu
 from models.generate import sample_tokens
 from models.maskgit.config import TransformerConfig
 from models.open import new_transformer
@@ -21,7 +21,7 @@ from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
-from training.config import TrainingConfig, VQGANTrainingConfig
+from training.config import VQGANTrainingConfig
 from training.transformer import MaskGITStage
 from training.vqgan import VQGANStage
 from utils.device import autocast, choose_device, choose_precision, set_up_device
@@ -35,9 +35,7 @@ VQGAN = VQGANConfig(
 
 
 @pytest.fixture
-def on_fake_gpu() -> Iterator[None]:
-    if torch.__version__ < FIRST_TORCH:
-        pytest.skip("before torch 2.10 fake tensors of a GPU need its driver")
+def on_fake_gpu(needs_fake_gpu) -> Iterator[None]:
     with fake_gpu():
         yield
 
@@ -90,23 +88,14 @@ def test_deterministic_leaves_out_the_attention_that_is_not(monkeypatch, determi
     assert asked == [not deterministic]
 
 
-def make_stage(precision=torch.float32, **training) -> MaskGITStage:
-    return MaskGITStage(
-        TransformerConfig(K, CLASSES, L, dropout=0.1, **SHAPE),
-        TrainingConfig(batch_size=8, **training),
-        token_set(views=2),
-        token_set(seed=1),
-        device=GPU,
-        precision=precision,
-        checkpoint_entries={},
-        preview=lambda model, path: None,
-    )
+def stage_on_gpu(precision=torch.float32, **training) -> MaskGITStage:
+    return make_stage(token_set(views=2), 0.1, device=GPU, precision=precision, **training)
 
 
 @PRECISIONS
 @pytest.mark.parametrize(("grad_accum", "optimizer"), [(1, "adamw"), (2, "adamw"), (1, "muon")])
 def test_training_the_transformer(on_fake_gpu, grad_accum, optimizer, precision):
-    stage = make_stage(precision, grad_accum=grad_accum, optimizer=optimizer)
+    stage = stage_on_gpu(precision, grad_accum=grad_accum, optimizer=optimizer)
     metrics = stage.train_step(0)
     assert {value.device for value in metrics.values()} == {GPU}
     assert {value.device for value in stage.ema.module.state_dict().values()} == {GPU}
@@ -116,7 +105,7 @@ def test_training_the_transformer(on_fake_gpu, grad_accum, optimizer, precision)
 @pytest.mark.parametrize("start_token", [None, -1])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_decoding(on_fake_gpu, sampler, start_token, precision):
-    model = make_stage().model.eval()
+    model = stage_on_gpu().model.eval()
     config = SamplingConfig(num_steps=4, sampler=sampler, start_token=start_token)
     for count in (3, 9):
         labels, indices = np.arange(count) % CLASSES, np.arange(count)

@@ -15,6 +15,7 @@ from training.transformer import MaskGITStage
 from training.vqgan import VQGANStage
 from utils.processes import ALONE
 
+CPU = torch.device("cpu")
 K, L, CLASSES = 16, 9, 3
 SHAPE = {"embed_dim": 12, "hidden_dim": 32, "depth": 2, "heads": 4, "mlp_dim": 48}
 
@@ -28,15 +29,22 @@ def token_set(count=40, views=1, seed=0):
     return TokenSet(tokens, labels)
 
 
-def make_stage(train=None, dropout=0.0, processes=ALONE, **training):
+def make_stage(
+    train=None,
+    dropout=0.0,
+    processes=ALONE,
+    device=CPU,
+    precision=torch.float32,
+    **training,
+):
     options = {"epochs": 4, "batch_size": 8, "lr": 1e-2, "warmup_epochs": 0, **training}
     return MaskGITStage(
         TransformerConfig(K, CLASSES, L, dropout=dropout, **SHAPE),
         TrainingConfig(**options),
         train or token_set(),
         token_set(seed=1),
-        device=torch.device("cpu"),
-        precision=torch.float32,
+        device=device,
+        precision=precision,
         checkpoint_entries={"dataset": "toy"},
         preview=lambda model, path: path.write_text("picture"),
         processes=processes,
@@ -64,7 +72,6 @@ class Images:
         return image, label
 
 
-CPU = torch.device("cpu")
 VQGAN = VQGANConfig(
     image_size=16,
     channels=32,

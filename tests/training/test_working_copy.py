@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from tiny_stages import CLASSES, SHAPE, K, L, make_stage, token_set
+from tiny_stages import CLASSES, SHAPE, K, L, make_stage
 
 from models.maskgit.config import TransformerConfig
 from models.open import new_transformer
-from training.config import OPTIMIZERS, TrainingConfig
-from training.transformer import MaskGITStage
+from training.config import OPTIMIZERS
 from training.working_copy import WorkingCopy
 from utils.device import autocast
 from utils.processes import ALONE
@@ -43,16 +42,7 @@ def test_predictions_and_gradients_of_several_parts_are_those_of_autocast():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_training_with_it_ends_in_the_weights_of_one_without(optimizer):
     with_copy, without = (
-        MaskGITStage(
-            TransformerConfig(K, CLASSES, L, dropout=0.1, **SHAPE),
-            TrainingConfig(batch_size=8, lr=1e-2, grad_accum=2, optimizer=optimizer),
-            token_set(),
-            token_set(seed=1),
-            device=CPU,
-            precision=torch.bfloat16,
-            checkpoint_entries={},
-            preview=lambda model, path: None,
-        )
+        make_stage(dropout=0.1, precision=torch.bfloat16, grad_accum=2, optimizer=optimizer)
         for _ in range(2)
     )
     without._copy = WorkingCopy(without.model, torch.float32, ALONE)
