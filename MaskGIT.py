@@ -53,6 +53,10 @@ MODES = (
     _mode(
         "train", "train the MaskGIT transformer (stage 2)", "stage2 generating", runs_shared=True
     ),
+    _mode(
+        "distill", "make of the model in --checkpoint a student that samples in 1, 2 or 4 steps",
+        "distilling loading", unit="STEPS", choices=("1", "2", "4"),
+    ),
     _mode("show_plan", "print what sampling would do at each step", "loading planning settling"),
     _mode(
         "sample", "generate images with a trained model", "loading generating filming settling",

@@ -9,7 +9,8 @@ same rounds. The second table doubles the image's side twice with the same numbe
 batch, and puts the slowdown beside the one that the operation count predicts.
 
 "interval" is sampling with guidance in an interval alone, beside the same baseline, which guides at
-every step: fewer passes of the transformer, and other images.
+every step: fewer passes of the transformer, and other images. "student" is that of a student of one
+step (`--distill 1`).
 """
 
 import argparse
@@ -41,6 +42,7 @@ from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from training.config import TrainingConfig
+from training.distillation import student_settings
 from training.transformer import MaskGITStage
 from utils.device import choose_device, choose_precision, set_up_device
 from utils.pictures import from_uint8
@@ -130,6 +132,7 @@ class Bench:
             ),
             "sampling": self._sampling(self.sampling),
             "interval": self._sampling(self.with_interval),
+            "student": self._sampling(student_settings(1)),
             "tokenising": Pair(
                 self.train_images,
                 counted_flops(lambda: self.vqgan.encode(images[:1])),
@@ -284,10 +287,11 @@ def training_flops(config: TransformerConfig) -> float:
 
 
 def sampling_flops(config: TransformerConfig, images: int, sampling: SamplingConfig) -> float:
-    """The transformer's part of one image: the first step is computed once per label."""
+    """The transformer's part of one image: what all begin with is computed once per label."""
     guidance = make_plan([config.seq_len], sampling).guidance
     first = min(1, (config.num_classes + 1) / images)
-    passes = first + sum(2 if weight else 1 for weight in guidance[1:])
+    of_images = guidance if sampling.start_share else guidance[1:]
+    passes = first + sum(2 if weight else 1 for weight in of_images)
     return passes * forward_flops(config, config.seq_len)
 
 

@@ -98,19 +98,24 @@ def resolve_generation(
 
 
 def sampling_line(line: CommandLine, model: ModelSource) -> CommandLine:
-    """Fill in the best settings of a model if --settings asks for them; options given now win.
+    """Fill in the settings that a model brings; options given now win.
+
+    These are the best ones if --settings asks for them, else those that a student was made for.
 
     Raises:
-        UserError: if the model has none.
+        UserError: if --settings asks for best settings that the model does not have.
     """
-    if line.settings != BEST:
+    settings = model.made_for
+    if line.settings == BEST:
+        if model.best is None:
+            raise UserError(
+                f"--settings best: {model.path} has no best settings; --sweep with --keep_best "
+                "finds them and writes them there"
+            )
+        settings = model.best.sampling
+    if settings is None:
         return line
-    if model.best is None:
-        raise UserError(
-            f"--settings best: {model.path} has no best settings; --sweep with --keep_best finds "
-            "them and writes them there"
-        )
-    kept = option_values(model.best.sampling)
+    kept = option_values(settings)
     return line.replace(**{name: kept[name] for name in kept.keys() - line.given})
 
 

@@ -17,7 +17,7 @@ from commands.options import OPTIONS, Many, Option, Resume
 from commands.parser import CommandLine
 from models.maskgit.config import TransformerConfig
 from models.vqgan.config import VQGANConfig
-from training.config import TrainingConfig, VQGANTrainingConfig
+from training.config import DistillConfig, TrainingConfig, VQGANTrainingConfig
 from training.runs import MADE_FROM
 from utils.errors import UserError, value_text
 
@@ -32,22 +32,23 @@ class StageOptions:
 
     Attributes:
         mode: name of the mode that trains it.
-        configs: configs of its network and of its training. The options that fill them are the
-            stage's options.
+        configs: configs of its network and, last, of its training. The options that fill them are
+            the stage's options.
     """
 
     mode: str
-    configs: tuple[type, type]
+    configs: tuple[type, ...]
 
     @property
     def epochs(self) -> str:
         """Name of the option for the number of epochs."""
-        return options_of(self.configs[1])["epochs"]
+        return options_of(self.configs[-1])["epochs"]
 
 
 STAGES = {
     "vqgan": StageOptions("train_vae", (VQGANConfig, VQGANTrainingConfig)),
     "maskgit": StageOptions("train", (TransformerConfig, TrainingConfig)),
+    "student": StageOptions("distill", (DistillConfig,)),
 }
 
 
@@ -58,7 +59,7 @@ def options_of_run(stage: str, of_tokenizer: frozenset[str]) -> Iterator[Option]
     say how another program's tokenizer is to be read.
 
     Args:
-        stage: "vqgan" or "maskgit".
+        stage: a key of STAGES.
         of_tokenizer: names of the last kind of options.
     """
     of_stage = {name for config in STAGES[stage].configs for name in options_of(config).values()}
@@ -77,7 +78,7 @@ def kept_options(
     Args:
         line: the command line.
         stored: the entry.
-        stage: "vqgan" or "maskgit".
+        stage: a key of STAGES.
         file: config.json, for messages.
 
     Returns:

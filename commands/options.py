@@ -18,7 +18,13 @@ from models.maskgit.config import TransformerConfig
 from models.sampling import CHOICES, SamplingConfig
 from models.schedules import training_schedule
 from models.vqgan.config import VQGANConfig
-from training.config import OPTIMIZERS, LoopConfig, TrainingConfig, VQGANTrainingConfig
+from training.config import (
+    OPTIMIZERS,
+    DistillConfig,
+    LoopConfig,
+    TrainingConfig,
+    VQGANTrainingConfig,
+)
 
 
 class Resume(enum.Enum):
@@ -26,7 +32,7 @@ class Resume(enum.Enum):
 
     FORGET = ""  # the run does not keep it
     STAGE = "fixed"  # no other value, for the stage whose configs it fills
-    RUN = "fixed, both stages"  # no other value, for either stage
+    RUN = "fixed, all stages"  # no other value, for any stage
     GROW = "may grow"  # no smaller value
     FREE = "may change"  # any value
 
@@ -137,7 +143,7 @@ def _topics(text: str) -> frozenset[str]:
 
 
 GENERATE, PLAN = _topics("generating"), _topics("generating planning")
-STAGES = _topics("stage1 stage2")
+STAGES = _topics("stage1 stage2 distilling")
 BEST = "best"  # a value of --settings
 
 
@@ -263,10 +269,12 @@ def _training() -> Iterator[Option]:
     def learns(
         name: str, field: str, kind: Any, unit: str, text: str, topics: str = "stage2", **more: Any
     ) -> Option:
-        """Make an option for a field of TrainingConfig, and of VQGANTrainingConfig if for both."""
+        """Make an option for a field of TrainingConfig and, by its topics, of the other stages'."""
         fills: tuple[Fill, ...] = (Fill(TrainingConfig, field),)
         if "stage1" in topics:
             fills = (*fills, Fill(VQGANTrainingConfig, field))
+        if "distilling" in topics:
+            fills = (*fills, Fill(DistillConfig, field))
         values = {"resume": Resume.STAGE, **more}
         return Option(name, kind, unit, text, fills, topics=_topics(topics), **values)
 
@@ -292,34 +300,49 @@ def _training() -> Iterator[Option]:
     text = "label smoothing of the cross-entropy"
     yield learns("label_smoothing", "label_smoothing", kinds.rate, "P", text)
     text = "largest gradient norm; 0 for no clipping"
-    yield learns("grad_clip", "grad_clip", kinds.non_negative, "NORM", text)
+    yield learns("grad_clip", "grad_clip", kinds.non_negative, "NORM", text, "stage2 distilling")
     yield learns(
         "grad_accum", "grad_accum", kinds.positive_int, "N",
         "compute a batch in N parts, to save memory, both stages", "stage1 stage2",
         resume=Resume.FREE,
     )  # fmt: skip
-    text = "decay of the averaged weights, both stages; 0 for none"
-    yield learns("ema_decay", "ema_decay", kinds.rate, "D", text, "stage1 stage2")
-    text = "epochs between two sample grids and checkpoints, both stages"
+    text = "decay of the averaged weights, in every training; 0 for none"
+    yield learns("ema_decay", "ema_decay", kinds.rate, "D", text, "stage1 stage2 distilling")
+    text = "epochs between two sample grids and checkpoints, in every training"
     yield saves("sample_and_save_freq", "save_every_epochs", kinds.positive_int, "EPOCHS", text)
-    text = "most minutes between two saved states of a run, both stages"
+    text = "most minutes between two saved states of a run, in every training"
     yield saves("save_every_minutes", "save_every_minutes", kinds.positive, "MIN", text)
-    text = "also keep the last N checkpoints, with their step in the name, both stages"
+    text = "also keep the last N checkpoints, with their step in the name, in every training"
     yield saves("keep_checkpoints", "keep_checkpoints", kinds.whole_number, "N", text)
     text = "continue the run from its last saved state, if there is one"
     yield Option("resume", None, "", text, topics=STAGES)
 
 
-def _sampling() -> Iterator[Option]:
-    """Yield the options that say which images are made, and how they are decoded."""
+def _distilling() -> Iterator[Option]:
+    """Yield the options of --distill."""
 
-    def decodes(name: str, field: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
-        """Make an option for a field of SamplingConfig."""
-        return Option(
-            name, kind, unit, text, (Fill(SamplingConfig, field),), topics=PLAN, resume=Resume.FREE,
-            choices=CHOICES.get(field), **more,
-        )  # fmt: skip
+    def learns(name: str, field: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
+        """Make an option for a field of DistillConfig."""
+        fills, topics = (Fill(DistillConfig, field),), _topics("distilling")
+        values = {"resume": Resume.STAGE, **more}
+        return Option(name, kind, unit, text, fills, topics=topics, **values)
 
+    text = "epochs of 100 steps of the optimisers"
+    yield learns(
+        "n_epochs_distill", "epochs", kinds.positive_int, "N", text, resume=Resume.GROW
+    )  # fmt: skip
+    yield learns("batch_size_distill", "batch_size", kinds.positive_int, "N", "images per step")
+    yield learns("lr_distill", "lr", kinds.positive, "LR", "peak learning rate of the student")
+    text = "peak learning rate of the auxiliary model, which has to follow the student"
+    yield learns("lr_auxiliary", "auxiliary_lr", kinds.positive, "LR", text)
+    text = "guidance of the teacher, as --cfg_w; the student needs none then"
+    yield learns("teacher_cfg_w", "guidance", kinds.strength, "W", text)
+    text = "factor on the teacher's logits, as --sm_temp"
+    yield learns("teacher_sm_temp", "logit_scale", kinds.scale, "S", text)
+
+
+def _images() -> Iterator[Option]:
+    """Yield the options that say which model makes which images."""
     yield Option(
         "checkpoint", kinds.path, "FILE", "trained model [the run's own]", topics=_topics("loading")
     )
@@ -329,6 +352,25 @@ def _sampling() -> Iterator[Option]:
         "row of --sweep",
         default=16, topics=GENERATE, resume=Resume.FREE,
     )  # fmt: skip
+    text = "classes to make in turn: numbers, names, ranges (0-9), none; 3x8 is 3 eight times [all]"
+    yield Option("labels", str, "C", text, topics=GENERATE, resume=Resume.FREE, many=Many.WORDS)
+    yield Option(
+        "first_image", kinds.image_index, "I",
+        "index of the first image; an image depends on its class and index, not on the others",
+        default=0, topics=GENERATE,
+    )  # fmt: skip
+
+
+def _sampling() -> Iterator[Option]:
+    """Yield the options that say how images are decoded."""
+
+    def decodes(name: str, field: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
+        """Make an option for a field of SamplingConfig."""
+        return Option(
+            name, kind, unit, text, (Fill(SamplingConfig, field),), topics=PLAN, resume=Resume.FREE,
+            choices=CHOICES.get(field), **more,
+        )  # fmt: skip
+
     text = "decoding steps, at most one per token"
     yield decodes("step", "num_steps", kinds.positive_int, "T", text)
     yield Option(
@@ -346,13 +388,8 @@ def _sampling() -> Iterator[Option]:
     yield decodes("sm_temp", "logit_scale", kinds.scale, "S", text)
     text = "token at hidden positions at the start; negative for random tokens [the mask token]"
     yield decodes("mask-value", "start_token", kinds.any_whole_number, "ID", text)
-    text = "classes to make in turn: numbers, names, ranges (0-9), none; 3x8 is 3 eight times [all]"
-    yield Option("labels", str, "C", text, topics=GENERATE, resume=Resume.FREE, many=Many.WORDS)
-    yield Option(
-        "first_image", kinds.image_index, "I",
-        "index of the first image; an image depends on its class and index, not on the others",
-        default=0, topics=GENERATE,
-    )  # fmt: skip
+    text = "share of positions that begin with a token drawn from the empty image's prediction"
+    yield decodes("start_share", "start_share", kinds.probability, "P", text)
     text = "which hidden positions are revealed first"
     yield decodes("sampler", "sampler", str, "NAME", text)
     text = "guidance over the steps: rising from 0; the same; on inside --cfg_interval; rising late"
@@ -434,8 +471,11 @@ def _run() -> Iterator[Option]:
     yield Option("run_name", kinds.plain_name, "NAME", text)
     yield Option(
         "seed", kinds.whole_number, "N", "seed of all random numbers",
-        (Fill(TrainingConfig, "seed"), Fill(VQGANTrainingConfig, "seed")),
-        topics=_topics("stage1 stage2 generating"), resume=Resume.STAGE,
+        (
+            Fill(TrainingConfig, "seed"), Fill(VQGANTrainingConfig, "seed"),
+            Fill(DistillConfig, "seed"),
+        ),
+        topics=_topics("stage1 stage2 distilling generating"), resume=Resume.STAGE,
     )  # fmt: skip
     text = "auto, cpu, cuda, cuda:<i> or mps"
     yield Option("device", kinds.text, "NAME", text, default="auto")
@@ -469,7 +509,8 @@ GROUPS = (
         tuple(_transformer()),
     ),
     Group("training (--train)", tuple(_training())),
-    Group("sampling (--sample, and the grids of --train)", tuple(_sampling())),
+    Group("distillation (--distill)", tuple(_distilling())),
+    Group("sampling (--sample, and the grids of --train)", (*_images(), *_sampling())),
     Group(
         "editing (--edit; a token is made anew if its cell overlaps the marked pixels)",
         tuple(_editing()),

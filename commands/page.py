@@ -192,7 +192,7 @@ def _command(line: CommandLine, recipe: Recipe) -> str:
     words += ["--labels", *recipe.labels, "--num_samples", str(recipe.count)]
     words += ["--seed", str(recipe.seed)]
     words += ["--first_image", str(recipe.first_image)] if recipe.first_image else []
-    usual = option_values(SamplingConfig())
+    usual = option_values(recipe.usual)
     for name, value in option_values(recipe.sampling).items():
         if value != usual[name]:
             words.append(f"{OPTIONS[name].flag}={table_text(value)}")

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from commands import dry_run
+from commands.distill import with_student_run
 from commands.flags import configure, options_of, with_flags
 from commands.mode import Mode
 from commands.options import BEST, OPTIONS
@@ -53,6 +54,8 @@ def resolved(line: CommandLine, modes: tuple[Mode, ...]) -> Iterator[dict[Mode, 
     try:
         # Complete the command line, and choose where to compute.
         _log_idle_options(line)
+        if line.asks_for("distill"):
+            line = with_student_run(line)
         line, continued = apply_resume(line)
         machine = _choose_machine(line)
         if not line.dry_run:

@@ -49,7 +49,7 @@ def _apply_to_stage(
     # Refuse to overwrite a run.
     state, published = run.resume_state(stage), run.published(stage)
     elsewhere = "--run_name or --output_dir starts another one elsewhere"
-    if not line.resume and (state.is_file() or published.exists()):
+    if not line.resume and state.is_file():
         raise UserError(
             f"{run.path} already holds a {stage} run: --resume continues it; {elsewhere}"
         )
@@ -90,7 +90,7 @@ def run_record(
 
     Args:
         line: the command line; its size is that of the run's images, not None.
-        stage: "vqgan" or "maskgit".
+        stage: one of `training.runs.STAGES`.
         made_from: what the run depends on apart from its options, by name.
         continues: the entry of config.json that the line was completed from, if there is one.
     """
@@ -123,7 +123,7 @@ def take_over_options(line: CommandLine, stored: Entry, stage: str, run: RunFold
     Args:
         line: the command line.
         stored: the entry of the stage in config.json.
-        stage: "vqgan" or "maskgit".
+        stage: one of `training.runs.STAGES`.
         run: the run folder.
 
     Raises:
@@ -160,7 +160,7 @@ def class_order(
     Args:
         continues: the entry of config.json of the run.
         run: the run folder.
-        stage: "vqgan" or "maskgit".
+        stage: one of `training.runs.STAGES`.
         class_names: names in the order of the dataset.
     """
     made_from = continues.get(MADE_FROM)

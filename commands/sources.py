@@ -6,7 +6,7 @@ earlier mode may still have to make.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from models.interfaces import TokenizerShape, TransformerShape
 from models.maskgit.config import TransformerConfig
 from models.model import Model
 from models.open import Given, foreign_family, foreign_model, load_tokenizer, own_model
+from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig
 from training.run_folder import RunFolder
@@ -57,6 +58,7 @@ class ModelSource:
         tokenizer: config of its tokenizer.
         open: returns it, on the device.
         best: the settings that a sweep found best for it; None without a sweep.
+        made_for: the settings that a student was distilled for; None for other models.
         is_own: whether its file is of this program.
     """
 
@@ -68,6 +70,7 @@ class ModelSource:
     tokenizer: TokenizerShape
     open: Callable[[], Model]
     best: BestSettings | None = None
+    made_for: SamplingConfig | None = None
     is_own: bool = True
 
 
@@ -131,16 +134,19 @@ def find_tokenizer_to_measure(request: Request) -> tuple[TokenizerSource, str, R
 
 
 def find_model(request: Request) -> ModelSource:
-    """Find the model: the one that --train will make, that of --checkpoint, or the run's own.
+    """Find the model: the one that an earlier mode will make, that of --checkpoint, or the run's.
 
-    All modes of a command get the same one.
+    All modes of a command get the same one; only --distill turns its model into another.
 
     Raises:
         UserError: if there is none, or an option contradicts it.
     """
     line = request.line
     path = Path(line.checkpoint or request.run().model)
-    if "train" in request.jobs:
+    if "distill" in request.jobs:
+        path = request.jobs["distill"].run.model
+        find = _coming_student
+    elif "train" in request.jobs:
         path = request.jobs["train"].run.model
         find = _coming_model
     elif line.checkpoint or path.is_file():
@@ -174,6 +180,26 @@ def _coming_model(request: Request, path: Path) -> ModelSource:
     )
 
 
+def _coming_student(request: Request, path: Path) -> ModelSource:
+    """Describe the student that --distill will make, by its Job."""
+    job = request.jobs["distill"]
+
+    @cache
+    def load() -> Model:
+        model, _ = _load_model(request, path)
+        return _put_model_on_device(model, request.machine)
+
+    return replace(
+        job.teacher,
+        path=path,
+        run=job.run,
+        open=load,
+        best=None,
+        made_for=job.sampling,
+        is_own=True,
+    )
+
+
 def _model_of_file(request: Request, path: Path) -> ModelSource:
     """Load a model that exists; errors as in `find_model`."""
     loaded, is_own = _load_model(request, path)
@@ -187,6 +213,7 @@ def _model_of_file(request: Request, path: Path) -> ModelSource:
         tokenizer=model.tokenizer.config,
         open=lambda: model,
         best=model.best,
+        made_for=model.made_for,
         is_own=is_own,
     )
 

@@ -66,7 +66,7 @@ def open_splits(request: Request, data: Data, stage: str) -> Splits:
     Args:
         request: the command line.
         data: the dataset.
-        stage: "vqgan" or "maskgit".
+        stage: one of `training.runs.STAGES`.
 
     Raises:
         UserError: as `Data.open`; or if the processes have different images.

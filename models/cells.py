@@ -8,6 +8,27 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from utils.errors import FieldError
+
+
+def check_image(image: np.ndarray, mask: np.ndarray, size: int, channels: int) -> None:
+    """Refuse an image or a mask of another shape or dtype than a model takes.
+
+    Args:
+        image: must be uint8 (size, size, channels).
+        mask: must be bool (size, size).
+        size: height and width of the model's images.
+        channels: their channels.
+
+    Raises:
+        FieldError: naming the wrong one, and what it must be.
+    """
+    shape = (size, size, channels)
+    if image.shape != shape or image.dtype != np.uint8:
+        raise FieldError("image", f"{image.dtype} {image.shape}", f"must be uint8 {shape}")
+    if mask.shape != shape[:2] or mask.dtype != bool:
+        raise FieldError("mask", f"{mask.dtype} {mask.shape}", f"must be bool {shape[:2]}")
+
 
 def hidden_cells(mask: np.ndarray, grid_size: int, grow: int = 0) -> np.ndarray:
     """Find the tokens to make anew: those whose cell overlaps the mask.

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.decoding import LogitsFn, guided_logits, make_plan, parallel_decode
+from models.decoding import LogitsFn, draw_tokens, guided_logits, make_plan, parallel_decode
 from models.interfaces import Transformer
 from models.noise import Noise, draw_noise, halton_orders
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
 from models.step import Plan
-from utils.device import autocast
+from utils.device import autocast, send
 from utils.errors import UserError
 from utils.seeding import rng
 
@@ -106,8 +106,13 @@ def prepare_decoding(
     # What the model sees at the start, and what of it is hidden.
     device = next(model.parameters()).device
     seq_len = model.config.seq_len
+    device_labels = torch.from_numpy(labels).to(device)
     tokens = start_tokens(model, image_indices, config.start_token, seed).to(device)
     same_start = config.start_token is None or config.start_token >= 0
+    if config.start_share:
+        predicted = predict_empty(model, device_labels, precision)  # (B, L, K)
+        tokens = draw_start(predicted, tokens, image_indices, config.start_share, seed)
+        same_start = False
     hidden = torch.ones_like(tokens, dtype=torch.bool)
     num_hidden = seq_len
     if known is not None:
@@ -126,7 +131,6 @@ def prepare_decoding(
         hidden = midway.hidden.to(device).expand_as(tokens)
         tokens = torch.where(hidden, tokens, midway.tokens.to(device))
         same_start = False
-    device_labels = torch.from_numpy(labels).to(device)
     logits_fn = guided_predictor(model, device_labels, plan, precision, same_start)
     return DecodingInputs(logits_fn, plan, noise, tokens, hidden)
 
@@ -162,7 +166,7 @@ def guided_predictor(
     null_class = model.config.null_class
     if null_class is None:  # without it there is nothing to guide away from
         return unguided_predictor(model, labels, precision)
-    all_labels = torch.arange(null_class + 1, device=labels.device)
+    all_labels = labels_of(model, labels.device)
     both_labels = torch.cat([labels, torch.full_like(labels, null_class)])
     once_per_label = same_start and len(all_labels) <= len(labels)
 
@@ -192,6 +196,60 @@ def unguided_predictor(model: Transformer, labels: Tensor, precision: torch.dtyp
             return model(tokens, labels)
 
     return logits_fn
+
+
+def labels_of(model: Transformer, device: torch.device) -> Tensor:
+    """Return all labels of a model, the null class last if it has one: int64 (C,)."""
+    config = model.config
+    count = config.num_classes if config.null_class is None else config.null_class + 1
+    return torch.arange(count, device=device)
+
+
+@torch.no_grad()
+def predict_empty(model: Transformer, labels: Tensor, precision: torch.dtype) -> Tensor:
+    """Predict images that are all hidden, without guidance.
+
+    They are computed once per label, as in `guided_predictor`, and under the same condition.
+
+    Args:
+        model: the transformer, in evaluation mode.
+        labels: int64 (B,), on the model's device.
+        precision: dtype of the matrix products.
+
+    Returns:
+        Logits float32 (B, L, K).
+    """
+    all_labels = labels_of(model, labels.device)
+    once_per_label = len(all_labels) <= len(labels)
+    asked = all_labels if once_per_label else labels
+    shape = (len(asked), model.config.seq_len)
+    empty = torch.full(shape, model.config.mask_token, device=labels.device)
+    with autocast(labels.device, precision):
+        logits = model(empty, asked).float()
+    return logits[labels] if once_per_label else logits
+
+
+def draw_start(
+    predicted: Tensor, tokens: Tensor, image_indices: np.ndarray, share: float, seed: int
+) -> Tensor:
+    """Put drawn tokens at random positions of images that are all hidden.
+
+    Args:
+        predicted: logits float32 (B, L, K), from which the tokens are drawn one by one.
+        tokens: int64 (B, L), what stands at the other positions.
+        image_indices: int (B,), with `seed` they decide positions and tokens.
+        share: share of the L positions, from 0 to 1.
+        seed: seed of the noise.
+
+    Returns:
+        int64 (B, L).
+    """
+    length = tokens.shape[1]
+    draws = np.stack([rng(seed, "start", int(i)).random((2, length)) for i in image_indices])
+    shown = draws[:, 0].argsort(1).argsort(1) < round(share * length)  # (B, L)
+    uniform = send(torch.from_numpy(draws[:, 1].astype(np.float32)), tokens.device)
+    drawn = draw_tokens(predicted.log_softmax(-1), uniform)
+    return torch.where(send(torch.from_numpy(shown), tokens.device), drawn, tokens)
 
 
 def start_tokens(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models.best_settings import BestSettings
-from models.cells import composite, hidden_cells, pixels_of
+from models.cells import check_image, composite, hidden_cells, pixels_of
 from models.decoding import decoding_steps
 from models.generate import KnownTokens, Midway, prepare_decoding, sample_tokens
 from models.interfaces import Transformer
@@ -83,6 +83,7 @@ class Model:
         class_names: names of the classes, in the order of the labels.
         precision: dtype of matrix products.
         best: the settings that a sweep found best for it; None without a sweep.
+        made_for: the settings that a student was distilled for; None for other models.
     """
 
     transformer: Transformer
@@ -91,6 +92,12 @@ class Model:
     class_names: tuple[str, ...]
     precision: torch.dtype = torch.float32
     best: BestSettings | None = None
+    made_for: SamplingConfig | None = None
+
+    @property
+    def usual(self) -> SamplingConfig:
+        """What settings that are not given take: those that it was made for, or the defaults."""
+        return self.made_for or SamplingConfig()
 
     @property
     def best_settings(self) -> dict[str, Any]:
@@ -147,7 +154,8 @@ class Model:
             first_image: index of the first image. An image depends on its index, its class, the
                 seed and the settings, but not on the other images.
             block_size: images computed at once.
-            **sampling: settings of sampling, the fields of SamplingConfig.
+            **sampling: settings of sampling, the fields of SamplingConfig; those that are left out
+                are as in `usual`.
 
         Returns:
             uint8 (B, H, W, C).
@@ -156,7 +164,8 @@ class Model:
             UserError: if a label is not a class of the model, or a setting has a wrong value.
         """
         series = ImageSeries(seed, first_image, block_size)
-        blocks = self.sample_blocks(self.label_numbers(labels), SamplingConfig(**sampling), series)
+        config = replace(self.usual, **sampling)
+        blocks = self.sample_blocks(self.label_numbers(labels), config, series)
         return np.concatenate([images for images, _ in blocks])
 
     def edit(
@@ -194,11 +203,11 @@ class Model:
         Raises:
             UserError: if the image or the mask does not fit the model; and as in `sample`.
         """
-        self._check_image(image, mask)
+        check_image(image, mask, self.tokenizer.image_size, self.tokenizer.channels)
         known, mask = self.known_tokens(image, mask, grow)
         blocks = self.sample_blocks(
             self.label_numbers(labels),
-            SamplingConfig(**sampling),
+            replace(self.usual, **sampling),
             ImageSeries(seed, first_image, block_size),
             known=known,
         )
@@ -234,7 +243,7 @@ class Model:
         """
         numbers = np.asarray(self.label_numbers(labels))
         indices = first_image + np.arange(len(numbers))
-        config = self._checked(SamplingConfig(**sampling))
+        config = self._checked(replace(self.usual, **sampling))
         start = prepare_decoding(
             self._predictor, numbers, indices, config, seed, self.precision, known, midway
         )
@@ -339,12 +348,3 @@ class Model:
         """Check settings against the model and return them; errors as in `sample`."""
         config.validate_for(self.transformer.config)
         return config
-
-    def _check_image(self, image: np.ndarray, mask: np.ndarray) -> None:
-        """Refuse an image or a mask of another shape or dtype."""
-        size, channels = self.tokenizer.image_size, self.tokenizer.channels
-        shape = (size, size, channels)
-        if image.shape != shape or image.dtype != np.uint8:
-            raise FieldError("image", f"{image.dtype} {image.shape}", f"must be uint8 {shape}")
-        if mask.shape != shape[:2] or mask.dtype != bool:
-            raise FieldError("mask", f"{mask.dtype} {mask.shape}", f"must be bool {shape[:2]}")

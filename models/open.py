@@ -19,6 +19,7 @@ from models.maskgit import foreign as maskgit_files
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import JOINED, MaskedTransformer, training_bytes
 from models.model import Model
+from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
 from models.vqgan import foreign as vqgan_files
 from models.vqgan.config import VQGANConfig
@@ -33,6 +34,7 @@ from utils.weights import build_with_weights
 Given = Mapping[Any, Mapping[str, Any]]
 """Fields that the user set, by config class; they must agree with a file."""
 MODEL_ENTRIES = frozenset({"config", "ema", "tokenizer", "dataset", "class_names"})
+MADE_FOR = "made_for"  # entry of a student's checkpoint: the settings of sampling it is made for
 
 TOKENIZERS = (
     TokenizerFamily(
@@ -149,10 +151,13 @@ def own_model(stored: Any, path: Path, given: Given | None = None) -> Model:
             raise UserError(f"{path} is damaged: it has no {min(missing)}")
         try:
             transformer, dataset, names = _own_transformer(contents)
-            best = None
+            best = made_for = None
             if ENTRY in contents:
                 best = read_best_settings(contents[ENTRY])
                 best.sampling.validate_for(transformer.config)
+            if MADE_FOR in contents:
+                made_for = from_plain(SamplingConfig, contents[MADE_FOR])
+                made_for.validate_for(transformer.config)
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged: {one_line(error)}") from error
         config = transformer.config
@@ -163,7 +168,7 @@ def own_model(stored: Any, path: Path, given: Given | None = None) -> Model:
             raise UserError(f"{path} is damaged: its transformer is not for its tokenizer")
         for known in (config, tokenizer.config):
             refuse_contradictions(known, (given or {}).get(type(known), {}), path)
-        return Model(transformer, tokenizer, dataset, names, best=best)
+        return Model(transformer, tokenizer, dataset, names, best=best, made_for=made_for)
 
 
 def _own_transformer(contents: Mapping[str, Any]) -> tuple[Transformer, str, tuple[str, ...]]:

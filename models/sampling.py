@@ -5,12 +5,13 @@ This file imports nothing slow, because the command line reads it before it can 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from models.samplers import SAMPLERS
 from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, MASK_SCHEDULES
 from utils.errors import FieldError
+from utils.plain import ADDED_LATER
 
 if TYPE_CHECKING:
     from models.interfaces import TransformerShape
@@ -40,6 +41,9 @@ class SamplingConfig:
         logit_scale: factor on the logits before the softmax; above 1 makes the prediction sharper.
         start_token: token at hidden positions before the first step: None for the mask token, an id
             for that token, a negative number for random image tokens.
+        start_share: share of an image's positions that begin with a token of their own instead,
+            drawn from the model's prediction of an image that is all hidden. They count as hidden
+            all the same. Students of few steps need it (training/distillation.py); 0 has none.
     """
 
     num_steps: int = 8
@@ -51,6 +55,7 @@ class SamplingConfig:
     choice_temperature: float = 4.5
     logit_scale: float = 1.0
     start_token: int | None = None
+    start_share: float = field(default=0.0, metadata=ADDED_LATER)
 
     def validate(self) -> None:
         """Check every field.
@@ -58,20 +63,25 @@ class SamplingConfig:
         Raises:
             FieldError: naming the first field with a wrong value, and what would work.
         """
-        for field, choices in CHOICES.items():
-            value = getattr(self, field)
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
             if value not in choices:
                 reason = f"unknown; choose from {', '.join(choices)}"
-                raise FieldError(f"SamplingConfig.{field}", value, reason)
+                raise FieldError(f"SamplingConfig.{name}", value, reason)
         if self.num_steps < 1:
             raise FieldError("num_steps", self.num_steps, "must be at least 1")
-        for field in ("guidance", "choice_temperature"):
-            if not 0 <= getattr(self, field) <= MAX_STRENGTH:
+        for name in ("guidance", "choice_temperature"):
+            if not 0 <= getattr(self, name) <= MAX_STRENGTH:
                 reason = f"must be a number from 0 to {MAX_STRENGTH:g}"
-                raise FieldError(field, getattr(self, field), reason)
+                raise FieldError(name, getattr(self, name), reason)
         if not 0 < self.logit_scale <= MAX_STRENGTH:
             reason = f"must be above 0 and at most {MAX_STRENGTH:g}"
             raise FieldError("logit_scale", self.logit_scale, reason)
+        if not 0 <= self.start_share <= 1:
+            raise FieldError("start_share", self.start_share, "must be a share from 0 to 1")
+        if self.start_share and self.start_token is not None:
+            reason = "`start_token` says what hidden positions begin with: leave one of them out"
+            raise FieldError("start_share", self.start_share, reason)
         ends = self.guidance_interval
         if not (isinstance(ends, tuple | list) and len(ends) == 2 and 0 <= ends[0] <= ends[1] <= 1):
             reason = "must be two shares from 0 to 1, the lower one first, as in 0.39,0.78"

@@ -35,6 +35,7 @@ class OpenModel:
         """Return what the page shows of the model, and what its form begins with."""
         model, tokenizer = self.model, self.model.tokenizer
         names, best, labels = model.class_names, model.best, form.labels
+        made_for = model.made_for
         return {
             "dataset": model.dataset,
             "classes": list(names),
@@ -46,6 +47,7 @@ class OpenModel:
             "has_null": model.transformer.config.null_class is not None,
             "fingerprint": model.fingerprint,
             "best": None if best is None else form.values(best.sampling),
+            "made_for": None if made_for is None else form.values(made_for),
         }
 
 

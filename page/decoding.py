@@ -166,6 +166,7 @@ def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> Decodin
         seed=seed,
         first_image=first_image,
         sampling=sampling,
+        usual=opened.model.usual,
     )
     # What is kept of an image, or of an earlier decoding.
     region = None

@@ -74,6 +74,7 @@ class Recipe:
         seed: seed of the noise.
         first_image: index of the first image.
         sampling: settings of sampling.
+        usual: the settings that the command line takes where none are given.
         edited: what is edited; None for images that are all new.
     """
 
@@ -83,6 +84,7 @@ class Recipe:
     seed: int
     first_image: int
     sampling: SamplingConfig
+    usual: SamplingConfig
     edited: EditedPart | None = None
 
 

@@ -75,7 +75,7 @@ class RunReader:
 
         Args:
             run_id: the run.
-            stage: "vqgan" or "maskgit".
+            stage: one of `training.runs.STAGES`.
             version: the version of which it has some; 0 for none.
             known: how many it has.
 

@@ -9,6 +9,7 @@ from models.vqgan.config import VQGANConfig
 from utils.errors import FieldError
 
 OPTIMIZERS = ("adamw", "muon")
+UPDATES_PER_EPOCH = 100  # of a distillation, which has no images to count
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,35 @@ class VQGANTrainingConfig:
                 f"a discriminator with {layers} strided layer(s) needs images of at least "
                 f"{smallest} pixels, not {architecture.image_size}; use 0",
             )
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """The settings of a distillation.
+
+    Attributes:
+        num_steps: the decoding steps of the student.
+        epochs: length of the run; an epoch is UPDATES_PER_EPOCH steps of the optimisers.
+        batch_size: images of one step.
+        lr: peak learning rate of the student.
+        auxiliary_lr: peak learning rate of the auxiliary model, which has to follow the student.
+        guidance: weight w of classifier-free guidance of the teacher, which the student learns.
+        logit_scale: factor on the teacher's guided logits; above 1 sharpens.
+        grad_clip: largest norm of the gradient of each network; 0 turns clipping off.
+        ema_decay: decay of the averaged weights; 0 makes them equal to the raw weights.
+        seed: seed of all random numbers.
+    """
+
+    num_steps: int = 1
+    epochs: int = 20
+    batch_size: int = 32
+    lr: float = 3e-4
+    auxiliary_lr: float = 1e-3
+    guidance: float = 1.0
+    logit_scale: float = 1.25
+    grad_clip: float = 1.0
+    ema_decay: float = 0.999
+    seed: int = 0
 
 
 @dataclass(frozen=True)

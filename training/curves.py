@@ -105,6 +105,18 @@ PANELS = {
         LEARNING_RATE,
         SPEED,
     ),
+    "student": (
+        Panel(
+            "divergence from the teacher",
+            {"val/loss": "validation", "train/loss": "training"},
+            "train/loss",
+            is_log=True,
+        ),
+        Panel("entropy of the student's tokens", {"train/entropy": ""}, lowest=0),
+        Panel("loss of the auxiliary model", {"train/auxiliary": ""}),
+        LEARNING_RATE,
+        SPEED,
+    ),
 }
 """The charts of each stage."""
 
@@ -128,7 +140,7 @@ class CurvePicture:
         Args:
             path: the picture.
             metrics: the file of numbers, which another tracker writes before.
-            stage: "vqgan" or "maskgit".
+            stage: one of `training.runs.STAGES`.
             clock: returns seconds.
         """
         self.path, self._metrics, self._stage = path, metrics, stage
@@ -184,7 +196,7 @@ def draw_curves(path: Path, stage: str, runs: Mapping[str, Sequence[Row]]) -> No
 
     Args:
         path: the picture, a PNG.
-        stage: "vqgan" or "maskgit".
+        stage: one of `training.runs.STAGES`.
         runs: the rows of each run by its name; at least one has some.
 
     Raises:

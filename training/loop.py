@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from tqdm import tqdm
 
-from training.config import LoopConfig, TrainingConfig, VQGANTrainingConfig
+from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
 from training.learning_rate import LearningRate
 from training.meter import Meter
 from training.run_folder import RunFolder
@@ -37,7 +37,8 @@ class Stage(Protocol):
     """A network in training with its data and optimisers, as the loop sees it.
 
     Attributes:
-        name: "vqgan" or "maskgit": the kind of its checkpoint and part of its file names.
+        name: one of `training.runs.STAGES`, part of its file names.
+        kind: the kind of its checkpoint, "vqgan" or "maskgit".
         steps_per_epoch: optimiser steps of one epoch.
         learning_rate: the learning rate of each step.
         previews_are_generated: whether previews show generated images only. They may then leave the
@@ -45,12 +46,13 @@ class Stage(Protocol):
     """
 
     name: str
+    kind: str
     steps_per_epoch: int
     learning_rate: LearningRate
     previews_are_generated: bool
 
     @property
-    def training(self) -> TrainingConfig | VQGANTrainingConfig:
+    def training(self) -> TrainingConfig | VQGANTrainingConfig | DistillConfig:
         """The settings of the training."""
 
     def train_step(self, step: int) -> dict[str, Tensor]:
@@ -292,8 +294,8 @@ def publish(stage: Stage, run: RunFolder, step: int, keep: int = 0) -> None:
     """
     contents = stage.checkpoint(step)
     if keep:
-        save_checkpoint(run.kept(stage.name, step), stage.name, contents)
-    save_checkpoint(run.published(stage.name), stage.name, contents)
+        save_checkpoint(run.kept(stage.name, step), stage.kind, contents)
+    save_checkpoint(run.published(stage.name), stage.kind, contents)
     if keep:
         for old in run.all_kept(stage.name)[:-keep]:
             old.unlink()

@@ -27,8 +27,8 @@ class RunFolder:
         return self.path / f"MaskGIT_{self.dataset}.pt"
 
     def published(self, stage: str) -> Path:
-        """Name the newest checkpoint of a stage ("vqgan" or "maskgit")."""
-        return self.model if stage == "maskgit" else self.tokenizer
+        """Name the newest checkpoint of a stage; a student is a model like any other."""
+        return self.tokenizer if stage == "vqgan" else self.model
 
     def kept(self, stage: str, step: int) -> Path:
         """Name a checkpoint of an earlier step, which stays beside the newest one."""
@@ -58,7 +58,7 @@ class RunFolder:
         return self.path / f"evaluation_{what}.json"
 
     def resume_state(self, stage: str) -> Path:
-        """Name the file with the state from which a stage ("vqgan" or "maskgit") continues."""
+        """Name the file with the state from which a stage continues."""
         return self.path / f"resume_{stage}.pt"
 
     def metrics(self, stage: str) -> Path:

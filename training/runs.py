@@ -23,9 +23,13 @@ log = logging.getLogger(__name__)
 
 MADE_FROM = "made_from"  # entry of a stage's settings in config.json
 CLASS_NAMES = "class_names"  # entry there: the names of the classes, in the order of the labels
-DIGESTS = {"labels": "labels of the images", "source": "images"}  # entries there, and their names
+DIGESTS = {  # entries there, and their names
+    "labels": "labels of the images",
+    "source": "images",
+    "teacher": "weights of the teacher",
+}
 MOST_TOLD = 200  # characters of the names of classes in a message
-STAGES = ("vqgan", "maskgit")  # names of the stages, the entries of config.json
+STAGES = ("vqgan", "maskgit", "student")  # names of the stages, the entries of config.json
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def _open_trackers(
 def _mend_checkpoint(stage: Stage, run: RunFolder, step: int) -> None:
     """Write the checkpoint of a finished training again if it is missing or damaged."""
     try:
-        load_checkpoint(run.published(stage.name), stage.name)
+        load_checkpoint(run.published(stage.name), stage.kind)
     except UserError as error:
         log.warning("%s; it is written again, from the state of the training", error)
         publish(stage, run, step)
@@ -235,8 +239,8 @@ def check_made_from(
         elif name in DIGESTS:
             told = f"the {DIGESTS[name]} of the run in {run.path} were others"
         raise UserError(
-            f"{told}: give the run's own `checkpoint_vae` and `data_dir`, or start another "
-            "`run_name`"
+            f"{told}: give what it began with (`checkpoint_vae` and `data_dir`, or `checkpoint`), "
+            "or start another `run_name`"
         )
 
 

@@ -60,7 +60,7 @@ class MaskGITStage:
         steps_per_epoch: optimiser steps of an epoch; images that do not fill a step are left out.
     """
 
-    name = "maskgit"
+    name = kind = "maskgit"
     previews_are_generated = True
 
     def __init__(

@@ -47,7 +47,7 @@ class VQGANStage:
         steps_per_epoch: batches of an epoch.
     """
 
-    name = "vqgan"
+    name = kind = "vqgan"
     previews_are_generated = False  # they show validation images
 
     def __init__(

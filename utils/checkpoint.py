@@ -47,6 +47,7 @@ KINDS = {  # how messages name the kinds
     "vqgan": "a trained VQ-GAN (`checkpoint_vae`)",
     "maskgit-resume": "the state of a training (`resume` goes on with it)",
     "vqgan-resume": "the state of a training (`resume` goes on with it)",
+    "student-resume": "the state of a distillation (`resume` goes on with it)",
 }
 PLAIN_DATA = "(plain data)"
 

@@ -98,7 +98,14 @@ export function makeForms() {
     emit("values", null);
   };
   const usual = Object.fromEntries(sampling.map((one) => [one.name, one.default]));
-  for (const button of document.querySelectorAll(".reset")) button.addEventListener("click", () => take(usual));
+  // A student begins with the settings that it was made for.
+  const own = () => store.model?.made_for ?? usual;
+  on("model", () => {
+    if (JSON.stringify(own()) !== JSON.stringify(store.begun ?? usual)) take(own());
+    store.begun = own();
+    keep();
+  });
+  for (const button of document.querySelectorAll(".reset")) button.addEventListener("click", () => take(own()));
   for (const button of document.querySelectorAll(".best")) {
     button.addEventListener("click", () => take(store.model.best));
     on("model", () => (button.hidden = !store.model.best));
@@ -111,7 +118,7 @@ document.addEventListener("invalid", (event) => event.target.closest("details")?
 /** Say which settings differ from the defaults. */
 export function changedSettings(sampling) {
   const told = store.page.sampling
-    .filter((one) => String(sampling[one.name]) !== String(one.default))
+    .filter((one) => String(sampling[one.name]) !== String((store.model?.made_for ?? {})[one.name] ?? one.default))
     .map((one) => `${one.title.slice(2)} ${sampling[one.name]}`);
   return told.join(", ") || "the defaults";
 }

@@ -8,6 +8,7 @@ export const store = {
   page: null, // what the server told: models and settings
   model: null, // the chosen one, described
   sampling: {}, // values by name
+  begun: null, // the values of `sampling` that the form began with for this model
   series: {},
   editing: {},
   labels: [],
@@ -17,8 +18,8 @@ export const store = {
 };
 
 export function keep() {
-  const { sampling, series, editing, labels, modelId } = store;
-  sessionStorage.setItem(KEY, JSON.stringify({ sampling, series, editing, labels, modelId }));
+  const { sampling, begun, series, editing, labels, modelId } = store;
+  sessionStorage.setItem(KEY, JSON.stringify({ sampling, begun, series, editing, labels, modelId }));
 }
 
 /** Listen to "model", "values", "chosen", "group" (an image of it has changed) or "theme". */

@@ -12,6 +12,7 @@ const TERMS = {
   outpainting: "Move the image: what comes into the frame from outside is hidden and made anew.",
   loss: "How wrong the model is about hidden tokens while it trains: the mean cross-entropy, lower is better.",
   "validation loss": "The loss on images that the model does not train on, always with the same tokens hidden.",
+  divergence: "How far a student's images are from what its teacher would make of them, as an auxiliary model sees it; lower is better.",
   accuracy: "The share of hidden tokens that the model guesses exactly, by the share of the image that is hidden.",
   "learning rate": "How far each step of the training moves the weights; it warms up and then falls.",
   speed: "Images that the training reads per second.",

@@ -24,9 +24,10 @@ const numbers = new Map(); // "id stage" -> { version, rows }
 
 /** The charts of a stage: those that people look for first, then every other number. */
 function charts(names) {
+  const isStudent = stage === "student";
   const first = [
-    ["Loss", "loss", ["train/loss"]],
-    ["Validation loss", "validation loss", ["val/loss"]],
+    ["Loss", isStudent ? "divergence" : "loss", ["train/loss"]],
+    ["Validation loss", isStudent ? "divergence" : "validation loss", ["val/loss"]],
     ["Accuracy by share hidden", "accuracy", names.filter((name) => /^val\/accuracy/.test(name))],
     ["Learning rate", "learning rate", ["train/lr"]],
     ["Images per second", "speed", ["train/images_per_second"]],

@@ -186,3 +186,54 @@ def test_the_discriminator_starts_at_its_step(run, tmp_path, start, takes_part):
         assert row["train/discriminator"] == pytest.approx(1, abs=0.4)
     else:
         assert "train/discriminator" not in row
+
+
+@pytest.fixture
+def student(run, trained, tmp_path):
+    def distill(options=""):
+        teacher = trained / "MaskGIT_mnist.pt"
+        run(
+            f"--distill 1 --checkpoint {teacher} --precision fp32 --n_epochs_distill 1 "
+            f"--batch_size_distill 4 --run_name few {options}"
+        )
+        return load_checkpoint(tmp_path / "few" / "MaskGIT_mnist.pt", "maskgit")
+
+    return distill
+
+
+@pytest.fixture(scope="module")
+def distilled(data_dir, trained, tmp_path_factory):
+    from MaskGIT import main
+
+    output = tmp_path_factory.mktemp("distilled")
+    main(
+        f"--distill 1 --checkpoint {trained}/MaskGIT_mnist.pt --output_dir {output} --seed 1 "
+        "--precision fp32 --n_epochs_distill 1 --batch_size_distill 4 --no_wandb".split()
+    )
+    return load_checkpoint(output / "mnist_1_step" / "MaskGIT_mnist.pt", "maskgit")["weights"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--batch_size_distill 5", "--lr_distill 1e-2", "--lr_auxiliary 1e-2", "--teacher_cfg_w 3",
+     "--teacher_sm_temp 2", "--grad_clip 1e-4", "--seed 5", "--n_epochs_distill 2"],
+)  # fmt: skip
+def test_options_of_a_distillation_change_the_weights(student, distilled, option):
+    weights = student(option)["weights"]
+    assert any(not value.equal(distilled[name]) for name, value in weights.items())
+
+
+def test_a_distillation_averages_and_saves_as_a_training_does(student, distilled, tmp_path):
+    contents = student("--ema_decay 0 --keep_checkpoints 1 --n_epochs_distill 2")
+    assert contents["step"] == 200
+    assert all(value.equal(contents["ema"][name]) for name, value in contents["weights"].items())
+    assert (tmp_path / "few" / "MaskGIT_mnist_step_0000200.pt").is_file()
+
+
+def test_the_share_to_begin_with_changes_the_images(run, trained, tmp_path):
+    images = []
+    for share in (0, 0.5):
+        run(f"--sample --checkpoint {trained}/MaskGIT_mnist.pt --start_share {share} --run_name s")
+        with np.load(tmp_path / "s" / "samples" / "samples.npz") as samples:
+            images.append(samples["arr_0"])
+    assert (images[0] != images[1]).any()

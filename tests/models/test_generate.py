@@ -1,16 +1,19 @@
 """The predictor that decoding calls: guidance, and what it need not compute."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from models.decoding import decoding_steps, guided_logits, make_plan
-from models.generate import KnownTokens, sample_tokens
+from models.generate import KnownTokens, labels_of, prepare_decoding, sample_tokens
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 from models.noise import draw_noise
 from models.sampling import SamplingConfig
 from models.schedules import GUIDANCE_SCHEDULES
+from utils.errors import FieldError
 from utils.weights import with_linear_weights_in
 
 NUM_CLASSES, SEQ_LEN, STEPS = 3, 16, 4
@@ -118,3 +121,71 @@ def test_linear_weights_kept_in_bfloat16_give_the_same_tokens(model):
     )
     assert cast.equal(cast_before)
     assert all(value.equal(weights[name]) for name, value in model.state_dict().items())
+
+
+# --- Images that begin with drawn tokens ---
+
+START = SamplingConfig(num_steps=1, guidance=0.0, start_share=0.25)
+
+
+def test_a_share_of_the_positions_begins_with_a_token_and_all_are_hidden(model):
+    labels = np.arange(6) % NUM_CLASSES
+    start = prepare_decoding(model, labels, np.arange(6), START, 0)
+    shown = start.tokens != model.config.mask_token
+    assert shown.sum(1).tolist() == [SEQ_LEN // 4] * 6
+    assert start.hidden.all()
+    assert len({tuple(row) for row in shown.tolist()}) > 1  # at other positions in each image
+    again = prepare_decoding(model, labels[2:4], np.arange(2, 4), START, 0)
+    assert again.tokens.equal(start.tokens[2:4])
+    other = prepare_decoding(model, labels, np.arange(6), START, 1)
+    assert not other.tokens.equal(start.tokens)
+
+
+def test_the_tokens_to_begin_with_follow_the_prediction_of_an_empty_image(model):
+    count = 3000
+    labels = np.full(count, 1)
+    start = prepare_decoding(model, labels, np.arange(count), replace(START, start_share=1.0), 0)
+    empty = torch.full((1, SEQ_LEN), model.config.mask_token)
+    with torch.no_grad():
+        expected = model(empty, torch.tensor([1])).softmax(-1)[0]  # (L, K)
+    found = torch.nn.functional.one_hot(start.tokens, 12).float().mean(0)
+    assert (found - expected).abs().max() < 0.05
+    assert expected.max() > 0.2  # so that it is not the uniform one
+
+
+@pytest.mark.parametrize(("count", "rows"), [(2, [2, 2]), (4, [4, 4]), (9, [4, 9])])
+def test_the_empty_image_is_predicted_once_per_label(model, count, rows):
+    found = rows_of(model)
+    sample_tokens(model, np.zeros(count, np.int64), np.arange(count), START, 0)
+    assert found == rows
+
+
+def test_what_the_user_gave_stays_whatever_an_image_begins_with(model):
+    hidden = torch.arange(SEQ_LEN) % 2 == 0
+    known = KnownTokens(torch.full((SEQ_LEN,), 7), hidden)
+    sampling = replace(START, start_share=1.0)
+    labels, indices = np.zeros(5, np.int64), np.arange(5)
+    start = prepare_decoding(model, labels, indices, sampling, 0, known=known)
+    assert (start.tokens[:, ~hidden] == 7).all()
+    assert (start.tokens[:, hidden] != model.config.mask_token).all()
+    made = sample_tokens(model, labels, indices, sampling, 0, known=known)
+    assert (made[:, ~hidden] == 7).all()
+
+
+def test_a_family_without_a_null_class_has_its_own_labels_alone(model, monkeypatch):
+    monkeypatch.setattr(TransformerConfig, "null_class", None)
+    assert labels_of(model, CPU).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"start_share": -0.1}, "start_share"),
+        ({"start_share": 1.5}, "start_share"),
+        ({"start_share": float("nan")}, "start_share"),
+        ({"start_share": 0.5, "start_token": 3}, "start_token"),
+    ],
+)
+def test_wrong_shares_are_refused(settings, told):
+    with pytest.raises(FieldError, match=told):
+        SamplingConfig(**settings).validate()

@@ -18,6 +18,10 @@ from models.best_settings import BestSettings
 from models.keep_settings import keep_best_settings
 from models.open import load_model
 from models.sampling import SamplingConfig
+from training.distillation import student_settings
+from utils.checkpoint import contents_of, save_checkpoint
+from utils.plain import to_plain
+from utils.torch_file import read_torch_file
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 selenium = pytest.importorskip("selenium", reason="selenium is not installed")
@@ -155,6 +159,43 @@ def test_the_best_settings_of_a_sweep_fill_the_form(driver, serve, trained, tmp_
     )
     page.click("#generate .reset")
     assert page.one(interval).get_attribute("value") == "0.39,0.78"
+
+
+def test_a_student_begins_with_the_settings_that_it_is_made_for(driver, serve, trained, tmp_path):
+    """They come and go with the model, but what the user has changed survives a reload."""
+    for name in ("teacher", "student"):
+        shutil.copytree(trained, tmp_path / name)
+    path = tmp_path / "student" / "MaskGIT_mnist.pt"
+    contents = contents_of(read_torch_file(path), path, "maskgit")
+    made_for = to_plain(student_settings(2))
+    save_checkpoint(path, "maskgit", {**contents, "made_for": made_for})
+    page = Browser(driver, serve(tmp_path).url)
+    driver.get(page.url)
+    driver.execute_script("sessionStorage.clear()")
+    page.open()
+    choose = """
+        const select = document.getElementById("model");
+        const wanted = [...select.options].find((one) => one.text.startsWith(arguments[0]));
+        select.value = wanted.value;
+        select.dispatchEvent(new Event("change"));
+    """
+    steps = "document.querySelector('.sampling input[name=step]').value"
+    page.run(choose, "student")
+    page.wait(f"{steps} === '2'")
+    page.click("#generate summary")
+    assert page.one("#generate .sampling input[name=cfg_w]").get_attribute("value") == "0"
+    # What is left as it is, the command need not name; what is changed, it does.
+    page.fill("#generate .sampling input[name=cfg_w]", "3")
+    page.generate(1)
+    command = page.one("#command").text
+    assert "--cfg_w=3" in command
+    assert "--step" not in command
+    page.open()
+    assert page.one("#generate .sampling input[name=cfg_w]").get_attribute("value") == "3"
+    page.click("#generate .reset")
+    assert page.one("#generate .sampling input[name=cfg_w]").get_attribute("value") == "0"
+    page.run(choose, "teacher")
+    page.wait(f"{steps} === '8'")
 
 
 def test_images_appear_step_by_step_and_are_saved(page, served):

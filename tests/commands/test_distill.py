@@ -1,0 +1,177 @@
+"""--distill through the command line, and what a student brings to the other modes."""
+
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from MaskGIT import main
+from models.open import load_model
+from training.distillation import DistillationStage, student_settings
+from utils.checkpoint import contents_of, load_checkpoint, save_checkpoint
+from utils.torch_file import read_torch_file
+
+FEW = "--n_epochs_distill 1 --batch_size_distill 4"
+
+
+@pytest.fixture(scope="module")
+def teacher(trained: Path) -> Path:
+    return trained / "MaskGIT_mnist.pt"
+
+
+@pytest.fixture(scope="module")
+def distilled(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a student of one step, by its usual name."""
+    output = tmp_path_factory.mktemp("distilled")
+    line = f"--distill 1 --checkpoint {teacher} {FEW} --output_dir {output} --no_wandb --seed 1"
+    main(line.split())
+    return output / "mnist_1_step"
+
+
+@pytest.fixture
+def student(distilled: Path, tmp_path: Path) -> Path:
+    shutil.copytree(distilled, tmp_path / distilled.name)
+    return tmp_path / distilled.name / "MaskGIT_mnist.pt"
+
+
+def test_distill_and_sample_in_one_command(run, teacher, tmp_path):
+    out = run(f"--distill 2 --checkpoint {teacher} {FEW} --sample --run_name few --labels 3,3,7")
+    folder = tmp_path / "few"
+    names = {path.name for path in folder.iterdir()}
+    assert {"MaskGIT_mnist.pt", "resume_student.pt", "metrics_student.jsonl", "config.json"} < names
+    assert (folder / "samples" / "student_step_0000100.png").is_file()
+    rows = [
+        json.loads(line) for line in (folder / "metrics_student.jsonl").read_text().splitlines()
+    ]
+    assert {"val/loss", "val/entropy"} < set(rows[-1])
+    # It samples in two steps, without guidance, and so it does later.
+    assert "   2      42        0.000     0.000" in out
+    with np.load(folder / "samples" / "samples.npz") as samples:
+        images = samples["arr_0"]
+    model = load_model(folder / "MaskGIT_mnist.pt", device="cpu")
+    assert model.made_for == model.usual == student_settings(2)
+    assert np.array_equal(model.sample([3, 3, 7], seed=1), images)
+
+
+def test_options_given_win_over_what_a_student_is_made_for(run, student):
+    out = run(f"--show_plan --checkpoint {student} --step 3 --cfg_w 2")
+    lines = [line.split() for line in out.splitlines()[-4:]]
+    assert lines[0] == ["step", "tokens", "temperature", "guidance"]
+    assert [line[3] for line in lines[1:]] == ["0.000", "1.000", "2.000"]
+
+
+def test_settings_of_a_program_complete_those_of_the_student(student):
+    model = load_model(student, device="cpu")
+    usual = student_settings(1)
+    assert np.array_equal(model.sample([1, 2]), model.sample([1, 2], **vars(usual)))
+    other = vars(replace(usual, start_share=0.5))
+    assert np.array_equal(model.sample([1, 2], start_share=0.5), model.sample([1, 2], **other))
+    assert not np.array_equal(model.sample([1, 2], start_share=0.5), model.sample([1, 2]))
+
+
+def test_best_settings_of_a_sweep_can_be_kept_in_a_student(run, student):
+    contents = contents_of(read_torch_file(student), student, "maskgit")
+    best = {
+        "sampling": {**contents["made_for"], "num_steps": 4, "guidance_interval": [0.39, 0.78]},
+        "metric": "fid", "scores": {"fid": 1.0}, "protocol": {"images": 5},
+    }  # fmt: skip
+    save_checkpoint(student, "maskgit", {**contents, "best_settings": best})
+    assert len(run(f"--show_plan --checkpoint {student} --settings best").splitlines()) == 6
+    assert len(run(f"--show_plan --checkpoint {student}").splitlines()) == 3
+
+
+def test_an_edit_by_a_student_keeps_what_is_not_marked(run, student, tmp_path):
+    run(f"--edit --checkpoint {student} --init_image mnist:2 --mask_box 0,0,16,32 --num_samples 2")
+    model = load_model(student, device="cpu")
+    image = np.zeros((32, 32, 1), np.uint8)
+    mask = np.zeros((32, 32), bool)
+    mask[:16] = True
+    edited = model.edit(image, mask, [2, 2, 5], put_back=True)
+    assert (edited[:, 16:] == 0).all()
+
+
+def test_a_distillation_that_was_stopped_goes_on_bit_for_bit(run, teacher, tmp_path, monkeypatch):
+    more = f"--distill 1 --checkpoint {teacher} --batch_size_distill 4"
+    run(f"{more} --n_epochs_distill 2 --run_name whole")
+    train_step = DistillationStage.train_step
+
+    def stopped(stage, step):
+        if step == 130:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(stage, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillationStage, "train_step", stopped)
+        with pytest.raises(SystemExit) as left:
+            run(f"{more} --n_epochs_distill 2 --run_name parts")
+    assert left.value.code == 128 + signal.SIGTERM
+    assert "student continues after step 131" in run(f"{more} --run_name parts --resume")
+    found, expected = (
+        load_checkpoint(tmp_path / name / "MaskGIT_mnist.pt", "maskgit")
+        for name in ("parts", "whole")
+    )
+    assert found["step"] == expected["step"] == 200
+    for name, value in expected["ema"].items():
+        assert torch.equal(found["ema"][name], value), name
+
+
+def refusal(run, arguments, capsys) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run(arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    return error
+
+
+def test_mistakes_are_refused_in_one_line(run, teacher, student, capsys, tmp_path):
+    again = f"--distill 1 --checkpoint {teacher} {FEW}"
+    assert "--checkpoint" in refusal(run, f"--distill 1 {FEW}", capsys)
+    assert "--train" in refusal(run, f"--distill 1 --train --checkpoint {teacher}", capsys)
+    assert "already holds a student run" in refusal(run, again, capsys)
+    # Nor does a student overwrite a model that was trained in the folder.
+    shutil.copytree(teacher.parent, tmp_path / "mnist")
+    assert "nothing is overwritten" in refusal(run, f"{again} --run_name mnist", capsys)
+    # Another teacher, or another number of steps.
+    resumed = f"{again} --run_name mnist_1_step --resume"
+    error = refusal(run, resumed.replace("--distill 1", "--distill 2"), capsys)
+    assert "steps" in error
+    error = refusal(run, resumed.replace(str(teacher), str(student)), capsys)
+    assert "teacher" in error
+    assert "invalid choice" in refusal(run, f"--distill 3 --checkpoint {teacher}", capsys)
+    missing = tmp_path / "missing.pt"
+    assert "missing.pt" in refusal(run, f"--distill 1 --checkpoint {missing}", capsys)
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"num_steps": 1}, "made_for"),
+        ("fast", "made_for"),
+        ({**vars(student_settings(1)), "start_share": 7.0}, "start_share"),
+        ({**vars(student_settings(1)), "num_steps": True}, "num_steps"),
+    ],
+)
+def test_a_student_with_wrong_settings_is_refused(run, student, capsys, entry, told):
+    contents = contents_of(read_torch_file(student), student, "maskgit")
+    entry = dict(entry) if isinstance(entry, dict) else entry
+    save_checkpoint(student, "maskgit", {**contents, "made_for": entry})
+    assert "is damaged" in refusal(run, f"--sample --checkpoint {student}", capsys)
+
+
+def test_dry_run_tells_of_the_student_and_writes_nothing(run, teacher, tmp_path):
+    out = run(f"--distill 4 --checkpoint {teacher} --dry_run")
+    assert "2000 of 32 images" in out
+    assert str(tmp_path / "mnist_4_step" / "MaskGIT_mnist.pt") in out
+    assert not (tmp_path / "mnist_4_step").exists()
+
+
+def test_an_option_of_training_has_no_effect_on_a_distillation_and_that_is_said(run, teacher):
+    out = run(f"--distill 1 --checkpoint {teacher} --lr 1e-3 --step 4 --dry_run")
+    assert "no effect here: --lr, --step" in out

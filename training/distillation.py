@@ -1,0 +1,321 @@
+"""Distillation: makes of a trained transformer, the teacher, a student that needs few steps.
+
+The method is that of Zhu et al. 2025, "Di[M]O: Distilling Masked Diffusion Models into One-step
+Generator". It needs no images. At each step
+
+1. the student makes images in its few steps, and some of their tokens are hidden;
+2. the teacher, with guidance, says what may stand there, and an auxiliary model says what the
+   student tends to put there;
+3. the student's logits move by the difference of the two, and the auxiliary model learns to fill in
+   the student's images.
+
+Tokens that are drawn side by side do not know of each other. So the student begins with a few drawn
+tokens (`SamplingConfig.start_share`), and learns to make one fitting image of them. Di[M]O draws
+these from all image tokens alike. Here they come from the prediction of an empty image, which the
+student keeps from its teacher: so the teacher's own answer is a good one to begin from.
+
+Axes: B images of a step, E empty images, L tokens of an image, K codebook, N hidden tokens.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.token_set import send_array
+from models.decoding import decoding_steps, draw_tokens, guided_logits
+from models.generate import prepare_decoding
+from models.interfaces import TransformerShape
+from models.masking import draw_masks
+from models.open import MADE_FOR, transformer_family
+from models.sampling import SamplingConfig
+from training.config import UPDATES_PER_EPOCH, DistillConfig
+from training.distillation_losses import (
+    Compared,
+    Made,
+    divergence,
+    entropy,
+    imitation_loss,
+    student_loss,
+)
+from training.ema import EMA
+from training.learning_rate import LearningRate
+from training.optimizer import step_unless
+from utils.device import autocast, send, strictly_deterministic
+from utils.plain import to_plain
+from utils.seeding import derive_seed, rng
+from utils.weights import load_moments, load_weights
+
+START_SHARE = 1 / 8  # of the positions begin with a drawn token
+# In the first steps the student only learns the teacher's own answer: at most so many, and at most
+# this share of the run.
+IMITATION, IMITATION_SHARE = 100, 0.05
+IMAGES_PER_EMPTY = 8  # in a step, beside one image that is all hidden
+BETAS = (0.9, 0.99)
+MASK_SCHEDULE = "arccos"  # of the tokens that are hidden from teacher and auxiliary model
+VALIDATION_SEED, VALIDATION_BATCHES = 0, 8
+
+
+def student_settings(num_steps: int) -> SamplingConfig:
+    """Return the settings of sampling that a student of so many steps is made for."""
+    return SamplingConfig(
+        num_steps=num_steps,
+        schedule="arccos-cumulative",
+        guidance=0.0,  # the student has learned it
+        start_share=START_SHARE,
+    )
+
+
+class DistillationStage:
+    """Student, auxiliary model and teacher, as a `Stage` of training/loop.py.
+
+    All networks are in evaluation mode: without dropout the student trains as it samples.
+
+    Attributes:
+        config: shape of all three networks.
+        training: settings of the training.
+        sampling: the settings that the student is made for.
+        model: the student.
+        auxiliary: the auxiliary model.
+        ema: the student with averaged weights, for validation and sampling.
+        learning_rate: that of the student at each step.
+    """
+
+    name, kind = "student", "maskgit"
+    previews_are_generated = True
+    steps_per_epoch = UPDATES_PER_EPOCH
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        config: TransformerShape,
+        training: DistillConfig,
+        *,
+        device: torch.device,
+        precision: torch.dtype,
+        checkpoint_entries: Mapping[str, Any],
+        preview: Callable[[nn.Module, Path], None],
+        compile_model: bool = False,
+    ) -> None:
+        """Begin with copies of the teacher.
+
+        Args:
+            teacher: a trained transformer on the device; it is not changed.
+            config: its shape.
+            training: settings of the training.
+            device: where to compute.
+            precision: dtype of the matrix products.
+            checkpoint_entries: what else a checkpoint holds: dataset, class names, tokenizer.
+            preview: writes a picture of samples of a transformer to a path.
+            compile_model: whether the three networks run through torch.compile.
+        """
+        self.config, self.training = config, training
+        self.device, self.precision = device, precision
+        self.sampling = student_settings(training.num_steps)
+        self._checkpoint_entries, self._preview = checkpoint_entries, preview
+        # The networks.
+        self._teacher = teacher.eval().requires_grad_(False)
+        self.model = copy.deepcopy(teacher).requires_grad_(True)
+        self.auxiliary = copy.deepcopy(teacher).requires_grad_(True)
+        self.ema = EMA(self.model, training.ema_decay)
+        if compile_model:
+            for network in (self._teacher, self.model, self.auxiliary):
+                network.compile()
+        # What trains them.
+        warmup = training.epochs / 20
+        self.learning_rate, self._auxiliary_rate = (
+            LearningRate(peak, training.epochs, warmup, UPDATES_PER_EPOCH)
+            for peak in (training.lr, training.auxiliary_lr)
+        )
+        self.optimizer, self.auxiliary_optimizer = (
+            torch.optim.AdamW(network.parameters(), betas=BETAS, weight_decay=0.0, fused=True)
+            for network in (self.model, self.auxiliary)
+        )
+
+    def train_step(self, step: int) -> dict[str, Tensor]:
+        """Make an optimiser step of the student, and one of the auxiliary model.
+
+        Returns:
+            Scalars on the device: "loss", how far the auxiliary model is from the teacher on the
+            student's images (`divergence`), in nats; "auxiliary", the loss of the auxiliary model;
+            "entropy" of the student's tokens, in nats; "gradient_norm" of the student before
+            clipping; "skipped", 1 if one of them is not finite, and no weight has changed then.
+        """
+        seed, count = self.training.seed, self.training.batch_size
+        # Draw what is made, and with how many steps before the one that learns.
+        draws = rng(seed, "student", step)
+        labels = draws.integers(0, self._num_labels, count)
+        steps_before = int(draws.integers(self.training.num_steps))
+        imitates = step < min(IMITATION, IMITATION_SHARE * self.training.epochs * UPDATES_PER_EPOCH)
+        series = derive_seed(seed, "student's noise", step)
+        # The student makes images; teacher and auxiliary model see them with hidden tokens.
+        made = self._make(self.model, labels, series, 0 if imitates else steps_before)
+        compared = self._compare(made, draws)
+        # What the student learns, and what the auxiliary model learns.
+        empty = self._empty_images(draws)
+        loss = imitation_loss(self._predict(self.model, *empty), self._teach(*empty))
+        if imitates:
+            loss = loss + imitation_loss(made.logits, self._teach(made.start, made.labels))
+        else:
+            loss = loss + student_loss(made, compared)
+        auxiliary_loss = F.nll_loss(compared.auxiliary, compared.targets)
+        with strictly_deterministic():
+            (loss + auxiliary_loss).backward()  # they share no weights
+        # Both make a step. While it imitates, the student has a fixed aim and learns as fast.
+        rate = self._auxiliary_rate if imitates else self.learning_rate
+        metrics = {
+            "loss": divergence(compared),
+            "auxiliary": auxiliary_loss.detach(),
+            "entropy": entropy(made),
+        }
+        return self._update(step, rate(step), metrics)
+
+    def validate(self) -> dict[str, float]:
+        """Measure the averaged student, always with the same noise.
+
+        Returns:
+            "loss", as that of `train_step`, and "entropy".
+        """
+        rows = []
+        for batch in range(VALIDATION_BATCHES):
+            draws = rng(VALIDATION_SEED, "student's validation", batch)
+            labels = draws.integers(0, self._num_labels, self.training.batch_size)
+            series = derive_seed(VALIDATION_SEED, "student's validation", batch)
+            with torch.no_grad():
+                made = self._make(self.ema.module, labels, series, self.training.num_steps - 1)
+                compared = self._compare(made, draws)
+            rows.append(torch.stack([divergence(compared), entropy(made)]))
+        loss, mean_entropy = torch.stack(rows).mean(0).tolist()
+        return {"loss": loss, "entropy": mean_entropy}
+
+    def preview(self, path: Path) -> None:
+        """Write a grid of samples of the averaged student."""
+        self._preview(self.ema.module, path)
+
+    def checkpoint(self, step: int) -> dict[str, Any]:
+        """Return the contents of a checkpoint: that of a transformer, and what it is made for."""
+        return {
+            **self._checkpoint_entries,
+            "family": transformer_family(self.config).name,
+            "config": to_plain(self.config),
+            "step": step,
+            "weights": self.model.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            MADE_FOR: to_plain(self.sampling),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights of both models and the average, and the moments of the optimisers."""
+        return {
+            "model": self.model.state_dict(),
+            "auxiliary": self.auxiliary.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "auxiliary_optimizer": self.auxiliary_optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned; ValueError if it does not fit."""
+        load_weights(self.model, state["model"])
+        load_weights(self.auxiliary, state["auxiliary"])
+        load_weights(self.ema.module, state["ema"])
+        load_moments(self.optimizer, state["optimizer"])
+        load_moments(self.auxiliary_optimizer, state["auxiliary_optimizer"])
+
+    @property
+    def _num_labels(self) -> int:
+        """The number of labels; "no class" is one of them, if the family has it."""
+        return self.config.num_classes + (self.config.null_class is not None)
+
+    def _make(self, student: nn.Module, labels: np.ndarray, series: int, steps_before: int) -> Made:
+        """Let a student make images with the noise of a seed; the last step may have gradients.
+
+        Args:
+            student: the student.
+            labels: int64 (B,).
+            series: the seed.
+            steps_before: how many steps it makes before the last one, which fills in all that is
+                still hidden.
+        """
+        network: Any = student
+        inputs = prepare_decoding(
+            network, labels, np.arange(len(labels)), self.sampling, series, self.precision
+        )
+        steps = decoding_steps(*inputs)
+        tokens, hidden = inputs.tokens, inputs.hidden
+        for _ in range(steps_before):
+            tokens, hidden = next(steps)
+        device_labels = send(torch.from_numpy(labels), self.device)
+        logits = self._predict(student, tokens, device_labels)
+        drawn = draw_tokens(logits.detach().log_softmax(-1), inputs.noise.uniform[steps_before])
+        return Made(logits, tokens, torch.where(hidden, drawn, tokens), hidden, device_labels)
+
+    def _compare(self, made: Made, draws: np.random.Generator) -> Compared:
+        """Hide tokens of images, and let teacher and auxiliary model predict them."""
+        count, length = made.tokens.shape
+        masks = draw_masks(draws, count, length, MASK_SCHEDULE)
+        at = send_array(np.flatnonzero(masks), self.device)
+        seen = made.tokens.masked_fill(send_array(masks, self.device), self.config.mask_token)
+        return Compared(
+            at=at,
+            targets=made.tokens.flatten().index_select(0, at),
+            teacher=self._teach(seen, made.labels, at),
+            auxiliary=self._predict(self.auxiliary, seen, made.labels, at).log_softmax(-1),
+        )
+
+    @torch.no_grad()
+    def _teach(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
+        """Return the teacher's log-probabilities, guided and sharpened: (B, L, K), or (N, K)."""
+        guidance, null_class = self.training.guidance, self.config.null_class
+        logits = self._predict(self._teacher, tokens, labels, at)
+        if guidance and null_class is not None:
+            unguided = self._predict(self._teacher, tokens, torch.full_like(labels, null_class), at)
+            logits = guided_logits(logits, unguided, guidance)
+        return (logits * self.training.logit_scale).log_softmax(-1)
+
+    def _predict(
+        self, network: nn.Module, tokens: Tensor, labels: Tensor, at: Tensor | None = None
+    ) -> Tensor:
+        """Return the logits of a network in float32: (B, L, K), or (N, K) with `at`."""
+        with autocast(self.device, self.precision):
+            logits: Tensor = network(tokens, labels, at)
+        return logits.float()
+
+    def _empty_images(self, draws: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return images that are all hidden, int64 (E, L), and their labels, int64 (E,)."""
+        count = max(1, self.training.batch_size // IMAGES_PER_EMPTY)
+        labels = send(torch.from_numpy(draws.integers(0, self._num_labels, count)), self.device)
+        shape = (count, self.config.seq_len)
+        return torch.full(shape, self.config.mask_token, device=self.device), labels
+
+    def _update(self, step: int, rate: float, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Clip the gradients, make both steps and update the average; all or nothing.
+
+        Args:
+            step: number of the step.
+            rate: learning rate of the student.
+            metrics: what is known of the step.
+
+        Returns:
+            What `train_step` returns.
+        """
+        limit = self.training.grad_clip or torch.inf
+        norm, auxiliary_norm = (
+            nn.utils.clip_grad_norm_(network.parameters(), limit)
+            for network in (self.model, self.auxiliary)
+        )
+        is_lost = ~torch.stack(list(metrics.values())).isfinite().all()
+        spoilt = is_lost | ~(norm + auxiliary_norm).isfinite()
+        skip = spoilt.float()
+        step_unless(skip, self.optimizer, rate)
+        step_unless(skip, self.auxiliary_optimizer, self._auxiliary_rate(step))
+        self.ema.update(step)
+        told = {name: value.masked_fill(is_lost, 0) for name, value in metrics.items()}
+        loss = metrics["loss"].masked_fill(is_lost, torch.nan)
+        norm = norm.masked_fill(spoilt, 0)
+        return {**told, "loss": loss, "gradient_norm": norm, "skipped": skip}

@@ -1,0 +1,77 @@
+"""The losses of a distillation, and what they compare.
+
+Axes: B images of a step, L tokens of an image, K codebook, N hidden tokens.
+"""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Made(NamedTuple):
+    """What the student made at a step.
+
+    Attributes:
+        logits: float32 (B, L, K), its prediction at the last of its steps so far.
+        start: int64 (B, L), what it saw at that step.
+        tokens: int64 (B, L), the whole image.
+        drawn: bool (B, L), True where the token comes from these logits.
+        labels: int64 (B,), its label.
+    """
+
+    logits: Tensor
+    start: Tensor
+    tokens: Tensor
+    drawn: Tensor
+    labels: Tensor
+
+
+class Compared(NamedTuple):
+    """What teacher and auxiliary model say of the hidden tokens of some images.
+
+    Attributes:
+        at: int64 (N,), the hidden ones of the B * L positions.
+        targets: int64 (N,), the student's tokens there.
+        teacher: float32 (N, K), log-probabilities.
+        auxiliary: float32 (N, K), log-probabilities.
+    """
+
+    at: Tensor
+    targets: Tensor
+    teacher: Tensor
+    auxiliary: Tensor
+
+
+def student_loss(made: Made, compared: Compared) -> Tensor:
+    """Compute a loss whose gradient moves the student's logits towards the teacher.
+
+    At hidden tokens its gradient by the logits is (auxiliary - teacher) / N: that of the divergence
+    KL(teacher || auxiliary) by the auxiliary model's logits, in whose place the student's stand
+    (the token-level matching of Di[M]O).
+
+    Args:
+        made: the student's images, with gradients in the logits.
+        compared: the two predictions; no gradient flows through them.
+    """
+    difference = compared.auxiliary.detach().exp() - compared.teacher.exp()  # (N, K)
+    ours = made.drawn.flatten().index_select(0, compared.at).float()[:, None]  # (N, 1)
+    logits = made.logits.flatten(0, 1).index_select(0, compared.at)  # (N, K)
+    return (logits * (difference * ours)).sum() / ours.sum().clamp(min=1)
+
+
+def divergence(compared: Compared) -> Tensor:
+    """Compute the mean KL(teacher || auxiliary) over the hidden tokens, in nats."""
+    teacher, auxiliary = compared.teacher, compared.auxiliary.detach()
+    return (teacher.exp() * (teacher - auxiliary)).sum(-1).mean()
+
+
+def entropy(made: Made) -> Tensor:
+    """Compute the mean entropy of the student's prediction, in nats; no gradient."""
+    log_probs = made.logits.detach().log_softmax(-1)
+    return -(log_probs.exp() * log_probs).sum(-1).mean()
+
+
+def imitation_loss(logits: Tensor, answer: Tensor) -> Tensor:
+    """Compute the cross-entropy of logits with the teacher's log-probabilities, both (B, L, K)."""
+    return F.cross_entropy(logits.flatten(0, 1), answer.flatten(0, 1).exp())
