@@ -191,6 +191,7 @@ def test_a_student_begins_with_the_settings_that_it_is_made_for(driver, serve, t
     assert "--cfg_w=3" in command
     assert "--step" not in command
     page.open()
+    page.click("#generate summary")
     assert page.one("#generate .sampling input[name=cfg_w]").get_attribute("value") == "3"
     page.click("#generate .reset")
     assert page.one("#generate .sampling input[name=cfg_w]").get_attribute("value") == "0"
