@@ -158,7 +158,7 @@ def train_vae(job: TrainVaeJob) -> None:
 
 def train(job: TrainJob) -> None:
     """Stage 2: teach the transformer to fill in hidden tokens."""
-    from commands.train import completed_record, preview_writer, tokens_of
+    from commands.train import completed_record, previews_of, tokens_of
     from training import runs, transformer
 
     machine, images = job.machine, job.images
@@ -184,7 +184,7 @@ def train(job: TrainJob) -> None:
             "class_names": list(images.train.class_names),
             "tokenizer": tokenizer.entry(),
         },
-        preview=preview_writer(job, tokenizer),
+        preview=previews_of(job, tokenizer),
         compile_model=machine.compiled,
         processes=machine.processes,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from commands.parser import CommandLine
 from commands.request import Request
-from commands.training_jobs import TrainingJob
+from commands.training_jobs import StageJob
 from training.curves import draw_curves
 from training.run_folder import RunFolder
 from training.runs import STAGES
@@ -50,7 +50,7 @@ def resolve(request: Request) -> CurvesJob:
     """
     line, output = request.line, Path(request.line.output_dir)
     jobs = request.jobs.values()
-    trained = {job.run.path.resolve() for job in jobs if isinstance(job, TrainingJob)}
+    trained = {job.run.path.resolve() for job in jobs if isinstance(job, StageJob)}
     written: dict[Path, str] = {}  # what the user wrote, by folder
     for text in line.curves:
         path = _folder_of(text, output, trained)

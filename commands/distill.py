@@ -4,66 +4,53 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from commands.flags import configure
-from commands.generation import describe_model, grid_columns
+from commands.flags import configure, option_values
+from commands.generation import PREVIEW_IMAGES, describe_model, preview_writer
 from commands.parser import CommandLine
-from commands.request import Machine, Request
+from commands.request import Request
 from commands.resume import run_record
 from commands.sources import ModelSource, find_model
-from commands.training_jobs import wants_wandb
+from commands.training_jobs import StageJob, wants_wandb
 from data.datasets import DATASETS
 from models.decoding import make_plan
-from models.labels import classes_in_turn
-from models.open import as_transformer
+from models.labels import labels_in_turn
+from models.model import ImageSeries
+from models.open import new_transformer, transformer_family
 from models.sampling import SamplingConfig
 from training import runs
 from training.config import UPDATES_PER_EPOCH, DistillConfig, LoopConfig
 from training.distillation import DistillationStage, student_settings
-from training.run_folder import RunFolder
-from training.runs import RunRecord, check_made_from
+from training.runs import check_made_from
 from utils.checkpoint import contents_of, is_own_format
-from utils.errors import UserError
-from utils.pictures import save_grid
+from utils.errors import FieldError, UserError
 from utils.torch_file import read_torch_file
-
-PREVIEW_IMAGES = 64
+from utils.weights import count_parameters
 
 
 @dataclass(frozen=True)
-class DistillJob:
+class DistillJob(StageJob):
     """A student to train.
 
     Attributes:
         teacher: the trained model.
-        run: the student's run folder.
-        machine: device and precision.
         training: settings of the training.
         sampling: the settings of sampling that the student is made for.
-        loop: settings of the training loop.
-        record: what config.json keeps about the stage.
-        use_wandb: whether Weights & Biases gets the metrics.
     """
 
     teacher: ModelSource
-    run: RunFolder
-    machine: Machine
     training: DistillConfig
     sampling: SamplingConfig
-    loop: LoopConfig
-    record: RunRecord
-    use_wandb: bool
 
 
-def with_student_run(line: CommandLine) -> CommandLine:
-    """Fill in what the teacher's file decides: the dataset, and the name of the student's run.
+def complete(line: CommandLine) -> CommandLine:
+    """Fill in what teacher and student decide: dataset, name of the run, settings of sampling.
 
     Raises:
         UserError: if there is no teacher, or it cannot be read.
     """
-    if line.asks_for("train"):
-        raise UserError("--distill needs a finished model: give it after --train has ended")
+    for mode in ("train_vae", "train"):
+        if line.asks_for(mode):
+            raise UserError(f"--distill needs a finished model: give it after --{mode} has ended")
     if not line.checkpoint:
         raise UserError("--distill needs the model that teaches: name its file with --checkpoint")
     dataset, path = line.dataset, Path(line.checkpoint)
@@ -71,37 +58,51 @@ def with_student_run(line: CommandLine) -> CommandLine:
     if "dataset" not in line.given and is_own_format(stored):
         found = contents_of(stored, path, "maskgit").get("dataset")
         dataset = found if isinstance(found, str) and found in DATASETS else dataset
-    run_name = line.run_name or f"{dataset}_{line.distill}_step"
-    return line.replace(dataset=dataset, run_name=run_name)
+    settings = option_values(student_settings(int(line.distill)))
+    return line.replace(
+        dataset=dataset,
+        run_name=line.run_name or f"{dataset}_{line.distill}_step",
+        **{name: settings[name] for name in settings.keys() - line.given},
+    )
 
 
 def resolve(request: Request) -> DistillJob:
     """Open the teacher, and make all configs of the training.
 
     Raises:
-        UserError: if there is no teacher, or the run that is continued has another one.
+        UserError: if there is no teacher, it is a student itself or cannot be guided, or the run
+            that is continued has another one.
     """
-    line, teacher = request.line, find_model(request)
+    line, source = request.line, find_model(request)
+    if source.made_for is not None:
+        raise UserError(f"{source.path} is a student itself: name the model that taught it")
     training = configure(DistillConfig, line, num_steps=int(line.distill))
+    if training.teacher_guidance and source.shape.null_class is None:
+        reason = "this transformer has no null class, so it cannot be guided; use 0"
+        raise FieldError("teacher_guidance", training.teacher_guidance, reason)
     sampling = student_settings(training.num_steps)
-    sampling.validate_for(teacher.shape)
-    run, continues = request.run(), request.continued.get("student")
-    made_from = {"steps": training.num_steps, "teacher": teacher.open().fingerprint}
+    sampling.validate_for(source.shape)
+    # What the run is made of.
+    run, continues, teacher = request.run(), request.continued.get("student"), source.open()
+    made_from = {
+        "steps": training.num_steps,
+        "teacher": teacher.fingerprint,
+        "tokenizer": teacher.tokenizer.fingerprint,
+    }
     if continues is not None:
         check_made_from(made_from, continues, run)
+    line = line.replace(size=source.tokenizer.image_size)
     return DistillJob(
-        teacher=teacher,
         run=run,
         machine=request.machine,
-        training=training,
-        sampling=sampling,
         loop=configure(
             LoopConfig, line, epochs=training.epochs, images_per_step=training.batch_size
         ),
-        record=run_record(
-            line.replace(size=teacher.tokenizer.image_size), "student", made_from, continues
-        ),
+        record=run_record(line, "student", made_from, continues),
         use_wandb=wants_wandb(request),
+        teacher=source,
+        training=training,
+        sampling=sampling,
     )
 
 
@@ -109,15 +110,7 @@ def run(job: DistillJob) -> None:
     """Train the student, from its last saved state if there is one."""
     teacher, machine = job.teacher.open(), job.machine
     network: Any = teacher.transformer
-
-    def preview(network: nn.Module, path: Path) -> None:
-        student = replace(
-            teacher, transformer=as_transformer(network), best=None, made_for=job.sampling
-        )
-        labels = classes_in_turn(len(teacher.class_names), 0)
-        shown = student.sample([labels[i % len(labels)] for i in range(PREVIEW_IMAGES)])
-        save_grid(path, list(shown), columns=grid_columns(len(labels)))
-
+    names = teacher.class_names
     stage = DistillationStage(
         network,
         job.teacher.shape,
@@ -126,10 +119,15 @@ def run(job: DistillJob) -> None:
         precision=machine.precision,
         checkpoint_entries={
             "dataset": teacher.dataset,
-            "class_names": list(teacher.class_names),
+            "class_names": list(names),
             "tokenizer": teacher.tokenizer.entry(),
         },
-        preview=preview,
+        preview=preview_writer(
+            lambda student: replace(teacher, transformer=student),
+            labels_in_turn(None, names, range(len(names)), PREVIEW_IMAGES),
+            job.sampling,
+            ImageSeries(job.training.seed, block_size=PREVIEW_IMAGES),
+        ),
         compile_model=machine.compiled,
     )
     runs.run_stage(stage, job.run, job.loop, job.record, use_wandb=job.use_wandb)
@@ -137,9 +135,18 @@ def run(job: DistillJob) -> None:
 
 def describe(job: DistillJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
+    config, count = job.teacher.shape, job.training.batch_size
+    parameters = count_parameters(new_transformer(config))
+    # Student and auxiliary model are trained; the teacher has its weights alone.
+    kind = job.machine.device.type
+    trained = transformer_family(config).training_bytes(config, parameters, count, kind)
+    memory, checkpoints = 2 * trained + 4 * parameters, 4 * 9 * parameters
     return {
         **describe_model(job.teacher),
-        "steps": f"{job.loop.epochs * UPDATES_PER_EPOCH} of {job.training.batch_size} images",
+        "transformer": f"{parameters / 1e6:.2f} M parameters",
+        "steps": f"{job.loop.epochs * UPDATES_PER_EPOCH} of {count} images",
+        "memory, roughly": f"{memory / 1e9:.1f} GB",
+        "disk": f"{checkpoints / 1e6:.0f} MB of checkpoints",
         "student": job.run.model,
-        "plan": make_plan([job.teacher.shape.seq_len], job.sampling).table(),
+        "plan": make_plan([config.seq_len], job.sampling).table(),
     }

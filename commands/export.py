@@ -62,6 +62,8 @@ def run(job: ExportJob) -> None:
     """Write the weights in the layout of the other program."""
     write = transformer_family(job.model.shape).write
     assert write is not None, "resolve refuses such a family"
+    if job.model.made_for is not None:
+        log.warning("this layout has no place for the settings that the student is made for")
     with atomic_write(job.path) as file:
         torch_save(write(job.model.open().transformer), file)
     log_written(job.path, "the transformer alone, without its tokenizer")

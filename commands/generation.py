@@ -1,12 +1,13 @@
 """Shared by the modes that generate images: which model, how many images, of which classes."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from commands.flags import configure, option_values
 from commands.options import BEST
@@ -16,14 +17,18 @@ from commands.sources import ModelSource, find_model
 from metrics.sweep_table import table_text
 from models.best_settings import BestSettings
 from models.decoding import make_plan
+from models.interfaces import Transformer
 from models.labels import classes_in_turn, labels_in_turn
-from models.model import ImageSeries
+from models.model import ImageSeries, Model
+from models.open import as_transformer
 from models.sampling import SamplingConfig
 from utils.errors import UserError
+from utils.pictures import save_grid
 
 log = logging.getLogger(__name__)
 
 GRID_COLUMNS = 10
+PREVIEW_IMAGES = 64  # of a grid that a training draws
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,30 @@ def log_plan(config: SamplingConfig, seq_len: int) -> None:
     if config.guidance and not plan.guidance.any():
         log.warning("`guidance` %g: no step has any; see `guidance_interval`", config.guidance)
     log.info("%s", plan.table())
+
+
+def preview_writer(
+    model_with: Callable[[Transformer], Model],
+    labels: Sequence[int],
+    sampling: SamplingConfig,
+    series: ImageSeries,
+) -> Callable[[nn.Module, Path], None]:
+    """Return a function (transformer, path) that writes a grid of samples as a PNG.
+
+    Args:
+        model_with: makes a model of a transformer.
+        labels: class of each image.
+        sampling: settings of decoding.
+        series: where the noise of the images comes from.
+    """
+
+    def write(network: nn.Module, path: Path) -> None:
+        model = model_with(as_transformer(network))
+        blocks = model.sample_blocks(labels, sampling, series)
+        shown = [image for images, _ in blocks for image in images]
+        save_grid(path, shown, columns=grid_columns(len(model.class_names)))
+
+    return write
 
 
 def grid_columns(num_classes: int) -> int:

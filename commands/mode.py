@@ -11,6 +11,7 @@ class Mode:
 
     Each mode has a file commands/<name>.py with these functions:
 
+        complete(line)    optional; fills in options that a file decides, before all else
         check(line)       optional; refuses mistakes that the command line alone shows
         resolve(request)  returns the mode's Job
         run(job)          does the Job (MaskGIT.py does those of train_vae, train and sample)

@@ -20,6 +20,7 @@ from models.schedules import training_schedule
 from models.vqgan.config import VQGANConfig
 from training.config import (
     OPTIMIZERS,
+    UPDATES_PER_EPOCH,
     DistillConfig,
     LoopConfig,
     TrainingConfig,
@@ -264,7 +265,7 @@ def _transformer() -> Iterator[Option]:
 
 
 def _training() -> Iterator[Option]:
-    """Yield the options of stage 2, and those of both stages."""
+    """Yield the options of --train, and those of every training."""
 
     def learns(
         name: str, field: str, kind: Any, unit: str, text: str, topics: str = "stage2", **more: Any
@@ -327,7 +328,7 @@ def _distilling() -> Iterator[Option]:
         values = {"resume": Resume.STAGE, **more}
         return Option(name, kind, unit, text, fills, topics=topics, **values)
 
-    text = "epochs of 100 steps of the optimisers"
+    text = f"epochs of {UPDATES_PER_EPOCH} steps of the optimisers"
     yield learns(
         "n_epochs_distill", "epochs", kinds.positive_int, "N", text, resume=Resume.GROW
     )  # fmt: skip
@@ -336,16 +337,17 @@ def _distilling() -> Iterator[Option]:
     text = "peak learning rate of the auxiliary model, which has to follow the student"
     yield learns("lr_auxiliary", "auxiliary_lr", kinds.positive, "LR", text)
     text = "guidance of the teacher, as --cfg_w; the student needs none then"
-    yield learns("teacher_cfg_w", "guidance", kinds.strength, "W", text)
+    yield learns("teacher_cfg_w", "teacher_guidance", kinds.strength, "W", text)
     text = "factor on the teacher's logits, as --sm_temp"
-    yield learns("teacher_sm_temp", "logit_scale", kinds.scale, "S", text)
+    yield learns("teacher_sm_temp", "teacher_logit_scale", kinds.scale, "S", text)
 
 
 def _images() -> Iterator[Option]:
     """Yield the options that say which model makes which images."""
     yield Option(
-        "checkpoint", kinds.path, "FILE", "trained model [the run's own]", topics=_topics("loading")
-    )
+        "checkpoint", kinds.path, "FILE", "trained model; the teacher of --distill [the run's own]",
+        topics=_topics("loading"),
+    )  # fmt: skip
     yield Option(
         "num_samples", kinds.sample_count, "N",
         "images to make; without it one per label of --labels, 50000 for --evaluate, 1000 for each "

@@ -28,12 +28,15 @@ from page.catalog import Catalog, OpenModel
 from page.form import CommandForm, Field, Recipe
 from page.runs import RunReader
 from page.safety import is_loopback, new_token
+from training.run_folder import RunFolder
+from training.runs import STAGES
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
 NEEDED = ("starlette", "uvicorn")
-RUN_FILES = ("config.json", "metrics.jsonl", "metrics_vqgan.jsonl")  # one of them makes it a run
+# One of them makes a folder a run.
+RUN_FILES = ("config.json", *(RunFolder(Path(), "").metrics(stage).name for stage in STAGES))
 
 
 @dataclass(frozen=True)
@@ -141,9 +144,16 @@ def _form(line: CommandLine) -> CommandForm:
         block_size=line.batch_size,
         read=partial(_read, line),
         values=option_values,
+        begins_with=partial(_begins_with, line),
         write=partial(_command, line),
         told=partial(with_flags, modes=modes),
     )
+
+
+def _begins_with(line: CommandLine, settings: SamplingConfig) -> dict[str, Any]:
+    """Return the values that the form begins with: these settings, but for the options given."""
+    values = option_values(settings)
+    return values | {name: getattr(line, name) for name in values.keys() & line.given}
 
 
 def _field(line: CommandLine, name: str) -> Field:

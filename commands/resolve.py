@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 from commands import dry_run
-from commands.distill import with_student_run
 from commands.flags import configure, options_of, with_flags
 from commands.mode import Mode
 from commands.options import BEST, OPTIONS
@@ -54,8 +53,9 @@ def resolved(line: CommandLine, modes: tuple[Mode, ...]) -> Iterator[dict[Mode, 
     try:
         # Complete the command line, and choose where to compute.
         _log_idle_options(line)
-        if line.asks_for("distill"):
-            line = with_student_run(line)
+        for mode in line.modes:
+            complete = getattr(mode.module(), "complete", None)
+            line = complete(line) if complete else line
         line, continued = apply_resume(line)
         machine = _choose_machine(line)
         if not line.dry_run:
@@ -143,6 +143,11 @@ def idle_options(line: CommandLine) -> list[str]:
 
 def _memory_hint(line: CommandLine) -> str:
     """Return the message for a lack of memory: the sizes, and what to lower."""
+    if line.asks_for("distill"):
+        return (
+            f"out of memory at --batch_size_distill {line.batch_size_distill}: lower it, or take a "
+            "smaller model"
+        )
     return (
         f"out of memory at batch size {line.batch_size} (--batch_size_vae {line.batch_size_vae} in "
         f"stage 1), --size {line.size or 'of the dataset'}: lower the batch size, raise "

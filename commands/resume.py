@@ -10,9 +10,10 @@ from commands.flags import options_of
 from commands.kept_options import STAGES, kept_options, options_of_run
 from commands.options import OPTIONS, Resume
 from commands.parser import CommandLine
+from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
 from training.run_folder import RunFolder
-from training.runs import CLASS_NAMES, MADE_FROM, RunRecord, read_config
+from training.runs import CLASS_NAMES, MADE_FROM, RunRecord, check_alone, read_config
 from utils.checkpoint import load_checkpoint
 from utils.errors import UserError, value_text
 from utils.plain import same_value
@@ -53,6 +54,7 @@ def _apply_to_stage(
         raise UserError(
             f"{run.path} already holds a {stage} run: --resume continues it; {elsewhere}"
         )
+    check_alone(run, stage)
     if not state.is_file() and published.exists():
         raise UserError(
             f"{published} exists, but {state.name}, from which it would be resumed, is missing; "
@@ -143,9 +145,11 @@ def take_over_options(line: CommandLine, stored: Entry, stage: str, run: RunFold
                 f"--{name} {value_text(getattr(line, name))} is not what the run in {run.path} was "
                 f"started with ({value_text(value)}); leave it out, or start another --run_name"
             )
-    # These options count as given again: they say how another program's tokenizer is read.
-    of_tokenizer = taken.keys() & set(options_of(VQGANConfig).values())
-    given = line.given | (of_tokenizer if stage == "maskgit" else frozenset())
+    # These options count as given again: those that say how another program's tokenizer is read,
+    # and those of sampling, for which a student has values of its own.
+    as_given = {"maskgit": VQGANConfig, "student": SamplingConfig}.get(stage)
+    names = set(options_of(as_given).values()) if as_given else set()
+    given = line.given | (taken.keys() & names)
     return replace(line.replace(**taken), given=given)
 
 
@@ -160,7 +164,7 @@ def class_order(
     Args:
         continues: the entry of config.json of the run.
         run: the run folder.
-        stage: one of `training.runs.STAGES`.
+        stage: "vqgan" or "maskgit".
         class_names: names in the order of the dataset.
     """
     made_from = continues.get(MADE_FROM)

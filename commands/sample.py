@@ -19,6 +19,7 @@ from commands.request import Request
 from models.decoding import make_plan
 from models.sampling import SamplingConfig
 from utils.pictures import save_film
+from utils.plain import to_plain
 from utils.progress import log_written
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class SampleJob:
             "checkpoint": model.fingerprint,
             "device": machine.device.type,
             "compiled": machine.compiled,
-            "sampling": vars(self.sampling),
+            "sampling": to_plain(self.sampling),
         }
 
 

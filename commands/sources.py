@@ -47,7 +47,7 @@ class TokenizerSource:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A trained model that exists, or that --train will make.
+    """A trained model that exists, or that --train or --distill will make.
 
     Attributes:
         path: its file.
@@ -303,6 +303,8 @@ def _model_hint(run: RunFolder) -> str:
         return f"the folder has {others[0].name}, so give --dataset {dataset}"
     if run.resume_state("maskgit").is_file():
         return "its training has not written a checkpoint yet; --train --resume continues it"
+    if run.resume_state("student").is_file():
+        return "its distillation has not written a checkpoint yet; --distill --resume continues it"
     return "train one with --train, or name --checkpoint"
 
 

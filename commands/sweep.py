@@ -101,7 +101,7 @@ def run(job: SweepJob) -> None:
     folder = make_folder(job.folder)
     busy = f"another job is measuring a grid in {folder}; choose another --run_name"
     with exclusive_lock(folder / ".lock", busy):
-        table = SweepTable(folder, protocol)
+        table = SweepTable(folder, protocol, option_values(SamplingConfig()))
         log.info("%d combinations of %d images each", len(job.grid), count)
         for number, sampling in enumerate(job.grid, start=1):
             values, title = option_values(sampling), f"combination {number} of {len(job.grid)}"

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from commands.flags import configure
-from commands.generation import grid_columns
+from commands.generation import PREVIEW_IMAGES, preview_writer
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.resume import run_record
@@ -33,7 +33,7 @@ from models.interfaces import TokenizerShape
 from models.labels import labels_in_turn, parse_labels
 from models.maskgit.config import TransformerConfig
 from models.model import ImageSeries, Model
-from models.open import as_transformer, new_transformer, transformer_family
+from models.open import new_transformer, transformer_family
 from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
@@ -41,10 +41,7 @@ from training.optimizer import count_moments
 from training.runs import RunRecord
 from training.transformer import num_parts
 from utils.device import float32_name
-from utils.pictures import save_grid
 from utils.weights import count_parameters
-
-PREVIEW_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -172,18 +169,16 @@ def completed_record(job: TrainJob, tokenizer: Tokenizer, tokens: TokenSet) -> R
     return replace(job.record, made_from={**job.record.made_from, **of_tokens})
 
 
-def preview_writer(job: TrainJob, tokenizer: Tokenizer) -> Callable[[nn.Module, Path], None]:
-    """Return a function (transformer, path) that writes a grid of samples as a PNG."""
+def previews_of(job: TrainJob, tokenizer: Tokenizer) -> Callable[[nn.Module, Path], None]:
+    """Return the function that writes the preview grids, as `preview_writer` does."""
     names = job.images.train.class_names
     dataset, precision = job.data.spec.name, job.machine.precision
-
-    def write(network: nn.Module, path: Path) -> None:
-        model = Model(as_transformer(network), tokenizer, dataset, names, precision)
-        blocks = model.sample_blocks(job.preview_labels, job.sampling, job.preview_series)
-        shown = [image for images, _ in blocks for image in images]
-        save_grid(path, shown, columns=grid_columns(len(names)))
-
-    return write
+    return preview_writer(
+        lambda network: Model(network, tokenizer, dataset, names, precision),
+        job.preview_labels,
+        job.sampling,
+        job.preview_series,
+    )
 
 
 def describe(job: TrainJob) -> dict[str, Any]:

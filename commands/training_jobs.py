@@ -1,4 +1,4 @@
-"""Shared by the Jobs of --train_vae and --train."""
+"""Shared by the Jobs of --train_vae, --train and --distill."""
 
 import logging
 from dataclasses import dataclass
@@ -38,14 +38,12 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class TrainingJob:
-    """What the Jobs of both stages hold.
+class StageJob:
+    """What the Jobs of all stages hold.
 
     Attributes:
         run: the run folder.
         machine: device, precision and processes.
-        images: images to train and to validate on.
-        data: their dataset.
         loop: settings of the training loop.
         record: what config.json keeps about the stage.
         use_wandb: whether Weights & Biases gets the metrics.
@@ -53,11 +51,22 @@ class TrainingJob:
 
     run: RunFolder
     machine: Machine
-    images: Splits
-    data: Data
     loop: LoopConfig
     record: RunRecord
     use_wandb: bool
+
+
+@dataclass(frozen=True)
+class TrainingJob(StageJob):
+    """What the Jobs of the stages hold that train on images.
+
+    Attributes:
+        images: images to train and to validate on.
+        data: their dataset.
+    """
+
+    images: Splits
+    data: Data
 
 
 def open_splits(request: Request, data: Data, stage: str) -> Splits:
@@ -66,7 +75,7 @@ def open_splits(request: Request, data: Data, stage: str) -> Splits:
     Args:
         request: the command line.
         data: the dataset.
-        stage: one of `training.runs.STAGES`.
+        stage: "vqgan" or "maskgit".
 
     Raises:
         UserError: as `Data.open`; or if the processes have different images.

@@ -39,12 +39,15 @@ class SweepTable:
         rows: each with its texts by the names of the columns, without its checksum.
     """
 
-    def __init__(self, folder: Path, protocol: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, protocol: Mapping[str, Any], usual: Mapping[str, Any] | None = None
+    ) -> None:
         """Open the table in a folder, with the rows that are there.
 
         Args:
             folder: made if needed.
             protocol: plain data that is the same for all rows.
+            usual: the default of every setting; rows of a time before a setting have it.
 
         Raises:
             UserError: if the rows there have another protocol, or the protocol or all rows are
@@ -56,7 +59,8 @@ class SweepTable:
         self._sparing, self._is_sheet_old = Sparing(), False
         for place in (folder, make_folder(folder / "strips")):
             remove_leftovers(place)
-        self.rows = read_rows(self.csv)
+        texts = {name: table_text(value) for name, value in (usual or {}).items()}
+        self.rows = [{**texts, **row} for row in read_rows(self.csv)]
         stored = read_record(folder / "protocol.json") if self.csv.is_file() else protocol
         differing = [n for n in {**protocol, **stored} if stored.get(n) != protocol.get(n)]
         if differing:

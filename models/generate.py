@@ -106,8 +106,8 @@ def prepare_decoding(
     # What the model sees at the start, and what of it is hidden.
     device = next(model.parameters()).device
     seq_len = model.config.seq_len
-    device_labels = torch.from_numpy(labels).to(device)
-    tokens = start_tokens(model, image_indices, config.start_token, seed).to(device)
+    device_labels = send(torch.from_numpy(labels), device)
+    tokens = send(start_tokens(model, image_indices, config.start_token, seed), device)
     same_start = config.start_token is None or config.start_token >= 0
     if config.start_share:
         predicted = predict_empty(model, device_labels, precision)  # (B, L, K)

@@ -96,7 +96,7 @@ class Model:
 
     @property
     def usual(self) -> SamplingConfig:
-        """What settings that are not given take: those that it was made for, or the defaults."""
+        """The settings that hold where none are given: `made_for`, or the defaults."""
         return self.made_for or SamplingConfig()
 
     @property

@@ -80,7 +80,10 @@ class SamplingConfig:
         if not 0 <= self.start_share <= 1:
             raise FieldError("start_share", self.start_share, "must be a share from 0 to 1")
         if self.start_share and self.start_token is not None:
-            reason = "`start_token` says what hidden positions begin with: leave one of them out"
+            reason = (
+                "`start_token` also says what hidden positions begin with: leave it out, or set "
+                "`start_share` to 0"
+            )
             raise FieldError("start_share", self.start_share, reason)
         ends = self.guidance_interval
         if not (isinstance(ends, tuple | list) and len(ends) == 2 and 0 <= ends[0] <= ends[1] <= 1):

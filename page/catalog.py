@@ -47,7 +47,7 @@ class OpenModel:
             "has_null": model.transformer.config.null_class is not None,
             "fingerprint": model.fingerprint,
             "best": None if best is None else form.values(best.sampling),
-            "made_for": None if made_for is None else form.values(made_for),
+            "made_for": None if made_for is None else form.begins_with(made_for),
         }
 
 

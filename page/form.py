@@ -100,6 +100,7 @@ class CommandForm:
         block_size: images that are computed at once, at most.
         read: turns values by name into settings of sampling; raises UserError for a wrong one.
         values: turns settings of sampling into values by name.
+        begins_with: the same, but options of the command line win.
         write: writes the command that makes images again.
         told: changes a message for the user, so that it names settings by their flags.
     """
@@ -111,5 +112,6 @@ class CommandForm:
     block_size: int
     read: Callable[[Mapping[str, Any]], SamplingConfig]
     values: Callable[[SamplingConfig], dict[str, Any]]
+    begins_with: Callable[[SamplingConfig], dict[str, Any]]
     write: Callable[[Recipe], str]
     told: Callable[[str], str]

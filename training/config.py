@@ -145,8 +145,8 @@ class DistillConfig:
         batch_size: images of one step.
         lr: peak learning rate of the student.
         auxiliary_lr: peak learning rate of the auxiliary model, which has to follow the student.
-        guidance: weight w of classifier-free guidance of the teacher, which the student learns.
-        logit_scale: factor on the teacher's guided logits; above 1 sharpens.
+        teacher_guidance: weight w of the teacher's guidance, which the student learns.
+        teacher_logit_scale: factor on the teacher's guided logits; above 1 sharpens.
         grad_clip: largest norm of the gradient of each network; 0 turns clipping off.
         ema_decay: decay of the averaged weights; 0 makes them equal to the raw weights.
         seed: seed of all random numbers.
@@ -157,8 +157,8 @@ class DistillConfig:
     batch_size: int = 32
     lr: float = 3e-4
     auxiliary_lr: float = 1e-3
-    guidance: float = 1.0
-    logit_scale: float = 1.25
+    teacher_guidance: float = 1.0
+    teacher_logit_scale: float = 1.25
     grad_clip: float = 1.0
     ema_decay: float = 0.999
     seed: int = 0

@@ -12,7 +12,8 @@ Generator". It needs no images. At each step
 Tokens that are drawn side by side do not know of each other. So the student begins with a few drawn
 tokens (`SamplingConfig.start_share`), and learns to make one fitting image of them. Di[M]O draws
 these from all image tokens alike. Here they come from the prediction of an empty image, which the
-student keeps from its teacher: so the teacher's own answer is a good one to begin from.
+student learns from its teacher beside the rest. So the first answers of the teacher to such a start
+are good ones already.
 
 Axes: B images of a step, E empty images, L tokens of an image, K codebook, N hidden tokens.
 """
@@ -55,6 +56,7 @@ START_SHARE = 1 / 8  # of the positions begin with a drawn token
 # In the first steps the student only learns the teacher's own answer: at most so many, and at most
 # this share of the run.
 IMITATION, IMITATION_SHARE = 100, 0.05
+WARMUP_SHARE = 0.05  # of the run
 IMAGES_PER_EMPTY = 8  # in a step, beside one image that is all hidden
 BETAS = (0.9, 0.99)
 MASK_SCHEDULE = "arccos"  # of the tokens that are hidden from teacher and auxiliary model
@@ -83,7 +85,7 @@ class DistillationStage:
         model: the student.
         auxiliary: the auxiliary model.
         ema: the student with averaged weights, for validation and sampling.
-        learning_rate: that of the student at each step.
+        learning_rate: that of the student at each step after the first ones (IMITATION).
     """
 
     name, kind = "student", "maskgit"
@@ -105,7 +107,7 @@ class DistillationStage:
         """Begin with copies of the teacher.
 
         Args:
-            teacher: a trained transformer on the device; it is not changed.
+            teacher: a trained transformer on the device; it is frozen, its weights stay.
             config: its shape.
             training: settings of the training.
             device: where to compute.
@@ -127,7 +129,7 @@ class DistillationStage:
             for network in (self._teacher, self.model, self.auxiliary):
                 network.compile()
         # What trains them.
-        warmup = training.epochs / 20
+        warmup = WARMUP_SHARE * training.epochs
         self.learning_rate, self._auxiliary_rate = (
             LearningRate(peak, training.epochs, warmup, UPDATES_PER_EPOCH)
             for peak in (training.lr, training.auxiliary_lr)
@@ -271,12 +273,12 @@ class DistillationStage:
     @torch.no_grad()
     def _teach(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
         """Return the teacher's log-probabilities, guided and sharpened: (B, L, K), or (N, K)."""
-        guidance, null_class = self.training.guidance, self.config.null_class
+        guidance, null_class = self.training.teacher_guidance, self.config.null_class
         logits = self._predict(self._teacher, tokens, labels, at)
         if guidance and null_class is not None:
             unguided = self._predict(self._teacher, tokens, torch.full_like(labels, null_class), at)
             logits = guided_logits(logits, unguided, guidance)
-        return (logits * self.training.logit_scale).log_softmax(-1)
+        return (logits * self.training.teacher_logit_scale).log_softmax(-1)
 
     def _predict(
         self, network: nn.Module, tokens: Tensor, labels: Tensor, at: Tensor | None = None

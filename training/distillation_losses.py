@@ -46,9 +46,10 @@ class Compared(NamedTuple):
 def student_loss(made: Made, compared: Compared) -> Tensor:
     """Compute a loss whose gradient moves the student's logits towards the teacher.
 
-    At hidden tokens its gradient by the logits is (auxiliary - teacher) / N: that of the divergence
-    KL(teacher || auxiliary) by the auxiliary model's logits, in whose place the student's stand
-    (the token-level matching of Di[M]O).
+    At the M hidden tokens that the student drew at this step, its gradient by the logits is
+    (auxiliary - teacher) / M; elsewhere it is 0. This is the gradient of KL(teacher || auxiliary)
+    by the auxiliary model's logits, in whose place the student's stand (the token-level matching
+    of Di[M]O).
 
     Args:
         made: the student's images, with gradients in the logits.
@@ -67,9 +68,10 @@ def divergence(compared: Compared) -> Tensor:
 
 
 def entropy(made: Made) -> Tensor:
-    """Compute the mean entropy of the student's prediction, in nats; no gradient."""
+    """Compute the mean entropy of the tokens that were drawn, in nats; no gradient."""
     log_probs = made.logits.detach().log_softmax(-1)
-    return -(log_probs.exp() * log_probs).sum(-1).mean()
+    of_tokens = -(log_probs.exp() * log_probs).sum(-1)  # (B, L)
+    return (of_tokens * made.drawn).sum() / made.drawn.sum()
 
 
 def imitation_loss(logits: Tensor, answer: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The training loop of both stages.
+"""The training loop of every stage.
 
 A stage can make a step, validate itself and save itself. The loop decides when: it counts steps and
 epochs, logs metrics, shows progress, saves, stops on signals and checks that the loss is finite. It

@@ -28,6 +28,8 @@ DIGESTS = {  # entries there, and their names
     "source": "images",
     "teacher": "weights of the teacher",
 }
+FILES = "`checkpoint_vae` and `data_dir`"  # the options that decide most of them
+OWN = {"steps": "number of steps", "teacher": "`checkpoint`"}  # and what decides the others
 MOST_TOLD = 200  # characters of the names of classes in a message
 STAGES = ("vqgan", "maskgit", "student")  # names of the stages, the entries of config.json
 
@@ -146,11 +148,27 @@ def _mend_checkpoint(stage: Stage, run: RunFolder, step: int) -> None:
         publish(stage, run, step)
 
 
+def check_alone(run: RunFolder, stage: str) -> None:
+    """Refuse a folder in which another stage writes the same checkpoint.
+
+    Raises:
+        UserError: naming the stage.
+    """
+    result = run.published(stage)
+    for other in STAGES:
+        if other != stage and run.published(other) == result and run.resume_state(other).is_file():
+            raise UserError(
+                f"{run.path} holds a {other} run, which writes {result.name} too; nothing is "
+                "overwritten: choose another `run_name` or `output_dir`"
+            )
+
+
 def _check_unchanged(stage: str, run: RunFolder, record: RunRecord) -> None:
     """Refuse a run that another job has started or changed since this job looked at it.
 
     That can be hours ago, while the images became tokens. Now the folder is locked.
     """
+    check_alone(run, stage)
     has_state = run.resume_state(stage).is_file()
     if record.continues is None and (has_state or run.published(stage).exists()):
         raise UserError(
@@ -239,8 +257,7 @@ def check_made_from(
         elif name in DIGESTS:
             told = f"the {DIGESTS[name]} of the run in {run.path} were others"
         raise UserError(
-            f"{told}: give what it began with (`checkpoint_vae` and `data_dir`, or `checkpoint`), "
-            "or start another `run_name`"
+            f"{told}: give the run's own {OWN.get(name, FILES)}, or start another `run_name`"
         )
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TRAIN_TINY
 
 from MaskGIT import main
 from models.open import load_model
 from training.distillation import DistillationStage, student_settings
 from utils.checkpoint import contents_of, load_checkpoint, save_checkpoint
+from utils.plain import to_plain
 from utils.torch_file import read_torch_file
 
 FEW = "--n_epochs_distill 1 --batch_size_distill 4"
@@ -86,14 +88,20 @@ def test_best_settings_of_a_sweep_can_be_kept_in_a_student(run, student):
     assert len(run(f"--show_plan --checkpoint {student}").splitlines()) == 3
 
 
-def test_an_edit_by_a_student_keeps_what_is_not_marked(run, student, tmp_path):
-    run(f"--edit --checkpoint {student} --init_image mnist:2 --mask_box 0,0,16,32 --num_samples 2")
+def test_an_edit_by_a_student_keeps_the_tokens_that_are_not_marked(student):
     model = load_model(student, device="cpu")
     image = np.zeros((32, 32, 1), np.uint8)
     mask = np.zeros((32, 32), bool)
     mask[:16] = True
-    edited = model.edit(image, mask, [2, 2, 5], put_back=True)
-    assert (edited[:, 16:] == 0).all()
+    known, _ = model.known_tokens(image, mask)
+    before, after = model.decode_steps([2, 2, 5], known=known)
+    kept = ~known.hidden.numpy().reshape(8, 8)
+    assert (after.tokens[:, kept] == known.tokens.numpy().reshape(8, 8)[kept]).all()
+    assert not after.hidden.any()
+    # An eighth of the positions begins with a token, of which those in the marked half are seen.
+    shown = before.tokens[:, ~kept] != model.transformer.config.mask_token
+    assert 0 < shown.sum() < 3 * 8
+    assert before.hidden[:, ~kept].all()
 
 
 def test_a_distillation_that_was_stopped_goes_on_bit_for_bit(run, teacher, tmp_path, monkeypatch):
@@ -141,9 +149,20 @@ def test_mistakes_are_refused_in_one_line(run, teacher, student, capsys, tmp_pat
     # Another teacher, or another number of steps.
     resumed = f"{again} --run_name mnist_1_step --resume"
     error = refusal(run, resumed.replace("--distill 1", "--distill 2"), capsys)
-    assert "steps" in error
-    error = refusal(run, resumed.replace(str(teacher), str(student)), capsys)
-    assert "teacher" in error
+    assert "were 1, now they are 2: give the run's own number of steps" in error
+    contents = contents_of(read_torch_file(teacher), teacher, "maskgit")
+    changed = {name: value + 1 for name, value in contents["ema"].items()}
+    other = tmp_path / "other.pt"
+    save_checkpoint(other, "maskgit", {**contents, "ema": changed})
+    error = refusal(run, resumed.replace(str(teacher), str(other)), capsys)
+    assert "weights of the teacher" in error
+    # A student does not teach, and no other training runs in its folder or in the same command.
+    error = refusal(run, f"--distill 1 --checkpoint {student} {FEW} --run_name s", capsys)
+    assert "is a student itself" in error
+    assert "--train_vae" in refusal(run, f"--train_vae {again}", capsys)
+    train = f"--train {TRAIN_TINY} --run_name mnist_1_step"
+    assert "holds a student run" in refusal(run, train, capsys)
+    assert "holds a student run" in refusal(run, f"{train} --resume", capsys)
     assert "invalid choice" in refusal(run, f"--distill 3 --checkpoint {teacher}", capsys)
     missing = tmp_path / "missing.pt"
     assert "missing.pt" in refusal(run, f"--distill 1 --checkpoint {missing}", capsys)
@@ -152,17 +171,18 @@ def test_mistakes_are_refused_in_one_line(run, teacher, student, capsys, tmp_pat
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
-        ({"num_steps": 1}, "made_for"),
-        ("fast", "made_for"),
-        ({**vars(student_settings(1)), "start_share": 7.0}, "start_share"),
-        ({**vars(student_settings(1)), "num_steps": True}, "num_steps"),
+        ({"num_steps": 1}, "is missing"),
+        ("fast", "str instead of a SamplingConfig"),
+        ({**to_plain(student_settings(1)), "start_share": 7.0}, "--start_share 7.0"),
+        ({**to_plain(student_settings(1)), "num_steps": True}, "num_steps True is not of type"),
     ],
 )
 def test_a_student_with_wrong_settings_is_refused(run, student, capsys, entry, told):
     contents = contents_of(read_torch_file(student), student, "maskgit")
-    entry = dict(entry) if isinstance(entry, dict) else entry
     save_checkpoint(student, "maskgit", {**contents, "made_for": entry})
-    assert "is damaged" in refusal(run, f"--sample --checkpoint {student}", capsys)
+    error = refusal(run, f"--sample --checkpoint {student}", capsys)
+    assert f"{student} is damaged" in error
+    assert told in error
 
 
 def test_dry_run_tells_of_the_student_and_writes_nothing(run, teacher, tmp_path):
@@ -175,3 +195,31 @@ def test_dry_run_tells_of_the_student_and_writes_nothing(run, teacher, tmp_path)
 def test_an_option_of_training_has_no_effect_on_a_distillation_and_that_is_said(run, teacher):
     out = run(f"--distill 1 --checkpoint {teacher} --lr 1e-3 --step 4 --dry_run")
     assert "no effect here: --lr, --step" in out
+
+
+def test_options_of_the_first_command_hold_when_it_is_resumed(run, teacher, tmp_path):
+    """Also where they differ from what the student is made for."""
+    first = f"--distill 1 --checkpoint {teacher} --run_name few --sample"
+    run(f"{first} {FEW} --cfg_w 2 --labels 3")
+    with np.load(tmp_path / "few" / "samples" / "samples.npz") as samples:
+        expected = samples["arr_0"]
+    shutil.rmtree(tmp_path / "few" / "samples")
+    out = run(f"{first} --resume")
+    assert "   1      64        0.000     2.000" in out
+    with np.load(tmp_path / "few" / "samples" / "samples.npz") as samples:
+        assert np.array_equal(samples["arr_0"], expected)
+
+
+def test_curves_of_a_student_are_drawn_in_the_same_command(run, teacher, tmp_path):
+    run(f"--distill 1 --checkpoint {teacher} --run_name few {FEW} --curves few")
+    assert (tmp_path / "few" / "curves_student.png").is_file()
+
+
+def test_random_tokens_to_start_with_are_refused_beside_a_students_own(run, student, capsys):
+    error = refusal(run, f"--sample --checkpoint {student} --mask-value -1", capsys)
+    assert "--mask-value also says" in error
+    run(f"--sample --checkpoint {student} --mask-value -1 --start_share 0")
+
+
+def test_an_export_says_what_it_cannot_hold(run, student, tmp_path):
+    assert "no place for the settings" in run(f"--export {tmp_path}/out.pt --checkpoint {student}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from commands.flags import configure, options_of
+from commands.flags import configure, flags_of_settings, options_of
 from commands.options import OPTIONS, Resume
 from commands.parser import parse
 from commands.request import Machine, Request
@@ -214,3 +214,11 @@ def test_an_account_without_a_home_folder_is_told_so(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         parse(["--train", "--output_dir=~/x"], MODES)
     assert "'~/x': this account has no home folder; set HOME" in capsys.readouterr().err
+
+
+def test_every_setting_of_sampling_has_one_flag():
+    known = flags_of_settings()
+    for field, name in options_of(SamplingConfig).items():
+        assert known.get(field, known.get(f"SamplingConfig.{field}")) == OPTIONS[name].flag, field
+    assert known["guidance"] == "--cfg_w"
+    assert known["logit_scale"] == "--sm_temp"

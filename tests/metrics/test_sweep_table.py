@@ -142,3 +142,16 @@ def test_a_damaged_strip_is_left_out_and_said(tmp_path, caplog):
             assert caplog.messages == [f"{table.sheet} lacks 1 strip(s)"]
             noticed += 1
     assert noticed > 8 * len(whole) / 5 - 30  # the others are in the mark at the end
+
+
+def test_a_table_of_a_time_before_a_setting_goes_on(tmp_path):
+    """Its rows have the setting's default."""
+    table = SweepTable(tmp_path, PROTOCOL)
+    table.add({"step": 4}, {"fid": 2.0, "seconds": 1.0})
+    later = SweepTable(tmp_path, PROTOCOL, {"step": 8, "start_share": 0.0})
+    assert later.find({"step": 4, "start_share": 0.0})
+    assert later.find({"step": 4, "start_share": 0.5}) is None
+    later.add({"step": 4, "start_share": 0.5}, {"fid": 1.0, "seconds": 1.0})
+    rows = SweepTable(tmp_path, PROTOCOL).rows
+    assert [row["start_share"] for row in rows] == ["0.0", "0.5"]
+    assert later.best("fid")["start_share"] == "0.5"

@@ -13,6 +13,7 @@ from tiny_stages import CLASSES, CPU, K, L, make_stage
 from data.token_set import TokenSet
 from models.decoding import parallel_decode
 from models.generate import predict_empty, prepare_decoding
+from models.maskgit.config import TransformerConfig
 from models.sampling import SamplingConfig
 from training import distillation
 from training.config import DistillConfig
@@ -67,10 +68,14 @@ def test_divergence_is_the_kl_and_zero_for_equal_predictions():
 
 def test_entropy_is_that_of_the_students_prediction():
     made, _ = made_and_compared()
-    expected = torch.distributions.Categorical(logits=made.logits).entropy().mean()
+    expected = torch.distributions.Categorical(logits=made.logits).entropy()[made.drawn].mean()
     assert entropy(made).item() == pytest.approx(expected.item(), abs=1e-6)
     even = made._replace(logits=torch.zeros(2, 3, 4))
     assert entropy(even).item() == pytest.approx(np.log(4), abs=1e-6)
+    # Positions that were known before the step do not count.
+    sharp = torch.zeros(2, 3, 4)
+    sharp[0, 2, 0] = 100
+    assert entropy(made._replace(logits=sharp)).item() == pytest.approx(np.log(4), abs=1e-6)
 
 
 def test_imitation_has_its_lowest_loss_at_the_teachers_answer():
@@ -133,7 +138,7 @@ def test_a_student_makes_whole_images_where_its_teacher_cannot(monkeypatch):
     monkeypatch.setattr(distillation, "START_SHARE", 1 / 3)
     one_step = SamplingConfig(num_steps=1, guidance=0.0)
     assert share_of_whole_images(teacher(), one_step) < 0.25
-    stage = make_distillation(batch_size=64, logit_scale=1.0, guidance=0.0)
+    stage = make_distillation(batch_size=64, teacher_logit_scale=1.0, teacher_guidance=0.0)
     for step in range(400):
         assert not stage.train_step(step)["skipped"]
     assert share_of_whole_images(stage.ema.module, stage.sampling) > 0.4
@@ -143,7 +148,7 @@ def test_a_student_makes_whole_images_where_its_teacher_cannot(monkeypatch):
 
 
 def test_the_student_keeps_the_prediction_from_which_it_starts():
-    stage = make_distillation(guidance=0.0, logit_scale=1.0)
+    stage = make_distillation(teacher_guidance=0.0, teacher_logit_scale=1.0)
     labels = torch.arange(CLASSES)
     for step in range(100):
         stage.train_step(step)
@@ -172,7 +177,7 @@ def test_every_step_of_a_student_learns(monkeypatch, steps, hidden_before):
 
 
 def test_at_first_the_student_only_learns_its_guided_teachers_answer():
-    stage = make_distillation(guidance=2.0, logit_scale=1.5, epochs=20)
+    stage = make_distillation(teacher_guidance=2.0, teacher_logit_scale=1.5, epochs=20)
     labels, seen = torch.arange(CLASSES), torch.full((CLASSES, L), K)
     null = torch.full_like(labels, CLASSES)
     with torch.no_grad():
@@ -186,8 +191,9 @@ def test_at_first_the_student_only_learns_its_guided_teachers_answer():
     assert near < far / 4
 
 
-def test_the_teacher_never_changes_and_the_student_begins_as_it():
-    stage = make_distillation()
+def test_the_teacher_never_changes_and_the_student_begins_as_it(monkeypatch):
+    monkeypatch.setattr(distillation, "IMITATION", 4)
+    stage = make_distillation(2)
     before = {name: value.clone() for name, value in teacher().state_dict().items()}
     for name, value in stage.ema.module.state_dict().items():
         assert torch.equal(value, before[name])
@@ -199,8 +205,9 @@ def test_the_teacher_never_changes_and_the_student_begins_as_it():
     assert any(not torch.equal(value, before[name]) for name, value in changed.items())
 
 
-def test_training_goes_on_from_a_state_bit_for_bit():
-    whole, first, second = (make_distillation() for _ in range(3))
+def test_training_goes_on_from_a_state_bit_for_bit(monkeypatch):
+    monkeypatch.setattr(distillation, "IMITATION", 2)
+    whole, first, second = (make_distillation(2) for _ in range(3))
     for step in range(8):
         expected = whole.train_step(step)
     for step in range(4):
@@ -219,7 +226,8 @@ def test_training_goes_on_from_a_state_bit_for_bit():
 
 
 @pytest.mark.parametrize("network", ["model", "auxiliary", "_teacher"])
-def test_a_step_that_is_not_finite_changes_nothing(network):
+def test_a_step_that_is_not_finite_changes_nothing(monkeypatch, network):
+    monkeypatch.setattr(distillation, "IMITATION", 2)
     stage = make_distillation()
     for step in range(6):
         stage.train_step(step)
@@ -245,6 +253,50 @@ def test_a_checkpoint_tells_what_the_student_is_made_for():
     assert contents["made_for"]["start_share"] == settings.start_share
     assert contents["step"] == 5
     assert contents["dataset"] == "toy"
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_the_student_trains_on_the_images_that_it_samples(steps):
+    stage = make_distillation(steps)
+    labels, count = np.arange(8) % CLASSES, 8
+    made = stage._make(stage.model, labels, 3, steps - 1)
+    inputs = prepare_decoding(stage.model, labels, np.arange(count), stage.sampling, 3)
+    assert made.tokens.equal(parallel_decode(*inputs))
+
+
+def test_validation_is_of_the_averaged_student_and_changes_nothing():
+    stage = make_distillation(2, ema_decay=0.5)
+    for step in range(6):
+        stage.train_step(step)
+    before = copy.deepcopy(stage.state_dict())
+    found = stage.validate()
+    assert stage.validate() == found
+    for name in ("model", "auxiliary", "ema"):
+        for weight, value in stage.state_dict()[name].items():
+            assert torch.equal(value, before[name][weight]), weight
+    with torch.no_grad():
+        next(stage.model.parameters()).zero_()
+    assert stage.validate() == found
+    with torch.no_grad():
+        next(stage.ema.module.parameters()).zero_()
+    assert stage.validate() != found
+
+
+def test_a_family_without_a_null_class_is_distilled_without_guidance(monkeypatch):
+    monkeypatch.setattr(TransformerConfig, "null_class", None)
+    stage = make_distillation(teacher_guidance=0.0)
+    assert stage._num_labels == CLASSES
+    assert stage.train_step(0)["skipped"] == 0
+
+
+def test_bfloat16_is_close_to_float32():
+    losses = []
+    for precision in (torch.float32, torch.bfloat16):
+        stage = make_distillation()
+        stage.precision = precision
+        losses.append(stage.train_step(0)["auxiliary"].item())
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert losses[0] != losses[1]
 
 
 def test_clipping_limits_the_step():
