@@ -1,5 +1,6 @@
 """--distill: make of a trained model a student that needs few steps."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from utils.checkpoint import contents_of, is_own_format
 from utils.errors import FieldError, UserError
 from utils.torch_file import read_torch_file
 from utils.weights import count_parameters
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ def resolve(request: Request) -> DistillJob:
             that is continued has another one.
     """
     line, source = request.line, find_model(request)
+    if line.dataset != source.dataset:
+        raise UserError(f"{source.path} was trained on {source.dataset}, not {line.dataset}")
     if source.made_for is not None:
         raise UserError(f"{source.path} is a student itself: name the model that taught it")
     training = configure(DistillConfig, line, num_steps=int(line.distill))
@@ -109,6 +114,8 @@ def resolve(request: Request) -> DistillJob:
 def run(job: DistillJob) -> None:
     """Train the student, from its last saved state if there is one."""
     teacher, machine = job.teacher.open(), job.machine
+    if machine.compiled:
+        log.warning("--compile has no effect on --distill")
     network: Any = teacher.transformer
     names = teacher.class_names
     stage = DistillationStage(
@@ -128,7 +135,6 @@ def run(job: DistillJob) -> None:
             job.sampling,
             ImageSeries(job.training.seed, block_size=PREVIEW_IMAGES),
         ),
-        compile_model=machine.compiled,
     )
     runs.run_stage(stage, job.run, job.loop, job.record, use_wandb=job.use_wandb)
 

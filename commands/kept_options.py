@@ -34,39 +34,47 @@ class StageOptions:
         mode: name of the mode that trains it.
         configs: configs of its network and, last, of its training. The options that fill them are
             the stage's options.
+        reads: configs of networks that it reads from files. The given ones of the options that fill
+            them say how another program's file is read.
     """
 
     mode: str
     configs: tuple[type, ...]
+    reads: tuple[type, ...] = ()
 
     @property
     def epochs(self) -> str:
         """Name of the option for the number of epochs."""
         return options_of(self.configs[-1])["epochs"]
 
+    @property
+    def reading(self) -> frozenset[str]:
+        """Names of the options that may say how a file is read."""
+        return frozenset(name for config in self.reads for name in options_of(config).values())
+
 
 STAGES = {
     "vqgan": StageOptions("train_vae", (VQGANConfig, VQGANTrainingConfig)),
-    "maskgit": StageOptions("train", (TransformerConfig, TrainingConfig)),
-    "student": StageOptions("distill", (DistillConfig,)),
+    "maskgit": StageOptions("train", (TransformerConfig, TrainingConfig), (VQGANConfig,)),
+    "student": StageOptions("distill", (DistillConfig,), (VQGANConfig, TransformerConfig)),
 }
 
 
-def options_of_run(stage: str, of_tokenizer: frozenset[str]) -> Iterator[Option]:
+def options_of_run(stage: str, given: frozenset[str]) -> Iterator[Option]:
     """Yield the options that a run of a stage keeps.
 
-    These are the options of every run, those of the stage, and for the transformer the options that
-    say how another program's tokenizer is to be read.
+    These are the options of every run, those of the stage, and those that say how another program's
+    file is to be read.
 
     Args:
         stage: a key of STAGES.
-        of_tokenizer: names of the last kind of options.
+        given: names of the options that the user gave; of the last kind only these are kept.
     """
     of_stage = {name for config in STAGES[stage].configs for name in options_of(config).values()}
     for option in OPTIONS.values():
         of_every_run = option.resume in (Resume.RUN, Resume.FREE)
-        reads_tokenizer = stage == "maskgit" and option.name in of_tokenizer
-        if of_every_run or option.name in of_stage or reads_tokenizer:
+        reads = option.name in STAGES[stage].reading & given
+        if of_every_run or option.name in of_stage or reads:
             yield option
 
 
@@ -88,8 +96,7 @@ def kept_options(
         UserError: naming an entry that no run of the stage keeps, or a value that its option does
             not take.
     """
-    of_tokenizer = frozenset(options_of(VQGANConfig).values())
-    known = {option.name: option for option in options_of_run(stage, of_tokenizer)}
+    known = {option.name: option for option in options_of_run(stage, STAGES[stage].reading)}
     kept = {}
     for name, value in stored.items():
         if name == MADE_FROM:

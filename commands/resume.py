@@ -11,7 +11,6 @@ from commands.kept_options import STAGES, kept_options, options_of_run
 from commands.options import OPTIONS, Resume
 from commands.parser import CommandLine
 from models.sampling import SamplingConfig
-from models.vqgan.config import VQGANConfig
 from training.run_folder import RunFolder
 from training.runs import CLASS_NAMES, MADE_FROM, RunRecord, check_alone, read_config
 from utils.checkpoint import load_checkpoint
@@ -78,8 +77,7 @@ def _apply_to_stage(
 def run_options(line: CommandLine, stage: str) -> dict[str, Any]:
     """Return the options that a run of a stage keeps, by name; paths become absolute."""
     kept = {}
-    of_tokenizer = line.given & set(options_of(VQGANConfig).values())
-    for option in options_of_run(stage, of_tokenizer):
+    for option in options_of_run(stage, line.given):
         value = getattr(line, option.name)
         kept[option.name] = str(Path(value).absolute()) if option.is_path and value else value
     return kept
@@ -145,11 +143,10 @@ def take_over_options(line: CommandLine, stored: Entry, stage: str, run: RunFold
                 f"--{name} {value_text(getattr(line, name))} is not what the run in {run.path} was "
                 f"started with ({value_text(value)}); leave it out, or start another --run_name"
             )
-    # These options count as given again: those that say how another program's tokenizer is read,
-    # and those of sampling, for which a student has values of its own.
-    as_given = {"maskgit": VQGANConfig, "student": SamplingConfig}.get(stage)
-    names = set(options_of(as_given).values()) if as_given else set()
-    given = line.given | (taken.keys() & names)
+    # These options count as given again: those that say how another program's file is read, and
+    # those of sampling, for which a student has values of its own.
+    of_sampling = set(options_of(SamplingConfig).values()) if stage == "student" else set()
+    given = line.given | (taken.keys() & (STAGES[stage].reading | of_sampling))
     return replace(line.replace(**taken), given=given)
 
 

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from tiny_stages import CLASSES, SHAPE, K, L, make_stage, token_set
+from tiny_stages import CLASSES, SHAPE, K, L, make_distillation, make_stage, token_set
 
 from benchmarks.fake_gpu import GPU, differentiate, fake_gpu
 from models.generate import sample_tokens
@@ -21,6 +21,7 @@ from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
+from training import distillation
 from training.config import VQGANTrainingConfig
 from training.transformer import MaskGITStage
 from training.vqgan import VQGANStage
@@ -110,6 +111,16 @@ def test_decoding(on_fake_gpu, sampler, start_token, precision):
     for count in (3, 9):
         labels, indices = np.arange(count) % CLASSES, np.arange(count)
         assert sample_tokens(model, labels, indices, config, 0, precision).device == GPU
+
+
+@PRECISIONS
+@pytest.mark.parametrize("imitation", [0, 100])
+def test_distilling(on_fake_gpu, monkeypatch, imitation, precision):
+    monkeypatch.setattr(distillation, "IMITATION", imitation)
+    stage = make_distillation(stage_on_gpu().model, 2, device=GPU, precision=precision)
+    for step in range(3):
+        metrics = stage.train_step(step)
+    assert {value.device for value in metrics.values()} == {GPU}
 
 
 def test_encoding_and_decoding_images(request):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from tiny_stages import CLASSES, make_stage, token_set
+from tiny_stages import CLASSES, make_distillation, make_stage, token_set
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,6 +17,7 @@ from models.generate import sample_tokens
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
+from training import distillation
 from training.config import OPTIMIZERS, LoopConfig, VQGANTrainingConfig
 from training.loop import LOG_EVERY, Position, train_loop
 from training.run_folder import RunFolder
@@ -67,6 +68,16 @@ def test_the_modes_catch_reads(read):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_the_transformer(optimizer):
     stage = make_stage(dropout=0.1, grad_accum=2, optimizer=optimizer)
+    stage.train_step(0)
+    with no_waiting():
+        stage.train_step(1)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("imitation", [0, 100])
+def test_distilling(monkeypatch, steps, imitation):
+    monkeypatch.setattr(distillation, "IMITATION", imitation)
+    stage = make_distillation(make_stage().model, steps)
     stage.train_step(0)
     with no_waiting():
         stage.train_step(1)

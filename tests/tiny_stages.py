@@ -1,5 +1,6 @@
 """Stages, token sets and images that are trained on or read in milliseconds."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor
 from data.token_set import TokenSet
 from models.maskgit.config import TransformerConfig
 from models.vqgan.config import VQGANConfig
-from training.config import TrainingConfig, VQGANTrainingConfig
+from training.config import DistillConfig, TrainingConfig, VQGANTrainingConfig
+from training.distillation import DistillationStage
 from training.transformer import MaskGITStage
 from training.vqgan import VQGANStage
 from utils.processes import ALONE
@@ -48,6 +50,22 @@ def make_stage(
         checkpoint_entries={"dataset": "toy"},
         preview=lambda model, path: path.write_text("picture"),
         processes=processes,
+    )
+
+
+def make_distillation(
+    teacher: Any, steps: int = 1, device=CPU, precision=torch.float32, **changes: Any
+) -> DistillationStage:
+    """The distillation of a student from a transformer, which stays as it is."""
+    options = {"epochs": 4, "batch_size": 16, "lr": 1e-3, "auxiliary_lr": 3e-3, **changes}
+    return DistillationStage(
+        copy.deepcopy(teacher),
+        teacher.config,
+        DistillConfig(num_steps=steps, **options),
+        device=device,
+        precision=precision,
+        checkpoint_entries={"dataset": "toy"},
+        preview=lambda model, path: path.write_text("picture"),
     )
 
 

@@ -102,32 +102,27 @@ class DistillationStage:
         precision: torch.dtype,
         checkpoint_entries: Mapping[str, Any],
         preview: Callable[[nn.Module, Path], None],
-        compile_model: bool = False,
     ) -> None:
         """Begin with copies of the teacher.
 
         Args:
-            teacher: a trained transformer on the device; it is frozen, its weights stay.
+            teacher: a trained transformer on the device; it is not changed.
             config: its shape.
             training: settings of the training.
             device: where to compute.
             precision: dtype of the matrix products.
             checkpoint_entries: what else a checkpoint holds: dataset, class names, tokenizer.
             preview: writes a picture of samples of a transformer to a path.
-            compile_model: whether the three networks run through torch.compile.
         """
         self.config, self.training = config, training
         self.device, self.precision = device, precision
         self.sampling = student_settings(training.num_steps)
         self._checkpoint_entries, self._preview = checkpoint_entries, preview
-        # The networks.
-        self._teacher = teacher.eval().requires_grad_(False)
-        self.model = copy.deepcopy(teacher).requires_grad_(True)
-        self.auxiliary = copy.deepcopy(teacher).requires_grad_(True)
+        # The networks. A copy is not compiled: their many kinds of calls exceed torch's limit.
+        self._teacher, self.model, self.auxiliary = (
+            copy.deepcopy(teacher).eval().requires_grad_(trains) for trains in (False, True, True)
+        )
         self.ema = EMA(self.model, training.ema_decay)
-        if compile_model:
-            for network in (self._teacher, self.model, self.auxiliary):
-                network.compile()
         # What trains them.
         warmup = WARMUP_SHARE * training.epochs
         self.learning_rate, self._auxiliary_rate = (

@@ -71,8 +71,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException, length: int = 300) -> str:
-    """Shorten the message of an exception to a single line, for a UserError."""
-    return (" ".join(str(error).split()) or repr(error))[:length]
+    """Shorten the message of an exception to a single line, for a UserError.
+
+    What cannot be printed becomes a question mark: a message may hold text of a file from anybody,
+    and a terminal obeys some characters.
+    """
+    text = " ".join(str(error).split()) or repr(error)
+    return "".join(one if one.isprintable() else "?" for one in text)[:length]
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from models.open import load_model
 from training.distillation import DistillationStage, student_settings
 from utils.checkpoint import contents_of, load_checkpoint, save_checkpoint
 from utils.plain import to_plain
+from utils.records import read_record, write_record
 from utils.torch_file import read_torch_file
 
 FEW = "--n_epochs_distill 1 --batch_size_distill 4"
@@ -223,3 +224,35 @@ def test_random_tokens_to_start_with_are_refused_beside_a_students_own(run, stud
 
 def test_an_export_says_what_it_cannot_hold(run, student, tmp_path):
     assert "no place for the settings" in run(f"--export {tmp_path}/out.pt --checkpoint {student}")
+
+
+def test_how_a_foreign_teacher_is_read_is_kept(run, teacher, tokenizer_file, tmp_path, capsys):
+    foreign = tmp_path / "foreign.pth"
+    run(f"--export {foreign} --checkpoint {teacher}")
+    more = f"--distill 1 --checkpoint {foreign} --dataset mnist --checkpoint_vae {tokenizer_file}"
+    run(f"{more} --heads 2 {FEW}")
+    out = run(f"{more} --n_epochs_distill 2 --resume")
+    assert "student continues after step 100" in out
+    # With another tokenizer it would be another model.
+    contents = contents_of(read_torch_file(tokenizer_file), tokenizer_file, "vqgan")
+    entry = contents["tokenizer"]
+    weights = {name: value * 1.01 for name, value in entry["weights"].items()}
+    other = tmp_path / "other_tokenizer.pt"
+    save_checkpoint(other, "vqgan", {**contents, "tokenizer": {**entry, "weights": weights}})
+    more = more.replace(str(tokenizer_file), str(other))
+    error = refusal(run, f"{more} --n_epochs_distill 3 --resume", capsys)
+    assert "the tokenizer of the run" in error
+
+
+def test_compile_has_no_effect_and_that_is_said(run, teacher):
+    out = run(f"--distill 1 --checkpoint {teacher} {FEW} --compile")
+    assert "--compile has no effect on --distill" in out
+
+
+def test_a_dataset_that_is_not_the_teachers_is_refused(run, teacher, student, capsys):
+    config = student.parent / "config.json"
+    stored = read_record(config)
+    write_record(config, {"student": {**stored["student"], "dataset": "cifar10"}})
+    (student.parent / "MaskGIT_mnist.pt").rename(student.parent / "MaskGIT_cifar10.pt")
+    line = f"--distill 1 --checkpoint {teacher} --resume"
+    assert "was trained on mnist, not cifar10" in refusal(run, line, capsys)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_stages import CLASSES, CPU, K, L, make_stage
+from tiny_stages import CLASSES, K, L, make_distillation, make_stage
 
 from data.token_set import TokenSet
 from models.decoding import parallel_decode
@@ -16,7 +16,6 @@ from models.generate import predict_empty, prepare_decoding
 from models.maskgit.config import TransformerConfig
 from models.sampling import SamplingConfig
 from training import distillation
-from training.config import DistillConfig
 from training.distillation import DistillationStage, student_settings
 from training.distillation_losses import (
     Compared,
@@ -107,18 +106,8 @@ def teacher() -> torch.nn.Module:
     return stage.ema.module
 
 
-def make_distillation(steps: int = 1, **changes: Any) -> DistillationStage:
-    network: Any = copy.deepcopy(teacher())
-    options = {"epochs": 4, "batch_size": 16, "lr": 1e-3, "auxiliary_lr": 3e-3, **changes}
-    return DistillationStage(
-        network,
-        network.config,
-        DistillConfig(num_steps=steps, **options),
-        device=CPU,
-        precision=torch.float32,
-        checkpoint_entries={"dataset": "toy"},
-        preview=lambda model, path: path.write_text("picture"),
-    )
+def distillation_of(steps: int = 1, **changes: Any) -> DistillationStage:
+    return make_distillation(teacher(), steps, **changes)
 
 
 def tokens_of(network: Any, config: SamplingConfig, count: int = 120) -> tuple[Any, np.ndarray]:
@@ -138,7 +127,7 @@ def test_a_student_makes_whole_images_where_its_teacher_cannot(monkeypatch):
     monkeypatch.setattr(distillation, "START_SHARE", 1 / 3)
     one_step = SamplingConfig(num_steps=1, guidance=0.0)
     assert share_of_whole_images(teacher(), one_step) < 0.25
-    stage = make_distillation(batch_size=64, teacher_logit_scale=1.0, teacher_guidance=0.0)
+    stage = distillation_of(batch_size=64, teacher_logit_scale=1.0, teacher_guidance=0.0)
     for step in range(400):
         assert not stage.train_step(step)["skipped"]
     assert share_of_whole_images(stage.ema.module, stage.sampling) > 0.4
@@ -148,7 +137,7 @@ def test_a_student_makes_whole_images_where_its_teacher_cannot(monkeypatch):
 
 
 def test_the_student_keeps_the_prediction_from_which_it_starts():
-    stage = make_distillation(teacher_guidance=0.0, teacher_logit_scale=1.0)
+    stage = distillation_of(teacher_guidance=0.0, teacher_logit_scale=1.0)
     labels = torch.arange(CLASSES)
     for step in range(100):
         stage.train_step(step)
@@ -162,7 +151,7 @@ def test_the_student_keeps_the_prediction_from_which_it_starts():
 @pytest.mark.parametrize(("steps", "hidden_before"), [(1, {L}), (2, {L, 6}), (4, {L, 7, 6, 4})])
 def test_every_step_of_a_student_learns(monkeypatch, steps, hidden_before):
     monkeypatch.setattr(distillation, "IMITATION", 0)
-    stage, found = make_distillation(steps), set()
+    stage, found = distillation_of(steps), set()
     make = stage._make
 
     def note(*arguments):
@@ -177,7 +166,7 @@ def test_every_step_of_a_student_learns(monkeypatch, steps, hidden_before):
 
 
 def test_at_first_the_student_only_learns_its_guided_teachers_answer():
-    stage = make_distillation(teacher_guidance=2.0, teacher_logit_scale=1.5, epochs=20)
+    stage = distillation_of(teacher_guidance=2.0, teacher_logit_scale=1.5, epochs=20)
     labels, seen = torch.arange(CLASSES), torch.full((CLASSES, L), K)
     null = torch.full_like(labels, CLASSES)
     with torch.no_grad():
@@ -193,7 +182,7 @@ def test_at_first_the_student_only_learns_its_guided_teachers_answer():
 
 def test_the_teacher_never_changes_and_the_student_begins_as_it(monkeypatch):
     monkeypatch.setattr(distillation, "IMITATION", 4)
-    stage = make_distillation(2)
+    stage = distillation_of(2)
     before = {name: value.clone() for name, value in teacher().state_dict().items()}
     for name, value in stage.ema.module.state_dict().items():
         assert torch.equal(value, before[name])
@@ -207,7 +196,7 @@ def test_the_teacher_never_changes_and_the_student_begins_as_it(monkeypatch):
 
 def test_training_goes_on_from_a_state_bit_for_bit(monkeypatch):
     monkeypatch.setattr(distillation, "IMITATION", 2)
-    whole, first, second = (make_distillation(2) for _ in range(3))
+    whole, first, second = (distillation_of(2) for _ in range(3))
     for step in range(8):
         expected = whole.train_step(step)
     for step in range(4):
@@ -228,7 +217,7 @@ def test_training_goes_on_from_a_state_bit_for_bit(monkeypatch):
 @pytest.mark.parametrize("network", ["model", "auxiliary", "_teacher"])
 def test_a_step_that_is_not_finite_changes_nothing(monkeypatch, network):
     monkeypatch.setattr(distillation, "IMITATION", 2)
-    stage = make_distillation()
+    stage = distillation_of()
     for step in range(6):
         stage.train_step(step)
     with torch.no_grad():
@@ -244,7 +233,7 @@ def test_a_step_that_is_not_finite_changes_nothing(monkeypatch, network):
 
 
 def test_a_checkpoint_tells_what_the_student_is_made_for():
-    contents = make_distillation(2).checkpoint(5)
+    contents = distillation_of(2).checkpoint(5)
     settings = student_settings(2)
     assert settings.num_steps == 2
     assert settings.guidance == 0
@@ -257,7 +246,7 @@ def test_a_checkpoint_tells_what_the_student_is_made_for():
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_the_student_trains_on_the_images_that_it_samples(steps):
-    stage = make_distillation(steps)
+    stage = distillation_of(steps)
     labels, count = np.arange(8) % CLASSES, 8
     made = stage._make(stage.model, labels, 3, steps - 1)
     inputs = prepare_decoding(stage.model, labels, np.arange(count), stage.sampling, 3)
@@ -265,7 +254,7 @@ def test_the_student_trains_on_the_images_that_it_samples(steps):
 
 
 def test_validation_is_of_the_averaged_student_and_changes_nothing():
-    stage = make_distillation(2, ema_decay=0.5)
+    stage = distillation_of(2, ema_decay=0.5)
     for step in range(6):
         stage.train_step(step)
     before = copy.deepcopy(stage.state_dict())
@@ -284,7 +273,7 @@ def test_validation_is_of_the_averaged_student_and_changes_nothing():
 
 def test_a_family_without_a_null_class_is_distilled_without_guidance(monkeypatch):
     monkeypatch.setattr(TransformerConfig, "null_class", None)
-    stage = make_distillation(teacher_guidance=0.0)
+    stage = distillation_of(teacher_guidance=0.0)
     assert stage._num_labels == CLASSES
     assert stage.train_step(0)["skipped"] == 0
 
@@ -292,7 +281,7 @@ def test_a_family_without_a_null_class_is_distilled_without_guidance(monkeypatch
 def test_bfloat16_is_close_to_float32():
     losses = []
     for precision in (torch.float32, torch.bfloat16):
-        stage = make_distillation()
+        stage = distillation_of()
         stage.precision = precision
         losses.append(stage.train_step(0)["auxiliary"].item())
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
@@ -302,7 +291,7 @@ def test_bfloat16_is_close_to_float32():
 def test_clipping_limits_the_step():
     sizes = {}
     for limit in (0.0, 1e-4):
-        stage = make_distillation(grad_clip=limit)
+        stage = distillation_of(grad_clip=limit)
         captured = []
         stage.optimizer.register_step_pre_hook(
             lambda *_, stage=stage, captured=captured: captured.append(
