@@ -482,7 +482,7 @@ def _run() -> Iterator[Option]:
     text = "auto, cpu, cuda, cuda:<i> or mps"
     yield Option("device", kinds.text, "NAME", text, default="auto")
     yield Option(
-        "precision", str, "NAME", "dtype of matrix products; auto: bf16 where the hardware has it",
+        "precision", str, "NAME", "dtype of matrix products; auto: bf16 where it is the faster one",
         default="auto", resume=Resume.RUN, choices=("auto", "fp32", "bf16"),
     )  # fmt: skip
     text = "run all networks through torch.compile: a slow start, then faster on GPUs"

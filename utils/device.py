@@ -3,11 +3,14 @@
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from utils.errors import FieldError, UserError
+
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def choose_device(name: str) -> torch.device:
@@ -44,7 +47,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """Find the dtype to compute in.
 
     Args:
-        name: "fp32", "bf16", or "auto": bfloat16 where the hardware multiplies it, else float32.
+        name: "fp32", "bf16", or "auto": bfloat16 where the hardware is faster in it, else float32.
         device: where the program computes.
     """
     if name == "auto":
@@ -114,10 +117,23 @@ def float32_name(device: torch.device) -> str:
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 itself."""
+    """Whether the hardware multiplies bfloat16 itself, and faster than float32.
+
+    With AVX-512 alone bfloat16 has half of float32's speed on an Intel Xeon, and twice its speed on
+    an AMD EPYC (docs/speed.md).
+    """
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        has_avx512 = torch.cpu._is_avx512_bf16_supported()
+        return torch.cpu._is_amx_tile_supported() or (has_avx512 and not _is_intel())
     return False
+
+
+def _is_intel() -> bool:
+    """Whether the processor is Intel's; False where Linux does not tell."""
+    try:
+        return "GenuineIntel" in CPU_INFO.read_text(errors="replace")
+    except OSError:
+        return False

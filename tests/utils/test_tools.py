@@ -21,7 +21,7 @@ from torch import nn
 
 from data.generated import write_npz, write_pngs
 from training.ema import EMA
-from utils import files
+from utils import device, files
 from utils.device import choose_device, choose_precision
 from utils.errors import UserError, is_out_of_memory
 from utils.files import (
@@ -404,6 +404,28 @@ def test_devices_and_precisions():
     assert choose_precision("fp32", cpu) == torch.float32
     assert choose_precision("bf16", cpu) == torch.bfloat16
     assert choose_precision("auto", cpu) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "vendor", "expected"),
+    [
+        (True, True, "GenuineIntel", torch.bfloat16),
+        (False, True, "GenuineIntel", torch.float32),  # there bfloat16 has half of its speed
+        (False, True, "AuthenticAMD", torch.bfloat16),
+        (False, True, None, torch.bfloat16),
+        (False, False, "AuthenticAMD", torch.float32),
+    ],
+)
+def test_bfloat16_is_chosen_where_it_is_faster(
+    monkeypatch, tmp_path, amx, avx512, vendor, expected
+):
+    info = tmp_path / "cpuinfo"
+    if vendor:
+        info.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    monkeypatch.setattr(device, "CPU_INFO", info)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert choose_precision("auto", torch.device("cpu")) == expected
     for name in ("tpu", "cuda:99", "cuda:x", "cpu:1"):
         with pytest.raises(UserError, match=name):
             choose_device(name)
