@@ -33,7 +33,7 @@ from models.decoding import decoding_steps, draw_tokens, guided_logits
 from models.generate import prepare_decoding
 from models.interfaces import TransformerShape
 from models.masking import draw_masks
-from models.open import MADE_FOR, transformer_family
+from models.open import MADE_FOR
 from models.sampling import SamplingConfig
 from training.config import UPDATES_PER_EPOCH, DistillConfig
 from training.distillation_losses import (
@@ -47,6 +47,7 @@ from training.distillation_losses import (
 from training.ema import EMA
 from training.learning_rate import LearningRate
 from training.optimizer import step_unless
+from training.transformer import transformer_contents
 from utils.device import autocast, send, strictly_deterministic
 from utils.plain import to_plain
 from utils.seeding import derive_seed, rng
@@ -196,15 +197,8 @@ class DistillationStage:
 
     def checkpoint(self, step: int) -> dict[str, Any]:
         """Return the contents of a checkpoint: that of a transformer, and what it is made for."""
-        return {
-            **self._checkpoint_entries,
-            "family": transformer_family(self.config).name,
-            "config": to_plain(self.config),
-            "step": step,
-            "weights": self.model.state_dict(),
-            "ema": self.ema.module.state_dict(),
-            MADE_FOR: to_plain(self.sampling),
-        }
+        contents = transformer_contents(self.config, self.model, self.ema.module, step)
+        return {**self._checkpoint_entries, **contents, MADE_FOR: to_plain(self.sampling)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights of both models and the average, and the moments of the optimisers."""

@@ -187,14 +187,8 @@ class MaskGITStage:
 
     def checkpoint(self, step: int) -> dict[str, Any]:
         """Return the contents of a checkpoint: raw and averaged weights and what describes them."""
-        return {
-            **self._checkpoint_entries,
-            "family": transformer_family(self.config).name,
-            "config": to_plain(self.config),
-            "step": step,
-            "weights": self.model.state_dict(),
-            "ema": self.ema.module.state_dict(),
-        }
+        contents = transformer_contents(self.config, self.model, self.ema.module, step)
+        return {**self._checkpoint_entries, **contents}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights, the averaged weights and the moments of the optimisers."""
@@ -327,6 +321,19 @@ class MaskGITStage:
         bin_of = torch.from_numpy(bins.repeat(masks.sum(1)))  # (N,)
         values = torch.stack([losses, correct.float(), torch.ones_like(losses)]).cpu().double()
         return torch.zeros(VALIDATION_SUMS, dtype=torch.float64).index_add_(1, bin_of, values)
+
+
+def transformer_contents(
+    config: TransformerShape, model: nn.Module, averaged: nn.Module, step: int
+) -> dict[str, Any]:
+    """Return what a checkpoint holds of a transformer after `step` steps."""
+    return {
+        "family": transformer_family(config).name,
+        "config": to_plain(config),
+        "step": step,
+        "weights": model.state_dict(),
+        "ema": averaged.state_dict(),
+    }
 
 
 def num_parts(images: int, seq_len: int, grad_accum: int, device_type: str) -> int:
