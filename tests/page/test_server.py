@@ -23,6 +23,7 @@ from commands.options import OPTIONS
 from commands.parser import parse
 from commands.resolve import idle_options
 from MaskGIT import MODES, main
+from models.sampling import SamplingConfig
 from page.form import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -361,7 +362,7 @@ def test_the_form_begins_with_the_options_of_the_command_line():
     assert form.series["seed"].default == 4
     assert form.labels == ["3"]
     assert form.read({}).num_steps == 5
-    recipe = Recipe(Path("m.pt"), ["a b"], 2, 4, 0, form.read({"step": 6}))
+    recipe = Recipe(Path("m.pt"), ["a b"], 2, 4, 0, form.read({"step": 6}), SamplingConfig())
     assert form.write(recipe) == (
         "python MaskGIT.py --sample --checkpoint m.pt --labels 'a b' --num_samples 2 --seed 4 "
         "--step=6 --batch_size 8 --device cpu"

@@ -27,7 +27,7 @@ from utils.signals import Stopped
 class CountingStage:
     """Adds the step's number to its only weight; can be told to go wrong."""
 
-    name = "maskgit"
+    name = kind = "maskgit"
     steps_per_epoch = 4
     previews_are_generated = True
 

@@ -17,7 +17,7 @@ from utils.records import write_record
 class ShortStage:
     """Two steps an epoch, which count themselves."""
 
-    name = "vqgan"
+    name = kind = "vqgan"
     steps_per_epoch = 2
     previews_are_generated = False
 
