@@ -57,8 +57,8 @@ def complete(line: CommandLine) -> CommandLine:
     if not line.checkpoint:
         raise UserError("--distill needs the model that teaches: name its file with --checkpoint")
     dataset, path = line.dataset, Path(line.checkpoint)
-    stored = read_torch_file(path)
-    if "dataset" not in line.given and is_own_format(stored):
+    stored = None if "dataset" in line.given else read_torch_file(path)
+    if is_own_format(stored):
         found = contents_of(stored, path, "maskgit").get("dataset")
         dataset = found if isinstance(found, str) and found in DATASETS else dataset
     settings = option_values(student_settings(int(line.distill)))

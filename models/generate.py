@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.decoding import LogitsFn, draw_tokens, guided_logits, make_plan, parallel_decode
-from models.interfaces import Transformer
+from models.interfaces import Transformer, TransformerShape
 from models.noise import Noise, draw_noise, halton_orders
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
@@ -198,11 +198,14 @@ def unguided_predictor(model: Transformer, labels: Tensor, precision: torch.dtyp
     return logits_fn
 
 
+def count_labels(config: TransformerShape) -> int:
+    """Count the labels of a transformer; the null class is the last, if it has one."""
+    return config.num_classes if config.null_class is None else config.null_class + 1
+
+
 def labels_of(model: Transformer, device: torch.device) -> Tensor:
-    """Return all labels of a model, the null class last if it has one: int64 (C,)."""
-    config = model.config
-    count = config.num_classes if config.null_class is None else config.null_class + 1
-    return torch.arange(count, device=device)
+    """Return all labels of a model, as `count_labels` counts them: int64 (C,)."""
+    return torch.arange(count_labels(model.config), device=device)
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from data.token_set import send_array
 from models.decoding import decoding_steps, draw_tokens, guided_logits
-from models.generate import prepare_decoding
+from models.generate import count_labels, prepare_decoding
 from models.interfaces import TransformerShape
 from models.masking import draw_masks
 from models.open import MADE_FOR
@@ -221,7 +221,7 @@ class DistillationStage:
     @property
     def _num_labels(self) -> int:
         """The number of labels; "no class" is one of them, if the family has it."""
-        return self.config.num_classes + (self.config.null_class is not None)
+        return count_labels(self.config)
 
     def _make(self, student: nn.Module, labels: np.ndarray, series: int, steps_before: int) -> Made:
         """Let a student make images with the noise of a seed; the last step may have gradients.
