@@ -16,6 +16,7 @@ from torch import Tensor
 
 from utils.errors import UserError
 from utils.files import file_digest, reserve_space
+from utils.links import follow, open_own
 from utils.plain import from_plain, to_plain
 from utils.records import read_record, write_record
 
@@ -66,9 +67,8 @@ class PartialCache:
             self._labels = _open(folder / LABELS, label_type, (count, *label_shape))
         except Exception:  # numpy parses the header as Python: damage raises anything
             self._progress = _Progress()
-            make = np.lib.format.open_memmap
-            self._tokens = make(folder / TOKENS, "w+", np.uint16, tokens)
-            self._labels = make(folder / LABELS, "w+", label_type, (count, *label_shape))
+            self._tokens = _make(folder / TOKENS, np.uint16, tokens)
+            self._labels = _make(folder / LABELS, label_type, (count, *label_shape))
         for name in (TOKENS, LABELS):
             reserve_space(folder / name)
         before, self._progress = self.done, self._intact()
@@ -179,13 +179,26 @@ def _read_progress(path: Path, count: int) -> _Progress:
     return progress if are_numbered and is_rising else _Progress()
 
 
+def _make(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
+    """Make a file for an array, all zeros, in the place of what lies there."""
+    path = follow(path)
+    path.unlink(missing_ok=True)
+    with open_own(path, "x+b") as file:
+        descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+        header = {"descr": descr, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        return np.memmap(file, dtype, "r+", file.tell(), shape)
+
+
 def _open(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
-    """Open an array that is there, to be changed.
+    """Open an array that `_make` made, to be changed.
 
     Raises:
         Exception: of any kind, if it is missing, damaged, or of another type or shape.
     """
-    array = np.load(path, mmap_mode="r+", allow_pickle=False)
-    if (array.dtype, array.shape) != (np.dtype(dtype), shape):
-        raise ValueError(f"{path} is {array.dtype} {array.shape}")
-    return array
+    with open_own(path, "r+b") as file:
+        np.lib.format.read_magic(file)
+        found = np.lib.format.read_array_header_1_0(file)
+        if found != (shape, False, np.dtype(dtype)):
+            raise ValueError(f"{path} is {found}")
+        return np.memmap(file, dtype, "r+", file.tell(), shape)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import exclusive_lock, make_folder, remove_leftovers
+from utils.files import exclusive_lock, make_folder, remove_leftovers, replace_file
 
 BESIDE = "partial"
 REPLACED = "replaced"  # where an earlier folder is until the new one has its place
@@ -58,7 +58,7 @@ def publish(folder: Path, names: tuple[str, ...]) -> None:
     try:
         for name in names:
             if (made / name).exists():
-                (made / name).replace(folder / name)
+                replace_file(made / name, folder / name)
             else:
                 (folder / name).unlink(missing_ok=True)
         # A folder cannot be renamed onto one with files, so the earlier folder moves away first.

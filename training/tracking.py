@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Protocol
 
 from utils.errors import UserError, one_line
 from utils.files import write_text_atomic
+from utils.links import open_own
 from utils.records import read_lines, record_line
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class MetricsFile:
     def _appending(self) -> Iterator[BinaryIO]:
         """Open the file for the block, at its end; errors as in `log`."""
         try:
-            with self.path.open("ab") as file:
+            with open_own(self.path, "ab") as file:
                 yield file
         except OSError as error:
             raise UserError(

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
 import socket
 import tempfile
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 from filelock import FileLock, Timeout
 
 from utils.errors import UserError
+from utils.links import FOREIGN_LINK, check_regular, follow, open_own
 
 T = TypeVar("T")
 
@@ -42,20 +44,23 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     a crash at any moment leaves either the previous file or the new one.
 
     Args:
-        path: the file; missing folders above it are made.
+        path: the file, or a link to it as `follow` takes it; missing folders above it are made.
 
     Raises:
         UserError: if the file cannot be written (read-only, disk full, quota).
     """
-    partial = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.partial")
+    target = follow(path)
+    ending = f"{secrets.token_hex(4)}.{_machine()}-{os.getpid()}.partial"  # nobody can guess it
+    partial = target.with_name(f".{target.name}.{ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clean_once(path.parent)
-        with partial.open("wb") as file:
+        check_regular(target)
+        _clean_once(target.parent)
+        with open_own(partial, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        partial.replace(target)
     except BaseException as error:
         with suppress(OSError):
             partial.unlink()
@@ -65,7 +70,21 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise UserError(
             f"cannot write {path}: {reason}; what was there before is intact"
         ) from error
-    _sync_folder(path)
+    _sync_folder(target)
+
+
+def replace_file(made: Path, path: Path) -> None:
+    """Rename a file to its final name; through a link, as in `atomic_write`, it is copied.
+
+    Raises:
+        OSError or UserError: if it cannot be moved.
+    """
+    if follow(path) == path:
+        made.replace(path)
+        return
+    with atomic_write(path) as file, made.open("rb") as source:
+        shutil.copyfileobj(source, file)
+    made.unlink()
 
 
 @contextmanager
@@ -97,7 +116,7 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
         with suppress(OSError):  # it is gone already, or belongs to another user
             if found is None or not _is_left_over(path, found):
                 continue
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
@@ -113,7 +132,7 @@ def reserve_space(path: Path) -> None:
         OSError: if the space is not there.
     """
     if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
+        with open_own(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
@@ -165,6 +184,8 @@ def make_folder(path: Path) -> Path:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+        if follow(path).is_symlink():
+            raise PermissionError(None, FOREIGN_LINK)
         if not os.access(path, os.W_OK):
             raise PermissionError(None, "no permission to write")
     except OSError as error:
@@ -188,11 +209,11 @@ def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
             the lock; or if the file cannot be written.
     """
     try:
-        path.open("a").close()  # the lock itself would make missing folders
+        open_own(path, "ab").close()  # the lock itself would make missing folders
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     # A soft lock is a file that must be deleted: it would outlive a process that is killed.
-    lock = FileLock(path, timeout=0, fallback_to_soft=False, preserve_lock_file=True)
+    lock = FileLock(follow(path), timeout=0, fallback_to_soft=False, preserve_lock_file=True)
     try:
         lock.acquire()
     except Timeout as error:
