@@ -1,4 +1,4 @@
-"""--dry_run: print what the modes would do, and write nothing."""
+"""--dry_run: print what the modes would do, and write nothing but which images are good."""
 
 import logging
 from collections.abc import Mapping

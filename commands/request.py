@@ -44,6 +44,7 @@ class Data:
         spec: its row in the table of datasets.
         size: height and width of the images in pixels.
         folder: the data folder.
+        cache_folder: folder of the token caches, where it is noted which images have been checked.
         num_workers: processes that read images.
         may_download: whether missing files may be fetched.
         main_first: a block that the main process enters first; see `Processes.main_first`.
@@ -53,6 +54,7 @@ class Data:
     spec: DatasetSpec
     size: int
     folder: Path
+    cache_folder: Path
     num_workers: int
     may_download: bool
     main_first: Callable[[], AbstractContextManager[None]]
@@ -68,7 +70,12 @@ class Data:
         if key not in self.opened:
             with self.main_first():
                 self.opened[key] = open_dataset(
-                    self.spec.name, split, self.folder, self.size, download=self.may_download
+                    self.spec.name,
+                    split,
+                    self.folder,
+                    self.size,
+                    download=self.may_download,
+                    notes=self.cache_folder,
                 )
         images: ImageDataset = self.opened[key]
         return images
@@ -120,8 +127,9 @@ class Request:
             spec=spec,
             size=size or line.size or spec.size,
             folder=Path(line.data_dir),
+            cache_folder=self.cache_folder(),
             num_workers=line.num_workers,
-            # During a long download the other processes would give up waiting for the main one.
+            # Several processes may be on machines that have a data folder each.
             may_download=processes.size == 1 and not line.dry_run and is_ours,
             main_first=processes.main_first,
             opened=self.opened,

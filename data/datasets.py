@@ -325,7 +325,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="folder",
-        reader=ReaderRef("data.folder", "ImageFolder"),
+        reader=ReaderRef("data.folder", "ImageFolder", takes_notes=True),
         channels=3,
         num_classes=None,
         size=64,

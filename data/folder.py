@@ -14,9 +14,13 @@ from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import compress
 from pathlib import Path
 
-from data.image_file import TooManyPixelsError, problems
+import numpy as np
+
+from data.checked_images import STAMP, stamps_of, unreadable
+from data.image_file import TooManyPixelsError
 from data.images import FileImages
 from data.spec import Source
 from data.tree import (
@@ -44,7 +48,13 @@ MOST_WRAPPERS = 5  # folders in folders that are gone through
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Reads images from the data folder itself."""
+    """Reads images from the data folder itself.
+
+    Attributes:
+        notes: folder for the notes of which images have been checked; None takes none.
+    """
+
+    notes: Path | None = None
 
     def open(self, root: Path, split: str, size: int) -> Source:
         """List the readable images of a split.
@@ -52,7 +62,7 @@ class ImageFolder:
         Raises:
             UserError: if there are none, or no image to train on has one of their classes.
         """
-        training, images = _split(root, split)
+        training, images = _split(root, split, self.notes)
         classes = training.classes
         unknown = set(images.classes).difference(classes)
         if unknown:
@@ -84,24 +94,25 @@ def held_out(names: Collection[str]) -> set[str]:
     Raises:
         UserError: if every class has only one image.
     """
+    positions = {name: _position(name) for name in names}
     classes: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(names, key=_position):
+    for name in sorted(names, key=positions.__getitem__):
         classes[class_of(name)].append(name)
     spare = [name for members in classes.values() for name in members[:-1]]
     if not spare:
         raise UserError("no class has two images, one to train on and one to validate on")
-    chosen = {name for name in spare if _position(name) < HELD_OUT}
-    return chosen or {min(spare, key=_position)}
+    chosen = {name for name in spare if positions[name] < HELD_OUT}
+    return chosen or {min(spare, key=positions.__getitem__)}
 
 
-def _split(root: Path, split: str) -> tuple[Tree, Tree]:
+def _split(root: Path, split: str, notes: Path | None) -> tuple[Tree, Tree]:
     """Find the images to train on, and those of a split."""
     if not root.is_dir():
         raise UserError(f"`data_dir` {root} is not a folder; `dataset` folder reads images from it")
     found, validation = _find(_unwrapped(root))
-    everything = _readable(found)
+    everything = _readable(found, notes)
     if validation:
-        return everything, everything if split == "train" else _readable(validation)
+        return everything, everything if split == "train" else _readable(validation, notes)
     reserved = held_out(everything.names)
     kept = tuple(name for name in everything.names if name not in reserved)
     training = replace(everything, names=kept)
@@ -144,35 +155,35 @@ def _is_flat(tree: Tree) -> bool:
     return tree.classes == (ONLY_CLASS,)
 
 
-def _readable(tree: Tree) -> Tree:
+def _readable(tree: Tree, notes: Path | None) -> Tree:
     """Leave out images that cannot be read, and those beside class folders, with a warning.
 
     Raises:
         UserError: if there are no others.
     """
-    times = tuple(_time_of_change(tree.path(name)) for name in tree.names)
+    stamps = stamps_of(tree.folder, tree.names).tobytes()
     left_out = tuple(tree.left_out.items())
-    return replace(tree, names=_examine(tree.folder, tree.names, times, left_out))
+    return replace(tree, names=_examine(tree.folder, tree.names, stamps, left_out, notes))
 
 
 @lru_cache(maxsize=4)
 def _examine(
     folder: Path,
     names: tuple[str, ...],
-    times: tuple[int, ...],
+    stamps: bytes,
     left_out: tuple[tuple[tuple[str, str], int], ...],
+    notes: Path | None,
 ) -> tuple[str, ...]:
     """Do what `_readable` does, and say which classes there are.
 
-    The result is kept, as both splits may be made from the same images. The times of change are
-    there so that a changed file is examined again.
+    The result is kept, as both splits may be made from the same images. The stamps are there so
+    that a changed file is examined again.
     """
     # Choose the images.
-    loose = [name for name in names if "/" not in name]
-    loose = loose if len(loose) < len(names) else []
-    rest = [name for name in names if name not in set(loose)]
-    found = problems([f"{folder}/{name}" for name in rest])
-    errors = {name: error for name, error in zip(rest, found, strict=True) if error}
+    is_chosen = np.array(["/" in name for name in names], bool)
+    is_chosen |= not is_chosen.any()
+    rest, loose = list(compress(names, is_chosen)), list(compress(names, ~is_chosen))
+    errors = unreadable(folder, rest, np.frombuffer(stamps, STAMP)[is_chosen], notes)
     kept = tuple(name for name in rest if name not in errors)
     # Say what is left out.
     counts: Left = Counter(dict(left_out))
@@ -199,11 +210,3 @@ def _examine(
 def _position(name: str) -> float:
     """Turn a name into a number in [0, 1) that depends on nothing else."""
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
-
-
-def _time_of_change(path: str) -> int:
-    """Return the time of change of a file, 0 for a broken link."""
-    try:
-        return os.stat(path).st_mtime_ns  # noqa: PTH116 (a million Paths are slow)
-    except OSError:
-        return 0

@@ -26,7 +26,6 @@ from PIL import Image, UnidentifiedImageError
 
 from data.files import FileError, check_regular, reading
 from utils.errors import UserError
-from utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +88,10 @@ def image_of_bytes(data: bytes, name: str, most: int, page: str = "white") -> Im
 
 
 def problems(paths: Sequence[str]) -> list[FileError | None]:
-    """Read every image and return what is wrong with it, None where it is good.
+    """Read some images and return what is wrong with each, None where it is good.
+
+    Args:
+        paths: of the files, which are all queued at once.
 
     Raises:
         FileError: if a file may not be read.
@@ -104,17 +106,12 @@ def problems(paths: Sequence[str]) -> list[FileError | None]:
             return error
         return None
 
-    found = []
     with (
         warnings.catch_warnings(),
         ThreadPoolExecutor(READERS) as pool,  # Pillow decodes outside Python's lock
-        progress_bar("checking", len(paths), unit="image") as bar,
     ):
         warnings.simplefilter("ignore")
-        for result in pool.map(problem, paths):
-            found.append(result)
-            bar.update(1)
-    return found
+        return list(pool.map(problem, paths))
 
 
 @cache

@@ -8,14 +8,19 @@ from data.datasets import DATASETS
 from data.file_names import medmnist_file
 from data.files import FileError
 from data.images import ImageDataset
-from data.spec import DatasetSpec, Source, Split
+from data.spec import DatasetSpec, Reader, Source, Split
 from utils.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 
 
 def open_dataset(
-    name: str, split: Split, data_dir: Path, size: int | None = None, download: bool = True
+    name: str,
+    split: Split,
+    data_dir: Path,
+    size: int | None = None,
+    download: bool = True,
+    notes: Path | None = None,
 ) -> ImageDataset:
     """Open a split of a dataset.
 
@@ -26,13 +31,16 @@ def open_dataset(
             files are there.
         size: side of the images in pixels; the dataset's own if None.
         download: whether missing files may be fetched.
+        notes: folder for notes of which images have been checked, so that a later start need not
+            do it again; None takes none.
 
     Raises:
         UserError: if the files are missing or damaged and cannot be fetched.
     """
     spec = DATASETS[name]
     size = size or spec.size
-    source = _open_or_fetch(spec, data_dir.expanduser(), spec.splits[split], size, download)
+    place = (data_dir.expanduser(), spec.splits[split], size)
+    source = _open_or_fetch(spec, spec.reader.load(notes), *place, download)
     classes = spec.classes or source.class_names
     if spec.num_classes not in (None, len(classes)):
         raise UserError(
@@ -63,11 +71,13 @@ def fetch_dataset(name: str, data_dir: Path, size: int | None = None) -> Path:
     return folder
 
 
-def _open_or_fetch(spec: DatasetSpec, root: Path, split: str, size: int, may_fetch: bool) -> Source:
+def _open_or_fetch(
+    spec: DatasetSpec, reader: Reader, root: Path, split: str, size: int, may_fetch: bool
+) -> Source:
     """Open a split; if files are missing, fetch them and open it again."""
     by_hand = _by_hand(spec, root, size)
     try:
-        return _open(spec, root, split, size)
+        return _open(spec, reader, root, split, size)
     except FileNotFoundError as error:
         problem = f"cannot open {spec.name}: {_reason(error)}"
         if not may_fetch:
@@ -75,14 +85,14 @@ def _open_or_fetch(spec: DatasetSpec, root: Path, split: str, size: int, may_fet
     log.info("%s", problem)
     try:
         downloads.fetch(spec, root, split, size)
-        return _open(spec, root, split, size)
+        return _open(spec, reader, root, split, size)
     except FileNotFoundError as error:
         raise UserError(f"cannot open {spec.name}: {_reason(error)}; {by_hand}") from error
     except downloads.FetchError as error:
         raise UserError(f"{problem}; cannot fetch {spec.name}: {error}; {by_hand}") from error
 
 
-def _open(spec: DatasetSpec, root: Path, split: str, size: int) -> Source:
+def _open(spec: DatasetSpec, reader: Reader, root: Path, split: str, size: int) -> Source:
     """Open a split.
 
     Raises:
@@ -90,7 +100,7 @@ def _open(spec: DatasetSpec, root: Path, split: str, size: int) -> Source:
         UserError: for anything else.
     """
     try:
-        return spec.reader.load().open(root, split, size)
+        return reader.open(root, split, size)
     except FileNotFoundError:
         raise
     except FileError as error:

@@ -76,15 +76,19 @@ class ReaderRef:
         module: for example "data.readers".
         kind: class in that module.
         arguments: of the class.
+        takes_notes: whether the class has a field `notes`, a folder in which it may write what it
+            need not do again.
     """
 
     module: str
     kind: str
     arguments: tuple[str, ...] = ()
+    takes_notes: bool = False
 
-    def load(self) -> Reader:
+    def load(self, notes: Path | None = None) -> Reader:
         """Import the module, which is slow, and make the reader."""
-        reader: Reader = getattr(import_module(self.module), self.kind)(*self.arguments)
+        more = {"notes": notes} if self.takes_notes else {}
+        reader: Reader = getattr(import_module(self.module), self.kind)(*self.arguments, **more)
         return reader
 
 

@@ -6,8 +6,9 @@ through the CPU (gloo), so that no process waits for its GPU; gradients go from 
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from utils.launch import Launch, read_launch
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)  # a process that sends nothing for longer hangs: the job ends
+BEAT_SECONDS = 1.0  # between two signs of life of the main process while the others wait for it
 LOST = ("Connection closed by peer", "Connection reset by peer")  # what gloo and NCCL say
 NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # beside WORLD_SIZE
 
@@ -116,16 +118,50 @@ class Processes(Launch):
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """Run the block in the main process, then in the others, which find what it left."""
-        if not self.is_main:
-            self.wait()
-        yield
+        """Run the block in the main process, then in the others, which find what it left.
+
+        The others wait as long as the main one works. No collective in the block.
+        """
         if self.is_main:
-            self.wait()
+            with self._signs_of_life():
+                yield
+        else:
+            self._wait_for_main()
+            yield
 
     def wait(self) -> None:
         """Wait until every process has come to this point."""
         self.largest(0)
+
+    @contextmanager
+    def _signs_of_life(self) -> Iterator[None]:
+        """Let the others know, while the block runs in the main process alone, that it works.
+
+        One collective for the whole block would end at TIMEOUT; many short ones do not.
+        """
+        if self.size == 1:
+            yield
+            return
+        has_ended = threading.Event()
+
+        def beat() -> None:
+            with suppress(RuntimeError):  # another process has gone: the last call below tells
+                while not has_ended.wait(BEAT_SECONDS):
+                    self.largest(1)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            has_ended.set()
+            thread.join()
+        self.largest(0)
+
+    def _wait_for_main(self) -> None:
+        """Wait until the main process has left its `_signs_of_life`."""
+        while self.largest(0) != [0]:
+            pass
 
     def largest(self, *values: int) -> list[int]:
         """Find the largest of each value over all processes; every process gets the same list."""
@@ -136,12 +172,18 @@ class Processes(Launch):
         return votes.tolist()
 
     def from_main(self, compute: Callable[[], T]) -> T:
-        """Call `compute` in the main process alone and give its result to every process."""
-        if self.size == 1:
-            return compute()
-        told = [compute() if self.is_main else None]
-        dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
-        return told[0]  # type: ignore[return-value]
+        """Call `compute` in the main process alone and give its result to every process.
+
+        The others wait as long as it takes. No collective in `compute`.
+        """
+        told: list[Any] = [None]
+        with self.main_first():
+            if self.is_main:
+                told = [compute()]
+        if self.size > 1:
+            dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
+        result: T = told[0]
+        return result
 
     def check_equal(self, values: Mapping[str, object]) -> None:
         """Refuse to go on where a process has something else than the main one.

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
+from threading import Barrier, Event, Thread
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -355,6 +357,48 @@ def test_a_process_that_another_one_has_left_says_so(monkeypatch):
         work("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:40000")
     with pytest.raises(RuntimeError, match="a mistake"):
         work("a mistake")
+
+
+def test_the_others_wait_as_long_as_the_main_process_works_alone(monkeypatch):
+    """Threads stand for processes; the work lasts for several collectives."""
+    monkeypatch.setattr("utils.processes.BEAT_SECONDS", 0.001)
+    monkeypatch.setattr("torch.distributed.broadcast_object_list", lambda *_, **__: None)
+    meeting, votes, order, has_waited = Barrier(2, timeout=60), [0, 0], [], Event()
+
+    def largest(self, vote):
+        votes[self.rank] = vote
+        meeting.wait()
+        found = max(votes)
+        meeting.wait()
+        order.append((self.rank, found))
+        if order.count((1, 1)) == 5:  # rank 1 has come back from five collectives
+            has_waited.set()
+        return [found]
+
+    monkeypatch.setattr(Processes, "largest", largest)
+
+    def other():
+        with Processes(1, 2).main_first():
+            order.append("the other")
+        Processes(1, 2).from_main(lambda: order.append("never"))
+
+    thread = Thread(target=other)
+    thread.start()
+    with Processes(0, 2).main_first():
+        assert has_waited.wait(60)
+        order.append("main")
+    assert Processes(0, 2).from_main(lambda: 7) == 7
+    thread.join(60)
+    told = [event for event in order if isinstance(event, str)]
+    assert told == ["main", "the other"]
+
+
+def test_what_the_main_process_raises_alone_is_raised(monkeypatch):
+    monkeypatch.setattr(Processes, "largest", Mock(side_effect=RuntimeError("the other is gone")))
+    with pytest.raises(UserError, match="no such folder"), Processes(0, 2).main_first():
+        raise UserError("no such folder")
+    with pytest.raises(RuntimeError, match="the other is gone"), Processes(0, 2).main_first():
+        pass
 
 
 def test_processes_need_gpus_of_their_own(monkeypatch):
