@@ -22,7 +22,7 @@ from utils.records import read_record, write_record
 
 log = logging.getLogger(__name__)
 
-TOKENS, LABELS = "tokens.npy", "labels.npy"
+TOKENS, LABELS, RECORD = "tokens.npy", "labels.npy", "progress.json"
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,7 @@ class _Progress:
 
 
 class PartialCache:
-    """The files of an unfinished cache.
-
-    Attributes:
-        record: the file with the progress record.
-    """
+    """The files of an unfinished cache."""
 
     def __init__(
         self, folder: Path, tokens: tuple[int, int, int], label_shape: tuple[int, ...]
@@ -58,10 +54,10 @@ class PartialCache:
         Raises:
             OSError: if a file cannot be made, or there is no space for it.
         """
-        self.record, self._folder = folder / "progress.json", folder
+        self._record, self._folder = folder / RECORD, folder
         _, count, _ = tokens
         label_type = np.uint8 if label_shape else np.int64
-        self._progress = _read_progress(self.record, count)
+        self._progress = _read_progress(self._record, count)
         try:
             self._tokens = _open(folder / TOKENS, np.uint16, tokens)
             self._labels = _open(folder / LABELS, label_type, (count, *label_shape))
@@ -114,7 +110,7 @@ class PartialCache:
         self._progress = _Progress(
             (*self._progress.ends, self._end), (*self._progress.digests, self._digest.text())
         )
-        write_record(self.record, to_plain(self._progress))
+        write_record(self._record, to_plain(self._progress))
         self._digest = _SpanDigest(len(self._tokens))
 
     def digests(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.images import ImageDataset, flip_view
-from data.partial_cache import LABELS, TOKENS, PartialCache
+from data.partial_cache import LABELS, RECORD, TOKENS, PartialCache
 from data.token_set import TokenSet
 from utils.errors import UserError
 from utils.files import (
@@ -171,7 +171,6 @@ def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> No
         # All is there: finish.
         write_json_atomic(partial / "manifest.json", {**manifest, "sha256": cache.digests()})
         partial.rename(folder)
-        (folder / cache.record.name).unlink()
     except OSError as error:
         raise UserError(
             f"cannot write the token cache {partial}: {error.strerror or error}; it goes on from "
@@ -200,6 +199,8 @@ def _check_space(folder: Path, needed: int) -> None:
 
 def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
     """Open a finished cache and check that it is intact."""
+    with suppress(OSError):  # a finished cache needs none, and a kill may have left it
+        (folder / RECORD).unlink()
     try:
         stored = json.loads((folder / "manifest.json").read_text())
         sums = stored.pop("sha256")

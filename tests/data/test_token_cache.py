@@ -198,6 +198,7 @@ def test_a_kill_after_the_last_step_loses_nothing(tmp_path, monkeypatch):
     images = Images()
     make(images, folder.parent)
     assert images.read == []
+    assert sorted(p.name for p in folder.iterdir()) == ["labels.npy", "manifest.json", "tokens.npy"]
 
 
 @pytest.mark.parametrize(
