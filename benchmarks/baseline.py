@@ -116,7 +116,7 @@ class Trainer:
         with torch.no_grad():
             tokens = self.vqgan.encode(images).flatten(1)  # (B, L)
         dropped = torch.rand(len(labels), device=labels.device) < label_drop
-        labels = labels.masked_fill(dropped, config.null_class)
+        labels = labels.masked_fill(dropped, config.num_classes)
         ratios = torch.arccos(torch.rand(len(tokens), 1, device=tokens.device)) * 2 / math.pi
         hidden = torch.rand(tokens.shape, device=tokens.device) < ratios
         logits = self.model(tokens.masked_fill(hidden, config.mask_token), labels)
@@ -145,7 +145,7 @@ def sample(
     seq_len, mask_token = model.config.seq_len, model.config.mask_token
     code = torch.full((len(labels), seq_len), mask_token, device=labels.device)
     hidden = torch.ones_like(code, dtype=torch.bool)
-    both = torch.cat([labels, torch.full_like(labels, model.config.null_class)])
+    both = torch.cat([labels, torch.full_like(labels, model.config.num_classes)])
     for step, count in enumerate(counts):
         progress = step / (len(counts) - 1)
         conditional, unconditional = model(torch.cat([code, code]), both).chunk(2)

@@ -35,9 +35,10 @@ from benchmarks.baseline import sample as plain_sample
 from data.token_set import TokenSet
 from models.decoding import make_plan
 from models.maskgit.config import TransformerConfig
-from models.model import ImageSeries, Model
+from models.model import Model
 from models.open import as_transformer
 from models.sampling import SamplingConfig
+from models.series import ImageSeries
 from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel

@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from commands.flags import configure, option_values
-from commands.generation import PREVIEW_IMAGES, describe_model, preview_writer
+from commands.generation import (
+    PREVIEW_IMAGES,
+    describe_model,
+    guided_if_possible,
+    preview_writer,
+)
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.resume import run_record
@@ -15,9 +20,9 @@ from commands.training_jobs import StageJob, wants_wandb
 from data.datasets import DATASETS
 from models.decoding import make_plan
 from models.labels import labels_in_turn
-from models.model import ImageSeries
 from models.open import new_transformer, transformer_family
 from models.sampling import SamplingConfig
+from models.series import ImageSeries
 from training import runs
 from training.config import UPDATES_PER_EPOCH, DistillConfig, LoopConfig
 from training.distillation import DistillationStage, student_settings
@@ -81,9 +86,10 @@ def resolve(request: Request) -> DistillJob:
         raise UserError(f"{source.path} was trained on {source.dataset}, not {line.dataset}")
     if source.made_for is not None:
         raise UserError(f"{source.path} is a student itself: name the model that taught it")
+    line = guided_if_possible(line, DistillConfig, "teacher_guidance", source.shape.null_class)
     training = configure(DistillConfig, line, num_steps=int(line.distill))
     if training.teacher_guidance and source.shape.null_class is None:
-        reason = "this transformer has no null class, so it cannot be guided; use 0"
+        reason = "this transformer has no trained null class, so it cannot be guided; use 0"
         raise FieldError("teacher_guidance", training.teacher_guidance, reason)
     sampling = student_settings(training.num_steps)
     sampling.validate_for(source.shape)

@@ -23,6 +23,7 @@ from data.generated import write_pngs
 from data.publish import claim, new_folder, publish
 from models.cells import composite
 from models.decoding import make_plan
+from models.labels import label_without_class
 from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError
 from utils.pictures import hatch_hidden, save_grid
@@ -93,9 +94,10 @@ def resolve(request: Request) -> EditJob:
     margins = dict(line.outpaint or [])
     original, mask = region_to_make(original, line.mask_box, line.mask_image, margins)
     # Without --labels an image of the dataset keeps its class, and a file has no class.
-    default = model.shape.null_class if label is None else label
+    if label is None and not line.labels:
+        label = label_without_class(model.shape.num_classes, model.shape.null_class)
     return EditJob(
-        variants=resolve_generation(request, None if default is None else [default]),
+        variants=resolve_generation(request, None if label is None else [label]),
         sampling=sampling,
         original=original,
         mask=mask,

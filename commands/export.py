@@ -64,6 +64,8 @@ def run(job: ExportJob) -> None:
     assert write is not None, "resolve refuses such a family"
     if job.model.made_for is not None:
         log.warning("this layout has no place for the settings that the student is made for")
+    if job.model.shape.null_class is None:
+        log.warning("this layout cannot say that the null class is untrained: use no guidance")
     with atomic_write(job.path) as file:
         torch_save(write(job.model.open().transformer), file)
     log_written(job.path, "the transformer alone, without its tokenizer")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from commands.flags import configure, option_values
+from commands.flags import configure, option_values, options_of
 from commands.options import BEST
 from commands.parser import CommandLine
 from commands.request import Machine, Request
@@ -19,9 +19,10 @@ from models.best_settings import BestSettings
 from models.decoding import make_plan
 from models.interfaces import Transformer
 from models.labels import classes_in_turn, labels_in_turn
-from models.model import ImageSeries, Model
+from models.model import Model
 from models.open import as_transformer
 from models.sampling import SamplingConfig
+from models.series import ImageSeries
 from utils.errors import UserError
 from utils.pictures import save_grid
 
@@ -87,7 +88,7 @@ def resolve_generation(
         UserError: if the model is missing, or --labels names a class that it does not have.
     """
     line, model = request.line, find_model(request)
-    num_classes = model.shape.num_classes
+    num_classes, has_null = model.shape.num_classes, model.shape.null_class is not None
     in_turn = classes_in_turn(num_classes, line.first_image)
     # How many images.
     count = line.num_samples
@@ -95,7 +96,9 @@ def resolve_generation(
         count = default_count or (None if line.labels else count)
     return Generation(
         model=model,
-        labels=labels_in_turn(line.labels, model.class_names, default or in_turn, count),
+        labels=labels_in_turn(
+            line.labels, model.class_names, default or in_turn, count, has_null=has_null
+        ),
         labels_as_written=line.labels or "all in turn",
         series=ImageSeries(line.seed, line.first_image, line.batch_size),
         machine=request.machine,
@@ -119,9 +122,26 @@ def sampling_line(line: CommandLine, model: ModelSource) -> CommandLine:
             )
         settings = model.best.sampling
     if settings is None:
-        return line
+        return guided_if_possible(line, SamplingConfig, "guidance", model.shape.null_class)
     kept = option_values(settings)
     return line.replace(**{name: kept[name] for name in kept.keys() - line.given})
+
+
+def guided_if_possible(
+    line: CommandLine, config: type, field: str, null_class: int | None
+) -> CommandLine:
+    """Set a guidance that was not given to 0 where the transformer has no trained null class.
+
+    Args:
+        line: the command line.
+        config: the config dataclass that has the guidance.
+        field: the guidance.
+        null_class: that of the transformer.
+    """
+    name = options_of(config)[field]
+    if null_class is not None or name in line.given:
+        return line
+    return line.replace(**{name: 0.0})
 
 
 def sampling_of(line: CommandLine, model: ModelSource) -> SamplingConfig:

@@ -296,8 +296,8 @@ def _training() -> Iterator[Option]:
     yield learns("betas", "betas", kinds.beta_list, "B", text, many=Many.LIST, length=2)
     text = "weight decay, on the weights of linear layers"
     yield learns("weight_decay", "weight_decay", kinds.non_negative, "W", text)
-    text = "share of images trained without their class, for guidance"
-    yield learns("drop-label", "label_drop", kinds.probability, "P", text)
+    text = "share of images trained without their class, for guidance; 0 leaves no guidance"
+    yield learns("drop-label", "label_drop", kinds.rate, "P", text)
     text = "label smoothing of the cross-entropy"
     yield learns("label_smoothing", "label_smoothing", kinds.rate, "P", text)
     text = "largest gradient norm; 0 for no clipping"

@@ -172,8 +172,8 @@ def _field(line: CommandLine, name: str) -> Field:
     return replace(shown, kind="switch")
 
 
-def _read(line: CommandLine, values: Mapping[str, Any]) -> SamplingConfig:
-    """Turn values by option into settings of sampling.
+def _read(line: CommandLine, values: Mapping[str, Any], usual: SamplingConfig) -> SamplingConfig:
+    """Turn values by option into settings of sampling; what is missing is as in `usual`.
 
     Raises:
         UserError: naming an option that is none of sampling, or a value that it does not take.
@@ -183,7 +183,7 @@ def _read(line: CommandLine, values: Mapping[str, Any]) -> SamplingConfig:
         if name not in names:
             raise UserError(f"{name[:40]!r} is no setting of sampling")
     read = {name: read_value(OPTIONS[name], value) for name, value in values.items()}
-    return configure(SamplingConfig, line.replace(**read))
+    return configure(SamplingConfig, line.replace(**{**_begins_with(line, usual), **read}))
 
 
 def _command(line: CommandLine, recipe: Recipe) -> str:

@@ -108,12 +108,8 @@ def log_sampling_plan(job: SampleJob) -> None:
 
 def save_steps(job: SampleJob, folder: Path) -> None:
     """Write `steps.png` and `steps.gif`: the first images at every decoding step."""
-    model, series = job.images.model.open(), job.images.series
-    labels = job.images.labels[:FILMED_IMAGES]
-    settings = vars(job.sampling)
-    steps = list(
-        model.decode_steps(labels, seed=series.seed, first_image=series.first_image, **settings)
-    )
+    model, labels = job.images.model.open(), job.images.labels[:FILMED_IMAGES]
+    steps = list(model.sample_steps(labels, job.sampling, job.images.series))
     save_film(folder, model.image_of(steps[-1]), [step.hidden for step in steps])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from commands.flags import configure
-from commands.generation import PREVIEW_IMAGES, preview_writer
+from commands.generation import PREVIEW_IMAGES, guided_if_possible, preview_writer
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.resume import run_record
@@ -30,11 +30,12 @@ from data.token_cache import cache_bytes, cached_tokens
 from data.token_set import TokenSet
 from models.decoding import make_plan
 from models.interfaces import TokenizerShape
-from models.labels import labels_in_turn, parse_labels
+from models.labels import labels_in_turn
 from models.maskgit.config import TransformerConfig
-from models.model import ImageSeries, Model
+from models.model import Model
 from models.open import new_transformer, transformer_family
 from models.sampling import SamplingConfig
+from models.series import ImageSeries
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
 from training.optimizer import count_moments
@@ -95,7 +96,8 @@ def resolve(request: Request) -> TrainJob:
     settings = {"transformer's shape": vars(config), "settings of the training": vars(training)}
     request.machine.processes.check_equal(settings)
     # The previews.
-    sampling = configure(SamplingConfig, line)
+    guided = guided_if_possible(line, SamplingConfig, "guidance", config.null_class)
+    sampling = configure(SamplingConfig, guided)
     sampling.validate_for(config)
     names = images.train.class_names
     shown = min(line.num_samples, PREVIEW_IMAGES)
@@ -113,7 +115,9 @@ def resolve(request: Request) -> TrainJob:
         config=config,
         training=training,
         sampling=sampling,
-        preview_labels=labels_in_turn(line.labels, names, range(len(names)), shown),
+        preview_labels=labels_in_turn(
+            line.labels, names, range(len(names)), shown, has_null=config.null_trained
+        ),
         preview_series=ImageSeries(line.seed, line.first_image, line.batch_size),
         cache_folder=request.cache_folder(),
     )
@@ -221,9 +225,8 @@ def _shape_for(
         codebook_size=tokenizer.codebook_size,
         num_classes=len(images.class_names),
         seq_len=tokenizer.grid_size**2,
+        null_trained=line.drop_label > 0,
     )
     config.validate()
     request.check_n_classes(config.num_classes, line.data_dir)
-    if line.labels:
-        parse_labels(line.labels, images.class_names)  # refuses unknown classes
     return config

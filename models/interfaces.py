@@ -36,7 +36,7 @@ class TransformerShape(Protocol):
 
     @property
     def null_class(self) -> int | None:
-        """The label that means "no class", for guidance; None if the family has none."""
+        """The label that means "no class", for guidance; None if there is none, or untrained."""
 
     def validate(self) -> None:
         """Check that the numbers fit together; raises FieldError or ValueError."""

@@ -2,16 +2,21 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
-from utils.errors import UserError
+from utils.errors import FieldError, UserError
 
 NO_CLASS = ("none", "no class")
+UNTRAINED = "this model was never trained without classes"
 MAX_SAMPLES = 10_000_000  # in one sampling; larger sets are made in parts
 
 
-def parse_labels(items: Sequence[str], class_names: Sequence[str]) -> list[int]:
+def parse_labels(
+    items: Sequence[str], class_names: Sequence[str], has_null: bool = True
+) -> list[int]:
     """Turn items such as `3`, `0-9x8` and `ankle boot` into one label per image.
 
     An item is a class name, in upper or lower case with spaces or underscores; a class number
@@ -24,6 +29,7 @@ def parse_labels(items: Sequence[str], class_names: Sequence[str]) -> list[int]:
     Args:
         items: the items.
         class_names: the model's class names, in the order of its labels.
+        has_null: whether the model was also trained without classes.
 
     Returns:
         Class numbers; `len(class_names)` stands for no class.
@@ -44,7 +50,29 @@ def parse_labels(items: Sequence[str], class_names: Sequence[str]) -> list[int]:
         raise UserError(
             f"`labels` {' '.join(items)}: names no image; leave it out for all classes in turn"
         )
+    if not has_null and len(class_names) in labels:
+        raise FieldError("labels", NO_CLASS[0], f"{UNTRAINED}; {_known(class_names)}")
     return labels
+
+
+def read_labels(labels: Any, class_names: Sequence[str], has_null: bool = True) -> list[int]:
+    """Turn the labels of a program into one number per image; a number means what its text means.
+
+    Args:
+        labels: one label or several, also as an array or tensor; texts as in `parse_labels`.
+        class_names: as in `parse_labels`.
+        has_null: as in `parse_labels`.
+
+    Raises:
+        UserError: as `parse_labels`; or naming a label that is no whole number and no text.
+    """
+    values = labels.tolist() if hasattr(labels, "tolist") else labels
+    several = isinstance(values, Iterable) and not isinstance(values, str | bytes)
+    items = list(values) if several else [values]
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, str | Integral):
+            raise FieldError("labels", item, "needs the number or the name of a class")
+    return parse_labels([str(item) for item in items], class_names, has_null)
 
 
 def labels_in_turn(
@@ -52,6 +80,7 @@ def labels_in_turn(
     class_names: Sequence[str],
     default: Sequence[int],
     count: int | None,
+    has_null: bool = True,
 ) -> list[int]:
     """Return one label per image, taking the labels of the items in turn.
 
@@ -60,13 +89,25 @@ def labels_in_turn(
         class_names: as in `parse_labels`.
         default: the labels to take in turn without items.
         count: number of images; None makes one image per label.
+        has_null: as in `parse_labels`.
 
     Raises:
         UserError: as in `parse_labels`.
     """
-    choices = parse_labels(items, class_names) if items else default
+    choices = parse_labels(items, class_names, has_null) if items else default
     count = len(choices) if count is None else count
     return [choices[i % len(choices)] for i in range(count)]
+
+
+def label_without_class(num_classes: int, null_class: int | None) -> int:
+    """Return the label of an image that has no class: the null class, else the only class.
+
+    Raises:
+        FieldError: if there are several classes and no trained null class.
+    """
+    if null_class is None and num_classes > 1:
+        raise FieldError("labels", NO_CLASS[0], f"{UNTRAINED}; name a class")
+    return null_class or 0
 
 
 def classes_in_turn(num_classes: int, first_image: int) -> list[int]:
@@ -143,8 +184,7 @@ def _labels_of(item: str, names: _Names) -> list[int]:
     bounds = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", item)
     if not bounds:
         close = difflib.get_close_matches(_folded(item), names.folded, n=3)
-        known = ", ".join(names.names[:10]) + (", ..." if len(names.names) > 10 else "")
-        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {known}"
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else _known(names.names)
         raise UserError(f"`labels` {item}: this model has no such class; {hint}")
     return _numbered(item, int(bounds[1]), int(bounds[2] or bounds[1]), names.numbers)
 
@@ -158,6 +198,11 @@ def _numbered(item: str, first: int, last: int, numbers: dict[int, int]) -> list
     if last < first:
         raise UserError(f"`labels` {item}: the range is empty; write {last}-{first}")
     return [numbers[number] for number in sorted(numbers) if first <= number <= last]
+
+
+def _known(names: Sequence[str]) -> str:
+    """List the first classes, for a message."""
+    return "there are " + ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def _folded(name: str) -> str:

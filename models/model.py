@@ -22,57 +22,23 @@ from models.cells import check_image, composite, hidden_cells, pixels_of
 from models.decoding import decoding_steps
 from models.generate import KnownTokens, Midway, prepare_decoding, sample_tokens
 from models.interfaces import Transformer
-from models.labels import parse_labels
+from models.labels import label_without_class, read_labels
 from models.samplers import SAMPLERS, Proposal
 from models.sampling import SamplingConfig
+from models.series import BLOCK_SIZE, DecodedStep, ImageSeries
 from models.step import Step
 from models.tokenizer import Tokenizer
 from utils.checkpoint import weights_digest
-from utils.device import autocast
-from utils.errors import FieldError
+from utils.device import autocast, choose_precision, in_usual_torch
 from utils.pictures import to_uint8
 from utils.plain import to_plain
 from utils.weights import with_linear_weights_in
 
-BLOCK_SIZE = 256  # images computed at once, by default
-
-Labels = Sequence[int | str]
-"""One class per image: its number, its name, or "none" for no class."""
+Labels = Iterable[int | str] | np.ndarray | Tensor | int | str
+"""One class per image, as the command line's: numbers, names, ranges, or "none" for no class."""
 
 
-@dataclass(frozen=True)
-class ImageSeries:
-    """A numbered series of images: where their noise comes from, and how they are cut into blocks.
-
-    Attributes:
-        seed: the seed; with the index of an image it decides the image's noise.
-        first_image: index of the first image.
-        block_size: images computed at once.
-    """
-
-    seed: int = 0
-    first_image: int = 0
-    block_size: int = BLOCK_SIZE
-
-
-@dataclass(frozen=True)
-class DecodedStep:
-    """The tokens of images after a step of decoding.
-
-    Attributes:
-        tokens: int64 (B, h, w); those at hidden positions mean nothing yet.
-        hidden: bool (B, h, w), True where a token is still hidden.
-        confidence: float32 (B, h, w) in [0, 1], the probability that the model gave to the token at
-            the step that revealed it; at hidden positions that of the token which the last step
-            would have taken, 0 before the first. 1 for tokens that the user gave.
-    """
-
-    tokens: np.ndarray
-    hidden: np.ndarray
-    confidence: np.ndarray
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a model equals itself alone, so that sets can hold it
 class Model:
     """A trained transformer with its tokenizer and class names; `models.open.load_model` opens one.
 
@@ -96,8 +62,11 @@ class Model:
 
     @property
     def usual(self) -> SamplingConfig:
-        """The settings that hold where none are given: `made_for`, or the defaults."""
-        return self.made_for or SamplingConfig()
+        """The settings that hold where none are given: `made_for`, or the defaults.
+
+        By default a model without a trained null class has no guidance.
+        """
+        return self.made_for or SamplingConfig.usual_for(self.transformer.config)
 
     @property
     def best_settings(self) -> dict[str, Any]:
@@ -109,12 +78,14 @@ class Model:
         """The digest of the transformer: 16 hexadecimal digits of its config and weights."""
         return weights_digest(to_plain(self.transformer.config), self.transformer.state_dict())
 
-    def to(self, device: torch.device, precision: torch.dtype) -> "Model":
+    def to(self, device: torch.device, precision: str | torch.dtype) -> "Model":
         """Move the networks, without a copy, and return the model with this precision."""
+        dtype = choose_precision(precision, device)
         self.transformer.to(device)  # type: ignore[attr-defined]
         self.tokenizer.to(device)
-        return replace(self, precision=precision)
+        return replace(self, precision=dtype)
 
+    @in_usual_torch
     def compile(self) -> None:
         """Run the networks through torch.compile; all blocks of images should have one size.
 
@@ -149,7 +120,8 @@ class Model:
         """Make one image per label.
 
         Args:
-            labels: classes, as numbers or names.
+            labels: one class per image, in any sequence, array or tensor. A number means the same
+                as its text on the command line: the name of a class where the names are numbers.
             seed: seed of the noise.
             first_image: index of the first image. An image depends on its index, its class, the
                 seed and the settings, but not on the other images.
@@ -172,7 +144,7 @@ class Model:
         self,
         image: np.ndarray,
         mask: np.ndarray,
-        labels: Labels = ("none",),
+        labels: Labels | None = None,
         *,
         grow: int = 0,
         put_back: bool = True,
@@ -188,7 +160,7 @@ class Model:
         Args:
             image: uint8 (H, W, C), of the model's size.
             mask: bool (H, W), True where pixels are made anew.
-            labels: classes, as numbers or names.
+            labels: as in `sample`; None for no class.
             grow: tokens by which the marked region grows on every side.
             put_back: whether the pixels outside the marked region get their original values back;
                 otherwise they are the tokenizer's reconstruction.
@@ -205,8 +177,13 @@ class Model:
         """
         check_image(image, mask, self.tokenizer.image_size, self.tokenizer.channels)
         known, mask = self.known_tokens(image, mask, grow)
+        if labels is None:
+            config = self.transformer.config
+            numbers = [label_without_class(config.num_classes, config.null_class)]
+        else:
+            numbers = self.label_numbers(labels)
         blocks = self.sample_blocks(
-            self.label_numbers(labels),
+            numbers,
             replace(self.usual, **sampling),
             ImageSeries(seed, first_image, block_size),
             known=known,
@@ -234,18 +211,41 @@ class Model:
             midway: a step of an earlier decoding from which all images go on; None starts anew.
             **sampling: as in `sample`.
 
-        Yields:
+        Returns:
             The tokens before the first step, and then those after each step; `image_of` turns them
             into pixels.
 
         Raises:
             UserError: as in `sample`; or if `midway` does not fit the plan.
         """
-        numbers = np.asarray(self.label_numbers(labels))
-        indices = first_image + np.arange(len(numbers))
-        config = self._checked(replace(self.usual, **sampling))
+        config, series = replace(self.usual, **sampling), ImageSeries(seed, first_image)
+        numbers = self.label_numbers(labels)
+        return self.sample_steps(numbers, config, series, known=known, midway=midway)
+
+    @in_usual_torch
+    def sample_steps(
+        self,
+        labels: Sequence[int],
+        config: SamplingConfig,
+        series: ImageSeries,
+        *,
+        known: KnownTokens | None = None,
+        midway: Midway | None = None,
+    ) -> Iterator[DecodedStep]:
+        """Decode as `decode_steps`.
+
+        Args:
+            labels: as in `sample_blocks`.
+            config: settings of sampling.
+            series: seed and index of the first image; its block size is not used.
+            known: as in `decode_steps`.
+            midway: as in `decode_steps`.
+        """
+        self._check(config, series)
+        numbers = np.asarray(labels)
+        indices = series.first_image + np.arange(len(numbers))
         start = prepare_decoding(
-            self._predictor, numbers, indices, config, seed, self.precision, known, midway
+            self._predictor, numbers, indices, config, series.seed, self.precision, known, midway
         )
         confidence = (~start.hidden).float()  # (B, L)
         propose = SAMPLERS[config.sampler].propose
@@ -262,28 +262,22 @@ class Model:
         for tokens, hidden in decoding_steps(*start, propose_and_note):
             yield self._step(tokens, hidden, confidence)
 
+    @in_usual_torch
     def image_of(self, step: DecodedStep) -> np.ndarray:
         """Decode the tokens of a step: uint8 (B, H, W, C); pixels of hidden cells mean nothing."""
         tokens = torch.from_numpy(step.tokens).clamp(max=self.tokenizer.codebook_size - 1)
         return self._pixels(tokens)
 
     def label_numbers(self, labels: Labels) -> list[int]:
-        """Turn labels into numbers; len(class_names) stands for no class.
+        """Turn labels into their places among `class_names`; its length stands for no class.
 
         Raises:
             UserError: naming a label that is not a class of the model.
         """
-        numbers: list[int] = []
-        for label in labels:
-            if isinstance(label, str):
-                numbers += parse_labels([label], self.class_names)
-            elif 0 <= label <= len(self.class_names):
-                numbers.append(int(label))
-            else:
-                last = len(self.class_names) - 1
-                raise FieldError("labels", label, f"the model has the classes 0 to {last}")
-        return numbers
+        has_null = self.transformer.config.null_class is not None
+        return read_labels(labels, self.class_names, has_null)
 
+    @in_usual_torch
     def sample_blocks(
         self,
         labels: Sequence[int],
@@ -296,7 +290,7 @@ class Model:
         """Make one image per label, block by block.
 
         Args:
-            labels: class numbers, len(class_names) for no class; image i gets the i-th.
+            labels: what `label_numbers` returned; image i gets the i-th.
             config: settings of sampling.
             series: seed, index of the first image and block size.
             known: tokens that all images keep; None hides all tokens.
@@ -306,7 +300,7 @@ class Model:
             Images uint8 (B, H, W, C) and their labels int64 (B,), in order; B is at most the block
             size.
         """
-        self._checked(config)
+        self._check(config, series)
         block_size = min(series.block_size, len(labels))
         for index in range(math.ceil(len(labels) / block_size)) if blocks is None else blocks:
             start = index * block_size
@@ -318,6 +312,7 @@ class Model:
             )
             yield self._pixels(tokens)[: len(block_labels)], block_labels
 
+    @in_usual_torch
     def known_tokens(
         self, image: np.ndarray, mask: np.ndarray, grow: int = 0
     ) -> tuple[KnownTokens, np.ndarray]:
@@ -328,7 +323,7 @@ class Model:
             made anew.
         """
         hidden = hidden_cells(mask, self.tokenizer.grid_size, grow)  # (h, w)
-        pixels = torch.from_numpy(image).permute(2, 0, 1)[None]  # (1, C, H, W)
+        pixels = torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)[None]  # (1, C, H, W)
         tokens = self.tokenizer.encode_bytes(pixels)[0]  # (L,)
         region = pixels_of(hidden, len(mask)) if grow else mask
         return KnownTokens(tokens, torch.from_numpy(hidden.flatten())), region
@@ -344,7 +339,7 @@ class Model:
         grid = (self.tokenizer.grid_size,) * 2
         return DecodedStep(*(values.unflatten(1, grid).cpu().numpy() for values in of_positions))
 
-    def _checked(self, config: SamplingConfig) -> SamplingConfig:
-        """Check settings against the model and return them; errors as in `sample`."""
+    def _check(self, config: SamplingConfig, series: ImageSeries) -> None:
+        """Check settings, also against the model; errors as in `sample`."""
         config.validate_for(self.transformer.config)
-        return config
+        series.validate()

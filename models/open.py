@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from models.best_settings import ENTRY, read_best_settings
@@ -25,7 +26,7 @@ from models.vqgan import foreign as vqgan_files
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from utils.checkpoint import contents_of, is_own_format
-from utils.device import choose_device, choose_precision
+from utils.device import choose_device, in_usual_torch
 from utils.errors import UserError, one_line
 from utils.plain import from_plain
 from utils.torch_file import opening, pickled_network, read_torch_file
@@ -64,13 +65,14 @@ Family = TypeVar("Family", TokenizerFamily, TransformerFamily)
 # --- Public functions, for notebooks and programs ---
 
 
+@in_usual_torch
 def load_model(
     path: str | Path,
     *,
     tokenizer: Tokenizer | None = None,
     num_classes: int | None = None,
-    device: str = "auto",
-    precision: str = "auto",
+    device: str | torch.device = "auto",
+    precision: str | torch.dtype = "auto",
 ) -> Model:
     """Open a trained model with its tokenizer.
 
@@ -78,8 +80,8 @@ def load_model(
         path: a MaskGIT_*.pt of this program, or a transformer of another program.
         tokenizer: the tokenizer for a transformer of another program, whose file does not hold it.
         num_classes: the number of classes of such a transformer; rarely needed.
-        device: "auto", "cpu", "cuda", "cuda:<i>" or "mps".
-        precision: dtype of matrix products: "auto", "fp32" or "bf16".
+        device: "auto", "cpu", "cuda", "cuda:<i>" or "mps", or a device of torch.
+        precision: dtype of matrix products: "auto", "fp32" or "bf16", or a dtype of torch.
 
     Raises:
         UserError: if the file is missing, damaged or not a model, or needs a `tokenizer`.
@@ -92,10 +94,10 @@ def load_model(
         model = foreign_model(stored, path, tokenizer, num_classes=num_classes)
     else:
         raise UserError(f"{path} does not hold its tokenizer: give it as `tokenizer`")
-    where = choose_device(device)
-    return model.to(where, choose_precision(precision, where))
+    return model.to(choose_device(device), precision)
 
 
+@in_usual_torch
 def load_tokenizer(
     path: str | Path,
     image_size: int = 32,

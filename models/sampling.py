@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from models.samplers import SAMPLERS
 from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, MASK_SCHEDULES
-from utils.errors import FieldError
+from utils.errors import FieldError, check_number, check_whole, is_number
 from utils.plain import ADDED_LATER
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ class SamplingConfig:
     start_token: int | None = None
     start_share: float = field(default=0.0, metadata=ADDED_LATER)
 
+    @classmethod
+    def usual_for(cls, shape: TransformerShape) -> SamplingConfig:
+        """Return the settings that a transformer takes where none are given."""
+        return cls() if shape.null_class is not None else cls(guidance=0.0)
+
     def validate(self) -> None:
         """Check every field.
 
@@ -65,20 +70,16 @@ class SamplingConfig:
         """
         for name, choices in CHOICES.items():
             value = getattr(self, name)
-            if value not in choices:
+            if not isinstance(value, str) or value not in choices:
                 reason = f"unknown; choose from {', '.join(choices)}"
                 raise FieldError(f"SamplingConfig.{name}", value, reason)
-        if self.num_steps < 1:
-            raise FieldError("num_steps", self.num_steps, "must be at least 1")
+        check_whole("num_steps", self.num_steps, 1)
         for name in ("guidance", "choice_temperature"):
-            if not 0 <= getattr(self, name) <= MAX_STRENGTH:
-                reason = f"must be a number from 0 to {MAX_STRENGTH:g}"
-                raise FieldError(name, getattr(self, name), reason)
-        if not 0 < self.logit_scale <= MAX_STRENGTH:
-            reason = f"must be above 0 and at most {MAX_STRENGTH:g}"
-            raise FieldError("logit_scale", self.logit_scale, reason)
-        if not 0 <= self.start_share <= 1:
-            raise FieldError("start_share", self.start_share, "must be a share from 0 to 1")
+            check_number(name, getattr(self, name), 0, MAX_STRENGTH)
+        check_number("logit_scale", self.logit_scale, 0, MAX_STRENGTH, above=True)
+        check_number("start_share", self.start_share, 0, 1)
+        if self.start_token is not None:
+            check_whole("start_token", self.start_token)
         if self.start_share and self.start_token is not None:
             reason = (
                 "`start_token` also says what hidden positions begin with: leave it out, or set "
@@ -86,7 +87,8 @@ class SamplingConfig:
             )
             raise FieldError("start_share", self.start_share, reason)
         ends = self.guidance_interval
-        if not (isinstance(ends, tuple | list) and len(ends) == 2 and 0 <= ends[0] <= ends[1] <= 1):
+        are_two = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(is_number, ends))
+        if not (are_two and 0 <= ends[0] <= ends[1] <= 1):
             reason = "must be two shares from 0 to 1, the lower one first, as in 0.39,0.78"
             raise FieldError("guidance_interval", ends, reason)
 
@@ -106,5 +108,5 @@ class SamplingConfig:
                 f"{shape.mask_token}; a negative value starts from random tokens",
             )
         if self.guidance and shape.null_class is None:
-            reason = "this transformer has no null class, so it cannot be guided; use 0"
+            reason = "this transformer has no trained null class, so it cannot be guided; use 0"
             raise FieldError("guidance", self.guidance, reason)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.interfaces import TokenizerNetwork
 from utils.checkpoint import weights_digest
-from utils.device import send
+from utils.device import in_usual_torch, send
 from utils.pictures import from_uint8
 from utils.plain import to_plain
 
@@ -62,6 +62,7 @@ class Tokenizer:
         """Channels of an image, C."""
         return self.config.image_channels
 
+    @in_usual_torch
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Turn images into tokens.
@@ -82,6 +83,7 @@ class Tokenizer:
         """
         return self.encode(from_uint8(send(images, self.device))).flatten(1)
 
+    @in_usual_torch
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """Turn tokens into images.
@@ -97,6 +99,7 @@ class Tokenizer:
         parts = [self.network.decode_tokens(part) for part in self._parts(tokens.to(self.device))]
         return torch.cat(parts).float().clamp(-1, 1)
 
+    @in_usual_torch
     @torch.no_grad()
     def to_rgb(self, images: Tensor) -> Tensor:
         """Turn images (B, C, H, W) into the ones that people look at: (B, 1 or 3, H, W)."""

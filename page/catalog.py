@@ -35,19 +35,19 @@ class OpenModel:
         """Return what the page shows of the model, and what its form begins with."""
         model, tokenizer = self.model, self.model.tokenizer
         names, best, labels = model.class_names, model.best, form.labels
-        made_for = model.made_for
+        has_null = model.transformer.config.null_class is not None
         return {
             "dataset": model.dataset,
             "classes": list(names),
-            "chosen": labels_in_turn(labels, names, [], None) if labels else [],
+            "chosen": labels_in_turn(labels, names, [], None, has_null=has_null) if labels else [],
             "size": tokenizer.image_size,
             "channels": tokenizer.channels,
             "grid": tokenizer.grid_size,
             "codes": tokenizer.codebook_size,
-            "has_null": model.transformer.config.null_class is not None,
+            "has_null": has_null,
             "fingerprint": model.fingerprint,
             "best": None if best is None else form.values(best.sampling),
-            "made_for": None if made_for is None else form.begins_with(made_for),
+            "usual": form.begins_with(model.usual),
         }
 
 

@@ -1,6 +1,6 @@
 """Decodes images for a tab, and tells every step of it.
 
-The steps come from `Model.decode_steps`, which shares with the command line's sampling and editing
+The steps come from `Model.sample_steps`, which shares with the command line's sampling and editing
 all that decides the bits: the images are those of the command that is shown with them.
 
 Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
@@ -21,8 +21,8 @@ from models.cells import composite
 from models.decoding import make_plan
 from models.generate import KnownTokens, Midway
 from models.labels import classes_in_turn, label_text
-from models.model import DecodedStep
 from models.sampling import SamplingConfig
+from models.series import DecodedStep, ImageSeries
 from page.catalog import OpenModel
 from page.checks import Json, RequestError, array, encode, entries, numbers, whole_number
 from page.form import CommandForm, EditedPart, Recipe
@@ -77,13 +77,12 @@ class Decoding:
         started = time.monotonic()
         recipe, model = self.recipe, self.opened.model
         yield self._start()
-        steps = model.decode_steps(
+        steps = model.sample_steps(
             self.labels,
-            seed=recipe.seed,
-            first_image=recipe.first_image,
+            recipe.sampling,
+            ImageSeries(recipe.seed, recipe.first_image),
             known=self.region.known if self.region else None,
             midway=self.midway,
-            **vars(recipe.sampling),
         )
         done = self.midway.steps if self.midway else 0
         for number, step in enumerate(steps, start=done):
@@ -146,7 +145,7 @@ def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> Decodin
         UserError: naming what is wrong with it.
     """
     names, tokenizer = opened.model.class_names, opened.model.tokenizer
-    sampling = form.read(entries(values, "sampling"))
+    sampling = form.read(entries(values, "sampling"), opened.model.usual)
     sampling.validate()
     sampling.validate_for(opened.model.transformer.config)
     # How many images, and which.

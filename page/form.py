@@ -98,7 +98,8 @@ class CommandForm:
         editing: by the page's own names: "grow", "keep_decoded".
         labels: the classes that the form begins with, as the user wrote them; None for all.
         block_size: images that are computed at once, at most.
-        read: turns values by name into settings of sampling; raises UserError for a wrong one.
+        read: turns values by name into settings of sampling; those that are missing are as in the
+            given settings, but options of the command line win. Raises UserError for a wrong one.
         values: turns settings of sampling into values by name.
         begins_with: the same, but options of the command line win.
         write: writes the command that makes images again.
@@ -110,7 +111,7 @@ class CommandForm:
     editing: Mapping[str, Field]
     labels: Sequence[str] | None
     block_size: int
-    read: Callable[[Mapping[str, Any]], SamplingConfig]
+    read: Callable[[Mapping[str, Any], SamplingConfig], SamplingConfig]
     values: Callable[[SamplingConfig], dict[str, Any]]
     begins_with: Callable[[SamplingConfig], dict[str, Any]]
     write: Callable[[Recipe], str]

@@ -26,7 +26,7 @@ class TrainingConfig:
         weight_decay: weight decay, on the weights of linear layers only.
         warmup_epochs: epochs of linear warm-up, at most a tenth of the run; a cosine decay to 0
             follows.
-        label_drop: share of the images that are trained without their class, in [0, 1].
+        label_drop: share of the images that are trained without their class, in [0, 1).
         schedule: mask schedule; a key of MASK_SCHEDULES.
         label_smoothing: label smoothing of the cross-entropy, in [0, 1).
         grad_clip: largest norm of the whole gradient; 0 turns clipping off.

@@ -1,9 +1,12 @@
-"""The device and the precision to compute with."""
+"""The device and the precision to compute with, and the settings of torch."""
 
+import inspect
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,18 +14,22 @@ from torch import Tensor
 from utils.errors import FieldError, UserError
 
 CPU_INFO = Path("/proc/cpuinfo")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DEVICES = ("cpu", "cuda", "mps")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str | torch.device) -> torch.device:
     """Find the device of a name.
 
     Args:
         name: "cpu", "cuda", "cuda:<i>", "mps", or "auto": CUDA where there is any, else the CPU.
-            Apple's MPS must be asked for: nothing has been tested on it.
+            Apple's MPS must be asked for: nothing has been tested on it. Or a device of torch.
 
     Raises:
         UserError: if this machine has no device of that name.
     """
+    name = str(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
@@ -43,16 +50,67 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
+def choose_precision(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     """Find the dtype to compute in.
 
     Args:
         name: "fp32", "bf16", or "auto": bfloat16 where the hardware is faster in it, else float32.
+            Or one of the two dtypes of torch.
         device: where the program computes.
+
+    Raises:
+        FieldError: if it is none of them.
     """
     if name == "auto":
         return torch.bfloat16 if _has_fast_bfloat16(device) else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    for known, dtype in PRECISIONS.items():
+        if name in (known, dtype):
+            return dtype
+    raise FieldError("precision", name, f"unknown; choose from auto, {', '.join(PRECISIONS)}")
+
+
+@contextmanager
+def usual_torch() -> Iterator[None]:
+    """Compute in the block as in a program that has changed nothing of torch.
+
+    The caller may have chosen another default dtype or device, and may be in a block of autocast or
+    of inference mode.
+    """
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for device in DEVICES:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+
+
+def in_usual_torch(function: Function) -> Function:
+    """Run a function, or every step of a generator, in `usual_torch`."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with usual_torch():
+            return function(*args, **kwargs)
+
+    @wraps(function)
+    def steps(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        made = function(*args, **kwargs)
+        while True:
+            with usual_torch():
+                try:
+                    value = next(made)
+                except StopIteration:
+                    return
+            yield value
+
+    return steps if inspect.isgeneratorfunction(function) else call  # type: ignore[return-value]
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:

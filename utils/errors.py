@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
 from typing import Any
 
 from utils.signals import Stopped, exit_code
@@ -58,6 +59,26 @@ def _field_error(field: str, message: str) -> FieldError:
     error = FieldError.__new__(FieldError)
     error.field, error.args = field, (message,)
     return error
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number, of Python or numpy."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_whole(field: str, value: object, low: int | None = None) -> None:
+    """Refuse a value that is no whole number, of Python or numpy, or below `low`; a FieldError."""
+    need = "must be a whole number" + ("" if low is None else f" of at least {low}")
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or (low is not None and value < low):  # type: ignore[operator]
+        raise FieldError(field, value, need)
+
+
+def check_number(field: str, value: object, low: float, high: float, above: bool = False) -> None:
+    """Refuse a value that is no number from `low`, or `above` it, to `high`; a FieldError."""
+    if not is_number(value) or not low <= value <= high or (above and value == low):  # type: ignore[operator]
+        bounds = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
+        raise FieldError(field, value, f"must be a number {bounds}")
 
 
 def value_text(value: object) -> str:

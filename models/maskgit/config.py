@@ -3,11 +3,11 @@
 This file imports nothing slow, because the command line reads it before it can show its help.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from utils.errors import FieldError
-from utils.plain import same_value
+from utils.plain import ADDED_LATER, same_value
 
 MAX_DEPTH = 1000  # a damaged file must not build modules for hours
 
@@ -18,7 +18,7 @@ class TransformerConfig:
 
     Attributes:
         codebook_size: number of image tokens K; their ids are 0 .. K-1.
-        num_classes: number of classes; one more label, `null_class`, means "no class".
+        num_classes: number of classes; one more label, the null class, means "no class".
         seq_len: number of tokens of an image, L = h * w.
         embed_dim: width of the token embedding.
         hidden_dim: width of the blocks D, a multiple of `heads`.
@@ -26,6 +26,7 @@ class TransformerConfig:
         heads: attention heads of a block.
         mlp_dim: width of the MLP of a block.
         dropout: dropout rate on the embeddings and on the outputs of attention and MLP.
+        null_trained: whether the null class was trained. It has its weights in any case.
     """
 
     family: ClassVar[str] = "maskgit"
@@ -40,6 +41,7 @@ class TransformerConfig:
     heads: int = 8
     mlp_dim: int = 384
     dropout: float = 0.1
+    null_trained: bool = field(default=True, metadata=ADDED_LATER)
 
     @property
     def mask_token(self) -> int:
@@ -47,9 +49,9 @@ class TransformerConfig:
         return self.codebook_size
 
     @property
-    def null_class(self) -> int:
-        """The label that means "no class", the unconditional input of guidance."""
-        return self.num_classes
+    def null_class(self) -> int | None:
+        """The label that means "no class", the unconditional input of guidance; None untrained."""
+        return self.num_classes if self.null_trained else None
 
     @property
     def vocabulary_size(self) -> int:
@@ -62,10 +64,9 @@ class TransformerConfig:
         Raises:
             FieldError: naming the first field with a wrong value, and what would work.
         """
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "dropout" and value < 1:
-                raise FieldError(_own(field.name), value, "must be at least 1")
+        for name in [one.name for one in fields(self) if one.type is int]:
+            if getattr(self, name) < 1:
+                raise FieldError(_own(name), getattr(self, name), "must be at least 1")
         if not 0 <= self.dropout < 1:
             raise FieldError(_own("dropout"), self.dropout, "must be at least 0 and below 1")
         if self.depth > MAX_DEPTH:

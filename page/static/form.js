@@ -98,8 +98,8 @@ export function makeForms() {
     emit("values", null);
   };
   const usual = Object.fromEntries(sampling.map((one) => [one.name, one.default]));
-  // A student begins with the settings that it was made for.
-  const own = () => store.model?.made_for ?? usual;
+  // A student begins with the settings that it was made for, an unguided model without guidance.
+  const own = () => store.model?.usual ?? usual;
   on("model", () => {
     if (JSON.stringify(own()) !== JSON.stringify(store.begun ?? usual)) take(own());
     store.begun = own();
@@ -118,7 +118,7 @@ document.addEventListener("invalid", (event) => event.target.closest("details")?
 /** Say which settings differ from the defaults. */
 export function changedSettings(sampling) {
   const told = store.page.sampling
-    .filter((one) => String(sampling[one.name]) !== String((store.model?.made_for ?? {})[one.name] ?? one.default))
+    .filter((one) => String(sampling[one.name]) !== String((store.model?.usual ?? {})[one.name] ?? one.default))
     .map((one) => `${one.title.slice(2)} ${sampling[one.name]}`);
   return told.join(", ") || "the defaults";
 }

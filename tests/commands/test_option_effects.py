@@ -46,7 +46,7 @@ def test_equal_widths_need_no_map(transformer):
 @pytest.mark.parametrize(
     "option",
     ["--heads 4", "--dropout_t 0.5", "--lr 1e-2", "--warmup 0", "--betas 0.5 0.6", "--seed 5",
-     "--weight_decay 30 --lr 1e-2", "--drop-label 1", "--label_smoothing 0.5", "--grad_clip 1e-4",
+     "--weight_decay 30 --lr 1e-2", "--drop-label 0.9", "--label_smoothing 0.5", "--grad_clip 1e-4",
      "--sched_mode root", "--batch_size 8", "--precision bf16", "--optimizer muon"],
 )  # fmt: skip
 def test_options_of_the_training_change_the_weights(transformer, trained_fp32, option):

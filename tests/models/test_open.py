@@ -197,7 +197,7 @@ def test_what_a_family_cannot_do_is_told(tmp_path: Path, capsys) -> None:
     save_checkpoint(path, "maskgit", trained_stage(tokenizer, label_drop=0.0).checkpoint(30))
     model = load_model(path, device="cpu")
     with pytest.raises(FieldError, match="null class"):
-        model.sample([0])
+        model.sample([0], guidance=1)
     with pytest.raises(SystemExit):
         main(f"--export {tmp_path}/other.pt --checkpoint {path}".split())
     assert "no other program reads" in capsys.readouterr().err

@@ -361,8 +361,10 @@ def test_the_form_begins_with_the_options_of_the_command_line():
     assert {field.name: field.default for field in form.sampling}["step"] == 5
     assert form.series["seed"].default == 4
     assert form.labels == ["3"]
-    assert form.read({}).num_steps == 5
-    recipe = Recipe(Path("m.pt"), ["a b"], 2, 4, 0, form.read({"step": 6}), SamplingConfig())
+    assert form.read({}, SamplingConfig()).num_steps == 5
+    recipe = Recipe(
+        Path("m.pt"), ["a b"], 2, 4, 0, form.read({"step": 6}, SamplingConfig()), SamplingConfig()
+    )
     assert form.write(recipe) == (
         "python MaskGIT.py --sample --checkpoint m.pt --labels 'a b' --num_samples 2 --seed 4 "
         "--step=6 --batch_size 8 --device cpu"

@@ -1,0 +1,288 @@
+"""The library's doors: what a program may hand over, and what it may have set in torch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_stages import VQGAN
+
+from models.best_settings import BestSettings
+from models.maskgit.config import TransformerConfig
+from models.model import Model
+from models.open import load_model, load_tokenizer, new_transformer
+from models.sampling import SamplingConfig
+from models.tokenizer import Tokenizer
+from models.vqgan.network import VQModel
+from training.transformer import transformer_contents
+from utils.checkpoint import save_checkpoint
+from utils.errors import FieldError, UserError
+
+SHAPE = {"embed_dim": 8, "hidden_dim": 16, "depth": 1, "heads": 2, "mlp_dim": 16}
+FEW = {"num_steps": 2}
+NUMBERS = tuple(map(str, range(1, 13)))  # names of classes
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of random weights, whose predictions differ between classes."""
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(VQModel(VQGAN))
+    config = TransformerConfig(VQGAN.n_embed, len(NUMBERS), tokenizer.grid_size**2, **SHAPE)
+    network = new_transformer(config)
+    torch.nn.init.normal_(network.token_embedding.weight)
+    contents = {
+        **transformer_contents(config, network, network, step=1),
+        "dataset": "mnist",
+        "class_names": list(NUMBERS),
+        "tokenizer": tokenizer.entry(),
+    }
+    file = tmp_path_factory.mktemp("library") / "MaskGIT_mnist.pt"
+    save_checkpoint(file, "maskgit", contents)
+    return file
+
+
+@pytest.fixture(scope="module")
+def model(path: Path) -> Model:
+    return load_model(path, device="cpu", precision="fp32")
+
+
+def with_config(model: Model, **changes: object) -> Model:
+    """A model with another config and the same weights."""
+    network = new_transformer(replace(model.transformer.config, **changes))
+    network.load_state_dict(model.transformer.state_dict())
+    return replace(model, transformer=network.eval())
+
+
+# --- Labels ---
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers"),
+    [
+        ([1, "1"], [0, 0]),
+        ([12, "12", "none"], [11, 11, 12]),
+        ("12", [11]),
+        (12, [11]),
+        ("2-4", [1, 2, 3]),
+        ((1, np.int64(2)), [0, 1]),
+        (np.array([3, 1], np.uint8), [2, 0]),
+        (np.array(["3", "no class"]), [2, 12]),
+        (torch.tensor([3, 1]), [2, 0]),
+        (torch.tensor(3), [2]),
+        (range(1, 3), [0, 1]),
+        ((label for label in (5, 5)), [4, 4]),
+    ],
+    ids=str,
+)
+def test_a_label_means_what_it_means_on_the_command_line(model, labels, numbers):
+    assert model.label_numbers(labels) == numbers
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[], (), np.zeros(0, int), [0], [13], [-1], ["0"], [1.9], [1.0], 1.9, [True], True, None,
+     [None], [[1, 2]], np.ones((2, 2), int), torch.ones(2), np.array([True]), [b"1"], b"1",
+     ["tiger"]],
+    ids=str,
+)  # fmt: skip
+def test_what_is_no_label_is_refused(model, labels):
+    with pytest.raises(UserError, match="`labels`"):
+        model.sample(labels, **FEW)
+
+
+def test_classes_with_other_names_have_their_places_as_numbers(model):
+    named = replace(model, class_names=tuple("abcdefghijkl"))
+    assert named.label_numbers([0, "b", "11"]) == [0, 1, 11]
+    with pytest.raises(UserError, match="0 to 11"):
+        named.label_numbers([12])
+
+
+# --- Settings ---
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("block_size", value) for value in (0, -1, 1.5, "4", True, None)),
+        *(("seed", value) for value in (-1, 0.5, "0", True, None)),
+        *(("first_image", value) for value in (-1, 0.5, "0", True)),
+        *(("num_steps", value) for value in (0, -1, 4.0, "4", True, None)),
+        *(("guidance", value) for value in (-1, "3", True, None, float("nan"), 1e9)),
+        *(("choice_temperature", value) for value in (-0.1, "4.5", None)),
+        *(("logit_scale", value) for value in (0, "1", None, float("inf"))),
+        *(("start_share", value) for value in (1.1, "0", None)),
+        *(("start_token", value) for value in (1.5, "3", True, 17)),
+        *(("guidance_interval", value) for value in (None, 0.5, (0.1,), ("0", 1), (1, 0), "01")),
+        *(("SamplingConfig.schedule", value) for value in (None, 3, "round", ["arccos"])),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_wrong_setting_is_named(model, field, value):
+    settings = FEW | {field.removeprefix("SamplingConfig."): value}
+    for make in (model.sample, lambda *a, **k: list(model.decode_steps(*a, **k))):
+        if make == model.sample or field != "block_size":  # the steps are all in one block
+            with pytest.raises(FieldError) as told:
+                make([1], **settings)
+            assert told.value.field == field
+
+
+def test_numbers_of_numpy_are_numbers(model):
+    settings = {"num_steps": 3, "guidance": 2.0, "guidance_interval": (0.25, 0.5), "seed": 7}
+    of_numpy = {
+        "num_steps": np.int32(3),
+        "guidance": np.float32(2),
+        "guidance_interval": [np.float64(0.25), np.float32(0.5)],
+        "seed": np.uint8(7),
+        "block_size": np.int64(2),
+    }
+    assert (model.sample([1, 2], **of_numpy) == model.sample([1, 2], **settings)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [({"precision": "fp16"}, "precision"), ({"precision": torch.float16}, "precision"),
+     ({"precision": None}, "precision"), ({"device": "tpu"}, "device"), ({"device": 0}, "device"),
+     ({"device": torch.device("meta")}, "device")],
+    ids=str,
+)  # fmt: skip
+def test_a_wrong_device_or_precision_is_named(path, options, field):
+    with pytest.raises(UserError, match=f"`{field}`"):
+        load_model(path, **options)
+
+
+def test_devices_and_dtypes_of_torch_are_taken(path):
+    opened = load_model(path, device=torch.device("cpu"), precision=torch.bfloat16)
+    assert (opened.tokenizer.device.type, opened.precision) == ("cpu", torch.bfloat16)
+
+
+def test_a_model_can_be_in_a_set(model):
+    best = BestSettings(model.usual, "fid", {"fid": 1.0}, {"images": 10})
+    assert len({model, model, replace(model, best=best)}) == 2
+
+
+# --- Images ---
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["read-only", "reversed", "in other order"])
+def test_any_array_can_be_edited(model, kind):
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 1), np.uint8)
+    mask = np.arange(256).reshape(16, 16) < 128
+    wanted = model.edit(image, mask, [3], **FEW)
+    if kind == "read-only":
+        image.flags.writeable = mask.flags.writeable = False
+    elif kind == "reversed":
+        image, mask = image[::-1].copy()[::-1], mask[::-1].copy()[::-1]
+    else:
+        image, mask = np.asfortranarray(image), np.asfortranarray(mask)
+    before = image.copy()
+    assert (model.edit(image, mask, [3], **FEW) == wanted).all()
+    assert (image == before).all()
+
+
+# --- A transformer without a trained null class ---
+
+
+def test_an_untrained_null_class_is_never_used(model):
+    untrained = with_config(model, null_trained=False)
+    assert untrained.fingerprint != model.fingerprint
+    assert untrained.usual == SamplingConfig(guidance=0.0)
+    unguided = model.sample([1, 2], guidance=0, **FEW)
+    assert (untrained.sample([1, 2], **FEW) == unguided).all()
+    with pytest.raises(FieldError, match=r"`guidance` 3: .*no trained null class.*use 0"):
+        untrained.sample([1], guidance=3)
+    image, mask = unguided[0], np.ones((16, 16), bool)
+    for make in (
+        lambda: untrained.sample(["none"]),
+        lambda: untrained.sample([1, "no class"]),
+        lambda: untrained.edit(image, mask),
+    ):
+        with pytest.raises(FieldError, match="never trained without classes"):
+            make()
+    assert untrained.edit(image, mask, [1], **FEW).shape == (1, 16, 16, 1)
+
+
+def test_the_only_class_stands_for_no_class(model):
+    config = replace(model.transformer.config, num_classes=1, null_trained=False)
+    network = new_transformer(config).eval()
+    flat = replace(model, transformer=network, class_names=("images",))
+    image, mask = np.zeros((16, 16, 1), np.uint8), np.ones((16, 16), bool)
+    assert (flat.edit(image, mask, **FEW) == flat.edit(image, mask, [0], **FEW)).all()
+
+
+def test_files_that_do_not_say_it_have_a_trained_null_class(path):
+    assert "null_trained" not in torch.load(path, weights_only=True)["contents"]["config"]
+    assert load_model(path).transformer.config.null_class == len(NUMBERS)
+
+
+# --- What a program has set in torch ---
+
+
+@contextmanager
+def default_dtype() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def default_device() -> Iterator[None]:
+    torch.set_default_device("meta")  # stands for a GPU
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+SETTINGS = {
+    "dtype": default_dtype,
+    "device": default_device,
+    "block of a device": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "inference mode": torch.inference_mode,
+    "gradients": torch.enable_grad,
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_settings_of_torch_change_nothing_here_and_stay_there(path, setting, precision):
+    def everything() -> list[np.ndarray]:
+        opened = load_model(path, device="cpu", precision=precision)
+        assert {weight.dtype for weight in opened.transformer.parameters()} == {torch.float32}
+        tokenizer = load_tokenizer(path)
+        images = opened.sample([1, 2, 3, "none"], seed=3, **FEW)
+        edited = opened.edit(images[0], np.eye(16, dtype=bool), [2], grow=1, **FEW)
+        *_, last = opened.decode_steps([4], start_token=-1, **FEW)
+        wave = torch.linspace(-1, 1, 256, dtype=torch.float32, device="cpu").view(1, 1, 16, 16)
+        tokens = tokenizer.encode(wave)
+        return [images, edited, last.tokens, opened.image_of(last), tokens.numpy(),
+                tokenizer.decode(tokens).numpy()]  # fmt: skip
+
+    wanted = everything()
+    with SETTINGS[setting]():
+        found = everything()
+        kept = (
+            torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(),
+            torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled(),
+        )  # fmt: skip
+    with SETTINGS[setting]():
+        before = (
+            torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(),
+            torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled(),
+        )  # fmt: skip
+    assert kept == before
+    for one, other in zip(wanted, found, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_a_caller_between_two_steps_has_its_own_settings(model):
+    with default_dtype():
+        for _ in model.decode_steps([1], **FEW):
+            assert torch.get_default_dtype() == torch.float64
