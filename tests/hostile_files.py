@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+
+_reconstruct = np.zeros(0).__reduce__()[0]  # builds arrays; numpy has moved it
 
 
 class Call:
@@ -75,6 +78,22 @@ def lying(count: int, claimed: int, zipped: bool) -> bytes:
     return archive(records.pop("data.pkl").replace(found, other), **records)
 
 
+def claiming_array(count: int) -> bytes:
+    """A file with an array of numpy of 3 numbers that says that it has another number of them."""
+    state = (1, (count,), np.dtype("float32"), False, b"\0" * 12)
+    return of_pickle(StatefulCall(_reconstruct, (np.ndarray, (0,), b"b"), state))
+
+
+class StatefulCall:
+    """Pickles as a call of a function, and a state for what it returns."""
+
+    def __init__(self, *reduced: Any) -> None:
+        self.reduced = reduced
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.reduced
+
+
 def packed(value: Any) -> bytes:
     """A file of torch.save whose records are compressed."""
     file = io.BytesIO()
@@ -128,7 +147,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: archive(b"\x80\x02(" + b"]" * 8_000_000 + b"l."),
         "more plain data than a checkpoint has",
     ),
-    "a long text": (lambda: of_pickle("a" * (20 << 20) + "\U0001f600"), "more plain data"),
+    "a long text": (lambda: of_pickle("a" * (30 << 20) + "\U0001f600"), "more plain data"),
     "a number of digits": (lambda: archive(b"\x80\x02I" + b"9" * 10**5 + b"\n."), "cannot be read"),
     "numbers with one hash": (
         lambda: of_pickle({number * (2**61 - 1): 0 for number in range(8, 20_000)}),
@@ -144,7 +163,9 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a tensor that claims more": (lambda: lying(77777, 2**31 - 1, zipped=True), "where it holds"),
     "an old tensor that claims more": (lambda: lying(77777, 2**31 - 1, zipped=False), "ends early"),
-    "packed zeros": (lambda: packed(torch.zeros(10**7)), "more than its size"),
+    "packed zeros": (lambda: packed(torch.zeros(10**7)), "records are packed"),
+    "an array that claims more": (lambda: claiming_array(10**12), "an array of shape"),
+    "an array of no shape": (lambda: claiming_array(-1), "an array without a shape"),
     "a sparse tensor": (lambda: saved(torch.ones(3, 3).to_sparse()), "of an unknown kind"),
 }  # fmt: skip
 

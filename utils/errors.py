@@ -1,5 +1,6 @@
 """Errors of the user or of the machine, and how the program reports them: in one line."""
 
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,9 @@ OUT_OF_MEMORY = (
     "unable to find an engine",
     "Unable to find a valid cuDNN algorithm",
 )
+
+# Characters that a terminal obeys, or that change the order of the text around them.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class UserError(Exception):
@@ -91,6 +95,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
+def printable(text: str) -> str:
+    """Write control characters other than tabs and ends of lines as escapes.
+
+    Names of files, and of classes in a checkpoint of somebody else, may hold any.
+    """
+    return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def one_line(error: BaseException, length: int = 300) -> str:
     """Shorten the message of an exception to a single line, for a UserError.
 
@@ -117,7 +129,7 @@ def errors_on_one_line(program: str, rewrite: Callable[[str], str] = str) -> Ite
     try:
         yield
     except UserError as error:
-        reason, code = f"error: {rewrite(str(error))}", 2
+        reason, code = f"error: {' '.join(rewrite(str(error)).splitlines())}", 2
     except Stopped as stop:
         name = signal.Signals(stop.signal_number).name
         reason, code = f"stopped by {name}", exit_code(stop.signal_number)
@@ -134,7 +146,7 @@ def errors_on_one_line(program: str, rewrite: Callable[[str], str] = str) -> Ite
         mute(sys.stdout)  # for what is still buffered
         raise SystemExit(code)
     try:
-        sys.stderr.write(f"{program}: {reason}\n")
+        sys.stderr.write(f"{program}: {printable(reason)}\n")
         sys.stderr.flush()
     except OSError:  # nobody reads it any more: the code tells
         mute(sys.stderr)

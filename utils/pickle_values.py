@@ -22,6 +22,11 @@ DTYPES = {
         "float8_e5m2",
     )
 }  # fmt: skip
+NUMPY_DTYPES = {  # by numpy's short names
+    "f8": torch.float64, "f4": torch.float32, "f2": torch.float16, "i8": torch.int64,
+    "i4": torch.int32, "i2": torch.int16, "i1": torch.int8, "u8": torch.uint64, "u4": torch.uint32,
+    "u2": torch.uint16, "u1": torch.uint8, "b1": torch.bool,
+}  # fmt: skip
 STORAGES = {  # the names of storages, and the type of their elements
     "torch.DoubleStorage": torch.float64,
     "torch.FloatStorage": torch.float32,
@@ -143,6 +148,22 @@ def _size(lengths: Any = ()) -> torch.Size:
     return torch.Size(lengths)
 
 
+def array_data(shape: Any, dtype: Any, by_columns: Any, data: Any) -> Tensor:
+    """Build the tensor of an array of numpy, whose bytes are in the pickle.
+
+    Raises:
+        ValueError: if they are not the bytes of its shape.
+    """
+    is_shape = type(shape) is tuple and len(shape) <= MOST_AXES
+    if not is_shape or not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError("it holds an array without a shape")
+    if type(data) is not bytes or len(data) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"it holds an array of shape {shape} without data")
+    flat = torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+    axes = range(len(shape))[::-1]
+    return flat.view(shape[::-1]).permute(*axes) if by_columns else flat.view(shape)
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor_2,
@@ -154,7 +175,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered,
     "collections.defaultdict": lambda *_: {},
     "builtins.set": _set,
+    "builtins.bytes": lambda *parts: StandIn("builtins.bytes") if parts else b"",
     "_codecs.encode": _encoded,
+    # An array of numpy is made empty, and gets its data as its state (`array_data`).
+    "numpy.core.multiarray._reconstruct": lambda *_: torch.empty(0),
+    "numpy.dtype": lambda name, *_: NUMPY_DTYPES.get(name) or StandIn(f"numpy.dtype {name}"),
 }
 
 

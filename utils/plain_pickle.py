@@ -7,14 +7,20 @@ so that a small one cannot fill the memory or keep the program busy for hours.
 """
 
 import pickletools
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
-from utils.pickle_values import FUNCTIONS, StandIn, Storage, checked_key
+import torch
+from torch import Tensor
 
-# A rough upper bound of the memory that one instruction takes; text takes up to 4 bytes a letter.
+from utils.pickle_values import FUNCTIONS, StandIn, Storage, array_data, checked_key
+
+# A rough upper bound of the memory that one instruction takes, without its text or bytes.
 INSTRUCTION_BYTES = 128
+# Modules by another name: in Python 2, and in numpy since 2.0.
+MOVED = {"__builtin__": "builtins", "numpy._core.multiarray": "numpy.core.multiarray"}
 
 
 class Unpickler:
@@ -52,7 +58,7 @@ class Unpickler:
                 break
             self.left -= INSTRUCTION_BYTES
             if isinstance(argument, str | bytes):
-                self.left -= 4 * len(argument)
+                self.left -= sys.getsizeof(argument)
             if self.left < 0:
                 raise ValueError("it holds more plain data than a checkpoint has")
             run = INSTRUCTIONS.get(instruction.name)
@@ -123,14 +129,22 @@ class Unpickler:
             raise ValueError(f"it sets entries of a {type(target).__name__}")
 
     def build(self, _: None) -> None:
-        """Drop the state of an object; plain data has none that matters."""
+        """Give an array its data; other objects have no state that matters."""
         state = self.stack.pop()
-        if isinstance(self.stack[-1], StandIn):
-            self.stack[-1].is_network = isinstance(state, dict) and "_parameters" in state
+        target = self.stack[-1]
+        if isinstance(target, StandIn):
+            target.is_network = isinstance(state, dict) and "_parameters" in state
+        elif isinstance(target, torch.dtype) and state[1] == ">":
+            raise ValueError("the byte order of an array is big")
+        elif isinstance(target, Tensor) and type(state) is tuple and len(state) == 5:
+            _, shape, dtype, by_columns, data = state
+            if isinstance(dtype, torch.dtype):  # others are of objects
+                target.data = array_data(shape, dtype, by_columns, data)
 
     def name(self, text: str) -> None:
         """Put the stand-in for a class or function on the stack; "module name" is its name."""
-        self.push(StandIn(text.replace("__builtin__ ", "builtins ").replace(" ", ".")))
+        module, _, name = text.partition(" ")
+        self.push(StandIn(f"{MOVED.get(module, module)}.{name}"))
 
     def call(self, function: Any, arguments: Any) -> None:
         """Put on the stack what a class or function makes of arguments."""

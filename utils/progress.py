@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.signals import Stopped, ask_to_stop, end_if_asked, is_training
 from utils.streams import mute
 
@@ -65,7 +65,7 @@ class _TqdmHandler(logging.StreamHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            tqdm.write(self._rewrite(self.format(record)), file=sys.stdout)
+            tqdm.write(printable(self._rewrite(self.format(record))), file=sys.stdout)
             sys.stdout.flush()
         except OSError as error:
             _lose_output(error)

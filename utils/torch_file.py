@@ -7,6 +7,7 @@ torch. Memory: a storage takes what it has in the file, plain data as much as PL
 """
 
 import io
+import re
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from utils.errors import UserError, is_out_of_memory, one_line
 from utils.pickle_values import STORAGES, StandIn, Storage, check_extent
 from utils.plain_pickle import Unpickler
 
-PLAIN_BYTES = 64 << 20  # of memory for plain data, and the most that a file may have of it
+PLAIN_BYTES = 64 << 20  # of memory for plain data, beside what it takes in the file
 LIST_BYTES = 8 << 20  # of the list of records of an archive, or of tensors of a .safetensors
 PIECE = 1 << 20  # bytes that are read at once
 # The number that a file of torch.save begins with, before torch 1.6, as a pickle spells it.
@@ -36,13 +37,16 @@ BEGINNINGS = {  # of files that are no checkpoints; what to say of them
     b"\x1f\x8b": "it is packed with gzip: unpack it first",
     b"BZh": "it is packed with bzip2: unpack it first",
     b"\xfd7zXZ": "it is packed with xz: unpack it first",
+    b"\x28\xb5\x2f\xfd": "it is packed with zstd: unpack it first",
     b"7z\xbc\xaf": "it is a 7z archive: unpack it first",
     b"Rar!": "it is a rar archive: unpack it first",
     b"\x89HDF": "it is a file of HDF5, as Keras writes it",
     b"\x93NUMPY": "it is an array of numpy",
     b"GGUF": "it is a file of GGUF",
 }
-PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body", b"<script")
+PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body", b"<script", b"<!--")
+ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # of checkpoints, usually
+SHARD = re.compile(r"-0*(\d+)-of-0*(\d+)\.(safetensors|bin)$")
 
 
 @contextmanager
@@ -90,11 +94,17 @@ def read_torch_file(path: Path) -> Any:
     """
     with opening(path):
         if path.is_dir():
-            raise UserError(f"{path} is a folder; name the checkpoint in it")
+            raise UserError(f"{path} is a folder{_what_is_in(path)}")
         if not path.exists():
             raise UserError(f"checkpoint not found: {path}")
         if not path.is_file():
             raise UserError(f"{path} is a device, pipe or socket; a checkpoint is a file")
+        shard = SHARD.search(path.name)
+        if shard and int(shard[2]) > 1:
+            raise ValueError(
+                f"it is part {shard[1]} of {shard[2]} of a checkpoint: load all parts where it was "
+                "made, and save them as one file"
+            )
         size = path.stat().st_size
         stored = _read(path, size)
         check_extent(stored, PLAIN_BYTES + 4 * size)
@@ -126,8 +136,7 @@ def _read(path: Path, size: int) -> Any:
         try:
             return load_file(path)
         except SafetensorError as error:
-            is_cut = "not fully covered" in str(error)
-            raise (ValueError(CUT_OFF) if is_cut else error) from error
+            raise (ValueError(CUT_OFF) if "not fully covered" in str(error) else error) from error
     raise ValueError(_what_it_is(beginning))
 
 
@@ -139,12 +148,12 @@ def _what_it_is(beginning: bytes) -> str:
         if beginning.startswith(start):
             return text
     if beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(PAGES):
-        return (
-            "it is a web page and not the file behind it: open the link in a browser and download "
-            "from there"
-        )
+        return "it is a web page and not the file behind it: download that in a browser"
     if beginning[257:262] == b"ustar":
-        return "it is a tar archive, as torch wrote them before 2017; unpack it or save it again"
+        first = beginning[:100].rstrip(b"\0").decode(errors="replace")
+        return f"it is a tar archive, with {first}: unpack it first, or save it again with torch"
+    if b'"weight_map"' in beginning:
+        return "it is the list of a checkpoint in parts, which must be saved as one file"
     try:
         text = beginning.decode()
     except UnicodeDecodeError:
@@ -152,6 +161,15 @@ def _what_it_is(beginning: bytes) -> str:
     if text and all(letter.isprintable() or letter.isspace() for letter in text):
         return f"it is a text that begins with {' '.join(text.split())[:40]!r}"
     return "it is no file of torch.save or safetensors"
+
+
+def _what_is_in(folder: Path) -> str:
+    """Say what a folder that was given as a checkpoint holds."""
+    if (folder / "data.pkl").exists():
+        return " with the records of a checkpoint that was unpacked: download it again, and keep it"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(ENDINGS))
+    found = ", ".join(names[:3])
+    return f"; name the checkpoint in it{found and ': '}{found}"
 
 
 class _SmallReads(io.BufferedReader):
@@ -177,13 +195,15 @@ def _read_archive(file: BinaryIO, size: int) -> Any:
         records = {entry.filename: entry for entry in entries}
         if len(records) < len(entries):
             raise ValueError("two of its records have the same name")
-        if sum(entry.file_size for entry in entries) > size:
-            raise ValueError("it claims to hold more than its size")
         found = [name for name in records if name.split("/")[-1] == "data.pkl"]
         if len(found) != 1:
-            raise ValueError(
-                f"it is an archive, but not of torch.save (it holds {', '.join(list(records)[:3])})"
-            )
+            largest = sorted(entries, key=lambda entry: -entry.file_size)[:3]
+            names = ", ".join(entry.filename for entry in largest)
+            kind = "of numpy, with" if names.endswith(".npy") else "with"
+            raise ValueError(f"it is an archive {kind} {names}: unpack it first")
+        stored = [entry for entry in entries if entry.compress_type == zipfile.ZIP_STORED]
+        if sum(entry.file_size for entry in stored) > size:
+            raise ValueError("it claims to hold more than its size")
         return _Archive(archive, records, found[0].removesuffix("data.pkl")).read()
 
 
@@ -203,14 +223,12 @@ class _Archive:
                 "it is a program of torch.jit.save; load it with torch.jit.load and save its "
                 "state_dict() with torch.save"
             )
-        if f"{self._folder}byteorder" in self._records:
-            order = bytes(self._record("byteorder").numpy())
-            if order != b"little":
-                raise ValueError(f"its byte order is {order.decode()}")
-        if self._records[f"{self._folder}data.pkl"].file_size > PLAIN_BYTES:
-            raise ValueError("it holds more plain data than a checkpoint has")
-        pickle = bytes(self._record("data.pkl").numpy())
-        return Unpickler(self._open_storage, PLAIN_BYTES).load(io.BytesIO(pickle))
+        says_order = f"{self._folder}byteorder" in self._records
+        if says_order and bytes(self._record("byteorder").numpy()) != b"little":
+            raise ValueError("its byte order is big")
+        pickle = bytes(self._record("data.pkl").numpy())  # arrays of numpy are in it
+        machine = Unpickler(self._open_storage, PLAIN_BYTES + len(pickle))
+        return machine.load(io.BytesIO(pickle))
 
     def _open_storage(self, reference: tuple[Any, ...]) -> Storage:
         """Read a storage: ("storage", type, key, device, number of elements)."""
@@ -228,7 +246,10 @@ class _Archive:
         if name not in self._read:
             entry = self._records[self._folder + name]
             if entry.compress_type != zipfile.ZIP_STORED:
-                raise ValueError("its records are packed, which torch.save does not do; unpack it")
+                raise ValueError(
+                    "its records are packed, which torch.save does not do: unpack it, and pack it "
+                    "again without compression (zip -0 -r)"
+                )
             if entry.CRC == 0:  # torch can leave it out
                 entry.CRC = None  # type: ignore[assignment] # then it is not compared
             with self._archive.open(entry) as record:
@@ -251,8 +272,7 @@ def _checked(kind: Any, key: Any, count: Any) -> torch.dtype:
 
 def _read_bytes(file: IO[bytes], size: int) -> Tensor:
     """Read a number of bytes as uint8 (size,)."""
-    data = torch.empty(size, dtype=torch.uint8)
-    _fill(data, file)
+    _fill(data := torch.empty(size, dtype=torch.uint8), file)
     return data
 
 

@@ -49,7 +49,7 @@ NOT_IN_WEIGHTS = ("dropout", "sane_index_shape")  # fields that the weights do n
 
 def recognises(stored: Any) -> bool:
     """Return whether what `read_torch_file` returned holds any weights of a VQ-GAN."""
-    return bool(unwrapped(stored, SIGNS, more=FIRST_STAGE).weights)
+    return bool(unwrapped(stored, SIGNS).weights)
 
 
 def read(stored: Any, path: Path, image_size: int, given: Mapping[str, Any]) -> VQModel:

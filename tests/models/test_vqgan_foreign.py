@@ -73,6 +73,12 @@ LAYOUTS: dict[str, Layout] = {
     "averaged in model": lambda weights: {"model": {"ema": weights}, "epoch": 3},
     "params of net": lambda weights: {"params": {"net": prefixed("module.", weights)}},
     "model_state_dict": lambda weights: {"model_state_dict": weights},
+    "generator beside a critic": lambda weights: {
+        "generator": prefixed("vqvae.", weights),
+        "discriminator": {"main.0.weight": torch.ones(2)},
+        "ema_state_dict": {"decay": 0.999},
+    },
+    "arrays of numpy": lambda weights: {name: value.numpy() for name, value in weights.items()},
     "wrapped parts": lambda weights: {
         name.replace("encoder.", "encoder.module.").replace("decoder.", "decoder._orig_mod."): value
         for name, value in weights.items()

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from models.wrappers import unwrapped
+from utils.errors import UserError
 
 NAMES = ("a.weight", "b.weight")
 WEIGHTS = {"a.weight": torch.tensor([1.0]), "b.weight": torch.tensor([2.0]), "c": torch.ones(1)}
-MODULES = ("module.", "_orig_mod.", "model.")
-CONTAINERS = ("state_dict", "model", "ema", "params", "net", "model_state_dict")
+MODULES = ("module.", "_orig_mod.", "vqvae.")
+CONTAINERS = ("state_dict", "model", "ema_state_dict", "weights", "generator", "vae")
 
 
 def wrap(weights: dict[str, Any], *wrappers: str) -> dict[str, Any]:
@@ -39,12 +40,12 @@ def test_other_modules_and_modules_around_parts() -> None:
     assert unwrapped(parts, ("enc.a.weight",)).weights.keys() == {"enc.a.weight", "enc.b.weight"}
 
 
-def test_what_is_in_unknown_wrappers_is_not_taken() -> None:
-    for wrapper in ("teacher", "teacher.", "other_"):
-        assert unwrapped(wrap(WEIGHTS, wrapper), NAMES).weights == {}
-    assert unwrapped(wrap(WEIGHTS, "teacher."), NAMES, more=["teacher"]).weights == WEIGHTS
-    for stored in (None, [WEIGHTS], 3, {}, {"model": 3}, {3: WEIGHTS}):
+def test_what_holds_no_such_network_gives_nothing() -> None:
+    other = {f"other_{name}": value for name, value in WEIGHTS.items()}
+    for stored in (None, 3, [3], {}, {"model": 3}, {3: WEIGHTS}, other):
         assert unwrapped(stored, NAMES).weights == {}
+    moments = {"optimizer": {"exp_avg": WEIGHTS}, "opt": WEIGHTS, "optim_state": [WEIGHTS]}
+    assert unwrapped(moments, NAMES).weights == {}
 
 
 def test_whole_weights_before_parts_and_averaged_ones_before_others(
@@ -56,8 +57,46 @@ def test_whole_weights_before_parts_and_averaged_ones_before_others(
     both = {"model": WEIGHTS, "ema": averaged, "state_dict": part}
     with caplog.at_level("INFO"):
         assert unwrapped(both, NAMES, path).weights == averaged
-    assert caplog.messages == ["a.pt holds 3 sets of weights: ema are taken"]
+    said = "a.pt holds 3 sets of weights: the averaged ones in `ema` are taken"
+    assert caplog.messages == [said]
     assert unwrapped({**both, "ema": part}, NAMES).weights == WEIGHTS
     assert unwrapped({**WEIGHTS, **wrap(averaged, "ema.")}, NAMES).weights == averaged
     found = unwrapped({"model": wrap(WEIGHTS, "module.", "model_state_dict")}, NAMES)
     assert found.wrappers == ("model", "model_state_dict")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ema",
+        "model_ema",
+        "params_ema",
+        "netEMA",
+        "EMA",
+        "swa_model",
+        "ema_model.",
+        "generator_ema.",
+    ],
+)
+def test_averages_are_known_by_a_word_of_the_name(name: str) -> None:
+    averaged = {key: value + 1 for key, value in WEIGHTS.items()}
+    for raw in ("model", "schema", "semantic."):
+        stored = {**wrap(WEIGHTS, raw), **wrap(averaged, name)}
+        assert unwrapped(stored, NAMES, Path("a.pt")).weights == averaged
+
+
+def test_of_several_networks_none_is_guessed() -> None:
+    other = {name: value + 1 for name, value in WEIGHTS.items()}
+    path = Path("a.pt")
+    for one, two in (("student", "teacher"), ("first.", "second."), ("model", "model_best")):
+        several = {**wrap(WEIGHTS, one), **wrap(other, two)}
+        with pytest.raises(
+            UserError, match=rf"several sets .*`{one.strip('.')}` and `{two.strip('.')}`"
+        ):
+            unwrapped(several, NAMES, path)
+        assert unwrapped(several, NAMES, path, [two.strip(".")]).weights == other
+        same = {**wrap(WEIGHTS, one), **wrap(dict(WEIGHTS), two)}
+        assert unwrapped(same, NAMES, path).weights == WEIGHTS
+    with pytest.raises(UserError, match=r"`0` and `1`"):
+        unwrapped([WEIGHTS, other], NAMES, path)
+    assert unwrapped({**WEIGHTS, **wrap(other, "teacher.")}, NAMES, path).wrappers == ()

@@ -20,10 +20,11 @@ from PIL import Image
 from torch import nn
 
 from data.generated import write_npz, write_pngs
+from models.labels import parse_labels
 from training.ema import EMA
 from utils import device, files
 from utils.device import choose_device, choose_precision
-from utils.errors import UserError, is_out_of_memory
+from utils.errors import UserError, errors_on_one_line, is_out_of_memory
 from utils.files import (
     atomic_write,
     exclusive_lock,
@@ -313,6 +314,31 @@ def test_messages_are_rewritten_before_they_are_shown(capsys, monkeypatch):
     logging.getLogger("anything").info("see %s", "`lr`")
     root.setLevel(level)
     assert capsys.readouterr().out == "see --lr\n"
+
+
+NAMES = (
+    "\x1b[2Jcat",
+    "\x9b31m",
+    "a\rb",
+    "\u202ebackwards",
+    "\x07\x7f",
+)  # of a checkpoint's classes
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_no_name_commands_the_terminal(capsys, monkeypatch, name):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
+    set_up_logging()
+    logging.getLogger("x").info("class %s\n\tKatze, chat\u00a0noir, \u732b", name)
+    with pytest.raises(SystemExit), errors_on_one_line("it"):
+        parse_labels(["dog\n"], [name, "\u732b"])
+    out, err = capsys.readouterr()
+    assert out.replace("\n\t", "").strip().replace("\u00a0", " ").isprintable()
+    assert err.count("\n") == 1
+    assert err.strip().isprintable()
+    assert ascii(name[0])[1:-1] in out
+    assert "\u732b" in err
 
 
 def test_bytes_and_floats_round_trip():

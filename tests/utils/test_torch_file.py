@@ -8,15 +8,17 @@ import pickle
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from hostile_files import HOSTILE, archive, of_pickle, saved, write_all
+from hostile_files import HOSTILE, archive, of_pickle, packed, saved, write_all
 from safetensors.torch import save
 from torch import Tensor
 
@@ -133,10 +135,18 @@ def scripted() -> bytes:
     return file.getvalue()
 
 
-def of_numpy() -> bytes:
+def zipped(*names: str, how: int = zipfile.ZIP_DEFLATED) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as written:
-        written.writestr("arr_0.npy", b"")
+    with zipfile.ZipFile(file, "w", how) as written:
+        for count, name in enumerate(names):
+            written.writestr(name, b"a" * count)
+    return file.getvalue()
+
+
+def tarred(name: str) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as written:
+        written.addfile(tarfile.TarInfo(name))
     return file.getvalue()
 
 
@@ -154,9 +164,13 @@ NO_CHECKPOINTS = {  # what it is, and what is said of it
     "no data of safetensors": (truncated(save(WEIGHTS)), CUT_OFF),
     "a message": (b'{"error": "Not Found"}', "a text that begins with '{\"error\":"),
     "packed": (b"\x1f\x8b\x08\x00", "packed with gzip"),
-    "an archive": (of_numpy(), "an archive, but not of torch.save (it holds arr_0.npy)"),
+    "arrays": (zipped("arr_0.npy"), "an archive of numpy, with arr_0.npy"),
+    "a packed archive": (zipped("a/", "b.txt", "c\x1b/d.pt"), "with c?/d.pt, b.txt, a/: unpack it"),
+    "an archive": (zipped("a.pt", how=zipfile.ZIP_STORED), "an archive with a.pt: unpack it first"),
+    "a packed checkpoint": (packed(WEIGHTS), "its records are packed, which torch.save does not"),
+    "a list of parts": (b'{"metadata": {}, "weight_map": {}}', "the list of a checkpoint in parts"),
     "a pickle": (pickle.dumps({"a": 1}), "a pickle, but not of torch.save"),
-    "a tar": (b"x" * 257 + b"ustar\x0000" + b"\0" * 300, "it is a tar archive"),
+    "a tar": (tarred("models/a.pt"), "it is a tar archive, with models/a.pt: unpack it first"),
     "zeros": (b"\0" * 5000, "no file of torch.save or safetensors"),
     "a long list": (struct.pack("<Q", 9 << 20) + b"{" + b" " * (9 << 20), "list of tensors is too"),
     "an instruction": (archive(b"\x80\x02L5L\n."), "pickle instruction LONG,"),
@@ -180,6 +194,59 @@ def test_a_program_of_torch_jit_is_told_as_such(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(scripted())
     with pytest.raises(UserError, match=r"program of torch\.jit\.save"):
         read_torch_file(tmp_path / "a.pt")
+
+
+def test_a_part_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    for name in ("model-00001-of-00003.safetensors", "pytorch_model-00001-of-00003.bin"):
+        (tmp_path / name).write_bytes(save(WEIGHTS))
+        with pytest.raises(UserError, match=r"it is part 1 of 3 of a checkpoint"):
+            read_torch_file(tmp_path / name)
+    (tmp_path / "model-00001-of-00001.safetensors").write_bytes(save(WEIGHTS))
+    read_torch_file(tmp_path / "model-00001-of-00001.safetensors")
+
+
+def test_what_is_in_a_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a folder; name the checkpoint in it$"):
+        read_torch_file(tmp_path)
+    for name in ("b.txt", "c.ckpt", "a.pt"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"name the checkpoint in it: a\.pt, c\.ckpt$"):
+        read_torch_file(tmp_path)
+    (tmp_path / "data.pkl").touch()
+    with pytest.raises(UserError, match="a checkpoint that was unpacked"):
+        read_torch_file(tmp_path)
+
+
+ARRAY = np.arange(6, dtype="float32").reshape(2, 3)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        ARRAY,
+        ARRAY.T,
+        np.asfortranarray(ARRAY),
+        ARRAY[:, ::2],
+        ARRAY.astype("float16"),
+        np.array([True, False]),
+        np.zeros((0, 3)),
+        np.array(2**40),
+        np.arange(3, dtype="uint32"),
+    ],
+    ids=lambda array: f"{array.dtype} {array.shape}",
+)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_arrays_of_numpy_become_tensors(tmp_path: Path, array: Any, protocol: int) -> None:
+    stored = {"weight": array, "again": array, "whatever": np.array([None, "a"])}
+    torch.save(stored, tmp_path / "a.pt", pickle_protocol=protocol)
+    found = read_torch_file(tmp_path / "a.pt")
+    for name in ("weight", "again"):
+        assert found[name].numpy().dtype == array.dtype
+        np.testing.assert_array_equal(found[name].numpy(), array)
+    torch.save([array.astype(array.dtype.newbyteorder(">"))], tmp_path / "a.pt")
+    if array.dtype.itemsize > 1:
+        with pytest.raises(UserError, match="byte order of an array is big"):
+            read_torch_file(tmp_path / "a.pt")
 
 
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
