@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.fake_gpu import FIRST_TORCH, GPU, fake_gpu
 from data.token_set import TokenSet
-from models.generate import sample_tokens
 from models.maskgit.config import TransformerConfig
 from models.open import new_transformer
+from models.predictors import prepare_decoding
 from models.sampling import SamplingConfig
 from training.config import TrainingConfig
 from training.transformer import MaskGITStage
@@ -113,7 +113,7 @@ def of_decoding(config: TransformerConfig, precision: torch.dtype) -> Launches:
 
         def decode(num_steps: int) -> None:
             sampling = SamplingConfig(num_steps=num_steps)
-            sample_tokens(model, labels, indices, sampling, seed=0, precision=precision)
+            prepare_decoding(model, labels, indices, sampling, seed=0, precision=precision).result()
 
         steps = SamplingConfig().num_steps
         return counted(partial(decode, steps)) - counted(partial(decode, steps - 1))

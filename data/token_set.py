@@ -27,6 +27,11 @@ class TokenSet:
         return self.tokens.shape[1]
 
     @property
+    def seq_len(self) -> int:
+        """Number of tokens of an image, L."""
+        return self.tokens.shape[2]
+
+    @property
     def num_views(self) -> int:
         """Number of flips that are stored of each image."""
         return self.tokens.shape[0]
@@ -56,12 +61,15 @@ class DeviceTokens:
 
     They stay in the memory of a GPU if they need no more than a part of it: ImageNet with 256
     tokens an image, under two flips, needs 1.3 GB. Otherwise they are read from the file.
+
+    Attributes:
+        source: the set.
+        device: where `take` puts the tokens.
     """
 
-    def __init__(self, tokens: TokenSet, device: torch.device) -> None:
-        self._device = device
-        self._count = len(tokens)
-        rows = torch.from_numpy(tokens.tokens.view(np.int16))  # uint16 has few operations
+    def __init__(self, source: TokenSet, device: torch.device) -> None:
+        self.source, self.device = source, device
+        rows = torch.from_numpy(source.tokens.view(np.int16))  # uint16 has few operations
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             if rows.nbytes < RESIDENT_SHARE * free:
@@ -78,8 +86,8 @@ class DeviceTokens:
         Returns:
             int64 (B, L) on the device.
         """
-        at = send_array(views * self._count + indices, self._rows.device)
-        rows = send(self._rows.index_select(0, at), self._device)
+        at = send_array(views * len(self.source) + indices, self._rows.device)
+        rows = send(self._rows.index_select(0, at), self.device)
         return rows.long() & 0xFFFF
 
 

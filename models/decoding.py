@@ -1,32 +1,149 @@
 """Parallel decoding: makes a plan, and fills in hidden tokens step by step as the plan says.
 
 Chang et al. 2022, section 3.3: predict all hidden tokens at once, reveal the most confident ones,
-repeat. Temperature and guidance change over the steps as in valeoai/Maskgit-pytorch v1.0. Guidance
-is that of Muse (Chang et al. 2023), written as (1 + w) * conditional - w * unconditional. All
-functions are pure: noise is drawn before and passed in.
+repeat. Temperature and guidance change over the steps as in valeoai/Maskgit-pytorch v1.0. All
+functions are pure: the noise of an image depends on the seed and its index alone, so an image is
+the same in every batch and process.
 
-Axes: B batch, L tokens of an image, K codebook, T steps.
+Axes: B images of a batch, L tokens of an image, K codebook, T steps.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.masking import mask_ratio
-from models.noise import Noise
-from models.samplers import SAMPLERS, Proposal
+from models.samplers import SAMPLERS, Proposal, StepNoise
 from models.sampling import SamplingConfig
-from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, Course, CumulativePlan
-from models.step import Plan, Step
+from models.schedules import (
+    CUMULATIVE_SCHEDULES,
+    GUIDANCE_SCHEDULES,
+    Course,
+    CumulativePlan,
+    mask_ratio,
+)
 from utils.device import send
+from utils.seeding import rng
 
 LogitsFn = Callable[[Tensor, int], Tensor]
 """(tokens int64 (B, L), number of the step) -> guided logits (B, L, K)."""
-Propose = Callable[[Step], Proposal]
-"""A sampler's function (models/samplers.py)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decoding does at each step.
+
+    Attributes:
+        counts: int64 (B, T), tokens that each step reveals; a row sums to the hidden tokens of its
+            image.
+        temperatures: float64 (T,), weight of the Gumbel noise on the confidence.
+        guidance: float64 (T,), weight w of classifier-free guidance.
+        logit_scale: factor on the logits before the softmax.
+        sampler: a key of SAMPLERS.
+    """
+
+    counts: np.ndarray
+    temperatures: np.ndarray
+    guidance: np.ndarray
+    logit_scale: float
+    sampler: str
+
+    @property
+    def num_steps(self) -> int:
+        """The number of steps T."""
+        return len(self.guidance)
+
+    def after(self, steps: int) -> "Plan":
+        """Return the plan of what is left after the first `steps` steps."""
+        return replace(
+            self,
+            counts=self.counts[:, steps:],
+            temperatures=self.temperatures[steps:],
+            guidance=self.guidance[steps:],
+        )
+
+    def table(self) -> str:
+        """Format the plan of the first image as a table with one line per step."""
+        lines = ["step  tokens  temperature  guidance"]
+        columns = zip(self.counts[0], self.temperatures, self.guidance, strict=True)
+        for number, (count, temperature, guidance) in enumerate(columns, start=1):
+            lines.append(f"{number:4d}  {count:6d}  {temperature:11.3f}  {guidance:8.3f}")
+        return "\n".join(lines)
+
+
+class Noise(NamedTuple):
+    """The random numbers of a batch's decoding.
+
+    Attributes:
+        uniform: float32 (T, B, L) in [0, 1], to draw tokens.
+        gumbel: float32 (T, B, L), standard Gumbel noise, to choose positions.
+        order: float32 (B, L), the place of each position in the Halton order of its image, from 0;
+            None unless the sampler uses an order.
+    """
+
+    uniform: Tensor
+    gumbel: Tensor
+    order: Tensor | None = None
+
+    def after(self, steps: int) -> "Noise":
+        """Return the noise of what is left after the first `steps` steps."""
+        return self._replace(uniform=self.uniform[steps:], gumbel=self.gumbel[steps:])
+
+
+class Step(NamedTuple):
+    """What happened at a step of decoding.
+
+    Attributes:
+        tokens: int64 (B, L), the tokens after the step; at hidden positions those of the start.
+        hidden: bool (B, L), True where a token is hidden after the step.
+        log_probs: float32 (B, L, K), the prediction, guided and scaled.
+        proposal: the sampler's token and score for each position.
+    """
+
+    tokens: Tensor
+    hidden: Tensor
+    log_probs: Tensor
+    proposal: Proposal
+
+
+def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) -> Plan:
+    """Plan the decoding of a batch.
+
+    There are never more steps than the largest number of hidden tokens. An image with fewer hidden
+    tokens than steps reveals none at first, and then one per step.
+
+    Args:
+        num_hidden: int (B,), hidden tokens of each image, 0 allowed.
+        config: settings of sampling.
+    """
+    num_hidden = np.asarray(num_hidden)
+    num_steps = int(min(config.num_steps, num_hidden.max(initial=0)))
+    # How many tokens each image reveals at each step.
+    counts = np.zeros((len(num_hidden), num_steps), np.int64)
+    for count in np.unique(num_hidden[num_hidden > 0]):
+        used = min(num_steps, count)
+        counts[num_hidden == count, num_steps - used :] = reveal_counts(
+            int(count), int(used), config.schedule
+        )
+    # Temperature falls with the progress from 0 to 1; a single step is the last.
+    progress = np.arange(num_steps) / (num_steps - 1) if num_steps > 1 else np.ones(num_steps)
+    is_noisy = SAMPLERS[config.sampler].uses_temperature
+    temperature = config.choice_temperature if is_noisy else 0.0
+    # Guidance follows its schedule, which sees what is still hidden in all images together.
+    revealed = counts.sum(0)  # (T,)
+    hidden = revealed[::-1].cumsum()[::-1] / max(1, revealed.sum())  # before each step
+    course = Course(progress, hidden, config.guidance_interval)
+    return Plan(
+        counts=counts,
+        temperatures=temperature * (1 - progress),
+        guidance=config.guidance * GUIDANCE_SCHEDULES[config.guidance_schedule].share(course),
+        logit_scale=config.logit_scale,
+        sampler=config.sampler,
+    )
 
 
 def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
@@ -53,7 +170,8 @@ def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
     if num_steps == 1:
         return np.array([num_hidden])
     shares = mask_ratio(1 - np.arange(num_steps) / (num_steps - 1), schedule)
-    counts = np.maximum(1, np.rint(shares / shares.sum() * num_hidden)).astype(np.int64)
+    wanted = _without_noise(shares / shares.sum() * num_hidden)
+    counts = np.maximum(1, np.rint(wanted)).astype(np.int64)
     counts[-1] = num_hidden - counts[:-1].sum()
     while counts[-1] < 1:  # the shares before were rounded up too often
         latest = np.flatnonzero(counts[:-1] > 1)[-1]
@@ -63,79 +181,24 @@ def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
     return counts
 
 
-def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) -> Plan:
-    """Plan the decoding of a batch.
-
-    There are never more steps than the largest number of hidden tokens. An image with fewer hidden
-    tokens than steps reveals none at first, and then one per step.
-
-    Args:
-        num_hidden: int (B,), hidden tokens of each image, 0 allowed.
-        config: settings of sampling.
-
-    Returns:
-        The plan, without an order of the positions.
-    """
-    num_hidden = np.asarray(num_hidden)
-    num_steps = int(min(config.num_steps, num_hidden.max(initial=0)))
-    # How many tokens each image reveals at each step.
-    counts = np.zeros((len(num_hidden), num_steps), np.int64)
-    for count in np.unique(num_hidden[num_hidden > 0]):
-        used = min(num_steps, count)
-        counts[num_hidden == count, num_steps - used :] = reveal_counts(
-            int(count), int(used), config.schedule
-        )
-    # Temperature falls with the progress from 0 to 1; a single step is the last.
-    progress = np.arange(num_steps) / (num_steps - 1) if num_steps > 1 else np.ones(num_steps)
-    is_noisy = SAMPLERS[config.sampler].uses_temperature
-    temperature = config.choice_temperature if is_noisy else 0.0
-    # Guidance follows its schedule, which sees what is still hidden in all images together.
-    revealed = counts.sum(0)  # (T,)
-    hidden = revealed[::-1].cumsum()[::-1] / max(1, revealed.sum())  # before each step
-    course = Course(progress, hidden, config.guidance_interval)
-    ramp = GUIDANCE_SCHEDULES[config.guidance_schedule].share(course, np)
-    return Plan(
-        counts=counts,
-        temperatures=temperature * (1 - progress),
-        guidance=config.guidance * ramp,
-        logit_scale=config.logit_scale,
-        sampler=config.sampler,
-    )
-
-
-def guided_logits(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-    """Extrapolate from the unconditional logits past the conditional ones; guidance 0 is none."""
-    return (1 + guidance) * conditional - guidance * unconditional
-
-
 def parallel_decode(
-    logits_fn: LogitsFn,
-    plan: Plan,
-    noise: Noise,
-    tokens: Tensor,
-    hidden: Tensor,
-    propose: Propose | None = None,
+    logits_fn: LogitsFn, plan: Plan, noise: Noise, tokens: Tensor, hidden: Tensor
 ) -> Tensor:
     """Fill in all hidden tokens; arguments as in `decoding_steps`.
 
     Returns:
         int64 (B, L), with an image token at every position that was hidden.
     """
-    for decoded, _ in decoding_steps(logits_fn, plan, noise, tokens, hidden, propose):
-        tokens = decoded
+    for step in decoding_steps(logits_fn, plan, noise, tokens, hidden):
+        tokens = step.tokens
     return tokens
 
 
 @torch.no_grad()
 def decoding_steps(
-    logits_fn: LogitsFn,
-    plan: Plan,
-    noise: Noise,
-    tokens: Tensor,
-    hidden: Tensor,
-    propose: Propose | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Fill in the hidden tokens, the planned number at each step.
+    logits_fn: LogitsFn, plan: Plan, noise: Noise, tokens: Tensor, hidden: Tensor
+) -> Iterator[Step]:
+    """Fill in the hidden tokens, exactly the planned number at each step; others never change.
 
     Args:
         logits_fn: predicts the tokens at a step; guidance is already in its logits.
@@ -143,69 +206,20 @@ def decoding_steps(
         noise: the noise of this batch, for at least plan.num_steps steps.
         tokens: int64 (B, L), what the predictor sees before the first step.
         hidden: bool (B, L), True where a token is to be filled in.
-        propose: a sampler's function, for example one with a critic; None takes the plan's sampler.
-
-    Yields:
-        After each step the tokens, int64 (B, L), and bool (B, L), True where still hidden.
     """
-    propose = propose or SAMPLERS[plan.sampler].propose
-    # The plan, on the device.
+    propose = SAMPLERS[plan.sampler].propose
     counts = send(torch.from_numpy(plan.counts), tokens.device)  # (B, T)
-    places = None
-    if plan.orders is not None:
-        places = send(torch.from_numpy(plan.orders), tokens.device)  # (B, L)
-    # Each step: predict, let the sampler choose, reveal as many tokens as planned.
-    start, editable = tokens, hidden
-    for index in range(plan.num_steps):
+    for index, temperature in enumerate(plan.temperatures.tolist()):
+        # Predict all tokens; the sampler draws them and scores the positions.
         logits = logits_fn(tokens, index).float() * plan.logit_scale  # (B, L, K)
-        uniform = noise.uniform[index]  # (B, L)
-        step = Step(
-            index=index,
-            plan=plan,
-            tokens=tokens,
-            hidden=hidden,
-            editable=editable,
-            log_probs=logits.log_softmax(-1),
-            uniform=uniform,
-            gumbel=noise.gumbel[index],
-            draw=partial(draw_tokens, uniform=uniform),
-            places=places,
-        )
-        tokens, hidden = apply_proposal(step, propose(step), counts[:, index], start)
-        yield tokens, hidden
-
-
-def apply_proposal(
-    step: Step, proposal: Proposal, counts: Tensor, start: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Reveal the tokens with the highest scores, and hide those again that the sampler asks for.
-
-    After the step exactly `counts` fewer tokens are hidden than before. Tokens that the user gave
-    never change.
-
-    Args:
-        step: the step that the sampler saw.
-        proposal: its answer.
-        counts: int64 (B,), how many hidden tokens there are to be less.
-        start: int64 (B, L), the tokens that stand at hidden positions.
-
-    Returns:
-        The tokens, int64 (B, L), and bool (B, L), True where still hidden.
-    """
-    tokens, hidden = step.tokens, step.hidden
-    # Which tokens are hidden again; as many more are revealed below.
-    again = None
-    if proposal.hide_again is not None:
-        room = hidden.sum(1) - counts  # (B,), hidden tokens that the plan leaves
-        again = proposal.hide_again & step.editable & ~hidden
-        again &= again.cumsum(1) <= room[:, None]
-        counts = counts + again.sum(1)
-    # Which tokens are revealed.
-    revealed = hidden & (rank_among(proposal.score, hidden) < counts[:, None])
-    tokens, hidden = torch.where(revealed, proposal.tokens, tokens), hidden ^ revealed
-    if again is None:
-        return tokens, hidden
-    return torch.where(again, start, tokens), hidden | again
+        log_probs = logits.log_softmax(-1)
+        here = StepNoise(noise.uniform[index], noise.gumbel[index], temperature, noise.order)
+        proposal = propose(log_probs, here)
+        # Reveal the planned number at the hidden positions with the highest scores.
+        revealed = hidden & (rank_among(proposal.score, hidden) < counts[:, index, None])
+        tokens = torch.where(revealed, proposal.tokens, tokens)
+        hidden = hidden ^ revealed
+        yield Step(tokens, hidden, log_probs, proposal)
 
 
 def rank_among(score: Tensor, hidden: Tensor) -> Tensor:
@@ -226,22 +240,93 @@ def rank_among(score: Tensor, hidden: Tensor) -> Tensor:
     return order.argsort(dim=-1)
 
 
-def draw_tokens(log_probs: Tensor, uniform: Tensor) -> Tensor:
-    """Draw one token per position, by inverting the cumulative distribution (CDF).
+def draw_noise(
+    seed: int, image_indices: np.ndarray, num_steps: int, seq_len: int, device: torch.device
+) -> Noise:
+    """Draw the noise of each image, without an order.
+
+    The noise of a step does not depend on the number of steps after it. It is drawn on the CPU in
+    float64, which keeps the tails of the Gumbel distribution.
 
     Args:
-        log_probs: float32 (B, L, K).
-        uniform: float32 (B, L) in [0, 1], the noise.
+        seed: seed of the sampling.
+        image_indices: int (B,), the index of each image.
+        num_steps: T.
+        seq_len: L.
+        device: device of the result.
+    """
+    uniforms = np.empty((num_steps, len(image_indices), 2, seq_len))
+    for column, index in enumerate(image_indices):
+        draws = rng(seed, "decode", int(index)).random((num_steps, 2, seq_len))
+        uniforms[:, column] = draws
+    # Neither 0 nor 1, of which the logarithm below would be infinite.
+    uniforms = np.clip(uniforms, np.finfo(np.float64).tiny, 1 - 2**-53)
+    gumbel = -np.log(-np.log(uniforms[:, :, 1]))
+    arrays = (uniforms[:, :, 0], gumbel)
+    return Noise(*(send(torch.from_numpy(a.astype(np.float32)), device) for a in arrays))
+
+
+def halton_orders(seed: int, image_indices: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+    """Compute the place of each position in the Halton order of each image.
+
+    All images use the same cyclic order, but each starts at a random point of it.
+
+    Args:
+        seed: seed of the sampling.
+        image_indices: int (B,), the index of each image.
+        grid: (h, w), or (L,) for tokens in a row.
 
     Returns:
-        Tokens int64 (B, L) in [0, K).
+        float32 (B, L), in each row a permutation of 0 .. L-1.
     """
-    cdf = log_probs.exp().cumsum(-1)  # (B, L, K)
-    total = cdf[..., -1:]
-    # Rounding must not raise the threshold to the total: tokens of probability 0 lie beyond it.
-    threshold = (uniform[..., None] * total).minimum(total.nextafter(torch.zeros_like(total)))
-    drawn = torch.searchsorted(cdf, threshold, right=True)  # (B, L, 1)
-    return drawn.clamp_(max=log_probs.shape[-1] - 1).squeeze(-1)
+    order = halton_order(grid)  # (L,)
+    offsets = [rng(seed, "halton", int(index)).integers(len(order)) for index in image_indices]
+    return ((order + np.array(offsets)[:, None]) % len(order)).astype(np.float32)
+
+
+@cache
+def halton_order(grid: tuple[int, ...]) -> np.ndarray:
+    """Compute the place of each position of a grid in a low-discrepancy order.
+
+    Besnier et al. 2025, "Halton Scheduler for Masked Generative Image Transformer": a cell's place
+    is decided by the first point of the Halton sequence (base 2 down, base 3 across) that falls
+    into it. Cells that the first 64 L points miss follow in raster order.
+
+    Args:
+        grid: (h, w), or (L,) for tokens in a row.
+
+    Returns:
+        int64 (L,), a permutation of 0 .. L-1.
+    """
+    length = int(np.prod(grid))
+    numbers = np.arange(1, 64 * length + 1)
+    points = [
+        _cells_of_radical_inverse(numbers, base, side)
+        for base, side in zip((2, 3), grid, strict=False)
+    ]
+    cells = np.concatenate([np.ravel_multi_index(points, grid), np.arange(length)])
+    _, first = np.unique(cells, return_index=True)  # first visit of each cell
+    return first.argsort().argsort()
+
+
+def _cells_of_radical_inverse(numbers: np.ndarray, base: int, side: int) -> np.ndarray:
+    """Mirror the digits of positive integers at the radix point, and cut [0, 1) into cells.
+
+    Whole numbers alone: in floating point 9 * (1/3 + 1/9) is below 4.
+
+    Args:
+        numbers: int64 (N,).
+        base: base of the digits.
+        side: the number of cells.
+
+    Returns:
+        int64 (N,) in [0, side).
+    """
+    mirrored, scale = np.zeros_like(numbers), 1
+    while numbers.any():
+        numbers, digits = np.divmod(numbers, base)
+        mirrored, scale = mirrored * base + digits, scale * base
+    return side * mirrored // scale
 
 
 def _cumulative_counts(num_hidden: int, num_steps: int, plan: CumulativePlan) -> np.ndarray:
@@ -251,7 +336,7 @@ def _cumulative_counts(num_hidden: int, num_steps: int, plan: CumulativePlan) ->
         # Theirs is computed in float32, where a whole number, as at u = 1/2, comes out just below.
         wanted = num_hidden - np.floor((1 - ratios) * num_hidden - 1e-9)
     else:
-        wanted = np.floor(num_hidden * ratios)
+        wanted = np.floor(_without_noise(num_hidden * ratios))
     counts = []
     left = num_hidden
     for step, kept in enumerate(wanted):
@@ -262,3 +347,8 @@ def _cumulative_counts(num_hidden: int, num_steps: int, plan: CumulativePlan) ->
         counts.append(left - still_hidden)
         left = still_hidden
     return np.array(counts)
+
+
+def _without_noise(values: np.ndarray) -> np.ndarray:
+    """Make numbers that are a whole or a half in exact arithmetic so in float64 too."""
+    return values.round(10)

@@ -6,26 +6,7 @@ Training hides ceil(gamma(u) * L) tokens of an image for a uniform u (Chang et a
 
 import numpy as np
 
-from models.schedules import MASK_SCHEDULES
-
-
-def mask_ratio(u: np.ndarray, schedule: str) -> np.ndarray:
-    """Compute the fraction of tokens that is hidden at progress u.
-
-    Args:
-        u: uniform noise in training, progress in decoding; float64, any shape, in [0, 1].
-        schedule: a key of MASK_SCHEDULES.
-
-    Returns:
-        Ratios in [0, 1], float64, in the shape of u: 1 at u = 0, 0 at u = 1.
-
-    Raises:
-        ValueError: if the schedule is unknown.
-    """
-    if schedule not in MASK_SCHEDULES:
-        known = ", ".join(MASK_SCHEDULES)
-        raise ValueError(f"unknown mask schedule {schedule!r}; choose from {known}")
-    return np.clip(MASK_SCHEDULES[schedule](np.asarray(u, np.float64), np), 0, 1)
+from models.schedules import mask_ratio
 
 
 def draw_masks(

@@ -19,14 +19,11 @@ from torch import Tensor, nn
 
 from models.best_settings import BestSettings
 from models.cells import check_image, composite, hidden_cells, pixels_of
-from models.decoding import decoding_steps
-from models.generate import KnownTokens, Midway, prepare_decoding, sample_tokens
 from models.interfaces import Transformer
 from models.labels import label_without_class, read_labels
-from models.samplers import SAMPLERS, Proposal
+from models.predictors import KnownTokens, Midway, prepare_decoding
 from models.sampling import SamplingConfig
 from models.series import BLOCK_SIZE, DecodedStep, ImageSeries
-from models.step import Step
 from models.tokenizer import Tokenizer
 from utils.checkpoint import weights_digest
 from utils.device import autocast, choose_precision, in_usual_torch
@@ -247,20 +244,14 @@ class Model:
         start = prepare_decoding(
             self._predictor, numbers, indices, config, series.seed, self.precision, known, midway
         )
-        confidence = (~start.hidden).float()  # (B, L)
-        propose = SAMPLERS[config.sampler].propose
-
-        def propose_and_note(step: Step) -> Proposal:
-            """Propose as the sampler does, and note the probability of each token."""
-            nonlocal confidence
-            proposal = propose(step)
-            chosen = step.log_probs.gather(-1, proposal.tokens[..., None]).squeeze(-1).exp()
-            confidence = torch.where(step.hidden, chosen, confidence)
-            return proposal
-
-        yield self._step(start.tokens, start.hidden, confidence)
-        for tokens, hidden in decoding_steps(*start, propose_and_note):
-            yield self._step(tokens, hidden, confidence)
+        hidden, confidence = start.hidden, (~start.hidden).float()  # (B, L)
+        yield self._step(start.tokens, hidden, confidence)
+        for step in start.steps():
+            # A revealed token keeps the probability that it had when it was revealed.
+            chosen = step.log_probs.gather(-1, step.proposal.tokens[..., None]).squeeze(-1).exp()
+            confidence = torch.where(hidden, chosen, confidence)
+            hidden = step.hidden
+            yield self._step(step.tokens, hidden, confidence)
 
     @in_usual_torch
     def image_of(self, step: DecodedStep) -> np.ndarray:
@@ -307,10 +298,10 @@ class Model:
             block_labels = np.asarray(labels[start : start + block_size])
             padded = np.pad(block_labels, (0, block_size - len(block_labels)), mode="edge")
             indices = series.first_image + start + np.arange(block_size)
-            tokens = sample_tokens(
+            decoding = prepare_decoding(
                 self._predictor, padded, indices, config, series.seed, self.precision, known
             )
-            yield self._pixels(tokens)[: len(block_labels)], block_labels
+            yield self._pixels(decoding.result())[: len(block_labels)], block_labels
 
     @in_usual_torch
     def known_tokens(

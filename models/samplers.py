@@ -1,8 +1,8 @@
-"""The samplers: at each step of decoding they propose tokens and score the positions.
+"""The samplers: at each decoding step they draw tokens and score the positions.
 
-models/decoding.py reveals the planned number of tokens, at the positions with the highest scores. A
-sampler may also hide revealed tokens again. To add a sampler, write its function and add a row to
-SAMPLERS. The command line reads the names there, so this file imports nothing slow.
+models/decoding.py then reveals the planned number of tokens, at the hidden positions with the
+highest scores. To add a sampler, write its function and add a row to SAMPLERS. The command line
+reads the names there before torch is loaded.
 
 Axes: B images of a batch, L tokens of an image, K codebook.
 """
@@ -15,7 +15,22 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.step import Step
+
+class StepNoise(NamedTuple):
+    """The random numbers of one step, drawn before decoding starts.
+
+    Attributes:
+        uniform: float32 (B, L) in [0, 1], to draw tokens.
+        gumbel: float32 (B, L), standard Gumbel noise, to choose positions.
+        temperature: the step's choice temperature, the weight of the Gumbel noise; at least 0.
+        order: float32 (B, L), the place of each position in the order of its image, from 0; None
+            unless the sampler uses an order.
+    """
+
+    uniform: Tensor
+    gumbel: Tensor
+    temperature: float
+    order: Tensor | None
 
 
 class Proposal(NamedTuple):
@@ -24,40 +39,37 @@ class Proposal(NamedTuple):
     Attributes:
         tokens: int64 (B, L), a token for every position; only those at hidden positions are used.
         score: float32 (B, L), the hidden positions with the highest scores are revealed.
-        hide_again: bool (B, L), True where a token is to be hidden again; None hides none. As many
-            more tokens are revealed, so that the plan is kept. If a step has too few hidden tokens
-            for this, only the first positions are hidden. Tokens that the user gave stay.
     """
 
     tokens: Tensor
     score: Tensor
-    hide_again: Tensor | None = None
 
 
 class Sampler(NamedTuple):
     """A row of the table.
 
     Attributes:
-        propose: the sampler's function.
-        uses_temperature: whether it uses the plan's choice temperature.
-        uses_order: whether it needs an order of the positions in the plan.
+        propose: the sampler's function; it gets the prediction, float32 (B, L, K), as
+            log-probabilities.
+        uses_temperature: whether it uses the choice temperature.
+        uses_order: whether it needs an order of the positions.
     """
 
-    propose: Callable[[Step], Proposal]
+    propose: Callable[[Tensor, StepNoise], Proposal]
     uses_temperature: bool = False
     uses_order: bool = False
 
 
-def propose_confident(step: Step) -> Proposal:
+def propose_confident(log_probs: Tensor, noise: StepNoise) -> Proposal:
     """Draw tokens; score = log p(token) + temperature * Gumbel noise (Chang et al. 2022)."""
-    tokens = step.draw(step.log_probs)
-    score = step.log_probs.gather(-1, tokens[..., None]).squeeze(-1)  # (B, L)
-    if step.temperature > 0:
-        score = score + step.temperature * step.gumbel
+    tokens = draw_tokens(log_probs, noise.uniform)
+    score = log_probs.gather(-1, tokens[..., None]).squeeze(-1)  # (B, L)
+    if noise.temperature > 0:
+        score = score + noise.temperature * noise.gumbel
     return Proposal(tokens, score)
 
 
-def propose_by_moment(step: Step) -> Proposal:
+def propose_by_moment(log_probs: Tensor, noise: StepNoise) -> Proposal:
     """Choose positions before tokens: the moment sampler of Hayakawa et al. 2025.
 
     If few of many positions are revealed, the confidence sampler at temperature a reveals position
@@ -66,21 +78,23 @@ def propose_by_moment(step: Step) -> Proposal:
     replacement, and its token is drawn from p_i^b, that is at temperature a / (1 + a). At a = 0,
     the last step, all hidden positions are revealed. No position is chosen, so p_i stays as it is.
     """
-    if step.temperature == 0:
-        return Proposal(step.draw(step.log_probs), step.log_probs.amax(-1))
-    sharpened = step.log_probs * (1 + 1 / step.temperature)  # (B, L, K)
+    if noise.temperature == 0:
+        return Proposal(draw_tokens(log_probs, noise.uniform), log_probs.amax(-1))
+    sharpened = log_probs * (1 + 1 / noise.temperature)  # (B, L, K)
     moment = sharpened.logsumexp(-1)  # (B, L)
-    return Proposal(step.draw(sharpened - moment[..., None]), moment + step.gumbel)
+    tokens = draw_tokens(sharpened - moment[..., None], noise.uniform)
+    return Proposal(tokens, moment + noise.gumbel)
 
 
-def propose_in_order(step: Step) -> Proposal:
-    """Draw tokens; reveal positions in the order of the plan, whatever the prediction."""
-    return Proposal(step.draw(step.log_probs), -step.order)
+def propose_in_order(log_probs: Tensor, noise: StepNoise) -> Proposal:
+    """Draw tokens; reveal positions in a given order, whatever the prediction."""
+    assert noise.order is not None, "see Sampler.uses_order"
+    return Proposal(draw_tokens(log_probs, noise.uniform), -noise.order)
 
 
-def propose_at_random(step: Step) -> Proposal:
+def propose_at_random(log_probs: Tensor, noise: StepNoise) -> Proposal:
     """Draw tokens; reveal positions in random order."""
-    return Proposal(step.draw(step.log_probs), step.gumbel)
+    return Proposal(draw_tokens(log_probs, noise.uniform), noise.gumbel)
 
 
 SAMPLERS: dict[str, Sampler] = {
@@ -89,3 +103,23 @@ SAMPLERS: dict[str, Sampler] = {
     "halton": Sampler(propose_in_order, uses_order=True),  # Besnier et al. 2025
     "random": Sampler(propose_at_random),
 }
+
+
+def draw_tokens(log_probs: Tensor, uniform: Tensor) -> Tensor:
+    """Draw one token per position, by inverting the cumulative distribution (CDF).
+
+    Args:
+        log_probs: float32 (B, L, K).
+        uniform: float32 (B, L) in [0, 1], the noise.
+
+    Returns:
+        Tokens int64 (B, L) in [0, K).
+    """
+    import torch  # only here: the names of the samplers are read before torch is loaded
+
+    cdf = log_probs.exp().cumsum(-1)  # (B, L, K)
+    total = cdf[..., -1:]
+    # Rounding must not raise the threshold to the total: tokens of probability 0 lie beyond it.
+    threshold = (uniform[..., None] * total).minimum(total.nextafter(torch.zeros_like(total)))
+    drawn = torch.searchsorted(cdf, threshold, right=True)  # (B, L, 1)
+    return drawn.clamp_(max=log_probs.shape[-1] - 1).squeeze(-1)

@@ -4,25 +4,40 @@ A mask schedule is a function gamma on [0, 1] with gamma(0) = 1 and gamma(1) = 0
 share gamma(u) of an image's tokens, with u uniform in [0, 1] (Chang et al. 2022, section 3.2). The
 same function shapes the plan of decoding. To add a schedule, add a row.
 
-The command line reads the names, so this file does not import numpy. The functions get it as their
-argument `xp`.
+The command line reads the names before torch is loaded, so this file imports numpy alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Schedule = Callable[[Any, Any], Any]
-"""(u, xp) -> ratios in the shape of u: a float64 array in [0, 1] and its module, numpy."""
+import numpy as np
 
-MASK_SCHEDULES: dict[str, Schedule] = {
-    "arccos": lambda u, xp: 2 / xp.pi * xp.arccos(u),  # valeoai/Maskgit-pytorch v1.0
-    "cosine": lambda u, xp: xp.cos(xp.pi / 2 * u),  # Chang et al. 2022
-    "linear": lambda u, xp: 1 - u,
-    "square": lambda u, xp: 1 - u**2,
-    "root": lambda u, xp: 1 - xp.sqrt(u),
+MASK_SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "arccos": lambda u: 2 / np.pi * np.arccos(u),  # valeoai/Maskgit-pytorch v1.0
+    "cosine": lambda u: np.cos(np.pi / 2 * u),  # Chang et al. 2022
+    "linear": lambda u: 1 - u,
+    "square": lambda u: 1 - u**2,
+    "root": lambda u: 1 - np.sqrt(u),
 }
+
+
+def mask_ratio(u: np.ndarray, schedule: str) -> np.ndarray:
+    """Compute the fraction of tokens that is hidden at progress u.
+
+    Args:
+        u: uniform noise in training, progress in decoding; float64, any shape, in [0, 1].
+        schedule: a key of MASK_SCHEDULES.
+
+    Returns:
+        Ratios in [0, 1], float64, in the shape of u: 1 at u = 0, 0 at u = 1.
+
+    Raises:
+        ValueError: if the schedule is unknown.
+    """
+    if schedule not in MASK_SCHEDULES:
+        known = ", ".join(MASK_SCHEDULES)
+        raise ValueError(f"unknown mask schedule {schedule!r}; choose from {known}")
+    return np.clip(MASK_SCHEDULES[schedule](np.asarray(u, np.float64)), 0, 1)
 
 
 class CumulativePlan(NamedTuple):
@@ -55,8 +70,8 @@ class Course(NamedTuple):
         interval: two of these shares, between which guidance is on (`guidance_interval`).
     """
 
-    progress: Any
-    hidden: Any
+    progress: np.ndarray
+    hidden: np.ndarray
     interval: tuple[float, float]
 
 
@@ -64,31 +79,31 @@ class GuidanceSchedule(NamedTuple):
     """A row of the table of guidance schedules.
 
     Attributes:
-        share: (course, xp) -> share of the guidance at each step, float64 (T,) in [0, 1]. Where it
-            is 0, the prediction without a class is not computed.
+        share: share of the guidance at each step, float64 (T,) in [0, 1]. Where it is 0, the
+            prediction without a class is not computed.
         uses_interval: whether it uses the interval of the course.
     """
 
-    share: Callable[[Course, Any], Any]
+    share: Callable[[Course], np.ndarray]
     uses_interval: bool = False
 
 
-def _share_inside(course: Course, xp: Any) -> Any:
+def _share_inside(course: Course) -> np.ndarray:
     """Return 1 where the hidden share is in the interval, both ends included, and 0 elsewhere."""
     low, high = course.interval
-    return xp.where((low <= course.hidden) & (course.hidden <= high), 1.0, 0.0)
+    return np.where((low <= course.hidden) & (course.hidden <= high), 1.0, 0.0)
 
 
 POWER = 3  # MaskBit and TiTok use 2.5 to 3
 
 GUIDANCE_SCHEDULES: dict[str, GuidanceSchedule] = {
-    "linear": GuidanceSchedule(lambda course, xp: course.progress),
-    "constant": GuidanceSchedule(lambda course, xp: xp.ones_like(course.progress)),
+    "linear": GuidanceSchedule(lambda course: course.progress),
+    "constant": GuidanceSchedule(lambda course: np.ones_like(course.progress)),
     # The default interval is eMIGM's for 16 steps.
     "interval": GuidanceSchedule(_share_inside, uses_interval=True),
     # MaskBit's and TiTok's, by a progress that reaches 1 at the last step; theirs ends before.
     "power-cosine": GuidanceSchedule(
-        lambda course, xp: (1 - xp.cos(xp.pi * course.progress**POWER)) / 2
+        lambda course: (1 - np.cos(np.pi * course.progress**POWER)) / 2
     ),
 }
 

@@ -19,8 +19,8 @@ import torch
 from data.edit_region import Box, region_to_make
 from models.cells import composite
 from models.decoding import make_plan
-from models.generate import KnownTokens, Midway
 from models.labels import classes_in_turn, label_text
+from models.predictors import KnownTokens, Midway
 from models.sampling import SamplingConfig
 from models.series import DecodedStep, ImageSeries
 from page.catalog import OpenModel

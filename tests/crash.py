@@ -37,7 +37,7 @@ import MaskGIT
 
 # Imported by the modes when they need them: here once for all children.
 for module in ("data.batches", "training.transformer", "models.vqgan.foreign", "training.loop",
-               "training.tracking", "data.blocks", "models.generate"):  # fmt: skip
+               "training.tracking", "data.blocks", "models.decoding"):  # fmt: skip
     importlib.import_module(module)
 
 TRAIN = (

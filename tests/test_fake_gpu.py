@@ -13,9 +13,9 @@ import torch
 from tiny_stages import CLASSES, SHAPE, K, L, make_distillation, make_stage, token_set
 
 from benchmarks.fake_gpu import GPU, differentiate, fake_gpu
-from models.generate import sample_tokens
 from models.maskgit.config import TransformerConfig
 from models.open import new_transformer
+from models.predictors import prepare_decoding
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
@@ -110,7 +110,7 @@ def test_decoding(on_fake_gpu, sampler, start_token, precision):
     config = SamplingConfig(num_steps=4, sampler=sampler, start_token=start_token)
     for count in (3, 9):
         labels, indices = np.arange(count) % CLASSES, np.arange(count)
-        assert sample_tokens(model, labels, indices, config, 0, precision).device == GPU
+        assert prepare_decoding(model, labels, indices, config, 0, precision).result().device == GPU
 
 
 @PRECISIONS

@@ -37,12 +37,11 @@ FLOORS = {  # what a folder may import, beside itself
     "data": {"utils"},
     "utils": set(),
 }
-TABLES = {"commands.options", "data.datasets"}  # may be long
-MOST_LINES, MOST_LINES_OF_STORY = 350, 300
+MOST_LINES_OF_STORY = 300
 LONGEST_FUNCTION, LONG_FUNCTION = 60, 30
 MOST_INNER_IMPORTS = 10
 HEAVY = {
-    *("torch", "torchvision", "medmnist", "numpy", "wandb", "tqdm", "torchmetrics", "scipy"),
+    *("torch", "torchvision", "medmnist", "wandb", "tqdm", "torchmetrics", "scipy"),
     *("matplotlib", "starlette", "uvicorn"),
 }
 HOMES = {
@@ -231,12 +230,11 @@ def one_name_per_thing(files: Files) -> Iterator[str]:
                 yield f"{name} says {word}"
 
 
-def files_and_functions_are_short(files: Files) -> Iterator[str]:
+def story_and_functions_are_short(files: Files) -> Iterator[str]:
     lengths = []
+    if len(files["MaskGIT"].splitlines()) > MOST_LINES_OF_STORY:
+        yield "MaskGIT.py is no longer a short story"
     for name, text in files.items():
-        most = MOST_LINES_OF_STORY if name == "MaskGIT" else MOST_LINES
-        if len(text.splitlines()) > most and name not in TABLES:
-            yield f"{name} has {len(text.splitlines())} lines"
         for function in functions_of(ast.parse(text)):
             length = (function.end_lineno or 0) - function.lineno + 1
             lengths.append(length)
@@ -274,9 +272,8 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (no_registry_twice, "commands.options", "S = ['confidence', 'moment', 'halton']"),
     (one_name_per_thing, "models.decoding", "def f(cfg_w): ..."),
     (one_name_per_thing, "models.decoding", "TEXT = 'the r_temp of the plan'"),
-    (files_and_functions_are_short, "data.spec", "\n" * MOST_LINES),
-    (files_and_functions_are_short, "MaskGIT", "\n" * MOST_LINES_OF_STORY),
-    (files_and_functions_are_short, "data.spec", "def f():" + "\n    x = 1" * LONGEST_FUNCTION),
+    (story_and_functions_are_short, "MaskGIT", "\n" * MOST_LINES_OF_STORY),
+    (story_and_functions_are_short, "data.spec", "def f():" + "\n    x = 1" * LONGEST_FUNCTION),
     (packages_have_one_home, "utils.files", "import argparse"),
     (packages_have_one_home, "metrics.scores", "from matplotlib import figure"),
     (packages_have_one_home, "utils.plots", "import matplotlib.pyplot"),

@@ -13,7 +13,7 @@ from tiny_stages import CLASSES, make_distillation, make_stage, token_set
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.generate import sample_tokens
+from models.predictors import prepare_decoding
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
@@ -116,4 +116,6 @@ def test_training_the_vqgan():
 def test_decoding(sampler, count):
     model, config = make_stage().model.eval(), SamplingConfig(num_steps=4, sampler=sampler)
     with no_waiting():
-        sample_tokens(model, np.arange(count) % CLASSES, np.arange(count), config, seed=0)
+        prepare_decoding(
+            model, np.arange(count) % CLASSES, np.arange(count), config, seed=0
+        ).result()

@@ -20,6 +20,7 @@ Axes: B images of a step, E empty images, L tokens of an image, K codebook, N hi
 
 import copy
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.token_set import send_array
-from models.decoding import decoding_steps, draw_tokens, guided_logits
-from models.generate import count_labels, prepare_decoding
 from models.interfaces import TransformerShape
 from models.masking import draw_masks
 from models.open import MADE_FOR
+from models.predictors import count_labels, guided_logits, prepare_decoding
+from models.samplers import draw_tokens
 from models.sampling import SamplingConfig
 from training.config import UPDATES_PER_EPOCH, DistillConfig
 from training.distillation_losses import (
@@ -234,16 +235,15 @@ class DistillationStage:
                 still hidden.
         """
         network: Any = student
-        inputs = prepare_decoding(
+        start = prepare_decoding(
             network, labels, np.arange(len(labels)), self.sampling, series, self.precision
         )
-        steps = decoding_steps(*inputs)
-        tokens, hidden = inputs.tokens, inputs.hidden
-        for _ in range(steps_before):
-            tokens, hidden = next(steps)
+        tokens, hidden = start.tokens, start.hidden
+        for step in islice(start.steps(), steps_before):
+            tokens, hidden = step.tokens, step.hidden
         device_labels = send(torch.from_numpy(labels), self.device)
         logits = self._predict(student, tokens, device_labels)
-        drawn = draw_tokens(logits.detach().log_softmax(-1), inputs.noise.uniform[steps_before])
+        drawn = draw_tokens(logits.detach().log_softmax(-1), start.noise.uniform[steps_before])
         return Made(logits, tokens, torch.where(hidden, drawn, tokens), hidden, device_labels)
 
     def _compare(self, made: Made, draws: np.random.Generator) -> Compared:

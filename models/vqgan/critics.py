@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import VGG16_Weights
 
 from models.vqgan.config import GROUPS
 from models.vqgan.norm import GroupNorm
@@ -85,9 +86,6 @@ def load_vgg_weights(path: Path | None) -> dict[str, Any]:
         if not isinstance(weights, dict):
             raise UserError(f"{path} holds no state dict; {HINT}")
         return weights
-    # Imported here because it is slow and only this download needs it.
-    from torchvision.models import VGG16_Weights
-
     try:
         return dict(VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True))
     except (OSError, RuntimeError) as error:

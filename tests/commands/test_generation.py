@@ -181,19 +181,19 @@ def test_known_pixels_are_those_of_the_image(edited, picture, tmp_path):
 def test_known_tokens_never_change(model, tokenizer_file):
     import torch
 
-    from models.generate import KnownTokens, sample_tokens
     from models.maskgit.config import TransformerConfig
     from models.maskgit.transformer import MaskedTransformer
+    from models.predictors import KnownTokens, prepare_decoding
     from models.sampling import SamplingConfig
 
     stored = load_checkpoint(model, "maskgit")
     transformer = MaskedTransformer(TransformerConfig(**stored["config"])).eval()
     transformer.load_state_dict(stored["ema"])
     tokens, hidden = torch.randint(0, 16, (64,)), torch.rand(64) < 0.5
-    made = sample_tokens(
-        transformer, np.arange(5), np.arange(5), SamplingConfig(), 0,
-        known=KnownTokens(tokens, hidden),
-    )  # fmt: skip
+    known = KnownTokens(tokens, hidden)
+    made = prepare_decoding(
+        transformer, np.arange(5), np.arange(5), SamplingConfig(), 0, known=known
+    ).result()
     assert (made[:, ~hidden] == tokens[~hidden]).all()
     assert (made < 16).all()
     assert (made[:, hidden] != tokens[hidden]).any()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.generate import KnownTokens, Midway, prepare_decoding, sample_tokens
 from models.open import load_model
+from models.predictors import KnownTokens, Midway, prepare_decoding
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
 from utils.errors import UserError
@@ -29,14 +29,14 @@ def test_the_steps_end_in_the_tokens_of_sampling(model, sampler, edits):
     known = known_half(model) if edits else None
     settings = {"num_steps": 5, "sampler": sampler}
     *_, last = model.decode_steps([3, 4], seed=7, first_image=2, known=known, **settings)
-    wanted = sample_tokens(
+    wanted = prepare_decoding(
         model.transformer,
         np.array([3, 4]),
         np.array([2, 3]),
         SamplingConfig(**settings),
         seed=7,
         known=known,
-    )
+    ).result()
     assert (last.tokens.reshape(2, 64) == wanted.numpy()).all()
 
 

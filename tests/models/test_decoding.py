@@ -1,25 +1,24 @@
 import math
-from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from models.decoding import (
+    Noise,
     decoding_steps,
-    draw_tokens,
-    guided_logits,
+    draw_noise,
+    halton_order,
+    halton_orders,
     make_plan,
     parallel_decode,
     reveal_counts,
 )
-from models.noise import Noise, draw_noise, halton_order, halton_orders
-from models.samplers import SAMPLERS, Proposal, propose_by_moment, propose_confident
+from models.predictors import guided_logits
+from models.samplers import SAMPLERS, StepNoise, draw_tokens, propose_by_moment
 from models.sampling import SamplingConfig
 from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, MASK_SCHEDULES
-from models.step import Step
 from utils.errors import FieldError
 
 CPU = torch.device("cpu")
@@ -44,160 +43,29 @@ def test_plans_equal_the_published_ones(schedule, num_hidden, counts):
     assert reveal_counts(num_hidden, 8, schedule).tolist() == counts
 
 
-# (side of the grid, steps): max(i + 1, int((1 - 2 / pi * arccos((i + 1) / T)) * N)) tokens are
-# revealed after step i of valeoai/Halton-MaskGIT, all after the last.
-HALTON_COUNTS = {
-    (8, 8): [5, 5, 5, 6, 6, 7, 9, 21],
-    (8, 16): [2, 3, 2, 3, 2, 3, 3, 3, 3, 3, 3, 4, 4, 5, 6, 15],
-    (8, 32): [
-        1,
-        1,
-        1,
-        2,
-        1,
-        1,
-        1,
-        2,
-        1,
-        1,
-        2,
-        1,
-        2,
-        1,
-        1,
-        2,
-        1,
-        2,
-        1,
-        2,
-        2,
-        1,
-        2,
-        2,
-        2,
-        2,
-        2,
-        3,
-        3,
-        3,
-        4,
-        11,
-    ],
-    (16, 8): [20, 21, 21, 23, 25, 28, 35, 83],
-    (16, 16): [10, 10, 10, 11, 10, 11, 11, 12, 12, 13, 13, 15, 16, 19, 25, 58],
-    (16, 32): [
-        5,
-        5,
-        5,
-        5,
-        5,
-        5,
-        5,
-        6,
-        5,
-        5,
-        6,
-        5,
-        6,
-        5,
-        6,
-        6,
-        6,
-        6,
-        6,
-        7,
-        6,
-        7,
-        7,
-        8,
-        8,
-        8,
-        9,
-        10,
-        11,
-        14,
-        17,
-        41,
-    ],
-    (24, 8): [45, 47, 48, 51, 56, 63, 80, 186],
-    (24, 16): [22, 23, 24, 23, 24, 24, 26, 25, 28, 28, 30, 33, 37, 43, 55, 131],
-    (24, 32): [
-        11,
-        11,
-        12,
-        11,
-        12,
-        12,
-        11,
-        12,
-        12,
-        12,
-        12,
-        12,
-        13,
-        13,
-        12,
-        13,
-        14,
-        14,
-        14,
-        14,
-        15,
-        15,
-        17,
-        16,
-        18,
-        19,
-        21,
-        22,
-        25,
-        30,
-        39,
-        92,
-    ],
-    (32, 8): [81, 83, 86, 91, 99, 112, 142, 330],
-    (32, 16): [40, 41, 41, 42, 43, 43, 45, 46, 48, 51, 54, 58, 66, 76, 98, 232],
-    (32, 32): [
-        20,
-        20,
-        21,
-        20,
-        21,
-        20,
-        21,
-        21,
-        21,
-        22,
-        21,
-        22,
-        22,
-        23,
-        23,
-        23,
-        24,
-        24,
-        25,
-        26,
-        26,
-        28,
-        28,
-        30,
-        32,
-        34,
-        36,
-        40,
-        45,
-        53,
-        68,
-        164,
-    ],
-}
-
-
-@pytest.mark.parametrize(("side", "num_steps"), HALTON_COUNTS)
+@pytest.mark.parametrize("side", [8, 16, 24])
+@pytest.mark.parametrize("num_steps", [8, 16, 32])
 def test_the_halton_plan_is_that_of_its_authors(side, num_steps):
-    counts = reveal_counts(side**2, num_steps, "arccos-halton").tolist()
-    assert counts == HALTON_COUNTS[side, num_steps]
+    """After step i of valeoai/Halton-MaskGIT, max(i + 1, int((1 - gamma) * N)) are revealed."""
+    progress = torch.linspace(1, num_steps, num_steps) / num_steps  # theirs is float32
+    shares = 1 - torch.arccos(progress) / (math.pi / 2)
+    revealed = [max(i + 1, int(share * side**2)) for i, share in enumerate(shares)]
+    revealed[-1] = side**2
+    assert (
+        reveal_counts(side**2, num_steps, "arccos-halton").tolist()
+        == np.diff([0, *revealed]).tolist()
+    )
+
+
+@pytest.mark.parametrize("power", [1, 2], ids=["linear", "square"])
+@pytest.mark.parametrize("num_hidden", [16, 36, 64, 81, 121, 225, 256, 1024])
+def test_shares_are_rounded_half_to_even_in_exact_fractions(num_hidden, power):
+    for num_steps in range(2, min(40, num_hidden) + 1):
+        shares = [1 - (1 - Fraction(t, num_steps - 1)) ** power for t in range(num_steps)]
+        exact = [max(1, round(share / sum(shares) * num_hidden)) for share in shares[:-1]]
+        if sum(exact) < num_hidden:  # otherwise some tokens are given back
+            found = reveal_counts(num_hidden, num_steps, ("linear", "square")[power - 1])
+            assert found.tolist() == [*exact, num_hidden - sum(exact)]
 
 
 def test_the_two_cumulative_plans_differ_in_what_they_round():
@@ -253,10 +121,10 @@ def random_case(seed, batch=5, length=12, num_steps=4, **sampling):
         return mixed.view(batch, length, K) * (1 + step)
 
     plan = make_plan(hidden.sum(1).numpy(), SamplingConfig(num_steps=num_steps, **sampling))
+    noise = draw_noise(seed, np.arange(batch), plan.num_steps, length, CPU)
     if SAMPLERS[plan.sampler].uses_order:
         order = np.random.default_rng(seed).permuted(np.tile(np.arange(length), (batch, 1)), axis=1)
-        plan = replace(plan, orders=order.astype(np.float32))
-    noise = draw_noise(seed, np.arange(batch), plan.num_steps, length, CPU)
+        noise = noise._replace(order=torch.from_numpy(order.astype(np.float32)))
     return logits_fn, plan, noise, tokens, hidden
 
 
@@ -300,7 +168,7 @@ def slow_decode(logits_fn, plan, noise, tokens, hidden):
                     [math.exp(value) for value in logits[b, position].tolist()],
                     noise.uniform[step, b, position].item(),
                     noise.gumbel[step, b, position].item(),
-                    None if plan.orders is None else plan.orders[b, position],
+                    None if noise.order is None else noise.order[b, position].item(),
                     plan.temperatures[step],
                 )
                 candidates.append((-score, position, token))
@@ -322,25 +190,14 @@ def test_decoding_equals_the_slow_reference(seed, sampling):
     assert parallel_decode(*case).equal(slow_decode(*case))
 
 
-def step_of(plan, noise, log_probs):
-    nothing = torch.zeros(log_probs.shape[:2], dtype=torch.long)
-    everywhere = torch.ones_like(nothing, dtype=torch.bool)
-    uniform = noise.uniform[0]
-    return Step(
-        index=0, plan=plan, tokens=nothing, hidden=everywhere, editable=everywhere,
-        log_probs=log_probs, uniform=uniform, gumbel=noise.gumbel[0],
-        draw=partial(draw_tokens, uniform=uniform),
-    )  # fmt: skip
-
-
 def test_the_moment_sampler_chooses_and_draws_as_its_law_says():
     """One of two positions at temperature 1: weight sum p^2, token from p^2 (Hayakawa et al.)."""
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.4, 0.3, 0.3]])
     count = 20_000
     noise = draw_noise(0, np.arange(count), 1, 2, CPU)
     log_probs = probabilities.log().expand(count, 2, 3)
-    plan = make_plan([2] * count, SamplingConfig(num_steps=2, choice_temperature=1.0))
-    tokens, score, _ = propose_by_moment(step_of(plan, noise, log_probs))
+    step_noise = StepNoise(noise.uniform[0], noise.gumbel[0], temperature=1.0, order=None)
+    tokens, score = propose_by_moment(log_probs, step_noise)
     squares = probabilities.square()
     first = (score[:, 0] > score[:, 1]).float().mean().item()
     assert first == pytest.approx((squares[0].sum() / squares.sum()).item(), abs=0.01)
@@ -348,16 +205,17 @@ def test_the_moment_sampler_chooses_and_draws_as_its_law_says():
     assert shares.tolist() == pytest.approx((squares[0] / squares[0].sum()).tolist(), abs=0.01)
 
 
-@pytest.mark.parametrize("side", [2, 3, 7, 8, 16, 32])
-def test_the_halton_order_visits_every_cell_once_and_spreads(side):
-    order = halton_order(side * side)
-    assert sorted(order.tolist()) == list(range(side * side))
-    quarter = order.reshape(side, side) < side * side // 4
-    if side >= 8:  # the first quarter of the cells is spread evenly over the four quadrants
-        half = side // 2
-        for rows in (slice(0, half), slice(half, side)):
-            for columns in (slice(0, half), slice(half, side)):
-                assert abs(quarter[rows, columns].mean() - 0.25) < 0.1
+@pytest.mark.parametrize(
+    "grid", [(2, 2), (7, 7), (8, 8), (16, 16), (32, 32), (8, 16), (9, 4), (12,)]
+)
+def test_the_halton_order_visits_every_cell_once_and_spreads(grid):
+    order = halton_order(grid)
+    assert sorted(order.tolist()) == list(range(math.prod(grid)))
+    if min(grid) >= 8 and len(grid) == 2:  # the first quarter lies evenly in the four quadrants
+        quarter = order.reshape(grid) < len(order) // 4
+        for rows in np.array_split(quarter, 2):
+            for quadrant in np.array_split(rows, 2, axis=1):
+                assert abs(quadrant.mean() - 0.25) < 0.1
 
 
 def mirrored(number, base):
@@ -370,18 +228,19 @@ def mirrored(number, base):
     return result
 
 
-@pytest.mark.parametrize("side", [4, 7, 8, 16])
-def test_base_2_of_the_halton_order_runs_over_rows(side):
-    order, visited = halton_order(side * side).reshape(side, side), []
-    for number in range(1, 64 * side * side):
-        cell = int(side * mirrored(number, 2)), int(side * mirrored(number, 3))
-        if cell not in visited:
-            visited.append(cell)
-    assert [int(order[cell]) for cell in visited] == list(range(len(visited)))
+@pytest.mark.parametrize("grid", [(4, 4), (7, 7), (8, 8), (9, 9), (18, 18), (9, 4), (6, 27), (12,)])
+def test_the_halton_order_is_that_of_exact_fractions_with_base_2_down(grid):
+    visited = {}
+    for number in range(1, 64 * math.prod(grid) + 1):
+        point = [mirrored(number, base) for base in (2, 3)[: len(grid)]]
+        cell = tuple(int(side * value) for side, value in zip(grid, point, strict=True))
+        visited.setdefault(cell, len(visited))
+    order = halton_order(grid).reshape(grid)
+    assert all(order[cell] == place for cell, place in visited.items())
 
 
 def test_the_halton_order_is_rolled_per_image():
-    orders = halton_orders(0, np.arange(50), 16)
+    orders = halton_orders(0, np.arange(50), (4, 4))
     starts = {int(row.argmin()) for row in orders}
     assert len(starts) > 8
     assert all(sorted(row.tolist()) == list(range(16)) for row in orders)
@@ -546,43 +405,15 @@ def test_guidance_zero_is_the_conditional_prediction():
     assert torch.allclose(guided_logits(conditional, unconditional, 2.0), extrapolated, atol=1e-5)
 
 
-def remasking(step):
-    """A sampler that doubts two of the tokens that are known, whoever made them."""
-    known = ~step.hidden
-    doubted = known & (known.cumsum(1) <= 2)
-    tokens, score, _ = propose_confident(step)
-    return Proposal(tokens, score, hide_again=doubted)
-
-
-def test_a_sampler_may_hide_again_what_it_revealed_and_never_what_was_given():
-    logits_fn, plan, noise, tokens, hidden = random_case(3, length=16, num_steps=6)
-    before, given = hidden, ~hidden
-    hidden_again = 0
-    for number, (after_tokens, after) in enumerate(
-        decoding_steps(logits_fn, plan, noise, tokens, hidden, remasking)
-    ):
-        hidden_again += int((after & ~before).sum())
-        assert (before.sum(1) - after.sum(1)).tolist() == plan.counts[:, number].tolist()
-        assert after_tokens[given].equal(tokens[given])
-        assert (after_tokens[after] == K).all()  # as at the start
-        before = after
-    assert hidden_again > 0
-    assert not before.any()
-    assert (after_tokens < K).all()
-
-
-def test_a_sampler_sees_the_tokens_what_is_hidden_the_step_and_the_plan():
-    logits_fn, plan, noise, tokens, hidden = random_case(4)
-    seen = []
-
-    def watching(step):
-        seen.append((step.index, step.plan is plan, step.tokens.clone(), step.hidden.clone()))
-        return propose_confident(step)
-
-    steps = list(decoding_steps(logits_fn, plan, noise, tokens, hidden, watching))
-    assert [entry[:2] for entry in seen] == [(i, True) for i in range(plan.num_steps)]
-    for (_, _, seen_tokens, seen_hidden), (made, left) in zip(
-        seen, [(tokens, hidden), *steps[:-1]], strict=True
-    ):
-        assert seen_tokens.equal(made)
-        assert seen_hidden.equal(left)
+def test_a_step_says_what_was_predicted_proposed_and_revealed():
+    logits_fn, plan, noise, tokens, hidden = random_case(4, logit_scale=2.0)
+    for number, step in enumerate(decoding_steps(logits_fn, plan, noise, tokens, hidden)):
+        predicted = (logits_fn(tokens, number) * 2).log_softmax(-1)
+        assert step.log_probs.equal(predicted)
+        revealed = hidden & ~step.hidden
+        assert step.tokens.equal(torch.where(revealed, step.proposal.tokens, tokens))
+        lowest = step.proposal.score.masked_fill(~revealed, math.inf).amin(1)
+        highest = step.proposal.score.masked_fill(~step.hidden, -math.inf).amax(1)
+        assert (lowest >= highest).all()
+        tokens, hidden = step.tokens, step.hidden
+    assert not hidden.any()

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from tiny_stages import CLASSES, K, L, make_distillation, make_stage
 
 from data.token_set import TokenSet
-from models.decoding import parallel_decode
-from models.generate import predict_empty, prepare_decoding
 from models.maskgit.config import TransformerConfig
+from models.predictors import predict_empty, prepare_decoding
 from models.sampling import SamplingConfig
 from training import distillation
 from training.distillation import DistillationStage, student_settings
@@ -113,7 +112,7 @@ def distillation_of(steps: int = 1, **changes: Any) -> DistillationStage:
 def tokens_of(network: Any, config: SamplingConfig, count: int = 120) -> tuple[Any, np.ndarray]:
     labels = np.arange(count) % CLASSES
     inputs = prepare_decoding(network.eval(), labels, np.arange(count), config, 0)
-    return parallel_decode(*inputs).numpy(), labels
+    return inputs.result().numpy(), labels
 
 
 def share_of_whole_images(network: Any, config: SamplingConfig) -> float:
@@ -250,7 +249,7 @@ def test_the_student_trains_on_the_images_that_it_samples(steps):
     labels, count = np.arange(8) % CLASSES, 8
     made = stage._make(stage.model, labels, 3, steps - 1)
     inputs = prepare_decoding(stage.model, labels, np.arange(count), stage.sampling, 3)
-    assert made.tokens.equal(parallel_decode(*inputs))
+    assert made.tokens.equal(inputs.result())
 
 
 def test_validation_is_of_the_averaged_student_and_changes_nothing():

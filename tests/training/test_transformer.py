@@ -41,7 +41,7 @@ def test_hidden_tokens_are_replaced_and_are_the_targets():
 
 def test_loss_is_the_mean_over_hidden_tokens_with_label_smoothing():
     stage = make_stage(label_smoothing=0.1)
-    (batch,), num_hidden = list(stage._draw_batch(0)[0]), stage._draw_batch(0)[1]
+    (batch,), num_hidden = list(stage.draw_batch(0)[0]), stage.draw_batch(0)[1]
     logits = stage.model.eval()(batch.inputs, batch.labels).double()
     expected = []
     for image in range(8):
@@ -49,7 +49,7 @@ def test_loss_is_the_mean_over_hidden_tokens_with_label_smoothing():
             if batch.inputs[image, position] != K:
                 continue
             log_probs = logits[image, position].log_softmax(0)
-            target = stage.train_tokens.tokens[0, stage._indices(0)][image, position].item()
+            target = stage.train_tokens.source.tokens[0, stage._indices(0)][image, position].item()
             expected.append(-0.9 * log_probs[target] - 0.1 * log_probs.mean())
     loss = stage.train_step(0)["loss"].item()
     assert len(expected) == num_hidden
@@ -92,10 +92,10 @@ def test_fewer_images_than_a_batch_make_one_step():
 
 def test_every_view_is_trained_on():
     stage = make_stage(train=token_set(views=4))
-    stage.train_tokens.tokens[:] = np.arange(4)[:, None, None]
+    stage.train_tokens.source.tokens[:] = np.arange(4)[:, None, None]
     seen = set()
     for step in range(20):
-        (batch,) = stage._draw_batch(step)[0]
+        (batch,) = stage.draw_batch(step)[0]
         seen |= set(batch.targets.tolist())
     assert seen == {0, 1, 2, 3}
 
@@ -103,7 +103,7 @@ def test_every_view_is_trained_on():
 @pytest.mark.parametrize(("rate", "share"), [(0.0, 0.0), (1.0, 1.0), (0.3, 0.3)])
 def test_labels_are_dropped_at_the_given_rate(rate, share):
     stage = make_stage(label_drop=rate)
-    labels = torch.cat([b.labels for step in range(60) for b in stage._draw_batch(step)[0]])
+    labels = torch.cat([b.labels for step in range(60) for b in stage.draw_batch(step)[0]])
     assert (labels == CLASSES).double().mean().item() == pytest.approx(share, abs=0.07)
 
 
@@ -111,7 +111,7 @@ def test_the_mask_schedule_of_the_options_is_used():
     shares = {}
     for schedule in ("root", "arccos", "square"):
         stage = make_stage(schedule=schedule)
-        shares[schedule] = np.mean([stage._draw_batch(step)[1] for step in range(40)])
+        shares[schedule] = np.mean([stage.draw_batch(step)[1] for step in range(40)])
     assert shares["root"] < shares["arccos"] < shares["square"]
 
 
@@ -286,7 +286,7 @@ def test_without_a_null_class_no_label_is_dropped(monkeypatch):
     shape = TransformerConfig(K, CLASSES, L, **SHAPE)
     monkeypatch.setattr(transformer, "new_transformer", lambda config: new_transformer(shape))
     stage = build(label_drop=0)
-    labels = torch.cat([b.labels for step in range(20) for b in stage._draw_batch(step)[0]])
+    labels = torch.cat([b.labels for step in range(20) for b in stage.draw_batch(step)[0]])
     assert labels.max() < CLASSES
 
 

@@ -21,6 +21,7 @@ from tiny_stages import Images, make_stage, token_set
 
 from data.token_cache import _Encoding
 from MaskGIT import main
+from training.validation import validate
 from utils.checkpoint import load_checkpoint, save_checkpoint, weights_digest
 from utils.errors import UserError
 from utils.processes import Processes, launched_processes
@@ -299,11 +300,11 @@ def test_shares_are_even_and_cover_everything(count, size):
 
 
 def test_a_global_batch_is_drawn_and_sliced():
-    whole, num_hidden = make_stage(train=token_set(views=4), batch_size=10)._draw_batch(7)
+    whole, num_hidden = make_stage(train=token_set(views=4), batch_size=10).draw_batch(7)
     parts = []
     for rank in range(3):
         stage = make_stage(train=token_set(views=4), batch_size=10, processes=Alone(rank, 3))
-        batches, hidden_in_all = stage._draw_batch(7)
+        batches, hidden_in_all = stage.draw_batch(7)
         assert hidden_in_all == num_hidden
         parts += batches
     for field in ("inputs", "labels", "targets"):
@@ -312,13 +313,19 @@ def test_a_global_batch_is_drawn_and_sliced():
 
 
 def test_validation_counts_every_image_once():
-    alone = make_stage()
-    chosen, labels = np.arange(40), alone.validation_tokens.labels.astype(np.int64)
-    expected = alone._validation_sums(chosen, labels)
-    total = 0
-    for rank in range(3):
-        share = Processes(rank, 3).share(40)
-        total = total + alone._validation_sums(chosen[share], labels[share])
+    def sums_of(rank, size):
+        class Recording(Processes):
+            def add_up(self, tensor):
+                sums.append(tensor.clone())
+                return tensor
+
+        sums, stage = [], make_stage()
+        network, tokens = stage.ema.module, stage.validation_tokens
+        validate(network, stage.config.mask_token, tokens, 7, torch.float32, Recording(rank, size))
+        return sums[0]
+
+    expected = sums_of(0, 1)
+    total = sum(sums_of(rank, 3) for rank in range(3))
     assert total[1:].equal(expected[1:])  # counts
     torch.testing.assert_close(total, expected)
 

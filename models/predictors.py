@@ -1,21 +1,32 @@
-"""From labels to tokens: prepares what decoding needs, and runs it.
+"""From labels to the inputs of a decoding: start tokens, plan, noise, and a guided predictor.
 
-Axes: B images of a block, L tokens of an image, K codebook.
+Guidance is that of Muse (Chang et al. 2023), written as (1 + w) * conditional - w * unconditional.
+
+Axes: B images of a block, L tokens of an image, K codebook, C labels of a model.
 """
 
-from dataclasses import replace
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.decoding import LogitsFn, draw_tokens, guided_logits, make_plan, parallel_decode
+from models.decoding import (
+    LogitsFn,
+    Noise,
+    Plan,
+    Step,
+    decoding_steps,
+    draw_noise,
+    halton_orders,
+    make_plan,
+    parallel_decode,
+)
 from models.interfaces import Transformer, TransformerShape
-from models.noise import Noise, draw_noise, halton_orders
-from models.samplers import SAMPLERS
+from models.samplers import SAMPLERS, draw_tokens
 from models.sampling import SamplingConfig
-from models.step import Plan
 from utils.device import autocast, send
 from utils.errors import UserError
 from utils.seeding import rng
@@ -26,7 +37,7 @@ class KnownTokens(NamedTuple):
 
     Attributes:
         tokens: int64 (L,); those at hidden positions are ignored.
-        hidden: bool (L,), True where a token is made anew.
+        hidden: bool (L,), True where a token is regenerated.
     """
 
     tokens: Tensor
@@ -47,42 +58,22 @@ class Midway(NamedTuple):
     hidden: Tensor
 
 
-def sample_tokens(
-    model: Transformer,
-    labels: np.ndarray,
-    image_indices: np.ndarray,
-    config: SamplingConfig,
-    seed: int,
-    precision: torch.dtype = torch.float32,
-    known: KnownTokens | None = None,
-) -> Tensor:
-    """Decode images from labels, and from known tokens if there are any.
-
-    Args:
-        model: the transformer, in evaluation mode.
-        labels: int (B,), the class of each image.
-        image_indices: int (B,), with `seed` they decide the noise of each image.
-        config: settings of sampling.
-        seed: seed of the noise.
-        precision: dtype of the transformer's matrix products.
-        known: tokens that all images keep; None hides all tokens.
-
-    Returns:
-        int64 (B, L) in [0, K), on the model's device.
-    """
-    return parallel_decode(
-        *prepare_decoding(model, labels, image_indices, config, seed, precision, known)
-    )
-
-
-class DecodingInputs(NamedTuple):
-    """The arguments of `parallel_decode` and `decoding_steps`, except the sampler's function."""
+class Decoding(NamedTuple):
+    """A decoding that is ready to start; the fields are as in `decoding_steps`."""
 
     logits_fn: LogitsFn
     plan: Plan
     noise: Noise
     tokens: Tensor
     hidden: Tensor
+
+    def steps(self) -> Iterator[Step]:
+        """Decode step by step."""
+        return decoding_steps(*self)
+
+    def result(self) -> Tensor:
+        """Decode to the end: int64 (B, L) in [0, K), on the model's device."""
+        return parallel_decode(*self)
 
 
 def prepare_decoding(
@@ -94,19 +85,26 @@ def prepare_decoding(
     precision: torch.dtype = torch.float32,
     known: KnownTokens | None = None,
     midway: Midway | None = None,
-) -> DecodingInputs:
-    """Prepare the decoding of a block: start tokens, plan, noise and predictor.
+) -> Decoding:
+    """Prepare the decoding of a block of images.
 
-    Arguments as in `sample_tokens`; with `midway` all images go on from there, with the steps of
-    the plan that are left.
+    Args:
+        model: the transformer, in evaluation mode.
+        labels: int (B,), the class of each image.
+        image_indices: int (B,), with `seed` they decide the noise of each image.
+        config: settings of sampling.
+        seed: seed of the noise.
+        precision: dtype of the transformer's matrix products.
+        known: tokens that all images keep; None hides all tokens.
+        midway: where all images go on, with the steps of the plan that are left.
 
     Raises:
         UserError: if not as many tokens are hidden midway as the plan says.
     """
-    # What the model sees at the start, and what of it is hidden.
     device = next(model.parameters()).device
     seq_len = model.config.seq_len
     device_labels = send(torch.from_numpy(labels), device)
+    # What the model sees at the start, and what of it is hidden.
     tokens = send(start_tokens(model, image_indices, config.start_token, seed), device)
     same_start = config.start_token is None or config.start_token >= 0
     if config.start_share:
@@ -114,42 +112,35 @@ def prepare_decoding(
         tokens = draw_start(predicted, tokens, image_indices, config.start_share, seed)
         same_start = False
     hidden = torch.ones_like(tokens, dtype=torch.bool)
-    num_hidden = seq_len
     if known is not None:
-        num_hidden = int(known.hidden.sum())
         hidden = known.hidden.to(device).expand_as(hidden)
         tokens = torch.where(hidden, tokens, known.tokens.to(device))
-    # The plan, the noise and the predictor.
+    # The plan and the noise.
+    num_hidden = seq_len if known is None else int(known.hidden.sum())
     plan = make_plan(np.full(len(labels), num_hidden), config)
-    if SAMPLERS[config.sampler].uses_order:
-        plan = replace(plan, orders=halton_orders(seed, image_indices, seq_len))
     noise = draw_noise(seed, image_indices, plan.num_steps, seq_len, device)
+    if SAMPLERS[config.sampler].uses_order:
+        grid = (math.isqrt(seq_len),) * 2
+        order = torch.from_numpy(halton_orders(seed, image_indices, grid))
+        noise = noise._replace(order=send(order, device))
     if midway is not None:
         _check_midway(midway, plan)
-        plan = plan.after(midway.steps)
-        noise = Noise(*(drawn[midway.steps :] for drawn in noise))
+        plan, noise = plan.after(midway.steps), noise.after(midway.steps)
         hidden = midway.hidden.to(device).expand_as(tokens)
         tokens = torch.where(hidden, tokens, midway.tokens.to(device))
         same_start = False
-    logits_fn = guided_predictor(model, device_labels, plan, precision, same_start)
-    return DecodingInputs(logits_fn, plan, noise, tokens, hidden)
-
-
-def _check_midway(midway: Midway, plan: Plan) -> None:
-    """Refuse a point that no decoding by this plan comes to; errors as in `prepare_decoding`."""
-    if not 0 <= midway.steps <= plan.num_steps:
-        raise UserError(f"the decoding has {plan.num_steps} steps, so none after {midway.steps}")
-    found, planned = int(midway.hidden.sum()), int(plan.counts[0, midway.steps :].sum())
-    if found != planned:
-        raise UserError(
-            f"{found} tokens are hidden after {midway.steps} steps; the plan leaves {planned}"
-        )
+    logits_fn = guided_predictor(model, device_labels, plan.guidance, precision, same_start)
+    return Decoding(logits_fn, plan, noise, tokens, hidden)
 
 
 def guided_predictor(
-    model: Transformer, labels: Tensor, plan: Plan, precision: torch.dtype, same_start: bool
+    model: Transformer,
+    labels: Tensor,
+    guidance: np.ndarray,
+    precision: torch.dtype,
+    same_start: bool,
 ) -> LogitsFn:
-    """Wrap the model as a `LogitsFn` with classifier-free guidance.
+    """Wrap a model as a `LogitsFn` with classifier-free guidance.
 
     At a step with guidance 0 only the conditional half is computed. If all images start from equal
     tokens, the first step is computed once per label, provided that there are at least as many
@@ -159,43 +150,36 @@ def guided_predictor(
     Args:
         model: the transformer, in evaluation mode.
         labels: int64 (B,), on the model's device.
-        plan: its guidance is used.
+        guidance: float64 (T,), the weight at each step; 0 where the model has no null class.
         precision: dtype of the matrix products.
         same_start: whether all images start from equal tokens.
     """
     null_class = model.config.null_class
-    if null_class is None:  # without it there is nothing to guide away from
-        return unguided_predictor(model, labels, precision)
-    all_labels = labels_of(model, labels.device)
-    both_labels = torch.cat([labels, torch.full_like(labels, null_class)])
+    all_labels = labels_of(model, labels.device)  # (C,)
     once_per_label = same_start and len(all_labels) <= len(labels)
 
     @torch.no_grad()
     def logits_fn(tokens: Tensor, step: int) -> Tensor:
-        guidance = float(plan.guidance[step])
+        weight = float(guidance[step])
         with autocast(tokens.device, precision):
             if step == 0 and once_per_label:
-                predicted = model(tokens[: len(all_labels)], all_labels).float()  # (C+1, L, K)
-                conditional, unconditional = predicted[labels], predicted[null_class]
-            elif guidance == 0:
+                predicted = model(tokens[: len(all_labels)], all_labels).float()  # (C, L, K)
+                if weight == 0:
+                    return predicted[labels]
+                return guided_logits(predicted[labels], predicted[null_class], weight)
+            if weight == 0:
                 return model(tokens, labels)
-            else:
-                predicted = model(tokens.repeat(2, 1), both_labels).float()  # (2B, L, K)
-                conditional, unconditional = predicted.chunk(2)
-        return guided_logits(conditional, unconditional, guidance)
+            both_labels = torch.cat([labels, torch.full_like(labels, null_class)])
+            predicted = model(tokens.repeat(2, 1), both_labels).float()  # (2B, L, K)
+        conditional, unconditional = predicted.chunk(2)
+        return guided_logits(conditional, unconditional, weight)
 
     return logits_fn
 
 
-def unguided_predictor(model: Transformer, labels: Tensor, precision: torch.dtype) -> LogitsFn:
-    """Wrap the model as a `LogitsFn` without guidance; arguments as in `guided_predictor`."""
-
-    @torch.no_grad()
-    def logits_fn(tokens: Tensor, step: int) -> Tensor:
-        with autocast(tokens.device, precision):
-            return model(tokens, labels)
-
-    return logits_fn
+def guided_logits(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+    """Extrapolate from the unconditional logits past the conditional ones; guidance 0 is none."""
+    return (1 + guidance) * conditional - guidance * unconditional
 
 
 def count_labels(config: TransformerShape) -> int:
@@ -232,29 +216,6 @@ def predict_empty(model: Transformer, labels: Tensor, precision: torch.dtype) ->
     return logits[labels] if once_per_label else logits
 
 
-def draw_start(
-    predicted: Tensor, tokens: Tensor, image_indices: np.ndarray, share: float, seed: int
-) -> Tensor:
-    """Put drawn tokens at random positions of images that are all hidden.
-
-    Args:
-        predicted: logits float32 (B, L, K), from which the tokens are drawn one by one.
-        tokens: int64 (B, L), what stands at the other positions.
-        image_indices: int (B,), with `seed` they decide positions and tokens.
-        share: share of the L positions, from 0 to 1.
-        seed: seed of the noise.
-
-    Returns:
-        int64 (B, L).
-    """
-    length = tokens.shape[1]
-    draws = np.stack([rng(seed, "start", int(i)).random((2, length)) for i in image_indices])
-    shown = draws[:, 0].argsort(1).argsort(1) < round(share * length)  # (B, L)
-    uniform = send(torch.from_numpy(draws[:, 1].astype(np.float32)), tokens.device)
-    drawn = draw_tokens(predicted.log_softmax(-1), uniform)
-    return torch.where(send(torch.from_numpy(shown), tokens.device), drawn, tokens)
-
-
 def start_tokens(
     model: Transformer, image_indices: np.ndarray, start_token: int | None, seed: int
 ) -> Tensor:
@@ -278,3 +239,37 @@ def start_tokens(
         for index in image_indices
     ]
     return torch.from_numpy(np.stack(rows))
+
+
+def draw_start(
+    predicted: Tensor, tokens: Tensor, image_indices: np.ndarray, share: float, seed: int
+) -> Tensor:
+    """Replace the start tokens at random positions with sampled ones.
+
+    Args:
+        predicted: logits float32 (B, L, K), from which the tokens are drawn one by one.
+        tokens: int64 (B, L), the start tokens, which stay at the other positions.
+        image_indices: int (B,), with `seed` they decide positions and tokens.
+        share: share of the L positions, from 0 to 1.
+        seed: seed of the noise.
+
+    Returns:
+        int64 (B, L).
+    """
+    length = tokens.shape[1]
+    draws = np.stack([rng(seed, "start", int(i)).random((2, length)) for i in image_indices])
+    shown = draws[:, 0].argsort(1).argsort(1) < round(share * length)  # (B, L)
+    uniform = send(torch.from_numpy(draws[:, 1].astype(np.float32)), tokens.device)
+    drawn = draw_tokens(predicted.log_softmax(-1), uniform)
+    return torch.where(send(torch.from_numpy(shown), tokens.device), drawn, tokens)
+
+
+def _check_midway(midway: Midway, plan: Plan) -> None:
+    """Refuse a point that no decoding by this plan comes to; errors as in `prepare_decoding`."""
+    if not 0 <= midway.steps <= plan.num_steps:
+        raise UserError(f"the decoding has {plan.num_steps} steps, so none after {midway.steps}")
+    found, planned = int(midway.hidden.sum()), int(plan.counts[0, midway.steps :].sum())
+    if found != planned:
+        raise UserError(
+            f"{found} tokens are hidden after {midway.steps} steps; the plan leaves {planned}"
+        )

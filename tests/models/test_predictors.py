@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from models.decoding import decoding_steps, guided_logits, make_plan
-from models.generate import KnownTokens, labels_of, prepare_decoding, sample_tokens
+from models.decoding import draw_noise, make_plan, parallel_decode
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
-from models.noise import draw_noise
+from models.predictors import (
+    KnownTokens,
+    guided_logits,
+    labels_of,
+    prepare_decoding,
+)
 from models.sampling import SamplingConfig
 from models.schedules import GUIDANCE_SCHEDULES
 from utils.errors import FieldError
@@ -46,7 +50,11 @@ def decoded_plainly(model, labels, sampling, tokens, hidden):
     def logits_fn(tokens, step):
         return guided_logits(model(tokens, labels), model(tokens, no_class), plan.guidance[step])
 
-    return [step for step, _ in decoding_steps(logits_fn, plan, noise, tokens, hidden)][-1]
+    return parallel_decode(logits_fn, plan, noise, tokens, hidden)
+
+
+def sample_tokens(*arguments, **more):
+    return prepare_decoding(*arguments, **more).result()
 
 
 @pytest.mark.parametrize("count", [2, 4, 9])
