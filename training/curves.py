@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from training.tracking import read_metrics
+from training.tracking import Tracker, read_metrics
 from utils.errors import UserError
 from utils.pictures import save_png
 from utils.plots import (
@@ -121,7 +121,7 @@ PANELS = {
 """The charts of each stage."""
 
 
-class CurvePicture:
+class CurvePicture(Tracker):
     """A tracker that draws the curves of a run after each epoch.
 
     Drawing takes a small share of the time (`Sparing`): where epochs are short, some are not drawn
@@ -157,12 +157,6 @@ class CurvePicture:
             self._is_due = True
             if self._sparing.may_draw():
                 self._draw()
-
-    def log_image(self, name: str, path: Path, step: int) -> None:
-        """Do nothing: it is another picture."""
-
-    def sync(self) -> None:
-        """Do nothing: the picture can be made again from the numbers."""
 
     def close(self) -> None:
         """Draw what is not drawn yet."""

@@ -23,7 +23,7 @@ from training.run_folder import RunFolder
 from training.tracking import Tracker
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError, one_line
-from utils.plain import from_plain
+from utils.plain import ADDED_LATER, from_plain
 from utils.processes import ALONE, Processes
 from utils.progress import progress_bar
 from utils.signals import StopRequest, exit_code, stop_on_signals
@@ -94,6 +94,7 @@ class Position:
         step: optimiser steps made.
         best_loss: lowest validation loss so far.
         wandb_id: id of the run at Weights & Biases; None without one.
+        wandb_home: marks of the run folder that the id was made in; none in older states.
         sums: sum of each metric since the last row of metrics, with its number of steps. With them
             a resumed run writes the same rows as an uninterrupted one.
     """
@@ -101,6 +102,7 @@ class Position:
     step: int = 0
     best_loss: float = math.inf
     wandb_id: str | None = None
+    wandb_home: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
     sums: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 
     def validate(self) -> None:

@@ -11,7 +11,7 @@ from training.curves import CurvePicture
 from training.learning_rate import capped_warmup
 from training.loop import Position, Stage, load_state, publish, train_loop
 from training.run_folder import RunFolder
-from training.tracking import Trackers, open_trackers
+from training.tracking import Trackers, marks_of, open_trackers
 from utils.checkpoint import load_checkpoint
 from utils.errors import UserError, value_text
 from utils.files import exclusive_lock, make_folder, remove_leftovers
@@ -125,7 +125,14 @@ def run_stage(
 def _open_trackers(
     stage: str, run: RunFolder, record: RunRecord, position: Position, use_wandb: bool
 ) -> Trackers:
-    """Open what takes the metrics; it may give the position an id at Weights & Biases."""
+    """Open what takes the metrics; it may give the position an id at Weights & Biases.
+
+    An id belongs to the folder that it was made in: a copy of the folder is another run.
+    """
+    home = marks_of(run.path)
+    if use_wandb and position.wandb_home and not set(home) & set(position.wandb_home):
+        log.info("%s is a copy of another folder: a new run of wandb begins", run.path)
+        position.wandb_id = None
     recorded, position.wandb_id = open_trackers(
         run.metrics(stage),
         position.step,
@@ -134,6 +141,8 @@ def _open_trackers(
         record.public(),
         position.wandb_id,
     )
+    if use_wandb:
+        position.wandb_home = home
     # Last, because it reads what the file of numbers has.
     picture = CurvePicture(run.curves(stage), run.metrics(stage), stage)
     return Trackers(recorded, picture)

@@ -12,12 +12,12 @@ from configparser import ConfigParser
 from configparser import Error as ConfigParserError
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from utils.errors import UserError, one_line
 from utils.files import write_text_atomic
 from utils.links import open_own
-from utils.records import read_lines, record_line
+from utils.records import checksum, read_lines, record_line
 
 log = logging.getLogger(__name__)
 
@@ -37,23 +37,23 @@ WANDB_SETTINGS: dict[str, Any] = {
 }
 
 
-class Tracker(Protocol):
-    """Records the metrics and pictures of a run."""
+class Tracker:
+    """Records the metrics and pictures of a run; what a kind of tracker leaves out does nothing."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record metrics by name at an optimiser step."""
+        """Record metrics by name at an optimizer step."""
 
     def log_image(self, name: str, path: Path, step: int) -> None:
         """Record a generated picture that has been written to a file."""
 
     def sync(self) -> None:
-        """Return when what was recorded is on the disk."""
+        """Return when what was recorded is on the disk, before a state is saved that counts it."""
 
     def close(self) -> None:
         """Flush and end the record."""
 
 
-class MetricsFile:
+class MetricsFile(Tracker):
     """Writes metrics to a file: one JSON object per line, each with its step.
 
     Attributes:
@@ -81,9 +81,6 @@ class MetricsFile:
         with self._appending() as file:
             file.write(record_line({"step": step, **rounded}).encode())
 
-    def log_image(self, name: str, path: Path, step: int) -> None:
-        """Do nothing: the picture is a file already."""
-
     def sync(self) -> None:
         """Flush the rows to the disk, before a state is saved that counts them.
 
@@ -92,9 +89,6 @@ class MetricsFile:
         """
         with self._appending() as file:
             os.fsync(file.fileno())
-
-    def close(self) -> None:
-        """Do nothing: no file stays open."""
 
     @contextmanager
     def _appending(self) -> Iterator[BinaryIO]:
@@ -109,7 +103,7 @@ class MetricsFile:
             ) from error
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """A run of Weights & Biases, online if that works at once and offline otherwise.
 
     Attributes:
@@ -130,8 +124,9 @@ class WandbTracker:
         self.run_id = run_id
         self._wandb: Any = None
         self._run: Any = None
-        mode = _configured_mode() or ("online" if _has_login() else "offline")
+        mode = _configured_mode() or "online"
         folder = Path(os.environ.get("WANDB_DIR") or folder)
+        reason = ""
         for attempt in () if mode == "disabled" else dict.fromkeys((mode, "offline")):
             try:
                 # Imported here because it is slow, is not needed with `no_wandb`, and a failure to
@@ -139,6 +134,10 @@ class WandbTracker:
                 import wandb
 
                 self._wandb = wandb
+                settings = wandb.Settings(**WANDB_SETTINGS)
+                # wandb finds out itself whether there is a login. Only where it is silent before
+                # the run begins, a missing one is an error, and not a question on the terminal.
+                wandb.setup(settings=settings)
                 self._run = wandb.init(
                     mode=attempt,  # type: ignore[arg-type]
                     project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
@@ -147,19 +146,22 @@ class WandbTracker:
                     resume="allow" if run_id else None,
                     config=dict(config),
                     dir=str(folder),
-                    settings=wandb.Settings(**WANDB_SETTINGS),
+                    settings=settings,
                 )
             except Exception as error:  # whatever it is, it may not stop a training
-                log.info("wandb cannot be reached (%s)", one_line(error))
+                reason = one_line(error, 100)
                 continue
             self.run_id = self._run.id
             if attempt == "offline":
                 log.info(
-                    "wandb records offline in %s (`wandb sync` uploads it; `no_wandb` turns it "
+                    "wandb records offline in %s%s (`wandb sync` uploads it; `no_wandb` turns it "
                     "off)",
                     folder / "wandb",
+                    reason and f": {reason}",
                 )
-            break
+            return
+        if reason:
+            log.info("wandb records nothing: %s", reason)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Send metrics to wandb."""
@@ -168,9 +170,6 @@ class WandbTracker:
     def log_image(self, name: str, path: Path, step: int) -> None:
         """Send a picture to wandb."""
         self._try(lambda run: run.log({name: self._wandb.Image(str(path))}, step=step))
-
-    def sync(self) -> None:
-        """Do nothing: a state does not count what wandb has."""
 
     def close(self) -> None:
         """Finish the run."""
@@ -187,7 +186,7 @@ class WandbTracker:
             self._run = None
 
 
-class Trackers:
+class Trackers(Tracker):
     """Several trackers as one.
 
     Attributes:
@@ -217,6 +216,11 @@ class Trackers:
         """Close each tracker."""
         for tracker in self.trackers:
             tracker.close()
+
+
+def marks_of(folder: Path) -> tuple[str, ...]:
+    """Mark a folder by its path and by its number on the disk: a copy of it shares neither."""
+    return checksum(str(folder.resolve())), checksum(folder.stat().st_ino)
 
 
 def open_trackers(
@@ -309,14 +313,3 @@ def _home() -> Path | None:
         return Path.home()
     except RuntimeError:
         return None
-
-
-def _has_login() -> bool:
-    """Whether wandb would find a key without asking for one."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        netrc = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
-        return "wandb" in netrc.read_text()
-    except (OSError, RuntimeError, ValueError):  # no file, no home folder, no text
-        return False

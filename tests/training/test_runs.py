@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shutil
 
 import pytest
 import torch
@@ -67,10 +68,10 @@ def looked_at(run, epochs=2, **changes):
     return dataclasses.replace(RECORD, settings=settings, continues=found, **changes)
 
 
-def train(run, epochs=2, record=None, **changes):
+def train(run, epochs=2, record=None, use_wandb=False, **changes):
     stage = ShortStage(epochs)
     record = record or looked_at(run, epochs, **changes)
-    run_stage(stage, run, LoopConfig(epochs, 8), record, use_wandb=False)
+    run_stage(stage, run, LoopConfig(epochs, 8), record, use_wandb=use_wandb)
     return stage
 
 
@@ -83,6 +84,39 @@ def test_a_run_writes_down_what_it_is_made_of_and_what_will_follow(run):
     entry = {"n_epochs": 2, "data_dir": "/home/me", MADE_FROM: {"images": 5}}
     assert written(run) == {"vqgan": entry, "maskgit": {"n_epochs": 7}}
     assert RECORD.public() == {"n_epochs": 2, MADE_FROM: {"images": 5}}
+
+
+class Wandb:
+    """Takes a run's id, or gives it a new one."""
+
+    ids = ()
+
+    def __init__(self, folder, name, config, run_id):
+        Wandb.ids = (*Wandb.ids, run_id)
+        self.run_id = run_id or f"id-{len(Wandb.ids)}"
+
+    log = log_image = sync = close = lambda *_: None
+
+
+def test_an_id_of_wandb_belongs_to_the_folder_it_was_made_in(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.tracking.WandbTracker", Wandb)
+    monkeypatch.setattr(Wandb, "ids", ())
+    train(run, use_wandb=True)
+    shutil.copytree(run.path, tmp_path / "copy")
+    copy = RunFolder(tmp_path / "copy", "toy")
+    train(copy, epochs=3)  # without wandb it stays a copy
+    train(copy, epochs=4, use_wandb=True)
+    train(copy, epochs=5, use_wandb=True)
+    assert Wandb.ids == (None, None, "id-2")
+    # A folder that is moved, or brought back to its place, is the same.
+    train(run, epochs=3, use_wandb=True)
+    moved = RunFolder(run.path.rename(tmp_path / "moved"), "toy")
+    train(moved, epochs=4, use_wandb=True)
+    backup = shutil.copytree(moved.path, tmp_path / "backup")
+    shutil.rmtree(moved.path)
+    shutil.copytree(backup, moved.path)
+    train(moved, epochs=5, use_wandb=True)
+    assert Wandb.ids[3:] == ("id-1", "id-1", "id-1")
 
 
 def test_what_will_follow_is_not_written_over_what_has_begun(run):

@@ -1,9 +1,11 @@
 """Numbers in a file that is not trusted blindly; wandb, for real but offline, never asking."""
 
 import os
+import pty
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,8 +28,9 @@ from utils.records import read_lines
 
 @pytest.fixture
 def no_login(monkeypatch, tmp_path):
-    """A machine on which nobody has logged in to wandb."""
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    """A machine on which nobody has logged in to wandb, though a file says its name."""
+    (tmp_path / "netrc").write_text("# for wandb\nmachine wandb.example.org login me password x\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
@@ -73,6 +76,28 @@ def test_an_offline_run_without_login_or_network(no_login, tmp_path, api_key):
     assert b"dataset" in stored
     assert list((tmp_path / "wandb").glob("offline-run-*/files/media/images/*.png"))
     assert str(root).encode() not in stored  # no paths, no code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [{}, {"WANDB_MODE": "online"}])
+def test_on_a_terminal_nobody_is_asked_for_a_login(no_login, tmp_path, mode):
+    Image.new("L", (8, 8)).save(tmp_path / "grid.png")
+    keyboard, terminal = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **mode}
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        stdin=terminal, stdout=terminal, stderr=terminal, env=environment,
+    ) as process:  # fmt: skip
+        os.close(terminal)
+        shown = b""
+        with suppress(OSError):  # Linux says so when the terminal has no other end
+            while b"Enter your choice" not in shown and (part := os.read(keyboard, 4096)):
+                shown += part
+        os.close(keyboard)
+        process.kill() if b"Enter your choice" in shown else process.wait()
+    told, last = shown.decode().splitlines()
+    assert told.startswith(f"wandb records offline in {tmp_path}/wandb: No API key configured.")
+    assert last.startswith("id ")
 
 
 def test_without_wandb_it_is_not_even_imported(tmp_path):
@@ -126,7 +151,7 @@ def test_whatever_wandb_raises_the_numbers_are_kept(monkeypatch, tmp_path, caplo
         return BrokenRun()
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setenv("WANDB_API_KEY", "key")
+    monkeypatch.setattr(wandb, "setup", lambda settings: None)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     tracker, run_id = open_trackers(tmp_path / "m.jsonl", 0, tmp_path, "toy", {}, "abc")
     assert calls == [(mode, "abc", "allow") for mode in ("online", "offline")[: len(calls)]]
@@ -225,6 +250,7 @@ def calls(no_login, monkeypatch, tmp_path):
         return BrokenRun()
 
     monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(wandb, "setup", lambda settings: None)
     monkeypatch.delenv("WANDB_DIR", raising=False)
     monkeypatch.delenv("WANDB_CONFIG_DIR")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -257,7 +283,6 @@ def test_wandb_that_was_disabled_records_nothing(calls, monkeypatch, tmp_path, p
 
 
 def test_a_settings_file_may_say_offline_or_be_damaged(calls, monkeypatch, tmp_path):
-    monkeypatch.setenv("WANDB_API_KEY", "key")
     disable(tmp_path / "wandb")
     settings = tmp_path / "wandb" / "settings"
     for text, mode in (
@@ -274,7 +299,7 @@ def test_wandb_keeps_its_files_where_the_user_wants_them(calls, monkeypatch, tmp
     WandbTracker(tmp_path, "toy", {}, None)
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "here"))
     WandbTracker(tmp_path, "toy", {}, None)
-    assert calls == [("offline", str(tmp_path)), ("offline", str(tmp_path / "here"))]
+    assert calls == [("online", str(tmp_path)), ("online", str(tmp_path / "here"))]
 
 
 def test_an_account_without_a_home_folder_trains_without_wandb(calls, monkeypatch, tmp_path):
