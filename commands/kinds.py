@@ -28,6 +28,7 @@ class Number:
         high: largest value; None for no bound but MAX_NUMBER.
         above: what every value must exceed.
         below: what no value may reach.
+        or_none: whether "none" is read as None.
     """
 
     need: str
@@ -36,9 +37,12 @@ class Number:
     high: float | None = None
     above: float | None = None
     below: float | None = None
+    or_none: bool = False
 
     def __call__(self, text: str) -> Any:
         """Read a number; errors as in the other kinds."""
+        if self.or_none and text.strip().lower() == "none":
+            return None
         try:
             value = self.convert(text)
         except ValueError:
@@ -62,7 +66,7 @@ class Number:
 
 positive_int = Number("a whole number of at least 1", low=1)
 whole_number = Number("a whole number of at least 0", low=0)
-any_whole_number = Number("a whole number")
+token_or_none = Number("a whole number or none", or_none=True)
 image_side = Number(f"pixels, 1 to {MAX_SIDE}", low=1, high=MAX_SIDE)
 sample_count = Number(f"a number from 1 to {MAX_SAMPLES}", low=1, high=MAX_SAMPLES)
 image_index = Number("a number from 0 to 2^53", low=0)
@@ -81,6 +85,14 @@ def text(value: str) -> str:
     if not value.strip():
         raise argparse.ArgumentTypeError("is empty; leave the option out")
     return value
+
+
+def switch(text: str) -> bool:
+    """Read whether a switch is on, as programs write it that try out options."""
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"needs true or false, or nothing, got {text[:40]!r}")
+    return words[text.lower()]
 
 
 def port(text: str) -> str:

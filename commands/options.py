@@ -143,6 +143,7 @@ def _topics(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+AUTO = "auto"  # a value of --device and --precision
 GENERATE, PLAN = _topics("generating"), _topics("generating planning")
 STAGES = _topics("stage1 stage2 distilling")
 BEST = "best"  # a value of --settings
@@ -388,8 +389,8 @@ def _sampling() -> Iterator[Option]:
     yield decodes("r_temp", "choice_temperature", kinds.strength, "T", text)
     text = "factor on the logits before the softmax; above 1 sharpens"
     yield decodes("sm_temp", "logit_scale", kinds.scale, "S", text)
-    text = "token at hidden positions at the start; negative for random tokens [the mask token]"
-    yield decodes("mask-value", "start_token", kinds.any_whole_number, "ID", text)
+    text = "token at hidden positions at the start; negative: random ones [none: the mask token]"
+    yield decodes("mask-value", "start_token", kinds.token_or_none, "ID", text)
     text = "share of positions that begin with a token drawn from the empty image's prediction"
     yield decodes("start_share", "start_share", kinds.probability, "P", text)
     text = "which hidden positions are revealed first"
@@ -480,10 +481,10 @@ def _run() -> Iterator[Option]:
         topics=_topics("stage1 stage2 distilling generating"), resume=Resume.STAGE,
     )  # fmt: skip
     text = "auto, cpu, cuda, cuda:<i> or mps"
-    yield Option("device", kinds.text, "NAME", text, default="auto")
+    yield Option("device", kinds.text, "NAME", text, default=AUTO)
     yield Option(
         "precision", str, "NAME", "dtype of matrix products; auto: bf16 where it is the faster one",
-        default="auto", resume=Resume.RUN, choices=("auto", "fp32", "bf16"),
+        default=AUTO, resume=Resume.RUN, choices=(AUTO, "fp32", "bf16"),
     )  # fmt: skip
     text = "run all networks through torch.compile: a slow start, then faster on GPUs"
     yield Option("compile", None, "", text)

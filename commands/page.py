@@ -205,7 +205,7 @@ def _command(line: CommandLine, recipe: Recipe) -> str:
     usual = option_values(recipe.usual)
     for name, value in option_values(recipe.sampling).items():
         if value != usual[name]:
-            words.append(f"{OPTIONS[name].flag}={table_text(value)}")
+            words.append(f"{OPTIONS[name].flag}={table_text(value) or 'none'}")
     return shlex.join([*words, *_same_again(line)])
 
 

@@ -127,7 +127,7 @@ def _add_mode(group: argparse._ArgumentGroup, mode: Mode) -> None:
     """Add the option of a mode: a switch, or one with a value if the mode has a unit."""
     flag = f"--{mode.name}"
     if mode.unit is None:
-        group.add_argument(flag, action="store_true", help=mode.help)
+        _add_switch(group, flag, mode.help)
         return
     number: dict[str, Any] = {"nargs": "?", "const": mode.default} if mode.default else {}
     if mode.takes_several:
@@ -138,10 +138,15 @@ def _add_mode(group: argparse._ArgumentGroup, mode: Mode) -> None:
     )
 
 
+def _add_switch(group: argparse._ArgumentGroup, flag: str, text: str) -> None:
+    """Add an option without a value; programs that try out options write one: `--compile=False`."""
+    group.add_argument(flag, nargs="?", const=True, default=False, type=kinds.switch, help=text)
+
+
 def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
     """Add an option as its row says."""
     if option.kind is None:
-        group.add_argument(option.flag, action="store_true", help=option.help)
+        _add_switch(group, option.flag, option.help)
         return
     # The help, and how argparse takes several values.
     text = option.help
@@ -223,8 +228,17 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
         """Return the help of an option; argparse calls this."""
         text = action.help or ""
-        plain_flag = action.nargs == 0 or action.default in (None, argparse.SUPPRESS)
-        return text if plain_flag else f"{text} [%(default)s]"
+        is_switch = action.nargs == 0 or action.const is True
+        has_none = is_switch or action.default in (None, argparse.SUPPRESS)
+        return text if has_none else f"{text} [%(default)s]"
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        """Write what follows an option; nothing after a switch. argparse calls this."""
+        return "" if action.const is True else super()._format_args(action, default_metavar)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """Write an option with what follows it; argparse calls this."""
+        return super()._format_action_invocation(action).rstrip()
 
 
 class _Parser(argparse.ArgumentParser):

@@ -22,7 +22,7 @@ from data.datasets import DATASETS
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
 from models.schedules import GUIDANCE_SCHEDULES
-from utils.device import choose_device, choose_precision, set_up_device
+from utils.device import choose_device, choose_precision, precision_name, set_up_device
 from utils.errors import UserError, is_out_of_memory
 from utils.processes import launched_processes
 from utils.progress import set_up_logging
@@ -58,6 +58,8 @@ def resolved(line: CommandLine, modes: tuple[Mode, ...]) -> Iterator[dict[Mode, 
             line = complete(line) if complete else line
         line, continued = apply_resume(line)
         machine = _choose_machine(line)
+        # What a run keeps is what "auto" became: on another machine it would become another.
+        line = line.replace(precision=precision_name(machine.precision))
         if not line.dry_run:
             _check_processes(line, machine)
         # Make the Jobs, and let the caller run them.

@@ -8,7 +8,7 @@ from typing import Any
 
 from commands.flags import options_of
 from commands.kept_options import STAGES, kept_options, options_of_run
-from commands.options import OPTIONS, Resume
+from commands.options import AUTO, OPTIONS, Resume
 from commands.parser import CommandLine
 from models.sampling import SamplingConfig
 from training.run_folder import RunFolder
@@ -118,7 +118,8 @@ def _take_planned_options(
 def take_over_options(line: CommandLine, stored: Entry, stage: str, run: RunFolder) -> CommandLine:
     """Take over the options of a run that is resumed, and refuse other values.
 
-    Accepted are more epochs, and any value of an option with Resume.FREE.
+    Accepted are more epochs, any value of an option with Resume.FREE, "auto" for what it became in
+    the run, and what an earlier version kept as "auto".
 
     Args:
         line: the command line.
@@ -134,11 +135,11 @@ def take_over_options(line: CommandLine, stored: Entry, stage: str, run: RunFold
     taken = {}
     for name, value in kept_options(line, stored, stage, run.config).items():
         may_grow = name == STAGES[stage].epochs
-        if name not in line.given:
+        if name not in line.given or now[name] == AUTO:
             taken[name] = value
         elif OPTIONS[name].resume is Resume.FREE or (may_grow and now[name] >= value):
             continue
-        elif not same_value(now[name], value):
+        elif value != AUTO and not same_value(now[name], value):
             raise UserError(
                 f"--{name} {value_text(getattr(line, name))} is not what the run in {run.path} was "
                 f"started with ({value_text(value)}); leave it out, or start another --run_name"

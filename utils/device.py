@@ -69,6 +69,11 @@ def choose_precision(name: str | torch.dtype, device: torch.device) -> torch.dty
     raise FieldError("precision", name, f"unknown; choose from auto, {', '.join(PRECISIONS)}")
 
 
+def precision_name(dtype: torch.dtype) -> str:
+    """Return the name that `choose_precision` takes for a dtype."""
+    return next(name for name, known in PRECISIONS.items() if known == dtype)
+
+
 @contextmanager
 def usual_torch() -> Iterator[None]:
     """Compute in the block as in a program that has changed nothing of torch.

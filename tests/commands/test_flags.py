@@ -28,7 +28,7 @@ from utils.records import write_record
 @pytest.mark.parametrize(
     ("kind", "known"),
     [
-        (TransformerConfig, {"codebook_size", "num_classes", "seq_len"}),
+        (TransformerConfig, {"codebook_size", "num_classes", "seq_len", "null_trained"}),
         (TrainingConfig, set()),
         (SamplingConfig, set()),
         (VQGANConfig, {"image_channels", "middle_attention"}),

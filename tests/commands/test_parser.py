@@ -120,6 +120,31 @@ def test_lists_in_every_notation(argv):
     assert parse("--ch_mult", *argv).ch_mult == [1, 2, 4]
 
 
+@pytest.mark.parametrize(
+    ("argv", "value"),
+    [(["--compile"], True), (["--compile=True"], True), (["--compile", "true"], True),
+     (["--compile=1"], True), (["--compile=False"], False), (["--compile", "false"], False),
+     (["--compile=no"], False), (["--compile", "--no-compile-is-no-option"], None)],
+)  # fmt: skip
+def test_a_switch_takes_a_value_where_a_program_writes_one(capsys, argv, value):
+    if value is None:
+        assert "--no-compile-is-no-option" in rejection(capsys, "--train", *argv)
+        return
+    options = parse(*argv)
+    assert (options.compile, "compile" in options.given) == (value, True)
+
+
+def test_modes_are_switches_too():
+    line = commands.parser.parse(["--train=False", "--sample=true", "--no-wandb=True"], MODES)
+    assert [mode.name for mode in line.modes] == ["sample"]
+    assert line.no_wandb is True
+
+
+def test_none_is_a_value_of_an_option_whose_default_it_is():
+    assert parse("--mask-value", "none").mask_value is None
+    assert "mask_value" in parse("--mask-value=none").given
+
+
 def test_an_empty_list():
     assert parse("--attn_resolutions", "[]").attn_resolutions == []
 
@@ -165,6 +190,8 @@ def test_no_mode_names_the_modes(capsys):
         (["--cfg_w", "1e308"], "a number from 0 to 1000"),
         (["--sm_temp", "0"], "above 0"),
         (["--dept", "3"], "--dept"),
+        (["--compile=maybe"], "--compile: needs true or false, or nothing, got 'maybe'"),
+        (["--no_wandb="], "--no_wandb: needs true or false"),
     ],
 )
 def test_mistakes_are_named_in_one_line(capsys, argv, told):

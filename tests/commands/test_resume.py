@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from conftest import TINY_CODES, TINY_TRANSFORMER
 from PIL import Image
 
 import commands.train
+import utils.device
 from MaskGIT import main
 from training.run_folder import RunFolder
 from training.runs import MADE_FROM, read_config
@@ -103,6 +105,34 @@ def names_of(world: Path, stage: str) -> list[str]:
 def epochs_of(world: Path, stage: str) -> int:
     """Epochs that the published checkpoint has seen; an epoch has two steps."""
     return load_checkpoint(run_of(world).published(stage), stage)["step"] // 2
+
+
+def precision_of(world: Path, stage: str) -> str:
+    return read_config(run_of(world))[stage]["precision"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("option", ["", "--precision auto"])
+def test_a_run_keeps_what_auto_became(world, stage, monkeypatch, capsys, option):
+    """On another machine, which is faster in the other precision."""
+    kept = precision_of(world, stage)
+    other = {"fp32": "bf16", "bf16": "fp32"}[kept]
+    monkeypatch.setattr(utils.device, "_has_fast_bfloat16", lambda device: other == "bf16")
+    assert f"--precision {other} is not what" in refusal(
+        world, stage, capsys, f"--precision {other}"
+    )
+    resume(world, stage, f"{option} --dry_run --no_wandb")
+    assert re.search(rf"^precision +{kept}\b", capsys.readouterr().out, re.M)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_that_kept_auto_goes_on_in_any_precision(world, precision):
+    """Earlier versions did not write down what it became."""
+    config = read_config(run_of(world))
+    config["maskgit"]["precision"] = "auto"
+    write_record(run_of(world).config, config)
+    resume(world, "maskgit", f"--precision {precision} --no_wandb")
+    assert precision_of(world, "maskgit") == precision
 
 
 @pytest.mark.parametrize("stage", STAGES)
