@@ -316,6 +316,10 @@ def _training() -> Iterator[Option]:
     yield saves("save_every_minutes", "save_every_minutes", kinds.positive, "MIN", text)
     text = "also keep the last N checkpoints, with their step in the name, in every training"
     yield saves("keep_checkpoints", "keep_checkpoints", kinds.whole_number, "N", text)
+    text = (
+        "also keep the checkpoint of the lowest validation loss (<name>_best.pt), in every training"
+    )
+    yield saves("keep_best_loss", "keep_best_loss", None, "", text)
     text = "continue the run from its last saved state, if there is one"
     yield Option("resume", None, "", text, topics=STAGES)
 

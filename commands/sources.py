@@ -5,6 +5,7 @@ earlier mode may still have to make.
 """
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -299,8 +300,9 @@ def _model_hint(run: RunFolder) -> str:
     """Return what the user can do about a run folder without a model of the dataset."""
     others = sorted(run.path.glob("MaskGIT_*.pt"))
     if others:
-        dataset = others[0].stem.removeprefix("MaskGIT_").partition("_step_")[0]
-        return f"the folder has {others[0].name}, so give --dataset {dataset}"
+        dataset = re.sub("_(best|step_[0-9]+)$", "", others[0].stem.removeprefix("MaskGIT_"))
+        option = f"--dataset {dataset}" if dataset != run.dataset else f"--checkpoint {others[0]}"
+        return f"the folder has {others[0].name}, so give {option}"
     if run.resume_state("maskgit").is_file():
         return "its training has not written a checkpoint yet; --train --resume continues it"
     if run.resume_state("student").is_file():

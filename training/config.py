@@ -175,6 +175,7 @@ class LoopConfig:
             with both.
         save_every_minutes: longest time between two saved states.
         keep_checkpoints: number of checkpoints that are also kept with their step in the name.
+        keep_best_loss: whether the checkpoint with the lowest validation loss is kept, too.
     """
 
     epochs: int
@@ -182,6 +183,7 @@ class LoopConfig:
     save_every_epochs: int = 20
     save_every_minutes: float = 10.0
     keep_checkpoints: int = 0
+    keep_best_loss: bool = False
 
 
 def _own(name: str) -> str:

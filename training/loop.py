@@ -31,6 +31,8 @@ from utils.signals import StopRequest, exit_code, stop_on_signals
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 50  # steps between two rows of metrics
+# So many epochs without a lower validation loss are said: at least these, and this share of a run.
+STALLED_EPOCHS, STALLED_SHARE = 5, 0.1
 
 
 class Stage(Protocol):
@@ -93,6 +95,7 @@ class Position:
     Attributes:
         step: optimiser steps made.
         best_loss: lowest validation loss so far.
+        best_step: the step after which it was measured.
         wandb_id: id of the run at Weights & Biases; None without one.
         wandb_home: marks of the run folder that the id was made in; none in older states.
         sums: sum of each metric since the last row of metrics, with its number of steps. With them
@@ -104,6 +107,7 @@ class Position:
     wandb_id: str | None = None
     wandb_home: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
     sums: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+    best_step: int = field(default=0, metadata=ADDED_LATER)
 
     def validate(self) -> None:
         """Check values that come from a file.
@@ -111,7 +115,7 @@ class Position:
         Raises:
             ValueError, TypeError or AttributeError: if no run can have this position.
         """
-        if self.step < 0 or math.isnan(self.best_loss):
+        if not 0 <= self.best_step <= self.step or math.isnan(self.best_loss):
             raise ValueError(f"step {self.step}, best loss {self.best_loss}")
         for name, (total, count) in self.sums.items():
             if not isinstance(count, int) or total.shape != () or not total.isfinite():
@@ -133,6 +137,7 @@ def load_state(stage: Stage, run: RunFolder) -> Position:
         stage.load_state_dict(state["stage"])
         position = from_plain(Position, state["position"])
         position.validate()
+        position.best_step = position.best_step or position.step  # earlier versions did not save it
     except Exception as error:  # contents of any other kind can fail with anything
         raise UserError(f"{path} does not fit this run: {one_line(error)}") from error
     return position
@@ -229,7 +234,9 @@ class _Loop:
         # Validate.
         stage, position, last = self.stage, self.position, self.meter.last
         validation = stage.validate()
-        position.best_loss = min(position.best_loss, validation["loss"])
+        is_best = validation["loss"] < position.best_loss
+        if is_best:
+            position.best_loss, position.best_step = validation["loss"], position.step
         numbers = {f"val/{name}": value for name, value in validation.items()}
         self.tracker.log(numbers, position.step)
         # Log.
@@ -245,7 +252,11 @@ class _Loop:
             stage.learning_rate(position.step - 1),
             last["train/images_per_second"],
         )
+        self._log_stall()
         # Write checkpoint and preview.
+        if self.processes.is_main and self.config.keep_best_loss and is_best:
+            path = self.run.best(stage.name)
+            save_checkpoint(path, stage.kind, stage.checkpoint(position.step))
         if self.processes.is_main and self._is_save_point():
             publish(stage, self.run, position.step, self.config.keep_checkpoints)
             picture = self.run.preview(stage.name, position.step)
@@ -253,6 +264,19 @@ class _Loop:
             if stage.previews_are_generated:
                 self.tracker.log_image("samples", picture, position.step)
         self.meter.restart_clock()
+
+    def _log_stall(self) -> None:
+        """Log a line if the validation loss has not fallen for many epochs."""
+        position, per_epoch = self.position, self.stage.steps_per_epoch
+        epochs = (position.step - position.best_step) // per_epoch
+        many = max(STALLED_EPOCHS, math.ceil(STALLED_SHARE * self.config.epochs))
+        if epochs and epochs % many == 0:
+            log.info(
+                "the validation loss has not fallen for %d epochs: it was lowest after epoch %d "
+                "(`keep_best_loss` keeps that checkpoint)",
+                epochs,
+                position.best_step // per_epoch,
+            )
 
     def _save_or_stop(self, stop: StopRequest) -> None:
         """Save the state when it is due; after a signal to any process, save and end them all."""

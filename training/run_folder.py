@@ -35,6 +35,11 @@ class RunFolder:
         newest = self.published(stage)
         return newest.with_name(f"{newest.stem}_step_{step:07d}{newest.suffix}")
 
+    def best(self, stage: str) -> Path:
+        """Name the checkpoint with the lowest validation loss."""
+        newest = self.published(stage)
+        return newest.with_name(f"{newest.stem}_best{newest.suffix}")
+
     def all_kept(self, stage: str) -> list[Path]:
         """Find all checkpoints of earlier steps, in the order of their steps."""
         start = f"{self.published(stage).stem}_step_"

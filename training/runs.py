@@ -120,6 +120,8 @@ def run_stage(
         finally:
             tracker.close()
         log_written(run.published(stage.name))
+        if config.keep_best_loss and run.best(stage.name).is_file():
+            log_written(run.best(stage.name), f"after step {position.best_step}")
 
 
 def _open_trackers(

@@ -35,7 +35,7 @@ class CountingStage:
         self.total = 0
         self.bad_step, self.skipped = bad_step, skipped
         self.signal_step, self.signal_number = signal_step, signal_number
-        self.validations = 0
+        self.validations, self.losses = 0, {}
 
     def train_step(self, step):
         if step == self.signal_step:
@@ -52,7 +52,7 @@ class CountingStage:
 
     def validate(self):
         self.validations += 1
-        return {"loss": 10.0 - self.validations}
+        return {"loss": self.losses.get(self.validations, 10.0 - self.validations)}
 
     def preview(self, path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +92,43 @@ def test_a_whole_run(run):
     assert position.step == 12
     assert position.best_loss == 7
     assert load_checkpoint(run.model, "maskgit") == {"step": 12, "total": 66}
+
+
+LOSSES = [5.0, 4.0, 3.0, 3.5, math.nan, 3.0, 3.1, 3.2, 3.3, 3.4, 2.0, 9.0]  # of the epochs
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["at once", "resumed"])
+def test_the_checkpoint_of_the_lowest_loss_is_kept(run, caplog, stops):
+    config = LoopConfig(len(LOSSES), 8, 1, save_every_minutes=10, keep_best_loss=True)
+    stage, position, told = CountingStage(signal_step=20 if stops else None), Position(), []
+    stage.losses = dict(enumerate(LOSSES, start=1))
+    caplog.set_level(logging.INFO)
+    if stops:
+        with pytest.raises(SystemExit):
+            train_loop(stage, config, run, Trackers(), position)
+        position, stage.signal_step = load_state(stage, run), None
+    train_loop(stage, config, run, Trackers(), position)
+    assert (position.best_loss, position.best_step) == (2, 44)
+    assert load_checkpoint(run.best("maskgit"), "maskgit")["step"] == 44
+    assert load_checkpoint(run.model, "maskgit")["step"] == 48
+    told = [record.getMessage() for record in caplog.records if "fallen" in record.getMessage()]
+    assert len(told) == 1
+    assert "not fallen for 5 epochs: it was lowest after epoch 3 (`keep_best_loss`" in told[0]
+
+
+def test_only_the_option_keeps_it(run):
+    train(CountingStage(), run)
+    assert not run.best("maskgit").exists()
+
+
+def test_a_state_without_the_step_of_the_lowest_loss_goes_on(run):
+    """Earlier versions did not save it."""
+    train(CountingStage(), run)
+    contents = load_checkpoint(run.resume_state("maskgit"), "maskgit-resume")
+    del contents["position"]["best_step"]
+    save_checkpoint(run.resume_state("maskgit"), "maskgit-resume", contents)
+    position = load_state(CountingStage(), run)
+    assert (position.best_loss, position.best_step) == (7, 12)
 
 
 def test_a_state_is_there_before_the_first_step(run):
