@@ -92,7 +92,14 @@ def resolve(request: Request) -> EditJob:
         line.init_image, model.dataset, lambda: data.open("validation"), size, channels
     )
     margins = dict(line.outpaint or [])
-    original, mask = region_to_make(original, line.mask_box, line.mask_image, margins)
+    original, mask = region_to_make(
+        original,
+        line.mask_box,
+        line.mask_image,
+        margins,
+        photo=line.init_image,
+        threshold=line.mask_threshold,
+    )
     # Without --labels an image of the dataset keeps its class, and a file has no class.
     if label is None and not line.labels:
         label = label_without_class(model.shape.num_classes, model.shape.null_class)

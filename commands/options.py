@@ -429,8 +429,10 @@ def _editing() -> Iterator[Option]:
     yield edits("init_image", kinds.path, "IMAGE", text)
     text = "rectangle to make anew, in pixels of the model's images; may be repeated"
     yield edits("mask_box", kinds.box_of, "X0,Y0,X1,Y1", text, many=Many.REPEATED)
-    text = "image whose white parts are made anew; resized to the model's images"
+    text = "image whose white parts, or transparent hole, are regenerated; resized like the image"
     yield edits("mask_image", kinds.path, "FILE", text)
+    text = "brightness from which on --mask_image marks, for masks that are not black and white"
+    yield edits("mask_threshold", kinds.brightness, "LEVEL", text)
     text = "shift the image and make the free margin anew: left, right, top or bottom, in pixels"
     yield edits("outpaint", kinds.margin, "SIDE=PIXELS", text, many=Many.WORDS_REPEATED)
     text = "grow the region to make anew by so many tokens on every side"

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data.image_file import load_image
 from data.images import ImageDataset, to_tensor
+from data.mask_file import read_mask
 from utils.errors import FieldError, UserError
 
 Box = tuple[int, int, int, int]
@@ -57,15 +58,20 @@ def region_to_make(
     boxes: Sequence[Box] | None,
     mask_file: str | None,
     margins: Mapping[str, int],
+    *,
+    photo: str | None = None,
+    threshold: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mark the pixels that are to be made anew.
 
     Args:
         original: uint8 (H, W, C), square.
         boxes: parts of the image.
-        mask_file: an image file, white where pixels are to be made; transparent parts stay.
+        mask_file: an image file that marks pixels as `read_mask` says.
         margins: number of pixels to be made at a side ("left", "right", "top", "bottom"). The image
             is shifted to make room for them.
+        photo: where the image comes from, as in `image_to_edit`; a mask of another shape is said.
+        threshold: as in `read_mask`.
 
     Returns:
         The image, shifted if there are margins, and bool (H, W), True where pixels are to be made.
@@ -78,7 +84,10 @@ def region_to_make(
         original, new = outpainted(original, margins)
         mask |= new
     if mask_file:
-        mask |= _mask_of(mask_file, len(original))
+        height, width = original.shape[:2]
+        is_file = photo and Path(photo).is_file()
+        _say_other_shape(mask_file, load_image(photo or "").size if is_file else (width, height))
+        mask |= _mask_of(mask_file, len(original), threshold)
     return original, mask
 
 
@@ -135,21 +144,31 @@ def outpainted(image: np.ndarray, margins: Mapping[str, int]) -> tuple[np.ndarra
     return np.pad(kept, ((top, bottom), (left, right), (0, 0)), mode="edge"), new
 
 
-def _mask_of(path: str, size: int) -> np.ndarray:
-    """Read which pixels a file marks: bool (size, size), True where it is white.
-
-    Transparent parts are not marked, and 1 is white where nothing is brighter.
+def _mask_of(path: str, size: int, threshold: int | None) -> np.ndarray:
+    """Read which pixels a file marks, as `read_mask` does: bool (size, size).
 
     Raises:
-        FieldError: if nothing is marked.
+        FieldError: if nothing is marked, or it is not clear what is.
     """
-    picture = load_image(path, page="black").convert("L")
-    if picture.getextrema()[1] == 1:
-        picture = picture.point([0] + [255] * 255)
-    mask = _fitted(picture, path, size, 1)[..., 0] > 127
+    mask = _fitted(Image.fromarray(read_mask(path, threshold)), path, size, 1)[..., 0] > 127
     if not mask.any():
-        raise FieldError("mask_image", path, "it marks nothing: white parts are made anew")
+        reason = "it marks nothing: white parts are made anew, or the hole in a picture"
+        raise FieldError("mask_image", path, reason)
     return mask
+
+
+def _say_other_shape(mask_file: str, shape: tuple[int, int]) -> None:
+    """Warn of a mask whose sides have another ratio than those of the image, (width, height)."""
+    mask = load_image(mask_file).size
+    # Resizing rounds each side by less than a pixel.
+    if abs(mask[0] * shape[1] - mask[1] * shape[0]) >= max(*mask, *shape):
+        log.warning(
+            "%s has another shape than the image (%d x %d and %d x %d pixels): both are cropped "
+            "around their center, so what is marked may have moved",
+            mask_file,
+            *mask,
+            *shape,
+        )
 
 
 def _square(path: str, size: int, channels: int) -> np.ndarray:
