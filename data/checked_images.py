@@ -2,12 +2,14 @@
 
 The notes are a file of stamps: 8 bytes that depend on the path of a file, its size, its time of
 change and what decodes it. A damaged stamp is that of no file, so its file is checked again. So is
-a file that could not be read: the reason may lie outside it.
+a file that could not be read: the reason may lie outside it. Images of more than 8 bits are in a
+file of their own, with their ranges.
 """
 
 import hashlib
 import logging
 import os
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from data.deep_pixels import Range, Ranges, common_ranges
 from data.files import FileError
 from data.image_file import most_pixels, problems
 from utils.progress import progress_bar
@@ -22,9 +25,12 @@ from utils.progress import progress_bar
 log = logging.getLogger(__name__)
 
 NOTES = "checked_images"
-RULES = 1  # a number for how data/image_file.py decodes: with another one all is checked again
+DEEP_NOTES = "checked_deep_images"
+RULES = 2  # a number for how data/image_file.py decodes: with another one all is checked again
 SPAN = 1000  # files that are decoded between two notes
 STAMP = np.dtype("<u8")
+DEEP = np.dtype([("stamp", STAMP), ("is_float", "<u8"), ("low", "<f8"), ("high", "<f8")])
+"""The note of an image of more than 8 bits. Its stamp is mixed with a checksum of its range."""
 
 
 def stamps_of(folder: Path, names: Sequence[str]) -> np.ndarray:
@@ -51,9 +57,9 @@ def stamps_of(folder: Path, names: Sequence[str]) -> np.ndarray:
     return np.fromiter(map(stamp, names), STAMP, len(names))
 
 
-def unreadable(
+def examined(
     folder: Path, names: Sequence[str], stamps: np.ndarray, notes: Path | None
-) -> dict[str, FileError]:
+) -> tuple[dict[str, FileError], Ranges]:
     """Decode the images that are not noted as good, and note those that are.
 
     Args:
@@ -63,42 +69,60 @@ def unreadable(
         notes: the folder of the notes; None reads and writes none.
 
     Returns:
-        What is wrong with the others, by name.
+        What is wrong with those that cannot be read, by name, and the ranges of those that have
+        more than 8 bits.
 
     Raises:
         FileError: if a file may not be read.
     """
-    file = notes and notes / NOTES
-    (new,) = np.nonzero(~np.isin(stamps, _noted(file))) if file else (np.arange(len(names)),)
+    noted = _noted(notes, NOTES, STAMP)
+    deep = _noted(notes, DEEP_NOTES, DEEP)
+    deep_stamps = deep["stamp"] ^ _checksums(deep)
+    deep, deep_stamps = (array[np.isin(deep_stamps, stamps)] for array in (deep, deep_stamps))
+    (new,) = np.nonzero(~np.isin(stamps, np.concatenate([noted, deep_stamps])))
+    ranges = [Range(bool(is_float), low, high) for _, is_float, low, high in deep.tolist()]
     errors: dict[str, FileError] = {}
     with progress_bar("checking", len(new), unit="image") as bar:
         for start in range(0, len(new), SPAN):
             span = new[start : start + SPAN]
             found = problems([f"{folder}/{names[index]}" for index in span])
-            errors |= {names[i]: error for i, error in zip(span, found, strict=True) if error}
-            if file:
-                _note(file, stamps[[i for i, error in zip(span, found, strict=True) if not error]])
+            pairs = list(zip(span, found, strict=True))
+            errors |= {names[i]: error for i, error in pairs if isinstance(error, FileError)}
+            ranges += [one for one in found if isinstance(one, Range)]
+            _note(notes, NOTES, stamps[[i for i, result in pairs if result is None]])
+            rows = [(stamps[i], *one) for i, one in pairs if isinstance(one, Range)]
+            notes_of_deep = np.array(rows, DEEP)
+            notes_of_deep["stamp"] ^= _checksums(notes_of_deep)
+            _note(notes, DEEP_NOTES, notes_of_deep)
             bar.update(len(span))
-    return errors
+    return errors, common_ranges(ranges)
 
 
-def _noted(file: Path) -> np.ndarray:
-    """Read all stamps; none where there is no file that can be read."""
+def _checksums(deep: np.ndarray) -> np.ndarray:
+    """Compute checksums of the ranges in notes: uint64 (N,)."""
+    sums = (zlib.crc32(row.tobytes()[STAMP.itemsize :]) for row in deep)
+    return np.fromiter(sums, STAMP, len(deep))
+
+
+def _noted(notes: Path | None, name: str, kind: np.dtype) -> np.ndarray:
+    """Read all notes of a kind; none where there is no file that can be read."""
     try:
-        return np.fromfile(file, STAMP)
+        return np.fromfile(notes / name, kind) if notes else np.empty(0, kind)
     except OSError:
-        return np.empty(0, STAMP)
+        return np.empty(0, kind)
 
 
-def _note(file: Path, stamps: np.ndarray) -> None:
-    """Add stamps to the notes; what is not written is checked again at the next start."""
+def _note(notes: Path | None, name: str, rows: np.ndarray) -> None:
+    """Add to the notes; what is not written is checked again at the next start."""
+    if notes is None or not len(rows):
+        return
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("ab", buffering=0) as end:
-            end.truncate(end.tell() // STAMP.itemsize * STAMP.itemsize)  # a stamp cut by a crash
-            end.write(stamps.tobytes())
+        notes.mkdir(parents=True, exist_ok=True)
+        with (notes / name).open("ab", buffering=0) as end:
+            end.truncate(end.tell() // rows.itemsize * rows.itemsize)  # a note cut by a crash
+            end.write(rows.tobytes())
     except OSError as error:
-        _say_unwritten(file, error.strerror or str(error))
+        _say_unwritten(notes / name, error.strerror or str(error))
 
 
 @cache

@@ -76,7 +76,8 @@ def in_order(images: ImageDataset, class_names: Sequence[str]) -> ImageDataset:
     numbers = np.array([names.index(name) for name in images.class_names])
     ordered = copy(images)
     ordered.class_names = names
-    ordered.source = replace(images.source, items=FileImages(items.paths, numbers[items.labels]))
+    renumbered = FileImages(items.paths, numbers[items.labels], items.ranges)
+    ordered.source = replace(images.source, items=renumbered)
     return ordered
 
 

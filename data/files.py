@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from utils.errors import UserError, one_line
 
 STRANGERS = {
+    b"<!doctype svg": "an SVG drawing; convert it to PNG or JPEG",
     b"<!doctype": "a web page",
     b"<html": "a web page",
     b"version https://git-lfs": "a pointer of Git LFS; git lfs pull fetches the file",

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import compress
@@ -19,12 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data.checked_images import STAMP, stamps_of, unreadable
+from data.checked_images import STAMP, examined, stamps_of
+from data.deep_pixels import Ranges, black_and_white
+from data.files import FileError
 from data.image_file import TooManyPixelsError
 from data.images import FileImages
 from data.spec import Source
 from data.tree import (
     ONLY_CLASS,
+    SHOWN,
     SUFFIXES,
     Left,
     Tree,
@@ -77,7 +80,8 @@ class ImageFolder:
                 )
         labels = {name: label for label, name in enumerate(classes)}
         paths = [images.path(name) for name in images.names]
-        items = FileImages(paths, [labels[class_of(name)] for name in images.names])
+        numbers = [labels[class_of(name)] for name in images.names]
+        items = FileImages(paths, numbers, training.ranges)
         return Source(items, images.folder, paths, images.folder, classes)
 
     def fetch(self, root: Path, split: str, size: int) -> None:
@@ -163,7 +167,8 @@ def _readable(tree: Tree, notes: Path | None) -> Tree:
     """
     stamps = stamps_of(tree.folder, tree.names).tobytes()
     left_out = tuple(tree.left_out.items())
-    return replace(tree, names=_examine(tree.folder, tree.names, stamps, left_out, notes))
+    names, ranges = _examine(tree.folder, tree.names, stamps, left_out, notes)
+    return replace(tree, names=names, ranges=ranges)
 
 
 @lru_cache(maxsize=4)
@@ -173,7 +178,7 @@ def _examine(
     stamps: bytes,
     left_out: tuple[tuple[tuple[str, str], int], ...],
     notes: Path | None,
-) -> tuple[str, ...]:
+) -> tuple[tuple[str, ...], Ranges]:
     """Do what `_readable` does, and say which classes there are.
 
     The result is kept, as both splits may be made from the same images. The stamps are there so
@@ -183,20 +188,21 @@ def _examine(
     is_chosen = np.array(["/" in name for name in names], bool)
     is_chosen |= not is_chosen.any()
     rest, loose = list(compress(names, is_chosen)), list(compress(names, ~is_chosen))
-    errors = unreadable(folder, rest, np.frombuffer(stamps, STAMP)[is_chosen], notes)
+    errors, ranges = examined(folder, rest, np.frombuffer(stamps, STAMP)[is_chosen], notes)
     kept = tuple(name for name in rest if name not in errors)
     # Say what is left out.
     counts: Left = Counter(dict(left_out))
     large = [name for name, error in errors.items() if isinstance(error, TooManyPixelsError)]
     how = str(errors[large[0]]).rpartition(": ")[2] if large else ""
-    for reason, members in {
-        "in no class folder": loose,
-        "not readable": [name for name in errors if name not in large],
-        f"with too many pixels (the first: {how})": large,
-    }.items():
+    unread = {name: e for name, e in errors.items() if not isinstance(e, TooManyPixelsError)}
+    for reason, members, told in (
+        ("in no class folder", loose, named(loose)),
+        ("not readable", unread, _by_reason(folder, unread)),
+        (f"with too many pixels (the first: {how})", large, named(large)),
+    ):
         if members:
             counts[reason, ""] += len(members)
-            log.warning("%s: left out, as %s: %s", folder, reason, named(members))
+            log.warning("%s: left out, as %s: %s", folder, reason, told)
     if not kept:
         suffixes = " ".join(SUFFIXES)
         raise UserError(
@@ -204,7 +210,22 @@ def _examine(
         )
     classes = Tree(folder, kept).classes
     log.info("%s: %d classes, %s%s", folder, len(classes), named(classes), described(counts))
-    return kept
+    for common in filter(None, ranges):
+        black, white = black_and_white(common)
+        samples = "floats" if common.is_float else "samples of more than 8 bits"
+        log.info("%s: %s go from %g, black, to %g, white", folder, samples, black, white)
+    return kept, ranges
+
+
+def _by_reason(folder: Path, errors: Mapping[str, FileError]) -> str:
+    """Write which images cannot be read, together for each reason."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for name, error in errors.items():
+        reason = str(error).removeprefix(f"cannot read the image {folder}/{name}: ")
+        reasons[reason.partition(" (")[0]].append(name)  # in brackets are numbers of bytes
+    most = sorted(reasons.items(), key=lambda item: -len(item[1]))
+    more = f"; {len(most) - SHOWN} more reasons" if len(most) > SHOWN else ""
+    return "; ".join(f"{named(names)} ({reason})" for reason, names in most[:SHOWN]) + more
 
 
 def _position(name: str) -> float:

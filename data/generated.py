@@ -15,6 +15,7 @@ import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -22,8 +23,9 @@ import numpy as np
 from PIL import Image
 
 from data.arrays import images_shape, open_npy, read_npz
+from data.deep_pixels import Ranges, common_ranges
 from data.files import FileError
-from data.image_file import load_image
+from data.image_file import load_image, problems
 from data.images import to_tensor
 from data.tree import SUFFIXES, described, walk
 from utils.errors import UserError
@@ -168,11 +170,18 @@ class _FolderImages:
 
     def blocks(self, batch_size: int) -> Iterator[Block]:
         for start in range(0, len(self), batch_size):
-            images = [
-                _fitted(load_image(path), self._size, self._channels)
-                for path in self._paths[start : start + batch_size]
-            ]
+            images = [self._read(path) for path in self._paths[start : start + batch_size]]
             yield np.stack(images), np.full(len(images), NO_LABEL)
+
+    def _read(self, path: str) -> np.ndarray:
+        """Read an image as uint8 (H, W, C)."""
+        image = load_image(path, ranges=lambda: self._ranges)
+        return _fitted(image, self._size, self._channels)
+
+    @cached_property
+    def _ranges(self) -> Ranges:
+        """The ranges of all images, which are read for it if one has more than 8 bits."""
+        return common_ranges(problems(self._paths))
 
 
 class _ArrayFile:

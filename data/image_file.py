@@ -1,71 +1,94 @@
-"""Opens image files: the one way in which a picture of somebody else becomes pixels.
+"""Opens image files: the only place where user images are decoded.
 
 Every reader of this program comes through `load_image`, so that all treat unusual files alike:
 
-- A file is decoded by its contents, and only in the formats of FORMATS. Pillow knows others that
-  start programs (an EPS starts Ghostscript).
+- A file is decoded by its contents, and only in the formats of FORMATS, and HEIF where the package
+  pillow-heif is installed. Pillow knows others that start programs (an EPS starts Ghostscript).
 - An image of more pixels than `most_pixels` is refused before it is decoded.
-- A damaged or truncated file is refused, not shown in part.
+- A damaged or truncated file is refused, not shown in part. Text and color profiles cost no image.
 - An EXIF orientation is obeyed; other EXIF data and damaged ones are passed over.
-- Grey of more than 8 bits gets 8 by the rule of `_range_shown`.
+- Samples of more than 8 bits get 8 by one rule for gray and color (data/pixels.py).
 """
 
 import io
-import logging
 import os
 import re
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from contextlib import contextmanager
+from functools import cache, partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from data.deep_pixels import Deep, Range, SetOfRanges
 from data.files import FileError, check_regular, reading
-from utils.errors import UserError
-
-log = logging.getLogger(__name__)
+from data.pixels import decode, shown
+from utils.errors import UserError, one_line
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 PIXELS_VARIABLE = "MASKGIT_MAX_PIXELS"
-BAND = 1 << 20  # pixels that are converted at once
 READERS = 4  # files that are checked at once
+READS_HEIF = find_spec("pillow_heif") is not None
 
-ORIENTATION = 0x0112  # the EXIF tag
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-WHITES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
+PNG = b"\x89PNG\r\n\x1a\n"
+NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+"""The chunks of a PNG that its pixels depend on."""
+
+CONVERT = "convert it to PNG or JPEG"
+FOREIGN = (
+    (4, b"ftyphei", f"HEIC: pip install -r requirements-heif.txt, or {CONVERT}"),
+    (4, b"ftyphev", f"HEIC: pip install -r requirements-heif.txt, or {CONVERT}"),
+    (4, b"ftypmif1", f"HEIF: pip install -r requirements-heif.txt, or {CONVERT}"),
+    (4, b"ftypmsf1", f"HEIF: pip install -r requirements-heif.txt, or {CONVERT}"),
+    (4, b"ftyp", "a film"),
+    (0, b"\xff\x0a", f"JPEG XL; {CONVERT}"),
+    (4, b"JXL ", f"JPEG XL; {CONVERT}"),
+    (0, b"\xff\xd8\xff\xf7", f"JPEG-LS; {CONVERT}"),
+    (0, b"II\xbc", f"JPEG XR; {CONVERT}"),
+    (128, b"DICM", f"DICOM; {CONVERT}"),
+    (0, b"SIMPLE  =", f"FITS; {CONVERT}"),
+    (0, b"\x76\x2f\x31\x01", f"OpenEXR; {CONVERT}"),
+    (0, b"#?RADIANCE", f"Radiance HDR; {CONVERT}"),
+    (0, b"8BPS", f"Photoshop; {CONVERT}"),
+    (0, b"gimp xcf", f"GIMP's own format; {CONVERT}"),
+    (0, b"DDS ", f"DDS; {CONVERT}"),
+    (0, b"qoif", f"QOI; {CONVERT}"),
+    (0, b"PK\x03\x04", "a zip archive; unpack it"),
+    (0, b"\x1f\x8b", "compressed with gzip; unpack it"),
+    (0, b"\x93NUMPY", "an array of NumPy"),
+    (0, b"\x89HDF", "HDF5"),
+)
+"""Formats that are not read: where which bytes stand, and what they mean."""
 
 
 class TooManyPixelsError(FileError):
     """An image that is larger than `most_pixels`."""
 
 
-def load_image(path: str | Path, page: str = "white") -> Image.Image:
-    """Read an image file as 8-bit grey ("L") or colour ("RGB"), turned upright.
+def load_image(path: str | Path, page: str = "white", ranges: SetOfRanges = None) -> Image.Image:
+    """Read an image file as 8-bit gray ("L") or color ("RGB"), turned upright.
 
     Of a file with several frames the first one is read.
 
     Args:
         path: the file.
-        page: colour behind transparent parts.
+        page: color behind transparent parts.
+        ranges: of the set that the image belongs to.
 
     Raises:
         FileError: if the file cannot be read as an image.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, which name no file
-        return _load(path, page)
+        with reading(path, "the image"):
+            return shown(_load(path), page, ranges)
 
 
 def image_of_bytes(data: bytes, name: str, most: int, page: str = "white") -> Image.Image:
@@ -75,7 +98,7 @@ def image_of_bytes(data: bytes, name: str, most: int, page: str = "white") -> Im
         data: the bytes of the file.
         name: what messages call it.
         most: pixels that it may have.
-        page: colour behind transparent parts.
+        page: color behind transparent parts.
 
     Raises:
         FileError: if the bytes cannot be read as an image, or it has more pixels.
@@ -84,27 +107,33 @@ def image_of_bytes(data: bytes, name: str, most: int, page: str = "white") -> Im
         raise FileError(f"cannot read the image {name}: it is empty")
     with warnings.catch_warnings(), reading(name, "the image"):
         warnings.simplefilter("ignore")
-        return _decoded(data, name, page, min(most, most_pixels()))
+        return shown(_decoded(data, name, min(most, most_pixels())), page)
 
 
-def problems(paths: Sequence[str]) -> list[FileError | None]:
-    """Read some images and return what is wrong with each, None where it is good.
+def problems(paths: Sequence[str]) -> list[FileError | Range | None]:
+    """Read some images and return what is wrong with each.
 
     Args:
         paths: of the files, which are all queued at once.
+
+    Returns:
+        An error for each image that cannot be read; the range of its samples for one that has more
+        than 8 bits; None for any other.
 
     Raises:
         FileError: if a file may not be read.
     """
 
-    def problem(path: str) -> FileError | None:
+    def problem(path: str) -> FileError | Range | None:
         try:
-            _load(path, "white")
+            with reading(path, "the image"):
+                image = _load(path)
+                shown(image)
         except FileError as error:
             if isinstance(error.__cause__, PermissionError):
                 raise
             return error
-        return None
+        return image.range if isinstance(image, Deep) else None
 
     with (
         warnings.catch_warnings(),
@@ -129,28 +158,79 @@ def most_pixels() -> int:
     return int(value) if value else 2 * (Image.MAX_IMAGE_PIXELS or 1 << 62)
 
 
-def _load(path: str | Path, page: str) -> Image.Image:
-    """Do what `load_image` does, with Pillow's warnings."""
+def _load(path: str | Path) -> Image.Image | Deep:
+    """Decode a file; raises any exception, and Pillow's warnings."""
     most = most_pixels()
-    with reading(path, "the image"):
-        check_regular(path)
-        return _decoded(Path(path), path, page, most)
+    check_regular(path)
+    return _decoded(Path(path), path, most)
 
 
-def _decoded(source: Path | bytes, name: str | Path, page: str, most: int) -> Image.Image:
+def _decoded(source: Path | bytes, name: str | Path, most: int) -> Image.Image | Deep:
     """Decode a file, or the bytes of one; raises any exception."""
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        return _decoded_once(source, name, most)
+    except ValueError:
+        data = _bytes_of(source)
+        if not data.startswith(PNG):
+            raise
+        return _decoded_once(_needed(data), name, most)  # it may be the text or the color profile
+
+
+def _decoded_once(source: Path | bytes, name: str | Path, most: int) -> Image.Image | Deep:
+    """Do what `_decoded` does, with all that is in the file."""
+    try:
+        with _opened(source) as image:
             if image.width * image.height > most:
                 raise _too_many(name, image.width * image.height, most)
-            image.load()
+            pixels = decode(image, partial(_opened, source))
             _check_complete(image, source)
-            return plain(_upright(image), page)
+            return pixels
     except Image.DecompressionBombError as error:
         raise _too_many(name, int(re.findall(r"\d+", str(error))[0]), most) from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"damaged, or in none of the formats {', '.join(FORMATS)}") from error
+        raise ValueError(_why_unknown(source)) from error
+
+
+@contextmanager
+def _opened(source: Path | bytes) -> Iterator[ImageFile.ImageFile]:
+    """Open a file, or the bytes of one, without decoding it."""
+    # Pillow is given no path: it would map the file into memory, and turned TIFFs come out wrong.
+    with _stream(source) as file, Image.open(file, formats=_formats()) as image:
+        yield image
+
+
+def _stream(source: Path | bytes) -> BinaryIO:
+    """Open a file, or the bytes of one."""
+    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return FORMATS, with HEIF where its package is installed."""
+    if not READS_HEIF:
+        return FORMATS
+    import_module("pillow_heif").register_heif_opener()
+    return (*FORMATS, "HEIF")
+
+
+def _why_unknown(source: Path | bytes) -> str:
+    """Say what a file is that Pillow does not take for an image."""
+    with _stream(source) as file:
+        start = file.read(1 << 12)
+        for at, mark, kind in FOREIGN:
+            if start.startswith(mark, at):
+                return f"it is {kind}"
+        if b"<svg" in start:
+            return f"it is an SVG drawing; {CONVERT}"
+        for name in _formats():
+            opener, accepts = Image.OPEN[name]
+            if accepts and accepts(start[:16]) is True:
+                file.seek(0)
+                try:
+                    opener(file, "")
+                except Exception as error:
+                    return f"a {name} file that is damaged or not supported: {one_line(error)}"
+    return f"damaged, or in none of the formats {', '.join(FORMATS)}"
 
 
 def _too_many(name: str | Path, count: int, most: int) -> TooManyPixelsError:
@@ -160,15 +240,6 @@ def _too_many(name: str | Path, count: int, most: int) -> TooManyPixelsError:
         f"cannot read the image {name}: it has {count:,} pixels, more than {most:,}; make it "
         f"smaller{allow if most == most_pixels() else ''}"
     )
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF data says."""
-    try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # damaged EXIF data raise anything
-        turn = None
-    return image if turn is None else image.transpose(turn)
 
 
 def _check_complete(image: Image.Image, source: Path | bytes) -> None:
@@ -182,12 +253,16 @@ def _check_complete(image: Image.Image, source: Path | bytes) -> None:
         ValueError: saying what is wrong.
     """
     if image.format == "PNG":
-        _check_sums(_bytes_of(source))
-    elif image.format in ("JPEG", "MPO") and _ends_grey(image):
-        # libjpeg makes missing parts grey. It reads no further than a complete image goes, so
+        data = _bytes_of(source)
+        for kind, start, end in _chunks(data):  # Pillow does not look at the sums of the pixels
+            sum_found = zlib.crc32(memoryview(data)[start + 4 : end - 4])
+            if kind == b"IDAT" and sum_found != int.from_bytes(data[end - 4 : end], "big"):
+                raise ValueError("a checksum of its pixels is wrong")
+    elif image.format in ("JPEG", "MPO") and _ends_gray(image):
+        # libjpeg makes missing parts gray. It reads no further than a complete image goes, so
         # other bytes before the end mark change only an image with a missing part.
         head, mark, tail = _bytes_of(source).rpartition(b"\xff\xd9")
-        with Image.open(io.BytesIO(head + b"\x55" * 64 + mark + tail), formats=FORMATS) as other:
+        with _opened(head + b"\x55" * 64 + mark + tail) as other:
             if other.size == image.size and other.tobytes() != image.tobytes():
                 raise ValueError("image file is truncated")
 
@@ -197,99 +272,25 @@ def _bytes_of(source: Path | bytes) -> bytes:
     return source if isinstance(source, bytes) else source.read_bytes()
 
 
-def _check_sums(data: bytes) -> None:
-    """Compare the checksums of the pixels in a PNG, which Pillow does not look at."""
-    at = 8
-    while at + 12 <= len(data) and data[at + 4 : at + 8] != b"IEND":
-        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] == b"IDAT":
-            found = zlib.crc32(memoryview(data)[at + 4 : end])
-            if found != int.from_bytes(data[end : end + 4], "big"):
-                raise ValueError("a checksum of its pixels is wrong")
-        at = end + 4
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the kind, the start and the end of the chunks of a PNG."""
+    at = len(PNG)
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        yield data[at + 4 : at + 8], at, end
+        if data[at + 4 : at + 8] == b"IEND":
+            break
+        at = end
 
 
-def _ends_grey(image: Image.Image) -> bool:
-    """Whether the last block of a JPEG is of the grey that stands for nothing."""
+def _needed(data: bytes) -> bytes:
+    """Leave out of a PNG what its pixels do not depend on."""
+    kept = (data[start:end] for kind, start, end in _chunks(data) if kind in NEEDED)
+    return PNG + b"".join(kept)
+
+
+def _ends_gray(image: Image.Image) -> bool:
+    """Whether the last block of a JPEG is of the gray that stands for nothing."""
     left, top = ((side - 1) // 8 * 8 for side in image.size)
     levels = np.asarray(image.crop((left, top, *image.size)))
     return bool(((levels == 128) | (levels == 127)).all())
-
-
-def plain(image: Image.Image, page: str = "white") -> Image.Image:
-    """Convert any kind of image to 8-bit grey ("L") or colour ("RGB").
-
-    Palettes, CMYK and the like become RGB. Large images are converted in bands, so that memory
-    holds little more than what goes in and what comes out.
-
-    Args:
-        image: the image.
-        page: colour behind transparent parts.
-    """
-    if image.mode in ("L", "RGB") and "transparency" not in image.info:
-        return image
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _eight_bits(image)
-    if not image.has_transparency_data:
-        return image.convert("L" if image.mode == "1" else "RGB")
-    flat = Image.new("L" if image.mode.startswith(("L", "1")) else "RGB", image.size)
-    for top, band in _bands(image):
-        back = Image.new("RGBA", band.size, page)
-        flat.paste(Image.alpha_composite(back, band.convert("RGBA")).convert(flat.mode), (0, top))
-    return flat
-
-
-def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Cut an image into bands of full width: the top of each, and its pixels."""
-    height = max(1, BAND // image.width)
-    for top in range(0, image.height, height):
-        yield top, image.crop((0, top, image.width, min(top + height, image.height)))
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Convert grey of more than 8 bits, by the rule of `_range_shown`."""
-    ranges = [_range_of(band) for _, band in _bands(image)]
-    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    black, white = _range_shown(low, high, is_float=image.mode == "F")
-    flat = Image.new("L", image.size)
-    for top, band in _bands(image):
-        levels = np.nan_to_num(np.asarray(band).astype(np.float64), nan=black)
-        levels = (levels - black) * 255 / (white - black)
-        flat.paste(Image.fromarray(levels.clip(0, 255).round().astype(np.uint8)), (0, top))
-    return flat
-
-
-def _range_of(band: Image.Image) -> tuple[float, float]:
-    """Return the smallest and the largest finite value; (0, 0) if there is none."""
-    levels = np.asarray(band)
-    finite = levels[np.isfinite(levels)]
-    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-
-
-def _range_shown(low: float, high: float, *, is_float: bool) -> tuple[float, float]:
-    """Return which values of a deep grey image are black and white.
-
-    Black is 0. White is the first of WHITES that no value exceeds, or 1 for floats: the depths of
-    cameras and scanners. An image that leaves this range goes from its smallest to its largest
-    value.
-
-    Args:
-        low: smallest value in the image.
-        high: largest value in the image.
-        is_float: whether the values are floats.
-    """
-    _tell_rule()
-    whites = [white for white in ((1.0,) if is_float else WHITES) if high <= white]
-    if low >= 0 and whites:
-        return 0.0, whites[0]
-    return low, high if high > low else low + 1
-
-
-@cache
-def _tell_rule() -> None:
-    """Say the rule, once."""
-    log.info(
-        "grey of more than 8 bits: 0 is black, white is the first of %s that holds the image (for "
-        "floats 1); other images go from their smallest to their largest value",
-        ", ".join(f"{white:.0f}" for white in WHITES),
-    )

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.deep_pixels import Ranges
 from data.files import FileError
 from data.image_file import load_image
 from data.spec import Source
@@ -64,6 +65,8 @@ class ImageDataset(Dataset):
     def fingerprint(self) -> str:
         """Hash of the paths, sizes and times of change of all source files.
 
+        With images of more than 8 bits it depends on their common range too.
+
         Raises:
             FileError: if one of the files is missing.
         """
@@ -76,6 +79,8 @@ class ImageDataset(Dataset):
                 raise FileError(f"cannot read {file}: {error.strerror}") from error
             told = f"{file.removeprefix(root)} {status.st_size} {status.st_mtime_ns}\n"
             digest.update(os.fsencode(told))  # names need not be UTF-8
+        ranges = getattr(self.source.items, "ranges", None)
+        digest.update(repr(ranges).encode() if ranges and any(ranges) else b"")
         return digest.hexdigest()
 
 
@@ -85,17 +90,25 @@ class FileImages:
     Attributes:
         paths: one file per image.
         labels: one class per image.
+        ranges: of the samples of more than 8 bits, the same for all images; None where each image
+            has its own.
     """
 
-    def __init__(self, paths: Sequence[str | Path], labels: Sequence[int] | np.ndarray) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        labels: Sequence[int] | np.ndarray,
+        ranges: Ranges | None = None,
+    ) -> None:
         self.paths = [str(path) for path in paths]
         self.labels = np.asarray(labels, np.int64)  # workers share an array, but would copy a list
+        self.ranges = ranges
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return load_image(self.paths[index]), int(self.labels[index])
+        return load_image(self.paths[index], ranges=self.ranges), int(self.labels[index])
 
 
 class ArrayImages:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data.deep_pixels import NO_RANGES, Ranges
 from data.files import FileError
 
 SUFFIXES = (
@@ -36,11 +37,13 @@ class Tree:
         folder: the folder.
         names: paths of the images relative to it, with forward slashes, sorted.
         left_out: counts of the other files.
+        ranges: of the samples of more than 8 bits, once the images have been read.
     """
 
     folder: Path
     names: tuple[str, ...]
     left_out: Left = field(default_factory=Counter)
+    ranges: Ranges = NO_RANGES
 
     @property
     def classes(self) -> tuple[str, ...]:

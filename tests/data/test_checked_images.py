@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import TINY_CODES, TINY_VQGAN
 from PIL import Image
 
 from data import checked_images, folder
+from data.deep_pixels import Range, Ranges
 from data.open import open_dataset
 from MaskGIT import main
 
@@ -100,6 +102,22 @@ def test_damaged_notes_cost_another_look_and_nothing_else(tmp_path, images, deco
             decoded.clear()
             assert start(images, notes.parent) == 10
             assert len(decoded) == expected
+
+
+def test_the_common_range_of_deep_images_is_noted_with_them(tmp_path, images, decoded):
+    for name, level in (("cat/deep.png", 900), ("dog/deep.png", 3000)):
+        Image.fromarray(np.full((8, 8), level, np.uint16)).save(images / name)
+    notes = tmp_path / "tokens" / "checked_deep_images"
+    assert start(images, notes.parent) == 12
+    good = notes.read_bytes()
+    for changed, again in ((good, 1), (good[:-9], 2), (good[:40] + b"xy" + good[42:], 2)):
+        notes.write_bytes(changed)
+        decoded.clear()
+        assert start(images, notes.parent) == 12
+        assert len(decoded) == again
+        for split in ("train", "validation"):
+            ranges = open_dataset("folder", split, images, 8).source.items.ranges
+            assert ranges == Ranges(Range(False, 900, 3000))
 
 
 def test_a_stopped_check_goes_on_where_it_was(tmp_path, images, decoded, monkeypatch):

@@ -47,9 +47,11 @@ def ramp(width: int, height: int) -> np.ndarray:
 def test_transparency_shows_a_white_page(tmp_path):
     half = save(tmp_path / "half.png", Image.new("RGBA", (4, 4), (0, 100, 200, 128)))
     np.testing.assert_allclose(np.asarray(load_image(half))[0, 0], (127, 177, 227), atol=1)
-    grey = save(tmp_path / "grey.png", Image.new("LA", (4, 4), (10, 0)))
-    assert load_image(grey).mode == "L"
-    assert load_image(grey).getpixel((0, 0)) == 255
+    image = Image.new("LA", (4, 4), (10, 0))
+    image.putpixel((1, 0), (10, 255))
+    gray = save(tmp_path / "gray.png", image)
+    assert load_image(gray).mode == "L"
+    assert [load_image(gray).getpixel((x, 0)) for x in (0, 1)] == [255, 10]
 
 
 def test_a_transparent_colour_of_a_palette_is_white(tmp_path):
@@ -75,35 +77,6 @@ def test_a_camera_that_was_held_sideways(tmp_path):
 def test_damaged_exif_data_are_passed_over(tmp_path):
     path = save(tmp_path / "odd.jpg", Image.new("RGB", (8, 4), "red"), exif=b"Exif\0\0XXXXXXXX")
     assert load_image(path).size == (8, 4)
-
-
-@pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_sixteen_bits_keep_their_range(tmp_path, suffix):
-    levels = np.array([[0, 257, 0x8080, 0xFFFF]], np.uint16)
-    path = save(tmp_path / f"deep.{suffix}", Image.fromarray(levels))
-    assert np.asarray(load_image(path)).tolist() == [[0, 1, 128, 255]]
-
-
-@pytest.mark.parametrize(
-    ("kind", "values", "shown"),
-    [
-        (np.uint16, [0, 1, 200, 255], [0, 1, 200, 255]),  # 8 bits in a larger type
-        (np.uint16, [0, 1023], [0, 255]),
-        (np.uint16, [0, 2048, 4095], [0, 128, 255]),  # 12 bits, as of X-rays
-        (np.uint16, [0, 5000], [0, 78]),  # 14 bits
-        (np.int32, [0, 65535], [0, 255]),
-        (np.int32, [0, 500_000, 1_000_000], [0, 128, 255]),
-        (np.int32, [-1000, 0, 3000], [0, 64, 255]),  # Hounsfield units
-        (np.float32, [0, 0.5, 1], [0, 128, 255]),
-        (np.float32, [0, 128, 255], [0, 128, 255]),
-        (np.float32, [-1, 0, 1], [0, 128, 255]),
-        (np.float32, [0, np.nan, 1], [0, 0, 255]),
-        (np.float32, [5, 5, 5], [0, 0, 0]),
-    ],
-)
-def test_grey_of_other_depths_follows_one_rule(tmp_path, kind, values, shown):
-    path = save(tmp_path / "deep.tiff", Image.fromarray(np.array([values], kind)))
-    assert np.asarray(load_image(path)).tolist() == [shown]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
@@ -267,7 +240,8 @@ def test_odd_files_are_listed_and_left_out(tmp_path, caplog):
     assert sum(map(len, both_splits(tmp_path).values())) == 8
     unread, loose = sorted(record.getMessage() for record in caplog.records)[::-1]
     assert all(f"cat/{path.name}" in unread for path in damaged)
-    assert "dog/gone.png" in unread
+    assert "dog/gone.png (No such file or directory)" in unread
+    assert "cat/empty.png (it is empty)" in unread
     assert "preview.png" in loose
 
 

@@ -1,0 +1,153 @@
+"""Images with samples of more than 8 bits, and the one rule by which they get 8.
+
+Gray and color follow the same rule, and all images of a folder have one range. Axes: H W pixels.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageColor
+
+log = logging.getLogger(__name__)
+
+BAND = 1 << 20  # pixels that are converted at once
+WHITES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
+
+
+class Range(NamedTuple):
+    """Smallest and largest value of the visible samples of deep images."""
+
+    is_float: bool
+    low: float
+    high: float
+
+
+class Ranges(NamedTuple):
+    """The ranges of a set of deep images: those with whole numbers, and those with floats."""
+
+    whole: Range | None = None
+    floats: Range | None = None
+
+
+NO_RANGES = Ranges()
+"""Of a set without deep images."""
+
+SetOfRanges = Ranges | Callable[[], Ranges] | None
+"""The ranges of the set that an image belongs to, or what computes them; None if it is alone."""
+
+
+@dataclass(frozen=True)
+class Deep:
+    """An image with samples of more than 8 bits.
+
+    Attributes:
+        values: whole numbers or floats, (H, W) or (H, W, 3).
+        alpha: float32 (H, W) in [0, 1], None where nothing is transparent.
+        white_is_zero: whether the largest value is black.
+        premultiplied: whether `values` have been multiplied by `alpha`.
+    """
+
+    values: np.ndarray
+    alpha: np.ndarray | None = None
+    white_is_zero: bool = False
+    premultiplied: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """H, W."""
+        return self.values.shape[0], self.values.shape[1]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the samples are floats."""
+        return self.values.dtype.kind == "f"
+
+    @property
+    def range(self) -> Range:
+        """The range of its visible and finite samples; (0, 0) if there are none."""
+        limits = []
+        for rows in bands(*self.size):
+            values = self.values[rows]
+            seen = np.isfinite(values)
+            if self.alpha is not None:
+                alpha = self.alpha[rows] > 0
+                seen &= alpha if values.ndim == 2 else alpha[..., None]
+            if seen.any():
+                limits += [float(values[seen].min()), float(values[seen].max())]
+        return Range(self.is_float, min(limits, default=0.0), max(limits, default=0.0))
+
+
+def eight_bits(deep: Deep, page: str, ranges: SetOfRanges) -> Image.Image:
+    """Convert a deep image to 8-bit gray or color, as `data.pixels.shown` says."""
+    ranges = ranges() if callable(ranges) else ranges
+    common = ranges and (ranges.floats if deep.is_float else ranges.whole)
+    if common is None:
+        _tell_rule()
+    black, white = black_and_white(common or deep.range)
+    back = float(ImageColor.getrgb(page)[0])
+    flat = np.empty(deep.values.shape, np.uint8)
+    for rows in bands(*deep.size):
+        levels = np.nan_to_num(deep.values[rows].astype(np.float64), nan=black)
+        levels = ((levels - black) * 255 / (white - black)).clip(0, 255)
+        if deep.white_is_zero:
+            levels = 255 - levels
+        if deep.alpha is not None:
+            alpha = deep.alpha[rows] if flat.ndim == 2 else deep.alpha[rows][..., None]
+            levels = levels * (1 if deep.premultiplied else alpha) + back * (1 - alpha)
+        flat[rows] = levels.clip(0, 255).round()
+    return checked_visible(deep.alpha is None or bool(deep.alpha.any()), Image.fromarray(flat))
+
+
+def common_ranges(found: Iterable[object]) -> Ranges:
+    """Return the ranges of a set of images from those of its deep ones; passes over all else."""
+    ranges: dict[bool, Range] = {}
+    for one in found:
+        if isinstance(one, Range):
+            other = ranges.get(one.is_float, one)
+            low, high = min(one.low, other.low), max(one.high, other.high)
+            ranges[one.is_float] = Range(one.is_float, low, high)
+    return Ranges(ranges.get(False), ranges.get(True))
+
+
+def black_and_white(found: Range) -> tuple[float, float]:
+    """Return which values of deep images are black and white.
+
+    Black is 0. White is the first of WHITES that no value exceeds, or 1 for floats: the depths of
+    cameras and scanners. Images that leave this range go from the smallest to the largest value.
+    """
+    whites = [white for white in ((1.0,) if found.is_float else WHITES) if found.high <= white]
+    if found.low >= 0 and whites:
+        return 0.0, whites[0]
+    return found.low, found.high if found.high > found.low else found.low + 1
+
+
+@cache
+def _tell_rule() -> None:
+    """Say the rule of `black_and_white`, once."""
+    log.info(
+        "samples of more than 8 bits: 0 is black, white is the first of %s that no value of the "
+        "image or folder exceeds (for floats 1); other values go from the smallest to the largest",
+        ", ".join(f"{white:.0f}" for white in WHITES),
+    )
+
+
+def bands(height: int, width: int) -> Iterator[slice]:
+    """Cut an image into bands of full width, so that little memory is needed at once."""
+    rows = max(1, BAND // width)
+    for top in range(0, height, rows):
+        yield slice(top, min(top + rows, height))
+
+
+def checked_visible(visible: bool, image: Image.Image) -> Image.Image:
+    """Return an image if anything in it is visible.
+
+    Raises:
+        ValueError: if not. Its pixels could be as meaningless as a blank page.
+    """
+    if not visible:
+        raise ValueError("it is transparent everywhere; remove its alpha if its colors are meant")
+    return image

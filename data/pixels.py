@@ -1,0 +1,228 @@
+"""Turns what Pillow decodes into gray ("L") or color ("RGB") of 8 bits.
+
+Pillow decodes some kinds of files into other pixels and raises nothing. What their headers say is
+therefore looked at first: such a kind is mended here or refused. Axes: H W pixels.
+"""
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile, ImagePalette
+
+from data.deep_pixels import Deep, SetOfRanges, bands, checked_visible, eight_bits
+
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
+"""Modes of Pillow that have 8 bits or less; LAB and HSV are refused."""
+
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+BITS, PHOTOMETRIC, SAMPLES, LENGTHS, PLANES, COLOR_MAP, KIND = 258, 262, 277, 279, 284, 320, 339
+"""Tags of a TIFF."""
+
+WHITE_IS_ZERO, RGB, CMYK, YCBCR = 0, 2, 5, 6  # values of PHOTOMETRIC
+SIGNED = (2,)  # a value of KIND
+
+Opener = Callable[[], AbstractContextManager[ImageFile.ImageFile]]
+"""Opens an image file once more."""
+
+
+def decode(image: ImageFile.ImageFile, again: Opener) -> Image.Image | Deep:
+    """Decode an image that has been opened, and turn it upright as its EXIF data say.
+
+    Args:
+        image: is not loaded; is loaded afterwards.
+        again: opens the same file.
+
+    Raises:
+        ValueError: for a kind of file that is not decoded into the right pixels.
+        Exception: whatever Pillow raises for a damaged file.
+    """
+    raw = _raw_mode(image)
+    tags = getattr(image, "tag_v2", {})
+    if image.format == "TIFF":
+        _check_tiff(image, tags, raw)
+    if image.format == "JPEG2000":
+        _check_jpeg_2000(image)
+    if image.mode not in MODES and not image.mode.startswith(("I", "F")):
+        raise ValueError(f"its colors are in the space {image.mode}, which is not read")
+    _mend_transparent_color(image, raw)
+    if raw.startswith(("RGB", "LA")) and raw != "RGB;R" and (";16" in raw):
+        return _deep_color(image, raw, again)
+    white_is_zero = bool(tags) and tags.get(PHOTOMETRIC, 0) == WHITE_IS_ZERO
+    signed = tags.get(KIND) == SIGNED
+    shown = _upright(image)
+    if image.mode in MODES and not signed:
+        return shown
+    values = np.asarray(shown)
+    if signed and values.dtype == np.uint8:
+        values = values.view(np.int8)
+    if raw == "I;32N":  # a TIFF of uint32, which Pillow takes for int32
+        values = values.view(np.uint32)
+    return Deep(values, _keyed(values, image), white_is_zero)
+
+
+def shown(
+    image: Image.Image | Deep, page: str = "white", ranges: SetOfRanges = None
+) -> Image.Image:
+    """Convert any kind of image to 8-bit gray ("L") or color ("RGB").
+
+    Args:
+        image: the image.
+        page: color behind transparent parts.
+        ranges: of the set that the image belongs to.
+
+    Raises:
+        ValueError: if all of it is transparent.
+    """
+    return eight_bits(image, page, ranges) if isinstance(image, Deep) else _plain(image, page)
+
+
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    """Return how the samples are stored, in Pillow's words: "RGB;16B" for example."""
+    if not image.tile:
+        return ""
+    decoder, args = image.tile[0][0], image.tile[0][3]
+    if decoder == "ppm" and args == ("RGB", 65535):
+        return "RGB;16B"
+    first = args[0] if isinstance(args, tuple) and args else args
+    return first if isinstance(first, str) else ""
+
+
+def _check_tiff(image: ImageFile.ImageFile, tags: Any, raw: str) -> None:
+    """Refuse a TIFF whose samples Pillow would take from wrong places; mend its palette.
+
+    Raises:
+        ValueError: saying which kind it is.
+    """
+    bits, kind = max(tags.get(BITS, (1,))), tags.get(PHOTOMETRIC)
+    in_planes = tags.get(PLANES) == 2 and tags.get(SAMPLES, 1) > 1
+    if in_planes and (bits > 8 or kind not in (RGB, CMYK)):
+        raise ValueError("a TIFF of this kind with its colors in planes is not read")
+    if image.tile[0][0] == "libtiff" and raw in ("I;16BS", "I;32BS", "F;32BF"):
+        raise ValueError("a compressed big-endian TIFF of signed or float samples is not read")
+    whole = 3 * image.width * image.height
+    if kind == YCBCR and image.tile[0][0] == "raw" and sum(tags.get(LENGTHS, ())) < whole:
+        raise ValueError("an uncompressed TIFF with fewer colors than pixels is not read")
+    colors = tags.get(COLOR_MAP, ()) if image.mode in ("P", "PA") else ()
+    if colors and max(colors) < 256:  # written as 8 bits instead of 16, as libtiff's tools know
+        image.palette = ImagePalette.raw("RGB;L", bytes(colors))
+
+
+def _check_jpeg_2000(image: ImageFile.ImageFile) -> None:
+    """Refuse the depths that Pillow scales wrongly: color of more than 8 bits, all of less.
+
+    Raises:
+        ValueError: naming the depth.
+    """
+    assert image.fp is not None
+    place = image.fp.tell()
+    image.fp.seek(0)
+    _, start, size = image.fp.read(1 << 16).partition(b"\xff\x4f\xff\x51")
+    image.fp.seek(place)
+    depths = {(depth & 0x7F) + 1 for depth in size[38 : 38 + 3 * size[37] : 3]} if start else {8}
+    most = 16 if image.mode.startswith("I;16") else 8
+    if min(depths) < 8 or max(depths) > most:
+        raise ValueError(f"JPEG 2000 of {min(depths)} bits is not read in the mode {image.mode}")
+
+
+def _mend_transparent_color(image: ImageFile.ImageFile, raw: str) -> None:
+    """Bring the transparent color of a PNG to the scale in which Pillow gives the pixels."""
+    key = image.info.get("transparency")
+    if image.format != "PNG" or isinstance(key, bytes | None):
+        return
+    if raw in ("L;2", "L;4"):
+        top = 2 ** int(raw[-1]) - 1
+        image.info["transparency"] = (key & top) * (255 // top)
+    elif raw in ("L", "RGB"):  # the standard says that higher bits do not count
+        low = np.bitwise_and(key, 255).tolist()
+        image.info["transparency"] = low if raw == "L" else tuple(low)
+
+
+def _deep_color(image: ImageFile.ImageFile, raw: str, again: Opener) -> Deep:
+    """Decode color of 16 bits, of which Pillow gives the high bytes only.
+
+    The file is decoded twice. The second time the order of the bytes is given the wrong way round,
+    and so the low bytes come.
+
+    Raises:
+        ValueError: if an alpha value cannot be decoded.
+    """
+    kind, _, order = raw.partition(";16")
+    order = {"N": "B" if sys.byteorder == "big" else "L"}.get(order, order)
+    if kind == "LA":  # decoded as four bytes
+        _set_raw_mode(image, "RGBA")
+        bytes_of = np.asarray(_upright(image)).astype(np.uint16)
+        samples = bytes_of[..., 0::2] << 8 | bytes_of[..., 1::2]
+    else:
+        plain = kind.replace("a", "A")
+        _set_raw_mode(image, f"{plain};16{order}")
+        samples = np.asarray(_upright(image)).astype(np.uint16) << 8
+        with again() as other:
+            _set_raw_mode(other, f"{plain};16{'L' if order == 'B' else 'B'}")
+            samples |= np.asarray(_upright(other))
+    colors = 1 if kind == "LA" else 3
+    values = samples[..., :colors].squeeze(-1) if colors == 1 else samples[..., :3]
+    if samples.shape[-1] == colors:
+        return Deep(values, _keyed(values, image))
+    alpha = samples[..., -1].astype(np.float32) / np.float32(65535)
+    return Deep(values, alpha, premultiplied="a" in kind)
+
+
+def _set_raw_mode(image: ImageFile.ImageFile, raw: str) -> None:
+    """Say how the samples are stored, before the image is decoded."""
+
+    def changed(tile: Any) -> Any:
+        if tile.codec_name == "ppm":
+            return tile._replace(codec_name="raw", args=(raw, 0, 1))
+        return tile._replace(args=raw if isinstance(tile.args, str) else (raw, *tile.args[1:]))
+
+    image.tile = list(map(changed, image.tile))
+
+
+def _keyed(values: np.ndarray, image: Image.Image) -> np.ndarray | None:
+    """Return the alpha values that a transparent color makes, None where there is none."""
+    key = image.info.get("transparency")
+    if key is None:
+        return None
+    other = values != np.asarray(key)
+    return (other if other.ndim == 2 else other.any(-1)).astype(np.float32)
+
+
+def _upright(image: ImageFile.ImageFile) -> Image.Image:
+    """Load an image and turn it as its EXIF data say."""
+    image.load()
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # damaged EXIF data raise anything
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _plain(image: Image.Image, page: str) -> Image.Image:
+    """Do what `shown` does, for images of 8 bits or less."""
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image
+    if not image.has_transparency_data:
+        return image.convert("L" if image.mode == "1" else "RGB")
+    flat = Image.new("L" if image.mode.startswith(("L", "1")) else "RGB", image.size)
+    visible = False
+    for rows in bands(image.height, image.width):
+        band = image.crop((0, rows.start, image.width, rows.stop))
+        if band.mode == "La":
+            band = band.convert("LA")
+        band = band.convert("RGBA")
+        visible |= band.getchannel("A").getbbox() is not None
+        back = Image.new("RGBA", band.size, page)
+        flat.paste(Image.alpha_composite(back, band).convert(flat.mode), (0, rows.start))
+    return checked_visible(visible, flat)
