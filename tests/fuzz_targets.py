@@ -36,8 +36,8 @@ from training.transformer import MaskGITStage
 from training.vqgan import VQGANStage
 from utils.checkpoint import FORMAT, FORMAT_VERSION, load_checkpoint, save_checkpoint
 from utils.files import file_digest
-from utils.pickle_values import check_extent
 from utils.torch_file import opening, read_torch_file
+from utils.weights import check_extent
 
 VQGAN = VQGANConfig(
     image_size=8, channels=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(),

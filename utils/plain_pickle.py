@@ -1,35 +1,204 @@
-"""Reads pickles that hold tensors and plain data, and nothing else.
+"""Reads pickles that hold tensors, arrays and plain data, and nothing else.
 
 A pickle is a program for a small machine with a stack. This machine has only the instructions that
-tensors and plain data need. It imports nothing and calls nothing that a file names: tensors are
-built here, and objects of other programs become empty stand-ins. What a file may build is bounded,
-so that a small one cannot fill the memory or keep the program busy for hours.
+such data needs. It imports nothing and calls nothing that a file names: tensors are built here, and
+objects of other programs become empty stand-ins. What a file may build is bounded, so that a small
+one cannot fill the memory or keep the program busy for hours. docs/architecture.md says why torch's
+own reader (weights_only) is not enough.
 """
 
+import math
 import pickletools
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
-from utils.pickle_values import FUNCTIONS, StandIn, Storage, array_data, checked_key
-
 # A rough upper bound of the memory that one instruction takes, without its text or bytes.
 INSTRUCTION_BYTES = 128
+MOST_KEY_BITS = 63  # larger numbers can be chosen so that a dictionary takes forever
+MOST_AXES = 64  # as torch has it
 # Modules by another name: in Python 2, and in numpy since 2.0.
 MOVED = {"__builtin__": "builtins", "numpy._core.multiarray": "numpy.core.multiarray"}
 
+TYPES = {  # of elements: the name of the storage of torch, and the short name of numpy
+    torch.float64: ("DoubleStorage", "f8"),
+    torch.float32: ("FloatStorage", "f4"),
+    torch.float16: ("HalfStorage", "f2"),
+    torch.bfloat16: ("BFloat16Storage", ""),
+    torch.int64: ("LongStorage", "i8"),
+    torch.int32: ("IntStorage", "i4"),
+    torch.int16: ("ShortStorage", "i2"),
+    torch.int8: ("CharStorage", "i1"),
+    torch.uint8: ("ByteStorage", "u1"),
+    torch.bool: ("BoolStorage", "b1"),
+    torch.complex64: ("ComplexFloatStorage", ""),
+    torch.complex128: ("ComplexDoubleStorage", ""),
+    torch.uint64: ("", "u8"),
+    torch.uint32: ("", "u4"),
+    torch.uint16: ("", "u2"),
+    torch.float8_e4m3fn: ("", ""),
+    torch.float8_e5m2: ("", ""),
+}
+DTYPES = {str(dtype): dtype for dtype in TYPES}
+STORAGES = {f"torch.{name}": dtype for dtype, (name, _) in TYPES.items() if name}
+STORAGES["torch.storage.UntypedStorage"] = torch.uint8
+NUMPY_DTYPES = {name: dtype for dtype, (_, name) in TYPES.items() if name}
 
-class Unpickler:
-    """Runs pickles of one file.
+
+class StandIn:
+    """Stands for a class, a function or an object of another program, and holds nothing of it.
 
     Attributes:
-        stack: what the instructions work on.
-        left: bytes of memory that the file may still take for plain data.
+        name: name of the class or function, with its module.
+        is_network: whether it was a whole torch module.
     """
+
+    __slots__ = ("is_network", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_network = False
+
+
+class Storage(NamedTuple):
+    """The data of tensors.
+
+    Attributes:
+        data: uint8 (N,).
+        dtype: type of the elements.
+        start: the element that counts as the first.
+    """
+
+    data: Tensor
+    dtype: torch.dtype
+    start: int = 0
+
+
+# --- What a file may call: makers of tensors and plain data ---
+
+
+def _tensor(
+    storage: Any, offset: Any, size: Any, stride: Any, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Build a tensor that lies within its storage."""
+    numbers = (offset, *size, *stride)
+    is_shape = all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)
+    if not isinstance(storage, Storage) or not is_shape or len(numbers) > 2 * MOST_AXES + 1:
+        raise ValueError("it holds a tensor without a shape")
+    dtype = dtype or storage.dtype
+    held = storage.data.numel() // dtype.itemsize
+    first, count = storage.start + offset, math.prod(size)
+    steps = sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if count > held or (count and first + steps >= held):
+        raise ValueError(f"it holds a tensor of shape {tuple(size)} without data")
+    untyped = storage.data.untyped_storage()
+    return torch.empty(0, dtype=dtype).set_(untyped, first if count else 0, size, stride)
+
+
+def _tensor_2(*arguments: Any) -> Tensor:
+    """Build what _rebuild_tensor_v2 of torch would build; behind are gradients and hooks."""
+    if any(arguments[6:]):
+        raise ValueError("it holds a tensor of an unknown kind (conjugate or negative)")
+    return _tensor(*arguments[:4])
+
+
+def _tensor_3(*arguments: Any) -> Tensor:
+    """Build what _rebuild_tensor_v3 of torch would build; the seventh argument is the dtype."""
+    dtype = arguments[6]
+    if not isinstance(dtype, StandIn) or dtype.name not in DTYPES or any(arguments[7:]):
+        raise ValueError("it holds a tensor of an unknown kind")
+    return _tensor(*arguments[:4], dtype=DTYPES[dtype.name])
+
+
+def _tensor_with_attributes(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
+    """Build a tensor without its attributes, or a stand-in for a class of tensors of others."""
+    if kind.name not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
+        return StandIn(kind.name)
+    return FUNCTIONS[function.name](*arguments)
+
+
+def _parameter(data: Any, *_: Any) -> Tensor:
+    """Take the tensor of a parameter."""
+    if not isinstance(data, Tensor):
+        raise ValueError("it holds a parameter without data")
+    return data
+
+
+def _array(shape: Any, dtype: torch.dtype, by_columns: Any, data: Any) -> Tensor:
+    """Build the tensor of an array of numpy, whose bytes are in the pickle."""
+    is_shape = type(shape) is tuple and len(shape) <= MOST_AXES
+    if not is_shape or not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError("it holds an array without a shape")
+    if type(data) is not bytes or len(data) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"it holds an array of shape {shape} without data")
+    flat = torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+    axes = range(len(shape))[::-1]
+    return flat.view(shape[::-1]).permute(*axes) if by_columns else flat.view(shape)
+
+
+def _encoded(text: Any, codec: Any = None) -> bytes:
+    """Make the bytes that protocol 2 writes as text; no other codec, as some can grow a text."""
+    if type(text) is not str or codec not in ("latin1", "latin-1"):
+        raise ValueError(f"it encodes a {type(text).__name__} in something other than latin1")
+    return text.encode("latin1")
+
+
+def _set(items: Any = ()) -> set[Any]:
+    """Build a set from a list."""
+    if type(items) not in (list, tuple):
+        raise ValueError(f"it makes a set of a {type(items).__name__}")
+    return set(map(checked_key, items))
+
+
+def _size(lengths: Any = ()) -> torch.Size:
+    """Build the shape of a tensor."""
+    if type(lengths) is not tuple or any(type(length) is not int for length in lengths):
+        raise ValueError("it holds a shape without lengths")
+    return torch.Size(lengths)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": lambda *arguments: _tensor(*arguments[:4]),
+    "torch._utils._rebuild_tensor_v2": _tensor_2,
+    "torch._utils._rebuild_tensor_v3": _tensor_3,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _tensor_with_attributes,
+    "torch.Size": _size,
+    # With pairs in pickles of Python 2.
+    "collections.OrderedDict": lambda pairs=(): OrderedDict((checked_key(k), v) for k, v in pairs),
+    "collections.defaultdict": lambda *_: {},
+    "builtins.set": _set,
+    "builtins.bytes": lambda *parts: StandIn("builtins.bytes") if parts else b"",
+    "_codecs.encode": _encoded,
+    # An array of numpy is made empty, and gets its data as its state.
+    "numpy.core.multiarray._reconstruct": lambda *_: torch.empty(0),
+    "numpy.dtype": lambda name, *_: NUMPY_DTYPES.get(name) or StandIn(f"numpy.dtype {name}"),
+}
+
+
+def checked_key(key: Any) -> Any:
+    """Return a key that is quick to compare: text, a number, a stand-in, or a tuple of these.
+
+    Raises:
+        ValueError: for others. A tuple of tuples of tuples can take hours to compare.
+    """
+    for part in key if type(key) is tuple else (key,):
+        is_plain = part is None or type(part) in (str, bytes, int, float, bool, StandIn)
+        if not is_plain or (type(part) is int and part.bit_length() > MOST_KEY_BITS):
+            raise ValueError(f"it has a {type(part).__name__} as the key of a dictionary or set")
+    return key
+
+
+# --- The machine ---
+
+
+class Unpickler:
+    """Runs pickles of one file."""
 
     def __init__(self, open_storage: Callable[[tuple[Any, ...]], Storage], most_bytes: int) -> None:
         """Prepare to read.
@@ -40,10 +209,9 @@ class Unpickler:
             most_bytes: memory that all pickles of the file together may take for plain data.
         """
         self.stack: list[Any] = []
-        self.left = most_bytes
-        self._open_storage = open_storage
-        self._marks: list[int] = []
-        self._memo: dict[int, Any] = {}
+        self.marks: list[int] = []  # heights of the stack
+        self.memo: dict[int, Any] = {}
+        self._open_storage, self._left = open_storage, most_bytes
 
     def load(self, stream: BinaryIO) -> Any:
         """Run one pickle, up to its end; the stream stands behind it afterwards.
@@ -52,14 +220,14 @@ class Unpickler:
             ValueError: if it needs what this machine does not have, or more memory than allowed.
             Exception: any other, if the pickle is damaged.
         """
-        self.stack, self._marks, self._memo = [], [], {}
+        self.stack, self.marks, self.memo = [], [], {}
         for instruction, argument, _ in pickletools.genops(stream):
             if instruction.name == "STOP":
                 break
-            self.left -= INSTRUCTION_BYTES
+            self._left -= INSTRUCTION_BYTES
             if isinstance(argument, str | bytes):
-                self.left -= sys.getsizeof(argument)
-            if self.left < 0:
+                self._left -= sys.getsizeof(argument)
+            if self._left < 0:
                 raise ValueError("it holds more plain data than a checkpoint has")
             run = INSTRUCTIONS.get(instruction.name)
             if run is None:
@@ -76,57 +244,31 @@ class Unpickler:
         """Put a value on the stack."""
         self.stack.append(value)
 
-    def mark(self, _: None) -> None:
-        """Remember the height of the stack."""
-        self._marks.append(len(self.stack))
-
-    def since_mark(self) -> list[Any]:
-        """Take off what was put on the stack since the last mark."""
-        height = self._marks.pop()
-        items = self.stack[height:]
-        del self.stack[height:]
-        return items
-
     def take(self, count: int) -> list[Any]:
         """Take a number of values off the stack, in the order in which they were put there."""
         return [self.stack.pop() for _ in range(count)][::-1]
 
+    def since_mark(self) -> list[Any]:
+        """Take off what was put on the stack since the last mark."""
+        return self.take(len(self.stack) - self.marks.pop())
+
     def store(self, number: int) -> None:
         """Keep the top of the stack under a number."""
-        self._memo[number] = self.stack[-1]
+        self.memo[number] = self.stack[-1]
 
-    def memoize(self, _: None) -> None:
-        """Keep the top of the stack under the next number."""
-        self.store(len(self._memo))
-
-    def recall(self, number: int) -> None:
-        """Put a value that was kept on the stack."""
-        self.push(self._memo[number])
-
-    def append(self, items: Iterable[Any]) -> None:
-        """Add items to the list at the top of the stack."""
+    def fill(self, kind: type, items: list[Any]) -> None:
+        """Add items to the container at the top of the stack: keys and values in turn to a dict."""
         target = self.stack[-1]
-        if type(target) is list:
+        if isinstance(target, StandIn):
+            return
+        if type(target) not in (kind, OrderedDict if kind is dict else kind):
+            raise ValueError(f"it adds items of a {kind.__name__} to a {type(target).__name__}")
+        if kind is list:
             target.extend(items)
-        elif not isinstance(target, StandIn):
-            raise ValueError(f"it appends to a {type(target).__name__}")
-
-    def add(self, _: None) -> None:
-        """Add items to the set at the top of the stack."""
-        items = self.since_mark()
-        target = self.stack[-1]
-        if type(target) is not set:
-            raise ValueError(f"it adds to a {type(target).__name__}")
-        target.update(map(checked_key, items))
-
-    def set_items(self, items: list[Any]) -> None:
-        """Add keys and values, in turn, to the dictionary at the top of the stack."""
-        target = self.stack[-1]
-        if type(target) in (dict, OrderedDict):
-            for key, value in zip(items[::2], items[1::2], strict=True):
-                target[checked_key(key)] = value
-        elif not isinstance(target, StandIn):
-            raise ValueError(f"it sets entries of a {type(target).__name__}")
+        elif kind is set:
+            target.update(map(checked_key, items))
+        else:
+            target.update(zip(map(checked_key, items[::2]), items[1::2], strict=True))
 
     def build(self, _: None) -> None:
         """Give an array its data; other objects have no state that matters."""
@@ -139,7 +281,7 @@ class Unpickler:
         elif isinstance(target, Tensor) and type(state) is tuple and len(state) == 5:
             _, shape, dtype, by_columns, data = state
             if isinstance(dtype, torch.dtype):  # others are of objects
-                target.data = array_data(shape, dtype, by_columns, data)
+                target.data = _array(shape, dtype, by_columns, data)
 
     def name(self, text: str) -> None:
         """Put the stand-in for a class or function on the stack; "module name" is its name."""
@@ -160,29 +302,22 @@ class Unpickler:
         reference = self.stack.pop()
         if type(reference) is not tuple or not reference:
             raise ValueError("it refers to something other than a storage")
-        if reference[0] == "module":  # the class of a pickled network, with its source code
-            self.push(reference[1])
-        else:
-            self.push(self._open_storage(reference))
+        is_class = reference[0] == "module"  # of a pickled network, with its source code
+        self.push(reference[1] if is_class else self._open_storage(reference))
+
+
+def _each(names: str, run: Callable[[Unpickler, Any], None]) -> dict[str, Any]:
+    """Return the same for each of several instructions."""
+    return dict.fromkeys(names.split(), run)
 
 
 INSTRUCTIONS: dict[str, Callable[[Unpickler, Any], None]] = {
-    "PROTO": lambda machine, _: None,
-    "FRAME": lambda machine, _: None,
+    **_each("PROTO FRAME", lambda machine, _: None),
+    **_each("BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE", Unpickler.push),
+    **_each("BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES", Unpickler.push),
     "NONE": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),
-    "BININT": Unpickler.push,
-    "BININT1": Unpickler.push,
-    "BININT2": Unpickler.push,
-    "LONG1": Unpickler.push,
-    "BINFLOAT": Unpickler.push,
-    "BINUNICODE": Unpickler.push,
-    "SHORT_BINUNICODE": Unpickler.push,
-    "BINSTRING": Unpickler.push,
-    "SHORT_BINSTRING": Unpickler.push,
-    "BINBYTES": Unpickler.push,
-    "SHORT_BINBYTES": Unpickler.push,
     "EMPTY_LIST": lambda machine, _: machine.push([]),
     "EMPTY_DICT": lambda machine, _: machine.push({}),
     "EMPTY_SET": lambda machine, _: machine.push(set()),
@@ -191,21 +326,18 @@ INSTRUCTIONS: dict[str, Callable[[Unpickler, Any], None]] = {
     "TUPLE2": lambda machine, _: machine.push(tuple(machine.take(2))),
     "TUPLE3": lambda machine, _: machine.push(tuple(machine.take(3))),
     "TUPLE": lambda machine, _: machine.push(tuple(machine.since_mark())),
-    "MARK": Unpickler.mark,
-    "APPEND": lambda machine, _: machine.append(machine.take(1)),
-    "APPENDS": lambda machine, _: machine.append(machine.since_mark()),
-    "SETITEM": lambda machine, _: machine.set_items(machine.take(2)),
-    "SETITEMS": lambda machine, _: machine.set_items(machine.since_mark()),
-    "ADDITEMS": Unpickler.add,
-    "BINPUT": Unpickler.store,
-    "LONG_BINPUT": Unpickler.store,
-    "MEMOIZE": Unpickler.memoize,
-    "BINGET": Unpickler.recall,
-    "LONG_BINGET": Unpickler.recall,
+    "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
+    "APPEND": lambda machine, _: machine.fill(list, machine.take(1)),
+    "APPENDS": lambda machine, _: machine.fill(list, machine.since_mark()),
+    "SETITEM": lambda machine, _: machine.fill(dict, machine.take(2)),
+    "SETITEMS": lambda machine, _: machine.fill(dict, machine.since_mark()),
+    "ADDITEMS": lambda machine, _: machine.fill(set, machine.since_mark()),
+    **_each("BINPUT LONG_BINPUT", Unpickler.store),
+    "MEMOIZE": lambda machine, _: machine.store(len(machine.memo)),
+    **_each("BINGET LONG_BINGET", lambda machine, number: machine.push(machine.memo[number])),
     "GLOBAL": Unpickler.name,
     "STACK_GLOBAL": lambda machine, _: machine.name(" ".join(machine.take(2))),
-    "REDUCE": lambda machine, _: machine.call(*machine.take(2)),
-    "NEWOBJ": lambda machine, _: machine.call(*machine.take(2)),
+    **_each("REDUCE NEWOBJ", lambda machine, _: machine.call(*machine.take(2))),
     "NEWOBJ_EX": lambda machine, _: machine.call(*machine.take(3)[:2]),
     "BUILD": Unpickler.build,
     "BINPERSID": Unpickler.refer,

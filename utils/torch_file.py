@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from utils.errors import UserError, is_out_of_memory, one_line
-from utils.pickle_values import STORAGES, StandIn, Storage, check_extent
-from utils.plain_pickle import Unpickler
+from utils.plain_pickle import STORAGES, StandIn, Storage, Unpickler
+from utils.weights import check_extent
 
 PLAIN_BYTES = 64 << 20  # of memory for plain data, beside what it takes in the file
 LIST_BYTES = 8 << 20  # of the list of records of an archive, or of tensors of a .safetensors

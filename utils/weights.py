@@ -12,6 +12,9 @@ from utils.errors import one_line
 
 Module = TypeVar("Module", bound=nn.Module)
 
+ENTRY_BYTES = 64  # of an entry in a container, in `check_extent`
+MOST_LEVELS = 100  # of containers in containers; what uses them may be recursive
+
 
 def build_with_weights(build: Callable[[], Module], weights: Mapping[str, Tensor]) -> Module:
     """Build a module on the CPU, in evaluation mode, that holds these weights.
@@ -138,3 +141,44 @@ def _kind(tensor: Tensor) -> str:
 def count_parameters(module: nn.Module) -> int:
     """Count the parameters of a network."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def check_extent(value: Any, most_bytes: int) -> None:
+    """Refuse containers that hold themselves, go too deep, or are large once written out.
+
+    A list that holds a list twice, which holds a list twice, and so on, is small in memory. But who
+    walks through it sees each entry as often as it can be reached.
+
+    Args:
+        value: what was read.
+        most_bytes: size of all that can be reached, and of the path to it, each time it is reached.
+
+    Raises:
+        ValueError: saying which.
+    """
+    waiting = [(value, 1, 0)]  # with the level, and the length of the path
+    while waiting:
+        value, level, path = waiting.pop()
+        most_bytes -= ENTRY_BYTES + path
+        if isinstance(value, Tensor):
+            most_bytes -= value.numel() * value.element_size()
+        elif isinstance(value, str | bytes):
+            most_bytes -= len(value)
+        elif isinstance(value, Mapping | list | tuple | set):
+            if level > MOST_LEVELS:
+                raise ValueError(
+                    f"its containers hold themselves, or are nested over {MOST_LEVELS} levels deep"
+                )
+            most_bytes -= ENTRY_BYTES * len(value)
+            if most_bytes >= 0:
+                waiting += [(entry, level + 1, path + size) for entry, size in _entries(value)]
+        if most_bytes < 0:
+            raise ValueError("its containers repeat what they hold too often")
+
+
+def _entries(container: Any) -> Iterable[tuple[Any, int]]:
+    """Return what a container holds, each with the length of its key as a text."""
+    if isinstance(container, Mapping):
+        # A tuple is no path. Its length is that of its parts, which are plain.
+        return [(entry, len(str(key))) for key, entry in container.items()]
+    return [(entry, len(str(len(container)))) for entry in container]
