@@ -108,10 +108,10 @@ def _tensor_2(*arguments: Any) -> Tensor:
 
 def _tensor_3(*arguments: Any) -> Tensor:
     """Build what _rebuild_tensor_v3 of torch would build; the seventh argument is the dtype."""
-    dtype = arguments[6]
-    if not isinstance(dtype, StandIn) or dtype.name not in DTYPES or any(arguments[7:]):
+    storage, offset, size, stride, _, _, dtype, *rest = arguments
+    if not isinstance(dtype, StandIn) or dtype.name not in DTYPES or any(rest):
         raise ValueError("it holds a tensor of an unknown kind")
-    return _tensor(*arguments[:4], dtype=DTYPES[dtype.name])
+    return _tensor(storage, offset, size, stride, DTYPES[dtype.name])
 
 
 def _tensor_with_attributes(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
