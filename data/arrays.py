@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from data.files import check_regular, reading
+from data.files import FileError, check_regular, reading
 from data.image_file import most_pixels
 
 MOST_IDX_BYTES = 1 << 30  # the largest set in this format that is known has half of it
@@ -23,6 +23,11 @@ HEADERS: dict[tuple[int, int], Callable[..., Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+
+
+class MissingArrayError(FileError):
+    """An .npz file that has no array of the wanted name."""
+
 
 Accepts = Callable[[tuple[int, ...], np.dtype], bool]
 """Whether an array of this shape and type is wanted."""
@@ -94,7 +99,7 @@ def open_npy(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]
         else:
             with zipfile.ZipFile(path) as archive:
                 if f"{name}.npy" not in archive.namelist():
-                    raise ValueError(f"it has no {name}")
+                    raise MissingArrayError(f"cannot read {path}: it has no {name}")
                 with archive.open(f"{name}.npy") as file:
                     yield file, *_header(file, archive.getinfo(f"{name}.npy").file_size)
 
@@ -107,6 +112,8 @@ def images_shape(
     Raises:
         ValueError: if it is none.
     """
+    if len(shape) == 3 and shape[2] in (1, 3, 4):
+        raise ValueError(f"{dtype} {shape} is one image or many narrow ones: write images[None]")
     told = f"{dtype} {shape}" + (" in Fortran's order" if in_fortran_order else "")
     shape = (*shape, 1) if len(shape) == 3 else shape
     if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or in_fortran_order:
@@ -115,6 +122,25 @@ def images_shape(
         raise ValueError(f"the images are {told}")
     count, height, width, channels = shape
     return count, height, width, channels
+
+
+def class_labels(labels: np.ndarray) -> np.ndarray:
+    """Convert labels of any usual shape and type to int64 (N,).
+
+    Args:
+        labels: (N,) or (N, 1) of whole numbers, also stored as floats or bools, or one-hot (N, K).
+
+    Raises:
+        ValueError: if they are anything else.
+    """
+    rows = labels.reshape(len(labels), -1)
+    if rows.dtype.kind in "biuf" and rows.shape[1] > 1:
+        if not (np.isin(rows, (0, 1)) & (rows.sum(1, keepdims=True) == 1)).all():
+            raise ValueError(f"{labels.dtype} {labels.shape} is not one class for each image")
+        return rows.argmax(1)
+    if rows.dtype.kind not in "biuf" or not np.isfinite(rows).all() or (rows % 1).any():
+        raise ValueError(f"{labels.dtype} {labels.shape} is not whole numbers")
+    return rows[:, 0].astype(np.int64)
 
 
 def _header(file: IO[bytes], length: int) -> tuple[tuple[int, ...], np.dtype, bool]:

@@ -14,7 +14,6 @@ import math
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -22,9 +21,9 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from data.arrays import images_shape, open_npy, read_npz
+from data.arrays import MissingArrayError, class_labels, images_shape, open_npy, read_npz
 from data.deep_pixels import Ranges, common_ranges
-from data.files import FileError
+from data.files import FileError, reading
 from data.image_file import load_image, problems
 from data.images import to_tensor
 from data.tree import SUFFIXES, described, walk
@@ -139,7 +138,8 @@ def open_generated(path: Path, size: int, channels: int) -> GeneratedImages:
 
     Args:
         path: a folder; an .npz file in the layout of ADM's samples, with `arr_0` and perhaps labels
-            `arr_1`, int (N,); or an .npy file. The images are uint8 (N, H, W, C) or (N, H, W).
+            `arr_1` (`data.arrays.class_labels`); or an .npy file. The images are uint8 (N, H, W, C)
+            or (N, H, W).
         size: side of the images that `blocks` gives.
         channels: C of the images that `blocks` gives.
 
@@ -216,17 +216,22 @@ class _ArrayFile:
                 yield np.stack(images), labels
 
     def _read_labels(self) -> np.ndarray:
-        """Read the labels, NO_LABEL where there are none."""
+        """Read the labels, NO_LABEL where there are none; those that do not fit are said."""
         count = len(self)
-        if self._path.suffix == ".npz":
-            with suppress(FileError):
+        try:
+            if self._path.suffix == ".npz":
                 labels = read_npz(
                     self._path,
                     "arr_1",
-                    lambda shape, dtype: shape == (count,) and dtype.kind in "iu",
-                    "a label for each image",
+                    lambda shape, _: shape[:1] == (count,),
+                    f"a label for each of {count} images",
                 )
-                return labels.astype(np.int64)
+                with reading(self._path, "the labels arr_1 of"):
+                    return class_labels(labels)
+        except MissingArrayError:
+            pass
+        except FileError as error:
+            log.warning("%s; the images are used without labels", error)
         return np.full(count, NO_LABEL)
 
 

@@ -198,6 +198,7 @@ def test_an_npz_that_declares_too_much_is_refused_before_it_is_read(tmp_path):
         (np.zeros((4, 8, 8, 4), np.uint8), r"\(4, 8, 8, 4\), not uint8 \(N, H, W, C\) with C 1 or"),
         (np.zeros((0, 8, 8, 3), np.uint8), r"images are uint8 \(0, 8, 8, 3\)"),
         (np.zeros(4, np.uint8), "not uint8"),
+        (np.zeros((8, 8, 3), np.uint8), r"\(8, 8, 3\) is one image or many narrow ones"),
         (np.asfortranarray(np.zeros((4, 8, 8, 3), np.uint8)), "Fortran"),
         (np.array([{}]), "Python objects"),
     ],
@@ -208,6 +209,37 @@ def test_generated_images_of_another_kind_are_named(tmp_path, array, told, suffi
     np.savez(path, arr_0=array) if suffix == "npz" else np.save(path, array)
     with pytest.raises(UserError, match=rf"cannot read .*a\.{suffix}: .*{told}"):
         open_generated(path, 8, 3)
+
+
+CLASSES = np.array([2, 0, 1, 2])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("labels", [CLASSES, CLASSES[:, None], np.eye(3)[CLASSES]])
+def test_labels_of_every_usual_shape_and_type_are_read(tmp_path, labels, kind):
+    np.savez(tmp_path / "a.npz", np.zeros((4, 8, 8, 3), np.uint8), labels.astype(kind))
+    ((_, read),) = open_generated(tmp_path / "a.npz", 8, 3).blocks(8)
+    assert read.dtype == np.int64
+    assert read.tolist() == CLASSES.tolist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (np.array(list("abca")), "<U1 (4,) is not whole numbers"),
+        (CLASSES + 0.5, "float64 (4,) is not whole numbers"),
+        (np.array([0, 1, np.nan, 2]), "not whole numbers"),
+        (np.ones((4, 3), np.uint8), "uint8 (4, 3) is not one class for each image"),
+        (np.eye(4)[:3], "not a label for each of 4 images"),
+        (np.array([{}] * 4), "Python objects"),
+    ],
+)
+def test_labels_that_are_not_read_are_said(tmp_path, caplog, labels, told):
+    np.savez(tmp_path / "a.npz", np.zeros((4, 8, 8, 3), np.uint8), labels)
+    ((_, read),) = open_generated(tmp_path / "a.npz", 8, 3).blocks(8)
+    assert read.tolist() == [-1] * 4
+    assert told in caplog.text
+    assert "without labels" in caplog.text
 
 
 def test_a_file_of_other_arrays_is_named(tmp_path):
