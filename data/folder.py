@@ -1,5 +1,7 @@
 """A user's own folder of images: a class per sub-folder, or no classes if it is flat.
 
+A table beside the images may say their classes instead (data/label_tables.py).
+
 Folders around the images, as archives have them, are gone through. Where there are sub-folders to
 train and to validate on (TRAIN, VALIDATION, in any case), these are the splits. Otherwise a tenth
 of the images is held out for validation. Whether an image is held out depends on a hash of its own
@@ -11,7 +13,7 @@ import hashlib
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import compress
@@ -24,6 +26,7 @@ from data.deep_pixels import Ranges, black_and_white
 from data.files import FileError
 from data.image_file import TooManyPixelsError
 from data.images import FileImages
+from data.label_tables import with_labels
 from data.spec import Source
 from data.tree import (
     ONLY_CLASS,
@@ -80,20 +83,22 @@ class ImageFolder:
                 )
         labels = {name: label for label, name in enumerate(classes)}
         paths = [images.path(name) for name in images.names]
-        numbers = [labels[class_of(name)] for name in images.names]
+        numbers = [labels[images.class_of(name)] for name in images.names]
         items = FileImages(paths, numbers, training.ranges)
-        return Source(items, images.folder, paths, images.folder, classes)
+        files = [*paths, *([str(images.table)] if images.table else [])]
+        return Source(items, images.folder, files, images.table or images.folder, classes)
 
     def fetch(self, root: Path, split: str, size: int) -> None:
         """Refuse: nobody but the user has these images."""
         raise FileNotFoundError("`data_dir` must be your folder of images")
 
 
-def held_out(names: Collection[str]) -> set[str]:
+def held_out(names: Collection[str], class_of: Callable[[str], str] = class_of) -> set[str]:
     """Choose the images to validate on: about a tenth, at least one, never all of a class.
 
     Args:
         names: of all images.
+        class_of: returns the class of an image.
 
     Raises:
         UserError: if every class has only one image.
@@ -113,28 +118,33 @@ def _split(root: Path, split: str, notes: Path | None) -> tuple[Tree, Tree]:
     """Find the images to train on, and those of a split."""
     if not root.is_dir():
         raise UserError(f"`data_dir` {root} is not a folder; `dataset` folder reads images from it")
-    found, validation = _find(_unwrapped(root))
+    found, validation = _find(_unwrapped(root), root)
     everything = _readable(found, notes)
     if validation:
         return everything, everything if split == "train" else _readable(validation, notes)
-    reserved = held_out(everything.names)
+    reserved = held_out(everything.names, everything.class_of)
     kept = tuple(name for name in everything.names if name not in reserved)
     training = replace(everything, names=kept)
     chosen = replace(everything, names=tuple(sorted(reserved)))
     return training, training if split == "train" else chosen
 
 
-def _find(home: Path) -> tuple[Tree, Tree | None]:
-    """Find the images to train on, and those to validate on if they have a folder of their own."""
+def _find(home: Path, root: Path) -> tuple[Tree, Tree | None]:
+    """Find the images to train on, and those to validate on if they have a folder of their own.
+
+    Args:
+        home: the folder of the images or of the splits.
+        root: the highest folder in which a table of their classes may be.
+    """
     folders = {name.lower(): name for name in folders_in(home)}
     train = next((home / folders[name] for name in TRAIN if name in folders), None)
     validation = [home / folders[name] for name in VALIDATION if name in folders]
     if train is None or not (validation or len(folders) == 1):
-        return walk(home), None  # "train" may be a class of vehicles
-    training = walk(train)
+        return with_labels(walk(home), root), None  # "train" may be a class of vehicles
+    training = with_labels(walk(train), root)
     # Kaggle's test images often have no classes.
-    trees = [tree for tree in map(walk, validation) if tree.names]
-    fitting = [tree for tree in trees if _is_flat(tree) == _is_flat(training)]
+    trees = [with_labels(walk(folder), root, named_in_full=True) for folder in validation]
+    fitting = [tree for tree in trees if tree.names and _kind(tree) == _kind(training)]
     used = {train, *(tree.folder for tree in fitting[:1])}
     unused = [name for name in folders.values() if home / name not in used]
     if unused:
@@ -154,9 +164,9 @@ def _unwrapped(folder: Path) -> Path:
     return folder
 
 
-def _is_flat(tree: Tree) -> bool:
-    """Whether the images are in no folders of classes."""
-    return tree.classes == (ONLY_CLASS,)
+def _kind(tree: Tree) -> tuple[bool, bool]:
+    """Whether a table has the classes of the images, and whether nothing has."""
+    return bool(tree.labels), not tree.labels and tree.classes == (ONLY_CLASS,)
 
 
 def _readable(tree: Tree, notes: Path | None) -> Tree:
@@ -167,7 +177,8 @@ def _readable(tree: Tree, notes: Path | None) -> Tree:
     """
     stamps = stamps_of(tree.folder, tree.names).tobytes()
     left_out = tuple(tree.left_out.items())
-    names, ranges = _examine(tree.folder, tree.names, stamps, left_out, notes)
+    labels = tuple(map(tree.class_of, tree.names)) if tree.labels else ()
+    names, ranges = _examine(tree.folder, tree.names, stamps, left_out, labels, notes)
     return replace(tree, names=names, ranges=ranges)
 
 
@@ -177,6 +188,7 @@ def _examine(
     names: tuple[str, ...],
     stamps: bytes,
     left_out: tuple[tuple[tuple[str, str], int], ...],
+    labels: tuple[str, ...],
     notes: Path | None,
 ) -> tuple[tuple[str, ...], Ranges]:
     """Do what `_readable` does, and say which classes there are.
@@ -186,7 +198,7 @@ def _examine(
     """
     # Choose the images.
     is_chosen = np.array(["/" in name for name in names], bool)
-    is_chosen |= not is_chosen.any()
+    is_chosen |= bool(labels) or not is_chosen.any()
     rest, loose = list(compress(names, is_chosen)), list(compress(names, ~is_chosen))
     errors, ranges = examined(folder, rest, np.frombuffer(stamps, STAMP)[is_chosen], notes)
     kept = tuple(name for name in rest if name not in errors)
@@ -208,7 +220,9 @@ def _examine(
         raise UserError(
             f"`data_dir` {folder} has no readable images ({suffixes}){described(counts)}"
         )
-    classes = Tree(folder, kept).classes
+    if counts["other endings", ".heic"]:
+        log.warning("%s: .heic images need pip install -r requirements-heif.txt", folder)
+    classes = Tree(folder, kept, labels=dict(zip(names, labels, strict=False))).classes
     log.info("%s: %d classes, %s%s", folder, len(classes), named(classes), described(counts))
     for common in filter(None, ranges):
         black, white = black_and_white(common)

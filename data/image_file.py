@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,12 +29,12 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from data.deep_pixels import Deep, Range, SetOfRanges
 from data.files import FileError, check_regular, reading
 from data.pixels import decode, shown
+from data.tree import READS_HEIF
 from utils.errors import UserError, one_line
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 PIXELS_VARIABLE = "MASKGIT_MAX_PIXELS"
 READERS = 4  # files that are checked at once
-READS_HEIF = find_spec("pillow_heif") is not None
 
 PNG = b"\x89PNG\r\n\x1a\n"
 NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")

@@ -3,16 +3,19 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from data.deep_pixels import NO_RANGES, Ranges
 from data.files import FileError
 
+READS_HEIF = find_spec("pillow_heif") is not None  # requirements-heif.txt
+
 SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png",
-    ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+    ".pnm", ".ppm", ".tif", ".tiff", ".webp", *((".heic", ".heif") if READS_HEIF else ()),
 )  # fmt: skip
 """How the names of images end, in upper or lower case."""
 
@@ -38,17 +41,25 @@ class Tree:
         names: paths of the images relative to it, with forward slashes, sorted.
         left_out: counts of the other files.
         ranges: of the samples of more than 8 bits, once the images have been read.
+        labels: class of each image, where a table says it; empty where the folders do.
+        table: the file that the labels are from.
     """
 
     folder: Path
     names: tuple[str, ...]
     left_out: Left = field(default_factory=Counter)
     ranges: Ranges = NO_RANGES
+    labels: Mapping[str, str] = field(default_factory=dict)
+    table: Path | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The first folders of the names, in natural order."""
-        return tuple(sorted({class_of(name) for name in self.names}, key=natural_key))
+        """The classes of the images, in natural order."""
+        return tuple(sorted({self.class_of(name) for name in self.names}, key=natural_key))
+
+    def class_of(self, name: str) -> str:
+        """Return the class of an image, from the table if there is one."""
+        return self.labels[name] if self.labels else class_of(name)
 
     def path(self, name: str) -> str:
         """Return the path of an image."""
