@@ -1,6 +1,7 @@
 """Files of other people: regular ones, below their folder, and one line for whatever is wrong."""
 
 import csv
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -76,6 +77,11 @@ def check_regular(path: str | Path) -> None:
     """
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (a million Paths are slow)
         raise FileError(f"{path} is not a file")
+
+
+def missing(path: Path) -> FileNotFoundError:
+    """Make the error about a file or folder that is not there."""
+    return FileNotFoundError(errno.ENOENT, "missing", str(path))
 
 
 def read_lines(path: Path) -> list[str]:

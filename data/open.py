@@ -9,6 +9,7 @@ from data.file_names import medmnist_file
 from data.files import FileError
 from data.images import ImageDataset
 from data.spec import DatasetSpec, Reader, Source, Split
+from data.tree import entries, is_litter, named
 from utils.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
@@ -138,8 +139,13 @@ def _check_labels(source: Source, num_classes: int) -> None:
 
 
 def _reason(error: FileNotFoundError) -> str:
-    """Say what is missing."""
-    return f"{error.filename} is missing" if error.filename else one_line(error, length=1000)
+    """Say what is missing, and what is there instead."""
+    if not error.filename:
+        return one_line(error, length=1000)
+    path = Path(error.filename)
+    place = next((folder for folder in path.parents if folder.is_dir()), Path())
+    names = named(entry.name for entry in entries(place) if not is_litter(entry.name))
+    return f"{path} is missing ({place} has {names or 'no files'})"
 
 
 def _by_hand(spec: DatasetSpec, root: Path, size: int) -> str:

@@ -1,6 +1,7 @@
 """Readers of the datasets that keep their images in arrays: MNIST and its like, CIFAR, SVHN."""
 
 import inspect
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import torchvision.datasets
 
 from data.arrays import read_idx
 from data.file_names import IDX_FILES
-from data.files import reading
+from data.files import missing, reading
 from data.images import ArrayImages
 from data.spec import Source
+
+log = logging.getLogger(__name__)
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the four .gz files."""
@@ -71,7 +74,10 @@ class Torchvision:
         files = sorted(root.glob(self.files.format(split=split)))
         place = root / self.files.format(split=split).removesuffix("/*")
         if not files:
-            raise FileNotFoundError(f"{place} is missing")
+            raise missing(place)
+        extra = root / self.files.format(split="extra")
+        if split == "train" and extra.is_file():
+            log.info("%s is not used; the images are those of %s", extra, place)
         with reading(place):
             try:
                 items = self._read(root, split)

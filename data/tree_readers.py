@@ -17,7 +17,15 @@ import torchvision.datasets
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 from torchvision.models import ResNet50_Weights
 
-from data.files import FileError, below, check_regular, read_lines, read_table, reading
+from data.files import (
+    FileError,
+    below,
+    check_regular,
+    missing,
+    read_lines,
+    read_table,
+    reading,
+)
 from data.images import FileImages
 from data.spec import Source
 from data.tree import class_of, described, entries, folders_in, is_image, named, walk
@@ -26,27 +34,55 @@ log = logging.getLogger(__name__)
 
 CELEBA_SPLITS = {"train": "0", "valid": "1", "test": "2"}
 KAGGLE_IMAGENET = "ILSVRC/Data/CLS-LOC"
+TINY_IMAGENET = (
+    "tiny-imagenet-200", "tiny-imagenet-200/tiny-imagenet-200", "tiny-imagenet", "tinyimagenet",
+)  # fmt: skip
+WNID = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True)
 class Places365:
-    """Places365-Standard with images of 256 pixels."""
+    """Places365-Standard with images of 256 pixels.
+
+    As torchvision has it, or the "easy" layout: places365_standard/{train,val}/<class>, where the
+    scene "/c/church/indoor" is called "church-indoor".
+    """
 
     def open(self, root: Path, split: str, size: int) -> Source:
-        """Read the lists; the scene "/a/airfield" is called "airfield"."""
+        """Read the lists, or the folders; the scene "/a/airfield" is called "airfield"."""
+        places = ("places365_standard", "places365/places365_standard")
+        easy = root if root.name == places[0] else _first_with(root, places, "train")
+        folder = self._folder(root, split)
+        if not folder.is_dir() and easy.is_dir():
+            classes = folders_in(easy / "train")  # sorted, as the official list is
+            pairs = _sorted_into_classes(easy / split.removesuffix("-standard"), classes)
+            names = ["/".join(name.rsplit("-", 1)) for name in classes]
+            return _files(root, pairs, [], easy / "train", names)
+        return self._listed(root, split)
+
+    def fetch(self, root: Path, split: str, size: int) -> None:
+        """Download the lists and one split."""
+        torchvision.datasets.Places365(root, split=split, small=True, download=True)
+
+    def _folder(self, root: Path, split: str) -> Path:
+        """Name the folder of a split in torchvision's layout."""
+        return root / ("val_256" if split == "val" else "data_256_standard")
+
+    def _listed(self, root: Path, split: str) -> Source:
+        """Open a split in torchvision's layout."""
         theirs = torchvision.datasets.Places365
         (categories_file, md5), (list_file, list_md5) = (
             theirs._CATEGORIES_META,
             theirs._FILE_LIST_META[split],
         )
-        folder = root / ("val_256" if split == "val" else "data_256_standard")
+        folder = self._folder(root, split)
         lists = [root / categories_file, root / list_file]
         for file, expected in zip(lists, (md5, list_md5), strict=True):
             check_regular(file)
             if not check_integrity(file, expected):
                 raise FileNotFoundError(f"{file} is damaged or not the official list")
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is missing")
+            raise missing(folder)
         with reading(lists[0]):
             numbers = {name: int(label) for name, label in read_table(lists[0])}
         with reading(lists[1]):
@@ -55,18 +91,18 @@ class Places365:
         names = [name[len("/a/") :] for name in sorted(numbers, key=numbers.__getitem__)]
         return _files(root, pairs, lists, lists[1], names)
 
-    def fetch(self, root: Path, split: str, size: int) -> None:
-        """Download the lists and one split."""
-        torchvision.datasets.Places365(root, split=split, small=True, download=True)
-
 
 @dataclass(frozen=True)
 class Dtd:
-    """Describable Textures, partition 1 of the official ten."""
+    """Describable Textures, partition 1 of the official ten.
+
+    The archive's folder dtd, with images/ and labels/, may lie in dtd/ as torchvision puts it, or
+    in the data folder; or it is the data folder.
+    """
 
     def open(self, root: Path, split: str, size: int) -> Source:
         """Read the split's list."""
-        home = root / "dtd" / "dtd"
+        home = _first_with(root, ("dtd/dtd", "dtd", "."), f"labels/{split}1.txt")
         chosen = home / "labels" / f"{split}1.txt"
         names = [line.strip() for line in read_lines(chosen)]
         paths = [below(home / "images", name, chosen) for name in names]
@@ -84,12 +120,13 @@ class Dtd:
 class CelebA:
     """Aligned and cropped faces; the class is the attribute Male.
 
-    The lists are the official .txt files or Kaggle's .csv files, in celeba/ or in the data folder.
+    The lists are the official .txt files or Kaggle's .csv files, in celeba/ or in the data folder,
+    beside each other or in Anno/ and Eval/. The images are JPEG or PNG.
     """
 
     def open(self, root: Path, split: str, size: int) -> Source:
         """Read the two lists that are needed: class 0 is female, 1 is male."""
-        attributes_file, partition_file = self._lists(root)
+        home, attributes_file, partition_file = self._lists(root)
         genders = self._genders(attributes_file)
         rows = read_table(partition_file)
         with reading(partition_file):
@@ -97,11 +134,15 @@ class CelebA:
             if partition.keys() != genders.keys():
                 odd = min(partition.keys() ^ genders.keys())
                 raise ValueError(f"{odd} is in only one of this file and {attributes_file.name}")
-        folder = self._folder(attributes_file.parent)
+        folder = self._folder(home)
         chosen = [name for name, number in partition.items() if number == CELEBA_SPLITS[split]]
-        pairs = [(below(folder, name, partition_file), genders[name]) for name in chosen]
+        paths = [below(folder, name, partition_file) for name in chosen]
+        if paths and not Path(paths[0]).is_file() and Path(paths[0]).with_suffix(".png").is_file():
+            paths = [f"{path.removesuffix('.jpg')}.png" for path in paths]
+        pairs = [(path, genders[name]) for path, name in zip(paths, chosen, strict=True)]
         official = attributes_file.suffix == ".txt"
-        lists = sorted(attributes_file.parent.glob("*.txt")) if official else [*self._lists(root)]
+        lists = [attributes_file, partition_file]
+        lists = sorted({*home.glob("*.txt"), *lists}) if official else lists
         return _files(root, pairs, lists, attributes_file)
 
     def fetch(self, root: Path, split: str, size: int) -> None:
@@ -110,20 +151,22 @@ class CelebA:
         archive = home / "img_align_celeba.zip"
         if archive.is_file() and (home / "list_attr_celeba.txt").is_file():
             with reading(archive), zipfile.ZipFile(archive) as packed:
-                packed.extractall(home)
+                # Some have the images without a folder around them.
+                packed.extractall(home if "/" in packed.namelist()[0] else home / archive.stem)
         elif importlib.util.find_spec("gdown") is None:
             raise FileNotFoundError("the download needs the package gdown: pip install gdown")
         else:
             torchvision.datasets.CelebA(root, download=True)
 
-    def _lists(self, root: Path) -> tuple[Path, Path]:
-        """Find the lists of attributes and of splits."""
-        for home in (root / "celeba", root):
+    def _lists(self, root: Path) -> tuple[Path, Path, Path]:
+        """Find the folder of all, and in it the lists of attributes and of splits."""
+        for home in (root / "celeba", root / "CelebA", root):
             for suffix in (".txt", ".csv"):
-                attributes = home / f"list_attr_celeba{suffix}"
-                if attributes.is_file():
-                    return attributes, home / f"list_eval_partition{suffix}"
-        raise FileNotFoundError(f"{root / 'celeba' / 'list_attr_celeba.txt'} is missing")
+                for attributes, splits in (("", ""), ("Anno", "Eval")):
+                    file = home / attributes / f"list_attr_celeba{suffix}"
+                    if file.is_file():
+                        return home, file, home / splits / f"list_eval_partition{suffix}"
+        raise missing(root / "celeba" / "list_attr_celeba.txt")
 
     def _genders(self, file: Path) -> dict[str, int]:
         """Read the class of every image."""
@@ -144,10 +187,11 @@ class CelebA:
 
     def _folder(self, home: Path) -> Path:
         """Find the folder of images; Kaggle's is in another one of its name."""
-        folder = home / "img_align_celeba"
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is missing")
-        return folder / folder.name if (folder / folder.name).is_dir() else folder
+        names = ("img_align_celeba", "img_align_celeba_png")
+        for folder in (place / name for name in names for place in (home, home / "Img")):
+            if folder.is_dir():
+                return folder / folder.name if (folder / folder.name).is_dir() else folder
+        raise missing(home / names[0])
 
 
 @dataclass(frozen=True)
@@ -155,7 +199,8 @@ class TinyImageNet:
     """The folder tiny-imagenet-200 of Stanford's course CS231n.
 
     The classes are in the order of their WordNet ids (wnids). The validation images are listed, or
-    in a folder per class, as many people sort them.
+    in a folder per class, as many people sort them. The lists of wnids and of words may be missing
+    beside sorted images, whose classes are then called by their wnids.
     """
 
     url = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -163,14 +208,10 @@ class TinyImageNet:
 
     def open(self, root: Path, split: str, size: int) -> Source:
         """List the images of a split; the test images have no labels and are not used."""
-        folder = root / "tiny-imagenet-200"
+        folder = self._folder(root)
         ids, words_file = folder / "wnids.txt", folder / "words.txt"
         annotations = folder / "val" / "val_annotations.txt"
-        wnids = sorted(line.strip() for line in read_lines(ids))
-        rows = read_lines(words_file)
-        with reading(words_file):
-            words = dict(line.split("\t")[:2] for line in rows)
-            names = [words[wnid].split(",")[0] for wnid in wnids]
+        wnids, names = self._classes(ids, words_file)
         if split == "train" or set(folders_in(folder / "val")) & set(wnids):
             pairs = _sorted_into_classes(folder / split, wnids)
             told_by = folder / split
@@ -182,7 +223,25 @@ class TinyImageNet:
                 listed = [line.split("\t")[:2] for line in rows]
                 pairs = [(below(images, name, told_by), labels[wnid]) for name, wnid in listed]
         lists = [file for file in (ids, words_file, annotations) if file.is_file()]
-        return _files(root / folder.name, pairs, lists, told_by, names)
+        return _files(folder, pairs, lists, told_by, names)
+
+    def _folder(self, root: Path) -> Path:
+        """Find the folder of the dataset, which has the lists or at least the images."""
+        home = _first_with(root, (*TINY_IMAGENET, "."), "wnids.txt")
+        return home if (home / "wnids.txt").is_file() else _first_with(root, TINY_IMAGENET, "train")
+
+    def _classes(self, ids: Path, words_file: Path) -> tuple[list[str], list[str]]:
+        """Read the wnids, sorted, and the names of the classes."""
+        train = ids.parent / "train"
+        if not ids.is_file() and not words_file.is_file() and train.is_dir():
+            wnids = [name for name in folders_in(train) if WNID.fullmatch(name)]
+            if wnids:
+                return wnids, wnids
+        wnids = sorted(line.strip() for line in read_lines(ids))
+        rows = read_lines(words_file)
+        with reading(words_file):
+            words = dict(line.split("\t")[:2] for line in rows)
+            return wnids, [words[wnid].split(",")[0] for wnid in wnids]
 
     def fetch(self, root: Path, split: str, size: int) -> None:
         """Download all splits."""
@@ -232,10 +291,13 @@ class ImageNet:
                     return folder, wnids
                 if split == "val" and others and self._solution(folder, root).is_file():
                     return folder, others
+        found = [folder for home in (root, root / "imagenet") if (folder := home / split).is_dir()]
+        has = [f"; {folder} has {named(folders_in(folder)) or 'no folders'}" for folder in found]
+        by_name = "; `dataset` folder reads folders of any names" if found else ""
         raise FileNotFoundError(
             f"no folders {split}/n01440764 ..., the same as in {other}, in {root}, "
             f"{root / 'imagenet'} or {KAGGLE_IMAGENET} below them; images of val that are in no "
-            "such folders need LOC_val_solution.csv"
+            f"such folders need LOC_val_solution.csv{''.join(has)}{by_name}"
         )
 
     def _solution(self, folder: Path, root: Path) -> Path:
@@ -255,6 +317,16 @@ class ImageNet:
             ]
 
 
+def _first_with(root: Path, places: Sequence[str], mark: str) -> Path:
+    """Return the first of some folders below `root` that has the file or folder `mark` in it.
+
+    Returns:
+        The first of all if none has it.
+    """
+    folders = [root / place for place in places]
+    return next((folder for folder in folders if (folder / mark).exists()), folders[0])
+
+
 def _sorted_into_classes(folder: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
     """Pair the images in folders of classes with their labels.
 
@@ -266,7 +338,7 @@ def _sorted_into_classes(folder: Path, classes: Sequence[str]) -> list[tuple[str
         FileError: if a class has no images.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is missing")
+        raise missing(folder)
     tree, labels = walk(folder), {name: label for label, name in enumerate(classes)}
     pairs = [
         (tree.path(name), labels[class_of(name)]) for name in tree.names if class_of(name) in labels
@@ -309,6 +381,5 @@ def _wnids(folder: Path) -> list[str]:
     return [
         name
         for name in folders_in(folder)
-        if re.fullmatch(r"n\d{8}", name)
-        and any(is_image(entry.name) for entry in entries(folder / name))
+        if WNID.fullmatch(name) and any(is_image(entry.name) for entry in entries(folder / name))
     ]

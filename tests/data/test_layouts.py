@@ -9,6 +9,7 @@ from pathlib import Path
 import dataset_files as files
 import pytest
 import torch
+from PIL import Image
 
 from data.datasets import DATASETS
 from data.open import open_dataset
@@ -128,6 +129,134 @@ def test_litter_does_not_count_in_tiny_imagenet(tmp_path):
     (images / "Thumbs.db").write_bytes(b"x")
     (images.parents[1] / "__MACOSX").mkdir()
     assert shown("tinyimagenet", tmp_path) == [200, 200]
+
+
+@pytest.mark.parametrize("place", ["dtd", "."])
+def test_dtd_as_its_archive_unpacks(tmp_path, place):
+    files.write_dtd(tmp_path / "unpacked")
+    (tmp_path / "data" / place).mkdir(parents=True)
+    for part in ("images", "labels"):
+        (tmp_path / "unpacked" / "dtd" / "dtd" / part).rename(tmp_path / "data" / place / part)
+    assert shown("dtd", tmp_path / "data") == [94, 47]
+
+
+@pytest.mark.parametrize("place", ["places365_standard", "places365/places365_standard"])
+def test_places365_in_its_easy_layout(tmp_path, place):
+    files.write_places365(tmp_path / "official", per_class=1)
+    for split, images in (("train_standard", "data_256_standard"), ("val", "val_256")):
+        listed = (tmp_path / "official" / f"places365_{split}.txt").read_text().splitlines()
+        for name, label in (line.split() for line in listed):
+            scene = files.SCENES[int(label)].replace("/", "-")
+            image = tmp_path / "official" / images / name.lstrip("/")
+            target = tmp_path / place / split.removesuffix("_standard") / scene / image.name
+            target.parent.mkdir(parents=True)
+            image.rename(target)
+    assert shown("places365", tmp_path) == [365, 365]
+    assert shown("places365", tmp_path / place) == [365, 365]
+    assert open_dataset("places365", "train", tmp_path).class_names == tuple(files.SCENES)
+
+
+def as_png(folder: Path) -> None:
+    for path in sorted(folder.glob("*.jpg")):
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".png"))
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["img_align_celeba", "img_align_celeba_png", "img_align_celeba_png/img_align_celeba_png"],
+)
+def test_celeba_as_png(tmp_path, place):
+    files.write_celeba(tmp_path)
+    home = tmp_path / "celeba"
+    as_png(home / "img_align_celeba")
+    (home / "img_align_celeba").rename(home / "images")
+    (home / place).parent.mkdir(exist_ok=True)
+    (home / "images").rename(home / place)
+    assert shown("celeba", tmp_path) == [4, 2]
+
+
+def test_celeba_in_the_folders_of_its_authors(tmp_path):
+    files.write_celeba(tmp_path)
+    home = (tmp_path / "celeba").rename(tmp_path / "CelebA")
+    for folder, name in (
+        ("Anno", "list_attr_celeba.txt"),
+        ("Eval", "list_eval_partition.txt"),
+        ("Img", "img_align_celeba"),
+    ):
+        (home / folder).mkdir()
+        (home / name).rename(home / folder / name)
+    assert shown("celeba", tmp_path) == [4, 2]
+
+
+@pytest.mark.parametrize("inside", ["img_align_celeba/", ""])
+def test_an_archive_of_png_faces_with_or_without_a_folder(tmp_path, inside):
+    files.write_celeba(tmp_path)
+    home = tmp_path / "celeba"
+    as_png(home / "img_align_celeba")
+    with zipfile.ZipFile(home / "img_align_celeba.zip", "w") as archive:
+        for image in sorted((home / "img_align_celeba").iterdir()):
+            archive.write(image, f"{inside}{image.name}")
+    shutil.rmtree(home / "img_align_celeba")
+    assert len(open_dataset("celeba", "train", tmp_path)) == 4
+    assert shown("celeba", tmp_path) == [4, 2]
+
+
+def test_what_is_there_instead_is_said(tmp_path):
+    files.write_celeba(tmp_path)
+    home = tmp_path / "celeba"
+    (home / "img_align_celeba").rename(home / "faces")
+    (home / "img_align_celeba_png.7z.001").write_bytes(b"7z")
+    told = r"img_align_celeba is missing \(.*celeba has faces, .*, img_align_celeba_png\.7z\.001"
+    with pytest.raises(UserError, match=told):
+        open_dataset("celeba", "train", tmp_path, download=False)
+
+
+def test_imagenet_by_names_is_told_the_way(tmp_path):
+    for split in ("train", "val"):
+        for name in ("goldfish", "great white shark", "tench"):
+            (tmp_path / split / name).mkdir(parents=True)
+    told = "no folders train/n01440764.*train has goldfish, great white shark, tench; .*folder"
+    with pytest.raises(UserError, match=told):
+        open_dataset("imagenet", "train", tmp_path, download=False)
+
+
+@pytest.mark.parametrize(
+    "place", ["tiny-imagenet-200", "tiny-imagenet-200/tiny-imagenet-200", "tiny-imagenet", "."]
+)
+def test_tiny_imagenet_elsewhere(tmp_path, place):
+    files.write_tinyimagenet(tmp_path / "unpacked", per_class=1)
+    (tmp_path / "data" / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "unpacked" / "tiny-imagenet-200").rename(tmp_path / "data" / place)
+    assert shown("tinyimagenet", tmp_path / "data") == [200, 200]
+
+
+def test_tiny_imagenet_as_plain_folders_of_classes(tmp_path):
+    files.write_tinyimagenet(tmp_path, per_class=1)
+    home = tmp_path / "tiny-imagenet-200"
+    for line in (home / "val" / "val_annotations.txt").read_text().splitlines():
+        name, wnid = line.split("\t")[:2]
+        (home / "val" / wnid).mkdir()
+        (home / "val" / "images" / name).rename(home / "val" / wnid / name)
+    for wnid in files.SYNSETS[:200]:
+        for image in sorted((home / "train" / wnid / "images").iterdir()):
+            image.rename(home / "train" / wnid / image.name)
+    for path in (*home.glob("*.txt"), *home.glob("*/*.txt")):
+        path.unlink()
+    assert shown("tinyimagenet", tmp_path) == [200, 200]
+    assert open_dataset("tinyimagenet", "train", tmp_path).class_names == tuple(files.SYNSETS[:200])
+
+
+def test_the_extra_images_of_svhn_are_said(tmp_path, caplog):
+    caplog.set_level("INFO")
+    files.write_svhn(tmp_path)
+    shutil.copy(tmp_path / "train_32x32.mat", tmp_path / "extra_32x32.mat")
+    assert shown("svhn", tmp_path) == [20, 10]
+    assert caplog.text.count("extra_32x32.mat is not used; the images are those of") == 1
+    (tmp_path / "train_32x32.mat").unlink()
+    with pytest.raises(UserError, match=r"train_32x32\.mat is missing \(.* has extra_32x32\.mat"):
+        open_dataset("svhn", "train", tmp_path, download=False)
 
 
 def break_list(path: Path, old: str, new: str) -> None:
