@@ -25,13 +25,15 @@ from commands.judging import JudgeSource, check_extractor, resolve_judge
 from commands.parser import CommandLine, parse_value
 from commands.request import Request
 from metrics.sweep_table import SweepTable
-from models.best_settings import BestSettings
-from models.keep_settings import keep_best_settings
+from models.best_settings import ENTRY, BestSettings
+from models.open import own_model
 from models.sampling import SamplingConfig
+from utils.checkpoint import contents_of, save_checkpoint
 from utils.errors import UserError
 from utils.files import exclusive_lock, make_folder
 from utils.plain import from_plain
 from utils.progress import log_written
+from utils.torch_file import read_torch_file
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +137,28 @@ def _keep_best(job: SweepJob, table: SweepTable, protocol: Mapping[str, Any]) ->
     best = BestSettings(sampling, job.kept_by, scores, dict(protocol))
     keep_best_settings(model.path, model.open().fingerprint, best)
     log.info("kept in %s: %s, %s", model.path, changed_options(sampling), best.summary())
+
+
+def keep_best_settings(path: Path, fingerprint: str, best: BestSettings) -> None:
+    """Write settings into the checkpoint of a model; everything else in it stays as it is.
+
+    Args:
+        path: a MaskGIT_*.pt of this program.
+        fingerprint: that of the model that the settings are for.
+        best: the settings.
+
+    Raises:
+        UserError: if the file now holds another model, is damaged or cannot be written; it is then
+            as it was.
+    """
+    stored = read_torch_file(path)
+    if own_model(stored, path).fingerprint != fingerprint:
+        raise UserError(
+            f"{path} was replaced by another model meanwhile, so the best settings are not written "
+            "into it"
+        )
+    contents = contents_of(stored, path, "maskgit")
+    save_checkpoint(path, "maskgit", {**contents, ENTRY: best.entry()})
 
 
 def _timed(

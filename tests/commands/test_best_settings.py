@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.keep_settings import keep_best_settings
+from commands.sweep import keep_best_settings
 from models.open import load_model
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError

@@ -14,8 +14,8 @@ import pytest
 from conftest import TRAIN_TINY
 from PIL import Image
 
+from commands.sweep import keep_best_settings
 from models.best_settings import BestSettings
-from models.keep_settings import keep_best_settings
 from models.open import load_model
 from models.sampling import SamplingConfig
 from training.distillation import student_settings
