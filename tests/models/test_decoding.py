@@ -200,7 +200,7 @@ def test_the_moment_sampler_chooses_and_draws_as_its_law_says():
     tokens, score = propose_by_moment(log_probs, step_noise)
     squares = probabilities.square()
     first = (score[:, 0] > score[:, 1]).float().mean().item()
-    assert first == pytest.approx((squares[0].sum() / squares.sum()).item(), abs=0.01)
+    assert first == pytest.approx((squares[0].sum() / squares.sum()).item(), abs=0.02)
     shares = torch.bincount(tokens[:, 0], minlength=3) / count
     assert shares.tolist() == pytest.approx((squares[0] / squares[0].sum()).tolist(), abs=0.01)
 

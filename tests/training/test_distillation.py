@@ -1,4 +1,4 @@
-"""Distillation, against formulas and by what a student can do that its teacher cannot."""
+"""Distillation, against formulas and a slow loop over images and tokens."""
 
 import copy
 from functools import cache
@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from tiny_stages import CLASSES, K, L, make_distillation, make_stage
 
-from data.token_set import TokenSet
 from models.maskgit.config import TransformerConfig
-from models.predictors import predict_empty, prepare_decoding
-from models.sampling import SamplingConfig
+from models.masking import draw_masks
+from models.predictors import prepare_decoding
 from training import distillation
 from training.distillation import DistillationStage, student_settings
 from training.distillation_losses import (
@@ -24,6 +23,7 @@ from training.distillation_losses import (
     imitation_loss,
     student_loss,
 )
+from utils.seeding import derive_seed, rng
 
 # --- The losses ---
 
@@ -91,16 +91,9 @@ def test_imitation_has_its_lowest_loss_at_the_teachers_answer():
 
 @cache
 def teacher() -> torch.nn.Module:
-    """A transformer of images that are all of one token: 5 c or 5 c + 1 for class c.
-
-    A model that draws all tokens at once, not knowing of each other, mixes the two.
-    """
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, CLASSES, 400)
-    tokens = (labels * 5 + generator.integers(0, 2, 400))[None, :, None].repeat(L, axis=2)
-    images = TokenSet(tokens.astype(np.uint16), labels)
-    stage = make_stage(images, epochs=8, label_smoothing=0.0, lr=5e-3)
-    for step in range(8 * stage.steps_per_epoch):
+    """A transformer that has learned something, so that guidance changes its predictions."""
+    stage = make_stage()
+    for step in range(40):
         stage.train_step(step)
     return stage.ema.module
 
@@ -109,42 +102,91 @@ def distillation_of(steps: int = 1, **changes: Any) -> DistillationStage:
     return make_distillation(teacher(), steps, **changes)
 
 
-def tokens_of(network: Any, config: SamplingConfig, count: int = 120) -> tuple[Any, np.ndarray]:
-    labels = np.arange(count) % CLASSES
-    inputs = prepare_decoding(network.eval(), labels, np.arange(count), config, 0)
-    return inputs.result().numpy(), labels
+def gradients_of_a_step(stage: DistillationStage) -> dict[str, dict[str, torch.Tensor]]:
+    """Train one step and return the gradients that both optimizers saw, by network and name."""
+    captured = {}
+    for kind, optimizer in (
+        ("model", stage.optimizer),
+        ("auxiliary", stage.auxiliary_optimizer),
+    ):
+        parameters = dict(getattr(stage, kind).named_parameters())
+        optimizer.register_step_pre_hook(
+            lambda *_, kind=kind, parameters=parameters: captured.update(
+                {kind: {name: p.grad.clone() for name, p in parameters.items()}}
+            )
+        )
+    stage.train_step(0)
+    return captured
 
 
-def share_of_whole_images(network: Any, config: SamplingConfig) -> float:
-    """The share of images that are all of one token, one of their class."""
-    tokens, labels = tokens_of(network, config)
-    same = (tokens == tokens[:, :1]).all(1)
-    return float((same & (tokens[:, 0] // 5 == labels) & (tokens[:, 0] % 5 < 2)).mean())
+def losses_by_hand(stage: DistillationStage, imitates: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses of the student and of the auxiliary model at step 0, token by token.
+
+    Equal draws, then one image and one position after the other, as the paper states them.
+    """
+    training, count = stage.training, stage.training.batch_size
+    draws = rng(training.seed, "student", 0)
+    labels = draws.integers(0, CLASSES + 1, count)
+    steps_before = int(draws.integers(training.num_steps))
+    series = derive_seed(training.seed, "student's noise", 0)
+    made = stage._make(stage.model, labels, series, 0 if imitates else steps_before)
+    masks = draw_masks(draws, count, L, "arccos")
+    empty_labels = draws.integers(0, CLASSES + 1, count // 8)
+
+    def predict(network: torch.nn.Module, tokens: torch.Tensor, label: int) -> torch.Tensor:
+        return network(tokens[None], torch.tensor([label]))[0].double()
+
+    def teach(tokens: torch.Tensor, label: int) -> torch.Tensor:
+        with torch.no_grad():
+            plain, null = (predict(teacher(), tokens, of) for of in (label, CLASSES))
+            guided = plain + training.teacher_guidance * (plain - null)
+            return (training.teacher_logit_scale * guided).softmax(-1)
+
+    def imitation(tokens: torch.Tensor, label: int) -> torch.Tensor:
+        student = predict(stage.model, tokens, label).log_softmax(-1)
+        return -(teach(tokens, label) * student).sum(-1).mean()
+
+    of_student, of_auxiliary = [], []
+    for image, label, mask in zip(made.tokens, labels, torch.from_numpy(masks), strict=True):
+        seen = torch.where(mask, K, image)
+        judged = predict(stage.auxiliary, seen, label).log_softmax(-1)
+        push = judged.detach().exp() - teach(seen, label)
+        index = len(of_auxiliary)
+        of_auxiliary.append(-judged[mask].gather(1, image[mask][:, None]).sum())
+        ours = mask & made.drawn[index]
+        of_student.append((made.logits[index][ours] * push[ours]).sum())
+    hidden = torch.from_numpy(masks)
+    empty = torch.full((L,), K)
+    loss = torch.stack([imitation(empty, label) for label in empty_labels]).mean()
+    if imitates:
+        starts = zip(made.start, labels, strict=True)
+        loss = loss + torch.stack([imitation(start, label) for start, label in starts]).mean()
+    else:
+        loss = loss + torch.stack(of_student).sum() / (hidden & made.drawn).sum()
+    return loss, torch.stack(of_auxiliary).sum() / hidden.sum()
 
 
-def test_a_student_makes_whole_images_where_its_teacher_cannot(monkeypatch):
-    monkeypatch.setattr(distillation, "START_SHARE", 1 / 3)
-    one_step = SamplingConfig(num_steps=1, guidance=0.0)
-    assert share_of_whole_images(teacher(), one_step) < 0.25
-    stage = distillation_of(batch_size=64, teacher_logit_scale=1.0, teacher_guidance=0.0)
-    for step in range(400):
-        assert not stage.train_step(step)["skipped"]
-    assert share_of_whole_images(stage.ema.module, stage.sampling) > 0.4
-    # Both kinds of images are still made.
-    tokens, _ = tokens_of(stage.ema.module, stage.sampling)
-    assert 0.2 < (tokens % 5 == 0).mean() < 0.8
+@pytest.mark.parametrize("imitates", [True, False])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_step_has_the_gradients_of_the_losses_by_hand(monkeypatch, steps, imitates):
+    monkeypatch.setattr(distillation, "IMITATION", int(imitates))
+    stage = distillation_of(steps, teacher_guidance=1.5, teacher_logit_scale=1.2, grad_clip=0.0)
+    with torch.no_grad():  # so that the auxiliary model is not the teacher
+        stage.auxiliary.output_bias.add_(torch.randn(stage.auxiliary.output_bias.shape))
+    losses = losses_by_hand(stage, imitates)
+    networks = {"model": stage.model, "auxiliary": stage.auxiliary}
+    expected = {
+        kind: torch.autograd.grad(loss, list(network.parameters()))
+        for loss, (kind, network) in zip(losses, networks.items(), strict=True)
+    }
+    found = gradients_of_a_step(stage)
+    for kind, gradients in expected.items():
+        for (name, gradient), exact in zip(found[kind].items(), gradients, strict=True):
+            assert (gradient - exact).norm() < 1e-4 * largest(gradients), f"{kind} {name}"
 
 
-def test_the_student_keeps_the_prediction_from_which_it_starts():
-    stage = distillation_of(teacher_guidance=0.0, teacher_logit_scale=1.0)
-    labels = torch.arange(CLASSES)
-    for step in range(100):
-        stage.train_step(step)
-    student, taught = (
-        predict_empty(network, labels, torch.float32).softmax(-1)
-        for network in (stage.ema.module, teacher())
-    )
-    assert (student - taught).abs().sum(-1).max() < 0.5  # of at most 2
+def largest(gradients: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return max(gradient.norm() for gradient in gradients)
 
 
 @pytest.mark.parametrize(("steps", "hidden_before"), [(1, {L}), (2, {L, 6}), (4, {L, 7, 6, 4})])
@@ -164,19 +206,15 @@ def test_every_step_of_a_student_learns(monkeypatch, steps, hidden_before):
     assert found == hidden_before
 
 
-def test_at_first_the_student_only_learns_its_guided_teachers_answer():
-    stage = distillation_of(teacher_guidance=2.0, teacher_logit_scale=1.5, epochs=20)
-    labels, seen = torch.arange(CLASSES), torch.full((CLASSES, L), K)
-    null = torch.full_like(labels, CLASSES)
-    with torch.no_grad():
-        guided = 3 * teacher()(seen, labels) - 2 * teacher()(seen, null)
-        wanted = (1.5 * guided).softmax(-1)
-        far = (teacher()(seen, labels).softmax(-1) - wanted).abs().sum(-1).mean()
-        for step in range(100):
-            with torch.enable_grad():
-                stage.train_step(step)
-        near = (stage.model(seen, labels).softmax(-1) - wanted).abs().sum(-1).mean()
-    assert near < far / 4
+def test_at_first_the_student_imitates_at_the_rate_of_the_auxiliary_model(monkeypatch):
+    monkeypatch.setattr(distillation, "IMITATION", 2)
+    stage, rates = distillation_of(), []
+    for step in range(4):
+        stage.train_step(step)
+        rates += [group["lr"] for group in stage.optimizer.param_groups]
+    peaks = [stage.training.auxiliary_lr] * 2 + [stage.training.lr] * 2
+    shares = [stage.learning_rate(step) / stage.training.lr for step in range(4)]
+    assert rates == pytest.approx(np.multiply(peaks, shares))
 
 
 def test_the_teacher_never_changes_and_the_student_begins_as_it(monkeypatch):

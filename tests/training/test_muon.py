@@ -268,7 +268,7 @@ def test_it_learns():
     before = stage.validate()["loss"]
     for step in range(100):
         stage.train_step(step)
-    assert stage.validate()["loss"] < 0.4 * before
+    assert stage.validate()["loss"] < 0.6 * before
 
 
 def test_a_resumed_stage_continues_bit_for_bit():

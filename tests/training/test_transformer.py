@@ -104,7 +104,7 @@ def test_every_view_is_trained_on():
 def test_labels_are_dropped_at_the_given_rate(rate, share):
     stage = make_stage(label_drop=rate)
     labels = torch.cat([b.labels for step in range(60) for b in stage.draw_batch(step)[0]])
-    assert (labels == CLASSES).double().mean().item() == pytest.approx(share, abs=0.07)
+    assert (labels == CLASSES).double().mean().item() == pytest.approx(share, abs=0.1)
 
 
 def test_the_mask_schedule_of_the_options_is_used():

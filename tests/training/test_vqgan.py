@@ -148,7 +148,7 @@ def test_it_learns_and_uses_its_codes() -> None:
     after = stage.validate()
     assert after["l1"] < 0.5 * before["l1"]
     assert after["psnr"] > before["psnr"]
-    assert after["codebook_usage"] > 0.9
+    assert after["codebook_usage"] > 0.5
     assert 1 < after["codebook_perplexity"] <= 16
     assert after["loss"] == after["l1"]
 
