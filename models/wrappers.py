@@ -137,6 +137,10 @@ def _networks(
     tensors: Mapping[str, Tensor], signs: Collection[str]
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
     """Yield each network in a state dict: the modules around it, and its weights."""
+    for module in INSIDE:
+        # What is beside a module that is around all is not in it, as `n_averaged` of AveragedModel.
+        inside = {name: v for name, v in tensors.items() if name.startswith(f"{module}.")}
+        tensors = inside or tensors
     plain = {
         ".".join(part for part in name.split(".") if part not in INSIDE): tensor
         for name, tensor in tensors.items()

@@ -40,6 +40,15 @@ def test_other_modules_and_modules_around_parts() -> None:
     assert unwrapped(parts, ("enc.a.weight",)).weights.keys() == {"enc.a.weight", "enc.b.weight"}
 
 
+def test_an_averaged_model_of_torch_is_its_weights() -> None:
+    network = torch.nn.Linear(2, 2)
+    averaged = torch.optim.swa_utils.AveragedModel(network).state_dict()
+    stored = {"model": {**network.state_dict(), "bias": torch.ones(2)}, "swa": averaged}
+    found = unwrapped(stored, ("weight", "bias"))
+    assert found.wrappers == ("swa",)
+    assert found.weights.keys() == {"weight", "bias"}
+
+
 def test_what_holds_no_such_network_gives_nothing() -> None:
     other = {f"other_{name}": value for name, value in WEIGHTS.items()}
     for stored in (None, 3, [3], {}, {"model": 3}, {3: WEIGHTS}, other):
