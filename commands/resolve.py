@@ -22,10 +22,16 @@ from data.datasets import DATASETS
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
 from models.schedules import GUIDANCE_SCHEDULES
-from utils.device import choose_device, choose_precision, precision_name, set_up_device
+from utils.device import (
+    choose_device,
+    choose_precision,
+    precision_name,
+    set_up_device,
+    settings_of_torch_kept,
+)
 from utils.errors import UserError, is_out_of_memory
 from utils.processes import launched_processes
-from utils.progress import set_up_logging
+from utils.progress import logging_kept, set_up_logging
 from utils.workers import raise_file_limit
 
 log = logging.getLogger(__name__)
@@ -34,6 +40,8 @@ log = logging.getLogger(__name__)
 @contextmanager
 def resolved(line: CommandLine, modes: tuple[Mode, ...]) -> Iterator[dict[Mode, Any]]:
     """Make the Jobs of all modes; in the block the processes are connected.
+
+    After the block a caller, as a notebook, has its own settings of torch and of logging again.
 
     Args:
         line: the command line.
@@ -45,12 +53,12 @@ def resolved(line: CommandLine, modes: tuple[Mode, ...]) -> Iterator[dict[Mode, 
     Raises:
         UserError: if the modes cannot run as asked, or memory runs out in the block.
     """
-    # Messages of the lower folders name settings; the log shows options in their place.
-    processes = launched_processes()
-    names = tuple(mode.name for mode in modes)
-    set_up_logging(verbose=processes.is_main, rewrite=partial(with_flags, modes=names))
-    raise_file_limit()
-    try:
+    with logging_kept(), settings_of_torch_kept(), _memory_errors(line):
+        # Messages of the lower folders name settings; the log shows options in their place.
+        processes = launched_processes()
+        names = tuple(mode.name for mode in modes)
+        set_up_logging(verbose=processes.is_main, rewrite=partial(with_flags, modes=names))
+        raise_file_limit()
         # Complete the command line, and choose where to compute.
         _log_idle_options(line)
         for mode in line.modes:
@@ -71,10 +79,6 @@ def resolved(line: CommandLine, modes: tuple[Mode, ...]) -> Iterator[dict[Mode, 
             if line.dry_run:
                 dry_run.show_jobs(jobs)
             yield {} if line.dry_run else jobs
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(_memory_hint(line)) from error
 
 
 def _resolve_jobs(request: Request) -> dict[Mode, Any]:
@@ -141,6 +145,17 @@ def idle_options(line: CommandLine) -> list[str]:
         if not GUIDANCE_SCHEDULES[sampling.guidance_schedule].uses_interval:
             idle |= line.given & {named["guidance_interval"]}
     return sorted(idle)
+
+
+@contextmanager
+def _memory_errors(line: CommandLine) -> Iterator[None]:
+    """Turn a lack of memory in the block into a UserError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(_memory_hint(line)) from error
 
 
 def _memory_hint(line: CommandLine) -> str:

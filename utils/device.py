@@ -13,6 +13,7 @@ from torch import Tensor
 
 from utils.errors import FieldError, UserError
 
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 CPU_INFO = Path("/proc/cpuinfo")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DEVICES = ("cpu", "cuda", "mps")
@@ -96,6 +97,33 @@ def usual_torch() -> Iterator[None]:
             torch.set_default_dtype(dtype)
 
 
+@contextmanager
+def settings_of_torch_kept() -> Iterator[None]:
+    """Let the block run in `usual_torch` and change settings; the caller gets its own ones back.
+
+    These are what `set_up_device` changes and the state of the CPU's random numbers.
+    """
+    with ExitStack() as stack:
+        stack.callback(
+            torch.use_deterministic_algorithms,
+            torch.are_deterministic_algorithms_enabled(),
+            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+        if WORKSPACE not in os.environ:
+            stack.callback(os.environ.pop, WORKSPACE, None)
+        if torch.cuda.is_initialized():
+            stack.callback(torch.cuda.set_device, torch.cuda.current_device())
+        if torch.cuda.is_available():
+            cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            stack.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
+            stack.callback(setattr, cudnn, "benchmark", cudnn.benchmark)
+            stack.callback(cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(usual_torch())
+        yield
+
+
 def in_usual_torch(function: Function) -> Function:
     """Run a function, or every step of a generator, in `usual_torch`."""
 
@@ -136,7 +164,7 @@ def set_up_device(device: torch.device, precision: torch.dtype, deterministic: b
             that it cannot compute so; see `strictly_deterministic`.
     """
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault(WORKSPACE, ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     if device.type == "cuda":
         torch.cuda.set_device(device)

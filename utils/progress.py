@@ -5,7 +5,8 @@ import logging
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from utils.signals import Stopped, ask_to_stop, end_if_asked, is_training
 from utils.streams import mute
 
 log = logging.getLogger(__name__)
+
+NOISY = ("PIL", "urllib3", "filelock", "torch", "matplotlib")  # say more than a user can use
 
 
 def log_written(path: Path, what: str = "") -> None:
@@ -29,6 +32,12 @@ def log_written(path: Path, what: str = "") -> None:
     """
     told = shlex.quote(str(path.absolute()))
     log.info("written: %s", f"{told} ({what})" if what else told)
+
+
+class _Bar(tqdm):
+    """A bar that starts no thread; without one, tqdm has to look at the clock at every update."""
+
+    monitor_interval = 0
 
 
 def progress_bar(title: str, total: int, done: int = 0, unit: str = "it", **options: Any) -> tqdm:
@@ -45,13 +54,14 @@ def progress_bar(title: str, total: int, done: int = 0, unit: str = "it", **opti
     on_terminal = sys.stderr.isatty()
     if not on_terminal and total > done:
         log.info("%s: %d %ss", title, total - done, unit)
-    return tqdm(
+    return _Bar(
         total=total,
         initial=done,
         desc=title,
         unit=unit,
         disable=not on_terminal,
         dynamic_ncols=True,
+        miniters=1,
         **options,
     )
 
@@ -93,6 +103,23 @@ def _lose_output(error: OSError) -> None:
         raise UserError(f"stdout cannot be written: {error.strerror or error}") from error
 
 
+@contextmanager
+def logging_kept() -> Iterator[None]:
+    """Let the block call `set_up_logging`; after it the caller's own set-up of logging is back."""
+    root, stdout = logging.getLogger(), sys.stdout
+    handlers = root.handlers[:]
+    levels = {name: logging.getLogger(name).level for name in (None, *NOISY)}
+    errors = getattr(stdout, "errors", None)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        if isinstance(stdout, io.TextIOWrapper) and not stdout.closed:
+            stdout.reconfigure(errors=errors)
+
+
 def set_up_logging(verbose: bool = True, rewrite: Callable[[str], str] = str) -> None:
     """Print the program's messages to stdout as plain lines.
 
@@ -105,5 +132,5 @@ def set_up_logging(verbose: bool = True, rewrite: Callable[[str], str] = str) ->
     root = logging.getLogger()
     root.handlers[:] = [_TqdmHandler(rewrite)]
     root.setLevel(logging.INFO if verbose else logging.ERROR)
-    for noisy in ("PIL", "urllib3", "filelock", "torch", "matplotlib"):
+    for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
