@@ -65,6 +65,9 @@ def decode(image: ImageFile.ImageFile, again: Opener) -> Image.Image | Deep:
     if image.mode in MODES and not signed:
         return shown
     values = np.asarray(shown)
+    if image.format == "PPM" and image.mode == "I" and raw != "I;16B":
+        # Pillow has brought the white that the header names to 65535, as it does with color.
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
     if signed and values.dtype == np.uint8:
         values = values.view(np.int8)
     if raw == "I;32N":  # a TIFF of uint32, which Pillow takes for int32

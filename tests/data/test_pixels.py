@@ -198,6 +198,14 @@ def test_a_ppm_shows_what_is_in_it(tmp_path, top, levels):
     assert_shows(tmp_path, head + samples.tobytes(), samples / top)
 
 
+@pytest.mark.parametrize("levels", [RAMP, COLORS], ids=["gray", "color"])
+def test_the_white_that_a_dark_ppm_names_counts(tmp_path, levels):
+    samples = np.rint(levels * 200).astype(">u2")
+    kind = 5 if levels is RAMP else 6
+    assert_shows(tmp_path, b"P%d\n16 12\n4095\n" % kind + samples.tobytes(), samples / 4095)
+    assert_shows(tmp_path, b"P%d\n16 12\n65535\n" % kind + samples.tobytes(), samples / 255)
+
+
 @pytest.mark.parametrize("bits", [1, 4, 10, 12, 16])
 def test_jpeg_2000_of_a_depth_that_pillow_scales_wrongly_is_refused(tmp_path, bits):
     Image.fromarray(over("u1", COLORS)).save(tmp_path / "a.jp2", irreversible=False)
