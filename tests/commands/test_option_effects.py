@@ -1,28 +1,122 @@
-"""Every option that shapes a network or a training does what its name says.
+"""Every option that shapes a network or a training reaches its place.
 
-Each case runs the real command line with one option changed and looks at the files.
+The real command line is resolved to Jobs; nothing is trained. What a stage makes of each setting is
+tested in tests/training/test_settings.py.
 """
 
-import json
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY_CODES, TINY_TRANSFORMER, TINY_VQGAN
 
+from commands.options import OPTIONS
+from commands.parser import parse
+from commands.resolve import resolved
+from MaskGIT import MODES
+from models.open import new_transformer
+from models.vqgan.network import VQModel
+from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
 from utils.checkpoint import load_checkpoint
 
-# 12 steps, so that a warm-up of a tenth of the run has one.
 TRAIN = f"--train --dataset mnist --n_epochs 1 --batch_size 4 {TINY_TRANSFORMER}"
-TRAIN_VAE = f"--train_vae --dataset mnist --n_epochs_vae 1 --batch_size_vae 16 {TINY_VQGAN}"
+TRAIN_VAE = f"--train_vae --dataset mnist --n_epochs_vae 1 {TINY_VQGAN} {TINY_CODES}"
+
+Jobs = dict[str, Any]
 
 
 @pytest.fixture
-def transformer(run, tokenizer_file, tmp_path):
-    def train(options=""):
-        run(f"{TRAIN} --checkpoint_vae {tokenizer_file} {options}")
-        return load_checkpoint(tmp_path / "mnist" / "MaskGIT_mnist.pt", "maskgit")
+def resolve(data_dir, tokenizer_file, trained, tmp_path) -> Callable[[str], Jobs]:
+    """Resolve a command line; returns its Jobs by the names of their modes."""
+    commands = {
+        "train": f"{TRAIN} --checkpoint_vae {tokenizer_file}",
+        "train_vae": TRAIN_VAE,
+        "distill": f"--distill 1 --checkpoint {trained}/MaskGIT_mnist.pt",
+        "both": f"{TRAIN_VAE} {TRAIN}",
+    }
 
-    return train
+    def call(command: str, options: str) -> Jobs:
+        common = f"--data_dir {data_dir} --output_dir {tmp_path} --no_wandb"
+        line = parse(f"{commands[command]} {common} {options}".split(), MODES)
+        with resolved(line, MODES) as jobs:
+            return {mode.name: job for mode, job in jobs.items()}
+
+    return call
+
+
+SETTINGS = [
+    ("train", "--n_epochs 3", "epochs", 3),
+    ("train", "--batch_size 8", "batch_size", 8),
+    ("train", "--optimizer muon", "optimizer", "muon"),
+    ("train", "--lr 1e-2", "lr", 1e-2),
+    ("train", "--betas 0.5 0.6", "betas", (0.5, 0.6)),
+    ("train", "--weight_decay 30", "weight_decay", 30),
+    ("train", "--warmup 0", "warmup_epochs", 0),
+    ("train", "--drop-label 0.9", "label_drop", 0.9),
+    ("train", "--sched_mode root", "schedule", "root"),
+    ("train", "--label_smoothing 0.5", "label_smoothing", 0.5),
+    ("train", "--grad_clip 1e-4", "grad_clip", 1e-4),
+    ("train", "--grad_accum 2", "grad_accum", 2),
+    ("train", "--ema_decay 0", "ema_decay", 0),
+    ("train", "--seed 5", "seed", 5),
+    ("train_vae", "--n_epochs_vae 2", "epochs", 2),
+    ("train_vae", "--batch_size_vae 8", "batch_size", 8),
+    ("train_vae", "--lr_vae 1e-2", "lr", 1e-2),
+    ("train_vae", "--betas_vae 0.1 0.2", "betas", (0.1, 0.2)),
+    ("train_vae", "--warmup_vae 0", "warmup_epochs", 0),
+    ("train_vae", "--grad_accum 2", "grad_accum", 2),
+    ("train_vae", "--ema_decay 0", "ema_decay", 0),
+    ("train_vae", "--codebook_weight 20", "codebook_weight", 20),
+    ("train_vae", "--perceptual_weight 0.5", "perceptual_weight", 0.5),
+    ("train_vae", "--perceptual_vgg vgg.pth", "perceptual_vgg", "vgg.pth"),
+    ("train_vae", "--disc_weight 0.7", "disc_weight", 0.7),
+    ("train_vae", "--disc_start 1", "disc_start", 1),
+    ("train_vae", "--seed 5", "seed", 5),
+    ("distill", "--distill 2", "num_steps", 2),
+    ("distill", "--n_epochs_distill 2", "epochs", 2),
+    ("distill", "--batch_size_distill 5", "batch_size", 5),
+    ("distill", "--lr_distill 1e-2", "lr", 1e-2),
+    ("distill", "--lr_auxiliary 1e-2", "auxiliary_lr", 1e-2),
+    ("distill", "--teacher_cfg_w 3", "teacher_guidance", 3),
+    ("distill", "--teacher_sm_temp 2", "teacher_logit_scale", 2),
+    ("distill", "--grad_clip 1e-4", "grad_clip", 1e-4),
+    ("distill", "--ema_decay 0", "ema_decay", 0),
+    ("distill", "--seed 5", "seed", 5),
+]
+CONFIGS = {"train": TrainingConfig, "train_vae": VQGANTrainingConfig, "distill": DistillConfig}
+
+
+@pytest.mark.parametrize(("mode", "option", "field", "value"), SETTINGS)
+def test_options_reach_the_settings_of_their_training(resolve, mode, option, field, value):
+    found = getattr(resolve(mode, option)[mode].training, field)
+    assert found == value
+    assert getattr(CONFIGS[mode](), field) != value
+
+
+@pytest.mark.parametrize(("mode", "config"), CONFIGS.items())
+def test_no_option_of_a_training_is_left_out_above(mode, config):
+    filled = {f.field for option in OPTIONS.values() for f in option.fills if f.config is config}
+    tried = {field for other, _, field, _ in SETTINGS if other == mode}
+    assert tried - {"num_steps"} == filled & {field.name for field in fields(config)}
+
+
+LOOP = "--sample_and_save_freq 2 --save_every_minutes 3 --keep_checkpoints 1 --keep_best_loss"
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("train", "--n_epochs 5 --batch_size 12"),
+        ("train_vae", "--n_epochs_vae 5 --batch_size_vae 12"),
+        ("distill", "--n_epochs_distill 5 --batch_size_distill 12"),
+    ],
+)
+def test_options_reach_the_loop_of_every_training(resolve, mode, options):
+    loop = resolve(mode, f"{options} {LOOP}")[mode].loop
+    assert loop == LoopConfig(5, 12, 2, 3.0, 1, True)
 
 
 @pytest.mark.parametrize(
@@ -35,53 +129,46 @@ def transformer(run, tokenizer_file, tmp_path):
         ("--depth 2", "blocks.1.attention.qkv.weight", (48, 16)),
     ],
 )
-def test_options_of_the_transformer_shape_its_weights(transformer, option, weight, shape):
-    assert transformer(option)["weights"][weight].shape == shape
+def test_options_of_the_transformer_shape_its_weights(resolve, option, weight, shape):
+    network = new_transformer(resolve("train", option)["train"].config)
+    assert network.state_dict()[weight].shape == shape
+    assert ("embedding_map.weight" in network.state_dict()) == (option != "--embed_dim_t 16")
 
 
-def test_equal_widths_need_no_map(transformer):
-    assert "embedding_map.weight" not in transformer("--embed_dim_t 16")["weights"]
+def test_heads_dropout_and_precision_reach_their_place(resolve):
+    job = resolve("train", "--heads 4 --dropout_t 0.5 --precision bf16")["train"]
+    assert (job.config.heads, job.config.dropout) == (4, 0.5)
+    assert job.machine.precision == torch.bfloat16
 
 
 @pytest.mark.parametrize(
-    "option",
-    ["--heads 4", "--dropout_t 0.5", "--lr 1e-2", "--warmup 0", "--betas 0.5 0.6", "--seed 5",
-     "--weight_decay 30 --lr 1e-2", "--drop-label 0.9", "--label_smoothing 0.5", "--grad_clip 1e-4",
-     "--sched_mode root", "--batch_size 8", "--precision bf16", "--optimizer muon"],
-)  # fmt: skip
-def test_options_of_the_training_change_the_weights(transformer, trained_fp32, option):
-    weights = transformer(f"--precision fp32 {option}")["weights"]
-    assert any(not value.equal(trained_fp32[name]) for name, value in weights.items())
+    ("option", "weight", "shape"),
+    [
+        ("--channels 64", "encoder.conv_in.weight", (64, 1, 3, 3)),
+        ("--z_channels 12", "encoder.conv_out.weight", (12, 32, 3, 3)),
+        ("--double_z", "encoder.conv_out.weight", (16, 32, 3, 3)),
+        ("--double_z", "quant_conv.weight", (8, 16, 1, 1)),
+        ("--ch_mult 1,2,1", "encoder.down.1.block.0.conv1.weight", (64, 32, 3, 3)),
+        ("--num_res_blocks 2", "encoder.down.2.block.1.conv1.weight", (32, 32, 3, 3)),
+        ("--attn_resolutions 8", "encoder.down.2.attn.0.q.weight", (32, 32, 1, 1)),
+        ("--n_embed 24", "quantize.embedding.weight", (24, 8)),
+        ("--embed_dim 4", "quantize.embedding.weight", (16, 4)),
+        ("--size 48", "encoder.conv_in.weight", (32, 1, 3, 3)),
+        ("--colorize_nlabels 1", "colorize", (3, 1, 1, 1)),
+    ],
+)
+def test_options_of_the_vqgan_shape_its_weights(resolve, option, weight, shape):
+    network = VQModel(resolve("train_vae", option)["train_vae"].config)
+    assert network.state_dict()[weight].shape == shape
 
 
-@pytest.fixture(scope="module")
-def trained_fp32(data_dir, tokenizer_file, tmp_path_factory):
-    from MaskGIT import main
-
-    output = tmp_path_factory.mktemp("fp32")
-    main(
-        f"{TRAIN} --checkpoint_vae {tokenizer_file} --data_dir {data_dir} --output_dir {output} "
-        "--no_wandb --precision fp32 --seed 1".split()
-    )
-    return load_checkpoint(output / "mnist" / "MaskGIT_mnist.pt", "maskgit")["weights"]
+def test_dropout_and_index_shape_reach_the_vqgan(resolve):
+    config = resolve("train_vae", "--dropout 0.5 --sane_index_shape")["train_vae"].config
+    assert (config.dropout, config.sane_index_shape) == (0.5, True)
 
 
-def test_averaged_weights_follow_their_decay(transformer):
-    contents = transformer("--ema_decay 0")
-    assert all(value.equal(contents["ema"][name]) for name, value in contents["weights"].items())
-
-
-def test_epochs_and_batches_count_the_steps(transformer):
-    assert transformer("--n_epochs 3 --batch_size 12")["step"] == 12
-
-
-def test_grids_at_their_frequency(run, tokenizer_file, tmp_path):
-    run(
-        f"{TRAIN} --checkpoint_vae {tokenizer_file} --n_epochs 4 --batch_size 16 "
-        "--sample_and_save_freq 2"
-    )
-    names = sorted(path.name for path in (tmp_path / "mnist" / "samples").iterdir())
-    assert names == ["maskgit_step_0000006.png", "maskgit_step_0000012.png"]
+def test_the_size_decides_the_tokens_of_an_image(resolve):
+    assert resolve("both", "--size 48")["train"].config.seq_len == 144
 
 
 def test_workers_read_the_same_images(run, tokenizer_file, tmp_path):
@@ -103,42 +190,6 @@ def test_tokens_do_not_depend_on_the_precision(run, tokenizer_file, tmp_path):
     assert len(list((tmp_path / "tokens").glob("mnist-train-*"))) == 1
 
 
-@pytest.fixture
-def vqgan(run, tmp_path):
-    def train(options=""):
-        run(f"{TRAIN_VAE} {TINY_CODES} {options}")
-        entry = load_checkpoint(tmp_path / "mnist" / "VQGAN_mnist.pt", "vqgan")["tokenizer"]
-        return entry["config"], entry["weights"]
-
-    return train
-
-
-@pytest.mark.parametrize(
-    ("option", "weight", "shape"),
-    [
-        ("--channels 64", "encoder.conv_in.weight", (64, 1, 3, 3)),
-        ("--z_channels 12", "encoder.conv_out.weight", (12, 32, 3, 3)),
-        ("--double_z", "encoder.conv_out.weight", (16, 32, 3, 3)),
-        ("--double_z", "quant_conv.weight", (8, 16, 1, 1)),
-        ("--ch_mult 1,2,1", "encoder.down.1.block.0.conv1.weight", (64, 32, 3, 3)),
-        ("--num_res_blocks 2", "encoder.down.2.block.1.conv1.weight", (32, 32, 3, 3)),
-        ("--attn_resolutions 8", "encoder.down.2.attn.0.q.weight", (32, 32, 1, 1)),
-        ("--n_embed 24", "quantize.embedding.weight", (24, 8)),
-        ("--embed_dim 4", "quantize.embedding.weight", (16, 4)),
-        ("--size 48", "encoder.conv_in.weight", (32, 1, 3, 3)),
-        ("--colorize_nlabels 1", "colorize", (3, 1, 1, 1)),
-    ],
-)
-def test_options_of_the_vqgan_shape_its_weights(vqgan, option, weight, shape):
-    assert vqgan(option)[1][weight].shape == shape
-
-
-def test_the_size_decides_the_tokens_of_an_image(run, tmp_path):
-    run(f"--train_vae {TRAIN} {TINY_VQGAN} {TINY_CODES} --n_epochs_vae 1 --size 48")
-    contents = load_checkpoint(tmp_path / "mnist" / "MaskGIT_mnist.pt", "maskgit")
-    assert contents["config"]["seq_len"] == 144
-
-
 def test_remap_shrinks_the_alphabet_end_to_end(run, tokenizer_file, tmp_path):
     used = np.array([3, 5, 8, 9, 11])
     np.save(tmp_path / "used.npy", used)
@@ -148,86 +199,6 @@ def test_remap_shrinks_the_alphabet_end_to_end(run, tokenizer_file, tmp_path):
     assert contents["weights"]["token_embedding.weight"].shape[0] == 5 + 1 + 10 + 1
     (folder,) = (tmp_path / "tokens").glob("mnist-train-*")
     assert np.load(folder / "tokens.npy").max() < 5
-
-
-def test_index_shape_is_kept_with_the_model(vqgan):
-    assert vqgan("--sane_index_shape")[0]["sane_index_shape"] is True
-
-
-@pytest.mark.parametrize(
-    "option",
-    ["--dropout 0.5", "--codebook_weight 20", "--lr_vae 1e-2", "--warmup_vae 0 --n_epochs_vae 2",
-     "--betas_vae 0.1 0.2", "--disc_weight 0.8 --disc_start 1", "--batch_size_vae 8"],
-)  # fmt: skip
-def test_options_of_vqgan_training_change_the_weights(vqgan, tiny_vqgan_weights, option):
-    _, weights = vqgan(f"--precision fp32 {option}")
-    assert any(not value.equal(tiny_vqgan_weights[name]) for name, value in weights.items())
-
-
-@pytest.fixture(scope="module")
-def tiny_vqgan_weights(data_dir, tmp_path_factory):
-    from MaskGIT import main
-
-    output = tmp_path_factory.mktemp("vqgan")
-    main(
-        f"{TRAIN_VAE} {TINY_CODES} --data_dir {data_dir} --output_dir {output} --no_wandb "
-        "--precision fp32 --seed 1".split()
-    )
-    return load_checkpoint(output / "mnist" / "VQGAN_mnist.pt", "vqgan")["tokenizer"]["weights"]
-
-
-@pytest.mark.parametrize(("start", "takes_part"), [(0, True), (2, True), (3, False)])
-def test_the_discriminator_starts_at_its_step(run, tmp_path, start, takes_part):
-    run(f"{TRAIN_VAE} {TINY_CODES} --disc_weight 0.8 --disc_start {start}")
-    lines = (tmp_path / "mnist" / "metrics_vqgan.jsonl").read_text().splitlines()
-    (row,) = (json.loads(line) for line in lines if "train/loss" in line)
-    if takes_part:
-        # Near its start the hinge loss is 1; a mean over the steps without it would be 1/3.
-        assert row["train/discriminator"] == pytest.approx(1, abs=0.4)
-    else:
-        assert "train/discriminator" not in row
-
-
-@pytest.fixture
-def student(run, trained, tmp_path):
-    def distill(options=""):
-        teacher = trained / "MaskGIT_mnist.pt"
-        run(
-            f"--distill 1 --checkpoint {teacher} --precision fp32 --n_epochs_distill 1 "
-            f"--batch_size_distill 4 --run_name few {options}"
-        )
-        return load_checkpoint(tmp_path / "few" / "MaskGIT_mnist.pt", "maskgit")
-
-    return distill
-
-
-@pytest.fixture(scope="module")
-def distilled(data_dir, trained, tmp_path_factory):
-    from MaskGIT import main
-
-    output = tmp_path_factory.mktemp("distilled")
-    main(
-        f"--distill 1 --checkpoint {trained}/MaskGIT_mnist.pt --output_dir {output} --seed 1 "
-        "--precision fp32 --n_epochs_distill 1 --batch_size_distill 4 --no_wandb".split()
-    )
-    return load_checkpoint(output / "mnist_1_step" / "MaskGIT_mnist.pt", "maskgit")["weights"]
-
-
-@pytest.mark.parametrize(
-    "option",
-    ["--batch_size_distill 5", "--lr_distill 1e-2", "--lr_auxiliary 1e-2", "--teacher_cfg_w 3",
-     "--teacher_sm_temp 2", "--grad_clip 1e-4", "--seed 5", "--n_epochs_distill 2"],
-)  # fmt: skip
-def test_options_of_a_distillation_change_the_weights(student, distilled, option):
-    weights = student(option)["weights"]
-    assert any(not value.equal(distilled[name]) for name, value in weights.items())
-
-
-def test_a_distillation_averages_and_saves_as_a_training_does(student, distilled, tmp_path):
-    contents = student("--ema_decay 0 --keep_checkpoints 1 --n_epochs_distill 2")
-    assert contents["step"] == 200
-    assert all(value.equal(contents["ema"][name]) for name, value in contents["weights"].items())
-    assert (tmp_path / "few" / "MaskGIT_mnist_step_0000200.pt").is_file()
 
 
 def test_the_share_to_begin_with_changes_the_images(run, trained, tmp_path):
