@@ -45,6 +45,8 @@ def read_mask(path: str, threshold: int | None = None) -> np.ndarray:
         level, marked, is_clear = 255 - opacity, is_hole, is_hole | is_opaque
         unclear = "neither opaque nor transparent"
     else:
+        if is_hole.any():
+            log.info("%s: its white parts are marked, its transparent parts are not", path)
         level, marked, is_clear = on_black.mean(2), is_white, is_white | is_black
         unclear = "neither black nor white"
     if threshold is not None:

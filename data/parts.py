@@ -16,14 +16,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from data.arrays import HEADERS
 from utils.errors import UserError, one_line
 
 BATCH = 64  # images read at once
 NAMES = {"arr_0", "arr_1", "indices", "parts", "sampling"}
-HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 def part_arrays(

@@ -107,6 +107,18 @@ def test_colors_beside_white_are_refused(tmp_path):
         marked(tmp_path, Image.fromarray(mask))
 
 
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [("hole in a photo", "its transparent part is marked"),
+     ("white strokes on transparent", "its white parts are marked"), ("0 and 255", "")],
+)  # fmt: skip
+def test_what_is_marked_beside_transparent_parts_is_said(tmp_path, caplog, mask, told):
+    caplog.set_level("INFO")
+    marked(tmp_path, MASKS[mask])
+    assert told in caplog.text
+    assert bool(caplog.text) == bool(told)
+
+
 def test_a_threshold_says_what_is_marked(tmp_path):
     assert np.array_equal(marked(tmp_path, Image.fromarray(LEVELS), threshold=136), ~LEFT)
     assert np.array_equal(marked(tmp_path, Image.fromarray(BLURRED), threshold=120), LEFT)
