@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from data.files import FileError, check_regular, reading
@@ -58,7 +59,7 @@ def with_labels(tree: Tree, root: Path, *, named_in_full: bool = False) -> Tree:
         except UserError as error:
             if len(tree.classes) == 1:
                 raise
-            log.info("%s; the sub-folders are the classes", error)
+            _say(f"{error}; the sub-folders are the classes")
             continue
         if found:
             return found
@@ -74,11 +75,11 @@ def _labelled(tree: Tree, file: Path, named_in_full: bool) -> Tree | None:
     counts = {c: sum(_image_of(row.get(c, ""), index) is not None for row in rows) for c in columns}
     files = max(columns, key=lambda column: counts[column], default="")
     if not counts.get(files):
-        log.info("%s is not used: it names no image in %s", file, tree.folder)
+        _say(f"{file} is not used: it names no image in {tree.folder}")
         return None
     classes, labels = _class_of_rows(rows, [c for c in columns if c != files], file)
     if not classes:
-        log.info("%s is not used: no column of it holds classes (%s)", file, named(columns))
+        _say(f"{file} is not used: no column of it holds classes ({named(columns)})")
         return None
     found: dict[str, str] = {}
     unknown = []
@@ -90,16 +91,16 @@ def _labelled(tree: Tree, file: Path, named_in_full: bool) -> Tree | None:
             raise FileError(f"{file} gives {image} the classes {found[image]} and {label}")
     pairs = {(class_of(image), label) for image, label in found.items()}
     if len(tree.classes) > 1 and len(pairs) == len(dict(pairs)) == len(set(found.values())):
-        return None  # the sub-folders say the same
+        _say(f"{file} is not used: it divides the images as the sub-folders do")
+        return None
     names = tuple(name for name in tree.names if name in found)
     left_out = tree.left_out.copy()
     left_out[f"in no row of {file.name}", ""] = len(tree.names) - len(names)
     if tree.folder in file.parents:
         left_out["other endings", file.suffix] -= 1
-    log.info("%s: classes from %s, images from %s", file, named(classes), named([files]))
+    _say(f"{file}: classes from {named(classes)}, images from {named([files])}")
     if unknown:
-        told = "%s: %d rows name no image here, or several: %s"
-        log.info(told, file, len(unknown), named(unknown))
+        _say(f"{file}: {len(unknown)} rows name no image here, or several: {named(unknown)}")
     return replace(tree, names=names, labels=found, table=file, left_out=left_out)
 
 
@@ -151,6 +152,12 @@ def _rows(file: Path) -> list[Row]:
         delimiter = max(",;\t", key=head.count)
         rows = csv.DictReader(lines, delimiter=delimiter, restval="")
         return [{key: text for key, text in row.items() if key is not None} for row in rows]
+
+
+@cache
+def _say(text: str) -> None:
+    """Write a line once, for both splits are made from the same files."""
+    log.info("%s", text)
 
 
 def _text(value: object) -> str:

@@ -63,7 +63,7 @@ def test_a_table_beside_the_images_has_their_classes(tmp_path, caplog, name, tex
     put(tmp_path)
     (tmp_path / name).write_text(text, "utf-8", newline="")
     assert all_labels(tmp_path) == EVERY
-    assert f"{name}: classes from " in caplog.text
+    assert caplog.text.count(f"{name}: classes from ") == 1
 
 
 @pytest.mark.parametrize("place", ["images", "images/part_1"])
