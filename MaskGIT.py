@@ -29,7 +29,7 @@ from commands.parser import parse
 from utils.errors import UserError, errors_on_one_line
 from utils.launch import read_launch
 from utils.signals import end_on_signals
-from utils.streams import open_standard_streams
+from utils.streams import draw_into_files, open_standard_streams
 
 if TYPE_CHECKING:
     from commands.sample import SampleJob
@@ -104,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rewrite = partial(with_flags, modes=tuple(mode.name for mode in MODES))
     on_one_line = partial(errors_on_one_line, "MaskGIT.py", rewrite)
     open_standard_streams("MaskGIT.py")
+    draw_into_files()
     with on_one_line():
         launch = read_launch()
     with launch.main_speaks_first(), on_one_line(), end_on_signals(launch.size == 1):

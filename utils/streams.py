@@ -1,4 +1,4 @@
-"""The standard streams where they are closed, or where nobody reads them any more."""
+"""What a process finds around it: closed standard streams, a reader that has gone, a display."""
 
 import os
 import sys
@@ -31,6 +31,16 @@ def open_standard_streams(program: str) -> None:
             sys.stderr.write(
                 f"{program}: stdout is closed, so its messages are lost (> log.txt keeps them)\n"
             )
+
+
+def draw_into_files() -> None:
+    """Have matplotlib open no windows, whatever MPLBACKEND says, unless somebody types here.
+
+    Jupyter's kernels set the variable for every program that they start. Where the environment of
+    the program lacks that backend, each import of matplotlib fails, also the one in torchmetrics.
+    """
+    if not hasattr(sys, "ps1"):  # set in notebooks and at the prompt of Python
+        os.environ["MPLBACKEND"] = "agg"
 
 
 def mute(stream: Any) -> None:

@@ -1,7 +1,9 @@
 """Charts are drawn in our own style, and whatever fails there ends nothing else."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,3 +82,18 @@ def test_drawing_takes_its_share_of_the_time_and_no_more():
                 drawn_seconds += 0.7
         now = max(now, second)
     assert 0.8 * MOST_OF_THE_TIME < drawn_seconds / now < 1.1 * MOST_OF_THE_TIME
+
+
+def test_a_backend_that_is_not_here_spoils_no_import_of_matplotlib(tmp_path):
+    code = (
+        "import sys, MaskGIT\n"
+        "try: MaskGIT.main(['--curves', sys.argv[1]])\n"
+        "except SystemExit as end: assert end.code == 2  # it has no numbers\n"
+        "import utils.plots, torchmetrics, matplotlib.pyplot\n"
+        "print(utils.plots.draw(1, 1, lambda sheet: None).shape)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], check=True, text=True, capture_output=True,
+        env={**os.environ, "MPLBACKEND": "module://none.of_it", "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert shown.stdout.endswith("\n(120, 120, 3)\n")
