@@ -30,6 +30,7 @@ T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # a process that sends nothing for longer hangs: the job ends
 BEAT_SECONDS = 1.0  # between two signs of life of the main process while the others wait for it
 LOST = ("Connection closed by peer", "Connection reset by peer")  # what gloo and NCCL say
+OWN_GPU = "start one process per GPU (torchrun: nproc_per_node, srun: ntasks and gpus-per-task=1)"
 NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # beside WORLD_SIZE
 
 
@@ -55,6 +56,9 @@ class Processes(Launch):
     def own_device(self, device: torch.device) -> torch.device:
         """Choose the device of this process: of several GPUs that of its local rank.
 
+        A launcher may show each process a single GPU, its own, as `srun --gpus-per-task=1` does.
+        `connected` finds out whether it is.
+
         Args:
             device: the device of the job. With several processes a GPU must have no index.
 
@@ -73,13 +77,13 @@ class Processes(Launch):
                 f"`device` {device} is one GPU for {self.size} processes: leave `device` out and "
                 "choose GPUs with CUDA_VISIBLE_DEVICES"
             )
-        if self.local_rank >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        if count > 1 and self.local_rank >= count:
             raise UserError(
-                f"process {self.local_rank + 1} on this machine has no GPU of its own: there are "
-                f"{torch.cuda.device_count()}, so let torchrun start at most that many "
-                "(nproc_per_node)"
+                f"process {self.local_rank + 1} on this machine has no GPU of its own: it sees "
+                f"{count}; {OWN_GPU}"
             )
-        return torch.device("cuda", self.local_rank)
+        return torch.device("cuda", 0 if count == 1 else self.local_rank)
 
     @contextmanager
     def connected(self, device: torch.device) -> Iterator[None]:
@@ -89,8 +93,8 @@ class Processes(Launch):
             device: where this process computes; a GPU must be torch's current one.
 
         Raises:
-            UserError: if the environment does not say where the other processes are, or another
-                one ends while this one needs it.
+            UserError: if the environment does not say where the other processes are, two of them
+                have the same GPU, or another one ends while this one needs it.
         """
         if self.size == 1:
             yield
@@ -104,6 +108,8 @@ class Processes(Launch):
         on_gpu = device.type == "cuda"
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
         try:
+            if on_gpu:
+                self._check_gpus(str(torch.cuda.get_device_properties(device).uuid))
             yield
         except SystemExit:  # all processes stop after a signal
             _disconnect()
@@ -115,6 +121,21 @@ class Processes(Launch):
                 "another process of this job has ended; its own message tells why"
             ) from error
         _disconnect()
+
+    def _check_gpus(self, gpu: str) -> None:
+        """Refuse to share the GPU of another process, which NCCL cannot.
+
+        Args:
+            gpu: what no other GPU is called, on any machine.
+
+        Raises:
+            UserError: in every process.
+        """
+        gpus: list[Any] = [None] * self.size
+        dist.all_gather_object(gpus, gpu)
+        for rank, one in enumerate(gpus):
+            if gpus.index(one) < rank:
+                raise UserError(f"processes {gpus.index(one)} and {rank} share one GPU; {OWN_GPU}")
 
     @contextmanager
     def main_first(self) -> Iterator[None]:

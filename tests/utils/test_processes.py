@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from threading import Barrier, Event, Thread
@@ -416,10 +417,26 @@ def test_processes_need_gpus_of_their_own(monkeypatch):
     assert Processes().own_device(gpu) == torch.device("cuda:0")
     assert Processes().own_device(torch.device("cuda:1")) == torch.device("cuda:1")
     assert Processes(1, 4, 3).own_device(cpu) == cpu
-    with pytest.raises(UserError, match="there are 2"):
+    with pytest.raises(UserError, match="it sees 2"):
         Processes(2, 4, 2).own_device(gpu)
+    # As srun with gpus-per-task=1 shows it to each.
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert Processes(3, 4, 3).own_device(gpu) == torch.device("cuda:0")
     with pytest.raises(UserError, match="`device` cuda:0"):
         Processes(1, 4, 1).own_device(torch.device("cuda:0"))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "told"), [("ABCD", None), ("ABCB", "processes 1 and 3 share one")]
+)
+def test_two_processes_on_one_gpu_are_refused(monkeypatch, gpus, told):
+    def gather(found, own):
+        assert own == "B"
+        found[:] = gpus
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    with pytest.raises(UserError, match=told) if told else nullcontext():
+        Processes(1, 4, 1)._check_gpus("B")
 
 
 def test_a_mistake_is_told_by_the_main_process(monkeypatch, capsys):
