@@ -129,7 +129,7 @@ def errors_on_one_line(program: str, rewrite: Callable[[str], str] = str) -> Ite
     try:
         yield
     except UserError as error:
-        reason, code = f"error: {' '.join(rewrite(str(error)).splitlines())}", 2
+        reason, code = f"error: {rewrite(str(error))}", 2
     except Stopped as stop:
         name = signal.Signals(stop.signal_number).name
         reason, code = f"stopped by {name}", exit_code(stop.signal_number)
@@ -146,7 +146,7 @@ def errors_on_one_line(program: str, rewrite: Callable[[str], str] = str) -> Ite
         mute(sys.stdout)  # for what is still buffered
         raise SystemExit(code)
     try:
-        sys.stderr.write(f"{program}: {printable(reason)}\n")
+        sys.stderr.write(f"{program}: {printable(' '.join(reason.splitlines()))}\n")
         sys.stderr.flush()
     except OSError:  # nobody reads it any more: the code tells
         mute(sys.stderr)
