@@ -52,7 +52,8 @@ make_environment() {
         die "cannot make $folder (on Debian and Ubuntu: apt-get install python3-venv)"
 }
 
-# install_in FOLDER FILE...: install requirement files in the environment of that folder
+# install_in FOLDER FILE...: install requirement files in the environment of that folder. The stamp only
+# saves time: an environment that may not be written is used as it is if it has all that is needed.
 install_in() {
     local folder="$1" stamp arguments=()
     shift
@@ -61,6 +62,40 @@ install_in() {
     [ -e "$stamp" ] && return
     for file in "$@"; do arguments+=(-r "$file"); done
     "$PYTHON" -m pip install --disable-pip-version-check "${arguments[@]}" ||
-        die "pip could not install $*"
-    touch "$stamp"
+        install_without_pip "${arguments[@]}" || has_all "$@" ||
+        die "$folder lacks what is said above, and it could not be installed"
+    { touch "$stamp"; } 2>/dev/null || true
+}
+
+# install_without_pip -r FILE...: the same where pip is missing, as in environments that uv makes
+install_without_pip() {
+    if "$PYTHON" -m pip --version >/dev/null 2>&1; then
+        return 1 # it is there, and has said why it could not
+    elif command -v uv >/dev/null; then
+        uv pip install --python "$PYTHON" "$@"
+    else
+        "$PYTHON" -m ensurepip && "$PYTHON" -m pip install --disable-pip-version-check "$@"
+    fi
+}
+
+# has_all FILE...: whether $PYTHON has every requirement of these files; says what is missing
+has_all() {
+    "$PYTHON" - "$@" <<'END'
+import re, sys
+from importlib.metadata import PackageNotFoundError, version
+from operator import eq, ge, lt
+
+def number(text):
+    return [int(part) for part in re.findall(r"\d+", text.partition("+")[0])[:3]]
+
+for line in (line for path in sys.argv[1:] for line in open(path)):
+    try:
+        found = number(version(re.match(r"[\w.-]+", line)[0]))
+        for sign, bound in re.findall(r"(>=|<|==)([\d.]+)", line):
+            length = len(number(bound))
+            if not {">=": ge, "<": lt, "==": eq}[sign](found[:length], number(bound)):
+                sys.exit(f"{line.strip()} is needed, {found} is there")
+    except PackageNotFoundError:
+        sys.exit(f"{line.strip()} is missing")
+END
 }

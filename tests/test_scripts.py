@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,12 @@ def start(copy: Path, *arguments: str, **variables: str) -> list[str]:
     (copy / "notes").write_text("")
     outer = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
     subprocess.run(
-        ["bash", "scripts/test.sh", *arguments], cwd=copy, env={**outer, **variables}, check=True
+        ["bash", "scripts/test.sh", *arguments],
+        cwd=copy,
+        env={**outer, **variables},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     return (copy / "notes").read_text().splitlines()
 
@@ -81,3 +87,39 @@ def test_without_it_the_active_environment_is_used(copy):
         assert test.startswith(f"{environment} -m pytest ")
         assert "not slow" not in test
     assert not (copy / ".venv-lowest" / "requirements.txt").exists()
+
+
+# A Python without pip, or in a folder that may not be written: it installs nothing.
+CANNOT_INSTALL = f"""#!/bin/sh
+echo "active $*" >>notes
+case "$2" in pip | ensurepip) exit 1 ;; esac
+[ "$1" != - ] || exec {sys.executable} "$@"
+"""
+
+
+def test_an_environment_that_has_all_is_used_though_nothing_can_be_installed(copy):
+    (copy / "active" / "bin" / "python").write_text(CANNOT_INSTALL)
+    (copy / "active").chmod(0o555)
+    active = {"VIRTUAL_ENV": str(copy / "active"), "PATH": "/usr/bin:/bin"}  # without uv
+    for name in FILES:
+        (copy / name).write_text("pytest>=1,<9999\n")
+    *_, test = start(copy, **active)
+    assert test.startswith("active -m pytest ")
+    for missing in ("no-such-package>=1", "pytest>=9999", "pytest>=1,<2"):
+        (copy / "requirements.txt").write_text(f"{missing}\n")
+        with pytest.raises(subprocess.CalledProcessError) as end:
+            start(copy, **active)
+        assert end.value.returncode == 2
+        assert missing in end.value.stderr
+    (copy / "active").chmod(0o755)
+
+
+def test_an_environment_of_uv_is_filled_by_uv(copy):
+    (copy / "active" / "bin" / "python").write_text(CANNOT_INSTALL)
+    (copy / "bin").mkdir()
+    (copy / "bin" / "uv").write_text('#!/bin/sh\necho "uv $*" >>notes\n')
+    (copy / "bin" / "uv").chmod(0o755)
+    active = {"VIRTUAL_ENV": str(copy / "active"), "PATH": f"{copy / 'bin'}:/usr/bin:/bin"}
+    *_, uv, test = start(copy, **active)
+    assert uv.startswith(f"uv pip install --python {copy / 'active'}/bin/python -r requirements")
+    assert test.startswith("active -m pytest ")

@@ -56,7 +56,7 @@ class Processes(Launch):
     def own_device(self, device: torch.device) -> torch.device:
         """Choose the device of this process: of several GPUs that of its local rank.
 
-        A launcher may show each process a single GPU, its own, as `srun --gpus-per-task=1` does.
+        A launcher may show each process a single GPU, its own, as srun does with gpus-per-task=1.
         `connected` finds out whether it is.
 
         Args:
