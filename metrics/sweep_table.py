@@ -173,23 +173,37 @@ class SweepTable:
 def read_rows(file: Path) -> list[dict[str, str]]:
     """Read the rows of a `sweep.csv` that are intact; none if it is not there.
 
+    Raises:
+        UserError: if it cannot be read, or all rows are damaged.
+    """
+    try:
+        return rows_of(file, file.read_bytes()) if file.is_file() else []
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+
+
+def rows_of(file: Path, content: bytes) -> list[dict[str, str]]:
+    """Return the rows of a `sweep.csv` that are intact.
+
+    Args:
+        file: what messages call it.
+        content: its bytes.
+
     Returns:
         Each row with its texts by the names of the columns, without its checksum.
 
     Raises:
         UserError: if all rows are damaged.
     """
-    if not file.is_file():
-        return []
     try:
-        text = file.read_text("utf-8", errors="replace")
+        text = content.decode("utf-8", errors="replace").replace("\r\n", "\n")
         header, *lines = text.removesuffix("\n").split("\n")
         names = _cells(header)
         rows = [row for row in (_row(names, line) for line in lines) if row]
         # Rows alone fail one by one; if all do, their names are wrong.
         if "fid" not in names or (lines and not rows):
             raise ValueError("no row matches its checksum")
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); delete it and it is made anew") from error
     if len(rows) < len(lines):
         count = len(lines) - len(rows)

@@ -1,6 +1,7 @@
 """The trained models that the page offers; the newest ones that were used stay in memory."""
 
 import hashlib
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +68,13 @@ class Catalog:
         self._open: dict[Version, OpenModel] = {}
 
     def files(self) -> dict[str, Path]:
-        """Return the file of every model by its id, the newest first."""
-        found = sorted(self._find(), key=lambda path: -_version(path)[1])
-        return {id_of(path): path for path in found}
+        """Return the file of every model by its id, the newest first.
+
+        What is not a regular file, as a pipe, is left out: to open it could take for ever.
+        """
+        versions = [version for version in map(_version, self._find()) if version is not None]
+        newest_first = sorted(versions, key=lambda version: -version[1])
+        return {id_of(path): path for path, _, _ in newest_first}
 
     def open(self, model_id: str) -> OpenModel:
         """Open a model, or take it from memory if its file is still the same.
@@ -81,7 +86,7 @@ class Catalog:
         path = self.files().get(model_id)
         if path is None:
             raise RequestError("there is no such model any more; reload the page", 404)
-        version = _version(path)
+        version = _version(path) or (path, 0, 0)
         opened = self._open.pop(version, None) or self._load(path)
         # An older version of the file goes, and then what was not used for longest.
         kept = {other: value for other, value in self._open.items() if other[0] != path}
@@ -95,10 +100,10 @@ def id_of(path: Path) -> str:
     return hashlib.sha256(str(path.absolute()).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
-def _version(path: Path) -> Version:
-    """Tell apart the versions of a file."""
+def _version(path: Path) -> Version | None:
+    """Tell apart the versions of a file; None if it is gone, or not a regular file."""
     try:
         status = path.stat()
-    except OSError:  # gone in this moment
-        return path, 0, 0
-    return path, status.st_mtime_ns, status.st_size
+    except OSError:
+        return None
+    return (path, status.st_mtime_ns, status.st_size) if stat.S_ISREG(status.st_mode) else None

@@ -19,6 +19,7 @@ MOST_JSON = 4 << 20  # bytes of a request
 MOST_UPLOAD = 16 << 20  # bytes of an image file
 MOST_UPLOAD_PIXELS = 50_000_000  # 150 MB once it is decoded
 MOST_TEXT = 200  # characters
+MOST_NUMBER = 2**53  # as JavaScript counts
 
 Json = Mapping[str, Any]
 
@@ -73,6 +74,18 @@ def whole_number(values: Json, name: str, low: int, high: int, default: int | No
         told = value_text(value)[:40]
         raise RequestError(f"{name} is {told}; it must be a whole number from {low} to {high}")
     return value
+
+
+def number_in_text(value: str, name: str, high: int = MOST_NUMBER) -> int:
+    """Read a whole number from 0 to `high`, from an address or as a text of a request.
+
+    Raises:
+        RequestError: if it is something else.
+    """
+    is_short = 0 < len(value) <= len(str(high))  # int() takes no more than 4,300 digits
+    if not (is_short and value.isascii() and value.isdecimal() and int(value) <= high):
+        raise RequestError(f"{name} is {value[:40]}; it must be a whole number from 0 to {high}")
+    return int(value)
 
 
 def text(values: Json, name: str) -> str:

@@ -4,25 +4,33 @@ Nothing is locked and nothing is written, so a training goes on undisturbed. The
 are read on from where the last look ended.
 """
 
+import logging
 import math
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from metrics.sweep_table import read_rows, strip_file
+from metrics.sweep_table import rows_of, strip_file
 from page.catalog import id_of
-from page.checks import RequestError
+from page.checks import MOST_NUMBER, RequestError
+from page.run_files import names_inside, open_inside, read_inside, status_inside
 from training.run_folder import RunFolder
 from training.runs import STAGES
 from training.tracking import is_row
 from utils.errors import one_line
 from utils.records import read_line
 
+log = logging.getLogger(__name__)
+
 MOST_RUNS = 200
+# Bytes: of a picture, of a sweep's table, of numbers read in one look, of one line of them.
+MOST_PICTURE, MOST_TABLE, MOST_LOOK, MOST_LINE = 64 << 20, 4 << 20, 8 << 20, 1 << 20
+MOST_ROWS = 200_000  # of a stage
 
 
 @dataclass
@@ -33,21 +41,27 @@ class _Tail:
         version: tells apart files that replaced each other.
         offset: bytes that are read.
         rows: the intact rows of them.
+        lock: held while rows are added.
     """
 
     version: int
     offset: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def read_on(self, path: Path) -> None:
-        """Read the lines that were added and are complete."""
-        with path.open("rb") as file:
-            file.seek(self.offset)
-            added = file.read()
+    def read_on(self, file: BinaryIO) -> None:
+        """Read lines that were added and are complete; what is too much for one look comes next."""
+        if len(self.rows) >= MOST_ROWS:
+            return
+        file.seek(self.offset)
+        added = file.read(MOST_LOOK)
         complete = added[: added.rfind(b"\n") + 1]
-        self.offset += len(complete)
-        rows = (read_line(line, is_row) for line in complete.splitlines())
+        # The end may be a line that is still written, but not for ever.
+        self.offset += len(complete) if len(added) - len(complete) <= MOST_LINE else len(added)
+        lines = (line for line in complete.splitlines() if len(line) <= MOST_LINE)
+        rows = (read_line(line, is_row) for line in lines)
         self.rows += [_finite(row) for row in rows if row is not None]
+        del self.rows[MOST_ROWS:]
 
 
 class RunReader:
@@ -66,8 +80,16 @@ class RunReader:
         self._lock = threading.Lock()
 
     def described(self) -> list[dict[str, Any]]:
-        """Describe every run, the one that changed last first."""
-        runs = [self._describe(run_id, run) for run_id, run in self._runs().items()]
+        """Describe every run, the one that changed last first.
+
+        A run that cannot be described is left out: it must not hide the others.
+        """
+        runs = []
+        for run_id, run in self._runs().items():
+            try:
+                runs.append(self._describe(run_id, run))
+            except (OSError, ValueError) as error:
+                log.warning("a run is left out: %s", one_line(error))
         return sorted((run for run in runs if run["stages"]), key=lambda run: run["age"])
 
     def rows(self, run_id: str, stage: str, version: int, known: int) -> dict[str, Any]:
@@ -82,27 +104,27 @@ class RunReader:
         Raises:
             RequestError: if there is no such run or stage.
         """
-        path = self._run(run_id).metrics(_stage(stage))
-        with self._lock:
-            try:
-                now = path.stat()
-                tail = self._tails.get(path)
-                # A resumed training replaces the file.
-                if tail is None or tail.version != _version(now) or now.st_size < tail.offset:
-                    tail = self._tails[path] = _Tail(_version(now))
-                tail.read_on(path)
-            except OSError as error:
-                raise RequestError(f"this run has no numbers of {stage}", 404) from error
-            start = known if version == tail.version else 0
-            return {"version": tail.version, "start": start, "rows": tail.rows[start:]}
+        run = self._run(run_id)
+        path = run.metrics(_stage(stage))
+        try:
+            with open_inside(run.path, path) as file:
+                tail = self._tail(path, os.fstat(file.fileno()))
+                with tail.lock:
+                    tail.read_on(file)
+        except OSError as error:
+            raise RequestError(f"this run has no numbers of {stage}", 404) from error
+        start = known if version == tail.version else 0
+        return {"version": tail.version, "start": start, "rows": tail.rows[start:]}
 
     def preview(self, run_id: str, stage: str, step: int) -> bytes:
-        """Return a picture that was made while a stage trained; errors as in `picture`."""
-        return _picture(self._run(run_id).preview(_stage(stage), step))
+        """Return a picture that was made while a stage trained; errors as in `_picture`."""
+        run = self._run(run_id)
+        return _picture(run, run.preview(_stage(stage), step))
 
     def reconstructions(self, run_id: str) -> bytes:
-        """Return the tokenizer's originals beside reconstructions; errors as in `picture`."""
-        return _picture(self._run(run_id).path / "reconstructions.png")
+        """Return the tokenizer's originals beside reconstructions; errors as in `_picture`."""
+        run = self._run(run_id)
+        return _picture(run, run.path / "reconstructions.png")
 
     def sweep(self, run_id: str) -> dict[str, Any]:
         """Return the table of a sweep.
@@ -111,21 +133,29 @@ class RunReader:
             RequestError: if there is none.
             UserError: if it is damaged.
         """
-        folder = self._sweep_folder(run_id)
-        rows = read_rows(folder / "sweep.csv")
-        if not rows:
-            raise RequestError("this run has no sweep", 404)
+        run = self._run(run_id)
+        rows = _sweep_rows(run)
         settings = [name for name in self._setting_names if name in rows[0]]
-        strips = [strip_file(folder, self._setting(row)).is_file() for row in rows]
+        files = (strip_file(_sweep_folder(run), self._setting(row)) for row in rows)
+        strips = [_time_of(run, file) != 0 for file in files]
         return {"settings": settings, "rows": rows, "strips": strips}
 
     def strip(self, run_id: str, number: int) -> bytes:
         """Return the images of a row of a sweep; errors as in `sweep`."""
-        folder = self._sweep_folder(run_id)
-        rows = read_rows(folder / "sweep.csv")
+        run = self._run(run_id)
+        rows = _sweep_rows(run)
         if not 0 <= number < len(rows):
             raise RequestError("the sweep has no such row", 404)
-        return _picture(strip_file(folder, self._setting(rows[number])))
+        return _picture(run, strip_file(_sweep_folder(run), self._setting(rows[number])))
+
+    def _tail(self, path: Path, status: os.stat_result) -> _Tail:
+        """Return what is read of a file; nothing if it was replaced, as a resumed training does."""
+        version = status.st_ino % 2**53  # a number that JavaScript can hold
+        with self._lock:
+            tail = self._tails.get(path)
+            if tail is None or tail.version != version or status.st_size < tail.offset:
+                tail = self._tails[path] = _Tail(version)
+            return tail
 
     def _runs(self) -> dict[str, RunFolder]:
         return {id_of(path): RunFolder(path, "") for path in list(self._find())[:MOST_RUNS]}
@@ -136,17 +166,14 @@ class RunReader:
             raise RequestError("there is no such run any more", 404)
         return run
 
-    def _sweep_folder(self, run_id: str) -> Path:
-        return self._run(run_id).path / "sweep"
-
     def _setting(self, row: Mapping[str, str]) -> dict[str, str]:
         """Return the values of a row's sampling settings, in their order."""
         return {name: row[name] for name in self._setting_names if name in row}
 
     def _describe(self, run_id: str, run: RunFolder) -> dict[str, Any]:
         """Say what a run has to show, and how many seconds ago it wrote numbers."""
-        files = {stage: run.metrics(stage) for stage in STAGES}
-        changed = {stage: _time_of(file) for stage, file in files.items() if _time_of(file)}
+        found = {stage: status_inside(run.path, run.metrics(stage)) for stage in STAGES}
+        changed = {stage: status.st_mtime for stage, status in found.items() if status}
         return {
             "id": run_id,
             "name": run.path.name,
@@ -154,8 +181,8 @@ class RunReader:
             "age": max(0.0, time.time() - max(changed.values(), default=0.0)),
             "previews": {stage: _steps(run, stage) for stage in changed},
             # When they were written, 0 if they were not.
-            "reconstructions": _time_of(run.path / "reconstructions.png"),
-            "sweep": _time_of(run.path / "sweep" / "sweep.csv"),
+            "reconstructions": _time_of(run, run.path / "reconstructions.png"),
+            "sweep": _time_of(run, _sweep_folder(run) / "sweep.csv"),
         }
 
 
@@ -165,35 +192,50 @@ def _stage(name: str) -> str:
     return name
 
 
+def _time_of(run: RunFolder, path: Path) -> float:
+    """Return when a file of a run was written; 0 if there is no regular file."""
+    status = status_inside(run.path, path)
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return 0.0
+    return status.st_mtime or 1.0  # archives may say 0
+
+
+def _sweep_folder(run: RunFolder) -> Path:
+    return run.path / "sweep"
+
+
+def _sweep_rows(run: RunFolder) -> list[dict[str, str]]:
+    """Read the table of a run's sweep; errors as in `RunReader.sweep`."""
+    file = _sweep_folder(run) / "sweep.csv"
+    try:
+        rows = rows_of(file, read_inside(run.path, file, MOST_TABLE))
+    except OSError:
+        rows = []
+    if not rows:
+        raise RequestError("this run has no sweep", 404)
+    return rows
+
+
 def _steps(run: RunFolder, stage: str) -> list[int]:
     """List the steps of which there is a preview."""
-    texts = (path.stem.rpartition("_")[2] for path in run.samples.glob(f"{stage}_step_*.png"))
-    return sorted(int(text) for text in texts if text.isascii() and text.isdecimal())
+    steps = []
+    for name in names_inside(run.path, run.samples):
+        text = name.removeprefix(f"{stage}_step_").removesuffix(".png")
+        if text.isascii() and text.isdecimal() and name == run.preview(stage, int(text)).name:
+            steps.append(int(text))
+    return sorted(step for step in steps if step <= MOST_NUMBER)
 
 
-def _picture(path: Path) -> bytes:
+def _picture(run: RunFolder, path: Path) -> bytes:
     """Read a picture.
 
     Raises:
         RequestError: if it is not there.
     """
     try:
-        return path.read_bytes()
+        return read_inside(run.path, path, MOST_PICTURE)
     except OSError as error:
-        raise RequestError(f"there is no such picture ({one_line(error, 60)})", 404) from error
-
-
-def _time_of(path: Path) -> float:
-    """Return when a file was written; 0 if it is not there."""
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _version(status: os.stat_result) -> int:
-    """Tell apart files that replaced each other, in a number that JavaScript can hold."""
-    return status.st_ino % 2**53
+        raise RequestError("this run has no such picture", 404) from error
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

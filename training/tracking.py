@@ -21,6 +21,7 @@ from utils.records import checksum, read_lines, record_line
 
 log = logging.getLogger(__name__)
 
+MOST_STEP = 2**53  # whole numbers up to here are exact as floats, and in JavaScript
 WANDB_PROJECT = "MaskGIT"
 WANDB_TIMEOUT_SECONDS = 12
 WANDB_SETTINGS: dict[str, Any] = {
@@ -272,7 +273,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def is_row(row: Mapping[str, Any]) -> bool:
     """Whether a row has what `MetricsFile.log` writes: a step, and numbers by name."""
     step, *numbers = row.get("step"), *(value for name, value in row.items() if name != "step")
-    is_step = type(step) is int and step >= 0
+    is_step = type(step) is int and 0 <= step <= MOST_STEP
     return is_step and all(type(value) is float for value in numbers)
 
 
