@@ -105,10 +105,10 @@ def run(job: PageJob) -> None:
         UserError: if the port cannot be had.
     """
     # Imported only now: without its packages, `check` has told what to install.
-    server = importlib.import_module("page.server")
+    server, connections = map(importlib.import_module, ("page.server", "page.connections"))
     names = tuple(options_of(SamplingConfig).values())
     page = server.Page(Catalog(job.models, job.load), RunReader(job.runs, names), job.form)
-    listening = server.listen(job.host, job.port)
+    listening = connections.listen(job.host, job.port)
     token = None if is_loopback(job.host) else new_token()
     port = listening.getsockname()[1]
     host = f"[{job.host}]" if ":" in job.host else job.host

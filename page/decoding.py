@@ -24,14 +24,22 @@ from models.predictors import KnownTokens, Midway
 from models.sampling import SamplingConfig
 from models.series import DecodedStep, ImageSeries
 from page.catalog import OpenModel
-from page.checks import Json, RequestError, array, encode, entries, numbers, whole_number
+from page.checks import (
+    MOST_NUMBER,
+    Json,
+    RequestError,
+    array,
+    encode,
+    entries,
+    numbers,
+    whole_number,
+)
 from page.form import CommandForm, EditedPart, Recipe
 from page.worker import Event
 from utils.pictures import to_picture
 
 MOST_IMAGES = 64  # of a request
 MOST_BYTES = 8 << 20  # pixels of all images of a request
-MOST_INDEX = 2**53  # as JavaScript counts
 ORIGINAL = "original.png"  # what the command calls an image that the user has to save first
 
 
@@ -152,8 +160,8 @@ def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> Decodin
     bytes_of_image = tokenizer.image_size**2 * tokenizer.channels
     most = max(1, min(MOST_IMAGES, form.block_size, MOST_BYTES // bytes_of_image))
     count = whole_number(values, "count", 1, most)
-    seed = whole_number(values, "seed", 0, MOST_INDEX)
-    first_image = whole_number(values, "first_image", 0, MOST_INDEX, default=0)
+    seed = whole_number(values, "seed", 0, MOST_NUMBER)
+    first_image = whole_number(values, "first_image", 0, MOST_NUMBER, default=0)
     has_null = opened.model.transformer.config.null_class is not None
     num_labels = len(names) + has_null
     in_turn = numbers(values, "labels", num_labels - 1, num_labels)

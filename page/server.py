@@ -1,31 +1,37 @@
 """The server: what each address answers, and how it runs beside the thread that owns the networks.
 
 An answer is JSON, a picture, a file of the page, or a stream of server-sent events. What goes wrong
-is one line under "message". Needs starlette and uvicorn.
+is one line under "message". Needs starlette.
 """
 
 import asyncio
 import json
 import socket
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from data.image_file import image_of_bytes
 from data.images import to_tensor
 from page.catalog import Catalog
-from page.checks import MOST_JSON, MOST_UPLOAD, MOST_UPLOAD_PIXELS, RequestError, parse_json, text
+from page.checks import (
+    MOST_JSON,
+    MOST_UPLOAD,
+    MOST_UPLOAD_PIXELS,
+    RequestError,
+    number_in_text,
+    parse_json,
+    text,
+)
+from page.connections import running
 from page.decoding import MOST_IMAGES, read_decoding, show_image, show_validation
 from page.form import CommandForm
 from page.runs import RunReader
@@ -41,9 +47,7 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-CLOSING_SECONDS = 3.0
 MOST_READ = 64 << 20  # bytes of a body that are read, though not kept
-WAITING_CONNECTIONS = 64
 
 Answer = Callable[[Request], Awaitable[Response]]
 
@@ -63,26 +67,6 @@ class Page:
     form: CommandForm
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Open the socket of the server; port 0 takes any free one.
-
-    Raises:
-        UserError: if host or port cannot be had.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with ExitStack() as opened:
-            listening = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            listening.listen(WAITING_CONNECTIONS)
-            opened.pop_all()
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot listen on {host} port {port}: {reason}; choose another") from error
-    return listening
-
-
 def serve(
     page: Page, listening: socket.socket, host: str, names: frozenset[str], token: str | None
 ) -> None:
@@ -98,32 +82,10 @@ def serve(
     worker = Worker()
     app = Guard(application(page, worker), host, names, token)
     with running(app, listening) as is_over:
-        worker.run(is_over)
-
-
-@contextmanager
-def running(app: Any, listening: socket.socket) -> Iterator[Callable[[], bool]]:
-    """Run a server in a thread of its own during the block; yields whether it has ended."""
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        ws="none",
-        timeout_graceful_shutdown=int(CLOSING_SECONDS),
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(
-        target=server.run, kwargs={"sockets": [listening]}, daemon=True, name="page"
-    )
-    thread.start()
-    try:
-        yield lambda: not thread.is_alive()
-    finally:
-        server.should_exit = True
-        thread.join(2 * CLOSING_SECONDS)
+        try:
+            worker.run(is_over)
+        finally:
+            worker.close()
 
 
 def application(page: Page, worker: Worker) -> Starlette:
@@ -134,15 +96,15 @@ def application(page: Page, worker: Worker) -> Starlette:
         *(Route(f"/{path.name}", _file(path.name)) for path in sorted(STATIC.iterdir())),
         Route("/api/page", _told(page, answers.page)),
         Route("/api/models/{model}", _told(page, answers.model)),
-        Route("/api/models/{model}/validation/{index:int}", _told(page, answers.validation)),
+        Route("/api/models/{model}/validation/{index}", _told(page, answers.validation)),
         Route("/api/models/{model}/upload", _told(page, answers.upload), methods=["POST"]),
         Route("/api/decode", _told(page, answers.decode), methods=["POST"]),
         Route("/api/runs", _told(page, answers.runs)),
         Route("/api/runs/{run}/rows/{stage}", _told(page, answers.rows)),
-        Route("/api/runs/{run}/preview/{stage}/{step:int}", _told(page, answers.preview)),
+        Route("/api/runs/{run}/preview/{stage}/{step}", _told(page, answers.preview)),
         Route("/api/runs/{run}/reconstructions", _told(page, answers.reconstructions)),
         Route("/api/runs/{run}/sweep", _told(page, answers.sweep)),
-        Route("/api/runs/{run}/sweep/{row:int}", _told(page, answers.strip)),
+        Route("/api/runs/{run}/sweep/{row}", _told(page, answers.strip)),
     ]
     return Starlette(routes=routes)
 
@@ -169,9 +131,19 @@ def _told(page: Page, answer: Answer) -> Answer:
             status = error.status if isinstance(error, RequestError) else 400
             status = status if isinstance(error, UserError) else 500
             message = page.form.told(message_of(error))
-            return JSONResponse({"message": message}, status, {"Connection": "close"})
+            return _Json({"message": message}, status, {"Connection": "close"})
 
     return told
+
+
+class _Json(Response):
+    """An answer in JSON; what is no valid Unicode, as a folder's name may be, is escaped."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Write plain data."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 class _Answers:
@@ -189,7 +161,7 @@ class _Answers:
             {"id": model, "run": path.parent.name, "name": path.stem}
             for model, path in files.items()
         ]
-        return JSONResponse(
+        return _Json(
             {
                 "version": VERSION,
                 "models": models,
@@ -205,12 +177,12 @@ class _Answers:
         """Open and describe a model."""
         model = request.path_params["model"]
         open_model, form = self._page.catalog.open, self._page.form
-        return JSONResponse(await self._on_worker(lambda: open_model(model).describe(form)))
+        return _Json(await self._on_worker(lambda: open_model(model).describe(form)))
 
     async def validation(self, request: Request) -> Response:
         """Show an image of the validation split."""
-        model, index = request.path_params["model"], request.path_params["index"]
-        return JSONResponse(
+        model, index = request.path_params["model"], _number(request, "index")
+        return _Json(
             await self._on_worker(lambda: show_validation(self._page.catalog.open(model), index))
         )
 
@@ -227,7 +199,7 @@ class _Answers:
             return {**show_image(pixels.permute(1, 2, 0).numpy()), "was": list(picture.size)}
 
         async with self._uploading:
-            return JSONResponse(await run_in_threadpool(read))
+            return _Json(await run_in_threadpool(read))
 
     async def decode(self, request: Request) -> Response:
         """Decode images, and send every step as an event."""
@@ -248,19 +220,20 @@ class _Answers:
 
     async def runs(self, request: Request) -> Response:
         """List the runs."""
-        return JSONResponse(await run_in_threadpool(self._page.runs.described))
+        return _Json(await run_in_threadpool(self._page.runs.described))
 
     async def rows(self, request: Request) -> Response:
         """Send the numbers of a training that the tab does not have yet."""
         run, stage = request.path_params["run"], request.path_params["stage"]
-        version, known = (_query_number(request, name) for name in ("version", "known"))
+        query = request.query_params
+        version, known = (number_in_text(query.get(n, "0"), n) for n in ("version", "known"))
         rows = await run_in_threadpool(self._page.runs.rows, run, stage, version, known)
-        return JSONResponse(rows)
+        return _Json(rows)
 
     async def preview(self, request: Request) -> Response:
         """Send a picture that was made while a stage trained."""
-        place = (request.path_params[name] for name in ("run", "stage", "step"))
-        return await _png(self._page.runs.preview, *place)
+        run, stage = request.path_params["run"], request.path_params["stage"]
+        return await _png(self._page.runs.preview, run, stage, _number(request, "step"))
 
     async def reconstructions(self, request: Request) -> Response:
         """Send the originals beside the tokenizer's reconstructions."""
@@ -269,12 +242,12 @@ class _Answers:
     async def sweep(self, request: Request) -> Response:
         """Send the table of a sweep."""
         run = request.path_params["run"]
-        return JSONResponse(await run_in_threadpool(self._page.runs.sweep, run))
+        return _Json(await run_in_threadpool(self._page.runs.sweep, run))
 
     async def strip(self, request: Request) -> Response:
         """Send the images of a row of a sweep."""
-        place = (request.path_params[name] for name in ("run", "row"))
-        return await _png(self._page.runs.strip, *place)
+        run = request.path_params["run"]
+        return await _png(self._page.runs.strip, run, _number(request, "row"))
 
     async def _on_worker(self, function: Callable[[], Any]) -> Any:
         """Let the thread that owns the networks call a function."""
@@ -305,6 +278,7 @@ class _Stream:
                 if name == "failed":
                     event = {**event, "message": self._told(event["message"])}
                 yield f"event: {name}\ndata: {json.dumps(event)}\n\n".encode()
+                yield b""  # goes on when the event has left
                 job.was_read()
                 self._worker.wake()
         finally:
@@ -323,7 +297,7 @@ async def _body(request: Request, most: int) -> bytes:
     """
     refusal = RequestError(f"the request has more than {most >> 20} MB", 413)
     told = request.headers.get("content-length", "0")
-    if not told.isdecimal() or int(told) > MOST_READ:
+    if not (told.isascii() and told.isdecimal()) or len(told) > 20 or int(told) > MOST_READ:
         raise refusal
     parts, size = [], 0
     async for part in request.stream():
@@ -337,12 +311,9 @@ async def _body(request: Request, most: int) -> bytes:
     return b"".join(parts)
 
 
-def _query_number(request: Request, name: str) -> int:
-    """Take a whole number out of the address; 0 if it is not there."""
-    value = request.query_params.get(name, "0")
-    if not (value.isascii() and value.isdecimal() and len(value) < 20):
-        raise RequestError(f"{name} must be a whole number")
-    return int(value)
+def _number(request: Request, name: str) -> int:
+    """Take a whole number out of the path of an address; errors as in `number_in_text`."""
+    return number_in_text(request.path_params[name], name)
 
 
 async def _png(read: Callable[..., bytes], *place: Any) -> Response:

@@ -50,7 +50,7 @@ HOMES = {
     "matplotlib": {"utils.plots"},
     "matplotlib.pyplot": set(),  # it has a state, and may open windows
     "starlette": {"page.server"},
-    "uvicorn": {"page.server"},
+    "uvicorn": {"page.connections"},
 }
 
 Files = dict[str, str]  # name of the module -> its text

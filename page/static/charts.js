@@ -12,13 +12,14 @@ function svg(name, attributes, text) {
 }
 
 /** Round values between two bounds, about `count` of them. */
-function ticks(low, high, count) {
+export function ticks(low, high, count) {
   const rough = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
-  const found = [];
-  for (let at = Math.ceil(low / step) * step; at <= high + step * 1e-9; at += step) found.push(at);
-  return found;
+  const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough) ?? 10 * power;
+  const first = Math.ceil(low / step);
+  // Counted, because adding a step may change nothing: a huge number has no room for it.
+  const many = Math.min(Math.floor(high / step + 1e-9) - first + 1, 4 * count);
+  return Array.from({ length: Math.max(0, many) || 0 }, (_, i) => (first + i) * step);
 }
 
 export function short(value) {
@@ -72,8 +73,11 @@ export function lines(place, series) {
   const read = document.createElement("div");
   read.className = "read";
   const tellAt = (x) => {
-    const byRun = Map.groupBy(series, (line) => line.run);
-    const runs = [...byRun].flatMap(([run, of]) => [...(run ? [`${run}:`] : []), ...of.map((line) => told(line, x))]);
+    const names = [...new Set(series.map((line) => line.run))];
+    const runs = names.flatMap((run) => {
+      const values = series.filter((line) => line.run === run).map((line) => told(line, x));
+      return run ? [`${run}:`, ...values] : values;
+    });
     read.replaceChildren(...[`step ${short(x)}`, ...runs].map((one) => {
       const part = document.createElement("span");
       part.append(one);
@@ -96,12 +100,13 @@ export function lines(place, series) {
   place.replaceChildren(drawn, read);
 }
 
-/** Write the value of a line nearest to a step, in its colour. */
+/** Write the value of a line nearest to a step, in its colour; past its end, where it ended. */
 function told(line, x) {
+  const last = line.points.at(-1)[0];
   const nearest = line.points.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a));
   const text = document.createElement("b");
   text.style.color = line.colour;
-  text.textContent = `${line.name} ${short(nearest[1])}`;
+  text.textContent = `${line.name} ${x > last ? `ended at ${short(last)}` : short(nearest[1])}`;
   return text;
 }
 

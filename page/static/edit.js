@@ -4,9 +4,8 @@ import { attempt, fromBase64, getJson, tell, toBase64, upload } from "./api.js";
 import { drawGrid, drawHidden, drawPainted, picture, prepare } from "./draw.js";
 import { classSelect, radios } from "./form.js";
 import { make } from "./groups.js";
-import { className, on, store } from "./store.js";
+import { className, id, on, store } from "./store.js";
 
-const id = (name) => document.getElementById(name);
 const canvas = id("canvas");
 const easel = id("easel");
 const SIDE = 512; // pixels of the canvas, about

@@ -22,7 +22,9 @@ export function keep() {
   sessionStorage.setItem(KEY, JSON.stringify({ sampling, begun, series, editing, labels, modelId }));
 }
 
-/** Listen to "model", "values", "chosen", "group" (an image of it has changed) or "theme". */
+export const id = (name) => document.getElementById(name);
+
+/** Listen to "model", "values", "chosen", "edit" (it is taken), "group" (its images changed) or "theme". */
 export function on(what, listener) {
   (listeners[what] ??= []).push(listener);
 }

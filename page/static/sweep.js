@@ -3,8 +3,8 @@
 import { getJson } from "./api.js";
 import { short } from "./charts.js";
 import { heat } from "./draw.js";
+import { id } from "./store.js";
 
-const id = (name) => document.getElementById(name);
 let sweep = null; // { run, settings, scores, rows, strips }
 
 /** Load and show the sweep of a run. */

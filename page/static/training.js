@@ -4,11 +4,10 @@ import { attempt, getJson } from "./api.js";
 import { lines, short } from "./charts.js";
 import { colour } from "./draw.js";
 import { radios } from "./form.js";
-import { on } from "./store.js";
+import { id, on } from "./store.js";
 import { showSweep } from "./sweep.js";
 import { why } from "./terms.js";
 
-const id = (name) => document.getElementById(name);
 const POLL_MS = 2000;
 const LIVE_SECONDS = 90; // a run that wrote numbers so recently is training
 const COLOURS = 6;
@@ -45,9 +44,12 @@ async function look() {
   if (!shown.size && runs.length) shown.set(runs[0].id, 0);
   id("no-runs").hidden = runs.length > 0;
   showRuns();
-  await Promise.all(chosen().map(readOn));
+  const reads = await Promise.allSettled(chosen().map(readOn));
   showCharts();
   showPictures();
+  // A run that cannot be read hides no other one.
+  const failed = reads.find(({ status }) => status === "rejected");
+  if (failed) throw failed.reason;
 }
 
 function chosen() {

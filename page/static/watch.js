@@ -5,9 +5,8 @@ import { bars } from "./charts.js";
 import { drawStep } from "./draw.js";
 import { changedSettings, classSelect, radios } from "./form.js";
 import { make } from "./groups.js";
-import { className, emit, on, store } from "./store.js";
+import { className, emit, id, on, store } from "./store.js";
 
-const id = (name) => document.getElementById(name);
 const panel = id("watch");
 const canvas = id("watch-canvas");
 const slider = id("step");

@@ -10,6 +10,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ START_SECONDS = 120
 
 @dataclass
 class Served:
-    """A server: its address, and the folder of its runs."""
+    """A server: its address, the folder of its runs, its process, and what it says at the end."""
 
     url: str
     output: Path
+    process: "subprocess.Popen[str]"
+    said_later: "Future[str]"
 
     def ask(
         self, path: str, body: bytes | dict[str, Any] | None = None, **headers: str
@@ -77,7 +80,7 @@ def serve(
 ) -> Iterator[Callable[..., Served]]:
     """Start servers by the command line; they end with the tests."""
     started: list[subprocess.Popen[str]] = []
-    readers: list[threading.Thread] = []
+    readers: list[ThreadPoolExecutor] = []
 
     def start(output: Path, *options: str) -> Served:
         command = [sys.executable, ROOT / "MaskGIT.py", "--page", "0", "--output_dir", output]
@@ -99,11 +102,11 @@ def serve(
             found = re.search(r"open (http://\S+)", line)
             if found:
                 timer.cancel()
+                server.stdout.readline()  # how to end it
                 # What it says later must not fill the pipe.
-                reader = threading.Thread(target=server.stdout.read, daemon=True)
-                reader.start()
+                reader = ThreadPoolExecutor(1)
                 readers.append(reader)
-                return Served(found[1], output)
+                return Served(found[1], output, server, reader.submit(server.stdout.read))
         raise AssertionError(said)
 
     yield start
@@ -111,7 +114,7 @@ def serve(
         server.terminate()
         server.wait(20)
     for reader in readers:
-        reader.join()
+        reader.shutdown()
     for server in started:
         assert server.stdout is not None
         server.stdout.close()

@@ -4,13 +4,17 @@ import base64
 import http.client
 import io
 import json
+import os
 import re
 import shlex
+import shutil
+import signal
 import socket
 import struct
 import threading
 import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,7 +28,10 @@ from commands.parser import parse
 from commands.resolve import idle_options
 from MaskGIT import MODES, main
 from models.sampling import SamplingConfig
+from page import connections
+from page.connections import MOST_CONNECTIONS
 from page.form import Recipe
+from page.safety import _cookie
 
 ROOT = Path(__file__).parents[2]
 
@@ -337,6 +344,138 @@ def test_an_upload_without_a_length_is_cut_off(served):
             pass  # it has hung up
     assert sent < 200
     assert served.ask("api/page")[0] == 200
+
+
+# --- Odd requests ---
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "api/models/x/validation/" + "9" * 5000,
+        "api/models/x/validation/one",
+        "api/runs/x/preview/maskgit/" + "9" * 5000,
+        "api/runs/x/sweep/-1",
+        "api/runs/x/rows/maskgit?known=" + "9" * 5000,
+        "api/runs/x/rows/maskgit?version=1e3",
+    ],
+)
+def test_a_number_of_an_address_must_be_one(served, path):
+    status, _, body = served.ask(path)
+    assert status == 400
+    assert "must be a whole number from 0 to" in json.loads(body)["message"]
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://", "[", "http://[::1", "x" * 9000])
+def test_a_raw_origin_is_refused_in_one_line(served, origin):
+    status, _, body = served.ask("", Origin=origin)
+    assert (status, body.count(b"\n"), body[:7]) == (403, 0, b"Origin ")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"sampling": {"sampler": "\ud800"}},
+        {"sampling": {"\ud800": 1}},
+        {"model": "\udfff"},
+        {"count": "\ud800"},
+        {"labels": ["\ud800"]},
+        {"edit": {"pixels": "\ud800", "cells": [0]}},
+        {"sampling": {"cfg_w": 10**400}},
+        {"sampling": {"step": 10**400}},
+        {"sampling": {"cfg_interval": [1e300, -(10**400)]}},
+    ],
+)
+def test_half_a_character_and_huge_numbers_are_refused_in_one_line(served, more):
+    assert served.refusal(**more)
+
+
+def test_numbers_of_5000_digits_are_refused(served):
+    body = b'{"tab": "a", "count": ' + b"9" * 5000 + b"}"
+    status, _, answer = served.ask("api/decode", body, Content_Type="application/json")
+    assert (status, json.loads(answer)["message"]) == (400, "the request is not valid JSON")
+
+
+def test_a_run_whose_name_is_not_text_is_listed_with_the_others(served):
+    odd = served.output / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    try:
+        (odd / "metrics.jsonl").write_text('{"step": 1}\n')
+        assert {run["name"] for run in served.json("api/runs")} == {"mnist", "caf\udce9"}
+    finally:
+        shutil.rmtree(odd)
+
+
+def test_a_long_cookie_costs_no_time():
+    """Quotes in a cookie once took a time that grew with the square of their number."""
+    cookie = 'a=1; maskgit_1="' + '\\"' * 200_000 + '"; maskgit_2=token'
+    began = time.process_time()
+    assert _cookie(cookie, "maskgit_2") == "token"
+    assert _cookie(cookie, "maskgit_3") == ""
+    assert time.process_time() - began < 1  # it took minutes
+
+
+def test_connections_that_say_nothing_do_not_keep_others_out(served):
+    """Nor those that begin a request and do not end it."""
+    place = urlsplit(served.url)
+    idle = []
+    try:
+        for number in range(MOST_CONNECTIONS + 200):
+            idle.append(socket.create_connection((place.hostname, place.port), 30))
+            if number % 2:
+                idle[-1].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        assert served.ask("api/page")[0] == 200
+        # The oldest had to make room.
+        idle[0].settimeout(30)
+        with suppress(ConnectionError):
+            assert idle[0].recv(1) == b""
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+def test_a_header_must_come_within_some_seconds(monkeypatch):
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.1)
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"here"})
+
+    with connections.listen("127.0.0.1", 0) as listening:
+        address = listening.getsockname()
+        with connections.running(app, listening):
+            for said in (
+                b"",
+                b"GET / HTTP/1.1\r\nHost: a\r\n",
+                b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            ):
+                with socket.create_connection(address, 30) as connection:
+                    connection.sendall(said)
+                    heard = b""
+                    with suppress(ConnectionError):
+                        while got := connection.recv(1000):
+                            heard += got
+                    assert (b"here" in heard) == said.endswith(b"\r\n\r\n")
+
+
+def test_ctrl_c_while_images_are_decoded_ends_in_one_line(serve, runs):
+    page = serve(runs)
+    body = page.request(count=16, sampling={"step": 64})
+    heard = []
+    tab = threading.Thread(target=lambda: heard.append(page.ask("api/decode", body)[2]))
+    tab.start()
+    # A second tab that reads nothing.
+    place = urlsplit(page.url)
+    text = json.dumps({**body, "tab": "two", "count": 64}).encode()
+    head = f"POST /api/decode HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Type: application/json"
+    with socket.create_connection((place.hostname, place.port), 30) as unread:
+        unread.sendall(f"{head}\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
+        unread.recv(1)
+        page.process.send_signal(signal.SIGINT)
+        assert page.process.wait(60) == 130, page.said_later.result()
+    tab.join()
+    assert b"the server ends" in heard[0]
+    assert page.said_later.result() == "MaskGIT.py: stopped\n"
 
 
 # --- The page itself ---

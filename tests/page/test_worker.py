@@ -113,6 +113,54 @@ def test_calls_come_between_steps():
         failed.result(0)
 
 
+def test_a_small_job_need_not_wait_for_large_ones(monkeypatch):
+    """A large Job's step takes a second here, a small one's no time."""
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    worker, log = Worker(), []
+
+    def large():
+        for n in range(20):
+            now[0] += 1
+            yield n
+
+    for number in range(20):
+        Tab(worker, log, number, large())
+    rounds = itertools.count()
+    worker.run(lambda: next(rounds) > 5)
+    small = Tab(worker, log, "small", range(8))
+    before = len(log)
+    run(worker, small)
+    assert len(log) - before < 8 + module.MOST_AT_ONCE
+
+
+def test_what_nobody_reads_makes_room(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    worker, log = Worker(), []
+    tabs = [Tab(worker, log, n, range(9), reads=False) for n in range(module.MOST_JOBS)]
+    rounds = itertools.count()
+    worker.run(lambda: next(rounds) > 3)
+    now[0] += 2 * module.STALE_SECONDS
+    good = Tab(worker, log, "good", range(3))
+    run(worker, good)
+    assert ("good", 2) in log
+    assert sum(tab.over.is_set() for tab in tabs) == 1
+    assert [reason for _, reason in log if type(reason) is str] == ["nobody reads it"]
+
+
+def test_a_worker_that_is_closed_tells_all_who_wait():
+    worker, log = Worker(), []
+    tab = Tab(worker, log, "a", range(9))
+    call = worker.call(lambda: 1)
+    worker.close()
+    assert tab.over.is_set()
+    assert log == [("a", "the server ends")]
+    for ask in (call.result, lambda: worker.call(int), lambda: Tab(worker, log, "b", [])):
+        with pytest.raises(RequestError, match="the server ends"):
+            ask()
+
+
 def test_jobs_are_bounded():
     worker, log = Worker(), []
     for number in range(module.MOST_JOBS):

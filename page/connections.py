@@ -1,0 +1,127 @@
+"""The server's socket and thread, and which connections it keeps. Needs uvicorn.
+
+Whoever reaches the port can open connections and say nothing. So a connection that waits for a
+request is closed after some seconds, and the one that waits for longest makes room when there are
+too many. A request that is being answered is never cut off.
+"""
+
+import asyncio
+import resource
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from utils.errors import UserError
+
+CLOSING_SECONDS = 1.0
+HEADER_SECONDS = 10.0  # for a request to come in, up to its body
+MOST_HEADER = 32 << 10  # bytes
+MOST_CONNECTIONS = 512
+WAITING_CONNECTIONS = 128  # of which the system alone knows
+SENT_AHEAD = 64 << 10  # bytes that the system keeps for a reader who is slow
+
+
+class Connection(H11Protocol):
+    """A connection of a browser."""
+
+    waiting: ClassVar[dict["Connection", None]] = {}  # those without a request, the oldest first
+    until: asyncio.TimerHandle | None = None  # how long this one waits
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for a request, in the place of another connection if there are too many."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # a slow reader is noticed at once
+        self._wait()
+        if len(self.connections) > _most_connections():
+            next(iter(self.waiting)).leave()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Stop waiting once a request is there, up to its body."""
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        if self.cycle.response_complete and self in self.connections:
+            self._wait()
+
+    def leave(self) -> None:
+        """Close the connection at once."""
+        self._stop_waiting()
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def _wait(self) -> None:
+        self.waiting[self] = None
+        self.until = self.loop.call_later(HEADER_SECONDS, self.leave)
+
+    def _stop_waiting(self) -> None:
+        self.waiting.pop(self, None)
+        if self.until is not None:
+            self.until.cancel()
+
+
+def _most_connections() -> int:
+    """Return how many connections there may be: files have to be opened, too."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(MOST_CONNECTIONS, files // 2) if files > 0 else MOST_CONNECTIONS  # -1 is any number
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the socket of the server; port 0 takes any free one.
+
+    Raises:
+        UserError: if host or port cannot be had.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with ExitStack() as opened:
+            listening = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)
+            listening.bind(address)
+            listening.listen(WAITING_CONNECTIONS)
+            opened.pop_all()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot listen on {host} port {port}: {reason}; choose another") from error
+    return listening
+
+
+@contextmanager
+def running(app: Any, listening: socket.socket) -> Iterator[Callable[[], bool]]:
+    """Run a server in a thread of its own during the block; yields whether it has ended."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="critical",  # the application reports its own errors
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        http=Connection,
+        ws="none",
+        h11_max_incomplete_event_size=MOST_HEADER,
+        timeout_graceful_shutdown=int(CLOSING_SECONDS),
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [listening]}, daemon=True, name="page"
+    )
+    thread.start()
+    try:
+        yield lambda: not thread.is_alive()
+    finally:
+        server.should_exit = True
+        thread.join(3 * CLOSING_SECONDS)
