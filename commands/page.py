@@ -4,8 +4,10 @@ page/ knows no option: this file tells it what the form asks for, reads its valu
 command line that makes an image again.
 """
 
+import hashlib
 import importlib
 import logging
+import os
 import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -186,11 +188,44 @@ def _read(line: CommandLine, values: Mapping[str, Any], usual: SamplingConfig) -
     return configure(SamplingConfig, line.replace(**{**_begins_with(line, usual), **read}))
 
 
-def _command(line: CommandLine, recipe: Recipe) -> str:
-    """Write the command line that makes the images of a recipe again."""
+def _command(line: CommandLine, recipe: Recipe) -> list[str]:
+    """Write the command line that makes the images of a recipe again, an option after the other.
+
+    It names a run of its own, so that it replaces nothing in the run of the model.
+    """
+    words = [*_recipe_words(recipe), *_same_again(line)]
+    name = f"page-{hashlib.sha256(repr(words).encode()).hexdigest()[:10]}"
+    words += ["--output_dir", _path_text(Path(line.output_dir)), "--run_name", name]
+    # By words, because a name may hold " --".
+    starts = [n for n, word in enumerate(words) if word.startswith("--")]
+    ends = [*starts[1:], len(words)]
+    options = [words[start:end] for start, end in zip(starts, ends, strict=True)]
+    python, program = ["python", "MaskGIT.py"], options[0]
+    return [" ".join(map(_quoted, part)) for part in ([*python, *program], *options[1:])]
+
+
+def _path_text(path: Path) -> str:
+    """Write a path so that it cannot be taken for an option or a home folder."""
+    text = str(path)
+    return str(path.absolute()) if text.startswith(("-", "~")) else text
+
+
+def _quoted(word: str) -> str:
+    """Quote a word for bash; what cannot be printed, or is not UTF-8, by its bytes."""
+    if word.isprintable():
+        return shlex.quote(word)
+    letters = (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in _escaped(word))
+    return f"$'{''.join(letters)}'"
+
+
+def _escaped(word: str) -> bytes:
+    return os.fsencode(word.replace("\\", "\\\\").replace("'", "\\'"))
+
+
+def _recipe_words(recipe: Recipe) -> list[str]:
+    """Write a recipe as words of a command line."""
     edited = recipe.edited
-    words = ["python", "MaskGIT.py", "--edit" if edited else "--sample"]
-    words += ["--checkpoint", str(recipe.model)]
+    words = ["--edit" if edited else "--sample", "--checkpoint", _path_text(recipe.model)]
     if edited:
         words += ["--init_image", edited.image]
         for box in edited.boxes:
@@ -206,7 +241,7 @@ def _command(line: CommandLine, recipe: Recipe) -> str:
     for name, value in option_values(recipe.sampling).items():
         if value != usual[name]:
             words.append(f"{OPTIONS[name].flag}={table_text(value) or 'none'}")
-    return shlex.join([*words, *_same_again(line)])
+    return words
 
 
 def _same_again(line: CommandLine) -> Iterator[str]:
@@ -215,7 +250,6 @@ def _same_again(line: CommandLine) -> Iterator[str]:
     for name in sorted(line.given & OPTIONS.keys() - own):
         option = OPTIONS[name]
         decides = not option.topics or "loading" in option.topics or name == "batch_size"
-        # Without the folder of the runs, images go to the run of their model.
         if decides and name not in ("output_dir", "run_name"):
             yield from _written(option, getattr(line, name))
 

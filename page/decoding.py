@@ -70,7 +70,7 @@ class Decoding:
         recipe: what they are made from.
         region: what is edited; None for images that are all new.
         midway: the step of an earlier decoding that they go on from; None for none.
-        command: the command line that makes them again; None where there is none.
+        command: the command line that makes them again, in lines; None where there is none.
     """
 
     opened: OpenModel
@@ -78,7 +78,7 @@ class Decoding:
     recipe: Recipe
     region: Region | None
     midway: Midway | None
-    command: str | None
+    command: list[str] | None
 
     def events(self) -> Iterator[Event]:
         """Decode the images: yields the start, every step, and the finished images."""
@@ -116,7 +116,8 @@ class Decoding:
             "labels": self.labels,
             "seed": recipe.seed,
             "first_image": recipe.first_image,
-            "command": self.command,
+            "command": self.command and " ".join(self.command),
+            "command_lines": self.command,
             "fingerprint": self.opened.model.fingerprint,
             "counts": plan.counts[0].tolist(),
             "temperatures": plan.temperatures.tolist(),

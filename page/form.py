@@ -102,7 +102,7 @@ class CommandForm:
             given settings, but options of the command line win. Raises UserError for a wrong one.
         values: turns settings of sampling into values by name.
         begins_with: the same, but options of the command line win.
-        write: writes the command that makes images again.
+        write: writes the command that makes images again, in lines that a shell joins.
         told: changes a message for the user, so that it names settings by their flags.
     """
 
@@ -114,5 +114,5 @@ class CommandForm:
     read: Callable[[Mapping[str, Any], SamplingConfig], SamplingConfig]
     values: Callable[[SamplingConfig], dict[str, Any]]
     begins_with: Callable[[SamplingConfig], dict[str, Any]]
-    write: Callable[[Recipe], str]
+    write: Callable[[Recipe], list[str]]
     told: Callable[[str], str]

@@ -43,7 +43,7 @@ function showChosen() {
     return [term, text];
   }));
   // An option a line, as a shell reads it.
-  id("command").textContent = (start.command ?? "").replaceAll(" --", " \\\n  --");
+  id("command").textContent = (start.command_lines ?? []).join(" \\\n  ");
   id("command").hidden = id("copy").hidden = !start.command;
   id("command-note").replaceChildren(...commandNote(group, index));
   update();

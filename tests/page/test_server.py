@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 import zlib
@@ -119,7 +120,9 @@ def test_the_command_that_is_shown_makes_the_same_bits(served, tmp_path, monkeyp
     assert (python, program) == ("python", "MaskGIT.py")
     monkeypatch.chdir(tmp_path)
     main(arguments)
-    folder = served.output / "mnist" / ("edits" if "edit" in more else "samples") / "images"
+    own = arguments[arguments.index("--run_name") + 1]
+    assert not (served.output / "mnist" / "samples" / "images").exists()  # nothing is replaced
+    folder = served.output / own / ("edits" if "edit" in more else "samples") / "images"
     first = 0 if "edit" in more else more.get("first_image", 0)
     for number, file in enumerate(made, start=first):
         assert (folder / f"{number:06d}.png").read_bytes() == file
@@ -504,10 +507,56 @@ def test_the_form_begins_with_the_options_of_the_command_line():
     recipe = Recipe(
         Path("m.pt"), ["a b"], 2, 4, 0, form.read({"step": 6}, SamplingConfig()), SamplingConfig()
     )
-    assert form.write(recipe) == (
-        "python MaskGIT.py --sample --checkpoint m.pt --labels 'a b' --num_samples 2 --seed 4 "
-        "--step=6 --batch_size 8 --device cpu"
-    )
+    *lines, own = form.write(recipe)
+    assert lines == [
+        "python MaskGIT.py --sample",
+        "--checkpoint m.pt",
+        "--labels 'a b'",
+        "--num_samples 2",
+        "--seed 4",
+        "--step=6",
+        "--batch_size 8",
+        "--device cpu",
+        "--output_dir runs",
+    ]
+    assert re.fullmatch("--run_name page-[0-9a-f]{10}", own)
+
+
+def test_hostile_names_pass_through_bash():
+    rng = np.random.default_rng(0)
+    parts = [" ", " --", "--", "'", '"', "\\", "$x", "`", "!", "~", "\n", "\t", "\x1b[0m", "\x7f"]
+    parts += [
+        "\udce9",
+        "\u200b",
+        "\U0001f600",
+        "é",
+        "a",
+        "0",
+        "*",
+        "#",
+        ";",
+        "&",
+        "|",
+        "x=1",
+        "\\x41",
+    ]
+    names = ["".join(rng.choice(parts, rng.integers(1, 8))) for _ in range(1000)]
+    form = module._form(parse(["--page"], MODES))
+    script, wanted = [], []
+    for name in names:
+        recipe = Recipe(
+            Path(name), [name], 2, 4, 0, form.read({}, SamplingConfig()), SamplingConfig()
+        )
+        lines = form.write(recipe)
+        script.append("printf '%s\\0' " + " \\\n  ".join(lines).removeprefix("python MaskGIT.py "))
+        path = str(Path(name).absolute()) if name[0] in "-~" else str(Path(name))
+        own = re.search("page-[0-9a-f]{10}", lines[-1])[0]
+        wanted += ["--sample", "--checkpoint", path, "--labels", name, "--num_samples", "2"]
+        wanted += ["--seed", "4", "--output_dir", "runs", "--run_name", own]
+    text = "\n".join(script)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)  # a terminal would obey them
+    made = subprocess.run(["bash"], input=os.fsencode(text), capture_output=True, check=True).stdout
+    assert made.split(b"\0")[:-1] == [os.fsencode(word) for word in wanted]
 
 
 def test_every_field_of_the_form_is_an_option_with_its_help_and_range():
