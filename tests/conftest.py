@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_gpu import FIRST_TORCH
 
-from benchmarks.fake_gpu import FIRST_TORCH
 from MaskGIT import main
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared, and those of a GPU vary
@@ -48,7 +48,7 @@ def write_real_subset(folder: Path, train: int, test: int) -> Path:
 
 @pytest.fixture
 def needs_fake_gpu() -> None:
-    """Leave a test out where torch cannot make the fake tensors of benchmarks/fake_gpu.py."""
+    """Leave a test out where torch cannot make the fake tensors of tests/fake_gpu.py."""
     if torch.__version__ < FIRST_TORCH:
         pytest.skip(f"before torch {FIRST_TORCH} fake tensors of a GPU need its driver")
 

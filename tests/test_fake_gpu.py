@@ -10,9 +10,9 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from fake_gpu import GPU, differentiate, fake_gpu
 from tiny_stages import CLASSES, SHAPE, K, L, make_distillation, make_stage, token_set
 
-from benchmarks.fake_gpu import GPU, differentiate, fake_gpu
 from models.maskgit.config import TransformerConfig
 from models.open import new_transformer
 from models.predictors import prepare_decoding
