@@ -26,7 +26,7 @@ from models.sampling import SamplingConfig
 from models.series import BLOCK_SIZE, DecodedStep, ImageSeries
 from models.tokenizer import Tokenizer
 from utils.checkpoint import weights_digest
-from utils.device import autocast, choose_precision, in_usual_torch
+from utils.device import autocast, in_usual_torch
 from utils.pictures import to_uint8
 from utils.plain import to_plain
 from utils.weights import with_linear_weights_in
@@ -75,12 +75,11 @@ class Model:
         """The digest of the transformer: 16 hexadecimal digits of its config and weights."""
         return weights_digest(to_plain(self.transformer.config), self.transformer.state_dict())
 
-    def to(self, device: torch.device, precision: str | torch.dtype) -> "Model":
+    def to(self, device: torch.device, precision: torch.dtype) -> "Model":
         """Move the networks, without a copy, and return the model with this precision."""
-        dtype = choose_precision(precision, device)
         self.transformer.to(device)  # type: ignore[attr-defined]
         self.tokenizer.to(device)
-        return replace(self, precision=dtype)
+        return replace(self, precision=precision)
 
     @in_usual_torch
     def compile(self) -> None:

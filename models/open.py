@@ -26,8 +26,8 @@ from models.vqgan import foreign as vqgan_files
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from utils.checkpoint import contents_of, is_own_format
-from utils.device import choose_device, in_usual_torch
-from utils.errors import UserError, one_line
+from utils.device import choose_device, choose_precision, in_usual_torch
+from utils.errors import UserError, check_whole, one_line
 from utils.plain import from_plain
 from utils.torch_file import opening, pickled_network, read_torch_file
 from utils.weights import build_with_weights
@@ -84,17 +84,24 @@ def load_model(
         precision: dtype of matrix products: "auto", "fp32" or "bf16", or a dtype of torch.
 
     Raises:
-        UserError: if the file is missing, damaged or not a model, or needs a `tokenizer`.
+        UserError: if the file is missing, damaged or not a model, or needs a `tokenizer`; or if
+            another argument has a wrong value.
     """
+    where = choose_device(device)
+    dtype = choose_precision(precision, where)
+    if num_classes is not None:
+        check_whole("num_classes", num_classes, 1)
     path = Path(path).expanduser()
     stored = read_torch_file(path)
     if is_own_format(stored):
         model = own_model(stored, path)
-    elif tokenizer is not None:
+    elif isinstance(tokenizer, Tokenizer):
         model = foreign_model(stored, path, tokenizer, num_classes=num_classes)
     else:
-        raise UserError(f"{path} does not hold its tokenizer: give it as `tokenizer`")
-    return model.to(choose_device(device), precision)
+        raise UserError(
+            f"{path} does not hold its tokenizer: give what `load_tokenizer` returns as `tokenizer`"
+        )
+    return model.to(where, dtype)
 
 
 @in_usual_torch

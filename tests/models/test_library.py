@@ -146,12 +146,20 @@ def test_numbers_of_numpy_are_numbers(model):
     ("options", "field"),
     [({"precision": "fp16"}, "precision"), ({"precision": torch.float16}, "precision"),
      ({"precision": None}, "precision"), ({"device": "tpu"}, "device"), ({"device": 0}, "device"),
-     ({"device": torch.device("meta")}, "device")],
+     ({"device": torch.device("meta")}, "device"), ({"num_classes": "3"}, "num_classes"),
+     ({"num_classes": 0}, "num_classes")],
     ids=str,
 )  # fmt: skip
-def test_a_wrong_device_or_precision_is_named(path, options, field):
+def test_a_wrong_argument_of_load_model_is_named(path, options, field):
     with pytest.raises(UserError, match=f"`{field}`"):
         load_model(path, **options)
+
+
+@pytest.mark.parametrize("tokenizer", [None, "VQGAN_mnist.pt"])
+def test_a_transformer_alone_needs_a_tokenizer_that_is_open(tmp_path, tokenizer):
+    torch.save({"tok_emb.weight": torch.ones(2, 2), "pos_emb": torch.ones(2, 2)}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="give what `load_tokenizer` returns"):
+        load_model(tmp_path / "a.pt", tokenizer=tokenizer)
 
 
 def test_devices_and_dtypes_of_torch_are_taken(path):
