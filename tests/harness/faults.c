@@ -1,4 +1,4 @@
-/* Preloaded by tests/faults.py: counts the system calls that change files below a folder, and at one of
+/* Preloaded by faults.py: counts the system calls that change files below a folder, and at one of
    them ends the process or lets the call fail.
 
    fault_arm(folder, at, how) starts the count; `how` is KILL_BEFORE, KILL_INSIDE or an errno, which is

@@ -1,9 +1,9 @@
 """Kill the real command line at exact system calls, let calls fail, flip bits that it reads again.
 
-    python tests/faults.py --kills 300 --errors 200 --flips 500
+    python tests/harness/faults.py --kills 300 --errors 200 --flips 500
 
-The program is run for training, stage 1, sampling, editing and sweeping. tests/faults.c, compiled
-and preloaded, counts the calls that change files. Each case takes a random one of them. After a
+The program is run for training, stage 1, sampling, editing and sweeping. faults.c, compiled and
+preloaded, counts the calls that change files. Each case takes a random one of them. After a
 kill or an error the same command must come to the end of an undisturbed run, bit for bit. A flip in
 a file that is read again must be refused in one line, or leave what an undisturbed run leaves.
 Needs a C compiler.
@@ -338,4 +338,5 @@ if __name__ == "__main__":
     if "faults.so" not in os.environ.get("LD_PRELOAD", ""):
         preload()
     sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[2]))
     main()

@@ -1,4 +1,4 @@
-"""Kills, full disks and closed folders, met by the real command line (tests/crash.py)."""
+"""Kills, full disks and closed folders, met by the real command line (see crash.py)."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import REAL_FASHION_MNIST, TRAIN_TINY
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LIMITED = """
 import resource, sys
 limit = int(sys.argv[1])
@@ -24,7 +24,7 @@ MaskGIT.main(sys.argv[2:])
     not REAL_FASHION_MNIST.is_dir(), reason="needs Debian's package dataset-fashion-mnist"
 )
 def test_killed_at_random_moments_and_resumed_equals_undisturbed():
-    command = [sys.executable, "tests/crash.py", "--kills", "30"]
+    command = [sys.executable, "tests/harness/crash.py", "--kills", "30"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for kind in ("training", "sampling"):

@@ -1,4 +1,4 @@
-"""A small version of tests/faults.py: kills and errors at exact system calls, and flipped bits."""
+"""A small version of faults.py: kills and errors at exact system calls, and flipped bits."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import REAL_FASHION_MNIST
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EACH = 2  # cases of each kind for each of the five commands
 
 
@@ -21,7 +21,7 @@ EACH = 2  # cases of each kind for each of the five commands
 )
 def test_nothing_is_lost_or_silently_wrong_after_kills_errors_and_flips():
     counts = [f"--{kind}={5 * EACH}" for kind in ("kills", "errors", "flips")]
-    command = [sys.executable, "tests/faults.py", *counts]
+    command = [sys.executable, "tests/harness/faults.py", *counts]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for kind in ("kills", "errors", "flips"):

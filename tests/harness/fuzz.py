@@ -1,6 +1,6 @@
 """Damaged files: each is read as it was written or refused in one line, and nothing else happens.
 
-    python tests/fuzz.py --cases 3000
+    python tests/harness/fuzz.py --cases 3000
 
 Our own formats (checkpoints, resume states, token caches) must never be accepted with other
 contents. Files of others (weights, images, remap arrays) have no checksums: they may be accepted,
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from fuzz_damage import damaged
 from fuzz_targets import Target, make_targets

@@ -1,6 +1,6 @@
 """Kill the real command line at random moments, resume it, and compare with an undisturbed run.
 
-    python tests/crash.py --kills 200
+    python tests/harness/crash.py --kills 200
 
 This process imports the program once and forks; a child calls MaskGIT.main with a command line, as
 the script would, and is killed with SIGKILL. Writes are slowed down, so that many kills fall inside
@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 import torch
