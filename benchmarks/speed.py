@@ -36,7 +36,6 @@ from data.token_set import TokenSet
 from models.decoding import make_plan
 from models.maskgit.config import TransformerConfig
 from models.model import Model
-from models.open import as_transformer
 from models.sampling import SamplingConfig
 from models.series import ImageSeries
 from models.tokenizer import Tokenizer
@@ -82,12 +81,14 @@ class Bench:
     ) -> None:
         self.device, self.precision, self.compiled = device, precision, compiled
         torch.manual_seed(0)
-        vqgan_config = VQGANConfig(image_size=image_size, attn_resolutions=(image_size // 2,))
+        vqgan_config = VQGANConfig(
+            image_size=(image_size,) * 2, attn_resolutions=(image_size // 2,)
+        )
         self.vqgan = VQModel(vqgan_config).eval().requires_grad_(False).to(device)
         model = VQModel(vqgan_config)
         model.load_state_dict(self.vqgan.state_dict())
         self.tokenizer = Tokenizer(model).to(device)
-        seq_len = vqgan_config.grid_size**2
+        seq_len = vqgan_config.seq_len
         self.train_images = TOKENS_PER_BATCH // seq_len
         self.sample_images = self.train_images // 4
         generator = np.random.default_rng(0)
@@ -113,9 +114,8 @@ class Bench:
         self.plain = PlainTransformer(self.config).to(device)
         self.plain.load_ours(self.stage.model)
         self.trainer = Trainer(self.plain, self.vqgan)
-        averaged = as_transformer(self.stage.ema.module)
         names = tuple(str(label) for label in range(CLASSES))
-        self.model = Model(averaged, self.tokenizer, "", names, precision)
+        self.model = Model(self.stage.ema.module, self.tokenizer, "", names, precision)
         if compiled:
             self.model.compile()
 
@@ -147,8 +147,7 @@ class Bench:
         """Ours with these settings, and the baseline with the defaults."""
         labels = self.labels[: self.sample_images]
         few, device_labels = len(labels), labels.to(self.device)
-        grid = self.vqgan.config.grid_size
-        one_grid = torch.zeros((1, grid, grid), dtype=torch.int64, device=self.device)
+        one_grid = torch.zeros((1, *self.vqgan.config.grid), dtype=torch.int64, device=self.device)
         counts = make_plan([self.config.seq_len], self.sampling).counts[0].tolist()
         series = ImageSeries(block_size=few)
         return Pair(

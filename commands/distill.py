@@ -29,6 +29,7 @@ from training.distillation import DistillationStage, student_settings
 from training.runs import check_made_from
 from utils.checkpoint import contents_of, is_own_format
 from utils.errors import FieldError, UserError
+from utils.size import size_text
 from utils.torch_file import read_torch_file
 from utils.weights import count_parameters
 
@@ -102,7 +103,7 @@ def resolve(request: Request) -> DistillJob:
     }
     if continues is not None:
         check_made_from(made_from, continues, run)
-    line = line.replace(size=source.tokenizer.image_size)
+    line = line.replace(size=size_text(source.tokenizer.image_size))
     return DistillJob(
         run=run,
         machine=request.machine,

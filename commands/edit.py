@@ -21,7 +21,7 @@ from commands.sources import find_model
 from data.edit_region import image_to_edit, region_to_make
 from data.generated import write_pngs
 from data.publish import claim, new_folder, publish
-from models.cells import composite
+from models.cells import check_cells, composite
 from models.decoding import make_plan
 from models.labels import label_without_class
 from models.sampling import SamplingConfig
@@ -85,6 +85,7 @@ def resolve(request: Request) -> EditJob:
     # The model, and the settings of decoding.
     line, model = request.line, find_model(request)
     sampling = sampling_of(line, model)
+    check_cells(model.tokenizer.grid, "--edit keeps tokens")
     # The image, and the region of it to make anew.
     size, channels = model.tokenizer.image_size, model.tokenizer.image_channels
     data = request.data(model.dataset, size)
@@ -129,8 +130,7 @@ def run(job: EditJob) -> None:
     # The tokens that are kept, and those that are made anew.
     model, variants = job.variants.model.open(), job.variants
     known, mask = model.known_tokens(job.original, job.mask, job.grow)
-    grid = (model.tokenizer.grid_size,) * 2
-    hidden = known.hidden.unflatten(0, grid).numpy()  # (h, w)
+    hidden = known.hidden.reshape(model.tokenizer.grid).numpy()  # (h, w)
     log.info("%d of %d tokens are made anew", hidden.sum(), hidden.size)
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -36,8 +36,9 @@ def with_flags(text: str, modes: Sequence[str] = ()) -> str:
 def flags_of_settings() -> dict[str, str]:
     """Return the flag of every name of a setting.
 
-    The names of a setting are `Config.field`, the field alone and the option's name; a name that
-    several options share is left out.
+    The names of a setting are `Config.field`, for networks also `tokenizer.field` and
+    `transformer.field`, the field alone and the option's name; a name that several options share is
+    left out.
     """
     named: defaultdict[str, set[str]] = defaultdict(set)
     for option in OPTIONS.values():
@@ -45,6 +46,8 @@ def flags_of_settings() -> dict[str, str]:
         for fill in option.fills:
             named[fill.field].add(option.flag)
             named[f"{fill.config.__name__}.{fill.field}"].add(option.flag)
+            if kind_of(fill.config):
+                named[f"{kind_of(fill.config)}.{fill.field}"].add(option.flag)
     return {name: next(iter(flags)) for name, flags in named.items() if len(flags) == 1}
 
 
@@ -56,13 +59,22 @@ def options_of(config: Any) -> dict[str, str]:
 
 
 def _fills(config: Any) -> list[tuple[str, Fill]]:
-    """List the options that fill a config, each as (name, Fill)."""
+    """List the options that fill a config, each as (name, Fill).
+
+    An option for a field of a network fills that of every family of this kind which has it.
+    """
+    own, kind = {field.name for field in fields(config)}, kind_of(config)
     return [
         (option.name, fill)
         for option in OPTIONS.values()
         for fill in option.fills
-        if fill.config is config
+        if fill.config is config or (kind and kind == kind_of(fill.config) and fill.field in own)
     ]
+
+
+def kind_of(config: Any) -> str | None:
+    """Return what the config is of, "tokenizer" or "transformer"; None if it is of no network."""
+    return getattr(config, "kind", None)
 
 
 def configure(config: type[Config], line: CommandLine, **known: Any) -> Config:
@@ -90,10 +102,20 @@ def option_values(config: Any) -> dict[str, Any]:
     return {name: getattr(config, field) for field, name in options_of(kind).items()}
 
 
-def given_fields(config: Any, line: CommandLine) -> dict[str, Any]:
-    """Return the fields of a config that the user set on the command line, with their values."""
+def options_of_kind(kind: str) -> dict[str, str]:
+    """Return, for each field of a network of any family that an option fills, its name."""
+    return {
+        fill.field: option.name
+        for option in OPTIONS.values()
+        for fill in option.fills
+        if kind_of(fill.config) == kind
+    }
+
+
+def given_fields(kind: str, line: CommandLine) -> dict[str, Any]:
+    """Return the fields of a network that the user set on the command line, with their values."""
     return {
         field: getattr(line, name)
-        for field, name in options_of(config).items()
+        for field, name in options_of_kind(kind).items()
         if name in line.given
     }

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from commands.flags import configure, option_values, options_of
 from commands.options import BEST
@@ -20,7 +19,6 @@ from models.decoding import make_plan
 from models.interfaces import Transformer
 from models.labels import classes_in_turn, labels_in_turn
 from models.model import Model
-from models.open import as_transformer
 from models.sampling import SamplingConfig
 from models.series import ImageSeries
 from utils.errors import UserError
@@ -108,12 +106,13 @@ def resolve_generation(
 def sampling_line(line: CommandLine, model: ModelSource) -> CommandLine:
     """Fill in the settings that a model brings; options given now win.
 
-    These are the best ones if --settings asks for them, else those that a student was made for.
+    These are the best ones if --settings asks for them, else the usual ones of its family, or those
+    that a student was made for.
 
     Raises:
         UserError: if --settings asks for best settings that the model does not have.
     """
-    settings = model.made_for
+    settings = model.usual
     if line.settings == BEST:
         if model.best is None:
             raise UserError(
@@ -130,12 +129,12 @@ def sampling_line(line: CommandLine, model: ModelSource) -> CommandLine:
 def guided_if_possible(
     line: CommandLine, config: type, field: str, null_class: int | None
 ) -> CommandLine:
-    """Set a guidance that was not given to 0 where the transformer has no trained null class.
+    """Set what needs a trained null class to 0 where there is none, unless it was given.
 
     Args:
         line: the command line.
-        config: the config dataclass that has the guidance.
-        field: the guidance.
+        config: the config dataclass that has the setting.
+        field: a guidance, or the share of labels to drop.
         null_class: that of the transformer.
     """
     name = options_of(config)[field]
@@ -194,7 +193,7 @@ def preview_writer(
     labels: Sequence[int],
     sampling: SamplingConfig,
     series: ImageSeries,
-) -> Callable[[nn.Module, Path], None]:
+) -> Callable[[Transformer, Path], None]:
     """Return a function (transformer, path) that writes a grid of samples as a PNG.
 
     Args:
@@ -204,8 +203,8 @@ def preview_writer(
         series: where the noise of the images comes from.
     """
 
-    def write(network: nn.Module, path: Path) -> None:
-        model = model_with(as_transformer(network))
+    def write(network: Transformer, path: Path) -> None:
+        model = model_with(network)
         blocks = model.sample_blocks(labels, sampling, series)
         shown = [image for images, _ in blocks for image in images]
         save_grid(path, shown, columns=grid_columns(len(model.class_names)))

@@ -13,6 +13,7 @@ from data.spec import RESIZE, Split
 from metrics.extractor import Extractor, open_extractor
 from metrics.judge import Judge, Reference, check_count
 from utils.errors import FieldError
+from utils.size import size_text
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class JudgeSource:
             source=images.fingerprint[:16],
             images=len(images),
             classes=len(images.class_names),
-            size=images.size,
+            size=size_text(images.size),
             channels=images.channels,
             resize=RESIZE,
         )

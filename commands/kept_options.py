@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.flags import options_of
+from commands.families import config_of
+from commands.flags import options_of, options_of_kind
 from commands.options import OPTIONS, Many, Option, Resume
 from commands.parser import CommandLine
-from models.maskgit.config import TransformerConfig
-from models.vqgan.config import VQGANConfig
 from training.config import DistillConfig, TrainingConfig, VQGANTrainingConfig
 from training.runs import MADE_FROM
 from utils.errors import UserError, value_text
@@ -32,35 +31,47 @@ class StageOptions:
 
     Attributes:
         mode: name of the mode that trains it.
-        configs: configs of its network and, last, of its training. The options that fill them are
-            the stage's options.
-        reads: configs of networks that it reads from files. The given ones of the options that fill
-            them say how another program's file is read.
+        config: config of its training. The options that fill it are the stage's options.
+        makes: the kind of its network, if it makes a new one. The option for its family, and the
+            options that fill its config, are the stage's options too.
+        reads: kinds of networks that it reads from files. The given ones of the options that fill
+            their configs say how another program's file is read.
     """
 
     mode: str
-    configs: tuple[type, ...]
-    reads: tuple[type, ...] = ()
+    config: type
+    makes: str | None = None
+    reads: tuple[str, ...] = ()
 
     @property
     def epochs(self) -> str:
         """Name of the option for the number of epochs."""
-        return options_of(self.configs[-1])["epochs"]
+        return options_of(self.config)["epochs"]
 
     @property
     def reading(self) -> frozenset[str]:
         """Names of the options that may say how a file is read."""
-        return frozenset(name for config in self.reads for name in options_of(config).values())
+        return frozenset(name for kind in self.reads for name in options_of_kind(kind).values())
+
+    def names(self, values: Mapping[str, Any]) -> set[str]:
+        """Return the names of the stage's options, given the values of all options."""
+        names = set(options_of(self.config).values())
+        if self.makes is not None:
+            family = values.get(self.makes, OPTIONS[self.makes].default_value)
+            names |= {self.makes, *options_of(config_of(self.makes, family)).values()}
+        return names
 
 
 STAGES = {
-    "vqgan": StageOptions("train_vae", (VQGANConfig, VQGANTrainingConfig)),
-    "maskgit": StageOptions("train", (TransformerConfig, TrainingConfig), (VQGANConfig,)),
-    "student": StageOptions("distill", (DistillConfig,), (VQGANConfig, TransformerConfig)),
+    "vqgan": StageOptions("train_vae", VQGANTrainingConfig, makes="tokenizer"),
+    "maskgit": StageOptions("train", TrainingConfig, makes="transformer", reads=("tokenizer",)),
+    "student": StageOptions("distill", DistillConfig, reads=("tokenizer", "transformer")),
 }
 
 
-def options_of_run(stage: str, given: frozenset[str]) -> Iterator[Option]:
+def options_of_run(
+    stage: str, values: Mapping[str, Any], given: frozenset[str]
+) -> Iterator[Option]:
     """Yield the options that a run of a stage keeps.
 
     These are the options of every run, those of the stage, and those that say how another program's
@@ -68,9 +79,10 @@ def options_of_run(stage: str, given: frozenset[str]) -> Iterator[Option]:
 
     Args:
         stage: a key of STAGES.
+        values: the values of all options, by name.
         given: names of the options that the user gave; of the last kind only these are kept.
     """
-    of_stage = {name for config in STAGES[stage].configs for name in options_of(config).values()}
+    of_stage = STAGES[stage].names(values)
     for option in OPTIONS.values():
         of_every_run = option.resume in (Resume.RUN, Resume.FREE)
         reads = option.name in STAGES[stage].reading & given
@@ -96,8 +108,10 @@ def kept_options(
         UserError: naming an entry that no run of the stage keeps, or a value that its option does
             not take.
     """
-    known = {option.name: option for option in options_of_run(stage, STAGES[stage].reading)}
-    kept = {}
+    known = {option.name: option for option in options_of_run(stage, stored, STAGES[stage].reading)}
+    # Runs that do not name a family were started when there was one.
+    makes = STAGES[stage].makes
+    kept: dict[str, Any] = {} if makes is None else {makes: OPTIONS[makes].default_value}
     for name, value in stored.items():
         if name == MADE_FROM:
             continue

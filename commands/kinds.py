@@ -10,6 +10,7 @@ from typing import Any
 
 from models.labels import MAX_SAMPLES
 from models.sampling import MAX_STRENGTH
+from utils.size import size_of, size_text
 
 MAX_SIDE = 8192  # pixels
 MAX_PORT = 65535
@@ -67,7 +68,6 @@ class Number:
 positive_int = Number("a whole number of at least 1", low=1)
 whole_number = Number("a whole number of at least 0", low=0)
 token_or_none = Number("a whole number or none", or_none=True)
-image_side = Number(f"pixels, 1 to {MAX_SIDE}", low=1, high=MAX_SIDE)
 sample_count = Number(f"a number from 1 to {MAX_SAMPLES}", low=1, high=MAX_SAMPLES)
 image_index = Number("a number from 0 to 2^53", low=0)
 brightness = Number("a brightness from 1 to 255", low=1, high=255)
@@ -79,6 +79,18 @@ strength = Number(f"a number from 0 to {MAX_STRENGTH:g}", float, low=0, high=MAX
 scale = Number(f"a number above 0, at most {MAX_STRENGTH:g}", float, above=0, high=MAX_STRENGTH)
 probability = Number("a number from 0 to 1", float, low=0, high=1)
 rate = Number("a number from 0 to below 1", float, low=0, below=1)
+
+
+def image_size(text: str) -> int | str:
+    """Read the height and width of images: `64` for a square, `32x64` for others."""
+    try:
+        size = size_of(text)
+    except ValueError:
+        size = (0, 0)
+    if not all(1 <= side <= MAX_SIDE for side in size):
+        need = f"needs pixels, 1 to {MAX_SIDE}, or height and width as in 32x64"
+        raise argparse.ArgumentTypeError(f"{need}, got {text[:40]!r}")
+    return size_text(size)
 
 
 def text(value: str) -> str:

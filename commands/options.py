@@ -167,7 +167,8 @@ def _data() -> Iterator[Option]:
         resume=Resume.FREE,
     )
     yield Option(
-        "size", kinds.image_side, "PIXELS", "height and width of the images [the dataset's own]",
+        "size", kinds.image_size, "PIXELS",
+        "height and width of the images, as in 64 or 32x64 [the dataset's own]",
         (Fill(VQGANConfig, "image_size"),), default=None, resume=Resume.RUN,
     )  # fmt: skip
     yield Option(
@@ -188,6 +189,11 @@ def _vqgan() -> Iterator[Option]:
         fills = (Fill(VQGANConfig, name),)
         return Option(name, kind, unit, text, fills, resume=Resume.STAGE, **more)
 
+    text = "family of a new tokenizer; --train_vae makes no others"
+    yield Option(
+        "tokenizer", str, "NAME", text, default=VQGANConfig.family, topics=_topics("stage1"),
+        resume=Resume.STAGE,
+    )  # fmt: skip
     yield Option(
         "checkpoint_vae", kinds.path, "FILE",
         "trained VQ-GAN [the run's own, else the one bundled for the dataset]", resume=Resume.FREE,
@@ -201,7 +207,7 @@ def _vqgan() -> Iterator[Option]:
     yield shape("attn_resolutions", kinds.int_list, "N", text, many=Many.LIST)
     yield shape("dropout", kinds.rate, "P", "dropout in encoder and decoder")
     yield shape("double_z", None, "", "the encoder returns 2 * z_channels channels")
-    yield shape("n_embed", kinds.positive_int, "K", "codebook size, at most 65536")
+    yield shape("n_embed", kinds.positive_int, "K", "codebook size")
     yield shape("embed_dim", kinds.positive_int, "N", "width of a code")
     text = ".npy file with the numbers of the used codes; tokens count these alone"
     yield shape("remap", kinds.path, "FILE", text)
@@ -251,10 +257,14 @@ def _transformer() -> Iterator[Option]:
     """Yield the options that shape a new transformer."""
 
     def shape(name: str, field: str, kind: Any, unit: str, text: str) -> Option:
-        """Make an option for a field of TransformerConfig."""
+        """Make an option for a field of TransformerConfig, and of any family that has it."""
         fills, topics = (Fill(TransformerConfig, field),), _topics("loading stage2")
         return Option(name, kind, unit, text, fills, topics=topics, resume=Resume.STAGE)
 
+    yield Option(
+        "transformer", str, "NAME", "family of a new transformer",
+        default=TransformerConfig.family, topics=_topics("stage2"), resume=Resume.STAGE,
+    )  # fmt: skip
     text = "width of the token embedding"
     yield shape("embed_dim_t", "embed_dim", kinds.positive_int, "N", text)
     text = "width of the blocks, a multiple of --heads"
@@ -509,12 +519,12 @@ DRY_RUN = Option("dry_run", None, "", "print what the other modes would do, and 
 GROUPS = (
     Group("data", tuple(_data())),
     Group(
-        "VQ-GAN (for a new one; a checkpoint of this program has its own values)",
+        f"tokenizer (for a new {VQGANConfig.family}; a checkpoint has its own values)",
         tuple(_vqgan()),
     ),
     Group("VQ-GAN training (--train_vae)", tuple(_vqgan_training())),
     Group(
-        "transformer (for a new one; a checkpoint of this program has its own values)",
+        f"transformer (for a new {TransformerConfig.family}; a checkpoint has its own values)",
         tuple(_transformer()),
     ),
     Group("training (--train)", tuple(_training())),

@@ -1,5 +1,6 @@
 """The Request, from which every mode makes its Job, and the parts that several Jobs share."""
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from data.spec import DatasetSpec, Split
 from training.run_folder import RunFolder
 from utils.errors import FieldError, UserError
 from utils.processes import Processes
+from utils.size import Size, size_of, size_text
 from utils.workers import check_workers
 
 
@@ -52,7 +54,7 @@ class Data:
     """
 
     spec: DatasetSpec
-    size: int
+    size: Size
     folder: Path
     cache_folder: Path
     num_workers: int
@@ -82,7 +84,7 @@ class Data:
 
     def check_workers(self, batch_size: int) -> None:
         """Refuse more --num_workers than the machine has room for; errors as `check_workers`."""
-        check_workers(self.num_workers, batch_size * self.spec.channels * self.size**2)
+        check_workers(self.num_workers, batch_size * self.spec.channels * math.prod(self.size))
 
 
 @dataclass(frozen=True)
@@ -105,27 +107,28 @@ class Request:
     continued: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     opened: dict[Any, Any] = field(default_factory=dict)
 
-    def data(self, dataset: str | None = None, size: int | None = None) -> Data:
+    def data(self, dataset: str | None = None, size: Size | None = None) -> Data:
         """Return the dataset of the command line, or that of a checkpoint.
 
         Args:
             dataset: name of the checkpoint's dataset; None takes --dataset.
-            size: side of the checkpoint's images in pixels; None takes --size.
+            size: size of the checkpoint's images; None takes --size.
 
         Raises:
             UserError: if --size differs from the size of the checkpoint's images.
         """
         line = self.line
-        if size is not None and line.size not in (None, size):
-            reason = f"the model's images are {size} pixels wide"
-            raise FieldError("image_size", line.size, reason)
         spec = DATASETS[dataset or line.dataset]
+        asked = size_of(line.size or spec.size)
+        if size is not None and line.size is not None and asked != size:
+            reason = f"the model's images have {size_text(size)} pixels"
+            raise FieldError("image_size", line.size, reason)
         processes = self.machine.processes
         # A folder that config.json names is only read: the file may come from anybody.
         is_ours = not self.continued or "data_dir" in line.given
         return Data(
             spec=spec,
-            size=size or line.size or spec.size,
+            size=size or asked,
             folder=Path(line.data_dir),
             cache_folder=self.cache_folder(),
             num_workers=line.num_workers,

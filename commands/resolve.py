@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from commands import dry_run
+from commands.families import with_defaults
 from commands.flags import configure, options_of, with_flags
 from commands.mode import Mode
 from commands.options import BEST, OPTIONS
@@ -64,7 +65,7 @@ def resolved(line: CommandLine, modes: tuple[Mode, ...]) -> Iterator[dict[Mode, 
         for mode in line.modes:
             complete = getattr(mode.module(), "complete", None)
             line = complete(line) if complete else line
-        line, continued = apply_resume(line)
+        line, continued = apply_resume(with_defaults(line))
         machine = _choose_machine(line)
         # What a run keeps is what "auto" became: on another machine it would become another.
         line = line.replace(precision=precision_name(machine.precision))

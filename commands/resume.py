@@ -77,7 +77,7 @@ def _apply_to_stage(
 def run_options(line: CommandLine, stage: str) -> dict[str, Any]:
     """Return the options that a run of a stage keeps, by name; paths become absolute."""
     kept = {}
-    for option in options_of_run(stage, line.given):
+    for option in options_of_run(stage, vars(line.values), line.given):
         value = getattr(line, option.name)
         kept[option.name] = str(Path(value).absolute()) if option.is_path and value else value
     return kept

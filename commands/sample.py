@@ -16,6 +16,7 @@ from commands.generation import (
 )
 from commands.options import BEST
 from commands.request import Request
+from models.cells import check_cells
 from models.decoding import make_plan
 from models.sampling import SamplingConfig
 from utils.pictures import save_film
@@ -79,6 +80,8 @@ def resolve(request: Request) -> SampleJob:
         UserError: if the model is missing, or an option does not fit it.
     """
     images = resolve_generation(request)
+    if request.line.save_steps:
+        check_cells(images.model.tokenizer.grid, "--save_steps shows what is hidden")
     sampling = sampling_of(request.line, images.model)
     if images.model.best is not None and request.line.settings != BEST:
         log_best_settings(images.model.path, images.model.best)

@@ -37,7 +37,7 @@ def resolve(request: Request) -> ShowPlanJob:
         raise UserError("--settings best: there is no trained model; name one with --checkpoint")
     sampling = configure(SamplingConfig, line)
     sampling.validate()
-    return ShowPlanJob(sampling, find_tokenizer(request).shape.grid_size ** 2)
+    return ShowPlanJob(sampling, find_tokenizer(request).shape.seq_len)
 
 
 def describe(job: ShowPlanJob) -> dict[str, Any]:

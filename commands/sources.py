@@ -16,13 +16,12 @@ from commands.parser import CommandLine
 from commands.request import Machine, Request
 from data.datasets import DATASETS
 from models.best_settings import BestSettings
-from models.interfaces import TokenizerShape, TransformerShape
-from models.maskgit.config import TransformerConfig
+from models.given import Given
 from models.model import Model
-from models.open import Given, foreign_family, foreign_model, load_tokenizer, own_model
+from models.open import foreign_family, foreign_model, load_tokenizer, own_model
 from models.sampling import SamplingConfig
+from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
-from models.vqgan.config import VQGANConfig
 from training.run_folder import RunFolder
 from utils.checkpoint import is_own_format
 from utils.errors import UserError
@@ -60,6 +59,7 @@ class ModelSource:
         open: returns it, on the device.
         best: the settings that a sweep found best for it; None without a sweep.
         made_for: the settings that a student was distilled for; None for other models.
+        usual: the settings that it is sampled with where none are given; None for the defaults.
         is_own: whether its file is of this program.
     """
 
@@ -72,6 +72,7 @@ class ModelSource:
     open: Callable[[], Model]
     best: BestSettings | None = None
     made_for: SamplingConfig | None = None
+    usual: SamplingConfig | None = None
     is_own: bool = True
 
 
@@ -115,9 +116,9 @@ def _tokenizer_file(request: Request) -> Path:
 def _load_tokenizer(request: Request, path: Path) -> Tokenizer:
     """Load a tokenizer on the CPU, and check it against the options and the dataset."""
     data = request.data()
-    tokenizer = load_tokenizer(path, data.size, data.spec.channels, _given(request.line))
-    grid = tokenizer.grid_size
-    log.info("tokenizer %s: %d codes, %d x %d tokens", path, tokenizer.codebook_size, grid, grid)
+    tokenizer = load_tokenizer(path, data.size, data.spec.channels, _given(request.line).tokenizer)
+    grid = " x ".join(map(str, tokenizer.grid))
+    log.info("tokenizer %s: %d codes, %s tokens", path, tokenizer.codebook_size, grid)
     return tokenizer
 
 
@@ -165,11 +166,6 @@ def _coming_model(request: Request, path: Path) -> ModelSource:
     job = request.jobs["train"]
     request.data(request.line.dataset, job.tokenizer.shape.image_size)  # refuses another --size
 
-    @cache
-    def load() -> Model:
-        model, _ = _load_model(request, path)
-        return _put_model_on_device(model, request.machine)
-
     return ModelSource(
         path=path,
         run=job.run,
@@ -177,7 +173,7 @@ def _coming_model(request: Request, path: Path) -> ModelSource:
         class_names=job.images.train.class_names,
         shape=job.config,
         tokenizer=job.tokenizer.shape,
-        open=load,
+        open=_opens_later(request, path),
     )
 
 
@@ -185,20 +181,27 @@ def _coming_student(request: Request, path: Path) -> ModelSource:
     """Describe the student that --distill will make, by its Job."""
     job = request.jobs["distill"]
 
+    return replace(
+        job.teacher,
+        path=path,
+        run=job.run,
+        open=_opens_later(request, path),
+        best=None,
+        made_for=job.sampling,
+        usual=job.sampling,
+        is_own=True,
+    )
+
+
+def _opens_later(request: Request, path: Path) -> Callable[[], Model]:
+    """Return a function that opens a model which does not exist yet, once."""
+
     @cache
     def load() -> Model:
         model, _ = _load_model(request, path)
         return _put_model_on_device(model, request.machine)
 
-    return replace(
-        job.teacher,
-        path=path,
-        run=job.run,
-        open=load,
-        best=None,
-        made_for=job.sampling,
-        is_own=True,
-    )
+    return load
 
 
 def _model_of_file(request: Request, path: Path) -> ModelSource:
@@ -215,6 +218,7 @@ def _model_of_file(request: Request, path: Path) -> ModelSource:
         open=lambda: model,
         best=model.best,
         made_for=model.made_for,
+        usual=None if model.usual == SamplingConfig() else model.usual,
         is_own=is_own,
     )
 
@@ -246,7 +250,9 @@ def _check_own_tokenizer(request: Request, model: Model, path: Path) -> None:
     """Refuse a --checkpoint_vae that is not the tokenizer in the model's checkpoint."""
     line = request.line
     data = request.data(model.dataset, model.tokenizer.image_size)
-    named = load_tokenizer(line.checkpoint_vae, data.size, data.spec.channels, _given(line))
+    named = load_tokenizer(
+        line.checkpoint_vae, data.size, data.spec.channels, _given(line).tokenizer
+    )
     if named.fingerprint != model.tokenizer.fingerprint:
         raise UserError(
             f"{line.checkpoint_vae} is not the tokenizer that {path} was trained with; the "
@@ -272,7 +278,7 @@ def _load_foreign(request: Request, stored: object, path: Path) -> Model:
     # The other program may have trained with another number of classes than the dataset has.
     num_classes = line.n_classes if "n_classes" in line.given else spec.num_classes
     model = foreign_model(
-        stored, path, tokenizer, spec.name, spec.classes, num_classes, _given(line)
+        stored, path, tokenizer, spec.name, spec.classes, num_classes, _given(line).transformer
     )
     names, trained = model.class_names, spec.num_classes
     if trained is not None and trained < len(names):
@@ -284,8 +290,8 @@ def _load_foreign(request: Request, stored: object, path: Path) -> Model:
 
 
 def _given(line: CommandLine) -> Given:
-    """Return the fields of networks that the user set, by config."""
-    return {config: given_fields(config, line) for config in (TransformerConfig, VQGANConfig)}
+    """Return the fields of networks that the user set."""
+    return Given(given_fields("tokenizer", line), given_fields("transformer", line))
 
 
 def _run_of(request: Request, path: Path, dataset: str) -> RunFolder:

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
+from commands.families import new_config
 from commands.flags import configure
 from commands.generation import PREVIEW_IMAGES, guided_if_possible, preview_writer
 from commands.parser import CommandLine
@@ -27,21 +26,22 @@ from data.content import digest_of
 from data.images import ImageDataset
 from data.spec import RESIZE, Split
 from data.token_cache import cache_bytes, cached_tokens
-from data.token_set import TokenSet
+from data.token_set import TokenSet, token_type
 from models.decoding import make_plan
-from models.interfaces import TokenizerShape
+from models.interfaces import Transformer
 from models.labels import labels_in_turn
-from models.maskgit.config import TransformerConfig
 from models.model import Model
 from models.open import new_transformer, transformer_family
 from models.sampling import SamplingConfig
 from models.series import ImageSeries
+from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
 from training.optimizer import count_moments
 from training.runs import RunRecord
 from training.transformer import num_parts
 from utils.device import float32_name
+from utils.size import size_text
 from utils.weights import count_parameters
 
 
@@ -60,7 +60,7 @@ class TrainJob(TrainingJob):
     """
 
     tokenizer: TokenizerSource
-    config: TransformerConfig
+    config: TransformerShape
     training: TrainingConfig
     sampling: SamplingConfig
     preview_labels: list[int]
@@ -88,8 +88,10 @@ def resolve(request: Request) -> TrainJob:
     images = open_splits(request, data, "maskgit")
     made_from = made_from_images(request, images, "maskgit")
     config = _shape_for(request, tokenizer.shape, images.train)
-    # How it learns.
+    # How it learns. Without a null class no label is dropped.
+    line = guided_if_possible(line, TrainingConfig, "label_drop", config.null_class)
     training = configure(TrainingConfig, line)
+    training.validate_for(config)
     loop = loop_config(line, images.train, training.epochs, training.batch_size)
     log_small_dataset(images.train, training.batch_size, "--batch_size")
     request.machine.processes.check_share(loop.images_per_step)
@@ -108,7 +110,10 @@ def resolve(request: Request) -> TrainJob:
         data=data,
         loop=loop,
         record=run_record(
-            line.replace(size=data.size), "maskgit", made_from, request.continued.get("maskgit")
+            line.replace(size=size_text(data.size)),
+            "maskgit",
+            made_from,
+            request.continued.get("maskgit"),
         ),
         use_wandb=wants_wandb(request),
         tokenizer=tokenizer,
@@ -116,7 +121,7 @@ def resolve(request: Request) -> TrainJob:
         training=training,
         sampling=sampling,
         preview_labels=labels_in_turn(
-            line.labels, names, range(len(names)), shown, has_null=config.null_trained
+            line.labels, names, range(len(names)), shown, has_null=config.null_class is not None
         ),
         preview_series=ImageSeries(line.seed, line.first_image, line.batch_size),
         cache_folder=request.cache_folder(),
@@ -134,7 +139,7 @@ def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:
     identity = {
         "dataset": job.data.spec.name,
         "split": split,
-        "size": job.data.size,
+        "size": size_text(job.data.size),
         "resize": RESIZE,
         "precision": float32_name(job.machine.device),
         "tokenizer": tokenizer.fingerprint,
@@ -143,7 +148,7 @@ def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:
     return cached_tokens(
         job.images.train if split == "train" else job.images.validation,
         tokenizer.encode_bytes,
-        tokenizer.grid_size**2,
+        tokenizer.config.seq_len,
         identity,
         job.cache_folder,
         codebook_size=tokenizer.codebook_size,
@@ -173,7 +178,7 @@ def completed_record(job: TrainJob, tokenizer: Tokenizer, tokens: TokenSet) -> R
     return replace(job.record, made_from={**job.record.made_from, **of_tokens})
 
 
-def previews_of(job: TrainJob, tokenizer: Tokenizer) -> Callable[[nn.Module, Path], None]:
+def previews_of(job: TrainJob, tokenizer: Tokenizer) -> Callable[[Transformer, Path], None]:
     """Return the function that writes the preview grids, as `preview_writer` does."""
     names = job.images.train.class_names
     dataset, precision = job.data.spec.name, job.machine.precision
@@ -199,7 +204,8 @@ def describe(job: TrainJob) -> dict[str, Any]:
     memory += 4 * (moments - 2 * parameters)  # it counts two for each
     # Disk.
     splits = (images.train, images.validation)
-    cache = sum(cache_bytes(len(i), i.num_views, config.seq_len) for i in splits)
+    dtype = token_type(config.codebook_size)
+    cache = sum(cache_bytes(len(i), i.num_views, config.seq_len, dtype) for i in splits)
     # Raw and averaged weights in the checkpoint; those and the moments in the resume state.
     checkpoints = 4 * (4 * parameters + moments)
     steps = len(images.train) // job.loop.images_per_step * job.loop.epochs
@@ -216,17 +222,18 @@ def describe(job: TrainJob) -> dict[str, Any]:
 
 def _shape_for(
     request: Request, tokenizer: TokenizerShape, images: ImageDataset
-) -> TransformerConfig:
+) -> TransformerShape:
     """Return the shape of a transformer for these tokens and classes; errors as in `resolve`."""
     line = request.line
-    config = configure(
-        TransformerConfig,
-        line,
-        codebook_size=tokenizer.codebook_size,
-        num_classes=len(images.class_names),
-        seq_len=tokenizer.grid_size**2,
-        null_trained=line.drop_label > 0,
-    )
+    kind = new_config("transformer", line)
+    known = {
+        "codebook_size": tokenizer.codebook_size,
+        "num_classes": len(images.class_names),
+        "seq_len": tokenizer.seq_len,
+        "null_trained": line.drop_label > 0,  # some families have no null class
+    }
+    own = {field.name for field in fields(kind)}
+    config: TransformerShape = configure(kind, line, **{n: known[n] for n in known.keys() & own})
     config.validate()
     request.check_n_classes(config.num_classes, line.data_dir)
     return config

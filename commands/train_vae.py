@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from commands.families import new_config
 from commands.flags import configure
 from commands.parser import CommandLine
 from commands.request import Request
@@ -22,7 +23,8 @@ from models.vqgan.config import VQGANConfig
 from models.vqgan.foreign import read_remap
 from models.vqgan.network import VQModel
 from training.config import VQGANTrainingConfig
-from utils.errors import UserError, value_text
+from utils.errors import FieldError, UserError, value_text
+from utils.size import size_text
 from utils.weights import count_parameters
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,10 @@ def resolve(request: Request) -> TrainVaeJob:
         data=data,
         loop=loop,
         record=run_record(
-            line.replace(size=data.size), "vqgan", made_from, request.continued.get("vqgan")
+            line.replace(size=size_text(data.size)),
+            "vqgan",
+            made_from,
+            request.continued.get("vqgan"),
         ),
         use_wandb=wants_wandb(request),
         config=config,
@@ -90,6 +95,9 @@ def describe(job: TrainVaeJob) -> dict[str, Any]:
 def _new_config(request: Request) -> VQGANConfig:
     """Make the config of the VQ-GAN; errors as in `resolve`."""
     line, data = request.line, request.data()
+    if new_config("tokenizer", line) is not VQGANConfig:
+        reason = f"this program trains {VQGANConfig.family}; name others with `checkpoint_vae`"
+        raise FieldError("tokenizer", line.tokenizer, reason)
     config = configure(
         VQGANConfig,
         line,

@@ -32,7 +32,7 @@ def fetch(spec: DatasetSpec, root: Path, split: str, size: int) -> None:
         spec: row of the dataset table.
         root: the data folder; made where it is missing, and removed again if it stays empty.
         split: the library's name of the split.
-        size: wanted side of the images in pixels.
+        size: wanted longer side of the images in pixels.
 
     Raises:
         FetchError: if that fails; no files stay behind.

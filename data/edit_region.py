@@ -11,6 +11,7 @@ from data.image_file import load_image
 from data.images import ImageDataset, to_tensor
 from data.mask_file import read_mask
 from utils.errors import FieldError, UserError
+from utils.size import Size
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels from the top left corner; x1 and y1 are just outside the box."""
@@ -22,7 +23,7 @@ def image_to_edit(
     source: str,
     dataset: str,
     open_validation: Callable[[], ImageDataset],
-    size: int,
+    size: Size,
     channels: int,
 ) -> tuple[np.ndarray, int | None]:
     """Read an image from a file or from a dataset.
@@ -31,7 +32,7 @@ def image_to_edit(
         source: a path, or "<dataset>:<index>".
         dataset: the name that stands before the colon; the word "dataset" may stand there too.
         open_validation: opens the split that the index is of.
-        size: side of the image.
+        size: height and width of the image.
         channels: C of the image.
 
     Returns:
@@ -50,7 +51,7 @@ def image_to_edit(
         return pixels.permute(1, 2, 0).numpy(), int(label) if np.ndim(label) == 0 else None
     if index.isdecimal() and not Path(source).exists():
         raise FieldError("init_image", source, f"the model is of {dataset}, so write {dataset}:0")
-    return _square(source, size, channels), None
+    return _fitted(load_image(source), source, size, channels), None
 
 
 def region_to_make(
@@ -65,7 +66,7 @@ def region_to_make(
     """Mark the pixels that are to be made anew.
 
     Args:
-        original: uint8 (H, W, C), square.
+        original: uint8 (H, W, C).
         boxes: parts of the image.
         mask_file: an image file that marks pixels as `read_mask` says.
         margins: number of pixels to be made at a side ("left", "right", "top", "bottom"). The image
@@ -79,37 +80,38 @@ def region_to_make(
     Raises:
         UserError: if a box, margin or file does not fit.
     """
-    mask = box_mask(len(original), boxes or ())
+    height, width = original.shape[:2]
+    mask = box_mask((height, width), boxes or ())
     if margins:
         original, new = outpainted(original, margins)
         mask |= new
     if mask_file:
-        height, width = original.shape[:2]
         is_file = photo and Path(photo).is_file()
         _say_other_shape(mask_file, load_image(photo or "").size if is_file else (width, height))
-        mask |= _mask_of(mask_file, len(original), threshold)
+        mask |= _mask_of(mask_file, (height, width), threshold)
     return original, mask
 
 
-def box_mask(size: int, boxes: Sequence[Box]) -> np.ndarray:
+def box_mask(size: Size, boxes: Sequence[Box]) -> np.ndarray:
     """Mark the pixels inside any of the boxes.
 
     Args:
-        size: side of the image.
+        size: height and width of the image, (H, W).
         boxes: within the image, none empty.
 
     Returns:
-        bool (size, size).
+        bool (H, W).
 
     Raises:
         UserError: naming a box that is empty or reaches outside.
     """
-    mask = np.zeros((size, size), bool)
+    height, width = size
+    mask = np.zeros(size, bool)
     for x0, y0, x1, y1 in boxes:
-        if not (0 <= x0 < x1 <= size and 0 <= y0 < y1 <= size):
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
             raise UserError(
                 f"`mask_box` {x0},{y0},{x1},{y1} is empty or leaves the image: x0,y0,x1,y1 need "
-                f"0 <= x0 < x1 <= {size} and 0 <= y0 < y1 <= {size}"
+                f"0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}"
             )
         mask[y0:y1, x0:x1] = True
     return mask
@@ -134,7 +136,7 @@ def outpainted(image: np.ndarray, margins: Mapping[str, int]) -> tuple[np.ndarra
     if left + right >= width or top + bottom >= height:
         given = " ".join(f"{side}={pixels}" for side, pixels in margins.items())
         raise UserError(
-            f"`outpaint` {given} leaves nothing of an image {width} pixels wide and high"
+            f"`outpaint` {given} leaves nothing of an image {width} pixels wide and {height} high"
         )
     # Each margin cuts as much from the opposite side. So with equal margins at opposite sides the
     # centre of the image stays where it is.
@@ -144,8 +146,8 @@ def outpainted(image: np.ndarray, margins: Mapping[str, int]) -> tuple[np.ndarra
     return np.pad(kept, ((top, bottom), (left, right), (0, 0)), mode="edge"), new
 
 
-def _mask_of(path: str, size: int, threshold: int | None) -> np.ndarray:
-    """Read which pixels a file marks, as `read_mask` does: bool (size, size).
+def _mask_of(path: str, size: Size, threshold: int | None) -> np.ndarray:
+    """Read which pixels a file marks, as `read_mask` does: bool (H, W).
 
     Raises:
         FieldError: if nothing is marked, or it is not clear what is.
@@ -171,13 +173,9 @@ def _say_other_shape(mask_file: str, shape: tuple[int, int]) -> None:
         )
 
 
-def _square(path: str, size: int, channels: int) -> np.ndarray:
-    """Read an image file as uint8 (size, size, channels)."""
-    return _fitted(load_image(path), path, size, channels)
-
-
-def _fitted(picture: Image.Image, path: str, size: int, channels: int) -> np.ndarray:
-    """Convert the image of a file to uint8 (size, size, channels)."""
-    if picture.size != (size, size):
-        log.info("%s is brought to %d x %d pixels, centred", path, size, size)
+def _fitted(picture: Image.Image, path: str, size: Size, channels: int) -> np.ndarray:
+    """Convert the image of a file to uint8 (H, W, channels)."""
+    height, width = size
+    if picture.size != (width, height):
+        log.info("%s is brought to %d x %d pixels, centered", path, height, width)
     return to_tensor(picture, size, channels).permute(1, 2, 0).numpy()

@@ -31,6 +31,7 @@ from utils.errors import UserError
 from utils.files import atomic_write, make_folder
 from utils.pictures import to_picture
 from utils.progress import progress_bar
+from utils.size import Size, Written, size_of
 
 log = logging.getLogger(__name__)
 
@@ -133,30 +134,30 @@ def write_npz(
     return np.stack(first)
 
 
-def open_generated(path: Path, size: int, channels: int) -> GeneratedImages:
+def open_generated(path: Path, size: Written, channels: int) -> GeneratedImages:
     """Open a folder of image files (at any depth) or an array of images in a file.
 
     Args:
         path: a folder; an .npz file in the layout of ADM's samples, with `arr_0` and perhaps labels
             `arr_1` (`data.arrays.class_labels`); or an .npy file. The images are uint8 (N, H, W, C)
             or (N, H, W).
-        size: side of the images that `blocks` gives.
+        size: height and width of the images that `blocks` gives.
         channels: C of the images that `blocks` gives.
 
     Raises:
         UserError: if there are no such images; damage may show only while `blocks` reads them.
     """
     if path.is_dir():
-        return _FolderImages(path, size, channels)
+        return _FolderImages(path, size_of(size), channels)
     if path.is_file() and path.suffix in (".npz", ".npy"):
-        return _ArrayFile(path, size, channels)
+        return _ArrayFile(path, size_of(size), channels)
     raise UserError(f"`images` {path} is neither a folder of images nor an .npz or .npy file")
 
 
 class _FolderImages:
     """The image files of a folder, sorted by path, without labels."""
 
-    def __init__(self, folder: Path, size: int, channels: int) -> None:
+    def __init__(self, folder: Path, size: Size, channels: int) -> None:
         self._size, self._channels = size, channels
         tree = walk(folder)
         self._paths = [tree.path(name) for name in tree.names]
@@ -187,13 +188,13 @@ class _FolderImages:
 class _ArrayFile:
     """The images of an .npz or .npy file, with its labels if it has one for each image."""
 
-    def __init__(self, path: Path, size: int, channels: int) -> None:
+    def __init__(self, path: Path, size: Size, channels: int) -> None:
         self._path, self._size, self._channels = path, size, channels
         with open_npy(path, "arr_0") as (_, shape, dtype, in_fortran_order):
             self._shape = images_shape(shape, dtype, in_fortran_order)
         self._labels = self._read_labels()
-        if self._shape[1:3] != (size, size):
-            log.info("%s: images %s are resized to %d x %d", path, self._shape[1:3], size, size)
+        if self._shape[1:3] != size:
+            log.info("%s: images %s are resized to %d x %d", path, self._shape[1:3], *size)
 
     def __len__(self) -> int:
         return self._shape[0]
@@ -201,7 +202,7 @@ class _ArrayFile:
     def blocks(self, batch_size: int) -> Iterator[Block]:
         length = math.prod(self._shape[1:])
         for_picture = self._shape[1:3] if self._shape[3] == 1 else self._shape[1:]
-        wanted = (self._size, self._size, self._channels)
+        wanted = (*self._size, self._channels)
         with open_npy(self._path, "arr_0") as (file, *_):
             for start in range(0, len(self), batch_size):
                 labels = self._labels[start : start + batch_size]
@@ -235,6 +236,6 @@ class _ArrayFile:
         return np.full(count, NO_LABEL)
 
 
-def _fitted(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """Convert an image of any size to uint8 (size, size, channels)."""
+def _fitted(image: Image.Image, size: Size, channels: int) -> np.ndarray:
+    """Convert an image of any size to uint8 (H, W, channels)."""
     return to_tensor(image, size, channels).permute(1, 2, 0).numpy()

@@ -1,7 +1,7 @@
 """The dataset that training reads: images of one size, as tensors, with their labels.
 
-Every image is resized so that its shorter side has the wanted length, and then cropped to the
-square in its centre. The filter is PIL's bilinear one, which averages over all source pixels when
+The largest part in the center of an image that has the wanted shape is resized to the wanted size.
+The filter is PIL's bilinear one, which averages over all source pixels when
 it shrinks an image. Published FIDs depend on this choice. Random crops, squashing to a square or a
 filter that does not average give other reference statistics. So compare only with figures that were
 measured on images prepared in the same way. Axes: B batch, C channels, H W pixels.
@@ -24,29 +24,35 @@ from data.deep_pixels import Ranges
 from data.files import FileError
 from data.image_file import load_image
 from data.spec import Source
+from utils.size import Written, size_of
 
 
 class ImageDataset(Dataset):
     """A split of a dataset at one image size.
 
-    Items are (image uint8 (C, size, size), label): an int, or for multi-label data a uint8 tensor
+    Items are (image uint8 (C, H, W), label): an int, or for multi-label data a uint8 tensor
     with a 1 for every finding.
 
     Attributes:
         source: where the images come from.
         class_names: in the order of the labels.
         channels: C.
-        size: side of the images in pixels.
+        size: height and width of the images in pixels, (H, W).
         num_views: number of flips under which an image is used (`flip_view`); 1 outside training.
     """
 
     def __init__(
-        self, source: Source, class_names: Sequence[str], channels: int, size: int, num_views: int
+        self,
+        source: Source,
+        class_names: Sequence[str],
+        channels: int,
+        size: Written,
+        num_views: int,
     ) -> None:
         self.source = source
         self.class_names = tuple(class_names)
         self.channels = channels
-        self.size = size
+        self.size = size_of(size)
         self.num_views = num_views
 
     def __len__(self) -> int:
@@ -130,17 +136,18 @@ class ArrayImages:
         return Image.fromarray(self.images[index]), self.labels[index]
 
 
-def to_tensor(image: Image.Image, size: int, channels: int) -> Tensor:
-    """Resize the shorter side of an image and crop the square in its centre.
+def to_tensor(image: Image.Image, size: Written, channels: int) -> Tensor:
+    """Crop the center of an image to the shape of a size, and resize it.
 
     Returns:
-        uint8 (channels, size, size).
+        uint8 (channels, H, W).
     """
+    height, width = size_of(size)
     mode = "L" if channels == 1 else "RGB"
     image = image if image.mode == mode else image.convert(mode)
-    if image.size != (size, size):
-        image = _centre_square(image, size)
-    pixels = np.array(image, np.uint8).reshape(size, size, channels)
+    if image.size != (width, height):
+        image = _resized_center(image, height, width)
+    pixels = np.array(image, np.uint8).reshape(height, width, channels)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
@@ -158,13 +165,14 @@ def flip_view(images: Tensor, view: int) -> Tensor:
     return images.flip(axes) if axes else images
 
 
-def _centre_square(image: Image.Image, size: int) -> Image.Image:
-    """Resize the square in the centre of an image to size x size pixels."""
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+def _resized_center(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Resize the largest box in the center of an image that has the shape height x width."""
+    # Products come first: for a square the sides of the box are whole numbers.
+    across = min(image.width, image.height * width / height)
+    down = min(image.height, image.width * height / width)
+    left, top = (image.width - across) / 2, (image.height - down) / 2
+    box = (left, top, left + across, top + down)
+    return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
 def _plain_label(label: Any) -> int | Tensor:

@@ -11,6 +11,7 @@ from data.images import ImageDataset
 from data.spec import DatasetSpec, Reader, Source, Split
 from data.tree import entries, is_litter, named
 from utils.errors import UserError, one_line
+from utils.size import Written, size_of
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ def open_dataset(
     name: str,
     split: Split,
     data_dir: Path,
-    size: int | None = None,
+    size: Written | None = None,
     download: bool = True,
     notes: Path | None = None,
 ) -> ImageDataset:
@@ -30,7 +31,8 @@ def open_dataset(
         split: "train" or "validation".
         data_dir: the data folder, in the layout that the libraries use; may be read-only if all
             files are there.
-        size: side of the images in pixels; the dataset's own if None.
+        size: height and width of the images in pixels, one number for squares; the dataset's own
+            if None.
         download: whether missing files may be fetched.
         notes: folder for notes of which images have been checked, so that a later start need not
             do it again; None takes none.
@@ -39,8 +41,8 @@ def open_dataset(
         UserError: if the files are missing or damaged and cannot be fetched.
     """
     spec = DATASETS[name]
-    size = size or spec.size
-    place = (data_dir.expanduser(), spec.splits[split], size)
+    wanted = size_of(size or spec.size)
+    place = (data_dir.expanduser(), spec.splits[split], max(wanted))
     source = _open_or_fetch(spec, spec.reader.load(notes), *place, download)
     classes = spec.classes or source.class_names
     if spec.num_classes not in (None, len(classes)):
@@ -50,16 +52,16 @@ def open_dataset(
         )
     _check_labels(source, len(classes))
     num_views = spec.num_views if split == "train" else 1
-    return ImageDataset(source, classes, spec.channels, size, num_views)
+    return ImageDataset(source, classes, spec.channels, wanted, num_views)
 
 
-def fetch_dataset(name: str, data_dir: Path, size: int | None = None) -> Path:
+def fetch_dataset(name: str, data_dir: Path, size: Written | None = None) -> Path:
     """Fetch what is missing of both splits, so that a later job needs no network.
 
     Args:
         name: a key of DATASETS.
         data_dir: the data folder.
-        size: side of the images in pixels; the dataset's own if None.
+        size: as in `open_dataset`.
 
     Returns:
         The folder of the files.

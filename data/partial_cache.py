@@ -42,13 +42,18 @@ class PartialCache:
     """The files of an unfinished cache."""
 
     def __init__(
-        self, folder: Path, tokens: tuple[int, int, int], label_shape: tuple[int, ...]
+        self,
+        folder: Path,
+        tokens: tuple[int, int, int],
+        dtype: np.dtype,
+        label_shape: tuple[int, ...],
     ) -> None:
         """Open the files of an earlier start as far as they are intact, else make them.
 
         Args:
             folder: of the files; it must be there.
             tokens: views, images and tokens of an image.
+            dtype: of the tokens.
             label_shape: shape of the label of an image.
 
         Raises:
@@ -59,11 +64,11 @@ class PartialCache:
         label_type = np.uint8 if label_shape else np.int64
         self._progress = _read_progress(self._record, count)
         try:
-            self._tokens = _open(folder / TOKENS, np.uint16, tokens)
+            self._tokens = _open(folder / TOKENS, dtype, tokens)
             self._labels = _open(folder / LABELS, label_type, (count, *label_shape))
         except Exception:  # numpy parses the header as Python: damage raises anything
             self._progress = _Progress()
-            self._tokens = _make(folder / TOKENS, np.uint16, tokens)
+            self._tokens = _make(folder / TOKENS, dtype, tokens)
             self._labels = _make(folder / LABELS, label_type, (count, *label_shape))
         for name in (TOKENS, LABELS):
             reserve_space(folder / name)
@@ -88,7 +93,7 @@ class PartialCache:
             tokens: int64 (B, L) for each view.
             labels: (B, ...).
         """
-        rows = [view.numpy().astype(np.uint16) for view in tokens]
+        rows = [view.numpy().astype(self._tokens.dtype) for view in tokens]
         label_rows = labels.numpy().astype(self._labels.dtype)
         # Of what was encoded, not of what the files say.
         self._digest.add(rows, label_rows)

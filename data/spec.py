@@ -53,7 +53,7 @@ class Reader(Protocol):
     """Opens and fetches the files of one dataset.
 
     Both methods take the folder of all datasets, the library's name of the split and the wanted
-    side of the images in pixels.
+    longer side of the images in pixels.
     """
 
     def open(self, root: Path, split: str, size: int) -> Source:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from data.images import ImageDataset, flip_view
 from data.partial_cache import LABELS, RECORD, TOKENS, PartialCache
-from data.token_set import TokenSet
+from data.token_set import TokenSet, token_type
 from utils.errors import UserError
 from utils.files import (
     exclusive_lock,
@@ -76,6 +76,7 @@ def cached_tokens(
             a finished cache are damaged or hold tokens or labels that cannot be.
     """
     # Name the folder by everything that the tokens depend on.
+    dtype = token_type(codebook_size)
     manifest = {
         **identity,
         "format": CACHE_FORMAT,
@@ -83,6 +84,7 @@ def cached_tokens(
         "images": len(images),
         "views": images.num_views,
         "seq_len": seq_len,
+        **({} if dtype == np.uint16 else {"dtype": dtype.name}),  # once there were no others
     }
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
     name = f"{identity['dataset']}-{identity['split']}-{digest}"
@@ -103,9 +105,9 @@ def cached_tokens(
     return found
 
 
-def cache_bytes(num_images: int, num_views: int, seq_len: int) -> int:
-    """Compute the size of a cache on the disk: two bytes for a token, eight for a label."""
-    return num_images * (num_views * seq_len * 2 + 8)
+def cache_bytes(num_images: int, num_views: int, seq_len: int, dtype: np.dtype) -> int:
+    """Compute the size of a cache on the disk: tokens of this type, eight bytes for a label."""
+    return num_images * (num_views * seq_len * dtype.itemsize + 8)
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,15 @@ def _open_partial(encoding: _Encoding, manifest: Mapping[str, Any], partial: Pat
     """Make the files of a cache, or open those of an earlier start."""
     remove_leftovers(partial)
     shape = (manifest["views"], manifest["images"], manifest["seq_len"])
-    _check_space(partial, cache_bytes(manifest["images"], manifest["views"], manifest["seq_len"]))
-    return PartialCache(partial, shape, np.asarray(encoding.images[0][1]).shape)
+    dtype = _dtype_of(manifest)
+    views, count, seq_len = shape
+    _check_space(partial, cache_bytes(count, views, seq_len, dtype))
+    return PartialCache(partial, shape, dtype, np.asarray(encoding.images[0][1]).shape)
+
+
+def _dtype_of(manifest: Mapping[str, Any]) -> np.dtype:
+    """Return the type of the tokens of a cache."""
+    return np.dtype(manifest.get("dtype", "uint16"))
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -211,7 +220,7 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
         tokens = np.load(folder / TOKENS, mmap_mode="c", allow_pickle=False)
         labels = np.load(folder / LABELS, allow_pickle=False)
         shape = tuple(manifest[name] for name in ("views", "images", "seq_len"))
-        if (tokens.dtype, tokens.shape) != (np.uint16, shape) or len(labels) != shape[1]:
+        if (tokens.dtype, tokens.shape) != (_dtype_of(manifest), shape) or len(labels) != shape[1]:
             raise ValueError(f"tokens of shape {tokens.shape}, not {shape}")
         if labels.dtype != (np.int64 if labels.ndim == 1 else np.uint8):
             raise ValueError(f"labels of type {labels.dtype}")

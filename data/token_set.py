@@ -8,6 +8,7 @@ from torch import Tensor
 
 from utils.device import send
 
+SIGNED = {"uint16": (np.int16, 2**16 - 1), "uint32": (np.int32, 2**32 - 1)}
 RESIDENT_SHARE = 0.25  # the part of a GPU's free memory that tokens may take
 
 
@@ -16,7 +17,7 @@ class TokenSet:
     """A split as tokens; the arrays are usually memory-mapped files.
 
     Attributes:
-        tokens: uint16 (views, N, L), every image under every flip that training uses.
+        tokens: uint16 or uint32 (views, N, L), every image under every flip that training uses.
         labels: int64 (N,); or uint8 (N, F), where an image may have none or several of F findings.
     """
 
@@ -56,6 +57,11 @@ class TokenSet:
         return np.where(labels.any(axis=1), scores.argmax(axis=1), labels.shape[1])
 
 
+def token_type(codebook_size: int) -> np.dtype:
+    """Return the smallest type of a `TokenSet` that holds the tokens 0 .. codebook_size - 1."""
+    return np.dtype(np.uint16 if codebook_size <= 2**16 else np.uint32)
+
+
 class DeviceTokens:
     """The tokens of a set, which are taken by index on a device.
 
@@ -69,7 +75,9 @@ class DeviceTokens:
 
     def __init__(self, source: TokenSet, device: torch.device) -> None:
         self.source, self.device = source, device
-        rows = torch.from_numpy(source.tokens.view(np.int16))  # uint16 has few operations
+        # Signed: torch has few operations for the unsigned types.
+        signed, self._bits = SIGNED[source.tokens.dtype.name]
+        rows = torch.from_numpy(source.tokens.view(signed))
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             if rows.nbytes < RESIDENT_SHARE * free:
@@ -88,7 +96,7 @@ class DeviceTokens:
         """
         at = send_array(views * len(self.source) + indices, self._rows.device)
         rows = send(self._rows.index_select(0, at), self.device)
-        return rows.long() & 0xFFFF
+        return rows.long() & self._bits
 
 
 def send_array(array: np.ndarray, device: torch.device) -> Tensor:

@@ -42,7 +42,7 @@ class Reference:
         source: digest of the dataset's files.
         images: number of images.
         classes: number of classes.
-        size: height and width of an image in pixels.
+        size: height and width of an image in pixels, as `size_text` writes it.
         channels: channels of an image, 1 or 3.
         resize: how the images were resized (`data.spec.RESIZE`).
     """
@@ -52,7 +52,7 @@ class Reference:
     source: str
     images: int
     classes: int
-    size: int
+    size: int | str
     channels: int
     resize: str
 

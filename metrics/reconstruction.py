@@ -11,9 +11,9 @@ from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MeanMetric, Metric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
+from models.codes import codebook_usage, count_codes
+from models.perceptual import PerceptualLoss, load_vgg_weights
 from models.tokenizer import Tokenizer
-from models.vqgan.critics import PerceptualLoss, load_vgg_weights
-from models.vqgan.quantizer import codebook_usage, count_codes
 from utils.device import send
 from utils.errors import UserError
 

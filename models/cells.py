@@ -8,54 +8,71 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from utils.errors import FieldError
+from utils.errors import FieldError, UserError
+from utils.size import Size
 
 
-def check_image(image: np.ndarray, mask: np.ndarray, size: int, channels: int) -> None:
+def check_cells(grid: tuple[int, ...], what: str) -> None:
+    """Refuse what needs tokens that are of cells of the image.
+
+    Args:
+        grid: how the tokens are arranged.
+        what: says what needs them, for the message.
+
+    Raises:
+        UserError: if they are not.
+    """
+    if len(grid) != 2:
+        raise UserError(
+            f"{what}: this tokenizer's {grid[0]} tokens are of the whole image, not of cells of it"
+        )
+
+
+def check_image(image: np.ndarray, mask: np.ndarray, size: Size, channels: int) -> None:
     """Refuse an image or a mask of another shape or dtype than a model takes.
 
     Args:
-        image: must be uint8 (size, size, channels).
-        mask: must be bool (size, size).
+        image: must be uint8 (H, W, channels).
+        mask: must be bool (H, W).
         size: height and width of the model's images.
         channels: their channels.
 
     Raises:
         FieldError: naming the wrong one, and what it must be.
     """
-    shape = (size, size, channels)
+    shape = (*size, channels)
     if image.shape != shape or image.dtype != np.uint8:
         raise FieldError("image", f"{image.dtype} {image.shape}", f"must be uint8 {shape}")
     if mask.shape != shape[:2] or mask.dtype != bool:
         raise FieldError("mask", f"{mask.dtype} {mask.shape}", f"must be bool {shape[:2]}")
 
 
-def hidden_cells(mask: np.ndarray, grid_size: int, grow: int = 0) -> np.ndarray:
+def hidden_cells(mask: np.ndarray, grid: tuple[int, ...], grow: int = 0) -> np.ndarray:
     """Find the tokens to make anew: those whose cell overlaps the mask.
 
     Args:
-        mask: bool (H, W), H = W a multiple of `grid_size`.
-        grid_size: h = w.
+        mask: bool (H, W), multiples of `grid`.
+        grid: (h, w).
         grow: cells by which the region grows on every side.
 
     Returns:
         bool (h, w), True where a token is made anew.
     """
-    factor = len(mask) // grid_size
-    blocks = mask.reshape(grid_size, factor, grid_size, factor)
+    (height, width), (rows, columns) = mask.shape, grid
+    blocks = mask.reshape(rows, height // rows, columns, width // columns)
     cells = np.asarray(blocks.any(axis=(1, 3)))
     if grow:
         # A cell is marked if a cell is marked up to `grow` steps away in either direction.
         marked = torch.from_numpy(cells)[None].float()  # (1, h, w)
-        reach = min(grow, grid_size)
+        reach = min(grow, max(grid))
         cells = F.max_pool2d(marked, 2 * reach + 1, 1, reach)[0].numpy() > 0
     return cells
 
 
-def pixels_of(cells: np.ndarray, size: int) -> np.ndarray:
-    """Return the pixels of marked cells: bool (h, w) -> bool (size, size)."""
-    factor = size // len(cells)
-    return cells.repeat(factor, axis=0).repeat(factor, axis=1)
+def pixels_of(cells: np.ndarray, size: Size) -> np.ndarray:
+    """Return the pixels of marked cells: bool (h, w) -> bool (H, W)."""
+    down, across = (pixels // count for pixels, count in zip(size, cells.shape, strict=True))
+    return cells.repeat(down, axis=0).repeat(across, axis=1)
 
 
 def composite(original: np.ndarray, made: np.ndarray, mask: np.ndarray) -> np.ndarray:

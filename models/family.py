@@ -1,70 +1,77 @@
-"""What a row in the tables of families (models/open.py) says about a kind of network."""
+"""The description of a family of networks: a row in a table of models/open.py."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch import nn
+from models.given import checked
+from models.interfaces import TokenizerNetwork, Transformer
+from models.shapes import TokenizerShape
+from utils.size import Size
 
-from models.interfaces import TokenizerShape
+ReadTransformer = Callable[[Any, Path, TokenizerShape, int | None, Mapping[str, Any]], Transformer]
 
 
-class TokenizerFamily(NamedTuple):
-    """A kind of tokenizer.
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What both kinds of families have.
 
     Attributes:
         config: its config dataclass, which also has the name of the family.
+        layout: describes its files of other programs, for messages; empty if there are none.
+        recognizes: tells whether what `read_torch_file` returned is such a file.
+    """
+
+    config: Any
+    layout: str = ""
+    recognizes: Callable[[Any], bool] = lambda stored: False
+
+    @property
+    def name(self) -> str:
+        """The name of the family in checkpoints."""
+        return self.config.family
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFamily(Family):
+    """A kind of tokenizer; its config is a `TokenizerShape`.
+
+    Attributes:
         network: builds the network of a config.
-        layout: describes its files of other programs, for messages.
-        recognises: tells whether what `read_torch_file` returned is such a file.
         read: (what `read_torch_file` returned, path, image size, given fields) -> network on the
-            CPU, from a file of another program.
+            CPU, from a file of another program. It refuses a file with any entry that the network
+            does not compute, unless it knows why that entry has no effect.
         adapt: (network, path, given fields) -> network. Checks the given fields against the config,
             and applies those that change the network.
     """
 
-    config: Any
-    network: Callable[[Any], nn.Module]
-    layout: str
-    recognises: Callable[[Any], bool]
-    read: Callable[[Any, Path, int, Mapping[str, Any]], nn.Module]
-    adapt: Callable[[Any, Path, Mapping[str, Any]], nn.Module]
-
-    @property
-    def name(self) -> str:
-        """The name of the family in checkpoints."""
-        return self.config.family
+    network: Callable[[Any], TokenizerNetwork]
+    read: Callable[[Any, Path, Size, Mapping[str, Any]], TokenizerNetwork] | None = None
+    adapt: Callable[[Any, Path, Mapping[str, Any]], TokenizerNetwork] = checked
 
 
-class TransformerFamily(NamedTuple):
-    """A kind of transformer.
+@dataclass(frozen=True, kw_only=True)
+class TransformerFamily(Family):
+    """A kind of transformer; its config is a `TransformerShape`.
+
+    The config of a new transformer gets codebook_size, num_classes and seq_len, and every other
+    field that an option fills.
 
     Attributes:
-        config: its config dataclass, which also has the name of the family.
         network: builds the network of a config.
-        layout: describes its files of other programs, for messages.
-        recognises: tells whether what `read_torch_file` returned is such a file.
-        read: (what `read_torch_file` returned, path, config of the tokenizer, number of classes or
-            None if it is unknown, given fields) -> network on the CPU, from a file of another
-            program.
-        write: network -> its weights in the layout of another program; None if no program has one.
         training_bytes: (config, number of parameters, batch size, type of device) -> rough memory
             of a training step in bytes.
+        read: (what `read_torch_file` returned, path, config of the tokenizer, number of classes or
+            None if it is unknown, given fields) -> network on the CPU, from a file of another
+            program. It refuses entries as that of a tokenizer does.
+        write: network -> its weights in the layout of another program; None if no program has one.
         joined: for linear layers that compute several maps of their input, which a step of training
             may treat one by one: their number, by the last name of the layer.
     """
 
-    config: Any
-    network: Callable[[Any], nn.Module]
-    layout: str
-    recognises: Callable[[Any], bool]
-    read: Callable[[Any, Path, TokenizerShape, int | None, Mapping[str, Any]], nn.Module]
-    write: Callable[[Any], dict[str, Any]] | None
+    network: Callable[[Any], Transformer]
     training_bytes: Callable[[Any, int, int, str], int]
-    joined: Mapping[str, int] = MappingProxyType({})
-
-    @property
-    def name(self) -> str:
-        """The name of the family in checkpoints."""
-        return self.config.family
+    read: ReadTransformer | None = None
+    write: Callable[[Any], dict[str, Any]] | None = None
+    joined: Mapping[str, int] = field(default_factory=dict)

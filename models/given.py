@@ -1,27 +1,76 @@
-"""Compares what the user says about a network with what its checkpoint says."""
+"""Compares what the user says about networks with what their files say."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from models.interfaces import TokenizerNetwork, Transformer
+from models.shapes import NetworkShape
 from utils.errors import UserError, value_text
+from utils.size import size_text
+
+Network = TypeVar("Network", TokenizerNetwork, Transformer)
 
 
-def refuse_contradictions(config: Any, given: Mapping[str, Any], source: Path | str) -> None:
-    """Refuse a value that the user gave and that contradicts a checkpoint.
+@dataclass(frozen=True)
+class Given:
+    """The fields of networks that the user set, with their values.
+
+    Attributes:
+        tokenizer: those of the tokenizer's config, by name.
+        transformer: those of the transformer's.
+    """
+
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
+    transformer: Mapping[str, Any] = field(default_factory=dict)
+
+
+def refuse_unknown(config: type[NetworkShape], given: Mapping[str, Any], source: object) -> None:
+    """Refuse fields that the networks of a family do not have.
+
+    Args:
+        config: the config class of the family.
+        given: values by name of the field.
+        source: says where the network comes from, for the message.
+
+    Raises:
+        UserError: naming the field and the family.
+    """
+    known = {one.name for one in fields(config)}  # type: ignore[arg-type] # it is a dataclass
+    for name, value in given.items():
+        if name not in known and not hasattr(config, name):
+            raise UserError(
+                f"`{config.kind}.{name}` {value_text(value)}: the {config.kind} of {source} is of "
+                f"the family {config.family}, which does not have it; leave it out"
+            )
+
+
+def refuse_contradictions(
+    config: NetworkShape, given: Mapping[str, Any], source: Path | str
+) -> None:
+    """Refuse a value that the user gave and that a checkpoint does not have.
 
     Args:
         config: the config of the checkpoint, a config dataclass of a family.
-        given: values by name of the field; names that the config does not have are ignored.
+        given: values by name of the field.
         source: path of the checkpoint, for the message.
 
     Raises:
         UserError: naming the field, its value, the file and the file's value.
     """
-    for field, value in given.items():
-        if hasattr(config, field) and not config.agrees(field, value):
-            name = f"{type(config).__name__}.{field}"
+    refuse_unknown(type(config), given, source)
+    for name, value in given.items():
+        if not config.agrees(name, value):
+            own = getattr(config, name)
+            own = size_text(own) if name == "image_size" else own
             raise UserError(
-                f"`{name}` {value_text(value)} contradicts {source}, which says "
-                f"{value_text(getattr(config, field))}; leave it out{config.contradiction_hint}"
+                f"`{config.kind}.{name}` {value_text(value)} contradicts {source}, which says "
+                f"{value_text(own)}; leave it out{config.contradiction_hint}"
             )
+
+
+def checked(network: Network, path: Path, given: Mapping[str, Any]) -> Network:
+    """Return a network that agrees with the fields that the user set; errors as above."""
+    refuse_contradictions(network.config, given, path)
+    return network

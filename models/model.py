@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.best_settings import BestSettings
-from models.cells import check_image, composite, hidden_cells, pixels_of
+from models.cells import check_cells, check_image, composite, hidden_cells, pixels_of
 from models.interfaces import Transformer
 from models.labels import label_without_class, read_labels
 from models.predictors import KnownTokens, Midway, prepare_decoding
@@ -77,7 +77,7 @@ class Model:
 
     def to(self, device: torch.device, precision: torch.dtype) -> "Model":
         """Move the networks, without a copy, and return the model with this precision."""
-        self.transformer.to(device)  # type: ignore[attr-defined]
+        self.transformer.to(device)
         self.tokenizer.to(device)
         return replace(self, precision=precision)
 
@@ -101,8 +101,7 @@ class Model:
         """
         if self.precision == torch.float32:
             return self.transformer
-        network: nn.Module = self.transformer  # type: ignore[assignment]
-        return with_linear_weights_in(self.precision, network)
+        return with_linear_weights_in(self.precision, self.transformer)
 
     def sample(
         self,
@@ -240,8 +239,9 @@ class Model:
         self._check(config, series)
         numbers = np.asarray(labels)
         indices = series.first_image + np.arange(len(numbers))
+        seed, grid = series.seed, self.tokenizer.grid
         start = prepare_decoding(
-            self._predictor, numbers, indices, config, series.seed, self.precision, known, midway
+            self._predictor, numbers, indices, config, seed, self.precision, known, midway, grid
         )
         hidden, confidence = start.hidden, (~start.hidden).float()  # (B, L)
         yield self._step(start.tokens, hidden, confidence)
@@ -297,8 +297,9 @@ class Model:
             block_labels = np.asarray(labels[start : start + block_size])
             padded = np.pad(block_labels, (0, block_size - len(block_labels)), mode="edge")
             indices = series.first_image + start + np.arange(block_size)
+            seed, grid = series.seed, self.tokenizer.grid
             decoding = prepare_decoding(
-                self._predictor, padded, indices, config, series.seed, self.precision, known
+                self._predictor, padded, indices, config, seed, self.precision, known, grid=grid
             )
             yield self._pixels(decoding.result())[: len(block_labels)], block_labels
 
@@ -312,10 +313,11 @@ class Model:
             Its tokens, with those hidden that are made anew; and bool (H, W), the pixels that are
             made anew.
         """
-        hidden = hidden_cells(mask, self.tokenizer.grid_size, grow)  # (h, w)
+        check_cells(self.tokenizer.grid, "a part of an image cannot be kept")
+        hidden = hidden_cells(mask, self.tokenizer.grid, grow)  # (h, w)
         pixels = torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)[None]  # (1, C, H, W)
         tokens = self.tokenizer.encode_bytes(pixels)[0]  # (L,)
-        region = pixels_of(hidden, len(mask)) if grow else mask
+        region = pixels_of(hidden, self.tokenizer.image_size) if grow else mask
         return KnownTokens(tokens, torch.from_numpy(hidden.flatten())), region
 
     def _pixels(self, tokens: Tensor) -> np.ndarray:
@@ -326,8 +328,8 @@ class Model:
 
     def _step(self, *of_positions: Tensor) -> DecodedStep:
         """Arrange tokens, hidden and confidence, all (B, L), on the grid."""
-        grid = (self.tokenizer.grid_size,) * 2
-        return DecodedStep(*(values.unflatten(1, grid).cpu().numpy() for values in of_positions))
+        shape = (-1, *self.tokenizer.grid)
+        return DecodedStep(*(values.reshape(shape).cpu().numpy() for values in of_positions))
 
     def _check(self, config: SamplingConfig, series: ImageSeries) -> None:
         """Check settings, also against the model; errors as in `sample`."""

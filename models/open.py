@@ -7,20 +7,21 @@ program is recognised by its contents.
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
 from models.best_settings import ENTRY, read_best_settings
-from models.family import TokenizerFamily, TransformerFamily
-from models.given import refuse_contradictions
-from models.interfaces import Transformer, TransformerShape
+from models.family import Family, TokenizerFamily, TransformerFamily
+from models.given import Given, refuse_contradictions
+from models.interfaces import TokenizerNetwork, Transformer
 from models.maskgit import foreign as maskgit_files
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import JOINED, MaskedTransformer, training_bytes
 from models.model import Model
 from models.sampling import SamplingConfig
+from models.shapes import TransformerShape
 from models.tokenizer import Tokenizer
 from models.vqgan import foreign as vqgan_files
 from models.vqgan.config import VQGANConfig
@@ -29,37 +30,37 @@ from utils.checkpoint import contents_of, is_own_format
 from utils.device import choose_device, choose_precision, in_usual_torch
 from utils.errors import UserError, check_whole, one_line
 from utils.plain import from_plain
+from utils.size import Size, Written, size_of
 from utils.torch_file import opening, pickled_network, read_torch_file
 from utils.weights import build_with_weights
 
-Given = Mapping[Any, Mapping[str, Any]]
-"""Fields that the user set, by config class; they must agree with a file."""
+NOTHING_GIVEN = Given()
 MODEL_ENTRIES = frozenset({"config", "ema", "tokenizer", "dataset", "class_names"})
 MADE_FOR = "made_for"  # entry of a student's checkpoint: the settings of sampling it is made for
 
 TOKENIZERS = (
     TokenizerFamily(
-        VQGANConfig,
-        VQModel,
-        vqgan_files.LAYOUT,
-        vqgan_files.recognises,
-        vqgan_files.read,
-        vqgan_files.adapt,
+        config=VQGANConfig,
+        network=VQModel,
+        layout=vqgan_files.LAYOUT,
+        recognizes=vqgan_files.recognizes,
+        read=vqgan_files.read,
+        adapt=vqgan_files.adapt,
     ),
 )
 TRANSFORMERS = (
     TransformerFamily(
-        TransformerConfig,
-        MaskedTransformer,
-        maskgit_files.LAYOUT,
-        maskgit_files.recognises,
-        maskgit_files.read,
-        maskgit_files.to_foreign,
-        training_bytes,
-        JOINED,
+        config=TransformerConfig,
+        network=MaskedTransformer,
+        training_bytes=training_bytes,
+        layout=maskgit_files.LAYOUT,
+        recognizes=maskgit_files.recognizes,
+        read=maskgit_files.read,
+        write=maskgit_files.to_foreign,
+        joined=JOINED,
     ),
 )
-Family = TypeVar("Family", TokenizerFamily, TransformerFamily)
+AnyFamily = TypeVar("AnyFamily", TokenizerFamily, TransformerFamily)
 
 
 # --- Public functions, for notebooks and programs ---
@@ -107,19 +108,19 @@ def load_model(
 @in_usual_torch
 def load_tokenizer(
     path: str | Path,
-    image_size: int = 32,
+    image_size: Written = 32,
     channels: int | None = None,
-    given: Given | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Tokenizer:
     """Open a tokenizer, on the CPU.
 
     Args:
         path: a VQGAN_*.pt or MaskGIT_*.pt of this program, or a file of another program.
-        image_size: height and width of its images in pixels; used for files of other programs,
-            which do not hold it.
+        image_size: height and width of its images in pixels, one number for a square; used for
+            files of other programs, which do not hold it.
         channels: channels of the images that it is needed for; None accepts any.
-        given: fields that the user set. A "remap", the path of an .npy file, is applied to a VQ-GAN
-            that has none.
+        given: fields of its config that the user set. A "remap", the path of an .npy file, is
+            applied to a VQ-GAN that has none.
 
     Raises:
         UserError: if the file is missing, damaged or not a tokenizer, or contradicts `channels` or
@@ -128,7 +129,7 @@ def load_tokenizer(
     path = Path(path).expanduser()
     stored = read_torch_file(path)
     with opening(path):
-        tokenizer = _tokenizer_in(stored, path, image_size, given or {})
+        tokenizer = _tokenizer_in(stored, path, size_of(image_size), given or {})
     if channels not in (None, tokenizer.channels):
         raise UserError(
             f"{path} is for images of {tokenizer.channels} channel(s); those of the dataset have "
@@ -140,7 +141,7 @@ def load_tokenizer(
 # --- Steps of opening a file, also for commands/ ---
 
 
-def own_model(stored: Any, path: Path, given: Given | None = None) -> Model:
+def own_model(stored: Any, path: Path, given: Given = NOTHING_GIVEN) -> Model:
     """Build the model in a checkpoint of this program, with the averaged weights, on the CPU.
 
     Args:
@@ -172,11 +173,11 @@ def own_model(stored: Any, path: Path, given: Given | None = None) -> Model:
         config = transformer.config
         # The tokenizer, and whether both fit together and what the user says.
         tokenizer = tokenizer_of(contents["tokenizer"], path)
-        shape = (tokenizer.codebook_size, tokenizer.grid_size**2)
+        shape = (tokenizer.codebook_size, tokenizer.config.seq_len)
         if (config.codebook_size, config.seq_len) != shape:
             raise UserError(f"{path} is damaged: its transformer is not for its tokenizer")
-        for known in (config, tokenizer.config):
-            refuse_contradictions(known, (given or {}).get(type(known), {}), path)
+        refuse_contradictions(config, given.transformer, path)
+        refuse_contradictions(tokenizer.config, given.tokenizer, path)
         return Model(transformer, tokenizer, dataset, names, best=best, made_for=made_for)
 
 
@@ -187,7 +188,7 @@ def _own_transformer(contents: Mapping[str, Any]) -> tuple[Transformer, str, tup
         TypeError: if an entry is of another type.
         ValueError: if something is not as it should be.
     """
-    family = _family_named(TRANSFORMERS, contents.get("family"))
+    family = family_named("transformer", contents.get("family"))
     config = from_plain(family.config, contents["config"])
     config.validate()
     names, dataset = contents["class_names"], contents["dataset"]
@@ -196,7 +197,7 @@ def _own_transformer(contents: Mapping[str, Any]) -> tuple[Transformer, str, tup
     if not isinstance(dataset, str):
         raise ValueError("it does not name its dataset")
     transformer = build_with_weights(lambda: family.network(config), contents["ema"])
-    return as_transformer(transformer), dataset, tuple(names)
+    return transformer, dataset, tuple(names)
 
 
 def foreign_model(
@@ -206,7 +207,7 @@ def foreign_model(
     dataset: str = "",
     class_names: tuple[str, ...] = (),
     num_classes: int | None = None,
-    given: Given | None = None,
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> Model:
     """Build a model with the transformer in a file of another program, on the CPU.
 
@@ -218,22 +219,22 @@ def foreign_model(
         class_names: names in the order of the labels. The model may have fewer classes, or more,
             which are named by number.
         num_classes: the number of classes that it must have; None takes any.
-        given: fields that the user set.
+        given: fields of the transformer's config that the user set.
 
     Raises:
         UserError: if the file holds none, or it does not fit the tokenizer, the number of classes
             or a given field.
     """
     family = foreign_family(stored, path)
-    known = (given or {}).get(family.config, {})
+    assert family.read is not None, "it recognizes a file"
     with opening(path):
-        network = family.read(stored, path, tokenizer.config, num_classes, known)
-    transformer = as_transformer(network)
+        transformer = family.read(stored, path, tokenizer.config, num_classes, given)
+    refuse_contradictions(transformer.config, given, path)
     config = transformer.config
-    if config.seq_len != tokenizer.grid_size**2:
+    if config.seq_len != tokenizer.config.seq_len:
         raise UserError(
             f"{path} is for images of {config.seq_len} tokens, and the tokenizer makes "
-            f"{tokenizer.grid_size**2}; check `checkpoint_vae` and `image_size`"
+            f"{tokenizer.config.seq_len}; check `checkpoint_vae` and `image_size`"
         )
     if num_classes not in (None, config.num_classes):
         raise UserError(
@@ -275,39 +276,52 @@ def tokenizer_of(entry: Any, source: Path | str = "this checkpoint") -> Tokenize
     return tokenizer
 
 
-def new_transformer(config: TransformerShape) -> nn.Module:
+def family_named(kind: str, name: Any) -> Any:
+    """Find a family by its name.
+
+    Args:
+        kind: "tokenizer" or "transformer".
+        name: what a file or a user says.
+
+    Raises:
+        ValueError: if this program does not have it.
+    """
+    families: dict[str, tuple[Family, ...]] = {"tokenizer": TOKENIZERS, "transformer": TRANSFORMERS}
+    for family in families[kind]:
+        if isinstance(name, str) and family.name == name:
+            return family
+    shown = repr(name[:40]) if isinstance(name, str) else f"of type {type(name).__name__}"
+    known = ", ".join(family.name for family in families[kind])
+    raise ValueError(f"its family {shown} is unknown to this program, which has {known}")
+
+
+def new_transformer(config: TransformerShape) -> Transformer:
     """Build a transformer with new weights, drawn from torch's global generator."""
     return transformer_family(config).network(config)
 
 
 def transformer_family(config: TransformerShape) -> TransformerFamily:
     """Find the family that a config belongs to."""
-    return next(row for row in TRANSFORMERS if row.config is type(config))
+    return family_named("transformer", config.family)
 
 
-def as_transformer(module: nn.Module) -> Transformer:
-    """Return the module itself, typed as a `Transformer`."""
-    return module
-
-
-def _tokenizer_in(stored: Any, path: Path, image_size: int, given: Given) -> Tokenizer:
+def _tokenizer_in(stored: Any, path: Path, image_size: Size, given: Mapping[str, Any]) -> Tokenizer:
     """Build the tokenizer in any file that has one; errors as in `load_tokenizer`, or any other."""
     if is_own_format(stored):
         kind = "maskgit" if stored.get("kind") == "maskgit" else "vqgan"
         network = _tokenizer_network(contents_of(stored, path, kind).get("tokenizer", {}), path)
-        family = next(row for row in TOKENIZERS if row.name == network.config.family)
-        known = given.get(family.config, {})
+        family = family_named("tokenizer", network.config.family)
     else:
         family = _family_of_file(TOKENIZERS, stored, path)
-        known = given.get(family.config, {})
-        network = family.read(stored, path, image_size, known)
-    return Tokenizer(family.adapt(network, path, known))
+        assert family.read is not None, "it recognizes a file"
+        network = family.read(stored, path, image_size, given)
+    return Tokenizer(family.adapt(network, path, given))
 
 
-def _tokenizer_network(entry: Any, source: Path | str) -> Any:
+def _tokenizer_network(entry: Any, source: Path | str) -> TokenizerNetwork:
     """Build the network of a tokenizer's entry; errors as in `tokenizer_of`."""
     try:
-        family = _family_named(TOKENIZERS, entry.get("family"))
+        family = family_named("tokenizer", entry.get("family"))
         config = from_plain(family.config, entry["config"])
         config.validate()
         return build_with_weights(lambda: family.network(config), entry["weights"])
@@ -315,20 +329,7 @@ def _tokenizer_network(entry: Any, source: Path | str) -> Any:
         raise UserError(f"the tokenizer in {source} is damaged: {one_line(error)}") from error
 
 
-def _family_named(families: tuple[Family, ...], name: Any) -> Family:
-    """Find the family with a name.
-
-    Raises:
-        ValueError: if this program does not have it.
-    """
-    for family in families:
-        if isinstance(name, str) and family.name == name:
-            return family
-    shown = repr(name[:40]) if isinstance(name, str) else f"of type {type(name).__name__}"
-    raise ValueError(f"its family {shown} is unknown to this program")
-
-
-def _family_of_file(families: tuple[Family, ...], stored: Any, path: Path) -> Family:
+def _family_of_file(families: tuple[AnyFamily, ...], stored: Any, path: Path) -> AnyFamily:
     """Find the family that recognises a file of another program.
 
     Raises:
@@ -336,7 +337,7 @@ def _family_of_file(families: tuple[Family, ...], stored: Any, path: Path) -> Fa
     """
     for family in families:
         with opening(path):
-            if family.recognises(stored):
+            if family.recognizes(stored):
                 return family
     network = pickled_network(stored)
     if network:
@@ -344,5 +345,5 @@ def _family_of_file(families: tuple[Family, ...], stored: Any, path: Path) -> Fa
             f"{path} holds a whole pickled network ({one_line(ValueError(network), 80)}), which "
             "only the program that made it can open: load it there and save its state_dict()"
         )
-    known = ", no ".join(family.layout for family in families)
+    known = ", no ".join(family.layout for family in families if family.layout)
     raise UserError(f"{path} is not a checkpoint of this program, and holds no {known}")

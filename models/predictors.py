@@ -5,9 +5,8 @@ Guidance is that of Muse (Chang et al. 2023), written as (1 + w) * conditional -
 Axes: B images of a block, L tokens of an image, K codebook, C labels of a model.
 """
 
-import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from models.decoding import (
     make_plan,
     parallel_decode,
 )
-from models.interfaces import Transformer, TransformerShape
+from models.interfaces import Transformer
 from models.samplers import SAMPLERS, draw_tokens
 from models.sampling import SamplingConfig
 from utils.device import autocast, send
@@ -85,6 +84,7 @@ def prepare_decoding(
     precision: torch.dtype = torch.float32,
     known: KnownTokens | None = None,
     midway: Midway | None = None,
+    grid: tuple[int, ...] = (),
 ) -> Decoding:
     """Prepare the decoding of a block of images.
 
@@ -97,6 +97,7 @@ def prepare_decoding(
         precision: dtype of the transformer's matrix products.
         known: tokens that all images keep; None hides all tokens.
         midway: where all images go on, with the steps of the plan that are left.
+        grid: how the tokens are arranged; only samplers with an order of positions need it.
 
     Raises:
         UserError: if not as many tokens are hidden midway as the plan says.
@@ -120,7 +121,6 @@ def prepare_decoding(
     plan = make_plan(np.full(len(labels), num_hidden), config)
     noise = draw_noise(seed, image_indices, plan.num_steps, seq_len, device)
     if SAMPLERS[config.sampler].uses_order:
-        grid = (math.isqrt(seq_len),) * 2
         order = torch.from_numpy(halton_orders(seed, image_indices, grid))
         noise = noise._replace(order=send(order, device))
     if midway is not None:
@@ -154,7 +154,7 @@ def guided_predictor(
         precision: dtype of the matrix products.
         same_start: whether all images start from equal tokens.
     """
-    null_class = model.config.null_class
+    null_class: Any = model.config.null_class
     all_labels = labels_of(model, labels.device)  # (C,)
     once_per_label = same_start and len(all_labels) <= len(labels)
 
@@ -182,14 +182,9 @@ def guided_logits(conditional: Tensor, unconditional: Tensor, guidance: float) -
     return (1 + guidance) * conditional - guidance * unconditional
 
 
-def count_labels(config: TransformerShape) -> int:
-    """Count the labels of a transformer; the null class is the last, if it has one."""
-    return config.num_classes if config.null_class is None else config.null_class + 1
-
-
 def labels_of(model: Transformer, device: torch.device) -> Tensor:
-    """Return all labels of a model, as `count_labels` counts them: int64 (C,)."""
-    return torch.arange(count_labels(model.config), device=device)
+    """Return all labels of a model, with the null class if it has one: int64 (C,)."""
+    return torch.arange(model.config.num_labels, device=device)
 
 
 @torch.no_grad()

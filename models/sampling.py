@@ -5,7 +5,7 @@ This file imports nothing slow, because the command line reads it before it can 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from models.samplers import SAMPLERS
@@ -14,7 +14,7 @@ from utils.errors import FieldError, check_number, check_whole, is_number
 from utils.plain import ADDED_LATER
 
 if TYPE_CHECKING:
-    from models.interfaces import TransformerShape
+    from models.shapes import TransformerShape
 
 MAX_STRENGTH = 1000.0  # largest guidance, temperature and factor on the logits
 CHOICES = {
@@ -60,7 +60,9 @@ class SamplingConfig:
     @classmethod
     def usual_for(cls, shape: TransformerShape) -> SamplingConfig:
         """Return the settings that a transformer takes where none are given."""
-        return cls() if shape.null_class is not None else cls(guidance=0.0)
+        own = {one.name for one in fields(cls)}
+        usual = {name: value for name, value in shape.usual.items() if name in own}
+        return cls(**usual) if shape.null_class is not None else cls(**{**usual, "guidance": 0.0})
 
     def validate(self) -> None:
         """Check every field.

@@ -3,16 +3,18 @@
 Axes: B images of a batch, C channels, H W pixels, h w token grid, L = h * w, K codebook.
 """
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.interfaces import TokenizerNetwork
 from utils.checkpoint import weights_digest
 from utils.device import in_usual_torch, send
 from utils.pictures import from_uint8
 from utils.plain import to_plain
+from utils.size import Size
 
 # A batch is computed in parts of at most this many pixels. On the CPU the activations of a part
 # stay in the caches. On a GPU a batch that suits the transformer may be too large for the encoder.
@@ -33,12 +35,11 @@ class Tokenizer:
         device: device of the network.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        """Freeze a network in place; it must be a `TokenizerNetwork`."""
-        frozen = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self.network: TokenizerNetwork = frozen  # type: ignore[assignment]
-        self._module = frozen
-        self.config = self.network.config
+    def __init__(self, network: TokenizerNetwork) -> None:
+        """Freeze a network in place."""
+        # mypy does not know of memory_format.
+        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.config = network.config
         self.fingerprint = weights_digest(to_plain(self.config), network.state_dict())
         self.device = next(network.parameters()).device
 
@@ -48,13 +49,13 @@ class Tokenizer:
         return self.config.codebook_size
 
     @property
-    def grid_size(self) -> int:
-        """Tokens along one side of an image."""
-        return self.config.grid_size
+    def grid(self) -> tuple[int, ...]:
+        """How tokens are arranged: (h, w) where each is of a cell of the image, or (L,)."""
+        return self.config.grid
 
     @property
-    def image_size(self) -> int:
-        """Pixels along one side of an image."""
+    def image_size(self) -> Size:
+        """Height and width of an image in pixels."""
         return self.config.image_size
 
     @property
@@ -71,7 +72,7 @@ class Tokenizer:
             images: float (B, C, H, W) in [-1, 1], on any device.
 
         Returns:
-            int64 (B, h, w) in [0, K), on the tokenizer's device.
+            int64 (B, h, w), or (B, L) without cells, in [0, K), on the tokenizer's device.
         """
         images = images.to(self.device, memory_format=torch.channels_last)
         return torch.cat([self.network.encode(part) for part in self._parts(images)])
@@ -89,14 +90,13 @@ class Tokenizer:
         """Turn tokens into images.
 
         Args:
-            tokens: int64 (B, h, w), or (B, L) for a square grid, in [0, K), on any device.
+            tokens: int64 (B, h, w) or (B, L), in [0, K), on any device.
 
         Returns:
             float32 (B, C, H, W) in [-1, 1], on the tokenizer's device.
         """
-        if tokens.ndim == 2:
-            tokens = tokens.unflatten(1, (self.grid_size, self.grid_size))
-        parts = [self.network.decode_tokens(part) for part in self._parts(tokens.to(self.device))]
+        tokens = tokens.to(self.device).reshape(-1, *self.grid)
+        parts = [self.network.decode_tokens(part) for part in self._parts(tokens)]
         return torch.cat(parts).float().clamp(-1, 1)
 
     @in_usual_torch
@@ -107,7 +107,7 @@ class Tokenizer:
 
     def to(self, device: torch.device | str) -> "Tokenizer":
         """Move to a device, in place; returns itself."""
-        self._module.to(device)
+        self.network.to(device)
         self.device = torch.device(device)
         return self
 
@@ -117,7 +117,7 @@ class Tokenizer:
 
     def entry(self) -> dict[str, Any]:
         """Return the tokenizer as plain data and tensors; `models.open.tokenizer_of` reads them."""
-        weights = {name: value.cpu() for name, value in self._module.state_dict().items()}
+        weights = {name: value.cpu() for name, value in self.network.state_dict().items()}
         return {
             "family": self.config.family,
             "config": to_plain(self.config),
@@ -128,4 +128,4 @@ class Tokenizer:
     def _parts(self, batch: Tensor) -> tuple[Tensor, ...]:
         """Split a batch of images or tokens into parts that are computed one after the other."""
         pixels = CPU_PART_PIXELS if self.device.type == "cpu" else GPU_PART_PIXELS
-        return batch.split(max(1, pixels // self.image_size**2))
+        return batch.split(max(1, pixels // math.prod(self.image_size)))

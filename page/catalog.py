@@ -43,7 +43,7 @@ class OpenModel:
             "chosen": labels_in_turn(labels, names, [], None, has_null=has_null) if labels else [],
             "size": tokenizer.image_size,
             "channels": tokenizer.channels,
-            "grid": tokenizer.grid_size,
+            "grid": tokenizer.grid,
             "codes": tokenizer.codebook_size,
             "has_null": has_null,
             "fingerprint": model.fingerprint,

@@ -8,6 +8,7 @@ Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
 
 import base64
 import io
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from data.edit_region import Box, region_to_make
-from models.cells import composite
+from models.cells import check_cells, composite
 from models.decoding import make_plan
 from models.labels import classes_in_turn, label_text
 from models.predictors import KnownTokens, Midway
@@ -37,6 +38,7 @@ from page.checks import (
 from page.form import CommandForm, EditedPart, Recipe
 from page.worker import Event
 from utils.pictures import to_picture
+from utils.size import Size
 
 MOST_IMAGES = 64  # of a request
 MOST_BYTES = 8 << 20  # pixels of all images of a request
@@ -98,7 +100,7 @@ class Decoding:
             yield {
                 "event": "step",
                 "step": number,
-                "tokens": encode(np.minimum(step.tokens, model.tokenizer.codebook_size - 1), "<u2"),
+                "tokens": encode(np.minimum(step.tokens, model.tokenizer.codebook_size - 1), "<u4"),
                 "hidden": encode(step.hidden, "u1"),
                 "confidence": encode(step.confidence, "<f4"),
                 "pixels": encode(images, "u1"),
@@ -132,8 +134,8 @@ class Decoding:
         """
         model = self.opened.model
         if step.hidden.all():  # there is nothing to see yet
-            size = (model.tokenizer.image_size,) * 2
-            return np.zeros((len(self.labels), *size, model.tokenizer.channels), np.uint8)
+            shape = (*model.tokenizer.image_size, model.tokenizer.channels)
+            return np.zeros((len(self.labels), *shape), np.uint8)
         if step.hidden.any() and model.tokenizer.device.type == "cpu":
             model = replace(model, precision=torch.float32)
         images = model.image_of(step)
@@ -158,13 +160,12 @@ def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> Decodin
     sampling.validate()
     sampling.validate_for(opened.model.transformer.config)
     # How many images, and which.
-    bytes_of_image = tokenizer.image_size**2 * tokenizer.channels
+    bytes_of_image = math.prod(tokenizer.image_size) * tokenizer.channels
     most = max(1, min(MOST_IMAGES, form.block_size, MOST_BYTES // bytes_of_image))
     count = whole_number(values, "count", 1, most)
     seed = whole_number(values, "seed", 0, MOST_NUMBER)
     first_image = whole_number(values, "first_image", 0, MOST_NUMBER, default=0)
-    has_null = opened.model.transformer.config.null_class is not None
-    num_labels = len(names) + has_null
+    num_labels = opened.model.transformer.config.num_labels
     in_turn = numbers(values, "labels", num_labels - 1, num_labels)
     in_turn = in_turn or classes_in_turn(len(names), first_image)[:count]
     recipe = Recipe(
@@ -192,8 +193,9 @@ def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> Decodin
 def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:
     """Read the image to edit and what of it is made anew; errors as in `read_decoding`."""
     model = opened.model
-    size, grid = model.tokenizer.image_size, model.tokenizer.grid_size
-    cell = size // grid
+    size, grid = model.tokenizer.image_size, model.tokenizer.grid
+    check_cells(grid, "editing keeps tokens")
+    cell = (size[0] // grid[0], size[1] // grid[1])
     # The image.
     name = ORIGINAL
     if "validation" in values:
@@ -202,22 +204,23 @@ def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:
         image = split[index][0].permute(1, 2, 0).numpy()
         name = f"{model.dataset}:{index}"
     else:
-        image = array(values, "pixels", "u1", (size, size, model.tokenizer.channels)).copy()
+        image = array(values, "pixels", "u1", (*size, model.tokenizer.channels)).copy()
     # What is made anew: the free margin of a shifted image, and the cells that are marked.
     margins = {}
-    for axis, sides in (("right", ("left", "right")), ("down", ("top", "bottom"))):
-        shift = whole_number(values, axis, 1 - grid, grid - 1, default=0)
+    directions = (("right", ("left", "right")), ("down", ("top", "bottom")))
+    for (axis, sides), count, pixels in zip(directions, grid[::-1], cell[::-1], strict=True):
+        shift = whole_number(values, axis, 1 - count, count - 1, default=0)
         if shift:
-            margins[sides[shift < 0]] = abs(shift) * cell
-    cells = np.zeros((grid, grid), bool)
-    cells.flat[numbers(values, "cells", grid**2 - 1, grid**2)] = True
+            margins[sides[shift < 0]] = abs(shift) * pixels
+    cells = np.zeros(grid, bool)
+    cells.flat[numbers(values, "cells", cells.size - 1, cells.size)] = True
     if not margins and not cells.any():
         raise RequestError(
             "nothing is marked: paint over the cells to make anew, or drag the image"
         )
     boxes = boxes_of(cells, cell)
     image, mask = region_to_make(image, boxes, None, margins)
-    grow = whole_number(values, "grow", 0, grid, default=0)
+    grow = whole_number(values, "grow", 0, max(grid), default=0)
     put_back = values.get("put_back", True)
     if not isinstance(put_back, bool):
         raise RequestError("put_back must be true or false")
@@ -229,7 +232,7 @@ def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:
 def _read_midway(values: Json, opened: OpenModel, sampling: SamplingConfig) -> Midway:
     """Read the step of an earlier decoding; errors as in `read_decoding`."""
     config = opened.model.transformer.config
-    tokens = array(values, "tokens", "<u2", (config.seq_len,)).astype(np.int64)
+    tokens = array(values, "tokens", "<u4", (config.seq_len,)).astype(np.int64)
     hidden = array(values, "hidden", "u1", (config.seq_len,)) != 0
     if tokens.max(initial=0) >= config.codebook_size:
         raise RequestError(f"tokens must be 0 to {config.codebook_size - 1}")
@@ -237,12 +240,12 @@ def _read_midway(values: Json, opened: OpenModel, sampling: SamplingConfig) -> M
     return Midway(steps, torch.from_numpy(tokens), torch.from_numpy(hidden))
 
 
-def boxes_of(cells: np.ndarray, cell: int) -> list[Box]:
+def boxes_of(cells: np.ndarray, cell: Size) -> list[Box]:
     """Cover marked cells, bool (h, w), with few rectangles.
 
     Args:
         cells: True where a cell is marked.
-        cell: side of a cell in pixels.
+        cell: height and width of a cell in pixels.
 
     Returns:
         Rectangles in pixels that do not overlap.
@@ -260,7 +263,8 @@ def boxes_of(cells: np.ndarray, cell: int) -> list[Box]:
         while bottom < height and left[bottom, column:end].all():
             bottom += 1
         left[row:bottom, column:end] = False
-        boxes.append((column * cell, row * cell, end * cell, bottom * cell))
+        down, across = cell
+        boxes.append((column * across, row * down, end * across, bottom * down))
     return boxes
 
 

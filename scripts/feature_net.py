@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from commands.flags import with_flags
-from commands.kinds import image_side, positive_int
+from commands.kinds import image_size, positive_int
 from data.datasets import DATASETS
 from data.open import open_dataset
 from utils.device import choose_device
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="the TorchScript file to write")
     parser.add_argument("--dataset", required=True, choices=list(DATASETS), metavar="NAME")
     parser.add_argument("--data_dir", type=Path, default=Path("datasets"))
-    parser.add_argument("--size", type=image_side, help="image side [the dataset's own]")
+    parser.add_argument("--size", type=image_size, help="image size [the dataset's own]")
     parser.add_argument("--epochs", type=positive_int, default=3)
     parser.add_argument("--batch_size", type=positive_int, default=128)
     parser.add_argument("--device", default="auto")

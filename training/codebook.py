@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.vqgan.quantizer import VectorQuantizer, count_codes, nearest_codes
+from models.codes import count_codes
+from models.vqgan.quantizer import VectorQuantizer, nearest_codes
 from utils.device import send
 
 USAGE_DECAY = 0.99  # decay per step of the running mean of a code's usage

@@ -5,6 +5,7 @@ This file imports nothing slow, because the command line reads it before it can 
 
 from dataclasses import dataclass
 
+from models.shapes import TransformerShape
 from models.vqgan.config import VQGANConfig
 from utils.errors import FieldError
 
@@ -49,6 +50,16 @@ class TrainingConfig:
     grad_accum: int = 1
     ema_decay: float = 0.999
     seed: int = 0
+
+    def validate_for(self, shape: TransformerShape) -> None:
+        """Check the settings against the transformer.
+
+        Raises:
+            FieldError: if classes are left out and it has no null class.
+        """
+        if self.label_drop and shape.null_class is None:
+            reason = "this transformer has no null class; use 0"
+            raise FieldError("label_drop", self.label_drop, reason)
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ class VQGANTrainingConfig:
     seed: int = 0
 
     def discriminator_layers(self, image_size: int) -> int:
-        """Return the number of strided convolutions of the discriminator.
+        """Return the number of strided convolutions of the discriminator, by the shorter side.
 
         With 1, 2 or 3 of them its patches are 16, 34 or 70 pixels wide. The default is the largest
         number whose patch is not much wider than the image, at most taming's 3.
@@ -124,14 +135,15 @@ class VQGANTrainingConfig:
                 f"the perceptual loss takes grey or colour images, not "
                 f"{architecture.image_channels} channels; use 0",
             )
-        layers = self.discriminator_layers(architecture.image_size)
+        image_size = min(architecture.image_size)
+        layers = self.discriminator_layers(image_size)
         smallest = 3 * 2**layers
-        if self.disc_weight and (layers < 1 or architecture.image_size < smallest):
+        if self.disc_weight and (layers < 1 or image_size < smallest):
             raise FieldError(
                 "disc_weight",
                 self.disc_weight,
                 f"a discriminator with {layers} strided layer(s) needs images of at least "
-                f"{smallest} pixels, not {architecture.image_size}; use 0",
+                f"{smallest} pixels, not {image_size}; use 0",
             )
 
 

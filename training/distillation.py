@@ -30,12 +30,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.token_set import send_array
-from models.interfaces import TransformerShape
+from models.interfaces import Transformer
 from models.masking import draw_masks
 from models.open import MADE_FOR
-from models.predictors import count_labels, guided_logits, prepare_decoding
+from models.predictors import guided_logits, prepare_decoding
 from models.samplers import draw_tokens
 from models.sampling import SamplingConfig
+from models.shapes import TransformerShape
 from training.config import UPDATES_PER_EPOCH, DistillConfig
 from training.distillation_losses import (
     Compared,
@@ -96,14 +97,14 @@ class DistillationStage:
 
     def __init__(
         self,
-        teacher: nn.Module,
+        teacher: Transformer,
         config: TransformerShape,
         training: DistillConfig,
         *,
         device: torch.device,
         precision: torch.dtype,
         checkpoint_entries: Mapping[str, Any],
-        preview: Callable[[nn.Module, Path], None],
+        preview: Callable[[Transformer, Path], None],
     ) -> None:
         """Begin with copies of the teacher.
 
@@ -148,7 +149,7 @@ class DistillationStage:
         seed, count = self.training.seed, self.training.batch_size
         # Draw what is made, and with how many steps before the one that learns.
         draws = rng(seed, "student", step)
-        labels = draws.integers(0, self._num_labels, count)
+        labels = draws.integers(0, self.config.num_labels, count)
         steps_before = int(draws.integers(self.training.num_steps))
         imitates = step < min(IMITATION, IMITATION_SHARE * self.training.epochs * UPDATES_PER_EPOCH)
         series = derive_seed(seed, "student's noise", step)
@@ -183,7 +184,7 @@ class DistillationStage:
         rows = []
         for batch in range(VALIDATION_BATCHES):
             draws = rng(VALIDATION_SEED, "student's validation", batch)
-            labels = draws.integers(0, self._num_labels, self.training.batch_size)
+            labels = draws.integers(0, self.config.num_labels, self.training.batch_size)
             series = derive_seed(VALIDATION_SEED, "student's validation", batch)
             with torch.no_grad():
                 made = self._make(self.ema.module, labels, series, self.training.num_steps - 1)
@@ -219,12 +220,9 @@ class DistillationStage:
         load_moments(self.optimizer, state["optimizer"])
         load_moments(self.auxiliary_optimizer, state["auxiliary_optimizer"])
 
-    @property
-    def _num_labels(self) -> int:
-        """The number of labels; "no class" is one of them, if the family has it."""
-        return count_labels(self.config)
-
-    def _make(self, student: nn.Module, labels: np.ndarray, series: int, steps_before: int) -> Made:
+    def _make(
+        self, student: Transformer, labels: np.ndarray, series: int, steps_before: int
+    ) -> Made:
         """Let a student make images with the noise of a seed; the last step may have gradients.
 
         Args:
@@ -234,9 +232,8 @@ class DistillationStage:
             steps_before: how many steps it makes before the last one, which fills in all that is
                 still hidden.
         """
-        network: Any = student
         start = prepare_decoding(
-            network, labels, np.arange(len(labels)), self.sampling, series, self.precision
+            student, labels, np.arange(len(labels)), self.sampling, series, self.precision
         )
         tokens, hidden = start.tokens, start.hidden
         for step in islice(start.steps(), steps_before):
@@ -280,7 +277,9 @@ class DistillationStage:
     def _empty_images(self, draws: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return images that are all hidden, int64 (E, L), and their labels, int64 (E,)."""
         count = max(1, self.training.batch_size // IMAGES_PER_EMPTY)
-        labels = send(torch.from_numpy(draws.integers(0, self._num_labels, count)), self.device)
+        labels = send(
+            torch.from_numpy(draws.integers(0, self.config.num_labels, count)), self.device
+        )
         shape = (count, self.config.seq_len)
         return torch.full(shape, self.config.mask_token, device=self.device), labels
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from models.interfaces import TransformerShape
 from models.open import transformer_family
+from models.shapes import TransformerShape
 from training.config import OPTIMIZERS, TrainingConfig
 from training.muon import Muon
 from utils.errors import FieldError

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.token_set import DeviceTokens, TokenSet
-from models.interfaces import TransformerShape
+from models.interfaces import Transformer
 from models.masking import draw_masks
 from models.open import new_transformer, transformer_family
+from models.shapes import TransformerShape
 from training import validation
 from training.config import TrainingConfig
 from training.ema import EMA
@@ -31,7 +32,6 @@ from training.muon import MOMENTS
 from training.optimizer import make_optimizers, step_unless
 from training.working_copy import WorkingCopy
 from utils.device import autocast, strictly_deterministic
-from utils.errors import FieldError
 from utils.plain import to_plain
 from utils.processes import ALONE, Processes
 from utils.seeding import derive_seed, rng
@@ -69,7 +69,7 @@ class MaskGITStage:
         device: torch.device,
         precision: torch.dtype,
         checkpoint_entries: Mapping[str, Any],
-        preview: Callable[[nn.Module, Path], None],
+        preview: Callable[[Transformer, Path], None],
         compile_model: bool = False,
         processes: Processes = ALONE,
     ) -> None:
@@ -90,9 +90,7 @@ class MaskGITStage:
         Raises:
             FieldError: if `label_drop` is positive and the model has no null class.
         """
-        if config.null_class is None and training.label_drop > 0:
-            reason = "this transformer has no null class; use 0"
-            raise FieldError("label_drop", training.label_drop, reason)
+        training.validate_for(config)
         self.config, self.training = config, training
         self.train_tokens = DeviceTokens(train, device)
         self.validation_tokens = DeviceTokens(held_out, device)
@@ -105,7 +103,7 @@ class MaskGITStage:
         )
         # The model and what trains it.
         torch.manual_seed(derive_seed(training.seed, "weights"))
-        self.model: nn.Module = new_transformer(config).to(device)
+        self.model = new_transformer(config).to(device)
         self.ema = EMA(self.model, training.ema_decay)
         self.optimizer, self.muon = make_optimizers(self.model, config, training, precision)
         # This process's part of a step, and the exchange of gradients with the others.

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.codes import codebook_usage, count_codes
 from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import Reconstruction, VQModel
-from models.vqgan.quantizer import codebook_usage, count_codes
 from training.codebook import CodebookCare
 from training.config import VQGANTrainingConfig
 from training.ema import EMA

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.perceptual import PerceptualLoss, load_vgg_weights
 from models.vqgan.config import VQGANConfig
-from models.vqgan.critics import PatchDiscriminator, PerceptualLoss, load_vgg_weights
+from models.vqgan.discriminator import PatchDiscriminator
 from models.vqgan.network import Reconstruction, VQModel
 from training.config import VQGANTrainingConfig
 
@@ -95,7 +96,7 @@ class Objective:
         self.discriminator: PatchDiscriminator | None = None
         self.perceptual: PerceptualLoss | None = None
         if training.disc_weight:
-            layers = training.discriminator_layers(config.image_size)
+            layers = training.discriminator_layers(min(config.image_size))
             width = training.disc_channels
             self.discriminator = PatchDiscriminator(config.image_channels, width, layers).to(device)
             self.discriminator.to(memory_format=torch.channels_last)

@@ -1,6 +1,6 @@
 """Dataclasses to the plain data of checkpoints and back; reading checks every type."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -12,10 +12,18 @@ T = TypeVar("T")
 ADDED_LATER = {"added_later": True}
 
 
+def written_by(write: Callable[[Any], Any], read: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return the metadata of a field whose plain data a function writes, and another reads.
+
+    `read` raises ValueError for what it cannot read.
+    """
+    return {"write": write, "read": read}
+
+
 def to_plain(values: Any) -> dict[str, Any]:
     """Turn a dataclass into a dictionary of its fields, with lists for tuples."""
     named = {
-        field.name: getattr(values, field.name)
+        field.name: field.metadata.get("write", _as_it_is)(getattr(values, field.name))
         for field in fields(values)
         if not (_may_be_missing(field) and getattr(values, field.name) == field.default)
     }
@@ -38,6 +46,9 @@ def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
     for name in (types.keys() ^ values.keys()) - (optional - values.keys()):
         raise ValueError(f"{name} is {'missing' if name in types else 'unknown'}")
     tuples = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+    for field in fields(kind):  # type: ignore[arg-type]
+        if "read" in field.metadata:
+            tuples[field.name] = field.metadata["read"](tuples[field.name])
     for name, value in tuples.items():
         if not _is(value, types[name]):
             raise ValueError(f"{name} {value!r} is not of type {types[name]}")
@@ -49,6 +60,11 @@ def same_value(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return isinstance(other, list | tuple) and list(one) == list(other)
     return bool(one == other)
+
+
+def _as_it_is(value: Any) -> Any:
+    """Return the value."""
+    return value
 
 
 def _may_be_missing(field: Field) -> bool:

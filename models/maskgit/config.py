@@ -6,14 +6,15 @@ This file imports nothing slow, because the command line reads it before it can 
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
+from models.shapes import TransformerShape
 from utils.errors import FieldError
-from utils.plain import ADDED_LATER, same_value
+from utils.plain import ADDED_LATER
 
 MAX_DEPTH = 1000  # a damaged file must not build modules for hours
 
 
 @dataclass(frozen=True)
-class TransformerConfig:
+class TransformerConfig(TransformerShape):
     """Shape of the masked transformer; a checkpoint holds it.
 
     Attributes:
@@ -30,7 +31,6 @@ class TransformerConfig:
     """
 
     family: ClassVar[str] = "maskgit"
-    contradiction_hint: ClassVar[str] = ""  # end of the message in models/given.py
 
     codebook_size: int
     num_classes: int
@@ -75,10 +75,6 @@ class TransformerConfig:
             raise FieldError(
                 "hidden_dim", self.hidden_dim, f"must be divisible by `heads` {self.heads}"
             )
-
-    def agrees(self, field: str, value: object) -> bool:
-        """Return whether a value that the user gave for a field is the field's value."""
-        return same_value(value, getattr(self, field))
 
 
 def _own(field: str) -> str:

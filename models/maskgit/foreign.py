@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from models.given import refuse_contradictions
-from models.interfaces import TokenizerShape
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
+from models.shapes import TokenizerShape
 from models.wrappers import unwrapped
 from utils.errors import UserError, one_line
 from utils.weights import build_with_weights, shape_of
@@ -44,7 +43,7 @@ NAMES = (  # theirs, ours
 )
 
 
-def recognises(stored: Any) -> bool:
+def recognizes(stored: Any) -> bool:
     """Return whether what `read_torch_file` returned holds weights of such a transformer."""
     return set(SIGNS) <= unwrapped(stored, SIGNS).weights.keys()
 
@@ -66,16 +65,14 @@ def read(
         given: fields of TransformerConfig that the user set.
 
     Raises:
-        UserError: if the weights are not those of a transformer, or contradict a given field.
+        UserError: if the weights are not those of a transformer, or are more than that.
     """
     foreign = find_weights(stored, path)
     codes, used = tokenizer.all_codes, tokenizer.codebook_size
     if codes != used and _counts_all_codes(foreign.weights, tokenizer, num_classes, path):
         log.info("%s counts all %d codes; the %d in use are kept", path, codes, used)
         foreign = foreign._replace(weights=without_codes(foreign.weights, used, codes))
-    model = build_model(foreign, path, used, given.get("heads"))
-    refuse_contradictions(model.config, given, path)
-    return model
+    return build_model(foreign, path, used, given.get("heads"))
 
 
 def _counts_all_codes(
@@ -128,7 +125,7 @@ def find_weights(stored: Any, path: Path) -> ForeignWeights:
     """Pick the transformer's weights from what `read_torch_file` returned.
 
     Raises:
-        UserError: if the file holds none.
+        UserError: if the file holds none, or an entry beside them.
     """
     wrappers, found = unwrapped(stored, SIGNS, path)
     if not set(SIGNS) <= found.keys():
@@ -136,8 +133,10 @@ def find_weights(stored: Any, path: Path) -> ForeignWeights:
     weights = {}
     for name, value in found.items():
         ours = renamed(name, to_ours=True)
-        if ours:
-            weights[ours] = value.float() if value.is_floating_point() else value
+        if ours is None:
+            entry = one_line(ValueError(name), 80)
+            raise UserError(f"{path} has the entry {entry}, which no {LAYOUT} has")
+        weights[ours] = value.float() if value.is_floating_point() else value
     positions = weights["position_embedding"]
     weights["position_embedding"] = positions.flatten(0, -2) if positions.ndim > 1 else positions
     is_valeoai = "model_state_dict" in wrappers

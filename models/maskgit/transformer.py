@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.interfaces import Transformer
 from models.maskgit.config import TransformerConfig
 
 EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
@@ -21,8 +22,10 @@ CACHED_WEIGHTS = 2**20  # attention weights that fit a core's cache
 JOINED = {"qkv": 3}  # linear layers that compute several maps; see TransformerFamily
 
 
-class MaskedTransformer(nn.Module):
+class MaskedTransformer(Transformer):
     """Predicts the image token at each position from tokens, some of them hidden, and a class."""
+
+    config: TransformerConfig
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -7,29 +7,31 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from models.shapes import TokenizerShape
 from utils.errors import FieldError, value_text
-from utils.plain import ADDED_LATER, same_value
+from utils.plain import ADDED_LATER, written_by
+from utils.size import Size, size_of, size_text
 
 GROUPS = 32  # groups of every GroupNorm; all widths are multiples of it
-MAX_CODES = 65536  # tokens are stored as uint16
+MAX_CODES = 2**32  # tokens are stored as 16 or 32 bits
 MAX_LEVELS = 32  # as an image can be halved that often at most
 MAX_BLOCKS = 1000  # at all resolutions; a damaged file must not build modules for hours
 
 
 @dataclass(frozen=True)
-class VQGANConfig:
+class VQGANConfig(TokenizerShape):
     """Shape of the VQ-GAN, which is taming-transformers' VQModel; a checkpoint holds it.
 
     Attributes:
-        image_size: height and width of an image in pixels.
+        image_size: height and width of an image in pixels; a number stands for a square.
         image_channels: channels of an image C, 1 for grey and 3 for colour.
         channels: channels at full resolution.
         z_channels: channels of the encoder's output, before the 1x1 convolution to `embed_dim`.
         ch_mult: channels at each resolution, in multiples of `channels`. Each resolution is half of
             the one before.
         num_res_blocks: residual blocks at each resolution (the decoder has one more).
-        attn_resolutions: feature maps, by their side in pixels, whose residual blocks are each
-            followed by attention.
+        attn_resolutions: feature maps, by their shorter side in pixels, whose residual blocks are
+            each followed by attention.
         dropout: dropout rate inside the residual blocks.
         double_z: whether the encoder returns 2 * z_channels channels.
         n_embed: number of codes in the codebook.
@@ -46,7 +48,7 @@ class VQGANConfig:
     # End of the message in models/given.py.
     contradiction_hint: ClassVar[str] = ", or train another tokenizer with `train_vae`"
 
-    image_size: int = 32
+    image_size: Size = field(default=(32, 32), metadata=written_by(size_text, size_of))
     image_channels: int = 1
     channels: int = 64
     z_channels: int = 64
@@ -62,15 +64,18 @@ class VQGANConfig:
     colorize_nlabels: int | None = None
     middle_attention: bool = field(default=True, metadata=ADDED_LATER)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", size_of(self.image_size))
+
     @property
     def factor(self) -> int:
         """Pixels per token along one side."""
         return int(2 ** (len(self.ch_mult) - 1))
 
     @property
-    def grid_size(self) -> int:
-        """Tokens along one side of an image."""
-        return self.image_size // self.factor
+    def grid(self) -> tuple[int, ...]:
+        """Rows and columns of tokens, (h, w)."""
+        return tuple(side // self.factor for side in self.image_size)
 
     @property
     def codebook_size(self) -> int:
@@ -84,8 +89,8 @@ class VQGANConfig:
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """Sides of the feature maps in pixels, from the image down to the token grid."""
-        return tuple(self.image_size // 2**level for level in range(len(self.ch_mult)))
+        """Shorter sides of the feature maps in pixels, from the image down to the token grid."""
+        return tuple(min(self.image_size) // 2**level for level in range(len(self.ch_mult)))
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -119,12 +124,14 @@ class VQGANConfig:
             # Resolutions that never occur do not show in the weights of another program.
             occurring = set(self.resolutions)
             return set(value) & occurring == set(own) & occurring
-        return same_value(value, own)
+        return super().agrees(field, value)
 
     def _validate_counts(self) -> None:
         """Check fields that do not depend on the image size."""
-        for name in ("image_size", "image_channels", "channels", "z_channels", "num_res_blocks",
-                     "n_embed", "embed_dim"):  # fmt: skip
+        if min(self.image_size) < 1:
+            raise FieldError("image_size", size_text(self.image_size), "must be at least 1")
+        for name in ("image_channels", "channels", "z_channels", "num_res_blocks", "n_embed",
+                     "embed_dim"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise FieldError(_own(name), getattr(self, name), "must be at least 1")
         if not 1 <= len(self.ch_mult) <= MAX_LEVELS or min(self.ch_mult) < 1:
@@ -154,12 +161,13 @@ class VQGANConfig:
                     f"channels, which GroupNorm's {GROUPS} groups do not divide; use multiples of "
                     f"{GROUPS}",
                 )
-        if self.image_size % self.factor:
-            below = self.image_size // self.factor * self.factor
+        wrong = [side for side in self.image_size if side % self.factor]
+        if wrong:
+            below = wrong[0] // self.factor * self.factor
             fits = f"{below} or {below + self.factor}" if below else f"{self.factor}"
             raise FieldError(
                 "image_size",
-                self.image_size,
+                size_text(self.image_size),
                 f"{len(self.ch_mult)} resolutions (`ch_mult` {value_text(self.ch_mult)}) halve it "
                 f"{len(self.ch_mult) - 1} times, so it must be a multiple of {self.factor}, e.g. "
                 f"{fits}",
@@ -171,8 +179,7 @@ class VQGANConfig:
             raise FieldError(
                 "n_embed",
                 self.n_embed,
-                f"at most {MAX_CODES} codes can be used, because tokens are stored as 16-bit "
-                "numbers",
+                f"at most {MAX_CODES} codes can be used",
             )
         if self.remap is None:
             return

@@ -21,6 +21,7 @@ from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from models.wrappers import unwrapped
 from utils.errors import FieldError, UserError, one_line
+from utils.size import Size
 from utils.weights import build_with_weights, shape_of
 
 log = logging.getLogger(__name__)
@@ -34,10 +35,12 @@ SIGNS = (
     "quantize.embed.weight",
 )
 MIDDLE_ATTENTION = ("encoder.mid.attn_1.", "decoder.mid.attn_1.")
-PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.", "colorize")
 NEEDED = (*SIGNS[:3], "encoder.down.0.block.0.conv1.weight")
-# What some codebooks count in training; it has no effect afterwards.
-STATISTICS = (
+# How entries begin that have no effect on tokens and images. With any other that the network does
+# not compute, a file is refused.
+IGNORED = (
+    "loss.",  # networks that judge images in training
+    # What some codebooks count in training.
     "quantize.embedding.cluster_size",
     "quantize.embedding.embed_avg",
     "quantize.cluster_size",
@@ -47,12 +50,12 @@ STATISTICS = (
 NOT_IN_WEIGHTS = ("dropout", "sane_index_shape")  # fields that the weights do not show
 
 
-def recognises(stored: Any) -> bool:
+def recognizes(stored: Any) -> bool:
     """Return whether what `read_torch_file` returned holds any weights of a VQ-GAN."""
     return bool(unwrapped(stored, SIGNS).weights)
 
 
-def read(stored: Any, path: Path, image_size: int, given: Mapping[str, Any]) -> VQModel:
+def read(stored: Any, path: Path, image_size: Size, given: Mapping[str, Any]) -> VQModel:
     """Build the VQ-GAN in a file of another program, on the CPU.
 
     Args:
@@ -69,7 +72,6 @@ def read(stored: Any, path: Path, image_size: int, given: Mapping[str, Any]) -> 
         inferred = infer_config(weights, image_size)
         from_user = {name: given[name] for name in NOT_IN_WEIGHTS if name in given}
         config = VQGANConfig(**{**inferred, **from_user})
-        refuse_contradictions(config, given, path)
         config.validate()
         return build_with_weights(lambda: VQModel(config), weights)
     except ValueError as error:
@@ -142,7 +144,7 @@ def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:
 def find_weights(stored: Any, path: Path) -> dict[str, Tensor]:
     """Pick a VQModel's weights from what a file holds, in float32 by taming's names.
 
-    Weights of losses and of other networks in the file are left out, and so is what has no effect.
+    What has no effect is left out.
 
     Raises:
         UserError: if the file holds none, or another kind of VQ-GAN.
@@ -151,7 +153,7 @@ def find_weights(stored: Any, path: Path) -> dict[str, Tensor]:
     weights = {
         name: value.float() if value.is_floating_point() else value
         for name, value in found.items()
-        if name.startswith(PARTS) and name not in STATISTICS
+        if not name.startswith(IGNORED)
     }
     _refuse_other_kinds(weights, path)
     images, colorize = weights["encoder.conv_in.weight"], weights.get("colorize")
@@ -172,6 +174,11 @@ def _refuse_other_kinds(weights: Mapping[str, Tensor], path: Path) -> None:
     for name in NEEDED:
         if name not in weights:
             raise UserError(f"{path} holds no VQ-GAN in taming-transformers' layout: no {name}")
+    if any(name.startswith("model_ema.") for name in weights):
+        raise UserError(
+            f"{path} holds averages of its weights (model_ema.decay and so on), as the tokenizers "
+            f"of IBQ do, whose tokens are not the nearest codes; {needed}"
+        )
     if any(".to_qkv." in name for name in weights):
         raise UserError(
             f"{path} has linear attention (attn_type: linear), which this program does not have; "
@@ -185,7 +192,7 @@ def _refuse_other_kinds(weights: Mapping[str, Tensor], path: Path) -> None:
         )
 
 
-def infer_config(weights: Mapping[str, Tensor], image_size: int) -> dict[str, Any]:
+def infer_config(weights: Mapping[str, Tensor], image_size: Size) -> dict[str, Any]:
     """Read the fields of VQGANConfig from the shapes of weights.
 
     Args:
@@ -218,7 +225,7 @@ def infer_config(weights: Mapping[str, Tensor], image_size: int) -> dict[str, An
         "ch_mult": tuple(width // channels for width in widths),
         "num_res_blocks": blocks,
         "attn_resolutions": tuple(
-            image_size // 2**level
+            min(image_size) // 2**level
             for level in range(levels)
             if f"encoder.down.{level}.attn.0.q.weight" in weights
         ),

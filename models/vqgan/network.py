@@ -12,6 +12,7 @@ import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.interfaces import TokenizerNetwork
 from models.vqgan.config import GROUPS, VQGANConfig
 from models.vqgan.norm import GroupNorm
 from models.vqgan.quantizer import VectorQuantizer
@@ -210,9 +211,10 @@ class Reconstruction(NamedTuple):
     codebook_loss: Tensor  # scalar
 
 
-class VQModel(nn.Module):
+class VQModel(TokenizerNetwork):
     """The VQ-GAN's autoencoder; `colorize` is None, or a projection of label channels to RGB."""
 
+    config: VQGANConfig
     colorize: Tensor | None
 
     def __init__(self, config: VQGANConfig) -> None:

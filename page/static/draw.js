@@ -23,44 +23,64 @@ function sureness(probability) {
 
 /** Turn bytes (H, W, C) into something a canvas can draw. */
 export function picture(bytes) {
-  const { size, channels } = store.model;
-  const image = new ImageData(size, size);
-  for (let i = 0; i < size * size; i++) {
+  const { size: [height, width], channels } = store.model;
+  const image = new ImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
     for (let c = 0; c < 3; c++) image.data[4 * i + c] = bytes[channels * i + (channels === 1 ? 0 : c)];
     image.data[4 * i + 3] = 255;
   }
-  const canvas = new OffscreenCanvas(size, size);
+  const canvas = new OffscreenCanvas(width, height);
   canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;
 }
 
-/** Prepare a canvas of about `wanted` pixels, a multiple of the image's, and return its context. */
+/** Prepare a canvas, a multiple of the image whose longer side is about `wanted`; returns its context. */
 export function prepare(canvas, wanted) {
-  const { size } = store.model;
-  const side = size * Math.max(1, Math.round(wanted / size));
-  if (canvas.width !== side) canvas.width = canvas.height = side;
+  const { size: [height, width] } = store.model;
+  const times = Math.max(1, Math.round(wanted / Math.max(height, width)));
+  if (canvas.width !== width * times) canvas.width = width * times;
+  if (canvas.height !== height * times) canvas.height = height * times;
+  canvas.style.aspectRatio = `${width} / ${height}`;
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = false;
-  context.clearRect(0, 0, side, side);
+  context.clearRect(0, 0, canvas.width, canvas.height);
   return context;
 }
 
-function eachCell(side, draw) {
+/** Rows and columns of tokens; tokens that are not of cells stand in one row. */
+export function rowsAndColumns() {
   const { grid } = store.model;
-  const cell = side / grid;
-  for (let i = 0; i < grid * grid; i++) draw(i, (i % grid) * cell, Math.floor(i / grid) * cell, cell);
+  return grid.length === 2 ? grid : [1, grid[0]];
 }
 
-/** Cover the cells that `isHidden` names with plain squares. */
+/** The number of tokens of an image. */
+export function tokenCount() {
+  return store.model.grid.reduce((product, side) => product * side);
+}
+
+/** Whether tokens are of cells of the image, so that it can be edited. */
+export function hasCells() {
+  return store.model.grid.length === 2;
+}
+
+function eachCell({ width, height }, draw) {
+  const [rows, columns] = rowsAndColumns();
+  const [across, down] = [width / columns, height / rows];
+  for (let i = 0; i < rows * columns; i++) {
+    draw(i, (i % columns) * across, Math.floor(i / columns) * down, across, down);
+  }
+}
+
+/** Cover the cells that `isHidden` names with plain rectangles. */
 export function drawHidden(context, isHidden) {
   const [fill, line] = [colour("--hidden"), colour("--hidden-line")];
-  eachCell(context.canvas.width, (i, x, y, cell) => {
+  eachCell(context.canvas, (i, x, y, across, down) => {
     if (!isHidden(i)) return;
     context.fillStyle = line;
-    context.fillRect(x, y, cell, cell);
+    context.fillRect(x, y, across, down);
     context.fillStyle = fill;
-    const edge = Math.max(1, cell / 24);
-    context.fillRect(x + edge / 2, y + edge / 2, cell - edge, cell - edge);
+    const edge = Math.max(1, Math.min(across, down) / 24);
+    context.fillRect(x + edge / 2, y + edge / 2, across - edge, down - edge);
   });
 }
 
@@ -68,36 +88,39 @@ export function drawHidden(context, isHidden) {
 export function drawStep(canvas, group, index, number, shown = "image", wanted = 128) {
   const context = prepare(canvas, wanted);
   const step = group.steps[number];
-  const { grid, size, channels } = store.model;
-  const cells = index * grid * grid;
+  const { size: [height, width], channels } = store.model;
+  const cells = index * tokenCount();
   if (!step) return drawHidden(context, () => true);
   if (shown === "image") {
-    const start = index * size * size * channels;
-    context.drawImage(picture(step.pixels.subarray(start)), 0, 0, canvas.width, canvas.width);
-    return drawHidden(context, (i) => step.hidden[cells + i]);
+    const start = index * height * width * channels;
+    context.drawImage(picture(step.pixels.subarray(start)), 0, 0, canvas.width, canvas.height);
+    return drawHidden(context, (i) => hasCells() && step.hidden[cells + i]);
   }
   drawHidden(context, () => true);
-  eachCell(canvas.width, (i, x, y, cell) => {
+  eachCell(canvas, (i, x, y, across, down) => {
     context.fillStyle = heat(sureness(step.confidence[cells + i]));
-    // A hidden cell shows what it would be as a smaller square.
-    const inset = step.hidden[cells + i] ? cell / 4 : 0;
-    context.fillRect(x + inset, y + inset, cell - 2 * inset, cell - 2 * inset);
+    // A hidden cell shows what it would be as a smaller one.
+    const inset = step.hidden[cells + i] ? Math.min(across, down) / 4 : 0;
+    context.fillRect(x + inset, y + inset, across - 2 * inset, down - 2 * inset);
   });
 }
 
 /** Draw the lines between cells. */
 export function drawGrid(context) {
-  const { grid } = store.model;
-  const side = context.canvas.width;
+  const [rows, columns] = rowsAndColumns();
+  const { width, height } = context.canvas;
   context.strokeStyle = "rgb(128 128 128 / 45%)";
   context.lineWidth = 1;
   context.beginPath();
-  for (let i = 1; i < grid; i++) {
-    const at = Math.round((i * side) / grid) + 0.5;
+  for (let i = 1; i < columns; i++) {
+    const at = Math.round((i * width) / columns) + 0.5;
     context.moveTo(at, 0);
-    context.lineTo(at, side);
+    context.lineTo(at, height);
+  }
+  for (let i = 1; i < rows; i++) {
+    const at = Math.round((i * height) / rows) + 0.5;
     context.moveTo(0, at);
-    context.lineTo(side, at);
+    context.lineTo(width, at);
   }
   context.stroke();
 }
@@ -105,14 +128,14 @@ export function drawGrid(context) {
 /** Mark the painted cells. */
 export function drawPainted(context, isPainted) {
   const accent = colour("--accent");
-  eachCell(context.canvas.width, (i, x, y, cell) => {
+  eachCell(context.canvas, (i, x, y, across, down) => {
     if (!isPainted(i)) return;
     context.globalAlpha = 0.6;
     context.fillStyle = accent;
-    context.fillRect(x, y, cell, cell);
+    context.fillRect(x, y, across, down);
     context.globalAlpha = 1;
     context.strokeStyle = accent;
     context.lineWidth = 2;
-    context.strokeRect(x + 1, y + 1, cell - 2, cell - 2);
+    context.strokeRect(x + 1, y + 1, across - 2, down - 2);
   });
 }

@@ -1,7 +1,7 @@
 // The view "Edit": an original, the cells of it that are made anew, and variants.
 
 import { attempt, fromBase64, getJson, tell, toBase64, upload } from "./api.js";
-import { drawGrid, drawHidden, drawPainted, picture, prepare } from "./draw.js";
+import { drawGrid, drawHidden, drawPainted, hasCells, picture, prepare, rowsAndColumns, tokenCount } from "./draw.js";
 import { classSelect, radios } from "./form.js";
 import { make } from "./groups.js";
 import { className, id, on, store } from "./store.js";
@@ -21,7 +21,7 @@ let focus = 0; // the cell that the keyboard is at
 
 function begin(next) {
   original = next;
-  cells = Array(store.model.grid ** 2).fill(false);
+  cells = Array(tokenCount()).fill(false);
   shift = { right: 0, down: 0 };
   past = [];
   id("edit-class").selectedIndex = next?.label ?? id("edit-class").options.length - 1;
@@ -35,19 +35,32 @@ function remember() {
 
 /** Whether a cell lies outside the shifted image. */
 function isOutside(i) {
-  const { grid } = store.model;
-  const column = (i % grid) - shift.right;
-  const row = Math.floor(i / grid) - shift.down;
-  return column < 0 || column >= grid || row < 0 || row >= grid;
+  const [rows, columns] = rowsAndColumns();
+  const [row, column] = placeOf(i);
+  return !isWithin(column - shift.right, columns) || !isWithin(row - shift.down, rows);
+}
+
+/** Row and column of a cell. */
+function placeOf(i) {
+  const [, columns] = rowsAndColumns();
+  return [Math.floor(i / columns), i % columns];
+}
+
+function isWithin(at, count) {
+  return at >= 0 && at < count;
+}
+
+function within(at, count) {
+  return Math.min(count - 1, Math.max(0, at));
 }
 
 function draw() {
   const context = prepare(canvas, SIDE);
-  const { grid } = store.model;
-  const cell = canvas.width / grid;
+  const [rows, columns] = rowsAndColumns();
+  const [across, down] = [canvas.width / columns, canvas.height / rows];
   if (original) {
-    const [x, y] = [shift.right * cell, shift.down * cell];
-    context.drawImage(picture(original.pixels), x, y, canvas.width, canvas.width);
+    const [x, y] = [shift.right * across, shift.down * down];
+    context.drawImage(picture(original.pixels), x, y, canvas.width, canvas.height);
     drawHidden(context, isOutside);
     drawPainted(context, (i) => marked()[i] && !isOutside(i));
   } else {
@@ -55,18 +68,21 @@ function draw() {
   }
   drawGrid(context);
   if (document.activeElement === canvas && tool !== "move") {
-    context.lineWidth = 3;
-    context.strokeStyle = "#fff";
-    context.strokeRect((focus % grid) * cell + 2, Math.floor(focus / grid) * cell + 2, cell - 4, cell - 4);
-    context.lineWidth = 1;
-    context.strokeStyle = "#000";
-    context.strokeRect((focus % grid) * cell + 4, Math.floor(focus / grid) * cell + 4, cell - 8, cell - 8);
+    const [row, column] = placeOf(focus);
+    for (const [width, color, inset] of [[3, "#fff", 2], [1, "#000", 4]]) {
+      context.lineWidth = width;
+      context.strokeStyle = color;
+      const [x, y] = [column * across + inset, row * down + inset];
+      context.strokeRect(x, y, across - 2 * inset, down - 2 * inset);
+    }
   }
   const anew = cells.filter((is, i) => is || isOutside(i)).length;
   id("canvas-state").textContent = original
     ? `${original.name}: ${anew} of ${cells.length} cells are made anew.`
-    : "Take an original: a generated image, one of the validation split, or a file.";
-  id("edit-go").disabled = !original || !anew;
+    : hasCells()
+      ? "Take an original: a generated image, one of the validation split, or a file."
+      : "This model's tokens are of the whole image, so it cannot keep a part of one.";
+  id("edit-go").disabled = !original || !anew || !hasCells();
   id("undo").disabled = !past.length;
   id("clear").disabled = id("invert").disabled = !original;
 }
@@ -78,22 +94,24 @@ function marked() {
 }
 
 function isInside(i, from, to) {
-  const { grid } = store.model;
-  const between = (at, a, b) => at >= Math.min(a, b) && at <= Math.max(a, b);
-  return between(i % grid, from % grid, to % grid) &&
-    between(Math.floor(i / grid), Math.floor(from / grid), Math.floor(to / grid));
+  const [ends, other] = [placeOf(from), placeOf(to)];
+  return placeOf(i).every((at, axis) =>
+    at >= Math.min(ends[axis], other[axis]) && at <= Math.max(ends[axis], other[axis]));
 }
 
 function cellAt(event) {
-  const { grid } = store.model;
+  const [rows, columns] = rowsAndColumns();
   const place = canvas.getBoundingClientRect();
-  const along = (at, size) => Math.min(grid - 1, Math.max(0, Math.floor((at / size) * grid)));
-  return along(event.clientY - place.top, place.height) * grid + along(event.clientX - place.left, place.width);
+  const along = (at, size, count) => within(Math.floor((at / size) * count), count);
+  const row = along(event.clientY - place.top, place.height, rows);
+  return row * columns + along(event.clientX - place.left, place.width, columns);
 }
 
-function limited(cellsMoved) {
-  const most = store.model.grid - 1;
-  return Math.min(most, Math.max(-most, cellsMoved));
+/** A shift that leaves some of the image inside. */
+function limited(right, down) {
+  const [rows, columns] = rowsAndColumns();
+  const limit = (moved, count) => Math.min(count - 1, Math.max(1 - count, moved));
+  return { right: limit(right, columns), down: limit(down, rows) };
 }
 
 canvas.addEventListener("pointerdown", (event) => {
@@ -108,19 +126,19 @@ canvas.addEventListener("pointerdown", (event) => {
 function move(event) {
   if (!drag) return;
   const at = cellAt(event);
-  const { grid } = store.model;
+  const [rows, columns] = rowsAndColumns();
   if (drag.tool === "move") {
-    const cell = canvas.clientWidth / grid;
-    shift.right = limited(drag.shift.right + Math.round((event.clientX - drag.x) / cell));
-    shift.down = limited(drag.shift.down + Math.round((event.clientY - drag.y) / cell));
+    const right = Math.round(((event.clientX - drag.x) / canvas.clientWidth) * columns);
+    const down = Math.round(((event.clientY - drag.y) / canvas.clientHeight) * rows);
+    shift = limited(drag.shift.right + right, drag.shift.down + down);
   } else if (drag.tool !== "rectangle") {
     // A fast pointer jumps over cells: mark those between, too.
-    const [x0, y0, x1, y1] = [drag.to % grid, Math.floor(drag.to / grid), at % grid, Math.floor(at / grid)];
+    const [[y0, x0], [y1, x1]] = [placeOf(drag.to), placeOf(at)];
     const count = Math.max(Math.abs(x1 - x0), Math.abs(y1 - y0), 1);
     for (let i = 0; i <= count; i++) {
       const column = Math.round(x0 + ((x1 - x0) * i) / count);
       const row = Math.round(y0 + ((y1 - y0) * i) / count);
-      cells[row * grid + column] = drag.tool === "brush";
+      cells[row * columns + column] = drag.tool === "brush";
     }
   }
   drag.to = at;
@@ -141,7 +159,7 @@ canvas.addEventListener("focus", draw);
 canvas.addEventListener("blur", draw);
 
 canvas.addEventListener("keydown", (event) => {
-  const { grid } = store.model;
+  const [rows, columns] = rowsAndColumns();
   const [right, down] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
   if (event.key === "z" && (event.ctrlKey || event.metaKey)) undo();
   else if (!original) return;
@@ -150,11 +168,10 @@ canvas.addEventListener("keydown", (event) => {
     cells[focus] = tool !== "eraser" && !cells[focus];
   } else if (tool === "move" && (right || down)) {
     remember();
-    shift = { right: limited(shift.right + right), down: limited(shift.down + down) };
+    shift = limited(shift.right + right, shift.down + down);
   } else if (right || down) {
-    const column = Math.min(grid - 1, Math.max(0, (focus % grid) + right));
-    const row = Math.min(grid - 1, Math.max(0, Math.floor(focus / grid) + down));
-    focus = row * grid + column;
+    const [row, column] = placeOf(focus);
+    focus = within(row + down, rows) * columns + within(column + right, columns);
   } else return;
   event.preventDefault();
   draw();
@@ -183,8 +200,8 @@ id("clear").addEventListener("click", () => {
 function takeChosen(chosen) {
   const file = chosen?.group.files[chosen.index];
   if (!file) return tell("Choose a finished image first, under Generate or below.");
-  const { size, channels } = store.model;
-  const length = size * size * channels;
+  const { size: [height, width], channels } = store.model;
+  const length = height * width * channels;
   const { group, index } = chosen;
   const pixels = group.steps.at(-1).pixels.slice(index * length, (index + 1) * length);
   const label = group.start.labels[index];
@@ -197,9 +214,9 @@ async function takeFile(file) {
   if (file.size > most) return tell(`The file has more than ${most >> 20} MB.`);
   await attempt(async () => {
     const got = await upload(`api/models/${store.model.id}/upload`, file);
-    const { size } = store.model;
+    const [height, width] = store.model.size;
     const was = got.was.join(" × ");
-    begin(received(got, `Your file, ${was} pixels, brought to ${size} × ${size}`));
+    begin(received(got, `Your file, ${was} pixels, brought to ${width} × ${height}`));
   });
 }
 

@@ -2,7 +2,7 @@
 
 import { toBase64 } from "./api.js";
 import { bars } from "./charts.js";
-import { drawStep } from "./draw.js";
+import { drawStep, hasCells, rowsAndColumns, tokenCount } from "./draw.js";
 import { changedSettings, classSelect, radios } from "./form.js";
 import { make } from "./groups.js";
 import { className, emit, id, on, store } from "./store.js";
@@ -72,7 +72,7 @@ function update() {
   draw();
   // What can be done once the image is finished.
   const file = group.files[index];
-  id("edit-this").disabled = !file;
+  id("edit-this").disabled = !file || !hasCells();
   if (link) URL.revokeObjectURL(link);
   link = file ? URL.createObjectURL(file) : null;
   if (link) id("save").href = link;
@@ -84,7 +84,7 @@ function draw() {
   const { group, index, number, step } = view();
   drawStep(canvas, group, index, number, shown, 320);
   const steps = group.start.counts.length;
-  const cells = store.model.grid ** 2;
+  const cells = tokenCount();
   const hidden = step ? step.hidden.subarray(index * cells, (index + 1) * cells) : [];
   const known = step ? cells - hidden.reduce((sum, one) => sum + one, 0) : 0;
   id("step-told").textContent = `Step ${slider.value} of ${steps}: ${known} of ${cells} tokens are known`;
@@ -123,11 +123,11 @@ slider.addEventListener("input", () => {
 canvas.addEventListener("pointermove", (event) => {
   if (!store.chosen) return;
   const { index, step } = view();
-  const { grid } = store.model;
-  const column = Math.floor((event.offsetX / canvas.clientWidth) * grid);
-  const row = Math.floor((event.offsetY / canvas.clientHeight) * grid);
-  const cell = index * grid * grid + row * grid + column;
-  if (!step || column < 0 || column >= grid || row < 0 || row >= grid) return;
+  const [rows, columns] = rowsAndColumns();
+  const column = Math.floor((event.offsetX / canvas.clientWidth) * columns);
+  const row = Math.floor((event.offsetY / canvas.clientHeight) * rows);
+  const cell = index * tokenCount() + row * columns + column;
+  if (!step || column < 0 || column >= columns || row < 0 || row >= rows) return;
   const share = (step.confidence[cell] * 100).toPrecision(2);
   const state = step.hidden[cell] ? "hidden; the model would be" : "known; the model was";
   id("watch-cell").textContent = `Row ${row + 1}, column ${column + 1}: ${state} ${share} % sure`;
@@ -136,7 +136,7 @@ canvas.addEventListener("pointermove", (event) => {
 id("branch-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const { group, index, step } = view();
-  const cells = store.model.grid ** 2;
+  const cells = tokenCount();
   const label = Number(id("branch-class").value);
   const steps = Number(slider.value);
   const request = {
@@ -148,7 +148,7 @@ id("branch-form").addEventListener("submit", (event) => {
     before: step.confidence.subarray(index * cells, (index + 1) * cells),
     midway: {
       steps,
-      tokens: toBase64(step.tokens.subarray(2 * index * cells, 2 * (index + 1) * cells)),
+      tokens: toBase64(step.tokens.subarray(4 * index * cells, 4 * (index + 1) * cells)),
       hidden: toBase64(step.hidden.subarray(index * cells, (index + 1) * cells)),
     },
   };

@@ -133,13 +133,13 @@ def test_another_first_image_shows_other_images(sampled):
 
 
 def test_a_cell_is_hidden_if_it_overlaps_the_mask():
-    mask = box_mask(8, [(1, 0, 3, 1)])
-    assert hidden_cells(mask, 4).tolist()[0] == [True, True, False, False]
-    assert hidden_cells(mask, 4).sum() == 2
-    grown = hidden_cells(mask, 4, grow=1)
+    mask = box_mask((8, 8), [(1, 0, 3, 1)])
+    assert hidden_cells(mask, (4, 4)).tolist()[0] == [True, True, False, False]
+    assert hidden_cells(mask, (4, 4)).sum() == 2
+    grown = hidden_cells(mask, (4, 4), grow=1)
     assert grown[:2, :3].all()
     assert grown.sum() == 6
-    assert hidden_cells(np.zeros((8, 8), bool), 4, grow=2).sum() == 0
+    assert hidden_cells(np.zeros((8, 8), bool), (4, 4), grow=2).sum() == 0
 
 
 def test_outpainting_shifts_what_is_known():

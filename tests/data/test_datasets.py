@@ -75,7 +75,7 @@ def test_every_image_has_the_colour_of_its_class(name, tmp_path):
         images = open_dataset(name, split, tmp_path)
         sizes[split] = len(images)
         assert list(images.class_names) == names
-        assert (images.channels, images.size) == (spec.channels, spec.size)
+        assert (images.channels, images.size) == (spec.channels, (spec.size,) * 2)
         assert images.num_views == (spec.num_views if split == "train" else 1)
         seen = set()
         for index in range(len(images)):

@@ -258,3 +258,17 @@ def test_new_files_are_seen_at_the_next_opening(tmp_path):
     assert sum(map(len, both_splits(tmp_path).values())) == 10
     write_classes(tmp_path, "cat", count=15)
     assert sum(map(len, both_splits(tmp_path).values())) == 15
+
+
+@pytest.mark.parametrize(
+    ("pixels", "size", "kept"),
+    [
+        ((10, 30), (10, 20), np.s_[:, 5:25]),
+        ((10, 30), (10, 30), np.s_[:, :]),
+        ((30, 10), (10, 10), np.s_[10:20, :]),
+        ((20, 20), (10, 20), np.s_[5:15, :]),
+    ],
+)
+def test_the_largest_part_in_the_center_is_kept(pixels, size, kept):
+    levels = np.random.default_rng(0).integers(0, 256, pixels).astype(np.uint8)
+    assert np.array_equal(to_tensor(Image.fromarray(levels), size, 1)[0].numpy(), levels[kept])

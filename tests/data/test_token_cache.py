@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_stages import Images
 
 from data import partial_cache
 from data import token_cache as cache
 from data.token_cache import cached_tokens
+from data.token_set import DeviceTokens
 from utils.errors import UserError
 from utils.files import exclusive_lock
 
@@ -38,6 +40,18 @@ def test_tokens_and_labels_of_every_image(tmp_path):
     assert result.tokens.dtype == np.uint16
     assert result.tokens[0, :, 0].tolist() == list(range(30))
     assert result.labels.tolist() == [i % 7 for i in range(30)]
+
+
+def test_tokens_of_a_large_codebook_have_32_bits(tmp_path):
+    def encode_large(pixels):
+        return encode(pixels) + 69_970
+
+    result = make(Images(), tmp_path, encode_large, codes=70_000)
+    assert result.tokens.dtype == np.uint32
+    taken = DeviceTokens(result, torch.device("cpu")).take(np.array([29, 0]))
+    assert taken.tolist() == [[69_999, 69_970, 69_970, 69_970], [69_970] * 4]
+    (manifest,) = tmp_path.glob("*/manifest.json")
+    assert json.loads(manifest.read_text())["dtype"] == "uint32"
 
 
 def test_every_view_is_encoded_once(tmp_path):

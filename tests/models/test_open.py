@@ -13,7 +13,9 @@ from data.token_set import TokenSet
 from MaskGIT import main
 from models import open as families
 from models.family import TokenizerFamily, TransformerFamily
+from models.interfaces import TokenizerNetwork, Transformer
 from models.open import load_model, load_tokenizer
+from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
 from training.transformer import MaskGITStage
@@ -24,27 +26,17 @@ LEVELS, SIDE, GRID = 6, 8, 4
 
 
 @dataclass(frozen=True)
-class GreyConfig:
+class GreyConfig(TokenizerShape):
     """A tokenizer without weights to speak of: a token is the mean grey of its cell."""
 
     family: ClassVar[str] = "grey"
-    contradiction_hint: ClassVar[str] = ""
-    image_size: int = SIDE
+    image_size: tuple[int, int] = (SIDE, SIDE)
     image_channels: int = 1
     codebook_size: int = LEVELS
-    grid_size: int = GRID
-
-    @property
-    def all_codes(self) -> int:
-        return self.codebook_size
-
-    def validate(self) -> None: ...
-
-    def agrees(self, field: str, value: object) -> bool:
-        return bool(getattr(self, field) == value)
+    grid: tuple[int, int] = (GRID, GRID)
 
 
-class GreyNetwork(nn.Module):
+class GreyNetwork(TokenizerNetwork):
     def __init__(self, config: GreyConfig) -> None:
         super().__init__()
         self.config = config
@@ -62,18 +54,12 @@ class GreyNetwork(nn.Module):
             .repeat_interleave(2, 3)
         )
 
-    def to_rgb(self, images: Tensor) -> Tensor:
-        return images
-
-    def compile_networks(self, dynamic: bool) -> None: ...
-
 
 @dataclass(frozen=True)
-class CountConfig:
+class CountConfig(TransformerShape):
     """A transformer that only looks at the class, and has none for "no class"."""
 
     family: ClassVar[str] = "count"
-    contradiction_hint: ClassVar[str] = ""
     codebook_size: int = LEVELS
     num_classes: int = 10
     seq_len: int = GRID**2
@@ -86,13 +72,8 @@ class CountConfig:
     def null_class(self) -> None:
         return None
 
-    def validate(self) -> None: ...
 
-    def agrees(self, field: str, value: object) -> bool:
-        return bool(getattr(self, field) == value)
-
-
-class CountNetwork(nn.Module):
+class CountNetwork(Transformer):
     def __init__(self, config: CountConfig) -> None:
         super().__init__()
         self.config = config

@@ -10,7 +10,7 @@ def test_the_defaults_fit_together() -> None:
     config = VQGANConfig()
     config.validate()
     VQGANTrainingConfig().validate(config)
-    assert (config.factor, config.grid_size, config.resolutions) == (4, 8, (32, 16, 8))
+    assert (config.factor, config.grid, config.resolutions) == (4, (8, 8), (32, 16, 8))
     assert config.widths == (64, 128, 128)
 
 
@@ -24,7 +24,8 @@ def test_the_defaults_fit_together() -> None:
         ({"image_size": 3}, "`image_size` 3.* 4"),
         ({"ch_mult": (1, 1, 1, 1, 1, 1, 1)}, "multiple of 64"),
         ({"n_embed": 0}, "n_embed` 0"),
-        ({"n_embed": 65537}, "`n_embed` 65537.*65536"),
+        ({"n_embed": 2**32 + 1}, "`n_embed` 4294967297.*4294967296"),
+        ({"image_size": (16, 30)}, "`image_size` 16x30.* 28 or 32"),
         ({"num_res_blocks": 0}, "num_res_blocks` 0"),
         ({"dropout": 1.0}, r"`VQGANConfig\.dropout` 1\.0"),
         ({"colorize_nlabels": 10}, "`colorize_nlabels` 10.* 1 channel"),

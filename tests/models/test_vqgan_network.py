@@ -60,8 +60,8 @@ def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def pictures(config: VQGANConfig) -> np.ndarray:
     """Three noisy gradients, float32 (3, C, H, W) in [-1, 1]."""
-    shape = (3, config.image_channels, config.image_size, config.image_size)
-    ramp = np.linspace(-0.5, 0.5, config.image_size)
+    shape = (3, config.image_channels, *config.image_size)
+    ramp = np.linspace(-0.5, 0.5, config.image_size[0])
     return (0.5 * uniform("pictures", shape) + ramp).astype(np.float32)
 
 

@@ -11,7 +11,7 @@ from conftest import REAL_FASHION_MNIST, write_real_subset
 from data.open import open_dataset
 from models.open import load_tokenizer
 from models.vqgan.config import VQGANConfig
-from models.vqgan.critics import PatchDiscriminator
+from models.vqgan.discriminator import PatchDiscriminator
 from models.vqgan.network import VQModel
 from models.vqgan.norm import GroupNorm
 from utils.pictures import from_uint8

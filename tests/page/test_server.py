@@ -76,7 +76,7 @@ def test_every_step_is_told_and_follows_the_plan(served):
     hidden = [decoded(step, "hidden").reshape(2, GRID**2).sum(1).tolist() for step in steps]
     left = GRID**2 - np.cumsum([0, *start["counts"]])
     assert hidden == [[count, count] for count in left]
-    assert decoded(steps[-1], "tokens", "<u2").max() < CODES
+    assert decoded(steps[-1], "tokens", "<u4").max() < CODES
     confidence = decoded(steps[-1], "confidence", "<f4")
     assert ((confidence > 0) & (confidence <= 1)).all()
     # The finished images are those of the last step.
@@ -141,7 +141,7 @@ def midway(event, steps, index=0):
     cells = slice(index * GRID**2, (index + 1) * GRID**2)
     return {
         "steps": steps,
-        "tokens": in_base64(decoded(event, "tokens", "<u2")[cells], "<u2"),
+        "tokens": in_base64(decoded(event, "tokens", "<u4")[cells], "<u4"),
         "hidden": in_base64(decoded(event, "hidden")[cells]),
     }
 
@@ -160,7 +160,7 @@ def test_a_branch_goes_on_from_its_step(served, more):
         # With others the known tokens stay.
         _, *_, last, _ = served.events(**{**one, "labels": [4], "seed": 9}, midway=branch)
         known = decoded(steps[number], "hidden") == 0
-        before, after = (decoded(step, "tokens", "<u2")[known] for step in (steps[number], last))
+        before, after = (decoded(step, "tokens", "<u4")[known] for step in (steps[number], last))
         assert (before == after).all()
 
 
@@ -168,7 +168,7 @@ def test_a_branch_that_no_plan_comes_to_is_refused(served):
     _, *steps, _ = served.events(labels=[3], count=1)
     *_, failed = served.events(midway=midway(steps[3], 2))
     assert failed["message"] == "52 tokens are hidden after 2 steps; the plan leaves 58"
-    tokens = {**midway(steps[3], 3), "tokens": in_base64([CODES] * GRID**2, "<u2")}
+    tokens = {**midway(steps[3], 3), "tokens": in_base64([CODES] * GRID**2, "<u4")}
     assert "tokens must be 0 to 15" in served.refusal(midway=tokens)
 
 
@@ -240,7 +240,7 @@ def test_a_reader_who_leaves_ends_the_decoding(served):
         ({"edit": {"pixels": "AAAA", "cells": [0]}}, "pixels must be 1024 bytes"),
         ({"edit": {"pixels": "é", "cells": [0]}}, "pixels must be 1024 bytes"),
         ({"edit": {"cells": [0]}}, "pixels must be 1024 bytes"),
-        ({"midway": {}}, "tokens must be 128 bytes"),
+        ({"midway": {}}, "tokens must be 256 bytes"),
     ],
 )  # fmt: skip
 def test_wrong_values_are_named(served, more, told):

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from models.vqgan.critics import PerceptualLoss, load_vgg_weights
+from models.perceptual import PerceptualLoss, load_vgg_weights
 from utils.errors import UserError
 
 

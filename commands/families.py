@@ -1,0 +1,61 @@
+"""The families that the options choose for new networks, with their settings and defaults."""
+
+from dataclasses import fields
+from typing import Any
+
+from commands.flags import given_fields, options_of
+from commands.options import OF_FIELD, OPTIONS
+from commands.parser import CommandLine
+from models.given import refuse_unknown
+from models.open import family_named
+from models.sampling import SamplingConfig
+from training.config import TrainingConfig
+from utils.errors import FieldError
+
+MADE_BY = {"tokenizer": "train_vae", "transformer": "train"}
+"""By kind of network, the mode that makes a new one. The option of that name is the family."""
+
+
+def config_of(kind: str, name: Any) -> Any:
+    """Return the config class of a family.
+
+    Raises:
+        FieldError: if there is no such family.
+    """
+    try:
+        return family_named(kind, name).config
+    except ValueError as error:
+        raise FieldError(kind, name, str(error)) from error
+
+
+def with_defaults(line: CommandLine) -> CommandLine:
+    """Fill in the defaults of the families of new networks, where they are not those of the table.
+
+    Raises:
+        FieldError: if there is no such family.
+    """
+    for kind, mode in MADE_BY.items():
+        if not line.asks_for(mode):
+            continue
+        config = config_of(kind, getattr(line, kind))
+        own: dict[str, Any] = {one.name: one.default for one in fields(config)}
+        values = {
+            name: list(own[field]) if isinstance(own[field], tuple) else own[field]
+            for field, name in options_of(config).items()
+            if OPTIONS[name].default is OF_FIELD
+        }
+        named = options_of(TrainingConfig) | options_of(SamplingConfig)
+        values |= {named[field]: value for field, value in config.usual.items()}
+        line = line.replace(**{name: values[name] for name in values.keys() - line.given})
+    return line
+
+
+def new_config(kind: str, line: CommandLine) -> Any:
+    """Return the config class of a new network.
+
+    Raises:
+        UserError: if there is no such family, or it does not have an option that the user gave.
+    """
+    config = config_of(kind, getattr(line, kind))
+    refuse_unknown(config, given_fields(kind, line), f"--{kind}")
+    return config

@@ -1,0 +1,115 @@
+"""What every config of a network says: the bases of the families' configs.
+
+A config is a frozen dataclass. This file imports nothing slow, because the command line reads the
+configs before it can show its help.
+
+Axes: L tokens of an image, h w token grid, H W pixels, C channels, K codebook.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from utils.plain import same_value
+from utils.size import Size, size_of
+
+
+class NetworkShape:
+    """The config of any network."""
+
+    kind: ClassVar[str]  # "tokenizer" or "transformer"
+    family: ClassVar[str]  # its name in checkpoints
+    contradiction_hint: ClassVar[str] = ""  # what else a user can do where `agrees` says no
+    # Where the family has other defaults of training and sampling than TrainingConfig and
+    # SamplingConfig: their values by field.
+    usual: ClassVar[Mapping[str, Any]] = {}
+
+    def validate(self) -> None:
+        """Check that the numbers fit together; raises FieldError or ValueError."""
+
+    def agrees(self, field: str, value: object) -> bool:
+        """Return whether the user may say that a field has this value."""
+        return same_value(value, getattr(self, field))
+
+
+class TokenizerShape(NetworkShape):
+    """The config of a tokenizer."""
+
+    kind = "tokenizer"
+
+    if TYPE_CHECKING:  # a dataclass would take these properties for defaults of its fields
+
+        @property
+        @abstractmethod
+        def image_size(self) -> Size:
+            """Height and width of an image in pixels, (H, W)."""
+
+        @property
+        @abstractmethod
+        def image_channels(self) -> int:
+            """The number of channels of an image, C: 1 for gray, 3 for color."""
+
+        @property
+        @abstractmethod
+        def codebook_size(self) -> int:
+            """The number of image tokens K; their ids are 0 .. K-1."""
+
+        @property
+        @abstractmethod
+        def grid(self) -> tuple[int, ...]:
+            """How tokens are arranged: (h, w) where each is of a cell of the image, or (L,)."""
+
+    @property
+    def seq_len(self) -> int:
+        """The number of tokens of an image, L."""
+        return math.prod(self.grid)
+
+    def agrees(self, field: str, value: Any) -> bool:
+        """Return whether the user may say that a field has this value."""
+        if field == "image_size":
+            return size_of(value) == self.image_size
+        return super().agrees(field, value)
+
+    @property
+    def all_codes(self) -> int:
+        """Size of the full codebook, including codes that no token stands for."""
+        return self.codebook_size
+
+
+class TransformerShape(NetworkShape):
+    """The config of a transformer."""
+
+    kind = "transformer"
+
+    if TYPE_CHECKING:  # as above
+
+        @property
+        @abstractmethod
+        def codebook_size(self) -> int:
+            """The number of image tokens K; their ids are 0 .. K-1."""
+
+        @property
+        @abstractmethod
+        def num_classes(self) -> int:
+            """The number of classes; their labels are 0 .. num_classes - 1."""
+
+        @property
+        @abstractmethod
+        def seq_len(self) -> int:
+            """The number of tokens of an image, L."""
+
+        @property
+        @abstractmethod
+        def mask_token(self) -> int:
+            """The token id that stands for "hidden"; image tokens have smaller ids."""
+
+        @property
+        @abstractmethod
+        def null_class(self) -> int | None:
+            """The label after the classes, "no class", for guidance; None without one."""
+
+    @property
+    def num_labels(self) -> int:
+        """The number of labels: the classes, and the null class if there is one."""
+        return self.num_classes + (self.null_class is not None)
