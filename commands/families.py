@@ -57,5 +57,5 @@ def new_config(kind: str, line: CommandLine) -> Any:
         UserError: if there is no such family, or it does not have an option that the user gave.
     """
     config = config_of(kind, getattr(line, kind))
-    refuse_unknown(config, given_fields(kind, line), f"--{kind}")
+    refuse_unknown(config, given_fields(kind, line), f"the new {kind}")
     return config

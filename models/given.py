@@ -26,13 +26,13 @@ class Given:
     transformer: Mapping[str, Any] = field(default_factory=dict)
 
 
-def refuse_unknown(config: type[NetworkShape], given: Mapping[str, Any], source: object) -> None:
+def refuse_unknown(config: type[NetworkShape], given: Mapping[str, Any], told: str) -> None:
     """Refuse fields that the networks of a family do not have.
 
     Args:
         config: the config class of the family.
         given: values by name of the field.
-        source: says where the network comes from, for the message.
+        told: the network, for the message.
 
     Raises:
         UserError: naming the field and the family.
@@ -41,8 +41,8 @@ def refuse_unknown(config: type[NetworkShape], given: Mapping[str, Any], source:
     for name, value in given.items():
         if name not in known and not hasattr(config, name):
             raise UserError(
-                f"`{config.kind}.{name}` {value_text(value)}: the {config.kind} of {source} is of "
-                f"the family {config.family}, which does not have it; leave it out"
+                f"`{config.kind}.{name}` {value_text(value)}: {told} is of the family "
+                f"{config.family}, which does not have it; leave it out"
             )
 
 
@@ -59,7 +59,7 @@ def refuse_contradictions(
     Raises:
         UserError: naming the field, its value, the file and the file's value.
     """
-    refuse_unknown(type(config), given, source)
+    refuse_unknown(type(config), given, f"the {config.kind} of {source}")
     for name, value in given.items():
         if not config.agrees(name, value):
             own = getattr(config, name)

@@ -281,7 +281,8 @@ class DistillationStage:
             torch.from_numpy(draws.integers(0, self.config.num_labels, count)), self.device
         )
         shape = (count, self.config.seq_len)
-        return torch.full(shape, self.config.mask_token, device=self.device), labels
+        empty = torch.full(shape, self.config.mask_token, device=self.device)
+        return empty, send(torch.from_numpy(labels), self.device)
 
     def _update(self, step: int, rate: float, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Clip the gradients, make both steps and update the average; all or nothing.

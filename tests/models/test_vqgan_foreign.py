@@ -231,12 +231,12 @@ def test_the_architecture_is_read_off_the_weights(changes: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"channels": 64}, r"`VQGANConfig.channels` 64 .* 32"),
-        ({"ch_mult": [1, 1]}, r"`VQGANConfig.ch_mult` 1 1 .* 1 2;"),
-        ({"n_embed": 128}, r"`VQGANConfig.n_embed` 128 .* 16"),
-        ({"double_z": True}, r"`VQGANConfig.double_z` True .* False"),
-        ({"attn_resolutions": [16]}, r"`VQGANConfig.attn_resolutions` 16 .* 8;"),
-        ({"colorize_nlabels": 3}, r"`VQGANConfig.colorize_nlabels` 3 .* None"),
+        ({"channels": 64}, r"`tokenizer.channels` 64 .* 32"),
+        ({"ch_mult": [1, 1]}, r"`tokenizer.ch_mult` 1 1 .* 1 2;"),
+        ({"n_embed": 128}, r"`tokenizer.n_embed` 128 .* 16"),
+        ({"double_z": True}, r"`tokenizer.double_z` True .* False"),
+        ({"attn_resolutions": [16]}, r"`tokenizer.attn_resolutions` 16 .* 8;"),
+        ({"colorize_nlabels": 3}, r"`tokenizer.colorize_nlabels` 3 .* None"),
     ],
 )
 @pytest.mark.parametrize("own", [True, False])
@@ -250,9 +250,9 @@ def test_a_contradiction_is_named(
     else:
         torch.save(model.state_dict(), path)
     with pytest.raises(UserError, match=told):
-        load_tokenizer(path, 16, 3, {VQGANConfig: given})
+        load_tokenizer(path, 16, 3, given)
     agreeing = {name: getattr(CONFIG, name) for name in given}
-    assert load_tokenizer(path, 16, 3, {VQGANConfig: agreeing}).config == CONFIG
+    assert load_tokenizer(path, 16, 3, agreeing).config == CONFIG
 
 
 def test_attention_given_where_it_cannot_be_is_no_contradiction(tmp_path: Path) -> None:
@@ -270,8 +270,8 @@ def test_own_files_describe_themselves(tmp_path: Path) -> None:
         loaded = load_tokenizer(path, 16, 3, given={})
         assert loaded.fingerprint == tokenizer.fingerprint
         assert loaded.config == tokenizer.config
-    with pytest.raises(UserError, match=r"`VQGANConfig.image_size` 32 contradicts .* 16"):
-        load_tokenizer(path, 16, 3, given={VQGANConfig: {"image_size": 32}})
+    with pytest.raises(UserError, match=r"`tokenizer.image_size` 32 contradicts .* 16"):
+        load_tokenizer(path, 16, 3, given={"image_size": 32})
     with pytest.raises(UserError, match=r"3 channel\(s\).* 1"):
         load_tokenizer(path, 16, 1, given={})
 
@@ -331,7 +331,7 @@ def test_remap_shrinks_the_alphabet(own: bool, tmp_path: Path) -> None:
         save_checkpoint(path, "vqgan", {"tokenizer": Tokenizer(model).entry()})
     else:
         torch.save(model.state_dict(), path)
-    tokenizer = load_tokenizer(path, 16, 3, {VQGANConfig: {"remap": str(remap)}})
+    tokenizer = load_tokenizer(path, 16, 3, {"remap": str(remap)})
     assert tokenizer.codebook_size == 4
     tokens = tokenizer.encode(IMAGES)
     assert tokens.max() < 4
@@ -343,9 +343,9 @@ def test_remap_shrinks_the_alphabet(own: bool, tmp_path: Path) -> None:
     assert torch.equal(codes[tokens][kept], found[kept])
 
     save_checkpoint(path, "vqgan", {"tokenizer": tokenizer.entry()})
-    assert load_tokenizer(path, 16, 3, {VQGANConfig: {"remap": str(remap)}}).codebook_size == 4
+    assert load_tokenizer(path, 16, 3, {"remap": str(remap)}).codebook_size == 4
     with pytest.raises(UserError, match=r"other\.npy names 2 codes.* 4"):
-        load_tokenizer(path, 16, 3, {VQGANConfig: {"remap": str(other)}})
+        load_tokenizer(path, 16, 3, {"remap": str(other)})
 
 
 @pytest.mark.parametrize(

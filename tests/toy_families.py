@@ -1,0 +1,131 @@
+"""Three families as somebody would add them: a config and a network each, and a row each."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.family import TokenizerFamily, TransformerFamily
+from models.interfaces import TokenizerNetwork, Transformer
+from models.shapes import TokenizerShape, TransformerShape
+
+
+@dataclass(frozen=True)
+class GrayConfig(TokenizerShape):
+    """Images of 8 x 8 pixels; a token is the mean gray of its cell of 2 x 2."""
+
+    family: ClassVar[str] = "gray"
+    image_size: tuple[int, int] = (8, 8)
+    image_channels: int = 1
+    grid: tuple[int, int] = (4, 4)
+    codebook_size: int = 6
+
+
+class GrayNetwork(TokenizerNetwork):
+    def __init__(self, config: TokenizerShape) -> None:
+        super().__init__()
+        self.config = config
+        self.levels = nn.Parameter(torch.linspace(-1, 1, config.codebook_size))
+
+    def encode(self, images: Tensor) -> Tensor:
+        means = nn.functional.avg_pool2d(images, 2)[:, 0]  # (B, h, w)
+        return ((means + 1) / 2 * (self.config.codebook_size - 1)).round().long()
+
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        cells = self.levels[tokens][:, None]
+        return cells.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+@dataclass(frozen=True)
+class RowConfig(TokenizerShape):
+    """Images of 12 x 8 pixels as a sequence of 12 tokens, which knows no cells."""
+
+    family: ClassVar[str] = "row"
+    image_size: tuple[int, int] = (12, 8)
+    image_channels: int = 1
+    grid: tuple[int] = (12,)
+    codebook_size: int = 6
+
+
+class RowNetwork(GrayNetwork):
+    def encode(self, images: Tensor) -> Tensor:
+        means = images.mean((1, 3))  # (B, 12)
+        return ((means + 1) / 2 * (self.config.codebook_size - 1)).round().long()
+
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        return self.levels[tokens][:, None, :, None].expand(-1, 1, -1, 8)
+
+
+@dataclass(frozen=True)
+class CountConfig(TransformerShape):
+    """A transformer that only looks at the class, and has none for "no class"."""
+
+    family: ClassVar[str] = "count"
+    usual: ClassVar = {"num_steps": 3}
+    null_class: ClassVar[None] = None
+
+    codebook_size: int
+    num_classes: int
+    seq_len: int
+    hidden_dim: int = 4
+
+    @property
+    def mask_token(self) -> int:
+        return self.codebook_size
+
+
+class CountNetwork(Transformer):
+    def __init__(self, config: CountConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.table = nn.Embedding(config.num_classes, config.hidden_dim)
+        self.out = nn.Linear(config.hidden_dim, config.codebook_size)
+
+    def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
+        logits = self.out(self.table(labels))[:, None].expand(-1, tokens.shape[1], -1)
+        return logits if at is None else logits.flatten(0, 1)[at]
+
+
+def is_gray(stored: object) -> bool:
+    return isinstance(stored, dict) and "levels" in stored
+
+
+def read_gray(stored, path, image_size, given):
+    network = GrayNetwork(GrayConfig(image_size, codebook_size=len(stored["levels"])))
+    network.load_state_dict(stored)
+    return network
+
+
+def is_count(stored: object) -> bool:
+    return isinstance(stored, dict) and "table.weight" in stored
+
+
+def read_count(stored, path, tokenizer, num_classes, given):
+    classes, width = stored["table.weight"].shape
+    config = CountConfig(tokenizer.codebook_size, classes, tokenizer.seq_len, width)
+    network = CountNetwork(config)
+    network.load_state_dict(stored)
+    return network
+
+
+TOKENIZERS = (
+    TokenizerFamily(
+        config=GrayConfig,
+        network=GrayNetwork,
+        layout="gray levels",
+        recognizes=is_gray,
+        read=read_gray,
+    ),
+    TokenizerFamily(config=RowConfig, network=RowNetwork),
+)
+TRANSFORMERS = (
+    TransformerFamily(
+        config=CountConfig,
+        network=CountNetwork,
+        training_bytes=lambda config, parameters, batch, device: 20 * parameters,
+        layout="table of counts",
+        recognizes=is_count,
+        read=read_count,
+    ),
+)
