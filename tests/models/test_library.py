@@ -31,7 +31,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of random weights, whose predictions differ between classes."""
     torch.manual_seed(0)
     tokenizer = Tokenizer(VQModel(VQGAN))
-    config = TransformerConfig(VQGAN.n_embed, len(NUMBERS), tokenizer.grid_size**2, **SHAPE)
+    config = TransformerConfig(VQGAN.n_embed, len(NUMBERS), tokenizer.config.seq_len, **SHAPE)
     network = new_transformer(config)
     torch.nn.init.normal_(network.token_embedding.weight)
     contents = {

@@ -361,3 +361,11 @@ def test_sampling_of_a_foreign_file_starts_afresh_with_other_heads(
         patch.setattr("data.blocks.publish_blocks", lambda *_: None)
         run(f"{foreign} --heads 4 --num_samples 8")
     assert identity.read_text() != with_two
+
+
+@pytest.mark.parametrize("entry", ["reg_tokens.weight", "transformer.layers.0.0.gate", "head.bias"])
+def test_a_file_with_an_entry_that_nothing_computes_is_refused(tmp_path, entry):
+    weights, _ = golden_weights("genzoo")
+    torch.save({**weights, entry: torch.ones(2)}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match=f"has the entry {entry}, which no transformer"):
+        load(read_torch_file(tmp_path / "model.pth"), 12)

@@ -1,6 +1,6 @@
 import pickle
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def test_taming_s_layouts_load(layout: str, tmp_path: Path) -> None:
     model = make_model()
     path = tmp_path / "model.ckpt"
     torch.save(LAYOUTS[layout](model.state_dict()), path)
-    given = {VQGANConfig: {"dropout": 0.5, "sane_index_shape": True}}
+    given = {"dropout": 0.5, "sane_index_shape": True}
     tokenizer = load_tokenizer(path, 16, 3, given)
     assert tokenizer.config == replace(CONFIG, dropout=0.5, sane_index_shape=True)
     if layout != "half precision":
@@ -258,7 +258,7 @@ def test_a_contradiction_is_named(
 def test_attention_given_where_it_cannot_be_is_no_contradiction(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save(make_model().state_dict(), path)
-    given = {VQGANConfig: {"attn_resolutions": [8, 999]}}
+    given = {"attn_resolutions": [8, 999]}
     assert load_tokenizer(path, 16, 3, given).config == CONFIG
 
 
@@ -304,6 +304,32 @@ def test_what_is_no_vqgan_is_refused(stored: Any, told: str, tmp_path: Path) -> 
     torch.save(stored, path)
     with pytest.raises(UserError, match=told):
         load_tokenizer(path, 16, 3, given={})
+
+
+def averages(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As latent-diffusion and IBQ keep them: beside the raw weights, with names without dots."""
+    named = {f"model_ema.{name.replace('.', '')}": value for name, value in weights.items()}
+    return {**weights, **named, "model_ema.decay": torch.tensor(0.99)}
+
+
+@pytest.mark.parametrize("blocks", [1, 4])
+@pytest.mark.parametrize("wrap", [dict, lambda weights: {"state_dict": weights}])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (averages, r"averages of its weights \(model_ema.decay and so on\), as .* IBQ"),
+        (lambda w: {**w, "quantize.scale": torch.ones(1)}, "quantize.scale is not part of it"),
+        (lambda w: {**w, "logvar": torch.ones(1)}, "logvar is not part of it"),
+        (lambda w: {**w, "encoder.patch.weight": torch.ones(1)}, "encoder.patch.weight is not"),
+    ],
+)
+def test_a_file_with_an_entry_that_nothing_computes_is_refused(
+    change, told, wrap, blocks, tmp_path
+) -> None:
+    weights = make_model(replace(CONFIG, num_res_blocks=blocks)).state_dict()
+    torch.save(wrap(change(weights)), tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match=told):
+        load_tokenizer(tmp_path / "model.ckpt", 16, 3)
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
