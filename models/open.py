@@ -36,6 +36,9 @@ from utils.weights import build_with_weights
 
 NOTHING_GIVEN = Given()
 MODEL_ENTRIES = frozenset({"config", "ema", "tokenizer", "dataset", "class_names"})
+RESUMED = "the state of a training (`resume` goes on with it)"
+KINDS = {"maskgit": "a trained transformer", "vqgan": "a trained VQ-GAN (`checkpoint_vae`)"}
+KINDS |= dict.fromkeys(("maskgit-resume", "vqgan-resume", "student-resume"), RESUMED)
 MADE_FOR = "made_for"  # entry of a student's checkpoint: the settings of sampling it is made for
 
 TOKENIZERS = (
@@ -60,6 +63,8 @@ TRANSFORMERS = (
         joined=JOINED,
     ),
 )
+# Files of format version 1 do not name their families.
+FIRST_TOKENIZER, FIRST_TRANSFORMER = VQGANConfig.family, TransformerConfig.family
 AnyFamily = TypeVar("AnyFamily", TokenizerFamily, TransformerFamily)
 
 
@@ -155,7 +160,7 @@ def own_model(stored: Any, path: Path, given: Given = NOTHING_GIVEN) -> Model:
     """
     with opening(path):
         # The transformer.
-        contents = contents_of(stored, path, "maskgit")
+        contents = contents_of(stored, path, "maskgit", KINDS)
         missing = MODEL_ENTRIES.difference(contents)
         if missing:
             raise UserError(f"{path} is damaged: it has no {min(missing)}")
@@ -188,7 +193,7 @@ def _own_transformer(contents: Mapping[str, Any]) -> tuple[Transformer, str, tup
         TypeError: if an entry is of another type.
         ValueError: if something is not as it should be.
     """
-    family = family_named("transformer", contents.get("family"))
+    family = family_named("transformer", contents.get("family", FIRST_TRANSFORMER))
     config = from_plain(family.config, contents["config"])
     config.validate()
     names, dataset = contents["class_names"], contents["dataset"]
@@ -309,7 +314,8 @@ def _tokenizer_in(stored: Any, path: Path, image_size: Size, given: Mapping[str,
     """Build the tokenizer in any file that has one; errors as in `load_tokenizer`, or any other."""
     if is_own_format(stored):
         kind = "maskgit" if stored.get("kind") == "maskgit" else "vqgan"
-        network = _tokenizer_network(contents_of(stored, path, kind).get("tokenizer", {}), path)
+        contents = contents_of(stored, path, kind, KINDS)
+        network = _tokenizer_network(contents.get("tokenizer", {}), path)
         family = family_named("tokenizer", network.config.family)
     else:
         family = _family_of_file(TOKENIZERS, stored, path)
@@ -321,7 +327,7 @@ def _tokenizer_in(stored: Any, path: Path, image_size: Size, given: Mapping[str,
 def _tokenizer_network(entry: Any, source: Path | str) -> TokenizerNetwork:
     """Build the network of a tokenizer's entry; errors as in `tokenizer_of`."""
     try:
-        family = family_named("tokenizer", entry.get("family"))
+        family = family_named("tokenizer", entry.get("family", FIRST_TOKENIZER))
         config = from_plain(family.config, entry["config"])
         config.validate()
         return build_with_weights(lambda: family.network(config), entry["weights"])

@@ -9,8 +9,9 @@ every tensor and of the plain data. So damage is noticed, and the message names 
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import torch
@@ -23,33 +24,8 @@ from utils.version import VERSION
 
 FORMAT = "maskgit-checkpoint"
 FORMAT_VERSION = 2
-
-
-def _name_families(kind: str, contents: dict[str, Any]) -> dict[str, Any]:
-    """Add the families of the models, which files of version 1 do not name.
-
-    In version 1 every transformer is of the family "maskgit" and every tokenizer a VQ-GAN. Entries
-    that are not as they should be stay as they are: those who read them say what is wrong.
-    """
-    if kind not in ("maskgit", "vqgan"):
-        return contents
-    named = {**contents, "family": "maskgit"} if kind == "maskgit" else dict(contents)
-    if isinstance(named.get("tokenizer"), Mapping):
-        named["tokenizer"] = {"family": "vqgan", **named["tokenizer"]}
-    return named
-
-
-# For each older version, what turns the contents of a file (kind, contents) into those of the next
-# version. There is one for every older version, so that all files can be opened.
-UPGRADES: dict[int, Callable[[str, dict[str, Any]], dict[str, Any]]] = {1: _name_families}
-KINDS = {  # how messages name the kinds
-    "maskgit": "a trained transformer",
-    "vqgan": "a trained VQ-GAN (`checkpoint_vae`)",
-    "maskgit-resume": "the state of a training (`resume` goes on with it)",
-    "vqgan-resume": "the state of a training (`resume` goes on with it)",
-    "student-resume": "the state of a distillation (`resume` goes on with it)",
-}
 PLAIN_DATA = "(plain data)"
+NO_KINDS: Mapping[str, str] = MappingProxyType({})
 
 
 def save_checkpoint(path: Path, kind: str, contents: Mapping[str, Any]) -> None:
@@ -57,7 +33,7 @@ def save_checkpoint(path: Path, kind: str, contents: Mapping[str, Any]) -> None:
 
     Args:
         path: the file.
-        kind: what it holds, a key of KINDS; `load_checkpoint` refuses to read it as another kind.
+        kind: what it holds, a name; `load_checkpoint` refuses to read it as another kind.
         contents: nested dictionaries with string keys, lists, tensors and plain data.
 
     Raises:
@@ -129,23 +105,25 @@ def is_own_format(stored: Any) -> bool:
     return type(found) is str and found == FORMAT
 
 
-def contents_of(stored: Any, path: Path, kind: str) -> dict[str, Any]:
+def contents_of(
+    stored: Any, path: Path, kind: str, kinds: Mapping[str, str] = NO_KINDS
+) -> dict[str, Any]:
     """Verify what `read_torch_file` returned and take out the contents.
 
     Args:
         stored: what the file holds.
         path: the file, for messages.
         kind: the expected kind.
+        kinds: how messages describe kinds, by their names.
 
     Returns:
-        The contents in the present version of the format.
+        The contents as they were saved. Whoever reads them knows what older versions lack.
 
     Raises:
         UserError: as `load_checkpoint`.
     """
     with opening(path):
-        version = _check_kind(stored, path, kind)
-        # The checksums are those of the contents as they were written.
+        _check_kind(stored, path, kind, kinds)
         contents, expected = stored.get("contents"), stored.get("checksums")
         if not isinstance(contents, dict) or not isinstance(expected, dict):
             raise UserError(f"{path} is damaged: its contents are missing")
@@ -154,14 +132,11 @@ def contents_of(stored: Any, path: Path, kind: str) -> dict[str, Any]:
         if damaged:
             first = one_line(ValueError(min(damaged, key=str)))
             raise UserError(f"{path} is damaged: {first} does not match its checksum")
-        # From version to version to the present one.
-        for older in range(version, FORMAT_VERSION):
-            contents = UPGRADES[older](kind, contents)
         return contents
 
 
-def _check_kind(stored: Any, path: Path, kind: str) -> int:
-    """Return the version of a file's format; refuse other versions, kinds and formats."""
+def _check_kind(stored: Any, path: Path, kind: str, kinds: Mapping[str, str]) -> None:
+    """Refuse files of other formats, versions and kinds."""
     if not is_own_format(stored):
         raise UserError(f"{path} is not a checkpoint of this program")
     version, stored_kind = stored.get("format_version"), stored.get("kind")
@@ -174,9 +149,8 @@ def _check_kind(stored: Any, path: Path, kind: str) -> int:
     if type(stored_kind) is not str:
         raise UserError(f"{path} is damaged: it does not say what it holds")
     if stored_kind != kind:
-        what = KINDS.get(stored_kind, f"a {stored_kind[:40]!r} checkpoint")
-        raise UserError(f"{path} is {what} where {KINDS.get(kind, repr(kind))} is needed")
-    return version
+        what, needed = (kinds.get(k, f"a {k[:40]!r} checkpoint") for k in (stored_kind, kind))
+        raise UserError(f"{path} is {what} where {needed} is needed")
 
 
 def weights_digest(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:

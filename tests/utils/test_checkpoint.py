@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from utils.checkpoint import (
-    UPGRADES,
+    contents_of,
     load_checkpoint,
     save_checkpoint,
     torch_save,
@@ -63,8 +63,11 @@ def test_wrong_files_are_named(tmp_path):
     with pytest.raises(UserError, match="not a checkpoint of this program"):
         load_checkpoint(tmp_path / "bare.pt", "maskgit")
     save_checkpoint(tmp_path / "vqgan.pt", "vqgan", CONTENTS)
-    with pytest.raises(UserError, match=r"a trained VQ-GAN .* where a trained transformer is"):
+    with pytest.raises(UserError, match=r"is a 'vqgan' checkpoint where a 'maskgit' checkpoint is"):
         load_checkpoint(tmp_path / "vqgan.pt", "maskgit")
+    stored, kinds = read_torch_file(tmp_path / "vqgan.pt"), {"vqgan": "one", "maskgit": "the other"}
+    with pytest.raises(UserError, match="is one where the other is needed"):
+        contents_of(stored, tmp_path / "vqgan.pt", "maskgit", kinds)
 
 
 def test_truncation_is_noticed(tmp_path):
@@ -75,48 +78,6 @@ def test_truncation_is_noticed(tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(UserError):
             load_checkpoint(path, "maskgit")
-
-
-def test_an_older_format_is_upgraded_step_by_step(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.checkpoint.FORMAT_VERSION", 1)
-    save_checkpoint(tmp_path / "a.pt", "maskgit", CONTENTS)
-    monkeypatch.setattr("utils.checkpoint.FORMAT_VERSION", 3)
-    for version in (1, 2):
-        monkeypatch.setitem(
-            UPGRADES, version, lambda kind, old, v=version: {**old, kind: [*old.get(kind, []), v]}
-        )
-    loaded = load_checkpoint(tmp_path / "a.pt", "maskgit")
-    assert loaded["maskgit"] == [1, 2]
-    assert loaded["config"] == CONTENTS["config"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "tokenizer", "expected"),
-    [
-        ("maskgit", {"config": 1}, {"family": "vqgan", "config": 1}),
-        ("vqgan", {"config": 1}, {"family": "vqgan", "config": 1}),
-        ("vqgan", {"family": "mine"}, {"family": "mine"}),
-        ("vqgan", 3, 3),
-        ("maskgit-resume", {"config": 1}, {"config": 1}),
-    ],
-)
-def test_files_of_version_1_get_the_families_that_they_do_not_name(
-    tmp_path, monkeypatch, kind, tokenizer, expected
-):
-    with monkeypatch.context() as patch:
-        patch.setattr("utils.checkpoint.FORMAT_VERSION", 1)
-        save_checkpoint(tmp_path / "a.pt", kind, {"step": 7, "tokenizer": tokenizer})
-    family = {"family": "maskgit"} if kind == "maskgit" else {}
-    found = load_checkpoint(tmp_path / "a.pt", kind)
-    assert found == {"step": 7, "tokenizer": expected, **family}
-
-
-def test_a_file_of_version_1_opens():
-    path = Path(__file__).parents[2] / "models" / "pretrained" / "VQGAN_fashionmnist.pt"
-    assert torch.load(path, weights_only=True)["format_version"] == 1
-    contents = load_checkpoint(path, "vqgan")
-    assert contents["tokenizer"]["family"] == "vqgan"
-    assert {"config", "weights"} <= contents["tokenizer"].keys()
 
 
 def test_a_newer_format_is_refused(tmp_path):
