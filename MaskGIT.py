@@ -6,8 +6,8 @@ Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer". A frozen VQ-G
 tokens, once; a bidirectional transformer learns to fill in hidden tokens; images are decoded in a
 few parallel steps with classifier-free guidance.
 
-The modes run in the order of the table MODES. The three main ones, train_vae, train and sample, are
-written out in this file; every other mode has a file in commands/. Before the first mode runs,
+The modes run in the order of commands/modes.py. The three main ones, train_vae, train and sample,
+are written out in this file; every other mode has a file in commands/. Before the first mode runs,
 commands/resolve.py turns the command line into one Job per mode: everything that the mode needs.
 Imports that load torch are inside the functions, so that --help and error messages appear at once.
 """
@@ -24,7 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from commands.flags import with_flags
-from commands.mode import Mode
+from commands.modes import Mode
 from commands.parser import parse
 from utils.errors import UserError, errors_on_one_line
 from utils.launch import read_launch
@@ -39,60 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def _mode(name: str, help: str, topics: str = "", **more: Any) -> Mode:
-    return Mode(name, help, frozenset(topics.split()), **more)
-
-
-# In pipeline order. An option has an effect in a mode if they share a topic (commands/mode.py).
-MODES = (
-    _mode("download_only", "fetch the dataset"),
-    _mode("train_vae", "train the VQ-GAN (stage 1)", "stage1"),
-    _mode(
-        "reconstruct", "measure the VQ-GAN on the validation split", "loading reconstructing"
-    ),
-    _mode(
-        "train", "train the MaskGIT transformer (stage 2)", "stage2 generating", runs_shared=True
-    ),
-    _mode(
-        "distill", "make of the model in --checkpoint a student that samples in 1, 2 or 4 steps",
-        "distilling loading", unit="STEPS", choices=("1", "2", "4"),
-    ),
-    _mode("show_plan", "print what sampling would do at each step", "loading planning settling"),
-    _mode(
-        "sample", "generate images with a trained model", "loading generating filming settling",
-        runs_shared=True,
-    ),
-    _mode(
-        "edit", "make part of an image anew with a trained model",
-        "loading generating editing settling",
-    ),
-    _mode(
-        "evaluate",
-        "compare images with the dataset's: samples of the model (or --images), or the tokenizer's "
-        "reconstructions of real images: samples, tokenizer [samples]",
-        "loading generating measuring evaluating settling",
-        unit="WHAT", choices=("samples", "tokenizer"), default="samples",
-    ),
-    _mode(
-        "sweep", 'measure a grid of sampling options, as in "step=4,8,16 cfg_w=0,1,3"',
-        "loading generating measuring sweeping settling", unit="GRID",
-    ),
-    _mode(
-        "export", "write the trained transformer in the layout of caetas/GenerativeZoo", "loading",
-        unit="FILE",
-    ),
-    _mode(
-        "curves", "draw the curves of runs, by name or folder, on top of each other", unit="RUN",
-        takes_several=True,
-    ),
-    _mode(
-        "page",
-        "show a page in the browser: generate, watch, edit, follow the runs in --output_dir [8000]",
-        "loading generating paging", unit="PORT", default="8000",
-    ),
-)  # fmt: skip
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the modes that the command line asks for, in pipeline order.
 
@@ -100,18 +46,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 and one line on stderr after a mistake of the user; with 128 and the
             number of the signal after a signal.
     """
-    # Messages name settings; `rewrite` puts the options in their place.
-    rewrite = partial(with_flags, modes=tuple(mode.name for mode in MODES))
-    on_one_line = partial(errors_on_one_line, "MaskGIT.py", rewrite)
+    # Messages name settings; `with_flags` puts the options in their place.
+    on_one_line = partial(errors_on_one_line, "MaskGIT.py", with_flags)
     open_standard_streams("MaskGIT.py")
     draw_into_files()
     with on_one_line():
         launch = read_launch()
     with launch.main_speaks_first(), on_one_line(), end_on_signals(launch.size == 1):
-        line = parse(sys.argv[1:] if argv is None else argv, MODES)
+        line = parse(sys.argv[1:] if argv is None else argv)
         # Imported only now, because it loads torch.
         resolve = importlib.import_module("commands.resolve")
-        with resolve.resolved(line, MODES) as jobs:
+        with resolve.resolved(line) as jobs:
             for mode in list(jobs):
                 function_of(mode)(jobs.pop(mode))  # what a Job holds is free when its mode ends
 

@@ -121,8 +121,6 @@ def resolve(request: Request) -> DistillJob:
 def run(job: DistillJob) -> None:
     """Train the student, from its last saved state if there is one."""
     teacher, machine = job.teacher.open(), job.machine
-    if machine.compiled:
-        log.warning("--compile has no effect on --distill")
     network: Any = teacher.transformer
     names = teacher.class_names
     stage = DistillationStage(

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from commands.mode import Mode
+from commands.modes import Mode
 from commands.request import Request
 
 log = logging.getLogger(__name__)

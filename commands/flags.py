@@ -7,28 +7,20 @@ these names by flags. `configure` fills a config from a command line.
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
 from typing import Any, TypeVar
 
+from commands.modes import MODES
 from commands.options import OPTIONS, Fill
 from commands.parser import CommandLine
 
 Config = TypeVar("Config")
 
 
-def with_flags(text: str, modes: Sequence[str] = ()) -> str:
-    """Replace every setting or mode in backticks by its flag; other words in backticks stay.
-
-    Args:
-        text: a message.
-        modes: names of the modes.
-
-    Returns:
-        The message with flags.
-    """
-    known = flags_of_settings() | {mode: f"--{mode}" for mode in modes}
+def with_flags(text: str) -> str:
+    """Replace every setting or mode in backticks by its flag; other words in backticks stay."""
+    known = flags_of_settings() | {mode.name: mode.flag for mode in MODES}
     return re.sub(r"`([\w.]+)`", lambda found: known.get(found[1], found[0]), text)
 
 

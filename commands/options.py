@@ -77,8 +77,9 @@ class Option:
         help: what the option does, in one line.
         fills: the fields of configs that it fills.
         default: the value without the option; see `default_value`.
-        topics: words that say in which modes it has an effect: in those that share one (see
-            `Mode.topics`), in all modes if empty.
+        modes: names of the modes in which it has an effect.
+        compared: whether modes that open trained networks compare it with them.
+        deprecated: where it will be gone in the next version, what to do instead.
         resume: what happens to it when a run is resumed.
         choices: the values that it accepts; None accepts any.
         many: how several values are written; None if it takes one value.
@@ -90,9 +91,11 @@ class Option:
     kind: Callable[[str], Any] | None
     unit: str
     help: str
+    modes: frozenset[str]
     fills: tuple[Fill, ...] = ()
     default: Any = OF_FIELD
-    topics: frozenset[str] = frozenset()
+    compared: bool = False
+    deprecated: str = ""
     resume: Resume = Resume.FORGET
     choices: tuple[str, ...] | None = None
     many: Many | None = None
@@ -138,65 +141,68 @@ class Group:
     options: tuple[Option, ...] = field(repr=False)
 
 
-def _topics(text: str) -> frozenset[str]:
-    """Split a text into words."""
+def _modes(text: str) -> frozenset[str]:
+    """Split a text into the names of modes."""
     return frozenset(text.split())
 
 
 AUTO = "auto"  # a value of --device and --precision
-GENERATE, PLAN = _topics("generating"), _topics("generating planning")
-STAGES = _topics("stage1 stage2 distilling")
 BEST = "best"  # a value of --settings
+TRAINING = _modes("train_vae train distill")
+GENERATING = _modes("train sample edit evaluate sweep page")  # --train makes its sample grids
+OPENING = _modes("distill show_plan sample edit evaluate sweep export page")  # a trained model
+READING = _modes("train_vae reconstruct train edit evaluate sweep page")  # images of a dataset
+COMPUTING = READING | _modes("distill sample")
+WARMUP = "epochs of linear warm-up, at most a tenth of the run; cosine decay follows"
 
 
 def _data() -> Iterator[Option]:
     """Yield the options that say what images there are."""
     yield Option(
-        "dataset", str, "NAME", "dataset", default="mnist", resume=Resume.RUN,
-        choices=tuple(DATASETS),
+        "dataset", str, "NAME", "dataset", READING | OPENING | {"download_only", "sample"},
+        default="mnist", resume=Resume.RUN, choices=tuple(DATASETS),
     )  # fmt: skip
     yield Option(
-        "data_dir", kinds.path, "DIR", "folder of the datasets", default="datasets",
-        resume=Resume.FREE,
+        "data_dir", kinds.path, "DIR", "folder of the datasets", READING | {"download_only"},
+        default="datasets", resume=Resume.FREE,
     )  # fmt: skip
-    yield Option(
-        "cache_dir",
-        kinds.path,
-        "DIR",
-        "folder of the token caches [<output_dir>/tokens]",
-        resume=Resume.FREE,
-    )
+    text = "folder of the token caches [<output_dir>/tokens]"
+    yield Option("cache_dir", kinds.path, "DIR", text, READING, resume=Resume.FREE)
     yield Option(
         "size", kinds.image_size, "PIXELS",
         "height and width of the images, as in 64 or 32x64 [the dataset's own]",
-        (Fill(VQGANConfig, "image_size"),), default=None, resume=Resume.RUN,
+        READING | {"download_only"}, (Fill(VQGANConfig, "image_size"),), default=None,
+        compared=True, resume=Resume.RUN,
     )  # fmt: skip
     yield Option(
         "n_classes", kinds.positive_int, "N",
-        "number of classes; not needed, every dataset has its own (10 for mnist)", default=10,
+        "number of classes; every dataset has its own, so this only checks it",
+        _modes("train"), default=10, compared=True,
     )  # fmt: skip
     yield Option(
-        "num_workers", kinds.whole_number, "N",
-        "extra processes that read images; 0 for none", default=0, resume=Resume.FREE,
-    )  # fmt: skip
-
-
-def _vqgan() -> Iterator[Option]:
-    """Yield the options that say which VQ-GAN to use, or what a new one looks like."""
-
-    def shape(name: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
-        """Make an option for the field of VQGANConfig with the same name."""
-        fills = (Fill(VQGANConfig, name),)
-        return Option(name, kind, unit, text, fills, resume=Resume.STAGE, **more)
-
-    text = "family of a new tokenizer; --train_vae makes no others"
-    yield Option(
-        "tokenizer", str, "NAME", text, default=VQGANConfig.family, topics=_topics("stage1"),
-        resume=Resume.STAGE,
+        "num_workers", kinds.whole_number, "N", "extra processes that read images; 0 for none",
+        READING - {"edit", "page"}, default=0, resume=Resume.FREE,
     )  # fmt: skip
     yield Option(
         "checkpoint_vae", kinds.path, "FILE",
-        "trained VQ-GAN [the run's own, else the one bundled for the dataset]", resume=Resume.FREE,
+        "trained VQ-GAN [the run's own, else the one bundled for the dataset]",
+        OPENING | _modes("reconstruct train"), resume=Resume.FREE,
+    )  # fmt: skip
+
+
+def _tokenizer() -> Iterator[Option]:
+    """Yield the options that shape a new tokenizer."""
+
+    def shape(name: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
+        """Make an option for the field of VQGANConfig with the same name."""
+        return Option(
+            name, kind, unit, text, _modes("train_vae"), (Fill(VQGANConfig, name),),
+            compared=True, resume=Resume.STAGE, **more,
+        )  # fmt: skip
+
+    yield Option(
+        "tokenizer", str, "NAME", "family of a new tokenizer; --train_vae makes no others",
+        _modes("train_vae"), default=VQGANConfig.family, resume=Resume.STAGE,
     )  # fmt: skip
     yield shape("channels", kinds.positive_int, "N", "channels at full resolution")
     yield shape("z_channels", kinds.positive_int, "N", "channels before the codebook")
@@ -209,33 +215,38 @@ def _vqgan() -> Iterator[Option]:
     yield shape("double_z", None, "", "the encoder returns 2 * z_channels channels")
     yield shape("n_embed", kinds.positive_int, "K", "codebook size")
     yield shape("embed_dim", kinds.positive_int, "N", "width of a code")
-    text = ".npy file with the numbers of the used codes; tokens count these alone"
+    text = ".npy file with the numbers of the used codes; tokens count only these"
     yield shape("remap", kinds.path, "FILE", text)
-    text = "the quantiser returns tokens as (B, h, w), not flat"
+    text = "the quantizer returns tokens as (B, h, w), not flat"
     yield shape("sane_index_shape", None, "", text)
-    text = "channels of images whose channels are labels; they are shown in random colours"
+    text = "channels of images whose channels are labels; they are shown in random colors"
     yield shape("colorize_nlabels", kinds.positive_int, "N", text)
 
 
-def _vqgan_training() -> Iterator[Option]:
+def _tokenizer_training() -> Iterator[Option]:
     """Yield the options of stage 1."""
 
     def learns(
-        name: str, field: str, kind: Any, unit: str, text: str, topics: str = "stage1", **more: Any
+        name: str,
+        field: str,
+        kind: Any,
+        unit: str,
+        text: str,
+        modes: str = "train_vae",
+        **more: Any,
     ) -> Option:
         """Make an option for a field of VQGANTrainingConfig."""
         fills = (Fill(VQGANTrainingConfig, field),)
         values = {"resume": Resume.STAGE, **more}
-        return Option(name, kind, unit, text, fills, topics=_topics(topics), **values)
+        return Option(name, kind, unit, text, _modes(modes), fills, **values)
 
     yield learns("n_epochs_vae", "epochs", kinds.positive_int, "N", "epochs", resume=Resume.GROW)
     yield learns(
         "batch_size_vae", "batch_size", kinds.positive_int, "N", "images per step",
-        "stage1 reconstructing",
+        "reconstruct",
     )  # fmt: skip
     yield learns("lr_vae", "lr", kinds.positive, "LR", "peak learning rate")
-    text = "epochs of linear warm-up, at most a tenth of the run; cosine decay follows"
-    yield learns("warmup_vae", "warmup_epochs", kinds.non_negative, "EPOCHS", text)
+    yield learns("warmup_vae", "warmup_epochs", kinds.non_negative, "EPOCHS", WARMUP)
     text = "betas of Adam, two numbers"
     yield learns("betas_vae", "betas", kinds.beta_list, "B", text, many=Many.LIST, length=2)
     text = "first step with the discriminator"
@@ -248,7 +259,7 @@ def _vqgan_training() -> Iterator[Option]:
     yield learns("perceptual_weight", "perceptual_weight", kinds.non_negative, "W", text)
     yield learns(
         "perceptual_vgg", "perceptual_vgg", kinds.path, "FILE",
-        "torchvision's vgg16-397923af.pth, if it cannot be downloaded", "stage1 evaluating",
+        "torchvision's vgg16-397923af.pth, if it cannot be downloaded", "evaluate",
         resume=Resume.FREE,
     )  # fmt: skip
 
@@ -258,12 +269,14 @@ def _transformer() -> Iterator[Option]:
 
     def shape(name: str, field: str, kind: Any, unit: str, text: str) -> Option:
         """Make an option for a field of TransformerConfig, and of any family that has it."""
-        fills, topics = (Fill(TransformerConfig, field),), _topics("loading stage2")
-        return Option(name, kind, unit, text, fills, topics=topics, resume=Resume.STAGE)
+        return Option(
+            name, kind, unit, text, _modes("train"), (Fill(TransformerConfig, field),),
+            compared=True, resume=Resume.STAGE,
+        )  # fmt: skip
 
     yield Option(
-        "transformer", str, "NAME", "family of a new transformer",
-        default=TransformerConfig.family, topics=_topics("stage2"), resume=Resume.STAGE,
+        "transformer", str, "NAME", "family of a new transformer", _modes("train"),
+        default=TransformerConfig.family, resume=Resume.STAGE,
     )  # fmt: skip
     text = "width of the token embedding"
     yield shape("embed_dim_t", "embed_dim", kinds.positive_int, "N", text)
@@ -279,30 +292,27 @@ def _training() -> Iterator[Option]:
     """Yield the options of --train, and those of every training."""
 
     def learns(
-        name: str, field: str, kind: Any, unit: str, text: str, topics: str = "stage2", **more: Any
+        name: str, field: str, kind: Any, unit: str, text: str, modes: Any = ("train",), **more: Any
     ) -> Option:
-        """Make an option for a field of TrainingConfig and, by its topics, of the other stages'."""
-        fills: tuple[Fill, ...] = (Fill(TrainingConfig, field),)
-        if "stage1" in topics:
-            fills = (*fills, Fill(VQGANTrainingConfig, field))
-        if "distilling" in topics:
-            fills = (*fills, Fill(DistillConfig, field))
+        """Make an option for a field of TrainingConfig and, by its modes, of the other stages'."""
+        others = {"train_vae": VQGANTrainingConfig, "distill": DistillConfig}
+        configs = [TrainingConfig, *(others[mode] for mode in others if mode in modes)]
+        fills = tuple(Fill(config, field) for config in configs)
         values = {"resume": Resume.STAGE, **more}
-        return Option(name, kind, unit, text, fills, topics=_topics(topics), **values)
+        return Option(name, kind, unit, text, frozenset(modes), fills, **values)
 
-    def saves(name: str, field: str, kind: Any, unit: str, text: str) -> Option:
+    def saves(name: str, field: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
         """Make an option for a field of LoopConfig."""
         fills = (Fill(LoopConfig, field),)
-        return Option(name, kind, unit, text, fills, topics=STAGES, resume=Resume.FREE)
+        return Option(name, kind, unit, text, TRAINING, fills, resume=Resume.FREE, **more)
 
     yield learns("n_epochs", "epochs", kinds.positive_int, "N", "epochs", resume=Resume.GROW)
     text = "images per step over all processes, and images sampled at once"
-    yield learns("batch_size", "batch_size", kinds.positive_int, "N", text, "stage2 generating")
-    text = "optimiser; muon trains the weights of linear layers, and AdamW the others"
+    yield learns("batch_size", "batch_size", kinds.positive_int, "N", text, GENERATING)
+    text = "optimizer; muon trains the weights of linear layers, and AdamW the others"
     yield learns("optimizer", "optimizer", str, "NAME", text, choices=OPTIMIZERS)
     yield learns("lr", "lr", kinds.positive, "LR", "peak learning rate")
-    text = "epochs of linear warm-up, at most a tenth of the run; cosine decay follows"
-    yield learns("warmup", "warmup_epochs", kinds.whole_number, "EPOCHS", text)
+    yield learns("warmup", "warmup_epochs", kinds.whole_number, "EPOCHS", WARMUP)
     text = "betas of AdamW, two numbers"
     yield learns("betas", "betas", kinds.beta_list, "B", text, many=Many.LIST, length=2)
     text = "weight decay, on the weights of linear layers"
@@ -312,26 +322,28 @@ def _training() -> Iterator[Option]:
     text = "label smoothing of the cross-entropy"
     yield learns("label_smoothing", "label_smoothing", kinds.rate, "P", text)
     text = "largest gradient norm; 0 for no clipping"
-    yield learns("grad_clip", "grad_clip", kinds.non_negative, "NORM", text, "stage2 distilling")
+    modes = _modes("train distill")
+    yield learns("grad_clip", "grad_clip", kinds.non_negative, "NORM", text, modes)
+    text = "compute a batch in N parts, to save memory"
+    modes = _modes("train_vae train")
     yield learns(
-        "grad_accum", "grad_accum", kinds.positive_int, "N",
-        "compute a batch in N parts, to save memory, both stages", "stage1 stage2",
-        resume=Resume.FREE,
-    )  # fmt: skip
-    text = "decay of the averaged weights, in every training; 0 for none"
-    yield learns("ema_decay", "ema_decay", kinds.rate, "D", text, "stage1 stage2 distilling")
-    text = "epochs between two sample grids and checkpoints, in every training"
-    yield saves("sample_and_save_freq", "save_every_epochs", kinds.positive_int, "EPOCHS", text)
-    text = "most minutes between two saved states of a run, in every training"
-    yield saves("save_every_minutes", "save_every_minutes", kinds.positive, "MIN", text)
-    text = "also keep the last N checkpoints, with their step in the name, in every training"
-    yield saves("keep_checkpoints", "keep_checkpoints", kinds.whole_number, "N", text)
-    text = (
-        "also keep the checkpoint of the lowest validation loss (<name>_best.pt), in every training"
+        "grad_accum", "grad_accum", kinds.positive_int, "N", text, modes, resume=Resume.FREE
     )
+    text = "decay of the averaged weights; 0 for none"
+    yield learns("ema_decay", "ema_decay", kinds.rate, "D", text, TRAINING)
+    text = "write a sample grid and a checkpoint every EPOCHS epochs"
+    yield saves("sample_and_save_freq", "save_every_epochs", kinds.positive_int, "EPOCHS", text)
+    text = "save the state at least every MIN minutes"
+    yield saves(
+        "save_every_minutes", "save_every_minutes", kinds.positive, "MIN", text,
+        deprecated=f"the state is saved at least every {LoopConfig.save_every_minutes:g} minutes",
+    )  # fmt: skip
+    text = "also keep the last N checkpoints, with their step in the name"
+    yield saves("keep_checkpoints", "keep_checkpoints", kinds.whole_number, "N", text)
+    text = "also keep the checkpoint of the lowest validation loss (<name>_best.pt)"
     yield saves("keep_best_loss", "keep_best_loss", None, "", text)
     text = "continue the run from its last saved state, if there is one"
-    yield Option("resume", None, "", text, topics=STAGES)
+    yield Option("resume", None, "", text, TRAINING)
 
 
 def _distilling() -> Iterator[Option]:
@@ -339,42 +351,43 @@ def _distilling() -> Iterator[Option]:
 
     def learns(name: str, field: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
         """Make an option for a field of DistillConfig."""
-        fills, topics = (Fill(DistillConfig, field),), _topics("distilling")
-        values = {"resume": Resume.STAGE, **more}
-        return Option(name, kind, unit, text, fills, topics=topics, **values)
+        fills, values = (Fill(DistillConfig, field),), {"resume": Resume.STAGE, **more}
+        return Option(name, kind, unit, text, _modes("distill"), fills, **values)
 
-    text = f"epochs of {UPDATES_PER_EPOCH} steps of the optimisers"
-    yield learns(
-        "n_epochs_distill", "epochs", kinds.positive_int, "N", text, resume=Resume.GROW
-    )  # fmt: skip
+    text = f"epochs of {UPDATES_PER_EPOCH} optimizer steps"
+    yield learns("n_epochs_distill", "epochs", kinds.positive_int, "N", text, resume=Resume.GROW)
     yield learns("batch_size_distill", "batch_size", kinds.positive_int, "N", "images per step")
     yield learns("lr_distill", "lr", kinds.positive, "LR", "peak learning rate of the student")
-    text = "peak learning rate of the auxiliary model, which has to follow the student"
-    yield learns("lr_auxiliary", "auxiliary_lr", kinds.positive, "LR", text)
-    text = "guidance of the teacher, as --cfg_w; the student needs none then"
+    text = "peak learning rate of the auxiliary model, which must follow the student"
+    yield learns(
+        "lr_auxiliary", "auxiliary_lr", kinds.positive, "LR", text,
+        deprecated=f"the auxiliary model learns at {DistillConfig.auxiliary_lr:g}",
+    )  # fmt: skip
+    text = "guidance of the teacher, as --cfg_w; the student then needs none"
     yield learns("teacher_cfg_w", "teacher_guidance", kinds.strength, "W", text)
     text = "factor on the teacher's logits, as --sm_temp"
-    yield learns("teacher_sm_temp", "teacher_logit_scale", kinds.scale, "S", text)
+    yield learns(
+        "teacher_sm_temp", "teacher_logit_scale", kinds.scale, "S", text,
+        deprecated=f"the factor is {DistillConfig.teacher_logit_scale:g}",
+    )  # fmt: skip
 
 
 def _images() -> Iterator[Option]:
     """Yield the options that say which model makes which images."""
-    yield Option(
-        "checkpoint", kinds.path, "FILE", "trained model; the teacher of --distill [the run's own]",
-        topics=_topics("loading"),
-    )  # fmt: skip
+    text = "trained model; the teacher of --distill [the run's own]"
+    yield Option("checkpoint", kinds.path, "FILE", text, OPENING | {"reconstruct"})
     yield Option(
         "num_samples", kinds.sample_count, "N",
         "images to make; without it one per label of --labels, 50000 for --evaluate, 1000 for each "
         "row of --sweep",
-        default=16, topics=GENERATE, resume=Resume.FREE,
+        GENERATING, default=16, resume=Resume.FREE,
     )  # fmt: skip
     text = "classes to make in turn: numbers, names, ranges (0-9), none; 3x8 is 3 eight times [all]"
-    yield Option("labels", str, "C", text, topics=GENERATE, resume=Resume.FREE, many=Many.WORDS)
+    yield Option("labels", str, "C", text, GENERATING, resume=Resume.FREE, many=Many.WORDS)
     yield Option(
         "first_image", kinds.image_index, "I",
         "index of the first image; an image depends on its class and index, not on the others",
-        default=0, topics=GENERATE,
+        GENERATING, default=0,
     )  # fmt: skip
 
 
@@ -384,18 +397,18 @@ def _sampling() -> Iterator[Option]:
     def decodes(name: str, field: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
         """Make an option for a field of SamplingConfig."""
         return Option(
-            name, kind, unit, text, (Fill(SamplingConfig, field),), topics=PLAN, resume=Resume.FREE,
-            choices=CHOICES.get(field), **more,
+            name, kind, unit, text, GENERATING | {"show_plan"}, (Fill(SamplingConfig, field),),
+            resume=Resume.FREE, choices=CHOICES.get(field), **more,
         )  # fmt: skip
 
     text = "decoding steps, at most one per token"
     yield decodes("step", "num_steps", kinds.positive_int, "T", text)
     yield Option(
         "sched_mode", str, "NAME",
-        "mask schedule of training and sampling; -cumulative is the paper's plan, in sampling only",
+        "mask schedule; -cumulative is the paper's plan, in sampling only",
+        GENERATING | {"show_plan"},
         (Fill(TrainingConfig, "schedule", training_schedule), Fill(SamplingConfig, "schedule")),
-        topics=_topics("stage2 generating planning"), resume=Resume.STAGE,
-        choices=CHOICES["schedule"],
+        resume=Resume.STAGE, choices=CHOICES["schedule"],
     )  # fmt: skip
     text = "largest guidance of all steps: (1 + W) * class - W * no class"
     yield decodes("cfg_w", "guidance", kinds.strength, "W", text)
@@ -405,8 +418,11 @@ def _sampling() -> Iterator[Option]:
     yield decodes("sm_temp", "logit_scale", kinds.scale, "S", text)
     text = "token at hidden positions at the start; negative: random ones [none: the mask token]"
     yield decodes("mask-value", "start_token", kinds.token_or_none, "ID", text)
-    text = "share of positions that begin with a token drawn from the empty image's prediction"
-    yield decodes("start_share", "start_share", kinds.probability, "P", text)
+    text = "share of positions that start from a token sampled from the model's first prediction"
+    yield decodes(
+        "start_share", "start_share", kinds.probability, "P", text,
+        deprecated="the checkpoint of a student has its own share",
+    )  # fmt: skip
     text = "which hidden positions are revealed first"
     yield decodes("sampler", "sampler", str, "NAME", text)
     text = "guidance over the steps: rising from 0; the same; on inside --cfg_interval; rising late"
@@ -418,111 +434,111 @@ def _sampling() -> Iterator[Option]:
     )  # fmt: skip
     yield Option(
         "settings", str, "NAME",
-        "what options that are not given take: their defaults, or the best settings that --sweep "
-        "--keep_best wrote into the checkpoint",
-        default="defaults", topics=_topics("settling"), choices=("defaults", BEST),
+        "where options that you leave out get their values: the defaults, or the best settings "
+        "that --sweep --keep_best wrote into the checkpoint",
+        _modes("show_plan sample edit evaluate sweep"), default="defaults",
+        choices=("defaults", BEST),
     )  # fmt: skip
     text = "also write pictures of the first images at every decoding step"
-    yield Option("save_steps", None, "", text, topics=_topics("filming"))
+    yield Option("save_steps", None, "", text, _modes("sample"))
 
 
 def _editing() -> Iterator[Option]:
-    """Yield the options that say what is made anew."""
+    """Yield the options that say what is regenerated."""
 
     def edits(
-        name: str, kind: Any, unit: str, text: str, topics: str = "editing", **more: Any
+        name: str, kind: Any, unit: str, text: str, modes: str = "edit", **more: Any
     ) -> Option:
         """Make an option of --edit."""
-        return Option(name, kind, unit, text, topics=_topics(topics), **more)
+        return Option(name, kind, unit, text, _modes(modes), **more)
 
     text = "image to edit: a file, or <dataset>:<index> for an image of the validation split"
     yield edits("init_image", kinds.path, "IMAGE", text)
-    text = "rectangle to make anew, in pixels of the model's images; may be repeated"
+    text = "rectangle to regenerate, in pixels of the model's images; may be repeated"
     yield edits("mask_box", kinds.box_of, "X0,Y0,X1,Y1", text, many=Many.REPEATED)
     text = "image whose white parts, or transparent hole, are regenerated; resized like the image"
     yield edits("mask_image", kinds.path, "FILE", text)
     text = "brightness from which on --mask_image marks, for masks that are not black and white"
     yield edits("mask_threshold", kinds.brightness, "LEVEL", text)
-    text = "shift the image and make the free margin anew: left, right, top or bottom, in pixels"
+    text = "shift the image and regenerate the free margin: left, right, top or bottom, in pixels"
     yield edits("outpaint", kinds.margin, "SIDE=PIXELS", text, many=Many.WORDS_REPEATED)
-    text = "grow the region to make anew by so many tokens on every side"
-    yield edits("mask_grow", kinds.whole_number, "TOKENS", text, "editing paging", default=0)
+    text = "grow the region to regenerate by so many tokens on every side"
+    yield edits("mask_grow", kinds.whole_number, "TOKENS", text, "edit page", default=0)
     text = "do not put the original pixels back outside the region"
-    yield edits("no_composite", None, "", text, "editing paging")
+    yield edits("no_composite", None, "", text, "edit page")
 
 
 def _measuring() -> Iterator[Option]:
     """Yield the options that say what is measured, and with which networks."""
-    topics = _topics("measuring")
+    modes = _modes("evaluate sweep")
     yield Option(
         "images", kinds.path, "PATH",
         "score these instead of samples: a folder of images, an .npz file with arr_0, or an .npy",
-        topics=_topics("evaluating"),
+        _modes("evaluate"),
     )  # fmt: skip
     yield Option(
         "reference", str, "SPLIT",
         "real images to compare with: train, validation [train; for a tokenizer validation]",
-        default=None, topics=topics, choices=("train", "validation"),
+        modes, default=None, choices=("train", "validation"),
     )  # fmt: skip
     yield Option(
         "feature_net", kinds.path, "FILE",
         "your own feature extractor, TorchScript: uint8 (B, C, H, W) -> features (B, D) or "
         "(features, logits); runs the code in that file",
-        topics=topics,
+        modes,
     )  # fmt: skip
-    yield Option(
-        "inception_weights", kinds.path, "FILE",
-        "weights-inception-2015-12-05-6726825d.pth, if it cannot be downloaded", topics=topics,
-    )  # fmt: skip
-
+    text = "weights-inception-2015-12-05-6726825d.pth, if it cannot be downloaded"
+    yield Option("inception_weights", kinds.path, "FILE", text, modes)
     yield Option(
         "keep_best", str, "METRIC",
         "write the best settings of the sweep into the checkpoint, for --settings best: those with "
         f"the lowest fid, or by another score ({', '.join(BETTER)})",
-        topics=_topics("sweeping"), choices=tuple(BETTER), bare="fid",
+        _modes("sweep"), choices=tuple(BETTER), bare="fid",
     )  # fmt: skip
 
 
 def _run() -> Iterator[Option]:
     """Yield the options of all runs."""
-    yield Option("output_dir", kinds.path, "DIR", "folder of all runs", default="runs")
+    every_run = COMPUTING | _modes("show_plan export curves")
+    yield Option("output_dir", kinds.path, "DIR", "folder of all runs", every_run, default="runs")
     text = "folder of this run [the dataset's name]"
-    yield Option("run_name", kinds.plain_name, "NAME", text)
+    yield Option("run_name", kinds.plain_name, "NAME", text, every_run)
     yield Option(
-        "seed", kinds.whole_number, "N", "seed of all random numbers",
+        "seed", kinds.whole_number, "N", "seed of all random numbers", TRAINING | GENERATING,
         (
             Fill(TrainingConfig, "seed"), Fill(VQGANTrainingConfig, "seed"),
             Fill(DistillConfig, "seed"),
         ),
-        topics=_topics("stage1 stage2 distilling generating"), resume=Resume.STAGE,
+        resume=Resume.STAGE,
     )  # fmt: skip
     text = "auto, cpu, cuda, cuda:<i> or mps"
-    yield Option("device", kinds.text, "NAME", text, default=AUTO)
+    yield Option("device", kinds.text, "NAME", text, COMPUTING, default=AUTO)
     yield Option(
         "precision", str, "NAME", "dtype of matrix products; auto: bf16 where it is the faster one",
-        default=AUTO, resume=Resume.RUN, choices=(AUTO, "fp32", "bf16"),
+        COMPUTING, default=AUTO, resume=Resume.RUN, choices=(AUTO, "fp32", "bf16"),
     )  # fmt: skip
     text = "run all networks through torch.compile: a slow start, then faster on GPUs"
-    yield Option("compile", None, "", text)
+    yield Option("compile", None, "", text, COMPUTING - {"distill"})
     text = "bit-equal results on CUDA too, somewhat slower"
-    yield Option("deterministic", None, "", text, resume=Resume.FREE)
-    yield Option("no_wandb", None, "", "do not use Weights & Biases", resume=Resume.FREE)
+    yield Option("deterministic", None, "", text, COMPUTING, resume=Resume.FREE)
+    yield Option("no_wandb", None, "", "do not use Weights & Biases", TRAINING, resume=Resume.FREE)
+    text = "print what the modes would do, and stop"
+    yield Option("dry_run", None, "", text, every_run | {"page", "download_only"})
 
 
 def _paging() -> Iterator[Option]:
     """Yield the options of --page."""
-    text = "where the page listens; another than this machine's own needs the token in its address"
-    yield Option("host", kinds.text, "HOST", text, default="127.0.0.1", topics=_topics("paging"))
+    text = "where the page listens; any other address requires the token from the printed URL"
+    yield Option("host", kinds.text, "HOST", text, _modes("page"), default="127.0.0.1")
 
 
-DRY_RUN = Option("dry_run", None, "", "print what the other modes would do, and stop")
 GROUPS = (
     Group("data", tuple(_data())),
     Group(
         f"tokenizer (for a new {VQGANConfig.family}; a checkpoint has its own values)",
-        tuple(_vqgan()),
+        tuple(_tokenizer()),
     ),
-    Group("VQ-GAN training (--train_vae)", tuple(_vqgan_training())),
+    Group("tokenizer training (--train_vae)", tuple(_tokenizer_training())),
     Group(
         f"transformer (for a new {TransformerConfig.family}; a checkpoint has its own values)",
         tuple(_transformer()),
@@ -531,16 +547,14 @@ GROUPS = (
     Group("distillation (--distill)", tuple(_distilling())),
     Group("sampling (--sample, and the grids of --train)", (*_images(), *_sampling())),
     Group(
-        "editing (--edit; a token is made anew if its cell overlaps the marked pixels)",
+        "editing (--edit; a token is regenerated if its cell overlaps the marked pixels)",
         tuple(_editing()),
     ),
     Group("measuring (--evaluate, --sweep)", tuple(_measuring())),
     Group("page (--page)", tuple(_paging())),
     Group("run", tuple(_run())),
 )
-OPTIONS: dict[str, Option] = {
-    option.name: option for group in GROUPS for option in group.options
-} | {DRY_RUN.name: DRY_RUN}
+OPTIONS: dict[str, Option] = {option.name: option for group in GROUPS for option in group.options}
 
 
 def documentation() -> str:
@@ -550,10 +564,12 @@ def documentation() -> str:
         lines += [f"## {group.title[0].upper()}{group.title[1:]}", ""]
         lines += ["| option | | default | with --resume |", "| --- | --- | --- | --- |"]
         for option in group.options:
+            if option.deprecated:
+                continue
             unit = f"[{option.unit}]" if option.bare is not None else option.unit
             spelled = f"`{option.flag} {unit}`".replace(" `", "`")
             has_none = option.default_value is None or option.default_value is False
-            default = "" if has_none else f"`{_written(option.default_value)}`"
+            default = "" if has_none else f"`{written_value(option.default_value)}`"
             text = option.help.replace("|", "\\|")
             if option.choices and option.default_value is not None:
                 text += ": " + ", ".join(f"`{choice}`" for choice in option.choices)
@@ -562,6 +578,6 @@ def documentation() -> str:
     return "\n".join(lines)
 
 
-def _written(value: Any) -> str:
+def written_value(value: Any) -> str:
     """Write a value as on the command line."""
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -133,7 +133,6 @@ def _load(request: Request, path: Path) -> OpenModel:
 def _form(line: CommandLine) -> CommandForm:
     """Describe the command line to the page; its form begins with the options given here."""
     field = partial(_field, line)
-    modes = tuple(mode.name for mode in line.modes)
     return CommandForm(
         sampling=tuple(map(field, options_of(SamplingConfig).values())),
         series={
@@ -148,7 +147,7 @@ def _form(line: CommandLine) -> CommandForm:
         values=option_values,
         begins_with=partial(_begins_with, line),
         write=partial(_command, line),
-        told=partial(with_flags, modes=modes),
+        told=with_flags,
     )
 
 
@@ -246,10 +245,10 @@ def _recipe_words(recipe: Recipe) -> list[str]:
 
 def _same_again(line: CommandLine) -> Iterator[str]:
     """Yield the options of this command line that also decide what an image is."""
-    own = {"checkpoint", *options_of(SamplingConfig).values()}
-    for name in sorted(line.given & OPTIONS.keys() - own):
+    for name in sorted(line.given & OPTIONS.keys() - {"checkpoint"}):
         option = OPTIONS[name]
-        decides = not option.topics or "loading" in option.topics or name == "batch_size"
+        # What says how networks compute acts in --reconstruct too; the form has the other options.
+        decides = option.compared or "reconstruct" in option.modes or name == "batch_size"
         if decides and name not in ("output_dir", "run_name"):
             yield from _written(option, getattr(line, name))
 

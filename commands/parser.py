@@ -1,30 +1,17 @@
-"""Reads the command line and writes --help, both from the rows of commands/options.py."""
+"""Reads the command line, as the rows of commands/modes.py and commands/options.py say."""
 
 import argparse
 import difflib
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from commands import kinds
-from commands.mode import Mode
-from commands.options import DRY_RUN, GROUPS, OPTIONS, Many, Option
+from commands.help import help_text
+from commands.modes import MODES, Mode
+from commands.options import OPTIONS, Many, Option
 from utils.version import VERSION
-
-DESCRIPTION = """\
-Train a MaskGIT and sample from it: a frozen VQ-GAN turns images into tokens, a bidirectional
-transformer learns to fill in hidden tokens, and images are decoded in a few parallel steps."""
-
-EXAMPLES = """\
-examples:
-  python MaskGIT.py --train --sample --dataset fashionmnist
-  python MaskGIT.py --train_vae --train --sample --dataset cifar10
-  python MaskGIT.py --train --dataset cifar10 --checkpoint_vae VQGAN_cifar10.pt
-  python MaskGIT.py --sample --checkpoint runs/cifar10/MaskGIT_cifar10.pt --cfg_w 2
-
-Both - and _ may stand between the words of an option. Modes can be combined; they run in the
-order above.
-"""
 
 
 @dataclass(frozen=True)
@@ -54,39 +41,42 @@ class CommandLine:
         return any(one.name == mode for one in self.modes)
 
 
-def parse(argv: Sequence[str], modes: Sequence[Mode]) -> CommandLine:
+def parse(argv: Sequence[str]) -> CommandLine:
     """Parse a command line; a mistake ends the process with one line on stderr and code 2.
 
     Args:
         argv: the arguments, without the program's name.
-        modes: all modes, in the order in which they run.
     """
-    parser = build_parser(modes)
+    parser = build_parser()
+    argv = _canonical_spelling(argv, parser)
+    if not {"-h", "--help"}.isdisjoint(argv):
+        written = {argument.partition("=")[0] for argument in argv}
+        sys.stdout.write(help_text([mode for mode in MODES if mode.flag in written]))
+        raise SystemExit(0)
     defaults = vars(parser.parse_args([]))
     # Parse with a mark as every default, to see which options were given.
     unset = object()
-    blank = argparse.Namespace(**dict.fromkeys(defaults, unset))
-    parsed = vars(parser.parse_args(_canonical_spelling(argv, parser), blank))
+    parsed = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, unset))))
     given = frozenset(name for name, value in parsed.items() if value is not unset)
     values = {name: parsed[name] if name in given else defaults[name] for name in defaults}
     # Check what argparse cannot check.
     for name in given & OPTIONS.keys():
         _check_length(parser, name, values[name])
-    chosen = tuple(mode for mode in modes if values[mode.name])
+    chosen = tuple(mode for mode in MODES if values[mode.name])
     if not chosen:
-        parser.error("choose what to do: " + ", ".join(f"--{mode.name}" for mode in modes))
+        flags = ", ".join(mode.flag for mode in MODES)
+        parser.error(f"choose what to do: {flags}")
     return CommandLine(argparse.Namespace(**values), given, chosen)
 
 
-def parse_value(name: str, text: str, modes: Sequence[Mode] = ()) -> Any:
+def parse_value(name: str, text: str) -> Any:
     """Read one value of an option as the command line does; mistakes end the process as in `parse`.
 
     Args:
         name: the option, without the two dashes.
         text: its value as text.
-        modes: all modes.
     """
-    parser = build_parser(modes)
+    parser = build_parser()
     parsed = parser.parse_args(_canonical_spelling([f"--{name}={text}"], parser))
     value = getattr(parsed, name)
     _check_length(parser, name, value)
@@ -101,57 +91,41 @@ def _check_length(parser: argparse.ArgumentParser, name: str, value: Any) -> Non
         parser.error(f"{option.flag} needs {option.length} numbers, as in [{usual}]; got {value}")
 
 
-def build_parser(modes: Sequence[Mode]) -> argparse.ArgumentParser:
-    """Make the parser of all modes and options, in the groups of the help."""
-    parser = _Parser(
-        prog="MaskGIT.py",
-        usage="MaskGIT.py MODE [MODE ...] [options]",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=_HelpFormatter,
-        allow_abbrev=False,
-    )
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser of all modes and options; commands/help.py writes the help."""
+    parser = _Parser(prog="MaskGIT.py", add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"MaskGIT {VERSION}")
-    group = parser.add_argument_group("modes (at least one; they run in this order)")
-    for mode in modes:
-        _add_mode(group, mode)
-    _add_option(group, DRY_RUN)
-    for options in GROUPS:
-        group = parser.add_argument_group(options.title)
-        for option in options.options:
-            _add_option(group, option)
+    for mode in MODES:
+        _add_mode(parser, mode)
+    for option in OPTIONS.values():
+        _add_option(parser, option)
     return parser
 
 
-def _add_mode(group: argparse._ArgumentGroup, mode: Mode) -> None:
+def _add_mode(parser: argparse.ArgumentParser, mode: Mode) -> None:
     """Add the option of a mode: a switch, or one with a value if the mode has a unit."""
-    flag = f"--{mode.name}"
     if mode.unit is None:
-        _add_switch(group, flag, mode.help)
+        _add_switch(parser, mode.flag)
         return
     number: dict[str, Any] = {"nargs": "?", "const": mode.default} if mode.default else {}
     if mode.takes_several:
         number = {"nargs": "+", "action": _Repeatable}
-    kind = {"FILE": kinds.path, "RUN": kinds.path, "PORT": kinds.port}.get(mode.unit, kinds.text)
-    group.add_argument(
-        flag, metavar=mode.unit, choices=mode.choices, help=mode.help, type=kind, **number
+    parser.add_argument(
+        mode.flag, metavar=mode.unit, choices=mode.choices, type=mode.kind, **number
     )
 
 
-def _add_switch(group: argparse._ArgumentGroup, flag: str, text: str) -> None:
+def _add_switch(parser: argparse.ArgumentParser, flag: str) -> None:
     """Add an option without a value; programs that try out options write one: `--compile=False`."""
-    group.add_argument(flag, nargs="?", const=True, default=False, type=kinds.switch, help=text)
+    parser.add_argument(flag, nargs="?", const=True, default=False, type=kinds.switch)
 
 
-def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
+def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
     """Add an option as its row says."""
     if option.kind is None:
-        _add_switch(group, option.flag, option.help)
+        _add_switch(parser, option.flag)
         return
-    # The help, and how argparse takes several values.
-    text = option.help
-    if option.choices is not None and option.default_value is not None:
-        text = f"{text}: {', '.join(option.choices)}"
     several: dict[str, Any] = {}
     if option.many is not None:
         ways: dict[Many, dict[str, Any]] = {
@@ -163,13 +137,12 @@ def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
         several = ways[option.many]
     if option.bare is not None:
         several = {"nargs": "?", "const": option.bare}
-    group.add_argument(
+    parser.add_argument(
         option.flag,
         type=option.kind,
         default=option.default_value,
         metavar=option.unit,
         choices=option.choices,
-        help=text,
         **several,
     )
 
@@ -222,25 +195,6 @@ class _Repeatable(argparse.Action):
         setattr(namespace, self.dest, [*earlier, *new] if type(earlier) is list else new)
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Adds the default to the help of each option that has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        """Return the help of an option; argparse calls this."""
-        text = action.help or ""
-        is_switch = action.nargs == 0 or action.const is True
-        has_none = is_switch or action.default in (None, argparse.SUPPRESS)
-        return text if has_none else f"{text} [%(default)s]"
-
-    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
-        """Write what follows an option; nothing after a switch. argparse calls this."""
-        return "" if action.const is True else super()._format_args(action, default_metavar)
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        """Write an option with what follows it; argparse calls this."""
-        return super()._format_action_invocation(action).rstrip()
-
-
 class _Parser(argparse.ArgumentParser):
     """Reports a mistake in one line, with a guess at the option that was meant."""
 
@@ -252,4 +206,4 @@ class _Parser(argparse.ArgumentParser):
             close = difflib.get_close_matches(_folded(wrong), known, n=2)
             if close:
                 message = f"unknown option {wrong}; did you mean {' or '.join(close)}?"
-        self.exit(2, f"{self.prog}: error: {message} (--help lists every option)\n")
+        self.exit(2, f"{self.prog}: error: {message} (--help shows the modes and options)\n")

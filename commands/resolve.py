@@ -8,13 +8,12 @@ in it.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from commands import dry_run
 from commands.families import with_defaults
 from commands.flags import configure, options_of, with_flags
-from commands.mode import Mode
+from commands.modes import Mode
 from commands.options import BEST, OPTIONS
 from commands.parser import CommandLine
 from commands.request import Machine, Request
@@ -39,14 +38,13 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def resolved(line: CommandLine, modes: tuple[Mode, ...]) -> Iterator[dict[Mode, Any]]:
+def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
     """Make the Jobs of all modes; in the block the processes are connected.
 
     After the block a caller, as a notebook, has its own settings of torch and of logging again.
 
     Args:
         line: the command line.
-        modes: all modes.
 
     Yields:
         The Jobs in the order in which they run; none for --dry_run, which only prints them.
@@ -57,11 +55,10 @@ def resolved(line: CommandLine, modes: tuple[Mode, ...]) -> Iterator[dict[Mode, 
     with logging_kept(), settings_of_torch_kept(), _memory_errors(line):
         # Messages of the lower folders name settings; the log shows options in their place.
         processes = launched_processes()
-        names = tuple(mode.name for mode in modes)
-        set_up_logging(verbose=processes.is_main, rewrite=partial(with_flags, modes=names))
+        set_up_logging(verbose=processes.is_main, rewrite=with_flags)
         raise_file_limit()
         # Complete the command line, and choose where to compute.
-        _log_idle_options(line)
+        _log_useless_options(line)
         for mode in line.modes:
             complete = getattr(mode.module(), "complete", None)
             line = complete(line) if complete else line
@@ -121,22 +118,24 @@ def _check_processes(line: CommandLine, machine: Machine) -> None:
             )
 
 
-def _log_idle_options(line: CommandLine) -> None:
-    """Warn of options that the user gave and that no mode uses."""
+def _log_useless_options(line: CommandLine) -> None:
+    """Warn of options that the user gave and that no mode uses, or that will be gone."""
     idle = idle_options(line)
     if idle:
         log.warning("no effect here: %s", ", ".join(OPTIONS[name].flag for name in idle))
+    for option in OPTIONS.values():
+        if option.deprecated and option.name in line.given:
+            text = "the next version has no %s: %s"
+            log.warning(text, option.flag, option.deprecated)
 
 
 def idle_options(line: CommandLine) -> list[str]:
     """List the names of options that the user gave and that no mode uses."""
-    # Options that share no topic with a mode.
-    topics = frozenset().union(*(mode.topics for mode in line.modes))
-    idle = {
-        name
-        for name in line.given & OPTIONS.keys()
-        if OPTIONS[name].topics and not OPTIONS[name].topics & topics
-    }
+    # Options that belong to other modes.
+    names = {mode.name for mode in line.modes}
+    compares = any(mode.opens_networks for mode in line.modes)
+    given = [OPTIONS[name] for name in line.given & OPTIONS.keys()]
+    idle = {o.name for o in given if not (o.modes & names or (o.compared and compares))}
     # Those that sampler and schedule of guidance ignore; a sweep may use several of them, and a
     # checkpoint may choose others.
     if not line.asks_for("sweep") and line.settings != BEST:

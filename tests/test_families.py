@@ -24,7 +24,7 @@ from toy_families import (
 
 from commands import page as page_mode
 from commands.parser import parse
-from MaskGIT import MODES, main
+from MaskGIT import main
 from models import open as families
 from models.open import load_model, load_tokenizer
 from models.tokenizer import Tokenizer
@@ -161,7 +161,7 @@ def test_it_is_evaluated(world):
 
 
 def test_the_page_decodes_it(world):
-    line = parse(["--page", "--output_dir", str(world.output)], MODES)
+    line = parse(["--page", "--output_dir", str(world.output)])
     form = page_mode._form(line)
     opened = OpenModel(world.model, load_model(world.model, device="cpu"), print)
     shown = opened.describe(form)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from commands.parser import parse
 from commands.request import Machine, Request
-from MaskGIT import MODES, main
+from MaskGIT import main
 from utils.checkpoint import load_checkpoint
 from utils.errors import UserError
 
@@ -561,7 +561,7 @@ def test_a_dry_run_and_several_processes_download_nothing(refused, tmp_path, mon
     absent = f"--dataset cifar10 --data_dir {tmp_path}/absent --perceptual_weight 0"
     assert "run --download_only first" in refused(f"--train_vae --train --dry_run {absent}")
 
-    line = parse(["--train", *absent.split()], MODES)
+    line = parse(["--train", *absent.split()])
     several = Mock(size=2, main_first=nullcontext)
     machine = Machine(torch.device("cpu"), torch.float32, several, compiled=False)
     with pytest.raises(UserError, match="run `download_only` first"):

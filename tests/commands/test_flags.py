@@ -13,7 +13,6 @@ from commands.options import OPTIONS, Resume
 from commands.parser import parse
 from commands.request import Machine, Request
 from commands.resume import apply_resume, class_order, run_options, take_over_options
-from MaskGIT import MODES
 from models.maskgit.config import TransformerConfig
 from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
@@ -42,7 +41,7 @@ def test_every_field_of_a_config_has_an_option(kind, known):
 
 def test_options_reach_their_fields():
     argv = "--train --embed_dim_t 32 --dropout_t 0.2 --depth 3 --drop-label 0.4 --betas 0.5,0.6"
-    options = parse([*argv.split(), "--sched_mode", "cosine-cumulative"], MODES)
+    options = parse([*argv.split(), "--sched_mode", "cosine-cumulative"])
     config = configure(TransformerConfig, options, codebook_size=4, num_classes=2, seq_len=9)
     assert (config.embed_dim, config.dropout, config.depth) == (32, 0.2, 3)
     training = configure(TrainingConfig, options)
@@ -56,12 +55,12 @@ RUN = RunFolder(Path("runs/here"), "mnist")
 
 def kept(argv="--depth 3 --lr 1e-3 --n_epochs 5", stage="maskgit", mode="--train"):
     """What a run with these options has in config.json."""
-    line = parse([mode, *argv.split()], MODES)
+    line = parse([mode, *argv.split()])
     return {**json.loads(json.dumps(run_options(line, stage))), MADE_FROM: {"images": 60_000}}
 
 
 def resume(stored, argv="", stage="maskgit", mode="--train"):
-    line = parse([mode, "--resume", *argv.split()], MODES)
+    line = parse([mode, "--resume", *argv.split()])
     return take_over_options(line, stored, stage, RUN)
 
 
@@ -142,7 +141,7 @@ def test_values_that_the_command_line_refuses_are_refused(name, value):
 
 def test_a_planned_stage_is_checked_as_well(tmp_path):
     run = RunFolder(tmp_path / "mnist", "mnist")
-    line = parse(["--train", "--resume", "--output_dir", str(tmp_path)], MODES)
+    line = parse(["--train", "--resume", "--output_dir", str(tmp_path)])
     write_record(run.config, {"maskgit": {**kept(), "feature_net": "/tmp/x.pt"}})
     with pytest.raises(UserError, match="keeps no 'feature_net'"):
         apply_resume(line)
@@ -168,11 +167,11 @@ def test_token_caches_are_made_where_some_are_and_nowhere_else(tmp_path, caplog)
 
 def test_nothing_is_downloaded_into_a_folder_that_config_json_names():
     machine = Machine(torch.device("cpu"), torch.float32, Processes(), compiled=False)
-    line = parse(["--train"], MODES)
+    line = parse(["--train"])
     stored = {"maskgit": kept("--data_dir /etc")}
     assert Request(line, machine).data().may_download
     assert not Request(line, machine, continued=stored).data().may_download
-    named = parse(["--train", "--data_dir", "here"], MODES)
+    named = parse(["--train", "--data_dir", "here"])
     assert Request(named, machine, continued=stored).data().may_download
     assert resume(stored["maskgit"], "--download_only").data_dir == "datasets"
 
@@ -203,16 +202,16 @@ def test_every_path_knows_the_home_folder(monkeypatch, option):
     monkeypatch.setenv("HOME", "/home/me")
     name = option[2:]
     for argv in ([f"{option}=~/x"], [option, "~/x"]):
-        assert getattr(parse(["--train", *argv], MODES), name) == "/home/me/x"
-    assert getattr(parse(["--train", option, "a/~/x"], MODES), name) == "a/~/x"
-    assert getattr(parse(["--train", option, "./~x"], MODES), name) == "./~x"
+        assert getattr(parse(["--train", *argv]), name) == "/home/me/x"
+    assert getattr(parse(["--train", option, "a/~/x"]), name) == "a/~/x"
+    assert getattr(parse(["--train", option, "./~x"]), name) == "./~x"
 
 
 def test_an_account_without_a_home_folder_is_told_so(monkeypatch, capsys):
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
     with pytest.raises(SystemExit):
-        parse(["--train", "--output_dir=~/x"], MODES)
+        parse(["--train", "--output_dir=~/x"])
     assert "'~/x': this account has no home folder; set HOME" in capsys.readouterr().err
 
 

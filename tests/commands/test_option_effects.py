@@ -16,7 +16,6 @@ from conftest import TINY_CODES, TINY_TRANSFORMER, TINY_VQGAN
 from commands.options import OPTIONS
 from commands.parser import parse
 from commands.resolve import resolved
-from MaskGIT import MODES
 from models.open import new_transformer
 from models.vqgan.network import VQModel
 from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
@@ -40,8 +39,8 @@ def resolve(data_dir, tokenizer_file, trained, tmp_path) -> Callable[[str], Jobs
 
     def call(command: str, options: str) -> Jobs:
         common = f"--data_dir {data_dir} --output_dir {tmp_path} --no_wandb"
-        line = parse(f"{commands[command]} {common} {options}".split(), MODES)
-        with resolved(line, MODES) as jobs:
+        line = parse(f"{commands[command]} {common} {options}".split())
+        with resolved(line) as jobs:
             return {mode.name: job for mode, job in jobs.items()}
 
     return call

@@ -1,12 +1,15 @@
 """The command line is a contract: names, defaults, choices, spellings, and answers to mistakes."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 
 import commands.parser
-from MaskGIT import MODES
+from commands.modes import MODES
+from commands.options import OPTIONS
+from commands.resolve import idle_options
 
 SPECIFIED = {
     "train": False,
@@ -77,12 +80,12 @@ SPECIFIED_DATASETS = [
 
 
 def parse(*argv):
-    return commands.parser.parse(["--train", *argv], MODES)
+    return commands.parser.parse(["--train", *argv])
 
 
 def rejection(capsys, *argv):
     with pytest.raises(SystemExit) as stop:
-        commands.parser.parse(argv, MODES)
+        commands.parser.parse(argv)
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -90,7 +93,7 @@ def rejection(capsys, *argv):
 
 
 def test_specified_defaults():
-    values = vars(commands.parser.parse(["--dry_run", "--sample"], MODES).values)
+    values = vars(commands.parser.parse(["--dry_run", "--sample"]).values)
     assert {name: values[name] for name in SPECIFIED} == {**SPECIFIED, "sample": True}
 
 
@@ -135,7 +138,7 @@ def test_a_switch_takes_a_value_where_a_program_writes_one(capsys, argv, value):
 
 
 def test_modes_are_switches_too():
-    line = commands.parser.parse(["--train=False", "--sample=true", "--no-wandb=True"], MODES)
+    line = commands.parser.parse(["--train=False", "--sample=true", "--no-wandb=True"])
     assert [mode.name for mode in line.modes] == ["sample"]
     assert line.no_wandb is True
 
@@ -216,24 +219,56 @@ def test_a_wrong_interval_is_named_in_one_line(capsys, value, told):
     assert told in rejection(capsys, *command, "--cfg_interval", value)
 
 
-def test_help_is_complete_and_does_not_load_torch():
+def help_of(*modes):
+    """What --help prints, in a process of its own in which nothing slow may be loaded."""
     code = (
         "import sys, MaskGIT\n"
-        "try: MaskGIT.main(['--help'])\n"
+        f"try: MaskGIT.main([*{modes}, '--help'])\n"
         "except SystemExit as stop: assert stop.code == 0\n"
-        "heavy = {'torch', 'medmnist', 'numpy', 'wandb', 'tqdm'} & set(sys.modules)\n"
+        "heavy = {'torch', 'medmnist', 'wandb', 'tqdm'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_help_alone_shows_the_modes_and_how_to_ask_further():
+    text = help_of()
+    assert len(text.splitlines()) <= 40
+    assert all(f"  --{mode.name}" in text for mode in MODES)
+    assert "--train --help" in text
+
+
+@pytest.mark.parametrize("modes", [("train",), ("train_vae",), ("sample", "edit"), ("page",)])
+def test_help_of_modes_shows_the_options_that_act_in_them(modes):
+    text = help_of(*(f"--{mode}" for mode in modes))
+    assert len(text.splitlines()) <= 70
+    for option in OPTIONS.values():
+        acts = bool(option.modes & set(modes)) and not option.deprecated
+        assert bool(re.search(rf"^  {option.flag}\b", text, re.M)) == acts, option.name
+    if modes == ("train",):
+        assert "dropout in the transformer [0.1]" in text
+
+
+def test_the_specified_options_are_in_the_help_of_some_mode():
+    shown = {option.name for option in OPTIONS.values() if not option.deprecated}
+    assert shown >= set(SPECIFIED) - {mode.name for mode in MODES}
+
+
+@pytest.mark.parametrize("mode", [mode.name for mode in MODES if mode.unit is None])
+def test_an_option_of_other_modes_has_no_effect(mode):
+    line = commands.parser.parse(
+        ["--" + mode, "--double_z", "--no_wandb", "--save_steps", "--resume"]
     )
-    for name in SPECIFIED:
-        assert f"--{name} " in result.stdout.replace("-label", "_label").replace("-value", "_value")
-    assert "[0.1]" in result.stdout
+    idle = set(idle_options(line))
+    assert ("no_wandb" in idle) == (mode not in ("train_vae", "train"))
+    assert ("resume" in idle) == (mode not in ("train_vae", "train"))
+    assert ("save_steps" in idle) == (mode != "sample")
+    assert ("double_z" in idle) == (mode == "download_only")  # other modes compare it with a file
 
 
 def test_version(capsys):
     with pytest.raises(SystemExit) as stop:
-        commands.parser.parse(["--version"], MODES)
+        commands.parser.parse(["--version"])
     assert stop.value.code == 0
     assert capsys.readouterr().out.startswith("MaskGIT 0.")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from commands import page as page_mode
 from commands.parser import parse
-from MaskGIT import MODES, main
+from MaskGIT import main
 from models.open import load_model
 from page.catalog import OpenModel
 from utils.checkpoint import load_checkpoint
@@ -90,7 +90,7 @@ def test_images_of_no_class_are_refused(run, model, picture, capsys, options):
 
 
 def test_the_page_begins_without_guidance_and_without_no_class(model):
-    form = page_mode._form(parse(["--page"], MODES))
+    form = page_mode._form(parse(["--page"]))
     opened = OpenModel(model, load_model(model, device="cpu"), print)
     shown = opened.describe(form)
     assert (shown["has_null"], shown["usual"]["cfg_w"]) == (False, 0)

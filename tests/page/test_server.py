@@ -27,7 +27,7 @@ from commands import page as module
 from commands.options import OPTIONS
 from commands.parser import parse
 from commands.resolve import idle_options
-from MaskGIT import MODES, main
+from MaskGIT import main
 from models.sampling import SamplingConfig
 from page import connections
 from page.connections import MOST_CONNECTIONS
@@ -496,7 +496,7 @@ def test_the_page_is_small_and_loads_nothing_from_elsewhere(served):
 
 def test_the_form_begins_with_the_options_of_the_command_line():
     options = ["--step=5", "--seed=4", "--labels=3", "--batch_size=8", "--device=cpu"]
-    line = parse(["--page", *options, "--mask_grow=2", "--no_composite"], MODES)
+    line = parse(["--page", *options, "--mask_grow=2", "--no_composite"])
     assert idle_options(line) == []
     form = module._form(line)
     assert [field.default for field in form.editing.values()] == [2, True]
@@ -541,7 +541,7 @@ def test_hostile_names_pass_through_bash():
         "\\x41",
     ]
     names = ["".join(rng.choice(parts, rng.integers(1, 8))) for _ in range(1000)]
-    form = module._form(parse(["--page"], MODES))
+    form = module._form(parse(["--page"]))
     script, wanted = [], []
     for name in names:
         recipe = Recipe(
@@ -560,7 +560,7 @@ def test_hostile_names_pass_through_bash():
 
 
 def test_every_field_of_the_form_is_an_option_with_its_help_and_range():
-    form = module._form(parse(["--page"], MODES))
+    form = module._form(parse(["--page"]))
     for field in (*form.sampling, *form.series.values(), *form.editing.values()):
         option = OPTIONS[field.title.removeprefix("--").replace("-", "_")]
         assert field.help == option.help

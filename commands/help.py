@@ -1,0 +1,71 @@
+"""Writes --help: alone it shows the modes, with modes the options that act in them."""
+
+import textwrap
+from collections.abc import Collection
+
+from commands.modes import MODES, Mode
+from commands.options import GROUPS, Option, written_value
+
+OVERVIEW = """\
+usage: MaskGIT.py MODE [MODE ...] [options]
+
+Train a MaskGIT and sample from it: a frozen VQ-GAN turns images into tokens, a bidirectional
+transformer learns to fill in hidden tokens, and images are decoded in a few parallel steps.
+
+modes (at least one; they run in this order):
+"""
+FURTHER = """
+further help:
+  python MaskGIT.py --train --help      the options of a mode, or of several
+  python MaskGIT.py --train --dry_run   what a command would do
+  docs/options.md                       all options
+
+examples:
+  python MaskGIT.py --train --sample --dataset fashionmnist
+  python MaskGIT.py --train_vae --train --sample --dataset cifar10
+  python MaskGIT.py --train --dataset cifar10 --checkpoint_vae VQGAN_cifar10.pt
+  python MaskGIT.py --sample --checkpoint runs/cifar10/MaskGIT_cifar10.pt --cfg_w 2
+
+Both - and _ may stand between the words of an option.
+"""
+COLUMN = 27  # where the help of an option begins
+WIDTH = 120
+
+
+def help_text(modes: Collection[Mode]) -> str:
+    """Return the help of some modes; without any, the overview of all."""
+    if not modes:
+        return OVERVIEW + "".join(_row(_invocation(mode), mode.help) for mode in MODES) + FURTHER
+    names = {mode.name for mode in modes}
+    text = f"usage: MaskGIT.py {' '.join(map(_invocation, modes))} [options]\n"
+    for group in GROUPS:
+        shown = [o for o in group.options if o.modes & names and not o.deprecated]
+        if shown:
+            text += f"\n{group.title}:\n" + "".join(map(_option_row, shown))
+    return text
+
+
+def _invocation(mode: Mode) -> str:
+    """Write the option of a mode with its value."""
+    return f"{mode.flag} {mode.unit or ''}".rstrip()
+
+
+def _option_row(option: Option) -> str:
+    """Write an option with its choices and its default."""
+    unit = f"[{option.unit}]" if option.bare is not None else option.unit
+    text = option.help
+    if option.choices and option.default_value is not None:
+        text += ": " + ", ".join(option.choices)
+    if option.default_value is not None and option.default_value is not False:
+        text += f" [{written_value(option.default_value)}]"
+    return _row(f"{option.flag} {unit}".rstrip(), text)
+
+
+def _row(left: str, text: str) -> str:
+    """Write two columns, the right one wrapped."""
+    lines = textwrap.wrap(text, WIDTH - COLUMN)
+    if len(left) > COLUMN - 4:
+        lines = ["", *lines]
+    first, *others = lines
+    rows = [f"  {left}".ljust(COLUMN) + first, *(" " * COLUMN + line for line in others)]
+    return "".join(row.rstrip() + "\n" for row in rows)

@@ -1,0 +1,114 @@
+"""The modes: one row says what a mode does and what its option takes. They run in this order."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from commands import kinds
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One thing that the program can do.
+
+    Each mode has a file commands/<name>.py with these functions:
+
+        complete(line)    optional; fills in options that a file decides, before all else
+        check(line)       optional; refuses mistakes that the command line alone shows
+        resolve(request)  returns the mode's Job
+        run(job)          does the Job (MaskGIT.py does those of train_vae, train and sample)
+        describe(job)     optional; returns names and values that --dry_run prints
+
+    Attributes:
+        name: name of the mode, of its option and of its file.
+        help: what it does, in a few words.
+        opens_networks: whether it opens trained networks, and compares the options that shape a
+            network with them.
+        runs_shared: whether several processes may do it together.
+        takes_several: whether its option takes several values, which are then a list.
+        unit: what help calls the value of its option; None if the option takes no value.
+        kind: turns the value's text into a value.
+        choices: the values that the option accepts; None accepts any.
+        default: the value if the option is written without one; None if it needs one.
+    """
+
+    name: str
+    help: str
+    opens_networks: bool = False
+    runs_shared: bool = False
+    takes_several: bool = False
+    unit: str | None = None
+    kind: Callable[[str], Any] = kinds.text
+    choices: tuple[str, ...] | None = None
+    default: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """The option as the user writes it."""
+        return f"--{self.name}"
+
+    def module(self) -> ModuleType:
+        """Import the mode's file. Called after parsing only, because the file loads torch."""
+        return importlib.import_module(f"commands.{self.name}")
+
+
+MODES = (
+    Mode("download_only", "fetch the dataset"),
+    Mode("train_vae", "train the VQ-GAN (stage 1)"),
+    Mode("reconstruct", "measure the VQ-GAN on the validation split", opens_networks=True),
+    Mode(
+        "train",
+        "train the MaskGIT transformer (stage 2)",
+        opens_networks=True,
+        runs_shared=True,
+    ),
+    Mode(
+        "distill",
+        "distill the model in --checkpoint into a student that samples in 1, 2 or 4 steps",
+        opens_networks=True,
+        unit="STEPS",
+        choices=("1", "2", "4"),
+    ),
+    Mode("show_plan", "print what sampling would do at each step", opens_networks=True),
+    Mode("sample", "generate images with a trained model", opens_networks=True, runs_shared=True),
+    Mode("edit", "regenerate part of an image with a trained model", opens_networks=True),
+    Mode(
+        "evaluate",
+        "score images against the dataset: samples of the model (or --images), or reconstructions "
+        "of the tokenizer: samples, tokenizer [samples]",
+        opens_networks=True,
+        unit="WHAT",
+        choices=("samples", "tokenizer"),
+        default="samples",
+    ),
+    Mode(
+        "sweep",
+        'score a grid of sampling options, as in "step=4,8,16 cfg_w=0,1,3"',
+        opens_networks=True,
+        unit="GRID",
+    ),
+    Mode(
+        "export",
+        "write the trained transformer in the layout of caetas/GenerativeZoo",
+        opens_networks=True,
+        unit="FILE",
+        kind=kinds.path,
+    ),
+    Mode(
+        "curves",
+        "draw the curves of runs, by name or folder, on top of each other",
+        takes_several=True,
+        unit="RUN",
+        kind=kinds.path,
+    ),
+    Mode(
+        "page",
+        "show a page in the browser: generate, watch, edit, follow the runs in --output_dir [8000]",
+        opens_networks=True,
+        unit="PORT",
+        kind=kinds.port,
+        default="8000",
+    ),
+)
