@@ -257,7 +257,7 @@ def foreign_family(stored: Any, path: Path) -> TransformerFamily:
     """Find the family of the transformer in a file of another program.
 
     Raises:
-        UserError: if no family recognises the file.
+        UserError: if no family recognizes the file.
     """
     return _family_of_file(TRANSFORMERS, stored, path)
 
@@ -336,7 +336,7 @@ def _tokenizer_network(entry: Any, source: Path | str) -> TokenizerNetwork:
 
 
 def _family_of_file(families: tuple[AnyFamily, ...], stored: Any, path: Path) -> AnyFamily:
-    """Find the family that recognises a file of another program.
+    """Find the family that recognizes a file of another program.
 
     Raises:
         UserError: if there is none; names the known layouts.

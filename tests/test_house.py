@@ -251,6 +251,18 @@ def packages_have_one_home(files: Files) -> Iterator[str]:
                 yield f"{name} imports {package}"
 
 
+def families_are_known_to_few(files: Files) -> Iterator[str]:
+    """Rule 8: only two tables, and the stage that trains a family, import it."""
+    folders = {f"models.{family.name}" for family in (*TOKENIZERS, *TRANSFORMERS)}
+    of_stage = {"training.config", "training.vqgan", "training.vqgan_losses", "training.codebook"}
+    may = {"models.open", "commands.options", "commands.train_vae", *of_stage}
+    for name, text in files.items():
+        for imported in imports_of(ast.parse(text)):
+            home = ".".join(imported.split(".")[:2])
+            if home in folders and name not in may and not name.startswith(f"{home}."):
+                yield f"{name} imports {imported}"
+
+
 BROKEN: list[tuple[Rule, str, str]] = [
     (imports_go_down, "utils.files", "import data.spec"),
     (imports_go_down, "models.cells", "from data.datasets import DATASETS"),
@@ -274,6 +286,8 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (one_name_per_thing, "models.decoding", "TEXT = 'the r_temp of the plan'"),
     (story_and_functions_are_short, "MaskGIT", "\n" * MOST_LINES_OF_STORY),
     (story_and_functions_are_short, "data.spec", "def f():" + "\n    x = 1" * LONGEST_FUNCTION),
+    (families_are_known_to_few, "models.model", "import models.vqgan.network"),
+    (families_are_known_to_few, "training.loop", "from models.maskgit import config"),
     (packages_have_one_home, "utils.files", "import argparse"),
     (packages_have_one_home, "metrics.scores", "from matplotlib import figure"),
     (packages_have_one_home, "utils.plots", "import matplotlib.pyplot"),
