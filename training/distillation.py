@@ -277,9 +277,7 @@ class DistillationStage:
     def _empty_images(self, draws: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return images that are all hidden, int64 (E, L), and their labels, int64 (E,)."""
         count = max(1, self.training.batch_size // IMAGES_PER_EMPTY)
-        labels = send(
-            torch.from_numpy(draws.integers(0, self.config.num_labels, count)), self.device
-        )
+        labels = draws.integers(0, self.config.num_labels, count)
         shape = (count, self.config.seq_len)
         empty = torch.full(shape, self.config.mask_token, device=self.device)
         return empty, send(torch.from_numpy(labels), self.device)
