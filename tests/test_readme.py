@@ -11,7 +11,8 @@ from data.datasets import DATASETS, documentation_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = {page.name: page.read_text() for page in (ROOT / "docs").glob("*.md")}
+DOCS = ROOT / "docs"
+PAGES = {page.relative_to(DOCS).as_posix(): page.read_text() for page in DOCS.rglob("*.md")}
 EVERYTHING = "\n".join([README, *PAGES.values()])
 
 
@@ -21,13 +22,13 @@ def test_the_table_of_datasets_is_the_table_of_the_program():
 
 def test_the_sizes_and_channels_of_the_datasets_are_those_of_the_program():
     rows = re.findall(r"\| (32|64|128) \|(.*)\|(.*)\|\n", README)
-    told = {
+    named = {
         (int(size), channels, name)
-        for size, grey, colour in rows
-        for channels, cell in ((1, grey), (3, colour))
+        for size, gray, color in rows
+        for channels, cell in ((1, gray), (3, color))
         for name in re.findall(r"`(\w+)`", cell)
     }
-    assert told == {(spec.size, spec.channels, spec.name) for spec in DATASETS.values()}
+    assert named == {(spec.size, spec.channels, spec.name) for spec in DATASETS.values()}
 
 
 def test_the_example_runs(trained):
@@ -55,6 +56,7 @@ def test_every_option_they_name_exists():
         "--fast",
         "--lowest",
         "--signal",
+        "--gpus-per-task",
         "--nproc_per_node",
         "--gpus-per-task",
         "--kills",
@@ -72,6 +74,16 @@ def test_every_file_they_name_exists():
         r"`((?:commands|page|training|metrics|models|data|utils|scripts|tests|benchmarks)/[\w/.]*)`",
         EVERYTHING,
     )
-    names += re.findall(r"\]\((docs/[\w.]+)\)", README)
     for name in names:
         assert (ROOT / name).exists(), name
+
+
+def test_every_link_between_them_leads_to_a_file_and_every_page_is_reached():
+    pages = {ROOT / "README.md", *(DOCS / name for name in PAGES)}
+    linked = {
+        (page.parent / target).resolve()
+        for page in [*pages, ROOT / "CHANGELOG.md"]
+        for target in re.findall(r"\]\(([\w./]+)\)", page.read_text())
+    }
+    assert [path for path in linked if not path.exists()] == []
+    assert pages - linked <= {ROOT / "README.md"}

@@ -211,7 +211,7 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 itself, and faster than float32.
 
     With AVX-512 alone bfloat16 has half of float32's speed on an Intel Xeon, and twice its speed on
-    an AMD EPYC (docs/speed.md).
+    an AMD EPYC (docs/log/speed.md).
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
