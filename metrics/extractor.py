@@ -53,7 +53,7 @@ class Extractor:
         digest: str,
         net: Callable[[Tensor], Any],
         device: torch.device,
-        needs_colour: bool,
+        needs_color: bool,
     ) -> None:
         """Wrap a network.
 
@@ -62,10 +62,10 @@ class Extractor:
             digest: of its file.
             net: uint8 (B, C, H, W) -> features (B, D), or a tuple of features and logits (B, K).
             device: where the network is.
-            needs_colour: show grey images to the network as three equal channels.
+            needs_color: show gray images to the network as three equal channels.
         """
         self.name, self.digest = name, digest
-        self._net, self.device, self._needs_colour = net, device, needs_colour
+        self._net, self.device, self._needs_color = net, device, needs_color
 
     @torch.no_grad()
     def __call__(self, images: np.ndarray) -> Features:
@@ -81,7 +81,7 @@ class Extractor:
             UserError: if the network cannot take the images or returns something else.
         """
         pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-        if self._needs_colour and pixels.shape[1] == 1:
+        if self._needs_color and pixels.shape[1] == 1:
             pixels = pixels.expand(-1, 3, -1, -1)
         try:
             result = self._net(pixels.to(self.device))

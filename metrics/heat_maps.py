@@ -25,7 +25,7 @@ COLUMNS = 3  # maps side by side
 CELL_WIDTH, CELL_HEIGHT = 0.5, 0.3  # inches
 WIDTH_OF_TITLE, CHARACTER = 2.4, 0.08  # inches
 LONG_VALUE = 5  # characters from which the values below a map are written aslant
-WIDEST_LINEAR = 10  # colours are logarithmic beyond this ratio of the largest value to the smallest
+WIDEST_LINEAR = 10  # colors are logarithmic beyond this ratio of the largest value to the smallest
 
 
 def heat_maps(
@@ -129,9 +129,9 @@ def _paint_map(axes: Axes, values: np.ndarray, score: str) -> None:
     brightness = image.to_rgba(values)[..., :3] @ [0.3, 0.6, 0.1]  # (y, x)
     for (y, x), value in np.ndenumerate(values):
         if not math.isnan(value):
-            colour = "black" if brightness[y, x] > 0.5 else "white"
+            color = "black" if brightness[y, x] > 0.5 else "white"
             told = f"{value:.{_decimals(high - low)}f}"
-            axes.text(x, y, told, ha="center", va="center", color=colour, size="small")
+            axes.text(x, y, told, ha="center", va="center", color=color, size="small")
     if low == high:
         return
     y, x = np.argwhere(values == (low if is_lower_better else high))[0]

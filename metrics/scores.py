@@ -22,7 +22,7 @@ MIN_IMAGES = 10  # too few images give no meaningful score
 KEPT = 10_000  # images whose features are kept
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000  # images of a subset
-NEIGHBOURS = 3  # of precision and recall
+NEIGHBORS = 3  # of precision and recall
 IS_SPLITS = 10  # parts of the images for the Inception Score
 
 
@@ -77,8 +77,8 @@ class FeatureCollector:
         """
         features = features.detach().cpu()  # (B, D)
         batch_mean = features.double().mean(0)
-        centred = features.double() - batch_mean
-        batch_scatter = centred.T @ centred  # (D, D)
+        centered = features.double() - batch_mean
+        batch_scatter = centered.T @ centered  # (D, D)
         new, total = len(features), self._seen + len(features)
         if self._mean is None:
             self._mean, self._scatter = batch_mean, batch_scatter
@@ -124,11 +124,11 @@ def compare(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
 
 def protocol(generated: int, real: int) -> dict[str, str]:
     """Describe the settings of the metrics, by metric, for so many generated and real images."""
-    neighbours = min(generated, real, KEPT)
-    subset = min(KID_SUBSET_SIZE, neighbours)
+    neighbors = min(generated, real, KEPT)
+    subset = min(KID_SUBSET_SIZE, neighbors)
     return {
         "kid": f"cubic kernel, {KID_SUBSETS} subsets of {subset}",
-        "precision_recall": f"{NEIGHBOURS} neighbours, {neighbours} images a side",
+        "precision_recall": f"{NEIGHBORS} neighbours, {neighbors} images a side",
         "inception_score": f"{IS_SPLITS} parts",
     }
 
@@ -175,8 +175,8 @@ def kernel_distance(generated: FeatureSet, real: FeatureSet) -> dict[str, float]
 def precision_recall(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
     """Compute how much of each side lies close to the other side (Kynkaanniemi et al. 2019).
 
-    "Close" means inside a ball around an image of the other side that reaches to its NEIGHBOURS-th
-    neighbour. Of the larger side only as many images are used as the smaller side has. The
+    "Close" means inside a ball around an image of the other side that reaches to its NEIGHBORS-th
+    neighbor. Of the larger side only as many images are used as the smaller side has. The
     computation is torch-fidelity's.
 
     Returns:
@@ -188,7 +188,7 @@ def precision_recall(generated: FeatureSet, real: FeatureSet) -> dict[str, float
     scores = prc_features_to_metric(
         fake[:count],
         true[:count],
-        prc_neighborhood=NEIGHBOURS,
+        prc_neighborhood=NEIGHBORS,
         prc_batch_size=1000,
         save_cpu_ram=True,
         verbose=False,

@@ -2,7 +2,7 @@
 
 To add a family, write its folder (config, network, names of other programs' files) and add a row to
 TOKENIZERS or TRANSFORMERS. A checkpoint of this program names its families. A file of another
-program is recognised by its contents.
+program is recognized by its contents.
 """
 
 from collections.abc import Mapping

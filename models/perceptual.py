@@ -24,7 +24,7 @@ class PerceptualLoss(nn.Module):
     """Computes the mean LPIPS distance of images (Zhang et al. 2018); it is never trained.
 
     The distance compares VGG16 features. The linear weights on them, which were fitted to human
-    judgements, come with torchmetrics. The VGG16 weights are torchvision's.
+    judgments, come with torchmetrics. The VGG16 weights are torchvision's.
     """
 
     def __init__(self, vgg_weights: Mapping[str, Tensor]) -> None:

@@ -59,7 +59,7 @@ def unwrapped(
 
     Args:
         stored: what `read_torch_file` returned.
-        signs: names of weights by which the network is recognised.
+        signs: names of weights by which the network is recognized.
         path: the file, to say which of several weights are taken; None says nothing.
         usual: names of wrappers whose weights are taken before all others.
 

@@ -61,7 +61,7 @@ class CodebookCare:
         self.usage = torch.ones(len(quantizer.codes), device=quantizer.embedding.weight.device)
 
     @torch.no_grad()
-    def initialise(self, vectors: Tensor, generator: np.random.Generator) -> None:
+    def initialize(self, vectors: Tensor, generator: np.random.Generator) -> None:
         """Put the codes on encoder outputs, spread so that the codes are used.
 
         Args:
@@ -111,12 +111,12 @@ class CodebookCare:
             moment[rows] = torch.where(column, 0.0, moment[rows])
 
     def _moments(self) -> list[Tensor]:
-        """The optimiser's two moments of the codebook."""
+        """The optimizer's two moments of the codebook."""
         state = self.optimizer.state[self.quantizer.embedding.weight]
         return [state[name] for name in ("exp_avg", "exp_avg_sq")]
 
     def _write(self, quantizer: VectorQuantizer, codes: Tensor) -> None:
-        """Set the codes (K, D) of a quantiser."""
+        """Set the codes (K, D) of a quantizer."""
         quantizer.embedding.weight[self._rows(quantizer)] = codes
 
     @staticmethod
@@ -134,7 +134,7 @@ def _draw(dead: Tensor, vectors: Tensor, codes: Tensor, generator: np.random.Gen
     Args:
         dead: bool (K,).
         vectors: encoder outputs, float32 (N, D).
-        codes: the code that each output is quantised to, (N, D).
+        codes: the code that each output is quantized to, (N, D).
         generator: the randomness.
 
     Returns:

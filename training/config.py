@@ -19,7 +19,7 @@ class TrainingConfig:
 
     Attributes:
         epochs: passes over the training tokens.
-        batch_size: images of one optimiser step, over all processes.
+        batch_size: images of one optimizer step, over all processes.
         optimizer: "adamw" for all weights, or "muon" for the weights of linear layers and AdamW for
             the others.
         lr: peak learning rate.
@@ -68,9 +68,9 @@ class VQGANTrainingConfig:
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images of one optimiser step.
-        lr: peak learning rate of both optimisers (autoencoder and discriminator).
-        betas: betas of both optimisers; taming's values.
+        batch_size: images of one optimizer step.
+        lr: peak learning rate of both optimizers (autoencoder and discriminator).
+        betas: betas of both optimizers; taming's values.
         warmup_epochs: epochs of linear warm-up, at most a tenth of the run; a cosine decay to 0
             follows.
         grad_accum: number of parts in which a batch is computed, one after the other.
@@ -132,7 +132,7 @@ class VQGANTrainingConfig:
             raise FieldError(
                 "perceptual_weight",
                 self.perceptual_weight,
-                f"the perceptual loss takes grey or colour images, not "
+                f"the perceptual loss takes gray or color images, not "
                 f"{architecture.image_channels} channels; use 0",
             )
         image_size = min(architecture.image_size)
@@ -153,7 +153,7 @@ class DistillConfig:
 
     Attributes:
         num_steps: the decoding steps of the student.
-        epochs: length of the run; an epoch is UPDATES_PER_EPOCH steps of the optimisers.
+        epochs: length of the run; an epoch is UPDATES_PER_EPOCH steps of the optimizers.
         batch_size: images of one step.
         lr: peak learning rate of the student.
         auxiliary_lr: peak learning rate of the auxiliary model, which has to follow the student.
@@ -182,7 +182,7 @@ class LoopConfig:
 
     Attributes:
         epochs: epochs of the whole run.
-        images_per_step: images of one optimiser step, over all processes; for the rates in the log.
+        images_per_step: images of one optimizer step, over all processes; for the rates in the log.
         save_every_epochs: epochs between two previews and checkpoints. The last epoch always ends
             with both.
         save_every_minutes: longest time between two saved states.

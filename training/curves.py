@@ -42,7 +42,7 @@ LEGEND_ROW = 0.25  # inches
 FEW_POINTS = 30  # are marked
 LARGEST = 1e100  # matplotlib cannot make a scale for numbers near the end of the range
 LONGEST_NAME = 40  # characters of a run's name in the legend
-STYLES = ("-", "--", ":", "-.")  # of runs beyond the colours
+STYLES = ("-", "--", ":", "-.")  # of runs beyond the colors
 DARK_TO_LIGHT = ("#000000", "#3b528b", "#21918c", "#5ec962", "#d8b400")
 
 
@@ -57,7 +57,7 @@ class Panel:
         thin: the name of a line that is drawn thin, behind the others.
         is_log: whether a large range of positive numbers is shown on a logarithmic scale.
         lowest: the lower end of the scale; None takes that of the numbers.
-        colours: of the lines, where a single run is shown; at least as many.
+        colors: of the lines, where a single run is shown; at least as many.
     """
 
     title: str
@@ -65,7 +65,7 @@ class Panel:
     thin: str = ""
     is_log: bool = False
     lowest: float | None = None
-    colours: Sequence[str] = COLOURS
+    colors: Sequence[str] = COLOURS
 
 
 LEARNING_RATE = Panel("learning rate", {"train/lr": ""}, lowest=0)
@@ -83,7 +83,7 @@ PANELS = {
                 "val/accuracy_75_100": "75-100 %",
             },
             lowest=0,
-            colours=DARK_TO_LIGHT,
+            colors=DARK_TO_LIGHT,
         ),
         LEARNING_RATE,
         SPEED,
@@ -237,8 +237,8 @@ def _panels_with_numbers(stage: str, runs: Mapping[str, Sequence[Row]]) -> list[
                 for name, told in lines.items()
             ]
         elif lines:
-            colours = dict(zip(panel.lines, panel.colours, strict=False))
-            found.append(replace(panel, lines=lines, colours=[colours[name] for name in lines]))
+            colors = dict(zip(panel.lines, panel.colors, strict=False))
+            found.append(replace(panel, lines=lines, colors=[colors[name] for name in lines]))
     return found
 
 
@@ -252,7 +252,7 @@ def _paint_panel(axes: Axes, panel: Panel, runs: Mapping[str, Sequence[Row]]) ->
             values.append(numbers[np.isfinite(numbers)])
             look = _look_of_run(number)
             if len(runs) == 1:
-                look["color"] = panel.colours[index]
+                look["color"] = panel.colors[index]
             if name == panel.thin:
                 look |= {"linewidth": 0.9, "alpha": 0.6, "zorder": 2, "markersize": 1}
             else:
@@ -268,7 +268,7 @@ def _paint_panel(axes: Axes, panel: Panel, runs: Mapping[str, Sequence[Row]]) ->
             fontsize="small", handlelength=1.3, columnspacing=0.9, handletextpad=0.4,
         )  # fmt: skip
         for handle in legend.legend_handles if len(runs) > 1 else ():
-            handle.set_color("#555555")  # the colours are those of runs
+            handle.set_color("#555555")  # the colors are those of runs
 
 
 def _set_scales(axes: Axes, panel: Panel, values: np.ndarray) -> None:
@@ -291,9 +291,9 @@ def _series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _look_of_run(number: int) -> dict[str, Any]:
-    """Choose colour and style for a run's lines."""
-    style, colour = divmod(number, len(COLOURS))
-    return {"color": COLOURS[colour], "linestyle": STYLES[style % len(STYLES)]}
+    """Choose color and style for a run's lines."""
+    style, color = divmod(number, len(COLOURS))
+    return {"color": COLOURS[color], "linestyle": STYLES[style % len(STYLES)]}
 
 
 def _shortened(name: str) -> str:

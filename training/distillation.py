@@ -138,7 +138,7 @@ class DistillationStage:
         )
 
     def train_step(self, step: int) -> dict[str, Tensor]:
-        """Make an optimiser step of the student, and one of the auxiliary model.
+        """Make an optimizer step of the student, and one of the auxiliary model.
 
         Returns:
             Scalars on the device: "loss", how far the auxiliary model is from the teacher on the
@@ -203,7 +203,7 @@ class DistillationStage:
         return {**self._checkpoint_entries, **contents, MADE_FOR: to_plain(self.sampling)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights of both models and the average, and the moments of the optimisers."""
+        """Return the weights of both models and the average, and the moments of the optimizers."""
         return {
             "model": self.model.state_dict(),
             "auxiliary": self.auxiliary.state_dict(),
@@ -299,12 +299,12 @@ class DistillationStage:
             for network in (self.model, self.auxiliary)
         )
         is_lost = ~torch.stack(list(metrics.values())).isfinite().all()
-        spoilt = is_lost | ~(norm + auxiliary_norm).isfinite()
-        skip = spoilt.float()
+        spoiled = is_lost | ~(norm + auxiliary_norm).isfinite()
+        skip = spoiled.float()
         step_unless(skip, self.optimizer, rate)
         step_unless(skip, self.auxiliary_optimizer, self._auxiliary_rate(step))
         self.ema.update(step)
         told = {name: value.masked_fill(is_lost, 0) for name, value in metrics.items()}
         loss = metrics["loss"].masked_fill(is_lost, torch.nan)
-        norm = norm.masked_fill(spoilt, 0)
+        norm = norm.masked_fill(spoiled, 0)
         return {**told, "loss": loss, "gradient_norm": norm, "skipped": skip}

@@ -44,7 +44,7 @@ class Compared(NamedTuple):
 
 
 def student_loss(made: Made, compared: Compared) -> Tensor:
-    """Compute a loss whose gradient moves the student's logits towards the teacher.
+    """Compute a loss whose gradient moves the student's logits toward the teacher.
 
     At the M hidden tokens that the student drew at this step, its gradient by the logits is
     (auxiliary - teacher) / M; elsewhere it is 0. This is the gradient of KL(teacher || auxiliary)

@@ -31,7 +31,7 @@ class EMA(Generic[Module]):
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average towards the weights of the module.
+        """Move the average toward the weights of the module.
 
         Buffers are copied as they are.
 

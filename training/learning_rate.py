@@ -8,7 +8,7 @@ def warmup_cosine(step: int, total_steps: int, warmup_steps: int) -> float:
     """Compute the factor on the peak learning rate: linear warm-up, then half a cosine down to 0.
 
     Args:
-        step: optimiser step, from 0 to total_steps - 1.
+        step: optimizer step, from 0 to total_steps - 1.
         total_steps: length of the run in steps.
         warmup_steps: steps until the factor is 1; 0 starts at 1.
 
@@ -35,7 +35,7 @@ class LearningRate:
         peak: the highest rate.
         epochs: epochs of the run.
         warmup_epochs: epochs of warm-up before it is capped.
-        steps_per_epoch: optimiser steps of an epoch.
+        steps_per_epoch: optimizer steps of an epoch.
     """
 
     peak: float
@@ -47,7 +47,7 @@ class LearningRate:
         """Compute the rate of a step.
 
         Args:
-            step: optimiser step, from 0.
+            step: optimizer step, from 0.
             epochs: another number of epochs, to compare; None takes the run's own.
         """
         epochs = epochs or self.epochs

@@ -36,12 +36,12 @@ STALLED_EPOCHS, STALLED_SHARE = 5, 0.1
 
 
 class Stage(Protocol):
-    """A network in training with its data and optimisers, as the loop sees it.
+    """A network in training with its data and optimizers, as the loop sees it.
 
     Attributes:
         name: one of `training.runs.STAGES`, part of its file names.
         kind: the kind of its checkpoint, "vqgan" or "maskgit".
-        steps_per_epoch: optimiser steps of one epoch.
+        steps_per_epoch: optimizer steps of one epoch.
         learning_rate: the learning rate of each step.
         previews_are_generated: whether previews show generated images only. They may then leave the
             machine.
@@ -58,7 +58,7 @@ class Stage(Protocol):
         """The settings of the training."""
 
     def train_step(self, step: int) -> dict[str, Tensor]:
-        """Make an optimiser step.
+        """Make an optimizer step.
 
         Args:
             step: its number, from 0.
@@ -93,7 +93,7 @@ class Position:
     """How far a run has come; it is saved with the state.
 
     Attributes:
-        step: optimiser steps made.
+        step: optimizer steps made.
         best_loss: lowest validation loss so far.
         best_step: the step after which it was measured.
         wandb_id: id of the run at Weights & Biases; None without one.

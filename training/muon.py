@@ -1,4 +1,4 @@
-"""Muon: steps along orthogonalised momentum, for the weights of linear layers.
+"""Muon: steps along orthogonalized momentum, for the weights of linear layers.
 
 A gradient of a weight matrix has few large singular values. Muon makes all of them about equal, so
 that a step moves the weight in every direction. Jordan et al. 2024, "Muon: An optimizer for hidden
@@ -33,7 +33,7 @@ class Muon(torch.optim.Optimizer):
 
     Matrices of one shape, or of its transpose, are computed together. A step does without the host:
     where `found_inf`, a float scalar on the device, is 1, weights and moments stay as they are.
-    torch's fused optimisers have this attribute too.
+    torch's fused optimizers have this attribute too.
 
     Attributes:
         found_inf: 1 to skip the next steps, otherwise 0; None is 0.
@@ -52,10 +52,10 @@ class Muon(torch.optim.Optimizer):
 
         Args:
             weights: weights (rows, columns) with the number of matrices that each holds, one below
-                the other. They are orthogonalised one by one.
+                the other. They are orthogonalized one by one.
             lr: learning rate, on the scale of AdamW's.
             weight_decay: decoupled weight decay.
-            precision: dtype in which matrices are orthogonalised.
+            precision: dtype in which matrices are orthogonalized.
         """
         super().__init__(list(weights), {"lr": lr, "weight_decay": weight_decay})
         self._joined = dict(weights)
@@ -75,7 +75,7 @@ class Muon(torch.optim.Optimizer):
         # The momentum, and Nesterov's look ahead.
         gradient, old = torch.stack(gradients), torch.stack(momenta)  # (n, r, c)
         momentum = old.lerp(gradient, 1 - MOMENTUM)
-        direction = orthogonalise(gradient.lerp_(momentum, MOMENTUM), self._precision)
+        direction = orthogonalize(gradient.lerp_(momentum, MOMENTUM), self._precision)
         _write(momenta, old, momentum, moves)
         # The weights. The root mean square of an orthogonal matrix is c^-0.5.
         rate = group["lr"] * ADAMW_RMS * direction.shape[-1] ** 0.5
@@ -123,7 +123,7 @@ def _write(places: list[Tensor], old: Tensor, new: Tensor, moves: Tensor | None)
     torch._foreach_copy_(places, list(kept.unbind()))
 
 
-def orthogonalise(matrices: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
+def orthogonalize(matrices: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
     """Bring the singular values of matrices near 1, by Newton-Schulz iterations.
 
     With M = U S V^T the result is U p(S) V^T, where p is QUINTIC, ITERATIONS times, of S over the

@@ -1,4 +1,4 @@
-"""The optimisers of stage 2, and an optimiser step that a bad gradient cannot spoil."""
+"""The optimizers of stage 2, and an optimizer step that a bad gradient cannot spoil."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from utils.weights import count_parameters
 def make_optimizers(
     model: nn.Module, config: TransformerShape, training: TrainingConfig, precision: torch.dtype
 ) -> tuple[torch.optim.AdamW, Muon | None]:
-    """Make the optimisers; both decay the weights of linear layers and nothing else.
+    """Make the optimizers; both decay the weights of linear layers and nothing else.
 
     Args:
         model: the transformer, on its device.
@@ -27,7 +27,7 @@ def make_optimizers(
         and before it an AdamW of the others.
 
     Raises:
-        FieldError: if the optimiser is unknown, or is "muon" and there are no linear layers.
+        FieldError: if the optimizer is unknown, or is "muon" and there are no linear layers.
     """
     if training.optimizer not in OPTIMIZERS:
         raise FieldError("optimizer", training.optimizer, f"choose from {', '.join(OPTIMIZERS)}")
@@ -62,7 +62,7 @@ def _make_muon(
 
 
 def count_moments(model: nn.Module, training: TrainingConfig) -> int:
-    """Count the float32 numbers that the optimisers keep: for a weight AdamW has two, Muon one."""
+    """Count the float32 numbers that the optimizers keep: for a weight AdamW has two, Muon one."""
     of_muon = linear_layers(model).values() if training.optimizer == "muon" else ()
     return 2 * count_parameters(model) - sum(layer.weight.numel() for layer in of_muon)
 

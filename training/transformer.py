@@ -42,7 +42,7 @@ CPU_PART_TOKENS = 4096
 
 
 class MaskGITStage:
-    """The transformer, its optimiser and its data, as a `Stage` of training/loop.py.
+    """The transformer, its optimizer and its data, as a `Stage` of training/loop.py.
 
     Attributes:
         config: shape of the model.
@@ -53,7 +53,7 @@ class MaskGITStage:
         muon: Muon, of the weights of linear layers; None if AdamW trains them.
         learning_rate: the learning rate of each step.
         images_per_step: images of a step over all processes.
-        steps_per_epoch: optimiser steps of an epoch; images that do not fill a step are left out.
+        steps_per_epoch: optimizer steps of an epoch; images that do not fill a step are left out.
     """
 
     name = kind = "maskgit"
@@ -118,7 +118,7 @@ class MaskGITStage:
         self._fix_exchange_order()
 
     def train_step(self, step: int) -> dict[str, Tensor]:
-        """Make an optimiser step.
+        """Make an optimizer step.
 
         Returns:
             Scalars on the device: "loss"; "gradient_norm" before clipping; and "skipped", which is
@@ -204,12 +204,12 @@ class MaskGITStage:
         """
         limit = self.training.grad_clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        spoilt = ~(loss + norm).isfinite()
-        skip = spoilt.float()
+        spoiled = ~(loss + norm).isfinite()
+        skip = spoiled.float()
         for optimizer in (self.optimizer, *([] if self.muon is None else [self.muon])):
             step_unless(skip, optimizer, self.learning_rate(step))
         self.ema.update(step)
-        return {"gradient_norm": norm.masked_fill(spoilt, 0), "skipped": skip}
+        return {"gradient_norm": norm.masked_fill(spoiled, 0), "skipped": skip}
 
     def validate(self) -> dict[str, float]:
         """Measure loss and token accuracy of the averaged weights (`training.validation`)."""
@@ -233,7 +233,7 @@ class MaskGITStage:
         return {**self._checkpoint_entries, **contents}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights, the averaged weights and the moments of the optimisers."""
+        """Return the weights, the averaged weights and the moments of the optimizers."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict(),

@@ -1,6 +1,6 @@
 """Stage 1: train the VQ-GAN.
 
-The autoencoder learns from a reconstruction loss (L1 and LPIPS), the quantiser's loss and, from
+The autoencoder learns from a reconstruction loss (L1 and LPIPS), the quantizer's loss and, from
 step `disc_start` on, the discriminator. Axes: B images of a step, C channels, H W pixels, h w token
 grid, N = B * h * w encoder outputs, D width of a code, K codes.
 """
@@ -32,7 +32,7 @@ PREVIEW_IMAGES = 8
 
 
 class VQGANStage:
-    """The VQ-GAN, its losses, its optimisers and its data, as a `Stage` of training/loop.py.
+    """The VQ-GAN, its losses, its optimizers and its data, as a `Stage` of training/loop.py.
 
     Attributes:
         config: shape of the model.
@@ -43,7 +43,7 @@ class VQGANStage:
         codebook: keeps the codes in use.
         optimizer: AdamW of the autoencoder.
         discriminator_optimizer: AdamW of the discriminator; None if there is none.
-        learning_rate: the learning rate of each step, for both optimisers.
+        learning_rate: the learning rate of each step, for both optimizers.
         steps_per_epoch: batches of an epoch.
     """
 
@@ -73,7 +73,7 @@ class VQGANStage:
             validation: yields all validation images, in batches of the same form.
             steps_per_epoch: number of batches of an epoch.
             device: the device.
-            precision: dtype of convolutions and matrix products; the quantiser is always float32.
+            precision: dtype of convolutions and matrix products; the quantizer is always float32.
             checkpoint_entries: what else a checkpoint holds: dataset, class names.
             compile_model: whether the model runs through torch.compile.
 
@@ -124,7 +124,7 @@ class VQGANStage:
         # Seeded after the batch is read: a data loader draws from this generator when it starts.
         torch.manual_seed(derive_seed(self.training.seed, "vqgan dropout", step))
         if step == 0:
-            self._initialise_codebook(images)
+            self._initialize_codebook(images)
         # Compute the gradients and make the step.
         metrics, latents, tokens = self._accumulate_gradients(images, self._is_adversarial(step))
         finite = self._update(step, metrics)
@@ -233,12 +233,12 @@ class VQGANStage:
         return images.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def _initialise_codebook(self, images: Tensor) -> None:
+    def _initialize_codebook(self, images: Tensor) -> None:
         """Put the codes on encoder outputs of the first batch."""
         with autocast(self.device, self.precision):
             # Before the first step the averaged weights are the raw ones.
             latents = self.averaged.latents(images)
-        self.codebook.initialise(_flat(latents), rng(self.training.seed, "codebook"))
+        self.codebook.initialize(_flat(latents), rng(self.training.seed, "codebook"))
 
     def _reconstruct(self, batch: Tensor) -> tuple[Tensor, Reconstruction]:
         """Return a batch on the device, and its reconstruction by the averaged weights."""
@@ -268,7 +268,7 @@ class VQGANStage:
         return backward.finish(), torch.cat(latents), torch.cat(tokens)
 
     def _update(self, step: int, metrics: Mapping[str, Tensor]) -> Tensor:
-        """Step both optimisers and update the average.
+        """Step both optimizers and update the average.
 
         Returns:
             Whether losses and gradients are finite, bool scalar; if not, no weight has changed.

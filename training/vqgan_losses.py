@@ -238,7 +238,7 @@ class Backward:
     def _add_kept(self) -> Tensor:
         """Add the gradients that were kept apart, with their weight; returns the weight."""
         index = next(i for i, p in enumerate(self._parameters) if p is self._last_layer)
-        # The quantiser's loss has no part in this gradient: it does not pass the last layer.
+        # The quantizer's loss has no part in this gradient: it does not pass the last layer.
         present = self._last_layer.grad
         assert present is not None
         weight = self._training.disc_weight * adaptive_weight(

@@ -56,7 +56,7 @@ class MaskedTransformer(Transformer):
             nn.GELU(),
             nn.LayerNorm(width, eps=1e-12),
         )
-        self.apply(_initialise)
+        self.apply(_initialize)
         nn.init.trunc_normal_(self.position_embedding, std=EMBEDDING_STD)
 
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
@@ -205,8 +205,8 @@ def training_bytes(
     return 20 * num_parameters + tokens * (activations + 12 * config.codebook_size)
 
 
-def _initialise(module: nn.Module) -> None:
-    """Initialise a layer: linear ones keep the variance of their input, embeddings start small."""
+def _initialize(module: nn.Module) -> None:
+    """Initialize a layer: linear ones keep the variance of their input, embeddings start small."""
     if isinstance(module, nn.Embedding):
         nn.init.trunc_normal_(module.weight, std=EMBEDDING_STD)
     if isinstance(module, nn.Linear):

@@ -24,7 +24,7 @@ class VQGANConfig(TokenizerShape):
 
     Attributes:
         image_size: height and width of an image in pixels; a number stands for a square.
-        image_channels: channels of an image C, 1 for grey and 3 for colour.
+        image_channels: channels of an image C, 1 for gray and 3 for color.
         channels: channels at full resolution.
         z_channels: channels of the encoder's output, before the 1x1 convolution to `embed_dim`.
         ch_mult: channels at each resolution, in multiples of `channels`. Each resolution is half of
@@ -37,8 +37,8 @@ class VQGANConfig(TokenizerShape):
         n_embed: number of codes in the codebook.
         embed_dim: width of a code.
         remap: row numbers of the codes in use: token i stands for row remap[i]. None uses all rows.
-        sane_index_shape: whether the quantiser returns tokens as (B, h, w), not flat.
-        colorize_nlabels: number of channels of images whose channels are labels, not colours. Such
+        sane_index_shape: whether the quantizer returns tokens as (B, h, w), not flat.
+        colorize_nlabels: number of channels of images whose channels are labels, not colors. Such
             images are shown through a fixed random projection to RGB. None for other images.
         middle_attention: whether there is attention at the resolution of the tokens, between the
             two middle blocks. Only files of other programs have none.

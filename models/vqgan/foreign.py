@@ -159,7 +159,7 @@ def find_weights(stored: Any, path: Path) -> dict[str, Tensor]:
     images, colorize = weights["encoder.conv_in.weight"], weights.get("colorize")
     if colorize is not None and colorize.shape[1:2] != images.shape[1:2]:
         # taming makes the buffer with any number of labels, and uses it for images of labels only.
-        log.info("%s: its colours for labels are left out, as its images have none", path)
+        log.info("%s: its colors for labels are left out, as its images have none", path)
         del weights["colorize"]
     return weights
 
@@ -169,7 +169,7 @@ def _refuse_other_kinds(weights: Mapping[str, Tensor], path: Path) -> None:
     needed = "a VQ-GAN whose tokens are nearest codes is needed"
     if "quantize.embed.weight" in weights:
         raise UserError(
-            f"{path} has a Gumbel quantiser, which this program does not have; {needed}"
+            f"{path} has a Gumbel quantizer, which this program does not have; {needed}"
         )
     for name in NEEDED:
         if name not in weights:

@@ -1,4 +1,4 @@
-"""The VQ-GAN: encoder, quantiser and decoder.
+"""The VQ-GAN: encoder, quantizer and decoder.
 
 The architecture and every parameter name are those of taming-transformers' VQModel (Esser et al.
 2021), so that its checkpoints load unchanged. Axes: B batch, C image channels, H W pixels, h w
@@ -19,7 +19,7 @@ from models.vqgan.quantizer import VectorQuantizer
 
 
 def _norm(channels: int) -> GroupNorm:
-    """Make the normalisation that is used everywhere."""
+    """Make the normalization that is used everywhere."""
     return GroupNorm(GROUPS, channels, eps=1e-6)
 
 
@@ -206,7 +206,7 @@ class Reconstruction(NamedTuple):
     """The result of a pass through the whole model."""
 
     images: Tensor  # float32 (B, C, H, W), not clamped
-    latents: Tensor  # (B, D, h, w), the quantiser's input
+    latents: Tensor  # (B, D, h, w), the quantizer's input
     tokens: Tensor  # int64 (B, h, w)
     codebook_loss: Tensor  # scalar
 
@@ -230,7 +230,7 @@ class VQModel(TokenizerNetwork):
         self.register_buffer("colorize", None if labels is None else torch.randn(3, labels, 1, 1))
 
     def forward(self, images: Tensor) -> Reconstruction:
-        """Encode, quantise and decode images (B, C, H, W) in [-1, 1]."""
+        """Encode, quantize and decode images (B, C, H, W) in [-1, 1]."""
         latents = self.latents(images)
         quantized = self.quantize(latents)
         tokens = quantized.tokens.view(latents.shape[0], *latents.shape[2:])
@@ -238,7 +238,7 @@ class VQModel(TokenizerNetwork):
         return Reconstruction(decoded, latents, tokens, quantized.loss)
 
     def latents(self, images: Tensor) -> Tensor:
-        """Compute the quantiser's input: (B, C, H, W) in [-1, 1] -> (B, D, h, w)."""
+        """Compute the quantizer's input: (B, C, H, W) in [-1, 1] -> (B, D, h, w)."""
         return self.quant_conv(self.encoder(images))
 
     def encode(self, images: Tensor) -> Tensor:
@@ -259,7 +259,7 @@ class VQModel(TokenizerNetwork):
         self.decoder.features = features  # type: ignore[method-assign]
 
     def decode(self, vectors: Tensor) -> Tensor:
-        """Turn quantised vectors (B, D, h, w) into images (B, C, H, W), not clamped."""
+        """Turn quantized vectors (B, D, h, w) into images (B, C, H, W), not clamped."""
         return self.decoder(self.post_quant_conv(vectors))
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:

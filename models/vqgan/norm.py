@@ -10,11 +10,11 @@ class GroupNorm(nn.GroupNorm):
     For tensors in channels_last torch computes the variance on the CPU as E[x^2] - E[x]^2 in
     float32. Where the mean is large against the deviation, as in flat parts of an image, no digit
     of the difference is right: with mean 1 and deviation 0.01 the result is off by 0.03. The
-    normalised values do not depend on the mean, so nothing else changes.
+    normalized values do not depend on the mean, so nothing else changes.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, H, W) over the groups of its channels."""
+        """Normalize (B, C, H, W) over the groups of its channels."""
         is_exact = x.device.type != "cpu" or x.is_contiguous()
         return super().forward(x if is_exact else x - self._group_means(x))
 

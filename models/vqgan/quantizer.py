@@ -1,4 +1,4 @@
-"""Vector quantisation: each encoder output becomes the nearest row of a codebook.
+"""Vector quantization: each encoder output becomes the nearest row of a codebook.
 
 van den Oord et al. 2017, in the form of taming-transformers' VectorQuantizer2. Axes: B batch,
 D width of a code, h w token grid, N = B * h * w vectors, K codes.
@@ -20,7 +20,7 @@ COMMITMENT = 0.25
 
 
 class Quantized(NamedTuple):
-    """The result of the quantiser."""
+    """The result of the quantizer."""
 
     vectors: Tensor  # (B, D, h, w), gradients pass straight through to the encoder outputs
     tokens: Tensor  # int64, (B, h, w) with sane_index_shape, else flat (B * h * w,)
@@ -95,7 +95,7 @@ class VectorQuantizer(nn.Module):
         return weight if self.used is None else weight[self.used]
 
     def forward(self, vectors: Tensor) -> Quantized:
-        """Quantise encoder outputs (B, D, h, w) of any precision, in float32."""
+        """Quantize encoder outputs (B, D, h, w) of any precision, in float32."""
         with torch.autocast(vectors.device.type, enabled=False):
             vectors = vectors.float().permute(0, 2, 3, 1)  # (B, h, w, D)
             tokens = self.tokens(vectors)  # (B, h, w)

@@ -3,15 +3,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.codes import codebook_usage, count_codes
 from models.vqgan.config import VQGANConfig
-from models.vqgan.quantizer import (
-    COMMITMENT,
-    VectorQuantizer,
-    codebook_loss,
-    codebook_usage,
-    count_codes,
-    nearest_codes,
-)
+from models.vqgan.quantizer import COMMITMENT, VectorQuantizer, codebook_loss, nearest_codes
 from training.codebook import CodebookCare, draw_order
 
 
@@ -116,7 +110,7 @@ def test_the_first_codes_are_encoder_outputs_and_in_use() -> None:
     care = make_care(quantizer)
     # Many vectors are equal, as the encoder outputs of empty background are.
     vectors = torch.cat([torch.zeros(500, 4), vectors_like(60, 4)])
-    care.initialise(vectors, np.random.default_rng(0))
+    care.initialize(vectors, np.random.default_rng(0))
     assert all(code in vectors.tolist() for code in quantizer.codes.tolist())
     assert len(nearest_codes(vectors, quantizer.codes).unique()) == 16
     assert torch.equal(quantizer.codes, care.averaged.codes)

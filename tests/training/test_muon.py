@@ -15,7 +15,7 @@ from torch import nn
 
 from training import muon
 from training.config import TrainingConfig
-from training.muon import ITERATIONS, QUINTIC, Muon, orthogonalise
+from training.muon import ITERATIONS, QUINTIC, Muon, orthogonalize
 from training.optimizer import count_moments, linear_layers, make_optimizers
 from training.run_folder import RunFolder
 from training.runs import read_config
@@ -74,7 +74,7 @@ def moments(optimizer: Muon) -> list[torch.Tensor]:
 @pytest.mark.parametrize("shape", [(3, 16, 16), (4, 6, 20), (1, 1, 5)], ids=str)
 def test_singular_vectors_stay_and_values_follow_the_polynomial(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = orthogonalise(matrices, torch.float64)
+    found = orthogonalize(matrices, torch.float64)
     left, values, right = torch.linalg.svd(matrices, full_matrices=False)
     shares = values / values.norm(dim=1, keepdim=True)
     made = torch.from_numpy(polynomial(shares.numpy()))
@@ -91,13 +91,13 @@ def test_singular_values_come_into_the_published_band(precision, slack):
     values = torch.logspace(-1.9, 0, 32) / torch.logspace(-1.9, 0, 32).norm()
     assert values.min() > 0.004
     matrix = left @ values.diag() @ right
-    made = torch.linalg.svdvals(orthogonalise(1e3 * matrix[None], precision)[0])
+    made = torch.linalg.svdvals(orthogonalize(1e3 * matrix[None], precision)[0])
     assert 0.68 - slack < made.min()
     assert made.max() < 1.2 + slack
 
 
 def test_no_gradient_gives_no_direction():
-    assert orthogonalise(torch.zeros(2, 3, 4)).equal(torch.zeros(2, 3, 4))
+    assert orthogonalize(torch.zeros(2, 3, 4)).equal(torch.zeros(2, 3, 4))
 
 
 # --- Steps ---
@@ -127,10 +127,10 @@ def test_matrices_of_one_shape_together_are_as_one_by_one(weights, monkeypatch, 
 
     def counted(matrices, precision):
         sizes.append(len(matrices))
-        return orthogonalise(matrices, precision)
+        return orthogonalize(matrices, precision)
 
     monkeypatch.setattr(muon, "MOST_AT_ONCE", most)
-    monkeypatch.setattr(muon, "orthogonalise", counted)
+    monkeypatch.setattr(muon, "orthogonalize", counted)
     found = after_steps(weights, [make_muon(weights.values())], count=4)
     assert len(sizes) == 4 * batches
     assert sum(sizes) == 4 * len(SHAPES)
@@ -138,7 +138,7 @@ def test_matrices_of_one_shape_together_are_as_one_by_one(weights, monkeypatch, 
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
 
 
-def test_joined_matrices_are_orthogonalised_one_by_one(weights):
+def test_joined_matrices_are_orthogonalized_one_by_one(weights):
     weights = {"high": weights["high"]}
     parts = {
         str(i): nn.Parameter(p.clone()) for i, p in enumerate(weights["high"].detach().chunk(3))
@@ -233,9 +233,9 @@ def test_queries_keys_and_values_are_three_matrices(monkeypatch):
 
     def seen(matrices, precision):
         shapes.append(tuple(matrices.shape))
-        return orthogonalise(matrices, precision)
+        return orthogonalize(matrices, precision)
 
-    monkeypatch.setattr(muon, "orthogonalise", seen)
+    monkeypatch.setattr(muon, "orthogonalize", seen)
     stage_of().train_step(0)
     # Squares: 3 of the whole, and 4 of each of two blocks. MLPs: 2 of each. The embedding's map.
     assert sorted(shapes) == [(1, 12, 32), (4, 32, 48), (11, 32, 32)]
