@@ -56,7 +56,6 @@ def test_every_option_they_name_exists():
         "--fast",
         "--lowest",
         "--signal",
-        "--gpus-per-task",
         "--nproc_per_node",
         "--gpus-per-task",
         "--kills",
@@ -71,7 +70,7 @@ def test_every_option_they_name_exists():
 
 def test_every_file_they_name_exists():
     names = re.findall(
-        r"`((?:commands|page|training|metrics|models|data|utils|scripts|tests|benchmarks)/[\w/.]*)`",
+        r"`((?:commands|page|training|metrics|models|data|utils|scripts|tests|benchmarks|examples)/[\w/.]*)`",
         EVERYTHING,
     )
     for name in names:
