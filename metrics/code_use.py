@@ -20,7 +20,6 @@ def draw_code_use(path: Path, counts: np.ndarray) -> None:
     """Draw how often each code occurs, and a histogram of that.
 
     Args:
-        path: the picture, a PNG.
         counts: how often each code occurs, (K,); one does at least.
 
     Raises:

@@ -44,7 +44,6 @@ class Extractor:
     Attributes:
         name: for people.
         digest: first 16 digits of the SHA-256 of the network's file.
-        device: where it computes.
     """
 
     def __init__(
@@ -61,7 +60,6 @@ class Extractor:
             name: for people; errors name it too.
             digest: of its file.
             net: uint8 (B, C, H, W) -> features (B, D), or a tuple of features and logits (B, K).
-            device: where the network is.
             needs_color: show gray images to the network as three equal channels.
         """
         self.name, self.digest = name, digest
@@ -118,8 +116,6 @@ def open_extractor(
 
     Args:
         feature_net: the user's own network; None takes Inception.
-        inception_weights: as of `load_inception`.
-        device: where to compute.
 
     Raises:
         UserError: as `load_feature_net` or `load_inception`.
@@ -134,7 +130,6 @@ def load_feature_net(path: Path, device: torch.device) -> Extractor:
 
     Args:
         path: a TorchScript file.
-        device: where to compute.
 
     Raises:
         UserError: if it is missing or no TorchScript.
@@ -167,7 +162,6 @@ def load_inception(path: Path | None, device: torch.device) -> Extractor:
 
     Args:
         path: torch-fidelity's weights; None takes them from torch's cache, or downloads them.
-        device: where to compute.
 
     Raises:
         UserError: if they cannot be had, or the file is another one; the message says where they

@@ -37,11 +37,8 @@ class Reference:
     """Real images to compare with.
 
     Attributes:
-        dataset: name of the dataset.
         split: "train" or "validation".
         source: digest of the dataset's files.
-        images: number of images.
-        classes: number of classes.
         size: height and width of an image in pixels, as `size_text` writes it.
         channels: channels of an image, 1 or 3.
         resize: how the images were resized (`data.spec.RESIZE`).
@@ -66,10 +63,8 @@ class Judge:
         """Take the reference's features from the cache, or extract them.
 
         Args:
-            extractor: extracts the features of all images.
             reference: describes the real images.
             blocks: the real images; read only if their features are not cached.
-            cache_dir: folder of the cache.
 
         Raises:
             UserError: if there are too few images, or the cached features are damaged.
@@ -82,8 +77,6 @@ class Judge:
 
         Args:
             blocks: images uint8 (B, H, W, C) and labels int (B,).
-            count: number of images.
-            title: of the progress bar.
 
         Returns:
             The scores of `metrics.scores.compare`; "class_accuracy" only if the extractor has as
@@ -120,7 +113,6 @@ def check_count(count: int, title: str) -> None:
     """Refuse fewer images than can be measured.
 
     Args:
-        count: of the images.
         title: what they are for, the start of the message.
 
     Raises:
@@ -139,11 +131,8 @@ def extract(
     """Extract the features of images.
 
     Args:
-        extractor: extracts the features.
         blocks: images uint8 (B, H, W, C) and labels int (B,), or (B, F) where an image has several
             findings.
-        count: number of images.
-        title: of the progress bar.
         with_logits: whether to keep the extractor's logits too.
 
     Returns:
@@ -219,7 +208,6 @@ def write_scores(
     """Log scores with their protocol, and write both as JSON.
 
     Args:
-        path: the file.
         scores: scores by name; None for what was not measured.
         protocol: what `Judge.protocol` returned, and more.
 

@@ -68,7 +68,6 @@ class ReconstructionMeter:
         """Start with no images measured.
 
         Args:
-            tokenizer: the one that is measured.
             perceptual: measures LPIPS; None leaves it out.
         """
         self.tokenizer = tokenizer

@@ -34,7 +34,6 @@ class SweepTable:
     """The rows of a sweep; the table is written again after each new row.
 
     Attributes:
-        csv: file of the table.
         sheet: file of the contact sheet.
         rows: each with its texts by the names of the columns, without its checksum.
     """

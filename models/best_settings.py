@@ -18,7 +18,6 @@ class BestSettings:
     """Settings of sampling, and how they were measured.
 
     Attributes:
-        sampling: the settings.
         metric: name of the score that they were chosen by.
         scores: what was measured with them, by name.
         protocol: how it was measured, as plain data: number of images, real images, feature

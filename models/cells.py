@@ -16,7 +16,6 @@ def check_cells(grid: tuple[int, ...], what: str) -> None:
     """Refuse what needs tokens that are of cells of the image.
 
     Args:
-        grid: how the tokens are arranged.
         what: says what needs them, for the message.
 
     Raises:
@@ -34,8 +33,6 @@ def check_image(image: np.ndarray, mask: np.ndarray, size: Size, channels: int) 
     Args:
         image: must be uint8 (H, W, channels).
         mask: must be bool (H, W).
-        size: height and width of the model's images.
-        channels: their channels.
 
     Raises:
         FieldError: naming the wrong one, and what it must be.

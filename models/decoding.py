@@ -118,7 +118,6 @@ def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) ->
 
     Args:
         num_hidden: int (B,), hidden tokens of each image, 0 allowed.
-        config: settings of sampling.
     """
     num_hidden = np.asarray(num_hidden)
     num_steps = int(min(config.num_steps, num_hidden.max(initial=0)))
@@ -249,11 +248,9 @@ def draw_noise(
     float64, which keeps the tails of the Gumbel distribution.
 
     Args:
-        seed: seed of the sampling.
         image_indices: int (B,), the index of each image.
         num_steps: T.
         seq_len: L.
-        device: device of the result.
     """
     uniforms = np.empty((num_steps, len(image_indices), 2, seq_len))
     for column, index in enumerate(image_indices):
@@ -272,7 +269,6 @@ def halton_orders(seed: int, image_indices: np.ndarray, grid: tuple[int, ...]) -
     All images use the same cyclic order, but each starts at a random point of it.
 
     Args:
-        seed: seed of the sampling.
         image_indices: int (B,), the index of each image.
         grid: (h, w), or (L,) for tokens in a row.
 

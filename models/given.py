@@ -15,12 +15,7 @@ Network = TypeVar("Network", TokenizerNetwork, Transformer)
 
 @dataclass(frozen=True)
 class Given:
-    """The fields of networks that the user set, with their values.
-
-    Attributes:
-        tokenizer: those of the tokenizer's config, by name.
-        transformer: those of the transformer's.
-    """
+    """The fields of networks that the user set, with their values."""
 
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
     transformer: Mapping[str, Any] = field(default_factory=dict)
@@ -30,8 +25,6 @@ def refuse_unknown(config: type[NetworkShape], given: Mapping[str, Any], told: s
     """Refuse fields that the networks of a family do not have.
 
     Args:
-        config: the config class of the family.
-        given: values by name of the field.
         told: the network, for the message.
 
     Raises:
@@ -50,11 +43,6 @@ def refuse_contradictions(
     config: NetworkShape, given: Mapping[str, Any], source: Path | str
 ) -> None:
     """Refuse a value that the user gave and that a checkpoint does not have.
-
-    Args:
-        config: the config of the checkpoint, a config dataclass of a family.
-        given: values by name of the field.
-        source: path of the checkpoint, for the message.
 
     Raises:
         UserError: naming the field, its value, the file and the file's value.

@@ -27,7 +27,6 @@ def parse_labels(
     the whole string is a class name.
 
     Args:
-        items: the items.
         class_names: the model's class names, in the order of its labels.
         has_null: whether the model was also trained without classes.
 
@@ -60,8 +59,6 @@ def read_labels(labels: Any, class_names: Sequence[str], has_null: bool = True) 
 
     Args:
         labels: one label or several, also as an array or tensor; texts as in `parse_labels`.
-        class_names: as in `parse_labels`.
-        has_null: as in `parse_labels`.
 
     Raises:
         UserError: as `parse_labels`; or naming a label that is no whole number and no text.
@@ -86,10 +83,8 @@ def labels_in_turn(
 
     Args:
         items: as in `parse_labels`; None or empty takes the default.
-        class_names: as in `parse_labels`.
         default: the labels to take in turn without items.
         count: number of images; None makes one image per label.
-        has_null: as in `parse_labels`.
 
     Raises:
         UserError: as in `parse_labels`.

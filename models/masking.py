@@ -15,7 +15,6 @@ def draw_masks(
     """Choose ceil(gamma(u) * L) tokens of each image to hide, at least 1, with u ~ U(0, 1).
 
     Args:
-        generator: source of all randomness.
         batch: B, images.
         seq_len: L, tokens of one image.
         schedule: a key of MASK_SCHEDULES.
@@ -31,7 +30,6 @@ def masks_of_ratio(generator: np.random.Generator, ratios: np.ndarray, seq_len: 
     """Choose ceil(ratio * L) tokens of each image to hide, at least 1, at random positions.
 
     Args:
-        generator: source of the positions.
         ratios: float (B,) in [0, 1].
         seq_len: L, tokens of one image.
 

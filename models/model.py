@@ -41,8 +41,6 @@ class Model:
 
     Attributes:
         transformer: the network, in evaluation mode, with the weights of its file.
-        tokenizer: the tokenizer that it was trained with.
-        dataset: name of the dataset.
         class_names: names of the classes, in the order of the labels.
         precision: dtype of matrix products.
         best: the settings that a sweep found best for it; None without a sweep.
@@ -117,7 +115,6 @@ class Model:
         Args:
             labels: one class per image, in any sequence, array or tensor. A number means the same
                 as its text on the command line: the name of a class where the names are numbers.
-            seed: seed of the noise.
             first_image: index of the first image. An image depends on its index, its class, the
                 seed and the settings, but not on the other images.
             block_size: images computed at once.
@@ -159,10 +156,6 @@ class Model:
             grow: tokens by which the marked region grows on every side.
             put_back: whether the pixels outside the marked region get their original values back;
                 otherwise they are the tokenizer's reconstruction.
-            seed: as in `sample`.
-            first_image: as in `sample`.
-            block_size: as in `sample`.
-            **sampling: as in `sample`.
 
         Returns:
             uint8 (B, H, W, C).
@@ -199,12 +192,8 @@ class Model:
         """Decode one image per label, all in one block, and show every step.
 
         Args:
-            labels: as in `sample`.
-            seed: as in `sample`.
-            first_image: as in `sample`.
             known: tokens that all images keep (`known_tokens`); None hides all tokens.
             midway: a step of an earlier decoding from which all images go on; None starts anew.
-            **sampling: as in `sample`.
 
         Returns:
             The tokens before the first step, and then those after each step; `image_of` turns them
@@ -230,11 +219,7 @@ class Model:
         """Decode as `decode_steps`.
 
         Args:
-            labels: as in `sample_blocks`.
-            config: settings of sampling.
             series: seed and index of the first image; its block size is not used.
-            known: as in `decode_steps`.
-            midway: as in `decode_steps`.
         """
         self._check(config, series)
         numbers = np.asarray(labels)
@@ -281,8 +266,6 @@ class Model:
 
         Args:
             labels: what `label_numbers` returned; image i gets the i-th.
-            config: settings of sampling.
-            series: seed, index of the first image and block size.
             known: tokens that all images keep; None hides all tokens.
             blocks: indices of the blocks to make; None makes all.
 

@@ -151,8 +151,6 @@ def own_model(stored: Any, path: Path, given: Given = NOTHING_GIVEN) -> Model:
 
     Args:
         stored: what `read_torch_file` returned.
-        path: the file, for messages.
-        given: fields that the user set.
 
     Raises:
         UserError: if the contents do not fit together, a weight is not finite, or the file
@@ -218,13 +216,9 @@ def foreign_model(
 
     Args:
         stored: what `read_torch_file` returned.
-        path: the file, for messages.
-        tokenizer: the tokenizer that it was trained with.
-        dataset: name of the dataset that it was trained on.
         class_names: names in the order of the labels. The model may have fewer classes, or more,
             which are named by number.
         num_classes: the number of classes that it must have; None takes any.
-        given: fields of the transformer's config that the user set.
 
     Raises:
         UserError: if the file holds none, or it does not fit the tokenizer, the number of classes
@@ -264,10 +258,6 @@ def foreign_family(stored: Any, path: Path) -> TransformerFamily:
 
 def tokenizer_of(entry: Any, source: Path | str = "this checkpoint") -> Tokenizer:
     """Build the tokenizer that a checkpoint holds as an entry (`Tokenizer.entry`), on the CPU.
-
-    Args:
-        entry: the entry.
-        source: path of the checkpoint, for messages.
 
     Raises:
         UserError: if a weight is not finite, or the weights do not fit config or fingerprint.

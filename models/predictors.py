@@ -92,9 +92,6 @@ def prepare_decoding(
         model: the transformer, in evaluation mode.
         labels: int (B,), the class of each image.
         image_indices: int (B,), with `seed` they decide the noise of each image.
-        config: settings of sampling.
-        seed: seed of the noise.
-        precision: dtype of the transformer's matrix products.
         known: tokens that all images keep; None hides all tokens.
         midway: where all images go on, with the steps of the plan that are left.
         grid: how the tokens are arranged; only samplers with an order of positions need it.
@@ -151,7 +148,6 @@ def guided_predictor(
         model: the transformer, in evaluation mode.
         labels: int64 (B,), on the model's device.
         guidance: float64 (T,), the weight at each step; 0 where the model has no null class.
-        precision: dtype of the matrix products.
         same_start: whether all images start from equal tokens.
     """
     null_class: Any = model.config.null_class
@@ -196,7 +192,6 @@ def predict_empty(model: Transformer, labels: Tensor, precision: torch.dtype) ->
     Args:
         model: the transformer, in evaluation mode.
         labels: int64 (B,), on the model's device.
-        precision: dtype of the matrix products.
 
     Returns:
         Logits float32 (B, L, K).
@@ -220,7 +215,6 @@ def start_tokens(
         model: its config has L, K and the mask token.
         image_indices: int (B,), with `seed` they decide random tokens.
         start_token: the token; None for the mask token, negative for random image tokens.
-        seed: seed of random tokens.
 
     Returns:
         int64 (B, L), on the CPU.
@@ -246,7 +240,6 @@ def draw_start(
         tokens: int64 (B, L), the start tokens, which stay at the other positions.
         image_indices: int (B,), with `seed` they decide positions and tokens.
         share: share of the L positions, from 0 to 1.
-        seed: seed of the noise.
 
     Returns:
         int64 (B, L).

@@ -18,7 +18,6 @@ class ImageSeries:
 
     Attributes:
         seed: the seed; with the index of an image it decides the image's noise.
-        first_image: index of the first image.
         block_size: images computed at once.
     """
 

@@ -29,10 +29,7 @@ class Tokenizer:
     so it never becomes part of another module's weights, mode or checkpoints.
 
     Attributes:
-        network: the frozen network of its family.
-        config: config of the network.
         fingerprint: digest of config and weights, 16 hexadecimal digits.
-        device: device of the network.
     """
 
     def __init__(self, network: TokenizerNetwork) -> None:

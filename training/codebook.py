@@ -66,7 +66,6 @@ class CodebookCare:
 
         Args:
             vectors: encoder outputs, float32 (N, D).
-            generator: the randomness.
         """
         codes = torch.zeros_like(self.quantizer.codes)
         unused = torch.ones_like(self.usage, dtype=torch.bool)
@@ -93,7 +92,6 @@ class CodebookCare:
         Args:
             vectors: encoder outputs, float32 (N, D).
             tokens: their codes, int64 (N,).
-            generator: the randomness.
             allowed: bool scalar on the device; nothing is moved if it is False.
         """
         # Move the codes, in the trained codebook and in its average.
@@ -135,7 +133,6 @@ def _draw(dead: Tensor, vectors: Tensor, codes: Tensor, generator: np.random.Gen
         dead: bool (K,).
         vectors: encoder outputs, float32 (N, D).
         codes: the code that each output is quantized to, (N, D).
-        generator: the randomness.
 
     Returns:
         (K, D), rows of `vectors`; different ones for dead codes if N is large enough.

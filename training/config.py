@@ -23,7 +23,6 @@ class TrainingConfig:
         optimizer: "adamw" for all weights, or "muon" for the weights of linear layers and AdamW for
             the others.
         lr: peak learning rate.
-        betas: betas of AdamW.
         weight_decay: weight decay, on the weights of linear layers only.
         warmup_epochs: epochs of linear warm-up, at most a tenth of the run; a cosine decay to 0
             follows.
@@ -33,7 +32,6 @@ class TrainingConfig:
         grad_clip: largest norm of the whole gradient; 0 turns clipping off.
         grad_accum: number of parts in which a batch is computed, one after the other.
         ema_decay: decay of the averaged weights; 0 makes them equal to the raw weights.
-        seed: seed of all random numbers.
     """
 
     epochs: int = 100
@@ -75,7 +73,6 @@ class VQGANTrainingConfig:
             follows.
         grad_accum: number of parts in which a batch is computed, one after the other.
         ema_decay: decay of the averaged weights, which are validated and published.
-        codebook_weight: weight of the codebook loss.
         perceptual_weight: weight of LPIPS; 0 needs no VGG.
         perceptual_vgg: file with torchvision's VGG16 weights; None downloads them.
         disc_start: first step with the discriminator.
@@ -85,7 +82,6 @@ class VQGANTrainingConfig:
         disc_layers: strided convolutions of the discriminator; None chooses by the image size.
         revive_every: steps between two searches for dead codes; 0 never searches.
         revive_below: a code is dead if it is used less than this share of the average code.
-        seed: seed of all random numbers.
     """
 
     epochs: int = 100
@@ -161,7 +157,6 @@ class DistillConfig:
         teacher_logit_scale: factor on the teacher's guided logits; above 1 sharpens.
         grad_clip: largest norm of the gradient of each network; 0 turns clipping off.
         ema_decay: decay of the averaged weights; 0 makes them equal to the raw weights.
-        seed: seed of all random numbers.
     """
 
     num_steps: int = 1
@@ -181,7 +176,6 @@ class LoopConfig:
     """The settings of the training loop.
 
     Attributes:
-        epochs: epochs of the whole run.
         images_per_step: images of one optimizer step, over all processes; for the rates in the log.
         save_every_epochs: epochs between two previews and checkpoints. The last epoch always ends
             with both.

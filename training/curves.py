@@ -51,7 +51,6 @@ class Panel:
     """One of the charts of a picture.
 
     Attributes:
-        title: what it shows.
         lines: what the legend calls each line, by the name of its numbers. A chart with more than
             two is taken apart where several runs are shown.
         thin: the name of a line that is drawn thin, behind the others.
@@ -138,10 +137,8 @@ class CurvePicture(Tracker):
         """Begin without a picture; if none can be drawn, a line says so.
 
         Args:
-            path: the picture.
             metrics: the file of numbers, which another tracker writes before.
             stage: one of `training.runs.STAGES`.
-            clock: returns seconds.
         """
         self.path, self._metrics, self._stage = path, metrics, stage
         self._is_due = self._is_drawn = False
@@ -189,7 +186,6 @@ def draw_curves(path: Path, stage: str, runs: Mapping[str, Sequence[Row]]) -> No
     """Draw the curves of one run, or those of several on top of each other.
 
     Args:
-        path: the picture, a PNG.
         stage: one of `training.runs.STAGES`.
         runs: the rows of each run by its name; at least one has some.
 

@@ -83,10 +83,8 @@ class DistillationStage:
 
     Attributes:
         config: shape of all three networks.
-        training: settings of the training.
         sampling: the settings that the student is made for.
         model: the student.
-        auxiliary: the auxiliary model.
         ema: the student with averaged weights, for validation and sampling.
         learning_rate: that of the student at each step after the first ones (IMITATION).
     """
@@ -110,10 +108,6 @@ class DistillationStage:
 
         Args:
             teacher: a trained transformer on the device; it is not changed.
-            config: its shape.
-            training: settings of the training.
-            device: where to compute.
-            precision: dtype of the matrix products.
             checkpoint_entries: what else a checkpoint holds: dataset, class names, tokenizer.
             preview: writes a picture of samples of a transformer to a path.
         """
@@ -226,7 +220,6 @@ class DistillationStage:
         """Let a student make images with the noise of a seed; the last step may have gradients.
 
         Args:
-            student: the student.
             labels: int64 (B,).
             series: the seed.
             steps_before: how many steps it makes before the last one, which fills in all that is
@@ -286,9 +279,7 @@ class DistillationStage:
         """Clip the gradients, make both steps and update the average; all or nothing.
 
         Args:
-            step: number of the step.
             rate: learning rate of the student.
-            metrics: what is known of the step.
 
         Returns:
             What `train_step` returns.

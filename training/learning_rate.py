@@ -32,10 +32,7 @@ class LearningRate:
     """The rate of every step of a run: capped warm-up, then cosine decay over the whole run.
 
     Attributes:
-        peak: the highest rate.
-        epochs: epochs of the run.
         warmup_epochs: epochs of warm-up before it is capped.
-        steps_per_epoch: optimizer steps of an epoch.
     """
 
     peak: float

@@ -155,9 +155,7 @@ def train_loop(
 
     Args:
         stage: what is trained; its losses are the same in every process.
-        config: settings of the loop.
         run: the run folder; only the main process writes in it.
-        tracker: takes the metrics.
         position: where to start; it is updated in place.
         processes: this process among those that train together.
 

@@ -35,7 +35,6 @@ def hide(tokens: Tensor, labels: np.ndarray, masks: np.ndarray, mask_token: int)
         tokens: int64 (B, L), on the device of the batch.
         labels: int64 (B,), classes or the null class.
         masks: bool (B, L), True where a token is hidden.
-        mask_token: id of the mask token.
     """
     hidden = send_array(np.flatnonzero(masks), tokens.device)
     return MaskedBatch(

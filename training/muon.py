@@ -54,7 +54,6 @@ class Muon(torch.optim.Optimizer):
             weights: weights (rows, columns) with the number of matrices that each holds, one below
                 the other. They are orthogonalized one by one.
             lr: learning rate, on the scale of AdamW's.
-            weight_decay: decoupled weight decay.
             precision: dtype in which matrices are orthogonalized.
         """
         super().__init__(list(weights), {"lr": lr, "weight_decay": weight_decay})

@@ -16,12 +16,6 @@ def make_optimizers(
 ) -> tuple[torch.optim.AdamW, Muon | None]:
     """Make the optimizers; both decay the weights of linear layers and nothing else.
 
-    Args:
-        model: the transformer, on its device.
-        config: its shape.
-        training: the settings.
-        precision: dtype of the run's matrix products.
-
     Returns:
         An AdamW of all weights and None; or, under "muon", a Muon of the weights of linear layers
         and before it an AdamW of the others.

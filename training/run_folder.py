@@ -9,7 +9,6 @@ class RunFolder:
     """The folder `<output_dir>/<run_name>` of one run.
 
     Attributes:
-        path: the folder.
         dataset: name of the dataset, part of the checkpoints' names.
     """
 

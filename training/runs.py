@@ -82,11 +82,7 @@ def run_stage(
 
     Args:
         stage: the stage before its first step.
-        run: the run folder.
-        config: settings of the loop.
-        record: what config.json keeps about the stage.
         use_wandb: whether metrics and generated images also go to Weights & Biases.
-        processes: this process among those that train together.
 
     Raises:
         UserError: if another job trains in the folder or has trained there since the record was
@@ -247,7 +243,6 @@ def check_made_from(
     Args:
         made_from: what the run would depend on now, as in `RunRecord`.
         stored: the entry of config.json that the run continues.
-        run: its folder.
 
     Raises:
         UserError: naming what differs.

@@ -55,11 +55,7 @@ class Tracker:
 
 
 class MetricsFile(Tracker):
-    """Writes metrics to a file: one JSON object per line, each with its step.
-
-    Attributes:
-        path: the file.
-    """
+    """Writes metrics to a file: one JSON object per line, each with its step."""
 
     def __init__(self, path: Path, from_step: int) -> None:
         """Open the file, and remove rows that an interrupted run wrote after its last saved state.
@@ -188,11 +184,7 @@ class WandbTracker(Tracker):
 
 
 class Trackers(Tracker):
-    """Several trackers as one.
-
-    Attributes:
-        trackers: those that are joined.
-    """
+    """Several trackers as one."""
 
     def __init__(self, *trackers: Tracker) -> None:
         """Join trackers; without any, nothing is recorded."""

@@ -45,13 +45,10 @@ class MaskGITStage:
     """The transformer, its optimizer and its data, as a `Stage` of training/loop.py.
 
     Attributes:
-        config: shape of the model.
-        training: settings of the training.
         model: the network with the raw weights.
         ema: the averaged weights, for validation and sampling.
         optimizer: AdamW, of all weights or of those that `muon` leaves.
         muon: Muon, of the weights of linear layers; None if AdamW trains them.
-        learning_rate: the learning rate of each step.
         images_per_step: images of a step over all processes.
         steps_per_epoch: optimizer steps of an epoch; images that do not fill a step are left out.
     """
@@ -76,12 +73,6 @@ class MaskGITStage:
         """Build the model with the run's seed.
 
         Args:
-            config: shape of the model.
-            training: settings of the training.
-            train: tokens to train on.
-            held_out: tokens to validate on.
-            device: device of this process.
-            precision: dtype of the matrix products.
             checkpoint_entries: what else a checkpoint holds: dataset, class names, tokenizer.
             preview: writes a picture of samples of a transformer to a path.
             compile_model: whether the training step runs through torch.compile.

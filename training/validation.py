@@ -34,11 +34,8 @@ def validate(
 
     Args:
         network: the transformer, in evaluation mode.
-        mask_token: its mask token.
         tokens: the validation split, on the network's device.
         part_size: images that are computed at once.
-        precision: dtype of the matrix products.
-        processes: those that measure together.
 
     Returns:
         "loss" and "accuracy" over all hidden tokens; "accuracy_0_25" and so on over images with 0

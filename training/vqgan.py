@@ -35,8 +35,6 @@ class VQGANStage:
     """The VQ-GAN, its losses, its optimizers and its data, as a `Stage` of training/loop.py.
 
     Attributes:
-        config: shape of the model.
-        training: settings of the training.
         model: the network with the raw weights.
         averaged: their moving average, which is validated, shown and published.
         objective: the losses on images, with the discriminator.
@@ -44,7 +42,6 @@ class VQGANStage:
         optimizer: AdamW of the autoencoder.
         discriminator_optimizer: AdamW of the discriminator; None if there is none.
         learning_rate: the learning rate of each step, for both optimizers.
-        steps_per_epoch: batches of an epoch.
     """
 
     name = kind = "vqgan"
@@ -66,13 +63,9 @@ class VQGANStage:
         """Build the models with the run's seed.
 
         Args:
-            config: shape of the model.
-            training: settings of the training.
             batches: (epoch, number of a batch) -> the epoch's batches from that one on, float
                 (B, C, H, W) in [-1, 1].
             validation: yields all validation images, in batches of the same form.
-            steps_per_epoch: number of batches of an epoch.
-            device: the device.
             precision: dtype of convolutions and matrix products; the quantizer is always float32.
             checkpoint_entries: what else a checkpoint holds: dataset, class names.
             compile_model: whether the model runs through torch.compile.

@@ -84,11 +84,6 @@ class Objective:
     ) -> None:
         """Build the networks; the discriminator's weights come from torch's global generator.
 
-        Args:
-            config: shape of the autoencoder, and so of its images.
-            training: weights of the losses and size of the discriminator.
-            device: device of the networks.
-
         Raises:
             UserError: if the VGG weights for the perceptual loss cannot be read or downloaded.
         """
@@ -168,8 +163,6 @@ class Backward:
         """Start a step.
 
         Args:
-            model: the model whose weights get gradients.
-            training: weights of the losses.
             accumulate: whether the batch is computed in several parts.
         """
         self._parameters = list(model.parameters())
@@ -184,7 +177,6 @@ class Backward:
         """Add the gradients of one part of the batch.
 
         Args:
-            output: what the model returned.
             feedback: losses and gradients on the images of `output`.
             share: the part of the batch that this is.
         """

@@ -26,9 +26,7 @@ class WorkingCopy:
         """Copy a network as it is now; its tensors must stay.
 
         Args:
-            original: the network.
             dtype: of the matrix products.
-            processes: those that train together.
         """
         apart = dtype != torch.float32 and processes.size == 1
         self.network = with_linear_weights_in(dtype, original) if apart else original

@@ -23,9 +23,6 @@ class TransformerConfig(TransformerShape):
         seq_len: number of tokens of an image, L = h * w.
         embed_dim: width of the token embedding.
         hidden_dim: width of the blocks D, a multiple of `heads`.
-        depth: number of blocks.
-        heads: attention heads of a block.
-        mlp_dim: width of the MLP of a block.
         dropout: dropout rate on the embeddings and on the outputs of attention and MLP.
         null_trained: whether the null class was trained. It has its weights in any case.
     """

@@ -59,8 +59,6 @@ def read(
 
     Args:
         stored: what `read_torch_file` returned.
-        path: the file, for messages.
-        tokenizer: config of the tokenizer.
         num_classes: the number of classes that is expected; None if it is unknown.
         given: fields of TransformerConfig that the user set.
 
@@ -149,8 +147,6 @@ def build_model(
     """Build the model for some weights; most of its config follows from their shapes.
 
     Args:
-        foreign: what `find_weights` returned.
-        path: the file, for messages.
         codebook_size: K of the tokenizer; the weights tell only the sum of K and the classes.
         heads: attention heads that the user gave; None takes the other program's default.
 

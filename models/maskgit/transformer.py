@@ -194,8 +194,6 @@ def training_bytes(
     - Three float32 copies of the logits exist at once.
 
     Args:
-        config: shape of the transformer.
-        num_parameters: its number of parameters.
         batch_size: images that a process computes at once.
         device_type: "cpu", "cuda" or "mps".
     """

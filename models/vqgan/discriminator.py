@@ -22,7 +22,6 @@ class PatchDiscriminator(nn.Module):
         """Build the network with weights from torch's global generator.
 
         Args:
-            image_channels: C.
             channels: width of the first layer; later layers have up to 8 times as much.
             num_layers: number of convolutions with stride 2.
         """

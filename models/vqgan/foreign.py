@@ -60,7 +60,6 @@ def read(stored: Any, path: Path, image_size: Size, given: Mapping[str, Any]) ->
 
     Args:
         stored: what `read_torch_file` returned.
-        path: the file, for messages.
         image_size: height and width of its images in pixels, which the file does not hold.
         given: fields of VQGANConfig that the user set.
 
@@ -83,8 +82,6 @@ def adapt(model: VQModel, path: Path, given: Mapping[str, Any]) -> VQModel:
     """Check a VQ-GAN against the fields that the user set, and apply a remap if there is one.
 
     Args:
-        model: the VQ-GAN, on the CPU.
-        path: its file, for messages.
         given: fields of VQGANConfig that the user set; "remap" is the path of an .npy file.
 
     Returns:
@@ -116,10 +113,6 @@ def remapped(model: VQModel, remap: tuple[int, ...]) -> VQModel:
 
 def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:
     """Read the numbers of the used codes from an .npy file.
-
-    Args:
-        path: the file.
-        n_embed: number of codes in the codebook.
 
     Raises:
         FieldError: if it is missing, or is not a list of different codes in [0, n_embed).
@@ -197,7 +190,6 @@ def infer_config(weights: Mapping[str, Tensor], image_size: Size) -> dict[str, A
 
     Args:
         weights: what `find_weights` returned.
-        image_size: height and width of the images in pixels.
 
     Returns:
         All fields except those in NOT_IN_WEIGHTS. They are not validated: weights with impossible
