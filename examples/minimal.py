@@ -26,19 +26,17 @@ from utils.pictures import save_grid, to_uint8
 TOKENIZER = Path(__file__).parents[1] / "models" / "pretrained" / "VQGAN_fashionmnist.pt"
 
 
-def main(num_images: int = 20_000, num_steps: int = 700, data_dir: str = "datasets") -> None:
+def main(num_images: int = 12_000, num_steps: int = 550, data_dir: str = "datasets") -> None:
     """Train on the first images of Fashion-MNIST, and write ten samples of each class."""
     torch.manual_seed(0)
     tokenizer = load_tokenizer(TOKENIZER)
     tokens, labels = tokenize(tokenizer, num_images, data_dir)
-    config = TransformerConfig(
-        codebook_size=tokenizer.codebook_size, num_classes=10, seq_len=tokens.shape[1],
-        hidden_dim=128, depth=4, dropout=0.0,
-    )  # fmt: skip
+    config = TransformerConfig(tokenizer.codebook_size, 10, tokens.shape[1], depth=3, dropout=0.0)
     model = MaskedTransformer(config)
     train(model, tokens, labels, num_steps)
     classes = torch.arange(10).repeat(10)
-    samples = decode(model.eval(), classes, *draw_noise(len(classes), config.seq_len))
+    uniform, other = torch.rand(2, 12, len(classes), config.seq_len)  # 12 decoding steps
+    samples = decode(model.eval(), classes, uniform, gumbel=-(-other.log()).log())
     save_grid(Path("minimal.png"), to_uint8(tokenizer.decode(samples)), columns=10)
 
 
@@ -90,12 +88,6 @@ def masked_loss(model: MaskedTransformer, tokens: Tensor, labels: Tensor) -> Ten
 def mask_ratio(progress: Tensor) -> Tensor:
     """Return the share of hidden tokens, 1 at progress 0 and 0 at 1 (valeoai/Maskgit-pytorch)."""
     return 2 / math.pi * torch.arccos(progress)
-
-
-def draw_noise(num_images: int, seq_len: int, num_steps: int = 12) -> tuple[Tensor, Tensor]:
-    """Draw uniform and Gumbel noise for `decode`, both (T, B, L)."""
-    uniform, other = torch.rand(2, num_steps, num_images, seq_len)
-    return uniform, -torch.log(-torch.log(other.clamp(min=1e-9)))
 
 
 @torch.no_grad()

@@ -74,9 +74,9 @@ def with_config(model: Model, **changes: object) -> Model:
         (torch.tensor([3, 1]), [2, 0]),
         (torch.tensor(3), [2]),
         (range(1, 3), [0, 1]),
-        ((label for label in (5, 5)), [4, 4]),
+        (iter([5, 5]), [4, 4]),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_a_label_means_what_it_means_on_the_command_line(model, labels, numbers):
     assert model.label_numbers(labels) == numbers
