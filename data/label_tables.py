@@ -1,26 +1,29 @@
 """Labels in a table beside images, as Hugging Face and Kaggle have them.
 
-The table is called as TABLES say, and is in the folder of the images or in one above it. The column
+The table is called as TABLE says, and is in the folder of the images or in one above it. The column
 whose values name the most images is that of the files; folders before the name, and its ending, may
-be missing in it. The classes are in the column whose name is in LABELS, or else in the only other
-one, or there is a column for each class with a 1 in one of them.
+be missing in it or be those of another place. The classes are in the column whose name is in
+LABELS, or else in the only other one, or there is a column for each class with a 1 in one of them.
 """
 
 import csv
+import io
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path, PurePosixPath
+from itertools import chain, takewhile
+from pathlib import Path
 
 from data.files import FileError, check_regular, reading
-from data.tree import Tree, class_of, named
+from data.tree import SUFFIXES, Tree, class_of, entries, named
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv", "train_labels.csv", "train.csv")
+TABLE = re.compile(r"(?!test|val)(.*metadata|.*labels|train)\.(csv|tsv|jsonl)", re.IGNORECASE)
 LABELS = (
     "label", "labels", "class", "class_name", "category", "target", "breed", "species", "diagnosis",
     "dx",
@@ -29,6 +32,13 @@ LABELS = (
 
 NO_LABELS = {"text", "caption", "captions", "prompt", "description", "width", "height", "split"}
 """Names of columns that never hold classes, in lower case."""
+
+UNNAMED = re.compile(r"\s*(Unnamed: \d+)?")  # the column of row numbers that pandas writes
+MISSING = {"", "nan", "null", "n/a", "<na>"}
+"""Values that stand for no class, in lower case."""
+
+ABSOLUTE = re.compile("/|[A-Za-z]:/|~/|[.][.]/")
+"""How paths begin that say where the images were on another machine."""
 
 Row = Mapping[str, str]
 
@@ -51,9 +61,9 @@ def with_labels(tree: Tree, root: Path, *, named_in_full: bool = False) -> Tree:
             classes. With sub-folders of classes that is said, and they count.
     """
     above = [place for place in tree.folder.parents if place == root or root in place.parents]
-    for file in (place / name for place in (tree.folder, *above) for name in TABLES):
-        if not file.is_file() or not tree.names:
-            continue
+    for file in (file for place in (tree.folder, *above) for file in _tables(place)):
+        if not tree.names:
+            break
         try:
             found = _labelled(tree, file, named_in_full and file.parent != tree.folder)
         except UserError as error:
@@ -72,23 +82,27 @@ def _labelled(tree: Tree, file: Path, named_in_full: bool) -> Tree | None:
     place = "" if file.parent == tree.folder else f"{tree.folder.relative_to(file.parent)}/"
     index = _index(tree.names, place, named_in_full)
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    counts = {c: sum(_image_of(row.get(c, ""), index) is not None for row in rows) for c in columns}
-    files = max(columns, key=lambda column: counts[column], default="")
-    if not counts.get(files):
+    images = {c: _images_of([row.get(c, "") for row in rows], index) for c in columns}
+    files = max(columns, key=lambda c: len(rows) - images[c].count(None), default="")
+    if not any(images.get(files, ())):
         _say(f"{file} is not used: it names no image in {tree.folder}")
         return None
-    classes, labels = _class_of_rows(rows, [c for c in columns if c != files], file)
-    if not classes:
-        _say(f"{file} is not used: no column of it holds classes ({named(columns)})")
-        return None
+    if files.lower().endswith(SUFFIXES):
+        raise FileError(f"{file} has no line with the names of its columns; put one before {files}")
+    others = [column for column in columns if images[column] != images[files]]
+    classes, labels = _class_of_rows(rows, others, file)
     found: dict[str, str] = {}
     unknown = []
-    for row, label in zip(rows, labels, strict=True):
-        image = _image_of(row.get(files, ""), index)
+    for row, image, label in zip(rows, images[files], labels, strict=False):
         if image is None:
             unknown.append(row.get(files, ""))
         elif label and found.setdefault(image, label) != label:
-            raise FileError(f"{file} gives {image} the classes {found[image]} and {label}")
+            raise FileError(
+                f"{file} gives {image} the classes {found[image]} and {label}; keep one of the rows"
+            )
+    if not found:
+        _say(f"{file} is not used: no column of it holds classes ({named(columns)})")
+        return None
     pairs = {(class_of(image), label) for image, label in found.items()}
     if len(tree.classes) > 1 and len(pairs) == len(dict(pairs)) == len(set(found.values())):
         _say(f"{file} is not used: it divides the images as the sub-folders do")
@@ -97,7 +111,7 @@ def _labelled(tree: Tree, file: Path, named_in_full: bool) -> Tree | None:
     left_out = tree.left_out.copy()
     left_out[f"in no row of {file.name}", ""] = len(tree.names) - len(names)
     if tree.folder in file.parents:
-        left_out["other endings", file.suffix] -= 1
+        left_out["other endings", file.suffix.lower()] -= 1
     _say(f"{file}: classes from {named(classes)}, images from {named([files])}")
     if unknown:
         _say(f"{file}: {len(unknown)} rows name no image here, or several: {named(unknown)}")
@@ -117,23 +131,36 @@ def _class_of_rows(
     Raises:
         UserError: if several columns could be meant.
     """
-    known = [column for column in others if column.strip().lower() in LABELS]
-    possible = [column for column in others if column.strip().lower() not in NO_LABELS]
-    chosen = known if len(known) == 1 else others if len(others) == 1 else []
+    possible = [
+        column
+        for column in others
+        if column.strip().lower() not in NO_LABELS and not UNNAMED.fullmatch(column)
+    ]
+    known = [column for column in possible if column.strip().lower() in LABELS]
+    chosen = known if len(known) == 1 else possible if len(possible) == 1 else []
     if chosen:
-        labels = [row.get(chosen[0], "").strip() for row in rows]
+        labels = [_label(row.get(chosen[0], "")) for row in rows]
         is_text = not known and 2 * len(set(labels)) > len(labels)  # as good as all are different
         return ([], []) if is_text else (chosen, labels)
     if not possible:
         return [], []
-    marks = [[column for column in others if row.get(column) in ("1", "1.0")] for row in rows]
-    zeros = all(row.get(c) in ("0", "0.0", "1", "1.0") for row in rows for c in others)
-    if zeros and all(len(marked) == 1 for marked in marks):
-        return others, [marked[0] for marked in marks]
+    cells = [{column: row.get(column, "").strip().lower() for column in possible} for row in rows]
+    marks = [[c for c, cell in row.items() if cell in ("1", "1.0", "true")] for row in cells]
+    zeros = sum(cell in ("0", "0.0", "false") for row in cells for cell in row.values())
+    if zeros == len(rows) * (len(possible) - 1) and all(len(marked) == 1 for marked in marks):
+        return possible, [marked[0] for marked in marks]
     raise UserError(
         f"{file} has several columns that could hold the classes: {named(known or possible)}; call "
         "the right one label and the others otherwise, or move the file away"
     )
+
+
+def _tables(folder: Path) -> list[Path]:
+    """List the tables of a folder: those of metadata first, and short names before long ones."""
+    kinds = ("metadata", "labels", "train")
+    names = [e.name for e in entries(folder) if TABLE.fullmatch(e.name) and e.is_file()]
+    names.sort(key=lambda name: ([kind not in name.lower() for kind in kinds], len(name), name))
+    return [folder / name for name in names]
 
 
 def _rows(file: Path) -> list[Row]:
@@ -143,14 +170,25 @@ def _rows(file: Path) -> list[Row]:
         FileError: if it cannot be read.
     """
     check_regular(file)
-    with reading(file), file.open(encoding="utf-8-sig", newline="") as lines:
-        if file.suffix == ".jsonl":
-            objects = [json.loads(line) for line in lines if line.strip()]
-            return [{key: _text(value) for key, value in one.items()} for one in objects]
-        head = lines.readline()
-        lines.seek(0)
-        delimiter = max(",;\t", key=head.count)
-        rows = csv.DictReader(lines, delimiter=delimiter, restval="")
+    with reading(file):
+        data = file.read_bytes()
+        try:
+            text = data.decode(json.detect_encoding(data))  # Excel writes UTF-16 too
+        except UnicodeDecodeError as error:
+            raise ValueError(f"it is not UTF-8 ({error}); save it as UTF-8") from error
+        if file.suffix.lower() == ".jsonl":
+            objects = [json.loads(line) for line in text.split("\n") if line.strip()]
+            if not all(isinstance(one, dict) for one in objects):
+                raise ValueError("each line of it must be a JSON object")
+            plain = dict | list
+            return [
+                {name: _text(value) for name, value in one.items() if not isinstance(value, plain)}
+                for one in objects
+            ]
+        text = re.sub(r"\Asep=.\r?\n", "", text)  # a line for Excel
+        delimiter = max(",;\t|", key=text.partition("\n")[0].count)
+        lines = io.StringIO(text, newline="")
+        rows = csv.DictReader(lines, delimiter=delimiter, restval="", skipinitialspace=True)
         return [{key: text for key, text in row.items() if key is not None} for row in rows]
 
 
@@ -165,6 +203,12 @@ def _text(value: object) -> str:
     return "" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
+def _label(text: str) -> str:
+    """Return the class that a value names; empty if it names none."""
+    text = re.sub(r"^([+-]?[0-9]+)[.]0*$", r"\1", text.strip())  # pandas makes floats of numbers
+    return "" if text.lower() in MISSING else text
+
+
 def _index(names: Sequence[str], place: str, in_full: bool) -> dict[str, str | None]:
     """Map what may name an image to it. What names several images is mapped to None.
 
@@ -177,12 +221,29 @@ def _index(names: Sequence[str], place: str, in_full: bool) -> dict[str, str | N
     for name in names:
         parts = [*place.split("/")[:-1], *name.split("/")]
         for start in range(1 if in_full else len(parts)):
-            for last in (parts[-1], PurePosixPath(name).stem):
+            for last in (parts[-1], parts[-1].rpartition(".")[0]):
                 key = "/".join([*parts[start:-1], last])
                 index[key] = name if index.get(key, name) == name else None
     return index
 
 
-def _image_of(text: str, index: Mapping[str, str | None]) -> str | None:
-    """Return the image that a row names, None if there is none or if several could be meant."""
-    return index.get(text.strip().replace("\\", "/").removeprefix("./").lstrip("/"))
+def _images_of(texts: Sequence[str], index: Mapping[str, str | None]) -> list[str | None]:
+    """Return the images that a column names: None where there is none, or several could be meant.
+
+    The ending may be that of another format. Of paths on another machine, the folders that are
+    before all images may be missing here.
+    """
+    paths = [text.strip().replace("\\", "/").removeprefix("./") for text in texts]
+    folders = {path.rpartition("/")[0] for path in paths if ABSOLUTE.match(path)}
+    parts_of_all = zip(*(folder.split("/") for folder in folders), strict=False)
+    missing = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, parts_of_all))
+
+    def image(path: str) -> str | None:
+        tails = [path]
+        if missing and ABSOLUTE.match(path):
+            parts = path.split("/")
+            tails = ["/".join(parts[start:]) for start in range(missing + 1)]
+        stems = (tail.rpartition(".")[0] for tail in tails if tail.lower().endswith(SUFFIXES))
+        return next(filter(None, map(index.get, chain(tails, stems))), None)
+
+    return list(map(image, paths))
