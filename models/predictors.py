@@ -84,7 +84,7 @@ def prepare_decoding(
     precision: torch.dtype = torch.float32,
     known: KnownTokens | None = None,
     midway: Midway | None = None,
-    grid: tuple[int, ...] = (),
+    grid: tuple[int, ...] | None = None,
 ) -> Decoding:
     """Prepare the decoding of a block of images.
 
@@ -94,7 +94,7 @@ def prepare_decoding(
         image_indices: int (B,), with `seed` they decide the noise of each image.
         known: tokens that all images keep; None hides all tokens.
         midway: where all images go on, with the steps of the plan that are left.
-        grid: how the tokens are arranged; only samplers with an order of positions need it.
+        grid: how the tokens are arranged, for samplers with an order of positions; None: in a row.
 
     Raises:
         UserError: if not as many tokens are hidden midway as the plan says.
@@ -118,7 +118,7 @@ def prepare_decoding(
     plan = make_plan(np.full(len(labels), num_hidden), config)
     noise = draw_noise(seed, image_indices, plan.num_steps, seq_len, device)
     if SAMPLERS[config.sampler].uses_order:
-        order = torch.from_numpy(halton_orders(seed, image_indices, grid))
+        order = torch.from_numpy(halton_orders(seed, image_indices, grid or (seq_len,)))
         noise = noise._replace(order=send(order, device))
     if midway is not None:
         _check_midway(midway, plan)

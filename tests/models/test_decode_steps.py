@@ -36,6 +36,7 @@ def test_the_steps_end_in_the_tokens_of_sampling(model, sampler, edits):
         SamplingConfig(**settings),
         seed=7,
         known=known,
+        grid=(8, 8),
     ).result()
     assert (last.tokens.reshape(2, 64) == wanted.numpy()).all()
 

@@ -311,7 +311,7 @@ def test_validation_is_of_the_averaged_student_and_changes_nothing():
 def test_a_family_without_a_null_class_is_distilled_without_guidance(monkeypatch):
     monkeypatch.setattr(TransformerConfig, "null_class", None)
     stage = distillation_of(teacher_guidance=0.0)
-    assert stage._num_labels == CLASSES
+    assert stage.config.num_labels == CLASSES
     assert stage.train_step(0)["skipped"] == 0
 
 
