@@ -20,6 +20,7 @@ import PIL
 from data.deep_pixels import Range, Ranges, common_ranges
 from data.files import FileError
 from data.image_file import most_pixels, problems
+from utils.links import open_own
 from utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def _note(notes: Path | None, name: str, rows: np.ndarray) -> None:
         return
     try:
         notes.mkdir(parents=True, exist_ok=True)
-        with (notes / name).open("ab", buffering=0) as end:
+        with open_own(notes / name, "ab") as end:
             end.truncate(end.tell() // rows.itemsize * rows.itemsize)  # a note cut by a crash
             end.write(rows.tobytes())
     except OSError as error:

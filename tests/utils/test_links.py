@@ -5,7 +5,9 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from data.checked_images import NOTES, examined, stamps_of
 from data.partial_cache import PartialCache
 from data.publish import claim, new_folder, publish
 from training.tracking import MetricsFile
@@ -28,7 +30,7 @@ def put(path, content=b"new"):
 
 def cache_in(folder):
     folder.mkdir(exist_ok=True)
-    return PartialCache(folder, (1, 2, 3), ())
+    return PartialCache(folder, (1, 2, 3), np.dtype(np.uint16), ())
 
 
 def publish_grid(folder):
@@ -99,6 +101,16 @@ def test_nothing_is_written_through_the_link_of_another(tmp_path, door, stranger
     assert diary.read_bytes() == b"ten years of notes"
     assert not (run / name).is_symlink()
     assert (run / name).stat().st_size > 0
+
+
+def test_notes_of_checked_images_do_not_go_through_the_link_of_another(tmp_path, strangers_link):
+    diary = tmp_path / "diary"
+    diary.write_bytes(b"ten years of notes")
+    strangers_link(tmp_path / NOTES, diary)
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    stamps = stamps_of(tmp_path, ["a.png"])
+    assert examined(tmp_path, ["a.png"], stamps, notes=tmp_path)[0] == {}
+    assert diary.read_bytes() == b"ten years of notes"
 
 
 def test_a_link_that_comes_while_a_training_appends_is_not_followed(tmp_path, strangers_link):
