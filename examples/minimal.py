@@ -36,7 +36,8 @@ def main(num_images: int = 12_000, num_steps: int = 550, data_dir: str = "datase
     train(model, tokens, labels, num_steps)
     classes = torch.arange(10).repeat(10)
     uniform, other = torch.rand(2, 12, len(classes), config.seq_len)  # 12 decoding steps
-    samples = decode(model.eval(), classes, uniform, gumbel=-(-other.log()).log())
+    gumbel = -torch.log(-torch.log(other.clamp(min=1e-9)))
+    samples = decode(model.eval(), classes, uniform, gumbel)
     save_grid(Path("minimal.png"), to_uint8(tokenizer.decode(samples)), columns=10)
 
 
@@ -65,17 +66,9 @@ def train(model: MaskedTransformer, tokens: Tensor, labels: Tensor, num_steps: i
 
 
 def masked_loss(model: MaskedTransformer, tokens: Tensor, labels: Tensor) -> Tensor:
-    """Hide a random share of each image's tokens, and compute the cross-entropy of these tokens.
+    """Hide a random share of the tokens, int64 (B, L), and compute the cross-entropy of those.
 
-    A tenth of the labels is replaced by "no class", which guidance needs in sampling.
-
-    Args:
-        model: the transformer, in training mode.
-        tokens: int64 (B, L).
-        labels: int64 (B,).
-
-    Returns:
-        The mean over all hidden tokens, a scalar.
+    A tenth of the labels, int64 (B,), is replaced by "no class", which guidance needs in sampling.
     """
     count = torch.ceil(mask_ratio(torch.rand(len(tokens), 1)) * tokens.shape[1]).clamp(min=1)
     hidden = torch.rand(tokens.shape).argsort(1).argsort(1) < count  # bool (B, L)
