@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 and one line on stderr after a mistake of the user; with 128 and the
             number of the signal after a signal.
     """
-    # Messages name settings; `with_flags` puts the options in their place.
+    # Messages name settings; `with_flags` shows the options instead.
     on_one_line = partial(errors_on_one_line, "MaskGIT.py", with_flags)
     open_standard_streams("MaskGIT.py")
     draw_into_files()
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         resolve = importlib.import_module("commands.resolve")
         with resolve.resolved(line) as jobs:
             for mode in list(jobs):
-                function_of(mode)(jobs.pop(mode))  # what a Job holds is free when its mode ends
+                function_of(mode)(jobs.pop(mode))  # popped: its memory is freed when the mode ends
 
 
 def function_of(mode: Mode) -> Callable[[Any], None]:
@@ -72,28 +72,28 @@ def function_of(mode: Mode) -> Callable[[Any], None]:
 
 
 def train_vae(job: TrainVaeJob) -> None:
-    """Stage 1: teach a VQ-GAN to turn images into tokens and back."""
+    """Stage 1: train a VQ-GAN that turns images into tokens and back."""
     from data.batches import training_batches, validation_batches
     from training import runs, vqgan
 
-    machine, workers, images = job.machine, job.data.num_workers, job.images
+    machine, workers, splits = job.machine, job.data.num_workers, job.splits
     batch_size = job.loop.images_per_step
 
     # The images: in random order with random flips for training, unchanged for validation.
-    batches = training_batches(images.train, batch_size, job.training.seed, workers, machine.device)
+    batches = training_batches(splits.train, batch_size, job.training.seed, workers, machine.device)
 
-    # The stage: encoder, codebook and decoder, with their losses and optimisers.
+    # The stage: encoder, codebook and decoder, with their losses and optimizers.
     stage = vqgan.VQGANStage(
         job.config,
         job.training,
         batches,
-        lambda: validation_batches(images.validation, batch_size, workers, machine.device),
-        len(images.train) // batch_size,
+        lambda: validation_batches(splits.validation, batch_size, workers, machine.device),
+        job.steps_per_epoch,
         device=machine.device,
         precision=machine.precision,
         checkpoint_entries={
             "dataset": job.data.spec.name,
-            "class_names": list(images.train.class_names),
+            "class_names": list(splits.train.class_names),
         },
         compile_model=machine.compiled,
     )
@@ -103,15 +103,15 @@ def train_vae(job: TrainVaeJob) -> None:
 
 
 def train(job: TrainJob) -> None:
-    """Stage 2: teach the transformer to fill in hidden tokens."""
+    """Stage 2: train the transformer to fill in hidden tokens."""
     from commands.train import completed_record, previews_of, tokens_of
     from training import runs, transformer
 
-    machine, images = job.machine, job.images
-    counts = (job.config.num_classes, len(images.train), len(images.validation))
+    machine, splits = job.machine, job.splits
+    counts = (job.config.num_classes, len(splits.train), len(splits.validation))
     log.info("%d classes, %d training images, %d validation images", *counts)
 
-    # The frozen tokenizer turns every image into tokens, once. A cache on disk keeps them.
+    # The frozen tokenizer encodes every image once. A cache on disk keeps the tokens.
     tokenizer = job.tokenizer.open()
     train_tokens, validation_tokens = (
         tokens_of(job, tokenizer, split) for split in ("train", "validation")
@@ -127,7 +127,7 @@ def train(job: TrainJob) -> None:
         precision=machine.precision,
         checkpoint_entries={
             "dataset": job.data.spec.name,
-            "class_names": list(images.train.class_names),
+            "class_names": list(splits.train.class_names),
             "tokenizer": tokenizer.entry(),
         },
         preview=previews_of(job, tokenizer),
@@ -147,32 +147,32 @@ def sample(job: SampleJob) -> None:
     from commands.sample import log_results, log_sampling_plan, save_steps
     from data.blocks import BlockFolder, publish_blocks
 
-    images, processes = job.images, job.images.machine.processes
-    labels, series = images.labels, images.series
+    generation, processes = job.generation, job.generation.machine.processes
+    labels, series = generation.labels, generation.series
     log_sampling_plan(job)
 
     # All processes must use the same model, because their images form one set.
     identity = job.identity()
     if identity != processes.from_main(lambda: identity):
-        raise UserError(f"{images.model.path} is not the same file for all processes")
+        raise UserError(f"{generation.model.path} is not the same file for all processes")
 
     blocks = BlockFolder(job.folder, identity)
     with blocks.claimed() if processes.is_main else nullcontext():
-        # Find the blocks that are missing. Blocks of other settings or another model are deleted.
+        # Find the missing blocks. Blocks of other settings or of another model are deleted.
         block_size = min(series.block_size, len(labels))
         num_blocks = math.ceil(len(labels) / block_size)
         missing = processes.from_main(lambda: blocks.missing(num_blocks))
         if len(missing) < num_blocks:
             log.info("sampling continues: %d of %d blocks are missing", len(missing), num_blocks)
 
-        # Each process makes its share of them: labels -> tokens, step by step -> images.
+        # Each process decodes its share of them: labels -> tokens, step by step -> images.
         own = missing[processes.rank :: processes.size]
-        decoded = images.blocks(job.sampling, own)
+        decoded = generation.blocks(job.sampling, own)
         blocks.write(own, (images for images, _ in decoded))
         processes.wait()
 
-        # When all blocks are complete, they join the parts of this sampling that were made before.
-        # Samples of another one go.
+        # When all blocks are complete, they join the earlier parts of the same sampling. Images of
+        # another sampling are deleted.
         if processes.is_main:
             if job.with_film:
                 save_steps(job, blocks.path)

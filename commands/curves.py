@@ -25,8 +25,8 @@ class CurvesJob:
     """Runs to draw.
 
     Attributes:
-        runs: their folders, by what the legend calls them.
-        output: whose `curves` are the pictures.
+        runs: the run folders, by their names in the legend.
+        output: the run folder whose `curves` name the pictures.
     """
 
     runs: dict[str, RunFolder]
@@ -43,10 +43,10 @@ def check(line: CommandLine) -> None:
 
 
 def resolve(request: Request) -> CurvesJob:
-    """Find the runs; those that earlier modes of the command train have no numbers yet.
+    """Find the runs; those that earlier modes of the command will train have no numbers yet.
 
     Raises:
-        UserError: if one does not exist, or none has numbers.
+        UserError: if a run does not exist, or none has numbers.
     """
     line, output = request.line, Path(request.line.output_dir)
     jobs = request.jobs.values()
@@ -74,7 +74,7 @@ def describe(job: CurvesJob) -> dict[str, Any]:
 
 
 def run(job: CurvesJob) -> None:
-    """Draw a picture for each stage that a run has numbers of.
+    """Draw a picture for each stage of which a run has numbers.
 
     Raises:
         UserError: if no run has any, or a file cannot be read or written.
@@ -96,7 +96,7 @@ def _folder_of(text: str, output: Path, trained: Collection[Path]) -> Path | Non
     """Find the folder of a run by its name in the output folder, or by its path.
 
     Returns:
-        The folder; None if there are no numbers in it, and a line then says so.
+        The folder; None, with a warning, if there are no numbers in it.
 
     Raises:
         UserError: if there is no such folder.
@@ -116,6 +116,6 @@ def _folder_of(text: str, output: Path, trained: Collection[Path]) -> Path | Non
 
 
 def _has_numbers(folder: Path) -> bool:
-    """Whether a run has written numbers of some stage into a folder."""
+    """Whether a folder has the numbers of a stage."""
     files = [RunFolder(folder, "").metrics(stage) for stage in STAGES]
     return any(file.is_file() and file.stat().st_size > 0 for file in files)

@@ -1,4 +1,4 @@
-"""--distill: make of a trained model a student that needs few steps."""
+"""--distill: train a student of a trained model that samples in few steps."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -41,9 +41,7 @@ class DistillJob(StageJob):
     """A student to train.
 
     Attributes:
-        teacher: the trained model.
-        training: settings of the training.
-        sampling: the settings of sampling that the student is made for.
+        sampling: the sampling settings that the student is trained for.
     """
 
     teacher: ModelSource
@@ -52,7 +50,7 @@ class DistillJob(StageJob):
 
 
 def complete(line: CommandLine) -> CommandLine:
-    """Fill in what teacher and student decide: dataset, name of the run, settings of sampling.
+    """Fill in what teacher and student decide: dataset, name of the run, sampling settings.
 
     Raises:
         UserError: if there is no teacher, or it cannot be read.
@@ -61,7 +59,7 @@ def complete(line: CommandLine) -> CommandLine:
         if line.asks_for(mode):
             raise UserError(f"--distill needs a finished model: give it after --{mode} has ended")
     if not line.checkpoint:
-        raise UserError("--distill needs the model that teaches: name its file with --checkpoint")
+        raise UserError("--distill needs a teacher: name the file of a model with --checkpoint")
     dataset, path = line.dataset, Path(line.checkpoint)
     stored = None if "dataset" in line.given else read_torch_file(path)
     if is_own_format(stored):
@@ -80,7 +78,7 @@ def resolve(request: Request) -> DistillJob:
 
     Raises:
         UserError: if there is no teacher, it is a student itself or cannot be guided, or the run
-            that is continued has another one.
+            to continue has another teacher.
     """
     line, source = request.line, find_model(request)
     if line.dataset != source.dataset:
@@ -94,7 +92,7 @@ def resolve(request: Request) -> DistillJob:
         raise FieldError("teacher_guidance", training.teacher_guidance, reason)
     sampling = student_settings(training.num_steps)
     sampling.validate_for(source.shape)
-    # What the run is made of.
+    # The networks that the run is made from.
     run, continues, teacher = request.run(), request.continued.get("student"), source.open()
     made_from = {
         "steps": training.num_steps,
@@ -148,7 +146,7 @@ def describe(job: DistillJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
     config, count = job.teacher.shape, job.training.batch_size
     parameters = count_parameters(new_transformer(config))
-    # Student and auxiliary model are trained; the teacher has its weights alone.
+    # Student and auxiliary model are trained; the teacher needs memory for its weights only.
     kind = job.machine.device.type
     trained = transformer_family(config).training_bytes(config, parameters, count, kind)
     memory, checkpoints = 2 * trained + 4 * parameters, 4 * 9 * parameters

@@ -1,4 +1,4 @@
-"""--dry_run: print what the modes would do, and write nothing but which images are good."""
+"""--dry_run: print what the modes would do. It writes only the notes of checked images."""
 
 import logging
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ def show_options(request: Request) -> None:
     """Print the value of every option, and what follows from them."""
     line, machine = request.line, request.machine
     for name, value in sorted(vars(line.values).items()):
-        if name != "n_classes" or name in line.given:  # its default, 10, means nothing
+        if name != "n_classes" or name in line.given:  # its default, 10, is used nowhere
             _row(name, f"{value}{'  (given)' if name in line.given else ''}")
     _row("run folder", request.run().path)
     _row("device, precision", f"{machine.device}, {machine.precision}")
@@ -29,7 +29,7 @@ def show_jobs(jobs: Mapping[Mode, Any]) -> None:
         described = describe(job) if describe else {}
         plan = described.pop("plan", plan)
         for name, value in described.items():
-            if (name, str(value)) not in shown:  # of another mode with the same model
+            if (name, str(value)) not in shown:  # modes with the same model repeat rows
                 _row(name, value)
             shown.add((name, str(value)))
     if plan:

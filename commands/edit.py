@@ -1,4 +1,4 @@
-"""--edit: make part of an image anew, in one or several variants."""
+"""--edit: regenerate part of an image, in one or several variants."""
 
 import logging
 from collections.abc import Iterator
@@ -39,13 +39,10 @@ class EditJob:
     """An image to edit.
 
     Attributes:
-        variants: the images to make: their model, classes and seed.
-        sampling: settings of decoding.
         original: the image, uint8 (H, W, C).
-        mask: bool (H, W), True where pixels are made anew.
-        grow: tokens by which the marked region grows on every side.
-        put_back: whether the pixels outside the region get their original values back.
-        folder: folder for the results.
+        mask: bool (H, W), True where pixels are regenerated.
+        grow: tokens by which the region grows on every side.
+        put_back: whether the pixels outside the region keep their original values.
     """
 
     variants: Generation
@@ -58,7 +55,7 @@ class EditJob:
 
 
 def check(line: CommandLine) -> None:
-    """Refuse an --edit without an image or without a region to make anew."""
+    """Refuse an --edit without an image or without a region."""
     sides = [side for side, _ in line.outpaint or ()]
     if len(set(sides)) < len(sides):
         raise UserError(f"--outpaint names a side twice: {' '.join(sides)}")
@@ -66,7 +63,7 @@ def check(line: CommandLine) -> None:
         raise UserError("--edit needs --init_image: a file, or <dataset>:<index>")
     if not (line.mask_box or line.mask_image or line.outpaint):
         raise UserError(
-            "--edit needs a region to make anew: --mask_box, --mask_image or --outpaint"
+            "--edit needs a region to regenerate: --mask_box, --mask_image or --outpaint"
         )
     for name in ("init_image", "mask_image"):
         file = getattr(line, name)
@@ -77,7 +74,7 @@ def check(line: CommandLine) -> None:
 
 
 def resolve(request: Request) -> EditJob:
-    """Read the image and decide which part of it is made anew.
+    """Read the image and mark the region to regenerate.
 
     Raises:
         UserError: if the model or the image is missing, or an option does not fit them.
@@ -86,7 +83,7 @@ def resolve(request: Request) -> EditJob:
     line, model = request.line, find_model(request)
     sampling = sampling_of(line, model)
     check_cells(model.tokenizer.grid, "--edit keeps tokens")
-    # The image, and the region of it to make anew.
+    # The image, and its region to regenerate.
     size, channels = model.tokenizer.image_size, model.tokenizer.image_channels
     data = request.data(model.dataset, size)
     original, label = image_to_edit(
@@ -127,11 +124,11 @@ def describe(job: EditJob) -> dict[str, Any]:
 
 def run(job: EditJob) -> None:
     """Make the variants and write them; the grid shows the original first."""
-    # The tokens that are kept, and those that are made anew.
+    # Choose the tokens to keep and those to regenerate.
     model, variants = job.variants.model.open(), job.variants
     known, mask = model.known_tokens(job.original, job.mask, job.grow)
     hidden = known.hidden.reshape(model.tokenizer.grid).numpy()  # (h, w)
-    log.info("%d of %d tokens are made anew", hidden.sum(), hidden.size)
+    log.info("%d of %d tokens are regenerated", hidden.sum(), hidden.size)
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the variants uint8 (B, H, W, C) and their labels."""
@@ -139,7 +136,7 @@ def run(job: EditJob) -> None:
         for images, labels in sampled:
             yield (composite(job.original, images, mask) if job.put_back else images), labels
 
-    # Write every variant to a file, and the first ones to a grid; then they replace earlier ones.
+    # Write every variant to a file, and the first ones to a grid. Then replace earlier results.
     with claim(job.folder, "editing"):
         made = new_folder(job.folder)
         shown = [job.original, hatch_hidden(job.original[None], hidden[None])[0]]

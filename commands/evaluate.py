@@ -19,7 +19,7 @@ from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError
 from utils.pictures import to_uint8
 
-EVALUATED_IMAGES = 50_000  # as in published figures
+EVALUATED_IMAGES = 50_000  # the number behind published FIDs
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,10 @@ class SamplesJob:
     """Samples to measure.
 
     Attributes:
-        images: the images to generate.
-        sampling: settings of decoding.
-        judge: what they are compared with, and how.
         result: file for the scores.
     """
 
-    images: Generation
+    generation: Generation
     sampling: SamplingConfig
     judge: JudgeSource
     result: Path
@@ -44,12 +41,11 @@ class ImagesJob:
     """Images in files to measure, made by any program.
 
     Attributes:
-        images: a folder of images, or an .npz or .npy file.
-        judge: what they are compared with, and how.
+        path: a folder of images, or an .npz or .npy file.
         result: file for the scores.
     """
 
-    images: Path
+    path: Path
     judge: JudgeSource
     result: Path
 
@@ -59,10 +55,8 @@ class TokenizerJob:
     """A tokenizer to measure.
 
     Attributes:
-        tokenizer: the tokenizer.
         judge: the images that it reconstructs, and how the result is compared with them.
         perceptual_vgg: file with the VGG16 weights for LPIPS; None downloads them.
-        machine: device, precision and processes.
         result: file for the scores.
     """
 
@@ -100,18 +94,18 @@ def resolve(request: Request) -> EvaluateJob:
         return _resolve_tokenizer(request)
     if request.line.images:
         return _resolve_images(request)
-    images = resolve_generation(request, default_count=EVALUATED_IMAGES)
-    model = images.model
+    generation = resolve_generation(request, default_count=EVALUATED_IMAGES)
+    model = generation.model
     sampling = sampling_of(request.line, model)
     data = request.data(model.dataset, model.tokenizer.image_size)
-    judge = resolve_judge(request, data, "train", len(images.labels))
-    return SamplesJob(images, sampling, judge, model.run.evaluation("samples"))
+    judge = resolve_judge(request, data, "train", len(generation.labels))
+    return SamplesJob(generation, sampling, judge, model.run.evaluation("samples"))
 
 
 def _resolve_images(request: Request) -> ImagesJob:
     """Return the Job for --images; errors as in `resolve`."""
     data, run = request.data(), request.run()
-    if request.line.checkpoint:  # it knows its dataset and the image size
+    if request.line.checkpoint:  # the checkpoint has its dataset and image size
         model = find_model(request)
         data, run = request.data(model.dataset, model.tokenizer.image_size), model.run
     judge = resolve_judge(request, data, "train")
@@ -136,8 +130,8 @@ def describe(job: EvaluateJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
     if not isinstance(job, SamplesJob):
         return {}
-    plan = make_plan([job.images.model.shape.seq_len], job.sampling)
-    return {**describe_model(job.images.model), "plan": plan.table()}
+    plan = make_plan([job.generation.model.shape.seq_len], job.sampling)
+    return {**describe_model(job.generation.model), "plan": plan.table()}
 
 
 def run(job: EvaluateJob) -> None:
@@ -152,12 +146,12 @@ def run(job: EvaluateJob) -> None:
 
 def _measure_samples(job: SamplesJob) -> None:
     """Sample the images and score them block by block."""
-    count = len(job.images.labels)
+    count = len(job.generation.labels)
     judge = job.judge.open()
-    scores = judge.score(job.images.blocks(job.sampling), count, "sampling")
+    scores = judge.score(job.generation.blocks(job.sampling), count, "sampling")
     protocol = {
         **judge.protocol(count),
-        **job.images.protocol(),
+        **job.generation.protocol(),
         "sampling": option_values(job.sampling),
     }
     write_scores(job.result, scores, protocol)
@@ -166,10 +160,10 @@ def _measure_samples(job: SamplesJob) -> None:
 def _measure_images(job: ImagesJob) -> None:
     """Read the images and score them."""
     data = job.judge.data
-    images = open_generated(job.images, data.size, data.spec.channels)
+    images = open_generated(job.path, data.size, data.spec.channels)
     judge = job.judge.open()
     scores = judge.score(images.blocks(job.judge.batch_size), len(images), "measuring")
-    protocol = {**judge.protocol(len(images)), "measured": job.images.name}
+    protocol = {**judge.protocol(len(images)), "measured": job.path.name}
     write_scores(job.result, scores, protocol)
 
 

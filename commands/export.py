@@ -20,12 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExportJob:
-    """A transformer to write.
-
-    Attributes:
-        model: the model that has it.
-        path: the file to write.
-    """
+    """A transformer to write."""
 
     model: ModelSource
     path: Path
@@ -38,7 +33,7 @@ def check(line: CommandLine) -> None:
         raise UserError(f"--export {path} exists already; nothing is overwritten")
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir():
-        raise UserError(f"--export {path}: {above} is a file and no folder")
+        raise UserError(f"--export {path}: {above} is a file, not a folder")
 
 
 def resolve(request: Request) -> ExportJob:
@@ -49,7 +44,7 @@ def resolve(request: Request) -> ExportJob:
     """
     model = find_model(request)
     if transformer_family(model.shape).write is None:
-        raise UserError(f"--export: {model.path} belongs to a family that no other program reads")
+        raise UserError(f"--export: no other program reads the family of {model.path}")
     return ExportJob(model, Path(request.line.export))
 
 
@@ -63,7 +58,7 @@ def run(job: ExportJob) -> None:
     write = transformer_family(job.model.shape).write
     assert write is not None, "resolve refuses such a family"
     if job.model.made_for is not None:
-        log.warning("this layout has no place for the settings that the student is made for")
+        log.warning("this layout cannot store the settings that the student is made for")
     if job.model.shape.null_class is None:
         log.warning("this layout cannot say that the null class is untrained: use no guidance")
     with atomic_write(job.path) as file:

@@ -1,4 +1,4 @@
-"""The families that the options choose for new networks, with their settings and defaults."""
+"""The families of new networks that the options choose, and their defaults."""
 
 from dataclasses import fields
 from typing import Any
@@ -13,7 +13,7 @@ from training.config import TrainingConfig
 from utils.errors import FieldError
 
 MADE_BY = {"tokenizer": "train_vae", "transformer": "train"}
-"""By kind of network, the mode that makes a new one. The option of that name is the family."""
+"""The mode that makes a new network of each kind. The option named like the kind is the family."""
 
 
 def config_of(kind: str, name: Any) -> Any:
@@ -29,7 +29,7 @@ def config_of(kind: str, name: Any) -> Any:
 
 
 def with_defaults(line: CommandLine) -> CommandLine:
-    """Fill in the defaults of the families of new networks, where they are not those of the table.
+    """Fill in the defaults of the families of new networks.
 
     Raises:
         FieldError: if there is no such family.

@@ -1,4 +1,4 @@
-"""Translates between settings, which the program uses, and options, which the user writes.
+"""Translates between settings, the names in the program, and options, the names for the user.
 
 In the folders below commands/ a message names a setting in backticks: `cache_dir`, or
 `TransformerConfig.dropout` where several configs have a field of that name. `with_flags` replaces
@@ -19,7 +19,7 @@ Config = TypeVar("Config")
 
 
 def with_flags(text: str) -> str:
-    """Replace every setting or mode in backticks by its flag; other words in backticks stay."""
+    """Replace every setting or mode in backticks by its flag; keep other words in backticks."""
     known = flags_of_settings() | {mode.name: mode.flag for mode in MODES}
     return re.sub(r"`([\w.]+)`", lambda found: known.get(found[1], found[0]), text)
 
@@ -28,9 +28,9 @@ def with_flags(text: str) -> str:
 def flags_of_settings() -> dict[str, str]:
     """Return the flag of every name of a setting.
 
-    The names of a setting are `Config.field`, for networks also `tokenizer.field` and
-    `transformer.field`, the field alone and the option's name; a name that several options share is
-    left out.
+    A setting has several names: the option's name, the field alone, `Config.field`, and for
+    networks `tokenizer.field` or `transformer.field`. A name that several options share is left
+    out.
     """
     named: defaultdict[str, set[str]] = defaultdict(set)
     for option in OPTIONS.values():
@@ -53,7 +53,7 @@ def options_of(config: Any) -> dict[str, str]:
 def _fills(config: Any) -> list[tuple[str, Fill]]:
     """List the options that fill a config, each as (name, Fill).
 
-    An option for a field of a network fills that of every family of this kind which has it.
+    An option for a field of a network fills this field in every family of the same kind.
     """
     own, kind = {field.name for field in fields(config)}, kind_of(config)
     return [
@@ -65,7 +65,7 @@ def _fills(config: Any) -> list[tuple[str, Fill]]:
 
 
 def kind_of(config: Any) -> str | None:
-    """Return what the config is of, "tokenizer" or "transformer"; None if it is of no network."""
+    """Return the kind of network of a config, "tokenizer" or "transformer"; None for others."""
     return getattr(config, "kind", None)
 
 

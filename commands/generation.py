@@ -1,4 +1,4 @@
-"""Shared by the modes that generate images: which model, how many images, of which classes."""
+"""Shared by the modes that generate images: the model, the number of images, their classes."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ from utils.pictures import save_grid
 log = logging.getLogger(__name__)
 
 GRID_COLUMNS = 10
-PREVIEW_IMAGES = 64  # of a grid that a training draws
+PREVIEW_IMAGES = 64  # in a grid that a training draws
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,8 @@ class Generation:
     """Images to generate.
 
     Attributes:
-        model: the model that makes them.
-        labels: class of each image, one number per image.
+        labels: class of each image.
         labels_as_written: the classes as the user wrote them; "all in turn" without --labels.
-        series: seed, index of the first image, size of a block.
-        machine: device, precision and processes.
     """
 
     model: ModelSource
@@ -55,11 +52,11 @@ class Generation:
         return self.model.open().sample_blocks(self.labels, config, self.series, blocks=blocks)
 
     def protocol(self) -> dict[str, Any]:
-        """Return what the images depend on, except the settings of sampling."""
+        """Return what the images depend on, except the sampling settings."""
         model = self.model.open()
         return {
             "checkpoint": {"file": self.model.path.name, "fingerprint": model.fingerprint},
-            # The file of another program does not hold its tokenizer.
+            # A model file of another program does not hold its tokenizer.
             "tokenizer": model.tokenizer.fingerprint,
             "labels": self.labels_as_written,
             "seed": self.series.seed,
@@ -74,13 +71,13 @@ def resolve_generation(
     default: Sequence[int] | None = None,
     default_count: int | None = None,
 ) -> Generation:
-    """Find the model and decide which images it makes.
+    """Find the model and decide which images it generates.
 
     Args:
         request: the command line.
-        default: labels to use without --labels; None takes all classes in turn.
-        default_count: number of images without --num_samples; None takes one per label of --labels,
-            or the default of --num_samples without --labels.
+        default: labels to use without --labels; None means all classes in turn.
+        default_count: number of images without --num_samples; None means one per label of
+            --labels, or the default of --num_samples without --labels.
 
     Raises:
         UserError: if the model is missing, or --labels names a class that it does not have.
@@ -104,10 +101,10 @@ def resolve_generation(
 
 
 def sampling_line(line: CommandLine, model: ModelSource) -> CommandLine:
-    """Fill in the settings that a model brings; options given now win.
+    """Fill in the sampling settings that come with a model; options given now win.
 
-    These are the best ones if --settings asks for them, else the usual ones of its family, or those
-    that a student was made for.
+    These are the best settings if --settings asks for them. Otherwise they are those that a student
+    was made for, or the usual ones of the family.
 
     Raises:
         UserError: if --settings asks for best settings that the model does not have.
@@ -129,13 +126,13 @@ def sampling_line(line: CommandLine, model: ModelSource) -> CommandLine:
 def guided_if_possible(
     line: CommandLine, config: type, field: str, null_class: int | None
 ) -> CommandLine:
-    """Set what needs a trained null class to 0 where there is none, unless it was given.
+    """Set to 0 a setting that needs a trained null class, if there is none and it was not given.
 
     Args:
         line: the command line.
         config: the config dataclass that has the setting.
-        field: a guidance, or the share of labels to drop.
-        null_class: that of the transformer.
+        field: name of the setting: a guidance, or the share of labels to drop.
+        null_class: the null class of the transformer.
     """
     name = options_of(config)[field]
     if null_class is not None or name in line.given:
@@ -144,7 +141,7 @@ def guided_if_possible(
 
 
 def sampling_of(line: CommandLine, model: ModelSource) -> SamplingConfig:
-    """Return the settings of sampling for a model.
+    """Return the sampling settings for a model.
 
     Raises:
         UserError: if a setting does not fit the model, or --settings asks for best settings that
@@ -156,7 +153,7 @@ def sampling_of(line: CommandLine, model: ModelSource) -> SamplingConfig:
 
 
 def log_best_settings(path: Path, best: BestSettings) -> None:
-    """Say that the file of a model holds the best settings of a sweep."""
+    """Log that the file of a model holds the best settings of a sweep."""
     options, found = changed_options(best.sampling), best.summary()
     log.info(
         "%s holds the best settings of a sweep (`settings` best): %s: %s", path, options, found
@@ -164,7 +161,7 @@ def log_best_settings(path: Path, best: BestSettings) -> None:
 
 
 def changed_options(sampling: SamplingConfig) -> str:
-    """Write the options of settings that do not have their defaults."""
+    """Write the sampling options that differ from their defaults."""
     usual, values = option_values(SamplingConfig()), option_values(sampling)
     changed = [f"{n}={table_text(values[n])}" for n in values if values[n] != usual[n]]
     return " ".join(changed) or "the defaults"
@@ -179,12 +176,12 @@ def describe_model(source: ModelSource) -> dict[str, Any]:
 
 
 def log_plan(config: SamplingConfig, seq_len: int) -> None:
-    """Log what decoding will do at each step."""
+    """Log what decoding does at each step."""
     if config.num_steps > seq_len:
         log.info("`num_steps` %d: an image has only %d tokens", config.num_steps, seq_len)
     plan = make_plan([seq_len], config)
     if config.guidance and not plan.guidance.any():
-        log.warning("`guidance` %g: no step has any; see `guidance_interval`", config.guidance)
+        log.warning("`guidance` %g: no step is guided; see `guidance_interval`", config.guidance)
     log.info("%s", plan.table())
 
 
@@ -197,10 +194,10 @@ def preview_writer(
     """Return a function (transformer, path) that writes a grid of samples as a PNG.
 
     Args:
-        model_with: makes a model of a transformer.
+        model_with: makes a model from a transformer.
         labels: class of each image.
-        sampling: settings of decoding.
-        series: where the noise of the images comes from.
+        sampling: the sampling settings.
+        series: decides the noise of the images.
     """
 
     def write(network: Transformer, path: Path) -> None:
@@ -213,5 +210,5 @@ def preview_writer(
 
 
 def grid_columns(num_classes: int) -> int:
-    """Return the images per row of a grid; with few classes every column shows one class."""
+    """Return the images per row of a grid. With few classes, each column shows one class."""
     return GRID_COLUMNS // num_classes * num_classes or GRID_COLUMNS

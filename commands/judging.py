@@ -1,4 +1,4 @@
-"""Shared by the modes that score images: the real images, and the network that compares."""
+"""Shared by the modes that score images: the real images, and the feature network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +18,12 @@ from utils.size import size_text
 
 @dataclass(frozen=True)
 class JudgeSource:
-    """What a judge of images is made from.
+    """Everything that makes a judge of images.
 
     Attributes:
-        split: name of the split that images are compared with.
-        images: the real images of that split.
-        data: their dataset.
-        batch_size: real images that are read at once.
-        cache_folder: folder where the features of the real images are cached.
+        split: the split that images are compared with.
+        batch_size: real images read at once.
+        cache_folder: folder for the features of the real images.
         extractor: returns the network whose features are compared.
     """
 
@@ -37,7 +35,7 @@ class JudgeSource:
     extractor: Callable[[], Extractor]
 
     def open(self) -> Judge:
-        """Make the judge; features of the real images come from the cache or are extracted."""
+        """Make the judge; take the features of the real images from the cache, or extract them."""
         images = self.images
         reference = Reference(
             dataset=self.data.spec.name,
@@ -64,12 +62,12 @@ def check_extractor(line: CommandLine) -> None:
 def resolve_judge(
     request: Request, data: Data, default_split: Split, count: int | None = None
 ) -> JudgeSource:
-    """Decide what images are compared with; but for a dry run, open the network that compares.
+    """Choose the real images, and open the feature network, except in a dry run.
 
     Args:
         request: the command line.
         data: the dataset.
-        default_split: the split to compare with, without --reference.
+        default_split: the split to compare with if --reference is not given.
         count: number of images to measure; None if it is not known yet.
 
     Raises:
@@ -82,7 +80,7 @@ def resolve_judge(
         (net, inception), cache(lambda: open_extractor(net, inception, request.machine.device))
     )
     if not line.dry_run:
-        extractor()  # a file that cannot be read is found now, not after hours of sampling
+        extractor()  # finds an unreadable file now, not after hours of sampling
     split = line.reference or default_split
     images = data.open(split)
     check_count(len(images), f"features of {data.spec.name} ({split})")

@@ -1,8 +1,8 @@
-"""The options that a run's config.json keeps, checked as those of a command line are.
+"""The options that a run's config.json keeps, checked like those of a command line.
 
-The file may come from anybody. Only options that a run of the stage keeps are taken from it, with
-values that the command line would take. None of them names code to run or a place to write: a
-folder for token caches is taken only if that is what it is already.
+The file may come from anybody. Only options of the stage are read from it, and only values that the
+command line accepts. None of them names code to run or a place to write: a folder for token caches
+is used only if it already holds token caches.
 """
 
 import argparse
@@ -32,10 +32,10 @@ class StageOptions:
     Attributes:
         mode: name of the mode that trains it.
         config: config of its training. The options that fill it are the stage's options.
-        makes: the kind of its network, if it makes a new one. The option for its family, and the
+        makes: the kind of its new network, None without one. The option for its family, and the
             options that fill its config, are the stage's options too.
-        reads: kinds of networks that it reads from files. The given ones of the options that fill
-            their configs say how another program's file is read.
+        reads: kinds of networks that it reads from files. If the user gives options that fill
+            their configs, these say how to read another program's file.
     """
 
     mode: str
@@ -50,7 +50,7 @@ class StageOptions:
 
     @property
     def reading(self) -> frozenset[str]:
-        """Names of the options that may say how a file is read."""
+        """Names of the options that may say how to read a file."""
         return frozenset(name for kind in self.reads for name in options_of_kind(kind).values())
 
     def names(self, values: Mapping[str, Any]) -> set[str]:
@@ -74,13 +74,13 @@ def options_of_run(
 ) -> Iterator[Option]:
     """Yield the options that a run of a stage keeps.
 
-    These are the options of every run, those of the stage, and those that say how another program's
-    file is to be read.
+    These are the options of every run, those of the stage, and those that say how to read another
+    program's file.
 
     Args:
         stage: a key of STAGES.
         values: the values of all options, by name.
-        given: names of the options that the user gave; of the last kind only these are kept.
+        given: names of the options that the user gave. The last kind is kept only if given.
     """
     of_stage = STAGES[stage].names(values)
     for option in OPTIONS.values():
@@ -93,23 +93,23 @@ def options_of_run(
 def kept_options(
     line: CommandLine, stored: Mapping[str, Any], stage: str, file: Path
 ) -> dict[str, Any]:
-    """Read the options of a run from its entry in config.json.
+    """Read the options of a run from config.json.
 
     Args:
         line: the command line.
-        stored: the entry.
+        stored: what config.json has for the stage.
         stage: a key of STAGES.
         file: config.json, for messages.
 
     Returns:
-        The value of every option in the entry, by name.
+        The value of every stored option, by name.
 
     Raises:
-        UserError: naming an entry that no run of the stage keeps, or a value that its option does
-            not take.
+        UserError: naming something that is not an option of the stage, or a value that its option
+            does not accept.
     """
     known = {option.name: option for option in options_of_run(stage, stored, STAGES[stage].reading)}
-    # Runs that do not name a family were started when there was one.
+    # Runs that do not name a family are from the time when there was only one.
     makes = STAGES[stage].makes
     kept: dict[str, Any] = {} if makes is None else {makes: OPTIONS[makes].default_value}
     for name, value in stored.items():
@@ -117,25 +117,25 @@ def kept_options(
             continue
         if name not in known:
             raise UserError(
-                f"{file}: a run of this stage keeps no {name!r}; somebody has changed the file: "
-                "take it from a copy, or start another --run_name"
+                f"{file}: {name!r} is not an option of this stage; the file was edited: restore it "
+                "from a copy, or start another --run_name"
             )
         try:
             kept[name] = read_value(known[name], value)
         except UserError as error:
             raise UserError(
-                f"{file}: {error}; somebody has changed the file: take it from a copy, or start "
-                "another --run_name"
+                f"{file}: {error}; the file was edited: restore it from a copy, or start another "
+                "--run_name"
             ) from error
     _leave_out_places(kept, line)
     return kept
 
 
 def read_value(option: Option, value: Any) -> Any:
-    """Read a value of JSON as the command line reads its text.
+    """Read a value from JSON as the command line reads its text.
 
     Raises:
-        UserError: naming the option and the value, if it does not take it.
+        UserError: naming the option and the value, if the option does not accept it.
     """
     try:
         return _checked(option, value)
@@ -144,10 +144,10 @@ def read_value(option: Option, value: Any) -> Any:
 
 
 def _checked(option: Option, value: Any) -> Any:
-    """Read a value of config.json as the command line reads its text.
+    """Do what `read_value` does.
 
     Raises:
-        ArgumentTypeError, ValueError or TypeError: with what is wrong, if it does not take it.
+        ArgumentTypeError, ValueError or TypeError: saying what is wrong with the value.
     """
     if value is None and option.default_value is None:
         return None
@@ -158,13 +158,13 @@ def _checked(option: Option, value: Any) -> Any:
     if option.many is None:
         return _one(option, value)
     if not isinstance(value, list):
-        raise ValueError("is no list")
+        raise ValueError("is not a list")
     if option.many is Many.LIST:
         read = [item for part in value for item in option.kind(_text(part))]
     else:
         read = [_one(option, part) for part in value]
     if read != value:
-        raise ValueError("is not what the option takes")
+        raise ValueError("is not a value of this option")
     if option.length is not None and len(read) != option.length:
         raise ValueError(f"needs {option.length} numbers")
     return read
@@ -175,7 +175,7 @@ def _one(option: Option, value: Any) -> Any:
     assert option.kind is not None
     read = option.kind(_text(value))
     if isinstance(value, str) != isinstance(read, str) or isinstance(value, bool):
-        raise ValueError("is of another type than the option takes")
+        raise ValueError("does not have the type of this option")
     if option.choices is not None and read not in option.choices:
         raise ValueError(f"is none of {', '.join(option.choices)}")
     return read
@@ -184,12 +184,12 @@ def _one(option: Option, value: Any) -> Any:
 def _text(value: Any) -> str:
     """Write a value as on the command line."""
     if not isinstance(value, str | int | float):
-        raise ValueError("is no single value")
+        raise ValueError("is not a single value")
     return str(value)
 
 
 def _leave_out_places(kept: dict[str, Any], line: CommandLine) -> None:
-    """Leave out folders that something would be written to; the user can name them again."""
+    """Leave out folders that the program would write to; the user can name them again."""
     if line.asks_for("download_only"):
         kept.pop("data_dir", None)
     folder = kept.get(CACHE_FOLDER)
@@ -199,8 +199,8 @@ def _leave_out_places(kept: dict[str, Any], line: CommandLine) -> None:
     if not is_ours and not any(Path(folder).glob("*-*-*/tokens.npy")):
         del kept[CACHE_FOLDER]
         log.info(
-            "--%s %s of the run holds no token caches and is left out: give it again if they are "
-            "to be made there",
+            "--%s %s of the run holds no token caches and is left out: give the option again to "
+            "use this folder",
             CACHE_FOLDER,
             folder,
         )

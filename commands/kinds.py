@@ -1,6 +1,6 @@
 """The kinds of values that options take: functions from a text to a value, for argparse.
 
-Each raises argparse.ArgumentTypeError, with a message for the user, if the text is not of its kind.
+Each raises argparse.ArgumentTypeError, with a message for the user, for any other text.
 """
 
 import argparse
@@ -24,11 +24,10 @@ class Number:
 
     Attributes:
         need: what a text must be, for the error message.
-        convert: int or float.
         low: smallest value; None for no bound but MAX_NUMBER.
         high: largest value; None for no bound but MAX_NUMBER.
-        above: what every value must exceed.
-        below: what no value may reach.
+        above: bound that every value must exceed.
+        below: bound that every value must stay below.
         or_none: whether "none" is read as None.
     """
 
@@ -94,14 +93,14 @@ def image_size(text: str) -> int | str:
 
 
 def text(value: str) -> str:
-    """Read a text; refuse an empty one, which an unset shell variable leaves."""
+    """Read a text; refuse an empty one, which comes from an unset shell variable."""
     if not value.strip():
         raise argparse.ArgumentTypeError("is empty; leave the option out")
     return value
 
 
 def switch(text: str) -> bool:
-    """Read whether a switch is on, as programs write it that try out options."""
+    """Read the value of a switch, as programs that search for good options write it."""
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     if text.lower() not in words:
         raise argparse.ArgumentTypeError(f"needs true or false, or nothing, got {text[:40]!r}")
@@ -109,7 +108,7 @@ def switch(text: str) -> bool:
 
 
 def port(text: str) -> str:
-    """Read the number of a port; it stays a text, because the text "0" is true."""
+    """Read the number of a port. It stays a text, because the text "0" is true."""
     port_number(text)
     return text
 

@@ -11,24 +11,23 @@ from commands import kinds
 
 @dataclass(frozen=True)
 class Mode:
-    """One thing that the program can do.
+    """A mode, one thing that the program can do.
 
     Each mode has a file commands/<name>.py with these functions:
 
         complete(line)    optional; fills in options that a file decides, before all else
-        check(line)       optional; refuses mistakes that the command line alone shows
+        check(line)       optional; refuses mistakes that need no file to be seen
         resolve(request)  returns the mode's Job
         run(job)          does the Job (MaskGIT.py does those of train_vae, train and sample)
         describe(job)     optional; returns names and values that --dry_run prints
 
     Attributes:
         name: name of the mode, of its option and of its file.
-        help: what it does, in a few words.
         opens_networks: whether it opens trained networks, and compares the options that shape a
             network with them.
-        runs_shared: whether several processes may do it together.
-        takes_several: whether its option takes several values, which are then a list.
-        unit: what help calls the value of its option; None if the option takes no value.
+        runs_shared: whether several processes may run it together.
+        takes_several: whether its option takes a list of values.
+        unit: name of the option's value in --help; None if the option takes no value.
         kind: turns the value's text into a value.
         choices: the values that the option accepts; None accepts any.
         default: the value if the option is written without one; None if it needs one.

@@ -49,13 +49,7 @@ class Many(enum.Enum):
 
 @dataclass(frozen=True)
 class Fill:
-    """A field of a config that an option fills.
-
-    Attributes:
-        config: the config dataclass.
-        field: name of the field.
-        convert: turns the option's value into the field's.
-    """
+    """A field of a config that an option fills. `convert` turns the option's value into its own."""
 
     config: type
     field: str
@@ -73,13 +67,12 @@ class Option:
     Attributes:
         spelling: the option as help shows it, without the two dashes.
         kind: turns a text into a value (commands/kinds.py); None for a switch.
-        unit: what help calls a value, in one word.
-        help: what the option does, in one line.
+        unit: name of a value in --help, in one word.
         fills: the fields of configs that it fills.
         default: the value without the option; see `default_value`.
         modes: names of the modes in which it has an effect.
         compared: whether modes that open trained networks compare it with them.
-        deprecated: where it will be gone in the next version, what to do instead.
+        deprecated: if the next version will not have it, what to do instead.
         resume: what happens to it when a run is resumed.
         choices: the values that it accepts; None accepts any.
         many: how several values are written; None if it takes one value.
@@ -130,12 +123,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Group:
-    """Options under one title in help and in docs/options.md.
-
-    Attributes:
-        title: the title.
-        options: the options in the order in which they are shown.
-    """
+    """Options under one title in help and in docs/options.md."""
 
     title: str
     options: tuple[Option, ...] = field(repr=False)
@@ -157,7 +145,7 @@ WARMUP = "epochs of linear warm-up, at most a tenth of the run; cosine decay fol
 
 
 def _data() -> Iterator[Option]:
-    """Yield the options that say what images there are."""
+    """Yield the options about the images of the dataset."""
     yield Option(
         "dataset", str, "NAME", "dataset", READING | OPENING | {"download_only", "sample"},
         default="mnist", resume=Resume.RUN, choices=tuple(DATASETS),
@@ -373,7 +361,7 @@ def _distilling() -> Iterator[Option]:
 
 
 def _images() -> Iterator[Option]:
-    """Yield the options that say which model makes which images."""
+    """Yield the options that choose the model and the images to make."""
     text = "trained model; the teacher of --distill [the run's own]"
     yield Option("checkpoint", kinds.path, "FILE", text, OPENING | {"reconstruct"})
     yield Option(
@@ -444,7 +432,7 @@ def _sampling() -> Iterator[Option]:
 
 
 def _editing() -> Iterator[Option]:
-    """Yield the options that say what is regenerated."""
+    """Yield the options that choose what to regenerate."""
 
     def edits(
         name: str, kind: Any, unit: str, text: str, modes: str = "edit", **more: Any
@@ -458,18 +446,18 @@ def _editing() -> Iterator[Option]:
     yield edits("mask_box", kinds.box_of, "X0,Y0,X1,Y1", text, many=Many.REPEATED)
     text = "image whose white parts, or transparent hole, are regenerated; resized like the image"
     yield edits("mask_image", kinds.path, "FILE", text)
-    text = "brightness from which on --mask_image marks, for masks that are not black and white"
+    text = "lowest brightness that --mask_image marks, for masks that are not black and white"
     yield edits("mask_threshold", kinds.brightness, "LEVEL", text)
     text = "shift the image and regenerate the free margin: left, right, top or bottom, in pixels"
     yield edits("outpaint", kinds.margin, "SIDE=PIXELS", text, many=Many.WORDS_REPEATED)
-    text = "grow the region to regenerate by so many tokens on every side"
+    text = "grow the region to regenerate by this number of tokens on every side"
     yield edits("mask_grow", kinds.whole_number, "TOKENS", text, "edit page", default=0)
     text = "do not put the original pixels back outside the region"
     yield edits("no_composite", None, "", text, "edit page")
 
 
 def _measuring() -> Iterator[Option]:
-    """Yield the options that say what is measured, and with which networks."""
+    """Yield the options that choose what to measure, and with which networks."""
     modes = _modes("evaluate sweep")
     yield Option(
         "images", kinds.path, "PATH",
@@ -514,7 +502,7 @@ def _run() -> Iterator[Option]:
     text = "auto, cpu, cuda, cuda:<i> or mps"
     yield Option("device", kinds.text, "NAME", text, COMPUTING, default=AUTO)
     yield Option(
-        "precision", str, "NAME", "dtype of matrix products; auto: bf16 where it is the faster one",
+        "precision", str, "NAME", "dtype of matrix products; auto: bf16 where it is faster",
         COMPUTING, default=AUTO, resume=Resume.RUN, choices=(AUTO, "fp32", "bf16"),
     )  # fmt: skip
     text = "run all networks through torch.compile: a slow start, then faster on GPUs"

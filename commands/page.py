@@ -1,7 +1,7 @@
 """--page: a page in the browser that generates, edits and shows what runs have written.
 
-page/ knows no option: this file tells it what the form asks for, reads its values, and writes the
-command line that makes an image again.
+page/ does not know the options. This file describes the form for it, reads the form's values, and
+writes the command line that makes an image again.
 """
 
 import hashlib
@@ -46,9 +46,7 @@ class PageJob:
     """A page to serve.
 
     Attributes:
-        host: where it listens.
         port: the port; 0 takes any free one.
-        form: the command line, as the page needs it.
         models: lists the files of models.
         load: opens a model.
         runs: lists the folders of runs.
@@ -104,9 +102,9 @@ def run(job: PageJob) -> None:
     """Serve the page until a signal ends it.
 
     Raises:
-        UserError: if the port cannot be had.
+        UserError: if the port cannot be opened.
     """
-    # Imported only now: without its packages, `check` has told what to install.
+    # Imported only now. If its packages are missing, `check` has already said what to install.
     server, connections = map(importlib.import_module, ("page.server", "page.connections"))
     names = tuple(options_of(SamplingConfig).values())
     page = server.Page(Catalog(job.models, job.load), RunReader(job.runs, names), job.form)
@@ -121,7 +119,7 @@ def run(job: PageJob) -> None:
 
 
 def _load(request: Request, path: Path) -> OpenModel:
-    """Open a model anew, as it now is on disk."""
+    """Open a model as it is on disk now."""
     of_path = replace(request, line=request.line.replace(checkpoint=str(path)), opened={})
     source = find_model(of_path)
     data = request.data(source.dataset, source.tokenizer.image_size)
@@ -131,7 +129,7 @@ def _load(request: Request, path: Path) -> OpenModel:
 
 
 def _form(line: CommandLine) -> CommandForm:
-    """Describe the command line to the page; its form begins with the options given here."""
+    """Describe the command line to the page; the form starts with the options given here."""
     field = partial(_field, line)
     return CommandForm(
         sampling=tuple(map(field, options_of(SamplingConfig).values())),
@@ -152,7 +150,7 @@ def _form(line: CommandLine) -> CommandForm:
 
 
 def _begins_with(line: CommandLine, settings: SamplingConfig) -> dict[str, Any]:
-    """Return the values that the form begins with: these settings, but for the options given."""
+    """Return the form's first values: the given options, and these settings for the others."""
     values = option_values(settings)
     return values | {name: getattr(line, name) for name in values.keys() & line.given}
 
@@ -174,28 +172,28 @@ def _field(line: CommandLine, name: str) -> Field:
 
 
 def _read(line: CommandLine, values: Mapping[str, Any], usual: SamplingConfig) -> SamplingConfig:
-    """Turn values by option into settings of sampling; what is missing is as in `usual`.
+    """Turn values by option into sampling settings; `usual` has those that are missing.
 
     Raises:
-        UserError: naming an option that is none of sampling, or a value that it does not take.
+        UserError: naming what is not a sampling option, or a value that the option does not accept.
     """
     names = options_of(SamplingConfig).values()
     for name in values:
         if name not in names:
-            raise UserError(f"{name[:40]!r} is no setting of sampling")
+            raise UserError(f"{name[:40]!r} is not a sampling option")
     read = {name: read_value(OPTIONS[name], value) for name, value in values.items()}
     return configure(SamplingConfig, line.replace(**{**_begins_with(line, usual), **read}))
 
 
 def _command(line: CommandLine, recipe: Recipe) -> list[str]:
-    """Write the command line that makes the images of a recipe again, an option after the other.
+    """Write the command line that makes the images of a recipe again, a list of its options.
 
-    It names a run of its own, so that it replaces nothing in the run of the model.
+    It names a run folder of its own, so that it overwrites nothing in the run of the model.
     """
     words = [*_recipe_words(recipe), *_same_again(line)]
     name = f"page-{hashlib.sha256(repr(words).encode()).hexdigest()[:10]}"
     words += ["--output_dir", _path_text(Path(line.output_dir)), "--run_name", name]
-    # By words, because a name may hold " --".
+    # Split by words, because a name may contain " --".
     starts = [n for n, word in enumerate(words) if word.startswith("--")]
     ends = [*starts[1:], len(words)]
     options = [words[start:end] for start, end in zip(starts, ends, strict=True)]
@@ -210,7 +208,7 @@ def _path_text(path: Path) -> str:
 
 
 def _quoted(word: str) -> str:
-    """Quote a word for bash; what cannot be printed, or is not UTF-8, by its bytes."""
+    """Quote a word for bash; write characters as bytes if they are not printable UTF-8."""
     if word.isprintable():
         return shlex.quote(word)
     letters = (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in _escaped(word))
@@ -244,10 +242,10 @@ def _recipe_words(recipe: Recipe) -> list[str]:
 
 
 def _same_again(line: CommandLine) -> Iterator[str]:
-    """Yield the options of this command line that also decide what an image is."""
+    """Yield the options of this command line that also change the images."""
     for name in sorted(line.given & OPTIONS.keys() - {"checkpoint"}):
         option = OPTIONS[name]
-        # What says how networks compute acts in --reconstruct too; the form has the other options.
+        # Options of how networks compute act in --reconstruct too; the form has the others.
         decides = option.compared or "reconstruct" in option.modes or name == "batch_size"
         if decides and name not in ("output_dir", "run_name"):
             yield from _written(option, getattr(line, name))

@@ -42,11 +42,7 @@ class CommandLine:
 
 
 def parse(argv: Sequence[str]) -> CommandLine:
-    """Parse a command line; a mistake ends the process with one line on stderr and code 2.
-
-    Args:
-        argv: the arguments, without the program's name.
-    """
+    """Parse a command line; a mistake ends the process with one line on stderr and code 2."""
     parser = build_parser()
     argv = _canonical_spelling(argv, parser)
     if not {"-h", "--help"}.isdisjoint(argv):
@@ -54,7 +50,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
         sys.stdout.write(help_text([mode for mode in MODES if mode.flag in written]))
         raise SystemExit(0)
     defaults = vars(parser.parse_args([]))
-    # Parse with a mark as every default, to see which options were given.
+    # Parse with a marker as every default, to see which options were given.
     unset = object()
     parsed = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, unset))))
     given = frozenset(name for name, value in parsed.items() if value is not unset)
@@ -117,7 +113,7 @@ def _add_mode(parser: argparse.ArgumentParser, mode: Mode) -> None:
 
 
 def _add_switch(parser: argparse.ArgumentParser, flag: str) -> None:
-    """Add an option without a value; programs that try out options write one: `--compile=False`."""
+    """Add an option without a value. A value is accepted for programs: `--compile=False`."""
     parser.add_argument(flag, nargs="?", const=True, default=False, type=kinds.switch)
 
 
@@ -148,7 +144,7 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
 
 
 def _canonical_spelling(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """Replace `-` and `_` in the options of a command line, so that the parser knows them."""
+    """Spell the options of a command line as the parser does, whether written with `-` or `_`."""
     known = {_folded(name): name for name in _names(parser)}
     result = []
     for argument in argv:
@@ -158,7 +154,7 @@ def _canonical_spelling(argv: Sequence[str], parser: argparse.ArgumentParser) ->
 
 
 def _names(parser: argparse.ArgumentParser) -> Collection[str]:
-    """List all options that the parser knows, with their dashes."""
+    """List all options of the parser, with their dashes."""
     return [name for action in parser._actions for name in action.option_strings]
 
 

@@ -1,4 +1,4 @@
-"""--reconstruct: encode and decode the validation images, show the result and measure it."""
+"""--reconstruct: encode and decode the validation images; show and measure the result."""
 
 import logging
 from collections.abc import Iterator
@@ -25,16 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReconstructJob:
-    """A tokenizer to measure.
-
-    Attributes:
-        tokenizer: the tokenizer.
-        images: the images to reconstruct.
-        data: their dataset.
-        batch_size: images that are reconstructed at once.
-        machine: device, precision and processes.
-        run: the run folder for the results.
-    """
+    """A tokenizer to measure."""
 
     tokenizer: TokenizerSource
     images: ImageDataset
@@ -78,7 +69,7 @@ def run(job: ReconstructJob) -> None:
                 originals.extend(to_uint8(tokenizer.to_rgb(original[:GRID_COLUMNS])))
             yield to_uint8(tokenizer.to_rgb(reconstruction)), labels.numpy()
 
-    # Write all reconstructions to one file, and the first ones below their originals to a picture.
+    # Write all reconstructions to one file, and a picture of the first ones below their originals.
     make_folder(folder)
     first = write_npz(folder / "reconstructions.npz", blocks(), len(job.images), "reconstructing")
     pictures = [*originals, *first[: len(originals)]]
@@ -90,7 +81,7 @@ def run(job: ReconstructJob) -> None:
     for name, value in result.items():
         log.info("%-20s %s", name, f"{value:.4f}" if isinstance(value, float) else value)
 
-    # Draw how the codes are used. A picture of earlier ones would be wrong beside these scores.
+    # Draw how often the codes are used. An old picture would be wrong beside these scores.
     codes = folder / "codes.png"
     if not drawn_or_said(codes, lambda: draw_code_use(codes, meter.code_counts())):
         codes.unlink(missing_ok=True)

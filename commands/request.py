@@ -1,4 +1,4 @@
-"""The Request, from which every mode makes its Job, and the parts that several Jobs share."""
+"""The Request, from which every mode makes its Job, and the common parts of several Jobs."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -26,9 +26,7 @@ class Machine:
     """Where and how to compute.
 
     Attributes:
-        device: the device of this process.
         precision: dtype of matrix products.
-        processes: this process among those that work together.
         compiled: whether networks run through torch.compile.
     """
 
@@ -43,14 +41,12 @@ class Data:
     """A dataset at one size.
 
     Attributes:
-        spec: its row in the table of datasets.
         size: height and width of the images in pixels.
         folder: the data folder.
-        cache_folder: folder of the token caches, where it is noted which images have been checked.
+        cache_folder: folder of the token caches, and of the notes of checked images.
         num_workers: processes that read images.
-        may_download: whether missing files may be fetched.
         main_first: a block that the main process enters first; see `Processes.main_first`.
-        opened: splits that are open, by all that they depend on; the modes share it.
+        opened: the open splits, which the modes share, by dataset, split and size.
     """
 
     spec: DatasetSpec
@@ -89,16 +85,14 @@ class Data:
 
 @dataclass(frozen=True)
 class Request:
-    """What a mode makes its Job from: a command line, a machine and the Jobs of earlier modes.
+    """A mode makes its Job from this: command line, machine and the Jobs of earlier modes.
 
     Attributes:
         line: the command line; options of a resumed run are already filled in.
-        machine: device, precision and processes.
         jobs: Jobs of the modes that run earlier, by name of the mode. They say, for example, which
             tokenizer --train_vae will make.
-        continued: by stage, the entry of config.json that the line was completed from; no entry
-            for a stage that starts.
-        opened: models, splits and networks that modes share, by what they are.
+        continued: for each stage that continues, its settings in config.json.
+        opened: models, splits and networks that modes share.
     """
 
     line: CommandLine
@@ -124,7 +118,7 @@ class Request:
             reason = f"the model's images have {size_text(size)} pixels"
             raise FieldError("image_size", line.size, reason)
         processes = self.machine.processes
-        # A folder that config.json names is only read: the file may come from anybody.
+        # If config.json names the folder, it is only read: the file may come from anybody.
         is_ours = not self.continued or "data_dir" in line.given
         return Data(
             spec=spec,
@@ -132,7 +126,7 @@ class Request:
             folder=Path(line.data_dir),
             cache_folder=self.cache_folder(),
             num_workers=line.num_workers,
-            # Several processes may be on machines that have a data folder each.
+            # Several processes may run on machines with a data folder each.
             may_download=processes.size == 1 and not line.dry_run and is_ours,
             main_first=processes.main_first,
             opened=self.opened,
@@ -148,7 +142,7 @@ class Request:
         return Path(self.line.cache_dir or Path(self.line.output_dir) / "tokens")
 
     def after(self, mode: str, job: Any) -> "Request":
-        """Return the request for the modes after `mode`, which has this Job."""
+        """Return the request for the modes after `mode`, with its Job."""
         return replace(self, jobs={**self.jobs, mode: job})
 
     def check_n_classes(self, num_classes: int, source: Path | str) -> None:

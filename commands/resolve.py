@@ -1,8 +1,7 @@
 """Turns a command line into Jobs, one per mode, before the first mode starts.
 
-Checkpoints, run folders and datasets are looked up here, so that a mistake is found before any work
-is done. A Job is complete and never changes; only what an earlier mode is about to make is missing
-in it.
+Checkpoints, run folders and datasets are looked up here, so that mistakes are found before the work
+begins. A Job is complete and never changes. Only the results of earlier modes are missing in it.
 """
 
 import logging
@@ -30,7 +29,7 @@ from utils.device import (
     settings_of_torch_kept,
 )
 from utils.errors import UserError, is_out_of_memory
-from utils.processes import launched_processes
+from utils.processes import Processes, launched_processes
 from utils.progress import logging_kept, set_up_logging
 from utils.workers import raise_file_limit
 
@@ -41,10 +40,7 @@ log = logging.getLogger(__name__)
 def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
     """Make the Jobs of all modes; in the block the processes are connected.
 
-    After the block a caller, as a notebook, has its own settings of torch and of logging again.
-
-    Args:
-        line: the command line.
+    After the block a caller, such as a notebook, has its own settings of torch and logging again.
 
     Yields:
         The Jobs in the order in which they run; none for --dry_run, which only prints them.
@@ -53,7 +49,7 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
         UserError: if the modes cannot run as asked, or memory runs out in the block.
     """
     with logging_kept(), settings_of_torch_kept(), _memory_errors(line):
-        # Messages of the lower folders name settings; the log shows options in their place.
+        # Messages of the lower folders name settings; the log shows the options instead.
         processes = launched_processes()
         set_up_logging(verbose=processes.is_main, rewrite=with_flags)
         raise_file_limit()
@@ -63,8 +59,8 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
             complete = getattr(mode.module(), "complete", None)
             line = complete(line) if complete else line
         line, continued = apply_resume(with_defaults(line))
-        machine = _choose_machine(line)
-        # What a run keeps is what "auto" became: on another machine it would become another.
+        machine = _choose_machine(line, processes)
+        # A run keeps what "auto" became, because on another machine it could become another dtype.
         line = line.replace(precision=precision_name(machine.precision))
         if not line.dry_run:
             _check_processes(line, machine)
@@ -82,16 +78,16 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
 def _resolve_jobs(request: Request) -> dict[Mode, Any]:
     """Make the Job of each mode, so that a mistake in a later mode shows before any mode runs."""
     line = request.line
-    # Mistakes that need no file to be found.
+    # Find the mistakes that need no file to be seen.
     for mode in line.modes:
         check = getattr(mode.module(), "check", None)
         if check:
             check(line)
     spec = DATASETS[line.dataset]
-    # A model in a file has its own number, which commands/sources.py compares.
+    # commands/sources.py compares the number with that of a model in a file.
     if spec.num_classes is not None and not line.checkpoint:
         request.check_n_classes(spec.num_classes, spec.name)
-    # The Jobs, each with those before it in its request.
+    # Make the Jobs; each request has the Jobs before it.
     jobs: dict[Mode, Any] = {}
     for mode in line.modes:
         jobs[mode] = mode.module().resolve(request)
@@ -99,9 +95,8 @@ def _resolve_jobs(request: Request) -> dict[Mode, Any]:
     return jobs
 
 
-def _choose_machine(line: CommandLine) -> Machine:
+def _choose_machine(line: CommandLine, processes: Processes) -> Machine:
     """Choose device and precision, and set torch up for them."""
-    processes = launched_processes()
     device = processes.own_device(choose_device(line.device))
     precision = choose_precision(line.precision, device)
     set_up_device(device, precision, line.deterministic)
@@ -119,13 +114,13 @@ def _check_processes(line: CommandLine, machine: Machine) -> None:
 
 
 def _log_useless_options(line: CommandLine) -> None:
-    """Warn of options that the user gave and that no mode uses, or that will be gone."""
+    """Warn of given options that no mode uses, or that the next version will not have."""
     idle = idle_options(line)
     if idle:
         log.warning("no effect here: %s", ", ".join(OPTIONS[name].flag for name in idle))
     for option in OPTIONS.values():
         if option.deprecated and option.name in line.given:
-            text = "the next version has no %s: %s"
+            text = "the next version will not have %s: %s"
             log.warning(text, option.flag, option.deprecated)
 
 
@@ -136,8 +131,8 @@ def idle_options(line: CommandLine) -> list[str]:
     compares = any(mode.opens_networks for mode in line.modes)
     given = [OPTIONS[name] for name in line.given & OPTIONS.keys()]
     idle = {o.name for o in given if not (o.modes & names or (o.compared and compares))}
-    # Those that sampler and schedule of guidance ignore; a sweep may use several of them, and a
-    # checkpoint may choose others.
+    # Options that the sampler or the guidance schedule ignores. A sweep may use several samplers
+    # and schedules, and a checkpoint may choose others.
     if not line.asks_for("sweep") and line.settings != BEST:
         sampling, named = configure(SamplingConfig, line), options_of(SamplingConfig)
         if not SAMPLERS[sampling.sampler].uses_temperature:

@@ -1,4 +1,4 @@
-"""--resume: which options a run keeps in config.json, and how a resumed run takes them over."""
+"""--resume: the options that a run keeps in config.json, and how a resumed run uses them."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,32 +19,31 @@ from utils.plain import same_value
 
 log = logging.getLogger(__name__)
 
-Entry = Mapping[str, Any]
-"""What config.json keeps about a stage."""
+Settings = Mapping[str, Any]
+"""The settings of a stage in config.json: its options, and `made_from`."""
 
 
-def apply_resume(line: CommandLine) -> tuple[CommandLine, dict[str, Entry]]:
+def apply_resume(line: CommandLine) -> tuple[CommandLine, dict[str, Settings]]:
     """Fill in the options of the run that --resume continues.
 
     Returns:
-        The new command line, and by stage the entry of config.json that it continues; no entry for
-        a stage that starts.
+        The new command line, and for each stage that continues its settings in config.json.
 
     Raises:
         UserError: if a training would overwrite a run, or an option contradicts the run.
     """
     run = RunFolder(Path(line.output_dir) / (line.run_name or line.dataset), line.dataset)
-    continued: dict[str, Entry] = {}
+    continued: dict[str, Settings] = {}
     for stage, of_stage in STAGES.items():
         if line.asks_for(of_stage.mode):
-            line, entry = _apply_to_stage(line, stage, run)
-            continued |= {stage: entry} if entry is not None else {}
+            line, settings = _apply_to_stage(line, stage, run)
+            continued |= {stage: settings} if settings is not None else {}
     return line, continued
 
 
 def _apply_to_stage(
     line: CommandLine, stage: str, run: RunFolder
-) -> tuple[CommandLine, Entry | None]:
+) -> tuple[CommandLine, Settings | None]:
     """Fill in the options of one stage; returns and raises as `apply_resume`."""
     # Refuse to overwrite a run.
     state, published = run.resume_state(stage), run.published(stage)
@@ -84,7 +83,7 @@ def run_options(line: CommandLine, stage: str) -> dict[str, Any]:
 
 
 def run_record(
-    line: CommandLine, stage: str, made_from: Mapping[str, Any], continues: Entry | None
+    line: CommandLine, stage: str, made_from: Mapping[str, Any], continues: Settings | None
 ) -> RunRecord:
     """Make the record of a stage for config.json.
 
@@ -92,7 +91,7 @@ def run_record(
         line: the command line; its size is that of the run's images, not None.
         stage: one of `training.runs.STAGES`.
         made_from: what the run depends on apart from its options, by name.
-        continues: the entry of config.json that the line was completed from, if there is one.
+        continues: the settings in config.json that the run continues; None for a new run.
     """
     stages = [name for name, of_stage in STAGES.items() if line.asks_for(of_stage.mode)]
     paths = {option.name for option in OPTIONS.values() if option.is_path}
@@ -108,28 +107,24 @@ def run_record(
 
 
 def _take_planned_options(
-    line: CommandLine, stored: Entry, stage: str, run: RunFolder
+    line: CommandLine, stored: Settings, stage: str, run: RunFolder
 ) -> CommandLine:
     """Take the options of a run that was planned but not started; options given now win."""
     kept = kept_options(line, stored, stage, run.config)
     return line.replace(**{name: kept[name] for name in kept.keys() - line.given})
 
 
-def take_over_options(line: CommandLine, stored: Entry, stage: str, run: RunFolder) -> CommandLine:
-    """Take over the options of a run that is resumed, and refuse other values.
+def take_over_options(
+    line: CommandLine, stored: Settings, stage: str, run: RunFolder
+) -> CommandLine:
+    """Take over the options of a resumed run, and refuse other values.
 
-    Accepted are more epochs, any value of an option with Resume.FREE, "auto" for what it became in
-    the run, and what an earlier version kept as "auto".
-
-    Args:
-        line: the command line.
-        stored: the entry of the stage in config.json.
-        stage: one of `training.runs.STAGES`.
-        run: the run folder.
+    Accepted are more epochs, any value of an option with Resume.FREE, "auto" for the value that it
+    became in the run, and any value where an earlier version kept "auto".
 
     Raises:
-        UserError: if an option contradicts the run; names the option and both values. Or if the
-            entry is not what a run writes.
+        UserError: naming the option and both values, if an option contradicts the run; or if a run
+            cannot have written `stored`.
     """
     now = run_options(line, stage)
     taken = {}
@@ -144,30 +139,30 @@ def take_over_options(line: CommandLine, stored: Entry, stage: str, run: RunFold
                 f"--{name} {value_text(getattr(line, name))} is not what the run in {run.path} was "
                 f"started with ({value_text(value)}); leave it out, or start another --run_name"
             )
-    # These options count as given again: those that say how another program's file is read, and
-    # those of sampling, for which a student has values of its own.
+    # These options count as given again: those that say how to read another program's file, and
+    # those of sampling, for which a student has its own values.
     of_sampling = set(options_of(SamplingConfig).values()) if stage == "student" else set()
     given = line.given | (taken.keys() & (STAGES[stage].reading | of_sampling))
     return replace(line.replace(**taken), given=given)
 
 
 def class_order(
-    continues: Entry, run: RunFolder, stage: str, class_names: Sequence[str]
+    continues: Settings, run: RunFolder, stage: str, class_names: Sequence[str]
 ) -> list[str]:
-    """Put the names of the classes into the order that a run gave them.
+    """Put the names of the classes into the order that they have in a run.
 
-    Names that the run does not have take the places of those that are gone. So a message can tell
-    which class has another name.
+    New names take the places of the names that are missing now. So a message can say which class
+    has another name.
 
     Args:
-        continues: the entry of config.json of the run.
+        continues: the run's settings in config.json.
         run: the run folder.
         stage: "vqgan" or "maskgit".
         class_names: names in the order of the dataset.
     """
     made_from = continues.get(MADE_FROM)
     order = made_from.get(CLASS_NAMES) if isinstance(made_from, Mapping) else None
-    # Earlier versions kept the names in the checkpoint alone. They sorted them as texts.
+    # Earlier versions kept the names only in the checkpoint, and sorted them as texts.
     if order is None and run.published(stage).is_file():
         order = load_checkpoint(run.published(stage), stage).get(CLASS_NAMES)
     if order is None:

@@ -33,14 +33,11 @@ class SampleJob:
     """Images to sample.
 
     Attributes:
-        images: the images: their model, classes and seed.
-        sampling: settings of decoding.
-        folder: folder for the images.
-        columns: images in a row of the grid.
+        columns: images per row of the grid.
         with_film: whether to write pictures of the first images at every decoding step.
     """
 
-    images: Generation
+    generation: Generation
     sampling: SamplingConfig
     folder: Path
     columns: int
@@ -48,22 +45,22 @@ class SampleJob:
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the bits of the images depend on, as plain data."""
-        series = self.images.series
+        series = self.generation.series
         return {
             **self.sampling_identity(),
-            "classes": self.images.labels,
+            "classes": self.generation.labels,
             "first_image": series.first_image,
             "batch_size": series.block_size,
         }
 
     def sampling_identity(self) -> dict[str, Any]:
-        """Return what all parts of a sampling share, if it is made in parts, as plain data.
+        """Return what all parts of a sampling have in common, as plain data.
 
-        Images of other block sizes are the same up to rounding.
+        The block size is not included: it changes the images by rounding only.
         """
-        model, machine = self.images.model.open(), self.images.machine
+        model, machine = self.generation.model.open(), self.generation.machine
         parts = ("first_image", "batch_size")
-        protocol = {k: v for k, v in self.images.protocol().items() if k not in parts}
+        protocol = {k: v for k, v in self.generation.protocol().items() if k not in parts}
         return {
             **protocol,
             "checkpoint": model.fingerprint,
@@ -74,50 +71,50 @@ class SampleJob:
 
 
 def resolve(request: Request) -> SampleJob:
-    """Decide which images are sampled, and how.
+    """Decide which images are sampled, and with which settings.
 
     Raises:
         UserError: if the model is missing, or an option does not fit it.
     """
-    images = resolve_generation(request)
+    generation = resolve_generation(request)
     if request.line.save_steps:
-        check_cells(images.model.tokenizer.grid, "--save_steps shows what is hidden")
-    sampling = sampling_of(request.line, images.model)
-    if images.model.best is not None and request.line.settings != BEST:
-        log_best_settings(images.model.path, images.model.best)
+        check_cells(generation.model.tokenizer.grid, "--save_steps shows what is hidden")
+    sampling = sampling_of(request.line, generation.model)
+    if generation.model.best is not None and request.line.settings != BEST:
+        log_best_settings(generation.model.path, generation.model.best)
     return SampleJob(
-        images=images,
+        generation=generation,
         sampling=sampling,
-        folder=images.model.run.samples,
-        columns=grid_columns(images.model.shape.num_classes),
+        folder=generation.model.run.samples,
+        columns=grid_columns(generation.model.shape.num_classes),
         with_film=request.line.save_steps,
     )
 
 
 def describe(job: SampleJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
-    plan = make_plan([job.images.model.shape.seq_len], job.sampling)
+    plan = make_plan([job.generation.model.shape.seq_len], job.sampling)
     return {
-        **describe_model(job.images.model),
-        "images": len(job.images.labels),
+        **describe_model(job.generation.model),
+        "images": len(job.generation.labels),
         "plan": plan.table(),
     }
 
 
 def log_sampling_plan(job: SampleJob) -> None:
     """Log what decoding will do at each step."""
-    log_plan(job.sampling, job.images.model.shape.seq_len)
+    log_plan(job.sampling, job.generation.model.shape.seq_len)
 
 
 def save_steps(job: SampleJob, folder: Path) -> None:
     """Write `steps.png` and `steps.gif`: the first images at every decoding step."""
-    model, labels = job.images.model.open(), job.images.labels[:FILMED_IMAGES]
-    steps = list(model.sample_steps(labels, job.sampling, job.images.series))
+    model, labels = job.generation.model.open(), job.generation.labels[:FILMED_IMAGES]
+    steps = list(model.sample_steps(labels, job.sampling, job.generation.series))
     save_film(folder, model.image_of(steps[-1]), [step.hidden for step in steps])
 
 
 def log_results(job: SampleJob) -> None:
-    """Log what is in the folder; the picture comes last."""
+    """Log the files in the folder; the picture comes last."""
     film = ("steps.gif", "steps.png") if job.with_film else ()
     for name in ("images", "samples.npz", *film, "grid.png"):
         log_written(job.folder / name)

@@ -15,12 +15,7 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class ShowPlanJob:
-    """A plan to show.
-
-    Attributes:
-        sampling: settings of decoding.
-        seq_len: tokens of an image.
-    """
+    """A plan to show."""
 
     sampling: SamplingConfig
     seq_len: int

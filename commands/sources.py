@@ -1,7 +1,7 @@
 """Where a mode gets its tokenizer or model from: a file, or an earlier mode of the same command.
 
-A source knows the config of a network at once. Its `open` returns the network itself, which an
-earlier mode may still have to make.
+A source has the config of a network from the start. Its `open` returns the network itself, which
+an earlier mode of the command may have to train first.
 """
 
 import logging
@@ -18,7 +18,7 @@ from data.datasets import DATASETS
 from models.best_settings import BestSettings
 from models.given import Given
 from models.model import Model
-from models.open import foreign_family, foreign_model, load_tokenizer, own_model
+from models.open import BUNDLED, foreign_family, foreign_model, load_tokenizer, own_model
 from models.sampling import SamplingConfig
 from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
@@ -28,8 +28,6 @@ from utils.errors import UserError
 from utils.torch_file import read_torch_file
 
 log = logging.getLogger(__name__)
-
-BUNDLED = Path(__file__).parents[1] / "models" / "pretrained"
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,6 @@ class ModelSource:
     """A trained model that exists, or that --train or --distill will make.
 
     Attributes:
-        path: its file.
         run: the run folder for its results.
         dataset: name of the dataset that it is trained on.
         class_names: names of the classes, in the order of the labels.
@@ -59,8 +56,8 @@ class ModelSource:
         open: returns it, on the device.
         best: the settings that a sweep found best for it; None without a sweep.
         made_for: the settings that a student was distilled for; None for other models.
-        usual: the settings that it is sampled with where none are given; None for the defaults.
-        is_own: whether its file is of this program.
+        usual: the settings for sampling that it brings; None for the defaults of the program.
+        is_own: whether this program wrote its file.
     """
 
     path: Path
@@ -136,7 +133,7 @@ def find_tokenizer_to_measure(request: Request) -> tuple[TokenizerSource, str, R
 
 
 def find_model(request: Request) -> ModelSource:
-    """Find the model: the one that an earlier mode will make, that of --checkpoint, or the run's.
+    """Find the model: from an earlier mode, from --checkpoint, or from the run folder.
 
     All modes of a command get the same one; only --distill turns its model into another.
 
@@ -170,7 +167,7 @@ def _coming_model(request: Request, path: Path) -> ModelSource:
         path=path,
         run=job.run,
         dataset=request.line.dataset,
-        class_names=job.images.train.class_names,
+        class_names=job.splits.train.class_names,
         shape=job.config,
         tokenizer=job.tokenizer.shape,
         open=_opens_later(request, path),
@@ -227,7 +224,7 @@ def _load_model(request: Request, path: Path) -> tuple[Model, bool]:
     """Load a model on the CPU and check it against the options; errors as in `find_model`.
 
     Returns:
-        The model, and whether its file is of this program.
+        The model, and whether this program wrote its file.
     """
     line = request.line
     stored = read_torch_file(path)
@@ -275,7 +272,7 @@ def _load_foreign(request: Request, stored: object, path: Path) -> Model:
         )
     spec = request.data().spec
     tokenizer = _load_tokenizer(request, _tokenizer_file(request))
-    # The other program may have trained with another number of classes than the dataset has.
+    # The other program may have used a different number of classes than the dataset has.
     num_classes = line.n_classes if "n_classes" in line.given else spec.num_classes
     model = foreign_model(
         stored, path, tokenizer, spec.name, spec.classes, num_classes, _given(line).transformer
@@ -303,7 +300,7 @@ def _run_of(request: Request, path: Path, dataset: str) -> RunFolder:
 
 
 def _model_hint(run: RunFolder) -> str:
-    """Return what the user can do about a run folder without a model of the dataset."""
+    """Return what the user can do if the run folder has no model of the dataset."""
     others = sorted(run.path.glob("MaskGIT_*.pt"))
     if others:
         dataset = re.sub("_(best|step_[0-9]+)$", "", others[0].stem.removeprefix("MaskGIT_"))

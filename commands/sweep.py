@@ -45,15 +45,13 @@ class SweepJob:
     """A grid to measure.
 
     Attributes:
-        images: the images that are made for each combination.
         grid: the combinations, as settings of sampling.
-        judge: what the images are compared with, and how.
         folder: folder of the table.
-        kept_by: the score by which the best settings are chosen that the checkpoint will hold; None
-            keeps none.
+        kept_by: the score that chooses the best settings, which the checkpoint will hold; None
+            writes none.
     """
 
-    images: Generation
+    generation: Generation
     grid: list[SamplingConfig]
     judge: JudgeSource
     folder: Path
@@ -72,8 +70,8 @@ def resolve(request: Request) -> SweepJob:
     Raises:
         UserError: if the model is missing, or an option does not fit it.
     """
-    images = resolve_generation(request, default_count=SWEPT_IMAGES)
-    model = images.model
+    generation = resolve_generation(request, default_count=SWEPT_IMAGES)
+    model = generation.model
     line = sampling_line(request.line, model)
     grid = [configure(SamplingConfig, line.replace(**values)) for values in _grid(line)]
     for sampling in grid:
@@ -81,15 +79,15 @@ def resolve(request: Request) -> SweepJob:
     if line.keep_best and not model.is_own:
         raise UserError(f"--keep_best: {model.path} is of another program and cannot hold settings")
     data = request.data(model.dataset, model.tokenizer.image_size)
-    judge = resolve_judge(request, data, "train", len(images.labels))
-    return SweepJob(images, grid, judge, model.run.path / "sweep", line.keep_best)
+    judge = resolve_judge(request, data, "train", len(generation.labels))
+    return SweepJob(generation, grid, judge, model.run.path / "sweep", line.keep_best)
 
 
 def describe(job: SweepJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
     return {
-        **describe_model(job.images.model),
-        "combinations": f"{len(job.grid)} of {len(job.images.labels)} images",
+        **describe_model(job.generation.model),
+        "combinations": f"{len(job.grid)} of {len(job.generation.labels)} images",
         "grid": "; ".join(changed_options(sampling) for sampling in job.grid),
     }
 
@@ -97,9 +95,9 @@ def describe(job: SweepJob) -> dict[str, Any]:
 def run(job: SweepJob) -> None:
     """Score the combinations that are not in the table yet, and print every row."""
     # The table belongs to one protocol, and to one job at a time.
-    count = len(job.images.labels)
+    count = len(job.generation.labels)
     judge = job.judge.open()
-    protocol = {**judge.protocol(count), **job.images.protocol()}
+    protocol = {**judge.protocol(count), **job.generation.protocol()}
     folder = make_folder(job.folder)
     busy = f"another job is measuring a grid in {folder}; choose another --run_name"
     with exclusive_lock(folder / ".lock", busy):
@@ -109,7 +107,7 @@ def run(job: SweepJob) -> None:
             values, title = option_values(sampling), f"combination {number} of {len(job.grid)}"
             if table.find(values) is None:
                 start, made_in = time.monotonic(), [0.0]
-                made = _timed(job.images.blocks(sampling), made_in)
+                made = _timed(job.generation.blocks(sampling), made_in)
                 scores = judge.score(table.keep_strip(values, made), count, title)
                 times = {"images_per_s": count / sum(made_in), "seconds": time.monotonic() - start}
                 table.add(values, {**scores, **times})
@@ -126,11 +124,11 @@ def _keep_best(job: SweepJob, table: SweepTable, protocol: Mapping[str, Any]) ->
     """Write the best settings of the table into the checkpoint."""
     assert job.kept_by is not None
     row = table.best(job.kept_by)
-    # The table is a file: its values are read as those of a command line.
+    # The table is a file, so its values are checked like those of a command line.
     names = options_of(SamplingConfig)
     texts = {field: row[name] for field, name in names.items()}
     values = {f: parse_value(names[f], text) if text else None for f, text in texts.items()}
-    sampling, model = from_plain(SamplingConfig, values), job.images.model
+    sampling, model = from_plain(SamplingConfig, values), job.generation.model
     sampling.validate_for(model.shape)
     numbers = {n: float(text) for n, text in row.items() if text and n not in names.values()}
     scores = {name: number for name, number in numbers.items() if math.isfinite(number)}
@@ -140,16 +138,16 @@ def _keep_best(job: SweepJob, table: SweepTable, protocol: Mapping[str, Any]) ->
 
 
 def keep_best_settings(path: Path, fingerprint: str, best: BestSettings) -> None:
-    """Write settings into the checkpoint of a model; everything else in it stays as it is.
+    """Write settings into the checkpoint of a model; everything else in it stays the same.
 
     Args:
         path: a MaskGIT_*.pt of this program.
-        fingerprint: that of the model that the settings are for.
+        fingerprint: fingerprint of the model that the settings were found with.
         best: the settings.
 
     Raises:
-        UserError: if the file now holds another model, is damaged or cannot be written; it is then
-            as it was.
+        UserError: if the file now holds another model, is damaged or cannot be written. The file
+            is then unchanged.
     """
     stored = read_torch_file(path)
     if own_model(stored, path).fingerprint != fingerprint:
@@ -164,7 +162,7 @@ def keep_best_settings(path: Path, fingerprint: str, best: BestSettings) -> None
 def _timed(
     blocks: Iterator[tuple[np.ndarray, np.ndarray]], seconds: list[float]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pass blocks of images on, and add the seconds that each took to make to a list."""
+    """Yield the blocks, and append to `seconds` the time that each one took to make."""
     while True:
         start = time.monotonic()
         block = next(blocks, None)
@@ -203,7 +201,7 @@ def parse_grid(
         if name not in names:
             near = difflib.get_close_matches(name, names, cutoff=0.4) or sorted(names)
             raise UserError(
-                f"--sweep {spelled!r} is no sampling option; did you mean {' or '.join(near)}?"
+                f"--sweep {spelled!r} is not a sampling option; did you mean {' or '.join(near)}?"
             )
         if name in axes:
             raise UserError(f"--sweep names {name} twice; give all its values at once")

@@ -50,13 +50,8 @@ class TrainJob(TrainingJob):
     """A transformer to train.
 
     Attributes:
-        tokenizer: the tokenizer that turns the images into tokens.
-        config: shape of the transformer.
-        training: settings of its training.
-        sampling: settings of decoding for the preview grids.
+        sampling: settings of the preview grids.
         preview_labels: class of each image of a preview grid.
-        preview_series: seed, index of the first image and block size of the preview grids.
-        cache_folder: folder of the token caches.
     """
 
     tokenizer: TokenizerSource
@@ -69,7 +64,7 @@ class TrainJob(TrainingJob):
 
 
 def check(line: CommandLine) -> None:
-    """Refuse a --train with a trained model, and more parts than images of a batch."""
+    """Refuse a --train with a trained model, and more parts than images in a batch."""
     check_trained_mode(line, "train", "checkpoint", "batch_size")
 
 
@@ -77,23 +72,23 @@ def resolve(request: Request) -> TrainJob:
     """Find tokenizer and images, and make all configs of the training.
 
     Raises:
-        UserError: if an option does not fit the tokenizer or the dataset. This includes options of
-            sampling, which the previews use.
+        UserError: if an option does not fit the tokenizer or the dataset. This includes sampling
+            options, which the previews use.
     """
     # The tokenizer decides the size of the images; both decide the shape of the transformer.
     line = request.line
     tokenizer = find_tokenizer(request)
     data = request.data(size=tokenizer.shape.image_size)
     data.check_workers(line.batch_size)
-    images = open_splits(request, data, "maskgit")
-    made_from = made_from_images(request, images, "maskgit")
-    config = _shape_for(request, tokenizer.shape, images.train)
-    # How it learns. Without a null class no label is dropped.
+    splits = open_splits(request, data, "maskgit")
+    made_from = made_from_images(request, splits, "maskgit")
+    config = _shape_for(request, tokenizer.shape, splits.train)
+    # The training. Without a null class no label is dropped.
     line = guided_if_possible(line, TrainingConfig, "label_drop", config.null_class)
     training = configure(TrainingConfig, line)
     training.validate_for(config)
-    loop = loop_config(line, images.train, training.epochs, training.batch_size)
-    log_small_dataset(images.train, training.batch_size, "--batch_size")
+    loop = loop_config(line, splits.train, training.epochs, training.batch_size)
+    log_small_dataset(splits.train, training.batch_size, "--batch_size")
     request.machine.processes.check_share(loop.images_per_step)
     settings = {"transformer's shape": vars(config), "settings of the training": vars(training)}
     request.machine.processes.check_equal(settings)
@@ -101,12 +96,12 @@ def resolve(request: Request) -> TrainJob:
     guided = guided_if_possible(line, SamplingConfig, "guidance", config.null_class)
     sampling = configure(SamplingConfig, guided)
     sampling.validate_for(config)
-    names = images.train.class_names
+    names = splits.train.class_names
     shown = min(line.num_samples, PREVIEW_IMAGES)
     return TrainJob(
         run=request.run(),
         machine=request.machine,
-        images=images,
+        splits=splits,
         data=data,
         loop=loop,
         record=run_record(
@@ -129,7 +124,7 @@ def resolve(request: Request) -> TrainJob:
 
 
 def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:
-    """Return the tokens of a split, from the cache or newly encoded.
+    """Return the tokens of a split; encode those that are not in the cache.
 
     Raises:
         UserError: if the cache is damaged, another job writes it, the disk is too small, or the
@@ -143,10 +138,10 @@ def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:
         "resize": RESIZE,
         "precision": float32_name(job.machine.device),
         "tokenizer": tokenizer.fingerprint,
-        "classes": list(job.images.train.class_names),
+        "classes": list(job.splits.train.class_names),
     }
     return cached_tokens(
-        job.images.train if split == "train" else job.images.validation,
+        job.splits.train if split == "train" else job.splits.validation,
         tokenizer.encode_bytes,
         tokenizer.config.seq_len,
         identity,
@@ -160,12 +155,7 @@ def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:
 
 
 def completed_record(job: TrainJob, tokenizer: Tokenizer, tokens: TokenSet) -> RunRecord:
-    """Add tokenizer and tokens to what the run is made of.
-
-    Args:
-        job: the Job.
-        tokenizer: the tokenizer.
-        tokens: the tokens to train on.
+    """Add tokenizer and tokens to the things that the run is made from.
 
     Raises:
         UserError: if the processes have different ones.
@@ -180,7 +170,7 @@ def completed_record(job: TrainJob, tokenizer: Tokenizer, tokens: TokenSet) -> R
 
 def previews_of(job: TrainJob, tokenizer: Tokenizer) -> Callable[[Transformer, Path], None]:
     """Return the function that writes the preview grids, as `preview_writer` does."""
-    names = job.images.train.class_names
+    names = job.splits.train.class_names
     dataset, precision = job.data.spec.name, job.machine.precision
     return preview_writer(
         lambda network: Model(network, tokenizer, dataset, names, precision),
@@ -193,7 +183,7 @@ def previews_of(job: TrainJob, tokenizer: Tokenizer) -> Callable[[Transformer, P
 def describe(job: TrainJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
     # Memory: a process holds the network and the activations of one part of its batch.
-    config, images, machine = job.config, job.images, job.machine
+    config, splits, machine = job.config, job.splits, job.machine
     network = new_transformer(config)
     parameters, moments = count_parameters(network), count_moments(network, job.training)
     own_batch = math.ceil(job.loop.images_per_step / machine.processes.size)
@@ -201,19 +191,17 @@ def describe(job: TrainJob) -> dict[str, Any]:
     parts = num_parts(own_batch, config.seq_len, job.training.grad_accum, kind)
     part = math.ceil(own_batch / parts)
     memory = transformer_family(config).training_bytes(config, parameters, part, kind)
-    memory += 4 * (moments - 2 * parameters)  # it counts two for each
+    memory += 4 * (moments - 2 * parameters)  # training_bytes counts two moments per parameter
     # Disk.
-    splits = (images.train, images.validation)
-    dtype = token_type(config.codebook_size)
-    cache = sum(cache_bytes(len(i), i.num_views, config.seq_len, dtype) for i in splits)
-    # Raw and averaged weights in the checkpoint; those and the moments in the resume state.
+    both, dtype = (splits.train, splits.validation), token_type(config.codebook_size)
+    cache = sum(cache_bytes(len(one), one.num_views, config.seq_len, dtype) for one in both)
+    # Raw and averaged weights are in the checkpoint; the resume state has the moments too.
     checkpoints = 4 * (4 * parameters + moments)
-    steps = len(images.train) // job.loop.images_per_step * job.loop.epochs
     return {
-        "images": f"{len(images.train)} train, {len(images.validation)} validation",
+        "images": f"{len(splits.train)} train, {len(splits.validation)} validation",
         "tokens per image": f"{config.seq_len}, codebook of {config.codebook_size}",
         "transformer": f"{parameters / 1e6:.2f} M parameters",
-        "optimiser steps": steps,
+        "optimizer steps": job.steps_per_epoch * job.loop.epochs,
         "memory, roughly": f"{memory / 1e9:.1f} GB for each process",
         "disk": f"{cache / 1e6:.0f} MB of tokens, {checkpoints / 1e6:.0f} MB of checkpoints",
         "plan": make_plan([config.seq_len], job.sampling).table(),

@@ -32,19 +32,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainVaeJob(TrainingJob):
-    """A VQ-GAN to train.
-
-    Attributes:
-        config: its shape.
-        training: settings of its training.
-    """
+    """A VQ-GAN to train."""
 
     config: VQGANConfig
     training: VQGANTrainingConfig
 
 
 def check(line: CommandLine) -> None:
-    """Refuse a --train_vae with a trained VQ-GAN, and more parts than images of a batch."""
+    """Refuse a --train_vae with a trained VQ-GAN, and more parts than images in a batch."""
     check_trained_mode(line, "train_vae", "checkpoint_vae", "batch_size_vae")
 
 
@@ -59,15 +54,14 @@ def resolve(request: Request) -> TrainVaeJob:
     training = configure(VQGANTrainingConfig, line)
     training.validate(config)
     data.check_workers(line.batch_size_vae)
-    images = open_splits(request, data, "vqgan")
-    made_from = made_from_images(request, images, "vqgan")
-    loop = loop_config(line, images.train, training.epochs, training.batch_size)
-    log_small_dataset(images.train, training.batch_size, "--batch_size_vae")
-    _log_late_discriminator(training, len(images.train) // loop.images_per_step * loop.epochs)
-    return TrainVaeJob(
+    splits = open_splits(request, data, "vqgan")
+    made_from = made_from_images(request, splits, "vqgan")
+    loop = loop_config(line, splits.train, training.epochs, training.batch_size)
+    log_small_dataset(splits.train, training.batch_size, "--batch_size_vae")
+    job = TrainVaeJob(
         run=request.run(),
         machine=request.machine,
-        images=images,
+        splits=splits,
         data=data,
         loop=loop,
         record=run_record(
@@ -80,12 +74,14 @@ def resolve(request: Request) -> TrainVaeJob:
         config=config,
         training=training,
     )
+    _log_late_discriminator(job)
+    return job
 
 
 def describe(job: TrainVaeJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
-    count, batch = len(job.images.train), job.loop.images_per_step
-    steps = count // batch * job.loop.epochs
+    count, batch = len(job.splits.train), job.loop.images_per_step
+    steps = job.steps_per_epoch * job.loop.epochs
     return {
         "VQ-GAN": f"{count_parameters(VQModel(job.config)) / 1e6:.2f} M parameters",
         "steps": f"{steps} of {batch} images, {count} in all",
@@ -119,7 +115,8 @@ def _new_config(request: Request) -> VQGANConfig:
     return config
 
 
-def _log_late_discriminator(training: VQGANTrainingConfig, steps: int) -> None:
+def _log_late_discriminator(job: TrainVaeJob) -> None:
     """Log a line if the run ends before the first step with the discriminator."""
-    if training.disc_weight and training.disc_start >= steps:
-        log.info("--disc_start %d: the run ends before, after %d steps", training.disc_start, steps)
+    start, steps = job.training.disc_start, job.steps_per_epoch * job.loop.epochs
+    if job.training.disc_weight and start >= steps:
+        log.info("--disc_start %d: the run ends before that, after %d steps", start, steps)

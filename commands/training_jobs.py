@@ -18,7 +18,7 @@ from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-TOLD = {"count": "number", "class_names": "classes", "labels": "labels", "source": "contents"}
+SHOWN = {"count": "number", "class_names": "classes", "labels": "labels", "source": "contents"}
 """What messages call the fields of a Content."""
 
 
@@ -27,9 +27,7 @@ class Splits:
     """The images of both splits of a dataset.
 
     Attributes:
-        train: the images to train on.
-        validation: the images to validate on.
-        content: what the images to train on are.
+        content: fingerprint of the training images.
     """
 
     train: ImageDataset
@@ -39,14 +37,10 @@ class Splits:
 
 @dataclass(frozen=True)
 class StageJob:
-    """What the Jobs of all stages hold.
+    """The common part of the Jobs of all stages.
 
     Attributes:
-        run: the run folder.
-        machine: device, precision and processes.
-        loop: settings of the training loop.
         record: what config.json keeps about the stage.
-        use_wandb: whether Weights & Biases gets the metrics.
     """
 
     run: RunFolder
@@ -58,19 +52,19 @@ class StageJob:
 
 @dataclass(frozen=True)
 class TrainingJob(StageJob):
-    """What the Jobs of the stages hold that train on images.
+    """The common part of the Jobs of stages 1 and 2, which train on images."""
 
-    Attributes:
-        images: images to train and to validate on.
-        data: their dataset.
-    """
-
-    images: Splits
+    splits: Splits
     data: Data
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch; images that do not fill a batch are left out."""
+        return len(self.splits.train) // self.loop.images_per_step
 
 
 def open_splits(request: Request, data: Data, stage: str) -> Splits:
-    """Open both splits of a dataset, with the classes in the order of the run that is continued.
+    """Open both splits of a dataset, with the classes in the order of the run to continue.
 
     Args:
         request: the command line.
@@ -88,21 +82,21 @@ def open_splits(request: Request, data: Data, stage: str) -> Splits:
     contents = {"training": content_of(train), "validation": content_of(validation)}
     request.machine.processes.check_equal(
         {
-            f"{told} of the {split} images": getattr(content, name)
+            f"{shown} of the {split} images": getattr(content, name)
             for split, content in contents.items()
-            for name, told in TOLD.items()
+            for name, shown in SHOWN.items()
         }
     )
     return Splits(train, validation, contents["training"])
 
 
-def made_from_images(request: Request, images: Splits, stage: str) -> dict[str, Any]:
-    """Return what a run depends on, for `RunRecord.made_from`, as far as its images tell.
+def made_from_images(request: Request, splits: Splits, stage: str) -> dict[str, Any]:
+    """Return the part of `RunRecord.made_from` that describes the images.
 
     Raises:
-        UserError: if the run that is continued was made from other images or classes.
+        UserError: if the run to continue was made from other images or classes.
     """
-    content = images.content
+    content = splits.content
     made_from = {
         "images": content.count,
         CLASS_NAMES: list(content.class_names),
@@ -115,7 +109,7 @@ def made_from_images(request: Request, images: Splits, stage: str) -> dict[str, 
 
 
 def wants_wandb(request: Request) -> bool:
-    """Whether Weights & Biases gets the metrics; a line says why not, before any work is done."""
+    """Whether Weights & Biases gets the metrics; if not, a line says why before the work begins."""
     line = request.line
     if line.no_wandb or line.dry_run or not request.machine.processes.is_main:
         return False
@@ -128,13 +122,13 @@ def wants_wandb(request: Request) -> bool:
 def loop_config(
     line: CommandLine, images: ImageDataset, epochs: int, batch_size: int
 ) -> LoopConfig:
-    """Make the settings of the loop; a step has at most all images of the dataset."""
+    """Make the settings of the loop; a batch is never larger than the dataset."""
     per_step = min(batch_size, len(images))
     return configure(LoopConfig, line, epochs=epochs, images_per_step=per_step)
 
 
 def log_small_dataset(images: ImageDataset, batch_size: int, flag: str) -> None:
-    """Log a line if the dataset is smaller than a batch, so that an epoch is one batch."""
+    """Log a line if the dataset is smaller than a batch; an epoch is then one smaller batch."""
     if len(images) < batch_size:
         log.info(
             "%s %d: there are only %d images, so an epoch is one batch",
@@ -145,12 +139,12 @@ def log_small_dataset(images: ImageDataset, batch_size: int, flag: str) -> None:
 
 
 def check_trained_mode(line: CommandLine, mode: str, result: str, batch_size: str) -> None:
-    """Refuse a trained model next to a mode that trains one, and parts of a batch without images.
+    """Refuse a trained model beside a mode that trains one, and more parts than images in a batch.
 
     Args:
         line: the command line.
         mode: name of the mode, "train_vae" or "train".
-        result: name of the option that takes a model of the kind that the mode makes.
+        result: name of the option for a trained model of the same kind.
         batch_size: name of the option for the images of a step.
 
     Raises:
@@ -158,7 +152,7 @@ def check_trained_mode(line: CommandLine, mode: str, result: str, batch_size: st
     """
     if getattr(line, result):
         raise UserError(
-            f"--{result} names a trained model and --{mode} makes one: leave one of them out"
+            f"--{result} names a trained model and --{mode} trains one: leave one of them out"
         )
     images = getattr(line, batch_size)
     if line.grad_accum > images:

@@ -28,13 +28,6 @@ def training_batches(
 
     At the end of an epoch, images that do not fill a batch are left out. If there are fewer images
     than fill one batch, all of them are a smaller batch.
-
-    Args:
-        images: the images to train on.
-        batch_size: B.
-        seed: of the order and the flips.
-        num_workers: processes that read images.
-        device: of the batches.
     """
     batch_size = min(batch_size, len(images))
     num_batches = len(images) // batch_size

@@ -35,12 +35,7 @@ DEEP = np.dtype([("stamp", STAMP), ("is_float", "<u8"), ("low", "<f8"), ("high",
 
 
 def stamps_of(folder: Path, names: Sequence[str]) -> np.ndarray:
-    """Compute the stamps of files: uint64 (N,).
-
-    Args:
-        folder: the folder of the files.
-        names: their paths relative to it.
-    """
+    """Compute the stamps of files: uint64 (N,)."""
     common = hashlib.blake2b(digest_size=STAMP.itemsize)
     rules = f"{RULES} {PIL.__version__} {most_pixels()}"
     common.update(os.fsencode(f"{rules}\0{os.path.realpath(folder)}\0"))

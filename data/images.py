@@ -36,7 +36,6 @@ class ImageDataset(Dataset):
     Attributes:
         source: where the images come from.
         class_names: in the order of the labels.
-        channels: C.
         size: height and width of the images in pixels, (H, W).
         num_views: number of flips under which an image is used (`flip_view`); 1 outside training.
     """
@@ -94,8 +93,6 @@ class FileImages:
     """Images that are one file each, read when an index asks for them.
 
     Attributes:
-        paths: one file per image.
-        labels: one class per image.
         ranges: of the samples of more than 8 bits, the same for all images; None where each image
             has its own.
     """

@@ -58,11 +58,6 @@ def open_dataset(
 def fetch_dataset(name: str, data_dir: Path, size: Written | None = None) -> Path:
     """Fetch what is missing of both splits, so that a later job needs no network.
 
-    Args:
-        name: a key of DATASETS.
-        data_dir: the data folder.
-        size: as in `open_dataset`.
-
     Returns:
         The folder of the files.
 

@@ -35,7 +35,6 @@ class Parts:
     """The images of a samples.npz.
 
     Attributes:
-        path: the file.
         indices: int64 (N,), rising.
         parts: int64 (N,).
         labels: int64 (N,).

@@ -35,7 +35,6 @@ class Source:
     """An opened split of a dataset.
 
     Attributes:
-        items: the images with their labels.
         root: folder of the files.
         files: every file that the images and labels come from; the fingerprint depends on them.
         labels_from: the file or folder that the labels come from.
@@ -97,7 +96,6 @@ class DatasetSpec:
     """One row of the dataset table.
 
     Attributes:
-        name: of the dataset, for the user.
         reader: names what opens and fetches the files.
         channels: 1 for grey images, 3 for colour.
         num_classes: number of classes; None where the files decide.

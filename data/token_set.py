@@ -69,7 +69,6 @@ class DeviceTokens:
     tokens an image, under two flips, needs 1.3 GB. Otherwise they are read from the file.
 
     Attributes:
-        source: the set.
         device: where `take` puts the tokens.
     """
 

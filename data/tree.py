@@ -37,7 +37,6 @@ class Tree:
     """The images below a folder.
 
     Attributes:
-        folder: the folder.
         names: paths of the images relative to it, with forward slashes, sorted.
         left_out: counts of the other files.
         ranges: of the samples of more than 8 bits, once the images have been read.

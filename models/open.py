@@ -34,6 +34,7 @@ from utils.size import Size, Written, size_of
 from utils.torch_file import opening, pickled_network, read_torch_file
 from utils.weights import build_with_weights
 
+BUNDLED = Path(__file__).parent / "pretrained"
 NOTHING_GIVEN = Given()
 MODEL_ENTRIES = frozenset({"config", "ema", "tokenizer", "dataset", "class_names"})
 RESUMED = "the state of a training (`resume` goes on with it)"

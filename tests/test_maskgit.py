@@ -362,7 +362,7 @@ def test_dry_run_tells_and_writes_nothing(run, tokenizer_file, tmp_path):
     out = run(f"--train --dry_run {TRAIN_TINY} --checkpoint_vae {tokenizer_file}")
     assert "48 train, 20 validation" in out
     assert "64, codebook of 16" in out
-    assert "optimiser steps        6" in out
+    assert "optimizer steps        6" in out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -530,7 +530,7 @@ def test_the_folder_of_a_model_that_is_not_there_is_looked_at(refused, trained, 
     ("options", "told"),
     [
         ("--train_vae --perceptual_weight 0", "5.60 M parameters"),
-        ("--train --checkpoint_vae {tokenizer}", "optimiser steps        100"),
+        ("--train --checkpoint_vae {tokenizer}", "optimizer steps        100"),
         ("--train_vae --train --perceptual_weight 0", "codebook of 128"),
         ("--sample --checkpoint {model} --labels 3,3", "images                 2"),
         ("--evaluate --checkpoint {model}", "trained on             mnist, 10 classes"),

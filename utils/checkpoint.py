@@ -86,10 +86,6 @@ class _Writer(io.RawIOBase):
 def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
     """Read a checkpoint of this program and verify it.
 
-    Args:
-        path: the file.
-        kind: the expected kind.
-
     Returns:
         The contents as they were saved, tensors on the CPU.
 

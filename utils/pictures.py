@@ -40,10 +40,6 @@ def from_uint8(images: Tensor) -> Tensor:
 def save_png(path: Path, image: np.ndarray) -> None:
     """Write an image as PNG.
 
-    Args:
-        path: the file.
-        image: uint8 (H, W, C); C of 1 is grey.
-
     Raises:
         UserError: if the file cannot be written.
     """

@@ -25,10 +25,6 @@ def log_written(path: Path, what: str = "") -> None:
     """Log the path of a result: absolute, and in the quotes that a shell needs.
 
     So terminals can open it and it can be copied, from whatever folder the log is read.
-
-    Args:
-        path: the file or folder.
-        what: what is in it.
     """
     told = shlex.quote(str(path.absolute()))
     log.info("written: %s", f"{told} ({what})" if what else told)

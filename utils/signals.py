@@ -20,11 +20,7 @@ STOP_SIGNALS = (signal.SIGINT, *END_SIGNALS)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has asked the program to end.
-
-    Attributes:
-        signal_number: the signal.
-    """
+    """A signal has asked the program to end."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)

@@ -11,9 +11,6 @@ def open_standard_streams(program: str) -> None:
 
     Otherwise the next file that the program opens would get the number of such a stream, and
     messages for people would be written into it. If stdout was closed, a line on stderr says so.
-
-    Args:
-        program: name of the program, the first word of the line.
     """
     closed = []
     for number, name in enumerate(("stdin", "stdout", "stderr")):

@@ -55,9 +55,6 @@ def opening(path: Path) -> Iterator[None]:
 
     What a file says can be wrong in any way, and then anything can fail.
 
-    Args:
-        path: the file that the block opens.
-
     Raises:
         UserError: for any exception; a UserError passes unchanged.
     """
@@ -82,9 +79,6 @@ def read_torch_file(path: Path) -> Any:
 
     Objects of other programs, such as those of Lightning and argparse beside the weights, become
     instances of StandIn.
-
-    Args:
-        path: the file.
 
     Returns:
         What was saved, with tensors on the CPU; for safetensors the dictionary of the tensors.

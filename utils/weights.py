@@ -22,10 +22,6 @@ def build_with_weights(build: Callable[[], Module], weights: Mapping[str, Tensor
     The module is built without memory and takes over the given tensors. So a configuration that
     asks for more than the file holds is refused before anything is allocated.
 
-    Args:
-        build: makes the module.
-        weights: all tensors of its state dict.
-
     Raises:
         ValueError: in one line, if the module cannot be built or the weights are not its own.
     """

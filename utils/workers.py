@@ -40,10 +40,6 @@ def raise_file_limit() -> None:
 def check_workers(num_workers: int, batch_bytes: int) -> None:
     """Refuse more workers than there is shared memory or open files for.
 
-    Args:
-        num_workers: number of processes that read images.
-        batch_bytes: size of a batch.
-
     Raises:
         FieldError: naming what there is and what is needed.
     """

@@ -223,7 +223,7 @@ def test_random_tokens_to_start_with_are_refused_beside_a_students_own(run, stud
 
 
 def test_an_export_says_what_it_cannot_hold(run, student, tmp_path):
-    assert "no place for the settings" in run(f"--export {tmp_path}/out.pt --checkpoint {student}")
+    assert "cannot store the settings" in run(f"--export {tmp_path}/out.pt --checkpoint {student}")
 
 
 def test_how_a_foreign_teacher_is_read_is_kept(run, teacher, tokenizer_file, tmp_path, capsys):

@@ -265,7 +265,7 @@ def test_a_grid_is_every_combination():
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["--sweep", "cfgw=1"], "--sweep 'cfgw' is no sampling option; did you mean cfg_w"),
+        (["--sweep", "cfgw=1"], "--sweep 'cfgw' is not a sampling option; did you mean cfg_w"),
         (["--sweep", "step=4,soon"], "argument --step: needs a whole number of at least 1, got"),
         (["--sweep", "sched_mode=arcos"], "argument --sched_mode: invalid choice: 'arcos'"),
         (["--sweep", "step"], "--sweep 'step': needs option=value,value"),

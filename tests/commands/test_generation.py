@@ -56,7 +56,7 @@ def test_the_interval_decides_where_there_is_guidance(sampled, run, model):
     unguided, _ = sampled("--labels 1x20 --cfg_w 0 --step 4")
     assert (none == unguided).all()
     told = run(f"--show_plan --checkpoint {model} {options} --cfg_interval 0.92 0.98")
-    assert "--cfg_w 5: no step has any; see --cfg_interval" in told
+    assert "--cfg_w 5: no step is guided; see --cfg_interval" in told
 
 
 def test_an_interval_without_its_schedule_has_no_effect_and_it_is_said(run, model):
