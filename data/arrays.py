@@ -17,16 +17,13 @@ import numpy as np
 
 from data.files import FileError, check_regular, reading
 from data.image_file import most_pixels
+from data.tree import named
 
 MOST_IDX_BYTES = 1 << 30  # the largest set in this format that is known has half of it
 HEADERS: dict[tuple[int, int], Callable[..., Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-
-
-class MissingArrayError(FileError):
-    """An .npz file that has no array of the wanted name."""
 
 
 Accepts = Callable[[tuple[int, ...], np.dtype], bool]
@@ -99,7 +96,8 @@ def open_npy(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]
         else:
             with zipfile.ZipFile(path) as archive:
                 if f"{name}.npy" not in archive.namelist():
-                    raise MissingArrayError(f"cannot read {path}: it has no {name}")
+                    others = named(other.removesuffix(".npy") for other in archive.namelist())
+                    raise FileError(f"cannot read {path}: it has no {name} ({others or 'nothing'})")
                 with archive.open(f"{name}.npy") as file:
                     yield file, *_header(file, archive.getinfo(f"{name}.npy").file_size)
 
@@ -134,13 +132,17 @@ def class_labels(labels: np.ndarray) -> np.ndarray:
         ValueError: if they are anything else.
     """
     rows = labels.reshape(len(labels), -1)
-    if rows.dtype.kind in "biuf" and rows.shape[1] > 1:
+    if rows.dtype.kind not in "biuf" or not rows.size:
+        raise ValueError(f"{labels.dtype} {labels.shape} is not whole numbers")
+    if rows.shape[1] > 1:
         if not (np.isin(rows, (0, 1)) & (rows.sum(1, keepdims=True) == 1)).all():
             raise ValueError(f"{labels.dtype} {labels.shape} is not one class for each image")
         return rows.argmax(1)
-    if rows.dtype.kind not in "biuf" or not np.isfinite(rows).all() or (rows % 1).any():
+    with np.errstate(invalid="ignore"):  # of what is no whole number of 64 bits
+        whole = rows[:, 0].astype(np.int64)
+    if (whole != rows[:, 0]).any():
         raise ValueError(f"{labels.dtype} {labels.shape} is not whole numbers")
-    return rows[:, 0].astype(np.int64)
+    return whole
 
 
 def _header(file: IO[bytes], length: int) -> tuple[tuple[int, ...], np.dtype, bool]:

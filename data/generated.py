@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from data.arrays import MissingArrayError, class_labels, images_shape, open_npy, read_npz
+from data.arrays import class_labels, images_shape, open_npy, read_npz
 from data.deep_pixels import Ranges, common_ranges
 from data.files import FileError, reading
 from data.image_file import load_image, problems
@@ -229,8 +229,6 @@ class _ArrayFile:
                 )
                 with reading(self._path, "the labels arr_1 of"):
                     return class_labels(labels)
-        except MissingArrayError:
-            pass
         except FileError as error:
             log.warning("%s; the images are used without labels", error)
         return np.full(count, NO_LABEL)

@@ -41,12 +41,14 @@ NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
 """The chunks of a PNG that its pixels depend on."""
 
 CONVERT = "convert it to PNG or JPEG"
+HEIF = f"pip install -r requirements-heif.txt, or {CONVERT}"
 FOREIGN = (
-    (4, b"ftyphei", f"HEIC: pip install -r requirements-heif.txt, or {CONVERT}"),
-    (4, b"ftyphev", f"HEIC: pip install -r requirements-heif.txt, or {CONVERT}"),
-    (4, b"ftypmif1", f"HEIF: pip install -r requirements-heif.txt, or {CONVERT}"),
-    (4, b"ftypmsf1", f"HEIF: pip install -r requirements-heif.txt, or {CONVERT}"),
-    (4, b"ftyp", "a film"),
+    *(() if READS_HEIF else (
+        (4, b"ftyphei", f"HEIC: {HEIF}"),
+        (4, b"ftyphev", f"HEIC: {HEIF}"),
+        (4, b"ftypmif1", f"HEIF: {HEIF}"),
+        (4, b"ftypmsf1", f"HEIF: {HEIF}"),
+    )),
     (0, b"\xff\x0a", f"JPEG XL; {CONVERT}"),
     (4, b"JXL ", f"JPEG XL; {CONVERT}"),
     (0, b"\xff\xd8\xff\xf7", f"JPEG-LS; {CONVERT}"),
@@ -63,7 +65,7 @@ FOREIGN = (
     (0, b"\x1f\x8b", "compressed with gzip; unpack it"),
     (0, b"\x93NUMPY", "an array of NumPy"),
     (0, b"\x89HDF", "HDF5"),
-)
+)  # fmt: skip
 """Formats that are not read: where which bytes stand, and what they mean."""
 
 
@@ -228,7 +230,12 @@ def _why_unknown(source: Path | bytes) -> str:
                 try:
                     opener(file, "")
                 except Exception as error:
-                    return f"a {name} file that is damaged or not supported: {one_line(error)}"
+                    reason = one_line(error)
+                    if reason.isdecimal():  # of a compression, without a word
+                        reason = f"the number {reason} in it is unknown"
+                    return f"damaged, or {name} of a kind that is not read: {reason}"
+        if start[4:8] == b"ftyp":
+            return "it is a film"
     return f"damaged, or in none of the formats {', '.join(FORMATS)}"
 
 

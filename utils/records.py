@@ -63,7 +63,7 @@ def read_record(path: Path, known: Collection[str] | None = None) -> dict[str, A
     if not path.is_file():
         return {}
     try:
-        value = unsealed(json.loads(path.read_text(encoding="utf-8-sig")))
+        value = unsealed(json.loads(path.read_bytes()))
         for name in value:
             if known is not None and name not in known:
                 raise ValueError(f"its entry {name!r} is unknown")

@@ -229,6 +229,10 @@ def test_labels_of_every_usual_shape_and_type_are_read(tmp_path, labels, kind):
         (np.array(list("abca")), "<U1 (4,) is not whole numbers"),
         (CLASSES + 0.5, "float64 (4,) is not whole numbers"),
         (np.array([0, 1, np.nan, 2]), "not whole numbers"),
+        (np.array([0, 1, np.inf, 2]), "not whole numbers"),
+        (np.array([0, 1, 1e300, 2]), "not whole numbers"),
+        (np.array([0, 1, 2**63, 2], np.uint64), "not whole numbers"),
+        (np.ones((4, 0)), "float64 (4, 0) is not whole numbers"),
         (np.ones((4, 3), np.uint8), "uint8 (4, 3) is not one class for each image"),
         (np.eye(4)[:3], "not a label for each of 4 images"),
         (np.array([{}] * 4), "Python objects"),
@@ -244,8 +248,15 @@ def test_labels_that_are_not_read_are_said(tmp_path, caplog, labels, told):
 
 def test_a_file_of_other_arrays_is_named(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.zeros((4, 8, 8, 3), np.uint8))
-    with pytest.raises(UserError, match=r"a\.npz: it has no arr_0"):
+    with pytest.raises(UserError, match=r"a\.npz: it has no arr_0 \(images\)"):
         open_generated(tmp_path / "a.npz", 8, 3)
+
+
+def test_labels_of_another_name_are_said(tmp_path, caplog):
+    np.savez(tmp_path / "a.npz", np.zeros((4, 8, 8, 3), np.uint8), labels=np.arange(4))
+    ((_, read),) = open_generated(tmp_path / "a.npz", 8, 3).blocks(8)
+    assert read.tolist() == [-1] * 4
+    assert "it has no arr_1 (labels, arr_0); the images are used without labels" in caplog.text
 
 
 def test_pipes_are_no_files(tmp_path):

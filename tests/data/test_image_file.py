@@ -96,6 +96,7 @@ def test_what_is_in_place_of_an_image_is_said(tmp_path):
         ("h.png", b"<?xml version='1.0'?><svg/>", "it is an SVG drawing; convert it"),
         ("i.png", b"<!DOCTYPE svg><svg/>", "it is an SVG drawing; convert it"),
         ("j.jpg", b"\0\0\0\x20ftypisom", "it is a film"),
+        ("j.avif", encoded("AVIF")[:60], "damaged, or AVIF of a kind"),
         ("k.png", PNG[:20], "Truncated File Read"),
     ]:
         (tmp_path / name).write_bytes(content)
@@ -118,6 +119,9 @@ def test_heic_is_read_where_its_package_is_installed(tmp_path):
     Image.fromarray(levels).convert("RGB").save(tmp_path / "a.heic", "HEIF", quality=-1)
     shown = np.asarray(load_image(tmp_path / "a.heic")).astype(int)
     assert np.abs(shown - levels[..., None]).max() <= 2
+    (tmp_path / "cut.heic").write_bytes((tmp_path / "a.heic").read_bytes()[:60])
+    with pytest.raises(FileError, match="damaged, or"):
+        load_image(tmp_path / "cut.heic")
 
 
 def with_chunk(kind: bytes, content: bytes) -> bytes:

@@ -176,8 +176,10 @@ def test_a_record_is_read_without_its_checksum_as_the_version_before_wrote_it(tm
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line for line in lines if "checksum" not in line))
     assert read_record(path, {"maskgit"}) == SETTINGS
-    path.write_text(path.read_text(), "utf-8-sig")  # as some editors of Windows save it
-    assert read_record(path, {"maskgit"}) == SETTINGS
+    text = path.read_text()
+    for encoding in ("utf-8-sig", "utf-16"):  # as some editors of Windows save it
+        path.write_text(text, encoding, newline="\r\n")
+        assert read_record(path, {"maskgit"}) == SETTINGS
 
 
 def test_no_flip_of_sealed_bytes_is_believed():
