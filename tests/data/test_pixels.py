@@ -159,7 +159,7 @@ def test_a_palette_that_is_written_as_8_bits_is_seen(tmp_path):
         (tiff(over("i2", RAMP), 1, order=">", zipped=True), "big-endian"),
         (tiff(over("u1", COLORS[:6]), 6, more={257: [12]}) + bytes(999), "fewer colors"),
         (tiff(over("u1", COLORS), 8), "space LAB"),
-        (tiff(over("u1", RAMP), 1, more={259: [34712]}), "34712 is unknown"),
+        (tiff(over("u1", RAMP), 1, more={259: [34712]}), "number 34712 in it is unknown"),
         (tiff(over("f4", COLORS), 2), "TIFF of a kind that is not read: unknown pixel mode"),
     ],
 )
