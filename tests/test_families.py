@@ -264,9 +264,10 @@ def test_a_family_that_this_program_lacks_is_named(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "a.pt")
 
 
-def test_help_names_the_option_that_chooses_a_family(capsys):
+@pytest.mark.parametrize(
+    ("mode", "option"), [("--train", "--transformer NAME"), ("--train_vae", "--tokenizer NAME")]
+)
+def test_help_names_the_option_that_chooses_a_family(mode, option, capsys):
     with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
-    told = capsys.readouterr().out
-    assert "--transformer NAME" in told
-    assert "--tokenizer NAME" in told
+        main([mode, "--help"])
+    assert option in capsys.readouterr().out

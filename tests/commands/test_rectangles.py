@@ -1,5 +1,6 @@
 """Images that are not square, from a folder to pictures: 16 pixels high and 32 wide."""
 
+import base64
 import json
 from pathlib import Path
 
@@ -8,8 +9,13 @@ import pytest
 from conftest import TINY_CODES
 from PIL import Image
 
+from commands import page as page_mode
+from commands.parser import parse
+from data.open import open_dataset
 from MaskGIT import main
 from models.open import load_model
+from page.catalog import OpenModel
+from page.decoding import read_decoding
 
 TINY = (
     "--channels 32 --ch_mult 1,1 --num_res_blocks 1 --attn_resolutions 8 --z_channels 8 "
@@ -82,3 +88,18 @@ def test_tokens_of_a_rectangle_have_rows_and_columns(folder):
     hidden = known.hidden.unflatten(0, (8, 16))
     assert hidden.nonzero().tolist() == [[r, c] for r in (0, 1, 2) for c in (14, 15)]
     assert region.sum() == 6 * 4
+
+
+def test_the_page_edits_a_rectangle(folder):
+    form = page_mode._form(parse(["--page", "--output_dir", str(folder)]))
+    path = folder / "runs" / "folder" / "MaskGIT_folder.pt"
+    images = open_dataset("folder", "validation", folder / "data", (HEIGHT, WIDTH))
+    opened = OpenModel(path, load_model(path, device="cpu"), lambda: images)
+    shown = opened.describe(form)
+    assert (shown["size"], shown["grid"]) == ((HEIGHT, WIDTH), (8, 16))
+    edit = {"validation": 0, "cells": [15, 31], "down": 1, "right": -2}
+    decoding = read_decoding({"count": 1, "seed": 1, "edit": edit}, opened, form)
+    assert {"--mask_box 30,0,32,4", "--outpaint right=4 top=2"} <= set(decoding.command or ())
+    *_, last, done = decoding.events()
+    assert len(base64.b64decode(last["pixels"])) == HEIGHT * WIDTH * 3
+    assert len(done["files"]) == 1
