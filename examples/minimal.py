@@ -4,7 +4,7 @@
 
 Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer", with the guidance of Chang et al.
 2023, "Muse". A frozen VQ-GAN turns images into tokens. A transformer learns to predict hidden
-tokens. Sampling starts with all tokens hidden and reveals the surest few at each step.
+tokens. Sampling starts with all tokens hidden and reveals the most confident ones at each step.
 
 Axes: B images, L tokens of an image, K codebook, C channels, H W pixels.
 """
@@ -114,7 +114,7 @@ def decode(
         log_probs = logits.log_softmax(-1)  # (B, L, K)
         cdf = log_probs.exp().cumsum(-1)
         drawn = torch.searchsorted(cdf, uniform[step, ..., None] * cdf[..., -1:], right=True)
-        # Keep the surest ones among those that are hidden.
+        # Keep the most confident ones among the hidden tokens.
         confidence = log_probs.gather(-1, drawn).squeeze(-1)  # (B, L)
         confidence = confidence + temperature * (1 - progress) * gumbel[step]
         hidden = tokens == model.config.mask_token

@@ -1,7 +1,7 @@
-"""Finds the folders of the program under `maskgit.`, whatever else is called models or utils.
+"""Makes the program's folders importable under `maskgit.`, next to other models and utils.
 
-Inside the program `utils.errors` is a name of the top level, where a user's own utils.py may come
-first. So the library has its own copy of these modules. models/open.py is `maskgit.models.open`,
+Inside the program `utils.errors` is a top-level name, and a user's own utils.py may come first. So
+the library has its own copy of these modules. models/open.py is `maskgit.models.open`,
 and `from utils.errors import ...` in it means `maskgit.utils.errors`.
 """
 
@@ -14,7 +14,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 FOLDERS = ("models", "utils")
-# The folder of the program, or this one if the package was installed with the others inside.
+# The program's folder, or this one if the installed package contains the other folders.
 ROOT = next(above for above in Path(__file__).resolve().parents if (above / "models").is_dir())
 
 
@@ -22,7 +22,7 @@ class _Loader(SourceFileLoader):
     """Loads a module whose imports from FOLDERS are those of the library."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """Compile the module; stored bytecode is that of the program's own modules."""
+        """Compile the module; stored bytecode belongs to the program's own modules."""
         path = self.get_filename(fullname)
         tree = ast.parse(self.get_data(path), path)
         for node in ast.walk(tree):
@@ -33,7 +33,7 @@ class _Loader(SourceFileLoader):
 
 
 class _Finder:
-    """Finds `maskgit.models`, `maskgit.utils` and all that is in them."""
+    """Finds `maskgit.models`, `maskgit.utils` and the modules in them."""
 
     @staticmethod
     def find_spec(

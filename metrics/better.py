@@ -1,12 +1,12 @@
-"""Which scores decide between settings, and which way.
+"""The scores that can decide between settings, and whether lower or higher is better.
 
-The command line reads the names before it can show its help, so this file imports nothing slow.
+The command line reads the names before it shows its help, so this file imports nothing slow.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-BETTER: dict[str, Callable[..., Any]] = {  # picks the better ones of some scores
+BETTER: dict[str, Callable[..., Any]] = {  # picks the best of several scores
     "fid": min,
     "kid": min,
     "inception_score": max,

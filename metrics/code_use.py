@@ -1,4 +1,4 @@
-"""A picture of how a tokenizer uses its codebook."""
+"""Draws how a tokenizer uses its codebook."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ BINS = 40
 
 
 def draw_code_use(path: Path, counts: np.ndarray) -> None:
-    """Draw how often each code occurs, and a histogram of that.
+    """Draw how often each code occurs, and a histogram of these counts, into a PNG.
 
     Args:
-        counts: how often each code occurs, (K,); one does at least.
+        counts: how often each code occurs, (K,); at least one is positive.
 
     Raises:
         UserError: if matplotlib is missing, or the file cannot be written.
     """
     used = np.sort(counts[counts > 0])[::-1]
     unused = len(counts) - len(used)
-    alike = counts.sum() / len(counts)
+    uniform = counts.sum() / len(counts)
 
     def paint(sheet: Figure) -> None:
         ranked, histogram = sheet.subplots(1, 2)
         ranked.set_title("times that each code is used")
         ranked.fill_between(np.arange(len(used) + 1), np.append(used, used[-1]), 0.8, step="post",
                             color=COLOURS[0], linewidth=0)  # fmt: skip
-        ranked.axhline(alike, color=COLOURS[1], linestyle="--", label="if all were used alike")
+        ranked.axhline(uniform, color=COLOURS[1], linestyle="--", label="if all were used equally")
         log_scale(ranked, "y", used[0] / used[-1])
         ranked.set_xlim(0, len(counts))
         ranked.set_xlabel("codes, the most used first")
@@ -43,7 +43,7 @@ def draw_code_use(path: Path, counts: np.ndarray) -> None:
         histogram.set_title(f"{len(used)} of {len(counts)} codes are used, {unused} never")
         edges = np.unique(np.geomspace(used[-1], used[0] + 1, BINS + 1).round())  # whole numbers
         histogram.hist(used, bins=edges.tolist(), color=COLOURS[0])
-        histogram.axvline(alike, color=COLOURS[1], linestyle="--")
+        histogram.axvline(uniform, color=COLOURS[1], linestyle="--")
         log_scale(histogram, "x", used[0] / used[-1])
         histogram.set_xlabel("times used")
         histogram.set_ylabel("number of codes")

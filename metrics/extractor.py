@@ -1,6 +1,6 @@
-"""Feature extractors: the Inception network of published FIDs, or a network of the user's own.
+"""Feature extractors: the Inception network of published FIDs, or the user's own network.
 
-An extractor sees images as files hold them, uint8, and does its own scaling.
+The input of an extractor is uint8; it does its own scaling.
 
 Axes: B images of a batch, H W pixels, C channels of the images, D width of a feature, K classes.
 """
@@ -23,11 +23,11 @@ from utils.files import file_digest, read_with_digest
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256 = "6726825d"
-"""How the file's SHA-256 begins, as its name says."""
+"""The start of the file's SHA-256, as in its name."""
 
 
 class Features(NamedTuple):
-    """What an extractor sees in a batch of images.
+    """The result of an extractor for a batch of images.
 
     Attributes:
         features: float (B, D).
@@ -42,7 +42,7 @@ class Extractor:
     """A fixed network from images to features.
 
     Attributes:
-        name: for people.
+        name: name in messages and protocols.
         digest: first 16 digits of the SHA-256 of the network's file.
     """
 
@@ -57,10 +57,10 @@ class Extractor:
         """Wrap a network.
 
         Args:
-            name: for people; errors name it too.
-            digest: of its file.
+            name: name in messages and protocols.
+            digest: first 16 digits of the SHA-256 of its file.
             net: uint8 (B, C, H, W) -> features (B, D), or a tuple of features and logits (B, K).
-            needs_color: show gray images to the network as three equal channels.
+            needs_color: whether gray images need three equal channels.
         """
         self.name, self.digest = name, digest
         self._net, self.device, self._needs_color = net, device, needs_color
@@ -96,14 +96,14 @@ class Extractor:
         return Features(features, logits)
 
     def _check(self, tensor: Any, count: int) -> None:
-        """Refuse a result of the network that is neither None nor finite (count, any width)."""
+        """Refuse a result that is neither None nor finite and of shape (count, any width)."""
         if tensor is None:
             return
         if not isinstance(tensor, Tensor) or tensor.ndim != 2 or len(tensor) != count:
             shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
             raise UserError(
-                f"{self.name} returns {shape} for {count} images, where features (B, D), or a "
-                "tuple of features and logits (B, K), are needed"
+                f"{self.name} returns {shape} for {count} images; it must return features (B, D), "
+                "or a tuple of features and logits (B, K)"
             )
         if not tensor.isfinite().all():
             raise UserError(f"{self.name} returns values that are not finite")
@@ -112,10 +112,10 @@ class Extractor:
 def open_extractor(
     feature_net: Path | None, inception_weights: Path | None, device: torch.device
 ) -> Extractor:
-    """Load the network that measures.
+    """Load the network for measuring.
 
     Args:
-        feature_net: the user's own network; None takes Inception.
+        feature_net: the user's own network; None uses Inception.
 
     Raises:
         UserError: as `load_feature_net` or `load_inception`.
@@ -126,13 +126,13 @@ def open_extractor(
 
 
 def load_feature_net(path: Path, device: torch.device) -> Extractor:
-    """Load a network of the user's own. It runs the code that is in the file.
+    """Load the user's own network. This runs the code in the file.
 
     Args:
         path: a TorchScript file.
 
     Raises:
-        UserError: if it is missing or no TorchScript.
+        UserError: if it is missing or not TorchScript.
     """
     if not path.is_file():
         raise FieldError("feature_net", path, "there is no such file")
@@ -148,7 +148,7 @@ def load_feature_net(path: Path, device: torch.device) -> Extractor:
         net, digest = read_with_digest(path, read)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"`feature_net` {path} is no TorchScript file; write one with "
+            f"`feature_net` {path} is not a TorchScript file; write one with "
             "torch.jit.script(net).save(file)"
         ) from error
     return Extractor(f"feature net {path.name}", digest[:16], net, device, False)
@@ -161,11 +161,11 @@ def load_inception(path: Path | None, device: torch.device) -> Extractor:
     2048 pooled activations. Logits are taken without the bias, as for published Inception Scores.
 
     Args:
-        path: torch-fidelity's weights; None takes them from torch's cache, or downloads them.
+        path: torch-fidelity's weights; None uses torch's cache, or downloads them.
 
     Raises:
-        UserError: if they cannot be had, or the file is another one; the message says where they
-            are.
+        UserError: if they cannot be downloaded, or the file is another one; the message says where
+            to find them.
     """
     wanted = f"{INCEPTION_FILE} (91 MB, {URL_INCEPTION_V3})"
     if path is None:
@@ -185,7 +185,7 @@ def _inception(path: Path, wanted: str) -> FeatureExtractorInceptionV3:
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise almost any kind
-        raise UserError(f"{path} holds something else than weights: {one_line(error)}") from error
+        raise UserError(f"{path} does not hold weights: {one_line(error)}") from error
     return FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
     )
@@ -195,8 +195,8 @@ def _cached_download(url: str, wanted: str) -> Path:
     """Find the Inception weights in torch's cache, or download them to it.
 
     Args:
-        url: where they are.
-        wanted: describes the file in the message of an error.
+        url: their address.
+        wanted: description of the file for error messages.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
     if path.is_file():
@@ -209,7 +209,7 @@ def _cached_download(url: str, wanted: str) -> Path:
         reason = one_line(error)
         raise UserError(
             f"the Inception weights cannot be downloaded ({reason}): fetch {wanted} elsewhere and "
-            "name it with `inception_weights` FILE, or measure with a network of your own, "
+            "name it with `inception_weights` FILE, or measure with your own network, "
             "`feature_net` FILE"
         ) from error
     return path

@@ -1,6 +1,6 @@
 """Heat maps of a sweep: each score over each pair of options.
 
-Axes: y and x the values of two options, one cell for each combination of them.
+Axes: y and x, the values of two options, with one cell for each combination.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Row = Mapping[str, str]
 COLUMNS = 3  # maps side by side
 CELL_WIDTH, CELL_HEIGHT = 0.5, 0.3  # inches
 WIDTH_OF_TITLE, CHARACTER = 2.4, 0.08  # inches
-LONG_VALUE = 5  # characters from which the values below a map are written aslant
-WIDEST_LINEAR = 10  # colors are logarithmic beyond this ratio of the largest value to the smallest
+LONG_VALUE = 5  # longest values below a map that are not rotated, in characters
+WIDEST_LINEAR = 10  # largest ratio of the highest to the lowest value with a linear color scale
 
 
 def heat_maps(
@@ -33,12 +33,12 @@ def heat_maps(
 ) -> list[np.ndarray]:
     """Draw a picture for each pair of options, with a map for each score.
 
-    Where other options vary too, a cell shows the best value over them.
+    If other options vary too, a cell shows the best value over them.
 
     Args:
-        rows: of the table of a sweep, texts by the names of their columns.
+        rows: rows of the sweep table, texts by the names of the columns.
         options: the names of the columns that vary.
-        scores: the names of the columns to show; those without a number are left out.
+        scores: the names of the columns to show; those without numbers are left out.
 
     Returns:
         The pictures, uint8 (H, W, 3); none if fewer than two options vary or no score is left.
@@ -59,8 +59,8 @@ def best_values(rows: Sequence[Row], y: str, x: str, score: str) -> np.ndarray:
 
     Args:
         rows: as in `heat_maps`.
-        y: name of the option over the first axis, in the order of `values_of`.
-        x: the same over the second.
+        y: name of the option along the first axis, in the order of `values_of`.
+        x: the same along the second axis.
         score: name of the score.
 
     Returns:
@@ -76,7 +76,7 @@ def best_values(rows: Sequence[Row], y: str, x: str, score: str) -> np.ndarray:
 
 
 def values_of(rows: Sequence[Row], option: str) -> list[str]:
-    """List the values of an option: sorted if they are numbers, otherwise as they come."""
+    """List the values of an option: sorted if they are numbers, else in order of occurrence."""
     found = list(dict.fromkeys(row[option] for row in rows))
     numbers = {text: _number(text) for text in found}
     return (
@@ -90,9 +90,9 @@ def _draw_pair(
     """Draw the maps of a pair of options; y is the one with the longer values."""
     y, x = sorted(pair, key=lambda option: -max(map(len, values_of(rows, option))))
     xs, ys = values_of(rows, x), values_of(rows, y)
-    aslant = CHARACTER * max(map(len, xs)) if max(map(len, xs)) > LONG_VALUE else 0
+    rotated_height = CHARACTER * max(map(len, xs)) if max(map(len, xs)) > LONG_VALUE else 0
     width = 0.7 + CHARACTER * max(map(len, ys)) + max(WIDTH_OF_TITLE, CELL_WIDTH * len(xs))
-    height = 0.9 + CELL_HEIGHT * len(ys) + aslant
+    height = 0.9 + CELL_HEIGHT * len(ys) + rotated_height
     columns = min(COLUMNS, len(scores))
     lines = math.ceil(len(scores) / columns)
 
@@ -106,7 +106,7 @@ def _draw_pair(
             axes.set_ylabel(y)
             axes.set_xticks(range(len(xs)), [text or "none" for text in xs])
             axes.set_yticks(range(len(ys)), [text or "none" for text in ys])
-            if aslant:
+            if rotated_height:
                 axes.tick_params("x", rotation=60)
 
     return draw(width * columns, height * lines + 0.3, paint)
@@ -123,15 +123,15 @@ def _paint_map(axes: Axes, values: np.ndarray, score: str) -> None:
         aspect="auto",
     )
     axes.set_title(f"{score}, {'lower' if is_lower_better else 'higher'} is better", size="medium")
-    axes.set_facecolor("#dddddd")  # of cells without a value
+    axes.set_facecolor("#dddddd")  # for cells without a value
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     brightness = image.to_rgba(values)[..., :3] @ [0.3, 0.6, 0.1]  # (y, x)
     for (y, x), value in np.ndenumerate(values):
         if not math.isnan(value):
             color = "black" if brightness[y, x] > 0.5 else "white"
-            told = f"{value:.{_decimals(high - low)}f}"
-            axes.text(x, y, told, ha="center", va="center", color=color, size="small")
+            text = f"{value:.{_decimals(high - low)}f}"
+            axes.text(x, y, text, ha="center", va="center", color=color, size="small")
     if low == high:
         return
     y, x = np.argwhere(values == (low if is_lower_better else high))[0]
@@ -143,7 +143,7 @@ def _paint_map(axes: Axes, values: np.ndarray, score: str) -> None:
 
 
 def _decimals(spread: float) -> int:
-    """Choose so many decimals that values of this spread can be told apart."""
+    """Choose the number of decimals that distinguishes values of this spread."""
     return min(max(2 - math.floor(math.log10(spread)), 0), 6) if spread > 0 else 3
 
 

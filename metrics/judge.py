@@ -1,6 +1,6 @@
-"""Scores generated images against a dataset, with a protocol that says how this was done.
+"""Scores generated images against a dataset, with a protocol that describes the measurement.
 
-The features of the dataset are extracted once and cached in a file, whose name has a digest of
+The features of the dataset are extracted once and cached in a file. Its name has a digest of
 everything that they depend on.
 """
 
@@ -34,7 +34,7 @@ CACHE_KIND = "reference features"
 
 @dataclass(frozen=True)
 class Reference:
-    """Real images to compare with.
+    """The real images to compare with.
 
     Attributes:
         split: "train" or "validation".
@@ -55,12 +55,12 @@ class Reference:
 
 
 class Judge:
-    """Scores images against one set of real ones, with the features of one extractor."""
+    """Scores images against a set of real ones, with the features of one extractor."""
 
     def __init__(
         self, extractor: Extractor, reference: Reference, blocks: Blocks, cache_dir: Path
     ) -> None:
-        """Take the reference's features from the cache, or extract them.
+        """Load the reference's features from the cache, or extract them.
 
         Args:
             reference: describes the real images.
@@ -79,21 +79,21 @@ class Judge:
             blocks: images uint8 (B, H, W, C) and labels int (B,).
 
         Returns:
-            The scores of `metrics.scores.compare`; "class_accuracy" only if the extractor has as
-            many logits as the dataset has classes.
+            The scores of `metrics.scores.compare`; "class_accuracy" only if the extractor has one
+            logit for each class of the dataset.
 
         Raises:
             UserError: if there are too few images, or the extractor cannot take them.
         """
         generated, labels = extract(self._extractor, blocks, count, title, with_logits=True)
         logits = generated.logits
-        # Labels with several findings (two axes) do not name a single class.
+        # Labels with two axes, for several findings, do not name a single class.
         if logits is not None and logits.shape[1] == self._reference.classes and labels.ndim == 1:
             generated = replace(generated, labels=labels)
         return metrics.compare(generated, self._real)
 
     def protocol(self, count: int) -> dict[str, Any]:
-        """Describe what a reader must know to compare the scores of `count` images with others."""
+        """Describe what is needed to compare the scores of `count` images with others."""
         return {
             "images": count,
             "reference": asdict(self._reference),
@@ -113,7 +113,7 @@ def check_count(count: int, title: str) -> None:
     """Refuse fewer images than can be measured.
 
     Args:
-        title: what they are for, the start of the message.
+        title: start of the message.
 
     Raises:
         UserError: if there are fewer than metrics.MIN_IMAGES.
@@ -176,27 +176,27 @@ def cached_features(
     try:
         stored = load_checkpoint(path, CACHE_KIND)
     except UserError as error:
-        raise UserError(f"{error}; delete the file and it is made anew") from error
+        raise UserError(f"{error}; delete the file to extract the features again") from error
     try:
         return _kept_features(stored, identity)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged ({one_line(error)}); delete the file and it is made anew"
+            f"{path} is damaged ({one_line(error)}); delete the file to extract the features again"
         ) from error
 
 
 def _kept_features(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> FeatureSet:
-    """Take features out of what a file of the cache holds.
+    """Extract the features from the contents of a cache file.
 
     Raises:
-        AttributeError, KeyError, TypeError or ValueError: if they are something else.
+        AttributeError, KeyError, TypeError or ValueError: if the contents are wrong.
     """
     if stored["identity"] != identity:
-        raise ValueError("it is of other images or of another network")
+        raise ValueError("it belongs to other images or another network")
     found = FeatureSet(**stored["features"])
     (width,) = found.mean.shape
     if found.count != identity["images"] or found.covariance.shape != (width, width):
-        raise ValueError(f"it is of {found.count} images and {tuple(found.covariance.shape)}")
+        raise ValueError(f"it has {found.count} images and {tuple(found.covariance.shape)}")
     if found.kept.ndim != 2 or found.kept.shape[1] != width:
         raise ValueError(f"its features have the shape {tuple(found.kept.shape)}")
     return found
@@ -208,8 +208,8 @@ def write_scores(
     """Log scores with their protocol, and write both as JSON.
 
     Args:
-        scores: scores by name; None for what was not measured.
-        protocol: what `Judge.protocol` returned, and more.
+        scores: scores by name; None if not measured.
+        protocol: from `Judge.protocol`, possibly with more entries.
 
     Raises:
         UserError: if the file cannot be written.
@@ -229,12 +229,12 @@ def caution(count: int) -> str | None:
         return None
     return (
         f"measured on {count} images: published figures use {STANDARD_IMAGES}, and FID falls as "
-        "the number grows, so compare with scores of the same number alone"
+        "the number grows, so compare only with scores of the same number"
     )
 
 
 def report(scores: Mapping[str, float | None], protocol: Mapping[str, Any]) -> str:
-    """Format scores and protocol as aligned lines, for people."""
+    """Format scores and protocol as aligned lines."""
     lines = [
         f"{name:<22}{'not measured' if value is None else format(value, '.4f')}"
         for name, value in scores.items()
@@ -243,7 +243,7 @@ def report(scores: Mapping[str, float | None], protocol: Mapping[str, Any]) -> s
 
 
 def _protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
-    """Format a protocol, one entry a line."""
+    """Format a protocol, one entry per line."""
     lines = []
     for name, value in protocol.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Measures how well a tokenizer reconstructs images, and how well its codebook is used."""
+"""Measures how well a tokenizer reconstructs images and uses its codebook."""
 
 import logging
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Reconstructed(NamedTuple):
     Attributes:
         images: float (B, C, H, W) in [-1, 1].
         reconstructions: the same.
-        labels: as they came with the images.
+        labels: those of the batch, unchanged.
     """
 
     images: Tensor
@@ -37,16 +37,16 @@ class Reconstructed(NamedTuple):
 
 
 def perceptual_if_there(vgg_file: Path | None) -> PerceptualLoss | None:
-    """Build the network that measures LPIPS, if its weights can be had.
+    """Build the network that measures LPIPS, if its weights are available.
 
     Args:
         vgg_file: file with its weights; None downloads them.
 
     Returns:
-        The network; None if the download fails, and a line in the log then says so.
+        The network; None if the download fails, which is logged.
 
     Raises:
-        UserError: if a file was named and does not hold the weights.
+        UserError: if a file was named but does not hold the weights.
     """
     try:
         return PerceptualLoss(load_vgg_weights(vgg_file))
@@ -65,7 +65,7 @@ class ReconstructionMeter:
         tokenizer: Tokenizer,
         perceptual: PerceptualLoss | None = None,
     ) -> None:
-        """Start with no images measured.
+        """Start without images.
 
         Args:
             perceptual: measures LPIPS; None leaves it out.
@@ -99,7 +99,7 @@ class ReconstructionMeter:
             yield Reconstructed(images, reconstructions, labels)
 
     def code_counts(self) -> np.ndarray:
-        """Tell how often each code occurred in all images so far, int64 (K,)."""
+        """Return how often each code occurred in all images so far, int64 (K,)."""
         return self._counts.long().cpu().numpy()
 
     def result(self) -> dict[str, float]:

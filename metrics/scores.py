@@ -1,7 +1,7 @@
 """The metrics: how close generated images are to real ones, from features of both, in float64.
 
-METRICS is the table of all metrics. A new one is a function and a row there, and an entry in
-`protocol` if it has settings that a reader should know.
+METRICS is the table of all metrics. To add one, write its function, add a row there, and describe
+its settings in `protocol` if it has some.
 
 Axes: N generated images, M real ones, B images of a batch, D width of a feature, C classes.
 """
@@ -28,18 +28,18 @@ IS_SPLITS = 10  # parts of the images for the Inception Score
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """What is kept of the features of N images.
+    """Statistics and a sample of the features of N images.
 
     Attributes:
         count: N.
         mean: float64 (D,).
         covariance: float64 (D, D), with N - 1 in the denominator.
-        kept: (up to KEPT, D) as they were extracted, for the metrics that compare images one by
-            one: features of images that were drawn without replacement, in random order. So any
-            first part of them is a fair sample, even if the images were sorted by class.
-        logits: (N, C) as they were extracted; None if there are none or nobody asked for them.
-        labels: int (N,), the classes asked for, which are those of the logits; another number means
-            that no class was. None if the images have no such labels.
+        kept: (up to KEPT, D) in the extractor's dtype, for metrics that compare single images:
+            features of images drawn without replacement, in random order. So the first rows are a
+            fair sample, even if the images were sorted by class.
+        logits: (N, C) in the extractor's dtype; None if they do not exist or are not needed.
+        labels: int (N,), the requested classes, as indices of logits; any other number means that
+            no class was requested. None if the images have no such labels.
     """
 
     count: int
@@ -54,10 +54,10 @@ class FeatureCollector:
     """Gathers the features of N images, batch by batch."""
 
     def __init__(self, count: int) -> None:
-        """Draw which features will be kept.
+        """Choose which features to keep.
 
         Args:
-            count: N; it must be known now, so that features can be kept from all of the images.
+            count: N; needed in advance, so that kept features come from all images.
         """
         self._count = count
         self._drawn = np.zeros(count, bool)
@@ -110,8 +110,8 @@ def compare(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
     """Compute all metrics of generated images against real ones.
 
     Args:
-        generated: of at least MIN_IMAGES images.
-        real: of at least MIN_IMAGES images.
+        generated: features of at least MIN_IMAGES images.
+        real: the same.
 
     Returns:
         The scores of all functions in METRICS, by name, in the order of the table.
@@ -123,7 +123,7 @@ def compare(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
 
 
 def protocol(generated: int, real: int) -> dict[str, str]:
-    """Describe the settings of the metrics, by metric, for so many generated and real images."""
+    """Describe the settings of each metric, for these numbers of generated and real images."""
     neighbors = min(generated, real, KEPT)
     subset = min(KID_SUBSET_SIZE, neighbors)
     return {
@@ -138,8 +138,8 @@ def frechet_distance(generated: FeatureSet, real: FeatureSet) -> dict[str, float
 
     With means m and n and covariances A and B it is |m - n|^2 + tr(A + B - 2 (A B)^(1/2)). The
     trace of (A B)^(1/2) is computed as the sum of the singular values of A^(1/2) B^(1/2), which
-    stays exact if a covariance is singular, as that of fewer images than features is. Mean and
-    covariance are gathered batch by batch, so that memory does not grow with the number of images.
+    stays exact if a covariance is singular, as with fewer images than features. Mean and covariance
+    are gathered batch by batch, so memory does not grow with the number of images.
 
     Returns:
         "fid", at least 0; lower is better.
@@ -176,8 +176,8 @@ def precision_recall(generated: FeatureSet, real: FeatureSet) -> dict[str, float
     """Compute how much of each side lies close to the other side (Kynkaanniemi et al. 2019).
 
     "Close" means inside a ball around an image of the other side that reaches to its NEIGHBORS-th
-    neighbor. Of the larger side only as many images are used as the smaller side has. The
-    computation is torch-fidelity's.
+    neighbor. Both sides use as many images as the smaller side has. The computation is
+    torch-fidelity's.
 
     Returns:
         "precision", the share of the generated images that are close to real ones, and "recall",
@@ -203,7 +203,7 @@ def inception_score(generated: FeatureSet, real: FeatureSet) -> dict[str, float]
 
     Returns:
         "inception_score" in [1, C] (higher is better) and "inception_score_std", the spread over
-        the parts; nothing if there are no logits.
+        the parts; nothing without logits.
     """
     if generated.logits is None:
         return {}
@@ -215,11 +215,11 @@ def inception_score(generated: FeatureSet, real: FeatureSet) -> dict[str, float]
 
 
 def class_accuracy(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
-    """Compute in how many images the extractor sees the class that was asked for.
+    """Compute the share of images in which the extractor sees the requested class.
 
     Returns:
-        "class_accuracy", a share in [0, 1] of the images whose label is a class; nothing if there
-        are no logits, no labels, or no label is a class.
+        "class_accuracy", in [0, 1], over the images whose label is a class; nothing without logits,
+        or if no label is a class.
     """
     logits, labels = generated.logits, generated.labels
     if logits is None or labels is None:

@@ -3,7 +3,7 @@
 Its folder holds `sweep.csv`, `sweep.png` (the contact sheet), `protocol.json` (what all rows share)
 and `strips/`. The values of all sampling settings are the key of a row. So a sweep can continue a
 table, or add other combinations, as long as the protocol is the same. A row ends with a checksum of
-its names and values; one that does not match is left out, and so measured anew.
+its names and values. A row that does not match it is ignored, and so measured again.
 """
 
 import csv
@@ -35,18 +35,19 @@ class SweepTable:
 
     Attributes:
         sheet: file of the contact sheet.
-        rows: each with its texts by the names of the columns, without its checksum.
+        rows: texts by the names of the columns, without the checksum.
     """
 
     def __init__(
         self, folder: Path, protocol: Mapping[str, Any], usual: Mapping[str, Any] | None = None
     ) -> None:
-        """Open the table in a folder, with the rows that are there.
+        """Open the table in a folder, with its existing rows.
 
         Args:
-            folder: made if needed.
-            protocol: plain data that is the same for all rows.
-            usual: the default of every setting; rows of a time before a setting have it.
+            folder: created if needed.
+            protocol: plain data that all rows share.
+            usual: the default of every setting, used for rows that were written before the setting
+                existed.
 
         Raises:
             UserError: if the rows there have another protocol, or the protocol or all rows are
@@ -71,7 +72,7 @@ class SweepTable:
         write_record(folder / "protocol.json", protocol)
 
     def find(self, setting: Mapping[str, Any]) -> dict[str, str] | None:
-        """Find the row of a setting, the values of all sampling settings by name; None without."""
+        """Find the row with these values of all sampling settings by name, or None."""
         wanted = {name: table_text(value) for name, value in setting.items()}
         return next((row for row in self.rows if wanted.items() <= row.items()), None)
 
@@ -81,7 +82,7 @@ class SweepTable:
         """Pass blocks of images on, and keep the first images for the contact sheet.
 
         Args:
-            setting: the one that the images were sampled with.
+            setting: the values of all sampling settings of the images, by name.
             blocks: images uint8 (B, H, W, C) and labels.
         """
         path = strip_file(self._folder, setting)
@@ -92,7 +93,7 @@ class SweepTable:
             yield images, labels
 
     def add(self, setting: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-        """Write a row, and the contact sheet if that does not cost too much time.
+        """Write a row, and the contact sheet if drawing is not too slow.
 
         Args:
             setting: the values of all sampling settings by name.
@@ -127,13 +128,13 @@ class SweepTable:
         return BETTER[score](measured, key=lambda pair: pair[0])[1]
 
     def draw_sheet(self, names: list[str]) -> None:
-        """Draw the contact sheet, unless there is one that is as new as the table.
+        """Draw the contact sheet, unless it is as new as the table.
 
-        It has a strip for each row, titled with what differs and the FID, and beside them heat maps
-        of the scores over each pair of options.
+        It has a strip for each row, titled with the settings that vary and the FID, and beside them
+        heat maps of the scores over each pair of options.
 
         Args:
-            names: of all sampling settings.
+            names: names of all sampling settings.
         """
         if not self._is_sheet_old and _is_as_new(self.sheet, self.csv):
             return
@@ -155,11 +156,11 @@ class SweepTable:
         """Draw the heat maps beside the strips; none if they cannot be drawn.
 
         Args:
-            names: of all sampling settings.
-            varied: of those that vary.
+            names: names of all sampling settings.
+            varied: names of those that vary.
         """
-        of_no_score = {*names, "seconds", "images_per_s"}
-        scores = [n for n in self.rows[0] if n not in of_no_score and not n.endswith("_std")]
+        not_scores = {*names, "seconds", "images_per_s"}
+        scores = [n for n in self.rows[0] if n not in not_scores and not n.endswith("_std")]
         maps: list[np.ndarray] = []
         if len(varied) > 1 and self._draws_maps:
             self._draws_maps = drawn_or_said(
@@ -170,7 +171,7 @@ class SweepTable:
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
-    """Read the rows of a `sweep.csv` that are intact; none if it is not there.
+    """Read the intact rows of a `sweep.csv`; none if it does not exist.
 
     Raises:
         UserError: if it cannot be read, or all rows are damaged.
@@ -182,14 +183,14 @@ def read_rows(file: Path) -> list[dict[str, str]]:
 
 
 def rows_of(file: Path, content: bytes) -> list[dict[str, str]]:
-    """Return the rows of a `sweep.csv` that are intact.
+    """Return the intact rows of a `sweep.csv`.
 
     Args:
-        file: what messages call it.
+        file: its name in messages.
         content: its bytes.
 
     Returns:
-        Each row with its texts by the names of the columns, without its checksum.
+        The rows, texts by the names of the columns, without the checksum.
 
     Raises:
         UserError: if all rows are damaged.
@@ -199,14 +200,14 @@ def rows_of(file: Path, content: bytes) -> list[dict[str, str]]:
         header, *lines = text.removesuffix("\n").split("\n")
         names = _cells(header)
         rows = [row for row in (_row(names, line) for line in lines) if row]
-        # Rows alone fail one by one; if all do, their names are wrong.
+        # Damaged rows fail one by one; if all fail, the names of the columns are wrong.
         if "fid" not in names or (lines and not rows):
             raise ValueError("no row matches its checksum")
     except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); delete it and it is made anew") from error
+        raise UserError(f"{file} is damaged ({error}); delete it to measure all again") from error
     if len(rows) < len(lines):
         count = len(lines) - len(rows)
-        log.warning("%s: %d damaged row(s) are left out, to be measured anew", file, count)
+        log.warning("%s: %d damaged row(s) are ignored and measured again", file, count)
     return rows
 
 
@@ -214,7 +215,7 @@ def strip_file(folder: Path, setting: Mapping[str, Any]) -> Path:
     """Name the file with a setting's strip of images.
 
     Args:
-        folder: that of the table.
+        folder: the folder of the table.
         setting: the values of all sampling settings by name.
     """
     key = "\n".join(f"{name}={table_text(value)}" for name, value in setting.items())
@@ -222,19 +223,19 @@ def strip_file(folder: Path, setting: Mapping[str, Any]) -> Path:
 
 
 def _is_as_new(file: Path, source: Path) -> bool:
-    """Whether a file is there, and was not written before its source."""
+    """Whether a file exists, and was not written before its source."""
     return file.is_file() and file.stat().st_mtime_ns >= source.stat().st_mtime_ns
 
 
 def table_text(value: Any) -> str:
-    """Format the value of a setting as the table holds it."""
+    """Format the value of a setting for the table."""
     if isinstance(value, tuple | list):
         return f"[{','.join(map(str, value))}]"
     return "" if value is None else str(value)
 
 
 def _cells(line: str) -> list[str]:
-    """Split a line of the file into its cells; none if it is damaged."""
+    """Split a line of the file into cells; empty if it is damaged."""
     try:
         return next(csv.reader([line], strict=True), [])
     except csv.Error:
@@ -242,11 +243,11 @@ def _cells(line: str) -> list[str]:
 
 
 def _row(names: list[str], line: str) -> dict[str, str] | None:
-    """Read a row, and take its checksum off; None if it is damaged."""
+    """Read a row and remove its checksum; None if it is damaged."""
     cells = _cells(line)
     row = dict(zip(names, cells, strict=False))
     expected = row.pop(CHECKSUM, None)
-    # A table of before has no checksums; its last column are the seconds.
+    # Older tables have no checksums; their last column is the time in seconds.
     is_older = expected is None and names[-1:] == ["seconds"]
     if len(cells) != len(names) or (expected != checksum(row) and not is_older):
         return None

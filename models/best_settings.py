@@ -1,4 +1,4 @@
-"""The settings of sampling that a sweep found best; the checkpoint of the model holds them."""
+"""The best sampling settings that a sweep found; they are stored in the model's checkpoint."""
 
 import json
 import math
@@ -10,16 +10,16 @@ from models.sampling import SamplingConfig
 from utils.plain import from_plain, to_plain
 
 ENTRY = "best_settings"  # its name in a checkpoint
-MAX_DEPTH = 8  # of plain data in plain data; a protocol needs three
+MAX_DEPTH = 8  # of nested plain data; a protocol needs three
 
 
 @dataclass(frozen=True)
 class BestSettings:
-    """Settings of sampling, and how they were measured.
+    """Sampling settings, and how they were measured.
 
     Attributes:
-        metric: name of the score that they were chosen by.
-        scores: what was measured with them, by name.
+        metric: name of the score that decided.
+        scores: all scores of these settings, by name.
         protocol: how it was measured, as plain data: number of images, real images, feature
             network, version of the program and more.
     """
@@ -30,24 +30,24 @@ class BestSettings:
     protocol: dict[str, Any]
 
     def entry(self) -> dict[str, Any]:
-        """Return them as an entry of a checkpoint, for `read_best_settings`."""
+        """Return plain data for a checkpoint; `read_best_settings` reads it."""
         entry = {**vars(self), "sampling": to_plain(self.sampling)}
         plain: dict[str, Any] = json.loads(json.dumps(entry))  # lists for tuples, at any depth
         return plain
 
     def summary(self) -> str:
-        """Say in a few words how good they are."""
+        """Summarize their score in a few words."""
         return f"{self.metric} {self.scores[self.metric]:.4g} on {self.protocol['images']} images"
 
 
 def read_best_settings(entry: Any) -> BestSettings:
-    """Read the entry of a checkpoint. It may come from anybody, so every value is checked.
+    """Read the settings in a checkpoint. The file may come from anyone, so every value is checked.
 
     Raises:
-        ValueError: if a value is not as it should be; a FieldError for a setting.
+        ValueError: if a value is wrong; a FieldError if it is a setting.
     """
     if not isinstance(entry, Mapping) or not _is_plain(entry, MAX_DEPTH):
-        raise ValueError("its best settings are no plain data")
+        raise ValueError("its best settings are not plain data")
     sampling = from_plain(SamplingConfig, entry.get("sampling", {}))
     found = from_plain(BestSettings, {**entry, "sampling": sampling})
     found.sampling.validate()
@@ -55,12 +55,12 @@ def read_best_settings(entry: Any) -> BestSettings:
     if not found.metric.isidentifier() or found.metric not in found.scores or not are_numbers:
         raise ValueError(f"its best settings have no scores, or none called {found.metric[:40]!r}")
     if type(found.protocol.get("images")) is not int:
-        raise ValueError("its best settings do not tell the number of images")
+        raise ValueError("its best settings do not say how many images were measured")
     return found
 
 
 def _is_plain(value: Any, depth: int) -> bool:
-    """Whether a value is plain data, with at most `depth` containers in one another."""
+    """Whether a value is plain data with at most `depth` nested containers."""
     if isinstance(value, Mapping):
         inside = all(type(name) is str for name in value)
         return inside and depth > 0 and all(_is_plain(v, depth - 1) for v in value.values())

@@ -1,4 +1,4 @@
-"""Editing on the token grid: which tokens are made anew, and which pixels are put back.
+"""Editing on the token grid: which tokens are regenerated, and which pixels are put back.
 
 Chang et al. 2022, section 4.3: inpainting, outpainting and class-conditional editing are decoding
 with some tokens known from the start. Axes: H W pixels, h w token grid.
@@ -13,22 +13,23 @@ from utils.size import Size
 
 
 def check_cells(grid: tuple[int, ...], what: str) -> None:
-    """Refuse what needs tokens that are of cells of the image.
+    """Check that each token describes one cell of the image.
 
     Args:
-        what: says what needs them, for the message.
+        what: what needs such tokens, for the message.
 
     Raises:
-        UserError: if they are not.
+        UserError: if the tokens describe the whole image.
     """
     if len(grid) != 2:
         raise UserError(
-            f"{what}: this tokenizer's {grid[0]} tokens are of the whole image, not of cells of it"
+            f"{what}: each of this tokenizer's {grid[0]} tokens describes the whole image, not a "
+            "cell of it"
         )
 
 
 def check_image(image: np.ndarray, mask: np.ndarray, size: Size, channels: int) -> None:
-    """Refuse an image or a mask of another shape or dtype than a model takes.
+    """Check that an image and a mask have the shape and dtype that a model needs.
 
     Args:
         image: must be uint8 (H, W, channels).
@@ -45,7 +46,7 @@ def check_image(image: np.ndarray, mask: np.ndarray, size: Size, channels: int) 
 
 
 def hidden_cells(mask: np.ndarray, grid: tuple[int, ...], grow: int = 0) -> np.ndarray:
-    """Find the tokens to make anew: those whose cell overlaps the mask.
+    """Find the tokens to regenerate: those whose cell overlaps the mask.
 
     Args:
         mask: bool (H, W), multiples of `grid`.
@@ -53,13 +54,13 @@ def hidden_cells(mask: np.ndarray, grid: tuple[int, ...], grow: int = 0) -> np.n
         grow: cells by which the region grows on every side.
 
     Returns:
-        bool (h, w), True where a token is made anew.
+        bool (h, w), True where a token is regenerated.
     """
     (height, width), (rows, columns) = mask.shape, grid
     blocks = mask.reshape(rows, height // rows, columns, width // columns)
     cells = np.asarray(blocks.any(axis=(1, 3)))
     if grow:
-        # A cell is marked if a cell is marked up to `grow` steps away in either direction.
+        # Mark every cell within `grow` rows and columns of a marked cell.
         marked = torch.from_numpy(cells)[None].float()  # (1, h, w)
         reach = min(grow, max(grid))
         cells = F.max_pool2d(marked, 2 * reach + 1, 1, reach)[0].numpy() > 0
@@ -78,7 +79,7 @@ def composite(original: np.ndarray, made: np.ndarray, mask: np.ndarray) -> np.nd
     Args:
         original: uint8 (H, W, C).
         made: uint8 (B, H, W, C).
-        mask: bool (H, W), True where pixels are made anew.
+        mask: bool (H, W), True where pixels are regenerated.
 
     Returns:
         uint8 (B, H, W, C), equal to the original outside the mask.

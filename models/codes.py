@@ -1,4 +1,4 @@
-"""How often the codes of a tokenizer are used."""
+"""Statistics of how often the codes of a tokenizer are used."""
 
 import torch
 from torch import Tensor

@@ -1,11 +1,11 @@
-"""Parallel decoding: makes a plan, and fills in hidden tokens step by step as the plan says.
+"""Parallel decoding: plan the steps, then fill in hidden tokens step by step.
 
 Chang et al. 2022, section 3.3: predict all hidden tokens at once, reveal the most confident ones,
 repeat. Temperature and guidance change over the steps as in valeoai/Maskgit-pytorch v1.0. All
-functions are pure: the noise of an image depends on the seed and its index alone, so an image is
-the same in every batch and process.
+functions are pure. The noise of an image depends only on the seed and the image's index, so an
+image is the same in every block and process.
 
-Axes: B images of a batch, L tokens of an image, K codebook, T steps.
+Axes: B images of a block, L tokens of an image, K codebook, T steps.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +58,7 @@ class Plan:
         return len(self.guidance)
 
     def after(self, steps: int) -> "Plan":
-        """Return the plan of what is left after the first `steps` steps."""
+        """Return the plan of the remaining steps, after the first `steps` steps."""
         return replace(
             self,
             counts=self.counts[:, steps:],
@@ -76,7 +76,7 @@ class Plan:
 
 
 class Noise(NamedTuple):
-    """The random numbers of a batch's decoding.
+    """The random numbers for decoding a block.
 
     Attributes:
         uniform: float32 (T, B, L) in [0, 1], to draw tokens.
@@ -90,15 +90,15 @@ class Noise(NamedTuple):
     order: Tensor | None = None
 
     def after(self, steps: int) -> "Noise":
-        """Return the noise of what is left after the first `steps` steps."""
+        """Return the noise of the remaining steps, after the first `steps` steps."""
         return self._replace(uniform=self.uniform[steps:], gumbel=self.gumbel[steps:])
 
 
 class Step(NamedTuple):
-    """What happened at a step of decoding.
+    """The result of a decoding step.
 
     Attributes:
-        tokens: int64 (B, L), the tokens after the step; at hidden positions those of the start.
+        tokens: int64 (B, L), the tokens after the step; hidden positions keep their start tokens.
         hidden: bool (B, L), True where a token is hidden after the step.
         log_probs: float32 (B, L, K), the prediction, guided and scaled.
         proposal: the sampler's token and score for each position.
@@ -111,10 +111,10 @@ class Step(NamedTuple):
 
 
 def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) -> Plan:
-    """Plan the decoding of a batch.
+    """Plan the decoding of a block.
 
     There are never more steps than the largest number of hidden tokens. An image with fewer hidden
-    tokens than steps reveals none at first, and then one per step.
+    tokens than steps reveals nothing at first, and then one token per step.
 
     Args:
         num_hidden: int (B,), hidden tokens of each image, 0 allowed.
@@ -128,11 +128,11 @@ def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) ->
         counts[num_hidden == count, num_steps - used :] = reveal_counts(
             int(count), int(used), config.schedule
         )
-    # Temperature falls with the progress from 0 to 1; a single step is the last.
+    # The temperature falls as progress goes from 0 to 1. A single step counts as the last one.
     progress = np.arange(num_steps) / (num_steps - 1) if num_steps > 1 else np.ones(num_steps)
     is_noisy = SAMPLERS[config.sampler].uses_temperature
     temperature = config.choice_temperature if is_noisy else 0.0
-    # Guidance follows its schedule, which sees what is still hidden in all images together.
+    # The guidance schedule sees the share of tokens that is still hidden in the whole block.
     revealed = counts.sum(0)  # (T,)
     hidden = revealed[::-1].cumsum()[::-1] / max(1, revealed.sum())  # before each step
     course = Course(progress, hidden, config.guidance_interval)
@@ -150,7 +150,7 @@ def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
 
     With a mask schedule gamma, step t = 0 .. T-1 reveals a share of the N tokens proportional to
     gamma(1 - t / (T - 1)), rounded half to even, at least 1. The last step reveals the rest. If
-    less than 1 is left for it, the latest steps with more than one token give some back.
+    that leaves less than 1 for it, the latest steps with more than one token reveal fewer.
 
     The `-cumulative` schedules are the paper's: after step t, floor(N * gamma((t + 1) / T)) tokens
     stay hidden. With `arccos-halton`, floor(N * (1 - gamma((t + 1) / T))) are revealed by then, as
@@ -172,7 +172,7 @@ def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
     wanted = _without_noise(shares / shares.sum() * num_hidden)
     counts = np.maximum(1, np.rint(wanted)).astype(np.int64)
     counts[-1] = num_hidden - counts[:-1].sum()
-    while counts[-1] < 1:  # the shares before were rounded up too often
+    while counts[-1] < 1:  # too many shares were rounded up
         latest = np.flatnonzero(counts[:-1] > 1)[-1]
         taken = min(counts[latest] - 1, 1 - counts[-1])
         counts[latest] -= taken
@@ -201,8 +201,8 @@ def decoding_steps(
 
     Args:
         logits_fn: predicts the tokens at a step; guidance is already in its logits.
-        plan: the plan of this batch.
-        noise: the noise of this batch, for at least plan.num_steps steps.
+        plan: the plan of this block.
+        noise: the noise of this block, for at least plan.num_steps steps.
         tokens: int64 (B, L), what the predictor sees before the first step.
         hidden: bool (B, L), True where a token is to be filled in.
     """
@@ -256,7 +256,7 @@ def draw_noise(
     for column, index in enumerate(image_indices):
         draws = rng(seed, "decode", int(index)).random((num_steps, 2, seq_len))
         uniforms[:, column] = draws
-    # Neither 0 nor 1, of which the logarithm below would be infinite.
+    # Exclude 0 and 1, where the logarithms below are infinite.
     uniforms = np.clip(uniforms, np.finfo(np.float64).tiny, 1 - 2**-53)
     gumbel = -np.log(-np.log(uniforms[:, :, 1]))
     arrays = (uniforms[:, :, 0], gumbel)
@@ -308,7 +308,7 @@ def halton_order(grid: tuple[int, ...]) -> np.ndarray:
 def _cells_of_radical_inverse(numbers: np.ndarray, base: int, side: int) -> np.ndarray:
     """Mirror the digits of positive integers at the radix point, and cut [0, 1) into cells.
 
-    Whole numbers alone: in floating point 9 * (1/3 + 1/9) is below 4.
+    Only integers are used, because in floating point 9 * (1/3 + 1/9) is below 4.
 
     Args:
         numbers: int64 (N,).
@@ -329,7 +329,7 @@ def _cumulative_counts(num_hidden: int, num_steps: int, plan: CumulativePlan) ->
     """Return `reveal_counts` of a plan in the paper's form."""
     ratios = mask_ratio(np.arange(1, num_steps + 1) / num_steps, plan.schedule)
     if plan.rounds_revealed:
-        # Theirs is computed in float32, where a whole number, as at u = 1/2, comes out just below.
+        # Theirs is in float32, where an integer result, as at u = 1/2, comes out just below.
         wanted = num_hidden - np.floor((1 - ratios) * num_hidden - 1e-9)
     else:
         wanted = np.floor(_without_noise(num_hidden * ratios))
@@ -337,7 +337,7 @@ def _cumulative_counts(num_hidden: int, num_steps: int, plan: CumulativePlan) ->
     left = num_hidden
     for step, kept in enumerate(wanted):
         # Each step reveals at least one token and leaves at least one for each later step. The last
-        # leaves none; gamma(1) would be 0 only up to rounding.
+        # step leaves none; gamma(1) is 0 only up to rounding.
         steps_after = num_steps - step - 1
         still_hidden = int(np.clip(kept, steps_after, left - 1)) if steps_after else 0
         counts.append(left - still_hidden)
@@ -346,5 +346,5 @@ def _cumulative_counts(num_hidden: int, num_steps: int, plan: CumulativePlan) ->
 
 
 def _without_noise(values: np.ndarray) -> np.ndarray:
-    """Make numbers that are a whole or a half in exact arithmetic so in float64 too."""
+    """Round off float64 errors, so that exact integers and halves stay exact."""
     return values.round(10)

@@ -15,11 +15,11 @@ ReadTransformer = Callable[[Any, Path, TokenizerShape, int | None, Mapping[str, 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What both kinds of families have.
+    """What tokenizer and transformer families share.
 
     Attributes:
-        config: its config dataclass, which also has the name of the family.
-        layout: describes its files of other programs, for messages; empty if there are none.
+        config: its config dataclass, which also holds the family's name.
+        layout: describes the files of other programs that it reads, for messages; empty if none.
         recognizes: tells whether what `read_torch_file` returned is such a file.
     """
 
@@ -40,8 +40,8 @@ class TokenizerFamily(Family):
     Attributes:
         network: builds the network of a config.
         read: (what `read_torch_file` returned, path, image size, given fields) -> network on the
-            CPU, from a file of another program. It refuses a file with any entry that the network
-            does not compute, unless it knows why that entry has no effect.
+            CPU, from a file of another program. It must refuse a file with an entry that the
+            network does not use, unless the entry is known to have no effect.
         adapt: (network, path, given fields) -> network. Checks the given fields against the config,
             and applies those that change the network.
     """
@@ -64,10 +64,10 @@ class TransformerFamily(Family):
             of a training step in bytes.
         read: (what `read_torch_file` returned, path, config of the tokenizer, number of classes or
             None if it is unknown, given fields) -> network on the CPU, from a file of another
-            program. It refuses entries as that of a tokenizer does.
+            program. It must refuse unused entries, as for tokenizers.
         write: network -> its weights in the layout of another program; None if no program has one.
-        joined: for linear layers that compute several maps of their input, which a step of training
-            may treat one by one: their number, by the last name of the layer.
+        joined: number of matrices in a linear layer that computes several maps of its input, by the
+            last part of the layer's name. Muon treats these matrices one by one.
     """
 
     network: Callable[[Any], Transformer]

@@ -1,4 +1,4 @@
-"""Compares what the user says about networks with what their files say."""
+"""Checks the network fields that the user set against the network's file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,17 +15,17 @@ Network = TypeVar("Network", TokenizerNetwork, Transformer)
 
 @dataclass(frozen=True)
 class Given:
-    """The fields of networks that the user set, with their values."""
+    """The config fields that the user set, with their values, for each network."""
 
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
     transformer: Mapping[str, Any] = field(default_factory=dict)
 
 
-def refuse_unknown(config: type[NetworkShape], given: Mapping[str, Any], told: str) -> None:
+def refuse_unknown(config: type[NetworkShape], given: Mapping[str, Any], network: str) -> None:
     """Refuse fields that the networks of a family do not have.
 
     Args:
-        told: the network, for the message.
+        network: names the network in the message.
 
     Raises:
         UserError: naming the field and the family.
@@ -34,15 +34,15 @@ def refuse_unknown(config: type[NetworkShape], given: Mapping[str, Any], told: s
     for name, value in given.items():
         if name not in known and not hasattr(config, name):
             raise UserError(
-                f"`{config.kind}.{name}` {value_text(value)}: {told} is of the family "
-                f"{config.family}, which does not have it; leave it out"
+                f"`{config.kind}.{name}` {value_text(value)}: {network} belongs to the "
+                f"family {config.family}, which has no such field; leave it out"
             )
 
 
 def refuse_contradictions(
     config: NetworkShape, given: Mapping[str, Any], source: Path | str
 ) -> None:
-    """Refuse a value that the user gave and that a checkpoint does not have.
+    """Refuse a value from the user that contradicts the checkpoint.
 
     Raises:
         UserError: naming the field, its value, the file and the file's value.

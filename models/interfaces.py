@@ -1,6 +1,6 @@
-"""The base classes of the networks: what a new family must offer.
+"""The base classes of the networks: what a new family must implement.
 
-models/shapes.py has the bases of their configs, models/open.py the table of the families.
+models/shapes.py has the base classes of their configs, models/open.py the table of families.
 
 Axes: B images of a batch, L tokens of an image, h w token grid, C H W of an image, K codebook.
 """
@@ -24,7 +24,7 @@ class Transformer(nn.Module, ABC):
         Args:
             tokens: int64 (B, L), with the mask token at hidden positions.
             labels: int64 (B,), classes or the null class.
-            at: int64 (N,), the wanted ones of the B * L flattened positions; None for all.
+            at: int64 (N,), which of the B * L flattened positions to predict; None for all.
 
         Returns:
             Logits (B, L, K), or (N, K) with `at`.
@@ -45,8 +45,8 @@ class TokenizerNetwork(nn.Module, ABC):
         """Turn such tokens into images (B, C, H, W), not clamped to [-1, 1]."""
 
     def to_rgb(self, images: Tensor) -> Tensor:
-        """Turn images into the ones that people look at: (B, 1 or 3, H, W) in [-1, 1]."""
+        """Turn images into displayable ones: (B, 1 or 3, H, W) in [-1, 1]."""
         return images
 
     def compile_networks(self, dynamic: bool) -> None:
-        """Run the slow parts through torch.compile, which gets `dynamic`; by default none."""
+        """Run the slow parts through torch.compile with `dynamic`; the default compiles nothing."""

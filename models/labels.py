@@ -11,7 +11,7 @@ from utils.errors import FieldError, UserError
 
 NO_CLASS = ("none", "no class")
 UNTRAINED = "this model was never trained without classes"
-MAX_SAMPLES = 10_000_000  # in one sampling; larger sets are made in parts
+MAX_SAMPLES = 10_000_000  # in one call; sample larger sets in parts
 
 
 def parse_labels(
@@ -20,11 +20,11 @@ def parse_labels(
     """Turn items such as `3`, `0-9x8` and `ankle boot` into one label per image.
 
     An item is a class name, in upper or lower case with spaces or underscores; a class number
-    (`3`); a range (`0-9`); or `none` for no class. A name that is written exactly comes before
-    everything else; where a class is called "none", `no class` still is no class. Where the class
-    names are numbers, numbers and ranges mean these names, whatever the order of the classes is.
-    `xN` after an item repeats it N times (`0-9x8`). Commas separate items inside one string, unless
-    the whole string is a class name.
+    (`3`); a range (`0-9`); or `none` for no class. An exact class name wins over every other
+    reading. If a class is called "none", write `no class` for no class. If all class names are
+    numbers, numbers and ranges mean these names, in any order of the classes. `xN` after an item
+    repeats it N times (`0-9x8`). Commas separate items inside one string, unless the whole string
+    is a class name.
 
     Args:
         class_names: the model's class names, in the order of its labels.
@@ -55,13 +55,13 @@ def parse_labels(
 
 
 def read_labels(labels: Any, class_names: Sequence[str], has_null: bool = True) -> list[int]:
-    """Turn the labels of a program into one number per image; a number means what its text means.
+    """Turn labels from Python into one number per image; 3 means the same as the text "3".
 
     Args:
         labels: one label or several, also as an array or tensor; texts as in `parse_labels`.
 
     Raises:
-        UserError: as `parse_labels`; or naming a label that is no whole number and no text.
+        UserError: as `parse_labels`; or naming a label that is neither an integer nor a string.
     """
     values = labels.tolist() if hasattr(labels, "tolist") else labels
     several = isinstance(values, Iterable) and not isinstance(values, str | bytes)
@@ -95,7 +95,7 @@ def labels_in_turn(
 
 
 def label_without_class(num_classes: int, null_class: int | None) -> int:
-    """Return the label of an image that has no class: the null class, else the only class.
+    """Return the label of an image without a class: the null class, else the only class.
 
     Raises:
         FieldError: if there are several classes and no trained null class.
@@ -106,12 +106,12 @@ def label_without_class(num_classes: int, null_class: int | None) -> int:
 
 
 def classes_in_turn(num_classes: int, first_image: int) -> list[int]:
-    """Return all labels, so that image i has label i also if a series starts in the middle."""
+    """Return all labels, so that image i has label i even if a series starts in the middle."""
     return [(first_image + i) % num_classes for i in range(num_classes)]
 
 
 def label_text(label: int, class_names: Sequence[str]) -> str:
-    """Write a label as an item that `parse_labels` reads: its name where a shell can hold that."""
+    """Write a label for `parse_labels`: its name, or its number where a shell needs that."""
     if label == len(class_names):
         return next((name for name in NO_CLASS if name not in class_names), NO_CLASS[-1])
     name = class_names[label]
@@ -126,8 +126,8 @@ class _Names:
     Attributes:
         names: in the order of the labels.
         exact: label by name.
-        folded: labels by folded name, which several names can have.
-        numbers: where every name is a number, label by this number; else by position.
+        folded: labels by folded name; several names can fold to the same text.
+        numbers: label by the number in its name if all names are numbers, else by position.
     """
 
     names: Sequence[str]
@@ -149,10 +149,10 @@ class _Names:
         return cls(names, exact, folded, numbers)
 
     def find(self, item: str) -> int | None:
-        """Return the label of a name, None if there is no such name.
+        """Return the label of a name, or None.
 
         Raises:
-            UserError: if several names differ from it in case or spaces alone.
+            UserError: if several names differ from it only in case or spaces.
         """
         if item in self.exact:
             return self.exact[item]
@@ -164,7 +164,7 @@ class _Names:
 
 
 def _labels_of(item: str, names: _Names) -> list[int]:
-    """Return the labels of one item, which has commas only if it is a class name."""
+    """Return the labels of one item; only a class name may contain commas."""
     found = names.find(item)
     if found is not None:
         return [found]

@@ -15,7 +15,7 @@ def draw_masks(
     """Choose ceil(gamma(u) * L) tokens of each image to hide, at least 1, with u ~ U(0, 1).
 
     Args:
-        batch: B, images.
+        batch: B, number of images.
         seq_len: L, tokens of one image.
         schedule: a key of MASK_SCHEDULES.
 

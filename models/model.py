@@ -1,8 +1,8 @@
 """A trained model, ready to use: sample images, edit an image, watch the decoding.
 
-Images are made in blocks of one size; the last block is padded. So an image does not depend on the
-other images or on the process that makes it. With another block size, or with fewer images than a
-block holds, the images are the same up to rounding.
+Images are computed in blocks of one size; the last block is padded. So an image does not depend on
+the other images or on the process that computes it. With another block size, or with fewer images
+than a block holds, the images are the same up to rounding.
 
 Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
 """
@@ -32,10 +32,10 @@ from utils.plain import to_plain
 from utils.weights import with_linear_weights_in
 
 Labels = Iterable[int | str] | np.ndarray | Tensor | int | str
-"""One class per image, as the command line's: numbers, names, ranges, or "none" for no class."""
+"""One class per image, as on the command line: numbers, names, ranges, or "none" for no class."""
 
 
-@dataclass(frozen=True, eq=False)  # a model equals itself alone, so that sets can hold it
+@dataclass(frozen=True, eq=False)  # compared by identity, so that sets can hold it
 class Model:
     """A trained transformer with its tokenizer and class names; `models.open.load_model` opens one.
 
@@ -43,7 +43,7 @@ class Model:
         transformer: the network, in evaluation mode, with the weights of its file.
         class_names: names of the classes, in the order of the labels.
         precision: dtype of matrix products.
-        best: the settings that a sweep found best for it; None without a sweep.
+        best: the best settings that a sweep found; None without a sweep.
         made_for: the settings that a student was distilled for; None for other models.
     """
 
@@ -57,24 +57,24 @@ class Model:
 
     @property
     def usual(self) -> SamplingConfig:
-        """The settings that hold where none are given: `made_for`, or the defaults.
+        """The default settings: `made_for`, or those of the family.
 
-        By default a model without a trained null class has no guidance.
+        A model without a trained null class has no guidance by default.
         """
         return self.made_for or SamplingConfig.usual_for(self.transformer.config)
 
     @property
     def best_settings(self) -> dict[str, Any]:
-        """The settings in `best`, for `sample` and the others; empty without a sweep."""
+        """The settings in `best`, as arguments of `sample` and `edit`; empty without a sweep."""
         return dict(vars(self.best.sampling)) if self.best else {}
 
     @cached_property
     def fingerprint(self) -> str:
-        """The digest of the transformer: 16 hexadecimal digits of its config and weights."""
+        """Digest of the transformer's config and weights, 16 hexadecimal digits."""
         return weights_digest(to_plain(self.transformer.config), self.transformer.state_dict())
 
     def to(self, device: torch.device, precision: torch.dtype) -> "Model":
-        """Move the networks, without a copy, and return the model with this precision."""
+        """Move the networks in place, and return the model with this precision."""
         self.transformer.to(device)
         self.tokenizer.to(device)
         return replace(self, precision=precision)
@@ -83,8 +83,7 @@ class Model:
     def compile(self) -> None:
         """Run the networks through torch.compile; all blocks of images should have one size.
 
-        On CUDA a decoding step of the transformer becomes a graph, so that its kernels start at
-        once.
+        On CUDA a decoding step of the transformer becomes a graph, whose kernels start together.
         """
         is_cuda = self.tokenizer.device.type == "cuda"
         self._predictor.compile(dynamic=False, mode="reduce-overhead" if is_cuda else "default")
@@ -92,10 +91,10 @@ class Model:
 
     @cached_property
     def _predictor(self) -> Transformer:
-        """The transformer that samples: its linear weights are in the precision of the products.
+        """The transformer for sampling, with linear weights in the precision of matrix products.
 
-        Otherwise autocast casts them at every step, which is a quarter of the kernels that a GPU
-        starts. The bits are the same.
+        Otherwise autocast casts them at every step, which takes a quarter of the kernel launches on
+        a GPU. The results are the same, bit for bit.
         """
         if self.precision == torch.float32:
             return self.transformer
@@ -110,16 +109,15 @@ class Model:
         block_size: int = BLOCK_SIZE,
         **sampling: Any,
     ) -> np.ndarray:
-        """Make one image per label.
+        """Sample one image per label.
 
         Args:
             labels: one class per image, in any sequence, array or tensor. A number means the same
-                as its text on the command line: the name of a class where the names are numbers.
+                as on the command line: if the class names are numbers, it is a name.
             first_image: index of the first image. An image depends on its index, its class, the
                 seed and the settings, but not on the other images.
             block_size: images computed at once.
-            **sampling: settings of sampling, the fields of SamplingConfig; those that are left out
-                are as in `usual`.
+            **sampling: sampling settings, the fields of SamplingConfig; `usual` has their defaults.
 
         Returns:
             uint8 (B, H, W, C).
@@ -145,16 +143,17 @@ class Model:
         block_size: int = BLOCK_SIZE,
         **sampling: Any,
     ) -> np.ndarray:
-        """Make the marked part of an image anew, once per label.
+        """Regenerate the marked part of an image, once per label.
 
-        A token is made anew if its cell overlaps the marked pixels. Every other token is kept.
+        A token is regenerated if its cell overlaps the marked pixels. All other tokens are kept.
+        The arguments that are not described here are those of `sample`.
 
         Args:
             image: uint8 (H, W, C), of the model's size.
-            mask: bool (H, W), True where pixels are made anew.
+            mask: bool (H, W), True where pixels are regenerated.
             labels: as in `sample`; None for no class.
             grow: tokens by which the marked region grows on every side.
-            put_back: whether the pixels outside the marked region get their original values back;
+            put_back: whether pixels outside the marked region get their original values back;
                 otherwise they are the tokenizer's reconstruction.
 
         Returns:
@@ -189,11 +188,13 @@ class Model:
         midway: Midway | None = None,
         **sampling: Any,
     ) -> Iterator[DecodedStep]:
-        """Decode one image per label, all in one block, and show every step.
+        """Decode one image per label, all in one block, and return every step.
+
+        The arguments that are not described here are those of `sample`.
 
         Args:
             known: tokens that all images keep (`known_tokens`); None hides all tokens.
-            midway: a step of an earlier decoding from which all images go on; None starts anew.
+            midway: the step of an earlier decoding where all images continue; None starts at 0.
 
         Returns:
             The tokens before the first step, and then those after each step; `image_of` turns them
@@ -216,7 +217,7 @@ class Model:
         known: KnownTokens | None = None,
         midway: Midway | None = None,
     ) -> Iterator[DecodedStep]:
-        """Decode as `decode_steps`.
+        """Decode as `decode_steps`, with labels from `label_numbers`.
 
         Args:
             series: seed and index of the first image; its block size is not used.
@@ -239,12 +240,12 @@ class Model:
 
     @in_usual_torch
     def image_of(self, step: DecodedStep) -> np.ndarray:
-        """Decode the tokens of a step: uint8 (B, H, W, C); pixels of hidden cells mean nothing."""
+        """Decode the tokens of a step: uint8 (B, H, W, C); hidden cells have no meaning."""
         tokens = torch.from_numpy(step.tokens).clamp(max=self.tokenizer.codebook_size - 1)
         return self._pixels(tokens)
 
     def label_numbers(self, labels: Labels) -> list[int]:
-        """Turn labels into their places among `class_names`; its length stands for no class.
+        """Turn labels into indices of `class_names`; its length stands for no class.
 
         Raises:
             UserError: naming a label that is not a class of the model.
@@ -262,12 +263,12 @@ class Model:
         known: KnownTokens | None = None,
         blocks: Iterable[int] | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Make one image per label, block by block.
+        """Sample one image per label, block by block.
 
         Args:
             labels: what `label_numbers` returned; image i gets the i-th.
             known: tokens that all images keep; None hides all tokens.
-            blocks: indices of the blocks to make; None makes all.
+            blocks: indices of the blocks to compute; None computes all.
 
         Yields:
             Images uint8 (B, H, W, C) and their labels int64 (B,), in order; B is at most the block
@@ -293,8 +294,7 @@ class Model:
         """Encode an image for editing; arguments as in `edit`.
 
         Returns:
-            Its tokens, with those hidden that are made anew; and bool (H, W), the pixels that are
-            made anew.
+            Its tokens, those to regenerate hidden; and bool (H, W), the pixels to regenerate.
         """
         check_cells(self.tokenizer.grid, "a part of an image cannot be kept")
         hidden = hidden_cells(mask, self.tokenizer.grid, grow)  # (h, w)
@@ -315,6 +315,6 @@ class Model:
         return DecodedStep(*(values.reshape(shape).cpu().numpy() for values in of_positions))
 
     def _check(self, config: SamplingConfig, series: ImageSeries) -> None:
-        """Check settings, also against the model; errors as in `sample`."""
+        """Check the settings, also against the model; errors as in `sample`."""
         config.validate_for(self.transformer.config)
         series.validate()

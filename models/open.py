@@ -37,10 +37,10 @@ from utils.weights import build_with_weights
 BUNDLED = Path(__file__).parent / "pretrained"
 NOTHING_GIVEN = Given()
 MODEL_ENTRIES = frozenset({"config", "ema", "tokenizer", "dataset", "class_names"})
-RESUMED = "the state of a training (`resume` goes on with it)"
+RESUMED = "the state of a training (`resume` continues it)"
 KINDS = {"maskgit": "a trained transformer", "vqgan": "a trained VQ-GAN (`checkpoint_vae`)"}
 KINDS |= dict.fromkeys(("maskgit-resume", "vqgan-resume", "student-resume"), RESUMED)
-MADE_FOR = "made_for"  # entry of a student's checkpoint: the settings of sampling it is made for
+MADE_FOR = "made_for"  # entry of a student's checkpoint: its sampling settings
 
 TOKENIZERS = (
     TokenizerFamily(
@@ -122,9 +122,9 @@ def load_tokenizer(
 
     Args:
         path: a VQGAN_*.pt or MaskGIT_*.pt of this program, or a file of another program.
-        image_size: height and width of its images in pixels, one number for a square; used for
+        image_size: height and width of its images in pixels, one number for a square; only for
             files of other programs, which do not hold it.
-        channels: channels of the images that it is needed for; None accepts any.
+        channels: channels of the images to tokenize; None accepts any.
         given: fields of its config that the user set. A "remap", the path of an .npy file, is
             applied to a VQ-GAN that has none.
 
@@ -175,7 +175,7 @@ def own_model(stored: Any, path: Path, given: Given = NOTHING_GIVEN) -> Model:
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged: {one_line(error)}") from error
         config = transformer.config
-        # The tokenizer, and whether both fit together and what the user says.
+        # The tokenizer, and whether it fits the transformer and the given fields.
         tokenizer = tokenizer_of(contents["tokenizer"], path)
         shape = (tokenizer.codebook_size, tokenizer.config.seq_len)
         if (config.codebook_size, config.seq_len) != shape:
@@ -186,11 +186,11 @@ def own_model(stored: Any, path: Path, given: Given = NOTHING_GIVEN) -> Model:
 
 
 def _own_transformer(contents: Mapping[str, Any]) -> tuple[Transformer, str, tuple[str, ...]]:
-    """Build the transformer in a checkpoint, and return its dataset and class names with it.
+    """Build the transformer in a checkpoint; also return its dataset and class names.
 
     Raises:
-        TypeError: if an entry is of another type.
-        ValueError: if something is not as it should be.
+        TypeError: if an entry has the wrong type.
+        ValueError: if an entry has a wrong value.
     """
     family = family_named("transformer", contents.get("family", FIRST_TRANSFORMER))
     config = from_plain(family.config, contents["config"])
@@ -213,13 +213,13 @@ def foreign_model(
     num_classes: int | None = None,
     given: Mapping[str, Any] = MappingProxyType({}),
 ) -> Model:
-    """Build a model with the transformer in a file of another program, on the CPU.
+    """Build a model from the transformer in a file of another program, on the CPU.
 
     Args:
         stored: what `read_torch_file` returned.
-        class_names: names in the order of the labels. The model may have fewer classes, or more,
-            which are named by number.
-        num_classes: the number of classes that it must have; None takes any.
+        class_names: names in the order of the labels. The model may have fewer classes, or more;
+            the additional ones are named by number.
+        num_classes: the number of classes that it must have; None accepts any.
 
     Raises:
         UserError: if the file holds none, or it does not fit the tokenizer, the number of classes
@@ -233,7 +233,7 @@ def foreign_model(
     config = transformer.config
     if config.seq_len != tokenizer.config.seq_len:
         raise UserError(
-            f"{path} is for images of {config.seq_len} tokens, and the tokenizer makes "
+            f"{path} needs images of {config.seq_len} tokens, but the tokenizer makes "
             f"{tokenizer.config.seq_len}; check `checkpoint_vae` and `image_size`"
         )
     if num_classes not in (None, config.num_classes):
@@ -258,7 +258,7 @@ def foreign_family(stored: Any, path: Path) -> TransformerFamily:
 
 
 def tokenizer_of(entry: Any, source: Path | str = "this checkpoint") -> Tokenizer:
-    """Build the tokenizer that a checkpoint holds as an entry (`Tokenizer.entry`), on the CPU.
+    """Build the tokenizer from `Tokenizer.entry` in the checkpoint `source`, on the CPU.
 
     Raises:
         UserError: if a weight is not finite, or the weights do not fit config or fingerprint.
@@ -277,7 +277,7 @@ def family_named(kind: str, name: Any) -> Any:
 
     Args:
         kind: "tokenizer" or "transformer".
-        name: what a file or a user says.
+        name: from a file or a user; any type.
 
     Raises:
         ValueError: if this program does not have it.
@@ -292,7 +292,7 @@ def family_named(kind: str, name: Any) -> Any:
 
 
 def new_transformer(config: TransformerShape) -> Transformer:
-    """Build a transformer with new weights, drawn from torch's global generator."""
+    """Build a transformer with random weights from torch's global generator."""
     return transformer_family(config).network(config)
 
 
@@ -316,7 +316,7 @@ def _tokenizer_in(stored: Any, path: Path, image_size: Size, given: Mapping[str,
 
 
 def _tokenizer_network(entry: Any, source: Path | str) -> TokenizerNetwork:
-    """Build the network of a tokenizer's entry; errors as in `tokenizer_of`."""
+    """Build the network of `Tokenizer.entry`; errors as in `tokenizer_of`."""
     try:
         family = family_named("tokenizer", entry.get("family", FIRST_TOKENIZER))
         config = from_plain(family.config, entry["config"])

@@ -1,4 +1,4 @@
-"""The perceptual loss, which judges reconstructed images.
+"""The perceptual loss of reconstructed images.
 
 Axes: B batch, C channels, H W pixels.
 """
@@ -23,8 +23,8 @@ HINT = (
 class PerceptualLoss(nn.Module):
     """Computes the mean LPIPS distance of images (Zhang et al. 2018); it is never trained.
 
-    The distance compares VGG16 features. The linear weights on them, which were fitted to human
-    judgments, come with torchmetrics. The VGG16 weights are torchvision's.
+    It compares VGG16 features. Their linear weights, fitted to human judgments, come with
+    torchmetrics. The VGG16 weights are torchvision's.
     """
 
     def __init__(self, vgg_weights: Mapping[str, Tensor]) -> None:
@@ -34,7 +34,7 @@ class PerceptualLoss(nn.Module):
             vgg_weights: state dict of torchvision's vgg16; its classifier is not needed.
 
         Raises:
-            UserError: if a weight is missing or has another shape.
+            UserError: if a weight is missing or has the wrong shape.
         """
         super().__init__()
         # Imported here because it is slow and only a perceptual loss needs it. This private class
@@ -77,7 +77,7 @@ def load_vgg_weights(path: Path | None) -> dict[str, Any]:
         The weights by name.
 
     Raises:
-        UserError: if they cannot be read or downloaded; says how to train without them.
+        UserError: if they cannot be read or downloaded; it says how to train without them.
     """
     if path is not None:
         weights = read_torch_file(path)

@@ -1,4 +1,4 @@
-"""From labels to the inputs of a decoding: start tokens, plan, noise, and a guided predictor.
+"""Prepares a decoding from labels: start tokens, plan, noise, and a guided predictor.
 
 Guidance is that of Muse (Chang et al. 2023), written as (1 + w) * conditional - w * unconditional.
 
@@ -44,10 +44,10 @@ class KnownTokens(NamedTuple):
 
 
 class Midway(NamedTuple):
-    """An image in the middle of its decoding, from where it goes on.
+    """An image in the middle of its decoding, where decoding continues.
 
     Attributes:
-        steps: how many steps are done.
+        steps: number of finished steps.
         tokens: int64 (L,); those at hidden positions are ignored.
         hidden: bool (L,), True where a token is still hidden.
     """
@@ -58,7 +58,7 @@ class Midway(NamedTuple):
 
 
 class Decoding(NamedTuple):
-    """A decoding that is ready to start; the fields are as in `decoding_steps`."""
+    """A decoding that is ready to start; fields as in `decoding_steps`."""
 
     logits_fn: LogitsFn
     plan: Plan
@@ -91,18 +91,18 @@ def prepare_decoding(
     Args:
         model: the transformer, in evaluation mode.
         labels: int (B,), the class of each image.
-        image_indices: int (B,), with `seed` they decide the noise of each image.
+        image_indices: int (B,); with `seed` they decide the noise of each image.
         known: tokens that all images keep; None hides all tokens.
-        midway: where all images go on, with the steps of the plan that are left.
-        grid: how the tokens are arranged, for samplers with an order of positions; None: in a row.
+        midway: where all images continue, with the remaining steps of the plan.
+        grid: the token grid, for samplers with an order of positions; None means a row of tokens.
 
     Raises:
-        UserError: if not as many tokens are hidden midway as the plan says.
+        UserError: if the number of hidden tokens midway is not the planned one.
     """
     device = next(model.parameters()).device
     seq_len = model.config.seq_len
     device_labels = send(torch.from_numpy(labels), device)
-    # What the model sees at the start, and what of it is hidden.
+    # The tokens that the model sees at the start, and which of them are hidden.
     tokens = send(start_tokens(model, image_indices, config.start_token, seed), device)
     same_start = config.start_token is None or config.start_token >= 0
     if config.start_share:
@@ -139,10 +139,10 @@ def guided_predictor(
 ) -> LogitsFn:
     """Wrap a model as a `LogitsFn` with classifier-free guidance.
 
-    At a step with guidance 0 only the conditional half is computed. If all images start from equal
-    tokens, the first step is computed once per label, provided that there are at least as many
-    images as labels. It is computed for all labels, also unused ones, so that the bits of an image
-    do not depend on the labels of the other images.
+    At a step with guidance 0, only the conditional half is computed. If all images start from equal
+    tokens and there are at least as many images as labels, the first step is computed once per
+    label. Unused labels are computed too, so that an image does not depend on the labels of the
+    other images, bit for bit.
 
     Args:
         model: the transformer, in evaluation mode.
@@ -174,7 +174,7 @@ def guided_predictor(
 
 
 def guided_logits(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-    """Extrapolate from the unconditional logits past the conditional ones; guidance 0 is none."""
+    """Extrapolate from the unconditional logits past the conditional ones; 0 turns guidance off."""
     return (1 + guidance) * conditional - guidance * unconditional
 
 
@@ -185,9 +185,9 @@ def labels_of(model: Transformer, device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def predict_empty(model: Transformer, labels: Tensor, precision: torch.dtype) -> Tensor:
-    """Predict images that are all hidden, without guidance.
+    """Predict fully hidden images, without guidance.
 
-    They are computed once per label, as in `guided_predictor`, and under the same condition.
+    They are computed once per label under the same condition as in `guided_predictor`.
 
     Args:
         model: the transformer, in evaluation mode.
@@ -213,7 +213,7 @@ def start_tokens(
 
     Args:
         model: its config has L, K and the mask token.
-        image_indices: int (B,), with `seed` they decide random tokens.
+        image_indices: int (B,); with `seed` they decide random tokens.
         start_token: the token; None for the mask token, negative for random image tokens.
 
     Returns:
@@ -236,10 +236,10 @@ def draw_start(
     """Replace the start tokens at random positions with sampled ones.
 
     Args:
-        predicted: logits float32 (B, L, K), from which the tokens are drawn one by one.
-        tokens: int64 (B, L), the start tokens, which stay at the other positions.
-        image_indices: int (B,), with `seed` they decide positions and tokens.
-        share: share of the L positions, from 0 to 1.
+        predicted: logits float32 (B, L, K); each token is drawn independently.
+        tokens: int64 (B, L), the start tokens; they stay at the other positions.
+        image_indices: int (B,); with `seed` they decide positions and tokens.
+        share: share of the L positions to replace, from 0 to 1.
 
     Returns:
         int64 (B, L).
@@ -253,7 +253,7 @@ def draw_start(
 
 
 def _check_midway(midway: Midway, plan: Plan) -> None:
-    """Refuse a point that no decoding by this plan comes to; errors as in `prepare_decoding`."""
+    """Refuse a point that this plan never reaches; errors as in `prepare_decoding`."""
     if not 0 <= midway.steps <= plan.num_steps:
         raise UserError(f"the decoding has {plan.num_steps} steps, so none after {midway.steps}")
     found, planned = int(midway.hidden.sum()), int(plan.counts[0, midway.steps :].sum())

@@ -4,7 +4,7 @@ models/decoding.py then reveals the planned number of tokens, at the hidden posi
 highest scores. To add a sampler, write its function and add a row to SAMPLERS. The command line
 reads the names there before torch is loaded.
 
-Axes: B images of a batch, L tokens of an image, K codebook.
+Axes: B images of a block, L tokens of an image, K codebook.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Sampler(NamedTuple):
     """A row of the table.
 
     Attributes:
-        propose: the sampler's function; it gets the prediction, float32 (B, L, K), as
-            log-probabilities.
+        propose: the sampler's function; its input is the predicted log-probabilities, float32
+            (B, L, K).
         uses_temperature: whether it uses the choice temperature.
         uses_order: whether it needs an order of the positions.
     """
@@ -74,9 +74,9 @@ def propose_by_moment(log_probs: Tensor, noise: StepNoise) -> Proposal:
 
     If few of many positions are revealed, the confidence sampler at temperature a reveals position
     i with token x with a probability that tends to p_i(x)^b, where b = 1 + 1/a. This sampler makes
-    the same choice in two steps: position i is chosen with weight sum_x p_i(x)^b, without
-    replacement, and its token is drawn from p_i^b, that is at temperature a / (1 + a). At a = 0,
-    the last step, all hidden positions are revealed. No position is chosen, so p_i stays as it is.
+    the same choice in two steps. It chooses position i with weight sum_x p_i(x)^b, without
+    replacement, and draws its token from p_i^b, that is at temperature a / (1 + a). At a = 0, the
+    last step, all hidden positions are revealed, so no position is chosen and p_i is not changed.
     """
     if noise.temperature == 0:
         return Proposal(draw_tokens(log_probs, noise.uniform), log_probs.amax(-1))
@@ -87,7 +87,7 @@ def propose_by_moment(log_probs: Tensor, noise: StepNoise) -> Proposal:
 
 
 def propose_in_order(log_probs: Tensor, noise: StepNoise) -> Proposal:
-    """Draw tokens; reveal positions in a given order, whatever the prediction."""
+    """Draw tokens; reveal positions in a given order that ignores the prediction."""
     assert noise.order is not None, "see Sampler.uses_order"
     return Proposal(draw_tokens(log_probs, noise.uniform), -noise.order)
 
@@ -119,7 +119,7 @@ def draw_tokens(log_probs: Tensor, uniform: Tensor) -> Tensor:
 
     cdf = log_probs.exp().cumsum(-1)  # (B, L, K)
     total = cdf[..., -1:]
-    # Rounding must not raise the threshold to the total: tokens of probability 0 lie beyond it.
+    # Rounding must not raise the threshold to the total: beyond it are tokens of probability 0.
     threshold = (uniform[..., None] * total).minimum(total.nextafter(torch.zeros_like(total)))
     drawn = torch.searchsorted(cdf, threshold, right=True)  # (B, L, 1)
     return drawn.clamp_(max=log_probs.shape[-1] - 1).squeeze(-1)

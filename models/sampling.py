@@ -1,6 +1,6 @@
-"""The settings of sampling with their defaults, which are also those of the command line.
+"""The sampling settings; their defaults are also those of the command line.
 
-This file imports nothing slow, because the command line reads it before it can show its help.
+This file imports nothing slow, because the command line reads it before it shows its help.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """The settings of sampling: how images are decoded.
+    """The sampling settings: how images are decoded.
 
     Attributes:
         num_steps: decoding steps T, at most the number of hidden tokens.
         schedule: shape of the plan; a key of MASK_SCHEDULES or of CUMULATIVE_SCHEDULES.
         sampler: which hidden positions are revealed first; a key of SAMPLERS.
-        guidance: weight w of classifier-free guidance, the largest of all steps; 0 is no guidance.
+        guidance: weight w of classifier-free guidance, the largest of all steps; 0 turns it off.
         guidance_schedule: how guidance changes over the steps; a key of GUIDANCE_SCHEDULES.
-        guidance_interval: between which shares of hidden tokens there is guidance, the lower one
-            first. Only some schedules use it (`GuidanceSchedule.uses_interval`).
+        guidance_interval: lowest and highest share of hidden tokens at which guidance is on. Only
+            some schedules use it (`GuidanceSchedule.uses_interval`).
         choice_temperature: weight of the Gumbel noise on the confidence at the first step; it falls
             to 0 at the last. Only some samplers use it (`Sampler.uses_temperature`).
         logit_scale: factor on the logits before the softmax; above 1 makes the prediction sharper.
         start_token: token at hidden positions before the first step: None for the mask token, an id
             for that token, a negative number for random image tokens.
-        start_share: share of an image's positions that begin with a token of their own instead,
-            drawn from the model's prediction of an image that is all hidden. They count as hidden
-            all the same. Students of few steps need it (training/distillation.py); 0 has none.
+        start_share: share of positions that start from a token sampled from the model's prediction
+            of a fully hidden image. They still count as hidden. Students that sample in few steps
+            need it (training/distillation.py). 0 turns it off.
     """
 
     num_steps: int = 8
@@ -59,7 +59,7 @@ class SamplingConfig:
 
     @classmethod
     def usual_for(cls, shape: TransformerShape) -> SamplingConfig:
-        """Return the settings that a transformer takes where none are given."""
+        """Return the default settings for a transformer."""
         own = {one.name for one in fields(cls)}
         usual = {name: value for name, value in shape.usual.items() if name in own}
         return cls(**usual) if shape.null_class is not None else cls(**{**usual, "guidance": 0.0})
@@ -84,7 +84,7 @@ class SamplingConfig:
             check_whole("start_token", self.start_token)
         if self.start_share and self.start_token is not None:
             reason = (
-                "`start_token` also says what hidden positions begin with: leave it out, or set "
+                "`start_token` also sets the start of hidden positions: leave it out, or set "
                 "`start_share` to 0"
             )
             raise FieldError("start_share", self.start_share, reason)
@@ -98,8 +98,8 @@ class SamplingConfig:
         """Check every field, also against a transformer.
 
         Raises:
-            FieldError: as `validate`; or if the start token is no token, or the transformer cannot
-                be guided.
+            FieldError: as `validate`; or if the start token does not exist, or the transformer
+                cannot be guided.
         """
         self.validate()
         if self.start_token is not None and self.start_token > shape.mask_token:

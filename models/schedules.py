@@ -4,7 +4,7 @@ A mask schedule is a function gamma on [0, 1] with gamma(0) = 1 and gamma(1) = 0
 share gamma(u) of an image's tokens, with u uniform in [0, 1] (Chang et al. 2022, section 3.2). The
 same function shapes the plan of decoding. To add a schedule, add a row.
 
-The command line reads the names before torch is loaded, so this file imports numpy alone.
+The command line reads the names before torch is loaded, so this file imports only numpy.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ MASK_SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def mask_ratio(u: np.ndarray, schedule: str) -> np.ndarray:
-    """Compute the fraction of tokens that is hidden at progress u.
+    """Compute the share of tokens that is hidden at progress u.
 
     Args:
         u: uniform noise in training, progress in decoding; float64, any shape, in [0, 1].
@@ -45,8 +45,8 @@ class CumulativePlan(NamedTuple):
 
     Attributes:
         schedule: a key of MASK_SCHEDULES.
-        rounds_revealed: whether the number of revealed tokens is rounded down; else that of the
-            hidden ones.
+        rounds_revealed: whether the number of revealed tokens is rounded down, instead of the
+            number of hidden ones.
     """
 
     schedule: str
@@ -61,12 +61,12 @@ CUMULATIVE_SCHEDULES = {
 
 
 class Course(NamedTuple):
-    """The course of a decoding, which a guidance schedule sees; T steps.
+    """The course of a decoding, the input of a guidance schedule; T steps.
 
     Attributes:
         progress: float64 (T,), 0 at the first step and 1 at the last.
-        hidden: float64 (T,), share of the tokens to make that are hidden before each step; 1 at the
-            first.
+        hidden: float64 (T,), share of the tokens to fill in that are hidden before each step; 1 at
+            the first.
         interval: two of these shares, between which guidance is on (`guidance_interval`).
     """
 
@@ -101,7 +101,7 @@ GUIDANCE_SCHEDULES: dict[str, GuidanceSchedule] = {
     "constant": GuidanceSchedule(lambda course: np.ones_like(course.progress)),
     # The default interval is eMIGM's for 16 steps.
     "interval": GuidanceSchedule(_share_inside, uses_interval=True),
-    # MaskBit's and TiTok's, by a progress that reaches 1 at the last step; theirs ends before.
+    # MaskBit's and TiTok's, but here progress reaches 1 at the last step; there it stays below.
     "power-cosine": GuidanceSchedule(
         lambda course: (1 - np.cos(np.pi * course.progress**POWER)) / 2
     ),
@@ -109,5 +109,5 @@ GUIDANCE_SCHEDULES: dict[str, GuidanceSchedule] = {
 
 
 def training_schedule(name: str) -> str:
-    """Return the mask schedule to train with, for a model that is sampled with `name`."""
+    """Return the mask schedule to train with for a model that will sample with `name`."""
     return CUMULATIVE_SCHEDULES[name].schedule if name in CUMULATIVE_SCHEDULES else name

@@ -1,4 +1,4 @@
-"""A series of images that are decoded, and what is seen of their decoding.
+"""A series of images to decode, and a step of their decoding.
 
 Axes: B images, h w token grid.
 """
@@ -14,10 +14,10 @@ BLOCK_SIZE = 256  # images computed at once, by default
 
 @dataclass(frozen=True)
 class ImageSeries:
-    """A numbered series of images: where their noise comes from, and how they are cut into blocks.
+    """A numbered series of images: the seed of their noise, and their division into blocks.
 
     Attributes:
-        seed: the seed; with the index of an image it decides the image's noise.
+        seed: together with the index of an image it decides the image's noise.
         block_size: images computed at once.
     """
 
@@ -42,9 +42,9 @@ class DecodedStep:
     Attributes:
         tokens: int64 (B, h, w); those at hidden positions mean nothing yet.
         hidden: bool (B, h, w), True where a token is still hidden.
-        confidence: float32 (B, h, w) in [0, 1], the probability that the model gave to the token at
-            the step that revealed it; at hidden positions that of the token which the last step
-            would have taken, 0 before the first. 1 for tokens that the user gave.
+        confidence: float32 (B, h, w) in [0, 1]. For a revealed token, its probability at the step
+            that revealed it; for a hidden one, the probability of the token that the last step
+            proposed, 0 before the first step; for a token that the user gave, 1.
     """
 
     tokens: np.ndarray

@@ -1,7 +1,7 @@
-"""What every config of a network says: the bases of the families' configs.
+"""The base classes of the configs of networks.
 
 A config is a frozen dataclass. This file imports nothing slow, because the command line reads the
-configs before it can show its help.
+configs before it shows its help.
 
 Axes: L tokens of an image, h w token grid, H W pixels, C channels, K codebook.
 """
@@ -20,9 +20,8 @@ class NetworkShape:
 
     kind: ClassVar[str]  # "tokenizer" or "transformer"
     family: ClassVar[str]  # its name in checkpoints
-    contradiction_hint: ClassVar[str] = ""  # what else a user can do where `agrees` says no
-    # Where the family has other defaults of training and sampling than TrainingConfig and
-    # SamplingConfig: their values by field.
+    contradiction_hint: ClassVar[str] = ""  # what else a user can do if `agrees` is False
+    # The family's own defaults of fields of TrainingConfig and SamplingConfig, by field.
     usual: ClassVar[Mapping[str, Any]] = {}
 
     def validate(self) -> None:
@@ -58,7 +57,7 @@ class TokenizerShape(NetworkShape):
         @property
         @abstractmethod
         def grid(self) -> tuple[int, ...]:
-            """How tokens are arranged: (h, w) where each is of a cell of the image, or (L,)."""
+            """The token grid: (h, w) if each token describes a cell of the image, else (L,)."""
 
     @property
     def seq_len(self) -> int:
@@ -73,7 +72,7 @@ class TokenizerShape(NetworkShape):
 
     @property
     def all_codes(self) -> int:
-        """Size of the full codebook, including codes that no token stands for."""
+        """Size of the full codebook, including codes that no token uses."""
         return self.codebook_size
 
 
@@ -107,7 +106,7 @@ class TransformerShape(NetworkShape):
         @property
         @abstractmethod
         def null_class(self) -> int | None:
-            """The label after the classes, "no class", for guidance; None without one."""
+            """The label "no class" for guidance, which follows the classes; None without one."""
 
     @property
     def num_labels(self) -> int:

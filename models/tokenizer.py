@@ -1,4 +1,4 @@
-"""The frozen tokenizer: stage 2, sampling, editing and measuring use stage 1 through it.
+"""The frozen tokenizer, through which stage 2, sampling, editing and measuring use stage 1.
 
 Axes: B images of a batch, C channels, H W pixels, h w token grid, L = h * w, K codebook.
 """
@@ -17,7 +17,7 @@ from utils.plain import to_plain
 from utils.size import Size
 
 # A batch is computed in parts of at most this many pixels. On the CPU the activations of a part
-# stay in the caches. On a GPU a batch that suits the transformer may be too large for the encoder.
+# stay in the caches. On a GPU a batch that fits the transformer may be too large for the encoder.
 CPU_PART_PIXELS = 16 * 32 * 32
 GPU_PART_PIXELS = 64 * 256 * 256
 
@@ -47,7 +47,7 @@ class Tokenizer:
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """How tokens are arranged: (h, w) where each is of a cell of the image, or (L,)."""
+        """The token grid: (h, w) if each token describes a cell of the image, else (L,)."""
         return self.config.grid
 
     @property
@@ -69,15 +69,15 @@ class Tokenizer:
             images: float (B, C, H, W) in [-1, 1], on any device.
 
         Returns:
-            int64 (B, h, w), or (B, L) without cells, in [0, K), on the tokenizer's device.
+            int64 in [0, K), (B, h, w), or (B, L) without cells, on the tokenizer's device.
         """
         images = images.to(self.device, memory_format=torch.channels_last)
         return torch.cat([self.network.encode(part) for part in self._parts(images)])
 
     def encode_bytes(self, images: Tensor) -> Tensor:
-        """Turn images as files hold them into tokens: uint8 (B, C, H, W) -> int64 (B, L).
+        """Turn images of bytes into tokens: uint8 (B, C, H, W) -> int64 (B, L).
 
-        This is never done in bfloat16, which changes one token in ten on Fashion-MNIST.
+        This never runs in bfloat16, which changes one token in ten on Fashion-MNIST.
         """
         return self.encode(from_uint8(send(images, self.device))).flatten(1)
 
@@ -99,7 +99,7 @@ class Tokenizer:
     @in_usual_torch
     @torch.no_grad()
     def to_rgb(self, images: Tensor) -> Tensor:
-        """Turn images (B, C, H, W) into the ones that people look at: (B, 1 or 3, H, W)."""
+        """Turn images (B, C, H, W) into displayable ones: (B, 1 or 3, H, W)."""
         return self.network.to_rgb(images.to(self.device))
 
     def to(self, device: torch.device | str) -> "Tokenizer":
@@ -109,11 +109,11 @@ class Tokenizer:
         return self
 
     def compile(self, *, dynamic: bool) -> None:
-        """Run the network through torch.compile; `dynamic` is passed on."""
+        """Run the network through torch.compile with `dynamic`."""
         self.network.compile_networks(dynamic)
 
     def entry(self) -> dict[str, Any]:
-        """Return the tokenizer as plain data and tensors; `models.open.tokenizer_of` reads them."""
+        """Return plain data and tensors for a checkpoint; `models.open.tokenizer_of` reads them."""
         weights = {name: value.cpu() for name, value in self.network.state_dict().items()}
         return {
             "family": self.config.family,
@@ -123,6 +123,6 @@ class Tokenizer:
         }
 
     def _parts(self, batch: Tensor) -> tuple[Tensor, ...]:
-        """Split a batch of images or tokens into parts that are computed one after the other."""
+        """Split a batch of images or tokens into parts to compute one after the other."""
         pixels = CPU_PART_PIXELS if self.device.type == "cpu" else GPU_PART_PIXELS
         return batch.split(max(1, pixels // math.prod(self.image_size)))

@@ -1,9 +1,9 @@
-"""Finds the weights of a network in files of other programs, whatever they are wrapped in.
+"""Finds the weights of a network in files of other programs, inside any wrappers.
 
 Programs put a state dict into other containers ({"state_dict": {"model": ...}}), and modules into
-other modules (`module.` of DataParallel, `_orig_mod.` of torch.compile, `vqvae.` of somebody). Both
-happen in any order and depth, and to parts of a network too (`encoder.module.conv_in`). No names of
-wrappers are known here, except those of averages: a network is where all its weights lie together.
+other modules (`module.` of DataParallel, `_orig_mod.` of torch.compile, a project's own `vqvae.`).
+Both happen in any order and depth, and to parts of a network too (`encoder.module.conv_in`). This
+file knows no names of wrappers, except those of averages. A network is where all its weights are.
 """
 
 import logging
@@ -18,19 +18,19 @@ from utils.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 
-# A word of a wrapper's name that says that its weights are averages, which are the better ones.
+# Words in a wrapper's name that mark averaged weights, which are preferred.
 AVERAGED = frozenset({"ema", "swa", "average", "averaged", "shadow"})
-OPTIMIZER = re.compile("optim|opt$")  # how containers begin that are no weights, but named alike
+OPTIMIZER = re.compile("optim|opt$")  # containers of an optimizer's state, with the same names
 # Modules that torch puts around others. They may also wrap a part of a network.
 INSIDE = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 class Wrapped(NamedTuple):
-    """Weights, and what they were wrapped in.
+    """Weights and their wrappers.
 
     Attributes:
-        wrappers: names of the wrappers, from the outermost in.
-        weights: tensors by their names without wrappers, with those of other networks beside them.
+        wrappers: names of the wrappers, the outermost first.
+        weights: tensors by their names without wrappers, also those of networks beside it.
     """
 
     wrappers: tuple[str, ...]
@@ -38,7 +38,7 @@ class Wrapped(NamedTuple):
 
     @property
     def is_averaged(self) -> bool:
-        """Whether a wrapper says that these weights are averages."""
+        """Whether the name of a wrapper marks averaged weights."""
         words = re.findall("[A-Z]?[a-z]+|[A-Z]+", " ".join(self.wrappers))
         return not AVERAGED.isdisjoint(map(str.lower, words))
 
@@ -59,16 +59,16 @@ def unwrapped(
 
     Args:
         stored: what `read_torch_file` returned.
-        signs: names of weights by which the network is recognized.
-        path: the file, to say which of several weights are taken; None says nothing.
-        usual: names of wrappers whose weights are taken before all others.
+        signs: names of weights that identify the network.
+        path: the file, to log which of several weights are used; None logs nothing.
+        usual: names of wrappers whose weights are preferred to all others.
 
     Returns:
-        The weights with the most signs; of several those in the usual wrappers, then those that are
-        averaged, then those around the others. NOTHING if there are none.
+        The weights with the most signs. Ties are decided in this order: weights in the usual
+        wrappers, averaged weights, weights around the others. NOTHING without weights.
 
     Raises:
-        UserError: with a path, if several are left that differ, and nothing says which is meant.
+        UserError: with a path, if different weights are still tied.
     """
     candidates = [
         Wrapped((*outer, *inner), weights)
@@ -93,12 +93,12 @@ def unwrapped(
         if not _are_equal(first.weights, other.weights):
             raise UserError(
                 f"{path} holds several sets of weights, in {first.place} and {other.place}: save "
-                "the one that is meant in a file of its own"
+                "the right one in a file of its own"
             )
     if len(candidates) > 1:
         kind = "averaged ones" if first.is_averaged else "ones"
         log.info(
-            "%s holds %d sets of weights: the %s in %s are taken",
+            "%s holds %d sets of weights: using the %s in %s",
             path,
             len(candidates),
             kind,
@@ -121,7 +121,7 @@ def _are_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 def _state_dicts(
     stored: Any, outer: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Yield the tensors of each container in containers, with the names of those around it."""
+    """Yield the tensors of each nested container, with the names of the containers around it."""
     if isinstance(stored, list | tuple):
         stored = {str(index): value for index, value in enumerate(stored)}
     if not isinstance(stored, Mapping):
@@ -136,16 +136,16 @@ def _state_dicts(
 def _networks(
     tensors: Mapping[str, Tensor], signs: Collection[str]
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Yield each network in a state dict: the modules around it, and its weights."""
+    """Yield each network in a state dict: names of the modules around it, and its weights."""
     for module in INSIDE:
-        # What is beside a module that is around all is not in it, as `n_averaged` of AveragedModel.
+        # Leave out what lies beside an outer module, like `n_averaged` of AveragedModel.
         inside = {name: v for name, v in tensors.items() if name.startswith(f"{module}.")}
         tensors = inside or tensors
     plain = {
         ".".join(part for part in name.split(".") if part not in INSIDE): tensor
         for name, tensor in tensors.items()
     }
-    prefixes: dict[str, None] = {}  # what stands before the names, in their order
+    prefixes: dict[str, None] = {}  # of the names, in order
     for name in plain:
         for sign in signs:
             before = name.removesuffix(sign)

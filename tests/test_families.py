@@ -150,7 +150,7 @@ def test_an_image_of_it_is_edited_if_its_tokens_have_cells(world, capsys):
         world.run(command)
         assert len(list((world.output / "mnist" / "edits" / "images").iterdir())) == 2
     else:
-        assert "12 tokens are of the whole image" in world.refusal(command, capsys)
+        assert "12 tokens describes the whole image" in world.refusal(command, capsys)
         assert "--save_steps" in world.refusal("--sample --dataset mnist --save_steps", capsys)
 
 
@@ -220,7 +220,7 @@ def test_labels_and_guidance_that_it_does_not_have_are_refused(world, capsys):
         ("--train --transformer other", "--transformer other: its family 'other' is unknown"),
         ("--train_vae --tokenizer other", "--tokenizer other: its family 'other' is unknown"),
         ("--train_vae --tokenizer gray", "--tokenizer gray: this program trains vqgan"),
-        ("--train --transformer count --heads 2", "--heads 2: the new transformer is of"),
+        ("--train --transformer count --heads 2", "--heads 2: the new transformer belongs to"),
         ("--train --n_embed 99", "--n_embed 99: the tokenizer of"),
         ("--train --remap codes.npy", "--remap codes.npy: the tokenizer of"),
     ],
@@ -243,7 +243,7 @@ def test_an_option_that_no_network_of_the_file_has_is_refused(world, capsys):
     for option in ("--n_embed 99", *(("--heads 2",) if not world.case.has_null else ())):
         told = world.refusal(f"--sample {option} --dataset mnist", capsys)
         assert option in told
-        assert "does not have it" in told
+        assert "has no such field" in told
 
 
 def test_files_of_other_programs_are_recognized_by_their_contents(tmp_path: Path) -> None:

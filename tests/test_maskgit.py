@@ -145,7 +145,7 @@ def test_training_twice_is_refused_and_resuming_a_finished_run_trains_nothing(
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert all(name in error for name in ("--resume", "--run_name", "--output_dir"))
-    assert "trained already" in run(f"{command} --resume")
+    assert "already been trained" in run(f"{command} --resume")
     assert (tmp_path / "mnist" / "MaskGIT_mnist.pt").read_bytes() == before
 
 
@@ -156,7 +156,7 @@ def test_resuming_a_finished_run_mends_its_checkpoint(harm, run, tokenizer_file,
     before = model.read_bytes()
     harm(model)
     told = run("--train --resume --dataset mnist")
-    assert "written again, from the state of the training" in told
+    assert "written again from the saved state" in told
     assert model.read_bytes() == before
 
 
@@ -175,7 +175,7 @@ def test_resuming_takes_the_options_of_the_run(run, tokenizer_file, tmp_path, ca
         error = capsys.readouterr().err
         assert another.split()[0] in error
         assert "is not what the run" in error
-    assert "trained already" in run("--train --resume --dataset mnist")
+    assert "already been trained" in run("--train --resume --dataset mnist")
 
 
 def test_a_finished_model_whose_state_is_gone_is_not_overwritten(

@@ -1,8 +1,8 @@
 """Keeps all codes of the codebook in use.
 
 Without this, most codes of a VQ-GAN are never chosen, get no gradient and stay unused ("collapse").
-So the codes start at encoder outputs, and a dead code, which is hardly used, is moved to an encoder
-output, as in Dhariwal et al. 2020 (Jukebox).
+So the codes start at encoder outputs, and dead codes, which are hardly used, are moved to encoder
+outputs, as in Dhariwal et al. 2020 (Jukebox).
 
 Axes: N encoder outputs, K codes, D width of a code.
 """
@@ -20,7 +20,7 @@ FIRST_ROUNDS = 10  # how often unused codes are moved at the start
 
 
 def draw_order(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Order things as a weighted draw without replacement takes them.
+    """Return a random order, as drawn by weight without replacement.
 
     The method is that of Efraimidis and Spirakis 2006: sort by log(u) / weight.
 
@@ -29,7 +29,7 @@ def draw_order(weights: Tensor, uniform: Tensor) -> Tensor:
         uniform: (N,) in [0, 1), the randomness.
 
     Returns:
-        int64 (N,), a permutation; what has weight 0 comes last.
+        int64 (N,), a permutation; items of weight 0 come last.
     """
     return (uniform.log() / weights).argsort(descending=True, stable=True)
 
@@ -38,7 +38,7 @@ class CodebookCare:
     """Counts how codes are used and moves dead ones to a new place.
 
     Attributes:
-        usage: float (K,), running mean of how often each code is chosen; 1 is the average code.
+        usage: float (K,), running mean of each code's use, relative to the average code.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class CodebookCare:
 
         Args:
             quantizer: the codebook that is trained.
-            averaged: its moving average; a revived code is copied there.
-            optimizer: the one that trains it; the moments of a revived code are set to 0.
-            revive_below: a code is dead if its usage is below this.
+            averaged: its moving average; revived codes are copied there.
+            optimizer: its optimizer; the moments of revived codes are set to 0.
+            revive_below: a code whose usage is lower is dead.
         """
         self.quantizer, self.averaged, self.optimizer = quantizer, averaged, optimizer
         self.revive_below = revive_below
@@ -62,7 +62,7 @@ class CodebookCare:
 
     @torch.no_grad()
     def initialize(self, vectors: Tensor, generator: np.random.Generator) -> None:
-        """Put the codes on encoder outputs, spread so that the codes are used.
+        """Place the codes on encoder outputs, spread so that all are used.
 
         Args:
             vectors: encoder outputs, float32 (N, D).
@@ -87,7 +87,7 @@ class CodebookCare:
     def revive(
         self, vectors: Tensor, tokens: Tensor, generator: np.random.Generator, allowed: Tensor
     ) -> None:
-        """Move dead codes to encoder outputs, preferring those that are far from their code.
+        """Move dead codes to encoder outputs, preferably to outputs that are far from their code.
 
         Args:
             vectors: encoder outputs, float32 (N, D).
@@ -101,9 +101,9 @@ class CodebookCare:
         column = dead[:, None]
         self._write(self.quantizer, torch.where(column, drawn, codes))
         self._write(self.averaged, torch.where(column, drawn, self.averaged.codes))
-        # Count a moved code as the average code: it needs time before it is judged again.
+        # Reset the usage of a moved code to the average: it needs time before the next check.
         self.usage.copy_(torch.where(dead, 1.0, self.usage))
-        # The moments belong to the old place.
+        # The moments belong to the old position.
         rows = self._rows(self.quantizer)
         for moment in self._moments():
             moment[rows] = torch.where(column, 0.0, moment[rows])
@@ -119,23 +119,23 @@ class CodebookCare:
 
     @staticmethod
     def _rows(quantizer: VectorQuantizer) -> Tensor | slice:
-        """Find the K codes among the rows of the codebook."""
+        """Return the rows of the K codes in the codebook."""
         return slice(None) if quantizer.used is None else quantizer.used
 
 
 def _draw(dead: Tensor, vectors: Tensor, codes: Tensor, generator: np.random.Generator) -> Tensor:
-    """Draw a new place for each dead code among the encoder outputs, by squared distance.
+    """Draw a new position for each dead code from the encoder outputs, by squared distance.
 
-    This is the draw of k-means++: where outputs lie close together there are codes already, and a
-    dead code helps most elsewhere. Nothing here waits for the device.
+    As in k-means++, outputs far from every code are preferred, where a new code helps most. Nothing
+    here waits for the device.
 
     Args:
         dead: bool (K,).
         vectors: encoder outputs, float32 (N, D).
-        codes: the code that each output is quantized to, (N, D).
+        codes: the nearest code of each output, (N, D).
 
     Returns:
-        (K, D), rows of `vectors`; different ones for dead codes if N is large enough.
+        (K, D), rows of `vectors`; dead codes get different ones if N is large enough.
     """
     uniform = torch.from_numpy(generator.random(len(vectors), dtype=np.float32))
     squared_error = (vectors - codes).square().sum(1)  # (N,)

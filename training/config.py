@@ -1,6 +1,6 @@
-"""The settings of training with their defaults, which are also those of the command line.
+"""The training settings; their defaults are also those of the command line.
 
-This file imports nothing slow, because the command line reads it before it can show its help.
+This file imports nothing slow, because the command line reads it before it shows its help.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from models.vqgan.config import VQGANConfig
 from utils.errors import FieldError
 
 OPTIMIZERS = ("adamw", "muon")
-UPDATES_PER_EPOCH = 100  # of a distillation, which has no images to count
+UPDATES_PER_EPOCH = 100  # in distillation, which has no dataset to define an epoch
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,14 @@ class TrainingConfig:
 
     Attributes:
         epochs: passes over the training tokens.
-        batch_size: images of one optimizer step, over all processes.
+        batch_size: images per optimizer step, over all processes.
         optimizer: "adamw" for all weights, or "muon" for the weights of linear layers and AdamW for
             the others.
         lr: peak learning rate.
         weight_decay: weight decay, on the weights of linear layers only.
         warmup_epochs: epochs of linear warm-up, at most a tenth of the run; a cosine decay to 0
             follows.
-        label_drop: share of the images that are trained without their class, in [0, 1).
+        label_drop: share of images that are trained without their class, in [0, 1).
         schedule: mask schedule; a key of MASK_SCHEDULES.
         label_smoothing: label smoothing of the cross-entropy, in [0, 1).
         grad_clip: largest norm of the whole gradient; 0 turns clipping off.
@@ -53,7 +53,7 @@ class TrainingConfig:
         """Check the settings against the transformer.
 
         Raises:
-            FieldError: if classes are left out and it has no null class.
+            FieldError: if labels are dropped, but it has no null class.
         """
         if self.label_drop and shape.null_class is None:
             reason = "this transformer has no null class; use 0"
@@ -73,15 +73,15 @@ class VQGANTrainingConfig:
             follows.
         grad_accum: number of parts in which a batch is computed, one after the other.
         ema_decay: decay of the averaged weights, which are validated and published.
-        perceptual_weight: weight of LPIPS; 0 needs no VGG.
+        perceptual_weight: weight of LPIPS; with 0 no VGG16 weights are needed.
         perceptual_vgg: file with torchvision's VGG16 weights; None downloads them.
         disc_start: first step with the discriminator.
-        disc_weight: factor on the adaptive weight of the adversarial loss; 0 needs no
+        disc_weight: factor on the adaptive weight of the adversarial loss; 0 trains without a
             discriminator.
         disc_channels: channels of the discriminator's first layer.
-        disc_layers: strided convolutions of the discriminator; None chooses by the image size.
-        revive_every: steps between two searches for dead codes; 0 never searches.
-        revive_below: a code is dead if it is used less than this share of the average code.
+        disc_layers: strided convolutions of the discriminator; None depends on the image size.
+        revive_every: search for dead codes every this many steps; 0 never searches.
+        revive_below: a code that is used less than this share of the average code is dead.
     """
 
     epochs: int = 100
@@ -106,7 +106,7 @@ class VQGANTrainingConfig:
         """Return the number of strided convolutions of the discriminator, by the shorter side.
 
         With 1, 2 or 3 of them its patches are 16, 34 or 70 pixels wide. The default is the largest
-        number whose patch is not much wider than the image, at most taming's 3.
+        number whose patches are not much wider than the image, at most taming's 3.
         """
         if self.disc_layers is not None:
             return self.disc_layers
@@ -128,7 +128,7 @@ class VQGANTrainingConfig:
             raise FieldError(
                 "perceptual_weight",
                 self.perceptual_weight,
-                f"the perceptual loss takes gray or color images, not "
+                f"the perceptual loss needs gray or color images, not "
                 f"{architecture.image_channels} channels; use 0",
             )
         image_size = min(architecture.image_size)
@@ -145,14 +145,14 @@ class VQGANTrainingConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """The settings of a distillation.
+    """The settings of distillation.
 
     Attributes:
-        num_steps: the decoding steps of the student.
-        epochs: length of the run; an epoch is UPDATES_PER_EPOCH steps of the optimizers.
+        num_steps: decoding steps of the student.
+        epochs: length of the run; an epoch has UPDATES_PER_EPOCH optimizer steps.
         batch_size: images of one step.
         lr: peak learning rate of the student.
-        auxiliary_lr: peak learning rate of the auxiliary model, which has to follow the student.
+        auxiliary_lr: peak learning rate of the auxiliary model, which must follow the student.
         teacher_guidance: weight w of the teacher's guidance, which the student learns.
         teacher_logit_scale: factor on the teacher's guided logits; above 1 sharpens.
         grad_clip: largest norm of the gradient of each network; 0 turns clipping off.
@@ -176,12 +176,12 @@ class LoopConfig:
     """The settings of the training loop.
 
     Attributes:
-        images_per_step: images of one optimizer step, over all processes; for the rates in the log.
-        save_every_epochs: epochs between two previews and checkpoints. The last epoch always ends
-            with both.
-        save_every_minutes: longest time between two saved states.
-        keep_checkpoints: number of checkpoints that are also kept with their step in the name.
-        keep_best_loss: whether the checkpoint with the lowest validation loss is kept, too.
+        images_per_step: images per optimizer step, over all processes; for the rates in the log.
+        save_every_epochs: write a preview and a checkpoint every this many epochs, and after the
+            last one.
+        save_every_minutes: save the state at least this often.
+        keep_checkpoints: number of recent checkpoints to keep with their step in the name.
+        keep_best_loss: whether to keep the checkpoint with the lowest validation loss, too.
     """
 
     epochs: int
@@ -193,5 +193,5 @@ class LoopConfig:
 
 
 def _own(name: str) -> str:
-    """Name a field that other configs have too, for a FieldError."""
+    """Name a field for a FieldError, if other configs have a field of this name too."""
     return f"VQGANTrainingConfig.{name}"

@@ -1,6 +1,6 @@
-"""The curves of a training as a picture, and the tracker that draws it while a run trains.
+"""Draws the training curves of a run, also while it trains.
 
-A row is what `training.tracking` keeps of a moment: its step, and numbers by name.
+A row holds a step and its metrics by name, as `training.tracking` writes it.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ Row = Mapping[str, Any]
 
 PANEL_WIDTH, PANEL_HEIGHT = 4.4, 2.9  # inches
 LEGEND_ROW = 0.25  # inches
-FEW_POINTS = 30  # are marked
-LARGEST = 1e100  # matplotlib cannot make a scale for numbers near the end of the range
+FEW_POINTS = 30  # lines with at most this many points get markers
+LARGEST = 1e100  # matplotlib cannot scale axes near the largest float
 LONGEST_NAME = 40  # characters of a run's name in the legend
-STYLES = ("-", "--", ":", "-.")  # of runs beyond the colors
+STYLES = ("-", "--", ":", "-.")  # when there are more runs than colors
 DARK_TO_LIGHT = ("#000000", "#3b528b", "#21918c", "#5ec962", "#d8b400")
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One of the charts of a picture.
+    """One chart of the picture.
 
     Attributes:
-        lines: what the legend calls each line, by the name of its numbers. A chart with more than
-            two is taken apart where several runs are shown.
-        thin: the name of a line that is drawn thin, behind the others.
-        is_log: whether a large range of positive numbers is shown on a logarithmic scale.
-        lowest: the lower end of the scale; None takes that of the numbers.
-        colors: of the lines, where a single run is shown; at least as many.
+        lines: label in the legend, by the name of the metric. If several runs are shown, a chart
+            with more than two lines becomes one chart per line.
+        thin: name of the metric that is drawn as a thin line behind the others.
+        is_log: whether positive values with a large range get a logarithmic scale.
+        lowest: lower end of the scale; None fits it to the values.
+        colors: of the lines if a single run is shown; at least one per line.
     """
 
     title: str
@@ -123,8 +123,8 @@ PANELS = {
 class CurvePicture(Tracker):
     """A tracker that draws the curves of a run after each epoch.
 
-    Drawing takes a small share of the time (`Sparing`): where epochs are short, some are not drawn
-    at once. The last one always is, at the end.
+    Drawing takes only a small share of the time (`Sparing`), so with short epochs some drawings are
+    skipped. The picture is always drawn at the end.
     """
 
     def __init__(
@@ -134,10 +134,10 @@ class CurvePicture(Tracker):
         stage: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin without a picture; if none can be drawn, a line says so.
+        """Start without a picture; if none can be drawn, log a line.
 
         Args:
-            metrics: the file of numbers, which another tracker writes before.
+            metrics: the metrics file, which another tracker writes first.
             stage: one of `training.runs.STAGES`.
         """
         self.path, self._metrics, self._stage = path, metrics, stage
@@ -149,14 +149,14 @@ class CurvePicture(Tracker):
             log.info("cannot draw %s: %s", path, obstacle)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Draw, if these are the numbers of an epoch's end and it is not too early."""
+        """Draw if these metrics end an epoch and the last drawing is not too recent."""
         if any(name.startswith("val/") for name in metrics):
             self._is_due = True
             if self._sparing.may_draw():
                 self._draw()
 
     def close(self) -> None:
-        """Draw what is not drawn yet."""
+        """Draw the latest metrics if they have not been drawn yet."""
         if self._is_due:
             self._draw()
         if self._is_drawn:
@@ -174,7 +174,7 @@ class CurvePicture(Tracker):
 
 
 def draw_run(path: Path, metrics: Path, stage: str) -> None:
-    """Draw the curves of one run from its file of numbers; arguments as in `CurvePicture`.
+    """Draw the curves of one run from its metrics file; arguments as in `CurvePicture`.
 
     Raises:
         UserError: if matplotlib is missing, or a file cannot be read or written.
@@ -183,18 +183,18 @@ def draw_run(path: Path, metrics: Path, stage: str) -> None:
 
 
 def draw_curves(path: Path, stage: str, runs: Mapping[str, Sequence[Row]]) -> None:
-    """Draw the curves of one run, or those of several on top of each other.
+    """Draw the curves of one or several runs into a PNG.
 
     Args:
         stage: one of `training.runs.STAGES`.
-        runs: the rows of each run by its name; at least one has some.
+        runs: the rows of each run by its name; at least one run has rows.
 
     Raises:
-        UserError: if there are no numbers, matplotlib is missing, or the file cannot be written.
+        UserError: if no metrics can be drawn, matplotlib is missing, or the file cannot be written.
     """
     panels = _panels_with_numbers(stage, runs)
     if not panels:
-        raise UserError(f"{', '.join(runs)}: no numbers of a training to draw")
+        raise UserError(f"{', '.join(runs)}: no training metrics to draw")
     last_step = max(1, *(row["step"] for rows in runs.values() for row in rows))
     columns = 2 if len(panels) <= 4 else 3
     height = PANEL_HEIGHT * math.ceil(len(panels) / columns)
@@ -216,21 +216,21 @@ def draw_curves(path: Path, stage: str, runs: Mapping[str, Sequence[Row]]) -> No
         legend = sheet.legend(handles, list(map(str, range(len(runs)))), ncols=names_in_a_row,
                               loc="outside upper center")  # fmt: skip
         for text, name in zip(legend.get_texts(), runs, strict=True):
-            text.set_text(_shortened(name))  # only now: a label that begins with _ is left out
+            text.set_text(_shortened(name))  # set last: matplotlib skips labels that begin with _
 
     save_png(path, draw(width, height + LEGEND_ROW * (rows + 1), paint))
 
 
 def _panels_with_numbers(stage: str, runs: Mapping[str, Sequence[Row]]) -> list[Panel]:
-    """Choose the charts and lines of a stage for which some run has numbers."""
+    """Choose the charts and lines of a stage for which some run has metrics."""
     known = {name for rows in runs.values() for row in rows for name in row}
     found = []
     for panel in PANELS[stage]:
-        lines = {name: told for name, told in panel.lines.items() if name in known}
+        lines = {name: label for name, label in panel.lines.items() if name in known}
         if len(lines) > 2 and len(runs) > 1:
             found += [
-                replace(panel, title=f"{panel.title}: {told}", lines={name: ""})
-                for name, told in lines.items()
+                replace(panel, title=f"{panel.title}: {label}", lines={name: ""})
+                for name, label in lines.items()
             ]
         elif lines:
             colors = dict(zip(panel.lines, panel.colors, strict=False))
@@ -264,7 +264,7 @@ def _paint_panel(axes: Axes, panel: Panel, runs: Mapping[str, Sequence[Row]]) ->
             fontsize="small", handlelength=1.3, columnspacing=0.9, handletextpad=0.4,
         )  # fmt: skip
         for handle in legend.legend_handles if len(runs) > 1 else ():
-            handle.set_color("#555555")  # the colors are those of runs
+            handle.set_color("#555555")  # colors mean runs here
 
 
 def _set_scales(axes: Axes, panel: Panel, values: np.ndarray) -> None:
@@ -280,14 +280,14 @@ def _set_scales(axes: Axes, panel: Panel, values: np.ndarray) -> None:
 
 
 def _series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Take the numbers of a name out of rows: steps and values, float64 (N,), NaN for a gap."""
+    """Extract a metric from rows: steps and values, float64 (N,), NaN for a gap."""
     found = [(row["step"], row[name]) for row in rows if name in row]
     steps, values = np.array(found, np.float64).reshape(-1, 2).T
     return steps, np.where(np.abs(values) < LARGEST, values, np.nan)
 
 
 def _look_of_run(number: int) -> dict[str, Any]:
-    """Choose color and style for a run's lines."""
+    """Choose the color and style of a run's lines."""
     style, color = divmod(number, len(COLOURS))
     return {"color": COLOURS[color], "linestyle": STYLES[style % len(STYLES)]}
 

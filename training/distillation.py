@@ -1,19 +1,19 @@
-"""Distillation: makes of a trained transformer, the teacher, a student that needs few steps.
+"""Distills a trained transformer (the teacher) into a student that samples in few steps.
 
 The method is that of Zhu et al. 2025, "Di[M]O: Distilling Masked Diffusion Models into One-step
 Generator". It needs no images. At each step
 
 1. the student makes images in its few steps, and some of their tokens are hidden;
-2. the teacher, with guidance, says what may stand there, and an auxiliary model says what the
-   student tends to put there;
-3. the student's logits move by the difference of the two, and the auxiliary model learns to fill in
-   the student's images.
+2. the teacher, with guidance, predicts the hidden tokens, and an auxiliary model predicts which
+   tokens the student tends to choose there;
+3. the student's logits move by the difference of these predictions, and the auxiliary model learns
+   to fill in the student's images.
 
-Tokens that are drawn side by side do not know of each other. So the student begins with a few drawn
-tokens (`SamplingConfig.start_share`), and learns to make one fitting image of them. Di[M]O draws
-these from all image tokens alike. Here they come from the prediction of an empty image, which the
-student learns from its teacher beside the rest. So the first answers of the teacher to such a start
-are good ones already.
+Tokens that are drawn in the same step are independent of each other. So the student starts from a
+few random tokens (`SamplingConfig.start_share`), and learns to complete them to a consistent image.
+Di[M]O draws these tokens uniformly. Here they are sampled from the prediction of an empty image,
+which the student also learns from its teacher. So the teacher's first answers to such a start are
+already good.
 
 Axes: B images of a step, E empty images, L tokens of an image, K codebook, N hidden tokens.
 """
@@ -55,19 +55,19 @@ from utils.plain import to_plain
 from utils.seeding import derive_seed, rng
 from utils.weights import load_moments, load_weights
 
-START_SHARE = 1 / 8  # of the positions begin with a drawn token
-# In the first steps the student only learns the teacher's own answer: at most so many, and at most
+START_SHARE = 1 / 8  # of the positions start from a sampled token
+# In the first steps the student only imitates the teacher: at most this many steps, and at most
 # this share of the run.
 IMITATION, IMITATION_SHARE = 100, 0.05
 WARMUP_SHARE = 0.05  # of the run
-IMAGES_PER_EMPTY = 8  # in a step, beside one image that is all hidden
+IMAGES_PER_EMPTY = 8  # images of a step for each empty image, which is fully hidden
 BETAS = (0.9, 0.99)
 MASK_SCHEDULE = "arccos"  # of the tokens that are hidden from teacher and auxiliary model
 VALIDATION_SEED, VALIDATION_BATCHES = 0, 8
 
 
 def student_settings(num_steps: int) -> SamplingConfig:
-    """Return the settings of sampling that a student of so many steps is made for."""
+    """Return the sampling settings of a student that takes `num_steps` steps."""
     return SamplingConfig(
         num_steps=num_steps,
         schedule="arccos-cumulative",
@@ -79,14 +79,14 @@ def student_settings(num_steps: int) -> SamplingConfig:
 class DistillationStage:
     """Student, auxiliary model and teacher, as a `Stage` of training/loop.py.
 
-    All networks are in evaluation mode: without dropout the student trains as it samples.
+    All networks are in evaluation mode: without dropout, the student trains as it samples.
 
     Attributes:
         config: shape of all three networks.
-        sampling: the settings that the student is made for.
+        sampling: the sampling settings of the student.
         model: the student.
         ema: the student with averaged weights, for validation and sampling.
-        learning_rate: that of the student at each step after the first ones (IMITATION).
+        learning_rate: that of the student at each step after imitation.
     """
 
     name, kind = "student", "maskgit"
@@ -104,7 +104,7 @@ class DistillationStage:
         checkpoint_entries: Mapping[str, Any],
         preview: Callable[[Transformer, Path], None],
     ) -> None:
-        """Begin with copies of the teacher.
+        """Start with copies of the teacher.
 
         Args:
             teacher: a trained transformer on the device; it is not changed.
@@ -141,16 +141,16 @@ class DistillationStage:
             clipping; "skipped", 1 if one of them is not finite, and no weight has changed then.
         """
         seed, count = self.training.seed, self.training.batch_size
-        # Draw what is made, and with how many steps before the one that learns.
+        # Draw the labels, and the number of steps before the one that learns.
         draws = rng(seed, "student", step)
         labels = draws.integers(0, self.config.num_labels, count)
         steps_before = int(draws.integers(self.training.num_steps))
         imitates = step < min(IMITATION, IMITATION_SHARE * self.training.epochs * UPDATES_PER_EPOCH)
         series = derive_seed(seed, "student's noise", step)
-        # The student makes images; teacher and auxiliary model see them with hidden tokens.
+        # The student makes images; teacher and auxiliary model see them with some tokens hidden.
         made = self._make(self.model, labels, series, 0 if imitates else steps_before)
         compared = self._compare(made, draws)
-        # What the student learns, and what the auxiliary model learns.
+        # The losses of the student and of the auxiliary model.
         empty = self._empty_images(draws)
         loss = imitation_loss(self._predict(self.model, *empty), self._teach(*empty))
         if imitates:
@@ -160,7 +160,7 @@ class DistillationStage:
         auxiliary_loss = F.nll_loss(compared.auxiliary, compared.targets)
         with strictly_deterministic():
             (loss + auxiliary_loss).backward()  # they share no weights
-        # Both make a step. While it imitates, the student has a fixed aim and learns as fast.
+        # Update both. While the student imitates, its target is fixed, so both learn at one rate.
         rate = self._auxiliary_rate if imitates else self.learning_rate
         metrics = {
             "loss": divergence(compared),
@@ -192,12 +192,12 @@ class DistillationStage:
         self._preview(self.ema.module, path)
 
     def checkpoint(self, step: int) -> dict[str, Any]:
-        """Return the contents of a checkpoint: that of a transformer, and what it is made for."""
+        """Return the contents of a checkpoint: a transformer and its sampling settings."""
         contents = transformer_contents(self.config, self.model, self.ema.module, step)
         return {**self._checkpoint_entries, **contents, MADE_FOR: to_plain(self.sampling)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights of both models and the average, and the moments of the optimizers."""
+        """Return the weights of both models, the averaged weights and the optimizers' moments."""
         return {
             "model": self.model.state_dict(),
             "auxiliary": self.auxiliary.state_dict(),
@@ -217,12 +217,12 @@ class DistillationStage:
     def _make(
         self, student: Transformer, labels: np.ndarray, series: int, steps_before: int
     ) -> Made:
-        """Let a student make images with the noise of a seed; the last step may have gradients.
+        """Let a student make images; gradients can flow through the last step.
 
         Args:
             labels: int64 (B,).
-            series: the seed.
-            steps_before: how many steps it makes before the last one, which fills in all that is
+            series: the seed of the noise.
+            steps_before: number of steps before the last one, which fills in all tokens that are
                 still hidden.
         """
         start = prepare_decoding(
@@ -268,7 +268,7 @@ class DistillationStage:
         return logits.float()
 
     def _empty_images(self, draws: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return images that are all hidden, int64 (E, L), and their labels, int64 (E,)."""
+        """Return fully hidden images, int64 (E, L), and their labels, int64 (E,)."""
         count = max(1, self.training.batch_size // IMAGES_PER_EMPTY)
         labels = draws.integers(0, self.config.num_labels, count)
         shape = (count, self.config.seq_len)
@@ -276,7 +276,7 @@ class DistillationStage:
         return empty, send(torch.from_numpy(labels), self.device)
 
     def _update(self, step: int, rate: float, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Clip the gradients, make both steps and update the average; all or nothing.
+        """Clip the gradients, update both models and the average; all or nothing.
 
         Args:
             rate: learning rate of the student.
@@ -295,7 +295,7 @@ class DistillationStage:
         step_unless(skip, self.optimizer, rate)
         step_unless(skip, self.auxiliary_optimizer, self._auxiliary_rate(step))
         self.ema.update(step)
-        told = {name: value.masked_fill(is_lost, 0) for name, value in metrics.items()}
+        finite = {name: value.masked_fill(is_lost, 0) for name, value in metrics.items()}
         loss = metrics["loss"].masked_fill(is_lost, torch.nan)
         norm = norm.masked_fill(spoiled, 0)
-        return {**told, "loss": loss, "gradient_norm": norm, "skipped": skip}
+        return {**finite, "loss": loss, "gradient_norm": norm, "skipped": skip}

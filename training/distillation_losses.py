@@ -1,4 +1,4 @@
-"""The losses of a distillation, and what they compare.
+"""The losses of distillation, and the predictions that they compare.
 
 Axes: B images of a step, L tokens of an image, K codebook, N hidden tokens.
 """
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 class Made(NamedTuple):
-    """What the student made at a step.
+    """The images that the student made at a step.
 
     Attributes:
         logits: float32 (B, L, K), its prediction at the last of its steps so far.
-        start: int64 (B, L), what it saw at that step.
+        start: int64 (B, L), its input at that step.
         tokens: int64 (B, L), the whole image.
         drawn: bool (B, L), True where the token comes from these logits.
-        labels: int64 (B,), its label.
+        labels: int64 (B,).
     """
 
     logits: Tensor
@@ -28,10 +28,10 @@ class Made(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """What teacher and auxiliary model say of the hidden tokens of some images.
+    """Predictions of hidden tokens by teacher and auxiliary model.
 
     Attributes:
-        at: int64 (N,), the hidden ones of the B * L positions.
+        at: int64 (N,), the hidden ones among the B * L positions.
         targets: int64 (N,), the student's tokens there.
         teacher: float32 (N, K), log-probabilities.
         auxiliary: float32 (N, K), log-probabilities.
@@ -46,13 +46,13 @@ class Compared(NamedTuple):
 def student_loss(made: Made, compared: Compared) -> Tensor:
     """Compute a loss whose gradient moves the student's logits toward the teacher.
 
-    At the M hidden tokens that the student drew at this step, its gradient by the logits is
-    (auxiliary - teacher) / M; elsewhere it is 0. This is the gradient of KL(teacher || auxiliary)
-    by the auxiliary model's logits, in whose place the student's stand (the token-level matching
-    of Di[M]O).
+    At the M hidden tokens that the student drew at this step, its gradient with respect to the
+    logits is (auxiliary - teacher) / M; elsewhere it is 0. This is the gradient of
+    KL(teacher || auxiliary) with respect to the auxiliary model's logits, applied to those of the
+    student (the token-level matching of Di[M]O).
 
     Args:
-        made: the student's images, with gradients in the logits.
+        made: the student's images; gradients flow through the logits.
         compared: the two predictions; no gradient flows through them.
     """
     difference = compared.auxiliary.detach().exp() - compared.teacher.exp()  # (N, K)
@@ -68,12 +68,12 @@ def divergence(compared: Compared) -> Tensor:
 
 
 def entropy(made: Made) -> Tensor:
-    """Compute the mean entropy of the tokens that were drawn, in nats; no gradient."""
+    """Compute the mean entropy of the drawn tokens, in nats; no gradient."""
     log_probs = made.logits.detach().log_softmax(-1)
     of_tokens = -(log_probs.exp() * log_probs).sum(-1)  # (B, L)
     return (of_tokens * made.drawn).sum() / made.drawn.sum()
 
 
 def imitation_loss(logits: Tensor, answer: Tensor) -> Tensor:
-    """Compute the cross-entropy of logits with the teacher's log-probabilities, both (B, L, K)."""
+    """Compute the cross-entropy of logits and the teacher's log-probabilities, both (B, L, K)."""
     return F.cross_entropy(logits.flatten(0, 1), answer.flatten(0, 1).exp())

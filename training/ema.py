@@ -10,10 +10,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class EMA(Generic[Module]):
-    """Keeps an averaged copy of a module: the weights to validate, to sample with and to publish.
+    """Keeps an averaged copy of a module, for validation, sampling and checkpoints.
 
     The decay is min(decay, (1 + t) / (10 + t)) after t updates, so that the average follows quickly
-    while the weights still move far.
+    at first, when the weights change much.
 
     Attributes:
         decay: the highest decay, in [0, 1).
@@ -21,19 +21,17 @@ class EMA(Generic[Module]):
     """
 
     def __init__(self, module: Module, decay: float) -> None:
-        """Copy a module as it is now; the average follows this module, whose tensors must stay."""
+        """Copy a module and follow it; its parameter tensors must never be replaced."""
         self.decay = decay
         self.module: Module = copy.deepcopy(module).eval().requires_grad_(False)
-        # Listed once: finding them takes a millisecond, which is long beside a step on a GPU.
+        # Listed once: this takes a millisecond, which is long compared with a step on a GPU.
         self._averaged: list[Tensor] = list(self.module.parameters())
         self._current: list[Tensor] = list(module.parameters())
         self._buffers = list(zip(self.module.buffers(), module.buffers(), strict=True))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average toward the weights of the module.
-
-        Buffers are copied as they are.
+        """Move the average toward the weights of the module, and copy its buffers.
 
         Args:
             step: number of updates before this one.

@@ -10,7 +10,7 @@ def warmup_cosine(step: int, total_steps: int, warmup_steps: int) -> float:
     Args:
         step: optimizer step, from 0 to total_steps - 1.
         total_steps: length of the run in steps.
-        warmup_steps: steps until the factor is 1; 0 starts at 1.
+        warmup_steps: steps until the factor is 1; with 0 it starts at 1.
 
     Returns:
         A factor in (0, 1]. Neither the first step of a warm-up nor the last step of the run has
@@ -45,7 +45,7 @@ class LearningRate:
 
         Args:
             step: optimizer step, from 0.
-            epochs: another number of epochs, to compare; None takes the run's own.
+            epochs: another number of epochs, to compare; None uses the run's own.
         """
         epochs = epochs or self.epochs
         warmup = capped_warmup(self.warmup_epochs, epochs) * self.steps_per_epoch

@@ -31,7 +31,7 @@ from utils.signals import StopRequest, exit_code, stop_on_signals
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 50  # steps between two rows of metrics
-# So many epochs without a lower validation loss are said: at least these, and this share of a run.
+# Log a line after this many epochs, and this share of the run, without a lower validation loss.
 STALLED_EPOCHS, STALLED_SHARE = 5, 0.1
 
 
@@ -43,7 +43,7 @@ class Stage(Protocol):
         kind: the kind of its checkpoint, "vqgan" or "maskgit".
         steps_per_epoch: optimizer steps of one epoch.
         learning_rate: the learning rate of each step.
-        previews_are_generated: whether previews show generated images only. They may then leave the
+        previews_are_generated: whether previews show only generated images. They may then leave the
             machine.
     """
 
@@ -64,25 +64,25 @@ class Stage(Protocol):
             step: its number, from 0.
 
         Returns:
-            Metrics by name, scalars on the device. One is "loss". One is "skipped": 1 if the loss
-            or the gradient was not finite, and the weights must then be unchanged. If the loss is
-            finite, all metrics are finite.
+            Metrics by name, scalars on the device; "loss" and "skipped" are required. "skipped" is
+            1 if the loss or the gradient was not finite; the weights must then be unchanged. If the
+            loss is finite, all metrics are finite.
 
         Raises:
-            UserError: if images cannot be read. Nothing has changed then.
+            UserError: if images cannot be read; nothing has changed then.
         """
 
     def validate(self) -> dict[str, float]:
-        """Measure the averaged weights on the validation split; one of the metrics is "loss"."""
+        """Measure the averaged weights on the validation split; returns at least "loss"."""
 
     def preview(self, path: Path) -> None:
-        """Write a picture that shows what the averaged weights can do."""
+        """Write a picture of what the averaged weights produce."""
 
     def checkpoint(self, step: int) -> dict[str, Any]:
         """Return the contents of a checkpoint after `step` steps."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state from which training continues bit for bit."""
+        """Return the state that lets training continue bit for bit."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
@@ -90,16 +90,17 @@ class Stage(Protocol):
 
 @dataclass
 class Position:
-    """How far a run has come; it is saved with the state.
+    """The progress of a run; it is saved with the state.
 
     Attributes:
         step: optimizer steps made.
         best_loss: lowest validation loss so far.
-        best_step: the step after which it was measured.
+        best_step: the step after which `best_loss` was measured.
         wandb_id: id of the run at Weights & Biases; None without one.
-        wandb_home: marks of the run folder that the id was made in; none in older states.
-        sums: sum of each metric since the last row of metrics, with its number of steps. With them
-            a resumed run writes the same rows as an uninterrupted one.
+        wandb_home: identity of the run folder that the id belongs to (`marks_of`); empty in older
+            states.
+        sums: sum of each metric since the last logged row, and its number of steps. They let a
+            resumed run log the same rows as an uninterrupted one.
     """
 
     step: int = 0
@@ -113,7 +114,7 @@ class Position:
         """Check values that come from a file.
 
         Raises:
-            ValueError, TypeError or AttributeError: if no run can have this position.
+            ValueError, TypeError or AttributeError: if a value is impossible.
         """
         if not 0 <= self.best_step <= self.step or math.isnan(self.best_loss):
             raise ValueError(f"step {self.step}, best loss {self.best_loss}")
@@ -126,7 +127,7 @@ def load_state(stage: Stage, run: RunFolder) -> Position:
     """Load the last saved state of a run into a stage.
 
     Returns:
-        Where the run was then.
+        The position of the run at that time.
 
     Raises:
         UserError: if the state cannot be read or does not belong to this stage.
@@ -138,7 +139,7 @@ def load_state(stage: Stage, run: RunFolder) -> Position:
         position = from_plain(Position, state["position"])
         position.validate()
         position.best_step = position.best_step or position.step  # earlier versions did not save it
-    except Exception as error:  # contents of any other kind can fail with anything
+    except Exception as error:  # wrong contents can raise anything
         raise UserError(f"{path} does not fit this run: {one_line(error)}") from error
     return position
 
@@ -154,13 +155,13 @@ def train_loop(
     """Train a stage from `position` to the end of its last epoch.
 
     Args:
-        stage: what is trained; its losses are the same in every process.
-        run: the run folder; only the main process writes in it.
+        stage: its losses must be the same in every process.
+        run: the run folder; only the main process writes to it.
         position: where to start; it is updated in place.
-        processes: this process among those that train together.
+        processes: the processes that train together, with this one.
 
     Raises:
-        SystemExit: with 128 and the signal's number after a signal, when the state has been saved.
+        SystemExit: with 128 plus the signal's number after a signal, once the state is saved.
         UserError: if the loss is not finite, images cannot be read, or a file cannot be written.
     """
     meter = Meter(position.sums)
@@ -169,7 +170,7 @@ def train_loop(
 
 @dataclass
 class _Loop:
-    """The parts of `train_loop`, which share its arguments."""
+    """The steps of `train_loop`, which share its arguments."""
 
     stage: Stage
     config: LoopConfig
@@ -194,7 +195,7 @@ class _Loop:
             progress_bar(title, self.total * images, done, "image", unit_scale=True) as bar,
         ):
             if position.step == 0 and self.processes.is_main:
-                # A run always has a state. A checkpoint without one is a finished model.
+                # A run always has a state; a checkpoint without one is a finished model.
                 self._save_state()
             while position.step < self.total:
                 self.meter.add(self._step(), images, position.step)
@@ -220,7 +221,7 @@ class _Loop:
             ) from error
 
     def _log_numbers(self, bar: tqdm) -> None:
-        """Log the means of the metrics since the last time."""
+        """Log the means of the metrics since the last row."""
         step = self.position.step
         numbers = self.meter.take()
         numbers["train/lr"] = self.stage.learning_rate(step - 1)
@@ -277,8 +278,8 @@ class _Loop:
             )
 
     def _save_or_stop(self, stop: StopRequest) -> None:
-        """Save the state when it is due; after a signal to any process, save and end them all."""
-        # All processes must decide alike, also if only one got a signal or finds it late.
+        """Save the state when it is due; after a signal to any process, save and stop them all."""
+        # All processes must decide the same, even if only one got a signal or saw the time pass.
         is_late = time.monotonic() - self.last_save > 60 * self.config.save_every_minutes
         signal_number, overdue = self.processes.largest(stop.signal_number, is_late)
         if signal_number or overdue or self._is_save_point():
@@ -305,7 +306,7 @@ class _Loop:
 
     def _save_state(self) -> None:
         """Write the state that `load_state` reads."""
-        self.tracker.sync()  # the state counts the rows: they are on the disk before it
+        self.tracker.sync()  # the state counts the rows, so they must be on the disk first
         name = self.stage.name
         contents = {"position": vars(self.position).copy(), "stage": self.stage.state_dict()}
         save_checkpoint(self.run.resume_state(name), f"{name}-resume", contents)
@@ -314,7 +315,7 @@ class _Loop:
 def publish(stage: Stage, run: RunFolder, step: int, keep: int = 0) -> None:
     """Write the checkpoint, and keep the last `keep` ones with their step in the name.
 
-    The oldest is deleted last, so that at least `keep` complete ones exist at every moment.
+    The oldest is deleted last, so at least `keep` complete ones exist at all times.
     """
     contents = stage.checkpoint(step)
     if keep:

@@ -1,4 +1,4 @@
-"""The input of the transformer in a training step: tokens, some of them hidden.
+"""The input of the transformer in a training step: images with some tokens hidden.
 
 Axes: B images, L tokens of an image, N hidden tokens.
 """
@@ -13,12 +13,12 @@ from data.token_set import send_array
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """The images of a step, or of a part of it, with their hidden tokens.
+    """The images of a training step, or of a part of it.
 
     Attributes:
         inputs: int64 (B, L), with the mask token at hidden positions.
         labels: int64 (B,), the null class for a dropped label.
-        hidden: int64 (N,), indices of the hidden ones of the B * L positions.
+        hidden: int64 (N,), indices of the hidden ones among the B * L positions.
         targets: int64 (N,), the tokens at these positions.
     """
 
@@ -29,10 +29,10 @@ class MaskedBatch:
 
 
 def hide(tokens: Tensor, labels: np.ndarray, masks: np.ndarray, mask_token: int) -> MaskedBatch:
-    """Make a batch with the mask token wherever the mask is True.
+    """Make a batch with the mask token wherever `masks` is True.
 
     Args:
-        tokens: int64 (B, L), on the device of the batch.
+        tokens: int64 (B, L), on the device for the batch.
         labels: int64 (B,), classes or the null class.
         masks: bool (B, L), True where a token is hidden.
     """

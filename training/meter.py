@@ -1,4 +1,4 @@
-"""Means of a training's metrics, added up on the device without waiting for it."""
+"""Averages training metrics on the device without waiting for it."""
 
 import time
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from utils.errors import UserError
 
-MAX_SKIPPED = 10  # so many steps in a row without a finite gradient end the run
+MAX_SKIPPED = 10  # steps in a row without a finite gradient that end the run
 
 
 class Meter:
@@ -32,7 +32,7 @@ class Meter:
         for name, value in metrics.items():
             total, count = self._sums.get(name, (0, 0))
             self._sums[name] = (total + value.detach(), count + 1)
-        # Note the first step at which the loss, or too many gradients in a row, are not finite.
+        # Note the first step where the loss, or too many gradients in a row, were not finite.
         loss = metrics["loss"].detach()
         if self._bad_step is None:
             self._bad_step = torch.full((), -1, device=loss.device)
@@ -43,7 +43,7 @@ class Meter:
         self._images += images
 
     def check(self) -> None:
-        """Wait for the device and check that the run still learns.
+        """Wait for the device, and check that loss and gradients are finite.
 
         Raises:
             UserError: if a loss, or MAX_SKIPPED gradients in a row, were not finite.
@@ -52,7 +52,7 @@ class Meter:
         if bad_step >= 0:
             raise UserError(
                 f"the loss, or {MAX_SKIPPED} gradients in a row, became NaN or infinite at step "
-                f"{bad_step}; the last saved state is good and intact, but the options led here: "
+                f"{bad_step}; the last saved state is intact, but its options would fail again: "
                 "start another `run_name` with a lower learning rate, a longer warm-up or "
                 "`precision` fp32"
             )
@@ -68,6 +68,6 @@ class Meter:
         return dict(self.last)
 
     def restart_clock(self) -> None:
-        """Start the clock of the next rate now, so that it does not count validation and saving."""
+        """Start timing the next rate now, without validation and saving."""
         self._images = 0
         self._since = time.monotonic()

@@ -3,7 +3,7 @@
 A gradient of a weight matrix has few large singular values. Muon makes all of them about equal, so
 that a step moves the weight in every direction. Jordan et al. 2024, "Muon: An optimizer for hidden
 layers in neural networks"; the size of the step is that of Liu et al. 2025, "Muon is Scalable for
-LLM Training", so that learning rate and weight decay of AdamW fit.
+LLM Training", so that AdamW's learning rate and weight decay fit.
 
 Axes: n matrices of one shape, r rows, c columns, r <= c.
 """
@@ -17,26 +17,26 @@ import torch
 from torch import Tensor
 
 MOMENTUM = 0.95
-# a x + b x^3 + c x^5, Jordan et al.: five times, it takes the singular values to about 0.7 to 1.2.
+# a x + b x^3 + c x^5, Jordan et al.: five iterations bring the singular values to about 0.7 to 1.2.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 ADAMW_RMS = 0.2  # root mean square of an update by AdamW, Liu et al.
-LEAST_NORM = 1e-7  # a smaller gradient is taken for none
-MOMENTS = ("momentum",)  # what the state of a weight holds
-# Numbers in the matrices that are computed at once. It bounds the memory of a step, of which each
-# takes about 40 bytes; a GPU gains little from more.
+LEAST_NORM = 1e-7  # a smaller gradient counts as 0
+MOMENTS = ("momentum",)  # entries in the state of a weight
+# Matrix elements that are computed at once. This bounds the memory of a step, about 40 bytes per
+# element; a GPU gains little from more.
 MOST_AT_ONCE = 2**22
 
 
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum and decoupled weight decay.
 
-    Matrices of one shape, or of its transpose, are computed together. A step does without the host:
-    where `found_inf`, a float scalar on the device, is 1, weights and moments stay as they are.
+    Matrices of one shape, or of its transpose, are computed together. A step never waits for the
+    device: if `found_inf`, a float scalar on the device, is 1, weights and moments do not change.
     torch's fused optimizers have this attribute too.
 
     Attributes:
-        found_inf: 1 to skip the next steps, otherwise 0; None is 0.
+        found_inf: 1 to skip the next steps, otherwise 0; None means 0.
     """
 
     found_inf: Tensor | None = None
@@ -51,10 +51,10 @@ class Muon(torch.optim.Optimizer):
         """Start without momentum.
 
         Args:
-            weights: weights (rows, columns) with the number of matrices that each holds, one below
-                the other. They are orthogonalized one by one.
+            weights: weights (rows, columns), each with the number of matrices that it stacks. These
+                are orthogonalized one by one.
             lr: learning rate, on the scale of AdamW's.
-            precision: dtype in which matrices are orthogonalized.
+            precision: dtype for orthogonalization.
         """
         super().__init__(list(weights), {"lr": lr, "weight_decay": weight_decay})
         self._joined = dict(weights)
@@ -68,7 +68,7 @@ class Muon(torch.optim.Optimizer):
             self._move(batch, moves)
 
     def _move(self, batch: list["_Matrix"], moves: Tensor | None) -> None:
-        """Make the step of matrices of one shape, unless `moves`, a bool scalar, is False."""
+        """Update matrices of one shape, unless `moves`, a bool scalar, is False."""
         (group,) = self.param_groups
         weights, momenta, gradients = map(list, zip(*batch, strict=True))
         # The momentum, and Nesterov's look ahead.
@@ -83,7 +83,7 @@ class Muon(torch.optim.Optimizer):
         _write(weights, old, decayed.sub_(direction, alpha=rate), moves)
 
     def _batches(self) -> Iterator[list["_Matrix"]]:
-        """Yield all matrices, those of one shape together, at most MOST_AT_ONCE numbers at once."""
+        """Yield all matrices grouped by shape, at most MOST_AT_ONCE elements at once."""
         by_shape: defaultdict[torch.Size, list[_Matrix]] = defaultdict(list)
         for matrix in chain.from_iterable(map(self._matrices, self._joined)):
             by_shape[matrix.weight.shape].append(matrix)
@@ -117,7 +117,7 @@ class _Matrix(NamedTuple):
 
 
 def _write(places: list[Tensor], old: Tensor, new: Tensor, moves: Tensor | None) -> None:
-    """Write new values (n, r, c) into the n places; the old ones where `moves` is False."""
+    """Write new values (n, r, c) into the n places, or the old ones if `moves` is False."""
     kept = new if moves is None else torch.where(moves, new, old)
     torch._foreach_copy_(places, list(kept.unbind()))
 
@@ -125,8 +125,8 @@ def _write(places: list[Tensor], old: Tensor, new: Tensor, moves: Tensor | None)
 def orthogonalize(matrices: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
     """Bring the singular values of matrices near 1, by Newton-Schulz iterations.
 
-    With M = U S V^T the result is U p(S) V^T, where p is QUINTIC, ITERATIONS times, of S over the
-    Frobenius norm of M. It takes values above 0.01 to between 0.68 and 1.14.
+    With M = U S V^T the result is U p(S / |M|) V^T, where |M| is the Frobenius norm and p applies
+    QUINTIC ITERATIONS times. It maps values above 0.01 to between 0.68 and 1.14.
 
     Args:
         matrices: (n, r, c), r <= c; 0 stays 0.

@@ -1,4 +1,4 @@
-"""The optimizers of stage 2, and an optimizer step that a bad gradient cannot spoil."""
+"""The optimizers of stage 2, and an optimizer step that skips bad gradients."""
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,11 @@ def make_optimizers(
     """Make the optimizers; both decay the weights of linear layers and nothing else.
 
     Returns:
-        An AdamW of all weights and None; or, under "muon", a Muon of the weights of linear layers
-        and before it an AdamW of the others.
+        An AdamW of all weights and None; or, with "muon", an AdamW of the other weights and a Muon
+        of the weights of linear layers.
 
     Raises:
-        FieldError: if the optimizer is unknown, or is "muon" and there are no linear layers.
+        FieldError: if the optimizer is unknown, or is "muon" but the model has no linear layers.
     """
     if training.optimizer not in OPTIMIZERS:
         raise FieldError("optimizer", training.optimizer, f"choose from {', '.join(OPTIMIZERS)}")
@@ -49,14 +49,14 @@ def _make_muon(
     }
     if not weights:
         raise FieldError("optimizer", "muon", "this transformer has no linear layers; use adamw")
-    # On the CPU small products are slower in bfloat16.
+    # On the CPU small matrix products are slower in bfloat16.
     on_cpu = next(iter(weights)).device.type == "cpu"
     precision = torch.float32 if on_cpu else precision
     return Muon(weights, training.lr, training.weight_decay, precision)
 
 
 def count_moments(model: nn.Module, training: TrainingConfig) -> int:
-    """Count the float32 numbers that the optimizers keep: for a weight AdamW has two, Muon one."""
+    """Count the float32 moments of the optimizers: two per weight with AdamW, one with Muon."""
     of_muon = linear_layers(model).values() if training.optimizer == "muon" else ()
     return 2 * count_parameters(model) - sum(layer.weight.numel() for layer in of_muon)
 
@@ -67,10 +67,10 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def step_unless(skip: Tensor, optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Make a step and clear the gradients; if `skip` is 1, weights and moments stay as they are.
+    """Make a step and clear the gradients; if `skip` is 1, weights and moments do not change.
 
-    The decision is made on the device: the fused kernel, or Muon, does nothing if its `found_inf`
-    is 1, and the host does not wait for the answer. torch.amp.GradScaler uses it in the same way.
+    The decision is made on the device, without waiting for it: the fused kernel, or Muon, does
+    nothing if its `found_inf` is 1. torch.amp.GradScaler uses it in the same way.
 
     Args:
         skip: float32 scalar on the device, 1 or 0.

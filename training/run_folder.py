@@ -26,11 +26,11 @@ class RunFolder:
         return self.path / f"MaskGIT_{self.dataset}.pt"
 
     def published(self, stage: str) -> Path:
-        """Name the newest checkpoint of a stage; a student is a model like any other."""
+        """Name the newest checkpoint of a stage; students use the name of other models."""
         return self.tokenizer if stage == "vqgan" else self.model
 
     def kept(self, stage: str, step: int) -> Path:
-        """Name a checkpoint of an earlier step, which stays beside the newest one."""
+        """Name a checkpoint of an earlier step, which is kept beside the newest one."""
         newest = self.published(stage)
         return newest.with_name(f"{newest.stem}_step_{step:07d}{newest.suffix}")
 
@@ -66,13 +66,13 @@ class RunFolder:
         return self.path / f"resume_{stage}.pt"
 
     def metrics(self, stage: str) -> Path:
-        """Name the file with a stage's numbers, one JSON object per line."""
+        """Name the file with a stage's metrics, one JSON object per line."""
         return self.path / ("metrics.jsonl" if stage == "maskgit" else f"metrics_{stage}.jsonl")
 
     def curves(self, stage: str) -> Path:
-        """Name the picture of a stage's numbers."""
+        """Name the picture of a stage's metrics."""
         return self.path / ("curves.png" if stage == "maskgit" else f"curves_{stage}.png")
 
     def preview(self, stage: str, step: int) -> Path:
-        """Name a picture that is made while a stage trains, after so many steps."""
+        """Name the preview of a stage after `step` steps."""
         return self.samples / f"{stage}_step_{step:07d}.png"

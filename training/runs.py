@@ -1,4 +1,4 @@
-"""Trains a stage in the folder of a new or resumed run, and records the run's settings."""
+"""Trains a stage in the folder of a new or resumed run, and records its settings."""
 
 import logging
 from collections.abc import Mapping
@@ -21,32 +21,31 @@ from utils.records import read_record, write_record
 
 log = logging.getLogger(__name__)
 
-MADE_FROM = "made_from"  # entry of a stage's settings in config.json
-CLASS_NAMES = "class_names"  # entry there: the names of the classes, in the order of the labels
-DIGESTS = {  # entries there, and their names
+MADE_FROM = "made_from"  # key in a stage's settings in config.json
+CLASS_NAMES = "class_names"  # key in MADE_FROM: the names of the classes, in the order of labels
+DIGESTS = {  # keys in MADE_FROM with digests, and what they are digests of
     "labels": "labels of the images",
     "source": "images",
     "teacher": "weights of the teacher",
 }
-FILES = "`checkpoint_vae` and `data_dir`"  # the options that decide most of them
-OWN = {"steps": "number of steps", "teacher": "`checkpoint`"}  # and what decides the others
-MOST_TOLD = 200  # characters of the names of classes in a message
-STAGES = ("vqgan", "maskgit", "student")  # names of the stages, the entries of config.json
+# The options that decide most keys in MADE_FROM, and those that decide the others.
+FILES = "`checkpoint_vae` and `data_dir`"
+OWN = {"steps": "number of steps", "teacher": "`checkpoint`"}
+MOST_SHOWN = 200  # characters of the names of classes in a message
+STAGES = ("vqgan", "maskgit", "student")  # names of the stages, the keys of config.json
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What config.json keeps about a stage of a run: plain data, by the names of options.
+    """What config.json stores about a stage of a run: plain data by the names of options.
 
     Attributes:
-        settings: settings of the stage.
-        made_from: what the run depends on apart from its settings, by name; stored among the
-            settings under the key MADE_FROM.
+        made_from: what the run depends on besides its settings, by name; stored among the settings
+            under the key MADE_FROM.
         planned: settings of the stages that the same command trains later, by stage.
-        private: names of what may not leave the machine: paths, names of classes.
+        private: names of values that must not leave the machine: paths, names of classes.
         epochs_name: name of the setting that holds the number of epochs.
-        continues: the entry of config.json that the settings were completed from; None for a run
-            that starts.
+        continues: the stored settings that this run continues; None for a new run.
     """
 
     settings: Mapping[str, Any]
@@ -57,11 +56,11 @@ class RunRecord:
     continues: Mapping[str, Any] | None = None
 
     def entry(self) -> dict[str, Any]:
-        """Return the stage's entry for config.json."""
+        """Return what config.json stores for the stage."""
         return {**self.settings, MADE_FROM: dict(self.made_from)}
 
     def public(self) -> dict[str, Any]:
-        """Return the part of the entry that may leave the machine."""
+        """Return the part of `entry` that may leave the machine."""
         settings, made_from = (
             {name: value for name, value in named.items() if name not in self.private}
             for named in (self.settings, self.made_from)
@@ -85,8 +84,8 @@ def run_stage(
         use_wandb: whether metrics and generated images also go to Weights & Biases.
 
     Raises:
-        UserError: if another job trains in the folder or has trained there since the record was
-            made, the run was made from other data, or training cannot go on.
+        UserError: if another job trains in the folder, or has trained there since the record was
+            made; if the run was made from other data; or if training fails.
     """
     busy = f"another job is training in {run.path}; choose another `run_name` or `output_dir`"
     lock = exclusive_lock(make_folder(run.path) / ".lock", busy)
@@ -100,7 +99,7 @@ def run_stage(
         if position.step != processes.from_main(lambda: position.step):
             raise UserError(f"{run.path} is not the same folder for all processes: share it")
         if position.step >= config.epochs * stage.steps_per_epoch:
-            log.info("%s is trained already, for %d epochs", stage.name, config.epochs)
+            log.info("%s has already been trained for %d epochs", stage.name, config.epochs)
             if processes.is_main:
                 _mend_checkpoint(stage, run, position.step)
             return
@@ -123,13 +122,13 @@ def run_stage(
 def _open_trackers(
     stage: str, run: RunFolder, record: RunRecord, position: Position, use_wandb: bool
 ) -> Trackers:
-    """Open what takes the metrics; it may give the position an id at Weights & Biases.
+    """Open the trackers; this may set the position's id at Weights & Biases.
 
-    An id belongs to the folder that it was made in: a copy of the folder is another run.
+    An id belongs to the folder where it was created: a copy of the folder is another run.
     """
     home = marks_of(run.path)
     if use_wandb and position.wandb_home and not set(home) & set(position.wandb_home):
-        log.info("%s is a copy of another folder: a new run of wandb begins", run.path)
+        log.info("%s is a copy of another folder: starting a new wandb run", run.path)
         position.wandb_id = None
     recorded, position.wandb_id = open_trackers(
         run.metrics(stage),
@@ -141,7 +140,7 @@ def _open_trackers(
     )
     if use_wandb:
         position.wandb_home = home
-    # Last, because it reads what the file of numbers has.
+    # Last, because it reads the metrics file.
     picture = CurvePicture(run.curves(stage), run.metrics(stage), stage)
     return Trackers(recorded, picture)
 
@@ -151,12 +150,12 @@ def _mend_checkpoint(stage: Stage, run: RunFolder, step: int) -> None:
     try:
         load_checkpoint(run.published(stage.name), stage.kind)
     except UserError as error:
-        log.warning("%s; it is written again, from the state of the training", error)
+        log.warning("%s; it is written again from the saved state", error)
         publish(stage, run, step)
 
 
 def check_alone(run: RunFolder, stage: str) -> None:
-    """Refuse a folder in which another stage writes the same checkpoint.
+    """Refuse a folder where another stage writes the same checkpoint.
 
     Raises:
         UserError: naming the stage.
@@ -165,27 +164,27 @@ def check_alone(run: RunFolder, stage: str) -> None:
     for other in STAGES:
         if other != stage and run.published(other) == result and run.resume_state(other).is_file():
             raise UserError(
-                f"{run.path} holds a {other} run, which writes {result.name} too; nothing is "
+                f"{run.path} holds a {other} run, which also writes {result.name}; nothing is "
                 "overwritten: choose another `run_name` or `output_dir`"
             )
 
 
 def _check_unchanged(stage: str, run: RunFolder, record: RunRecord) -> None:
-    """Refuse a run that another job has started or changed since this job looked at it.
+    """Refuse a run that another job has started or changed since this job read it.
 
-    That can be hours ago, while the images became tokens. Now the folder is locked.
+    Hours may have passed while the images were tokenized. Now the folder is locked.
     """
     check_alone(run, stage)
     has_state = run.resume_state(stage).is_file()
     if record.continues is None and (has_state or run.published(stage).exists()):
         raise UserError(
-            f"{run.path} holds a {stage} run of another job, which has trained there since this "
-            "one began: `resume` continues it; another `run_name` or `output_dir` starts a new one"
+            f"another job has trained a {stage} run in {run.path} since this one began: `resume` "
+            "continues it; another `run_name` or `output_dir` starts a new one"
         )
     found = read_config(run).get(stage) if has_state else None
     if record.continues is not None and found != record.continues:
         raise UserError(
-            f"another job has changed the {stage} run in {run.path} since this one began: give "
+            f"another job has changed the {stage} run in {run.path} since this one began: run "
             "the command again"
         )
 
@@ -206,10 +205,10 @@ def _start(stage: Stage, run: RunFolder, record: RunRecord) -> Position:
 
 
 def _write_record(run: RunFolder, stage: str, record: RunRecord) -> None:
-    """Write the stage's entry in config.json.
+    """Write the stage's settings to config.json.
 
-    Stages that the same command trains later get an entry too, unless they have started before. So
-    their options are not lost if the command stops in this stage.
+    The settings of stages that the same command trains later are written too, unless these stages
+    have started before. So they are not lost if the command stops in this stage.
     """
     planned = {
         name: dict(settings)
@@ -220,7 +219,7 @@ def _write_record(run: RunFolder, stage: str, record: RunRecord) -> None:
 
 
 def read_config(run: RunFolder) -> dict[str, dict[str, Any]]:
-    """Read config.json: the settings of each stage that has some, by the name of the stage.
+    """Read config.json: the settings of the stages, by the name of the stage.
 
     Raises:
         UserError: if the file is damaged, or was changed by hand.
@@ -237,15 +236,15 @@ def check_made_from(
 ) -> None:
     """Refuse to continue a run with other images, classes or another tokenizer.
 
-    What an earlier version did not write down is not compared. Tokens may differ a little from one
-    kind of machine to another, so a difference there is only told.
+    Values that an earlier version did not store are not compared. Tokens may differ slightly
+    between machines, so a difference there is only a warning.
 
     Args:
-        made_from: what the run would depend on now, as in `RunRecord`.
-        stored: the entry of config.json that the run continues.
+        made_from: what the run depends on now, as in `RunRecord`.
+        stored: the settings in config.json that the run continues.
 
     Raises:
-        UserError: naming what differs.
+        UserError: naming the first difference.
     """
     earlier = stored.get(MADE_FROM, {})
     if not isinstance(earlier, Mapping):
@@ -257,23 +256,23 @@ def check_made_from(
         if name == "tokens":
             log.warning("the tokens differ from those that the run in %s began with", run.path)
             continue
-        told = f"the {name} of the run in {run.path} were {before}, now they are {value}"
+        difference = f"the {name} of the run in {run.path} changed from {before} to {value}"
         if name == CLASS_NAMES:
-            told = f"the classes of the run in {run.path} were others: {_renamed(before, value)}"
+            difference = f"the classes of the run in {run.path} changed: {_renamed(before, value)}"
         elif name in DIGESTS:
-            told = f"the {DIGESTS[name]} of the run in {run.path} were others"
+            difference = f"the {DIGESTS[name]} of the run in {run.path} changed"
         raise UserError(
-            f"{told}: give the run's own {OWN.get(name, FILES)}, or start another `run_name`"
+            f"{difference}: give the run's own {OWN.get(name, FILES)}, or start another `run_name`"
         )
 
 
 def _renamed(before: Any, now: list[str]) -> str:
-    """Tell which classes have another name, or that their number differs."""
+    """Say which classes have another name, or show all names if their number differs."""
     if not isinstance(before, list) or len(before) != len(now):
-        return f"{value_text(before)}, now {value_text(now)}"[:MOST_TOLD]
+        return f"{value_text(before)}, now {value_text(now)}"[:MOST_SHOWN]
     pairs = enumerate(zip(before, now, strict=True))
-    told = [f"class {number} was {old}, is {new}" for number, (old, new) in pairs if old != new]
-    return ", ".join(told)[:MOST_TOLD]
+    changes = [f"class {number} was {old}, is {new}" for number, (old, new) in pairs if old != new]
+    return ", ".join(changes)[:MOST_SHOWN]
 
 
 def _log_capped_warmup(stage: Stage) -> None:

@@ -1,8 +1,8 @@
 """Records a run's metrics: always in metrics.jsonl, and at Weights & Biases unless turned off.
 
-wandb gets the settings, the metrics and generated images. It never gets real images, paths,
-code or the state of a repository. It never asks for a login and never waits long for a network:
-without either, the run is recorded offline. If wandb fails later, the training goes on without it.
+wandb gets the settings, the metrics and generated images. It never gets real images, paths, code or
+the state of a repository. It never asks for a login and never waits long for a network: without
+either, the run is recorded offline. If wandb fails later, training continues without it.
 """
 
 import logging
@@ -39,7 +39,7 @@ WANDB_SETTINGS: dict[str, Any] = {
 
 
 class Tracker:
-    """Records the metrics and pictures of a run; what a kind of tracker leaves out does nothing."""
+    """Records the metrics and pictures of a run; by default every method does nothing."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record metrics by name at an optimizer step."""
@@ -48,7 +48,7 @@ class Tracker:
         """Record a generated picture that has been written to a file."""
 
     def sync(self) -> None:
-        """Return when what was recorded is on the disk, before a state is saved that counts it."""
+        """Write everything to the disk; called before a state that counts the rows is saved."""
 
     def close(self) -> None:
         """Flush and end the record."""
@@ -61,7 +61,7 @@ class MetricsFile(Tracker):
         """Open the file, and remove rows that an interrupted run wrote after its last saved state.
 
         Args:
-            path: the file; made if needed.
+            path: the file; created if needed.
             from_step: last step whose row stays.
         """
         self.path = path
@@ -79,7 +79,7 @@ class MetricsFile(Tracker):
             file.write(record_line({"step": step, **rounded}).encode())
 
     def sync(self) -> None:
-        """Flush the rows to the disk, before a state is saved that counts them.
+        """Flush the rows to the disk.
 
         Raises:
             UserError: if that fails.
@@ -89,7 +89,7 @@ class MetricsFile(Tracker):
 
     @contextmanager
     def _appending(self) -> Iterator[BinaryIO]:
-        """Open the file for the block, at its end; errors as in `log`."""
+        """Open the file for appending; errors as in `log`."""
         try:
             with open_own(self.path, "ab") as file:
                 yield file
@@ -104,17 +104,17 @@ class WandbTracker(Tracker):
     """A run of Weights & Biases, online if that works at once and offline otherwise.
 
     Attributes:
-        run_id: wandb's id of the run, with which a resumed run continues it.
+        run_id: wandb's id of the run, with which a resumed run continues.
     """
 
     def __init__(
         self, folder: Path, name: str, config: Mapping[str, Any], run_id: str | None
     ) -> None:
-        """Start the run; if wandb cannot, nothing is recorded and a line says so.
+        """Start the run; if wandb fails, log a line and record nothing.
 
         Args:
             folder: where wandb keeps its files, unless the environment has WANDB_DIR.
-            name: name of the run, for people.
+            name: displayed name of the run.
             config: settings to record; no paths.
             run_id: id of the run to continue; None starts a new one.
         """
@@ -126,14 +126,14 @@ class WandbTracker(Tracker):
         reason = ""
         for attempt in () if mode == "disabled" else dict.fromkeys((mode, "offline")):
             try:
-                # Imported here because it is slow, is not needed with `no_wandb`, and a failure to
-                # import it may not stop a training.
+                # Imported here because it is slow, not needed with `no_wandb`, and its import may
+                # fail, which must not stop a training.
                 import wandb
 
                 self._wandb = wandb
                 settings = wandb.Settings(**WANDB_SETTINGS)
-                # wandb finds out itself whether there is a login. Only where it is silent before
-                # the run begins, a missing one is an error, and not a question on the terminal.
+                # wandb itself checks for a login. Only if it is silent before the run begins, a
+                # missing login is an error and not a question on the terminal.
                 wandb.setup(settings=settings)
                 self._run = wandb.init(
                     mode=attempt,  # type: ignore[arg-type]
@@ -145,7 +145,7 @@ class WandbTracker(Tracker):
                     dir=str(folder),
                     settings=settings,
                 )
-            except Exception as error:  # whatever it is, it may not stop a training
+            except Exception as error:  # no error may stop a training
                 reason = one_line(error, 100)
                 continue
             self.run_id = self._run.id
@@ -173,13 +173,13 @@ class WandbTracker(Tracker):
         self._try(lambda run: run.finish())
 
     def _try(self, action: Callable[[Any], None]) -> None:
-        """Do something with wandb's run; after an error, never again."""
+        """Call `action` with wandb's run; after an error, never again."""
         if self._run is None:
             return
         try:
             action(self._run)
-        except Exception as error:  # whatever it is, it may not stop a training
-            log.warning("wandb failed and is left out from here on (%s)", one_line(error))
+        except Exception as error:  # no error may stop a training
+            log.warning("wandb failed; training continues without it (%s)", one_line(error))
             self._run = None
 
 
@@ -187,11 +187,11 @@ class Trackers(Tracker):
     """Several trackers as one."""
 
     def __init__(self, *trackers: Tracker) -> None:
-        """Join trackers; without any, nothing is recorded."""
+        """Join trackers; with none, nothing is recorded."""
         self.trackers = trackers
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record numbers in each tracker."""
+        """Record metrics in each tracker."""
         for tracker in self.trackers:
             tracker.log(metrics, step)
 
@@ -212,7 +212,7 @@ class Trackers(Tracker):
 
 
 def marks_of(folder: Path) -> tuple[str, ...]:
-    """Mark a folder by its path and by its number on the disk: a copy of it shares neither."""
+    """Identify a folder by its path and its number on the disk: a copy shares neither."""
     return checksum(str(folder.resolve())), checksum(folder.stat().st_ino)
 
 
@@ -227,12 +227,12 @@ def open_trackers(
     """Open the trackers of a run.
 
     Args:
-        metrics_path: the file of numbers; rows after `from_step` are cut.
+        metrics_path: the metrics file; rows after `from_step` are removed.
         from_step: where the run continues, 0 for a new one.
         wandb_folder: where wandb keeps its files; None leaves wandb out.
-        name: of the wandb run.
-        config: of the wandb run; no paths.
-        wandb_id: of the wandb run to continue, None for a new one.
+        name: displayed name of the wandb run.
+        config: settings to record in wandb; no paths.
+        wandb_id: id of the wandb run to continue; None starts a new one.
 
     Returns:
         The trackers as one, and the id of the wandb run if there is one.
@@ -245,13 +245,13 @@ def open_trackers(
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read what `MetricsFile` wrote, also while a run writes it; a line tells of damage.
+    """Read what `MetricsFile` wrote, also while a run writes it; damaged rows are logged.
 
     Args:
-        path: the file; without it there are no rows.
+        path: the file; a missing one has no rows.
 
     Returns:
-        The rows that are intact, each with its "step" and numbers by name.
+        The intact rows, each with its "step" and metrics by name.
 
     Raises:
         UserError: if the file cannot be read.
@@ -263,14 +263,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def is_row(row: Mapping[str, Any]) -> bool:
-    """Whether a row has what `MetricsFile.log` writes: a step, and numbers by name."""
+    """Whether a row has what `MetricsFile.log` writes: a step, and metrics by name."""
     step, *numbers = row.get("step"), *(value for name, value in row.items() if name != "step")
     is_step = type(step) is int and 0 <= step <= MOST_STEP
     return is_step and all(type(value) is float for value in numbers)
 
 
 def wandb_obstacle() -> str | None:
-    """Tell why Weights & Biases may not or cannot record on this machine; None if it can."""
+    """Say why Weights & Biases cannot or must not record on this machine; None if it can."""
     if _configured_mode() == "disabled":
         return "it is disabled, by WANDB_MODE or by `wandb disabled`"
     if _home() is None and not os.environ.get("WANDB_CONFIG_DIR"):
@@ -279,7 +279,7 @@ def wandb_obstacle() -> str | None:
 
 
 def _configured_mode() -> str | None:
-    """Return wandb's mode as its environment variable or its settings files say; None if none does.
+    """Return wandb's mode from its environment variable or settings files, or None.
 
     The command `wandb disabled` writes such a file.
     """
@@ -293,7 +293,7 @@ def _configured_mode() -> str | None:
         places.append(home / ".config" / "wandb")
     for place in places:
         settings = ConfigParser(interpolation=None)
-        with suppress(OSError, ValueError, ConfigParserError):  # wandb itself tells of damage
+        with suppress(OSError, ValueError, ConfigParserError):  # wandb itself reports damage
             settings.read(place / "settings")
             if mode := settings.get("default", "mode", fallback=None):
                 return mode
@@ -301,7 +301,7 @@ def _configured_mode() -> str | None:
 
 
 def _home() -> Path | None:
-    """Return the user's home folder; None where the account has none."""
+    """Return the user's home folder; None if the account has none."""
     try:
         return Path.home()
     except RuntimeError:

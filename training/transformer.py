@@ -1,4 +1,4 @@
-"""Stage 2: teach the transformer to fill in hidden tokens.
+"""Stage 2: train the transformer to fill in hidden tokens.
 
 The random choices of a step (images, flips, labels, hidden tokens) are drawn for the whole batch
 from (seed, purpose, step), and every process takes its share. Only dropout differs: each process
@@ -47,10 +47,10 @@ class MaskGITStage:
     Attributes:
         model: the network with the raw weights.
         ema: the averaged weights, for validation and sampling.
-        optimizer: AdamW, of all weights or of those that `muon` leaves.
-        muon: Muon, of the weights of linear layers; None if AdamW trains them.
-        images_per_step: images of a step over all processes.
-        steps_per_epoch: optimizer steps of an epoch; images that do not fill a step are left out.
+        optimizer: AdamW of all weights, or of those that `muon` does not train.
+        muon: Muon of the weights of linear layers; None if AdamW trains them.
+        images_per_step: images per step over all processes.
+        steps_per_epoch: full steps per epoch; the remaining images are left out.
     """
 
     name = kind = "maskgit"
@@ -76,7 +76,7 @@ class MaskGITStage:
             checkpoint_entries: what else a checkpoint holds: dataset, class names, tokenizer.
             preview: writes a picture of samples of a transformer to a path.
             compile_model: whether the training step runs through torch.compile.
-            processes: those that train together, at most as many as a step has images.
+            processes: the processes that train together, at most one per image of a step.
 
         Raises:
             FieldError: if `label_drop` is positive and the model has no null class.
@@ -92,7 +92,7 @@ class MaskGITStage:
         self.learning_rate = LearningRate(
             training.lr, training.epochs, training.warmup_epochs, self.steps_per_epoch
         )
-        # The model and what trains it.
+        # The model and its optimizers.
         torch.manual_seed(derive_seed(training.seed, "weights"))
         self.model = new_transformer(config).to(device)
         self.ema = EMA(self.model, training.ema_decay)
@@ -112,15 +112,15 @@ class MaskGITStage:
         """Make an optimizer step.
 
         Returns:
-            Scalars on the device: "loss"; "gradient_norm" before clipping; and "skipped", which is
-            1 if one of the two is not finite, and the weights are then unchanged.
+            Scalars on the device: "loss"; "gradient_norm" before clipping; and "skipped", 1 if
+            one of the two was not finite, so that the weights are unchanged.
         """
         # Draw the batch.
         self._shared.train()
         processes = self.processes
         torch.manual_seed(derive_seed(self.training.seed, "dropout", step, processes.rank))
         parts, num_hidden = self.draw_batch(step)
-        # Add up the gradients of the parts; the last part exchanges them with other processes.
+        # Add up the gradients of the parts; the last one exchanges them with other processes.
         loss = torch.zeros((), device=self.device)
         self._copy.renew()
         for part in parts:
@@ -191,7 +191,7 @@ class MaskGITStage:
     def _update(self, step: int, loss: Tensor) -> dict[str, Tensor]:
         """Clip the gradient, make the step and update the average.
 
-        The weights stay as they are if loss or gradient is not finite.
+        If loss or gradient is not finite, the weights do not change.
         """
         limit = self.training.grad_clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
@@ -219,7 +219,7 @@ class MaskGITStage:
         self._preview(self.ema.module, path)
 
     def checkpoint(self, step: int) -> dict[str, Any]:
-        """Return the contents of a checkpoint: raw and averaged weights and what describes them."""
+        """Return the contents of a checkpoint: config, raw and averaged weights, and more."""
         contents = transformer_contents(self.config, self.model, self.ema.module, step)
         return {**self._checkpoint_entries, **contents}
 
@@ -244,10 +244,10 @@ class MaskGITStage:
             load_moments(self.muon, state["muon"], MOMENTS, counts=())
 
     def _fix_exchange_order(self) -> None:
-        """Let several processes make one pass, to learn the order in which gradients come.
+        """With several processes, make one pass to fix the order in which gradients are exchanged.
 
-        Otherwise DistributedDataParallel learns it in the first step. A resumed run would then add
-        up numbers in that step in another order than an uninterrupted run, with other rounding.
+        DistributedDataParallel learns this order in its first step. A resumed run would otherwise
+        sum in another order than an uninterrupted run in that step, with other rounding.
         """
         if self.processes.size > 1:
             (self._loss(self.draw_batch(0)[0][0]) * 0).backward()
@@ -257,7 +257,7 @@ class MaskGITStage:
 def transformer_contents(
     config: TransformerShape, model: nn.Module, averaged: nn.Module, step: int
 ) -> dict[str, Any]:
-    """Return what a checkpoint holds of a transformer after `step` steps."""
+    """Return the part of a checkpoint that describes a transformer after `step` steps."""
     return {
         "family": transformer_family(config).name,
         "config": to_plain(config),
@@ -268,7 +268,7 @@ def transformer_contents(
 
 
 def num_parts(images: int, seq_len: int, grad_accum: int, device_type: str) -> int:
-    """Choose in how many parts, one after the other, a process computes its share of a step.
+    """Choose the number of parts, one after the other, in which a process computes its share.
 
     Args:
         images: images of the share.

@@ -17,9 +17,9 @@ from utils.processes import Processes
 from utils.seeding import rng
 
 MOST_IMAGES = 4096
-SEED = 0  # the same for all runs, so that they are validated with the same masks
-RATIO_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)  # bounds of the mask ratios that are measured apart
-SUMS = (3, len(RATIO_BINS) - 1)  # shape of sums: loss, correct, hidden; by bin
+SEED = 0  # the same for all runs, so that all use the same masks
+RATIO_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)  # bounds of the bins of mask ratios
+SUMS = (3, len(RATIO_BINS) - 1)  # shape of the sums of loss, correct and hidden tokens by bin
 
 
 def validate(
@@ -35,7 +35,7 @@ def validate(
     Args:
         network: the transformer, in evaluation mode.
         tokens: the validation split, on the network's device.
-        part_size: images that are computed at once.
+        part_size: images computed at once.
 
     Returns:
         "loss" and "accuracy" over all hidden tokens; "accuracy_0_25" and so on over images with 0
@@ -69,7 +69,7 @@ def validate(
 
 
 def fixed_masks(images: np.ndarray, ratios: np.ndarray, seq_len: int) -> np.ndarray:
-    """Choose the hidden tokens of validation images; those of an image depend on its index alone.
+    """Choose the hidden tokens of validation images; they depend only on the image's index.
 
     Args:
         images: int (B,), indices in the split.
@@ -92,7 +92,7 @@ def sums_by_ratio(logits: Tensor, targets: Tensor, masks: np.ndarray) -> Tensor:
     Args:
         logits: float32 (N, K).
         targets: int64 (N,).
-        masks: bool (B, L), with N hidden positions in all.
+        masks: bool (B, L), with N hidden positions in total.
 
     Returns:
         float64 (3, bins), on the CPU.

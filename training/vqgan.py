@@ -1,7 +1,7 @@
 """Stage 1: train the VQ-GAN.
 
-The autoencoder learns from a reconstruction loss (L1 and LPIPS), the quantizer's loss and, from
-step `disc_start` on, the discriminator. Axes: B images of a step, C channels, H W pixels, h w token
+The autoencoder learns from a reconstruction loss (L1 and LPIPS), the codebook loss and, from step
+`disc_start` on, the discriminator. Axes: B images of a step, C channels, H W pixels, h w token
 grid, N = B * h * w encoder outputs, D width of a code, K codes.
 """
 
@@ -36,11 +36,11 @@ class VQGANStage:
 
     Attributes:
         model: the network with the raw weights.
-        averaged: their moving average, which is validated, shown and published.
+        averaged: their moving average, for validation, previews and checkpoints.
         objective: the losses on images, with the discriminator.
         codebook: keeps the codes in use.
         optimizer: AdamW of the autoencoder.
-        discriminator_optimizer: AdamW of the discriminator; None if there is none.
+        discriminator_optimizer: AdamW of the discriminator; None without one.
         learning_rate: the learning rate of each step, for both optimizers.
     """
 
@@ -63,9 +63,9 @@ class VQGANStage:
         """Build the models with the run's seed.
 
         Args:
-            batches: (epoch, number of a batch) -> the epoch's batches from that one on, float
+            batches: (epoch, index of a batch) -> the epoch's batches from that one on, float
                 (B, C, H, W) in [-1, 1].
-            validation: yields all validation images, in batches of the same form.
+            validation: yields all validation images in such batches.
             precision: dtype of convolutions and matrix products; the quantizer is always float32.
             checkpoint_entries: what else a checkpoint holds: dataset, class names.
             compile_model: whether the model runs through torch.compile.
@@ -83,8 +83,8 @@ class VQGANStage:
         self._checkpoint_entries = checkpoint_entries
         self._batches, self._validation = batches, validation
         self._current: Iterator[Tensor] = iter(())
-        self._next_step = -1  # the step whose batch comes next from _current
-        # The networks and what trains them.
+        self._next_step = -1  # the step that the next batch of _current belongs to
+        # The networks and their optimizers.
         torch.manual_seed(derive_seed(training.seed, "vqgan weights"))
         self.model = VQModel(config).to(device).to(memory_format=torch.channels_last)
         self.objective = Objective(config, training, device)
@@ -108,13 +108,13 @@ class VQGANStage:
         Returns:
             Scalars on the device: "loss" (the autoencoder's total), "l1", "perceptual" and
             "codebook"; with the discriminator also "generator", "discriminator" and
-            "adaptive_weight"; and "skipped", which is 1 if a loss or gradient is not finite, and
-            the weights are then unchanged.
+            "adaptive_weight"; and "skipped", 1 if a loss or gradient was not finite, so that the
+            weights are unchanged.
         """
         # Read the batch.
         self.model.train()
         images = self._images(step)
-        # Seeded after the batch is read: a data loader draws from this generator when it starts.
+        # Seed after reading the batch: a data loader draws from this generator when it starts.
         torch.manual_seed(derive_seed(self.training.seed, "vqgan dropout", step))
         if step == 0:
             self._initialize_codebook(images)
@@ -161,13 +161,13 @@ class VQGANStage:
 
     @torch.no_grad()
     def preview(self, path: Path) -> None:
-        """Write a grid: validation images above their reconstructions by the averaged weights."""
+        """Write a grid of validation images above their reconstructions by the averaged weights."""
         images, output = self._reconstruct(next(self._validation())[:PREVIEW_IMAGES])
         both = self.model.to_rgb(torch.cat([images, output.images]))
         save_grid(path, to_uint8(both), columns=len(images))
 
     def checkpoint(self, step: int) -> dict[str, Any]:
-        """Return the averaged weights as a tokenizer, with all that it takes to use them."""
+        """Return the contents of a checkpoint: the averaged weights as a tokenizer, and more."""
         published = VQModel(self.config)
         published.load_state_dict(self.averaged.state_dict())
         return {
@@ -209,11 +209,11 @@ class VQGANStage:
         return torch.optim.AdamW(module.parameters(), lr, betas, weight_decay=0, fused=True)
 
     def _is_adversarial(self, step: int) -> bool:
-        """Whether the discriminator takes part in a step."""
+        """Whether a step uses the discriminator."""
         return self.discriminator_optimizer is not None and step >= self.training.disc_start
 
     def _images(self, step: int) -> Tensor:
-        """Read the batch of a step; reading starts anew at each epoch and after a jump."""
+        """Read the batch of a step; reading restarts at each epoch and after a jump."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if index == 0 or step != self._next_step:
             self._current = self._batches(epoch, index)
@@ -227,7 +227,7 @@ class VQGANStage:
 
     @torch.no_grad()
     def _initialize_codebook(self, images: Tensor) -> None:
-        """Put the codes on encoder outputs of the first batch."""
+        """Place the codes on encoder outputs of the first batch."""
         with autocast(self.device, self.precision):
             # Before the first step the averaged weights are the raw ones.
             latents = self.averaged.latents(images)
@@ -264,7 +264,7 @@ class VQGANStage:
         """Step both optimizers and update the average.
 
         Returns:
-            Whether losses and gradients are finite, bool scalar; if not, no weight has changed.
+            bool scalar, whether losses and gradients are finite; if not, no weight has changed.
         """
         optimizers = [self.optimizer]
         if self.discriminator_optimizer is not None and "discriminator" in metrics:
@@ -281,5 +281,5 @@ class VQGANStage:
 
 
 def _flat(latents: Tensor) -> Tensor:
-    """List encoder outputs (B, D, h, w) of any precision as float32 (N, D)."""
+    """Flatten encoder outputs (B, D, h, w) of any precision to float32 (N, D)."""
     return latents.float().permute(0, 2, 3, 1).flatten(0, 2)

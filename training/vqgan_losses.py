@@ -1,8 +1,8 @@
-"""The losses of stage 1 (Esser et al. 2021, equations 4 to 7) and how their gradients are made.
+"""The losses of stage 1 (Esser et al. 2021, equations 4 to 7) and their gradients.
 
 `Objective` computes the losses and their gradients with respect to the reconstructed images.
 `Backward` continues from there to the weights of the autoencoder. The adaptive weight needs the
-gradients of two losses. Split like this, LPIPS and the discriminator are still passed only once.
+gradients of two losses. With this split, LPIPS and the discriminator still run only once.
 
 Axes: B batch, C channels, H W pixels.
 """
@@ -21,7 +21,7 @@ from models.vqgan.network import Reconstruction, VQModel
 from training.config import VQGANTrainingConfig
 
 MAX_ADAPTIVE_WEIGHT = 1e4  # taming's
-ADAPTIVE_EPSILON = 1e-4  # taming's; keeps the ratio finite if the generator loss has no gradient
+ADAPTIVE_EPSILON = 1e-4  # taming's; keeps the ratio finite if the generator gradient is 0
 
 
 def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
@@ -43,11 +43,11 @@ def generator_loss(logits_fake: Tensor) -> Tensor:
 
 
 def adaptive_weight(reconstruction_gradient: Tensor, generator_gradient: Tensor) -> Tensor:
-    """Weigh the generator loss so that it moves the last layer as much as the reconstruction loss.
+    """Weight the generator loss so that it moves the last layer as much as the reconstruction loss.
 
     Args:
-        reconstruction_gradient: of the reconstruction loss, on the decoder's last weight.
-        generator_gradient: of the generator loss, on the same weight.
+        reconstruction_gradient: of the reconstruction loss, for the decoder's last weight.
+        generator_gradient: of the generator loss, for the same weight.
 
     Returns:
         A scalar in [0, 1e4], without gradient (Esser et al. 2021, equation 7).
@@ -60,8 +60,8 @@ class Feedback(NamedTuple):
     """The losses on reconstructed images and their gradients.
 
     Attributes:
-        reconstruction: gradient of the reconstruction loss on the images, float32 (B, C, H, W).
-        generator: gradient of the generator loss on the images, same shape; None at steps without
+        reconstruction: gradient of the reconstruction loss for the images, float32 (B, C, H, W).
+        generator: gradient of the generator loss for the images, same shape; None at steps without
             the discriminator.
         metrics: the losses by name, scalars on the device.
     """
@@ -104,7 +104,7 @@ class Objective:
         """Compute the LPIPS distance of images (B, C, H, W) in [-1, 1] from their targets.
 
         Returns:
-            A float32 scalar, at least 0; 0 if there is no perceptual loss.
+            A float32 scalar, at least 0; 0 without a perceptual loss.
         """
         if self.perceptual is None:
             return torch.zeros((), device=images.device)
@@ -114,15 +114,15 @@ class Objective:
     def judge(
         self, images: Tensor, reconstructions: Tensor, share: float, adversarial: bool
     ) -> Feedback:
-        """Compute the losses and their gradients on the reconstructed images.
+        """Compute the losses and their gradients for the reconstructed images.
 
-        With `adversarial` this also adds up the gradients of the discriminator's own weights.
+        With `adversarial` this also accumulates the gradients of the discriminator's weights.
 
         Args:
             images: float (B, C, H, W) in [-1, 1].
             reconstructions: of these images, same shape.
-            share: the part of the step's batch that these images are; a factor on every loss.
-            adversarial: whether the discriminator takes part in the step.
+            share: these images' share of the batch; a factor on every loss.
+            adversarial: whether the step uses the discriminator.
         """
         # Detached, so that the discriminator's loss gives the decoder no gradient.
         judged = reconstructions.detach().requires_grad_()
@@ -151,12 +151,11 @@ class Objective:
 
 
 class Backward:
-    """Turns gradients on images into gradients of the autoencoder's weights, for one step.
+    """Turns gradients for images into gradients for the autoencoder's weights, for one step.
 
     The adaptive weight is a ratio of gradients of the whole batch. If the batch is one part, the
     weight is known before the backward pass. With several parts it is known only after the last
-    one. Until then the gradients of the generator loss are kept apart, and they are added at the
-    end.
+    one. Until then the gradients of the generator loss are stored separately, and added at the end.
     """
 
     def __init__(self, model: VQModel, training: VQGANTrainingConfig, accumulate: bool) -> None:
@@ -177,10 +176,10 @@ class Backward:
         """Add the gradients of one part of the batch.
 
         Args:
-            feedback: losses and gradients on the images of `output`.
-            share: the part of the batch that this is.
+            feedback: losses and gradients for the images of `output`.
+            share: this part's share of the batch.
         """
-        # The gradient on the images.
+        # The gradient for the images.
         gradient = feedback.reconstruction
         if feedback.generator is not None:
             if self._accumulate:
@@ -208,7 +207,7 @@ class Backward:
         return metrics
 
     def _measure(self, images: Tensor, reconstruction: Tensor, generator: Tensor) -> Tensor:
-        """Compute the generator's weight from two gradients on the images."""
+        """Compute the weight of the generator loss from two gradients for the images."""
         gradients = [
             torch.autograd.grad(images, self._last_layer, gradient, retain_graph=True)[0]
             for gradient in (reconstruction, generator)
@@ -216,11 +215,11 @@ class Backward:
         return self._training.disc_weight * adaptive_weight(*gradients)
 
     def _keep_apart(self, images: Tensor, generator: Tensor) -> None:
-        """Add the gradients that the generator loss gives the weights to those kept apart."""
+        """Add the gradients of the generator loss to the separately stored ones."""
         found = torch.autograd.grad(
             images, self._parameters, generator, retain_graph=True, materialize_grads=True
         )
-        # Older versions of torch make zeros that require gradients.
+        # Older versions of torch return zeros that require gradients.
         gradients = [gradient.detach() for gradient in found]
         if self._generator_gradients:
             torch._foreach_add_(self._generator_gradients, gradients)
@@ -228,9 +227,9 @@ class Backward:
             self._generator_gradients = gradients
 
     def _add_kept(self) -> Tensor:
-        """Add the gradients that were kept apart, with their weight; returns the weight."""
+        """Add the separately stored gradients with their weight; returns the weight."""
         index = next(i for i, p in enumerate(self._parameters) if p is self._last_layer)
-        # The quantizer's loss has no part in this gradient: it does not pass the last layer.
+        # The codebook loss does not contribute here: it does not depend on the last layer.
         present = self._last_layer.grad
         assert present is not None
         weight = self._training.disc_weight * adaptive_weight(

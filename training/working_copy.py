@@ -1,7 +1,7 @@
-"""The network that a training step computes with where matrix products are not in float32.
+"""A bfloat16 copy of the network for the training step.
 
 Autocast casts the weights and biases of linear layers one by one, and their gradients back. In a
-step of the default model that is a quarter of what it starts on a GPU. Here all are cast at once.
+step of the default model that is a quarter of its kernel launches. Here all are cast at once.
 """
 
 import torch
@@ -14,19 +14,19 @@ from utils.weights import with_linear_weights_in
 class WorkingCopy:
     """A copy of a network whose linear layers have another dtype; it shares all other parameters.
 
-    Under autocast in that dtype the copy computes what the original computes, bit for bit, also in
-    backward passes. There is none in float32, nor with several processes, which would exchange its
-    gradients: then the original computes itself.
+    Under autocast in that dtype the copy computes the same as the original, bit for bit, also in
+    backward passes. The original is used in float32, and with several processes, which would
+    exchange the gradients of the copy.
 
     Attributes:
         network: the copy, or the original.
     """
 
     def __init__(self, original: nn.Module, dtype: torch.dtype, processes: Processes) -> None:
-        """Copy a network as it is now; its tensors must stay.
+        """Copy a network, whose parameter tensors must never be replaced.
 
         Args:
-            dtype: of the matrix products.
+            dtype: dtype of the matrix products.
         """
         apart = dtype != torch.float32 and processes.size == 1
         self.network = with_linear_weights_in(dtype, original) if apart else original
@@ -37,13 +37,13 @@ class WorkingCopy:
 
     @torch.no_grad()
     def renew(self) -> None:
-        """Take over the weights of the original."""
+        """Copy the weights of the original."""
         if self._copies:
             torch._foreach_copy_(self._copies, self._originals)
 
     @torch.no_grad()
     def hand_over_gradients(self) -> None:
-        """Add the gradients of a backward pass to those of the original, and clear them."""
+        """Add the copy's gradients to those of the original, and clear them."""
         if not self._copies:
             return
         gradients = [copy.grad for copy in self._copies if copy.grad is not None]

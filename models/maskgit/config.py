@@ -1,6 +1,6 @@
-"""The shape of the masked transformer, with the defaults, which are also those of the command line.
+"""The config of the masked transformer; its defaults are also those of the command line.
 
-This file imports nothing slow, because the command line reads it before it can show its help.
+This file imports nothing slow, because the command line reads it before it shows its help.
 """
 
 from dataclasses import dataclass, field, fields
@@ -24,7 +24,7 @@ class TransformerConfig(TransformerShape):
         embed_dim: width of the token embedding.
         hidden_dim: width of the blocks D, a multiple of `heads`.
         dropout: dropout rate on the embeddings and on the outputs of attention and MLP.
-        null_trained: whether the null class was trained. It has its weights in any case.
+        null_trained: whether the null class was trained. Its weights exist in any case.
     """
 
     family: ClassVar[str] = "maskgit"
@@ -52,7 +52,7 @@ class TransformerConfig(TransformerShape):
 
     @property
     def vocabulary_size(self) -> int:
-        """The number of ids V: image tokens, mask token, classes, "no class"."""
+        """The number of ids V: image tokens, mask token, classes and "no class"."""
         return self.codebook_size + 1 + self.num_classes + 1
 
     def validate(self) -> None:
@@ -75,5 +75,5 @@ class TransformerConfig(TransformerShape):
 
 
 def _own(field: str) -> str:
-    """Name a field that other configs have too, for a FieldError."""
+    """Name a field for a FieldError, if other configs have a field of this name too."""
     return f"TransformerConfig.{field}"

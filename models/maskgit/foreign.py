@@ -1,7 +1,7 @@
 """Reads and writes transformers in the layouts of other programs.
 
 valeoai/Maskgit-pytorch v1.0 and caetas/GenerativeZoo store the same network under the same names.
-The first stores it in a dictionary with the state of its training, the second as a bare state dict.
+The first stores it in a dictionary with its training state, the second as a bare state dict.
 Token ids, class tokens and shapes are the same as here; only the names of the weights differ.
 """
 
@@ -24,7 +24,7 @@ from utils.weights import build_with_weights, shape_of
 log = logging.getLogger(__name__)
 
 LAYOUT = "transformer in the layout of valeoai/Maskgit-pytorch v1.0 or caetas/GenerativeZoo"
-# The weights do not tell the number of heads. These are the programs' own defaults.
+# The weights do not show the number of heads. These are the programs' own defaults.
 VALEOAI_HEADS = 16
 GENERATIVEZOO_HEADS = 8
 SIGNS = ("tok_emb.weight", "pos_emb")
@@ -59,16 +59,16 @@ def read(
 
     Args:
         stored: what `read_torch_file` returned.
-        num_classes: the number of classes that is expected; None if it is unknown.
+        num_classes: the expected number of classes; None if it is unknown.
         given: fields of TransformerConfig that the user set.
 
     Raises:
-        UserError: if the weights are not those of a transformer, or are more than that.
+        UserError: if the weights do not make a transformer, or there are others beside them.
     """
     foreign = find_weights(stored, path)
     codes, used = tokenizer.all_codes, tokenizer.codebook_size
     if codes != used and _counts_all_codes(foreign.weights, tokenizer, num_classes, path):
-        log.info("%s counts all %d codes; the %d in use are kept", path, codes, used)
+        log.info("%s counts all %d codes; keeping the %d in use", path, codes, used)
         foreign = foreign._replace(weights=without_codes(foreign.weights, used, codes))
     return build_model(foreign, path, used, given.get("heads"))
 
@@ -76,13 +76,13 @@ def read(
 def _counts_all_codes(
     weights: Mapping[str, Tensor], tokenizer: TokenizerShape, num_classes: int | None, path: Path
 ) -> bool:
-    """Tell whether a vocabulary has all codes of a remapped tokenizer, or those in use alone.
+    """Whether a vocabulary has all codes of a remapped tokenizer, not only those in use.
 
     caetas/GenerativeZoo's has all of them. The size of the vocabulary is the sum of codes, mask
-    token, classes and "no class", so that the number of classes must be known.
+    token, classes and "no class", so the number of classes must be known.
 
     Raises:
-        UserError: if the number of classes fits neither.
+        UserError: if the number of classes fits neither case.
     """
     ids = weights["token_embedding.weight"].shape[:1].numel()
     with_all, with_used = (ids - 2 - n for n in (tokenizer.all_codes, tokenizer.codebook_size))
@@ -98,7 +98,7 @@ def _counts_all_codes(
 
 
 def without_codes(weights: Mapping[str, Tensor], first: int, stop: int) -> dict[str, Tensor]:
-    """Leave the codes from `first` up to `stop` out of the vocabulary: no token stands for them."""
+    """Remove the codes from `first` up to `stop`, which no token uses, from the vocabulary."""
     table, bias = weights["token_embedding.weight"], weights.get("output_bias", torch.empty(0, 0))
     return {
         **weights,
@@ -111,7 +111,7 @@ class ForeignWeights(NamedTuple):
     """Weights of another program's transformer.
 
     Attributes:
-        weights: float32 tensors by this program's names.
+        weights: float32 tensors under this program's names.
         heads: number of attention heads of that program's default model.
     """
 
@@ -123,7 +123,7 @@ def find_weights(stored: Any, path: Path) -> ForeignWeights:
     """Pick the transformer's weights from what `read_torch_file` returned.
 
     Raises:
-        UserError: if the file holds none, or an entry beside them.
+        UserError: if the file holds none, or any other entry.
     """
     wrappers, found = unwrapped(stored, SIGNS, path)
     if not set(SIGNS) <= found.keys():
@@ -144,11 +144,11 @@ def find_weights(stored: Any, path: Path) -> ForeignWeights:
 def build_model(
     foreign: ForeignWeights, path: Path, codebook_size: int, heads: int | None
 ) -> MaskedTransformer:
-    """Build the model for some weights; most of its config follows from their shapes.
+    """Build the model; most of its config follows from the shapes of the weights.
 
     Args:
-        codebook_size: K of the tokenizer; the weights tell only the sum of K and the classes.
-        heads: attention heads that the user gave; None takes the other program's default.
+        codebook_size: K of the tokenizer; the weights show only the sum of K and the classes.
+        heads: attention heads that the user gave; None uses the other program's default.
 
     Returns:
         The model on the CPU in evaluation mode.
@@ -158,7 +158,7 @@ def build_model(
     """
     if heads is None:
         heads = foreign.heads
-        log.info("%s does not tell its attention heads: %d are assumed (`heads`)", path, heads)
+        log.info("%s does not say how many attention heads it has; using %d (`heads`)", path, heads)
     try:
         config = infer_config(foreign.weights, codebook_size, heads)
         config.validate()
@@ -174,7 +174,7 @@ def infer_config(
     """Read the config from the shapes of weights with this program's names.
 
     Raises:
-        ValueError: if a weight is missing or has another number of axes, or the vocabulary is too
+        ValueError: if a weight is missing or has the wrong number of axes, or the vocabulary is too
             small for the codebook and a class.
     """
     vocabulary, width = shape_of(weights, "token_embedding.weight", 2)
@@ -199,8 +199,8 @@ def infer_config(
 def to_foreign(model: MaskedTransformer) -> dict[str, Tensor]:
     """Return the weights in the layout of caetas/GenerativeZoo, which has no embedding map.
 
-    With token embedding E and embedding map W the input is E W^T and the output x (E W^T)^T. So the
-    product E W^T, as a token embedding of width D, replaces both.
+    With token embedding E and embedding map W, the input is E W^T and the output x (E W^T)^T. So a
+    token embedding E W^T of width D replaces both.
     """
     weights = {name: value.cpu() for name, value in model.state_dict().items()}
     folding = weights.pop("embedding_map.weight", None)

@@ -16,7 +16,7 @@ from models.maskgit.config import TransformerConfig
 
 EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
 # On the CPU in bfloat16, plain matrix products are three times faster than fused attention if the
-# sequence is short and few images are computed at a time.
+# sequence is short and few images are computed at once.
 SHORT_SEQUENCE = 128  # positions
 CACHED_WEIGHTS = 2**20  # attention weights that fit a core's cache
 JOINED = {"qkv": 3}  # linear layers that compute several maps; see TransformerFamily
@@ -65,7 +65,7 @@ class MaskedTransformer(Transformer):
         Args:
             tokens: int64 (B, L), ids 0 .. K; K where a token is hidden.
             labels: int64 (B,), classes 0 .. num_classes; num_classes for "no class".
-            at: int64 (N,), the wanted ones of the B * L flattened positions; None for all.
+            at: int64 (N,), which of the B * L flattened positions to predict; None for all.
 
         Returns:
             Logits (B, L, K), or (N, K) with `at`; in the precision of the computation.
@@ -84,7 +84,7 @@ class MaskedTransformer(Transformer):
         # Logits of the wanted positions; the output weights are the token embedding.
         bias = self.output_bias[:length, : self.config.codebook_size]  # (L, K)
         if at is not None:
-            # Not x[at]: several threads sum its gradient in an order that is not fixed.
+            # Not x[at]: its gradient is summed by several threads in no fixed order.
             x = x.flatten(0, 1).index_select(0, at)  # (N, D)
             bias = F.embedding(at % length, bias)  # (N, K)
         x = self.last(x)
@@ -146,7 +146,7 @@ def attend(qkv: Tensor) -> Tensor:
             return torch.cat([_attend_by_products(part) for part in qkv.split(images)])
         # On the CPU the backward pass of fused attention is six times slower in bfloat16.
         qkv = qkv.float()
-    # Not unbind(0) of the permuted one: it needs another copy in the backward pass.
+    # Not unbind(0) of a permuted tensor: it needs one more copy in the backward pass.
     q, k, v = (each.transpose(1, 2) for each in qkv.unbind(2))  # (B, H, L, d)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 

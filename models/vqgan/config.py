@@ -1,6 +1,6 @@
-"""The shape of the VQ-GAN, with the defaults, which are also those of the command line.
+"""The config of the VQ-GAN; its defaults are also those of the command line.
 
-This file imports nothing slow, because the command line reads it before it can show its help.
+This file imports nothing slow, because the command line reads it before it shows its help.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from utils.size import Size, size_of, size_text
 
 GROUPS = 32  # groups of every GroupNorm; all widths are multiples of it
 MAX_CODES = 2**32  # tokens are stored as 16 or 32 bits
-MAX_LEVELS = 32  # as an image can be halved that often at most
+MAX_LEVELS = 32  # an image cannot be halved more often
 MAX_BLOCKS = 1000  # at all resolutions; a damaged file must not build modules for hours
 
 
@@ -25,27 +25,27 @@ class VQGANConfig(TokenizerShape):
     Attributes:
         image_size: height and width of an image in pixels; a number stands for a square.
         image_channels: channels of an image C, 1 for gray and 3 for color.
-        channels: channels at full resolution.
+        channels: channels of the layers at full resolution.
         z_channels: channels of the encoder's output, before the 1x1 convolution to `embed_dim`.
         ch_mult: channels at each resolution, in multiples of `channels`. Each resolution is half of
-            the one before.
+            the previous one.
         num_res_blocks: residual blocks at each resolution (the decoder has one more).
-        attn_resolutions: feature maps, by their shorter side in pixels, whose residual blocks are
-            each followed by attention.
+        attn_resolutions: resolutions, as the shorter side in pixels, at which attention follows
+            each residual block.
         dropout: dropout rate inside the residual blocks.
         double_z: whether the encoder returns 2 * z_channels channels.
         n_embed: number of codes in the codebook.
         embed_dim: width of a code.
-        remap: row numbers of the codes in use: token i stands for row remap[i]. None uses all rows.
+        remap: rows of the codebook in use: token i means row remap[i]. None uses all rows.
         sane_index_shape: whether the quantizer returns tokens as (B, h, w), not flat.
-        colorize_nlabels: number of channels of images whose channels are labels, not colors. Such
-            images are shown through a fixed random projection to RGB. None for other images.
+        colorize_nlabels: number of channels if the channels of the images are labels, not colors.
+            Such images are shown through a fixed random projection to RGB. None for other images.
         middle_attention: whether there is attention at the resolution of the tokens, between the
-            two middle blocks. Only files of other programs have none.
+            two middle blocks. Only files of other programs lack it.
     """
 
     family: ClassVar[str] = "vqgan"
-    # End of the message in models/given.py.
+    # The end of the message in models/given.py.
     contradiction_hint: ClassVar[str] = ", or train another tokenizer with `train_vae`"
 
     image_size: Size = field(default=(32, 32), metadata=written_by(size_text, size_of))
@@ -84,7 +84,7 @@ class VQGANConfig(TokenizerShape):
 
     @property
     def all_codes(self) -> int:
-        """The number of codes, also of those that a remap leaves unused."""
+        """The number of codes, including those that a remap leaves unused."""
         return self.n_embed
 
     @property
@@ -98,7 +98,7 @@ class VQGANConfig(TokenizerShape):
         return tuple(self.channels * multiplier for multiplier in self.ch_mult)
 
     def unused_attn_resolutions(self) -> tuple[int, ...]:
-        """Return the attention resolutions that are not in `resolutions`; they have no effect."""
+        """Return the attention resolutions that do not occur; they have no effect."""
         return tuple(size for size in self.attn_resolutions if size not in self.resolutions)
 
     def validate(self) -> None:
@@ -113,15 +113,15 @@ class VQGANConfig(TokenizerShape):
         self._validate_codebook()
 
     def agrees(self, field: str, value: object) -> bool:
-        """Return whether a value that the user gave for a field is the field's value.
+        """Return whether a value that the user gave is the value of the field.
 
         Lists count as tuples.
         """
-        if field == "remap":  # given as the path of a file; `foreign.adapt` compares its contents
+        if field == "remap":  # given as a path; `foreign.adapt` compares the contents of the file
             return True
         own = getattr(self, field)
         if field == "attn_resolutions" and isinstance(value, tuple | list):
-            # Resolutions that never occur do not show in the weights of another program.
+            # Weights of another program do not show resolutions that never occur.
             occurring = set(self.resolutions)
             return set(value) & occurring == set(own) & occurring
         return super().agrees(field, value)
@@ -194,5 +194,5 @@ class VQGANConfig(TokenizerShape):
 
 
 def _own(field: str) -> str:
-    """Name a field that other configs have too, for a FieldError."""
+    """Name a field for a FieldError, if other configs have a field of this name too."""
     return f"VQGANConfig.{field}"

@@ -1,4 +1,4 @@
-"""The discriminator, which judges reconstructed images in training.
+"""The discriminator, which tells real images from reconstructed ones in training.
 
 Axes: B batch, C channels, H W pixels.
 """
@@ -10,19 +10,19 @@ from models.vqgan.norm import GroupNorm
 
 
 class PatchDiscriminator(nn.Module):
-    """Judges overlapping patches of an image, each by one logit: positive means real.
+    """Computes one logit for each of many overlapping patches: positive means real.
 
     This is the PatchGAN of Isola et al. 2017, with the layers of taming's NLayerDiscriminator, but
-    with GroupNorm instead of BatchNorm. So each image is judged independently of its batch:
-    gradient accumulation changes nothing, real and reconstructed images can share one pass, and
-    there are no running statistics.
+    with GroupNorm instead of BatchNorm. So the logits of an image do not depend on its batch:
+    gradient accumulation changes nothing, real and reconstructed images can share one pass, and no
+    running statistics are needed.
     """
 
     def __init__(self, image_channels: int, channels: int, num_layers: int) -> None:
         """Build the network with weights from torch's global generator.
 
         Args:
-            channels: width of the first layer; later layers have up to 8 times as much.
+            channels: width of the first layer; later layers are up to 8 times as wide.
             num_layers: number of convolutions with stride 2.
         """
         super().__init__()
@@ -45,5 +45,5 @@ class PatchDiscriminator(nn.Module):
                 nn.init.normal_(layer.weight, 0, 0.02)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Judge images: float (B, C, H, W) in [-1, 1] -> logits (B, 1, h', w'), one per patch."""
+        """Map float (B, C, H, W) in [-1, 1] to logits (B, 1, h', w'), one per patch."""
         return self.main(images)

@@ -1,9 +1,9 @@
 """Reads VQ-GANs of other programs, in the layout of taming-transformers, and applies a remap.
 
 Such files hold only weights. The config follows from the shapes of the weights; the few fields that
-do not show there come from the user. Known layouts: a bare state dict (caetas/GenerativeZoo), a
+shapes do not show come from the user. Known layouts: a bare state dict (caetas/GenerativeZoo), a
 Lightning checkpoint with the entry `state_dict`, and a whole transformer checkpoint with the VQ-GAN
-under `first_stage_model.`; all of them in any further wrappers (models/wrappers.py).
+under `first_stage_model.`; each of them in any further wrappers (models/wrappers.py).
 """
 
 import logging
@@ -36,18 +36,18 @@ SIGNS = (
 )
 MIDDLE_ATTENTION = ("encoder.mid.attn_1.", "decoder.mid.attn_1.")
 NEEDED = (*SIGNS[:3], "encoder.down.0.block.0.conv1.weight")
-# How entries begin that have no effect on tokens and images. With any other that the network does
-# not compute, a file is refused.
+# Prefixes of entries that have no effect on tokens and images. A file with any other entry that the
+# network does not use is refused.
 IGNORED = (
-    "loss.",  # networks that judge images in training
-    # What some codebooks count in training.
+    "loss.",  # networks of the losses
+    # Statistics that some codebooks keep in training.
     "quantize.embedding.cluster_size",
     "quantize.embedding.embed_avg",
     "quantize.cluster_size",
     "quantize.embed_avg",
     "quantize.codebook_used",
 )
-NOT_IN_WEIGHTS = ("dropout", "sane_index_shape")  # fields that the weights do not show
+NOT_IN_WEIGHTS = ("dropout", "sane_index_shape")  # fields that shapes do not show
 
 
 def recognizes(stored: Any) -> bool:
@@ -64,7 +64,7 @@ def read(stored: Any, path: Path, image_size: Size, given: Mapping[str, Any]) ->
         given: fields of VQGANConfig that the user set.
 
     Raises:
-        UserError: if the weights are not those of a VQ-GAN, or contradict a given field.
+        UserError: if the weights do not make a VQ-GAN, or contradict a given field.
     """
     weights = find_weights(stored, path)
     try:
@@ -79,13 +79,13 @@ def read(stored: Any, path: Path, image_size: Size, given: Mapping[str, Any]) ->
 
 
 def adapt(model: VQModel, path: Path, given: Mapping[str, Any]) -> VQModel:
-    """Check a VQ-GAN against the fields that the user set, and apply a remap if there is one.
+    """Check a VQ-GAN on the CPU against the given fields, and apply a remap if one is given.
 
     Args:
         given: fields of VQGANConfig that the user set; "remap" is the path of an .npy file.
 
     Returns:
-        The model, or another one with the remap.
+        The model, or a new one with the remap.
 
     Raises:
         UserError: if a field contradicts the VQ-GAN, or the remap cannot be read.
@@ -105,7 +105,7 @@ def adapt(model: VQModel, path: Path, given: Mapping[str, Any]) -> VQModel:
 
 
 def remapped(model: VQModel, remap: tuple[int, ...]) -> VQModel:
-    """Build the same model with fewer tokens: token i stands for code remap[i]."""
+    """Build the same model with fewer tokens: token i means code remap[i]."""
     config = replace(model.config, remap=remap)
     weights = {**model.state_dict(), "quantize.used": torch.tensor(remap)}
     return build_with_weights(lambda: VQModel(config), weights)
@@ -123,7 +123,7 @@ def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:
         raise FieldError("remap", path, error.strerror or one_line(error)) from error
     except Exception as error:
         # numpy parses the header as Python, so damage can raise any exception.
-        raise FieldError("remap", path, "is no whole .npy file of numbers") from error
+        raise FieldError("remap", path, "is not a complete .npy file of numbers") from error
     if not isinstance(codes, np.ndarray) or codes.ndim != 1 or codes.dtype.kind not in "iu":
         raise FieldError("remap", path, "must hold one array of whole numbers, the used codes")
     remap = tuple(codes.tolist())
@@ -135,9 +135,9 @@ def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:
 
 
 def find_weights(stored: Any, path: Path) -> dict[str, Tensor]:
-    """Pick a VQModel's weights from what a file holds, in float32 by taming's names.
+    """Pick a VQModel's weights from the contents of a file, in float32 under taming's names.
 
-    What has no effect is left out.
+    Entries without effect are left out.
 
     Raises:
         UserError: if the file holds none, or another kind of VQ-GAN.
@@ -151,14 +151,14 @@ def find_weights(stored: Any, path: Path) -> dict[str, Tensor]:
     _refuse_other_kinds(weights, path)
     images, colorize = weights["encoder.conv_in.weight"], weights.get("colorize")
     if colorize is not None and colorize.shape[1:2] != images.shape[1:2]:
-        # taming makes the buffer with any number of labels, and uses it for images of labels only.
-        log.info("%s: its colors for labels are left out, as its images have none", path)
+        # taming creates the buffer with any number of labels, but uses it only for label images.
+        log.info("%s: ignoring its colors of labels, because its images are not labels", path)
         del weights["colorize"]
     return weights
 
 
 def _refuse_other_kinds(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse VQ-GANs that this program does not have, by what their weights show."""
+    """Refuse kinds of VQ-GANs that this program does not have, by their weights."""
     needed = "a VQ-GAN whose tokens are nearest codes is needed"
     if "quantize.embed.weight" in weights:
         raise UserError(
@@ -192,13 +192,13 @@ def infer_config(weights: Mapping[str, Tensor], image_size: Size) -> dict[str, A
         weights: what `find_weights` returned.
 
     Returns:
-        All fields except those in NOT_IN_WEIGHTS. They are not validated: weights with impossible
-        shapes give impossible fields.
+        All fields except those in NOT_IN_WEIGHTS. They are not validated: impossible shapes give
+        impossible fields.
 
     Raises:
-        ValueError: if a weight is missing, or has another number of axes.
+        ValueError: if a weight is missing, or has the wrong number of axes.
     """
-    # Shapes, and how many modules of a kind there are.
+    # Shapes, and numbers of modules.
     channels, image_channels = shape_of(weights, "encoder.conv_in.weight", 4)[:2]
     levels = _count(weights, "encoder.down.")
     blocks = _count(weights, "encoder.down.0.block.")

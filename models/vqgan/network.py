@@ -19,7 +19,7 @@ from models.vqgan.quantizer import VectorQuantizer
 
 
 def _norm(channels: int) -> GroupNorm:
-    """Make the normalization that is used everywhere."""
+    """Make the normalization layer of all blocks."""
     return GroupNorm(GROUPS, channels, eps=1e-6)
 
 
@@ -127,7 +127,7 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """The blocks at the resolution of the tokens, with attention between them or without."""
+    """The two blocks at the resolution of the tokens, with or without attention in between."""
 
     def __init__(self, channels: int, dropout: float, with_attention: bool) -> None:
         super().__init__()
@@ -246,13 +246,13 @@ class VQModel(TokenizerNetwork):
         return self.quantize.tokens(self.latents(images).float().permute(0, 2, 3, 1))
 
     def compile_networks(self, dynamic: bool) -> None:
-        """Run encoder and decoder through torch.compile; `dynamic` is passed on.
+        """Run encoder and decoder through torch.compile with `dynamic`.
 
         The decoder's last layer is left out: training needs the gradient of that layer alone
         (`adaptive_weight`), and a compiled graph can only be differentiated as a whole.
         """
-        # By default a compiled graph can be differentiated once. With gradient accumulation it is
-        # differentiated twice.
+        # By default a compiled graph can be differentiated only once; gradient accumulation needs
+        # two passes.
         torch._functorch.config.donated_buffer = False
         self.encoder.compile(dynamic=dynamic)
         features = torch.compile(self.decoder.features, dynamic=dynamic)
@@ -267,7 +267,7 @@ class VQModel(TokenizerNetwork):
         return self.decode(self.quantize.lookup(tokens).permute(0, 3, 1, 2))
 
     def to_rgb(self, images: Tensor) -> Tensor:
-        """Turn images (B, C, H, W) into the ones that people look at.
+        """Turn images (B, C, H, W) into displayable ones.
 
         Images whose channels are labels are projected to RGB, and the values of the batch are
         stretched to [-1, 1], as taming does. Other images are returned unchanged.

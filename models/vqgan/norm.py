@@ -5,12 +5,12 @@ from torch import Tensor, nn
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's GroupNorm; on the CPU the mean of each group is taken off first.
+    """torch's GroupNorm; on the CPU the mean of each group is subtracted first.
 
     For tensors in channels_last torch computes the variance on the CPU as E[x^2] - E[x]^2 in
-    float32. Where the mean is large against the deviation, as in flat parts of an image, no digit
-    of the difference is right: with mean 1 and deviation 0.01 the result is off by 0.03. The
-    normalized values do not depend on the mean, so nothing else changes.
+    float32. If the mean is large compared with the deviation, as in flat parts of an image, no
+    digit of the difference is right: with mean 1 and deviation 0.01 the result is off by 0.03.
+    Normalized values do not depend on the mean, so nothing else changes.
     """
 
     def forward(self, x: Tensor) -> Tensor:

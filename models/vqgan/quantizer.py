@@ -14,8 +14,8 @@ from models.vqgan.config import VQGANConfig
 
 # Weight of the commitment loss, which pulls encoder outputs to their codes, as published. taming's
 # default ("legacy") puts it on the codebook loss instead, where it has little effect: the codes
-# have no other gradient, and Adam divides a constant factor out. The commitment loss then has
-# weight 1 and pulls the encoder four times as hard. Loading a checkpoint does not depend on this.
+# have no other gradient, and Adam cancels a constant factor. The commitment loss then has weight 1
+# and pulls the encoder four times as hard. Loading a checkpoint does not depend on this.
 COMMITMENT = 0.25
 
 
@@ -68,12 +68,12 @@ def codebook_loss(codes: Tensor, vectors: Tensor) -> Tensor:
 class VectorQuantizer(nn.Module):
     """Replaces vectors by their nearest codes.
 
-    With `config.remap` tokens count the used codes only, and vectors are compared with these only.
+    With `config.remap` tokens count only the used codes, and vectors are compared only with these.
     (taming draws a random used code if the nearest code is unused. Its tokens then differ from call
     to call.)
 
     Attributes:
-        embedding: all codes, also the unused ones, (n_embed, D).
+        embedding: all codes, including unused ones, (n_embed, D).
         used: int64 (K,), rows of the codes in use; None if all are in use.
     """
 
@@ -90,7 +90,7 @@ class VectorQuantizer(nn.Module):
 
     @property
     def codes(self) -> Tensor:
-        """The codes that tokens stand for, (K, D)."""
+        """The codes of the tokens, (K, D)."""
         weight = self.embedding.weight
         return weight if self.used is None else weight[self.used]
 

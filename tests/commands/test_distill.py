@@ -150,7 +150,7 @@ def test_mistakes_are_refused_in_one_line(run, teacher, student, capsys, tmp_pat
     # Another teacher, or another number of steps.
     resumed = f"{again} --run_name mnist_1_step --resume"
     error = refusal(run, resumed.replace("--distill 1", "--distill 2"), capsys)
-    assert "were 1, now they are 2: give the run's own number of steps" in error
+    assert "changed from 1 to 2: give the run's own number of steps" in error
     contents = contents_of(read_torch_file(teacher), teacher, "maskgit")
     changed = {name: value + 1 for name, value in contents["ema"].items()}
     other = tmp_path / "other.pt"
@@ -218,7 +218,7 @@ def test_curves_of_a_student_are_drawn_in_the_same_command(run, teacher, tmp_pat
 
 def test_random_tokens_to_start_with_are_refused_beside_a_students_own(run, student, capsys):
     error = refusal(run, f"--sample --checkpoint {student} --mask-value -1", capsys)
-    assert "--mask-value also says" in error
+    assert "--mask-value also sets the start" in error
     run(f"--sample --checkpoint {student} --mask-value -1 --start_share 0")
 
 

@@ -223,11 +223,11 @@ def test_a_sweep_measures_every_setting_once(evaluate, trained, tmp_path, capsys
     assert "sweep.csv was measured with another seed (1, now 7)" in capsys.readouterr().err
     assert table_of(tmp_path) == extended
 
-    # A damaged row is measured anew.
+    # A damaged row is measured again.
     table = tmp_path / "mnist" / "sweep" / "sweep.csv"
     table.write_text(table.read_text()[:-40])
     told = evaluate(f"--sweep r_temp=0 {command} --step 4 --cfg_w 1")
-    assert f"{table}: 1 damaged row(s) are left out, to be measured anew" in told
+    assert f"{table}: 1 damaged row(s) are ignored and measured again" in told
     anew = table_of(tmp_path)
     assert anew[:2] == rows
     assert anew[2]["fid"] == extended[2]["fid"]
@@ -276,7 +276,7 @@ def test_a_grid_is_every_combination():
         (["--sweep", "cfg_interval=[0.8,0.4]"], "--cfg_interval 0.8 0.4: must be two shares from"),
         (["--sweep", "step=2,,4"], "--sweep 'step=2,,4': needs option=value,value"),
         (["--evaluate", "--feature_net", "no.pt"], "--feature_net no.pt: there is no such file"),
-        (["--evaluate", "--feature_net", __file__], "is no TorchScript file"),
+        (["--evaluate", "--feature_net", __file__], "is not a TorchScript file"),
         (["--evaluate", "tokenizer", "--images", "x"], "reconstructs real images; leave --images"),
         (["--evaluate", "--images", "nowhere"], "--images nowhere: there is no such"),
         (["--evaluate", "--size", "48"], "--size 48 contradicts"),
@@ -382,7 +382,7 @@ def test_damaged_kept_features_are_noticed(evaluate, data_dir, tmp_path, capsys)
         evaluate(command)
     error = capsys.readouterr().err
     assert str(kept) in error
-    assert "delete the file and it is made anew" in error
+    assert "delete the file to extract the features again" in error
 
 
 @pytest.mark.parametrize(
@@ -402,7 +402,7 @@ def test_kept_features_that_cannot_be_are_noticed(evaluate, tmp_path, capsys, ch
         evaluate(command)
     error = capsys.readouterr().err
     assert str(kept) in error
-    assert "delete the file and it is made anew" in error
+    assert "delete the file to extract the features again" in error
     assert error.count("\n") == 1
 
 

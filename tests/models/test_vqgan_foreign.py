@@ -382,7 +382,7 @@ def test_remap_shrinks_the_alphabet(own: bool, tmp_path: Path) -> None:
         (np.array([], dtype=int), "empty"),
         (np.array([0.5]), "whole numbers"),
         (np.array([[1, 2]]), "whole numbers"),
-        (np.array([Harmful()]), "is no whole .npy file"),
+        (np.array([Harmful()]), "is not a complete .npy file"),
         (None, "No such file"),
     ],
 )

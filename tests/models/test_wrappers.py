@@ -66,7 +66,7 @@ def test_whole_weights_before_parts_and_averaged_ones_before_others(
     both = {"model": WEIGHTS, "ema": averaged, "state_dict": part}
     with caplog.at_level("INFO"):
         assert unwrapped(both, NAMES, path).weights == averaged
-    said = "a.pt holds 3 sets of weights: the averaged ones in `ema` are taken"
+    said = "a.pt holds 3 sets of weights: using the averaged ones in `ema`"
     assert caplog.messages == [said]
     assert unwrapped({**both, "ema": part}, NAMES).weights == WEIGHTS
     assert unwrapped({**WEIGHTS, **wrap(averaged, "ema.")}, NAMES).weights == averaged

@@ -115,7 +115,7 @@ def test_a_large_range_of_positive_numbers_is_logarithmic(tmp_path, monkeypatch)
 
 
 def test_rows_without_a_number_that_is_known_are_refused(tmp_path):
-    with pytest.raises(UserError, match="a: no numbers of a training to draw"):
+    with pytest.raises(UserError, match="a: no training metrics to draw"):
         draw_curves(tmp_path / "curves.png", "maskgit", {"a": [{"step": 1, "other": 1.0}]})
 
 

@@ -131,7 +131,7 @@ def test_more_epochs_continue_a_run_and_are_told(run, caplog):
     caplog.set_level(logging.INFO)
     train(run)
     assert train(run).steps == 4
-    assert "vqgan is trained already, for 2 epochs" in caplog.messages
+    assert "vqgan has already been trained for 2 epochs" in caplog.messages
     assert train(run, epochs=4).steps == 8
     assert "vqgan continues after step 4" in caplog.messages
     assert any(line.startswith("4 epochs instead of 2: the lear") for line in caplog.messages)
@@ -146,7 +146,7 @@ def test_a_short_warm_up_names_the_setting(run, caplog):
 
 def test_other_data_make_another_run(run):
     train(run)
-    with pytest.raises(UserError, match=r"the images of the run in .* were 5, now they are 6: .*"):
+    with pytest.raises(UserError, match=r"the images of the run in .* changed from 5 to 6: .*"):
         train(run, epochs=3, made_from={"images": 6})
 
 
@@ -161,7 +161,7 @@ def test_a_job_that_found_the_folder_empty_does_not_go_on_with_another_ones_run(
     waiting = looked_at(run, epochs=4)
     train(run)  # another job, while the first one waits
     before = state_of(run)
-    with pytest.raises(UserError, match=r"holds a vqgan run of another job, .*`resume` continues"):
+    with pytest.raises(UserError, match=r"has trained a vqgan run in .*`resume` continues"):
         train(run, epochs=4, record=waiting)
     assert state_of(run) == before
 
@@ -211,12 +211,12 @@ IMAGES = {
 @pytest.mark.parametrize(
     ("name", "now", "told"),
     [
-        ("images", 4, "the images of the run in .* were 3, now they are 4:"),
+        ("images", 4, "the images of the run in .* changed from 3 to 4:"),
         ("class_names", ["zebra", "dog"], "class 0 was cat, is zebra:"),
-        ("class_names", ["cat"], "the classes of the run in .* were others: cat dog, now cat:"),
-        ("labels", "0", "the labels of the images of the run in .* were others:"),
-        ("source", "0", "the images of the run in .* were others:"),
-        ("tokenizer", "0", "the tokenizer of the run in .* were 3c, now they are 0:"),
+        ("class_names", ["cat"], "the classes of the run in .* changed: cat dog, now cat:"),
+        ("labels", "0", "the labels of the images of the run in .* changed:"),
+        ("source", "0", "the images of the run in .* changed:"),
+        ("tokenizer", "0", "the tokenizer of the run in .* changed from 3c to 0:"),
     ],
 )
 def test_what_differs_from_the_run_is_named(run, name, now, told):
