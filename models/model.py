@@ -26,7 +26,7 @@ from models.sampling import SamplingConfig
 from models.series import BLOCK_SIZE, DecodedStep, ImageSeries
 from models.tokenizer import Tokenizer
 from utils.checkpoint import weights_digest
-from utils.device import autocast, in_usual_torch
+from utils.device import in_usual_torch
 from utils.pictures import to_uint8
 from utils.plain import to_plain
 from utils.weights import with_linear_weights_in
@@ -305,9 +305,7 @@ class Model:
 
     def _pixels(self, tokens: Tensor) -> np.ndarray:
         """Decode tokens int64 (B, L) or (B, h, w) to images uint8 (B, H, W, C)."""
-        with autocast(self.tokenizer.device, self.precision):
-            images = self.tokenizer.decode(tokens)
-        return to_uint8(images)
+        return to_uint8(self.tokenizer.decode(tokens, self.precision))
 
     def _step(self, *of_positions: Tensor) -> DecodedStep:
         """Arrange tokens, hidden and confidence, all (B, L), on the grid."""

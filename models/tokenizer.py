@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.interfaces import TokenizerNetwork
 from utils.checkpoint import weights_digest
-from utils.device import in_usual_torch, send
+from utils.device import autocast, in_usual_torch, send
 from utils.pictures import from_uint8
 from utils.plain import to_plain
 from utils.size import Size
@@ -83,17 +83,19 @@ class Tokenizer:
 
     @in_usual_torch
     @torch.no_grad()
-    def decode(self, tokens: Tensor) -> Tensor:
+    def decode(self, tokens: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
         """Turn tokens into images.
 
         Args:
             tokens: int64 (B, h, w) or (B, L), in [0, K), on any device.
+            precision: dtype of matrix products.
 
         Returns:
             float32 (B, C, H, W) in [-1, 1], on the tokenizer's device.
         """
         tokens = tokens.to(self.device).reshape(-1, *self.grid)
-        parts = [self.network.decode_tokens(part) for part in self._parts(tokens)]
+        with autocast(self.device, precision):
+            parts = [self.network.decode_tokens(part) for part in self._parts(tokens)]
         return torch.cat(parts).float().clamp(-1, 1)
 
     @in_usual_torch

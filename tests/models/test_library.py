@@ -19,7 +19,9 @@ from models.tokenizer import Tokenizer
 from models.vqgan.network import VQModel
 from training.transformer import transformer_contents
 from utils.checkpoint import save_checkpoint
+from utils.device import autocast
 from utils.errors import FieldError, UserError
+from utils.pictures import to_uint8
 
 SHAPE = {"embed_dim": 8, "hidden_dim": 16, "depth": 1, "heads": 2, "mlp_dim": 16}
 FEW = {"num_steps": 2}
@@ -294,3 +296,12 @@ def test_a_caller_between_two_steps_has_its_own_settings(model):
     with default_dtype():
         for _ in model.decode_steps([1], **FEW):
             assert torch.get_default_dtype() == torch.float64
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_images_are_decoded_in_the_precision_of_the_model(path, precision):
+    model = load_model(path, device="cpu", precision=precision)
+    *_, last = model.decode_steps([0, 1], seed=3)
+    with torch.no_grad(), autocast(torch.device("cpu"), model.precision):
+        wanted = model.tokenizer.network.decode_tokens(torch.from_numpy(last.tokens))
+    assert np.array_equal(model.image_of(last), to_uint8(wanted.float().clamp(-1, 1)))
