@@ -38,7 +38,7 @@ def copy_of_the_source(folder: Path) -> Path:
     left_out = shutil.ignore_patterns("*.pt", "__pycache__")
     for name in ("maskgit", *FOLDERS):
         shutil.copytree(ROOT / name, folder / name, ignore=left_out)
-    for name in ("pyproject.toml", "requirements.txt"):
+    for name in ("setup.py", "pyproject.toml", "requirements.txt"):
         shutil.copy(ROOT / name, folder)
     return folder
 
