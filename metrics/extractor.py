@@ -195,7 +195,6 @@ def _cached_download(url: str, wanted: str) -> Path:
     """Find the Inception weights in torch's cache, or download them to it.
 
     Args:
-        url: their address.
         wanted: description of the file for error messages.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE

@@ -58,10 +58,8 @@ def best_values(rows: Sequence[Row], y: str, x: str, score: str) -> np.ndarray:
     """Choose the best score for each pair of values of two options.
 
     Args:
-        rows: as in `heat_maps`.
         y: name of the option along the first axis, in the order of `values_of`.
         x: the same along the second axis.
-        score: name of the score.
 
     Returns:
         float64 (number of y's values, number of x's values); NaN where nothing was measured.

@@ -63,7 +63,6 @@ class Judge:
         """Load the reference's features from the cache, or extract them.
 
         Args:
-            reference: describes the real images.
             blocks: the real images; read only if their features are not cached.
 
         Raises:

@@ -34,7 +34,6 @@ class SweepTable:
     """The rows of a sweep; the table is written again after each new row.
 
     Attributes:
-        sheet: file of the contact sheet.
         rows: texts by the names of the columns, without the checksum.
     """
 
@@ -215,7 +214,6 @@ def strip_file(folder: Path, setting: Mapping[str, Any]) -> Path:
     """Name the file with a setting's strip of images.
 
     Args:
-        folder: the folder of the table.
         setting: the values of all sampling settings by name.
     """
     key = "\n".join(f"{name}={table_text(value)}" for name, value in setting.items())

@@ -16,7 +16,7 @@ def check_cells(grid: tuple[int, ...], what: str) -> None:
     """Check that each token describes one cell of the image.
 
     Args:
-        what: what needs such tokens, for the message.
+        what: the start of the message: what needs such tokens.
 
     Raises:
         UserError: if the tokens describe the whole image.

@@ -43,7 +43,6 @@ class Plan:
         temperatures: float64 (T,), weight of the Gumbel noise on the confidence.
         guidance: float64 (T,), weight w of classifier-free guidance.
         logit_scale: factor on the logits before the softmax.
-        sampler: a key of SAMPLERS.
     """
 
     counts: np.ndarray
@@ -201,7 +200,6 @@ def decoding_steps(
 
     Args:
         logits_fn: predicts the tokens at a step; guidance is already in its logits.
-        plan: the plan of this block.
         noise: the noise of this block, for at least plan.num_steps steps.
         tokens: int64 (B, L), what the predictor sees before the first step.
         hidden: bool (B, L), True where a token is to be filled in.
@@ -312,7 +310,6 @@ def _cells_of_radical_inverse(numbers: np.ndarray, base: int, side: int) -> np.n
 
     Args:
         numbers: int64 (N,).
-        base: base of the digits.
         side: the number of cells.
 
     Returns:

@@ -330,7 +330,7 @@ def _family_of_file(families: tuple[AnyFamily, ...], stored: Any, path: Path) ->
     """Find the family that recognizes a file of another program.
 
     Raises:
-        UserError: if there is none; names the known layouts.
+        UserError: if no family does; it names the known layouts.
     """
     for family in families:
         with opening(path):

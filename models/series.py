@@ -18,7 +18,6 @@ class ImageSeries:
 
     Attributes:
         seed: together with the index of an image it decides the image's noise.
-        block_size: images computed at once.
     """
 
     seed: int = 0
@@ -43,8 +42,8 @@ class DecodedStep:
         tokens: int64 (B, h, w); those at hidden positions mean nothing yet.
         hidden: bool (B, h, w), True where a token is still hidden.
         confidence: float32 (B, h, w) in [0, 1]. For a revealed token, its probability at the step
-            that revealed it; for a hidden one, the probability of the token that the last step
-            proposed, 0 before the first step; for a token that the user gave, 1.
+            that revealed it. For a hidden one, the probability of the token that the last step
+            proposed; 0 before the first step. For a token that the user gave, 1.
     """
 
     tokens: np.ndarray

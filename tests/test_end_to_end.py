@@ -72,7 +72,7 @@ def test_train_stop_resume_sample(real_subset, tmp_path):
         process.send_signal(signal.SIGTERM)
         told, _ = process.communicate(timeout=300)
     assert process.returncode == 143
-    assert "go on with --resume" in told
+    assert "continue with --resume" in told
     finished(f"{train} --resume", stopped)
 
     # Stopped and resumed, the run is the one that was never stopped, bit for bit.

@@ -278,9 +278,6 @@ class DistillationStage:
     def _update(self, step: int, rate: float, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Clip the gradients, update both models and the average; all or nothing.
 
-        Args:
-            rate: learning rate of the student.
-
         Returns:
             What `train_step` returns.
         """

@@ -41,8 +41,6 @@ class Stage(Protocol):
     Attributes:
         name: one of `training.runs.STAGES`, part of its file names.
         kind: the kind of its checkpoint, "vqgan" or "maskgit".
-        steps_per_epoch: optimizer steps of one epoch.
-        learning_rate: the learning rate of each step.
         previews_are_generated: whether previews show only generated images. They may then leave the
             machine.
     """
@@ -217,7 +215,8 @@ class _Loop:
             if self.processes.is_main:
                 self._save_state()
             raise UserError(
-                f"{error} (the state after step {self.position.step} is saved; go on with `resume`)"
+                f"{error} (the state after step {self.position.step} is saved; continue with "
+                "`resume`)"
             ) from error
 
     def _log_numbers(self, bar: tqdm) -> None:
@@ -290,8 +289,8 @@ class _Loop:
             self.last_save = time.monotonic()
         if signal_number:
             log.info(
-                "stopped by a signal after step %d of %d; the state is saved in %s (go on with "
-                "`resume`)",
+                "stopped by a signal after step %d of %d; the state is saved in %s (continue "
+                "with `resume`)",
                 self.position.step,
                 self.total,
                 self.run.path,

@@ -130,7 +130,6 @@ def orthogonalize(matrices: Tensor, precision: torch.dtype = torch.float32) -> T
 
     Args:
         matrices: (n, r, c), r <= c; 0 stays 0.
-        precision: dtype of the computation.
 
     Returns:
         (n, r, c), in the dtype of the matrices.

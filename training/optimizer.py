@@ -75,7 +75,6 @@ def step_unless(skip: Tensor, optimizer: torch.optim.Optimizer, learning_rate: f
     Args:
         skip: float32 scalar on the device, 1 or 0.
         optimizer: an AdamW with `fused=True`, or a Muon.
-        learning_rate: of this step, for every group.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

@@ -77,7 +77,7 @@ def run_stage(
     use_wandb: bool,
     processes: Processes = ALONE,
 ) -> None:
-    """Train a stage in the run's folder, from its last state if there is one.
+    """Train a stage in the run's folder, from its last saved state if it has one.
 
     Args:
         stage: the stage before its first step.
@@ -190,7 +190,7 @@ def _check_unchanged(stage: str, run: RunFolder, record: RunRecord) -> None:
 
 
 def _start(stage: Stage, run: RunFolder, record: RunRecord) -> Position:
-    """Load the state that the run continues from, if there is one; return its position."""
+    """Load the state that the run continues from, if any; return its position."""
     stored = record.continues
     if stored is None:
         return Position()
@@ -222,7 +222,7 @@ def read_config(run: RunFolder) -> dict[str, dict[str, Any]]:
     """Read config.json: the settings of the stages, by the name of the stage.
 
     Raises:
-        UserError: if the file is damaged, or was changed by hand.
+        UserError: if the file is damaged or was edited.
     """
     stored = read_record(run.config, STAGES)
     for stage, settings in stored.items():

@@ -96,7 +96,7 @@ class MetricsFile(Tracker):
         except OSError as error:
             raise UserError(
                 f"cannot write {self.path}: {error.strerror or error}; the last saved state is "
-                "intact (go on with `resume`)"
+                "intact (continue with `resume`)"
             ) from error
 
 

@@ -38,7 +38,6 @@ class VQGANStage:
         model: the network with the raw weights.
         averaged: their moving average, for validation, previews and checkpoints.
         objective: the losses on images, with the discriminator.
-        codebook: keeps the codes in use.
         optimizer: AdamW of the autoencoder.
         discriminator_optimizer: AdamW of the discriminator; None without one.
         learning_rate: the learning rate of each step, for both optimizers.

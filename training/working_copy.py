@@ -23,13 +23,9 @@ class WorkingCopy:
     """
 
     def __init__(self, original: nn.Module, dtype: torch.dtype, processes: Processes) -> None:
-        """Copy a network, whose parameter tensors must never be replaced.
-
-        Args:
-            dtype: dtype of the matrix products.
-        """
-        apart = dtype != torch.float32 and processes.size == 1
-        self.network = with_linear_weights_in(dtype, original) if apart else original
+        """Copy a network, whose parameter tensors must never be replaced."""
+        needs_copy = dtype != torch.float32 and processes.size == 1
+        self.network = with_linear_weights_in(dtype, original) if needs_copy else original
         pairs = zip(original.parameters(), self.network.parameters(), strict=True)
         copied = [(theirs, mine) for theirs, mine in pairs if theirs is not mine]
         self._originals: list[Tensor] = [theirs for theirs, _ in copied]

@@ -63,7 +63,7 @@ def read(
         given: fields of TransformerConfig that the user set.
 
     Raises:
-        UserError: if the weights do not make a transformer, or there are others beside them.
+        UserError: if the weights do not make a transformer, or the file has other entries.
     """
     foreign = find_weights(stored, path)
     codes, used = tokenizer.all_codes, tokenizer.codebook_size

@@ -273,7 +273,7 @@ class LosingStage(CountingStage):
 
 
 def test_images_that_cannot_be_read_end_the_run_with_its_state_saved(run):
-    told = r"was killed \(the state after step 5 is saved; go on with `resume`\)"
+    told = r"was killed \(the state after step 5 is saved; continue with `resume`\)"
     with pytest.raises(UserError, match=told):
         train(LosingStage(), run, every=99)
     resumed = CountingStage()
