@@ -1,8 +1,8 @@
 """The server's socket and thread, and which connections it keeps. Needs uvicorn.
 
-Whoever reaches the port can open connections and say nothing. So a connection that waits for a
-request is closed after some seconds, and the one that waits for longest makes room when there are
-too many. A request that is being answered is never cut off.
+Whoever reaches the port can open connections and send nothing, or read nothing. So a connection
+that owes the server a request, or does not read its answer, is closed after some seconds. When
+there are too many connections, the one that has owed for longest makes room.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from utils.errors import UserError
 
 CLOSING_SECONDS = 1.0
 HEADER_SECONDS = 10.0  # for a request to come in, up to its body
+READ_SECONDS = 60.0  # for what was sent to be read
 MOST_HEADER = 32 << 10  # bytes
 MOST_CONNECTIONS = 512
 WAITING_CONNECTIONS = 128  # of which the system alone knows
@@ -29,16 +30,16 @@ SENT_AHEAD = 64 << 10  # bytes that the system keeps for a reader who is slow
 class Connection(H11Protocol):
     """A connection of a browser."""
 
-    waiting: ClassVar[dict["Connection", None]] = {}  # those without a request, the oldest first
-    until: asyncio.TimerHandle | None = None  # how long this one waits
+    owing: ClassVar[dict["Connection", None]] = {}  # those that the server waits for, in order
+    until: asyncio.TimerHandle | None = None  # how long it waits for this one
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a request, in the place of another connection if there are too many."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(0)  # a slow reader is noticed at once
-        self._wait()
+        self._wait_if_it_owes()
         if len(self.connections) > _most_connections():
-            next(iter(self.waiting)).leave()
+            next(iter(self.owing)).leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -48,14 +49,22 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Stop waiting once a request is there, up to its body."""
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._stop_waiting()
+        self._wait_if_it_owes()
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""
         super().on_response_complete()
-        if self.cycle.response_complete and self in self.connections:
-            self._wait()
+        self._wait_if_it_owes()
+
+    def pause_writing(self) -> None:
+        """Wait for the reader."""
+        super().pause_writing()
+        self._wait_if_it_owes()
+
+    def resume_writing(self) -> None:
+        """Stop waiting: everything has been read."""
+        super().resume_writing()
+        self._wait_if_it_owes()
 
     def leave(self) -> None:
         """Close the connection at once."""
@@ -63,12 +72,17 @@ class Connection(H11Protocol):
         self.connections.discard(self)
         self.transport.abort()
 
-    def _wait(self) -> None:
-        self.waiting[self] = None
-        self.until = self.loop.call_later(HEADER_SECONDS, self.leave)
+    def _wait_if_it_owes(self) -> None:
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if self not in self.connections or not (is_idle or self.flow.write_paused):
+            self._stop_waiting()
+        elif self not in self.owing:
+            self.owing[self] = None
+            seconds = READ_SECONDS if self.flow.write_paused else HEADER_SECONDS
+            self.until = self.loop.call_later(seconds, self.leave)
 
     def _stop_waiting(self) -> None:
-        self.waiting.pop(self, None)
+        self.owing.pop(self, None)
         if self.until is not None:
             self.until.cancel()
 

@@ -1,9 +1,9 @@
 """One thread owns the networks: it does the work of all tabs, a step of some of them in turn.
 
-Work is an iterator of events. `Worker.run` takes the next event of a few Jobs, round and round, so
-that no tab waits for another one to finish. A newer Job of a tab ends the older one at its next
-step. A Job whose reader lags behind lets others go first; it pauses, and ends when nobody reads for
-long.
+Work is an iterator of events. `Worker.run` takes the next event of one Job after another. The
+newest few Jobs share the time equally, so a new request soon shows something, however many wait. A
+Job pauses while its reader is behind, and then it is not one of those few. A newer Job of a tab
+ends the older one at its next step.
 """
 
 import logging
@@ -22,15 +22,10 @@ Event = dict[str, Any]
 """What the browser gets: a name under "event", and plain data."""
 
 MOST_JOBS = 64
-MOST_UNREAD = 4  # events that wait for their reader before a Job pauses
-LAGGING = 2  # so many of them let other Jobs go first
-MOST_AT_ONCE = 4  # Jobs that take turns
-STALE_SECONDS = 1.0  # after which a Job that is not read makes room for another one
-FIRST_SECONDS = 1.0  # of work, that a newer Job does before an older one
-EQUAL_SECONDS = 0.05  # of work, by which Jobs that take turns may differ
-PATIENCE_SECONDS = 60.0  # how long a Job waits for its reader
+MOST_UNREAD = 2  # events that wait for their reader before a Job pauses
+MOST_AT_ONCE = 4  # Jobs that share the time
 IDLE_SECONDS = 1.0
-CLOSED = RequestError("the server ends", 503)
+CLOSED = RequestError("the server is ending", 503)
 
 
 class Job:
@@ -38,7 +33,7 @@ class Job:
 
     Attributes:
         tab: the tab; it has one Job at a time.
-        seconds: of work that it took so far.
+        served: seconds of work, counted from those of the Jobs that it joined.
     """
 
     def __init__(
@@ -52,51 +47,34 @@ class Job:
             send: takes each event, and None after the last one; called by that thread.
         """
         self.tab = tab
-        self.seconds = 0.0
+        self.served = 0.0
         self._begin, self._send = begin, send
         self._events: Iterator[Event] | None = None
-        self._unread = 0
-        self._heard = time.monotonic()
+        self._num_sent = 0  # changed by the thread that owns the networks alone
+        self._num_read = 0  # changed by the reader's thread alone
         self._ended: str | None = None
-        self._lock = threading.Lock()
 
     def was_read(self) -> None:
         """Note that the reader has taken an event."""
-        with self._lock:
-            self._unread -= 1
-            self._heard = time.monotonic()
+        self._num_read += 1
 
     def end(self, reason: str = "") -> None:
-        """Ask the Job to end at its next step, and to tell the reason if there is one."""
+        """Ask the Job to end at its next step, and to give the reason if there is one."""
         self._ended = self._ended or reason or "left"
-
-    def can_go_on(self) -> bool:
-        """Whether the reader keeps up; a Job that has been asked to end goes on, to its end."""
-        with self._lock:
-            waits = self._unread >= MOST_UNREAD
-            if waits and time.monotonic() - self._heard > PATIENCE_SECONDS:
-                self._ended = self._ended or "nobody reads it"
-            return not waits or self._ended is not None
 
     def is_ending(self) -> bool:
         """Whether the Job has been asked to end."""
         return self._ended is not None
 
-    def lags(self) -> bool:
-        """Whether other Jobs should go first, because the reader is slow."""
-        with self._lock:
-            return self._unread >= LAGGING
-
-    def unheard(self) -> float:
-        """Return for how many seconds the reader has not taken an event that is there for it."""
-        with self._lock:
-            return time.monotonic() - self._heard if self._unread else 0.0
+    def is_paused(self) -> bool:
+        """Whether the reader is too far behind."""
+        return self._num_sent - self._num_read >= MOST_UNREAD
 
     def step(self) -> bool:
         """Send the next event; returns whether there may be more."""
         began = time.monotonic()
         is_going_on = self._step()
-        self.seconds += time.monotonic() - began
+        self.served += time.monotonic() - began
         return is_going_on
 
     def _step(self) -> bool:
@@ -107,8 +85,7 @@ class Job:
             self._events = self._events or self._begin()
             event = next(self._events, None)
         except Exception as error:  # one request must not end the server
-            event = {"event": "failed", "message": message_of(error)}
-            self._put(event)
+            self._put({"event": "failed", "message": message_of(error)})
             return self._close()
         if event is None:
             return self._close()
@@ -116,8 +93,7 @@ class Job:
         return True
 
     def _put(self, event: Event) -> None:
-        with self._lock:
-            self._unread += 1
+        self._num_sent += 1
         self._send(event)
 
     def _close(self) -> bool:
@@ -131,18 +107,19 @@ class Worker:
     """The thread that owns the networks."""
 
     def __init__(self) -> None:
-        self._jobs: list[Job] = []
+        self._jobs: list[Job] = []  # the oldest first
         self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._served = 0.0  # `Job.served` of the Job that was chosen last; it never falls
         self._is_closed = False
         self._changed = threading.Condition()
 
     def submit(self, job: Job) -> None:
         """Begin a Job, and end the earlier one of its tab.
 
-        If there are too many Jobs, the one whose reader has taken nothing for longest ends.
+        If there are too many Jobs, the oldest one ends, or the oldest paused one if there is one.
 
         Raises:
-            RequestError: if there are too many Jobs, and all of them are read.
+            RequestError: if the thread has ended.
         """
         with self._changed:
             self._refuse_if_closed()
@@ -151,10 +128,8 @@ class Worker:
                     other.end("a newer request of the same tab")
             others = [other for other in self._jobs if not other.is_ending()]
             if len(others) >= MOST_JOBS:
-                unheard = max(others, key=Job.unheard)
-                if unheard.unheard() < STALE_SECONDS:
-                    raise RequestError(f"the server is busy with {MOST_JOBS} requests", 503)
-                unheard.end("nobody reads it")
+                oldest = max(others, key=Job.is_paused)  # the first of equal ones
+                oldest.end("the server is busy with newer requests")
             self._jobs.append(job)
             self._changed.notify()
 
@@ -180,17 +155,14 @@ class Worker:
         """Do the work of all Jobs until `is_over`."""
         while not is_over():
             with self._changed:
-                ready = self._turn()
-                if not ready and not self._calls:
+                job = self._next_job()
+                if job is None and not self._calls:
                     self._changed.wait(IDLE_SECONDS)
                     continue
-            finished = []
-            for job in ready:
-                self._answer_calls()  # they are short, and a Job's step may be long
-                finished += [] if job.step() else [job]
-            self._answer_calls()
-            with self._changed:
-                self._jobs = [job for job in self._jobs if job not in finished]
+            self._answer_calls()  # they are short, and a Job's step may be long
+            if job is not None and not job.step():
+                with self._changed:
+                    self._jobs.remove(job)
 
     def close(self) -> None:
         """End all Jobs and calls, so that those who wait for them hear of it, and refuse others."""
@@ -211,19 +183,21 @@ class Worker:
                 function, future = self._calls.pop(0)
             _answer(function, future)
 
-    def _turn(self) -> list[Job]:
-        """Choose the Jobs that take a step, in the order in which they came.
+    def _next_job(self) -> Job | None:
+        """Choose the Job that takes a step: of the newest few, the one that was served least.
 
-        Those with the least work so far go first, and of equal ones the newest: a small request
-        need not wait for many large ones. Those whose readers lag behind come last.
+        A Job that joins them, or comes back from a pause, does not catch up on what it missed.
         """
-        ready = [job for job in self._jobs if job.can_go_on()]
-        going_on = [job for job in reversed(ready) if not job.is_ending()]
-        going_on.sort(key=lambda job: (job.lags(), job.seconds // FIRST_SECONDS))
-        in_turn = going_on[:MOST_AT_ONCE]
-        least = min((job.seconds for job in in_turn), default=0.0)
-        later = {job for job in in_turn if job.seconds > least + EQUAL_SECONDS}
-        return [job for job in ready if job not in later and (job in in_turn or job.is_ending())]
+        for job in self._jobs:
+            if job.is_ending():
+                return job
+        in_turn = [job for job in self._jobs if not job.is_paused()][-MOST_AT_ONCE:]
+        for job in in_turn:
+            job.served = max(job.served, self._served)
+        chosen = min(in_turn, key=lambda job: job.served, default=None)
+        if chosen is not None:
+            self._served = chosen.served
+        return chosen
 
     def _refuse_if_closed(self) -> None:
         if self._is_closed:

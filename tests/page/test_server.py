@@ -461,6 +461,31 @@ def test_a_header_must_come_within_some_seconds(monkeypatch):
                     assert (b"here" in heard) == said.endswith(b"\r\n\r\n")
 
 
+def test_an_answer_must_be_read_within_some_seconds(monkeypatch):
+    """What makes the answer ends with the connection."""
+    monkeypatch.setattr(connections, "READ_SECONDS", 0.2)
+    ended = threading.Event()
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        part = {"type": "http.response.body", "body": bytes(1 << 16), "more_body": True}
+        try:
+            for _ in range(100):
+                await send(part)
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        finally:
+            ended.set()
+
+    with (
+        connections.listen("127.0.0.1", 0) as listening,
+        connections.running(app, listening),
+        socket.create_connection(listening.getsockname(), 30) as connection,
+    ):
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert ended.wait(30)
+
+
 def test_ctrl_c_while_images_are_decoded_ends_in_one_line(serve, runs):
     page = serve(runs)
     body = page.request(count=16, sampling={"step": 64})
@@ -477,7 +502,7 @@ def test_ctrl_c_while_images_are_decoded_ends_in_one_line(serve, runs):
         page.process.send_signal(signal.SIGINT)
         assert page.process.wait(60) == 130, page.said_later.result()
     tab.join()
-    assert b"the server ends" in heard[0]
+    assert b"the server is ending" in heard[0]
     assert page.said_later.result() == "MaskGIT.py: stopped\n"
 
 
