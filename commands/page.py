@@ -145,7 +145,7 @@ def _form(line: CommandLine) -> CommandForm:
         values=option_values,
         begins_with=partial(_begins_with, line),
         write=partial(_command, line),
-        told=with_flags,
+        with_flags=with_flags,
     )
 
 

@@ -1,7 +1,7 @@
 """Checks of what a browser sends: JSON of a bounded size, and values of the right type and range.
 
-Nothing that comes in is a path or the name of a file: models, runs and pictures are chosen by what
-the server itself told before.
+No request holds a path or the name of a file: models, runs and pictures are chosen by identifiers
+that the server itself gave out.
 """
 
 import base64
@@ -25,7 +25,7 @@ Json = Mapping[str, Any]
 
 
 class RequestError(UserError):
-    """A request that no page of ours sends, or that asks for what cannot be done.
+    """A request that this page never sends, or that asks for something impossible.
 
     Attributes:
         status: the HTTP status of the answer.
@@ -47,12 +47,12 @@ def parse_json(body: bytes) -> Json:
     except (ValueError, RecursionError) as error:
         raise RequestError("the request is not valid JSON") from error
     if not isinstance(value, dict):
-        raise RequestError("the request is no JSON object")
+        raise RequestError("the request is not a JSON object")
     return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    """Refuse NaN and infinity, which are no JSON."""
+    """Refuse NaN and infinity, which are not JSON."""
     raise ValueError(name)
 
 
@@ -71,8 +71,8 @@ def whole_number(values: Json, name: str, low: int, high: int, default: int | No
     """
     value = values.get(name, default)
     if type(value) is not int or not low <= value <= high:
-        told = value_text(value)[:40]
-        raise RequestError(f"{name} is {told}; it must be a whole number from {low} to {high}")
+        given = value_text(value)[:40]
+        raise RequestError(f"{name} is {given}; it must be a whole number from {low} to {high}")
     return value
 
 
@@ -97,7 +97,7 @@ def text(values: Json, name: str) -> str:
 
 
 def entries(values: Json, name: str) -> Json:
-    """Take an object out of a request; without it there is an empty one.
+    """Take an object out of a request; an empty one if it is missing.
 
     Raises:
         RequestError: if it is of another type.
@@ -115,7 +115,7 @@ def numbers(values: Json, name: str, high: int, most: int) -> list[int]:
         values: the request, or an object in it.
         name: of the entry; without it the list is empty.
         high: largest number.
-        most: numbers that it may have.
+        most: how many numbers it may have.
 
     Raises:
         RequestError: if it is longer or something else.

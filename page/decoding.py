@@ -1,7 +1,7 @@
-"""Decodes images for a tab, and tells every step of it.
+"""Decodes images for a tab, and yields every step as an event.
 
-The steps come from `Model.sample_steps`, which shares with the command line's sampling and editing
-all that decides the bits: the images are those of the command that is shown with them.
+The steps come from `Model.sample_steps`. It shares all code that affects the pixels with sampling
+and editing on the command line, so the images are those of the command that is shown with them.
 
 Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
 """
@@ -47,11 +47,11 @@ ORIGINAL = "original.png"  # what the command calls an image that the user has t
 
 @dataclass(frozen=True)
 class Region:
-    """An image to edit, with what is made anew.
+    """An image to edit, and which part is regenerated.
 
     Attributes:
         image: uint8 (H, W, C), shifted if there are margins.
-        mask: bool (H, W), True where pixels are made anew.
+        mask: bool (H, W), True where pixels are regenerated.
         known: tokens that are kept.
         put_back: whether the other pixels get their original values back.
     """
@@ -191,7 +191,7 @@ def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> Decodin
 
 
 def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:
-    """Read the image to edit and what of it is made anew; errors as in `read_decoding`."""
+    """Read the image to edit and which part of it is regenerated; errors as in `read_decoding`."""
     model = opened.model
     size, grid = model.tokenizer.image_size, model.tokenizer.grid
     check_cells(grid, "editing keeps tokens")
@@ -205,7 +205,7 @@ def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:
         name = f"{model.dataset}:{index}"
     else:
         image = array(values, "pixels", "u1", (*size, model.tokenizer.channels)).copy()
-    # What is made anew: the free margin of a shifted image, and the cells that are marked.
+    # What is regenerated: the free margin of a shifted image, and the cells that are marked.
     margins = {}
     directions = (("right", ("left", "right")), ("down", ("top", "bottom")))
     for (axis, sides), count, pixels in zip(directions, grid[::-1], cell[::-1], strict=True):
@@ -216,7 +216,7 @@ def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:
     cells.flat[numbers(values, "cells", cells.size - 1, cells.size)] = True
     if not margins and not cells.any():
         raise RequestError(
-            "nothing is marked: paint over the cells to make anew, or drag the image"
+            "nothing is marked: paint over the cells to regenerate, or drag the image"
         )
     boxes = boxes_of(cells, cell)
     image, mask = region_to_make(image, boxes, None, margins)

@@ -46,7 +46,7 @@ class Field:
 
 @dataclass(frozen=True)
 class EditedPart:
-    """Which image is edited, and what of it is made anew.
+    """Which image is edited, and which part of it is regenerated.
 
     Attributes:
         image: the image as the command line names it.
@@ -103,7 +103,7 @@ class CommandForm:
         values: turns settings of sampling into values by name.
         begins_with: the same, but options of the command line win.
         write: writes the command that makes images again, in lines that a shell joins.
-        told: changes a message for the user, so that it names settings by their flags.
+        with_flags: rewrites a message so that it names settings by their flags.
     """
 
     sampling: tuple[Field, ...]
@@ -115,4 +115,4 @@ class CommandForm:
     values: Callable[[SamplingConfig], dict[str, Any]]
     begins_with: Callable[[SamplingConfig], dict[str, Any]]
     write: Callable[[Recipe], list[str]]
-    told: Callable[[str], str]
+    with_flags: Callable[[str], str]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from metrics.better import BETTER
 from metrics.sweep_table import rows_of, strip_file
 from page.catalog import id_of
 from page.checks import MOST_NUMBER, RequestError
@@ -127,7 +128,7 @@ class RunReader:
         return _picture(run, run.path / "reconstructions.png")
 
     def sweep(self, run_id: str) -> dict[str, Any]:
-        """Return the table of a sweep.
+        """Return the table of a sweep, and which of its scores are better when higher or lower.
 
         Raises:
             RequestError: if there is none.
@@ -138,7 +139,8 @@ class RunReader:
         settings = [name for name in self._setting_names if name in rows[0]]
         files = (strip_file(_sweep_folder(run), self._setting(row)) for row in rows)
         strips = [_time_of(run, file) != 0 for file in files]
-        return {"settings": settings, "rows": rows, "strips": strips}
+        better = {name: "higher" if of is max else "lower" for name, of in BETTER.items()}
+        return {"settings": settings, "rows": rows, "strips": strips, "better": better}
 
     def strip(self, run_id: str, number: int) -> bytes:
         """Return the images of a row of a sweep; errors as in `sweep`."""
@@ -193,7 +195,7 @@ def _stage(name: str) -> str:
 
 
 def _time_of(run: RunFolder, path: Path) -> float:
-    """Return when a file of a run was written; 0 if there is no regular file."""
+    """Return when a file of a run was written; 0 if it is missing or not a regular file."""
     status = status_inside(run.path, path)
     if status is None or not stat.S_ISREG(status.st_mode):
         return 0.0

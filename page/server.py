@@ -94,17 +94,17 @@ def application(page: Page, worker: Worker) -> Starlette:
     routes = [
         Route("/", _file("index.html")),
         *(Route(f"/{path.name}", _file(path.name)) for path in sorted(STATIC.iterdir())),
-        Route("/api/page", _told(page, answers.page)),
-        Route("/api/models/{model}", _told(page, answers.model)),
-        Route("/api/models/{model}/validation/{index}", _told(page, answers.validation)),
-        Route("/api/models/{model}/upload", _told(page, answers.upload), methods=["POST"]),
-        Route("/api/decode", _told(page, answers.decode), methods=["POST"]),
-        Route("/api/runs", _told(page, answers.runs)),
-        Route("/api/runs/{run}/rows/{stage}", _told(page, answers.rows)),
-        Route("/api/runs/{run}/preview/{stage}/{step}", _told(page, answers.preview)),
-        Route("/api/runs/{run}/reconstructions", _told(page, answers.reconstructions)),
-        Route("/api/runs/{run}/sweep", _told(page, answers.sweep)),
-        Route("/api/runs/{run}/sweep/{row}", _told(page, answers.strip)),
+        Route("/api/page", _with_errors(page, answers.page)),
+        Route("/api/models/{model}", _with_errors(page, answers.model)),
+        Route("/api/models/{model}/validation/{index}", _with_errors(page, answers.validation)),
+        Route("/api/models/{model}/upload", _with_errors(page, answers.upload), methods=["POST"]),
+        Route("/api/decode", _with_errors(page, answers.decode), methods=["POST"]),
+        Route("/api/runs", _with_errors(page, answers.runs)),
+        Route("/api/runs/{run}/rows/{stage}", _with_errors(page, answers.rows)),
+        Route("/api/runs/{run}/preview/{stage}/{step}", _with_errors(page, answers.preview)),
+        Route("/api/runs/{run}/reconstructions", _with_errors(page, answers.reconstructions)),
+        Route("/api/runs/{run}/sweep", _with_errors(page, answers.sweep)),
+        Route("/api/runs/{run}/sweep/{row}", _with_errors(page, answers.strip)),
     ]
     return Starlette(routes=routes)
 
@@ -119,10 +119,10 @@ def _file(name: str) -> Answer:
     return answer
 
 
-def _told(page: Page, answer: Answer) -> Answer:
+def _with_errors(page: Page, answer: Answer) -> Answer:
     """Turn what `answer` raises into one line."""
 
-    async def told(request: Request) -> Response:
+    async def answer_or_error(request: Request) -> Response:
         try:
             return await answer(request)
         except ClientDisconnect:
@@ -130,14 +130,14 @@ def _told(page: Page, answer: Answer) -> Answer:
         except Exception as error:  # one request must not end the server
             status = error.status if isinstance(error, RequestError) else 400
             status = status if isinstance(error, UserError) else 500
-            message = page.form.told(message_of(error))
+            message = page.form.with_flags(message_of(error))
             return _Json({"message": message}, status, {"Connection": "close"})
 
-    return told
+    return answer_or_error
 
 
 class _Json(Response):
-    """An answer in JSON; what is no valid Unicode, as a folder's name may be, is escaped."""
+    """An answer in JSON; what is not valid Unicode (a folder's name may not be) is escaped."""
 
     media_type = "application/json"
 
@@ -211,7 +211,7 @@ class _Answers:
         decoding = await self._on_worker(
             lambda: read_decoding(values, self._page.catalog.open(model), form)
         )
-        stream = _Stream(self._worker, form.told)
+        stream = _Stream(self._worker, form.with_flags)
         job = Job(tab, decoding.events, stream.send_soon)
         self._worker.submit(job)
         return StreamingResponse(
@@ -258,8 +258,8 @@ class _Answers:
 class _Stream:
     """The events of a Job on their way from its thread to the server's."""
 
-    def __init__(self, worker: Worker, told: Callable[[str], str]) -> None:
-        self._worker, self._told = worker, told
+    def __init__(self, worker: Worker, with_flags: Callable[[str], str]) -> None:
+        self._worker, self._with_flags = worker, with_flags
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
 
@@ -276,7 +276,7 @@ class _Stream:
             while (event := await self._events.get()) is not None:
                 name = event["event"]
                 if name == "failed":
-                    event = {**event, "message": self._told(event["message"])}
+                    event = {**event, "message": self._with_flags(event["message"])}
                 yield f"event: {name}\ndata: {json.dumps(event)}\n\n".encode()
                 yield b""  # goes on when the event has left
                 job.was_read()
@@ -296,8 +296,9 @@ async def _body(request: Request, most: int) -> bytes:
         RequestError: if it is too long.
     """
     refusal = RequestError(f"the request has more than {most >> 20} MB", 413)
-    told = request.headers.get("content-length", "0")
-    if not (told.isascii() and told.isdecimal()) or len(told) > 20 or int(told) > MOST_READ:
+    size_sent = request.headers.get("content-length", "0")
+    is_number = size_sent.isascii() and size_sent.isdecimal() and len(size_sent) <= 20
+    if not is_number or int(size_sent) > MOST_READ:
         raise refusal
     parts, size = [], 0
     async for part in request.stream():

@@ -205,7 +205,7 @@ class Worker:
 
 
 def message_of(error: Exception) -> str:
-    """Say in one line what went wrong; what is no mistake of the user is also logged."""
+    """Describe an error in one line; anything but a mistake of the user is also logged."""
     if isinstance(error, UserError):
         return str(error)
     if is_out_of_memory(error):

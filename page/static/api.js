@@ -11,7 +11,7 @@ export function tell(text) {
   bar.hidden = !text;
 }
 
-/** Run an action of the user; what goes wrong is told. Returns undefined then. */
+/** Run an action of the user; an error is shown, and the result is undefined. */
 export async function attempt(action) {
   tell("");
   try {

@@ -2,7 +2,7 @@
 
 const NS = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [360, 200, 44, 22, 8];
-const MOST_POINTS = 600; // of a line; more cannot be told apart
+const MOST_POINTS = 600; // of a line; more cannot be seen
 
 function svg(name, attributes, text) {
   const element = document.createElementNS(NS, name);
@@ -37,7 +37,7 @@ function thinned(points) {
 }
 
 /**
- * Draw lines. Each has a name, a run (empty if there is one alone), a colour, perhaps dashes, and
+ * Draw lines. Each has a name, a run (empty if there is one alone), a color, perhaps dashes, and
  * points [step, value] in order.
  * Moving over the chart reads the values nearest to the pointer.
  */
@@ -61,11 +61,11 @@ export function lines(place, series) {
   }
   for (const line of series) {
     const path = thinned(line.points).map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`);
-    const stroke = { class: "line", d: path.join(""), stroke: line.colour, "stroke-dasharray": line.dashes ?? "none" };
+    const stroke = { class: "line", d: path.join(""), stroke: line.color, "stroke-dasharray": line.dashes ?? "none" };
     drawn.append(svg("path", stroke));
     if (line.points.length === 1) {
       const [x, y] = line.points[0];
-      drawn.append(svg("circle", { cx: px(x), cy: py(y), r: 2.5, fill: line.colour }));
+      drawn.append(svg("circle", { cx: px(x), cy: py(y), r: 2.5, fill: line.color }));
     }
   }
   const cursor = svg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
@@ -75,7 +75,7 @@ export function lines(place, series) {
   const tellAt = (x) => {
     const names = [...new Set(series.map((line) => line.run))];
     const runs = names.flatMap((run) => {
-      const values = series.filter((line) => line.run === run).map((line) => told(line, x));
+      const values = series.filter((line) => line.run === run).map((line) => reading(line, x));
       return run ? [`${run}:`, ...values] : values;
     });
     read.replaceChildren(...[`step ${short(x)}`, ...runs].map((one) => {
@@ -100,14 +100,22 @@ export function lines(place, series) {
   place.replaceChildren(drawn, read);
 }
 
-/** Write the value of a line nearest to a step, in its colour; past its end, where it ended. */
-function told(line, x) {
+/** Write the value of a line nearest to a step, in its color; past its end, where it ended. */
+function reading(line, x) {
   const last = line.points.at(-1)[0];
   const nearest = line.points.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a));
   const text = document.createElement("b");
-  text.style.color = line.colour;
-  text.textContent = `${line.name} ${x > last ? `ended at ${short(last)}` : short(nearest[1])}`;
+  text.style.color = line.color;
+  if (line.dashes) text.append(dashSample(line));
+  text.append(`${line.name} ${x > last ? `ended at ${short(last)}` : short(nearest[1])}`);
   return text;
+}
+
+/** Draw a piece of a line, so that its dashes can be recognized. */
+function dashSample({ color, dashes }) {
+  const drawn = svg("svg", { viewBox: "0 0 26 8", "aria-hidden": true });
+  drawn.append(svg("line", { class: "line", x2: 26, y1: 4, y2: 4, stroke: color, "stroke-dasharray": dashes }));
+  return drawn;
 }
 
 /** Draw how many tokens each step of a plan reveals; `now` is the step that is shown. */

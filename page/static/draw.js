@@ -4,11 +4,11 @@ import { store } from "./store.js";
 
 const STOPS = [[30, 34, 71], [43, 75, 143], [47, 143, 157], [143, 201, 122], [246, 229, 141]];
 
-export function colour(name) {
+export function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-/** The colour of a share from 0 to 1, from dark blue to yellow. */
+/** The color of a share from 0 to 1, from dark blue to yellow. */
 export function heat(share) {
   const place = Math.min(Math.max(share, 0), 1) * (STOPS.length - 1);
   const low = Math.min(Math.floor(place), STOPS.length - 2);
@@ -73,7 +73,7 @@ function eachCell({ width, height }, draw) {
 
 /** Cover the cells that `isHidden` names with plain rectangles. */
 export function drawHidden(context, isHidden) {
-  const [fill, line] = [colour("--hidden"), colour("--hidden-line")];
+  const [fill, line] = [color("--hidden"), color("--hidden-line")];
   eachCell(context.canvas, (i, x, y, across, down) => {
     if (!isHidden(i)) return;
     context.fillStyle = line;
@@ -127,7 +127,7 @@ export function drawGrid(context) {
 
 /** Mark the painted cells. */
 export function drawPainted(context, isPainted) {
-  const accent = colour("--accent");
+  const accent = color("--accent");
   eachCell(context.canvas, (i, x, y, across, down) => {
     if (!isPainted(i)) return;
     context.globalAlpha = 0.6;

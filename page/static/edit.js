@@ -1,4 +1,4 @@
-// The view "Edit": an original, the cells of it that are made anew, and variants.
+// The view "Edit": an original, the cells of it to regenerate, and variants.
 
 import { attempt, fromBase64, getJson, tell, toBase64, upload } from "./api.js";
 import { drawGrid, drawHidden, drawPainted, hasCells, picture, prepare, rowsAndColumns, tokenCount } from "./draw.js";
@@ -12,7 +12,7 @@ const SIDE = 512; // pixels of the canvas, about
 const MOST_UNDO = 100;
 
 let original = null; // { source, pixels, file, name, label }
-let cells = []; // true where a cell is made anew
+let cells = []; // true where a cell is regenerated
 let shift = { right: 0, down: 0 }; // of the image, in cells
 let past = []; // earlier cells and shifts
 let tool = "brush";
@@ -76,13 +76,13 @@ function draw() {
       context.strokeRect(x, y, across - 2 * inset, down - 2 * inset);
     }
   }
-  const anew = cells.filter((is, i) => is || isOutside(i)).length;
+  const count = cells.filter((is, i) => is || isOutside(i)).length;
   id("canvas-state").textContent = original
-    ? `${original.name}: ${anew} of ${cells.length} cells are made anew.`
+    ? `${original.name}: ${count} of ${cells.length} cells will be regenerated.`
     : hasCells()
       ? "Take an original: a generated image, one of the validation split, or a file."
       : "This model's tokens are of the whole image, so it cannot keep a part of one.";
-  id("edit-go").disabled = !original || !anew || !hasCells();
+  id("edit-go").disabled = !original || !count || !hasCells();
   id("undo").disabled = !past.length;
   id("clear").disabled = id("invert").disabled = !original;
 }

@@ -70,7 +70,7 @@ function withDefaults(values, descriptions) {
   for (const { name, default: usual } of descriptions) values[name] ??= usual;
 }
 
-/** Fill all forms, once the server has told what there is. */
+/** Fill all forms, once the server has described the settings. */
 export function makeForms() {
   const { sampling, series, editing, most_images: most } = store.page;
   // In the page's own names.
@@ -117,10 +117,10 @@ document.addEventListener("invalid", (event) => event.target.closest("details")?
 
 /** Say which settings differ from the defaults. */
 export function changedSettings(sampling) {
-  const told = store.page.sampling
+  const changed = store.page.sampling
     .filter((one) => String(sampling[one.name]) !== String((store.model?.usual ?? {})[one.name] ?? one.default))
     .map((one) => `${one.title.slice(2)} ${sampling[one.name]}`);
-  return told.join(", ") || "the defaults";
+  return changed.join(", ") || "the defaults";
 }
 
 /** Fill a select with the classes and "no class". */

@@ -5,7 +5,7 @@ const KEY = "maskgit";
 const listeners = {};
 
 export const store = {
-  page: null, // what the server told: models and settings
+  page: null, // models and settings, as the server describes them
   model: null, // the chosen one, described
   sampling: {}, // values by name
   begun: null, // the values of `sampling` that the form began with for this model

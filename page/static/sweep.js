@@ -1,11 +1,12 @@
 // The table of a sweep, and a heat map of one score over two settings; a cell shows its images.
+// The best cell by that score has a frame.
 
 import { getJson } from "./api.js";
 import { short } from "./charts.js";
 import { heat } from "./draw.js";
 import { id } from "./store.js";
 
-let sweep = null; // { run, settings, scores, rows, strips }
+let sweep = null; // { run, settings, scores, rows, strips, better }
 
 /** Load and show the sweep of a run. */
 export async function showSweep(run) {
@@ -54,7 +55,9 @@ function showHeat() {
   const [x, y, score] = ["sweep-x", "sweep-y", "sweep-score"].map((name) => id(name).value);
   const down = x === y ? [null] : valuesOf(y);
   const numbers = sweep.rows.map((row) => Number(row[score])).filter(Number.isFinite);
-  const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
+  const range = [Math.min(...numbers), Math.max(...numbers)];
+  const better = sweep.better[score]; // undefined for a number that does not rank settings
+  id("better").textContent = better ? `${better} is better` : "";
   const table = document.createElement("table");
   const head = document.createElement("tr");
   head.append(cell("th", ""), ...valuesOf(x).map((value) => cell("th", `${x} ${value}`)));
@@ -67,8 +70,12 @@ function showHeat() {
       // Other settings may vary, too: the cell shows the best of its rows.
       const fitting = sweep.rows.flatMap((row, i) =>
         row[x] === across && (value === null || row[y] === value) ? [i] : []);
-      const best = fitting.reduce((a, b) => (a < 0 || Number(sweep.rows[b].fid) < Number(sweep.rows[a].fid) ? b : a), -1);
-      if (best >= 0) box.append(heatButton(best, score, low, high));
+      const merit = (i) => Number(sweep.rows[i][score]) * (better === "lower" ? -1 : 1);
+      if (fitting.length) {
+        const shown = better ? fitting.reduce((a, b) => (merit(b) > merit(a) ? b : a)) : fitting[0];
+        const isBest = better && Number(sweep.rows[shown][score]) === range[better === "lower" ? 0 : 1];
+        box.append(heatButton(shown, score, range, isBest));
+      }
       line.append(box);
     }
     table.append(line);
@@ -77,13 +84,15 @@ function showHeat() {
   id("strip").hidden = true;
 }
 
-function heatButton(number, score, low, high) {
+function heatButton(number, score, [low, high], isBest) {
   const value = Number(sweep.rows[number][score]);
   const share = high > low ? (value - low) / (high - low) : 0;
   const button = cell("button", short(value));
   button.type = "button";
   button.style.background = heat(share);
   button.style.color = share > 0.55 ? "#14161a" : "#fff";
+  button.classList.toggle("best", isBest);
+  button.setAttribute("aria-label", `${button.textContent}${isBest ? ", the best" : ""}`);
   button.setAttribute("aria-pressed", "false");
   button.addEventListener("click", () => {
     for (const other of id("heat").querySelectorAll("button")) other.setAttribute("aria-pressed", other === button);

@@ -2,7 +2,7 @@
 
 import { attempt, getJson } from "./api.js";
 import { lines, short } from "./charts.js";
-import { colour } from "./draw.js";
+import { color } from "./draw.js";
 import { radios } from "./form.js";
 import { id, on } from "./store.js";
 import { showSweep } from "./sweep.js";
@@ -10,14 +10,14 @@ import { why } from "./terms.js";
 
 const POLL_MS = 2000;
 const LIVE_SECONDS = 90; // a run that wrote numbers so recently is training
-const COLOURS = 6;
-const DASHES = ["none", "6 3", "2 3", "8 3 2 3"];
+const COLORS = 6;
+const DASHES = ["none", "6 3", "2 3", "8 3 2 3", "12 4"];
 
 let runs = [];
 let stage = "maskgit";
 let timer = null;
 const drawn = new Map(); // what the parts of the view show, so that pictures load once
-const shown = new Map(); // id of a run -> number of its colour
+const shown = new Map(); // id of a run -> number of its color
 const boxes = new Map(); // id of a run -> its row in the list
 const numbers = new Map(); // "id stage" -> { version, rows }
 
@@ -69,8 +69,8 @@ function rowsOf(run) {
   return numbers.get(`${run.id} ${stage}`)?.rows ?? [];
 }
 
-function runColour(run) {
-  return colour(`--run-${(shown.get(run) % COLOURS) + 1}`);
+function runColor(run) {
+  return color(`--run-${(shown.get(run) % COLORS) + 1}`);
 }
 
 function age(seconds) {
@@ -106,7 +106,7 @@ function showRuns() {
   for (const run of runs) {
     const [input, sample, , when] = boxes.get(run.id).children;
     input.checked = shown.has(run.id);
-    sample.style.background = input.checked ? runColour(run.id) : "";
+    sample.style.background = input.checked ? runColor(run.id) : "";
     when.textContent = age(run.age);
     when.classList.toggle("live", run.age < LIVE_SECONDS);
   }
@@ -146,14 +146,14 @@ function seriesOf(names) {
       const points = rowsOf(run).flatMap((row) => (name in row ? [[row.step, row[name]]] : []));
       if (!points.length) return;
       const part = name.replace(/^val\/accuracy_(\d+)_(\d+)$/, "$1–$2 %").replace("val/accuracy", "all");
-      // One run alone has a colour for each of its lines.
+      // One run alone has a color for each of its lines.
       const own = shown.size === 1 && names.length > 1;
       found.push({
         name: names.length > 1 ? part : "",
         run: shown.size > 1 ? run.name : "",
         points,
-        colour: own ? colour(`--run-${(i % COLOURS) + 1}`) : runColour(run.id),
-        dashes: own ? "none" : DASHES[i % DASHES.length],
+        color: own ? color(`--run-${(i % COLORS) + 1}`) : runColor(run.id),
+        dashes: names.length > 1 && !own ? DASHES[i % DASHES.length] : undefined,
       });
     });
   }
@@ -191,7 +191,7 @@ function showPictures() {
 function reconstruction(run) {
   const figure = document.createElement("figure");
   const image = new Image();
-  image.src = `api/runs/${run.id}/reconstructions?${run.reconstructions}`; // a newer one loads anew
+  image.src = `api/runs/${run.id}/reconstructions?${run.reconstructions}`; // so that a newer one loads
   image.alt = `Originals and reconstructions of ${run.name}`;
   const caption = document.createElement("figcaption");
   caption.textContent = run.name;
@@ -220,7 +220,7 @@ function showPreview() {
   const step = runs.find((one) => one.id === run)?.previews[stage]?.[id("preview-step").value];
   if (step === undefined) return;
   id("preview").src = `api/runs/${run}/preview/${stage}/${step}`;
-  id("preview-told").textContent = `step ${short(step)}`;
+  id("preview-at").textContent = `step ${short(step)}`;
 }
 
 id("preview-run").addEventListener("change", showPreviews);

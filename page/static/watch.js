@@ -87,8 +87,8 @@ function draw() {
   const cells = tokenCount();
   const hidden = step ? step.hidden.subarray(index * cells, (index + 1) * cells) : [];
   const known = step ? cells - hidden.reduce((sum, one) => sum + one, 0) : 0;
-  id("step-told").textContent = `Step ${slider.value} of ${steps}: ${known} of ${cells} tokens are known`;
-  slider.setAttribute("aria-valuetext", id("step-told").textContent);
+  id("step-at").textContent = `Step ${slider.value} of ${steps}: ${known} of ${cells} tokens are known`;
+  slider.setAttribute("aria-valuetext", id("step-at").textContent);
   bars(id("plan"), group.start, Number(slider.value) - 1);
   id("watch-cell").textContent = "";
   // From the last step nothing is left to decode.
@@ -159,6 +159,9 @@ id("branch-form").addEventListener("submit", (event) => {
 
 id("edit-this").addEventListener("click", () => {
   emit("edit", store.chosen);
+  const show = () => id("easel").scrollIntoView();
+  if (location.hash === "#edit") return show();
+  addEventListener("hashchange", show, { once: true });
   location.hash = "edit";
 });
 
@@ -168,7 +171,7 @@ id("copy").addEventListener("click", async () => {
     await navigator.clipboard.writeText(text);
     id("copy").textContent = "Copied";
   } catch {
-    // Without a secure address there is no clipboard: select it for Ctrl-C.
+    // The clipboard needs a secure address: without one, select the command for Ctrl-C.
     getSelection().selectAllChildren(id("command"));
     id("copy").textContent = "Press Ctrl-C";
   }

@@ -31,6 +31,7 @@ if not (CHROMIUM and DRIVER):
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions, Keys  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.support.ui import Select  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 90
@@ -93,6 +94,11 @@ class Browser:
             selector,
         )
         return np.array(values, np.uint8).reshape(size, size, 4)
+
+    def is_in_view(self, selector):
+        """Whether the upper edge of an element is inside the window."""
+        box = "document.querySelector(arguments[0]).getBoundingClientRect().top"
+        return self.run(f"const top = {box}; return top >= 0 && top < innerHeight", selector)
 
     def generate(self, count=2, place="#groups"):
         """Make images; returns when they are finished."""
@@ -229,7 +235,7 @@ def test_the_slider_goes_over_the_steps_and_the_map_shows_confidence(page):
     known = []
     for step in range(9):
         page.scrub("#step", step)
-        known.append(int(re.search(r"(\d+) of 64 tokens", page.one("#step-told").text)[1]))
+        known.append(int(re.search(r"(\d+) of 64 tokens", page.one("#step-at").text)[1]))
     assert known[0] == 0
     assert known[-1] == 64
     assert known == sorted(set(known))
@@ -279,11 +285,11 @@ def drag(page, start, end):
     actions.click_and_hold().move_by_offset(x1 - x0, y1 - y0).release().perform()
 
 
-def anew(page):
+def num_marked(page):
     return int(re.search(r"(\d+) of 64 cells", page.one("#canvas-state").text)[1])
 
 
-def test_cells_are_painted_and_made_anew(page):
+def test_cells_are_painted_and_regenerated(page):
     page.open("edit")
     assert not page.one("#edit-go").is_enabled()
     page.fill("#validation-index", 9)
@@ -292,20 +298,20 @@ def test_cells_are_painted_and_made_anew(page):
     assert page.one("#edit-class").get_attribute("value") == "9"
     # Brush, rectangle, eraser, move, undo, invert, clear.
     drag(page, (0, 0), (3, 0))
-    assert anew(page) == 4
+    assert num_marked(page) == 4
     page.click("[data-tool=rectangle]")
     drag(page, (4, 4), (6, 5))
-    assert anew(page) == 10
+    assert num_marked(page) == 10
     page.click("[data-tool=eraser]")
     drag(page, (3, 0), (2, 0))
-    assert anew(page) == 8
+    assert num_marked(page) == 8
     page.click("#invert")
-    assert anew(page) == 56
+    assert num_marked(page) == 56
     page.click("#undo")
-    assert anew(page) == 8
+    assert num_marked(page) == 8
     page.click("[data-tool=move]")
     drag(page, (4, 4), (6, 4))
-    assert anew(page) == 16 + 6  # two columns; two of the painted cells lie in them
+    assert num_marked(page) == 16 + 6  # two columns; two of the painted cells lie in them
     page.click("#edit-go")
     page.wait_for_group(1, "#variants")
     command = page.one("#command").text
@@ -315,7 +321,8 @@ def test_cells_are_painted_and_made_anew(page):
     # A variant becomes the next original.
     page.click("#variants .tile:nth-child(3)")
     page.click("#edit-this")
-    assert anew(page) == 0
+    assert page.is_in_view("#easel")
+    assert num_marked(page) == 0
     assert page.one("#canvas-state").text.startswith("9 · 2:")
     page.click("[data-tool=brush]")
     drag(page, (1, 6), (5, 6))
@@ -328,7 +335,7 @@ def test_cells_are_painted_and_made_anew(page):
     assert "--init_image original.png" in page.one("#command").text
     assert page.one("#command-note a").get_attribute("download") == "original.png"
     page.click("#clear")
-    assert anew(page) == 0
+    assert num_marked(page) == 0
 
 
 def test_the_keyboard_paints_and_moves(page):
@@ -337,18 +344,18 @@ def test_the_keyboard_paints_and_moves(page):
     page.wait("document.getElementById('canvas-state').textContent.includes('image 0')")
     canvas = page.one("#canvas")
     canvas.send_keys(Keys.ARROW_RIGHT, Keys.SPACE, Keys.ARROW_DOWN, Keys.SPACE)
-    assert anew(page) == 2
+    assert num_marked(page) == 2
     canvas.send_keys(Keys.SPACE)
-    assert anew(page) == 1
+    assert num_marked(page) == 1
     canvas.send_keys(Keys.CONTROL, "z")
-    assert anew(page) == 2
+    assert num_marked(page) == 2
     page.one("[data-tool=brush]").send_keys(Keys.ARROW_LEFT)
     assert page.run("return document.activeElement.dataset.tool") == "move"
     canvas.send_keys(Keys.ARROW_DOWN)
-    assert anew(page) == 8 + 1
+    assert num_marked(page) == 8 + 1
 
 
-def test_a_file_is_opened_and_a_bad_one_is_told(page, tmp_path):
+def test_a_file_is_opened_and_a_bad_one_is_refused(page, tmp_path):
     page.open("edit")
     picture = np.zeros((40, 60, 3), np.uint8)
     picture[:, 30:] = 255
@@ -380,7 +387,7 @@ def test_a_dropped_file_is_opened(page):
     page.wait("document.getElementById('canvas-state').textContent.includes('50 \u00d7 50')")
 
 
-def test_wrong_inputs_are_told(page):
+def test_wrong_inputs_are_named(page):
     # What the browser sees itself is not sent.
     page.run("for (const d of document.querySelectorAll('details')) d.open = true")
     page.fill("#generate .sampling input[name=step]", 0)
@@ -389,11 +396,12 @@ def test_wrong_inputs_are_told(page):
     assert page.run("return document.activeElement.name") == "step"
     assert not page.all("#groups .group")
     page.fill("#generate .sampling input[name=step]", 4)
-    # What only the server knows is told in one line, with the option's name.
+    # What only the server can check gets one line, with the option's name.
     page.fill("#generate .sampling input[name=mask_value]", 99)
     page.click("#generate-go")
     page.wait("!document.getElementById('message').hidden")
     assert page.message().startswith("--mask-value 99: the tokens are 0 to 15")
+    assert page.is_in_view("#message")
     page.click("#generate .reset")
     page.generate()
     assert not page.one("#message").is_displayed()
@@ -498,9 +506,9 @@ def test_several_runs_are_overlaid(page, runs):
             box.click()
         page.wait("document.querySelectorAll('.run input:checked').length === 2")
         page.wait("document.querySelectorAll('#charts .chart:first-child .line').length === 2")
-        colours = page.get("[...document.querySelectorAll('#charts .chart:first-child .line')]"
+        colors = page.get("[...document.querySelectorAll('#charts .chart:first-child .line')]"
                            ".map((line) => line.getAttribute('stroke'))")  # fmt: skip
-        assert len(set(colours)) == 2
+        assert len(set(colors)) == 2
     finally:
         shutil.rmtree(runs / "second")
 
@@ -534,7 +542,8 @@ def sweep(runs):
         setting = {"step": steps, "cfg_w": guidance}
         images = np.full((10, 32, 32, 1), 80 * number, np.uint8)
         list(table.keep_strip(setting, iter([(images, np.zeros(10))])))
-        table.add(setting, {"fid": 1.5 - number / 4, "seconds": 2})
+        scores = {"fid": 1.5 - number / 4, "recall": 0.5 - number / 8, "seconds": 2}
+        table.add(setting, scores)
     yield
     shutil.rmtree(runs / "mnist" / "sweep")
 
@@ -549,6 +558,15 @@ def test_the_cells_of_a_sweep_show_their_images(page):
     page.wait("document.querySelector('#strip img').naturalWidth > 0")
     assert "step 8, cfg_w 0, fid 1" in page.one("#strip figcaption").text
     assert len(page.all("#sweep-table tr")) == 4
+    # The best cell has a frame, whichever way the score shown goes.
+    for score, best, better in (
+        ("fid", ["1"], "lower is better"),
+        ("recall", ["0.5"], "higher is better"),
+        ("seconds", [], ""),
+    ):
+        Select(page.one("#sweep-score")).select_by_value(score)
+        assert [button.text for button in page.all("#heat .best")] == best
+        assert page.one("#better").text == better
 
 
 def views(page, training_is_there):
@@ -565,13 +583,13 @@ def views(page, training_is_there):
 def test_every_word_is_explained(page):
     page.generate()
     for _ in views(page, "document.querySelectorAll('#charts .why').length > 4"):
-        told = page.get(
+        texts = page.get(
             "[...document.querySelectorAll('.why')].filter((one) => one.checkVisibility())"
             ".map((one) => { one.click(); const text = document.getElementById('tip').textContent;"
             " one.click(); return text; })"
         )
-        assert len(told) > 5
-        for text in told:
+        assert len(texts) > 5
+        for text in texts:
             assert re.fullmatch(r"[A-Z\d].{15,}\.", text), text
 
 

@@ -69,7 +69,7 @@ def bomb(side):
 # --- Decoding ---
 
 
-def test_every_step_is_told_and_follows_the_plan(served):
+def test_every_step_is_sent_and_follows_the_plan(served):
     start, *steps, done = served.events(sampling={"step": 5})
     assert [event["event"] for event in steps] == ["step"] * 6
     assert [event["step"] for event in steps] == list(range(6))
@@ -202,7 +202,7 @@ def test_a_reader_who_leaves_ends_the_decoding(served):
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ({"model": "no such"}, "there is no such model"),
         ({"model": "../../etc/passwd"}, "there is no such model"),
@@ -243,8 +243,8 @@ def test_a_reader_who_leaves_ends_the_decoding(served):
         ({"midway": {}}, "tokens must be 256 bytes"),
     ],
 )  # fmt: skip
-def test_wrong_values_are_named(served, more, told):
-    assert told in served.refusal(**more)
+def test_wrong_values_are_named(served, more, message):
+    assert message in served.refusal(**more)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_an_upload_is_brought_to_the_size_of_the_model(served):
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "it is empty"),
         (b"<html>hello", "damaged, or in none of the formats"),
@@ -316,10 +316,10 @@ def test_an_upload_is_brought_to_the_size_of_the_model(served):
     ],
     ids=["empty", "no image", "a program", "cut off", "large", "bomb"],
 )
-def test_bad_uploads_are_refused_in_one_line(served, data, told):
+def test_bad_uploads_are_refused_in_one_line(served, data, message):
     status, _, body = served.ask(f"api/models/{served.model}/upload", data)
     assert status == 400
-    assert told in json.loads(body)["message"]
+    assert message in json.loads(body)["message"]
 
 
 def test_an_upload_of_a_gigabyte_is_refused_before_it_is_read(served):
@@ -594,12 +594,12 @@ def test_every_field_of_the_form_is_an_option_with_its_help_and_range():
             assert bound is None or option.kind(str(bound)) == bound
 
 
-def test_what_is_missing_is_told_in_one_line(monkeypatch, capsys, tmp_path):
+def test_what_is_missing_is_named_in_one_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "uvicorn" else True)
     with pytest.raises(SystemExit, match="2"):
         main(["--page", "--output_dir", str(tmp_path)])
-    told = capsys.readouterr().err
-    assert told == "MaskGIT.py: error: --page needs uvicorn: pip install -r requirements-page.txt\n"
+    message = "--page needs uvicorn: pip install -r requirements-page.txt"
+    assert capsys.readouterr().err == f"MaskGIT.py: error: {message}\n"
 
 
 @pytest.mark.parametrize("port", ["65536", "-1", "http"])

@@ -87,7 +87,7 @@ def test_a_slow_reader_pauses_its_own_job_alone():
     assert ("slow", module.MOST_UNREAD) in log
 
 
-def test_what_fails_is_told_and_others_go_on(caplog):
+def test_what_fails_is_reported_and_others_go_on(caplog):
     def failing(error):
         yield 0
         raise error
