@@ -73,7 +73,7 @@ function showHeat() {
       const merit = (i) => Number(sweep.rows[i][score]) * (better === "lower" ? -1 : 1);
       if (fitting.length) {
         const shown = better ? fitting.reduce((a, b) => (merit(b) > merit(a) ? b : a)) : fitting[0];
-        const isBest = better && Number(sweep.rows[shown][score]) === range[better === "lower" ? 0 : 1];
+        const isBest = Boolean(better) && Number(sweep.rows[shown][score]) === range[better === "lower" ? 0 : 1];
         box.append(heatButton(shown, score, range, isBest));
       }
       line.append(box);

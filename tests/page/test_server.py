@@ -219,7 +219,7 @@ def test_a_reader_who_leaves_ends_the_decoding(served):
         ({"labels": [0] * 12}, "labels must be a list of at most 11 numbers"),
         ({"labels": "3"}, "labels must be a list"),
         ({"sampling": {"step": 0}}, "--step 0 needs a whole number of at least 1"),
-        ({"sampling": {"step": "8"}}, "--step 8 is of another type"),
+        ({"sampling": {"step": "8"}}, "--step 8 does not have the type"),
         ({"sampling": {"cfg_w": -1}}, "--cfg_w -1 needs a number from 0 to 1000"),
         ({"sampling": {"sampler": "best"}}, "--sampler best is none of confidence"),
         ({"sampling": {"mask_value": 99}}, "--mask-value 99: the tokens are 0 to 15"),
