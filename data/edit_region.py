@@ -154,7 +154,10 @@ def _mask_of(path: str, size: Size, threshold: int | None) -> np.ndarray:
     """
     mask = _fitted(Image.fromarray(read_mask(path, threshold)), path, size, 1)[..., 0] > 127
     if not mask.any():
-        reason = "it marks nothing: white parts are made anew, or the hole in a picture"
+        reason = (
+            "it marks nothing: white parts are regenerated, or the hole in a picture; "
+            "`mask_threshold` says from which brightness on a part counts as white"
+        )
         raise FieldError("mask_image", path, reason)
     return mask
 

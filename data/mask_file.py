@@ -10,6 +10,7 @@ from utils.errors import FieldError
 log = logging.getLogger(__name__)
 
 BLACK, WHITE = 63, 192  # what is not darker and not lighter is neither; JPEG blurs both a little
+SAME = 32  # levels between which colors are taken for one; JPEG and WebP change it a little
 
 
 def read_mask(path: str, threshold: int | None = None) -> np.ndarray:
@@ -38,8 +39,9 @@ def read_mask(path: str, threshold: int | None = None) -> np.ndarray:
     opacity = 255 - (on_white - on_black).max(2)  # (H, W)
     is_white, is_black = on_black.min(2) >= WHITE, on_black.max(2) <= BLACK
     is_opaque, is_hole = opacity >= WHITE, opacity <= BLACK
-    shown = on_black[is_opaque]
-    is_picture = not (is_white | is_black)[is_opaque].all() and (shown != shown[0]).any()
+    colors = on_black[is_opaque] * 255.0 / opacity[is_opaque, None]  # (N, 3)
+    has_several = len(colors) > 0 and np.ptp(colors, 0).max() > SAME
+    is_picture = has_several and not (is_white | is_black)[is_opaque].all()
     if is_picture and is_hole.any():
         log.info("%s is a picture: its transparent part is marked", path)
         level, marked, is_clear = 255 - opacity, is_hole, is_hole | is_opaque
@@ -47,6 +49,9 @@ def read_mask(path: str, threshold: int | None = None) -> np.ndarray:
     else:
         if is_hole.any():
             log.info("%s: its white parts are marked, its transparent parts are not", path)
+        numbers = is_black & (on_black > on_black.min()).any(2)  # of classes, or what JPEG blurs
+        if np.unique(on_black[is_white]).size == 1 and numbers.sum() > is_white.sum():
+            is_black &= ~numbers
         level, marked, is_clear = on_black.mean(2), is_white, is_white | is_black
         unclear = "neither black nor white"
     if threshold is not None:

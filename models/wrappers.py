@@ -19,7 +19,7 @@ from utils.errors import UserError, one_line
 log = logging.getLogger(__name__)
 
 # Words in a wrapper's name that mark averaged weights, which are preferred.
-AVERAGED = frozenset({"ema", "swa", "average", "averaged", "shadow"})
+AVERAGED = frozenset({"ema", "swa", "avg", "average", "averaged", "shadow"})
 OPTIMIZER = re.compile("optim|opt$")  # containers of an optimizer's state, with the same names
 # Modules that torch puts around others. They may also wrap a part of a network.
 INSIDE = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")

@@ -73,10 +73,22 @@ def test_every_usual_mask_marks_its_half(tmp_path, name):
     assert np.array_equal(marked(tmp_path, MASKS[name]), LEFT)
 
 
-@pytest.mark.parametrize("mask", [Image.new("L", (16, 16)), alpha(0, "RGBA"), alpha(100, "RGBA")])
-def test_a_mask_that_marks_nothing_is_refused(tmp_path, mask):
-    with pytest.raises(FieldError, match=r"`mask_image` .*mask\.png: it marks nothing"):
-        marked(tmp_path, mask)
+def soft_strokes(color: tuple[int, int, int]) -> Image.Image:
+    """Strokes of one color with a soft edge on a transparent page."""
+    opacity = np.where(LEFT, 255, 0)
+    opacity[:, 7] = 200
+    return Image.fromarray(np.dstack([np.full((16, 16, 3), color), opacity]).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [Image.new("L", (16, 16)), alpha(0, "RGBA"), alpha(100, "RGBA"), soft_strokes((255, 0, 0)),
+     soft_strokes((90, 90, 90))],
+)  # fmt: skip
+@pytest.mark.parametrize("ending", ["png", "webp"])
+def test_a_mask_that_marks_nothing_is_refused(tmp_path, mask, ending):
+    with pytest.raises(FieldError, match=r"`mask_image` .*mask\.\w+: it marks nothing.*threshold"):
+        marked(tmp_path, mask, ending)
 
 
 def on_black(color: tuple[int, int, int]) -> Image.Image:
@@ -104,6 +116,15 @@ def test_colors_beside_white_are_refused(tmp_path):
     mask = np.array(on_black((128, 0, 0)))
     mask[:, 7:9] = 224, 224, 192
     with pytest.raises(FieldError, match="112 of its 256 pixels are neither black nor white"):
+        marked(tmp_path, Image.fromarray(mask))
+
+
+@pytest.mark.parametrize("others", [(1,), (1, 2), (20,)])
+def test_numbers_of_classes_beside_white_are_refused(tmp_path, others):
+    mask = LEFT * np.uint8(others[0])
+    mask[3:7] = others[-1]
+    mask[:, 7:9] = 255
+    with pytest.raises(FieldError, match="of its 256 pixels are neither black nor white"):
         marked(tmp_path, Image.fromarray(mask))
 
 

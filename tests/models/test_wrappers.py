@@ -83,6 +83,7 @@ def test_whole_weights_before_parts_and_averaged_ones_before_others(
         "netEMA",
         "EMA",
         "swa_model",
+        "model_avg",
         "ema_model.",
         "generator_ema.",
     ],
