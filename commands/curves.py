@@ -10,7 +10,7 @@ from commands.parser import CommandLine
 from commands.request import Request
 from commands.training_jobs import StageJob
 from training.curves import draw_curves
-from training.run_folder import RunFolder
+from training.run_folder import RunFiles
 from training.runs import STAGES
 from training.tracking import read_metrics
 from utils.errors import UserError, value_text
@@ -29,8 +29,8 @@ class CurvesJob:
         output: the run folder whose `curves` name the pictures.
     """
 
-    runs: dict[str, RunFolder]
-    output: RunFolder
+    runs: dict[str, RunFiles]
+    output: RunFiles
 
 
 def check(line: CommandLine) -> None:
@@ -61,11 +61,8 @@ def resolve(request: Request) -> CurvesJob:
     names = [folder.name for folder in written]
     if len(set(names)) < len(names):
         names = list(written.values())
-    runs = {
-        name: RunFolder(folder, line.dataset) for name, folder in zip(names, written, strict=True)
-    }
-    several = RunFolder(output, line.dataset)
-    return CurvesJob(runs, several if len(runs) > 1 else next(iter(runs.values())))
+    runs = {name: RunFiles(folder) for name, folder in zip(names, written, strict=True)}
+    return CurvesJob(runs, RunFiles(output) if len(runs) > 1 else next(iter(runs.values())))
 
 
 def describe(job: CurvesJob) -> dict[str, Any]:
@@ -96,7 +93,7 @@ def _folder_of(text: str, output: Path, trained: Collection[Path]) -> Path | Non
     """Find the folder of a run by its name in the output folder, or by its path.
 
     Returns:
-        The folder; None, with a warning, if there are no numbers in it.
+        The folder; None, with a warning, if it has no numbers.
 
     Raises:
         UserError: if there is no such folder.
@@ -117,5 +114,5 @@ def _folder_of(text: str, output: Path, trained: Collection[Path]) -> Path | Non
 
 def _has_numbers(folder: Path) -> bool:
     """Whether a folder has the numbers of a stage."""
-    files = [RunFolder(folder, "").metrics(stage) for stage in STAGES]
+    files = [RunFiles(folder).metrics(stage) for stage in STAGES]
     return any(file.is_file() and file.stat().st_size > 0 for file in files)

@@ -53,7 +53,7 @@ def complete(line: CommandLine) -> CommandLine:
     """Fill in what teacher and student decide: dataset, name of the run, sampling settings.
 
     Raises:
-        UserError: if there is no teacher, or it cannot be read.
+        UserError: if the teacher is missing or cannot be read.
     """
     for mode in ("train_vae", "train"):
         if line.asks_for(mode):
@@ -77,7 +77,7 @@ def resolve(request: Request) -> DistillJob:
     """Open the teacher, and make all configs of the training.
 
     Raises:
-        UserError: if there is no teacher, it is a student itself or cannot be guided, or the run
+        UserError: if the teacher is missing, is a student itself or cannot be guided, or if the run
             to continue has another teacher.
     """
     line, source = request.line, find_model(request)

@@ -10,7 +10,7 @@ from commands.judging import JudgeSource, check_extractor, resolve_judge
 from commands.parser import CommandLine
 from commands.request import Machine, Request
 from commands.sources import TokenizerSource, find_model, find_tokenizer_to_measure
-from data.batches import labelled_batches
+from data.batches import labeled_batches
 from data.generated import open_generated
 from metrics.judge import write_scores
 from metrics.reconstruction import ReconstructionMeter, perceptual_if_there
@@ -173,7 +173,7 @@ def _measure_tokenizer(job: TokenizerJob) -> None:
     meter = ReconstructionMeter(tokenizer, perceptual_if_there(job.perceptual_vgg))
     # One pass over the images feeds both the meter and the judge.
     workers, batch_size = job.judge.data.num_workers, job.judge.batch_size
-    batches = labelled_batches(images, batch_size, workers, job.machine.device)
+    batches = labeled_batches(images, batch_size, workers, job.machine.device)
     blocks = ((to_uint8(r.reconstructions), r.labels.numpy()) for r in meter.reconstruct(batches))
     scores = judge.score(blocks, len(images), "reconstructing")
     # The FID of reconstructions is called rFID. The meter has no LPIPS without VGG weights.

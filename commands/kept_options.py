@@ -62,7 +62,7 @@ class StageOptions:
         return names
 
 
-STAGES = {
+STAGE_OPTIONS = {
     "vqgan": StageOptions("train_vae", VQGANTrainingConfig, makes="tokenizer"),
     "maskgit": StageOptions("train", TrainingConfig, makes="transformer", reads=("tokenizer",)),
     "student": StageOptions("distill", DistillConfig, reads=("tokenizer", "transformer")),
@@ -78,14 +78,14 @@ def options_of_run(
     program's file.
 
     Args:
-        stage: a key of STAGES.
+        stage: a key of STAGE_OPTIONS.
         values: the values of all options, by name.
         given: names of the options that the user gave. The last kind is kept only if given.
     """
-    of_stage = STAGES[stage].names(values)
+    of_stage = STAGE_OPTIONS[stage].names(values)
     for option in OPTIONS.values():
         of_every_run = option.resume in (Resume.RUN, Resume.FREE)
-        reads = option.name in STAGES[stage].reading & given
+        reads = option.name in STAGE_OPTIONS[stage].reading & given
         if of_every_run or option.name in of_stage or reads:
             yield option
 
@@ -98,7 +98,7 @@ def kept_options(
     Args:
         line: the command line.
         stored: what config.json has for the stage.
-        stage: a key of STAGES.
+        stage: a key of STAGE_OPTIONS.
         file: config.json, for messages.
 
     Returns:
@@ -108,9 +108,12 @@ def kept_options(
         UserError: naming something that is not an option of the stage, or a value that its option
             does not accept.
     """
-    known = {option.name: option for option in options_of_run(stage, stored, STAGES[stage].reading)}
+    known = {
+        option.name: option
+        for option in options_of_run(stage, stored, STAGE_OPTIONS[stage].reading)
+    }
     # Runs that do not name a family are from the time when there was only one.
-    makes = STAGES[stage].makes
+    makes = STAGE_OPTIONS[stage].makes
     kept: dict[str, Any] = {} if makes is None else {makes: OPTIONS[makes].default_value}
     for name, value in stored.items():
         if name == MADE_FROM:

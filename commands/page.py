@@ -30,7 +30,7 @@ from page.catalog import Catalog, OpenModel
 from page.form import CommandForm, Field, Recipe
 from page.runs import RunReader
 from page.safety import is_loopback, new_token
-from training.run_folder import RunFolder
+from training.run_folder import RunFiles
 from training.runs import STAGES
 from utils.errors import UserError
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 NEEDED = ("starlette", "uvicorn")
 # One of them makes a folder a run.
-RUN_FILES = ("config.json", *(RunFolder(Path(), "").metrics(stage).name for stage in STAGES))
+RUN_FILES = ("config.json", *(RunFiles(Path()).metrics(stage).name for stage in STAGES))
 
 
 @dataclass(frozen=True)

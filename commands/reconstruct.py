@@ -9,7 +9,7 @@ import numpy as np
 from commands.generation import GRID_COLUMNS
 from commands.request import Data, Machine, Request
 from commands.sources import TokenizerSource, find_tokenizer_to_measure
-from data.batches import labelled_batches
+from data.batches import labeled_batches
 from data.generated import write_npz
 from data.images import ImageDataset
 from metrics.code_use import draw_code_use
@@ -63,7 +63,7 @@ def run(job: ReconstructJob) -> None:
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield reconstructions uint8 (B, H, W, C) and labels, and keep the first originals."""
         workers, device = job.data.num_workers, job.machine.device
-        batches = labelled_batches(job.images, job.batch_size, workers, device)
+        batches = labeled_batches(job.images, job.batch_size, workers, device)
         for original, reconstruction, labels in meter.reconstruct(batches):
             if not originals:
                 originals.extend(to_uint8(tokenizer.to_rgb(original[:GRID_COLUMNS])))

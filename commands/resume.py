@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.flags import options_of
-from commands.kept_options import STAGES, kept_options, options_of_run
+from commands.kept_options import STAGE_OPTIONS, kept_options, options_of_run
 from commands.options import AUTO, OPTIONS, Resume
 from commands.parser import CommandLine
 from models.sampling import SamplingConfig
@@ -34,7 +34,7 @@ def apply_resume(line: CommandLine) -> tuple[CommandLine, dict[str, Settings]]:
     """
     run = RunFolder(Path(line.output_dir) / (line.run_name or line.dataset), line.dataset)
     continued: dict[str, Settings] = {}
-    for stage, of_stage in STAGES.items():
+    for stage, of_stage in STAGE_OPTIONS.items():
         if line.asks_for(of_stage.mode):
             line, settings = _apply_to_stage(line, stage, run)
             continued |= {stage: settings} if settings is not None else {}
@@ -93,7 +93,7 @@ def run_record(
         made_from: what the run depends on apart from its options, by name.
         continues: the settings in config.json that the run continues; None for a new run.
     """
-    stages = [name for name, of_stage in STAGES.items() if line.asks_for(of_stage.mode)]
+    stages = [name for name, of_stage in STAGE_OPTIONS.items() if line.asks_for(of_stage.mode)]
     paths = {option.name for option in OPTIONS.values() if option.is_path}
     of_classes = {CLASS_NAMES, "labels"}
     return RunRecord(
@@ -101,7 +101,7 @@ def run_record(
         made_from=dict(made_from),
         planned={name: run_options(line, name) for name in stages if name != stage},
         private=frozenset(paths | of_classes),
-        epochs_name=STAGES[stage].epochs,
+        epochs_name=STAGE_OPTIONS[stage].epochs,
         continues=continues,
     )
 
@@ -129,7 +129,7 @@ def take_over_options(
     now = run_options(line, stage)
     taken = {}
     for name, value in kept_options(line, stored, stage, run.config).items():
-        may_grow = name == STAGES[stage].epochs
+        may_grow = name == STAGE_OPTIONS[stage].epochs
         if name not in line.given or now[name] == AUTO:
             taken[name] = value
         elif OPTIONS[name].resume is Resume.FREE or (may_grow and now[name] >= value):
@@ -142,7 +142,7 @@ def take_over_options(
     # These options count as given again: those that say how to read another program's file, and
     # those of sampling, for which a student has its own values.
     of_sampling = set(options_of(SamplingConfig).values()) if stage == "student" else set()
-    given = line.given | (taken.keys() & (STAGES[stage].reading | of_sampling))
+    given = line.given | (taken.keys() & (STAGE_OPTIONS[stage].reading | of_sampling))
     return replace(line.replace(**taken), given=given)
 
 

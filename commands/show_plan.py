@@ -29,7 +29,7 @@ def resolve(request: Request) -> ShowPlanJob:
         model = find_model(request)
         return ShowPlanJob(sampling_of(line, model), model.shape.seq_len)
     if line.settings == BEST:
-        raise UserError("--settings best: there is no trained model; name one with --checkpoint")
+        raise UserError("--settings best needs a trained model; name one with --checkpoint")
     sampling = configure(SamplingConfig, line)
     sampling.validate()
     return ShowPlanJob(sampling, find_tokenizer(request).shape.seq_len)

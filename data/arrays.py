@@ -1,7 +1,7 @@
-"""Arrays in files: IDX, .npy and .npz, of which no more is read than they may hold.
+"""Reads arrays from IDX, .npy and .npz files, and never more than a file may hold.
 
-What a file declares is compared with what it holds before memory is taken for it. Axes: N images,
-H W pixels, C channels.
+The size that a file declares is compared with its real size before memory is allocated. Axes:
+N images, H W pixels, C channels.
 """
 
 import gzip
@@ -19,7 +19,7 @@ from data.files import FileError, check_regular, reading
 from data.image_file import most_pixels
 from data.tree import named
 
-MOST_IDX_BYTES = 1 << 30  # the largest set in this format that is known has half of it
+MOST_IDX_BYTES = 1 << 30  # twice the largest known dataset in this format
 HEADERS: dict[tuple[int, int], Callable[..., Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -35,20 +35,20 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
 
     Args:
         path: the file.
-        dims: number of axes that it must have.
+        dims: number of axes that the array must have.
 
     Raises:
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if the file does not exist.
         FileError: if it is damaged or of another kind.
     """
     check_regular(path)
     with reading(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         if file.read(4) != bytes([0, 0, 8, dims]):
-            raise ValueError(f"it is no IDX file of bytes with {dims} axes")
+            raise ValueError(f"it is not an IDX file of bytes with {dims} axes")
         shape = struct.unpack(f">{dims}I", file.read(4 * dims))
         size = math.prod(shape)
         if size > MOST_IDX_BYTES:
-            raise ValueError(f"it declares {size:,} bytes, more than any data set of its kind has")
+            raise ValueError(f"it declares {size:,} bytes, more than any dataset of its kind has")
         data = file.read(size + 1)
         if len(data) != size:
             raise ValueError(f"it holds {len(data):,} bytes of {size:,}")
@@ -60,12 +60,12 @@ def read_npz(path: Path, name: str, accepts: Accepts, wanted: str) -> np.ndarray
 
     Args:
         path: the file.
-        name: of the array.
-        accepts: says whether an array is wanted; nothing else is read.
+        name: name of the array.
+        accepts: decides by shape and type whether the array is read.
         wanted: the same in words, for the message.
 
     Raises:
-        FileNotFoundError: if the file is not there.
+        FileNotFoundError: if the file does not exist.
         FileError: if it is damaged or has no such array.
     """
     with open_npy(path, name) as (file, shape, dtype, in_fortran_order):
@@ -77,16 +77,16 @@ def read_npz(path: Path, name: str, accepts: Accepts, wanted: str) -> np.ndarray
 
 @contextmanager
 def open_npy(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype, bool]]:
-    """Open an array of an .npz file, or the one of an .npy file, to read its bytes.
+    """Open an array of an .npz or .npy file, to read its bytes.
 
-    Whatever is raised in the block becomes a FileError that names the file.
+    Any exception in the block becomes a FileError that names the file.
 
     Args:
         path: the file.
-        name: of the array in an .npz file.
+        name: name of the array in an .npz file.
 
     Yields:
-        The file behind its header, the shape, the type, and whether it is in Fortran's order.
+        The file, positioned after the header; the shape; the type; whether it is in Fortran order.
     """
     check_regular(path)
     with reading(path):
@@ -108,16 +108,16 @@ def images_shape(
     """Return N, H, W, C of an array of images.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not an array of images.
     """
     if len(shape) == 3 and shape[2] in (1, 3, 4):
         raise ValueError(f"{dtype} {shape} is one image or many narrow ones: write images[None]")
-    told = f"{dtype} {shape}" + (" in Fortran's order" if in_fortran_order else "")
+    found = f"{dtype} {shape}" + (" in Fortran's order" if in_fortran_order else "")
     shape = (*shape, 1) if len(shape) == 3 else shape
     if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or in_fortran_order:
-        raise ValueError(f"the images are {told}, not uint8 (N, H, W, C) with C 1 or 3")
+        raise ValueError(f"the images are {found}, not uint8 (N, H, W, C) with C 1 or 3")
     if shape[1] * shape[2] > most_pixels() or not math.prod(shape):
-        raise ValueError(f"the images are {told}")
+        raise ValueError(f"the images are {found}")
     count, height, width, channels = shape
     return count, height, width, channels
 
@@ -138,7 +138,7 @@ def class_labels(labels: np.ndarray) -> np.ndarray:
         if not (np.isin(rows, (0, 1)) & (rows.sum(1, keepdims=True) == 1)).all():
             raise ValueError(f"{labels.dtype} {labels.shape} is not one class for each image")
         return rows.argmax(1)
-    with np.errstate(invalid="ignore"):  # of what is no whole number of 64 bits
+    with np.errstate(invalid="ignore"):  # for values that are not whole numbers of 64 bits
         whole = rows[:, 0].astype(np.int64)
     if (whole != rows[:, 0]).any():
         raise ValueError(f"{labels.dtype} {labels.shape} is not whole numbers")
@@ -146,12 +146,7 @@ def class_labels(labels: np.ndarray) -> np.ndarray:
 
 
 def _header(file: IO[bytes], length: int) -> tuple[tuple[int, ...], np.dtype, bool]:
-    """Read the header of an array; refuse one that declares another size than the file has.
-
-    Args:
-        file: at its start.
-        length: of the file in bytes.
-    """
+    """Read the header at the start of a file of `length` bytes; check the size that it declares."""
     shape, in_fortran_order, dtype = HEADERS[np.lib.format.read_magic(file)](file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not read")

@@ -1,7 +1,7 @@
 """Batches of images for training a tokenizer and for measuring tokenizers.
 
-Images go to the device as bytes, which are a quarter of the size of floats, and become floats
-there. They come from pinned memory, so that the program need not wait for the copy.
+Images go to the device as bytes, a quarter of the size of floats, and become floats there. They are
+copied from pinned memory, so that the program does not wait for the copy.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from utils.seeding import rng
 from utils.workers import batches_of
 
 EpochBatches = Callable[[int, int], Iterator[Tensor]]
-"""(epoch, first batch) gives images float (B, C, H, W) in [-1, 1], from that batch of the epoch."""
+"""(epoch, first batch) -> the epoch's images from this batch on: float (B, C, H, W) in [-1, 1]."""
 
 
 def training_batches(
@@ -26,8 +26,8 @@ def training_batches(
 ) -> EpochBatches:
     """Make batches on the device, in an order and under flips that depend on (seed, epoch) alone.
 
-    At the end of an epoch, images that do not fill a batch are left out. If there are fewer images
-    than fill one batch, all of them are a smaller batch.
+    At the end of an epoch, images that do not fill a batch are left out. If all images together do
+    not fill a batch, they are one smaller batch.
     """
     batch_size = min(batch_size, len(images))
     num_batches = len(images) // batch_size
@@ -36,7 +36,7 @@ def training_batches(
         order = rng(seed, "image order", epoch).permutation(len(images))
         views = rng(seed, "image views", epoch).integers(0, images.num_views, len(images))
         used = slice(first_batch * batch_size, num_batches * batch_size)
-        # An array, as workers would copy a list of a million numbers one by one.
+        # An array: workers would copy a list of a million numbers one by one.
         chosen = Subset(images, order[used])  # type: ignore[arg-type]
         flips = torch.from_numpy(views[used]).split(batch_size)
         for (pixels, _), view in zip(_loader(chosen, batch_size, num_workers), flips, strict=True):
@@ -45,7 +45,7 @@ def training_batches(
     return batches
 
 
-def labelled_batches(
+def labeled_batches(
     images: ImageDataset, batch_size: int, num_workers: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield all images in their order, without flips, and their labels.
@@ -60,8 +60,8 @@ def labelled_batches(
 def validation_batches(
     images: ImageDataset, batch_size: int, num_workers: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """Yield what `labelled_batches` does, without the labels."""
-    return (batch for batch, _ in labelled_batches(images, batch_size, num_workers, device))
+    """Yield what `labeled_batches` does, without the labels."""
+    return (batch for batch, _ in labeled_batches(images, batch_size, num_workers, device))
 
 
 def uint8_blocks(
@@ -73,7 +73,7 @@ def uint8_blocks(
 
 
 def _loader(images: Dataset, batch_size: int, num_workers: int) -> Iterator:
-    """Read batches in order, into pinned memory where the program uses CUDA."""
+    """Read batches in order, into pinned memory if the program uses CUDA."""
     loader = DataLoader(
         images, batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_initialized()
     )
@@ -81,7 +81,7 @@ def _loader(images: Dataset, batch_size: int, num_workers: int) -> Iterator:
 
 
 def _flip(pixels: Tensor, views: Tensor) -> Tensor:
-    """Flip each image (B, C, H, W), in place, as its own view (B,) shows it."""
+    """Flip each image (B, C, H, W), in place, by the number of its view (B,)."""
     for view in views.unique().tolist():
         if view:
             chosen = views == view

@@ -3,8 +3,8 @@
 Images are made in blocks. A block depends only on its index and on the identity record of the
 sampling. Each finished block is a file in a partial folder, with a digest. After a stop, the next
 run makes the blocks that are missing or damaged; several processes share them. When all blocks are
-there, the PNGs and the .npz are written from them. Earlier parts of the same sampling stay; those
-of another one are replaced.
+complete, the PNGs and the .npz are written from them. Earlier parts of the same sampling stay;
+images of another sampling are replaced.
 """
 
 import io
@@ -37,15 +37,15 @@ class BlockFolder:
     """The folder of the blocks of a sampling.
 
     Attributes:
-        folder: where the samples go.
-        path: the folder of the blocks in it.
+        folder: folder for the samples.
+        path: folder of the blocks, inside `folder`.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         """Name the folder of the blocks, which `missing` makes.
 
         Args:
-            folder: where the samples go.
+            folder: folder for the samples.
             identity: everything that the images depend on, as plain data.
         """
         self.folder, self.path = folder, folder / BESIDE
@@ -56,7 +56,7 @@ class BlockFolder:
         return claim(self.folder, "sampling")
 
     def missing(self, num_blocks: int) -> list[int]:
-        """List the indices of the blocks that are not there yet.
+        """List the indices of the blocks that are still to be made.
 
         Blocks that are damaged, and those of another identity, are removed.
 
@@ -75,14 +75,14 @@ class BlockFolder:
         there = [index for index in range(num_blocks) if self._file(index).is_file()]
         damaged = [index for index in there if not self._is_intact(index)]
         if damaged:
-            log.warning("%d of %d blocks are damaged and made anew", len(damaged), len(there))
+            log.warning("%d of %d blocks are damaged: made again", len(damaged), len(there))
         return sorted({*range(num_blocks)} - {*there} | {*damaged})
 
     def write(self, indices: Sequence[int], blocks: Iterable[np.ndarray]) -> None:
         """Write blocks to files as they come.
 
         Args:
-            indices: of the blocks.
+            indices: indices of the blocks.
             blocks: uint8 (B, H, W, C) each, one per index.
 
         Raises:
@@ -107,12 +107,12 @@ class BlockFolder:
             content = unsealed_bytes(path.read_bytes(), self._about(index))
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{path} is damaged ({one_line(error)}); the same command makes it anew"
+                f"{path} is damaged ({one_line(error)}); the same command makes it again"
             ) from error
         return np.load(io.BytesIO(content), allow_pickle=False)
 
     def _is_intact(self, index: int) -> bool:
-        """Whether the file of a block holds what was written."""
+        """Whether the file of a block is unchanged since it was written."""
         try:
             self.read(index)
         except UserError:
@@ -120,7 +120,7 @@ class BlockFolder:
         return True
 
     def _about(self, index: int) -> str:
-        """Say which block of which sampling it is, for its digest."""
+        """Name the block and its sampling, for the digest."""
         return f"block {index} of {self._checksum}"
 
     def _file(self, index: int) -> Path:
@@ -140,20 +140,20 @@ def publish_blocks(
 
     Args:
         blocks: the blocks; they are removed at the end.
-        sampling: what all parts of the sampling have in common, as plain data. The images of its
-            other parts stay; those of another sampling go, with its film.
-        labels: of the images, in their order.
-        block_size: number of images in a block; the last one may have fewer.
-        columns: of `grid.png`.
-        first_image: number of the first image, which names its file.
+        sampling: what all parts of the sampling have in common, as plain data. Images of its other
+            parts stay. Images of another sampling, and its film, are removed.
+        labels: labels of the images, in their order.
+        block_size: images per block; the last block may have fewer.
+        columns: images per row of `grid.png`.
+        first_image: number of the first image; the files are named by number.
 
     Raises:
-        UserError: if a file cannot be written, or a block or `samples.npz` is damaged; earlier
-            files and the blocks are then still there.
+        UserError: if a file cannot be written, or a block or `samples.npz` is damaged. Earlier
+            files and the blocks then stay.
     """
     made = blocks.path
     earlier = earlier_parts(blocks.folder / "samples.npz", sampling)
-    # Those before, the new ones and those after, in the order of their numbers.
+    # Earlier images with lower numbers, the new ones, then earlier ones with higher numbers.
     new = first_image + np.arange(len(labels))
     stay = earlier.outside(first_image, first_image + len(labels))
     before, after = stay & (earlier.indices < first_image), stay & (earlier.indices > first_image)
@@ -162,7 +162,7 @@ def publish_blocks(
         [earlier.parts[before], np.full_like(new, first_image), earlier.parts[after]]
     )
     images = itertools.chain(
-        earlier.blocks(before), _labelled(blocks, labels, block_size), earlier.blocks(after)
+        earlier.blocks(before), _labeled(blocks, labels, block_size), earlier.blocks(after)
     )
     shutil.rmtree(made / "images", ignore_errors=True)
     passed = write_pngs(made / "images", images, indices)
@@ -175,7 +175,7 @@ def publish_blocks(
     publish(blocks.folder, ("samples.npz", "grid.png", *(() if keeps_film else FILM)))
 
 
-def _labelled(
+def _labeled(
     blocks: BlockFolder, labels: Sequence[int], block_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the images of each block and their labels, in order."""

@@ -1,9 +1,9 @@
-"""Checks image files by decoding them, and notes which are good, so that each is checked once.
+"""Checks image files by decoding them, and notes the good ones, so that each is checked once.
 
-The notes are a file of stamps: 8 bytes that depend on the path of a file, its size, its time of
-change and what decodes it. A damaged stamp is that of no file, so its file is checked again. So is
-a file that could not be read: the reason may lie outside it. Images of more than 8 bits are in a
-file of their own, with their ranges.
+The notes are a file of stamps. A stamp has 8 bytes, which depend on the path of a file, its size,
+its time of change and the decoder. A damaged stamp matches no file, so its file is checked again. A
+file that could not be read is checked again too, because the reason may lie outside it. Images of
+more than 8 bits have their own notes, with their ranges.
 """
 
 import hashlib
@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 
 NOTES = "checked_images"
 DEEP_NOTES = "checked_deep_images"
-RULES = 2  # a number for how data/image_file.py decodes: with another one all is checked again
-SPAN = 1000  # files that are decoded between two notes
+RULES = 2  # version of how data/image_file.py decodes: a new one makes all files checked again
+SPAN = 1000  # files decoded between two writes of notes
 STAMP = np.dtype("<u8")
 DEEP = np.dtype([("stamp", STAMP), ("is_float", "<u8"), ("low", "<f8"), ("high", "<f8")])
-"""The note of an image of more than 8 bits. Its stamp is mixed with a checksum of its range."""
+"""The note of an image of more than 8 bits; a checksum of its range is mixed into the stamp."""
 
 
 def stamps_of(folder: Path, names: Sequence[str]) -> np.ndarray:
-    """Compute the stamps of files: uint64 (N,)."""
+    """Compute the stamps of files, named relative to the folder: uint64 (N,)."""
     common = hashlib.blake2b(digest_size=STAMP.itemsize)
     rules = f"{RULES} {PIL.__version__} {most_pixels()}"
     common.update(os.fsencode(f"{rules}\0{os.path.realpath(folder)}\0"))
@@ -47,7 +47,7 @@ def stamps_of(folder: Path, names: Sequence[str]) -> np.ndarray:
             status = os.stat(f"{folder}/{name}")  # noqa: PTH116 (a million Paths are slow)
             digest.update(b"\0%d %d" % (status.st_size, status.st_mtime_ns))
         except OSError:
-            pass  # a broken link, which is never noted
+            pass  # a broken link, never noted
         return int.from_bytes(digest.digest(), "little")
 
     return np.fromiter(map(stamp, names), STAMP, len(names))
@@ -56,20 +56,20 @@ def stamps_of(folder: Path, names: Sequence[str]) -> np.ndarray:
 def examined(
     folder: Path, names: Sequence[str], stamps: np.ndarray, notes: Path | None
 ) -> tuple[dict[str, FileError], Ranges]:
-    """Decode the images that are not noted as good, and note those that are.
+    """Decode the images without a note, and note the good ones.
 
     Args:
         folder: the folder of the files.
         names: their paths relative to it.
-        stamps: of the files, as `stamps_of` returns them.
+        stamps: the files' stamps from `stamps_of`.
         notes: the folder of the notes; None reads and writes none.
 
     Returns:
-        What is wrong with those that cannot be read, by name, and the ranges of those that have
-        more than 8 bits.
+        The errors of images that cannot be read, by name, and the ranges of the images of more than
+        8 bits.
 
     Raises:
-        FileError: if a file may not be read.
+        FileError: if the permission to read a file is missing.
     """
     noted = _noted(notes, NOTES, STAMP)
     deep = _noted(notes, DEEP_NOTES, DEEP)
@@ -101,7 +101,7 @@ def _checksums(deep: np.ndarray) -> np.ndarray:
 
 
 def _noted(notes: Path | None, name: str, kind: np.dtype) -> np.ndarray:
-    """Read all notes of a kind; none where there is no file that can be read."""
+    """Read all notes of a kind; none if their file is missing or unreadable."""
     try:
         return np.fromfile(notes / name, kind) if notes else np.empty(0, kind)
     except OSError:
@@ -109,7 +109,7 @@ def _noted(notes: Path | None, name: str, kind: np.dtype) -> np.ndarray:
 
 
 def _note(notes: Path | None, name: str, rows: np.ndarray) -> None:
-    """Add to the notes; what is not written is checked again at the next start."""
+    """Add to the notes; images without a note are checked again at the next start."""
     if notes is None or not len(rows):
         return
     try:
@@ -118,10 +118,10 @@ def _note(notes: Path | None, name: str, rows: np.ndarray) -> None:
             end.truncate(end.tell() // rows.itemsize * rows.itemsize)  # a note cut by a crash
             end.write(rows.tobytes())
     except OSError as error:
-        _say_unwritten(notes / name, error.strerror or str(error))
+        _log_unwritten(notes / name, error.strerror or str(error))
 
 
 @cache
-def _say_unwritten(file: Path, reason: str) -> None:
-    """Say, once, that the images will be checked again."""
+def _log_unwritten(file: Path, reason: str) -> None:
+    """Log, once, that the images will be checked again."""
     log.info("cannot write %s (%s): the next start checks the images again", file, reason)

@@ -1,7 +1,7 @@
-"""What the images of a split are, told so that a copy of them in another place is the same.
+"""A fingerprint of a split that does not depend on where the files lie.
 
-A run records it, so that it is not continued with other images; processes that train together
-compare it. Times of change and the place of the data folder are not part of it.
+A run records it, so that it cannot be continued with other images. Processes that train together
+compare it. Modification times and the path of the data folder are not part of it.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ import numpy as np
 from data.images import FileImages, ImageDataset
 from utils.errors import UserError
 
-MOST_BYTES = 1 << 28  # of image files that are read whole; of more an even share is read
+MOST_BYTES = 1 << 28  # if image files have more together, an even share of them is read
 MOST_FILES = 10_000
-ROWS = 4096  # of an array that are digested at once
+ROWS = 4096  # rows of an array digested at once
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,11 @@ class Content:
     """The images of a split.
 
     Attributes:
-        count: number of images.
         class_names: names in the order of the labels.
         labels: digest of the labels.
-        source: digest of the images: of all pixels where a few files hold them in arrays. Where
-            each image is a file, of all names and sizes and of what is in the files, which is all
-            of it up to MOST_BYTES and MOST_FILES, and of larger sets an even share of the files.
+        source: digest of the images. If a few files hold all images as arrays, all pixels are in
+            it. If each image is a file, it has the names and sizes of all files and the contents of
+            all files up to MOST_BYTES and MOST_FILES, or of an even share of them in larger sets.
     """
 
     count: int
@@ -45,7 +44,7 @@ def content_of(images: ImageDataset) -> Content:
     """Describe the images of a split.
 
     Raises:
-        UserError: if one of the files cannot be read.
+        UserError: if a file cannot be read.
     """
     items, root = images.source.items, images.source.root
     labels = np.asarray(_part(items, "labels", "targets"), np.int64)
@@ -66,8 +65,8 @@ def in_order(images: ImageDataset, class_names: Sequence[str]) -> ImageDataset:
 
     Args:
         images: the images.
-        class_names: the names of their classes in the order wanted. If these are other names, or
-            the table of datasets has them, nothing changes.
+        class_names: the names of their classes in the wanted order. Nothing changes if the images
+            have other names, or if the table of datasets fixes the names.
     """
     items = images.source.items
     names = tuple(class_names)
@@ -82,7 +81,7 @@ def in_order(images: ImageDataset, class_names: Sequence[str]) -> ImageDataset:
 
 
 def _part(items: Any, *names: str) -> Any:
-    """Return the first of some attributes that a reader's images have."""
+    """Return the first of these attributes that a reader's images have."""
     return next(getattr(items, name) for name in names if hasattr(items, name))
 
 
@@ -102,7 +101,7 @@ def _rows(array: np.ndarray) -> Iterator[bytes]:
 
 
 def _files(paths: Sequence[str], root: str) -> Iterator[bytes]:
-    """Yield name and size of every file, and what is in as many as may be read."""
+    """Yield name and size of every file, and the contents of as many as may be read."""
     try:
         sizes = [os.stat(path).st_size for path in paths]  # noqa: PTH116 (a million Paths are slow)
         share = min(1.0, MOST_BYTES / max(sum(sizes), 1), MOST_FILES / len(paths))

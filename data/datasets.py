@@ -1,7 +1,7 @@
 """The table of datasets. To add a dataset, add a row.
 
-The command line reads the table before it knows whether there is work to do. So importing this
-module loads neither torch nor torchvision, numpy nor medmnist; each row only names its reader.
+The command line reads the table even to print its help. So importing this module loads neither
+torch, torchvision, numpy nor medmnist; each row only names its reader.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _ROWS = (
         size=32,
         splits=TRAIN_TEST,
         source="http://yann.lecun.com/exdb/mnist/",
-        licence="CC BY-SA 3.0",
+        license="CC BY-SA 3.0",
         files=tuple(f"MNIST/raw/{name}.gz" for name in IDX_FILES),
     ),
     DatasetSpec(
@@ -68,7 +68,7 @@ _ROWS = (
         splits=TRAIN_TEST,
         flips="horizontal",
         source="https://www.cs.toronto.edu/~kriz/cifar.html",
-        licence="none stated; cite Krizhevsky 2009",
+        license="none stated; cite Krizhevsky 2009",
         files=("cifar-10-python.tar.gz",),
     ),
     DatasetSpec(
@@ -80,7 +80,7 @@ _ROWS = (
         splits=TRAIN_TEST,
         flips="horizontal",
         source="https://www.cs.toronto.edu/~kriz/cifar.html",
-        licence="none stated; cite Krizhevsky 2009",
+        license="none stated; cite Krizhevsky 2009",
         files=("cifar-100-python.tar.gz",),
     ),
     DatasetSpec(
@@ -92,7 +92,7 @@ _ROWS = (
         splits={"train": "train-standard", "validation": "val"},
         flips="horizontal",
         source="http://places2.csail.mit.edu/download.html",
-        licence="non-commercial research and education only",
+        license="non-commercial research and education only",
         files=(
             "filelist_places365-standard.tar",
             "train_256_places365standard.tar",
@@ -108,7 +108,7 @@ _ROWS = (
         splits=TRAIN_VAL,
         flips="horizontal",
         source="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
-        licence="research only",
+        license="research only",
         files=("dtd/dtd-r1.0.1.tar.gz",),
     ),
     DatasetSpec(
@@ -131,7 +131,7 @@ _ROWS = (
         size=32,
         splits=TRAIN_TEST,
         source="https://github.com/zalandoresearch/fashion-mnist",
-        licence="MIT",
+        license="MIT",
         files=tuple(f"FashionMNIST/raw/{name}.gz" for name in IDX_FILES),
     ),
     DatasetSpec(
@@ -159,7 +159,7 @@ _ROWS = (
         size=MEDMNIST_DEFAULT,
         splits=TRAIN_VAL,
         source=MEDMNIST_PAGE,
-        licence="CC BY 4.0",
+        license="CC BY 4.0",
         files=medmnist_files("chestmnist"),
     ),
     DatasetSpec(
@@ -181,7 +181,7 @@ _ROWS = (
         splits=TRAIN_VAL,
         flips="both",
         source=MEDMNIST_PAGE,
-        licence="CC BY 4.0",
+        license="CC BY 4.0",
         files=medmnist_files("bloodmnist"),
     ),
     DatasetSpec(
@@ -202,7 +202,7 @@ _ROWS = (
         splits=TRAIN_VAL,
         flips="both",
         source=MEDMNIST_PAGE,
-        licence="CC BY-NC 4.0",
+        license="CC BY-NC 4.0",
         files=medmnist_files("dermamnist"),
     ),
     DatasetSpec(
@@ -214,7 +214,7 @@ _ROWS = (
         size=MEDMNIST_DEFAULT,
         splits=TRAIN_VAL,
         source=MEDMNIST_PAGE,
-        licence="CC BY 4.0",
+        license="CC BY 4.0",
         files=medmnist_files("octmnist"),
     ),
     DatasetSpec(
@@ -235,7 +235,7 @@ _ROWS = (
         size=MEDMNIST_DEFAULT,
         splits=TRAIN_VAL,
         source=MEDMNIST_PAGE,
-        licence="CC BY 4.0",
+        license="CC BY 4.0",
         files=medmnist_files("tissuemnist"),
     ),
     DatasetSpec(
@@ -247,7 +247,7 @@ _ROWS = (
         size=MEDMNIST_DEFAULT,
         splits=TRAIN_VAL,
         source=MEDMNIST_PAGE,
-        licence="CC BY 4.0",
+        license="CC BY 4.0",
         files=medmnist_files("pneumoniamnist"),
     ),
     DatasetSpec(
@@ -260,7 +260,7 @@ _ROWS = (
         splits=TRAIN_VAL,
         flips="both",
         source=MEDMNIST_PAGE,
-        licence="CC BY 4.0",
+        license="CC BY 4.0",
         files=medmnist_files("retinamnist"),
     ),
     DatasetSpec(
@@ -272,7 +272,7 @@ _ROWS = (
         size=32,
         splits=TRAIN_TEST,
         source="http://ufldl.stanford.edu/housenumbers/",
-        licence="non-commercial use only",
+        license="non-commercial use only",
         files=("train_32x32.mat", "test_32x32.mat"),
     ),
     DatasetSpec(
@@ -284,7 +284,7 @@ _ROWS = (
         splits=TRAIN_VAL,
         flips="horizontal",
         source="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
-        licence=IMAGENET_TERMS,
+        license=IMAGENET_TERMS,
         files=("tiny-imagenet-200.zip",),
     ),
     DatasetSpec(
@@ -296,7 +296,7 @@ _ROWS = (
         splits=TRAIN_VAL,
         flips="horizontal",
         source="https://image-net.org/challenges/LSVRC/2012/2012-downloads.php",
-        licence=IMAGENET_TERMS,
+        license=IMAGENET_TERMS,
         files=(
             "ILSVRC2012_img_train.tar",
             "ILSVRC2012_img_val.tar",
@@ -313,7 +313,7 @@ _ROWS = (
         splits={"train": "train", "validation": "valid"},
         flips="horizontal",
         source="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
-        licence="non-commercial research only",
+        license="non-commercial research only",
         files=(
             "celeba/img_align_celeba.zip",
             "celeba/list_attr_celeba.txt",
@@ -332,7 +332,7 @@ _ROWS = (
         splits={"train": "train", "validation": "validation"},
         flips="horizontal",
         source="your own images",
-        licence="yours to know",
+        license="yours to know",
         files=("<class>/**/*.jpg, .png, ...",),
     ),
 )
@@ -341,7 +341,7 @@ DATASETS: dict[str, DatasetSpec] = {row.name: row for row in _ROWS}
 
 def documentation_table(specs: Iterable[DatasetSpec] = DATASETS.values()) -> str:
     """Write the table as Markdown, as docs/datasets.md shows it."""
-    head = "| dataset | classes | channels | size | views | splits | source | licence | files |"
+    head = "| dataset | classes | channels | size | views | splits | source | license | files |"
     lines = [head, "| --- " * head.count(" |") + "|"]
     for spec in specs:
         source = f"<{spec.source}>" if "://" in spec.source else spec.source
@@ -353,7 +353,7 @@ def documentation_table(specs: Iterable[DatasetSpec] = DATASETS.values()) -> str
             spec.num_views,
             " / ".join(spec.splits.values()),
             source,
-            spec.licence,
+            spec.license,
             ", ".join(f"`{file}`" for file in spec.files),
         )
         lines.append(f"| {' | '.join(map(str, cells))} |")

@@ -1,4 +1,4 @@
-"""Images with samples of more than 8 bits, and the one rule by which they get 8.
+"""Images with samples of more than 8 bits, and the rule that converts them to 8 bits.
 
 Gray and color follow the same rule, and all images of a folder have one range. Axes: H W pixels.
 """
@@ -14,7 +14,7 @@ from PIL import Image, ImageColor
 
 log = logging.getLogger(__name__)
 
-BAND = 1 << 20  # pixels that are converted at once
+BAND = 1 << 20  # pixels converted at once
 WHITES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 
 
@@ -34,10 +34,10 @@ class Ranges(NamedTuple):
 
 
 NO_RANGES = Ranges()
-"""Of a set without deep images."""
+"""The ranges of a set without deep images."""
 
 SetOfRanges = Ranges | Callable[[], Ranges] | None
-"""The ranges of the set that an image belongs to, or what computes them; None if it is alone."""
+"""The ranges of an image's set, or a function that computes them; None for a single image."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Deep:
 
     Attributes:
         values: whole numbers or floats, (H, W) or (H, W, 3).
-        alpha: float32 (H, W) in [0, 1], None where nothing is transparent.
-        white_is_zero: whether the largest value is black.
+        alpha: float32 (H, W) in [0, 1]; None if nothing is transparent.
+        white_is_zero: whether the largest value means black.
         premultiplied: whether `values` have been multiplied by `alpha`.
     """
 
@@ -86,7 +86,7 @@ def eight_bits(deep: Deep, page: str, ranges: SetOfRanges) -> Image.Image:
     ranges = ranges() if callable(ranges) else ranges
     common = ranges and (ranges.floats if deep.is_float else ranges.whole)
     if common is None:
-        _tell_rule()
+        _log_rule()
     black, white = black_and_white(common or deep.range)
     back = float(ImageColor.getrgb(page)[0])
     flat = np.empty(deep.values.shape, np.uint8)
@@ -103,7 +103,7 @@ def eight_bits(deep: Deep, page: str, ranges: SetOfRanges) -> Image.Image:
 
 
 def common_ranges(found: Iterable[object]) -> Ranges:
-    """Return the ranges of a set of images from those of its deep ones; passes over all else."""
+    """Join the ranges in `found` into those of the whole set; ignore everything else in it."""
     ranges: dict[bool, Range] = {}
     for one in found:
         if isinstance(one, Range):
@@ -114,10 +114,10 @@ def common_ranges(found: Iterable[object]) -> Ranges:
 
 
 def black_and_white(found: Range) -> tuple[float, float]:
-    """Return which values of deep images are black and white.
+    """Return the values that mean black and white.
 
-    Black is 0. White is the first of WHITES that no value exceeds, or 1 for floats: the depths of
-    cameras and scanners. Images that leave this range go from the smallest to the largest value.
+    Black is 0. White is the first of WHITES, the depths of cameras and scanners, that no value
+    exceeds; for floats it is 1. If values lie outside, black is the smallest and white the largest.
     """
     whites = [white for white in ((1.0,) if found.is_float else WHITES) if found.high <= white]
     if found.low >= 0 and whites:
@@ -126,8 +126,8 @@ def black_and_white(found: Range) -> tuple[float, float]:
 
 
 @cache
-def _tell_rule() -> None:
-    """Say the rule of `black_and_white`, once."""
+def _log_rule() -> None:
+    """Log the rule of `black_and_white`, once."""
     log.info(
         "samples of more than 8 bits: 0 is black, white is the first of %s that no value of the "
         "image or folder exceeds (for floats 1); other values go from the smallest to the largest",
@@ -136,7 +136,7 @@ def _tell_rule() -> None:
 
 
 def bands(height: int, width: int) -> Iterator[slice]:
-    """Cut an image into bands of full width, so that little memory is needed at once."""
+    """Cut an image into bands of full width, to need little memory at once."""
     rows = max(1, BAND // width)
     for top in range(0, height, rows):
         yield slice(top, min(top + rows, height))
@@ -146,7 +146,7 @@ def checked_visible(visible: bool, image: Image.Image) -> Image.Image:
     """Return an image if anything in it is visible.
 
     Raises:
-        ValueError: if not. Its pixels could be as meaningless as a blank page.
+        ValueError: if nothing is visible; the pixels could then mean nothing.
     """
     if not visible:
         raise ValueError("it is transparent everywhere; remove its alpha if its colors are meant")

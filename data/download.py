@@ -1,7 +1,7 @@
 """Downloads datasets so that a dataset on disk is either complete or missing.
 
-A library downloads, checks and unpacks into a temporary folder inside the data folder. When it has
-finished, the files move to their place.
+A library downloads, checks and unpacks into a temporary folder inside the data folder. When it is
+done, the files move to their place.
 """
 
 import logging
@@ -18,26 +18,26 @@ from utils.files import temporary_folder
 log = logging.getLogger(__name__)
 
 STALL_SECONDS = 60
-"""A server that sends nothing for so long counts as gone."""
+"""A server that sends nothing for this time counts as gone."""
 
 
 class FetchError(Exception):
-    """What went wrong, in one line."""
+    """A failed download; the message is one line."""
 
 
 def fetch(spec: DatasetSpec, root: Path, split: str, size: int) -> None:
-    """Download a split of a dataset, or unpack archives that are at their place already.
+    """Download a split of a dataset, or unpack archives that are already in their place.
 
     Args:
         spec: row of the dataset table.
-        root: the data folder; made where it is missing, and removed again if it stays empty.
+        root: the data folder; made if it is missing, and removed again if it stays empty.
         split: the library's name of the split.
         size: wanted longer side of the images in pixels.
 
     Raises:
-        FetchError: if that fails; no files stay behind.
+        FetchError: if it fails; no files are left behind.
     """
-    log.info("fetching %s into %s; licence: %s", spec.name, root, spec.licence)
+    log.info("fetching %s into %s; license: %s", spec.name, root, spec.license)
     created = not root.exists()
     staging = root  # until there is a temporary folder
     try:
@@ -48,7 +48,7 @@ def fetch(spec: DatasetSpec, root: Path, split: str, size: int) -> None:
             with _impatient_sockets():
                 spec.reader.load().fetch(staging, split, size)
             _move_into(staging, root)
-    except Exception as error:  # the exceptions of gdown, for one, have no common base
+    except Exception as error:  # gdown's exceptions, for example, have no common base class
         raise FetchError(one_line(error).replace(str(staging), str(root))) from error
     finally:
         if created and root.is_dir() and not any(root.iterdir()):
@@ -56,7 +56,7 @@ def fetch(spec: DatasetSpec, root: Path, split: str, size: int) -> None:
 
 
 def _link_present(spec: DatasetSpec, root: Path, staging: Path) -> None:
-    """Link files that are there already into the temporary folder; the library checks them."""
+    """Link existing files into the temporary folder; the library checks them."""
     for file in (name for path in spec.files for name in (path, f"{spec.name}/{path}")):
         if (root / file).is_file():
             (staging / file).parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def _link_present(spec: DatasetSpec, root: Path, staging: Path) -> None:
 
 
 def _move_into(source: Path, target: Path) -> None:
-    """Move all files of a folder, but no links, to another one; folders may be there already."""
+    """Move all files of a folder, but no links, into another one, whose folders may exist."""
     for entry in source.iterdir():
         place = target / entry.name
         if entry.is_symlink():
@@ -77,7 +77,7 @@ def _move_into(source: Path, target: Path) -> None:
 
 @contextmanager
 def _impatient_sockets() -> Iterator[None]:
-    """Set a timeout for the block, as the libraries set none."""
+    """Set a timeout for the block, because the libraries set none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALL_SECONDS)
     try:

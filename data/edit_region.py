@@ -1,4 +1,4 @@
-"""Reads the image to edit, and marks the pixels of it that are made anew."""
+"""Reads the image to edit, and marks the pixels to regenerate."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from data.image_file import load_image
-from data.images import ImageDataset, to_tensor
+from data.images import ImageDataset, to_array
 from data.mask_file import read_mask
 from utils.errors import FieldError, UserError
 from utils.size import Size
@@ -30,8 +30,8 @@ def image_to_edit(
 
     Args:
         source: a path, or "<dataset>:<index>".
-        dataset: the name that stands before the colon; the word "dataset" may stand there too.
-        open_validation: opens the split that the index is of.
+        dataset: the name before the colon; the word "dataset" is accepted too.
+        open_validation: opens the split of the index.
         size: height and width of the image.
         channels: C of the image.
 
@@ -63,19 +63,19 @@ def region_to_make(
     photo: str | None = None,
     threshold: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mark the pixels that are to be made anew.
+    """Mark the pixels to regenerate.
 
     Args:
         original: uint8 (H, W, C).
         boxes: parts of the image.
-        mask_file: an image file that marks pixels as `read_mask` says.
-        margins: number of pixels to be made at a side ("left", "right", "top", "bottom"). The image
-            is shifted to make room for them.
-        photo: where the image comes from, as in `image_to_edit`; a mask of another shape is said.
+        mask_file: an image file that marks pixels, as `read_mask` defines.
+        margins: number of new pixels at each side ("left", "right", "top", "bottom"). The image is
+            shifted to make room for them.
+        photo: `source` of `image_to_edit`; a mask of another shape than this file is warned of.
         threshold: as in `read_mask`.
 
     Returns:
-        The image, shifted if there are margins, and bool (H, W), True where pixels are to be made.
+        The image, shifted if there are margins, and bool (H, W), True where pixels are regenerated.
 
     Raises:
         UserError: if a box, margin or file does not fit.
@@ -87,7 +87,7 @@ def region_to_make(
         mask |= new
     if mask_file:
         is_file = photo and Path(photo).is_file()
-        _say_other_shape(mask_file, load_image(photo or "").size if is_file else (width, height))
+        _warn_of_shape(mask_file, load_image(photo or "").size if is_file else (width, height))
         mask |= _mask_of(mask_file, (height, width), threshold)
     return original, mask
 
@@ -103,7 +103,7 @@ def box_mask(size: Size, boxes: Sequence[Box]) -> np.ndarray:
         bool (H, W).
 
     Raises:
-        UserError: naming a box that is empty or reaches outside.
+        UserError: naming a box that is empty or leaves the image.
     """
     height, width = size
     mask = np.zeros(size, bool)
@@ -122,7 +122,7 @@ def outpainted(image: np.ndarray, margins: Mapping[str, int]) -> tuple[np.ndarra
 
     Args:
         image: uint8 (H, W, C).
-        margins: number of pixels to be made at "left", "right", "top" or "bottom".
+        margins: number of new pixels at "left", "right", "top" or "bottom".
 
     Returns:
         The shifted image, uint8 (H, W, C), whose new pixels repeat its edges, and bool (H, W),
@@ -138,8 +138,8 @@ def outpainted(image: np.ndarray, margins: Mapping[str, int]) -> tuple[np.ndarra
         raise UserError(
             f"`outpaint` {given} leaves nothing of an image {width} pixels wide and {height} high"
         )
-    # Each margin cuts as much from the opposite side. So with equal margins at opposite sides the
-    # centre of the image stays where it is.
+    # A margin cuts the same number of pixels off the opposite side. So the center stays in place
+    # if opposite margins are equal.
     kept = image[bottom : height - top, right : width - left]
     new = np.ones((height, width), bool)
     new[top : height - bottom, left : width - right] = False
@@ -156,16 +156,16 @@ def _mask_of(path: str, size: Size, threshold: int | None) -> np.ndarray:
     if not mask.any():
         reason = (
             "it marks nothing: white parts are regenerated, or the hole in a picture; "
-            "`mask_threshold` says from which brightness on a part counts as white"
+            "`mask_threshold` is the lowest brightness that counts as white"
         )
         raise FieldError("mask_image", path, reason)
     return mask
 
 
-def _say_other_shape(mask_file: str, shape: tuple[int, int]) -> None:
-    """Warn of a mask whose sides have another ratio than those of the image, (width, height)."""
+def _warn_of_shape(mask_file: str, shape: tuple[int, int]) -> None:
+    """Warn if the mask has another aspect ratio than the image of this shape, (width, height)."""
     mask = load_image(mask_file).size
-    # Resizing rounds each side by less than a pixel.
+    # A ratio may differ by rounding: resizing rounds each side by less than a pixel.
     if abs(mask[0] * shape[1] - mask[1] * shape[0]) >= max(*mask, *shape):
         log.warning(
             "%s has another shape than the image (%d x %d and %d x %d pixels): both are cropped "
@@ -181,4 +181,4 @@ def _fitted(picture: Image.Image, path: str, size: Size, channels: int) -> np.nd
     height, width = size
     if picture.size != (width, height):
         log.info("%s is brought to %d x %d pixels, centered", path, height, width)
-    return to_tensor(picture, size, channels).permute(1, 2, 0).numpy()
+    return to_array(picture, size, channels)

@@ -1,4 +1,4 @@
-"""Files of other people: regular ones, below their folder, and one line for whatever is wrong."""
+"""Reads files of other people: only regular ones below their folder; any fault is one line."""
 
 import csv
 import errno
@@ -16,14 +16,14 @@ STRANGERS = {
     b"<html": "a web page",
     b"version https://git-lfs": "a pointer of Git LFS; git lfs pull fetches the file",
 }
-"""What is often found in place of data, by its first bytes in lower case."""
+"""What is often found instead of data, by its first bytes in lower case."""
 
 
 class FileError(UserError):
     """A file that cannot be read; the message names it.
 
-    A DataLoader raises the error of a worker again, with the traceback of the worker as the text.
-    Only the last line of that text, the original message, is for the user.
+    A DataLoader raises the error of a worker again, with the traceback as its text. Only the last
+    line of this text, the original message, is for the user.
     """
 
     def __init__(self, message: str) -> None:
@@ -33,9 +33,9 @@ class FileError(UserError):
 
 @contextmanager
 def reading(path: str | Path, kind: str = "") -> Iterator[None]:
-    """Turn whatever the block raises into one line that names the file.
+    """Turn any exception of the block into one line that names the file.
 
-    Damage makes libraries raise anything, from a SyntaxError to a MemoryError.
+    With a damaged file, libraries raise anything from a SyntaxError to a MemoryError.
 
     Args:
         path: the file that the block reads.
@@ -49,8 +49,8 @@ def reading(path: str | Path, kind: str = "") -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        told = f"{kind} {path}".strip()
-        raise FileError(f"cannot read {told}: {_reason(path, error)}") from error
+        what = f"{kind} {path}".strip()
+        raise FileError(f"cannot read {what}: {_reason(path, error)}") from error
 
 
 def _reason(path: str | Path, error: Exception) -> str:
@@ -58,7 +58,7 @@ def _reason(path: str | Path, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "it needs more memory than there is"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror  # without the name of the file, which the line has already
+        return error.strerror  # without the name of the file, which is already in the line
     start = b""
     with suppress(OSError), Path(path).open("rb") as file:
         start = file.read(64).lstrip().lower()
@@ -73,14 +73,14 @@ def check_regular(path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: if there is nothing.
-        FileError: if it is no file.
+        FileError: if it is not a regular file.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (a million Paths are slow)
         raise FileError(f"{path} is not a file")
 
 
 def missing(path: Path) -> FileNotFoundError:
-    """Make the error about a file or folder that is not there."""
+    """Make the error about a missing file or folder."""
     return FileNotFoundError(errno.ENOENT, "missing", str(path))
 
 
@@ -108,18 +108,18 @@ def read_table(path: Path) -> list[list[str]]:
         return list(csv.reader(lines)) if path.suffix == ".csv" else [row.split() for row in lines]
 
 
-def below(folder: Path, name: str, told_by: Path) -> str:
-    """Return the path of a file that a list names, which must lie below a folder.
+def below(folder: Path, name: str, list_file: Path) -> str:
+    """Return the path of a file named by a list; it must lie below a folder.
 
     Args:
-        folder: where the files are.
-        name: as in the list, with forward slashes.
-        told_by: the list.
+        folder: folder of the files.
+        name: name in the list, with forward slashes.
+        list_file: the list, for the message.
 
     Raises:
-        FileError: if the name leads anywhere else.
+        FileError: if the name leads elsewhere.
     """
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise FileError(f"{told_by} names {name!r}, which is no file below {folder}")
+        raise FileError(f"{list_file} names {name!r}, which is not a file below {folder}")
     return f"{folder}/{path}"

@@ -2,11 +2,11 @@
 
 A table beside the images may say their classes instead (data/label_tables.py).
 
-Folders around the images, as archives have them, are gone through. Where there are sub-folders to
-train and to validate on (TRAIN, VALIDATION, in any case), these are the splits. Otherwise a tenth
-of the images is held out for validation. Whether an image is held out depends on a hash of its own
-path alone, so that images which are added later leave all others in their split. The name of an
-image is its path relative to the folder, with forward slashes.
+Wrapping folders, as archives have them, are skipped. If there are sub-folders for training and for
+validation (TRAIN, VALIDATION, upper or lower case), these are the splits. Otherwise a tenth of the
+images is held out for validation. Whether an image is held out depends only on a hash of its own
+path, so images that are added later do not move others to another split. The name of an image is
+its path relative to the folder, with forward slashes.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation", "test", "testing")
 HELD_OUT = 0.1
-MOST_WRAPPERS = 5  # folders in folders that are gone through
+MOST_WRAPPERS = 5  # wrapping folders that are skipped
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ImageFolder:
     """Reads images from the data folder itself.
 
     Attributes:
-        notes: folder for the notes of which images have been checked; None takes none.
+        notes: folder for the notes of checked images; None keeps no notes.
     """
 
     notes: Path | None = None
@@ -66,7 +66,7 @@ class ImageFolder:
         """List the readable images of a split.
 
         Raises:
-            UserError: if there are none, or no image to train on has one of their classes.
+            UserError: if there are none, or if one of their classes has no training images.
         """
         training, images = _split(root, split, self.notes)
         classes = training.classes
@@ -97,7 +97,7 @@ def held_out(names: Collection[str], class_of: Callable[[str], str] = class_of) 
     """Choose the images to validate on: about a tenth, at least one, never all of a class.
 
     Args:
-        names: of all images.
+        names: the names of all images.
         class_of: returns the class of an image.
 
     Raises:
@@ -130,11 +130,11 @@ def _split(root: Path, split: str, notes: Path | None) -> tuple[Tree, Tree]:
 
 
 def _find(home: Path, root: Path) -> tuple[Tree, Tree | None]:
-    """Find the images to train on, and those to validate on if they have a folder of their own.
+    """Find the images to train on, and those to validate on if these have their own folder.
 
     Args:
         home: the folder of the images or of the splits.
-        root: the highest folder in which a table of their classes may be.
+        root: the highest folder that may hold a table of their classes.
     """
     folders = {name.lower(): name for name in folders_in(home)}
     train = next((home / folders[name] for name in TRAIN if name in folders), None)
@@ -153,7 +153,7 @@ def _find(home: Path, root: Path) -> tuple[Tree, Tree | None]:
 
 
 def _unwrapped(folder: Path) -> Path:
-    """Go through folders that hold one folder of folders and nothing else."""
+    """Skip folders that hold one folder of folders and nothing else."""
     for _ in range(MOST_WRAPPERS):
         inner = folders_in(folder)
         if len(inner) != 1 or inner[0].lower() in TRAIN or not folders_in(folder / inner[0]):
@@ -165,15 +165,15 @@ def _unwrapped(folder: Path) -> Path:
 
 
 def _kind(tree: Tree) -> tuple[bool, bool]:
-    """Whether a table has the classes of the images, and whether nothing has."""
+    """Whether a table gives the classes of the images, and whether nothing gives them."""
     return bool(tree.labels), not tree.labels and tree.classes == (ONLY_CLASS,)
 
 
 def _readable(tree: Tree, notes: Path | None) -> Tree:
-    """Leave out images that cannot be read, and those beside class folders, with a warning.
+    """Leave out images that cannot be read, and images beside class folders, with a warning.
 
     Raises:
-        UserError: if there are no others.
+        UserError: if no images are left.
     """
     stamps = stamps_of(tree.folder, tree.names).tobytes()
     left_out = tuple(tree.left_out.items())
@@ -191,10 +191,10 @@ def _examine(
     labels: tuple[str, ...],
     notes: Path | None,
 ) -> tuple[tuple[str, ...], Ranges]:
-    """Do what `_readable` does, and say which classes there are.
+    """Do what `_readable` does, and log the classes.
 
-    The result is kept, as both splits may be made from the same images. The stamps are there so
-    that a changed file is examined again.
+    The result is cached, because both splits may come from the same images. The stamps are an
+    argument so that a changed file is examined again.
     """
     # Choose the images.
     is_chosen = np.array(["/" in name for name in names], bool)
@@ -202,19 +202,19 @@ def _examine(
     rest, loose = list(compress(names, is_chosen)), list(compress(names, ~is_chosen))
     errors, ranges = examined(folder, rest, np.frombuffer(stamps, STAMP)[is_chosen], notes)
     kept = tuple(name for name in rest if name not in errors)
-    # Say what is left out.
+    # Log what is left out.
     counts: Left = Counter(dict(left_out))
     large = [name for name, error in errors.items() if isinstance(error, TooManyPixelsError)]
     how = str(errors[large[0]]).rpartition(": ")[2] if large else ""
     unread = {name: e for name, e in errors.items() if not isinstance(e, TooManyPixelsError)}
-    for reason, members, told in (
+    for reason, members, which in (
         ("in no class folder", loose, named(loose)),
         ("not readable", unread, _by_reason(folder, unread)),
         (f"with too many pixels (the first: {how})", large, named(large)),
     ):
         if members:
             counts[reason, ""] += len(members)
-            log.warning("%s: left out, as %s: %s", folder, reason, told)
+            log.warning("%s: left out, as %s: %s", folder, reason, which)
     if not kept:
         suffixes = " ".join(SUFFIXES)
         raise UserError(
@@ -232,7 +232,7 @@ def _examine(
 
 
 def _by_reason(folder: Path, errors: Mapping[str, FileError]) -> str:
-    """Write which images cannot be read, together for each reason."""
+    """Write which images cannot be read, grouped by reason."""
     reasons: dict[str, list[str]] = defaultdict(list)
     for name, error in errors.items():
         reason = str(error).removeprefix(f"cannot read the image {folder}/{name}: ")
@@ -243,5 +243,5 @@ def _by_reason(folder: Path, errors: Mapping[str, FileError]) -> str:
 
 
 def _position(name: str) -> float:
-    """Turn a name into a number in [0, 1) that depends on nothing else."""
+    """Hash a name to a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48

@@ -1,8 +1,8 @@
 """Writes generated images to files, and reads such files of any program.
 
 The files are single images in a folder, one .npz in the layout of ADM's samples, or one .npy.
-Images go in and out block by block, so that memory does not grow with their number. Those of
-another size or number of channels than wanted are converted as those of datasets are
+Images are read and written block by block, so that memory does not grow with their number. Images
+of another size or number of channels are converted in the same way as those of datasets
 (data/images.py).
 
 Axes: N images, B images of a block, H W pixels, C channels.
@@ -25,7 +25,7 @@ from data.arrays import class_labels, images_shape, open_npy, read_npz
 from data.deep_pixels import Ranges, common_ranges
 from data.files import FileError, reading
 from data.image_file import load_image, problems
-from data.images import to_tensor
+from data.images import to_array
 from data.tree import SUFFIXES, described, walk
 from utils.errors import UserError
 from utils.files import atomic_write, make_folder
@@ -35,10 +35,10 @@ from utils.size import Size, Written, size_of
 
 log = logging.getLogger(__name__)
 
-NO_LABEL = -1  # stands for the label of an image that has none
+NO_LABEL = -1  # for an image without a label
 
 Block = tuple[np.ndarray, np.ndarray]
-"""Images uint8 (B, H, W, C) and labels int64 (B,), NO_LABEL where there is none."""
+"""Images uint8 (B, H, W, C) and labels int64 (B,), NO_LABEL for images without one."""
 
 
 Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
@@ -62,9 +62,9 @@ def write_pngs(
     They are flushed to the disk together at the end: one by one takes thirty times as long.
 
     Args:
-        folder: made where it is missing.
+        folder: made if it is missing.
         blocks: the images, which are yielded unchanged.
-        numbers: of the images, for the names of their files; None counts from 0.
+        numbers: the numbers in the names of the files; None counts from 0.
 
     Raises:
         UserError: if an image cannot be written.
@@ -97,7 +97,7 @@ def write_npz(
         path: the file.
         blocks: the images, N in all.
         count: N.
-        title: of the progress bar.
+        title: title of the progress bar.
         more: other arrays for the file, by name.
         keep: number of images to return.
 
@@ -141,11 +141,11 @@ def open_generated(path: Path, size: Written, channels: int) -> GeneratedImages:
         path: a folder; an .npz file in the layout of ADM's samples, with `arr_0` and perhaps labels
             `arr_1` (`data.arrays.class_labels`); or an .npy file. The images are uint8 (N, H, W, C)
             or (N, H, W).
-        size: height and width of the images that `blocks` gives.
-        channels: C of the images that `blocks` gives.
+        size: height and width of the images that `blocks` yields.
+        channels: C of the images that `blocks` yields.
 
     Raises:
-        UserError: if there are no such images; damage may show only while `blocks` reads them.
+        UserError: if there are no such images. Some damage is found only while `blocks` reads them.
     """
     if path.is_dir():
         return _FolderImages(path, size_of(size), channels)
@@ -177,16 +177,16 @@ class _FolderImages:
     def _read(self, path: str) -> np.ndarray:
         """Read an image as uint8 (H, W, C)."""
         image = load_image(path, ranges=lambda: self._ranges)
-        return _fitted(image, self._size, self._channels)
+        return to_array(image, self._size, self._channels)
 
     @cached_property
     def _ranges(self) -> Ranges:
-        """The ranges of all images, which are read for it if one has more than 8 bits."""
+        """The ranges of all images, which are read at the first one of more than 8 bits."""
         return common_ranges(problems(self._paths))
 
 
 class _ArrayFile:
-    """The images of an .npz or .npy file, with its labels if it has one for each image."""
+    """The images of an .npz or .npy file, and its labels if each image has one."""
 
     def __init__(self, path: Path, size: Size, channels: int) -> None:
         self._path, self._size, self._channels = path, size, channels
@@ -207,17 +207,17 @@ class _ArrayFile:
             for start in range(0, len(self), batch_size):
                 labels = self._labels[start : start + batch_size]
                 images = []
-                # One by one: they may be much larger than those that are wanted.
+                # One by one: they may be much larger than the wanted size.
                 for _ in labels:
                     image = np.frombuffer(file.read(length), np.uint8).reshape(self._shape[1:])
                     if image.shape != wanted:
                         picture = Image.fromarray(image.reshape(for_picture))
-                        image = _fitted(picture, self._size, self._channels)
+                        image = to_array(picture, self._size, self._channels)
                     images.append(image)
                 yield np.stack(images), labels
 
     def _read_labels(self) -> np.ndarray:
-        """Read the labels, NO_LABEL where there are none; those that do not fit are said."""
+        """Read the labels; NO_LABEL, with a warning for wrong ones, if there are none to use."""
         count = len(self)
         try:
             if self._path.suffix == ".npz":
@@ -232,8 +232,3 @@ class _ArrayFile:
         except FileError as error:
             log.warning("%s; the images are used without labels", error)
         return np.full(count, NO_LABEL)
-
-
-def _fitted(image: Image.Image, size: Size, channels: int) -> np.ndarray:
-    """Convert an image of any size to uint8 (H, W, channels)."""
-    return to_tensor(image, size, channels).permute(1, 2, 0).numpy()

@@ -1,13 +1,14 @@
 """Opens image files: the only place where user images are decoded.
 
-Every reader of this program comes through `load_image`, so that all treat unusual files alike:
+Every reader of this program uses `load_image`, so that all treat unusual files alike:
 
 - A file is decoded by its contents, and only in the formats of FORMATS, and HEIF where the package
   pillow-heif is installed. Pillow knows others that start programs (an EPS starts Ghostscript).
 - An image of more pixels than `most_pixels` is refused before it is decoded.
-- A damaged or truncated file is refused, not shown in part. Text and color profiles cost no image.
-- An EXIF orientation is obeyed; other EXIF data and damaged ones are passed over.
-- Samples of more than 8 bits get 8 by one rule for gray and color (data/pixels.py).
+- A damaged or truncated file is refused, not shown in part. Damaged texts and color profiles in it
+  do not matter.
+- An EXIF orientation is obeyed; other EXIF data and damaged ones are ignored.
+- Samples of more than 8 bits are converted to 8 by one rule for gray and color (data/pixels.py).
 """
 
 import io
@@ -34,7 +35,7 @@ from utils.errors import UserError, one_line
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 PIXELS_VARIABLE = "MASKGIT_MAX_PIXELS"
-READERS = 4  # files that are checked at once
+READERS = 4  # files checked at once
 
 PNG = b"\x89PNG\r\n\x1a\n"
 NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
@@ -66,7 +67,7 @@ FOREIGN = (
     (0, b"\x93NUMPY", "an array of NumPy"),
     (0, b"\x89HDF", "HDF5"),
 )  # fmt: skip
-"""Formats that are not read: where which bytes stand, and what they mean."""
+"""Formats that are not read: the offset and the bytes that show them, and what to say."""
 
 
 class TooManyPixelsError(FileError):
@@ -81,13 +82,13 @@ def load_image(path: str | Path, page: str = "white", ranges: SetOfRanges = None
     Args:
         path: the file.
         page: color behind transparent parts.
-        ranges: of the set that the image belongs to.
+        ranges: ranges of the set that the image belongs to.
 
     Raises:
         FileError: if the file cannot be read as an image.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, which name no file
+        warnings.simplefilter("ignore")  # Pillow's warnings do not name the file
         with reading(path, "the image"):
             return shown(_load(path), page, ranges)
 
@@ -97,8 +98,8 @@ def image_of_bytes(data: bytes, name: str, most: int, page: str = "white") -> Im
 
     Args:
         data: the bytes of the file.
-        name: what messages call it.
-        most: pixels that it may have.
+        name: name of the image in messages.
+        most: largest number of pixels.
         page: color behind transparent parts.
 
     Raises:
@@ -115,14 +116,14 @@ def problems(paths: Sequence[str]) -> list[FileError | Range | None]:
     """Read some images and return what is wrong with each.
 
     Args:
-        paths: of the files, which are all queued at once.
+        paths: the files, which are all queued at once.
 
     Returns:
-        An error for each image that cannot be read; the range of its samples for one that has more
-        than 8 bits; None for any other.
+        For each image an error if it cannot be read, the range of its samples if it has more than
+        8 bits, and None otherwise.
 
     Raises:
-        FileError: if a file may not be read.
+        FileError: if the permission to read a file is missing.
     """
 
     def problem(path: str) -> FileError | Range | None:
@@ -146,14 +147,14 @@ def problems(paths: Sequence[str]) -> list[FileError | Range | None]:
 
 @cache
 def most_pixels() -> int:
-    """Return the number of pixels that an image may have: Pillow's limit, or the user's own.
+    """Return the largest number of pixels of an image: Pillow's limit, or the user's own.
 
     Raises:
-        UserError: if the variable in the environment is no number.
+        UserError: if the environment variable is not a number.
     """
     value = os.environ.get(PIXELS_VARIABLE, "")
     if value and not value.isdecimal():
-        raise UserError(f"{PIXELS_VARIABLE}={value} in the environment is no number; unset it")
+        raise UserError(f"{PIXELS_VARIABLE}={value} in the environment is not a number; unset it")
     if value:
         Image.MAX_IMAGE_PIXELS = int(value) // 2 + 1  # Pillow refuses twice this number
     return int(value) if value else 2 * (Image.MAX_IMAGE_PIXELS or 1 << 62)
@@ -174,11 +175,12 @@ def _decoded(source: Path | bytes, name: str | Path, most: int) -> Image.Image |
         data = _bytes_of(source)
         if not data.startswith(PNG):
             raise
-        return _decoded_once(_needed(data), name, most)  # it may be the text or the color profile
+        # The damage may be in the texts or in the color profile only.
+        return _decoded_once(_needed(data), name, most)
 
 
 def _decoded_once(source: Path | bytes, name: str | Path, most: int) -> Image.Image | Deep:
-    """Do what `_decoded` does, with all that is in the file."""
+    """Do what `_decoded` does, with everything in the file."""
     try:
         with _opened(source) as image:
             if image.width * image.height > most:
@@ -195,7 +197,7 @@ def _decoded_once(source: Path | bytes, name: str | Path, most: int) -> Image.Im
 @contextmanager
 def _opened(source: Path | bytes) -> Iterator[ImageFile.ImageFile]:
     """Open a file, or the bytes of one, without decoding it."""
-    # Pillow is given no path: it would map the file into memory, and turned TIFFs come out wrong.
+    # Pillow gets a stream. From a path it would map the file, and turned TIFFs come out wrong.
     with _stream(source) as file, Image.open(file, formats=_formats()) as image:
         yield image
 
@@ -207,7 +209,7 @@ def _stream(source: Path | bytes) -> BinaryIO:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Return FORMATS, with HEIF where its package is installed."""
+    """Return FORMATS, with HEIF if its package is installed."""
     if not READS_HEIF:
         return FORMATS
     import_module("pillow_heif").register_heif_opener()
@@ -215,7 +217,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _why_unknown(source: Path | bytes) -> str:
-    """Say what a file is that Pillow does not take for an image."""
+    """Say what a file is that Pillow does not recognize as an image."""
     with _stream(source) as file:
         start = file.read(1 << 12)
         for at, mark, kind in FOREIGN:
@@ -249,24 +251,24 @@ def _too_many(name: str | Path, count: int, most: int) -> TooManyPixelsError:
 
 
 def _check_complete(image: Image.Image, source: Path | bytes) -> None:
-    """Refuse what decodes without an error though a part of it is missing or changed.
+    """Refuse files that decode without an error although a part is missing or changed.
 
     Args:
         image: the decoded image.
-        source: its file, or the bytes of that.
+        source: its file, or the bytes of the file.
 
     Raises:
         ValueError: saying what is wrong.
     """
     if image.format == "PNG":
         data = _bytes_of(source)
-        for kind, start, end in _chunks(data):  # Pillow does not look at the sums of the pixels
+        for kind, start, end in _chunks(data):  # Pillow ignores the checksums of the pixels
             sum_found = zlib.crc32(memoryview(data)[start + 4 : end - 4])
             if kind == b"IDAT" and sum_found != int.from_bytes(data[end - 4 : end], "big"):
                 raise ValueError("a checksum of its pixels is wrong")
     elif image.format in ("JPEG", "MPO") and _ends_gray(image):
-        # libjpeg makes missing parts gray. It reads no further than a complete image goes, so
-        # other bytes before the end mark change only an image with a missing part.
+        # libjpeg makes missing parts gray. It stops reading at the end of a complete image, so
+        # changed bytes before the end mark change only an image with a missing part.
         head, mark, tail = _bytes_of(source).rpartition(b"\xff\xd9")
         with _opened(head + b"\x55" * 64 + mark + tail) as other:
             if other.size == image.size and other.tobytes() != image.tobytes():
@@ -279,7 +281,7 @@ def _bytes_of(source: Path | bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the kind, the start and the end of the chunks of a PNG."""
+    """Yield kind, start and end of the chunks of a PNG."""
     at = len(PNG)
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
@@ -290,13 +292,13 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _needed(data: bytes) -> bytes:
-    """Leave out of a PNG what its pixels do not depend on."""
+    """Remove the chunks of a PNG that its pixels do not depend on."""
     kept = (data[start:end] for kind, start, end in _chunks(data) if kind in NEEDED)
     return PNG + b"".join(kept)
 
 
 def _ends_gray(image: Image.Image) -> bool:
-    """Whether the last block of a JPEG is of the gray that stands for nothing."""
+    """Whether the last block of a JPEG has the gray of missing parts."""
     left, top = ((side - 1) // 8 * 8 for side in image.size)
     levels = np.asarray(image.crop((left, top, *image.size)))
     return bool(((levels == 128) | (levels == 127)).all())

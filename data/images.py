@@ -1,10 +1,10 @@
 """The dataset that training reads: images of one size, as tensors, with their labels.
 
-The largest part in the center of an image that has the wanted shape is resized to the wanted size.
-The filter is PIL's bilinear one, which averages over all source pixels when
-it shrinks an image. Published FIDs depend on this choice. Random crops, squashing to a square or a
-filter that does not average give other reference statistics. So compare only with figures that were
-measured on images prepared in the same way. Axes: B batch, C channels, H W pixels.
+The largest centered part of an image with the wanted shape is resized to the wanted size. The
+filter is PIL's bilinear one, which averages over all source pixels when it shrinks an image.
+Published FIDs depend on this choice: random crops, squashing to a square or a filter that does not
+average give other reference statistics. So compare only with figures that were measured on images
+prepared in the same way. Axes: B batch, C channels, H W pixels.
 """
 
 import hashlib
@@ -34,7 +34,6 @@ class ImageDataset(Dataset):
     with a 1 for every finding.
 
     Attributes:
-        source: where the images come from.
         class_names: in the order of the labels.
         size: height and width of the images in pixels, (H, W).
         num_views: number of flips under which an image is used (`flip_view`); 1 outside training.
@@ -70,10 +69,10 @@ class ImageDataset(Dataset):
     def fingerprint(self) -> str:
         """Hash of the paths, sizes and times of change of all source files.
 
-        With images of more than 8 bits it depends on their common range too.
+        With images of more than 8 bits, the hash depends on their common range too.
 
         Raises:
-            FileError: if one of the files is missing.
+            FileError: if a file is missing.
         """
         digest = hashlib.sha256()
         root = str(self.source.root)
@@ -82,8 +81,8 @@ class ImageDataset(Dataset):
                 status = os.stat(file)  # noqa: PTH116 (a million Paths are slow)
             except OSError as error:
                 raise FileError(f"cannot read {file}: {error.strerror}") from error
-            told = f"{file.removeprefix(root)} {status.st_size} {status.st_mtime_ns}\n"
-            digest.update(os.fsencode(told))  # names need not be UTF-8
+            line = f"{file.removeprefix(root)} {status.st_size} {status.st_mtime_ns}\n"
+            digest.update(os.fsencode(line))  # names need not be UTF-8
         ranges = getattr(self.source.items, "ranges", None)
         digest.update(repr(ranges).encode() if ranges and any(ranges) else b"")
         return digest.hexdigest()
@@ -93,8 +92,7 @@ class FileImages:
     """Images that are one file each, read when an index asks for them.
 
     Attributes:
-        ranges: of the samples of more than 8 bits, the same for all images; None where each image
-            has its own.
+        ranges: the common ranges of samples of more than 8 bits; None if each image has its own.
     """
 
     def __init__(
@@ -134,22 +132,27 @@ class ArrayImages:
 
 
 def to_tensor(image: Image.Image, size: Written, channels: int) -> Tensor:
+    """Do what `to_array` does; uint8 (channels, H, W)."""
+    pixels = to_array(image, size, channels).transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(pixels))
+
+
+def to_array(image: Image.Image, size: Written, channels: int) -> np.ndarray:
     """Crop the center of an image to the shape of a size, and resize it.
 
     Returns:
-        uint8 (channels, H, W).
+        uint8 (H, W, channels).
     """
     height, width = size_of(size)
     mode = "L" if channels == 1 else "RGB"
     image = image if image.mode == mode else image.convert(mode)
     if image.size != (width, height):
         image = _resized_center(image, height, width)
-    pixels = np.array(image, np.uint8).reshape(height, width, channels)
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return np.array(image, np.uint8).reshape(height, width, channels)
 
 
 def flip_view(images: Tensor, view: int) -> Tensor:
-    """Flip images as one of their views shows them.
+    """Flip images by the number of a view.
 
     Args:
         images: (..., H, W), any dtype.

@@ -1,9 +1,9 @@
 """Labels in a table beside images, as Hugging Face and Kaggle have them.
 
-The table is called as TABLE says, and is in the folder of the images or in one above it. The column
-whose values name the most images is that of the files; folders before the name, and its ending, may
-be missing in it or be those of another place. The classes are in the column whose name is in
-LABELS, or else in the only other one, or there is a column for each class with a 1 in one of them.
+The table has a name as TABLE says, and is in the folder of the images or in one above it. The
+column of files is the one whose values name the most images; their folders and endings may be
+missing or differ. The classes are in the column with a name of LABELS, or else in the only other
+column, or there is a column for each class with a 1 in one of them.
 """
 
 import csv
@@ -44,40 +44,40 @@ Row = Mapping[str, str]
 
 
 def with_labels(tree: Tree, root: Path, *, named_in_full: bool = False) -> Tree:
-    """Take the classes of images from a table, where there is one.
+    """Take the classes of images from a table, if there is one.
 
     Args:
         tree: the images.
-        root: the highest folder in which a table is looked for.
-        named_in_full: whether a table in a folder above names the images with their folder. Test
-            images often have the same names as others.
+        root: the highest folder to search for a table.
+        named_in_full: whether a table in a folder above must name the images with their folder,
+            because test images often have the same names as others.
 
     Returns:
-        The images that the table names, with their classes; the same tree if there is no table, or
-        if it says the same as the sub-folders.
+        The images that the table names, with their classes; the same tree without a table, or if
+        the table gives the same classes as the sub-folders.
 
     Raises:
-        UserError: if a table cannot be read, or it is not clear which of its columns holds the
-            classes. With sub-folders of classes that is said, and they count.
+        UserError: if a table cannot be read, or if its column of classes is not clear. If there are
+            sub-folders of classes, this is only logged, and they are used.
     """
     above = [place for place in tree.folder.parents if place == root or root in place.parents]
     for file in (file for place in (tree.folder, *above) for file in _tables(place)):
         if not tree.names:
             break
         try:
-            found = _labelled(tree, file, named_in_full and file.parent != tree.folder)
+            found = _labeled(tree, file, named_in_full and file.parent != tree.folder)
         except UserError as error:
             if len(tree.classes) == 1:
                 raise
-            _say(f"{error}; the sub-folders are the classes")
+            _log_once(f"{error}; the sub-folders are the classes")
             continue
         if found:
             return found
     return tree
 
 
-def _labelled(tree: Tree, file: Path, named_in_full: bool) -> Tree | None:
-    """Take the classes of images from one table; None if it has none for them."""
+def _labeled(tree: Tree, file: Path, named_in_full: bool) -> Tree | None:
+    """Take the classes of images from one table; None if it has no classes for them."""
     rows = _rows(file)
     place = "" if file.parent == tree.folder else f"{tree.folder.relative_to(file.parent)}/"
     index = _index(tree.names, place, named_in_full)
@@ -85,7 +85,7 @@ def _labelled(tree: Tree, file: Path, named_in_full: bool) -> Tree | None:
     images = {c: _images_of([row.get(c, "") for row in rows], index) for c in columns}
     files = max(columns, key=lambda c: len(rows) - images[c].count(None), default="")
     if not any(images.get(files, ())):
-        _say(f"{file} is not used: it names no image in {tree.folder}")
+        _log_once(f"{file} is not used: it names no image in {tree.folder}")
         return None
     if files.lower().endswith(SUFFIXES):
         raise FileError(f"{file} has no line with the names of its columns; put one before {files}")
@@ -101,35 +101,35 @@ def _labelled(tree: Tree, file: Path, named_in_full: bool) -> Tree | None:
                 f"{file} gives {image} the classes {found[image]} and {label}; keep one of the rows"
             )
     if not found:
-        _say(f"{file} is not used: no column of it holds classes ({named(columns)})")
+        _log_once(f"{file} is not used: none of its columns holds classes ({named(columns)})")
         return None
     pairs = {(class_of(image), label) for image, label in found.items()}
     if len(tree.classes) > 1 and len(pairs) == len(dict(pairs)) == len(set(found.values())):
-        _say(f"{file} is not used: it divides the images as the sub-folders do")
+        _log_once(f"{file} is not used: it divides the images as the sub-folders do")
         return None
     names = tuple(name for name in tree.names if name in found)
     left_out = tree.left_out.copy()
     left_out[f"in no row of {file.name}", ""] = len(tree.names) - len(names)
     if tree.folder in file.parents:
         left_out["other endings", file.suffix.lower()] -= 1
-    _say(f"{file}: classes from {named(classes)}, images from {named([files])}")
+    _log_once(f"{file}: classes from {named(classes)}, images from {named([files])}")
     if unknown:
-        _say(f"{file}: {len(unknown)} rows name no image here, or several: {named(unknown)}")
+        _log_once(f"{file}: {len(unknown)} rows name no image here, or several: {named(unknown)}")
     return replace(tree, names=names, labels=found, table=file, left_out=left_out)
 
 
 def _class_of_rows(
     rows: Sequence[Row], others: list[str], file: Path
 ) -> tuple[list[str], list[str]]:
-    """Find the columns of the classes, and the class of each row, empty if it has none.
+    """Find the columns of the classes, and the class of each row; empty if a row has none.
 
     Args:
-        rows: of the table.
-        others: its columns without that of the files.
-        file: the table.
+        rows: rows of the table.
+        others: its columns except the column of files.
+        file: the table, for messages.
 
     Raises:
-        UserError: if several columns could be meant.
+        UserError: if several columns are possible.
     """
     possible = [
         column
@@ -140,7 +140,7 @@ def _class_of_rows(
     chosen = known if len(known) == 1 else possible if len(possible) == 1 else []
     if chosen:
         labels = [_label(row.get(chosen[0], "")) for row in rows]
-        is_text = not known and 2 * len(set(labels)) > len(labels)  # as good as all are different
+        is_text = not known and 2 * len(set(labels)) > len(labels)  # almost all are different
         return ([], []) if is_text else (chosen, labels)
     if not possible:
         return [], []
@@ -193,29 +193,29 @@ def _rows(file: Path) -> list[Row]:
 
 
 @cache
-def _say(text: str) -> None:
-    """Write a line once, for both splits are made from the same files."""
+def _log_once(text: str) -> None:
+    """Log a line once: both splits are made from the same files."""
     log.info("%s", text)
 
 
 def _text(value: object) -> str:
-    """Write a value as it would stand in a .csv file."""
+    """Write a value as in a .csv file."""
     return "" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def _label(text: str) -> str:
-    """Return the class that a value names; empty if it names none."""
+    """Return the class that a value names; empty for a missing value."""
     text = re.sub(r"^([+-]?[0-9]+)[.]0*$", r"\1", text.strip())  # pandas makes floats of numbers
     return "" if text.lower() in MISSING else text
 
 
 def _index(names: Sequence[str], place: str, in_full: bool) -> dict[str, str | None]:
-    """Map what may name an image to it. What names several images is mapped to None.
+    """Map every text that may name an image to the image; texts that name several to None.
 
     Args:
-        names: of the images.
-        place: folder of the images relative to that of the table, with a slash at its end.
-        in_full: whether no folder may be missing.
+        names: names of the images.
+        place: folder of the images relative to the folder of the table, with a slash at its end.
+        in_full: whether the text must have all folders.
     """
     index: dict[str, str | None] = {}
     for name in names:
@@ -228,10 +228,10 @@ def _index(names: Sequence[str], place: str, in_full: bool) -> dict[str, str | N
 
 
 def _images_of(texts: Sequence[str], index: Mapping[str, str | None]) -> list[str | None]:
-    """Return the images that a column names: None where there is none, or several could be meant.
+    """Return the images that a column names; None for none, and if several are possible.
 
-    The ending may be that of another format. Of paths on another machine, the folders that are
-    before all images may be missing here.
+    A name may have the ending of another format. If the paths are from another machine, their
+    common folders may be missing here.
     """
     paths = [text.strip().replace("\\", "/").removeprefix("./") for text in texts]
     folders = {path.rpartition("/")[0] for path in paths if ABSOLUTE.match(path)}

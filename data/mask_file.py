@@ -9,20 +9,21 @@ from utils.errors import FieldError
 
 log = logging.getLogger(__name__)
 
-BLACK, WHITE = 63, 192  # what is not darker and not lighter is neither; JPEG blurs both a little
-SAME = 32  # levels between which colors are taken for one; JPEG and WebP change it a little
+BLACK, WHITE = 63, 192  # up to 63 is black, from 192 on is white; JPEG blurs both a little
+SAME = 32  # largest difference of levels within one color; JPEG and WebP change colors a little
 
 
 def read_mask(path: str, threshold: int | None = None) -> np.ndarray:
     """Read which pixels a file marks.
 
-    White is marked, and transparent parts are not. 1 is white where nothing is brighter. In a
-    picture of several colors that has a hole, the hole is marked instead.
+    White is marked, and transparent parts are not. If nothing is brighter than 1, 1 is white. In a
+    picture of several colors with a transparent hole, the hole is marked instead.
 
     Args:
         path: an image file.
-        threshold: brightness from which on a pixel is marked, or transparency where a hole is; 1 to
-            255. None refuses what is neither black nor white, neither opaque nor transparent.
+        threshold: lowest brightness of a marked pixel, or lowest transparency in a picture with a
+            hole; 1 to 255. None refuses pixels that are neither black nor white, or neither opaque
+            nor transparent.
 
     Returns:
         bool (H, W).
@@ -30,7 +31,7 @@ def read_mask(path: str, threshold: int | None = None) -> np.ndarray:
     Raises:
         FieldError: if it is not clear what is marked.
     """
-    # On white, transparent parts are brighter than on black by what they let through.
+    # The more transparent a part, the brighter it is on white than on black.
     on_black, on_white = (
         np.asarray(load_image(path, page).convert("RGB"), np.int16) for page in ("black", "white")
     )  # (H, W, 3)

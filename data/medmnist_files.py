@@ -13,7 +13,7 @@ from data.images import ArrayImages
 from data.spec import Source
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # medmnist warns where it cannot make ~/.medmnist
+    warnings.simplefilter("ignore")  # medmnist warns if it cannot make ~/.medmnist
     import medmnist
 
 
@@ -54,7 +54,7 @@ class MedMNIST:
     def fetch(self, root: Path, split: str, size: int) -> None:
         """Download the file with all splits.
 
-        medmnist's own method is not used, for it treats Ctrl-C as a failed download.
+        medmnist's own method is not used, because it treats Ctrl-C as a failed download.
         """
         name = self.name.lower()
         file = medmnist_file(name, size)
@@ -64,5 +64,5 @@ class MedMNIST:
 
 
 def is_official(name: str, split: str, count: int) -> bool:
-    """Whether a split of a dataset has so many images."""
+    """Whether a split of a dataset officially has this number of images."""
     return bool(medmnist.INFO[name]["n_samples"][split] == count)

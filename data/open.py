@@ -29,13 +29,13 @@ def open_dataset(
     Args:
         name: a key of DATASETS.
         split: "train" or "validation".
-        data_dir: the data folder, in the layout that the libraries use; may be read-only if all
-            files are there.
-        size: height and width of the images in pixels, one number for squares; the dataset's own
-            if None.
+        data_dir: the data folder, in the layout of the libraries; may be read-only if it is
+            complete.
+        size: height and width of the images in pixels, one number for squares; None for the
+            dataset's own size.
         download: whether missing files may be fetched.
-        notes: folder for notes of which images have been checked, so that a later start need not
-            do it again; None takes none.
+        notes: folder for notes of checked images, so that a later start does not check them again;
+            None keeps no notes.
 
     Raises:
         UserError: if the files are missing or damaged and cannot be fetched.
@@ -56,7 +56,7 @@ def open_dataset(
 
 
 def fetch_dataset(name: str, data_dir: Path, size: Written | None = None) -> Path:
-    """Fetch what is missing of both splits, so that a later job needs no network.
+    """Fetch the missing files of both splits, so that a later job needs no network.
 
     Returns:
         The folder of the files.
@@ -105,38 +105,38 @@ def _open(spec: DatasetSpec, reader: Reader, root: Path, split: str, size: int) 
         raise UserError(f"cannot open {spec.name}: {error}") from error
     except UserError:
         raise
-    except Exception as error:  # readers name the file; what slips through names the dataset
+    except Exception as error:  # readers name the file; for other errors name the dataset
         raise UserError(f"cannot open {spec.name} in {root}: {one_line(error)}") from error
 
 
 def _check_labels(source: Source, num_classes: int) -> None:
-    """Refuse labels that are not one for each image, or that are no classes.
+    """Refuse labels that do not match the images or the classes.
 
     Raises:
         UserError: naming a label and the number of classes.
     """
-    labels, count, told = source.items.labels, len(source.items), source.labels_from
+    labels, count, file = source.items.labels, len(source.items), source.labels_from
     if len(labels) != count:
-        raise UserError(f"{told} has {len(labels)} labels for {count} images")
+        raise UserError(f"{file} has {len(labels)} labels for {count} images")
     if labels.ndim == 2:  # 1 or 0 for each finding; the last class is "no finding"
         wrong = labels[(labels < 0) | (labels > 1)]
         if labels.shape[1] != num_classes - 1 or wrong.size:
             odd = f", among them {wrong[0]}" if wrong.size else ""
             raise UserError(
-                f"{told} has {labels.shape[1]} marks for each image{odd}, not {num_classes - 1} "
+                f"{file} has {labels.shape[1]} marks for each image{odd}, not {num_classes - 1} "
                 "that are 0 or 1"
             )
         return
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if wrong.size:
         raise UserError(
-            f"{told} has the label {wrong[0]}, but there are {num_classes} classes, numbered 0 to "
+            f"{file} has the label {wrong[0]}, but there are {num_classes} classes, numbered 0 to "
             f"{num_classes - 1}"
         )
 
 
 def _reason(error: FileNotFoundError) -> str:
-    """Say what is missing, and what is there instead."""
+    """Say what is missing, and what its folder has instead."""
     if not error.filename:
         return one_line(error, length=1000)
     path = Path(error.filename)
@@ -146,7 +146,7 @@ def _reason(error: FileNotFoundError) -> str:
 
 
 def _by_hand(spec: DatasetSpec, root: Path, size: int) -> str:
-    """Tell where to get the files by hand, and where to put them."""
+    """Say where to get the files by hand, and where to put them."""
     right_size = medmnist_file(spec.name, size)  # MedMNIST alone has a file for each size
     files = (right_size,) if right_size in spec.files else spec.files
     paths = ", ".join(str(root / file) for file in files)

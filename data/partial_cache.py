@@ -1,7 +1,7 @@
-"""A token cache while it is written: arrays that are filled from the start, and how far they are.
+"""An unfinished token cache: arrays that are filled from the start, and a record of the progress.
 
-A progress record has a digest of every span of images as they were encoded. So what has changed on
-the disk since is found when encoding goes on, and once more before the cache is finished.
+The progress record has a digest of every span of images as they were encoded. So later changes on
+the disk are found when encoding continues, and once more before the cache is finished.
 """
 
 import hashlib
@@ -27,11 +27,10 @@ TOKENS, LABELS, RECORD = "tokens.npy", "labels.npy", "progress.json"
 
 @dataclass(frozen=True)
 class _Progress:
-    """The spans that are on the disk; the first begins at image 0, each other where one ends.
+    """The spans of images on the disk: the first starts at image 0, the others where one ends.
 
     Attributes:
-        ends: for each span the number of the image after its last one.
-        digests: of each span.
+        ends: for each span, the number of the image after its last one.
     """
 
     ends: tuple[int, ...] = ()
@@ -48,16 +47,16 @@ class PartialCache:
         dtype: np.dtype,
         label_shape: tuple[int, ...],
     ) -> None:
-        """Open the files of an earlier start as far as they are intact, else make them.
+        """Open the files of an earlier start up to the first change in them, or make them.
 
         Args:
-            folder: of the files; it must be there.
-            tokens: views, images and tokens of an image.
-            dtype: of the tokens.
+            folder: folder of the files; it must exist.
+            tokens: number of views, of images, and of tokens per image.
+            dtype: type of the tokens.
             label_shape: shape of the label of an image.
 
         Raises:
-            OSError: if a file cannot be made, or there is no space for it.
+            OSError: if a file cannot be made, or the disk has too little space for it.
         """
         self._record, self._folder = folder / RECORD, folder
         _, count, _ = tokens
@@ -75,7 +74,7 @@ class PartialCache:
         before, self._progress = self.done, self._intact()
         if self.done < before:
             log.warning(
-                "%s has changed since it was written: from image %d on it is made anew",
+                "%s has changed since it was written: encoding starts again at image %d",
                 folder,
                 self.done,
             )
@@ -83,7 +82,7 @@ class PartialCache:
 
     @property
     def done(self) -> int:
-        """Number of images that are on the disk."""
+        """Number of images on the disk."""
         return self._progress.ends[-1] if self._progress.ends else 0
 
     def add(self, tokens: Sequence[Tensor], labels: Tensor) -> None:
@@ -95,7 +94,7 @@ class PartialCache:
         """
         rows = [view.numpy().astype(self._tokens.dtype) for view in tokens]
         label_rows = labels.numpy().astype(self._labels.dtype)
-        # Of what was encoded, not of what the files say.
+        # The digest is of the encoded data, not of what the files hold later.
         self._digest.add(rows, label_rows)
         start, self._end = self._end, self._end + len(label_rows)
         for view, view_rows in enumerate(rows):
@@ -103,7 +102,7 @@ class PartialCache:
         self._labels[start : self._end] = label_rows
 
     def flush(self) -> None:
-        """Put the images on the disk, then the record that counts them.
+        """Write the images to the disk, then the record that counts them.
 
         Raises:
             OSError or UserError: if that fails.
@@ -122,15 +121,15 @@ class PartialCache:
         """Compute the SHA-256 of each file, once all images are on the disk.
 
         Raises:
-            UserError: if a file does not hold what was encoded.
+            UserError: if a file does not hold the encoded data.
         """
         found = {name: file_digest(self._folder / name) for name in (TOKENS, LABELS)}
-        # Checked after that: what changes from now on, the digests tell.
+        # Checked after the digests are computed: they reveal later changes.
         intact = self._intact()
         if intact != self._progress:
             raise UserError(
                 f"{self._folder} has changed while it was written: give the same command again, "
-                "which makes the changed part anew"
+                "which makes the changed part again"
             )
         return found
 
@@ -148,7 +147,7 @@ class PartialCache:
 
 
 class _SpanDigest:
-    """The digest of the images of a span, however they are cut into batches."""
+    """The digest of the images of a span; it does not depend on the batches."""
 
     def __init__(self, views: int) -> None:
         self._parts = [hashlib.sha256() for _ in range(views + 1)]
@@ -170,7 +169,7 @@ def _spans(progress: _Progress) -> Iterator[tuple[int, int, str]]:
 
 
 def _read_progress(path: Path, count: int) -> _Progress:
-    """Read the record of a cache of `count` images; an empty one where it is not to be trusted."""
+    """Read the record of a cache of `count` images; an empty record if it is missing or wrong."""
     try:
         progress = from_plain(_Progress, read_record(path))
     except (UserError, ValueError):
@@ -181,7 +180,7 @@ def _read_progress(path: Path, count: int) -> _Progress:
 
 
 def _make(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
-    """Make a file for an array, all zeros, in the place of what lies there."""
+    """Make a file for an array of zeros; it replaces an existing one."""
     path = follow(path)
     path.unlink(missing_ok=True)
     with open_own(path, "x+b") as file:
@@ -192,10 +191,10 @@ def _make(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
 
 
 def _open(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
-    """Open an array that `_make` made, to be changed.
+    """Open an array made by `_make`, to change it.
 
     Raises:
-        Exception: of any kind, if it is missing, damaged, or of another type or shape.
+        Exception: any kind, if it is missing, damaged, or of another type or shape.
     """
     with open_own(path, "r+b") as file:
         np.lib.format.read_magic(file)

@@ -1,8 +1,8 @@
-"""Parts of one sampling, made by several commands, which add up in one samples.npz.
+"""Parts of one sampling, made by several commands and joined in one samples.npz.
 
-Beside `arr_0` and `arr_1`, the images and labels of ADM's layout, the file has `indices`, the
-numbers of the images, `parts`, the number of the first image of the part that each belongs to, and
-`sampling`, what all parts have in common, as JSON. The checksums of the zip format protect it.
+The file has these arrays: `arr_0` and `arr_1`, the images and labels in ADM's layout; `indices`,
+the numbers of the images; `parts`, for each image the number of the first image of its part;
+`sampling`, what all parts have in common, as JSON. The checksums of the zip format protect them.
 """
 
 import json
@@ -19,14 +19,14 @@ import numpy as np
 from data.arrays import HEADERS
 from utils.errors import UserError, one_line
 
-BATCH = 64  # images read at once
+READ_IMAGES = 64  # images read at once
 NAMES = {"arr_0", "arr_1", "indices", "parts", "sampling"}
 
 
 def part_arrays(
     sampling: Mapping[str, Any], indices: np.ndarray, parts: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return the arrays that tell of which sampling, and which of its images, a file is."""
+    """Return the arrays that identify the sampling and the images in a file."""
     return {"indices": indices, "parts": parts, "sampling": np.array(_text(sampling))}
 
 
@@ -46,16 +46,16 @@ class Parts:
     labels: np.ndarray
 
     def outside(self, start: int, end: int) -> np.ndarray:
-        """Choose what stays beside a new part with the images `start` to `end`; bool (N,).
+        """Mark the images that stay beside a new part with images `start` to `end`; bool (N,).
 
-        An earlier part with the same first image goes, also if it is longer.
+        An earlier part with the same first image is replaced, even if it is longer.
         """
         return ((self.indices < start) | (self.indices >= end)) & (self.parts != start)
 
     def blocks(self, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield those images that are chosen, bool (N,), as uint8 (B, H, W, C), and their labels.
+        """Yield the chosen images, bool (N,), as uint8 (B, H, W, C), and their labels.
 
-        The whole file is read, because its checksum is that of all images.
+        The whole file is read, because its checksum covers all images.
 
         Raises:
             UserError: if it is damaged.
@@ -68,18 +68,18 @@ class Parts:
             archive.open("arr_0.npy") as file,
         ):
             _, *image_shape = _shape(file, len(chosen))
-            for start in range(0, len(chosen), BATCH):
-                wanted = chosen[start : start + BATCH]
+            for start in range(0, len(chosen), READ_IMAGES):
+                wanted = chosen[start : start + READ_IMAGES]
                 data = file.read(len(wanted) * math.prod(image_shape))
                 images = np.frombuffer(data, np.uint8).reshape(len(wanted), *image_shape)
                 if wanted.any():
-                    yield images[wanted], self.labels[start : start + BATCH][wanted]
+                    yield images[wanted], self.labels[start : start + READ_IMAGES][wanted]
             if file.read():  # which also verifies the checksum
                 raise ValueError("arr_0 is longer than its header says")
 
 
 def earlier_parts(path: Path, sampling: Mapping[str, Any]) -> Parts:
-    """Open the earlier parts of a sampling; no images if there are none, or those of another one.
+    """Open the earlier parts of a sampling; no images if there are only those of another sampling.
 
     Args:
         path: a samples.npz, which may be missing.
@@ -93,12 +93,12 @@ def earlier_parts(path: Path, sampling: Mapping[str, Any]) -> Parts:
         return nothing
     with (
         _damage_is_named(path),
-        zipfile.ZipFile(path),  # np.load takes what is no zip for something else
+        zipfile.ZipFile(path),  # without it np.load would try other formats than zip
         path.open("rb") as file,
         np.load(file, allow_pickle=False) as stored,
     ):
         names = set(stored.files)
-        if names <= {"arr_0", "arr_1"}:  # of a version before, which does not say of which sampling
+        if names <= {"arr_0", "arr_1"}:  # written by an older version, without `sampling`
             return nothing
         if names != NAMES:
             raise ValueError(f"it holds {', '.join(sorted(names))}")
@@ -112,15 +112,15 @@ def earlier_parts(path: Path, sampling: Mapping[str, Any]) -> Parts:
 
 
 def _text(sampling: Mapping[str, Any]) -> str:
-    """Format what all parts have in common."""
+    """Format `sampling` as JSON."""
     return json.dumps(sampling, sort_keys=True)
 
 
 def _shape(file: IO[bytes], count: int) -> tuple[int, ...]:
-    """Read the header of `count` images; their shape.
+    """Read the header of `count` images and return their shape.
 
     Raises:
-        Exception: of any kind if it is damaged, or is that of something else.
+        Exception: any kind, if it is damaged or not the header of such images.
     """
     shape, fortran_order, dtype = HEADERS[np.lib.format.read_magic(file)](file)
     if fortran_order or dtype != np.uint8 or len(shape) != 4 or shape[0] != count:
@@ -130,13 +130,13 @@ def _shape(file: IO[bytes], count: int) -> tuple[int, ...]:
 
 @contextmanager
 def _damage_is_named(path: Path) -> Iterator[None]:
-    """Turn whatever the readers of zip and numpy raise about a file into one line."""
+    """Turn any exception of the readers of zip and numpy into one line that names the file."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # numpy parses the header as Python: damage raises anything
         raise UserError(
-            f"{path} is damaged ({one_line(error)}), so that nothing can be added to it: move it "
-            "away, and the same command goes on from here"
+            f"{path} is damaged ({one_line(error)}), so nothing can be added to it: move it away, "
+            "and the same command continues from here"
         ) from error

@@ -1,7 +1,7 @@
-"""Turns what Pillow decodes into gray ("L") or color ("RGB") of 8 bits.
+"""Turns the images that Pillow decodes into gray ("L") or color ("RGB") of 8 bits.
 
-Pillow decodes some kinds of files into other pixels and raises nothing. What their headers say is
-therefore looked at first: such a kind is mended here or refused. Axes: H W pixels.
+Pillow decodes some kinds of files into wrong pixels without an error. So their headers are checked
+first: each such kind is corrected here or refused. Axes: H W pixels.
 """
 
 import sys
@@ -34,19 +34,19 @@ WHITE_IS_ZERO, RGB, CMYK, YCBCR = 0, 2, 5, 6  # values of PHOTOMETRIC
 SIGNED = (2,)  # a value of KIND
 
 Opener = Callable[[], AbstractContextManager[ImageFile.ImageFile]]
-"""Opens an image file once more."""
+"""Opens an image file a second time."""
 
 
 def decode(image: ImageFile.ImageFile, again: Opener) -> Image.Image | Deep:
-    """Decode an image that has been opened, and turn it upright as its EXIF data say.
+    """Decode an open image, and turn it upright as its EXIF data say.
 
     Args:
-        image: is not loaded; is loaded afterwards.
+        image: not loaded yet; loaded at the end.
         again: opens the same file.
 
     Raises:
-        ValueError: for a kind of file that is not decoded into the right pixels.
-        Exception: whatever Pillow raises for a damaged file.
+        ValueError: for a kind of file that Pillow decodes wrongly.
+        Exception: any kind from Pillow, for a damaged file.
     """
     raw = _raw_mode(image)
     tags = getattr(image, "tag_v2", {})
@@ -66,7 +66,7 @@ def decode(image: ImageFile.ImageFile, again: Opener) -> Image.Image | Deep:
         return shown
     values = np.asarray(shown)
     if image.format == "PPM" and image.mode == "I" and raw != "I;16B":
-        # Pillow has brought the white that the header names to 65535, as it does with color.
+        # Pillow has scaled the white of the header to 65535, as it does with color.
         return Image.fromarray(np.rint(values / 257).astype(np.uint8))
     if signed and values.dtype == np.uint8:
         values = values.view(np.int8)
@@ -83,7 +83,7 @@ def shown(
     Args:
         image: the image.
         page: color behind transparent parts.
-        ranges: of the set that the image belongs to.
+        ranges: ranges of the set that the image belongs to.
 
     Raises:
         ValueError: if all of it is transparent.
@@ -92,7 +92,7 @@ def shown(
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """Return how the samples are stored, in Pillow's words: "RGB;16B" for example."""
+    """Return how the samples are stored, as Pillow names it, for example "RGB;16B"."""
     if not image.tile:
         return ""
     decoder, args = image.tile[0][0], image.tile[0][3]
@@ -103,7 +103,7 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
 
 
 def _check_tiff(image: ImageFile.ImageFile, tags: Any, raw: str) -> None:
-    """Refuse a TIFF whose samples Pillow would take from wrong places; mend its palette.
+    """Refuse a TIFF whose samples Pillow would read from wrong places; correct its palette.
 
     Raises:
         ValueError: saying which kind it is.
@@ -123,7 +123,7 @@ def _check_tiff(image: ImageFile.ImageFile, tags: Any, raw: str) -> None:
 
 
 def _check_jpeg_2000(image: ImageFile.ImageFile) -> None:
-    """Refuse the depths that Pillow scales wrongly: color of more than 8 bits, all of less.
+    """Refuse the depths that Pillow scales wrongly: color above 8 bits, and anything below 8.
 
     Raises:
         ValueError: naming the depth.
@@ -140,23 +140,23 @@ def _check_jpeg_2000(image: ImageFile.ImageFile) -> None:
 
 
 def _mend_transparent_color(image: ImageFile.ImageFile, raw: str) -> None:
-    """Bring the transparent color of a PNG to the scale in which Pillow gives the pixels."""
+    """Convert the transparent color of a PNG to the scale of Pillow's pixels."""
     key = image.info.get("transparency")
     if image.format != "PNG" or isinstance(key, bytes | None):
         return
     if raw in ("L;2", "L;4"):
         top = 2 ** int(raw[-1]) - 1
         image.info["transparency"] = (key & top) * (255 // top)
-    elif raw in ("L", "RGB"):  # the standard says that higher bits do not count
+    elif raw in ("L", "RGB"):  # the standard ignores higher bits
         low = np.bitwise_and(key, 255).tolist()
         image.info["transparency"] = low if raw == "L" else tuple(low)
 
 
 def _deep_color(image: ImageFile.ImageFile, raw: str, again: Opener) -> Deep:
-    """Decode color of 16 bits, of which Pillow gives the high bytes only.
+    """Decode color of 16 bits, of which Pillow returns only the high bytes.
 
-    The file is decoded twice. The second time the order of the bytes is given the wrong way round,
-    and so the low bytes come.
+    The file is decoded twice. The second time Pillow gets the wrong byte order, and so returns the
+    low bytes.
 
     Raises:
         ValueError: if an alpha value cannot be decoded.
@@ -183,7 +183,7 @@ def _deep_color(image: ImageFile.ImageFile, raw: str, again: Opener) -> Deep:
 
 
 def _set_raw_mode(image: ImageFile.ImageFile, raw: str) -> None:
-    """Say how the samples are stored, before the image is decoded."""
+    """Set how the samples are stored, before the image is decoded."""
 
     def changed(tile: Any) -> Any:
         if tile.codec_name == "ppm":
@@ -194,7 +194,7 @@ def _set_raw_mode(image: ImageFile.ImageFile, raw: str) -> None:
 
 
 def _keyed(values: np.ndarray, image: Image.Image) -> np.ndarray | None:
-    """Return the alpha values that a transparent color makes, None where there is none."""
+    """Return the alpha values of a transparent color; None if the image has no such color."""
     key = image.info.get("transparency")
     if key is None:
         return None

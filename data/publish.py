@@ -1,7 +1,7 @@
-"""Publishes images that a mode makes: beside earlier ones, which they replace when all are there.
+"""Publishes the images of a mode: they replace earlier ones when all of them are finished.
 
-Everything is made in the folder BESIDE. A kill at any moment leaves the earlier results, or the new
-ones, or both of them there.
+Everything is made in the folder BESIDE. A kill at any moment leaves the earlier results, the new
+ones, or both.
 """
 
 import os
@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.files import exclusive_lock, make_folder, remove_leftovers, replace_file
 
 BESIDE = "partial"
-REPLACED = "replaced"  # where an earlier folder is until the new one has its place
+REPLACED = "replaced"  # holds an earlier folder until the new one is in its place
 
 
 @contextmanager
@@ -22,11 +22,11 @@ def claim(folder: Path, doing: str) -> Iterator[None]:
     """Make a folder for results, and keep other jobs out of it in the block.
 
     Args:
-        folder: of the results.
-        doing: what this job does, for the message that another one gets.
+        folder: folder for the results.
+        doing: what this job does, for the message to another job.
 
     Raises:
-        UserError: if another job works in it, or it cannot be written.
+        UserError: if another job works in the folder, or it cannot be written.
     """
     make_folder(folder)
     with exclusive_lock(folder / ".lock", f"another job is {doing} into {folder}"):
@@ -39,17 +39,17 @@ def claim(folder: Path, doing: str) -> Iterator[None]:
 
 
 def new_folder(folder: Path) -> Path:
-    """Make BESIDE anew in a folder that is claimed; what an earlier job left in it goes."""
+    """Make an empty BESIDE in a claimed folder; leftovers of an earlier job are deleted."""
     shutil.rmtree(folder / BESIDE, ignore_errors=True)
     return make_folder(folder / BESIDE)
 
 
 def publish(folder: Path, names: tuple[str, ...]) -> None:
-    """Move results from BESIDE to their place; earlier ones of these names go in any case.
+    """Move results from BESIDE to their place; delete earlier ones even without a new one.
 
     Args:
-        folder: claimed; its BESIDE is removed at the end.
-        names: of the files. The folder of images, "images", comes last and is always there.
+        folder: a claimed folder; its BESIDE is removed at the end.
+        names: names of the files. The folder of images, "images", is always there and moves last.
 
     Raises:
         UserError: if a file cannot be moved.

@@ -1,4 +1,4 @@
-"""Readers of the datasets that keep their images in arrays: MNIST and its like, CIFAR, SVHN."""
+"""Readers of the datasets with images in arrays: MNIST and others in its format, CIFAR, SVHN."""
 
 import inspect
 import logging
@@ -18,7 +18,7 @@ from data.spec import Source
 log = logging.getLogger(__name__)
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts the four .gz files."""
+"""The folder of the four .gz files of Debian's package dataset-fashion-mnist."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ class Torchvision:
 
     Attributes:
         name: torchvision's class.
-        files: pattern of the files that it reads, relative to the data folder. "{split}" in it
-            stands for the name of the split.
+        files: pattern of its files, relative to the data folder. "{split}" stands for the name of
+            the split.
     """
 
     name: str
     files: str
 
     def open(self, root: Path, split: str, size: int) -> Source:
-        """Read the arrays; torchvision verifies the files before it trusts what is in them."""
+        """Read the arrays; torchvision verifies the checksums of the files first."""
         files = sorted(root.glob(self.files.format(split=split)))
         place = root / self.files.format(split=split).removesuffix("/*")
         if not files:

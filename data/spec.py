@@ -17,7 +17,7 @@ VIEWS = {"none": 1, "horizontal": 2, "both": 4}
 
 
 class Items(Protocol):
-    """Images with their labels; an index gives (PIL image, label).
+    """Images with their labels; an index returns (PIL image, label).
 
     Attributes:
         labels: whole numbers, (N,) or for several findings an image (N, F).
@@ -36,9 +36,9 @@ class Source:
 
     Attributes:
         root: folder of the files.
-        files: every file that the images and labels come from; the fingerprint depends on them.
-        labels_from: the file or folder that the labels come from.
-        class_names: names in the order of the labels; empty where the table has them.
+        files: all files of the images and labels; the fingerprint depends on them.
+        labels_from: the file or folder of the labels.
+        class_names: names in the order of the labels; empty if the table has them.
     """
 
     items: Items
@@ -56,15 +56,15 @@ class Reader(Protocol):
     """
 
     def open(self, root: Path, split: str, size: int) -> Source:
-        """Open files that are there, without writing anything and without a network.
+        """Open existing files, without writing anything and without a network.
 
         Raises:
-            FileNotFoundError: if files are missing that `fetch` could bring.
-            UserError: if a file is there and cannot be used.
+            FileNotFoundError: if files are missing that `fetch` could download.
+            UserError: if a file cannot be used.
         """
 
     def fetch(self, root: Path, split: str, size: int) -> None:
-        """Download what is missing below `root`, check it and unpack it."""
+        """Download the missing files to `root`, check and unpack them."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class ReaderRef:
     Attributes:
         module: for example "data.readers".
         kind: class in that module.
-        arguments: of the class.
-        takes_notes: whether the class has a field `notes`, a folder in which it may write what it
-            need not do again.
+        arguments: arguments of the class.
+        takes_notes: whether the class has a field `notes`, a folder for notes of the work that it
+            need not repeat.
     """
 
     module: str
@@ -96,18 +96,17 @@ class DatasetSpec:
     """One row of the dataset table.
 
     Attributes:
-        reader: names what opens and fetches the files.
-        channels: 1 for grey images, 3 for colour.
-        num_classes: number of classes; None where the files decide.
+        channels: 1 for gray images, 3 for color.
+        num_classes: number of classes; None if the files decide.
         size: default side of the images in pixels.
-        splits: the library's names of the splits to train and to validate on. They share no image,
-            and their images have labels.
+        splits: the library's names of the splits to train and to validate on. They have no image in
+            common, and their images have labels.
         source: public page of the dataset.
-        licence: what the user must know before using the images.
-        files: the files that a user may fetch by hand, by their place in the data folder.
-        flips: "none", "horizontal" or "both" (horizontal and vertical): the flips after which an
-            image still looks like one of the dataset. Training sees every image under all of them.
-        classes: class names in the order of the labels; empty where the reader finds them.
+        license: what the user must know before using the images.
+        files: the files that a user may download, by their paths in the data folder.
+        flips: "none", "horizontal" or "both" (horizontal and vertical): the flips that leave a
+            typical image of the dataset. Training uses every image under all of them.
+        classes: class names in the order of the labels; empty if the reader finds them.
     """
 
     name: str
@@ -117,7 +116,7 @@ class DatasetSpec:
     size: int
     splits: Mapping[Split, str]
     source: str
-    licence: str
+    license: str
     files: tuple[str, ...]
     flips: Literal["none", "horizontal", "both"] = "none"
     classes: tuple[str, ...] = ()

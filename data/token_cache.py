@@ -1,9 +1,9 @@
-"""The token cache: a dataset is encoded once, and all training reads its tokens from the disk.
+"""The token cache: a dataset is encoded once, and all trainings read its tokens from the disk.
 
 A cache is a folder with the tokens of every view, the labels and a manifest. The name of the folder
-contains a hash of everything that the tokens depend on, so that a cache of something else is never
-used. An unfinished cache has a partial name and a progress record: encoding goes on where it
-stopped, and training never reads it.
+contains a hash of everything that the tokens depend on, so that the wrong cache is never used. An
+unfinished cache has a partial name and a progress record: encoding continues where it stopped, and
+training never reads it.
 """
 
 import hashlib
@@ -56,24 +56,24 @@ def cached_tokens(
     num_workers: int,
     processes: Processes = ALONE,
 ) -> TokenSet:
-    """Return the tokens of a split of a dataset; encode what is not on the disk yet.
+    """Return the tokens of a split of a dataset; encode those that are not on the disk yet.
 
     Args:
         images: items are (uint8 (C, H, W), label).
         encode: turns uint8 (B, C, H, W) into tokens int64 (B, L), on any device.
         seq_len: L.
-        identity: everything that the tokens depend on beside the images. "dataset" and "split"
+        identity: everything that the tokens depend on besides the images. "dataset" and "split"
             become part of the folder's name.
         cache_dir: folder of all caches.
         codebook_size: K; tokens must be below it.
         num_classes: number of classes; labels must be below it.
         batch_size: number of images that a process encodes at once.
-        num_workers: number of processes that read images for each process that encodes.
+        num_workers: number of processes that read images for each encoding process.
         processes: the processes that encode together; the main one writes.
 
     Raises:
         UserError: if another process is writing this cache, the disk is too small, or the files of
-            a finished cache are damaged or hold tokens or labels that cannot be.
+            a finished cache are damaged or hold impossible tokens or labels.
     """
     # Name the folder by everything that the tokens depend on.
     dtype = token_type(codebook_size)
@@ -84,7 +84,7 @@ def cached_tokens(
         "images": len(images),
         "views": images.num_views,
         "seq_len": seq_len,
-        **({} if dtype == np.uint16 else {"dtype": dtype.name}),  # once there were no others
+        **({} if dtype == np.uint16 else {"dtype": dtype.name}),  # older caches have uint16 only
     }
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
     name = f"{identity['dataset']}-{identity['split']}-{digest}"
@@ -106,13 +106,13 @@ def cached_tokens(
 
 
 def cache_bytes(num_images: int, num_views: int, seq_len: int, dtype: np.dtype) -> int:
-    """Compute the size of a cache on the disk: tokens of this type, eight bytes for a label."""
+    """Compute the size of a cache on the disk: tokens of this type, eight bytes per label."""
     return num_images * (num_views * seq_len * dtype.itemsize + 8)
 
 
 @dataclass(frozen=True)
 class _Encoding:
-    """How the processes make tokens together: each encodes its share of every block of images."""
+    """Encodes images with several processes: each encodes its share of every block of images."""
 
     images: ImageDataset
     encode: Callable[[Tensor], Tensor]
@@ -141,14 +141,14 @@ class _Encoding:
             yield tokens, labels
 
     def _share(self, block: range) -> list[int]:
-        """Choose the images of this process, equally many for each; the last image may repeat."""
+        """Choose this process's images; all get the same number, so the last image may repeat."""
         each = math.ceil(len(block) / self.processes.size)
         first = block.start + self.processes.rank * each
         return [min(index, block.stop - 1) for index in range(first, first + each)]
 
 
 def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> None:
-    """Write a cache, or what is missing of it, and give it its final name.
+    """Write a cache, or its missing part, and give it its final name.
 
     Every process encodes; the main one writes.
     """
@@ -162,7 +162,7 @@ def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> No
                 pass
             return
         # Fill the files.
-        title = f"tokenising {manifest['dataset']} ({manifest['split']})"
+        title = f"tokenizing {manifest['dataset']} ({manifest['split']})"
         with progress_bar(title, total=count, done=done, unit="image") as bar:
             for number, (tokens, labels) in enumerate(encoding.blocks(done), start=1):
                 cache.add(tokens, labels)
@@ -170,12 +170,12 @@ def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> No
                 if number % FLUSH_EVERY == 0:
                     cache.flush()
         cache.flush()
-        # All is there: finish.
+        # All images are written: finish.
         write_json_atomic(partial / "manifest.json", {**manifest, "sha256": cache.digests()})
         partial.rename(folder)
     except OSError as error:
         raise UserError(
-            f"cannot write the token cache {partial}: {error.strerror or error}; it goes on from "
+            f"cannot write the token cache {partial}: {error.strerror or error}; it continues from "
             "here once there is space (or set `cache_dir`)"
         ) from error
 
@@ -208,7 +208,7 @@ def _check_space(folder: Path, needed: int) -> None:
 
 def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
     """Open a finished cache and check that it is intact."""
-    with suppress(OSError):  # a finished cache needs none, and a kill may have left it
+    with suppress(OSError):  # a kill may have left the record, which a finished cache does not need
         (folder / RECORD).unlink()
     try:
         stored = json.loads((folder / "manifest.json").read_text())
@@ -216,7 +216,7 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
         damaged = [name for name in sums if file_digest(folder / name) != sums[name]]
         if damaged or stored != manifest or sums.keys() != {TOKENS, LABELS}:
             raise ValueError(f"{', '.join(damaged) or 'manifest.json'} does not match")
-        # "c": torch wants an array that can be written to; the file does not change.
+        # "c": torch wants a writable array; the file does not change.
         tokens = np.load(folder / TOKENS, mmap_mode="c", allow_pickle=False)
         labels = np.load(folder / LABELS, allow_pickle=False)
         shape = tuple(manifest[name] for name in ("views", "images", "seq_len"))
@@ -226,13 +226,13 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
             raise ValueError(f"labels of type {labels.dtype}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"the token cache {folder} is damaged ({error}); delete the folder and it is made anew"
+            f"the token cache {folder} is damaged ({error}); delete the folder to make it again"
         ) from error
     return TokenSet(tokens, labels)
 
 
 def _check_ranges(found: TokenSet, folder: Path, codebook_size: int, num_classes: int) -> None:
-    """Refuse tokens that the codebook does not have, and labels that are no classes."""
+    """Refuse tokens outside the codebook and labels that are not classes."""
     tokens, labels = found.tokens, found.labels
     if tokens.max(initial=0) >= codebook_size:
         problem = f"a token is {tokens.max()} and the codebook has {codebook_size} codes"
@@ -240,9 +240,9 @@ def _check_ranges(found: TokenSet, folder: Path, codebook_size: int, num_classes
         wrong = labels[(labels < 0) | (labels >= num_classes)][0]
         problem = f"a label is {wrong} and there are {num_classes} classes"
     elif labels.ndim > 1 and (labels.shape[1] != num_classes - 1 or labels.max(initial=0) > 1):
-        problem = f"its labels are no findings of {num_classes - 1} kinds"
+        problem = f"its labels are not findings of {num_classes - 1} kinds"
     else:
         return
     raise UserError(
-        f"the token cache {folder} is damaged ({problem}); delete the folder and it is made anew"
+        f"the token cache {folder} is damaged ({problem}); delete the folder to make it again"
     )

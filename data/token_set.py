@@ -1,4 +1,4 @@
-"""The tokens of a split of a dataset and their labels, which the transformer learns from."""
+"""The tokens and labels of a split of a dataset, the training data of the transformer."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class TokenSet:
 
     Attributes:
         tokens: uint16 or uint32 (views, N, L), every image under every flip that training uses.
-        labels: int64 (N,); or uint8 (N, F), where an image may have none or several of F findings.
+        labels: int64 (N,); or uint8 (N, F) if an image may have none or several of F findings.
     """
 
     tokens: np.ndarray
@@ -34,14 +34,14 @@ class TokenSet:
 
     @property
     def num_views(self) -> int:
-        """Number of flips that are stored of each image."""
+        """Number of stored flips of each image."""
         return self.tokens.shape[0]
 
     def classes(self, indices: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Choose one class per image.
 
-        Of several findings one is drawn at each call. An image without a finding is of class F,
-        which stands for "no finding".
+        If an image has several findings, each call draws one of them. An image without a finding
+        has class F, "no finding".
 
         Args:
             indices: int (B,), the images.
@@ -63,13 +63,13 @@ def token_type(codebook_size: int) -> np.dtype:
 
 
 class DeviceTokens:
-    """The tokens of a set, which are taken by index on a device.
+    """The tokens of a set, to take by index on a device.
 
-    They stay in the memory of a GPU if they need no more than a part of it: ImageNet with 256
-    tokens an image, under two flips, needs 1.3 GB. Otherwise they are read from the file.
+    They stay in the memory of a GPU if they need at most a part of it: ImageNet with 256 tokens per
+    image, under two flips, needs 1.3 GB. Otherwise they are read from the file.
 
     Attributes:
-        device: where `take` puts the tokens.
+        device: device of the tokens that `take` returns.
     """
 
     def __init__(self, source: TokenSet, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Lists the images in a folder and its sub-folders: the one walk for every set of such files."""
+"""Lists the images in a folder and its sub-folders; all readers of image files use it."""
 
 import os
 import re
@@ -17,16 +17,16 @@ SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png",
     ".pnm", ".ppm", ".tif", ".tiff", ".webp", *((".heic", ".heif") if READS_HEIF else ()),
 )  # fmt: skip
-"""How the names of images end, in upper or lower case."""
+"""Endings of the names of images, in upper or lower case."""
 
 LITTER = {"__macosx", "@eadir", "lost+found", "thumbs.db", "desktop.ini", "$recycle.bin"}
-"""What systems leave in folders, in lower case; hidden files and folders are litter too."""
+"""Files that operating systems leave in folders, in lower case; hidden ones are litter too."""
 
 ONLY_CLASS = "images"
-"""Name of the one class of images that are in no sub-folder."""
+"""Name of the class of images without sub-folders."""
 
 SHOWN = 10
-"""Largest number of names in a message; it counts the others."""
+"""Largest number of names in a message; the others are counted."""
 
 Left = Counter[tuple[str, str]]
 """Number of files that are left out, by reason and detail."""
@@ -39,9 +39,9 @@ class Tree:
     Attributes:
         names: paths of the images relative to it, with forward slashes, sorted.
         left_out: counts of the other files.
-        ranges: of the samples of more than 8 bits, once the images have been read.
-        labels: class of each image, where a table says it; empty where the folders do.
-        table: the file that the labels are from.
+        ranges: ranges of samples of more than 8 bits, after the images have been read.
+        labels: class of each image if a table gives the classes; empty if the folders do.
+        table: the file of the labels.
     """
 
     folder: Path
@@ -68,8 +68,8 @@ class Tree:
 def walk(folder: Path) -> Tree:
     """List the images of a folder at any depth, each once.
 
-    Links that lead out of the folder are followed. A link to what the walk finds anyway counts as
-    left out, whatever the order, and so cycles end.
+    Links that lead out of the folder are followed. A link to a file or folder that the walk finds
+    anyway counts as left out, in any order. So cycles end.
 
     Raises:
         FileError: if a folder cannot be read.
@@ -78,7 +78,7 @@ def walk(folder: Path) -> Tree:
 
 
 class _Walk:
-    """One walk: what it has seen, and links, which wait until all else is seen."""
+    """A walk. It remembers the places that it has seen, and follows links after everything else."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -102,7 +102,7 @@ class _Walk:
         return Tree(self._folder, names, self._left_out)
 
     def _take(self, entry: os.DirEntry) -> bool:
-        """Note what an entry is; whether it is a folder to go into at once."""
+        """Note an entry; return whether it is a folder to enter at once."""
         link = entry.is_symlink()
         is_folder = os.path.isdir(entry.path) if link else entry.is_dir()  # noqa: PTH112
         if is_litter(entry.name):
@@ -122,10 +122,10 @@ class _Walk:
         return False
 
     def _is_new(self, place: str) -> bool:
-        """Whether a folder, or what a link leads to, is met for the first time."""
+        """Whether a folder, or the target of a link, is seen for the first time."""
         target = os.path.realpath(place)
         folder, name = os.path.split(target)
-        # The walk has taken the images of a folder that it has seen.
+        # The walk has already taken the images of a folder that it has seen.
         is_taken = is_image(name) and folder in self._seen and Path(target).is_file()
         if target in self._seen or is_taken:
             self._left_out["linked twice", ""] += 1
@@ -138,7 +138,7 @@ def entries(folder: str | Path) -> list[os.DirEntry]:
     """List a folder, sorted by name.
 
     Raises:
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if it does not exist.
         FileError: if it cannot be read.
     """
     try:
@@ -165,7 +165,7 @@ def is_litter(name: str) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name is an image, unless its contents say otherwise."""
+    """Whether a file with this name should be an image."""
     return name.lower().endswith(SUFFIXES) and not is_litter(name)
 
 
@@ -182,20 +182,20 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 
 
 def named(names: Iterable[str]) -> str:
-    """Write the first of some names, in text that can be shown, and count the others."""
+    """Write the first names, in printable text, and the number of the others."""
     every = list(names)
     more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
     return ", ".join(every[:SHOWN]).encode(errors="backslashreplace").decode() + more
 
 
 def described(left_out: Left) -> str:
-    """Write how many files are left out for which reason; empty if there are none."""
+    """Write how many files are left out, by reason; empty if there are none."""
     reasons: dict[str, Counter[str]] = {}
     for (reason, detail), count in sorted(left_out.items()):
         if count:
             reasons.setdefault(reason, Counter())[detail] += count
     parts = []
     for reason, counts in sorted(reasons.items(), key=lambda item: -sum(item[1].values())):
-        told = named(f"{detail} {count}" for detail, count in counts.most_common() if detail)
-        parts.append(f"{sum(counts.values())} {reason}" + (f" ({told})" if told else ""))
+        details = named(f"{detail} {count}" for detail, count in counts.most_common() if detail)
+        parts.append(f"{sum(counts.values())} {reason}" + (f" ({details})" if details else ""))
     return "; left out: " + ", ".join(parts) if parts else ""

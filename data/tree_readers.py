@@ -1,8 +1,7 @@
-"""Readers of the datasets whose images are a file each.
+"""Readers of the datasets with one file per image.
 
-Lists and labels are read here, in the layouts in which people have these sets, and
-data/image_file.py reads the images. So every file gets the same care, and nothing outside a
-dataset's own folder is read.
+Lists and labels are read here, in the usual layouts of these datasets; data/image_file.py reads the
+images. So every file gets the same care, and no file outside a dataset's own folder is read.
 """
 
 import importlib.util
@@ -96,8 +95,8 @@ class Places365:
 class Dtd:
     """Describable Textures, partition 1 of the official ten.
 
-    The archive's folder dtd, with images/ and labels/, may lie in dtd/ as torchvision puts it, or
-    in the data folder; or it is the data folder.
+    The archive's folder dtd, with images/ and labels/, may be in dtd/ (torchvision's layout), or in
+    the data folder, or be the data folder.
     """
 
     def open(self, root: Path, split: str, size: int) -> Source:
@@ -121,11 +120,11 @@ class CelebA:
     """Aligned and cropped faces; the class is the attribute Male.
 
     The lists are the official .txt files or Kaggle's .csv files, in celeba/ or in the data folder,
-    beside each other or in Anno/ and Eval/. The images are JPEG or PNG.
+    together or in Anno/ and Eval/. The images are JPEG or PNG.
     """
 
     def open(self, root: Path, split: str, size: int) -> Source:
-        """Read the two lists that are needed: class 0 is female, 1 is male."""
+        """Read the lists of attributes and of splits: class 0 is female, 1 is male."""
         home, attributes_file, partition_file = self._lists(root)
         genders = self._genders(attributes_file)
         rows = read_table(partition_file)
@@ -151,7 +150,7 @@ class CelebA:
         archive = home / "img_align_celeba.zip"
         if archive.is_file() and (home / "list_attr_celeba.txt").is_file():
             with reading(archive), zipfile.ZipFile(archive) as packed:
-                # Some have the images without a folder around them.
+                # Some archives have the images without a folder.
                 packed.extractall(home if "/" in packed.namelist()[0] else home / archive.stem)
         elif importlib.util.find_spec("gdown") is None:
             raise FileNotFoundError("the download needs the package gdown: pip install gdown")
@@ -159,7 +158,7 @@ class CelebA:
             torchvision.datasets.CelebA(root, download=True)
 
     def _lists(self, root: Path) -> tuple[Path, Path, Path]:
-        """Find the folder of all, and in it the lists of attributes and of splits."""
+        """Find the dataset's folder, and in it the lists of attributes and of splits."""
         for home in (root / "celeba", root / "CelebA", root):
             for suffix in (".txt", ".csv"):
                 for attributes, splits in (("", ""), ("Anno", "Eval")):
@@ -186,7 +185,7 @@ class CelebA:
             return {row[0]: values[row[column]] for row in rows}
 
     def _folder(self, home: Path) -> Path:
-        """Find the folder of images; Kaggle's is in another one of its name."""
+        """Find the folder of images; Kaggle has it inside another folder of the same name."""
         names = ("img_align_celeba", "img_align_celeba_png")
         for folder in (place / name for name in names for place in (home, home / "Img")):
             if folder.is_dir():
@@ -198,9 +197,9 @@ class CelebA:
 class TinyImageNet:
     """The folder tiny-imagenet-200 of Stanford's course CS231n.
 
-    The classes are in the order of their WordNet ids (wnids). The validation images are listed, or
-    in a folder per class, as many people sort them. The lists of wnids and of words may be missing
-    beside sorted images, whose classes are then called by their wnids.
+    The classes are in the order of their WordNet ids (wnids). The validation images are in a list,
+    or sorted into a folder per class, as many people do. With sorted images the lists of wnids and
+    words may be missing; the names of the classes are then their wnids.
     """
 
     url = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -214,19 +213,19 @@ class TinyImageNet:
         wnids, names = self._classes(ids, words_file)
         if split == "train" or set(folders_in(folder / "val")) & set(wnids):
             pairs = _sorted_into_classes(folder / split, wnids)
-            told_by = folder / split
+            list_file = folder / split
         else:
-            images, told_by = folder / "val" / "images", annotations
+            images, list_file = folder / "val" / "images", annotations
             rows = read_lines(annotations)
             with reading(annotations):
                 labels = {wnid: label for label, wnid in enumerate(wnids)}
                 listed = [line.split("\t")[:2] for line in rows]
-                pairs = [(below(images, name, told_by), labels[wnid]) for name, wnid in listed]
+                pairs = [(below(images, name, list_file), labels[wnid]) for name, wnid in listed]
         lists = [file for file in (ids, words_file, annotations) if file.is_file()]
-        return _files(folder, pairs, lists, told_by, names)
+        return _files(folder, pairs, lists, list_file, names)
 
     def _folder(self, root: Path) -> Path:
-        """Find the folder of the dataset, which has the lists or at least the images."""
+        """Find the folder of the dataset, with the lists or at least the images."""
         home = _first_with(root, (*TINY_IMAGENET, "."), "wnids.txt")
         return home if (home / "wnids.txt").is_file() else _first_with(root, TINY_IMAGENET, "train")
 
@@ -252,16 +251,16 @@ class TinyImageNet:
 class ImageNet:
     """ILSVRC2012: train/<wnid> and val/<wnid> in the data folder or in imagenet/ below it.
 
-    Or as Kaggle has it: both in ILSVRC/Data/CLS-LOC, the images of val beside each other, their
-    classes in LOC_val_solution.csv.
+    Or Kaggle's layout: both in ILSVRC/Data/CLS-LOC, the images of val in one folder, their classes
+    in LOC_val_solution.csv.
     """
 
     def open(self, root: Path, split: str, size: int) -> Source:
-        """List the images of a split; classes in the order of wnids, as torchvision's weights."""
+        """List the images of a split; the classes are in the order of torchvision's weights."""
         folder, wnids = self._folder(root, split)
         names = list(ResNet50_Weights.DEFAULT.meta["categories"])
         if len(wnids) != len(names):
-            names = wnids  # a part of the dataset: open_dataset refuses it
+            names = wnids  # only a part of the dataset; open_dataset refuses it
         solution = self._solution(folder, root)
         if split == "val" and not _wnids(folder / "val"):
             pairs = self._listed(folder / "val", solution, wnids)
@@ -270,7 +269,7 @@ class ImageNet:
         return _files(folder, pairs, [], folder / split, names)
 
     def fetch(self, root: Path, split: str, size: int) -> None:
-        """Unpack the official archives; there is no download, as nobody may pass them on."""
+        """Unpack the official archives. They cannot be downloaded: nobody may distribute them."""
         archives = (f"ILSVRC2012_img_{split}.tar", "ILSVRC2012_devkit_t12.tar.gz")
         for folder in (root, root / "imagenet"):
             if all((folder / archive).is_file() for archive in archives):
@@ -301,7 +300,7 @@ class ImageNet:
         )
 
     def _solution(self, folder: Path, root: Path) -> Path:
-        """Name the list of the classes of val: in the folder, or in one of those above it."""
+        """Name the list of the classes of val, in the folder or in one above it."""
         above = [f for f in (folder, *folder.parents) if f == root or root in f.parents]
         places = [place / "LOC_val_solution.csv" for place in above]
         return next((place for place in places if place.is_file()), places[0])
@@ -318,7 +317,7 @@ class ImageNet:
 
 
 def _first_with(root: Path, places: Sequence[str], mark: str) -> Path:
-    """Return the first of some folders below `root` that has the file or folder `mark` in it.
+    """Return the first of these folders below `root` that has the file or folder `mark`.
 
     Returns:
         The first of all if none has it.
@@ -363,9 +362,9 @@ def _files(
     Args:
         root: folder of the dataset.
         pairs: one per image.
-        lists: files that names and labels come from.
-        labels_from: the file or folder that the labels come from.
-        names: of the classes; empty where the table has them.
+        lists: files of the names and labels.
+        labels_from: the file or folder of the labels.
+        names: names of the classes; empty if the table has them.
     """
     if not pairs:
         raise FileError(f"{labels_from} names no images")
@@ -375,7 +374,7 @@ def _files(
 
 
 def _wnids(folder: Path) -> list[str]:
-    """List the sub-folders that are WordNet ids and have images."""
+    """List the sub-folders that are named by WordNet ids and have images."""
     if not folder.is_dir():
         return []
     return [

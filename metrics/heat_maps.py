@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metrics.better import BETTER
-from utils.plots import COLOURS, draw
+from utils.plots import COLORS, draw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,7 +135,7 @@ def _paint_map(axes: Axes, values: np.ndarray, score: str) -> None:
     y, x = np.argwhere(values == (low if is_lower_better else high))[0]
     left, right, top, bottom = x - 0.5, x + 0.5, y - 0.5, y + 0.5
     axes.plot(
-        [left, right, right, left, left], [top, top, bottom, bottom, top], color=COLOURS[1],
+        [left, right, right, left, left], [top, top, bottom, bottom, top], color=COLORS[1],
         linewidth=2.5, clip_on=False,
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from metrics.sweep_table import rows_of, strip_file
 from page.catalog import id_of
 from page.checks import MOST_NUMBER, RequestError
 from page.run_files import names_inside, open_inside, read_inside, status_inside
-from training.run_folder import RunFolder
+from training.run_folder import RunFiles
 from training.runs import STAGES
 from training.tracking import is_row
 from utils.errors import one_line
@@ -159,10 +159,10 @@ class RunReader:
                 tail = self._tails[path] = _Tail(version)
             return tail
 
-    def _runs(self) -> dict[str, RunFolder]:
-        return {id_of(path): RunFolder(path, "") for path in list(self._find())[:MOST_RUNS]}
+    def _runs(self) -> dict[str, RunFiles]:
+        return {id_of(path): RunFiles(path) for path in list(self._find())[:MOST_RUNS]}
 
-    def _run(self, run_id: str) -> RunFolder:
+    def _run(self, run_id: str) -> RunFiles:
         run = self._runs().get(run_id)
         if run is None:
             raise RequestError("there is no such run any more", 404)
@@ -172,7 +172,7 @@ class RunReader:
         """Return the values of a row's sampling settings, in their order."""
         return {name: row[name] for name in self._setting_names if name in row}
 
-    def _describe(self, run_id: str, run: RunFolder) -> dict[str, Any]:
+    def _describe(self, run_id: str, run: RunFiles) -> dict[str, Any]:
         """Say what a run has to show, and how many seconds ago it wrote numbers."""
         found = {stage: status_inside(run.path, run.metrics(stage)) for stage in STAGES}
         changed = {stage: status.st_mtime for stage, status in found.items() if status}
@@ -194,7 +194,7 @@ def _stage(name: str) -> str:
     return name
 
 
-def _time_of(run: RunFolder, path: Path) -> float:
+def _time_of(run: RunFiles, path: Path) -> float:
     """Return when a file of a run was written; 0 if it is missing or not a regular file."""
     status = status_inside(run.path, path)
     if status is None or not stat.S_ISREG(status.st_mode):
@@ -202,11 +202,11 @@ def _time_of(run: RunFolder, path: Path) -> float:
     return status.st_mtime or 1.0  # archives may say 0
 
 
-def _sweep_folder(run: RunFolder) -> Path:
+def _sweep_folder(run: RunFiles) -> Path:
     return run.path / "sweep"
 
 
-def _sweep_rows(run: RunFolder) -> list[dict[str, str]]:
+def _sweep_rows(run: RunFiles) -> list[dict[str, str]]:
     """Read the table of a run's sweep; errors as in `RunReader.sweep`."""
     file = _sweep_folder(run) / "sweep.csv"
     try:
@@ -218,7 +218,7 @@ def _sweep_rows(run: RunFolder) -> list[dict[str, str]]:
     return rows
 
 
-def _steps(run: RunFolder, stage: str) -> list[int]:
+def _steps(run: RunFiles, stage: str) -> list[int]:
     """List the steps of which there is a preview."""
     steps = []
     for name in names_inside(run.path, run.samples):
@@ -228,7 +228,7 @@ def _steps(run: RunFolder, stage: str) -> list[int]:
     return sorted(step for step in steps if step <= MOST_NUMBER)
 
 
-def _picture(run: RunFolder, path: Path) -> bytes:
+def _picture(run: RunFiles, path: Path) -> bytes:
     """Read a picture.
 
     Raises:

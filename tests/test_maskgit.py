@@ -129,8 +129,8 @@ def test_more_steps_than_tokens_are_capped_and_said(trained, tmp_path, capsys):
 
 def test_the_token_cache_is_made_once(run, tokenizer_file, tmp_path):
     command = f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}"
-    assert "tokenising mnist (train)" in run(command)
-    assert "tokenising" not in run(f"{command} --run_name again")
+    assert "tokenizing mnist (train)" in run(command)
+    assert "tokenizing" not in run(f"{command} --run_name again")
     assert len(list((tmp_path / "tokens").glob("mnist-*"))) == 2
 
 

@@ -19,7 +19,7 @@ from training.tracking import Tracker, read_metrics
 from utils.errors import UserError
 from utils.pictures import save_png
 from utils.plots import (
-    COLOURS,
+    COLORS,
     Sparing,
     draw,
     drawn_or_said,
@@ -64,7 +64,7 @@ class Panel:
     thin: str = ""
     is_log: bool = False
     lowest: float | None = None
-    colors: Sequence[str] = COLOURS
+    colors: Sequence[str] = COLORS
 
 
 LEARNING_RATE = Panel("learning rate", {"train/lr": ""}, lowest=0)
@@ -288,8 +288,8 @@ def _series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _look_of_run(number: int) -> dict[str, Any]:
     """Choose the color and style of a run's lines."""
-    style, color = divmod(number, len(COLOURS))
-    return {"color": COLOURS[color], "linestyle": STYLES[style % len(STYLES)]}
+    style, color = divmod(number, len(COLORS))
+    return {"color": COLORS[color], "linestyle": STYLES[style % len(STYLES)]}
 
 
 def _shortened(name: str) -> str:

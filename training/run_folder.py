@@ -5,14 +5,50 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """The folder `<output_dir>/<run_name>` of one run.
+class RunFiles:
+    """The folder of a run, and its files with names that do not depend on the dataset."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The settings of each stage."""
+        return self.path / "config.json"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of everything generated."""
+        return self.path / "samples"
+
+    def evaluation(self, what: str) -> Path:
+        """Name the file with the scores of "samples", of given "images" or of the "tokenizer"."""
+        return self.path / f"evaluation_{what}.json"
+
+    def resume_state(self, stage: str) -> Path:
+        """Name the file with the state from which a stage continues."""
+        return self.path / f"resume_{stage}.pt"
+
+    def metrics(self, stage: str) -> Path:
+        """Name the file with a stage's numbers, one JSON object per line."""
+        return self.path / ("metrics.jsonl" if stage == "maskgit" else f"metrics_{stage}.jsonl")
+
+    def curves(self, stage: str) -> Path:
+        """Name the picture of a stage's numbers."""
+        return self.path / ("curves.png" if stage == "maskgit" else f"curves_{stage}.png")
+
+    def preview(self, stage: str, step: int) -> Path:
+        """Name a picture of a stage in training, after this number of steps."""
+        return self.samples / f"{stage}_step_{step:07d}.png"
+
+
+@dataclass(frozen=True)
+class RunFolder(RunFiles):
+    """The folder `<output_dir>/<run_name>` of one run of a dataset.
 
     Attributes:
         dataset: name of the dataset, part of the checkpoints' names.
     """
 
-    path: Path
     dataset: str
 
     @property
@@ -46,33 +82,3 @@ class RunFolder:
         steps = {path: path.stem.removeprefix(start) for path in found}
         numbered = [path for path in steps if steps[path].isdecimal()]
         return sorted(numbered, key=lambda path: int(steps[path]))
-
-    @property
-    def config(self) -> Path:
-        """The settings of each stage."""
-        return self.path / "config.json"
-
-    @property
-    def samples(self) -> Path:
-        """Folder of everything generated."""
-        return self.path / "samples"
-
-    def evaluation(self, what: str) -> Path:
-        """Name the file with the scores of "samples", of given "images" or of the "tokenizer"."""
-        return self.path / f"evaluation_{what}.json"
-
-    def resume_state(self, stage: str) -> Path:
-        """Name the file with the state from which a stage continues."""
-        return self.path / f"resume_{stage}.pt"
-
-    def metrics(self, stage: str) -> Path:
-        """Name the file with a stage's metrics, one JSON object per line."""
-        return self.path / ("metrics.jsonl" if stage == "maskgit" else f"metrics_{stage}.jsonl")
-
-    def curves(self, stage: str) -> Path:
-        """Name the picture of a stage's metrics."""
-        return self.path / ("curves.png" if stage == "maskgit" else f"curves_{stage}.png")
-
-    def preview(self, stage: str, step: int) -> Path:
-        """Name the preview of a stage after `step` steps."""
-        return self.samples / f"{stage}_step_{step:07d}.png"

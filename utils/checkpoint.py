@@ -1,9 +1,10 @@
 """Checkpoint files that describe themselves and are safe to open.
 
-A checkpoint is a nested dictionary of tensors and plain data. torch.save writes it, and
-utils/torch_file.py, which runs no code, reads it; torch.load(weights_only=True) can, too. Beside
-its contents a file holds its kind, the versions of the format and of the program, and checksums of
-every tensor and of the plain data. So damage is noticed, and the message names the damaged part.
+A checkpoint is a nested dictionary of tensors and plain data. torch.save writes it.
+utils/torch_file.py, which runs no code, reads it; torch.load(weights_only=True) can read it too.
+Besides its contents a file holds its kind, the versions of the format and of the program, and
+checksums of every tensor and of the plain data. So damage is found, and the message names the
+damaged part.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ def save_checkpoint(path: Path, kind: str, contents: Mapping[str, Any]) -> None:
 
     Args:
         path: the file.
-        kind: what it holds, a name; `load_checkpoint` refuses to read it as another kind.
+        kind: name of the kind of contents; `load_checkpoint` refuses to read it as another kind.
         contents: nested dictionaries with string keys, lists, tensors and plain data.
 
     Raises:
@@ -54,11 +55,11 @@ def save_checkpoint(path: Path, kind: str, contents: Mapping[str, Any]) -> None:
 def torch_save(contents: Any, file: BinaryIO) -> None:
     """Call torch.save, but raise the OSError of a failed write.
 
-    torch.save itself raises a RuntimeError that does not say what went wrong.
+    torch.save itself raises a RuntimeError that does not name the cause.
     """
     writer = _Writer(file)
     try:
-        torch.save(contents, writer)  # type: ignore[arg-type] # all it calls is there
+        torch.save(contents, writer)  # type: ignore[arg-type] # it has all that torch.save calls
     except RuntimeError:
         if writer.error is not None:
             raise writer.error from None
@@ -66,7 +67,7 @@ def torch_save(contents: Any, file: BinaryIO) -> None:
 
 
 class _Writer(io.RawIOBase):
-    """Passes bytes on to a file and keeps the error of a failed write."""
+    """Writes bytes to a file and keeps the error of a failed write."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.error: OSError | None = None
@@ -104,16 +105,16 @@ def is_own_format(stored: Any) -> bool:
 def contents_of(
     stored: Any, path: Path, kind: str, kinds: Mapping[str, str] = NO_KINDS
 ) -> dict[str, Any]:
-    """Verify what `read_torch_file` returned and take out the contents.
+    """Verify the return value of `read_torch_file`, and return the contents.
 
     Args:
-        stored: what the file holds.
+        stored: the return value of `read_torch_file`.
         path: the file, for messages.
         kind: the expected kind.
-        kinds: how messages describe kinds, by their names.
+        kinds: descriptions of kinds for messages, by name.
 
     Returns:
-        The contents as they were saved. Whoever reads them knows what older versions lack.
+        The contents as they were saved. The caller knows what older versions lack.
 
     Raises:
         UserError: as `load_checkpoint`.
@@ -171,9 +172,9 @@ def _checksums(contents: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield the path and value of everything in nested containers, and the type of each one."""
+    """Yield path and value of all leaves of nested containers, and the type of each container."""
     if isinstance(value, Mapping):
-        # Keys may be integers, as in the state of an optimiser.
+        # Keys may be integers, as in the state of an optimizer.
         items = [(f"{name}/{key}" if name else str(key), entry) for key, entry in value.items()]
     elif isinstance(value, list | tuple):
         items = [(f"{name}/{index}", entry) for index, entry in enumerate(value)]

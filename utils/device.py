@@ -21,14 +21,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """Find the device of a name.
+    """Find the device with a name.
 
     Args:
-        name: "cpu", "cuda", "cuda:<i>", "mps", or "auto": CUDA where there is any, else the CPU.
-            Apple's MPS must be asked for: nothing has been tested on it. Or a device of torch.
+        name: a device of torch; or "cpu", "cuda", "cuda:<i>", "mps", or "auto": CUDA if there is
+            any, else the CPU. "auto" never chooses Apple's MPS, which is untested.
 
     Raises:
-        UserError: if this machine has no device of that name.
+        UserError: if this machine does not have this device.
     """
     name = str(name)
     if name == "auto":
@@ -55,12 +55,12 @@ def choose_precision(name: str | torch.dtype, device: torch.device) -> torch.dty
     """Find the dtype to compute in.
 
     Args:
-        name: "fp32", "bf16", or "auto": bfloat16 where the hardware is faster in it, else float32.
-            Or one of the two dtypes of torch.
-        device: where the program computes.
+        name: float32 or bfloat16 of torch; or "fp32", "bf16", or "auto": bfloat16 if the hardware
+            is faster in it, else float32.
+        device: the device to compute on.
 
     Raises:
-        FieldError: if it is none of them.
+        FieldError: for anything else.
     """
     if name == "auto":
         return torch.bfloat16 if _has_fast_bfloat16(device) else torch.float32
@@ -71,16 +71,16 @@ def choose_precision(name: str | torch.dtype, device: torch.device) -> torch.dty
 
 
 def precision_name(dtype: torch.dtype) -> str:
-    """Return the name that `choose_precision` takes for a dtype."""
+    """Return the name of a dtype in `choose_precision`."""
     return next(name for name, known in PRECISIONS.items() if known == dtype)
 
 
 @contextmanager
 def usual_torch() -> Iterator[None]:
-    """Compute in the block as in a program that has changed nothing of torch.
+    """Compute in the block with torch's default settings.
 
-    The caller may have chosen another default dtype or device, and may be in a block of autocast or
-    of inference mode.
+    The caller may have changed the default dtype or device, and may be in a block of autocast or
+    inference mode.
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
@@ -99,9 +99,9 @@ def usual_torch() -> Iterator[None]:
 
 @contextmanager
 def settings_of_torch_kept() -> Iterator[None]:
-    """Let the block run in `usual_torch` and change settings; the caller gets its own ones back.
+    """Let the block run in `usual_torch` and change settings; the caller's settings come back.
 
-    These are what `set_up_device` changes and the state of the CPU's random numbers.
+    These are the settings of `set_up_device` and the state of the CPU's random numbers.
     """
     with ExitStack() as stack:
         stack.callback(
@@ -157,11 +157,11 @@ def set_up_device(device: torch.device, precision: torch.dtype, deterministic: b
     """Make the device the current one and choose torch's global settings for it.
 
     Args:
-        device: where to compute.
+        device: the device to compute on.
         precision: with float32, CUDA computes in full float32; otherwise products of float32 may
             be computed in TF32.
-        deterministic: ask for equal bits from run to run, also on CUDA. torch warns of an operation
-            that it cannot compute so; see `strictly_deterministic`.
+        deterministic: ask for equal bits in every run, also on CUDA. torch warns of operations
+            without a deterministic version; see `strictly_deterministic`.
     """
     if deterministic:
         os.environ.setdefault(WORKSPACE, ":4096:8")
@@ -172,15 +172,15 @@ def set_up_device(device: torch.device, precision: torch.dtype, deterministic: b
         torch.set_float32_matmul_precision("highest" if is_exact else "high")
         torch.backends.cudnn.allow_tf32 = not is_exact
         torch.backends.cudnn.benchmark = not deterministic
-        # cuDNN's fused attention adds up in any order in its backward pass.
+        # cuDNN's fused attention sums in any order in its backward pass.
         torch.backends.cuda.enable_cudnn_sdp(not deterministic)
 
 
 @contextmanager
 def strictly_deterministic() -> Iterator[None]:
-    """Inside the block torch raises where `set_up_device` lets it warn; no change without that.
+    """Make nondeterministic operations raise inside the block (only with `deterministic`).
 
-    Fused attention takes its deterministic backward pass only then.
+    Fused attention uses its deterministic backward pass only then.
     """
     if not torch.are_deterministic_algorithms_enabled():
         yield
@@ -196,19 +196,19 @@ def strictly_deterministic() -> Iterator[None]:
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to a device; on CUDA the program does not wait for the copy.
 
-    On MPS it waits, for MPS may read the memory of a temporary tensor after it is freed (pytorch
-    issue 139550).
+    On MPS it waits, because MPS may read the memory of a temporary tensor after it is freed
+    (pytorch issue 139550).
     """
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def float32_name(device: torch.device) -> str:
-    """Name what products of float32 are computed in: "float32" or "tf32"."""
+    """Name the type in which products of float32 are computed: "float32" or "tf32"."""
     return "tf32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 itself, and faster than float32.
+    """Whether the hardware has multiplications in bfloat16 that are faster than in float32.
 
     With AVX-512 alone bfloat16 has half of float32's speed on an Intel Xeon, and twice its speed on
     an AMD EPYC (docs/log/speed.md).
@@ -223,7 +223,7 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def _is_intel() -> bool:
-    """Whether the processor is Intel's; False where Linux does not tell."""
+    """Whether the processor is Intel's; False if Linux does not say so."""
     try:
         return "GenuineIntel" in CPU_INFO.read_text(errors="replace")
     except OSError:

@@ -11,8 +11,8 @@ from typing import Any
 from utils.signals import Stopped, exit_code
 from utils.streams import mute
 
-# Parts of what torch and its libraries say when memory is exhausted. cuDNN says that it finds no
-# algorithm, where each one needs more memory than there is.
+# Parts of the messages of torch and its libraries when memory is exhausted. cuDNN reports that it
+# finds no algorithm if each one needs more memory than there is.
 OUT_OF_MEMORY = (
     "out of memory",
     "allocate memory",
@@ -21,7 +21,7 @@ OUT_OF_MEMORY = (
     "Unable to find a valid cuDNN algorithm",
 )
 
-# Characters that a terminal obeys, or that change the order of the text around them.
+# Characters that control a terminal, or that change the order of the text around them.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -31,8 +31,8 @@ class UserError(Exception):
     The message names the bad value and says what would work. MaskGIT.py prints it to stderr without
     a traceback and exits with code 2.
 
-    A message names a setting in backticks: `cache_dir`, or `TransformerConfig.dropout` where
-    several configs have a field of that name. The command line shows its flag in that place.
+    A message names a setting in backticks: `cache_dir`, or `TransformerConfig.dropout` if several
+    configs have a field of that name. The command line shows its flag instead.
     """
 
 
@@ -71,7 +71,7 @@ def is_number(value: object) -> bool:
 
 
 def check_whole(field: str, value: object, low: int | None = None) -> None:
-    """Refuse a value that is no whole number, of Python or numpy, or below `low`; a FieldError."""
+    """Raise a FieldError unless a value is a whole number, of Python or numpy, at least `low`."""
     need = "must be a whole number" + ("" if low is None else f" of at least {low}")
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_whole or (low is not None and value < low):  # type: ignore[operator]
@@ -79,7 +79,7 @@ def check_whole(field: str, value: object, low: int | None = None) -> None:
 
 
 def check_number(field: str, value: object, low: float, high: float, above: bool = False) -> None:
-    """Refuse a value that is no number from `low`, or `above` it, to `high`; a FieldError."""
+    """Raise a FieldError unless a value is a number from `low`, or `above` it, to `high`."""
     if not is_number(value) or not low <= value <= high or (above and value == low):  # type: ignore[operator]
         bounds = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
         raise FieldError(field, value, f"must be a number {bounds}")
@@ -96,9 +96,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def printable(text: str) -> str:
-    """Write control characters other than tabs and ends of lines as escapes.
+    """Write control characters as escapes, except tabs and ends of lines.
 
-    Names of files, and of classes in a checkpoint of somebody else, may hold any.
+    Names of files, and of classes in a checkpoint of another person, may contain any character.
     """
     return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
@@ -106,8 +106,8 @@ def printable(text: str) -> str:
 def one_line(error: BaseException, length: int = 300) -> str:
     """Shorten the message of an exception to a single line, for a UserError.
 
-    What cannot be printed becomes a question mark: a message may hold text of a file from anybody,
-    and a terminal obeys some characters.
+    Unprintable characters become question marks: a message may quote a file from anybody, and some
+    characters control the terminal.
     """
     text = " ".join(str(error).split()) or repr(error)
     return "".join(one if one.isprintable() else "?" for one in text)[:length]
@@ -122,9 +122,9 @@ def errors_on_one_line(program: str, rewrite: Callable[[str], str] = str) -> Ite
         rewrite: changes a message before it is shown, for example to name settings by their flags.
 
     Raises:
-        SystemExit: with code 2 for a UserError and for what the system refuses, 130 after Ctrl-C,
-            143, 129 or 138 after another signal (`end_on_signals`), 141 if the reader of the output
-            has closed it.
+        SystemExit: with code 2 for a UserError and for an OSError, 130 after Ctrl-C, 143, 129 or
+            138 after another signal (`end_on_signals`), 141 if the reader of the output has closed
+            it.
     """
     try:
         yield
@@ -138,16 +138,16 @@ def errors_on_one_line(program: str, rewrite: Callable[[str], str] = str) -> Ite
     except BrokenPipeError:
         reason, code = "", exit_code(signal.SIGPIPE)
     except OSError as error:
-        told = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
-        reason, code = f"error: {told}", 2
+        text = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
+        reason, code = f"error: {text}", 2
     else:
         return
-    if code == exit_code(signal.SIGPIPE):  # as other programs end after `| head`: without a word
+    if code == exit_code(signal.SIGPIPE):  # end silently, as other programs do after `| head`
         mute(sys.stdout)  # for what is still buffered
         raise SystemExit(code)
     try:
         sys.stderr.write(f"{program}: {printable(' '.join(reason.splitlines()))}\n")
         sys.stderr.flush()
-    except OSError:  # nobody reads it any more: the code tells
+    except OSError:  # stderr is closed: only the exit code is left
         mute(sys.stderr)
     raise SystemExit(code)

@@ -1,4 +1,4 @@
-"""Files that are either complete or not there, and locks."""
+"""Atomic file writes, and locks."""
 
 import errno
 import hashlib
@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-# How the names of unfinished files and folders end: who writes them. Versions before gave the
-# number of the process alone.
+# The endings of the names of unfinished files and folders; they name the writer. Older versions
+# have only the number of the process.
 UNFINISHED = re.compile(r"\..+\.(?P<writer>(?P<machine>[\w-]+-)?(?P<process>\d+))\.partial")
-FORGOTTEN_SECONDS = 24 * 60 * 60  # what another machine has not touched for so long is left over
+FORGOTTEN_SECONDS = 24 * 60 * 60  # another machine's file without a change for this time is deleted
 STARTED = time.time()
 
 # The error numbers of file systems that cannot flush a folder.
@@ -50,7 +50,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         UserError: if the file cannot be written (read-only, disk full, quota).
     """
     target = follow(path)
-    ending = f"{secrets.token_hex(4)}.{_machine()}-{os.getpid()}.partial"  # nobody can guess it
+    # The random part makes the name impossible to guess.
+    ending = f"{secrets.token_hex(4)}.{_machine()}-{os.getpid()}.partial"
     partial = target.with_name(f".{target.name}.{ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def replace_file(made: Path, path: Path) -> None:
-    """Rename a file to its final name; through a link, as in `atomic_write`, it is copied.
+    """Rename a file to its final name; if that is a link, as in `atomic_write`, copy the file.
 
     Raises:
         OSError or UserError: if it cannot be moved.
@@ -89,11 +90,11 @@ def replace_file(made: Path, path: Path) -> None:
 
 @contextmanager
 def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Make a folder that goes at the end of the block, or after a kill at the next start.
+    """Make a folder that is deleted at the end of the block, or after a kill at the next start.
 
     Args:
-        parent: folder to make it in; it must be there.
-        name: of all folders of this purpose.
+        parent: folder to make it in; it must exist.
+        name: name of all folders with the same purpose.
     """
     remove_leftovers(parent, name)
     ending = f".{_machine()}-{os.getpid()}.partial"
@@ -104,8 +105,8 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
 def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Delete the unfinished files and folders of killed processes in a folder.
 
-    Those of another process that runs on this machine stay. Whether a process of another machine
-    still runs cannot be seen: what it wrote goes when it has not changed for a day.
+    Files of a running process on this machine stay. Whether a process on another machine still runs
+    is unknown: its files are deleted if they have not changed for a day.
 
     Args:
         folder: the folder.
@@ -113,7 +114,7 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
     """
     for path in folder.glob(f".{name}.*.partial"):
         found = UNFINISHED.fullmatch(path.name)
-        with suppress(OSError):  # it is gone already, or belongs to another user
+        with suppress(OSError):  # it is already deleted, or belongs to another user
             if found is None or not _is_left_over(path, found):
                 continue
             if path.is_dir() and not path.is_symlink():
@@ -125,11 +126,11 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 def reserve_space(path: Path) -> None:
     """Give a sparse file all of its disk blocks.
 
-    The system kills a program (SIGBUS) that writes to a mapped file on a full disk. It cannot
-    happen to a file whose space is reserved.
+    The system kills a program (SIGBUS) that writes to a mapped file on a full disk. This cannot
+    happen if the space is reserved.
 
     Raises:
-        OSError: if the space is not there.
+        OSError: if there is too little space.
     """
     if hasattr(os, "posix_fallocate"):
         with open_own(path, "r+b") as file:
@@ -157,14 +158,14 @@ def file_digest(path: Path) -> str:
 
 
 def read_with_digest(path: Path, read: Callable[[Path], T]) -> tuple[T, str]:
-    """Read a file, and compute the SHA-256 of the very bytes that were read.
+    """Read a file, and compute the SHA-256 of the same bytes.
 
     Args:
-        path: the file, or what `read` refuses.
-        read: reads it.
+        path: the file; `read` raises an error for other things.
+        read: reads the file.
 
     Returns:
-        What `read` returned, and the digest as `file_digest` gives it.
+        What `read` returned, and the digest as in `file_digest`.
 
     Raises:
         UserError: if the file was changed or replaced meanwhile.
@@ -201,18 +202,18 @@ def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
     system without locks, as on some network disks, a warning is logged and nothing is locked.
 
     Args:
-        path: the lock file; its folder must be there.
-        refusal: the message where the lock is taken.
+        path: the lock file; its folder must exist.
+        refusal: the message if the lock is taken.
 
     Raises:
-        UserError: with the text `refusal` if another process, or another block of this one, holds
-            the lock; or if the file cannot be written.
+        UserError: with the text `refusal` if another process, or another block of this process,
+            holds the lock; or if the file cannot be written.
     """
     try:
         open_own(path, "ab").close()  # the lock itself would make missing folders
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    # A soft lock is a file that must be deleted: it would outlive a process that is killed.
+    # Not a soft lock, a file that must be deleted: it would stay after a kill.
     lock = FileLock(follow(path), timeout=0, fallback_to_soft=False, preserve_lock_file=True)
     try:
         lock.acquire()
@@ -228,7 +229,7 @@ def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
 
 @cache
 def _machine() -> str:
-    """Name this machine, or container, as far as the numbers of its processes are its own."""
+    """Name this machine, or this container if it numbers its processes itself."""
     host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())[:40] or "host"
     try:
         space = re.sub(r"\D", "", Path("/proc/self/ns/pid").readlink().name)
@@ -239,33 +240,36 @@ def _machine() -> str:
 
 @cache
 def _clean_once(folder: Path) -> None:
-    """Delete what killed processes left in a folder, at the first write of this process there."""
+    """Delete the files of killed processes at the first write of this process to a folder."""
     remove_leftovers(folder)
 
 
 def _is_left_over(path: Path, name: re.Match[str]) -> bool:
-    """Whether nobody works any more on an unfinished file; `name` is its match of UNFINISHED."""
+    """Whether an unfinished file was left by a process that is gone.
+
+    `name` is the match of UNFINISHED in its name.
+    """
     changed, number = path.stat().st_mtime, int(name["process"])
     if name["machine"] != f"{_machine()}-":
         return time.time() - changed > FORGOTTEN_SECONDS
-    if number == os.getpid():  # of an earlier process, which had the same number
+    if number == os.getpid():  # the file is of an earlier process with the same number
         return changed < STARTED
     return not _is_running(number)
 
 
 def _is_running(number: int) -> bool:
-    """Whether a process of this number runs on this machine."""
+    """Whether a process with this number runs on this machine."""
     try:
         os.kill(number, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # it runs, for another user
+    except PermissionError:  # it runs as another user
         pass
     return True
 
 
 def _version(path: Path) -> tuple[int, ...] | None:
-    """Return numbers that differ after every change of a file; None if there is none."""
+    """Return numbers that differ after every change of a file; None if the file is missing."""
     try:
         found = path.stat()
     except OSError:
@@ -274,10 +278,10 @@ def _version(path: Path) -> tuple[int, ...] | None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Flush the entry of a new file in its folder: a power cut could undo a rename without it.
+    """Flush the folder of a new file: without this, a power cut could undo a rename.
 
     Raises:
-        UserError: if that fails, though the file system can do it.
+        UserError: if it fails although the file system supports it.
     """
     try:
         descriptor = os.open(path.parent, os.O_RDONLY)

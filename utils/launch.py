@@ -1,4 +1,4 @@
-"""Reads from the environment which process of a job this is, as torchrun sets it.
+"""Reads from the environment, as torchrun sets it, which process of a job this is.
 
 This module does not import torch, so that a mistake on the command line is reported quickly.
 """
@@ -37,11 +37,11 @@ class Launch:
 
     @contextmanager
     def main_speaks_first(self) -> Iterator[None]:
-        """Hold back what the other processes print, and their exit if they fail.
+        """Delay the messages of the other processes, and their exit if they fail.
 
-        The processes of a job usually fail for the same reason, and a launcher ends them all when
-        the first one exits. So the main process reports the reason, once. Another process prints
-        its errors only if it still runs a few seconds later.
+        The processes of a job usually fail for the same reason, and a launcher ends all of them
+        when the first one exits. So the main process reports the reason, once. Another process
+        prints its errors only if it still runs a few seconds later.
         """
         if self.is_main:
             yield
@@ -73,5 +73,5 @@ def _from_environment(name: str, default: int) -> int:
     """Read a number from the environment; an empty variable counts as absent."""
     value = os.environ.get(name) or str(default)
     if not value.isdecimal():
-        raise UserError(f"{name}={value} in the environment is no number; unset it")
+        raise UserError(f"{name}={value} in the environment is not a number; unset it")
     return int(value)

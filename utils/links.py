@@ -1,7 +1,7 @@
-"""Opens the files that the program writes: which links are followed, and what is no file.
+"""Opens the files that the program writes, and follows only safe links.
 
-In a folder that others may write to, somebody could put a link under a name that the program uses,
-and aim it at any file of the user.
+In a folder that others may write to, somebody could create a link with a name that the program
+uses, which leads to any file of the user.
 """
 
 import errno
@@ -16,7 +16,7 @@ FOREIGN_LINK = "it is a link that another user made"
 
 
 def follow(path: Path) -> Path:
-    """Return the file that a name stands for: a link may lead to a larger disk.
+    """Return the file behind a name: a link may lead to a larger disk.
 
     Only links of this user, or of root, are followed.
     """
@@ -28,20 +28,20 @@ def follow(path: Path) -> Path:
 
 
 def open_own(path: Path, mode: str) -> BinaryIO:
-    """Open a file of the program to write to it, wherever `follow` leads and no further.
+    """Open a file of the program to write to it, after `follow` but through no other links.
 
     Args:
         path: the file.
         mode: as `open` takes it: "ab", "r+b" or "xb".
 
     Raises:
-        OSError: as `open` does; also for the link of another user, a pipe or a device.
+        OSError: as `open`; also for the link of another user, a pipe or a device.
     """
     return cast(BinaryIO, open(follow(path), mode, opener=_open_regular))
 
 
 def check_regular(file: Path | int) -> None:
-    """Refuse a folder, a device or a pipe; a link, and what is not there, may be replaced.
+    """Refuse a folder, a device or a pipe. A link and a missing file may be replaced.
 
     Raises:
         OSError: saying so.
@@ -55,7 +55,7 @@ def check_regular(file: Path | int) -> None:
 def _open_regular(name: str, flags: int) -> int:
     """Open a regular file for `open`, not through a link; errors as in `open_own`."""
     try:
-        # A pipe without a reader would be waited for.
+        # Without this flag, opening a pipe would wait for a reader.
         descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:

@@ -38,7 +38,7 @@ def from_uint8(images: Tensor) -> Tensor:
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
-    """Write an image as PNG.
+    """Write an image, uint8 (H, W, C) with C 1 (gray) or 3, as PNG.
 
     Raises:
         UserError: if the file cannot be written.
@@ -48,7 +48,7 @@ def save_png(path: Path, image: np.ndarray) -> None:
 
 
 def is_intact_png(path: Path) -> bool:
-    """Whether a PNG is there, and every part of it matches its checksum."""
+    """Whether a PNG exists and all its parts match their checksums."""
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             picture.verify()
@@ -60,7 +60,7 @@ def is_intact_png(path: Path) -> bool:
 
 
 def to_picture(image: np.ndarray) -> Image.Image:
-    """Turn uint8 (H, W, C) into a PIL image, grey where C is 1."""
+    """Turn uint8 (H, W, C) into a PIL image, gray if C is 1."""
     return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
 
 
@@ -117,7 +117,7 @@ def save_strips(
     Args:
         path: the file.
         strips: titles and PNG files, at least one; small pictures are enlarged.
-        beside: pictures uint8 (H, W, 3) to their right, also below each other.
+        beside: pictures uint8 (H, W, 3) for a second column at their right.
 
     Raises:
         UserError: if the file cannot be written.
@@ -155,7 +155,7 @@ def save_strips(
 
 
 def hatch_hidden(images: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Draw a grey pattern over the cells whose tokens are hidden.
+    """Draw a gray pattern over the cells with hidden tokens.
 
     Args:
         images: uint8 (B, H, W, C).
@@ -178,9 +178,9 @@ def save_film(folder: Path, images: np.ndarray, hidden: Sequence[np.ndarray]) ->
     all images.
 
     Args:
-        folder: where both files go.
+        folder: folder for both files.
         images: uint8 (B, H, W, C), the finished images.
-        hidden: for each step bool (B, h, w), the cells that are covered by a pattern.
+        hidden: for each step bool (B, h, w), the cells to cover with a pattern.
 
     Raises:
         UserError: if a file cannot be written.
@@ -193,12 +193,12 @@ def save_film(folder: Path, images: np.ndarray, hidden: Sequence[np.ndarray]) ->
 
 
 def save_animation(path: Path, frames: Sequence[np.ndarray], milliseconds: int = 250) -> None:
-    """Write an animation that repeats for ever and shows its last frame for longer.
+    """Write an animation that repeats forever and shows its last frame longer.
 
     Args:
         path: a .gif file.
         frames: uint8 (H, W, C) each, at least one, all of one shape.
-        milliseconds: time for which a frame is shown.
+        milliseconds: duration of a frame.
 
     Raises:
         UserError: if the file cannot be written.

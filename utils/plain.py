@@ -1,4 +1,4 @@
-"""Dataclasses to the plain data of checkpoints and back; reading checks every type."""
+"""Converts dataclasses to the plain data of checkpoints and back; reading checks every type."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
@@ -7,15 +7,15 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
-# The metadata of a field that a dataclass got after files with it had been written. Where it has
-# its default it is left out, so that those files, and their fingerprints, stay as they are.
+# The metadata of a field that is newer than the first files with its dataclass. At its default it
+# is not written, so that the fingerprints of these files do not change.
 ADDED_LATER = {"added_later": True}
 
 
 def written_by(write: Callable[[Any], Any], read: Callable[[Any], Any]) -> dict[str, Any]:
-    """Return the metadata of a field whose plain data a function writes, and another reads.
+    """Return the metadata of a field with its own functions to write and read its plain data.
 
-    `read` raises ValueError for what it cannot read.
+    `read` raises ValueError for data that it cannot read.
     """
     return {"write": write, "read": read}
 
@@ -33,7 +33,7 @@ def to_plain(values: Any) -> dict[str, Any]:
 
 
 def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Build a dataclass of this kind from what `to_plain` returned.
+    """Build a dataclass of this kind from the return value of `to_plain`.
 
     Raises:
         ValueError: if a field is missing, unknown or of another type.
@@ -56,7 +56,7 @@ def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
 
 
 def same_value(one: Any, other: Any) -> bool:
-    """Whether two values of a setting are equal; lists and tuples are not told apart."""
+    """Whether two values of a setting are equal; a list equals a tuple with the same items."""
     if isinstance(one, list | tuple):
         return isinstance(other, list | tuple) and list(one) == list(other)
     return bool(one == other)
@@ -73,7 +73,7 @@ def _may_be_missing(field: Field) -> bool:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type as fields declare it: int, float | None, tuple[int, ...]."""
+    """Whether a value has the type of a field, such as int, float | None, tuple[int, ...]."""
     origin = get_origin(kind)
     if origin is UnionType:
         return any(_is(value, one) for one in get_args(kind))

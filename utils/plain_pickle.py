@@ -2,9 +2,9 @@
 
 A pickle is a program for a small machine with a stack. This machine has only the instructions that
 such data needs. It imports nothing and calls nothing that a file names: tensors are built here, and
-objects of other programs become empty stand-ins. What a file may build is bounded, so that a small
-one cannot fill the memory or keep the program busy for hours. docs/architecture.md says why torch's
-own reader (weights_only) is not enough.
+objects of other programs become empty stand-ins. The size of the result is limited, so that a small
+file cannot fill the memory or keep the program busy for hours. docs/architecture.md says why
+torch's own reader (weights_only) is not enough.
 """
 
 import math
@@ -19,9 +19,9 @@ from torch import Tensor
 
 # A rough upper bound of the memory that one instruction takes, without its text or bytes.
 INSTRUCTION_BYTES = 128
-MOST_KEY_BITS = 63  # larger numbers can be chosen so that a dictionary takes forever
-MOST_AXES = 64  # as torch has it
-# Modules by another name: in Python 2, and in numpy since 2.0.
+MOST_KEY_BITS = 63  # a dictionary can take forever with chosen larger numbers
+MOST_AXES = 64  # torch's limit
+# Other names of modules: in Python 2, and in numpy since 2.0.
 MOVED = {"__builtin__": "builtins", "numpy._core.multiarray": "numpy.core.multiarray"}
 
 TYPES = {  # of elements: the name of the storage of torch, and the short name of numpy
@@ -50,11 +50,11 @@ NUMPY_DTYPES = {name: dtype for dtype, (_, name) in TYPES.items() if name}
 
 
 class StandIn:
-    """Stands for a class, a function or an object of another program, and holds nothing of it.
+    """Stands for a class, a function or an object of another program, without its contents.
 
     Attributes:
         name: name of the class or function, with its module.
-        is_network: whether it was a whole torch module.
+        is_network: whether the object is a torch module.
     """
 
     __slots__ = ("is_network", "name")
@@ -100,14 +100,14 @@ def _tensor(
 
 
 def _tensor_2(*arguments: Any) -> Tensor:
-    """Build what _rebuild_tensor_v2 of torch would build; behind are gradients and hooks."""
+    """Do what torch's _rebuild_tensor_v2 does; gradients and hooks follow the first arguments."""
     if any(arguments[6:]):
         raise ValueError("it holds a tensor of an unknown kind (conjugate or negative)")
     return _tensor(*arguments[:4])
 
 
 def _tensor_3(*arguments: Any) -> Tensor:
-    """Build what _rebuild_tensor_v3 of torch would build; the seventh argument is the dtype."""
+    """Do what torch's _rebuild_tensor_v3 does; the seventh argument is the dtype."""
     storage, offset, size, stride, _, _, dtype, *rest = arguments
     if not isinstance(dtype, StandIn) or dtype.name not in DTYPES or any(rest):
         raise ValueError("it holds a tensor of an unknown kind")
@@ -115,7 +115,7 @@ def _tensor_3(*arguments: Any) -> Tensor:
 
 
 def _tensor_with_attributes(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
-    """Build a tensor without its attributes, or a stand-in for a class of tensors of others."""
+    """Build a tensor without its attributes, or a stand-in for another program's tensor class."""
     if kind.name not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
         return StandIn(kind.name)
     return FUNCTIONS[function.name](*arguments)
@@ -141,7 +141,7 @@ def _array(shape: Any, dtype: torch.dtype, by_columns: Any, data: Any) -> Tensor
 
 
 def _encoded(text: Any, codec: Any = None) -> bytes:
-    """Make the bytes that protocol 2 writes as text; no other codec, as some can grow a text."""
+    """Make the bytes that protocol 2 writes as text. Other codecs are refused; some grow a text."""
     if type(text) is not str or codec not in ("latin1", "latin-1"):
         raise ValueError(f"it encodes a {type(text).__name__} in something other than latin1")
     return text.encode("latin1")
@@ -185,7 +185,7 @@ def checked_key(key: Any) -> Any:
     """Return a key that is quick to compare: text, a number, a stand-in, or a tuple of these.
 
     Raises:
-        ValueError: for others. A tuple of tuples of tuples can take hours to compare.
+        ValueError: for other keys. Tuples of tuples of tuples can take hours to compare.
     """
     for part in key if type(key) is tuple else (key,):
         is_plain = part is None or type(part) in (str, bytes, int, float, bool, StandIn)
@@ -204,8 +204,8 @@ class Unpickler:
         """Prepare to read.
 
         Args:
-            open_storage: returns the storage that a file refers to, in torch.save's way; the tuple
-                is ("storage", type, key, ...).
+            open_storage: returns a storage by its reference in torch.save's form, the tuple
+                ("storage", type, key, ...).
             most_bytes: memory that all pickles of the file together may take for plain data.
         """
         self.stack: list[Any] = []
@@ -214,10 +214,10 @@ class Unpickler:
         self._open_storage, self._left = open_storage, most_bytes
 
     def load(self, stream: BinaryIO) -> Any:
-        """Run one pickle, up to its end; the stream stands behind it afterwards.
+        """Run one pickle up to its end, where the stream then is.
 
         Raises:
-            ValueError: if it needs what this machine does not have, or more memory than allowed.
+            ValueError: if it needs other instructions, or more memory than allowed.
             Exception: any other, if the pickle is damaged.
         """
         self.stack, self.marks, self.memo = [], [], {}
@@ -245,11 +245,11 @@ class Unpickler:
         self.stack.append(value)
 
     def take(self, count: int) -> list[Any]:
-        """Take a number of values off the stack, in the order in which they were put there."""
+        """Take a number of values off the stack, in the order in which they were pushed."""
         return [self.stack.pop() for _ in range(count)][::-1]
 
     def since_mark(self) -> list[Any]:
-        """Take off what was put on the stack since the last mark."""
+        """Take off the values that were pushed since the last mark."""
         return self.take(len(self.stack) - self.marks.pop())
 
     def store(self, number: int) -> None:
@@ -289,16 +289,16 @@ class Unpickler:
         self.push(StandIn(f"{MOVED.get(module, module)}.{name}"))
 
     def call(self, function: Any, arguments: Any) -> None:
-        """Put on the stack what a class or function makes of arguments."""
+        """Push the result of a class or function called with these arguments."""
         if not isinstance(function, StandIn) or type(arguments) is not tuple:
-            raise ValueError("it calls what is no function")
+            raise ValueError("it calls something that is not a function")
         known = FUNCTIONS.get(function.name)
         if known is None and function.name.startswith("torch._utils._rebuild"):
             raise ValueError(f"it holds a tensor of an unknown kind ({function.name})")
         self.push(known(*arguments) if known else StandIn(function.name))
 
     def refer(self, _: None) -> None:
-        """Put a storage that lies outside of the pickle on the stack."""
+        """Push a storage that lies outside the pickle."""
         reference = self.stack.pop()
         if type(reference) is not tuple or not reference:
             raise ValueError("it refers to something other than a storage")
@@ -307,7 +307,7 @@ class Unpickler:
 
 
 def _each(names: str, run: Callable[[Unpickler, Any], None]) -> dict[str, Any]:
-    """Return the same for each of several instructions."""
+    """Return the same function for each of several instructions."""
     return dict.fromkeys(names.split(), run)
 
 

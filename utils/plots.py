@@ -1,7 +1,7 @@
 """Charts, drawn with matplotlib. It is optional: without it nothing else breaks.
 
-Its object interface is used, not pyplot: no window, no state between two charts. The style is our
-own, whatever the user's settings are.
+Its object interface is used, not pyplot: no window, no state between two charts. The style does not
+depend on the user's settings.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REQUIREMENTS = "pip install -r requirements-plots.txt"
-MOST_OF_THE_TIME = 0.02  # share of a job that drawing may take
+MOST_OF_THE_TIME = 0.02  # largest share of a job's time for drawing
 FEW_SECONDS = 5
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Told apart also by the colour-blind: those of Okabe and Ito 2008 without the yellow, which is
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+"""Different also for color-blind people: those of Okabe and Ito 2008 without the yellow, which is
 hard to see on white."""
 
 STYLE: dict[str, Any] = {
@@ -51,7 +51,7 @@ STYLE: dict[str, Any] = {
 
 
 def plotting_obstacle() -> str | None:
-    """Tell why nothing can be drawn on this machine, and what would help; None if it can."""
+    """Say why this machine cannot draw, and what would help; None if it can."""
     if importlib.util.find_spec("matplotlib") is None:
         return f"matplotlib is missing: {REQUIREMENTS}"
     return None
@@ -61,8 +61,8 @@ def draw(width: float, height: float, paint: Callable[[Figure], None]) -> np.nda
     """Draw a chart.
 
     Args:
-        width: of the picture, in inches of 120 pixels.
-        height: the same.
+        width: width in inches of 120 pixels.
+        height: height in the same unit.
         paint: draws on an empty figure.
 
     Returns:
@@ -71,10 +71,10 @@ def draw(width: float, height: float, paint: Callable[[Figure], None]) -> np.nda
     Raises:
         UserError: if matplotlib is missing or cannot be imported.
     """
-    # What it says of fonts and of its cache folder is of no use here.
+    # Its messages about fonts and its cache folder are useless here.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of packages that it uses, of glyphs that the font lacks
+        warnings.simplefilter("ignore")  # about its packages and missing glyphs
         try:
             # Imported here because it is optional, and slow.
             from matplotlib import figure, style
@@ -89,7 +89,7 @@ def draw(width: float, height: float, paint: Callable[[Figure], None]) -> np.nda
 
 
 def number_text(value: float, _: Any = None) -> str:
-    """Write a number at a scale, large ones with k or M."""
+    """Write a number for an axis, large ones with k or M."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.6g}{unit}"
@@ -102,7 +102,7 @@ def log_scale(axes: Axes, which: Literal["x", "y"], ratio: float) -> None:
     Args:
         axes: the chart.
         which: the axis.
-        ratio: of its largest value to its smallest.
+        ratio: largest value of the axis / smallest value.
     """
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log"})
@@ -113,27 +113,27 @@ def log_scale(axes: Axes, which: Literal["x", "y"], ratio: float) -> None:
 
 
 class Sparing:
-    """Decides when to draw, so that drawing takes at most a small share of the time of a job.
+    """Decides when to draw, so that drawing takes only a small share of a job's time.
 
     Attributes:
         clock: returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin; a job of a few seconds draws at its end alone."""
+        """Start; a job of a few seconds draws only at its end."""
         self.clock = clock
         self._not_before = clock() + FEW_SECONDS
         self._is_first = True
 
     def may_draw(self) -> bool:
-        """Whether it is not too early for another drawing."""
+        """Whether enough time has passed for another drawing."""
         return self.clock() >= self._not_before
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
         """Draw in the block: the longer it takes, the later the next one is.
 
-        The first does not count: it loads matplotlib.
+        The first drawing does not count, because it loads matplotlib.
         """
         begin = self.clock()
         yield
@@ -144,10 +144,10 @@ class Sparing:
 
 
 def drawn_or_said(what: object, action: Callable[[], None]) -> bool:
-    """Draw something that nothing else depends on: where that fails, one line says so.
+    """Draw something optional; if it fails, log one line.
 
     Args:
-        what: what is drawn, for the line.
+        what: name of the drawing, for the line.
         action: draws it.
 
     Returns:
@@ -155,7 +155,7 @@ def drawn_or_said(what: object, action: Callable[[], None]) -> bool:
     """
     try:
         action()
-    except Exception as error:  # whatever it is, the work that the chart is about goes on
+    except Exception as error:  # for any error: the work goes on without the chart
         log.warning("cannot draw %s: %s", what, one_line(error))
         return False
     return True

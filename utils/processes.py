@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-# DDP imports this module too, but later. Its default arguments would then hold the group, and so
-# the threads of gloo, until Python shuts down; a thread that frees its last tensor at that time
+# DDP imports this module too, but later. Then its default arguments would hold the group, and so
+# the threads of gloo, until Python shuts down. A thread that frees its last tensor during shutdown
 # aborts the process.
 import torch.distributed.nn
 from torch import Tensor, nn
@@ -27,18 +27,18 @@ from utils.launch import Launch, read_launch
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(minutes=30)  # a process that sends nothing for longer hangs: the job ends
-BEAT_SECONDS = 1.0  # between two signs of life of the main process while the others wait for it
+TIMEOUT = timedelta(minutes=30)  # the job ends if a process sends nothing for longer
+BEAT_SECONDS = 1.0  # between two signs of life of the main process while the others wait
 LOST = ("Connection closed by peer", "Connection reset by peer")  # what gloo and NCCL say
 OWN_GPU = "start one process per GPU (torchrun: nproc_per_node, srun: ntasks and gpus-per-task=1)"
-NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # beside WORLD_SIZE
+NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # besides WORLD_SIZE
 
 
 class Processes(Launch):
     """This process among those of its job, and how it works with the others."""
 
     def share(self, count: int) -> slice:
-        """Return this process's part of `count` items; the parts differ by at most one item."""
+        """Return this process's part of `count` items; part sizes differ by at most one."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def check_share(self, images_per_step: int) -> None:
@@ -50,23 +50,23 @@ class Processes(Launch):
         if self.size > images_per_step:
             raise UserError(
                 f"a step has {images_per_step} images (`TrainingConfig.batch_size`) and there are "
-                f"{self.size} processes: each needs one at least"
+                f"{self.size} processes: each needs at least one"
             )
 
     def own_device(self, device: torch.device) -> torch.device:
-        """Choose the device of this process: of several GPUs that of its local rank.
+        """Choose the device of this process: with several GPUs, the one of its local rank.
 
         A launcher may show each process a single GPU, its own, as srun does with gpus-per-task=1.
-        `connected` finds out whether it is.
+        `connected` checks whether it is its own.
 
         Args:
-            device: the device of the job. With several processes a GPU must have no index.
+            device: the device of the job. With several processes a GPU must not have an index.
 
         Returns:
             The device, with its index if it is a GPU.
 
         Raises:
-            UserError: if the machine has fewer GPUs than processes, or one was named for all.
+            UserError: if the machine has fewer GPUs than processes, or one GPU was named for all.
         """
         if device.type != "cuda":
             return device
@@ -90,11 +90,11 @@ class Processes(Launch):
         """Connect the processes with each other while the block runs.
 
         Args:
-            device: where this process computes; a GPU must be torch's current one.
+            device: the device of this process; a GPU must be torch's current one.
 
         Raises:
-            UserError: if the environment does not say where the other processes are, two of them
-                have the same GPU, or another one ends while this one needs it.
+            UserError: if the environment does not give the address of the other processes, two
+                processes have the same GPU, or another one ends while this one needs it.
         """
         if self.size == 1:
             yield
@@ -118,15 +118,15 @@ class Processes(Launch):
             if not any(part in str(error) for part in LOST):
                 raise
             raise UserError(
-                "another process of this job has ended; its own message tells why"
+                "another process of this job has ended; its own message says why"
             ) from error
         _disconnect()
 
     def _check_gpus(self, gpu: str) -> None:
-        """Refuse to share the GPU of another process, which NCCL cannot.
+        """Refuse to share a GPU with another process: NCCL does not support it.
 
         Args:
-            gpu: what no other GPU is called, on any machine.
+            gpu: a name that no other GPU has, on any machine.
 
         Raises:
             UserError: in every process.
@@ -139,9 +139,9 @@ class Processes(Launch):
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """Run the block in the main process, then in the others, which find what it left.
+        """Run the block in the main process, then in the others, which can use its results.
 
-        The others wait as long as the main one works. No collective in the block.
+        The others wait while the main one works. The block must not contain collectives.
         """
         if self.is_main:
             with self._signs_of_life():
@@ -151,12 +151,12 @@ class Processes(Launch):
             yield
 
     def wait(self) -> None:
-        """Wait until every process has come to this point."""
+        """Wait until every process has reached this point."""
         self.largest(0)
 
     @contextmanager
     def _signs_of_life(self) -> Iterator[None]:
-        """Let the others know, while the block runs in the main process alone, that it works.
+        """Signal to the others that the main process still works in the block.
 
         One collective for the whole block would end at TIMEOUT; many short ones do not.
         """
@@ -166,7 +166,7 @@ class Processes(Launch):
         has_ended = threading.Event()
 
         def beat() -> None:
-            with suppress(RuntimeError):  # another process has gone: the last call below tells
+            with suppress(RuntimeError):  # another process has ended; the last call below raises
                 while not has_ended.wait(BEAT_SECONDS):
                     self.largest(1)
 
@@ -180,7 +180,7 @@ class Processes(Launch):
         self.largest(0)
 
     def _wait_for_main(self) -> None:
-        """Wait until the main process has left its `_signs_of_life`."""
+        """Wait until the main process leaves its `_signs_of_life`."""
         while self.largest(0) != [0]:
             pass
 
@@ -193,24 +193,24 @@ class Processes(Launch):
         return votes.tolist()
 
     def from_main(self, compute: Callable[[], T]) -> T:
-        """Call `compute` in the main process alone and give its result to every process.
+        """Call `compute` only in the main process and give its result to every process.
 
-        The others wait as long as it takes. No collective in `compute`.
+        The others wait until it is done. `compute` must not contain collectives.
         """
-        told: list[Any] = [None]
+        received: list[Any] = [None]
         with self.main_first():
             if self.is_main:
-                told = [compute()]
+                received = [compute()]
         if self.size > 1:
-            dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
-        result: T = told[0]
+            dist.broadcast_object_list(received, src=0, device=torch.device("cpu"))
+        result: T = received[0]
         return result
 
     def check_equal(self, values: Mapping[str, object]) -> None:
-        """Refuse to go on where a process has something else than the main one.
+        """Refuse to go on if a process has another value than the main one.
 
         Args:
-            values: what this process has, by its name in the message; every process has the same
+            values: the values of this process, by name for the message; every process has the same
                 names.
 
         Raises:
@@ -230,7 +230,7 @@ class Processes(Launch):
                     )
 
     def add_up(self, tensor: Tensor) -> Tensor:
-        """Replace a tensor, in place, by its sum over the processes; returns the tensor."""
+        """Replace a tensor, in place, by its sum over the processes; return the tensor."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
@@ -250,12 +250,12 @@ class Processes(Launch):
         return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
     def keep_gradients(self, shared: nn.Module) -> AbstractContextManager[None]:
-        """Let backward passes in the block add up gradients in this process, sending nothing.
+        """Let backward passes in the block add up gradients locally, in this process.
 
-        The first backward pass after the block sends the sums.
+        The first backward pass after the block exchanges the sums.
 
         Args:
-            shared: what `share_gradients` returned.
+            shared: the return value of `share_gradients`.
         """
         return shared.no_sync() if self.size > 1 else nullcontext()  # type: ignore[operator]
 
@@ -263,9 +263,9 @@ class Processes(Launch):
 def _disconnect() -> None:
     """End the group of processes, and the threads of gloo.
 
-    Older versions of torch wait for these threads without letting any thread run Python, while one
-    of them may need Python to free a tensor: both wait for ever. Whoever frees the backend itself
-    lets the others run, so it has to outlive the group.
+    Older versions of torch wait for these threads while they hold Python's lock. A thread that
+    needs the lock to free a tensor then waits too, forever. Freeing the backend itself releases
+    the lock, so the backend must outlive the group.
     """
     assert dist.group.WORLD is not None
     backend = dist.group.WORLD._get_backend(torch.device("cpu"))
@@ -274,7 +274,7 @@ def _disconnect() -> None:
 
 
 def launched_processes() -> Processes:
-    """Return the processes that the environment describes; errors as in `read_launch`."""
+    """Return the processes described by the environment; errors as in `read_launch`."""
     launch = read_launch()
     return Processes(launch.rank, launch.size, launch.local_rank)
 

@@ -18,33 +18,33 @@ from utils.streams import mute
 
 log = logging.getLogger(__name__)
 
-NOISY = ("PIL", "urllib3", "filelock", "torch", "matplotlib")  # say more than a user can use
+NOISY = ("PIL", "urllib3", "filelock", "torch", "matplotlib")  # log more than a user needs
 
 
 def log_written(path: Path, what: str = "") -> None:
-    """Log the path of a result: absolute, and in the quotes that a shell needs.
+    """Log the path of a result, absolute and quoted for a shell; `what` says what is in it.
 
-    So terminals can open it and it can be copied, from whatever folder the log is read.
+    So the path works from any folder: a terminal can open it, and it can be copied.
     """
-    told = shlex.quote(str(path.absolute()))
-    log.info("written: %s", f"{told} ({what})" if what else told)
+    quoted = shlex.quote(str(path.absolute()))
+    log.info("written: %s", f"{quoted} ({what})" if what else quoted)
 
 
 class _Bar(tqdm):
-    """A bar that starts no thread; without one, tqdm has to look at the clock at every update."""
+    """A bar without a thread; tqdm then looks at the clock at every update."""
 
     monitor_interval = 0
 
 
 def progress_bar(title: str, total: int, done: int = 0, unit: str = "it", **options: Any) -> tqdm:
-    """Make a bar with rate and time left, or log one line where stderr is no terminal.
+    """Make a bar with rate and time left, or log one line if stderr is not a terminal.
 
     Args:
         title: what the program does.
-        total: units of work in all.
-        done: units done before, by an earlier run.
+        total: units of work in total.
+        done: units that an earlier run has done.
         unit: name of one unit of work.
-        **options: handed to tqdm.
+        **options: passed to tqdm.
     """
     end_if_asked()
     on_terminal = sys.stderr.isatty()
@@ -63,7 +63,7 @@ def progress_bar(title: str, total: int, done: int = 0, unit: str = "it", **opti
 
 
 class _TqdmHandler(logging.StreamHandler):
-    """Writes lines above the bars, so that they do not cut through them."""
+    """Writes lines above the bars, so that they do not break them."""
 
     def __init__(self, rewrite: Callable[[str], str]) -> None:
         super().__init__()
@@ -78,15 +78,15 @@ class _TqdmHandler(logging.StreamHandler):
 
 
 def _lose_output(error: OSError) -> None:
-    """Decide what happens when stdout cannot be written.
+    """Decide what to do when stdout cannot be written.
 
-    A training goes on without its messages. If their reader has gone, as `head` does, it stops as
-    after a signal, with its state saved.
+    A training goes on without its messages. If the reader of stdout has ended, as `head` does, the
+    training stops as after a signal, with its state saved.
 
     Raises:
-        Stopped: if the reader has gone and nothing is trained. It is no OSError, which others would
-            take for one of their own files.
-        UserError: if stdout cannot be written for another reason and nothing is trained.
+        Stopped: if the reader has ended and nothing is being trained. It is not an OSError, which a
+            caller could mistake for an error of its own file.
+        UserError: if stdout cannot be written for another reason and nothing is being trained.
     """
     has_no_reader = isinstance(error, BrokenPipeError)
     if is_training():
@@ -101,7 +101,7 @@ def _lose_output(error: OSError) -> None:
 
 @contextmanager
 def logging_kept() -> Iterator[None]:
-    """Let the block call `set_up_logging`; after it the caller's own set-up of logging is back."""
+    """Let the block call `set_up_logging`, and restore the caller's logging afterwards."""
     root, stdout = logging.getLogger(), sys.stdout
     handlers = root.handlers[:]
     levels = {name: logging.getLogger(name).level for name in (None, *NOISY)}
@@ -120,7 +120,7 @@ def set_up_logging(verbose: bool = True, rewrite: Callable[[str], str] = str) ->
     """Print the program's messages to stdout as plain lines.
 
     Args:
-        verbose: False for errors alone, as in every process but the main one.
+        verbose: False for errors only, as in all processes except the main one.
         rewrite: changes a message before it is shown, for example to name settings by their flags.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):

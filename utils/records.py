@@ -1,8 +1,8 @@
-"""Records: what the program writes in small pieces and reads again, each with a checksum.
+"""Records: small pieces of data with a checksum, which the program writes and reads again.
 
-The checksum is of what a record says, so that a change of a value or of a name is noticed when it
-is read. In JSON it is an entry beside the others, "checksum". Versions before wrote none: what has
-no checksum is read as it is, unless a caller knows better. Callers check types and ranges.
+The checksum is of the values and names of a record, so that a change is found when it is read. In
+JSON it is one more entry, "checksum". Records of older versions have no checksum and are accepted
+without one, unless the caller refuses them. Callers check types and ranges.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 def checksum(value: Any) -> str:
     """Compute 16 hexadecimal digits of plain data; the order of names does not matter."""
-    plain = json.loads(json.dumps(value))  # as it will be read
+    plain = json.loads(json.dumps(value))  # as it will be when read
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -30,13 +30,13 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(value: Any) -> dict[str, Any]:
-    """Verify what `sealed` returned and take the checksum out.
+    """Verify the return value of `sealed` and take the checksum out.
 
     Raises:
-        ValueError: if it is no dictionary, or the checksum is that of something else.
+        ValueError: if it is not a dictionary, or its checksum is wrong.
     """
     if not isinstance(value, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     contents = {name: entry for name, entry in value.items() if name != CHECKSUM}
     if value.get(CHECKSUM, checksum(contents)) != checksum(contents):
         raise ValueError("its checksum is that of something else")
@@ -45,20 +45,20 @@ def unsealed(value: Any) -> dict[str, Any]:
 
 def write_record(path: Path, value: Mapping[str, Any]) -> None:
     """Write plain data with its checksum as JSON; errors as `atomic_write`."""
-    # First, so that the file stays JSON if somebody takes that line out.
+    # The checksum comes first, so that the file stays JSON if somebody removes this line.
     write_json_atomic(path, {CHECKSUM: checksum(value), **value})
 
 
 def read_record(path: Path, known: Collection[str] | None = None) -> dict[str, Any]:
-    """Read what `write_record` wrote; an empty dictionary if there is no file.
+    """Read a file of `write_record`; return an empty dictionary if it does not exist.
 
     Args:
         path: the file.
-        known: the names that it may have; None takes any. Without them a changed name "checksum"
-            would pass for an entry of a file of before.
+        known: the allowed names; None allows any. Then a changed name "checksum" would pass for an
+            entry of an older file.
 
     Raises:
-        UserError: if the file is damaged, or was changed by hand.
+        UserError: if the file is damaged or was edited.
     """
     if not path.is_file():
         return {}
@@ -69,7 +69,7 @@ def read_record(path: Path, known: Collection[str] | None = None) -> dict[str, A
                 raise ValueError(f"its entry {name!r} is unknown")
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f'{path} is damaged ({one_line(error)}); restore it, or take its line "{CHECKSUM}" out '
+            f'{path} is damaged ({one_line(error)}); restore it, or remove its line "{CHECKSUM}" '
             "if you changed it yourself"
         ) from error
     return value
@@ -83,14 +83,14 @@ def record_line(value: Mapping[str, Any]) -> str:
 def read_lines(
     path: Path, is_valid: Callable[[dict[str, Any]], bool]
 ) -> tuple[list[dict[str, Any]], int]:
-    """Read lines that `record_line` made.
+    """Read lines of `record_line`.
 
     Args:
-        path: the file; without it there are no lines.
+        path: the file; a missing file has no lines.
         is_valid: checks the names, types and ranges of a line.
 
     Returns:
-        The lines that are intact, and the number of the others.
+        The intact lines, and the number of the others.
 
     Raises:
         UserError: if the file cannot be read.
@@ -104,7 +104,7 @@ def read_lines(
 
 
 def read_line(line: bytes, is_valid: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
-    """Read a line that `record_line` made; None if it is not intact."""
+    """Read a line of `record_line`; None if it is not intact."""
     try:
         row = unsealed(json.loads(line))
     except (ValueError, RecursionError):
@@ -116,17 +116,17 @@ def sealed_bytes(content: bytes, about: str) -> bytes:
     """Add a digest to the content of a file.
 
     Args:
-        content: what the file says.
-        about: what it is part of and which part; it is in the digest, but not in the file.
+        content: the content of the file.
+        about: names the content; it is in the digest, but not in the file.
     """
     return content + _digest(content, about)
 
 
 def unsealed_bytes(stored: bytes, about: str) -> bytes:
-    """Verify what `sealed_bytes` returned and take the digest off.
+    """Verify the return value of `sealed_bytes` and take the digest off.
 
     Raises:
-        ValueError: if the digest is that of something else.
+        ValueError: if the digest is wrong.
     """
     content, digest = stored[:-DIGEST_BYTES], stored[-DIGEST_BYTES:]
     if digest != _digest(content, about):
@@ -135,5 +135,5 @@ def unsealed_bytes(stored: bytes, about: str) -> bytes:
 
 
 def _digest(content: bytes, about: str) -> bytes:
-    """Compute the SHA-256 of content and of what it is about."""
+    """Compute the SHA-256 of content and of its name."""
     return hashlib.sha256(about.encode() + b"\0" + content).digest()

@@ -1,6 +1,6 @@
-"""Random numbers as a function of (seed, purpose, indices), so that there is no state to save.
+"""Random numbers as a function of (seed, purpose, indices), so that no state needs to be saved.
 
-Every draw names what it is for. So a run that is resumed, or shared by several processes, draws the
+Every draw names its purpose. So a run that is resumed, or shared by several processes, draws the
 same numbers as one process without a stop.
 """
 

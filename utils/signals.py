@@ -1,8 +1,8 @@
 """How the program stops when the system or the user asks for it.
 
-While something is trained, a signal is noted and the training stops at the next safe place, with
-its state saved (`stop_on_signals`). At other times a signal ends the program like Ctrl-C does: what
-has been begun is tidied up, and one line tells the reason (`end_on_signals`).
+During a training, a signal is noted and the training stops at the next safe place, with its state
+saved (`stop_on_signals`). At other times a signal ends the program as Ctrl-C does: unfinished files
+are removed, and one line says the reason (`end_on_signals`).
 """
 
 import os
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-"""What ends a program, beside Ctrl-C. Batch systems send SIGUSR1 before the time is up."""
+"""Signals that end the program, besides Ctrl-C. Batch systems send SIGUSR1 before time is up."""
 
 STOP_SIGNALS = (signal.SIGINT, *END_SIGNALS)
 
@@ -32,14 +32,14 @@ class StopRequest:
     """Whether a signal has asked the program to stop.
 
     Attributes:
-        signal_number: the first signal that asked; 0 while there is none.
+        signal_number: the first such signal; 0 before one.
     """
 
     signal_number: int = 0
 
 
-_requests: list[StopRequest] = []  # those of the `stop_on_signals` blocks that run
-_ended: list[int] = []  # the signal of which the `end_on_signals` block has been told
+_requests: list[StopRequest] = []  # one for each running `stop_on_signals` block
+_ended: list[int] = []  # the signal that the `end_on_signals` block has received
 
 
 def exit_code(signal_number: int) -> int:
@@ -54,8 +54,8 @@ def end_on_signals(is_alone: bool = True) -> Iterator[None]:
     A signal that is ignored, as SIGHUP under nohup, stays ignored.
 
     Args:
-        is_alone: False for one of several processes, which a signal ends at once: it may be waiting
-            for another one that has failed, and would not hear of the signal.
+        is_alone: False for one of several processes. A signal then ends it at once, because it may
+            be waiting for a process that has failed, and would not notice the signal.
     """
 
     def end(signal_number: int, _frame: FrameType | None) -> None:
@@ -72,7 +72,7 @@ def end_on_signals(is_alone: bool = True) -> Iterator[None]:
 
 
 def end_if_asked() -> None:
-    """Raise `Stopped` again: a library may have swallowed it. Called before anything that is long.
+    """Raise `Stopped` again, if a library has swallowed it. Call it before long work.
 
     Raises:
         Stopped: if a signal has asked the program to end.
@@ -89,8 +89,8 @@ def stop_on_signals(may_repeat: bool = False) -> Iterator[StopRequest]:
     after the block.
 
     Args:
-        may_repeat: whether a second signal is ignored. The launcher of several processes passes on
-            a signal that the processes have received already, and kills those that take too long.
+        may_repeat: whether a second signal is ignored. A launcher of several processes forwards a
+            signal that the processes have already received, and kills those that take too long.
     """
     end_if_asked()
     request = StopRequest()
@@ -99,9 +99,9 @@ def stop_on_signals(may_repeat: bool = False) -> Iterator[StopRequest]:
         if request.signal_number and not may_repeat:
             os._exit(exit_code(signal_number))
         if not may_repeat:
-            # Not with print: the signal may have come in the middle of one.
-            with suppress(OSError):  # nobody reads it any more
-                os.write(2, b"stopping after this step; a second signal leaves at once, unsaved\n")
+            # Not with print: the signal may have interrupted a print.
+            with suppress(OSError):  # stderr is closed
+                os.write(2, b"stopping after this step; a second signal exits at once, unsaved\n")
         request.signal_number = signal_number
 
     numbers = [signal.SIGTERM, signal.SIGINT, *_not_ignored((signal.SIGHUP, signal.SIGUSR1))]
@@ -114,24 +114,24 @@ def stop_on_signals(may_repeat: bool = False) -> Iterator[StopRequest]:
 
 
 def is_training() -> bool:
-    """Whether a `stop_on_signals` block runs, in which something would be lost by a sudden end."""
+    """Whether a `stop_on_signals` block runs, where a sudden end would lose work."""
     return bool(_requests)
 
 
 def ask_to_stop(signal_number: int) -> None:
-    """Ask the `stop_on_signals` block that runs to stop, as if the signal had come."""
+    """Ask the running `stop_on_signals` block to stop, as the signal would."""
     _requests[-1].signal_number = _requests[-1].signal_number or signal_number
 
 
 @contextmanager
 def children_leave_signals() -> Iterator[None]:
-    """Let processes that are started in the block ignore what asks the program to stop.
+    """Let processes that are started in the block ignore the signals that stop the program.
 
     The system sends Ctrl-C, and often SIGTERM, to all processes of a program. The main one decides
     when to stop, and needs the others until then. It may end them itself: see `obey_parent`.
     """
     numbers: tuple[signal.Signals, ...] = STOP_SIGNALS
-    if not hasattr(signal, "sigwaitinfo"):  # macOS cannot tell who sent a signal
+    if not hasattr(signal, "sigwaitinfo"):  # macOS does not say who sent a signal
         numbers = tuple(number for number in STOP_SIGNALS if number is not signal.SIGTERM)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # children inherit it
     try:
@@ -161,7 +161,7 @@ def _not_ignored(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
 def _handled(
     numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]
 ) -> Iterator[None]:
-    """Let signals call a handler in the block. Only the main thread can; others change nothing."""
+    """Let signals call a handler in the block; in other threads than the main one, do nothing."""
     is_main = threading.current_thread() is threading.main_thread()
     previous = {number: signal.signal(number, handler) for number in numbers if is_main}
     try:

@@ -1,4 +1,4 @@
-"""What a process finds around it: closed standard streams, a reader that has gone, a display."""
+"""Keeps the program working with closed standard streams, and without a display."""
 
 import os
 import sys
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def open_standard_streams(program: str) -> None:
-    """Open the null device in the place of standard streams that were closed at the start.
+    """Open the null device for standard streams that were closed at the start.
 
     Otherwise the next file that the program opens would get the number of such a stream, and
-    messages for people would be written into it. If stdout was closed, a line on stderr says so.
+    messages would be written into it. If stdout was closed, a line on stderr says so.
     """
     closed = []
     for number, name in enumerate(("stdin", "stdout", "stderr")):
@@ -31,18 +31,18 @@ def open_standard_streams(program: str) -> None:
 
 
 def draw_into_files() -> None:
-    """Have matplotlib open no windows, whatever MPLBACKEND says, unless somebody types here.
+    """Let matplotlib open no windows, for any MPLBACKEND, except in a notebook or at a prompt.
 
-    Jupyter's kernels set the variable for every program that they start. Where the environment of
-    the program lacks that backend, each import of matplotlib fails, also the one in torchmetrics.
+    Jupyter's kernels set the variable for every program that they start. If the environment of the
+    program lacks this backend, each import of matplotlib fails, also the one in torchmetrics.
     """
     if not hasattr(sys, "ps1"):  # set in notebooks and at the prompt of Python
         os.environ["MPLBACKEND"] = "agg"
 
 
 def mute(stream: Any) -> None:
-    """Send what is written to a stream, and what it still holds, to the null device."""
+    """Send the buffer of a stream, and everything written to it later, to the null device."""
     null = os.open(os.devnull, os.O_WRONLY)
-    with suppress(OSError):  # a stream in memory has no number, and nothing to be muted
+    with suppress(OSError):  # a stream in memory has no number and needs no muting
         os.dup2(null, stream.fileno())
     os.close(null)

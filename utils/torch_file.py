@@ -1,9 +1,9 @@
 """Reads the files of torch.save and safetensors, without running code from them.
 
 A file of torch.save is a zip archive with a pickle, `data.pkl`, and one record per storage; before
-torch 1.6 it was a row of pickles with the storages behind them. Both are read here, with the
-machine of utils/plain_pickle.py, so that what may be in a file does not depend on the version of
-torch. Memory: a storage takes what it has in the file, plain data as much as PLAIN_BYTES allows.
+torch 1.6 it was a series of pickles followed by the storages. Both are read here, with the machine
+of utils/plain_pickle.py, so that the accepted contents do not depend on the version of torch.
+Memory: a storage takes its size in the file; plain data take at most PLAIN_BYTES more.
 """
 
 import io
@@ -24,15 +24,15 @@ from utils.errors import UserError, is_out_of_memory, one_line
 from utils.plain_pickle import STORAGES, StandIn, Storage, Unpickler
 from utils.weights import check_extent
 
-PLAIN_BYTES = 64 << 20  # of memory for plain data, beside what it takes in the file
-LIST_BYTES = 8 << 20  # of the list of records of an archive, or of tensors of a .safetensors
-PIECE = 1 << 20  # bytes that are read at once
-# The number that a file of torch.save begins with, before torch 1.6, as a pickle spells it.
+PLAIN_BYTES = 64 << 20  # of memory for plain data, in addition to its size in the file
+LIST_BYTES = 8 << 20  # largest list of records of an archive, or of tensors of a .safetensors
+PIECE = 1 << 20  # bytes read at once
+# The first number in a file of torch.save before torch 1.6, as a pickle stores it.
 MAGIC = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 
 CUT_OFF = "it ends early: the download or the copy was cut off"
-BEGINNINGS = {  # of files that are no checkpoints; what to say of them
-    b"version https://git-lfs": "it is a pointer of Git LFS and not the file that it stands for: "
+BEGINNINGS = {  # the first bytes of files that are not checkpoints, and what to say
+    b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself: "
     "fetch that with 'git lfs pull', or download it from the page of the repository",
     b"\x1f\x8b": "it is packed with gzip: unpack it first",
     b"BZh": "it is packed with bzip2: unpack it first",
@@ -51,9 +51,9 @@ SHARD = re.compile(r"-0*(\d+)-of-0*(\d+)\.(safetensors|bin)$")
 
 @contextmanager
 def opening(path: Path) -> Iterator[None]:
-    """Turn whatever the block raises into one line that names the checkpoint.
+    """Turn any exception of the block into one line that names the checkpoint.
 
-    What a file says can be wrong in any way, and then anything can fail.
+    A file can be wrong in any way, so anything can fail.
 
     Raises:
         UserError: for any exception; a UserError passes unchanged.
@@ -75,10 +75,10 @@ def opening(path: Path) -> Iterator[None]:
 
 
 def read_torch_file(path: Path) -> Any:
-    """Read any file of torch.save, or of safetensors; its contents tell which, not its name.
+    """Read any file of torch.save or safetensors; the contents decide the format, not the name.
 
-    Objects of other programs, such as those of Lightning and argparse beside the weights, become
-    instances of StandIn.
+    Objects of other programs in the file, such as those of Lightning and argparse, become instances
+    of StandIn.
 
     Returns:
         What was saved, with tensors on the CPU; for safetensors the dictionary of the tensors.
@@ -106,7 +106,7 @@ def read_torch_file(path: Path) -> Any:
 
 
 def pickled_network(stored: Any) -> str | None:
-    """Return the class of a network that a file holds as a whole object, without its weights."""
+    """Return the class name of a network that was saved as an object; None for other files."""
     values = [stored, *stored.values()] if isinstance(stored, dict) else [stored]
     networks = (v.name for v in values if isinstance(v, StandIn) and v.is_network)
     return next(networks, None)
@@ -119,7 +119,7 @@ def _read(path: Path, size: int) -> Any:
         file.seek(0)
         if beginning.startswith(b"PK\x03\x04"):
             return _read_archive(file, size)
-        if beginning.startswith(b"\x80"):  # how all pickles begin that torch ever wrote
+        if beginning.startswith(b"\x80"):  # all pickles of torch begin with it
             return _OldFile(file, size).read()
     length = int.from_bytes(beginning[:8], "little")  # of the list of tensors of a .safetensors
     if beginning[8:9] == b"{" and length < 1 << 40:  # eight letters are a larger number
@@ -135,7 +135,7 @@ def _read(path: Path, size: int) -> Any:
 
 
 def _what_it_is(beginning: bytes) -> str:
-    """Say what a file is that is no checkpoint."""
+    """Say what a file is if it is not a checkpoint."""
     if not beginning:
         return "it is empty"
     for start, text in BEGINNINGS.items():
@@ -154,11 +154,11 @@ def _what_it_is(beginning: bytes) -> str:
         text = ""
     if text and all(letter.isprintable() or letter.isspace() for letter in text):
         return f"it is a text that begins with {' '.join(text.split())[:40]!r}"
-    return "it is no file of torch.save or safetensors"
+    return "it is not a file of torch.save or safetensors"
 
 
 def _what_is_in(folder: Path) -> str:
-    """Say what a folder that was given as a checkpoint holds."""
+    """Say what is in a folder that was given as a checkpoint."""
     if (folder / "data.pkl").exists():
         return " with the records of a checkpoint that was unpacked: download it again, and keep it"
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(ENDINGS))
@@ -167,7 +167,7 @@ def _what_is_in(folder: Path) -> str:
 
 
 class _SmallReads(io.BufferedReader):
-    """A file of which not much is read at once, whatever its list of contents says."""
+    """A file that limits the size of a read; its list of contents may claim any size."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > LIST_BYTES:
@@ -207,7 +207,7 @@ class _Archive:
     def __init__(
         self, archive: zipfile.ZipFile, records: dict[str, zipfile.ZipInfo], folder: str
     ) -> None:
-        """Prepare to read; `folder` is that of data.pkl, with a slash, or empty."""
+        """Prepare to read; `folder` is the folder of data.pkl, with a slash, or empty."""
         self._archive, self._records, self._folder = archive, records, folder
         self._read: dict[str, Tensor] = {}
 
@@ -244,8 +244,8 @@ class _Archive:
                     "its records are packed, which torch.save does not do: unpack it, and pack it "
                     "again without compression (zip -0 -r)"
                 )
-            if entry.CRC == 0:  # torch can leave it out
-                entry.CRC = None  # type: ignore[assignment] # then it is not compared
+            if entry.CRC == 0:  # torch can omit it
+                entry.CRC = None  # type: ignore[assignment] # then zipfile does not compare it
             with self._archive.open(entry) as record:
                 self._read[name] = _read_bytes(record, entry.file_size)
         return self._read[name]
@@ -255,7 +255,7 @@ def _checked(kind: Any, key: Any, count: Any) -> torch.dtype:
     """Return the type of the elements of a storage that a pickle refers to.
 
     Raises:
-        ValueError: if it is unknown, or key or number of elements are none.
+        ValueError: if the type is unknown, or key or number of elements are invalid.
     """
     if not isinstance(kind, StandIn) or kind.name not in STORAGES:
         raise ValueError("it holds data of an unknown type")
@@ -280,11 +280,11 @@ def _fill(data: Tensor, file: IO[bytes]) -> None:
         view[start : start + PIECE] = piece
 
 
-# --- Rows of pickles, as torch.save wrote them before torch 1.6 ---
+# --- Series of pickles, as torch.save wrote them before torch 1.6 ---
 
 
 class _OldFile:
-    """A file whose storages lie behind its pickles, so that the pickles claim them unseen."""
+    """A file with its storages after the pickles, which refer to them before they are read."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size
@@ -304,11 +304,11 @@ class _OldFile:
         try:
             _, _, system, stored, keys = (machine.load(stream) for _ in range(5))
         except ValueError as error:
-            is_cut = stream.tell() == self._size  # otherwise it says something else
+            is_cut = stream.tell() == self._size  # otherwise the file is wrong, not cut off
             raise (ValueError(CUT_OFF) if is_cut else error) from error
         if not system["little_endian"]:
             raise ValueError("its byte order is big")
-        # The storages, each behind its number of elements.
+        # The storages, each after its number of elements.
         self._file.seek(stream.tell())
         for key in keys:
             self._read_storage(self._storages.pop(key))

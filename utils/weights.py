@@ -1,4 +1,4 @@
-"""Loads the weights of a file into modules and optimisers, and checks all that the file says."""
+"""Loads weights from a file into modules and optimizers, and checks everything in the file."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
@@ -13,14 +13,14 @@ from utils.errors import one_line
 Module = TypeVar("Module", bound=nn.Module)
 
 ENTRY_BYTES = 64  # of an entry in a container, in `check_extent`
-MOST_LEVELS = 100  # of containers in containers; what uses them may be recursive
+MOST_LEVELS = 100  # of containers in containers; the code that uses them may be recursive
 
 
 def build_with_weights(build: Callable[[], Module], weights: Mapping[str, Tensor]) -> Module:
-    """Build a module on the CPU, in evaluation mode, that holds these weights.
+    """Build a module on the CPU, in evaluation mode, from a state dict.
 
     The module is built without memory and takes over the given tensors. So a configuration that
-    asks for more than the file holds is refused before anything is allocated.
+    needs more than the file holds is refused before any memory is allocated.
 
     Raises:
         ValueError: in one line, if the module cannot be built or the weights are not its own.
@@ -31,7 +31,7 @@ def build_with_weights(build: Callable[[], Module], weights: Mapping[str, Tensor
         check_weights(module.state_dict(), weights)
         module.load_state_dict(weights, assign=True)
     except Exception as error:
-        # What a damaged configuration leads to can fail in any way.
+        # A damaged configuration can fail in any way.
         raise ValueError(one_line(error)) from error
     return module.eval()
 
@@ -67,16 +67,16 @@ def load_moments(
     moments: Iterable[str] = ("exp_avg", "exp_avg_sq"),
     counts: Iterable[str] = ("step",),
 ) -> None:
-    """Load the moments and step counts of a saved state; the optimiser keeps its settings.
+    """Load the moments and step counts of a saved state; the optimizer keeps its settings.
 
     Args:
-        optimizer: of the same weights as the saved one.
-        state: its state dict.
-        moments: names of the tensors that it keeps for a weight, of its shape; AdamW's.
-        counts: names of the numbers that it keeps for a weight; AdamW's.
+        optimizer: an optimizer of the same weights as the saved one.
+        state: the saved state dict.
+        moments: names of the tensors that it keeps for each weight, in the weight's shape; AdamW's.
+        counts: names of the numbers that it keeps for each weight; AdamW's.
 
     Raises:
-        ValueError: if the moments are not those of the optimiser's weights.
+        ValueError: if the moments do not fit the optimizer's weights.
     """
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     found = state["state"]  # by the number of the weight; empty before the first step
@@ -111,7 +111,7 @@ def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -
 
 
 def shape_of(weights: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
-    """Return the shape of a weight, from which a config is to follow.
+    """Return the shape of a weight, to derive a config from it.
 
     Args:
         weights: tensors by name.
@@ -140,17 +140,17 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def check_extent(value: Any, most_bytes: int) -> None:
-    """Refuse containers that hold themselves, go too deep, or are large once written out.
+    """Refuse containers that hold themselves, are too deep, or are too large in a full walk.
 
-    A list that holds a list twice, which holds a list twice, and so on, is small in memory. But who
-    walks through it sees each entry as often as it can be reached.
+    A list that holds a list twice, which holds a list twice, and so on, is small in memory. But a
+    walk through it visits each entry once per path to it.
 
     Args:
-        value: what was read.
-        most_bytes: size of all that can be reached, and of the path to it, each time it is reached.
+        value: the contents of a file.
+        most_bytes: largest size of all entries and of their paths, counted at each visit.
 
     Raises:
-        ValueError: saying which.
+        ValueError: naming the problem.
     """
     waiting = [(value, 1, 0)]  # with the level, and the length of the path
     while waiting:
@@ -175,6 +175,6 @@ def check_extent(value: Any, most_bytes: int) -> None:
 def _entries(container: Any) -> Iterable[tuple[Any, int]]:
     """Return what a container holds, each with the length of its key as a text."""
     if isinstance(container, Mapping):
-        # A tuple is no path. Its length is that of its parts, which are plain.
+        # A tuple counts as one value. Its length is that of its parts, which are plain.
         return [(entry, len(str(key))) for key, entry in container.items()]
     return [(entry, len(str(len(container)))) for entry in container]

@@ -1,7 +1,7 @@
-"""Processes that read images beside the main one: what they need, and what they are told.
+"""Worker processes that read images.
 
-They pass batches on through shared memory (/dev/shm, which is 64 MB in a container of docker) and
-hold a few open files each.
+They send batches through shared memory (/dev/shm, 64 MB in a container of docker) and hold a few
+open files each.
 """
 
 import errno
@@ -20,32 +20,32 @@ from utils.errors import FieldError, UserError
 from utils.signals import children_leave_signals, obey_parent
 
 SHARED_MEMORY = Path("/dev/shm")
-PREFETCH = 2  # batches that each worker makes ahead: torch's default
-FILES_OF_WORKER = 8  # open files for a worker and for the batches that it made ahead
-SPARE_FILES = 24  # open files for all else
+PREFETCH = 2  # batches that each worker prepares: torch's default
+FILES_OF_WORKER = 8  # open files of a worker and its prepared batches
+SPARE_FILES = 24  # open files for everything else
 
-# Parts of what torch says when a worker was killed, and when shared memory or open files run out.
+# Parts of torch's messages when a worker was killed, and when shared memory or open files run out.
 KILLED = "DataLoader worker (pid"
 FULL = (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 NO_ROOM = ("shared memory", "/torch_", "Too many open files", "ancdata", "No space left")
 
 
 def raise_file_limit() -> None:
-    """Let this process and its children open as many files as the system allows them."""
+    """Let this process and its children open as many files as the system allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS says that it has no limit, and refuses that
+    with suppress(OSError, ValueError):  # macOS reports no limit, and then refuses this value
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def check_workers(num_workers: int, batch_bytes: int) -> None:
-    """Refuse more workers than there is shared memory or open files for.
+    """Refuse more workers than shared memory and open files allow.
 
     Raises:
-        FieldError: naming what there is and what is needed.
+        FieldError: naming what is available and what is needed.
     """
     if not num_workers:
         return
-    # Every batch that is made ahead, and the one in use.
+    # All prepared batches, and the one in use.
     needed = (PREFETCH * num_workers + 1) * batch_bytes
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else needed
     if free < needed:
@@ -68,11 +68,11 @@ def check_workers(num_workers: int, batch_bytes: int) -> None:
 
 
 def batches_of(loader: DataLoader) -> Iterator[Any]:
-    """Yield the batches of a loader, whose workers leave signals to this process.
+    """Yield the batches of a loader; its workers ignore signals, which this process handles.
 
     Raises:
-        UserError: if a worker was killed, or shared memory or open files run out. It is raised
-            between two batches.
+        UserError: between two batches, if a worker was killed, or shared memory or open files run
+            out.
     """
     if not loader.num_workers:
         yield from loader
@@ -91,8 +91,8 @@ def batches_of(loader: DataLoader) -> Iterator[Any]:
 def _start(loader: DataLoader) -> Iterator[Any]:
     """Start the workers of a loader.
 
-    torch would raise an error in the middle of whatever this process does when a worker dies. The
-    handler for that is taken out: torch also looks at its workers while it waits for a batch.
+    When a worker dies, torch would raise an error at any point of this process. This handler is
+    removed, because torch also checks its workers while it waits for a batch.
     """
     handler = signal.getsignal(signal.SIGCHLD)
     loader.worker_init_fn = _start_worker
@@ -110,17 +110,17 @@ def _start_worker(number: int) -> None:
 
 @contextmanager
 def _errors_of_workers(num_workers: int) -> Iterator[None]:
-    """Turn what torch raises about its workers into a UserError; other errors pass."""
+    """Turn torch's errors about its workers into a UserError; other errors pass."""
     try:
         yield
     except (OSError, EOFError, RuntimeError, AttributeError) as error:
-        # Where torch has not come far it raises an AttributeError while it cleans up, and the
-        # reason is behind that.
+        # If torch fails early, it raises an AttributeError during its cleanup; the reason is the
+        # exception behind it.
         cause = error.__context__ if isinstance(error, AttributeError) else error
         text = "".join(str(cause).strip().splitlines()[-1:])  # before it, a worker's traceback
         number = cause.errno if isinstance(cause, OSError) else None
         if KILLED in text or isinstance(cause, ConnectionError | EOFError):
-            # The others may wait for ever for what it held.
+            # The other workers may wait forever for its locks.
             for worker in multiprocessing.active_children():
                 worker.kill()
             raise UserError(

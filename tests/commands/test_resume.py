@@ -332,7 +332,7 @@ def test_a_signal_to_all_processes_saves_and_leaves(start, tmp_path, stage, more
     out, error = process.communicate(timeout=60)
     assert process.returncode == code, error
     assert error.strip().splitlines() == [
-        "stopping after this step; a second signal leaves at once, unsaved"
+        "stopping after this step; a second signal exits at once, unsaved"
     ]
     assert "stopped by a signal after step" in out
     assert steps_of(tmp_path, stage) >= 4

@@ -105,12 +105,12 @@ DAMAGED_IDX = [
     (b"<!DOCTYPE html><p>moved", "it is a web page"),
     (b"", "it is empty"),
     (b"\x1f\x8b\x08", "ended before"),
-    (gzip.compress(b"<html>"), "no IDX file of bytes with 3 axes"),
-    (gzip.compress(struct.pack(">4i", 0xD03, 20, 28, 28) + bytes(62720)), "no IDX file"),
-    (gzip.compress(struct.pack(">2i", 0x801, 20) + bytes(20)), "no IDX file of bytes with 3"),
+    (gzip.compress(b"<html>"), "not an IDX file of bytes with 3 axes"),
+    (gzip.compress(struct.pack(">4i", 0xD03, 20, 28, 28) + bytes(62720)), "not an IDX file"),
+    (gzip.compress(struct.pack(">2i", 0x801, 20) + bytes(20)), "not an IDX file of bytes with 3"),
     (gzip.compress(IDX[:-5]), "holds 15,675 bytes of 15,680"),
     (gzip.compress(IDX + b"x"), "holds 15,681 bytes of 15,680"),
-    (gzip.compress(struct.pack(">4I", 0x803, 2**32 - 1, 2**31, 9)), "more than any data set"),
+    (gzip.compress(struct.pack(">4I", 0x803, 2**32 - 1, 2**31, 9)), "more than any dataset"),
     (gzip.compress(IDX)[:-9], "ended before|CRC"),
 ]
 

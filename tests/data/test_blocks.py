@@ -55,7 +55,7 @@ def test_every_flip_of_a_block_makes_it_anew_and_is_said(tmp_path, caplog):
         flipped(path, bit)
         caplog.clear()
         assert made(tmp_path, 2).missing(2) == []
-        assert caplog.messages == ["1 of 2 blocks are damaged and made anew"]
+        assert caplog.messages == ["1 of 2 blocks are damaged: made again"]
         assert path.read_bytes() == whole
 
 
@@ -79,7 +79,7 @@ def test_a_block_that_is_damaged_meanwhile_is_named(tmp_path):
     blocks = made(tmp_path, 2)
     torn = blocks.path / "block_000001.npy"
     torn.write_bytes(torn.read_bytes()[:-9])
-    with pytest.raises(UserError, match=r"block_000001\.npy is damaged .*makes it anew"):
+    with pytest.raises(UserError, match=r"block_000001\.npy is damaged .*makes it again"):
         publish_blocks(blocks, {}, [0] * 8, 4, 10)
     assert [path.name for path in tmp_path.iterdir()] == ["partial"]
 

@@ -126,7 +126,7 @@ def test_missing_files_name_the_way_out_and_leave_nothing(name, tmp_path, caplog
         assert part in str(error.value)
     assert "\n" not in str(error.value)
     assert "partial" not in str(error.value)
-    assert spec.licence in caplog.text
+    assert spec.license in caplog.text
     assert not data_dir.exists()
 
 
@@ -361,5 +361,5 @@ def test_the_documentation_table_has_every_row_and_file():
     assert len(lines) == 2 + len(DATASETS)
     assert len({line.count("|") for line in lines}) == 1
     for line, spec in zip(lines[2:], DATASETS.values(), strict=True):
-        for part in (f"`{spec.name}`", spec.source, spec.licence, *spec.files):
+        for part in (f"`{spec.name}`", spec.source, spec.license, *spec.files):
             assert part in line

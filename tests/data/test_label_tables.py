@@ -193,7 +193,7 @@ def test_captions_are_not_classes(tmp_path, caplog, column, form):
     rows = "\n".join(f"{name}.png,a picture of {form.format(name)}" for name in NAMES)
     (tmp_path / "metadata.csv").write_text(f"file_name,{column}\n{rows}")
     assert set(all_labels(tmp_path).values()) == {"images"}
-    assert f"no column of it holds classes (file_name, {column})" in caplog.text
+    assert f"none of its columns holds classes (file_name, {column})" in caplog.text
 
 
 def test_what_is_no_single_value_is_no_class(tmp_path):

@@ -285,7 +285,7 @@ def test_lists_lead_to_nothing_outside_the_dataset(tmp_path, name, elsewhere):
         elsewhere = elsewhere.lstrip("/")  # theirs begin with it
         if ".." not in elsewhere:
             pytest.skip("a name below the folder")
-    with pytest.raises(UserError, match=f"names '{elsewhere}', which is no file below"):
+    with pytest.raises(UserError, match=f"names '{elsewhere}', which is not a file below"):
         open_both(name, tmp_path)
 
 

@@ -303,7 +303,7 @@ def test_a_folder_with_another_range_has_another_fingerprint(tmp_path):
 
 
 def test_the_rule_for_deep_samples_is_said_once(tmp_path, caplog):
-    deep_pixels._tell_rule.cache_clear()
+    deep_pixels._log_rule.cache_clear()
     caplog.set_level("INFO")
     for _ in range(3):
         read(tmp_path, png(np.full((4, 4, 1), 300), 16, 0))

@@ -158,9 +158,9 @@ def test_every_flip_in_what_is_half_written_is_noticed(unfinished, caplog):
     assert record["ends"] == [8, 16]
     flip(unfinished / "tokens.npy", 128 + 2 * L * 9)
     assert finished(unfinished) == 8
-    told = [r.message for r in caplog.records if "made anew" in r.message]
-    assert told == [
-        f"{unfinished} has changed since it was written: from image 8 on it is made anew"
+    logged = [r.message for r in caplog.records if "encoding starts" in r.message]
+    assert logged == [
+        f"{unfinished} has changed since it was written: encoding starts again at image 8"
     ]
 
 
@@ -289,7 +289,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told_at_once(tmp_path, monkeypatch):
         free = type("", (), {"free": 10**9})()
         monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: free)
         images = Images(count=20_000)
-        with pytest.raises(UserError, match=r"No space left on device; it goes on from here"):
+        with pytest.raises(UserError, match=r"No space left on device; it continues from here"):
             make(images, disk)
         assert images.read == [0]
     finally:

@@ -348,7 +348,7 @@ def test_a_launcher_is_recognised(monkeypatch):
     with pytest.raises(UserError, match="MASTER_ADDR"):
         Processes(5, 8, 1).connected(torch.device("cpu")).__enter__()
     monkeypatch.setenv("RANK", "first")
-    with pytest.raises(UserError, match="RANK=first in the environment is no number"):
+    with pytest.raises(UserError, match="RANK=first in the environment is not a number"):
         launched_processes()
 
 

@@ -157,7 +157,7 @@ def test_no_flip_of_a_record_is_believed(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("[1", "Expecting"), ("[1]", "it is no JSON object"), ("", "Expecting value"),
+    [("[1", "Expecting"), ("[1]", "it is not a JSON object"), ("", "Expecting value"),
      ('{"maskgat": {}}', "its entry 'maskgat' is unknown"), ("[" * 100_000, "recursion"),
      ('{"maskgit": {}, "checksum": "0"}', "its checksum is that of something else"),
      ('{"maskgit": {}, "checksum": null}', "its checksum is that of something else")],

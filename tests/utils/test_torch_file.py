@@ -154,7 +154,7 @@ WEIGHTS = {"weight": torch.arange(1000.0)}
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 980092370\n"
 PAGE = b"\n <!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title>"
 NO_CHECKPOINTS = {  # what it is, and what is said of it
-    "a pointer": (LFS, "it is a pointer of Git LFS and not the file that it stands for"),
+    "a pointer": (LFS, "it is a pointer of Git LFS, not the file itself"),
     "a page": (PAGE, "it is a web page and not the file behind it"),
     "nothing": (b"", "it is empty"),
     "half": (truncated(saved(WEIGHTS)), CUT_OFF),
@@ -171,7 +171,7 @@ NO_CHECKPOINTS = {  # what it is, and what is said of it
     "a list of parts": (b'{"metadata": {}, "weight_map": {}}', "the list of a checkpoint in parts"),
     "a pickle": (pickle.dumps({"a": 1}), "a pickle, but not of torch.save"),
     "a tar": (tarred("models/a.pt"), "it is a tar archive, with models/a.pt: unpack it first"),
-    "zeros": (b"\0" * 5000, "no file of torch.save or safetensors"),
+    "zeros": (b"\0" * 5000, "not a file of torch.save or safetensors"),
     "a long list": (struct.pack("<Q", 9 << 20) + b"{" + b" " * (9 << 20), "list of tensors is too"),
     "an instruction": (archive(b"\x80\x02L5L\n."), "pickle instruction LONG,"),
     "big end first": (archive(b"\x80\x02N.", byteorder=b"big"), "byte order is big"),
