@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -365,10 +364,11 @@ def test_saving_by_time(run):
     assert load_checkpoint(run.resume_state("maskgit"), "maskgit-resume")["position"]["step"] == 3
 
 
-def test_metrics_on_a_full_disk_are_one_clear_line():
-    metrics = object.__new__(MetricsFile)
-    metrics.path = Path("/dev/full")
-    with pytest.raises(UserError, match=r"cannot write /dev/full: No space left .*`resume`"):
+def test_metrics_on_a_full_disk_are_one_clear_line(tmp_path, monkeypatch):
+    metrics = MetricsFile(tmp_path / "m.jsonl", 0)
+    full = io.BufferedWriter(io.FileIO("/dev/full", "w"))
+    monkeypatch.setattr("training.tracking.open_own", lambda path, mode: full)
+    with pytest.raises(UserError, match=r"cannot write .*m\.jsonl: No space left .*`resume`"):
         metrics.log({"loss": 1.0}, 1)
 
 
