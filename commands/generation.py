@@ -193,11 +193,7 @@ def preview_writer(
 ) -> Callable[[Transformer, Path], None]:
     """Return a function (transformer, path) that writes a grid of samples as a PNG.
 
-    Args:
-        model_with: makes a model from a transformer.
-        labels: class of each image.
-        sampling: the sampling settings.
-        series: decides the noise of the images.
+    `series` decides the noise of the images.
     """
 
     def write(network: Transformer, path: Path) -> None:

@@ -93,13 +93,7 @@ def options_of_run(
 def kept_options(
     line: CommandLine, stored: Mapping[str, Any], stage: str, file: Path
 ) -> dict[str, Any]:
-    """Read the options of a run from config.json.
-
-    Args:
-        line: the command line.
-        stored: what config.json has for the stage.
-        stage: a key of STAGE_OPTIONS.
-        file: config.json, for messages.
+    """Read the options of a run from `stored`, the settings of the stage in config.json.
 
     Returns:
         The value of every stored option, by name.

@@ -21,7 +21,6 @@ class CommandLine:
     Attributes:
         values: the value of every option, given or default.
         given: names of the options and modes that the user wrote.
-        modes: the modes to run, in their order.
     """
 
     values: argparse.Namespace
@@ -66,11 +65,9 @@ def parse(argv: Sequence[str]) -> CommandLine:
 
 
 def parse_value(name: str, text: str) -> Any:
-    """Read one value of an option as the command line does; mistakes end the process as in `parse`.
+    """Read one value of an option, by its name and as text; mistakes end the process as in `parse`.
 
-    Args:
-        name: the option, without the two dashes.
-        text: its value as text.
+    The name is without the two dashes.
     """
     parser = build_parser()
     parsed = parser.parse_args(_canonical_spelling([f"--{name}={text}"], parser))

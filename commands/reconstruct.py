@@ -17,7 +17,7 @@ from metrics.reconstruction import ReconstructionMeter
 from training.run_folder import RunFolder
 from utils.files import make_folder, write_json_atomic
 from utils.pictures import save_grid, to_uint8
-from utils.plots import drawn_or_said
+from utils.plots import draw_or_warn
 from utils.progress import log_written
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def run(job: ReconstructJob) -> None:
 
     # Draw how often the codes are used. An old picture would be wrong beside these scores.
     codes = folder / "codes.png"
-    if not drawn_or_said(codes, lambda: draw_code_use(codes, meter.code_counts())):
+    if not draw_or_warn(codes, lambda: draw_code_use(codes, meter.code_counts())):
         codes.unlink(missing_ok=True)
     for name in ("reconstructions.npz", "reconstruction.json", "codes.png"):
         if (folder / name).exists():

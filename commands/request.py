@@ -27,7 +27,6 @@ class Machine:
 
     Attributes:
         precision: dtype of matrix products.
-        compiled: whether networks run through torch.compile.
     """
 
     device: torch.device

@@ -153,12 +153,6 @@ def class_order(
 
     New names take the places of the names that are missing now. So a message can say which class
     has another name.
-
-    Args:
-        continues: the run's settings in config.json.
-        run: the run folder.
-        stage: "vqgan" or "maskgit".
-        class_names: names in the order of the dataset.
     """
     made_from = continues.get(MADE_FROM)
     order = made_from.get(CLASS_NAMES) if isinstance(made_from, Mapping) else None

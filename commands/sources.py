@@ -35,7 +35,6 @@ class TokenizerSource:
     """A tokenizer that exists, or that --train_vae will make.
 
     Attributes:
-        shape: its config.
         open: returns it, on the device.
     """
 

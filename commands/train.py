@@ -51,7 +51,6 @@ class TrainJob(TrainingJob):
 
     Attributes:
         sampling: settings of the preview grids.
-        preview_labels: class of each image of a preview grid.
     """
 
     tokenizer: TokenizerSource

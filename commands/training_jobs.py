@@ -66,11 +66,6 @@ class TrainingJob(StageJob):
 def open_splits(request: Request, data: Data, stage: str) -> Splits:
     """Open both splits of a dataset, with the classes in the order of the run to continue.
 
-    Args:
-        request: the command line.
-        data: the dataset.
-        stage: "vqgan" or "maskgit".
-
     Raises:
         UserError: as `Data.open`; or if the processes have different images.
     """

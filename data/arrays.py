@@ -31,11 +31,7 @@ Accepts = Callable[[tuple[int, ...], np.dtype], bool]
 
 
 def read_idx(path: Path, dims: int) -> np.ndarray:
-    """Read an IDX file of bytes, gzipped (.gz) or not.
-
-    Args:
-        path: the file.
-        dims: number of axes that the array must have.
+    """Read an IDX file of bytes with `dims` axes, gzipped (.gz) or not.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -80,10 +76,6 @@ def open_npy(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]
     """Open an array of an .npz or .npy file, to read its bytes.
 
     Any exception in the block becomes a FileError that names the file.
-
-    Args:
-        path: the file.
-        name: name of the array in an .npz file.
 
     Yields:
         The file, positioned after the header; the shape; the type; whether it is in Fortran order.

@@ -96,10 +96,6 @@ class ImageFolder:
 def held_out(names: Collection[str], class_of: Callable[[str], str] = class_of) -> set[str]:
     """Choose the images to validate on: about a tenth, at least one, never all of a class.
 
-    Args:
-        names: the names of all images.
-        class_of: returns the class of an image.
-
     Raises:
         UserError: if every class has only one image.
     """

@@ -113,10 +113,7 @@ def image_of_bytes(data: bytes, name: str, most: int, page: str = "white") -> Im
 
 
 def problems(paths: Sequence[str]) -> list[FileError | Range | None]:
-    """Read some images and return what is wrong with each.
-
-    Args:
-        paths: the files, which are all queued at once.
+    """Decode images, all queued at once, and return what is wrong with each.
 
     Returns:
         For each image an error if it cannot be read, the range of its samples if it has more than
@@ -252,10 +249,6 @@ def _too_many(name: str | Path, count: int, most: int) -> TooManyPixelsError:
 
 def _check_complete(image: Image.Image, source: Path | bytes) -> None:
     """Refuse files that decode without an error although a part is missing or changed.
-
-    Args:
-        image: the decoded image.
-        source: its file, or the bytes of the file.
 
     Raises:
         ValueError: saying what is wrong.

@@ -78,12 +78,7 @@ def decode(image: ImageFile.ImageFile, again: Opener) -> Image.Image | Deep:
 def shown(
     image: Image.Image | Deep, page: str = "white", ranges: SetOfRanges = None
 ) -> Image.Image:
-    """Convert any kind of image to 8-bit gray ("L") or color ("RGB").
-
-    Args:
-        image: the image.
-        page: color behind transparent parts.
-        ranges: ranges of the set that the image belongs to.
+    """Convert any image to 8-bit gray ("L") or color ("RGB"); arguments as in `load_image`.
 
     Raises:
         ValueError: if all of it is transparent.

@@ -67,9 +67,6 @@ class DeviceTokens:
 
     They stay in the memory of a GPU if they need at most a part of it: ImageNet with 256 tokens per
     image, under two flips, needs 1.3 GB. Otherwise they are read from the file.
-
-    Attributes:
-        device: device of the tokens that `take` returns.
     """
 
     def __init__(self, source: TokenSet, device: torch.device) -> None:

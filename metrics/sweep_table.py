@@ -22,7 +22,7 @@ from metrics.heat_maps import heat_maps
 from utils.errors import UserError
 from utils.files import make_folder, remove_leftovers, write_text_atomic
 from utils.pictures import is_intact_png, save_png, save_strips, tile
-from utils.plots import Sparing, drawn_or_said
+from utils.plots import Sparing, draw_or_warn
 from utils.records import CHECKSUM, checksum, read_record, write_record
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class SweepTable:
         scores = [n for n in self.rows[0] if n not in not_scores and not n.endswith("_std")]
         maps: list[np.ndarray] = []
         if len(varied) > 1 and self._draws_maps:
-            self._draws_maps = drawn_or_said(
+            self._draws_maps = draw_or_warn(
                 f"the heat maps of {self.sheet}",
                 lambda: maps.extend(heat_maps(self.rows, varied, scores)),
             )

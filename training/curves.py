@@ -22,7 +22,7 @@ from utils.plots import (
     COLORS,
     Sparing,
     draw,
-    drawn_or_said,
+    draw_or_warn,
     log_scale,
     number_text,
     plotting_obstacle,
@@ -167,7 +167,7 @@ class CurvePicture(Tracker):
         if not self._draws:
             return
         with self._sparing.drawing():
-            self._draws = self._is_drawn = drawn_or_said(
+            self._draws = self._is_drawn = draw_or_warn(
                 self.path, lambda: draw_run(self.path, self._metrics, self._stage)
             )
         self._is_due = False

@@ -160,10 +160,6 @@ def file_digest(path: Path) -> str:
 def read_with_digest(path: Path, read: Callable[[Path], T]) -> tuple[T, str]:
     """Read a file, and compute the SHA-256 of the same bytes.
 
-    Args:
-        path: the file; `read` raises an error for other things.
-        read: reads the file.
-
     Returns:
         What `read` returned, and the digest as in `file_digest`.
 
@@ -200,10 +196,6 @@ def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
 
     The kernel releases the lock when its owner ends or is killed. The file itself stays. On a file
     system without locks, as on some network disks, a warning is logged and nothing is locked.
-
-    Args:
-        path: the lock file; its folder must exist.
-        refusal: the message if the lock is taken.
 
     Raises:
         UserError: with the text `refusal` if another process, or another block of this process,

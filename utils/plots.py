@@ -99,10 +99,7 @@ def number_text(value: float, _: Any = None) -> str:
 def log_scale(axes: Axes, which: Literal["x", "y"], ratio: float) -> None:
     """Give an axis a logarithmic scale with numbers that are easy to read.
 
-    Args:
-        axes: the chart.
-        which: the axis.
-        ratio: largest value of the axis / smallest value.
+    `ratio` is its largest value / its smallest value.
     """
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log"})
@@ -113,11 +110,7 @@ def log_scale(axes: Axes, which: Literal["x", "y"], ratio: float) -> None:
 
 
 class Sparing:
-    """Decides when to draw, so that drawing takes only a small share of a job's time.
-
-    Attributes:
-        clock: returns seconds.
-    """
+    """Decides when to draw, so that drawing takes only a small share of a job's time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start; a job of a few seconds draws only at its end."""
@@ -143,12 +136,8 @@ class Sparing:
         self._is_first = False
 
 
-def drawn_or_said(what: object, action: Callable[[], None]) -> bool:
+def draw_or_warn(what: object, action: Callable[[], None]) -> bool:
     """Draw something optional; if it fails, log one line.
-
-    Args:
-        what: name of the drawing, for the line.
-        action: draws it.
 
     Returns:
         Whether it was drawn.

@@ -253,9 +253,6 @@ class Processes(Launch):
         """Let backward passes in the block add up gradients locally, in this process.
 
         The first backward pass after the block exchanges the sums.
-
-        Args:
-            shared: the return value of `share_gradients`.
         """
         return shared.no_sync() if self.size > 1 else nullcontext()  # type: ignore[operator]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from utils.errors import UserError
-from utils.plots import MOST_OF_THE_TIME, Sparing, draw, drawn_or_said, plotting_obstacle
+from utils.plots import MOST_OF_THE_TIME, Sparing, draw, draw_or_warn, plotting_obstacle
 
 
 def line(sheet):
@@ -56,7 +56,7 @@ def test_without_matplotlib_a_line_says_how_to_get_it(caplog):
     assert plotting_obstacle() == told
     with pytest.raises(UserError, match=told):
         draw(2, 1, line)
-    assert not drawn_or_said("a.png", lambda: draw(2, 1, line))
+    assert not draw_or_warn("a.png", lambda: draw(2, 1, line))
     assert caplog.messages == [f"cannot draw a.png: {told}"]
 
 
@@ -68,7 +68,7 @@ def test_a_matplotlib_that_cannot_be_imported_is_said_to_be_broken(monkeypatch):
 
 
 def test_whatever_a_drawing_raises_is_one_line(caplog):
-    assert not drawn_or_said("a.png", lambda: draw(2, 1, lambda _: [][1]))
+    assert not draw_or_warn("a.png", lambda: draw(2, 1, lambda _: [][1]))
     assert caplog.messages == ["cannot draw a.png: list index out of range"]
 
 
