@@ -7,10 +7,12 @@ ends the older one at its next step.
 """
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from page.checks import RequestError
@@ -111,7 +113,10 @@ class Worker:
         self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
         self._served = 0.0  # `Job.served` of the Job that was chosen last; it never falls
         self._is_closed = False
-        self._changed = threading.Condition()
+        # Ctrl-C may come at any moment. It can leave a Condition without its lock, or its lock with
+        # nobody; these two are safe, as they consist of no Python code.
+        self._lock = threading.RLock()
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def submit(self, job: Job) -> None:
         """Begin a Job, and end the earlier one of its tab.
@@ -121,7 +126,7 @@ class Worker:
         Raises:
             RequestError: if the thread has ended.
         """
-        with self._changed:
+        with self._lock:
             self._refuse_if_closed()
             for other in self._jobs:
                 if other.tab == job.tab:
@@ -131,7 +136,7 @@ class Worker:
                 oldest = max(others, key=Job.is_paused)  # the first of equal ones
                 oldest.end("the server is busy with newer requests")
             self._jobs.append(job)
-            self._changed.notify()
+        self.wake()
 
     def call(self, function: Callable[[], Any]) -> Future[Any]:
         """Let the thread call a function between two steps; returns its coming result.
@@ -140,33 +145,34 @@ class Worker:
             RequestError: if the thread has ended.
         """
         future: Future[Any] = Future()
-        with self._changed:
+        with self._lock:
             self._refuse_if_closed()
             self._calls.append((function, future))
-            self._changed.notify()
+        self.wake()
         return future
 
     def wake(self) -> None:
         """Let the thread look again at which Jobs can go on."""
-        with self._changed:
-            self._changed.notify()
+        if self._wakes.empty():
+            self._wakes.put(None)
 
     def run(self, is_over: Callable[[], bool]) -> None:
         """Do the work of all Jobs until `is_over`."""
         while not is_over():
-            with self._changed:
+            with self._lock:
                 job = self._next_job()
-                if job is None and not self._calls:
-                    self._changed.wait(IDLE_SECONDS)
-                    continue
+            if job is None and not self._calls:
+                with suppress(queue.Empty):
+                    self._wakes.get(timeout=IDLE_SECONDS)
+                continue
             self._answer_calls()  # they are short, and a Job's step may be long
             if job is not None and not job.step():
-                with self._changed:
+                with self._lock:
                     self._jobs.remove(job)
 
     def close(self) -> None:
         """End all Jobs and calls, so that those who wait for them hear of it, and refuse others."""
-        with self._changed:
+        with self._lock:
             self._is_closed = True
             jobs, calls, self._jobs, self._calls = self._jobs, self._calls, [], []
         for job in jobs:
@@ -179,7 +185,7 @@ class Worker:
     def _answer_calls(self) -> None:
         """Call the functions that others have asked for."""
         while self._calls:
-            with self._changed:
+            with self._lock:
                 function, future = self._calls.pop(0)
             _answer(function, future)
 

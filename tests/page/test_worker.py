@@ -1,6 +1,8 @@
 """The thread that owns the networks: turns, ends, pauses and errors."""
 
 import itertools
+import signal
+import sys
 import threading
 
 import pytest
@@ -163,3 +165,34 @@ def test_a_worker_that_is_closed_tells_all_who_wait():
     for ask in (call.result, lambda: worker.call(int), lambda: Tab(worker, log, "b", [])):
         with pytest.raises(RequestError, match="the server is ending"):
             ask()
+
+
+def test_ctrl_c_at_any_moment_leaves_no_lock_behind():
+    """Threads that ask for something after it would wait for ever."""
+    handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for number in range(200):
+            worker, is_over = Worker(), threading.Event()
+            waking = threading.Thread(target=keep_waking, args=(worker, is_over), daemon=True)
+            waking.start()
+            with pytest.raises(KeyboardInterrupt):
+                run_until_alarm(worker, seconds=1e-4 + number * 1e-5)
+            is_over.set()
+            waking.join(10)
+            assert not waking.is_alive(), number
+    finally:
+        sys.setswitchinterval(interval)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def run_until_alarm(worker, seconds):
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    worker.run(lambda: False)
+
+
+def keep_waking(worker, is_over):
+    """Wake a worker all the time, as the readers of streams do."""
+    while not is_over.is_set():
+        worker.wake()
