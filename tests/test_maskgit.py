@@ -510,11 +510,12 @@ def test_options_that_nothing_looks_at_are_named(run, trained):
     out = run(
         f"--sample --checkpoint {trained}/MaskGIT_mnist.pt --lr 1 --mask_grow 2 --batch_size 4"
     )
-    assert "no effect here: --lr, --mask_grow\n" in out
+    assert "no effect here: --data_dir, --lr, --mask_grow, --no_wandb\n" in out
     out = run(f"--show_plan --checkpoint {trained}/MaskGIT_mnist.pt --r_temp 9 --sampler halton")
-    assert "no effect here: --r_temp, --seed\n" in out
+    assert "no effect here: --data_dir, --no_wandb, --r_temp, --seed\n" in out
     out = run("--show_plan --dataset fashionmnist --save_steps --keep_checkpoints 2 --step 4")
-    assert "no effect here: --keep_checkpoints, --save_steps, --seed\n" in out
+    told = "--data_dir, --keep_checkpoints, --no_wandb, --save_steps, --seed"
+    assert f"no effect here: {told}\n" in out
 
 
 def test_the_folder_of_a_model_that_is_not_there_is_looked_at(refused, trained, tmp_path):
