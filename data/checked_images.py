@@ -103,9 +103,11 @@ def _checksums(deep: np.ndarray) -> np.ndarray:
 def _noted(notes: Path | None, name: str, kind: np.dtype) -> np.ndarray:
     """Read all notes of a kind; none if their file is missing or unreadable."""
     try:
-        return np.fromfile(notes / name, kind) if notes else np.empty(0, kind)
+        if notes and (notes / name).is_file():  # a pipe would be waited for
+            return np.fromfile(notes / name, kind)
     except OSError:
-        return np.empty(0, kind)
+        pass
+    return np.empty(0, kind)
 
 
 def _note(notes: Path | None, name: str, rows: np.ndarray) -> None:

@@ -150,6 +150,16 @@ def test_notes_that_cannot_be_written_are_done_without(tmp_path, images, decoded
     assert start(images, None) == 10
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_in_place_of_the_notes_is_not_read(tmp_path, images, decoded, make):
+    (tmp_path / "tokens").mkdir()
+    make(tmp_path / "tokens" / checked_images.NOTES)
+    for _ in range(2):
+        decoded.clear()
+        assert start(images, tmp_path / "tokens") == 10
+        assert len(decoded) == 11
+
+
 def test_the_command_line_keeps_the_notes_with_the_token_cache(tmp_path, images, decoded):
     command = (
         f"--train_vae --dry_run --dataset folder --data_dir {images} --output_dir {tmp_path} "
