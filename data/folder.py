@@ -84,7 +84,8 @@ class ImageFolder:
         labels = {name: label for label, name in enumerate(classes)}
         paths = [images.path(name) for name in images.names]
         numbers = [labels[images.class_of(name)] for name in images.names]
-        items = FileImages(paths, numbers, training.ranges)
+        pairs = zip(training.ranges, images.ranges, strict=True)
+        items = FileImages(paths, numbers, Ranges(*(own or other for own, other in pairs)))
         files = [*paths, *([str(images.table)] if images.table else [])]
         return Source(items, images.folder, files, images.table or images.folder, classes)
 

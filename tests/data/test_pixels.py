@@ -294,6 +294,17 @@ def test_one_range_holds_for_all_images_of_a_folder(tmp_path, caplog):
     assert set(np.concatenate(read_again)[:, 0, 0].ravel()) == levels
 
 
+def test_deep_images_that_are_only_validated_on_have_one_range_too(tmp_path):
+    for split, levels in (("train", [9, 9]), ("val", [1000, 1000, 4095])):
+        for number, level in enumerate(levels):
+            path = tmp_path / split / "a" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            samples = np.full((8, 8, 3), level)
+            path.write_bytes(png(samples, 8 if split == "train" else 16, 2))
+    images = open_dataset("folder", "validation", tmp_path, 8)
+    assert [int(images[i][0][0, 0, 0]) for i in range(3)] == [62, 62, 255]
+
+
 def test_a_folder_with_another_range_has_another_fingerprint(tmp_path):
     write_deep_folder(tmp_path)
     first = open_dataset("folder", "validation", tmp_path, 8).fingerprint
