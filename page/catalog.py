@@ -1,4 +1,4 @@
-"""The trained models that the page offers; the newest ones that were used stay in memory."""
+"""The trained models that the page offers; the most recently used stay in memory."""
 
 import hashlib
 import stat
@@ -70,7 +70,7 @@ class Catalog:
     def files(self) -> dict[str, Path]:
         """Return the file of every model by its id, the newest first.
 
-        What is not a regular file, as a pipe, is left out: to open it could take for ever.
+        Anything but a regular file is left out: opening a pipe could take forever.
         """
         versions = [version for version in map(_version, self._find()) if version is not None]
         newest_first = sorted(versions, key=lambda version: -version[1])
@@ -88,7 +88,7 @@ class Catalog:
             raise RequestError("there is no such model any more; reload the page", 404)
         version = _version(path) or (path, 0, 0)
         opened = self._open.pop(version, None) or self._load(path)
-        # An older version of the file goes, and then what was not used for longest.
+        # Drop older versions of the file, and then the least recently used model.
         kept = {other: value for other, value in self._open.items() if other[0] != path}
         self._open = dict(list(kept.items())[1 - MOST_OPEN :] if MOST_OPEN > 1 else {})
         self._open[version] = opened
@@ -96,12 +96,12 @@ class Catalog:
 
 
 def id_of(path: Path) -> str:
-    """Make a name for a file or folder that says nothing of its path."""
+    """Make an id for a file or folder that does not reveal its path."""
     return hashlib.sha256(str(path.absolute()).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def _version(path: Path) -> Version | None:
-    """Tell apart the versions of a file; None if it is gone, or not a regular file."""
+    """Identify the version of a file; None if it is gone, or not a regular file."""
     try:
         status = path.stat()
     except OSError:

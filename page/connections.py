@@ -23,7 +23,7 @@ HEADER_SECONDS = 10.0  # for a request to come in, up to its body
 READ_SECONDS = 60.0  # for what was sent to be read
 MOST_HEADER = 32 << 10  # bytes
 MOST_CONNECTIONS = 512
-WAITING_CONNECTIONS = 128  # of which the system alone knows
+WAITING_CONNECTIONS = 128  # that the system keeps until they are accepted
 SENT_AHEAD = 64 << 10  # bytes that the system keeps for a reader who is slow
 
 

@@ -1,7 +1,7 @@
 """What the page knows of the command line: descriptions of settings, and a writer of commands.
 
 commands/ fills these in from its table of options, so that defaults, ranges and help texts are
-written there alone.
+written only there.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -39,7 +39,7 @@ class _Tail:
     """The rows of a file that grows.
 
     Attributes:
-        version: tells apart files that replaced each other.
+        version: differs between files that replaced each other.
         offset: bytes that are read.
         rows: the intact rows of them.
         lock: held while rows are added.
@@ -51,13 +51,13 @@ class _Tail:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read_on(self, file: BinaryIO) -> None:
-        """Read lines that were added and are complete; what is too much for one look comes next."""
+        """Read the complete lines that were added; a large rest waits for the next look."""
         if len(self.rows) >= MOST_ROWS:
             return
         file.seek(self.offset)
         added = file.read(MOST_LOOK)
         complete = added[: added.rfind(b"\n") + 1]
-        # The end may be a line that is still written, but not for ever.
+        # The end may be a line that is still written, but not forever.
         self.offset += len(complete) if len(added) - len(complete) <= MOST_LINE else len(added)
         lines = (line for line in complete.splitlines() if len(line) <= MOST_LINE)
         rows = (read_line(line, is_row) for line in lines)

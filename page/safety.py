@@ -4,7 +4,7 @@
   its own (DNS rebinding).
 - A request with effects must come from our own page: its Origin is the Host.
 - Where the server listens to other machines, every request needs the token from the URL that was
-  printed. The first one changes it for a cookie.
+  printed. The first one exchanges it for a cookie.
 
 Every answer forbids the browser to load anything from elsewhere or to show the page in a frame.
 """
@@ -41,7 +41,7 @@ COOKIE_DAYS = 7
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a server on this host can be reached from this machine alone."""
+    """Whether a server on this host can be reached only from this machine."""
     if host == "localhost":
         return True
     try:
@@ -121,7 +121,7 @@ class Guard:
         self, token: str, scope: Message, headers: dict[str, str], receive: Receive, send: Send
     ) -> None:
         """Answer a request that shows the token, or refuse it."""
-        name = f"maskgit_{scope['server'][1]}"  # cookies do not tell ports apart
+        name = f"maskgit_{scope['server'][1]}"  # cookies are shared by all ports
         shown = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if scope["path"] == "/" and _is_equal(shown, token):
             cookie = f"{name}={token}; Path=/; HttpOnly; SameSite=Strict"
@@ -149,7 +149,7 @@ def _cookie(header: str, name: str) -> str:
 
 
 def _is_equal(shown: str, token: str) -> bool:
-    """Compare in a time that does not tell how much is right."""
+    """Compare in constant time."""
     return secrets.compare_digest(shown.encode(), token.encode())
 
 

@@ -52,8 +52,8 @@ class Job:
         self.served = 0.0
         self._begin, self._send = begin, send
         self._events: Iterator[Event] | None = None
-        self._num_sent = 0  # changed by the thread that owns the networks alone
-        self._num_read = 0  # changed by the reader's thread alone
+        self._num_sent = 0  # only the thread that owns the networks changes it
+        self._num_read = 0  # only the reader's thread changes it
         self._ended: str | None = None
 
     def was_read(self) -> None:
@@ -99,7 +99,7 @@ class Job:
         self._send(event)
 
     def _close(self) -> bool:
-        """End the work, and tell the reader that nothing follows."""
+        """End the work, and let the reader know that nothing follows."""
         self._events = None
         self._send(None)
         return False
@@ -113,8 +113,8 @@ class Worker:
         self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
         self._served = 0.0  # `Job.served` of the Job that was chosen last; it never falls
         self._is_closed = False
-        # Ctrl-C may come at any moment. It can leave a Condition without its lock, or its lock with
-        # nobody; these two are safe, as they consist of no Python code.
+        # Ctrl-C may come at any moment. In a Condition, which is Python code, it can leave the lock
+        # held forever. These two are written in C, and it cannot.
         self._lock = threading.RLock()
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
 
@@ -171,7 +171,7 @@ class Worker:
                     self._jobs.remove(job)
 
     def close(self) -> None:
-        """End all Jobs and calls, so that those who wait for them hear of it, and refuse others."""
+        """End all Jobs and calls, answer those who wait for them, and refuse new ones."""
         with self._lock:
             self._is_closed = True
             jobs, calls, self._jobs, self._calls = self._jobs, self._calls, [], []

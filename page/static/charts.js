@@ -37,7 +37,7 @@ function thinned(points) {
 }
 
 /**
- * Draw lines. Each has a name, a run (empty if there is one alone), a color, perhaps dashes, and
+ * Draw lines. Each has a name, a run (empty if there is only one), a color, perhaps dashes, and
  * points [step, value] in order.
  * Moving over the chart reads the values nearest to the pointer.
  */

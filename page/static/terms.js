@@ -2,8 +2,8 @@
 
 const TERMS = {
   class: "What the image should show; the model learned these classes from the labels of its training images.",
-  seed: "A number from which all chance comes: with the same seed, class and settings an image is always the same.",
-  variant: "One of several versions of the edited image; they differ in their chance alone.",
+  seed: "The start of all random numbers: with the same seed, class and settings an image is always the same.",
+  variant: "One of several versions of the edited image; only their random numbers differ.",
   decoding: "An image is a grid of tokens, and each step predicts all hidden tokens and keeps some of them, until none is hidden.",
   confidence: "The probability that the model gave to a token when it was revealed; for a hidden cell, to the token that it would take now.",
   plan: "How many tokens each step reveals; early steps reveal few, while little is known.",
@@ -18,7 +18,7 @@ const TERMS = {
   speed: "Images that the training reads per second.",
   number: "A number that the training writes, as it names it in its file.",
   preview: "Samples that the training draws with the same seeds from time to time.",
-  reconstruction: "Images of the dataset, and beside each what the tokenizer makes of it when it encodes and decodes it.",
+  reconstruction: "Images of the dataset, and beside each the same image encoded and decoded by the tokenizer.",
   sweep: "Sampling settings compared: every combination is scored, and the lowest FID is the best.",
 };
 

@@ -146,7 +146,7 @@ function seriesOf(names) {
       const points = rowsOf(run).flatMap((row) => (name in row ? [[row.step, row[name]]] : []));
       if (!points.length) return;
       const part = name.replace(/^val\/accuracy_(\d+)_(\d+)$/, "$1–$2 %").replace("val/accuracy", "all");
-      // One run alone has a color for each of its lines.
+      // A single run has a color for each of its lines.
       const own = shown.size === 1 && names.length > 1;
       found.push({
         name: names.length > 1 ? part : "",

@@ -168,7 +168,7 @@ def test_a_worker_that_is_closed_tells_all_who_wait():
 
 
 def test_ctrl_c_at_any_moment_leaves_no_lock_behind():
-    """Threads that ask for something after it would wait for ever."""
+    """Threads that ask for something after it would wait forever."""
     handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
