@@ -52,13 +52,12 @@ def _invocation(mode: Mode) -> str:
 
 def _option_row(option: Option) -> str:
     """Write an option with its choices and its default."""
-    unit = f"[{option.unit}]" if option.bare is not None else option.unit
     text = option.help
     if option.choices and option.default_value is not None:
         text += ": " + ", ".join(option.choices)
     if option.default_value is not None and option.default_value is not False:
         text += f" [{written_value(option.default_value)}]"
-    return _row(f"{option.flag} {unit}".rstrip(), text)
+    return _row(option.usage, text)
 
 
 def _row(left: str, text: str) -> str:

@@ -67,7 +67,8 @@ class Option:
     Attributes:
         spelling: the option as help shows it, without the two dashes.
         kind: turns a text into a value (commands/kinds.py); None for a switch.
-        unit: name of a value in --help, in one word.
+        unit: name of a value in --help, in one word; empty for a switch.
+        help: what it does, in a few words.
         fills: the fields of configs that it fills.
         default: the value without the option; see `default_value`.
         modes: names of the modes in which it has an effect.
@@ -104,6 +105,12 @@ class Option:
     def flag(self) -> str:
         """The option as the user writes it."""
         return f"--{self.spelling}"
+
+    @property
+    def usage(self) -> str:
+        """The option with the name of its value, in brackets if the value may be left out."""
+        unit = f"[{self.unit}]" if self.bare is not None else self.unit
+        return f"{self.flag} {unit}".rstrip()
 
     @property
     def default_value(self) -> Any:
@@ -554,14 +561,12 @@ def documentation() -> str:
         for option in group.options:
             if option.deprecated:
                 continue
-            unit = f"[{option.unit}]" if option.bare is not None else option.unit
-            spelled = f"`{option.flag} {unit}`".replace(" `", "`")
             has_none = option.default_value is None or option.default_value is False
             default = "" if has_none else f"`{written_value(option.default_value)}`"
             text = option.help.replace("|", "\\|")
             if option.choices and option.default_value is not None:
                 text += ": " + ", ".join(f"`{choice}`" for choice in option.choices)
-            lines.append(f"| {spelled} | {text} | {default} | {option.resume.value} |")
+            lines.append(f"| `{option.usage}` | {text} | {default} | {option.resume.value} |")
         lines.append("")
     return "\n".join(lines)
 

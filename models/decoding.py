@@ -43,6 +43,7 @@ class Plan:
         temperatures: float64 (T,), weight of the Gumbel noise on the confidence.
         guidance: float64 (T,), weight w of classifier-free guidance.
         logit_scale: factor on the logits before the softmax.
+        sampler: a key of SAMPLERS.
     """
 
     counts: np.ndarray
@@ -326,7 +327,7 @@ def _cumulative_counts(num_hidden: int, num_steps: int, plan: CumulativePlan) ->
     """Return `reveal_counts` of a plan in the paper's form."""
     ratios = mask_ratio(np.arange(1, num_steps + 1) / num_steps, plan.schedule)
     if plan.rounds_revealed:
-        # Theirs is in float32, where an integer result, as at u = 1/2, comes out just below.
+        # In their float32 an integer result, as at u = 1/2, comes out just below the integer.
         wanted = num_hidden - np.floor((1 - ratios) * num_hidden - 1e-9)
     else:
         wanted = np.floor(_without_noise(num_hidden * ratios))

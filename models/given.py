@@ -59,6 +59,6 @@ def refuse_contradictions(
 
 
 def checked(network: Network, path: Path, given: Mapping[str, Any]) -> Network:
-    """Return a network that agrees with the fields that the user set; errors as above."""
+    """Return a network that agrees with these fields; errors as in `refuse_contradictions`."""
     refuse_contradictions(network.config, given, path)
     return network

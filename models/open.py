@@ -1,7 +1,7 @@
 """Opens checkpoints: the tables of the families of networks, load_model and load_tokenizer.
 
-To add a family, write its folder (config, network, names of other programs' files) and add a row to
-TOKENIZERS or TRANSFORMERS. A checkpoint of this program names its families. A file of another
+To add a family, write its folder (config, network, reader of other programs' files) and add a row
+to TOKENIZERS or TRANSFORMERS. A checkpoint of this program names its families. A file of another
 program is recognized by its contents.
 """
 

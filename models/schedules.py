@@ -101,7 +101,7 @@ GUIDANCE_SCHEDULES: dict[str, GuidanceSchedule] = {
     "constant": GuidanceSchedule(lambda course: np.ones_like(course.progress)),
     # The default interval is eMIGM's for 16 steps.
     "interval": GuidanceSchedule(_share_inside, uses_interval=True),
-    # MaskBit's and TiTok's, but here progress reaches 1 at the last step; there it stays below.
+    # As in MaskBit and TiTok, but their progress is still below 1 at the last step.
     "power-cosine": GuidanceSchedule(
         lambda course: (1 - np.cos(np.pi * course.progress**POWER)) / 2
     ),

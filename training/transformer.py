@@ -204,7 +204,7 @@ class MaskGITStage:
 
     def validate(self) -> dict[str, float]:
         """Measure loss and token accuracy of the averaged weights (`training.validation`)."""
-        part_size = math.ceil(self._images_here / self._num_parts)  # fits, as in training
+        part_size = math.ceil(self._images_here / self._num_parts)  # fits in memory, as in training
         return validation.validate(
             self.ema.module,
             self.config.mask_token,

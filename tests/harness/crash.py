@@ -15,7 +15,6 @@ import io
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
@@ -272,11 +271,6 @@ def crash(kills: int, seed: int) -> None:
                 f"{time.monotonic() - begin:.0f} s",
                 flush=True,
             )
-
-
-def limit_file_size(limit: int) -> None:
-    """Let the writes of this process fail beyond a size, as on a full disk (EFBIG)."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
 if __name__ == "__main__":
