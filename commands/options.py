@@ -238,7 +238,7 @@ def _tokenizer_training() -> Iterator[Option]:
     yield learns("n_epochs_vae", "epochs", kinds.positive_int, "N", "epochs", resume=Resume.GROW)
     yield learns(
         "batch_size_vae", "batch_size", kinds.positive_int, "N", "images per step",
-        "reconstruct",
+        "train_vae reconstruct",
     )  # fmt: skip
     yield learns("lr_vae", "lr", kinds.positive, "LR", "peak learning rate")
     yield learns("warmup_vae", "warmup_epochs", kinds.non_negative, "EPOCHS", WARMUP)
@@ -254,7 +254,7 @@ def _tokenizer_training() -> Iterator[Option]:
     yield learns("perceptual_weight", "perceptual_weight", kinds.non_negative, "W", text)
     yield learns(
         "perceptual_vgg", "perceptual_vgg", kinds.path, "FILE",
-        "torchvision's vgg16-397923af.pth, if it cannot be downloaded", "evaluate",
+        "torchvision's vgg16-397923af.pth, if it cannot be downloaded", "train_vae evaluate",
         resume=Resume.FREE,
     )  # fmt: skip
 

@@ -93,6 +93,8 @@ def test_options_reach_the_settings_of_their_training(resolve, mode, option, fie
     found = getattr(resolve(mode, option)[mode].training, field)
     assert found == value
     assert getattr(CONFIGS[mode](), field) != value
+    name = option.split()[0].removeprefix("--").replace("-", "_")
+    assert name in CONFIGS or mode in OPTIONS[name].modes  # else "no effect here" would be logged
 
 
 @pytest.mark.parametrize(("mode", "config"), CONFIGS.items())
