@@ -16,7 +16,8 @@ def show_options(request: Request) -> None:
     for name, value in sorted(vars(line.values).items()):
         if name != "n_classes" or name in line.given:  # its default, 10, is used nowhere
             _row(name, f"{value}{'  (given)' if name in line.given else ''}")
-    _row("run folder", request.run().path)
+    if not line.checkpoint:  # its results go to the folder of its own run
+        _row("run folder", request.run().path)
     _row("device, precision", f"{machine.device}, {machine.precision}")
 
 

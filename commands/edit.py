@@ -21,7 +21,7 @@ from commands.sources import find_model
 from data.edit_region import image_to_edit, region_to_make
 from data.generated import write_pngs
 from data.publish import claim, new_folder, publish
-from models.cells import check_cells, composite
+from models.cells import check_cells, composite, hidden_cells
 from models.decoding import make_plan
 from models.labels import label_without_class
 from models.sampling import SamplingConfig
@@ -114,9 +114,11 @@ def resolve(request: Request) -> EditJob:
 
 def describe(job: EditJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
-    plan = make_plan([job.variants.model.shape.seq_len], job.sampling)
+    model = job.variants.model
+    hidden = hidden_cells(job.mask, model.tokenizer.grid, job.grow)  # (h, w)
+    plan = make_plan([int(hidden.sum())], job.sampling)
     return {
-        **describe_model(job.variants.model),
+        **describe_model(model),
         "images": len(job.variants.labels),
         "plan": plan.table(),
     }

@@ -47,7 +47,8 @@ def help_text(modes: Collection[Mode]) -> str:
 
 def _invocation(mode: Mode) -> str:
     """Write the option of a mode with its value."""
-    return f"{mode.flag} {mode.unit or ''}".rstrip()
+    unit = f"[{mode.unit}]" if mode.default else mode.unit or ""
+    return f"{mode.flag} {unit}".rstrip()
 
 
 def _option_row(option: Option) -> str:

@@ -114,6 +114,7 @@ def decode(
         log_probs = logits.log_softmax(-1)  # (B, L, K)
         cdf = log_probs.exp().cumsum(-1)
         drawn = torch.searchsorted(cdf, uniform[step, ..., None] * cdf[..., -1:], right=True)
+        drawn = drawn.clamp(max=cdf.shape[-1] - 1)  # rounding may reach the total
         # Keep the most confident ones among the hidden tokens.
         confidence = log_probs.gather(-1, drawn).squeeze(-1)  # (B, L)
         confidence = confidence + temperature * (1 - progress) * gumbel[step]

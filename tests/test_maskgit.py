@@ -544,6 +544,14 @@ def test_a_dry_run_tells_what_would_be_done(run, trained, tokenizer_file, tmp_pa
     assert not any(tmp_path.iterdir())
 
 
+def test_a_dry_run_of_an_edit_plans_the_hidden_tokens(run, trained):
+    box = "--init_image mnist:0 --mask_box 0,0,32,16"
+    out = run(f"--edit --dry_run --checkpoint {trained}/MaskGIT_mnist.pt --step 4 {box}")
+    rows = [line.split() for line in out.splitlines()]
+    counts = [int(row[1]) for row in rows if len(row) == 4 and row[0] in ("1", "2", "3", "4")]
+    assert sum(counts) == 32  # half of 8 x 8 tokens
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
