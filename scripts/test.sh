@@ -13,7 +13,7 @@ while [[ "${1:-}" =~ ^--(fast|lowest)$ ]]; do
     esac
     shift
 done
-"$install" requirements.txt requirements-plots.txt requirements-page.txt requirements-dev.txt
+"$install" requirements.txt requirements-{plots,page,heif,dev}.txt
 
 # A process per core, at most four: each loads torch. The tests of a file stay in one process.
 exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "$marked" "$@"
