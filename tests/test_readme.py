@@ -82,7 +82,7 @@ def test_every_link_between_them_leads_to_a_file_and_every_page_is_reached():
     linked = {
         (page.parent / target).resolve()
         for page in [*pages, ROOT / "CHANGELOG.md"]
-        for target in re.findall(r"\]\(([\w./]+)\)", page.read_text())
+        for target in re.findall(r"(?:\]\(|src=\")([\w./]+)[\")]", page.read_text())
     }
     assert [path for path in linked if not path.exists()] == []
     assert pages - linked <= {ROOT / "README.md"}

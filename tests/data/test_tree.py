@@ -87,7 +87,7 @@ def test_classes_are_in_natural_order(tmp_path):
 def test_a_line_tells_the_classes_and_what_is_left_out(tmp_path, caplog):
     caplog.set_level("INFO")
     put_classes(tmp_path, " ".join(f"c{number}" for number in range(12)), count=2)
-    for name in ("c0/notes.txt", "c1/a.heic", "c2/b.HEIC", "c3/noending", "c4/.hidden.png"):
+    for name in ("c0/notes.txt", "c1/a.raw", "c2/b.RAW", "c3/noending", "c4/.hidden.png"):
         (tmp_path / name).write_bytes(b"x")
     for name in ("c0/.ipynb_checkpoints/0.png", "__MACOSX/c0/0.png", "c5/._0.png"):
         put(tmp_path / name)
@@ -99,7 +99,7 @@ def test_a_line_tells_the_classes_and_what_is_left_out(tmp_path, caplog):
     lines = [r.getMessage() for r in caplog.records if "12 classes" in r.getMessage()]
     assert lines == [
         f"{tmp_path}: 12 classes, c0, c1, c2, c3, c4, c5, c6, c7, c8, c9 and 2 more; left out: "
-        "4 hidden or litter, 4 other endings (.heic 2, .txt 1, none 1), 1 in no class folder, "
+        "4 hidden or litter, 4 other endings (.raw 2, .txt 1, none 1), 1 in no class folder, "
         "1 linked twice, 1 not files, 1 not readable"
     ]
 
