@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,9 @@ def cached_tokens(
 ) -> TokenSet:
     """Return the tokens of a split of a dataset; encode those that are not on the disk yet.
 
+    If another process is writing this cache, a line says so and this one waits. It takes over if
+    the other one ends before the cache is finished.
+
     Args:
         images: items are (uint8 (C, H, W), label).
         encode: turns uint8 (B, C, H, W) into tokens int64 (B, L), on any device.
@@ -72,8 +75,8 @@ def cached_tokens(
         processes: the processes that encode together; the main one writes.
 
     Raises:
-        UserError: if another process is writing this cache, the disk is too small, or the files of
-            a finished cache are damaged or hold impossible tokens or labels.
+        UserError: if the disk is too small, or the files of a finished cache are damaged or hold
+            impossible tokens or labels.
     """
     # Name the folder by everything that the tokens depend on.
     dtype = token_type(codebook_size)
@@ -89,16 +92,12 @@ def cached_tokens(
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
     name = f"{identity['dataset']}-{identity['split']}-{digest}"
     folder = cache_dir / name
-    # Write the cache if it is not there, one job at a time.
+    # Write the cache if it is not there.
     if not processes.from_main(folder.is_dir):
-        busy = (
-            f"another process is writing the token cache {folder}; wait for it, or set `cache_dir`"
+        make_folder(cache_dir)
+        _write_alone(
+            _Encoding(images, encode, batch_size, num_workers, processes), manifest, folder
         )
-        lock = exclusive_lock(make_folder(cache_dir) / f".{name}.lock", busy)
-        encoding = _Encoding(images, encode, batch_size, num_workers, processes)
-        with lock if processes.is_main else nullcontext():
-            if not processes.from_main(folder.is_dir):
-                _write(encoding, manifest, folder)
         processes.wait()
     found = _read(folder, manifest)
     _check_ranges(found, folder, codebook_size, num_classes)
@@ -145,6 +144,19 @@ class _Encoding:
         each = math.ceil(len(block) / self.processes.size)
         first = block.start + self.processes.rank * each
         return [min(index, block.stop - 1) for index in range(first, first + each)]
+
+
+def _write_alone(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> None:
+    """Write a cache; if another process is writing it, wait and write what that one has not."""
+    processes = encoding.processes
+    busy = f"another process is writing the token cache {folder}: waiting for it"
+    with ExitStack() as held:
+        with processes.main_first():
+            if processes.is_main:
+                lock = exclusive_lock(folder.with_name(f".{folder.name}.lock"), busy, waits=True)
+                held.enter_context(lock)
+        if not processes.from_main(folder.is_dir):
+            _write(encoding, manifest, folder)
 
 
 def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> None:

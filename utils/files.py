@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 UNFINISHED = re.compile(r"\..+\.(?P<writer>(?P<machine>[\w-]+-)?(?P<process>\d+))\.partial")
 FORGOTTEN_SECONDS = 24 * 60 * 60  # another machine's file without a change for this time is deleted
 STARTED = time.time()
+WAIT_SECONDS = 0.2  # between two looks at a lock that another process holds
 
 # The error numbers of file systems that cannot flush a folder.
 NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
@@ -191,15 +192,19 @@ def make_folder(path: Path) -> Path:
 
 
 @contextmanager
-def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
+def exclusive_lock(path: Path, busy: str, waits: bool = False) -> Iterator[None]:
     """Hold a lock file while the block runs.
 
     The kernel releases the lock when its owner ends or is killed. The file itself stays. On a file
     system without locks, as on some network disks, a warning is logged and nothing is locked.
 
+    Args:
+        path: the lock file.
+        busy: the message if another process, or another block of this process, holds the lock.
+        waits: whether to log `busy` then, and wait until the lock is free.
+
     Raises:
-        UserError: with the text `refusal` if another process, or another block of this process,
-            holds the lock; or if the file cannot be written.
+        UserError: with the text `busy` if the lock is held; or if the file cannot be written.
     """
     try:
         open_own(path, "ab").close()  # the lock itself would make missing folders
@@ -208,9 +213,13 @@ def exclusive_lock(path: Path, refusal: str) -> Iterator[None]:
     # Not a soft lock, a file that must be deleted: it would stay after a kill.
     lock = FileLock(follow(path), timeout=0, fallback_to_soft=False, preserve_lock_file=True)
     try:
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(refusal) from error
+        try:
+            lock.acquire()
+        except Timeout as error:
+            if not waits:
+                raise UserError(busy) from error
+            log.info("%s", busy)
+            lock.acquire(timeout=-1, poll_interval=WAIT_SECONDS)
     except OSError as error:
         log.warning("%s cannot be locked (%s): start no second job there", path, error.strerror)
     try:

@@ -4,6 +4,9 @@ import json
 import resource
 import shutil
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -237,15 +240,78 @@ def test_a_label_outside_the_classes_is_found_on_opening(tmp_path, value):
         make(Wrong(), tmp_path)
 
 
-def test_a_cache_that_is_being_written_is_left_alone(tmp_path):
-    make(Images(), tmp_path)
-    folder = cache_folder(tmp_path)
-    folder.rename(folder.with_name("elsewhere"))
-    with (
-        exclusive_lock(tmp_path / f".{folder.name}.lock", "taken"),
-        pytest.raises(UserError, match="another process"),
-    ):
-        make(Images(), tmp_path)
+@pytest.fixture
+def writer(tmp_path, caplog):
+    """A thread that writes the cache. It stops at the third batch until `end` is called."""
+    goes_on, stops = threading.Event(), threading.Event()
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(cache, "FLUSH_EVERY", 1)
+    caplog.set_level("INFO")
+
+    def slow(pixels):
+        if pixels[0, 0, 0, 0] == 8:
+            assert goes_on.wait(60)
+            if stops.is_set():
+                raise InterruptedError
+        return encode(pixels)
+
+    def write():
+        with suppress(UserError):
+            make(Images(), tmp_path, slow)
+
+    def end(in_the_middle: bool) -> None:
+        """Let the writer end as soon as another one waits for it."""
+
+        def when_somebody_waits(record) -> bool:
+            if "waiting for it" in record.getMessage():
+                if in_the_middle:
+                    stops.set()
+                goes_on.set()
+            return True
+
+        caplog.handler.addFilter(when_somebody_waits)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not list(tmp_path.glob("*.partial/progress.json")):
+        assert thread.is_alive()
+    yield end
+    goes_on.set()
+    thread.join()
+    caplog.handler.filters.clear()
+    monkeypatch.undo()
+
+
+def test_a_second_writer_waits_for_the_first_and_encodes_nothing(writer, tmp_path, caplog):
+    writer(in_the_middle=False)
+    images = Images()
+    result = make(images, tmp_path)
+    assert images.read == []
+    assert result.tokens[0, :, 0].tolist() == list(range(30))
+    assert len([r for r in caplog.records if "waiting for it" in r.message]) == 1
+
+
+def test_a_second_writer_takes_over_from_one_that_ends_in_the_middle(writer, tmp_path):
+    writer(in_the_middle=True)
+    images = Images()
+    result = make(images, tmp_path)
+    assert min(i for i in images.read if i > 0) == 8
+    assert result.tokens[0, :, 0].tolist() == list(range(30))
+
+
+def test_waiting_for_a_lock_can_be_stopped(tmp_path, monkeypatch):
+    def interrupted(_seconds):
+        raise KeyboardInterrupt
+
+    def wait() -> None:
+        with exclusive_lock(tmp_path / "lock", "taken", waits=True):
+            pass
+
+    with ThreadPoolExecutor(1) as other, exclusive_lock(tmp_path / "lock", "taken"):
+        monkeypatch.setattr("time.sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            other.submit(wait).result()
+    wait()
 
 
 def test_too_little_disk_is_said_before_anything_is_encoded(tmp_path, monkeypatch):
