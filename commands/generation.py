@@ -14,12 +14,11 @@ from commands.parser import CommandLine
 from commands.request import Machine, Request
 from commands.sources import ModelSource, find_model
 from metrics.sweep_table import table_text
-from models.best_settings import BestSettings
 from models.decoding import make_plan
-from models.interfaces import Transformer
+from models.family import Transformer
 from models.labels import classes_in_turn, labels_in_turn
 from models.model import Model
-from models.sampling import SamplingConfig
+from models.sampling import BestSettings, SamplingConfig
 from models.series import ImageSeries
 from utils.errors import UserError
 from utils.pictures import save_grid

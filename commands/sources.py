@@ -15,12 +15,10 @@ from commands.flags import given_fields
 from commands.parser import CommandLine
 from commands.request import Machine, Request
 from data.datasets import DATASETS
-from models.best_settings import BestSettings
-from models.given import Given
 from models.model import Model
 from models.open import BUNDLED, foreign_family, foreign_model, load_tokenizer, own_model
-from models.sampling import SamplingConfig
-from models.shapes import TokenizerShape, TransformerShape
+from models.sampling import BestSettings, SamplingConfig
+from models.shapes import Given, TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.run_folder import RunFolder
 from utils.checkpoint import is_own_format

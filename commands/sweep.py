@@ -25,9 +25,8 @@ from commands.judging import JudgeSource, check_extractor, resolve_judge
 from commands.parser import CommandLine, parse_value
 from commands.request import Request
 from metrics.sweep_table import SweepTable
-from models.best_settings import ENTRY, BestSettings
 from models.open import own_model
-from models.sampling import SamplingConfig
+from models.sampling import BEST_SETTINGS, BestSettings, SamplingConfig
 from utils.checkpoint import contents_of, save_checkpoint
 from utils.errors import UserError
 from utils.files import exclusive_lock, make_folder
@@ -156,7 +155,7 @@ def keep_best_settings(path: Path, fingerprint: str, best: BestSettings) -> None
             "into it"
         )
     contents = contents_of(stored, path, "maskgit")
-    save_checkpoint(path, "maskgit", {**contents, ENTRY: best.entry()})
+    save_checkpoint(path, "maskgit", {**contents, BEST_SETTINGS: best.entry()})
 
 
 def _timed(

@@ -28,7 +28,7 @@ from data.spec import RESIZE, Split
 from data.token_cache import cache_bytes, cached_tokens
 from data.token_set import TokenSet, token_type
 from models.decoding import make_plan
-from models.interfaces import Transformer
+from models.family import Transformer
 from models.labels import labels_in_turn
 from models.model import Model
 from models.open import new_transformer, transformer_family

@@ -1,16 +1,73 @@
-"""The description of a family of networks: a row in a table of models/open.py."""
+"""What a new family must implement: the base classes of the networks, and the row of a family.
 
+models/shapes.py has the base classes of their configs, models/open.py the tables of the rows.
+
+Axes: B images of a batch, L tokens of an image, h w token grid, C H W of an image, K codebook.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from models.given import checked
-from models.interfaces import TokenizerNetwork, Transformer
-from models.shapes import TokenizerShape
+from torch import Tensor, nn
+
+from models.foreign_file import ForeignFile
+from models.shapes import TokenizerShape, TransformerShape, refuse_contradictions
 from utils.size import Size
 
-ReadTransformer = Callable[[Any, Path, TokenizerShape, int | None, Mapping[str, Any]], Transformer]
+
+class Transformer(nn.Module, ABC):
+    """A network that predicts hidden tokens from the known ones and a class."""
+
+    config: TransformerShape
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
+        """Predict the image token at each position.
+
+        Args:
+            tokens: int64 (B, L), with the mask token at hidden positions.
+            labels: int64 (B,), classes or the null class.
+            at: int64 (N,), which of the B * L flattened positions to predict; None for all.
+
+        Returns:
+            Logits (B, L, K), or (N, K) with `at`.
+        """
+
+
+class TokenizerNetwork(nn.Module, ABC):
+    """A network that turns images into tokens and back; models/tokenizer.py freezes it."""
+
+    config: TokenizerShape
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Turn images (B, C, H, W) in [-1, 1] into tokens int64 (B, h, w), or (B, L), in [0, K)."""
+
+    @abstractmethod
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        """Turn such tokens into images (B, C, H, W), not clamped to [-1, 1]."""
+
+    def to_rgb(self, images: Tensor) -> Tensor:
+        """Turn images into displayable ones: (B, 1 or 3, H, W) in [-1, 1]."""
+        return images
+
+    def compile_networks(self, dynamic: bool) -> None:
+        """Run the slow parts through torch.compile with `dynamic`; the default compiles nothing."""
+
+
+Network = TypeVar("Network", TokenizerNetwork, Transformer)
+ReadTransformer = Callable[
+    [ForeignFile, TokenizerShape, int | None, Mapping[str, Any]], Transformer
+]
+
+
+def checked(network: Network, path: Path, given: Mapping[str, Any]) -> Network:
+    """Return a network that agrees with these fields; errors as in `refuse_contradictions`."""
+    refuse_contradictions(network.config, given, path)
+    return network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +77,13 @@ class Family:
     Attributes:
         config: its config dataclass, which also holds the family's name.
         layout: describes the files of other programs that it reads, for messages; empty if none.
-        recognizes: tells whether what `read_torch_file` returned is such a file.
+        recognizes: tells whether a file of another program is one of these. The rows are asked in
+            order, so a family whose files also look like another's comes first.
     """
 
     config: Any
     layout: str = ""
-    recognizes: Callable[[Any], bool] = lambda stored: False
+    recognizes: Callable[[ForeignFile], bool] = lambda file: False
 
     @property
     def name(self) -> str:
@@ -39,15 +97,15 @@ class TokenizerFamily(Family):
 
     Attributes:
         network: builds the network of a config.
-        read: (what `read_torch_file` returned, path, image size, given fields) -> network on the
-            CPU, from a file of another program. It must refuse a file with an entry that the
-            network does not use, unless the entry is known to have no effect.
+        read: (file of another program, image size, given fields) -> network on the CPU. It must
+            refuse a file with an entry that the network does not use, unless the entry is on the
+            family's list of entries without effect.
         adapt: (network, path, given fields) -> network. Checks the given fields against the config,
             and applies those that change the network.
     """
 
     network: Callable[[Any], TokenizerNetwork]
-    read: Callable[[Any, Path, Size, Mapping[str, Any]], TokenizerNetwork] | None = None
+    read: Callable[[ForeignFile, Size, Mapping[str, Any]], TokenizerNetwork] | None = None
     adapt: Callable[[Any, Path, Mapping[str, Any]], TokenizerNetwork] = checked
 
 
@@ -62,9 +120,9 @@ class TransformerFamily(Family):
         network: builds the network of a config.
         training_bytes: (config, number of parameters, batch size, type of device) -> rough memory
             of a training step in bytes.
-        read: (what `read_torch_file` returned, path, config of the tokenizer, number of classes or
-            None if it is unknown, given fields) -> network on the CPU, from a file of another
-            program. It must refuse unused entries, as for tokenizers.
+        read: (file of another program, config of the tokenizer, number of classes or None if it is
+            unknown, given fields) -> network on the CPU. It must refuse unused entries, as for
+            tokenizers.
         write: network -> its weights in the layout of another program; None if no program has one.
         joined: number of matrices in a linear layer that computes several maps of its input, by the
             last part of the layer's name. Muon treats these matrices one by one.

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.best_settings import BestSettings
 from models.cells import check_cells, check_image, composite, hidden_cells, pixels_of
-from models.interfaces import Transformer
+from models.family import Transformer
 from models.labels import label_without_class, read_labels
 from models.predictors import KnownTokens, Midway, prepare_decoding
-from models.sampling import SamplingConfig
+from models.sampling import BestSettings, SamplingConfig
 from models.series import BLOCK_SIZE, DecodedStep, ImageSeries
 from models.tokenizer import Tokenizer
 from utils.checkpoint import weights_digest

@@ -12,27 +12,30 @@ from typing import Any, TypeVar
 
 import torch
 
-from models.best_settings import ENTRY, read_best_settings
-from models.family import Family, TokenizerFamily, TransformerFamily
-from models.given import Given, refuse_contradictions
-from models.interfaces import TokenizerNetwork, Transformer
+from models.family import (
+    Family,
+    TokenizerFamily,
+    TokenizerNetwork,
+    Transformer,
+    TransformerFamily,
+)
+from models.foreign_file import ForeignFile
 from models.maskgit import foreign as maskgit_files
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import JOINED, MaskedTransformer, training_bytes
 from models.model import Model
-from models.sampling import SamplingConfig
-from models.shapes import TransformerShape
+from models.sampling import BEST_SETTINGS, SamplingConfig, read_best_settings
+from models.shapes import Given, TransformerShape, refuse_contradictions
 from models.tokenizer import Tokenizer
 from models.vqgan import foreign as vqgan_files
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
-from utils.checkpoint import contents_of, is_own_format
+from utils.checkpoint import build_with_weights, contents_of, is_own_format
 from utils.device import choose_device, choose_precision, in_usual_torch
 from utils.errors import UserError, check_whole, one_line
 from utils.plain import from_plain
 from utils.size import Size, Written, size_of
 from utils.torch_file import opening, pickled_network, read_torch_file
-from utils.weights import build_with_weights
 
 BUNDLED = Path(__file__).parent / "pretrained"
 NOTHING_GIVEN = Given()
@@ -166,8 +169,8 @@ def own_model(stored: Any, path: Path, given: Given = NOTHING_GIVEN) -> Model:
         try:
             transformer, dataset, names = _own_transformer(contents)
             best = made_for = None
-            if ENTRY in contents:
-                best = read_best_settings(contents[ENTRY])
+            if BEST_SETTINGS in contents:
+                best = read_best_settings(contents[BEST_SETTINGS])
                 best.sampling.validate_for(transformer.config)
             if MADE_FOR in contents:
                 made_for = from_plain(SamplingConfig, contents[MADE_FOR])
@@ -228,7 +231,7 @@ def foreign_model(
     family = foreign_family(stored, path)
     assert family.read is not None, "it recognizes a file"
     with opening(path):
-        transformer = family.read(stored, path, tokenizer.config, num_classes, given)
+        transformer = family.read(ForeignFile(stored, path), tokenizer.config, num_classes, given)
     refuse_contradictions(transformer.config, given, path)
     config = transformer.config
     if config.seq_len != tokenizer.config.seq_len:
@@ -288,7 +291,7 @@ def family_named(kind: str, name: Any) -> Any:
             return family
     shown = repr(name[:40]) if isinstance(name, str) else f"of type {type(name).__name__}"
     known = ", ".join(family.name for family in families[kind])
-    raise ValueError(f"its family {shown} is unknown to this program, which has {known}")
+    raise ValueError(f"unknown {kind} family {shown}; this program has {known}")
 
 
 def new_transformer(config: TransformerShape) -> Transformer:
@@ -311,7 +314,7 @@ def _tokenizer_in(stored: Any, path: Path, image_size: Size, given: Mapping[str,
     else:
         family = _family_of_file(TOKENIZERS, stored, path)
         assert family.read is not None, "it recognizes a file"
-        network = family.read(stored, path, image_size, given)
+        network = family.read(ForeignFile(stored, path), image_size, given)
     return Tokenizer(family.adapt(network, path, given))
 
 
@@ -332,9 +335,9 @@ def _family_of_file(families: tuple[AnyFamily, ...], stored: Any, path: Path) ->
     Raises:
         UserError: if no family does; it names the known layouts.
     """
-    for family in families:
-        with opening(path):
-            if family.recognizes(stored):
+    with opening(path):
+        for family in families:
+            if family.recognizes(ForeignFile(stored, path)):
                 return family
     network = pickled_network(stored)
     if network:

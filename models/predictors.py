@@ -23,7 +23,7 @@ from models.decoding import (
     make_plan,
     parallel_decode,
 )
-from models.interfaces import Transformer
+from models.family import Transformer
 from models.samplers import SAMPLERS, draw_tokens
 from models.sampling import SamplingConfig
 from utils.device import autocast, send

@@ -1,4 +1,4 @@
-"""The base classes of the configs of networks.
+"""The base classes of the configs of networks, and checks of the fields that the user set.
 
 A config is a frozen dataclass. This file imports nothing slow, because the command line reads the
 configs before it shows its help.
@@ -9,10 +9,13 @@ Axes: L tokens of an image, h w token grid, H W pixels, C channels, K codebook.
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from utils.errors import UserError, value_text
 from utils.plain import same_value
-from utils.size import Size, size_of
+from utils.size import Size, size_of, size_text
 
 
 class NetworkShape:
@@ -112,3 +115,51 @@ class TransformerShape(NetworkShape):
     def num_labels(self) -> int:
         """The number of labels: the classes, and the null class if there is one."""
         return self.num_classes + (self.null_class is not None)
+
+
+# --- The fields that the user set ---
+
+
+@dataclass(frozen=True)
+class Given:
+    """The config fields that the user set, with their values, for each network."""
+
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
+    transformer: Mapping[str, Any] = field(default_factory=dict)
+
+
+def refuse_unknown(config: type[NetworkShape], given: Mapping[str, Any], network: str) -> None:
+    """Refuse fields that the networks of a family do not have.
+
+    Args:
+        network: names the network in the message.
+
+    Raises:
+        UserError: naming the field and the family.
+    """
+    known = {one.name for one in fields(config)}  # type: ignore[arg-type] # it is a dataclass
+    for name, value in given.items():
+        if name not in known and not hasattr(config, name):
+            raise UserError(
+                f"`{config.kind}.{name}` {value_text(value)}: {network} belongs to the "
+                f"family {config.family}, which has no such field; leave it out"
+            )
+
+
+def refuse_contradictions(
+    config: NetworkShape, given: Mapping[str, Any], source: Path | str
+) -> None:
+    """Refuse a value from the user that contradicts the checkpoint.
+
+    Raises:
+        UserError: naming the field, its value, the file and the file's value.
+    """
+    refuse_unknown(type(config), given, f"the {config.kind} of {source}")
+    for name, value in given.items():
+        if not config.agrees(name, value):
+            own = getattr(config, name)
+            own = size_text(own) if name == "image_size" else own
+            raise UserError(
+                f"`{config.kind}.{name}` {value_text(value)} contradicts {source}, which says "
+                f"{value_text(own)}; leave it out{config.contradiction_hint}"
+            )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.interfaces import TokenizerNetwork
+from models.family import TokenizerNetwork
 from utils.checkpoint import weights_digest
 from utils.device import autocast, in_usual_torch, send
 from utils.pictures import from_uint8

@@ -217,8 +217,8 @@ def test_labels_and_guidance_that_it_does_not_have_are_refused(world, capsys):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ("--train --transformer other", "--transformer other: its family 'other' is unknown"),
-        ("--train_vae --tokenizer other", "--tokenizer other: its family 'other' is unknown"),
+        ("--train --transformer other", r"--transformer other: unknown transformer family 'other'"),
+        ("--train_vae --tokenizer other", r"--tokenizer other: unknown tokenizer family 'other'"),
         ("--train_vae --tokenizer gray", "--tokenizer gray: this program trains vqgan"),
         ("--train --transformer count --heads 2", "--heads 2: the new transformer belongs to"),
         ("--train --n_embed 99", "--n_embed 99: the tokenizer of"),

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.family import TokenizerFamily, TransformerFamily
-from models.interfaces import TokenizerNetwork, Transformer
+from models.family import TokenizerFamily, TokenizerNetwork, Transformer, TransformerFamily
+from models.foreign_file import ForeignFile
 from models.shapes import TokenizerShape, TransformerShape
 
 
@@ -87,25 +87,25 @@ class CountNetwork(Transformer):
         return logits if at is None else logits.flatten(0, 1)[at]
 
 
-def is_gray(stored: object) -> bool:
-    return isinstance(stored, dict) and "levels" in stored
+def is_gray(file: ForeignFile) -> bool:
+    return isinstance(file.stored, dict) and "levels" in file.stored
 
 
-def read_gray(stored, path, image_size, given):
-    network = GrayNetwork(GrayConfig(image_size, codebook_size=len(stored["levels"])))
-    network.load_state_dict(stored)
+def read_gray(file, image_size, given):
+    network = GrayNetwork(GrayConfig(image_size, codebook_size=len(file.stored["levels"])))
+    network.load_state_dict(file.stored)
     return network
 
 
-def is_count(stored: object) -> bool:
-    return isinstance(stored, dict) and "table.weight" in stored
+def is_count(file: ForeignFile) -> bool:
+    return isinstance(file.stored, dict) and "table.weight" in file.stored
 
 
-def read_count(stored, path, tokenizer, num_classes, given):
-    classes, width = stored["table.weight"].shape
+def read_count(file, tokenizer, num_classes, given):
+    classes, width = file.stored["table.weight"].shape
     config = CountConfig(tokenizer.codebook_size, classes, tokenizer.seq_len, width)
     network = CountNetwork(config)
-    network.load_state_dict(stored)
+    network.load_state_dict(file.stored)
     return network
 
 

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.token_set import send_array
-from models.interfaces import Transformer
+from models.family import Transformer
 from models.masking import draw_masks
 from models.open import MADE_FOR
 from models.predictors import guided_logits, prepare_decoding

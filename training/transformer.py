@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.token_set import DeviceTokens, TokenSet
-from models.interfaces import Transformer
+from models.family import Transformer
 from models.masking import draw_masks
 from models.open import new_transformer, transformer_family
 from models.shapes import TransformerShape

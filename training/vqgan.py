@@ -23,10 +23,11 @@ from training.ema import EMA
 from training.learning_rate import LearningRate
 from training.optimizer import step_unless
 from training.vqgan_losses import Backward, Objective
+from utils.checkpoint import check_weights
 from utils.device import autocast, send
 from utils.pictures import save_grid, to_uint8
 from utils.seeding import derive_seed, rng
-from utils.weights import check_weights, load_moments, load_weights
+from utils.weights import load_moments, load_weights
 
 PREVIEW_IMAGES = 8
 

@@ -10,13 +10,13 @@ damaged part.
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.errors import UserError, one_line
 from utils.files import atomic_write
@@ -26,6 +26,7 @@ from utils.version import VERSION
 FORMAT = "maskgit-checkpoint"
 FORMAT_VERSION = 2
 PLAIN_DATA = "(plain data)"
+Module = TypeVar("Module", bound=nn.Module)
 NO_KINDS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -148,6 +149,55 @@ def _check_kind(stored: Any, path: Path, kind: str, kinds: Mapping[str, str]) ->
     if stored_kind != kind:
         what, needed = (kinds.get(k, f"a {k[:40]!r} checkpoint") for k in (stored_kind, kind))
         raise UserError(f"{path} is {what} where {needed} is needed")
+
+
+# --- Weights of a module ---
+
+
+def build_with_weights(build: Callable[[], Module], weights: Mapping[str, Tensor]) -> Module:
+    """Build a module on the CPU, in evaluation mode, from a state dict.
+
+    The module is built without memory and takes over the given tensors. So a configuration that
+    needs more than the file holds is refused before any memory is allocated.
+
+    Raises:
+        ValueError: in one line, if the module cannot be built or the weights are not its own.
+    """
+    try:
+        with torch.device("meta"):
+            module = build()
+        check_weights(module.state_dict(), weights)
+        module.load_state_dict(weights, assign=True)
+    except Exception as error:
+        # A damaged configuration can fail in any way.
+        raise ValueError(one_line(error)) from error
+    return module.eval()
+
+
+def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Check that the found tensors are finite and have the names, shapes and dtypes expected.
+
+    Raises:
+        ValueError: naming the first tensor that is wrong.
+    """
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{type(found).__name__} instead of weights")
+    for name, tensor in expected.items():
+        value = found.get(name)
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} is missing")
+        if value.shape != tensor.shape or value.dtype != tensor.dtype:
+            raise ValueError(f"{name} is {_kind(value)} instead of {_kind(tensor)}")
+        if not value.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite")
+    for name in found:
+        if name not in expected:
+            raise ValueError(f"{name} is not part of it")
+
+
+def _kind(tensor: Tensor) -> str:
+    """Name the dtype and the shape of a tensor, for a message."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def weights_digest(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:

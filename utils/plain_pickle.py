@@ -11,7 +11,7 @@ import math
 import pickletools
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
@@ -21,6 +21,8 @@ from torch import Tensor
 INSTRUCTION_BYTES = 128
 MOST_KEY_BITS = 63  # a dictionary can take forever with chosen larger numbers
 MOST_AXES = 64  # torch's limit
+ENTRY_BYTES = 64  # of an entry in a container, in `check_extent`
+MOST_LEVELS = 100  # of containers in containers; the code that uses them may be recursive
 # Other names of modules: in Python 2, and in numpy since 2.0.
 MOVED = {"__builtin__": "builtins", "numpy._core.multiarray": "numpy.core.multiarray"}
 
@@ -342,3 +344,47 @@ INSTRUCTIONS: dict[str, Callable[[Unpickler, Any], None]] = {
     "BUILD": Unpickler.build,
     "BINPERSID": Unpickler.refer,
 }
+
+
+# --- The extent of what was read ---
+
+
+def check_extent(value: Any, most_bytes: int) -> None:
+    """Refuse containers that hold themselves, are too deep, or are too large in a full walk.
+
+    A list that holds a list twice, which holds a list twice, and so on, is small in memory. But a
+    walk through it visits each entry once per path to it.
+
+    Args:
+        value: the contents of a file.
+        most_bytes: largest size of all entries and of their paths, counted at each visit.
+
+    Raises:
+        ValueError: naming the problem.
+    """
+    waiting = [(value, 1, 0)]  # with the level, and the length of the path
+    while waiting:
+        value, level, path = waiting.pop()
+        most_bytes -= ENTRY_BYTES + path
+        if isinstance(value, Tensor):
+            most_bytes -= value.numel() * value.element_size()
+        elif isinstance(value, str | bytes):
+            most_bytes -= len(value)
+        elif isinstance(value, Mapping | list | tuple | set):
+            if level > MOST_LEVELS:
+                raise ValueError(
+                    f"its containers hold themselves, or are nested over {MOST_LEVELS} levels deep"
+                )
+            most_bytes -= ENTRY_BYTES * len(value)
+            if most_bytes >= 0:
+                waiting += [(entry, level + 1, path + size) for entry, size in _entries(value)]
+        if most_bytes < 0:
+            raise ValueError("its containers repeat what they hold too often")
+
+
+def _entries(container: Any) -> Iterable[tuple[Any, int]]:
+    """Return what a container holds, each with the length of its key as a text."""
+    if isinstance(container, Mapping):
+        # A tuple counts as one value. Its length is that of its parts, which are plain.
+        return [(entry, len(str(key))) for key, entry in container.items()]
+    return [(entry, len(str(len(container)))) for entry in container]

@@ -7,6 +7,7 @@ Memory: a storage takes its size in the file; plain data take at most PLAIN_BYTE
 """
 
 import io
+import json
 import re
 import struct
 import zipfile
@@ -16,13 +17,12 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from utils.errors import UserError, is_out_of_memory, one_line
-from utils.plain_pickle import STORAGES, StandIn, Storage, Unpickler
-from utils.weights import check_extent
+from utils.plain_pickle import STORAGES, StandIn, Storage, Unpickler, check_extent
 
 PLAIN_BYTES = 64 << 20  # of memory for plain data, in addition to its size in the file
 LIST_BYTES = 8 << 20  # largest list of records of an archive, or of tensors of a .safetensors
@@ -112,6 +112,37 @@ def pickled_network(stored: Any) -> str | None:
     return next(networks, None)
 
 
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a .safetensors file that `read_torch_file` has read.
+
+    Returns:
+        Texts by name; empty for a file without metadata or of another format.
+    """
+    with path.open("rb") as file:
+        if not _is_safetensors(file.read(9)):
+            return {}
+    with safe_open(path, "pt") as opened:
+        return dict(opened.metadata() or {})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of JSON beside a checkpoint.
+
+    Raises:
+        ValueError: if it is not an object of JSON, or too large.
+        OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        text = file.read(LIST_BYTES + 1)
+    try:
+        found = json.loads(text) if len(text) <= LIST_BYTES else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} beside it is not an object of JSON")
+    return found
+
+
 def _read(path: Path, size: int) -> Any:
     """Read a file, whichever format it has; raises any exception."""
     with path.open("rb", 0) as raw, _SmallReads(raw) as file:
@@ -121,8 +152,8 @@ def _read(path: Path, size: int) -> Any:
             return _read_archive(file, size)
         if beginning.startswith(b"\x80"):  # all pickles of torch begin with it
             return _OldFile(file, size).read()
-    length = int.from_bytes(beginning[:8], "little")  # of the list of tensors of a .safetensors
-    if beginning[8:9] == b"{" and length < 1 << 40:  # eight letters are a larger number
+    if _is_safetensors(beginning):
+        length = _list_length(beginning)
         if 8 + length > size:
             raise ValueError(CUT_OFF)
         if length > LIST_BYTES:
@@ -132,6 +163,16 @@ def _read(path: Path, size: int) -> Any:
         except SafetensorError as error:
             raise (ValueError(CUT_OFF) if "not fully covered" in str(error) else error) from error
     raise ValueError(_what_it_is(beginning))
+
+
+def _list_length(beginning: bytes) -> int:
+    """The length of the list of tensors of a .safetensors."""
+    return int.from_bytes(beginning[:8], "little")
+
+
+def _is_safetensors(beginning: bytes) -> bool:
+    """Whether the first bytes are those of a .safetensors; eight letters are a larger number."""
+    return beginning[8:9] == b"{" and _list_length(beginning) < 1 << 40
 
 
 def _what_it_is(beginning: bytes) -> str:

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from models.foreign_file import ForeignFile, shape_of, taken, unwrapped
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 from models.shapes import TokenizerShape
-from models.wrappers import unwrapped
+from utils.checkpoint import build_with_weights
 from utils.errors import UserError, one_line
-from utils.weights import build_with_weights, shape_of
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +43,13 @@ NAMES = (  # theirs, ours
 )
 
 
-def recognizes(stored: Any) -> bool:
-    """Return whether what `read_torch_file` returned holds weights of such a transformer."""
-    return set(SIGNS) <= unwrapped(stored, SIGNS).weights.keys()
+def recognizes(file: ForeignFile) -> bool:
+    """Return whether a file holds weights of such a transformer."""
+    return set(SIGNS) <= unwrapped(file.stored, SIGNS).weights.keys()
 
 
 def read(
-    stored: Any,
-    path: Path,
+    file: ForeignFile,
     tokenizer: TokenizerShape,
     num_classes: int | None,
     given: Mapping[str, Any],
@@ -58,14 +57,13 @@ def read(
     """Build the transformer in a file of another program, on the CPU.
 
     Args:
-        stored: what `read_torch_file` returned.
         num_classes: the expected number of classes; None if it is unknown.
         given: fields of TransformerConfig that the user set.
 
     Raises:
         UserError: if the weights do not make a transformer, or the file has other entries.
     """
-    foreign = find_weights(stored, path)
+    foreign, path = find_weights(file), file.path
     codes, used = tokenizer.all_codes, tokenizer.codebook_size
     if codes != used and _counts_all_codes(foreign.weights, tokenizer, num_classes, path):
         log.info("%s counts all %d codes; keeping the %d in use", path, codes, used)
@@ -119,22 +117,22 @@ class ForeignWeights(NamedTuple):
     heads: int
 
 
-def find_weights(stored: Any, path: Path) -> ForeignWeights:
-    """Pick the transformer's weights from what `read_torch_file` returned.
+def find_weights(file: ForeignFile) -> ForeignWeights:
+    """Pick the transformer's weights from a file.
 
     Raises:
         UserError: if the file holds none, or any other entry.
     """
-    wrappers, found = unwrapped(stored, SIGNS, path)
+    wrappers, found = unwrapped(file.stored, SIGNS, file.path)
     if not set(SIGNS) <= found.keys():
-        raise UserError(f"{path} holds no {LAYOUT}")
+        raise UserError(f"{file.path} holds no {LAYOUT}")
     weights = {}
-    for name, value in found.items():
+    for name, value in taken(found, {}).items():
         ours = renamed(name, to_ours=True)
         if ours is None:
             entry = one_line(ValueError(name), 80)
-            raise UserError(f"{path} has the entry {entry}, which no {LAYOUT} has")
-        weights[ours] = value.float() if value.is_floating_point() else value
+            raise UserError(f"{file.path} has the entry {entry}, which no {LAYOUT} has")
+        weights[ours] = value
     positions = weights["position_embedding"]
     weights["position_embedding"] = positions.flatten(0, -2) if positions.ndim > 1 else positions
     is_valeoai = "model_state_dict" in wrappers

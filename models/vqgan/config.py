@@ -45,7 +45,7 @@ class VQGANConfig(TokenizerShape):
     """
 
     family: ClassVar[str] = "vqgan"
-    # The end of the message in models/given.py.
+    # The end of the message in models/shapes.py.
     contradiction_hint: ClassVar[str] = ", or train another tokenizer with `train_vae`"
 
     image_size: Size = field(default=(32, 32), metadata=written_by(size_text, size_of))

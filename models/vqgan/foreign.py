@@ -3,7 +3,7 @@
 Such files hold only weights. The config follows from the shapes of the weights; the few fields that
 shapes do not show come from the user. Known layouts: a bare state dict (caetas/GenerativeZoo), a
 Lightning checkpoint with the entry `state_dict`, and a whole transformer checkpoint with the VQ-GAN
-under `first_stage_model.`; each of them in any further wrappers (models/wrappers.py).
+under `first_stage_model.`; each of them in any further wrappers (models/foreign_file.py).
 """
 
 import logging
@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.given import refuse_contradictions
+from models.foreign_file import ForeignFile, shape_of, taken, unwrapped
+from models.shapes import refuse_contradictions
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
-from models.wrappers import unwrapped
+from utils.checkpoint import build_with_weights
 from utils.errors import FieldError, UserError, one_line
 from utils.size import Size
-from utils.weights import build_with_weights, shape_of
 
 log = logging.getLogger(__name__)
 
@@ -36,37 +36,36 @@ SIGNS = (
 )
 MIDDLE_ATTENTION = ("encoder.mid.attn_1.", "decoder.mid.attn_1.")
 NEEDED = (*SIGNS[:3], "encoder.down.0.block.0.conv1.weight")
-# Prefixes of entries that have no effect on tokens and images. A file with any other entry that the
+STATISTICS = "a statistic of the codes in training"
+# Entries that have no effect on tokens and images, and why. A file with any other entry that the
 # network does not use is refused.
-IGNORED = (
-    "loss.",  # networks of the losses
-    # Statistics that some codebooks keep in training.
-    "quantize.embedding.cluster_size",
-    "quantize.embedding.embed_avg",
-    "quantize.cluster_size",
-    "quantize.embed_avg",
-    "quantize.codebook_used",
-)
+IGNORED = {
+    "loss.": "networks of the losses",
+    "quantize.embedding.cluster_size": STATISTICS,
+    "quantize.embedding.embed_avg": STATISTICS,
+    "quantize.cluster_size": STATISTICS,
+    "quantize.embed_avg": STATISTICS,
+    "quantize.codebook_used": STATISTICS,
+}
 NOT_IN_WEIGHTS = ("dropout", "sane_index_shape")  # fields that shapes do not show
 
 
-def recognizes(stored: Any) -> bool:
-    """Return whether what `read_torch_file` returned holds any weights of a VQ-GAN."""
-    return bool(unwrapped(stored, SIGNS).weights)
+def recognizes(file: ForeignFile) -> bool:
+    """Return whether a file holds any weights of a VQ-GAN, so that `read` can say what is wrong."""
+    return bool(unwrapped(file.stored, SIGNS).weights)
 
 
-def read(stored: Any, path: Path, image_size: Size, given: Mapping[str, Any]) -> VQModel:
+def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> VQModel:
     """Build the VQ-GAN in a file of another program, on the CPU.
 
     Args:
-        stored: what `read_torch_file` returned.
         image_size: height and width of its images in pixels, which the file does not hold.
         given: fields of VQGANConfig that the user set.
 
     Raises:
         UserError: if the weights do not make a VQ-GAN, or contradict a given field.
     """
-    weights = find_weights(stored, path)
+    weights = find_weights(file)
     try:
         inferred = infer_config(weights, image_size)
         from_user = {name: given[name] for name in NOT_IN_WEIGHTS if name in given}
@@ -75,7 +74,7 @@ def read(stored: Any, path: Path, image_size: Size, given: Mapping[str, Any]) ->
         return build_with_weights(lambda: VQModel(config), weights)
     except ValueError as error:
         reason = one_line(error)
-        raise UserError(f"the weights in {path} do not make a VQ-GAN: {reason}") from error
+        raise UserError(f"the weights in {file.path} do not make a VQ-GAN: {reason}") from error
 
 
 def adapt(model: VQModel, path: Path, given: Mapping[str, Any]) -> VQModel:
@@ -134,7 +133,7 @@ def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:
     return remap
 
 
-def find_weights(stored: Any, path: Path) -> dict[str, Tensor]:
+def find_weights(file: ForeignFile) -> dict[str, Tensor]:
     """Pick a VQModel's weights from the contents of a file, in float32 under taming's names.
 
     Entries without effect are left out.
@@ -142,17 +141,12 @@ def find_weights(stored: Any, path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: if the file holds none, or another kind of VQ-GAN.
     """
-    found = unwrapped(stored, SIGNS, path, FIRST_STAGE).weights
-    weights = {
-        name: value.float() if value.is_floating_point() else value
-        for name, value in found.items()
-        if not name.startswith(IGNORED)
-    }
-    _refuse_other_kinds(weights, path)
+    weights = taken(unwrapped(file.stored, SIGNS, file.path, FIRST_STAGE).weights, IGNORED)
+    _refuse_other_kinds(weights, file.path)
     images, colorize = weights["encoder.conv_in.weight"], weights.get("colorize")
     if colorize is not None and colorize.shape[1:2] != images.shape[1:2]:
         # taming creates the buffer with any number of labels, but uses it only for label images.
-        log.info("%s: ignoring its colors of labels, because its images are not labels", path)
+        log.info("%s: ignoring its colors of labels, because its images are not labels", file.path)
         del weights["colorize"]
     return weights
 

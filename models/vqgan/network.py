@@ -12,7 +12,7 @@ import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.interfaces import TokenizerNetwork
+from models.family import TokenizerNetwork
 from models.vqgan.config import GROUPS, VQGANConfig
 from models.vqgan.norm import GroupNorm
 from models.vqgan.quantizer import VectorQuantizer

@@ -20,7 +20,8 @@ from data.generated import open_generated
 from data.image_file import load_image
 from data.token_cache import cached_tokens
 from data.token_set import TokenSet
-from models.interfaces import Transformer
+from models.family import Transformer
+from models.foreign_file import ForeignFile
 from models.maskgit.config import TransformerConfig
 from models.maskgit.foreign import build_model, find_weights, to_foreign
 from models.maskgit.transformer import MaskedTransformer
@@ -36,8 +37,8 @@ from training.transformer import MaskGITStage
 from training.vqgan import VQGANStage
 from utils.checkpoint import FORMAT, FORMAT_VERSION, load_checkpoint, save_checkpoint
 from utils.files import file_digest
+from utils.plain_pickle import check_extent
 from utils.torch_file import opening, read_torch_file
-from utils.weights import check_extent
 
 VQGAN = VQGANConfig(
     image_size=8, channels=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(),
@@ -222,7 +223,7 @@ def read_foreign(path: Path) -> Any:
     """As for --sample of another program's file."""
     stored = read_torch_file(path)
     with opening(path):
-        model = build_model(find_weights(stored, path), path, 8, 2)
+        model = build_model(find_weights(ForeignFile(stored, path)), path, 8, 2)
     check_logits(model)
 
 

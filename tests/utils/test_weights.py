@@ -11,8 +11,9 @@ from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
+from utils.checkpoint import build_with_weights
 from utils.plain import from_plain, to_plain
-from utils.weights import build_with_weights, load_moments, load_weights
+from utils.weights import load_moments, load_weights
 
 SMALL = TransformerConfig(8, 3, 16, embed_dim=4, hidden_dim=8, heads=2, depth=1, mlp_dim=8)
 WRONG_WEIGHTS = {

@@ -1,4 +1,4 @@
-"""Finds the weights of a network in files of other programs, inside any wrappers.
+"""A checkpoint of another program, and the weights of a network in it, inside any wrappers.
 
 Programs put a state dict into other containers ({"state_dict": {"model": ...}}), and modules into
 other modules (`module.` of DataParallel, `_orig_mod.` of torch.compile, a project's own `vqvae.`).
@@ -9,12 +9,15 @@ file knows no names of wrappers, except those of averages. A network is where al
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from utils.errors import UserError, one_line
+from utils.torch_file import read_json, safetensors_metadata
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +26,29 @@ AVERAGED = frozenset({"ema", "swa", "avg", "average", "averaged", "shadow"})
 OPTIMIZER = re.compile("optim|opt$")  # containers of an optimizer's state, with the same names
 # Modules that torch puts around others. They may also wrap a part of a network.
 INSIDE = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+@dataclass(frozen=True)
+class ForeignFile:
+    """A checkpoint of another program.
+
+    Attributes:
+        stored: all that is in the file, as `read_torch_file` returns it.
+    """
+
+    stored: Any
+    path: Path
+
+    @cached_property
+    def metadata(self) -> Mapping[str, str]:
+        """The metadata of a .safetensors file; empty for other files."""
+        return safetensors_metadata(self.path)
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """What config.json in the same folder says; empty without one."""
+        path = self.path.with_name("config.json")
+        return read_json(path) if path.is_file() else {}
 
 
 class Wrapped(NamedTuple):
@@ -154,3 +180,57 @@ def _networks(
     for before in prefixes:
         weights = {name[len(before) :]: v for name, v in plain.items() if name.startswith(before)}
         yield tuple(before.split(".")[:-1]), weights
+
+
+def taken(weights: Mapping[str, Tensor], ignored: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return weights in float32, without the entries that have no effect on the network.
+
+    Args:
+        weights: tensors by name.
+        ignored: beginnings of the names of such entries, with the reason.
+    """
+    return {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in weights.items()
+        if not name.startswith(tuple(ignored))
+    }
+
+
+def averaged(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Replace weights by their averages where these have names without dots after a prefix.
+
+    Lightning's LitEma writes such entries: `model_ema.encoderconv_inweight` and, beside them,
+    `model_ema.decay` and `model_ema.num_updates`.
+
+    Raises:
+        ValueError: if an average is of no weight.
+    """
+    raw = {name: value for name, value in weights.items() if not name.startswith(prefix)}
+    names = {name.replace(".", ""): name for name in raw} | {"decay": "", "num_updates": ""}
+    averages = {}
+    for name in weights.keys() - raw.keys():
+        short = name.removeprefix(prefix)
+        if short not in names:
+            raise ValueError(f"{name} is the average of no weight")
+        averages[names[short]] = weights[name]
+    averages.pop("", None)
+    return {**raw, **averages}
+
+
+def shape_of(weights: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
+    """Return the shape of a weight, to derive a config from it.
+
+    Args:
+        weights: tensors by name.
+        name: the weight.
+        axes: the number of its axes; each must have a length of at least 1.
+
+    Raises:
+        ValueError: if the weight is missing or has another shape.
+    """
+    if name not in weights:
+        raise ValueError(f"{name} is missing")
+    shape = tuple(weights[name].shape)
+    if len(shape) != axes or 0 in shape:
+        raise ValueError(f"{name} has the shape {shape} where {axes} lengths from 1 up are needed")
+    return shape

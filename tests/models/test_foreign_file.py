@@ -1,17 +1,20 @@
 """Weights are found in whatever programs wrap them in."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from models.wrappers import unwrapped
+from models.foreign_file import ForeignFile, averaged, taken, unwrapped
 from utils.errors import UserError
 
 NAMES = ("a.weight", "b.weight")
 WEIGHTS = {"a.weight": torch.tensor([1.0]), "b.weight": torch.tensor([2.0]), "c": torch.ones(1)}
+MATRIX = torch.ones(2, 2)
 MODULES = ("module.", "_orig_mod.", "vqvae.")
 CONTAINERS = ("state_dict", "model", "ema_state_dict", "weights", "generator", "vae")
 
@@ -110,3 +113,30 @@ def test_of_several_networks_none_is_guessed() -> None:
     with pytest.raises(UserError, match=r"`0` and `1`"):
         unwrapped([WEIGHTS, other], NAMES, path)
     assert unwrapped({**WEIGHTS, **wrap(other, "teacher.")}, NAMES, path).wrappers == ()
+
+
+def test_averages_under_names_without_dots_take_the_place_of_the_weights() -> None:
+    raw = {"encoder.conv.weight": torch.zeros(2), "steps": torch.zeros(1), "loss.a": torch.ones(1)}
+    ema = {"ema.encoderconvweight": torch.ones(2), "ema.decay": torch.ones(()), "ema.lossa": MATRIX}
+    found = averaged({**raw, **ema}, "ema.")
+    assert found.keys() == raw.keys()
+    assert found["encoder.conv.weight"].equal(torch.ones(2))
+    assert found["steps"] is raw["steps"]
+    assert taken(found, {"loss.": "networks of the losses"}).keys() == raw.keys() - {"loss.a"}
+    with pytest.raises(ValueError, match=r"ema\.other is the average of no weight"):
+        averaged({**raw, **ema, "ema.other": MATRIX}, "ema.")
+
+
+def test_a_file_comes_with_its_metadata_and_the_config_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(dict(WEIGHTS), path, {"format": "pt", "kind": "net"})
+    assert ForeignFile(WEIGHTS, path).metadata == {"format": "pt", "kind": "net"}
+    assert ForeignFile(WEIGHTS, path).config == {}
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "Net"}))
+    assert ForeignFile(WEIGHTS, path).config == {"_class_name": "Net"}
+    for wrong in ("[1]", "{", "[" * 10**5, " " * (8 << 20) + "{}"):
+        (tmp_path / "config.json").write_text(wrong)
+        with pytest.raises(ValueError, match=r"config\.json beside it is not an object"):
+            _ = ForeignFile(WEIGHTS, path).config
+    torch.save(WEIGHTS, tmp_path / "model.pt")
+    assert ForeignFile(WEIGHTS, tmp_path / "model.pt").metadata == {}
