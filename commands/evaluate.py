@@ -6,7 +6,7 @@ from typing import Any
 
 from commands.flags import option_values
 from commands.generation import Generation, describe_model, resolve_generation, sampling_of
-from commands.judging import JudgeSource, check_extractor, resolve_judge
+from commands.judging import SPLITS, JudgeSource, SplitImages, check_judge, resolve_judge
 from commands.parser import CommandLine
 from commands.request import Machine, Request
 from commands.sources import TokenizerSource, find_model, find_tokenizer_to_measure
@@ -56,12 +56,14 @@ class TokenizerJob:
 
     Attributes:
         judge: the images that it reconstructs, and how the result is compared with them.
+        beside: another reference that the reconstructions are compared with; None for no other.
         perceptual_vgg: file with the VGG16 weights for LPIPS; None downloads them.
         result: file for the scores.
     """
 
     tokenizer: TokenizerSource
     judge: JudgeSource
+    beside: JudgeSource | None
     perceptual_vgg: Path | None
     machine: Machine
     result: Path
@@ -72,7 +74,7 @@ EvaluateJob = SamplesJob | ImagesJob | TokenizerJob
 
 def check(line: CommandLine) -> None:
     """Refuse files that are missing, and --images together with a tokenizer."""
-    check_extractor(line)
+    check_judge(line)
     if line.perceptual_vgg and not Path(line.perceptual_vgg).is_file():
         raise FieldError("perceptual_vgg", line.perceptual_vgg, "there is no such file")
     if not line.images:
@@ -98,7 +100,7 @@ def resolve(request: Request) -> EvaluateJob:
     model = generation.model
     sampling = sampling_of(request.line, model)
     data = request.data(model.dataset, model.tokenizer.image_size)
-    judge = resolve_judge(request, data, "train", len(generation.labels))
+    judge = resolve_judge(request, data, _reference(request), len(generation.labels))
     return SamplesJob(generation, sampling, judge, model.run.evaluation("samples"))
 
 
@@ -108,7 +110,7 @@ def _resolve_images(request: Request) -> ImagesJob:
     if request.line.checkpoint:  # the checkpoint has its dataset and image size
         model = find_model(request)
         data, run = request.data(model.dataset, model.tokenizer.image_size), model.run
-    judge = resolve_judge(request, data, "train")
+    judge = resolve_judge(request, data, _reference(request))
     return ImagesJob(Path(request.line.images), judge, run.evaluation("images"))
 
 
@@ -116,14 +118,21 @@ def _resolve_tokenizer(request: Request) -> TokenizerJob:
     """Return the Job for --evaluate tokenizer; errors as in `resolve`."""
     tokenizer, dataset, run = find_tokenizer_to_measure(request)
     data = request.data(dataset, tokenizer.shape.image_size)
-    vgg = request.line.perceptual_vgg
+    vgg, reference = request.line.perceptual_vgg, request.line.reference or "validation"
+    is_split = reference in SPLITS
     return TokenizerJob(
         tokenizer=tokenizer,
-        judge=resolve_judge(request, data, "validation"),
+        judge=resolve_judge(request, data, reference if is_split else "validation"),
+        beside=None if is_split else resolve_judge(request, data, reference),
         perceptual_vgg=Path(vgg) if vgg else None,
         machine=request.machine,
         result=run.evaluation("tokenizer"),
     )
+
+
+def _reference(request: Request) -> str:
+    """Return what samples and images are compared with: a split or a file."""
+    return request.line.reference or "train"
 
 
 def describe(job: EvaluateJob) -> dict[str, Any]:
@@ -169,14 +178,21 @@ def _measure_images(job: ImagesJob) -> None:
 
 def _measure_tokenizer(job: TokenizerJob) -> None:
     """Reconstruct the images, score the result, and add what the meter measures per image."""
-    tokenizer, judge, images = job.tokenizer.open(), job.judge.open(), job.judge.images
+    assert isinstance(job.judge.real, SplitImages), "a tokenizer reconstructs images"
+    tokenizer, judge, images = job.tokenizer.open(), job.judge.open(), job.judge.real.images
+    beside = None if job.beside is None else job.beside.open()
     meter = ReconstructionMeter(tokenizer, perceptual_if_there(job.perceptual_vgg))
     # One pass over the images feeds both the meter and the judge.
     workers, batch_size = job.judge.data.num_workers, job.judge.batch_size
     batches = labeled_batches(images, batch_size, workers, job.machine.device)
     blocks = ((to_uint8(r.reconstructions), r.labels.numpy()) for r in meter.reconstruct(batches))
-    scores = judge.score(blocks, len(images), "reconstructing")
+    features = judge.measure(blocks, len(images), "reconstructing")
     # The FID of reconstructions is called rFID. The meter has no LPIPS without VGG weights.
+    scores = judge.compare(features)
     all_scores = {"rfid": scores.pop("fid"), **scores, "lpips": None, **meter.result()}
-    protocol = {**judge.protocol(len(images)), "tokenizer": tokenizer.fingerprint}
-    write_scores(job.result, all_scores, protocol)
+    more = {"tokenizer": tokenizer.fingerprint}
+    write_scores(job.result, all_scores, {**judge.protocol(len(images)), **more})
+    if beside is not None:
+        # Not an rFID: that compares with the images that were reconstructed, or others of theirs.
+        path = job.result.with_stem(f"{job.result.stem}_to_file")
+        write_scores(path, beside.compare(features), {**beside.protocol(len(images)), **more})

@@ -4,16 +4,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple, get_args
 
 from commands.parser import CommandLine
 from commands.request import Data, Request
 from data.batches import uint8_blocks
+from data.generated import Blocks
 from data.images import ImageDataset
 from data.spec import RESIZE, Split
 from metrics.extractor import Extractor, open_extractor
-from metrics.judge import Judge, Reference, check_count
-from utils.errors import FieldError
+from metrics.judge import Judge, Reference, cached_features, check_count, file_features
+from metrics.reference_file import ReferenceFile, check_written, read_reference, write_reference
+from utils.errors import FieldError, UserError
+from utils.progress import log_written
 from utils.size import size_text
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class SplitImages(NamedTuple):
+    """A split of a dataset and its images."""
+
+    split: Split
+    images: ImageDataset
 
 
 @dataclass(frozen=True)
@@ -21,25 +34,32 @@ class JudgeSource:
     """Everything that makes a judge of images.
 
     Attributes:
-        split: the split that images are compared with.
+        real: what images are compared with: a split, or a file of statistics.
         batch_size: real images read at once.
         cache_folder: folder for the features of the real images.
         extractor: returns the network whose features are compared.
+        written: file for the statistics of the split, for other programs; None writes none.
     """
 
-    split: Split
-    images: ImageDataset
+    real: SplitImages | ReferenceFile
     data: Data
     batch_size: int
     cache_folder: Path
     extractor: Callable[[], Extractor]
+    written: Path | None = None
 
     def open(self) -> Judge:
         """Make the judge; take the features of the real images from the cache, or extract them."""
-        images = self.images
+        extractor, data = self.extractor(), self.data
+        if isinstance(self.real, ReferenceFile):
+            known = file_features(
+                extractor, self.real, data.size, data.spec.channels, self.cache_folder
+            )
+            return Judge(extractor, *known, data.spec.num_classes)
+        split, images = self.real
         reference = Reference(
-            dataset=self.data.spec.name,
-            split=self.split,
+            dataset=data.spec.name,
+            split=split,
             source=images.fingerprint[:16],
             images=len(images),
             classes=len(images.class_names),
@@ -47,50 +67,75 @@ class JudgeSource:
             channels=images.channels,
             resize=RESIZE,
         )
-        blocks = uint8_blocks(images, self.batch_size, self.data.num_workers)
-        return Judge(self.extractor(), reference, blocks, self.cache_folder)
+        real = cached_features(extractor, reference, self._blocks(images), self.cache_folder)
+        if self.written is not None:
+            write_reference(self.written, real, self._blocks(images), "fid")
+            log_written(self.written, f"the statistics of {reference.title}, for other programs")
+        return Judge(extractor, reference, real, len(images.class_names))
+
+    def _blocks(self, images: ImageDataset) -> Blocks:
+        """Read the real images."""
+        return uint8_blocks(images, self.batch_size, self.data.num_workers)
 
 
-def check_extractor(line: CommandLine) -> None:
-    """Refuse a feature network whose file is missing."""
+def check_judge(line: CommandLine) -> None:
+    """Refuse files that are missing, and a --write_reference that cannot be written."""
     for name in ("feature_net", "inception_weights"):
         file = getattr(line, name)
         if file and not Path(file).is_file():
             raise FieldError(name, file, "there is no such file")
+    is_file = line.reference is not None and line.reference not in SPLITS
+    if is_file and not Path(line.reference).is_file():
+        reason = f"it is neither {' nor '.join(SPLITS)}, nor a file of statistics"
+        raise FieldError("reference", line.reference, reason)
+    if line.write_reference:
+        check_written(Path(line.write_reference))
+        if is_file and line.evaluate != "tokenizer":
+            raise UserError(
+                "--write_reference writes the statistics of a split: leave --reference "
+                "out, or name a split"
+            )
 
 
 def resolve_judge(
-    request: Request, data: Data, default_split: Split, count: int | None = None
+    request: Request, data: Data, reference: str, count: int | None = None
 ) -> JudgeSource:
     """Choose the real images, and open the feature network, except in a dry run.
 
     Args:
         request: the command line.
         data: the dataset.
-        default_split: the split to compare with if --reference is not given.
+        reference: the split to compare with, or a file of statistics.
         count: number of images to measure; None if it is not known yet.
 
     Raises:
-        UserError: if the network or the split cannot be opened, or there are too few images.
+        UserError: if the network, the split or the file cannot be opened, or there are too few
+            images.
     """
     line = request.line
     files = (line.feature_net, line.inception_weights)
     net, inception = (Path(file) if file else None for file in files)
+    written = Path(line.write_reference) if line.write_reference else None
+    with_spatial = written is not None and written.suffix == ".npz"
     extractor = request.opened.setdefault(
-        (net, inception), cache(lambda: open_extractor(net, inception, request.machine.device))
+        (net, inception, with_spatial),
+        cache(lambda: open_extractor(net, inception, request.machine.device, with_spatial)),
     )
     if not line.dry_run:
         extractor()  # finds an unreadable file now, not after hours of sampling
-    split = line.reference or default_split
-    images = data.open(split)
-    check_count(len(images), f"features of {data.spec.name} ({split})")
     if count is not None:
         check_count(count, "measuring")
+    real: SplitImages | ReferenceFile
+    if reference in SPLITS:
+        real = SplitImages(reference, data.open(reference))
+        check_count(len(real.images), f"features of {data.spec.name} ({reference})")
+    else:
+        real, written = read_reference(Path(reference), "fid"), None
     return JudgeSource(
-        split=split,
-        images=images,
+        real=real,
         data=data,
         batch_size=line.batch_size,
         cache_folder=request.cache_folder(),
         extractor=extractor,
+        written=written,
     )

@@ -472,10 +472,13 @@ def _measuring() -> Iterator[Option]:
         _modes("evaluate"),
     )  # fmt: skip
     yield Option(
-        "reference", str, "SPLIT",
-        "real images to compare with: train, validation [train; for a tokenizer validation]",
-        modes, default=None, choices=("train", "validation"),
+        "reference", kinds.path, "SPLIT",
+        "real images to compare with: train, validation [train; for a tokenizer validation], or a "
+        "file of statistics of ADM, EDM, EDM2, MAR, MaskBit, clean-fid or Halton MaskGIT",
+        modes,
     )  # fmt: skip
+    text = "also write the statistics of the split, for the programs of others: an .npz (ADM), .pkl"
+    yield Option("write_reference", kinds.path, "FILE", text, _modes("evaluate"))
     yield Option(
         "feature_net", kinds.path, "FILE",
         "your own feature extractor, TorchScript: uint8 (B, C, H, W) -> features (B, D) or "

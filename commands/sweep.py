@@ -21,7 +21,7 @@ from commands.generation import (
     resolve_generation,
     sampling_line,
 )
-from commands.judging import JudgeSource, check_extractor, resolve_judge
+from commands.judging import JudgeSource, check_judge, resolve_judge
 from commands.parser import CommandLine, parse_value
 from commands.request import Request
 from metrics.sweep_table import SweepTable
@@ -59,7 +59,7 @@ class SweepJob:
 
 def check(line: CommandLine) -> None:
     """Refuse a grid with a mistake, and a feature network whose file is missing."""
-    check_extractor(line)
+    check_judge(line)
     _grid(line)
 
 
@@ -78,7 +78,7 @@ def resolve(request: Request) -> SweepJob:
     if line.keep_best and not model.is_own:
         raise UserError(f"--keep_best: {model.path} is of another program and cannot hold settings")
     data = request.data(model.dataset, model.tokenizer.image_size)
-    judge = resolve_judge(request, data, "train", len(generation.labels))
+    judge = resolve_judge(request, data, line.reference or "train", len(generation.labels))
     return SweepJob(generation, grid, judge, model.run.path / "sweep", line.keep_best)
 
 

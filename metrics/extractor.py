@@ -2,7 +2,8 @@
 
 The input of an extractor is uint8; it does its own scaling.
 
-Axes: B images of a batch, H W pixels, C channels of the images, D width of a feature, K classes.
+Axes: B images of a batch, H W pixels, C channels of the images, D width of a feature, S width of a
+spatial feature, K classes.
 """
 
 import warnings
@@ -24,6 +25,7 @@ from utils.files import file_digest, read_with_digest
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256 = "6726825d"
 """The start of the file's SHA-256, as in its name."""
+SPATIAL_CHANNELS = 7  # of sFID
 
 
 class Features(NamedTuple):
@@ -32,10 +34,12 @@ class Features(NamedTuple):
     Attributes:
         features: float (B, D).
         logits: float (B, K); None if the network has none.
+        spatial: float (B, S), which see where things are; None if the network has none.
     """
 
     features: Tensor
-    logits: Tensor | None
+    logits: Tensor | None = None
+    spatial: Tensor | None = None
 
 
 class Extractor:
@@ -44,6 +48,7 @@ class Extractor:
     Attributes:
         name: name in messages and protocols.
         digest: first 16 digits of the SHA-256 of the network's file.
+        with_spatial: whether a network that need not return spatial features does.
     """
 
     def __init__(
@@ -53,16 +58,19 @@ class Extractor:
         net: Callable[[Tensor], Any],
         device: torch.device,
         needs_color: bool,
+        with_spatial: bool = False,
     ) -> None:
         """Wrap a network.
 
         Args:
             name: name in messages and protocols.
             digest: first 16 digits of the SHA-256 of its file.
-            net: uint8 (B, C, H, W) -> features (B, D), or a tuple of features and logits (B, K).
+            net: uint8 (B, C, H, W) -> features (B, D), or a tuple of features, logits (B, K) and
+                perhaps spatial features (B, S).
             needs_color: whether gray images need three equal channels.
+            with_spatial: whether it returns spatial features that it need not return.
         """
-        self.name, self.digest = name, digest
+        self.name, self.digest, self.with_spatial = name, digest, with_spatial
         self._net, self.device, self._needs_color = net, device, needs_color
 
     @torch.no_grad()
@@ -73,7 +81,7 @@ class Extractor:
             images: uint8 (B, H, W, C).
 
         Returns:
-            Features and logits, on the extractor's device.
+            What the network returns, on the extractor's device.
 
         Raises:
             UserError: if the network cannot take the images or returns something else.
@@ -90,10 +98,10 @@ class Extractor:
             raise UserError(
                 f"{self.name} fails on images uint8 {tuple(pixels.shape)}: {reason}"
             ) from error
-        features, logits = result if isinstance(result, tuple | list) else (result, None)
-        for tensor in (features, logits):
+        found = Features(*result[:3]) if isinstance(result, tuple | list) else Features(result)
+        for tensor in found:
             self._check(tensor, len(images))
-        return Features(features, logits)
+        return found
 
     def _check(self, tensor: Any, count: int) -> None:
         """Refuse a result that is neither None nor finite and of shape (count, any width)."""
@@ -103,26 +111,30 @@ class Extractor:
             shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
             raise UserError(
                 f"{self.name} returns {shape} for {count} images; it must return features (B, D), "
-                "or a tuple of features and logits (B, K)"
+                "or a tuple of features, logits (B, K) and perhaps spatial features (B, S)"
             )
         if not tensor.isfinite().all():
             raise UserError(f"{self.name} returns values that are not finite")
 
 
 def open_extractor(
-    feature_net: Path | None, inception_weights: Path | None, device: torch.device
+    feature_net: Path | None,
+    inception_weights: Path | None,
+    device: torch.device,
+    with_spatial: bool = False,
 ) -> Extractor:
     """Load the network for measuring.
 
     Args:
         feature_net: the user's own network; None uses Inception.
+        with_spatial: whether Inception also returns its spatial features.
 
     Raises:
         UserError: as `load_feature_net` or `load_inception`.
     """
     if feature_net is not None:
         return load_feature_net(feature_net, device)
-    return load_inception(inception_weights, device)
+    return load_inception(inception_weights, device, with_spatial)
 
 
 def load_feature_net(path: Path, device: torch.device) -> Extractor:
@@ -154,7 +166,9 @@ def load_feature_net(path: Path, device: torch.device) -> Extractor:
     return Extractor(f"feature net {path.name}", digest[:16], net, device, False)
 
 
-def load_inception(path: Path | None, device: torch.device) -> Extractor:
+def load_inception(
+    path: Path | None, device: torch.device, with_spatial: bool = False
+) -> Extractor:
     """Load the Inception network that published FIDs use, in torch-fidelity's form.
 
     It resizes images to 299 x 299 pixels as the original TensorFlow graph does. Features are its
@@ -162,6 +176,7 @@ def load_inception(path: Path | None, device: torch.device) -> Extractor:
 
     Args:
         path: torch-fidelity's weights; None uses torch's cache, or downloads them.
+        with_spatial: whether it also returns the 2023 spatial features of sFID (`WithSpatial`).
 
     Raises:
         UserError: if they cannot be downloaded, or the file is another one; the message says where
@@ -173,7 +188,30 @@ def load_inception(path: Path | None, device: torch.device) -> Extractor:
     if not path.is_file():
         raise FieldError("inception_weights", path, f"there is no such file; it must be {wanted}")
     net, digest = read_with_digest(path, lambda path: _inception(path, wanted))
-    return Extractor("Inception v3", digest[:16], net.to(device), device, True)
+    net = net.to(device)
+    run = WithSpatial(net) if with_spatial else net
+    return Extractor("Inception v3", digest[:16], run, device, True, with_spatial)
+
+
+class WithSpatial:
+    """Inception with its spatial features, as sFID takes them (Nash et al. 2021).
+
+    These are the first 7 channels of the TensorFlow graph's mixed_6/conv, 17 x 17 x 7 numbers in
+    the order H, W, C. In torch-fidelity's network it is Mixed_6d.branch1x1.
+    """
+
+    def __init__(self, net: FeatureExtractorInceptionV3) -> None:
+        self._net = net
+        net.Mixed_6d.branch1x1.register_forward_hook(self._keep)
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map uint8 (B, 3, H, W) to features (B, D), logits (B, K) and spatial (B, 2023)."""
+        features, logits = self._net(pixels)
+        return features, logits, self._maps[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+
+    def _keep(self, layer: torch.nn.Module, inputs: tuple[Tensor, ...], maps: Tensor) -> None:
+        """Keep the maps (B, 192, 17, 17) of the layer."""
+        self._maps = maps
 
 
 def _inception(path: Path, wanted: str) -> FeatureExtractorInceptionV3:

@@ -15,20 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from data.generated import Blocks
+from data.generated import Blocks, open_generated
 from metrics import scores as metrics
 from metrics.extractor import Extractor
+from metrics.reference_file import ReferenceFile
 from metrics.scores import FeatureCollector, FeatureSet
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.device import float32_name
 from utils.errors import UserError, one_line
 from utils.files import make_folder, write_json_atomic
 from utils.progress import log_written, progress_bar
+from utils.size import Size, size_text
 from utils.version import VERSION
 
 log = logging.getLogger(__name__)
 
 STANDARD_IMAGES = 50_000  # for published scores
+READ_IMAGES = 100  # of a reference file, at once
 CACHE_KIND = "reference features"
 
 
@@ -53,33 +56,90 @@ class Reference:
     channels: int
     resize: str
 
+    @property
+    def title(self) -> str:
+        """Name of the images in messages."""
+        return f"{self.dataset} ({self.split})"
+
+    @property
+    def key(self) -> str:
+        """Start of the name of the file that keeps their features."""
+        return f"{self.dataset}-{self.split}"
+
+    @property
+    def name(self) -> str:
+        """Name of the images beside a score, with their digest."""
+        return f"{self.dataset} {self.split} {self.source}"
+
+
+@dataclass(frozen=True)
+class FileReference:
+    """A file of statistics to compare with.
+
+    Attributes:
+        file: its name.
+        sha256: first 16 digits of its SHA-256.
+        holds: names, types and shapes of its contents.
+        images: number of images behind the statistics, or of images in the file; None if unknown.
+    """
+
+    file: str
+    sha256: str
+    holds: str
+    images: int | None
+
+    @property
+    def title(self) -> str:
+        """Name of the images in messages."""
+        return self.file
+
+    @property
+    def key(self) -> str:
+        """Start of the name of the file that keeps their features."""
+        return Path(self.file).stem
+
+    @property
+    def name(self) -> str:
+        """Name of the images beside a score, with their digest."""
+        return f"{self.file} {self.sha256}"
+
 
 class Judge:
-    """Scores images against a set of real ones, with the features of one extractor."""
+    """Scores images against a set of real ones, with the features of one extractor.
+
+    Attributes:
+        real: features of the real images.
+    """
 
     def __init__(
-        self, extractor: Extractor, reference: Reference, blocks: Blocks, cache_dir: Path
+        self,
+        extractor: Extractor,
+        about: Reference | FileReference,
+        real: FeatureSet,
+        classes: int | None,
     ) -> None:
-        """Load the reference's features from the cache, or extract them.
+        """Take the features of the real images.
 
         Args:
-            blocks: the real images; read only if their features are not cached.
-
-        Raises:
-            UserError: if there are too few images, or the cached features are damaged.
+            about: what the real images are.
+            classes: number of classes of the dataset; None if unknown.
         """
-        self._extractor, self._reference = extractor, reference
-        self._real = cached_features(extractor, reference, blocks, cache_dir)
+        self._extractor, self._about, self._classes = extractor, about, classes
+        self.real = real
 
     def score(self, blocks: Blocks, count: int, title: str) -> dict[str, float]:
-        """Compute all metrics of `count` images.
+        """Compute all metrics of `count` images; arguments and errors as in `measure`."""
+        return self.compare(self.measure(blocks, count, title))
+
+    def measure(self, blocks: Blocks, count: int, title: str) -> FeatureSet:
+        """Extract the features of `count` images.
 
         Args:
             blocks: images uint8 (B, H, W, C) and labels int (B,).
 
         Returns:
-            The scores of `metrics.scores.compare`; "class_accuracy" only if the extractor has one
-            logit for each class of the dataset.
+            The features; with labels only if the extractor has one logit for each class of the
+            dataset.
 
         Raises:
             UserError: if there are too few images, or the extractor cannot take them.
@@ -87,22 +147,27 @@ class Judge:
         generated, labels = extract(self._extractor, blocks, count, title, with_logits=True)
         logits = generated.logits
         # Labels with two axes, for several findings, do not name a single class.
-        if logits is not None and logits.shape[1] == self._reference.classes and labels.ndim == 1:
+        if logits is not None and logits.shape[1] == self._classes and labels.ndim == 1:
             generated = replace(generated, labels=labels)
-        return metrics.compare(generated, self._real)
+        return generated
+
+    def compare(self, generated: FeatureSet) -> dict[str, float]:
+        """Compute the scores of `metrics.scores.compare`."""
+        return metrics.compare(generated, self.real)
 
     def protocol(self, count: int) -> dict[str, Any]:
         """Describe what is needed to compare the scores of `count` images with others."""
         return {
+            "basis": self._about.name,
             "images": count,
-            "reference": asdict(self._reference),
+            "reference": asdict(self._about),
             "extractor": {
                 "name": self._extractor.name,
                 "sha256": self._extractor.digest,
-                "features": len(self._real.mean),
+                "features": len(self.real.mean),
                 "input": "uint8",
             },
-            **metrics.protocol(count, self._reference.images),
+            **metrics.protocol(count, self.real),
             "program": VERSION,
             "torch-fidelity": version("torch-fidelity"),
         }
@@ -147,29 +212,76 @@ def extract(
     with progress_bar(title, count, unit="image") as bar:
         for images, block_labels in blocks:
             seen = extractor(images)
-            collector.add(seen.features, seen.logits if with_logits else None)
+            collector.add(seen.features, seen.logits if with_logits else None, seen.spatial)
             labels.append(block_labels)
             bar.update(len(images))
     return collector.result(), np.concatenate(labels)
 
 
-def cached_features(
-    extractor: Extractor, reference: Reference, blocks: Blocks, cache_dir: Path
-) -> FeatureSet:
-    """Load the features of the real images from the cache, or extract and cache them.
+def file_features(
+    extractor: Extractor, file: ReferenceFile, size: Size, channels: int, cache_dir: Path
+) -> tuple[FileReference, FeatureSet]:
+    """Make the features of the real images from a file of statistics.
 
-    Arguments and errors are those of `Judge`.
+    If it also has images, their features are extracted for the metrics that compare single images,
+    and for everything if it has no statistics.
+
+    Args:
+        size: height and width of the images to score, in pixels.
+        channels: C of the images to score.
+
+    Raises:
+        UserError: if the file does not fit the extractor or the images.
     """
+    about = FileReference(file.path.name, file.digest, file.holds, file.count)
+    found = None
+    if file.features is not None:
+        check_count(len(file.features), file.path.name)
+        collector = FeatureCollector(len(file.features))
+        collector.add(file.features)
+        found = collector.result()
+    elif file.images is not None:
+        count, height, width, _ = file.images
+        if (height, width) != size:
+            raise file.error(f"its images do not have the {size_text(size)} pixels of the others")
+        about = replace(about, images=file.count or count)
+        blocks = open_generated(file.path, size, channels).blocks(READ_IMAGES)
+        found = cached_features(extractor, replace(about, images=count), blocks, cache_dir)
+    if file.statistics is not None:
+        kept = None if found is None else found.kept
+        found = FeatureSet(file.count, *file.statistics, kept, spatial=file.spatial)
+    assert found is not None, "a file without contents is refused"
+    seen = extractor(np.zeros((1, *size, channels), np.uint8)).features.shape[1]
+    if len(found.mean) != seen:
+        reason = f"{extractor.name} has features of width {seen}, not {len(found.mean)}"
+        raise file.error(reason)
+    return about, found
+
+
+def cached_features(
+    extractor: Extractor, reference: Reference | FileReference, blocks: Blocks, cache_dir: Path
+) -> FeatureSet:
+    """Load the features of real images from the cache, or extract and cache them.
+
+    Args:
+        reference: the images, whose number is known.
+        blocks: the images; read only if their features are not cached.
+
+    Raises:
+        UserError: if there are too few images, or the cached features are damaged.
+    """
+    assert reference.images is not None, "the images are known"
     identity = {
         **asdict(reference),
         "extractor": extractor.digest,
         "precision": float32_name(extractor.device),
         "kept": f"{metrics.KEPT} in random order",
+        **({"spatial": True} if extractor.with_spatial else {}),
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    path = cache_dir / f"features-{reference.dataset}-{reference.split}-{digest}.pt"
+    path = cache_dir / f"features-{reference.key}-{digest}.pt"
     if not path.is_file():
-        title = f"features of {reference.dataset} ({reference.split})"
+        title = f"features of {reference.title}"
         found, _ = extract(extractor, blocks, reference.images, title, with_logits=False)
         save_checkpoint(path, CACHE_KIND, {"identity": identity, "features": vars(found)})
     try:
@@ -196,8 +308,8 @@ def _kept_features(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> Fe
     (width,) = found.mean.shape
     if found.count != identity["images"] or found.covariance.shape != (width, width):
         raise ValueError(f"it has {found.count} images and {tuple(found.covariance.shape)}")
-    if found.kept.ndim != 2 or found.kept.shape[1] != width:
-        raise ValueError(f"its features have the shape {tuple(found.kept.shape)}")
+    if found.kept is None or found.kept.ndim != 2 or found.kept.shape[1] != width:
+        raise ValueError("its features have another shape")
     return found
 
 
@@ -208,34 +320,47 @@ def write_scores(
 
     Args:
         scores: scores by name; None if not measured.
-        protocol: from `Judge.protocol`, possibly with more entries.
+        protocol: from `Judge.protocol`, possibly with more entries; "basis" is shown beside every
+            score.
 
     Raises:
         UserError: if the file cannot be written.
     """
     make_folder(path.parent)
-    warning = caution(protocol["images"])
-    write_json_atomic(path, {"scores": scores, "protocol": protocol, "caution": warning})
+    warning = caution(protocol["images"], protocol["extractor"]["features"])
+    found = {"scores": scores, "basis": protocol["basis"], "protocol": protocol, "caution": warning}
+    write_json_atomic(path, found)
     log.info("%s", report(scores, protocol))
     if warning:
         log.warning("%s", warning)
     log_written(path)
 
 
-def caution(count: int) -> str | None:
-    """Return a warning if scores come from fewer than STANDARD_IMAGES images, else None."""
+def caution(count: int, width: int) -> str | None:
+    """Return a warning if scores come from fewer than STANDARD_IMAGES images, else None.
+
+    Args:
+        count: number of images.
+        width: width of a feature.
+    """
     if count >= STANDARD_IMAGES:
         return None
+    singular = (
+        f"; {count} images do not fix a covariance of {width} features, so FID is far too high"
+        if count <= width
+        else ""
+    )
     return (
         f"measured on {count} images: published figures use {STANDARD_IMAGES}, and FID falls as "
-        "the number grows, so compare only with scores of the same number"
+        f"the number grows, so compare only with scores of the same number{singular}"
     )
 
 
 def report(scores: Mapping[str, float | None], protocol: Mapping[str, Any]) -> str:
-    """Format scores and protocol as aligned lines."""
+    """Format scores, each with the basis of its comparison, and the protocol as aligned lines."""
+    basis = protocol["basis"]
     lines = [
-        f"{name:<22}{'not measured' if value is None else format(value, '.4f')}"
+        f"{name:<22}{'not measured' if value is None else format(value, '.4f'):<14}{basis}"
         for name, value in scores.items()
     ]
     return "\n".join([*lines, "", *_protocol_lines(protocol)])

@@ -31,23 +31,59 @@ class FeatureSet:
     """Statistics and a sample of the features of N images.
 
     Attributes:
-        count: N.
+        count: N; None if a file of statistics does not say it.
         mean: float64 (D,).
         covariance: float64 (D, D), with N - 1 in the denominator.
         kept: (up to KEPT, D) in the extractor's dtype, for metrics that compare single images:
             features of images drawn without replacement, in random order. So the first rows are a
-            fair sample, even if the images were sorted by class.
+            fair sample, even if the images were sorted by class. None if there are statistics only.
         logits: (N, C) in the extractor's dtype; None if they do not exist or are not needed.
         labels: int (N,), the requested classes, as indices of logits; any other number means that
             no class was requested. None if the images have no such labels.
+        spatial: mean float64 (S,) and covariance float64 (S, S) of the spatial features; None if
+            they do not exist or are not needed.
     """
 
-    count: int
+    count: int | None
     mean: Tensor
     covariance: Tensor
-    kept: Tensor
+    kept: Tensor | None = None
     logits: Tensor | None = None
     labels: np.ndarray | None = None
+    spatial: tuple[Tensor, Tensor] | None = None
+
+
+class Moments:
+    """Mean and covariance of features that come batch by batch.
+
+    Mean and scatter (the sum of outer products around the mean) of a batch are merged into those of
+    the batches before it, after Chan, Golub and LeVeque 1983. This stays exact even if the mean is
+    much larger than the spread.
+    """
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._mean: Tensor = torch.zeros(())
+        self._scatter: Tensor = torch.zeros(())
+
+    def add(self, features: Tensor) -> None:
+        """Add the features (B, D) of the next images."""
+        batch_mean = features.double().mean(0)
+        centered = features.double() - batch_mean
+        batch_scatter = centered.T @ centered  # (D, D)
+        new, total = len(features), self._seen + len(features)
+        if not self._seen:
+            self._mean, self._scatter = batch_mean, batch_scatter
+        else:
+            shift = batch_mean - self._mean
+            self._scatter += batch_scatter + shift.outer(shift) * (self._seen * new / total)
+            self._mean = self._mean + shift * (new / total)
+        self._seen = total
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Return mean float64 (D,) and covariance float64 (D, D) of all images."""
+        assert self._seen, "no features"
+        return self._mean, self._scatter / (self._seen - 1)
 
 
 class FeatureCollector:
@@ -60,50 +96,49 @@ class FeatureCollector:
             count: N; needed in advance, so that kept features come from all images.
         """
         self._count = count
-        self._drawn = np.zeros(count, bool)
-        self._drawn[rng(0, "kept features").permutation(count)[:KEPT]] = True
+        self._drawn = drawn_images(count)
         self._seen = 0
-        self._mean: Tensor | None = None
-        self._scatter = torch.zeros(())
+        self._moments, self._spatial = Moments(), Moments()
+        self._has_spatial = False
         self._kept: list[Tensor] = []
         self._logits: list[Tensor] = []
 
-    def add(self, features: Tensor, logits: Tensor | None = None) -> None:
-        """Add the features (B, D) and logits (B, C) of the next images.
-
-        Mean and scatter (the sum of outer products around the mean) of the batch are merged into
-        those of the batches before it, after Chan, Golub and LeVeque 1983. This stays exact even if
-        the mean is much larger than the spread.
-        """
+    def add(
+        self, features: Tensor, logits: Tensor | None = None, spatial: Tensor | None = None
+    ) -> None:
+        """Add the features (B, D), logits (B, C) and spatial features (B, S) of the next images."""
         features = features.detach().cpu()  # (B, D)
-        batch_mean = features.double().mean(0)
-        centered = features.double() - batch_mean
-        batch_scatter = centered.T @ centered  # (D, D)
-        new, total = len(features), self._seen + len(features)
-        if self._mean is None:
-            self._mean, self._scatter = batch_mean, batch_scatter
-        else:
-            shift = batch_mean - self._mean
-            self._scatter += batch_scatter + shift.outer(shift) * (self._seen * new / total)
-            self._mean = self._mean + shift * (new / total)
+        self._moments.add(features)
+        total = self._seen + len(features)
         self._kept.append(features[torch.from_numpy(self._drawn[self._seen : total])])
         if logits is not None:
             self._logits.append(logits.detach().cpu())
+        if spatial is not None:
+            self._spatial.add(spatial.detach().cpu())
+            self._has_spatial = True
         self._seen = total
 
     def result(self) -> FeatureSet:
         """Return the features of all N images."""
-        assert self._mean is not None, "no features"
         assert self._seen == self._count, f"{self._seen} images instead of {self._count}"
         kept = torch.cat(self._kept)
         order = rng(0, "order of kept features").permutation(len(kept))
+        mean, covariance = self._moments.result()
         return FeatureSet(
             count=self._count,
-            mean=self._mean,
-            covariance=self._scatter / (self._count - 1),
+            mean=mean,
+            covariance=covariance,
             kept=kept[torch.from_numpy(order)],
             logits=torch.cat(self._logits) if self._logits else None,
+            spatial=self._spatial.result() if self._has_spatial else None,
         )
+
+
+def drawn_images(count: int) -> np.ndarray:
+    """Draw up to KEPT of `count` images, always the same ones: bool (count,)."""
+    drawn = np.zeros(count, bool)
+    drawn[rng(0, "kept features").permutation(count)[:KEPT]] = True
+    return drawn
 
 
 def compare(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
@@ -122,14 +157,17 @@ def compare(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
     return scores
 
 
-def protocol(generated: int, real: int) -> dict[str, str]:
-    """Describe the settings of each metric, for these numbers of generated and real images."""
-    neighbors = min(generated, real, KEPT)
+def protocol(generated: int, real: FeatureSet) -> dict[str, str]:
+    """Describe the settings of each metric, for a number of generated images and the real ones."""
+    parts = {"inception_score": f"{IS_SPLITS} parts"}
+    if real.kept is None:
+        return parts
+    neighbors = min(generated, len(real.kept), KEPT)
     subset = min(KID_SUBSET_SIZE, neighbors)
     return {
         "kid": f"cubic kernel, {KID_SUBSETS} subsets of {subset}",
         "precision_recall": f"{NEIGHBORS} neighbours, {neighbors} images a side",
-        "inception_score": f"{IS_SPLITS} parts",
+        **parts,
     }
 
 
@@ -156,8 +194,11 @@ def kernel_distance(generated: FeatureSet, real: FeatureSet) -> dict[str, float]
     The computation is torch-fidelity's, on KID_SUBSETS random subsets.
 
     Returns:
-        "kid", the mean over the subsets (lower is better), and "kid_std", their spread.
+        "kid", the mean over the subsets (lower is better), and "kid_std", their spread; nothing if
+        a side has statistics only.
     """
+    if generated.kept is None or real.kept is None:
+        return {}
     fake, true = generated.kept.double(), real.kept.double()
     scores = kid_features_to_metric(
         fake,
@@ -181,8 +222,11 @@ def precision_recall(generated: FeatureSet, real: FeatureSet) -> dict[str, float
 
     Returns:
         "precision", the share of the generated images that are close to real ones, and "recall",
-        the share of the real ones that are close to generated ones; both in [0, 1].
+        the share of the real ones that are close to generated ones; both in [0, 1]. Nothing if a
+        side has statistics only.
     """
+    if generated.kept is None or real.kept is None:
+        return {}
     fake, true = generated.kept.double(), real.kept.double()
     count = min(len(fake), len(true))
     scores = prc_features_to_metric(

@@ -24,7 +24,11 @@ MOST_AXES = 64  # torch's limit
 ENTRY_BYTES = 64  # of an entry in a container, in `check_extent`
 MOST_LEVELS = 100  # of containers in containers; the code that uses them may be recursive
 # Other names of modules: in Python 2, and in numpy since 2.0.
-MOVED = {"__builtin__": "builtins", "numpy._core.multiarray": "numpy.core.multiarray"}
+MOVED = {
+    "__builtin__": "builtins",
+    "numpy._core.multiarray": "numpy.core.multiarray",
+    "numpy._core.numeric": "numpy.core.numeric",
+}
 
 TYPES = {  # of elements: the name of the storage of torch, and the short name of numpy
     torch.float64: ("DoubleStorage", "f8"),
@@ -142,6 +146,13 @@ def _array(shape: Any, dtype: torch.dtype, by_columns: Any, data: Any) -> Tensor
     return flat.view(shape[::-1]).permute(*axes) if by_columns else flat.view(shape)
 
 
+def _array_of_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Any:
+    """Build the tensor of an array of numpy from a buffer; arrays of other types have none."""
+    if not isinstance(dtype, torch.dtype):
+        return StandIn("numpy.ndarray")
+    return _array(shape, dtype, order == "F", bytes(data) if type(data) is bytearray else data)
+
+
 def _encoded(text: Any, codec: Any = None) -> bytes:
     """Make the bytes that protocol 2 writes as text. Other codecs are refused; some grow a text."""
     if type(text) is not str or codec not in ("latin1", "latin-1"):
@@ -179,6 +190,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _encoded,
     # An array of numpy is made empty, and gets its data as its state.
     "numpy.core.multiarray._reconstruct": lambda *_: torch.empty(0),
+    "numpy.core.numeric._frombuffer": _array_of_buffer,  # in protocol 5
     "numpy.dtype": lambda name, *_: NUMPY_DTYPES.get(name) or StandIn(f"numpy.dtype {name}"),
 }
 
@@ -227,7 +239,7 @@ class Unpickler:
             if instruction.name == "STOP":
                 break
             self._left -= INSTRUCTION_BYTES
-            if isinstance(argument, str | bytes):
+            if isinstance(argument, str | bytes | bytearray):
                 self._left -= sys.getsizeof(argument)
             if self._left < 0:
                 raise ValueError("it holds more plain data than a checkpoint has")
@@ -316,7 +328,7 @@ def _each(names: str, run: Callable[[Unpickler, Any], None]) -> dict[str, Any]:
 INSTRUCTIONS: dict[str, Callable[[Unpickler, Any], None]] = {
     **_each("PROTO FRAME", lambda machine, _: None),
     **_each("BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE", Unpickler.push),
-    **_each("BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES", Unpickler.push),
+    **_each("BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BYTEARRAY8", Unpickler.push),
     "NONE": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),

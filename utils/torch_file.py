@@ -105,6 +105,19 @@ def read_torch_file(path: Path) -> Any:
         return stored
 
 
+def is_torch_file(path: Path) -> bool:
+    """Whether a file is one of torch.save, of any version, by its first bytes or its records.
+
+    Raises:
+        OSError or zipfile.BadZipFile: if it cannot be read.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.split("/")[-1] == "data.pkl" for name in archive.namelist())
+    with path.open("rb") as file:
+        return MAGIC in file.read(32)
+
+
 def pickled_network(stored: Any) -> str | None:
     """Return the class name of a network that was saved as an object; None for other files."""
     values = [stored, *stored.values()] if isinstance(stored, dict) else [stored]

@@ -136,6 +136,67 @@ def test_the_dataset_itself_is_at_no_distance(evaluate, data_dir, tmp_path):
     assert "are resized to 32 x 32" in told
 
 
+def test_a_written_reference_scores_as_the_split_does(evaluate, data_dir, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 1), np.uint8)
+    np.savez(tmp_path / "fake.npz", arr_0=images)
+    command = f"--evaluate --images {tmp_path}/fake.npz"
+    told = evaluate(f"{command} --write_reference {tmp_path}/ours.npz")
+    assert "ours.npz (the statistics of mnist (train), for other programs)" in told
+    by_split = scores_of(tmp_path)
+    for form in ("npz", "pkl"):
+        file = tmp_path / f"ours.{form}"
+        told = evaluate(f"{command} --write_reference {file}")
+        told = evaluate(f"{command} --reference {file}")
+        by_file, digest = scores_of(tmp_path), file_digest(file)[:16]
+        assert by_file["scores"]["fid"] == pytest.approx(by_split["scores"]["fid"], rel=1e-12)
+        assert by_file["protocol"]["reference"]["sha256"] == digest
+        # The name and the digest of the reference are beside every score.
+        scores = [line for line in told.splitlines() if line.startswith(tuple(by_file["scores"]))]
+        assert len(scores) >= len(by_file["scores"])
+        assert f"{by_file['scores']['fid']:.4f}" in scores[0]
+        assert scores[0].endswith(f"ours.{form} {digest}")
+        # The images in an .npz are enough for the scores that compare single images.
+        assert ("recall" in by_file["scores"]) == (form == "npz")
+    assert f"mnist train {by_split['protocol']['reference']['source']}" in by_split["basis"]
+
+
+def test_a_tokenizer_is_compared_with_both_references(
+    evaluate, tokenizer_file, data_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
+    command = f"--evaluate tokenizer --checkpoint_vae {tokenizer_file}"
+    evaluate(f"{command} --reference train --write_reference {tmp_path}/train.npz")
+    told = evaluate(f"{command} --reference {tmp_path}/train.npz")
+    rfid, fid = scores_of(tmp_path, "tokenizer"), scores_of(tmp_path, "tokenizer_to_file")
+    assert rfid["protocol"]["reference"]["split"] == "validation"
+    assert fid["protocol"]["reference"]["file"] == "train.npz"
+    assert "fid" not in rfid["scores"]
+    assert "rfid" not in fid["scores"]
+    assert rfid["scores"]["rfid"] != fid["scores"]["fid"]
+    assert f"{fid['scores']['fid']:.4f}" in told
+    assert f"{rfid['scores']['rfid']:.4f}" in told
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ({"mu": np.zeros(9), "sigma": np.eye(9)}, "features of width 16, not 9; it holds mu float"),
+        ({"arr_0": np.zeros((20, 8, 8, 1), np.uint8)}, "its images do not have the 32 pixels"),
+        ({"arr_0": np.zeros((4, 32, 32, 1), np.uint8)}, "4 images are too few to measure"),
+        ({"feats": np.zeros((4, 16))}, "4 images are too few to measure"),
+        ({"other": np.zeros(9)}, "it has no mu and sigma, feats, arr_0; it holds other float64"),
+    ],
+)
+def test_references_that_do_not_fit(evaluate, tmp_path, capsys, content, error):
+    np.savez(tmp_path / "fake.npz", arr_0=np.zeros((20, 32, 32, 1), np.uint8))
+    np.savez(tmp_path / "reference.npz", **content)
+    with pytest.raises(SystemExit, match="2"):
+        evaluate(f"--evaluate --images {tmp_path}/fake.npz --reference {tmp_path}/reference.npz")
+    told = capsys.readouterr().err
+    assert error in told
+    assert told.count("\n") == 1
+
+
 def test_samples_of_a_checkpoint(evaluate, trained, tmp_path):
     told = evaluate(
         f"--evaluate --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 25 --batch_size 8 "
@@ -279,6 +340,10 @@ def test_a_grid_is_every_combination():
         (["--evaluate", "--feature_net", __file__], "is not a TorchScript file"),
         (["--evaluate", "tokenizer", "--images", "x"], "reconstructs real images; leave --images"),
         (["--evaluate", "--images", "nowhere"], "--images nowhere: there is no such"),
+        (["--evaluate", "--reference", "test"], "--reference test: it is neither train nor valid"),
+        (["--evaluate", "--write_reference", "x.csv"], "its name must end in .npz (ADM, EDM"),
+        (["--evaluate", "--write_reference", "x.npz", "--reference", __file__], "or name a split"),
+        (["--evaluate", "--reference", __file__], "it is no .npz, no pickle and no file of torch"),
         (["--evaluate", "--size", "48"], "--size 48 contradicts"),
         (["--evaluate", "--num_samples", "5"], "5 images are too few to measure"),
         (["--evaluate", "--inception_weights", "x.pth"], "--inception_weights x.pth: there is no"),
@@ -435,7 +500,7 @@ def test_inception_sees_grey_images_as_colour(tmp_path, monkeypatch):
 
     inception = load_inception(file, torch.device("cpu"))
     colour = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    features, logits = inception(colour)
+    features, logits, _ = inception(colour)
     reference = FeatureExtractorInceptionV3(
         "reference", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(file)
     )
@@ -444,3 +509,15 @@ def test_inception_sees_grey_images_as_colour(tmp_path, monkeypatch):
     assert features.shape == (2, 2048)
     grey = colour[..., :1]
     assert inception(grey).features.equal(inception(grey.repeat(3, axis=3)).features)
+
+    # With the features of sFID the others stay the same, bit for bit.
+    both = load_inception(file, torch.device("cpu"), with_spatial=True)(colour)
+    assert both.features.equal(features)
+    assert both.logits.equal(logits)
+    maps = {}
+    branch = reference.Mixed_6d.branch1x1
+    branch.register_forward_hook(lambda layer, inputs, output: maps.update(found=output.numpy()))
+    reference(torch.from_numpy(colour).permute(0, 3, 1, 2))
+    # In the order of the TensorFlow graph, (B, H, W, C); it takes the first 7 channels.
+    expected = np.moveaxis(maps["found"], 1, -1)[..., :7].reshape(2, 17 * 17 * 7)
+    np.testing.assert_array_equal(both.spatial.numpy(), expected)
