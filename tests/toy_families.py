@@ -13,7 +13,10 @@ from models.shapes import TokenizerShape, TransformerShape
 
 @dataclass(frozen=True)
 class GrayConfig(TokenizerShape):
-    """Images of 8 x 8 pixels; a token is the mean gray of its cell of 2 x 2."""
+    """Images of 8 x 8 pixels; a token is the mean gray of its cell of 2 x 2.
+
+    Other square images have cells of another size, and are read by their first channel.
+    """
 
     family: ClassVar[str] = "gray"
     image_size: tuple[int, int] = (8, 8)
@@ -28,13 +31,17 @@ class GrayNetwork(TokenizerNetwork):
         self.config = config
         self.levels = nn.Parameter(torch.linspace(-1, 1, config.codebook_size))
 
+    @property
+    def cell(self) -> int:
+        return self.config.image_size[0] // self.config.grid[0]
+
     def encode(self, images: Tensor) -> Tensor:
-        means = nn.functional.avg_pool2d(images, 2)[:, 0]  # (B, h, w)
+        means = nn.functional.avg_pool2d(images[:, :1], self.cell)[:, 0]  # (B, h, w)
         return ((means + 1) / 2 * (self.config.codebook_size - 1)).round().long()
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        cells = self.levels[tokens][:, None]
-        return cells.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        cells = self.levels[tokens][:, None].expand(-1, self.config.image_channels, -1, -1)
+        return cells.repeat_interleave(self.cell, 2).repeat_interleave(self.cell, 3)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def changed(contents: Any, generator: np.random.Generator, never: tuple[Any, ...
     """Make one entry of nested dictionaries and lists what it must not be; returns a copy.
 
     Weights get another dtype or shape or a value that is not finite; a dictionary loses or gains an
-    entry; anything may become a value of another kind, or one of `never`.
+    entry; anything may become a value of another kind, or one of `never` that differs in kind.
     """
     contents = copy.deepcopy(contents)
     places = list(_places(contents))
@@ -90,7 +90,8 @@ def changed(contents: Any, generator: np.random.Generator, never: tuple[Any, ...
     value = parent[key]
     match generator.integers(5):
         case 4 if never:
-            parent[key] = never[generator.integers(len(never))]
+            wrong = [other for other in never if not _is_alike(other, value)]
+            parent[key] = wrong[generator.integers(len(wrong))]
         case 0 if isinstance(parent, dict):
             del parent[key]
         case 1 if isinstance(parent, dict):
@@ -117,6 +118,13 @@ def changed_tensor(tensor: Tensor, generator: np.random.Generator) -> Tensor:
             return torch.stack([tensor, tensor]) if generator.integers(2) else tensor[..., None][:0]
         case _:
             return tensor.to(dtypes[generator.integers(len(dtypes))])
+
+
+def _is_alike(one: Any, other: Any) -> bool:
+    """Whether these are tensors of one kind, such as counters: then both values are possible."""
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
+        return False
+    return (one.dtype, one.shape) == (other.dtype, other.shape)
 
 
 def _places(contents: Any) -> Iterator[tuple[Any, Any]]:
