@@ -107,7 +107,8 @@ def options_of_kind(kind: str) -> dict[str, str]:
 def given_fields(kind: str, line: CommandLine) -> dict[str, Any]:
     """Return the fields of a network that the user set on the command line, with their values."""
     return {
-        field: getattr(line, name)
-        for field, name in options_of_kind(kind).items()
-        if name in line.given
+        fill.field: fill.convert(getattr(line, name))
+        for name, option in OPTIONS.items()
+        for fill in option.fills
+        if kind_of(fill.config) == kind and name in line.given
     }

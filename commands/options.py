@@ -7,6 +7,7 @@ messages appear at once.
 """
 
 import enum
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -206,6 +207,12 @@ def _tokenizer() -> Iterator[Option]:
     yield shape("num_res_blocks", kinds.positive_int, "N", "residual blocks per resolution")
     text = "feature maps with attention, by their side in pixels; [] for none"
     yield shape("attn_resolutions", kinds.int_list, "N", text, many=Many.LIST)
+    yield Option(
+        "no_middle_attention", None, "",
+        "no attention between the middle blocks; with --attn_resolutions [] any size works",
+        _modes("train_vae"), (Fill(VQGANConfig, "middle_attention", operator.not_),),
+        default=False, resume=Resume.STAGE,
+    )  # fmt: skip
     yield shape("dropout", kinds.rate, "P", "dropout in encoder and decoder")
     yield shape("double_z", None, "", "the encoder returns 2 * z_channels channels")
     yield shape("n_embed", kinds.positive_int, "K", "codebook size")
@@ -250,6 +257,8 @@ def _tokenizer_training() -> Iterator[Option]:
     yield learns("disc_weight", "disc_weight", kinds.non_negative, "W", text)
     text = "weight of the codebook's loss"
     yield learns("codebook_weight", "codebook_weight", kinds.non_negative, "W", text)
+    text = "weight of the color differences (red - green, blue - yellow) in the reconstruction loss"
+    yield learns("chroma_weight", "chroma_weight", kinds.non_negative, "W", text)
     text = "weight of the perceptual loss; 0 needs no VGG weights"
     yield learns("perceptual_weight", "perceptual_weight", kinds.non_negative, "W", text)
     yield learns(

@@ -16,13 +16,21 @@ from commands.parser import CommandLine
 from commands.request import Machine, Request
 from data.datasets import DATASETS
 from models.model import Model
-from models.open import BUNDLED, foreign_family, foreign_model, load_tokenizer, own_model
+from models.open import (
+    BUNDLED,
+    BUNDLED_FOR_COLOR,
+    foreign_family,
+    foreign_model,
+    load_tokenizer,
+    own_model,
+)
 from models.sampling import BestSettings, SamplingConfig
 from models.shapes import Given, TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.run_folder import RunFolder
 from utils.checkpoint import is_own_format
 from utils.errors import UserError
+from utils.size import size_text
 from utils.torch_file import read_torch_file
 
 log = logging.getLogger(__name__)
@@ -74,7 +82,7 @@ def find_tokenizer(request: Request) -> TokenizerSource:
     """Find the tokenizer.
 
     It is the one that --train_vae will make, else that of --checkpoint_vae, else the run's own,
-    else the one bundled for the dataset.
+    else the one bundled for the dataset, else for a color dataset the one for color images.
 
     Raises:
         UserError: if there is none, or it does not fit the options or the dataset.
@@ -96,21 +104,25 @@ def _tokenizer_file(request: Request) -> Path:
     """Find the file of a tokenizer that exists; errors as in `find_tokenizer`."""
     if request.line.checkpoint_vae:
         return Path(request.line.checkpoint_vae)
-    own = request.run().tokenizer
-    path = own if own.is_file() else BUNDLED / own.name
-    if not path.is_file():
-        raise UserError(
-            f"no tokenizer for {request.line.dataset}: train one with --train_vae (the same "
-            "command with --train_vae --train does both), or name a trained VQ-GAN with "
-            "--checkpoint_vae"
-        )
-    return path
+    own, dataset = request.run().tokenizer, request.line.dataset
+    for path in (own, BUNDLED / own.name):
+        if path.is_file():
+            return path
+    if request.data().spec.channels == 3 and BUNDLED_FOR_COLOR.is_file():
+        log.info("no tokenizer was trained for %s: the bundled one for color images", dataset)
+        return BUNDLED_FOR_COLOR
+    raise UserError(
+        f"no tokenizer for {dataset}: train one with --train_vae (the same command with "
+        "--train_vae --train does both), or name a trained VQ-GAN with --checkpoint_vae"
+    )
 
 
 def _load_tokenizer(request: Request, path: Path) -> Tokenizer:
     """Load a tokenizer on the CPU, and check it against the options and the dataset."""
-    data = request.data()
-    tokenizer = load_tokenizer(path, data.size, data.spec.channels, _given(request.line).tokenizer)
+    data, given = request.data(), _given(request.line).tokenizer
+    if path.parent == BUNDLED:  # it has no size of its own that the dataset should follow
+        given = {**given, "image_size": size_text(data.size)}
+    tokenizer = load_tokenizer(path, data.size, data.spec.channels, given)
     grid = " x ".join(map(str, tokenizer.grid))
     log.info("tokenizer %s: %d codes, %s tokens", path, tokenizer.codebook_size, grid)
     return tokenizer

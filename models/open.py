@@ -38,6 +38,7 @@ from utils.size import Size, Written, size_of
 from utils.torch_file import opening, pickled_network, read_torch_file
 
 BUNDLED = Path(__file__).parent / "pretrained"
+BUNDLED_FOR_COLOR = BUNDLED / "VQGAN_color.pt"
 NOTHING_GIVEN = Given()
 MODEL_ENTRIES = frozenset({"config", "ema", "tokenizer", "dataset", "class_names"})
 RESUMED = "the state of a training (`resume` continues it)"
@@ -129,7 +130,7 @@ def load_tokenizer(
             files of other programs, which do not hold it.
         channels: channels of the images to tokenize; None accepts any.
         given: fields of its config that the user set. A "remap", the path of an .npy file, is
-            applied to a VQ-GAN that has none.
+            applied to a VQ-GAN that has none. An "image_size" is applied to one without attention.
 
     Raises:
         UserError: if the file is missing, damaged or not a tokenizer, or contradicts `channels` or

@@ -73,6 +73,7 @@ class VQGANTrainingConfig:
             follows.
         grad_accum: number of parts in which a batch is computed, one after the other.
         ema_decay: decay of the averaged weights, which are validated and published.
+        chroma_weight: weight of the L1 distance of color differences (utils/colors.py).
         perceptual_weight: weight of LPIPS; with 0 no VGG16 weights are needed.
         perceptual_vgg: file with torchvision's VGG16 weights; None downloads them.
         disc_start: first step with the discriminator.
@@ -92,6 +93,7 @@ class VQGANTrainingConfig:
     grad_accum: int = 1
     ema_decay: float = 0.999
     codebook_weight: float = 1.0
+    chroma_weight: float = 0.0
     perceptual_weight: float = 1.0
     perceptual_vgg: str | None = None
     disc_start: int = 10_000
@@ -121,9 +123,13 @@ class VQGANTrainingConfig:
         for name in ("epochs", "batch_size", "grad_accum", "disc_channels"):
             if getattr(self, name) < 1:
                 raise FieldError(_own(name), getattr(self, name), "must be at least 1")
-        for name in ("lr", "codebook_weight", "perceptual_weight", "disc_weight", "disc_start"):
+        for name in ("lr", "codebook_weight", "chroma_weight", "perceptual_weight", "disc_weight",
+                     "disc_start"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise FieldError(_own(name), getattr(self, name), "must not be negative")
+        if self.chroma_weight and architecture.image_channels != 3:
+            reason = f"images of {architecture.image_channels} channel(s) have no colors; use 0"
+            raise FieldError("chroma_weight", self.chroma_weight, reason)
         if self.perceptual_weight and architecture.image_channels not in (1, 3):
             raise FieldError(
                 "perceptual_weight",

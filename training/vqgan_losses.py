@@ -19,9 +19,19 @@ from models.vqgan.config import VQGANConfig
 from models.vqgan.discriminator import PatchDiscriminator
 from models.vqgan.network import Reconstruction, VQModel
 from training.config import VQGANTrainingConfig
+from utils.colors import opponent
 
 MAX_ADAPTIVE_WEIGHT = 1e4  # taming's
 ADAPTIVE_EPSILON = 1e-4  # taming's; keeps the ratio finite if the generator gradient is 0
+
+
+def chroma_loss(images: Tensor, targets: Tensor) -> Tensor:
+    """Compute the mean L1 distance of the color differences of images (B, 3, H, W); a scalar.
+
+    Brightness is alike in the three channels, so it rules the L1 distance of an image, and colors
+    are learned late. Here they count alone.
+    """
+    return F.l1_loss(opponent(images)[:, 1:], opponent(targets)[:, 1:])
 
 
 def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
@@ -88,6 +98,7 @@ class Objective:
             UserError: if the VGG weights for the perceptual loss cannot be read or downloaded.
         """
         self._perceptual_weight = training.perceptual_weight
+        self._chroma_weight = training.chroma_weight
         self.discriminator: PatchDiscriminator | None = None
         self.perceptual: PerceptualLoss | None = None
         if training.disc_weight:
@@ -131,8 +142,13 @@ class Objective:
         l1 = share * F.l1_loss(judged, images)
         perceptual = share * self.distance(judged, images)
         loss = l1 + self._perceptual_weight * perceptual
+        metrics = {"l1": l1.detach()}
+        if self._chroma_weight:
+            chroma = share * chroma_loss(judged, images)
+            loss = loss + self._chroma_weight * chroma
+            metrics["chroma"] = chroma.detach()
         (gradient,) = torch.autograd.grad(loss, judged)
-        metrics = {"loss": loss.detach(), "l1": l1.detach()}
+        metrics["loss"] = loss.detach()
         if self.perceptual is not None:
             metrics["perceptual"] = perceptual.detach()
         if not adversarial:

@@ -4,7 +4,7 @@ This file imports nothing slow, because the command line reads it before it show
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from models.shapes import TokenizerShape
@@ -41,7 +41,7 @@ class VQGANConfig(TokenizerShape):
         colorize_nlabels: number of channels if the channels of the images are labels, not colors.
             Such images are shown through a fixed random projection to RGB. None for other images.
         middle_attention: whether there is attention at the resolution of the tokens, between the
-            two middle blocks. Only files of other programs lack it.
+            two middle blocks.
     """
 
     family: ClassVar[str] = "vqgan"
@@ -96,6 +96,15 @@ class VQGANConfig(TokenizerShape):
     def widths(self) -> tuple[int, ...]:
         """Channels at each of `resolutions`."""
         return tuple(self.channels * multiplier for multiplier in self.ch_mult)
+
+    def for_images_of(self, image_size: Size) -> "VQGANConfig":
+        """Return the config for images of another size; this one if the network has attention.
+
+        Convolutions work at any multiple of `factor`, with the same weights.
+        """
+        other = replace(self, image_size=image_size)
+        attention = {*self.attn_resolutions} & {*self.resolutions, *other.resolutions}
+        return self if attention or self.middle_attention else other
 
     def unused_attn_resolutions(self) -> tuple[int, ...]:
         """Return the attention resolutions that do not occur; they have no effect."""

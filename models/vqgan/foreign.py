@@ -22,7 +22,7 @@ from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from utils.checkpoint import build_with_weights
 from utils.errors import FieldError, UserError, one_line
-from utils.size import Size
+from utils.size import Size, size_of
 
 log = logging.getLogger(__name__)
 
@@ -78,17 +78,19 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> VQMod
 
 
 def adapt(model: VQModel, path: Path, given: Mapping[str, Any]) -> VQModel:
-    """Check a VQ-GAN on the CPU against the given fields, and apply a remap if one is given.
+    """Check a VQ-GAN on the CPU against the given fields; apply an image size and a remap.
 
     Args:
         given: fields of VQGANConfig that the user set; "remap" is the path of an .npy file.
 
     Returns:
-        The model, or a new one with the remap.
+        The model, or a new one with the remap, or for the size if it has no attention.
 
     Raises:
         UserError: if a field contradicts the VQ-GAN, or the remap cannot be read.
     """
+    if "image_size" in given:
+        model = at_size(model, size_of(given["image_size"]))
     refuse_contradictions(model.config, given, path)
     if given.get("remap") is None:
         return model
@@ -101,6 +103,19 @@ def adapt(model: VQModel, path: Path, given: Mapping[str, Any]) -> VQModel:
             f"{model.config.codebook_size} in use in {path}; leave it out"
         )
     return model
+
+
+def at_size(model: VQModel, image_size: Size) -> VQModel:
+    """Build the same model for images of another size; a model with attention is returned as it is.
+
+    Raises:
+        FieldError: if the size is not a multiple of the model's factor.
+    """
+    config = model.config.for_images_of(image_size)
+    if config == model.config:
+        return model
+    config.validate()
+    return build_with_weights(lambda: VQModel(config), model.state_dict())
 
 
 def remapped(model: VQModel, remap: tuple[int, ...]) -> VQModel:

@@ -20,6 +20,7 @@ from models.open import new_transformer
 from models.vqgan.network import VQModel
 from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
 from utils.checkpoint import load_checkpoint
+from utils.errors import UserError
 
 TRAIN = f"--train --dataset mnist --n_epochs 1 --batch_size 4 {TINY_TRANSFORMER}"
 TRAIN_VAE = f"--train_vae --dataset mnist --n_epochs_vae 1 {TINY_VQGAN} {TINY_CODES}"
@@ -101,6 +102,7 @@ def test_options_reach_the_settings_of_their_training(resolve, mode, option, fie
 def test_no_option_of_a_training_is_left_out_above(mode, config):
     filled = {f.field for option in OPTIONS.values() for f in option.fills if f.config is config}
     tried = {field for other, _, field, _ in SETTINGS if other == mode}
+    tried |= {"chroma_weight"} if mode == "train_vae" else set()  # these images have no colors
     assert tried - {"num_steps"} == filled & {field.name for field in fields(config)}
 
 
@@ -161,6 +163,20 @@ def test_heads_dropout_and_precision_reach_their_place(resolve):
 def test_options_of_the_vqgan_shape_its_weights(resolve, option, weight, shape):
     network = VQModel(resolve("train_vae", option)["train_vae"].config)
     assert network.state_dict()[weight].shape == shape
+
+
+def test_a_vqgan_without_middle_attention_has_none(resolve):
+    with_it, without = (
+        VQModel(resolve("train_vae", option)["train_vae"].config).state_dict()
+        for option in ("", "--no_middle_attention")
+    )
+    lacking = {name.split(".attn_1.")[0] for name in with_it.keys() - without.keys()}
+    assert lacking == {"encoder.mid", "decoder.mid"}
+
+
+def test_the_chroma_weight_needs_colors(resolve):
+    with pytest.raises(UserError, match=r"`chroma_weight` 0\.5: images of 1 channel\(s\) have no"):
+        resolve("train_vae", "--chroma_weight 0.5")
 
 
 def test_dropout_and_index_shape_reach_the_vqgan(resolve):

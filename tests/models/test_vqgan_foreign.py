@@ -276,6 +276,28 @@ def test_own_files_describe_themselves(tmp_path: Path) -> None:
         load_tokenizer(path, 16, 1, given={})
 
 
+def test_a_vqgan_without_attention_opens_at_any_multiple_of_its_factor(tmp_path: Path) -> None:
+    config = replace(CONFIG, attn_resolutions=(), middle_attention=False)
+    model, path = make_model(config), tmp_path / "own.pt"
+    save_checkpoint(path, "vqgan", {"tokenizer": Tokenizer(model).entry()})
+    assert load_tokenizer(path).image_size == (16, 16)
+    for size in (8, 32, "12x20"):
+        tokenizer = load_tokenizer(path, given={"image_size": size})
+        height, width = tokenizer.image_size
+        images = torch.rand(1, 3, height, width) * 2 - 1
+        assert tokenizer.grid == (height // 2, width // 2)
+        assert tokenizer.encode(images).equal(model.encode(images))
+    with pytest.raises(UserError, match=r"`image_size` 15: .* multiple of 2"):
+        load_tokenizer(path, given={"image_size": 15})
+
+
+def test_attention_that_does_not_occur_does_not_bind_the_size() -> None:
+    config = replace(CONFIG, middle_attention=False, attn_resolutions=(5,))
+    assert config.for_images_of((32, 32)).grid == (16, 16)
+    assert config.for_images_of((10, 10)) == config  # attention would occur here
+    assert CONFIG.for_images_of((32, 32)) == CONFIG
+
+
 def test_a_fingerprint_tells_weights_apart() -> None:
     tokenizer = Tokenizer(make_model())
     changed = make_model()

@@ -60,7 +60,7 @@ STAGES: dict[str, tuple[Callable[..., Any], Any, dict[str, Any]]] = {
 # The images of a batch come from outside; the other settings are tested where they act.
 ELSEWHERE = {
     "transformer": {"grad_accum"},
-    "vqgan": {"batch_size", "grad_accum", "perceptual_weight", "perceptual_vgg"},
+    "vqgan": {"batch_size", "grad_accum", "chroma_weight", "perceptual_weight", "perceptual_vgg"},
     "student": set(),
 }
 

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from training.vqgan_losses import (
     Backward,
     Objective,
     adaptive_weight,
+    chroma_loss,
     discriminator_loss,
     generator_loss,
 )
@@ -35,6 +37,26 @@ def test_hinge_loss_by_hand() -> None:
     real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 1.0])
     assert discriminator_loss(real, fake).item() == 0.5 * ((0 + 0.5) / 2 + (0 + 2) / 2)
     assert generator_loss(fake).item() == 1.0
+
+
+def test_the_chroma_loss_sees_colors_and_no_brightness() -> None:
+    images = torch.rand(2, 3, 4, 4)
+    assert chroma_loss(images + 0.3, images).item() == pytest.approx(0, abs=1e-6)
+    redder = images + torch.tensor([0.3, 0.0, 0.0])[:, None, None]
+    # Red minus green grows by 0.3, blue minus yellow falls by half of it.
+    assert chroma_loss(redder, images).item() == pytest.approx((0.3 + 0.15) / 2)
+
+
+def test_the_chroma_weight_adds_to_the_loss() -> None:
+    config = replace(CONFIG, image_channels=3)
+    images, other = torch.rand(2, 2, 3, 16, 16).unbind()
+    plain, colorful = (
+        Objective(config, make_training(chroma_weight=weight), CPU).judge(other, images, 1.0, False)
+        for weight in (0.0, 0.5)
+    )
+    expected = plain.metrics["loss"] + 0.5 * chroma_loss(other, images)
+    assert colorful.metrics["loss"].item() == pytest.approx(expected.item())
+    assert not colorful.reconstruction.equal(plain.reconstruction)
 
 
 def test_adaptive_weight_by_hand() -> None:
