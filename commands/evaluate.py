@@ -1,9 +1,13 @@
-"""--evaluate: compare samples, images in files or reconstructions with the dataset's images."""
+"""--evaluate: compare samples, images in files or reconstructions with the dataset's images.
+
+The fourth thing to measure, a model's likelihood, is in commands/likelihood.py.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from commands import likelihood
 from commands.flags import option_values
 from commands.generation import Generation, describe_model, resolve_generation, sampling_of
 from commands.judging import SPLITS, JudgeSource, SplitImages, check_judge, resolve_judge
@@ -69,11 +73,13 @@ class TokenizerJob:
     result: Path
 
 
-EvaluateJob = SamplesJob | ImagesJob | TokenizerJob
+EvaluateJob = SamplesJob | ImagesJob | TokenizerJob | likelihood.LikelihoodJob
 
 
 def check(line: CommandLine) -> None:
     """Refuse files that are missing, and --images together with a tokenizer."""
+    if line.evaluate == "likelihood":
+        return likelihood.check(line)
     check_judge(line)
     if line.perceptual_vgg and not Path(line.perceptual_vgg).is_file():
         raise FieldError("perceptual_vgg", line.perceptual_vgg, "there is no such file")
@@ -87,11 +93,13 @@ def check(line: CommandLine) -> None:
 
 
 def resolve(request: Request) -> EvaluateJob:
-    """Return the Job for samples, for images in files, or for a tokenizer.
+    """Return the Job for samples, images in files, a tokenizer, or a likelihood.
 
     Raises:
         UserError: if the model or the tokenizer is missing, or an option does not fit it.
     """
+    if request.line.evaluate == "likelihood":
+        return likelihood.resolved(request)
     if request.line.evaluate == "tokenizer":
         return _resolve_tokenizer(request)
     if request.line.images:
@@ -149,6 +157,8 @@ def run(job: EvaluateJob) -> None:
         _measure_samples(job)
     elif isinstance(job, ImagesJob):
         _measure_images(job)
+    elif isinstance(job, likelihood.LikelihoodJob):
+        likelihood.run(job)
     else:
         _measure_tokenizer(job)
 

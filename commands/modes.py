@@ -77,10 +77,10 @@ MODES = (
     Mode(
         "evaluate",
         "score images against the dataset: samples of the model (or --images), or reconstructions "
-        "of the tokenizer: samples, tokenizer [samples]",
+        "of the tokenizer; or the model's likelihood: samples, tokenizer, likelihood [samples]",
         opens_networks=True,
         unit="WHAT",
-        choices=("samples", "tokenizer"),
+        choices=("samples", "tokenizer", "likelihood"),
         default="samples",
     ),
     Mode(

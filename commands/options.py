@@ -382,8 +382,8 @@ def _images() -> Iterator[Option]:
     yield Option("checkpoint", kinds.path, "FILE", text, OPENING | {"reconstruct"})
     yield Option(
         "num_samples", kinds.sample_count, "N",
-        "images to make; without it one per label of --labels, 50000 for --evaluate, 1000 for each "
-        "row of --sweep",
+        "images to make; without it one per label of --labels, 50000 for --evaluate (and all real "
+        "ones for its likelihood), 1000 for each row of --sweep",
         GENERATING, default=16, resume=Resume.FREE,
     )  # fmt: skip
     text = "classes to make in turn: numbers, names, ranges (0-9), none; 3x8 is 3 eight times [all]"
@@ -496,6 +496,11 @@ def _measuring() -> Iterator[Option]:
     )  # fmt: skip
     text = "weights-inception-2015-12-05-6726825d.pth, if it cannot be downloaded"
     yield Option("inception_weights", kinds.path, "FILE", text, modes)
+    yield Option(
+        "classify", kinds.whole_number, "N",
+        "with --evaluate likelihood: also classify N images, each by its most likely class",
+        _modes("evaluate"), default=0,
+    )  # fmt: skip
     yield Option(
         "keep_best", str, "METRIC",
         "write the best settings of the sweep into the checkpoint, for --settings best: those with "

@@ -10,7 +10,7 @@ from commands.families import new_config
 from commands.flags import configure
 from commands.generation import PREVIEW_IMAGES, guided_if_possible, preview_writer
 from commands.parser import CommandLine
-from commands.request import Request
+from commands.request import Data, Machine, Request
 from commands.resume import run_record
 from commands.sources import TokenizerSource, find_tokenizer
 from commands.training_jobs import (
@@ -59,7 +59,6 @@ class TrainJob(TrainingJob):
     sampling: SamplingConfig
     preview_labels: list[int]
     preview_series: ImageSeries
-    cache_folder: Path
 
 
 def check(line: CommandLine) -> None:
@@ -118,38 +117,59 @@ def resolve(request: Request) -> TrainJob:
             line.labels, names, range(len(names)), shown, has_null=config.null_class is not None
         ),
         preview_series=ImageSeries(line.seed, line.first_image, line.batch_size),
-        cache_folder=request.cache_folder(),
     )
 
 
 def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:
-    """Return the tokens of a split; encode those that are not in the cache.
+    """Return the tokens of a split; errors as in `tokens_of_split`."""
+    return tokens_of_split(
+        job.splits.train if split == "train" else job.splits.validation,
+        split,
+        tokenizer,
+        job.data,
+        job.machine,
+        num_classes=job.config.num_classes,
+        batch_size=job.training.batch_size,
+    )
+
+
+def tokens_of_split(
+    images: ImageDataset,
+    split: Split,
+    tokenizer: Tokenizer,
+    data: Data,
+    machine: Machine,
+    *,
+    num_classes: int,
+    batch_size: int,
+) -> TokenSet:
+    """Return the tokens of the images of a split; encode those that are not in the cache.
 
     Raises:
         UserError: if the cache is damaged, another job writes it, the disk is too small, or the
             processes have different tokenizers.
     """
-    job.machine.processes.check_equal({"tokenizer": tokenizer.fingerprint})
+    machine.processes.check_equal({"tokenizer": tokenizer.fingerprint})
     identity = {
-        "dataset": job.data.spec.name,
+        "dataset": data.spec.name,
         "split": split,
-        "size": size_text(job.data.size),
+        "size": size_text(data.size),
         "resize": RESIZE,
-        "precision": float32_name(job.machine.device),
+        "precision": float32_name(machine.device),
         "tokenizer": tokenizer.fingerprint,
-        "classes": list(job.splits.train.class_names),
+        "classes": list(images.class_names),
     }
     return cached_tokens(
-        job.splits.train if split == "train" else job.splits.validation,
+        images,
         tokenizer.encode_bytes,
         tokenizer.config.seq_len,
         identity,
-        job.cache_folder,
+        data.cache_folder,
         codebook_size=tokenizer.codebook_size,
-        num_classes=job.config.num_classes,
-        batch_size=job.training.batch_size,
-        num_workers=job.data.num_workers,
-        processes=job.machine.processes,
+        num_classes=num_classes,
+        batch_size=batch_size,
+        num_workers=data.num_workers,
+        processes=machine.processes,
     )
 
 

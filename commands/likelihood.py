@@ -1,0 +1,213 @@
+"""--evaluate likelihood: how well a model predicts the tokens of real images."""
+
+import csv
+import io
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from commands.flags import options_of
+from commands.generation import GRID_COLUMNS
+from commands.judging import SPLITS
+from commands.options import OPTIONS
+from commands.parser import CommandLine
+from commands.request import Data, Machine, Request
+from commands.sources import ModelSource, find_model
+from commands.train import tokens_of_split
+from data.content import in_order
+from data.images import ImageDataset
+from data.spec import Split
+from data.token_set import DeviceTokens, TokenSet
+from metrics.judge import report
+from metrics.likelihood import Bounder, image_interval, mask_interval, typicality
+from models.sampling import SamplingConfig
+from utils.errors import FieldError, UserError
+from utils.files import make_folder, write_json_atomic, write_text_atomic
+from utils.pictures import save_grid
+from utils.progress import log_written
+from utils.seeding import rng
+from utils.version import VERSION
+
+log = logging.getLogger(__name__)
+
+PAIRS, CLASSIFIER_PAIRS = 2, 8  # pairs of masks of an image
+
+
+@dataclass(frozen=True)
+class LikelihoodJob:
+    """A model whose likelihood is measured.
+
+    Attributes:
+        images: the images of the split.
+        count: how many of them are measured, evenly spread over the split.
+        classified: how many are classified too.
+        result: file for the scores.
+    """
+
+    model: ModelSource
+    images: ImageDataset
+    split: Split
+    data: Data
+    count: int
+    classified: int
+    seed: int
+    batch_size: int
+    machine: Machine
+    result: Path
+
+
+def check(line: CommandLine) -> None:
+    """Refuse what is no split of the dataset, and name options without effect on the likelihood."""
+    if line.reference not in (None, *SPLITS):
+        raise FieldError("reference", line.reference, f"choose from {', '.join(SPLITS)}")
+    if line.images:
+        raise UserError("--evaluate likelihood measures the dataset's images; leave --images out")
+    of_features = {"feature_net", "inception_weights", "write_reference"}
+    idle = {*options_of(SamplingConfig).values(), *of_features} & line.given
+    if idle:
+        log.warning("no effect here: %s", ", ".join(OPTIONS[name].flag for name in sorted(idle)))
+
+
+def resolved(request: Request) -> LikelihoodJob:
+    """Find the model and the images.
+
+    Raises:
+        UserError: if the model is missing, the classes are not its own, or there are too few
+            images.
+    """
+    line, model = request.line, find_model(request)
+    data = request.data(model.dataset, model.tokenizer.image_size)
+    data.check_workers(line.batch_size)
+    split: Split = line.reference or "validation"
+    images = in_order(data.open(split), model.class_names)
+    names = list(images.class_names)
+    if names != list(model.class_names)[: len(names)]:
+        raise UserError(f"{model.path} was trained on other classes than those of {data.folder}")
+    count = min(line.num_samples, len(images)) if "num_samples" in line.given else len(images)
+    if count < 2:
+        raise UserError(f"{count} image is too few to measure a likelihood; at least 2 are needed")
+    if line.classify > count:
+        raise FieldError("classify", line.classify, f"only {count} images are measured")
+    if line.classify and (len(names) < 2 or not isinstance(images[0][1], int)):
+        raise FieldError("classify", line.classify, "the images do not have one class of several")
+    return LikelihoodJob(
+        model=model,
+        images=images,
+        split=split,
+        data=data,
+        count=count,
+        classified=line.classify,
+        seed=line.seed,
+        batch_size=line.batch_size,
+        machine=request.machine,
+        result=model.run.evaluation("likelihood"),
+    )
+
+
+def run(job: LikelihoodJob) -> None:
+    """Measure the likelihood; write the scores, a row for each image, and a picture."""
+    model = job.model.open()
+    tokens = _tokens(job)
+    bounder = Bounder(
+        model.transformer,
+        DeviceTokens(tokens, job.machine.device),
+        PAIRS,
+        job.seed,
+        job.machine.precision,
+        job.batch_size,
+    )
+    chosen = spread_evenly(len(tokens), job.count)
+    labels = tokens.classes(chosen, rng(job.seed, "likelihood labels"))
+    nats = bounder.nats(chosen, labels, "measuring the likelihood")
+    means, mean = nats.mean(1), float(nats.mean())
+    scores = {
+        "nats_per_token": mean,
+        "interval": image_interval(nats),
+        "interval_of_masks": mask_interval(nats),
+        "bits_per_token": mean / math.log(2),
+        "nats_per_image": mean * tokens.seq_len,
+        **_classification(job, tokens, bounder),
+    }
+    odd = typicality(means, labels)
+    _write_picture(job, chosen, odd)
+    _write_table(
+        job, {"image": chosen, "label": labels, "nats_per_token": means, "typicality": odd}
+    )
+    protocol = _protocol(job)
+    write_json_atomic(job.result, {"scores": scores, "protocol": protocol})
+    log.info("%s", report(scores, protocol))
+    log_written(job.result)
+
+
+def spread_evenly(total: int, count: int) -> np.ndarray:
+    """Choose `count` different indices of 0..total-1, evenly spread: int64 (count,)."""
+    return np.arange(count) * total // count
+
+
+def _tokens(job: LikelihoodJob) -> TokenSet:
+    """Return the tokens of the split; encode those that are not in the cache."""
+    return tokens_of_split(
+        job.images,
+        job.split,
+        job.model.open().tokenizer,
+        job.data,
+        job.machine,
+        num_classes=job.model.shape.num_classes,
+        batch_size=job.batch_size,
+    )
+
+
+def _classification(job: LikelihoodJob, tokens: TokenSet, bounder: Bounder) -> dict[str, float]:
+    """Return the share of images whose own class gives them the highest likelihood, if asked."""
+    if not job.classified:
+        return {}
+    chosen = spread_evenly(len(tokens), job.classified)
+    many = replace(bounder, num_pairs=CLASSIFIER_PAIRS)
+    found = many.classify(chosen, len(job.images.class_names))
+    return {"likelihood_accuracy": float((found == tokens.labels[chosen]).mean())}
+
+
+def _protocol(job: LikelihoodJob) -> dict[str, Any]:
+    """Return what is needed to compare the scores with others."""
+    model = job.model.open()
+    return {
+        "measured": "tokens, not pixels: compare models of the same tokenizer only",
+        "images": job.count,
+        "dataset": job.data.spec.name,
+        "split": job.split,
+        "source": job.images.fingerprint[:16],
+        "tokens_per_image": job.model.shape.seq_len,
+        "codebook_size": job.model.shape.codebook_size,
+        "masks": f"{PAIRS} pairs for each image, {CLASSIFIER_PAIRS} to classify",
+        "classified": job.classified,
+        "checkpoint": {"file": job.model.path.name, "fingerprint": model.fingerprint},
+        "tokenizer": model.tokenizer.fingerprint,
+        "seed": job.seed,
+        "precision": str(job.machine.precision),
+        "program": VERSION,
+    }
+
+
+def _write_picture(job: LikelihoodJob, chosen: np.ndarray, odd: np.ndarray) -> None:
+    """Draw the images that are farthest from the mean of their class, above the closest ones."""
+    order = np.abs(odd).argsort()
+    columns = min(GRID_COLUMNS, len(chosen))
+    shown = chosen[np.concatenate([order[::-1][:columns], order[:columns]])]
+    pixels = [job.images[int(index)][0].permute(1, 2, 0).numpy() for index in shown]
+    path = job.result.with_suffix(".png")
+    make_folder(path.parent)
+    save_grid(path, pixels, columns=columns)
+    log_written(path, "the oddest images of their classes, above the most typical ones")
+
+
+def _write_table(job: LikelihoodJob, columns: Mapping[str, np.ndarray]) -> None:
+    """Write a row for each image, as CSV."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerows([columns, *zip(*(column.tolist() for column in columns.values()), strict=True)])
+    write_text_atomic(job.result.with_suffix(".csv"), text.getvalue())

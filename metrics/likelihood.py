@@ -1,0 +1,181 @@
+"""Bounds the likelihood that a transformer gives to images, in nats per token.
+
+A network that predicts hidden tokens gives each order of the tokens a likelihood, the product of
+its predictions one by one. Over all orders, for an image x of L tokens and a label,
+
+    -log p(x) <= sum over n = 1..L of E[mean cross-entropy of the hidden tokens, if n are hidden]
+
+where the hidden positions are uniform (Uria, Murray and Larochelle 2014; Hoogeboom et al. 2022, the
+objective of order-agnostic models). Training may have hidden any shares of tokens, and smoothed its
+labels: the bound does not depend on it. So models of different programs can be compared if their
+tokens come from the same tokenizer. The likelihood is that of the tokens, not of the pixels.
+
+The term of n = L is the same for all masks and is computed exactly. The other terms are this one
+less what the visible tokens tell, which is estimated with pairs of masks: one hides n tokens, the
+other all the rest.
+
+Axes: N images, B images of a batch, L tokens of an image, P pairs of masks, C classes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.token_set import DeviceTokens, send_array
+from models.interfaces import Transformer
+from models.predictors import predict_empty
+from utils.device import autocast
+from utils.progress import progress_bar
+from utils.seeding import rng
+
+GOLDEN = (5**0.5 - 1) / 2  # multiples of it spread evenly over [0, 1) modulo 1
+NORMAL_95 = 1.96  # standard deviations on each side that hold 95 % of a normal distribution
+
+
+@dataclass(frozen=True)
+class Bounder:
+    """Computes the bound for images of a set.
+
+    Attributes:
+        network: the transformer, in evaluation mode.
+        tokens: the images, on the network's device.
+        num_pairs: P, at least 2 for `mask_interval`.
+        seed: decides the masks, together with the index of an image and the number of a pair.
+    """
+
+    network: Transformer
+    tokens: DeviceTokens
+    num_pairs: int
+    seed: int
+    precision: torch.dtype
+    batch_size: int
+
+    def nats(self, images: np.ndarray, labels: np.ndarray, title: str) -> np.ndarray:
+        """Bound the negative log-likelihood of images given their labels.
+
+        Args:
+            images: int (N,), indices in the set.
+            labels: int64 (N,).
+            title: what the progress bar says.
+
+        Returns:
+            float64 (N, P), nats per token, an unbiased estimate for each pair of masks.
+        """
+        found = np.empty((len(images), self.num_pairs))
+        with progress_bar(title, len(images), unit="image") as bar:
+            for part in self._parts(len(images)):
+                found[part] = self._batch(images[part], labels[part])
+                bar.update(len(found[part]))
+        return found
+
+    def classify(self, images: np.ndarray, num_classes: int) -> np.ndarray:
+        """Choose for each image the class that gives it the lowest bound, under the same masks.
+
+        Returns:
+            int64 (N,).
+        """
+        nats = []
+        for label in range(num_classes):
+            title = f"classifying by likelihood, class {label + 1} of {num_classes}"
+            nats.append(self.nats(images, np.full(len(images), label), title).mean(1))
+        return np.argmin(nats, axis=0)
+
+    def _parts(self, count: int) -> Iterator[slice]:
+        """Split N images into batches."""
+        return (slice(i, i + self.batch_size) for i in range(0, count, self.batch_size))
+
+    @torch.no_grad()
+    def _batch(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Compute `nats` of a batch: float64 (B, P)."""
+        tokens, device_labels = self.tokens.take(images), send_array(labels, self.tokens.device)
+        empty = predict_empty(self.network, device_labels, self.precision)  # (B, L, K)
+        unseen = F.cross_entropy(empty.mT, tokens, reduction="none")  # (B, L)
+        length = tokens.shape[1]
+        gains = [
+            self._gain(tokens, device_labels, unseen, masks)
+            for masks in pair_masks(images, self.num_pairs, length, self.seed)
+        ]
+        nats = unseen.mean(1, keepdim=True) - (length - 1) / length * torch.stack(gains, 1)
+        return nats.double().cpu().numpy()
+
+    def _gain(self, tokens: Tensor, labels: Tensor, unseen: Tensor, masks: np.ndarray) -> Tensor:
+        """Average what the visible tokens tell about the hidden ones, over both masks of a pair.
+
+        Args:
+            unseen: float (B, L), the cross-entropy if all tokens are hidden.
+            masks: bool (B, L), the first mask.
+
+        Returns:
+            float (B,), nats per hidden token.
+        """
+        hidden = send_array(np.concatenate([masks, ~masks]), tokens.device)  # (2B, L)
+        at = hidden.flatten().nonzero().squeeze(1)
+        tokens, unseen = tokens.repeat(2, 1), unseen.repeat(2, 1)
+        inputs = tokens.masked_fill(hidden, self.network.config.mask_token)
+        with autocast(tokens.device, self.precision):
+            logits = self.network(inputs, labels.repeat(2), at)
+        losses = F.cross_entropy(logits.float(), tokens[hidden], reduction="none")
+        gains = torch.zeros_like(unseen).masked_scatter(hidden, unseen[hidden] - losses).sum(1)
+        return (gains / hidden.sum(1).clamp(min=1)).reshape(2, -1).mean(0)
+
+
+def pair_masks(images: np.ndarray, num_pairs: int, seq_len: int, seed: int) -> Iterator[np.ndarray]:
+    """Draw the first mask of each pair; the second one hides the other tokens.
+
+    The number of hidden tokens is uniform in 1..L-1, and spread evenly over the images and over the
+    pairs of an image. The positions depend on (seed, image, pair) alone.
+
+    Args:
+        images: int (B,), indices in their set.
+
+    Yields:
+        bool (B, L) for each pair, True where a token is hidden.
+    """
+    start = rng(seed, "likelihood counts").random()
+    for pair in range(num_pairs):
+        spread = (start + pair / num_pairs + images * GOLDEN) % 1
+        counts = 1 + np.floor(spread * (seq_len - 1))
+        rows = [rng(seed, "likelihood masks", int(i), pair).random(seq_len) for i in images]
+        yield np.stack(rows).argsort(1).argsort(1) < counts[:, None]
+
+
+def image_interval(nats: np.ndarray) -> float:
+    """Return half the 95 % interval of the mean over N images, for other images of their kind.
+
+    Args:
+        nats: float64 (N, P), from `Bounder.nats`.
+    """
+    return NORMAL_95 * float(nats.mean(1).std(ddof=1)) / len(nats) ** 0.5
+
+
+def mask_interval(nats: np.ndarray) -> float:
+    """Return half the 95 % interval of the mean for the same images under other masks.
+
+    It decides between two models that are measured on the same images.
+
+    Args:
+        nats: float64 (N, P), from `Bounder.nats`.
+    """
+    return NORMAL_95 * float(nats.var(axis=1, ddof=1).mean() / nats.size) ** 0.5
+
+
+def typicality(nats: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Compare the nats of each image with those of its class.
+
+    Args:
+        nats: float64 (N,).
+        labels: int64 (N,).
+
+    Returns:
+        float64 (N,), in standard deviations above the mean of the class; 0 in a class of one image.
+    """
+    scores = np.zeros(len(nats))
+    for label in np.unique(labels):
+        own = labels == label
+        spread = nats[own].std()
+        scores[own] = (nats[own] - nats[own].mean()) / (spread or 1.0)
+    return scores
