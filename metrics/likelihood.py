@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.token_set import DeviceTokens, send_array
-from models.interfaces import Transformer
+from models.family import Transformer
 from models.predictors import predict_empty
 from utils.device import autocast
 from utils.progress import progress_bar
