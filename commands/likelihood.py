@@ -67,8 +67,9 @@ def check(line: CommandLine) -> None:
         raise FieldError("reference", line.reference, f"choose from {', '.join(SPLITS)}")
     if line.images:
         raise UserError("--evaluate likelihood measures the dataset's images; leave --images out")
-    of_features = {"feature_net", "inception_weights", "write_reference"}
-    idle = {*options_of(SamplingConfig).values(), *of_features} & line.given
+    of_features = {"feature_net", "inception_weights"}
+    sampling = {*options_of(SamplingConfig).values()}
+    idle = (sampling | of_features | {"write_reference"}) & line.given
     if idle:
         log.warning("no effect here: %s", ", ".join(OPTIONS[name].flag for name in sorted(idle)))
 
@@ -139,7 +140,8 @@ def run(job: LikelihoodJob) -> None:
         job, {"image": chosen, "label": labels, "nats_per_token": means, "typicality": odd}
     )
     protocol = _protocol(job)
-    write_json_atomic(job.result, {"scores": scores, "protocol": protocol})
+    found = {"scores": scores, "basis": protocol["basis"], "protocol": protocol}
+    write_json_atomic(job.result, found)
     log.info("%s", report(scores, protocol))
     log_written(job.result)
 
@@ -176,7 +178,7 @@ def _protocol(job: LikelihoodJob) -> dict[str, Any]:
     """Return what is needed to compare the scores with others."""
     model = job.model.open()
     return {
-        "measured": "tokens, not pixels: compare models of the same tokenizer only",
+        "basis": f"tokens of {model.tokenizer.fingerprint}, not pixels",
         "images": job.count,
         "dataset": job.data.spec.name,
         "split": job.split,
