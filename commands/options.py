@@ -21,6 +21,7 @@ from models.schedules import training_schedule
 from models.vqgan.config import VQGANConfig
 from training.config import (
     OPTIMIZERS,
+    PUBLISHED,
     UPDATES_PER_EPOCH,
     DistillConfig,
     LoopConfig,
@@ -305,11 +306,6 @@ def _training() -> Iterator[Option]:
         values = {"resume": Resume.STAGE, **more}
         return Option(name, kind, unit, text, frozenset(modes), fills, **values)
 
-    def saves(name: str, field: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
-        """Make an option for a field of LoopConfig."""
-        fills = (Fill(LoopConfig, field),)
-        return Option(name, kind, unit, text, TRAINING, fills, resume=Resume.FREE, **more)
-
     yield learns("n_epochs", "epochs", kinds.positive_int, "N", "epochs", resume=Resume.GROW)
     text = "images per step over all processes, and images sampled at once"
     yield learns("batch_size", "batch_size", kinds.positive_int, "N", text, GENERATING)
@@ -335,6 +331,16 @@ def _training() -> Iterator[Option]:
     )
     text = "decay of the averaged weights; 0 for none"
     yield learns("ema_decay", "ema_decay", kinds.rate, "D", text, TRAINING)
+
+
+def _saving() -> Iterator[Option]:
+    """Yield the options that say when a training ends and what it writes."""
+
+    def saves(name: str, field: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
+        """Make an option for a field of LoopConfig."""
+        fills = (Fill(LoopConfig, field),)
+        return Option(name, kind, unit, text, TRAINING, fills, resume=Resume.FREE, **more)
+
     text = "write a sample grid and a checkpoint every EPOCHS epochs"
     yield saves("sample_and_save_freq", "save_every_epochs", kinds.positive_int, "EPOCHS", text)
     text = "save the state at least every MIN minutes"
@@ -346,6 +352,15 @@ def _training() -> Iterator[Option]:
     yield saves("keep_checkpoints", "keep_checkpoints", kinds.whole_number, "N", text)
     text = "also keep the checkpoint of the lowest validation loss (<name>_best.pt)"
     yield saves("keep_best_loss", "keep_best_loss", None, "", text)
+    text = "weights of the finished checkpoint: of the last step, or of the lowest validation loss"
+    yield saves("publish", "publish", str, "WHICH", text, choices=PUBLISHED)
+    text = "end after N epochs without a lower validation loss; 0 never"
+    yield saves("early_stop", "early_stop", kinds.whole_number, "N", text)
+    yield Option(
+        "minutes", kinds.positive, "MIN",
+        "the command ends within this time: the speed of the first steps decides the epochs",
+        _modes("train_vae train"), resume=Resume.RUN,
+    )  # fmt: skip
     text = "continue the run from its last saved state, if there is one"
     yield Option("resume", None, "", text, TRAINING)
 
@@ -555,7 +570,7 @@ GROUPS = (
         f"transformer (for a new {TransformerConfig.family}; a checkpoint has its own values)",
         tuple(_transformer()),
     ),
-    Group("training (--train)", tuple(_training())),
+    Group("training (--train)", (*_training(), *_saving())),
     Group("distillation (--distill)", tuple(_distilling())),
     Group("sampling (--sample, and the grids of --train)", (*_images(), *_sampling())),
     Group(

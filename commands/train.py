@@ -62,8 +62,8 @@ class TrainJob(TrainingJob):
 
 
 def check(line: CommandLine) -> None:
-    """Refuse a --train with a trained model, and more parts than images in a batch."""
-    check_trained_mode(line, "train", "checkpoint", "batch_size")
+    """Refuse options that contradict --train or each other."""
+    check_trained_mode(line, "train", "checkpoint", "batch_size", "n_epochs")
 
 
 def resolve(request: Request) -> TrainJob:
@@ -85,7 +85,7 @@ def resolve(request: Request) -> TrainJob:
     line = guided_if_possible(line, TrainingConfig, "label_drop", config.null_class)
     training = configure(TrainingConfig, line)
     training.validate_for(config)
-    loop = loop_config(line, splits.train, training.epochs, training.batch_size)
+    loop = loop_config(request, "train", splits.train, training.epochs, training.batch_size)
     log_small_dataset(splits.train, training.batch_size, "--batch_size")
     request.machine.processes.check_share(loop.images_per_step)
     settings = {"transformer's shape": vars(config), "settings of the training": vars(training)}

@@ -39,8 +39,8 @@ class TrainVaeJob(TrainingJob):
 
 
 def check(line: CommandLine) -> None:
-    """Refuse a --train_vae with a trained VQ-GAN, and more parts than images in a batch."""
-    check_trained_mode(line, "train_vae", "checkpoint_vae", "batch_size_vae")
+    """Refuse options that contradict --train_vae or each other."""
+    check_trained_mode(line, "train_vae", "checkpoint_vae", "batch_size_vae", "n_epochs_vae")
 
 
 def resolve(request: Request) -> TrainVaeJob:
@@ -56,7 +56,7 @@ def resolve(request: Request) -> TrainVaeJob:
     data.check_workers(line.batch_size_vae)
     splits = open_splits(request, data, "vqgan")
     made_from = made_from_images(request, splits, "vqgan")
-    loop = loop_config(line, splits.train, training.epochs, training.batch_size)
+    loop = loop_config(request, "train_vae", splits.train, training.epochs, training.batch_size)
     log_small_dataset(splits.train, training.batch_size, "--batch_size_vae")
     job = TrainVaeJob(
         run=request.run(),
@@ -118,5 +118,5 @@ def _new_config(request: Request) -> VQGANConfig:
 def _log_late_discriminator(job: TrainVaeJob) -> None:
     """Log a line if the run ends before the first step with the discriminator."""
     start, steps = job.training.disc_start, job.steps_per_epoch * job.loop.epochs
-    if job.training.disc_weight and start >= steps:
+    if job.training.disc_weight and start >= steps and job.loop.ends_at is None:
         log.info("--disc_start %d: the run ends before that, after %d steps", start, steps)

@@ -18,6 +18,9 @@ from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
+TOKENIZER_SHARE = 0.4  # of --minutes, if the same command also trains the transformer
+USING_SHARE = 0.05  # of --minutes, for modes that use what is trained
+
 SHOWN = {"count": "number", "class_names": "classes", "labels": "labels", "source": "contents"}
 """What messages call the fields of a Content."""
 
@@ -115,11 +118,29 @@ def wants_wandb(request: Request) -> bool:
 
 
 def loop_config(
-    line: CommandLine, images: ImageDataset, epochs: int, batch_size: int
+    request: Request, mode: str, images: ImageDataset, epochs: int, batch_size: int
 ) -> LoopConfig:
-    """Make the settings of the loop; a batch is never larger than the dataset."""
-    per_step = min(batch_size, len(images))
-    return configure(LoopConfig, line, epochs=epochs, images_per_step=per_step)
+    """Make the settings of the loop of a mode; a batch is never larger than the dataset."""
+    return configure(
+        LoopConfig,
+        request.line,
+        epochs=epochs,
+        images_per_step=min(batch_size, len(images)),
+        ends_at=_ends_at(request, mode),
+    )
+
+
+def _ends_at(request: Request, mode: str) -> float | None:
+    """Return when a mode must have ended so that the command keeps to --minutes, if given."""
+    line = request.line
+    if line.minutes is None:
+        return None
+    is_last = line.modes[-1].name in ("train_vae", "train")
+    minutes = line.minutes * (1 if is_last else 1 - USING_SHARE)
+    if mode == "train_vae" and line.asks_for("train"):
+        minutes *= TOKENIZER_SHARE
+    log.info("--minutes %g: --%s ends after %.2g minutes", line.minutes, mode, minutes)
+    return request.began + 60 * minutes
 
 
 def log_small_dataset(images: ImageDataset, batch_size: int, flag: str) -> None:
@@ -133,14 +154,20 @@ def log_small_dataset(images: ImageDataset, batch_size: int, flag: str) -> None:
         )
 
 
-def check_trained_mode(line: CommandLine, mode: str, result: str, batch_size: str) -> None:
-    """Refuse a trained model beside a mode that trains one, and more parts than images in a batch.
+def check_trained_mode(
+    line: CommandLine, mode: str, result: str, batch_size: str, epochs: str
+) -> None:
+    """Refuse options that contradict each other in a mode that trains.
+
+    These are a trained model beside it, more parts than images in a batch, and epochs beside the
+    time that decides their number.
 
     Args:
         line: the command line.
         mode: name of the mode, "train_vae" or "train".
         result: name of the option for a trained model of the same kind.
         batch_size: name of the option for the images of a step.
+        epochs: name of the option for the number of epochs.
 
     Raises:
         UserError: naming the option and its value.
@@ -148,6 +175,11 @@ def check_trained_mode(line: CommandLine, mode: str, result: str, batch_size: st
     if getattr(line, result):
         raise UserError(
             f"--{result} names a trained model and --{mode} trains one: leave one of them out"
+        )
+    if line.minutes is not None and epochs in line.given:
+        raise UserError(
+            f"--minutes {line.minutes:g} decides the number of epochs: leave it or "
+            f"--{epochs} {getattr(line, epochs)} out"
         )
     images = getattr(line, batch_size)
     if line.grad_accum > images:

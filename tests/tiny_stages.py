@@ -1,6 +1,9 @@
 """Stages, token sets and images that are trained on or read in milliseconds."""
 
 import copy
+import math
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -133,3 +136,47 @@ def make_vqgan_stage(config: VQGANConfig = VQGAN, **changes: Any) -> VQGANStage:
         precision=torch.float32,
         checkpoint_entries={"dataset": "waves"},
     )
+
+
+class CountingStage:
+    """Adds the step's number to its only weight; can be told to go wrong."""
+
+    name = kind = "maskgit"
+    steps_per_epoch = 4
+    previews_are_generated = True
+
+    def __init__(self, bad_step=None, signal_step=None, signal_number=signal.SIGTERM, skipped=()):
+        self.total = 0
+        self.bad_step, self.skipped = bad_step, skipped
+        self.signal_step, self.signal_number = signal_step, signal_number
+        self.validations, self.losses = 0, {}
+
+    def train_step(self, step):
+        if step == self.signal_step:
+            os.kill(os.getpid(), self.signal_number)
+        is_skipped = step == self.bad_step or step in self.skipped
+        self.total += 0 if is_skipped else step
+        return {
+            "loss": torch.tensor(math.nan if step == self.bad_step else float(step)),
+            "skipped": torch.tensor(float(is_skipped)),
+        }
+
+    def learning_rate(self, step, epochs=None):
+        return 1 / (1 + step)
+
+    def validate(self):
+        self.validations += 1
+        return {"loss": self.losses.get(self.validations, 10.0 - self.validations)}
+
+    def preview(self, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("picture")
+
+    def checkpoint(self, step):
+        return {"step": step, "total": self.total}
+
+    def state_dict(self):
+        return {"total": self.total}
+
+    def load_state_dict(self, state):
+        self.total = state["total"]

@@ -10,6 +10,7 @@ from models.vqgan.config import VQGANConfig
 from utils.errors import FieldError
 
 OPTIMIZERS = ("adamw", "muon")
+PUBLISHED = ("last", "best")
 UPDATES_PER_EPOCH = 100  # in distillation, which has no dataset to define an epoch
 
 
@@ -188,6 +189,11 @@ class LoopConfig:
         save_every_minutes: save the state at least this often.
         keep_checkpoints: number of recent checkpoints to keep with their step in the name.
         keep_best_loss: whether to keep the checkpoint with the lowest validation loss, too.
+        publish: which weights the published checkpoint has: "last", or "best" for those with the
+            lowest validation loss.
+        early_stop: end the run after this many epochs without a lower validation loss; 0 never.
+        ends_at: the time at which the run must have ended, by `time.monotonic`; the speed of its
+            first steps then decides its length. None for `epochs`.
     """
 
     epochs: int
@@ -196,6 +202,14 @@ class LoopConfig:
     save_every_minutes: float = 10.0
     keep_checkpoints: int = 0
     keep_best_loss: bool = False
+    publish: str = PUBLISHED[0]
+    early_stop: int = 0
+    ends_at: float | None = None
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the checkpoint with the lowest validation loss is kept."""
+        return self.keep_best_loss or self.publish == "best"
 
 
 def _own(name: str) -> str:

@@ -22,7 +22,7 @@ def warmup_cosine(step: int, total_steps: int, warmup_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def capped_warmup(warmup_epochs: float, epochs: int) -> float:
+def capped_warmup(warmup_epochs: float, epochs: float) -> float:
     """Limit a warm-up, in epochs, to a tenth of the run, so that short runs reach their peak."""
     return min(warmup_epochs, epochs / 10)
 
@@ -32,15 +32,16 @@ class LearningRate:
     """The rate of every step of a run: capped warm-up, then cosine decay over the whole run.
 
     Attributes:
+        epochs: length of the run; not a whole number if its time decides it.
         warmup_epochs: epochs of warm-up before it is capped.
     """
 
     peak: float
-    epochs: int
+    epochs: float
     warmup_epochs: float
     steps_per_epoch: int
 
-    def __call__(self, step: int, epochs: int | None = None) -> float:
+    def __call__(self, step: int, epochs: float | None = None) -> float:
         """Compute the rate of a step.
 
         Args:
@@ -49,4 +50,5 @@ class LearningRate:
         """
         epochs = epochs or self.epochs
         warmup = capped_warmup(self.warmup_epochs, epochs) * self.steps_per_epoch
-        return self.peak * warmup_cosine(step, epochs * self.steps_per_epoch, round(warmup))
+        total = round(epochs * self.steps_per_epoch)
+        return self.peak * warmup_cosine(step, total, round(warmup))

@@ -7,30 +7,39 @@ waits for the device only when it logs or saves.
 
 import logging
 import math
+import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
 from training.learning_rate import LearningRate
 from training.meter import Meter
+from training.pace import measured_pace
 from training.run_folder import RunFolder
 from training.tracking import Tracker
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError, one_line
+from utils.files import atomic_write, temporary_folder
+from utils.memory import peak_memory
 from utils.plain import ADDED_LATER, from_plain
 from utils.processes import ALONE, Processes
-from utils.progress import progress_bar
+from utils.progress import duration, end_time, progress_bar
 from utils.signals import StopRequest, exit_code, stop_on_signals
 
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 50  # steps between two rows of metrics
+TIMED_STEPS = 10  # after this many steps a line says when the training will end
+TIMED_SHARE = 0.03  # of the time that there is; measuring many steps must not take longer
+LINE_EVERY = 60.0  # seconds between two lines where no bar shows the progress
+FIRST_PICTURE = 60.0  # seconds until the first picture, if no epoch writes one before
 # Log a line after this many epochs, and this share of the run, without a lower validation loss.
 STALLED_EPOCHS, STALLED_SHARE = 5, 0.1
 
@@ -94,9 +103,12 @@ class Position:
         step: optimizer steps made.
         best_loss: lowest validation loss so far.
         best_step: the step after which `best_loss` was measured.
+        best_train_loss: the training loss at that time.
         wandb_id: id of the run at Weights & Biases; None without one.
         wandb_home: identity of the run folder that the id belongs to (`marks_of`); empty in older
             states.
+        length: steps of the whole run, if not its epochs decide: chosen for the time that it may
+            take, or the step after which it ended early; 0 where the epochs decide.
         sums: sum of each metric since the last logged row, and its number of steps. They let a
             resumed run log the same rows as an uninterrupted one.
     """
@@ -107,6 +119,8 @@ class Position:
     wandb_home: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
     sums: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
     best_step: int = field(default=0, metadata=ADDED_LATER)
+    best_train_loss: float = field(default=-math.inf, metadata=ADDED_LATER)
+    length: int = field(default=0, metadata=ADDED_LATER)
 
     def validate(self) -> None:
         """Check values that come from a file.
@@ -114,8 +128,8 @@ class Position:
         Raises:
             ValueError, TypeError or AttributeError: if a value is impossible.
         """
-        if not 0 <= self.best_step <= self.step or math.isnan(self.best_loss):
-            raise ValueError(f"step {self.step}, best loss {self.best_loss}")
+        if not 0 <= self.best_step <= self.step or math.isnan(self.best_loss) or self.length < 0:
+            raise ValueError(f"step {self.step} of {self.length}, best loss {self.best_loss}")
         for name, (total, count) in self.sums.items():
             if not isinstance(count, int) or total.shape != () or not total.isfinite():
                 raise ValueError(f"sum of {name} {total!r} over {count!r} steps")
@@ -149,21 +163,28 @@ def train_loop(
     tracker: Tracker,
     position: Position,
     processes: Processes = ALONE,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Train a stage from `position` to the end of its last epoch.
+    """Train a stage from `position` to the end of the run.
 
     Args:
         stage: its losses must be the same in every process.
         run: the run folder; only the main process writes to it.
         position: where to start; it is updated in place.
         processes: the processes that train together, with this one.
+        clock: returns the time in seconds, that of `LoopConfig.ends_at`.
 
     Raises:
         SystemExit: with 128 plus the signal's number after a signal, once the state is saved.
         UserError: if the loss is not finite, images cannot be read, or a file cannot be written.
     """
     meter = Meter(position.sums)
-    _Loop(stage, config, run, tracker, position, processes, meter).train()
+    _Loop(stage, config, run, tracker, position, processes, meter, clock).train()
+
+
+def run_length(stage: Stage, config: LoopConfig, position: Position) -> int:
+    """Return the number of steps of the whole run."""
+    return position.length or config.epochs * stage.steps_per_epoch
 
 
 @dataclass
@@ -177,34 +198,107 @@ class _Loop:
     position: Position
     processes: Processes
     meter: Meter
-    last_save: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self.first_step = self.position.step
+        self.began = self.last_save = self.last_line = self.clock()
+        self.has_picture = False
 
     @property
     def total(self) -> int:
         """Steps of the whole run."""
-        return self.config.epochs * self.stage.steps_per_epoch
+        return run_length(self.stage, self.config, self.position)
 
     def train(self) -> None:
         """Make all remaining steps, and log and save in between."""
         stage, position, images = self.stage, self.position, self.config.images_per_step
-        title, done = f"training {stage.name}", position.step * images
-        with (
-            stop_on_signals(may_repeat=self.processes.size > 1) as stop,
-            progress_bar(title, self.total * images, done, "image", unit_scale=True) as bar,
-        ):
+        with stop_on_signals(may_repeat=self.processes.size > 1) as stop:
             if position.step == 0 and self.processes.is_main:
                 # A run always has a state; a checkpoint without one is a finished model.
                 self._save_state()
-            while position.step < self.total:
-                self.meter.add(self._step(), images, position.step)
-                position.step += 1
-                bar.update(images)
-                epoch_ends = position.step % stage.steps_per_epoch == 0
-                if position.step % LOG_EVERY == 0 or epoch_ends:
-                    self._log_numbers(bar)
-                if epoch_ends:
-                    self._end_epoch()
-                self._save_or_stop(stop)
+            if self.config.ends_at is not None and not position.length:
+                self._choose_length(self.config.ends_at)
+            if position.length:
+                epochs = position.length / stage.steps_per_epoch
+                stage.learning_rate = replace(stage.learning_rate, epochs=epochs)
+            self.began = self.last_line = self.clock()
+            title, done = f"training {stage.name}", position.step * images
+            with progress_bar(title, self.total * images, done, "image", unit_scale=True) as bar:
+                while position.step < self.total:
+                    metrics = self._step()
+                    self.meter.add(metrics, images, position.step)
+                    position.step += 1
+                    bar.update(images)
+                    self._end_if_time_is_over()
+                    is_last = position.step == self.total
+                    epoch_ends = position.step % stage.steps_per_epoch == 0 or is_last
+                    if position.step % LOG_EVERY == 0 or epoch_ends:
+                        self._log_numbers(bar)
+                    if epoch_ends:
+                        self._end_epoch()
+                    self._log_time(metrics["loss"].device)
+                    self._save_or_stop(stop)
+
+    def _choose_length(self, ends_at: float) -> None:
+        """Choose how many steps the run has, so that it ends in time.
+
+        Some steps are made to measure their speed, and taken back.
+        """
+        stage, position, processes = self.stage, self.position, self.processes
+        per_epoch, save_every = stage.steps_per_epoch, self.config.save_every_epochs
+        processes.wait()  # until the main process has saved the state
+        most = TIMED_SHARE * (ends_at - self.clock())
+        pace = measured_pace(stage, position.step, self._try_saving, most, self.clock, processes)
+        load_state(stage, self.run)
+        left = ends_at - self.clock()
+        steps = processes.from_main(lambda: pace.steps_in(left, per_epoch, save_every))
+        position.length = position.step + steps
+        if processes.is_main:
+            self._save_state()
+        log.info(
+            "%s: %d steps (%.3g epochs) fit into %s, at %.3g s a step",
+            stage.name, steps, steps / per_epoch, duration(left), pace.step,
+        )  # fmt: skip
+
+    def _try_saving(self) -> None:
+        """Write what a save writes, without keeping it, in the main process."""
+        if self.processes.is_main:
+            with temporary_folder(self.run.path, "trial") as folder:
+                contents = self.stage.checkpoint(0)
+                save_checkpoint(folder / "trial.pt", self.stage.kind, contents)
+                self.stage.preview(folder / "trial.png")
+
+    def _end_if_time_is_over(self) -> None:
+        """Make this step the last one if the time is over, because steps became slower."""
+        ends_at, position = self.config.ends_at, self.position
+        if ends_at is None or position.step == self.total:
+            return
+        if self.processes.largest(self.clock() > ends_at)[0]:
+            text = "the time is over: %s ends after step %d of %d, with its learning rate at %.2g"
+            rate = self.stage.learning_rate(position.step - 1)
+            log.info(text, self.stage.name, position.step, self.total, rate)
+            position.length = position.step
+
+    def _log_time(self, device: torch.device) -> None:
+        """Log when the run will end: after its first steps, and where no bar shows it every minute.
+
+        Then also write the first picture, if it is due.
+        """
+        position, now = self.position, self.clock()
+        made = position.step - self.first_step
+        left = (now - self.began) / made * (self.total - position.step)
+        is_late = now - self.last_line > LINE_EVERY and not sys.stderr.isatty()
+        if position.step < self.total and (made == TIMED_STEPS or is_late):
+            loss = f"  loss {self.meter.mean('loss'):.4f}" if is_late else ""
+            log.info(
+                "step %d of %d%s  ends at %s, in %s  %.1f GB of memory",
+                position.step, self.total, loss, end_time(left), duration(left),
+                peak_memory(device) / 1e9,
+            )  # fmt: skip
+            self.last_line = now
+        if not self.has_picture and now - self.began > FIRST_PICTURE and self.processes.is_main:
+            self._publish()
 
     def _step(self) -> dict[str, Tensor]:
         """Make the next step; if its images cannot be read, save the state before the error."""
@@ -235,14 +329,15 @@ class _Loop:
         is_best = validation["loss"] < position.best_loss
         if is_best:
             position.best_loss, position.best_step = validation["loss"], position.step
+            position.best_train_loss = last["train/loss"]
         numbers = {f"val/{name}": value for name, value in validation.items()}
         self.tracker.log(numbers, position.step)
         # Log.
         shown = "  ".join(f"val {name} {value:.4f}" for name, value in validation.items())
         log.info(
             "epoch %d/%d  step %d  loss %.4f  %s  best %.4f  lr %.2e  %.0f images/s",
-            position.step // stage.steps_per_epoch,
-            self.config.epochs,
+            math.ceil(position.step / stage.steps_per_epoch),
+            math.ceil(self.total / stage.steps_per_epoch),
             position.step,
             last["train/loss"],
             shown,
@@ -250,43 +345,58 @@ class _Loop:
             stage.learning_rate(position.step - 1),
             last["train/images_per_second"],
         )
-        self._log_stall()
+        self.last_line = self.clock()
+        self._log_stall(last["train/loss"])
         # Write checkpoint and preview.
-        if self.processes.is_main and self.config.keep_best_loss and is_best:
+        if self.processes.is_main and self.config.keeps_best and is_best:
             path = self.run.best(stage.name)
             save_checkpoint(path, stage.kind, stage.checkpoint(position.step))
         if self.processes.is_main and self._is_save_point():
-            publish(stage, self.run, position.step, self.config.keep_checkpoints)
-            picture = self.run.preview(stage.name, position.step)
-            stage.preview(picture)
-            if stage.previews_are_generated:
-                self.tracker.log_image("samples", picture, position.step)
+            self._publish(self.config.keep_checkpoints)
         self.meter.restart_clock()
 
-    def _log_stall(self) -> None:
-        """Log a line if the validation loss has not fallen for many epochs."""
+    def _publish(self, keep: int = 0) -> None:
+        """Write checkpoint and preview; `keep` as in `publish`."""
+        publish(self.stage, self.run, self.position.step, self.config, keep)
+        picture = self.run.preview(self.stage.name, self.position.step)
+        self.stage.preview(picture)
+        if self.stage.previews_are_generated:
+            self.tracker.log_image("samples", picture, self.position.step)
+        self.has_picture = True
+
+    def _log_stall(self, loss: float) -> None:
+        """Log a line if the validation loss has not fallen for many epochs; end if asked to."""
         position, per_epoch = self.position, self.stage.steps_per_epoch
         epochs = (position.step - position.best_step) // per_epoch
         many = max(STALLED_EPOCHS, math.ceil(STALLED_SHARE * self.config.epochs))
         if epochs and epochs % many == 0:
+            overfits = loss < position.best_train_loss
             log.info(
                 "the validation loss has not fallen for %d epochs: it was lowest after epoch %d "
-                "(`keep_best_loss` keeps that checkpoint)",
+                "(`keep_best_loss` keeps that checkpoint)%s",
                 epochs,
                 position.best_step // per_epoch,
+                "; the training loss fell: the model overfits" if overfits else "",
             )
+        if self.config.early_stop and epochs >= self.config.early_stop:
+            log.info("`early_stop` %d: the run ends after step %d", epochs, position.step)
+            position.length = position.step
 
     def _save_or_stop(self, stop: StopRequest) -> None:
         """Save the state when it is due; after a signal to any process, save and stop them all."""
         # All processes must decide the same, even if only one got a signal or saw the time pass.
-        is_late = time.monotonic() - self.last_save > 60 * self.config.save_every_minutes
+        is_late = self.clock() - self.last_save > 60 * self.config.save_every_minutes
         signal_number, overdue = self.processes.largest(stop.signal_number, is_late)
         if signal_number or overdue or self._is_save_point():
             self.meter.check()
             if self.processes.is_main:
                 self._save_state()
+                if signal_number:
+                    publish(self.stage, self.run, self.position.step, self.config)
+                elif overdue:
+                    self._publish()
             self.processes.wait()
-            self.last_save = time.monotonic()
+            self.last_save = self.clock()
         if signal_number:
             log.info(
                 "stopped by a signal after step %d of %d; the state is saved in %s (continue "
@@ -299,9 +409,8 @@ class _Loop:
 
     def _is_save_point(self) -> bool:
         """Return whether checkpoint, preview and state are written after this step."""
-        epoch, rest = divmod(self.position.step, self.stage.steps_per_epoch)
-        is_last = epoch == self.config.epochs
-        return rest == 0 and (epoch % self.config.save_every_epochs == 0 or is_last)
+        step, save_every = self.position.step, self.config.save_every_epochs
+        return step % (save_every * self.stage.steps_per_epoch) == 0 or step == self.total
 
     def _save_state(self) -> None:
         """Write the state that `load_state` reads."""
@@ -311,15 +420,20 @@ class _Loop:
         save_checkpoint(self.run.resume_state(name), f"{name}-resume", contents)
 
 
-def publish(stage: Stage, run: RunFolder, step: int, keep: int = 0) -> None:
+def publish(stage: Stage, run: RunFolder, step: int, config: LoopConfig, keep: int = 0) -> None:
     """Write the checkpoint, and keep the last `keep` ones with their step in the name.
 
     The oldest is deleted last, so at least `keep` complete ones exist at all times.
     """
+    best = run.best(stage.name)
     contents = stage.checkpoint(step)
     if keep:
         save_checkpoint(run.kept(stage.name, step), stage.kind, contents)
-    save_checkpoint(run.published(stage.name), stage.kind, contents)
+    if config.publish == "best" and best.is_file():
+        with atomic_write(run.published(stage.name)) as file:
+            file.write(best.read_bytes())
+    else:
+        save_checkpoint(run.published(stage.name), stage.kind, contents)
     if keep:
         for old in run.all_kept(stage.name)[:-keep]:
             old.unlink()

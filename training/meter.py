@@ -57,6 +57,11 @@ class Meter:
                 "`precision` fp32"
             )
 
+    def mean(self, name: str) -> float:
+        """Return the mean of a metric so far, or the last one taken; waits for the device."""
+        total, count = self._sums.get(name, (self.last.get(f"train/{name}", 0.0), 1))
+        return float(total) / count
+
     def take(self) -> dict[str, float]:
         """Return the means since the last call under "train/<name>"; waits for the device."""
         self.check()

@@ -9,7 +9,7 @@ from typing import Any
 from training.config import LoopConfig
 from training.curves import CurvePicture
 from training.learning_rate import capped_warmup
-from training.loop import Position, Stage, load_state, publish, train_loop
+from training.loop import Position, Stage, load_state, publish, run_length, train_loop
 from training.run_folder import RunFolder
 from training.tracking import Trackers, marks_of, open_trackers
 from utils.checkpoint import load_checkpoint
@@ -98,10 +98,11 @@ def run_stage(
         position = _start(stage, run, record)
         if position.step != processes.from_main(lambda: position.step):
             raise UserError(f"{run.path} is not the same folder for all processes: share it")
-        if position.step >= config.epochs * stage.steps_per_epoch:
-            log.info("%s has already been trained for %d epochs", stage.name, config.epochs)
+        if position.step >= run_length(stage, config, position):
+            epochs = position.step / stage.steps_per_epoch
+            log.info("%s has already been trained for %.6g epochs", stage.name, epochs)
             if processes.is_main:
-                _mend_checkpoint(stage, run, position.step)
+                _mend_checkpoint(stage, run, position.step, config)
             return
 
         # Write the record, and train.
@@ -109,14 +110,26 @@ def run_stage(
         if processes.is_main:
             _write_record(run, stage.name, record)
             tracker = _open_trackers(stage.name, run, record, position, use_wandb)
-        _log_capped_warmup(stage)
+        if config.ends_at is None:
+            _log_capped_warmup(stage)
         try:
             train_loop(stage, config, run, tracker, position, processes)
         finally:
             tracker.close()
-        log_written(run.published(stage.name))
-        if config.keep_best_loss and run.best(stage.name).is_file():
-            log_written(run.best(stage.name), f"after step {position.best_step}")
+        _log_results(stage, run, config, position)
+
+
+def _log_results(stage: Stage, run: RunFolder, config: LoopConfig, position: Position) -> None:
+    """Log the files with the weights, and after which steps these had been trained."""
+    best, has_best = position.best_step, run.best(stage.name).is_file()
+    shown = best if config.publish == "best" and has_best else position.step
+    about = f"after step {shown}"
+    if best not in (0, position.step):
+        about += f"; the validation loss was lowest after step {best}"
+        about += "" if shown == best else ": `publish` best takes those weights"
+    log_written(run.published(stage.name), about)
+    if config.keep_best_loss and has_best:
+        log_written(run.best(stage.name), f"after step {best}")
 
 
 def _open_trackers(
@@ -145,13 +158,13 @@ def _open_trackers(
     return Trackers(recorded, picture)
 
 
-def _mend_checkpoint(stage: Stage, run: RunFolder, step: int) -> None:
+def _mend_checkpoint(stage: Stage, run: RunFolder, step: int, config: LoopConfig) -> None:
     """Write the checkpoint of a finished training again if it is missing or damaged."""
     try:
         load_checkpoint(run.published(stage.name), stage.kind)
     except UserError as error:
         log.warning("%s; it is written again from the saved state", error)
-        publish(stage, run, step)
+        publish(stage, run, step, config)
 
 
 def check_alone(run: RunFolder, stage: str) -> None:
@@ -200,6 +213,7 @@ def _start(stage: Stage, run: RunFolder, record: RunRecord) -> Position:
     now = record.settings[record.epochs_name]
     before = stored.get(record.epochs_name, now)
     if now > before:
+        position.length = 0
         _log_new_learning_rate(stage, position.step, before, now)
     return position
 

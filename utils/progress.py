@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,21 @@ def log_written(path: Path, what: str = "") -> None:
     """
     quoted = shlex.quote(str(path.absolute()))
     log.info("written: %s", f"{quoted} ({what})" if what else quoted)
+
+
+def duration(seconds: float) -> str:
+    """Write a duration in words: "45 s", "12 min" or "3 h 05 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def end_time(seconds: float) -> str:
+    """Write the time of day in `seconds` from now, with the date if it is another day."""
+    now = datetime.now().astimezone()
+    end = now + timedelta(seconds=min(seconds, timedelta.max.total_seconds() / 100))
+    return end.strftime("%H:%M" if end.date() == now.date() else "%Y-%m-%d %H:%M")
 
 
 class _Bar(tqdm):

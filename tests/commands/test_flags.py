@@ -31,7 +31,7 @@ from utils.records import write_record
         (TrainingConfig, set()),
         (SamplingConfig, set()),
         (VQGANConfig, {"image_channels", "middle_attention"}),
-        (LoopConfig, {"epochs", "images_per_step"}),
+        (LoopConfig, {"epochs", "images_per_step", "ends_at"}),
         (VQGANTrainingConfig, {"disc_channels", "disc_layers", "revive_every", "revive_below"}),
     ],
 )

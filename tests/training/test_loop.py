@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from tiny_stages import CountingStage
 
 from training.config import LoopConfig
 from training.loop import Position, load_state, train_loop
@@ -21,50 +22,6 @@ from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.progress import set_up_logging
 from utils.signals import Stopped
-
-
-class CountingStage:
-    """Adds the step's number to its only weight; can be told to go wrong."""
-
-    name = kind = "maskgit"
-    steps_per_epoch = 4
-    previews_are_generated = True
-
-    def __init__(self, bad_step=None, signal_step=None, signal_number=signal.SIGTERM, skipped=()):
-        self.total = 0
-        self.bad_step, self.skipped = bad_step, skipped
-        self.signal_step, self.signal_number = signal_step, signal_number
-        self.validations, self.losses = 0, {}
-
-    def train_step(self, step):
-        if step == self.signal_step:
-            os.kill(os.getpid(), self.signal_number)
-        is_skipped = step == self.bad_step or step in self.skipped
-        self.total += 0 if is_skipped else step
-        return {
-            "loss": torch.tensor(math.nan if step == self.bad_step else float(step)),
-            "skipped": torch.tensor(float(is_skipped)),
-        }
-
-    def learning_rate(self, step, epochs=None):
-        return 1 / (1 + step)
-
-    def validate(self):
-        self.validations += 1
-        return {"loss": self.losses.get(self.validations, 10.0 - self.validations)}
-
-    def preview(self, path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("picture")
-
-    def checkpoint(self, step):
-        return {"step": step, "total": self.total}
-
-    def state_dict(self):
-        return {"total": self.total}
-
-    def load_state_dict(self, state):
-        self.total = state["total"]
 
 
 @pytest.fixture

@@ -1,0 +1,38 @@
+"""--minutes on the command line; the run itself is in tests/training/test_minutes.py."""
+
+import pytest
+
+from commands.parser import parse
+from commands.request import Request
+from commands.training_jobs import TOKENIZER_SHARE, USING_SHARE, _ends_at
+from MaskGIT import main
+
+
+@pytest.mark.parametrize(
+    ("modes", "shares"),
+    [
+        ("--train", {"train": 1}),
+        ("--train --sample", {"train": 1 - USING_SHARE}),
+        ("--train_vae --train", {"train_vae": TOKENIZER_SHARE, "train": 1}),
+    ],
+)
+def test_the_stages_share_the_time(modes, shares):
+    request = Request(parse([*modes.split(), "--minutes", "10"]), None, began=100.0)
+    assert {mode: (_ends_at(request, mode) - 100) / 600 for mode in shares} == pytest.approx(shares)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--train --n_epochs 3", "--n_epochs 3"),
+        ("--train_vae --n_epochs_vae 4", "--n_epochs_vae 4"),
+    ],
+)
+def test_a_number_of_epochs_contradicts_it(capsys, tmp_path, options, named):
+    with pytest.raises(SystemExit) as stop:
+        main([*options.split(), "--minutes", "5", "--output_dir", str(tmp_path)])
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "--minutes 5" in message
+    assert named in message

@@ -1,0 +1,153 @@
+"""Runs that must end in time, and runs that end early. The stage moves the clock."""
+
+import logging
+import signal
+
+import pytest
+from tiny_stages import CountingStage
+
+from training.config import LoopConfig
+from training.learning_rate import LearningRate
+from training.loop import Position, load_state, train_loop
+from training.pace import Pace
+from training.run_folder import RunFolder
+from training.tracking import Trackers
+from utils.checkpoint import load_checkpoint
+
+STEP, VALIDATION, PREVIEW = 2.0, 3.0, 5.0  # seconds
+
+
+class TimedStage(CountingStage):
+    """Takes time; remembers the rates of the steps that count."""
+
+    def __init__(self, slow_from=10**9, **more):
+        super().__init__(**more)
+        self.learning_rate = LearningRate(1.0, 100, 1, self.steps_per_epoch)
+        self.now, self.slow_from, self.rates = 0.0, slow_from, {}
+
+    def clock(self):
+        return self.now
+
+    def train_step(self, step):
+        self.now += STEP * (100 if step >= self.slow_from else 1)
+        self.rates[step] = self.learning_rate(step)
+        metrics = super().train_step(step)
+        self.signal_step = None if step == self.signal_step else self.signal_step  # once
+        return metrics
+
+    def validate(self):
+        self.now += VALIDATION
+        return super().validate()
+
+    def preview(self, path):
+        self.now += PREVIEW
+        super().preview(path)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path, "toy")
+
+
+def train(stage, run, position=None, epochs=100, every=2, **settings):
+    position = position or Position()
+    config = LoopConfig(epochs, 8, every, **settings)
+    train_loop(stage, config, run, Trackers(), position, clock=stage.clock)
+    return position
+
+
+@pytest.mark.parametrize("seconds", [60, 200, 1000])
+def test_the_run_ends_in_time_and_uses_it(run, seconds):
+    stage = TimedStage()
+    position = train(stage, run, ends_at=seconds)
+    assert 0.5 * seconds < stage.now <= seconds
+    assert load_checkpoint(run.model, "maskgit") == {"step": position.step, "total": stage.total}
+    assert run.preview("maskgit", position.step).is_file()
+    assert stage.total == sum(range(position.step))  # the measured steps are taken back
+
+
+def test_the_rate_falls_to_the_end_of_this_run(run):
+    stage = TimedStage()
+    position = train(stage, run, ends_at=400)
+    assert max(stage.rates.values()) == pytest.approx(1)
+    assert stage.rates[position.step - 1] < 0.01
+
+
+@pytest.mark.parametrize("stop", [0, 5, 30])
+def test_a_resumed_run_keeps_its_length(run, tmp_path, stop):
+    straight = TimedStage()
+    length = train(straight, RunFolder(tmp_path / "straight", "toy"), ends_at=400).step
+    stage = TimedStage(signal_step=stop, signal_number=signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        train(stage, run, ends_at=400)
+    resumed = TimedStage()
+    position = load_state(resumed, run)
+    assert 0 < position.step < length
+    # On another day, with more time and a faster clock.
+    resumed.clock = lambda: 0.0
+    assert train(resumed, run, position, ends_at=9e9).step == length
+    assert resumed.total == straight.total
+    rates = {step: straight.rates[step] for step in range(position.length)}
+    assert {**rates, **resumed.rates} == rates
+
+
+def test_steps_that_become_slower_end_the_run_in_time(run, caplog):
+    caplog.set_level(logging.INFO)
+    stage = TimedStage(slow_from=20)
+    position = train(stage, run, ends_at=400)
+    assert position.step < 30
+    assert "the time is over" in caplog.text
+    assert load_checkpoint(run.model, "maskgit")["step"] == position.step
+    assert load_state(TimedStage(), run).length == position.step
+
+
+def test_no_time_is_one_step(run):
+    assert train(TimedStage(), run, ends_at=1).step == 1
+
+
+def test_a_pace_counts_validations_and_saves():
+    pace = Pace(step=1.0, validation=10.0, save=20.0)
+    assert pace.steps_in(950 / 0.95, steps_per_epoch=10, save_every_epochs=2) == 920 // 3
+    assert pace.steps_in(0, 10, 2) == 1
+
+
+def test_the_first_picture_and_the_lines_come_by_time(run, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    stage = TimedStage()
+    stage.steps_per_epoch = 100
+    train(stage, run, epochs=1)
+    pictures = sorted(path.name for path in run.samples.iterdir())
+    assert pictures == ["maskgit_step_0000031.png", "maskgit_step_0000100.png"]
+    lines = [r.getMessage() for r in caplog.records if "ends at" in r.getMessage()]
+    assert lines[0].startswith("step 10 of 100  ends at ")
+    assert "in 3 min" in lines[0]
+    assert [line.split()[1] for line in lines[1:]] == ["38", "69"]
+
+
+def test_a_stopped_run_has_a_checkpoint_at_once(run):
+    with pytest.raises(SystemExit):
+        train(TimedStage(signal_step=1), run)
+    assert load_checkpoint(run.model, "maskgit")["step"] == 2
+
+
+LOSSES = dict(enumerate([5.0, 4.0, 4.5, 4.6, 4.7, 4.8], start=1))
+
+
+def test_the_best_weights_are_published_on_request(run):
+    stage = TimedStage()
+    stage.losses = LOSSES
+    train(stage, run, epochs=6, publish="best")
+    assert load_checkpoint(run.model, "maskgit")["step"] == 8
+    assert load_checkpoint(run.best("maskgit"), "maskgit")["step"] == 8
+
+
+def test_an_early_stop_ends_the_run_for_good(run, caplog):
+    caplog.set_level(logging.INFO)
+    stage = TimedStage()
+    stage.losses = LOSSES
+    assert train(stage, run, epochs=6, early_stop=3).step == 20
+    assert "`early_stop` 3" in caplog.text
+    assert load_checkpoint(run.model, "maskgit")["step"] == 20
+    resumed = TimedStage()
+    assert train(resumed, run, load_state(resumed, run), epochs=6).step == 20

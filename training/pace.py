@@ -1,0 +1,65 @@
+"""How fast a stage is: measured on a few of its own steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from utils.processes import ALONE, Processes
+
+if TYPE_CHECKING:
+    from training.loop import Stage
+
+MOST_STEPS = 10  # measured at most
+LEAST_STEPS = 3
+MARGIN = 0.95  # the part of the time that is planned
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of the parts of a training."""
+
+    step: float
+    validation: float
+    save: float
+
+    def steps_in(self, seconds: float, steps_per_epoch: int, save_every_epochs: int) -> int:
+        """Compute how many steps fit into a time, with validations and saves; at least 1."""
+        per_epoch = self.validation + self.save / save_every_epochs
+        spent = self.step + per_epoch / steps_per_epoch
+        end = self.validation + self.save
+        return max(1, int((MARGIN * seconds - end) / max(spent, 1e-9)))
+
+
+def measured_pace(
+    stage: Stage,
+    first_step: int,
+    save: Callable[[], None],
+    most_seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+    processes: Processes = ALONE,
+) -> Pace:
+    """Make a few steps and a validation. The stage changes: load its state afterwards.
+
+    Args:
+        stage: all processes call this function together.
+        first_step: number of the first step to make.
+        save: writes what a save writes.
+        most_seconds: no further steps after this time, once there are LEAST_STEPS.
+    """
+    began, times = clock(), []
+    for step in range(first_step, first_step + MOST_STEPS):
+        start = clock()
+        stage.train_step(step)["loss"].item()  # waits for the device
+        times.append(clock() - start)
+        is_long = clock() - began > most_seconds
+        if processes.largest(len(times) >= LEAST_STEPS and is_long)[0]:
+            break
+    parts = [clock()]
+    for work in (stage.validate, save):
+        work()
+        parts.append(clock())
+    steady = times[1:]  # the first step allocates, and compiles
+    return Pace(sum(steady) / len(steady), parts[1] - parts[0], parts[2] - parts[1])

@@ -1,0 +1,29 @@
+"""The memory that this process needs at most, in bytes."""
+
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+PROCESS = Path("/proc/self")  # on Linux
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak of this process since its start, or since `reset_peak`: of a GPU, or RAM."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError, StopIteration):
+        lines = (PROCESS / "status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let `peak_memory` start from what is in use now, where the system can do this."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        (PROCESS / "clear_refs").write_text("5")
