@@ -198,8 +198,10 @@ def _tokenizer() -> Iterator[Option]:
         )  # fmt: skip
 
     yield Option(
-        "tokenizer", str, "NAME", "family of a new tokenizer; --train_vae makes no others",
-        _modes("train_vae"), default=VQGANConfig.family, resume=Resume.STAGE,
+        "tokenizer", str, "NAME",
+        "family of a new tokenizer, or of --checkpoint_vae where its contents do not tell",
+        OPENING | _modes("train_vae reconstruct train"), default=VQGANConfig.family,
+        resume=Resume.STAGE,
     )  # fmt: skip
     yield shape("channels", kinds.positive_int, "N", "channels at full resolution")
     yield shape("z_channels", kinds.positive_int, "N", "channels before the codebook")
@@ -435,6 +437,10 @@ def _sampling() -> Iterator[Option]:
     yield decodes("r_temp", "choice_temperature", kinds.strength, "T", text)
     text = "factor on the logits before the softmax; above 1 sharpens"
     yield decodes("sm_temp", "logit_scale", kinds.scale, "S", text)
+    text = "another factor on the logits of the first step only; below 1 flattens"
+    yield decodes("sm_temp_first", "first_logit_scale", kinds.scale, "S", text)
+    text = "each image starts at a random point of the order of --sampler halton: on, off"
+    yield decodes("halton_roll", "halton_roll", str, "NAME", text)
     text = "token at hidden positions at the start; negative: random ones [none: the mask token]"
     yield decodes("mask-value", "start_token", kinds.token_or_none, "ID", text)
     text = "share of positions that start from a token sampled from the model's first prediction"

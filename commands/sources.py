@@ -119,10 +119,12 @@ def _tokenizer_file(request: Request) -> Path:
 
 def _load_tokenizer(request: Request, path: Path) -> Tokenizer:
     """Load a tokenizer on the CPU, and check it against the options and the dataset."""
-    data, given = request.data(), _given(request.line).tokenizer
+    line, data = request.line, request.data()
+    given = _given(line).tokenizer
     if path.parent == BUNDLED:  # it has no size of its own that the dataset should follow
         given = {**given, "image_size": size_text(data.size)}
-    tokenizer = load_tokenizer(path, data.size, data.spec.channels, given)
+    family = line.tokenizer if "tokenizer" in line.given else None
+    tokenizer = load_tokenizer(path, data.size, data.spec.channels, given, family)
     grid = " x ".join(map(str, tokenizer.grid))
     log.info("tokenizer %s: %d codes, %s tokens", path, tokenizer.codebook_size, grid)
     return tokenizer

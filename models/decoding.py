@@ -42,14 +42,14 @@ class Plan:
             image.
         temperatures: float64 (T,), weight of the Gumbel noise on the confidence.
         guidance: float64 (T,), weight w of classifier-free guidance.
-        logit_scale: factor on the logits before the softmax.
+        logit_scales: float64 (T,), factor on the logits before the softmax.
         sampler: a key of SAMPLERS.
     """
 
     counts: np.ndarray
     temperatures: np.ndarray
     guidance: np.ndarray
-    logit_scale: float
+    logit_scales: np.ndarray
     sampler: str
 
     @property
@@ -64,6 +64,7 @@ class Plan:
             counts=self.counts[:, steps:],
             temperatures=self.temperatures[steps:],
             guidance=self.guidance[steps:],
+            logit_scales=self.logit_scales[steps:],
         )
 
     def table(self) -> str:
@@ -136,11 +137,13 @@ def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) ->
     revealed = counts.sum(0)  # (T,)
     hidden = revealed[::-1].cumsum()[::-1] / max(1, revealed.sum())  # before each step
     course = Course(progress, hidden, config.guidance_interval)
+    logit_scales = np.full(num_steps, config.logit_scale)
+    logit_scales[:1] *= config.first_logit_scale
     return Plan(
         counts=counts,
         temperatures=temperature * (1 - progress),
         guidance=config.guidance * GUIDANCE_SCHEDULES[config.guidance_schedule].share(course),
-        logit_scale=config.logit_scale,
+        logit_scales=logit_scales,
         sampler=config.sampler,
     )
 
@@ -207,9 +210,10 @@ def decoding_steps(
     """
     propose = SAMPLERS[plan.sampler].propose
     counts = send(torch.from_numpy(plan.counts), tokens.device)  # (B, T)
-    for index, temperature in enumerate(plan.temperatures.tolist()):
+    of_steps = zip(plan.temperatures.tolist(), plan.logit_scales.tolist(), strict=True)
+    for index, (temperature, logit_scale) in enumerate(of_steps):
         # Predict all tokens; the sampler draws them and scores the positions.
-        logits = logits_fn(tokens, index).float() * plan.logit_scale  # (B, L, K)
+        logits = logits_fn(tokens, index).float() * logit_scale  # (B, L, K)
         log_probs = logits.log_softmax(-1)
         here = StepNoise(noise.uniform[index], noise.gumbel[index], temperature, noise.order)
         proposal = propose(log_probs, here)
@@ -262,7 +266,9 @@ def draw_noise(
     return Noise(*(send(torch.from_numpy(a.astype(np.float32)), device) for a in arrays))
 
 
-def halton_orders(seed: int, image_indices: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+def halton_orders(
+    seed: int, image_indices: np.ndarray, grid: tuple[int, ...], roll: bool = True
+) -> np.ndarray:
     """Compute the place of each position in the Halton order of each image.
 
     All images use the same cyclic order, but each starts at a random point of it.
@@ -270,11 +276,14 @@ def halton_orders(seed: int, image_indices: np.ndarray, grid: tuple[int, ...]) -
     Args:
         image_indices: int (B,), the index of each image.
         grid: (h, w), or (L,) for tokens in a row.
+        roll: whether each image starts at a point of its own; otherwise all orders are equal.
 
     Returns:
         float32 (B, L), in each row a permutation of 0 .. L-1.
     """
     order = halton_order(grid)  # (L,)
+    if not roll:
+        return np.tile(order.astype(np.float32), (len(image_indices), 1))
     offsets = [rng(seed, "halton", int(index)).integers(len(order)) for index in image_indices]
     return ((order + np.array(offsets)[:, None]) % len(order)).astype(np.float32)
 
@@ -327,8 +336,9 @@ def _cumulative_counts(num_hidden: int, num_steps: int, plan: CumulativePlan) ->
     """Return `reveal_counts` of a plan in the paper's form."""
     ratios = mask_ratio(np.arange(1, num_steps + 1) / num_steps, plan.schedule)
     if plan.rounds_revealed:
-        # In their float32 an integer result, as at u = 1/2, comes out just below the integer.
-        wanted = num_hidden - np.floor((1 - ratios) * num_hidden - 1e-9)
+        # They compute in float32, where an integer result, as at u = 1/2, is often just below it.
+        revealed = (1 - ratios.astype(np.float32)) * np.float32(num_hidden)
+        wanted = num_hidden - np.floor(revealed)
     else:
         wanted = np.floor(_without_noise(num_hidden * ratios))
     counts = []

@@ -77,12 +77,14 @@ class Family:
     Attributes:
         config: its config dataclass, which also holds the family's name.
         layout: describes the files of other programs that it reads, for messages; empty if none.
+        license: that of the weights which its authors publish; empty if they publish none.
         recognizes: tells whether a file of another program is one of these. The rows are asked in
             order, so a family whose files also look like another's comes first.
     """
 
     config: Any
     layout: str = ""
+    license: str = ""
     recognizes: Callable[[ForeignFile], bool] = lambda file: False
 
     @property

@@ -39,6 +39,10 @@ class ForeignFile:
     stored: Any
     path: Path
 
+    def holds(self, signs: Collection[str]) -> bool:
+        """Whether it has a network with all these weights, inside any wrappers."""
+        return set(signs) <= unwrapped(self.stored, signs).weights.keys()
+
     @cached_property
     def metadata(self) -> Mapping[str, str]:
         """The metadata of a .safetensors file; empty for other files."""
@@ -131,6 +135,11 @@ def unwrapped(
             first.place,
         )
     return first
+
+
+def holds(stored: Any, signs: Collection[str]) -> bool:
+    """Return whether what `read_torch_file` returned has a network with all these weights."""
+    return set(signs) <= unwrapped(stored, signs).weights.keys()
 
 
 def _is_inside(one: Wrapped, other: Wrapped) -> bool:

@@ -5,6 +5,7 @@ to TOKENIZERS or TRANSFORMERS. A checkpoint of this program names its families. 
 program is recognized by its contents.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +21,13 @@ from models.family import (
     TransformerFamily,
 )
 from models.foreign_file import ForeignFile
+from models.halton import foreign as halton_files
+from models.halton.config import HaltonConfig
+from models.halton.transformer import HaltonTransformer
+from models.halton.transformer import training_bytes as halton_bytes
+from models.llamagen import foreign as llamagen_files
+from models.llamagen.config import LlamaGenConfig
+from models.llamagen.network import LlamaGenModel
 from models.maskgit import foreign as maskgit_files
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import JOINED, MaskedTransformer, training_bytes
@@ -32,10 +40,12 @@ from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from utils.checkpoint import build_with_weights, contents_of, is_own_format
 from utils.device import choose_device, choose_precision, in_usual_torch
-from utils.errors import UserError, check_whole, one_line
+from utils.errors import FieldError, UserError, check_whole, one_line
 from utils.plain import from_plain
 from utils.size import Size, Written, size_of
 from utils.torch_file import opening, pickled_network, read_torch_file
+
+log = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent / "pretrained"
 BUNDLED_FOR_COLOR = BUNDLED / "VQGAN_color.pt"
@@ -48,6 +58,15 @@ MADE_FOR = "made_for"  # entry of a student's checkpoint: its sampling settings
 
 TOKENIZERS = (
     TokenizerFamily(
+        config=LlamaGenConfig,
+        network=LlamaGenModel,
+        layout=llamagen_files.LAYOUT,
+        license="MIT (FoundationVision/LlamaGen)",
+        recognizes=llamagen_files.recognizes,
+        read=llamagen_files.read,
+        adapt=vqgan_files.adapt,
+    ),
+    TokenizerFamily(
         config=VQGANConfig,
         network=VQModel,
         layout=vqgan_files.LAYOUT,
@@ -57,6 +76,16 @@ TOKENIZERS = (
     ),
 )
 TRANSFORMERS = (
+    TransformerFamily(
+        config=HaltonConfig,
+        network=HaltonTransformer,
+        training_bytes=halton_bytes,
+        layout=halton_files.LAYOUT,
+        license="MIT (valeoai/Halton-MaskGIT)",
+        recognizes=halton_files.recognizes,
+        read=halton_files.read,
+        write=halton_files.to_foreign,
+    ),
     TransformerFamily(
         config=TransformerConfig,
         network=MaskedTransformer,
@@ -121,6 +150,7 @@ def load_tokenizer(
     image_size: Written = 32,
     channels: int | None = None,
     given: Mapping[str, Any] | None = None,
+    family: str | None = None,
 ) -> Tokenizer:
     """Open a tokenizer, on the CPU.
 
@@ -131,15 +161,16 @@ def load_tokenizer(
         channels: channels of the images to tokenize; None accepts any.
         given: fields of its config that the user set. A "remap", the path of an .npy file, is
             applied to a VQ-GAN that has none. An "image_size" is applied to one without attention.
+        family: its family, for a file that several could read; None recognizes it.
 
     Raises:
-        UserError: if the file is missing, damaged or not a tokenizer, or contradicts `channels` or
-            a given field; the message names both values.
+        UserError: if the file is missing, damaged or not a tokenizer, or contradicts `channels`,
+            `family` or a given field; the message names both values.
     """
     path = Path(path).expanduser()
     stored = read_torch_file(path)
     with opening(path):
-        tokenizer = _tokenizer_in(stored, path, size_of(image_size), given or {})
+        tokenizer = _tokenizer_in(stored, path, size_of(image_size), given or {}, family)
     if channels not in (None, tokenizer.channels):
         raise UserError(
             f"{path} is for images of {tokenizer.channels} channel(s); those of the dataset have "
@@ -305,15 +336,19 @@ def transformer_family(config: TransformerShape) -> TransformerFamily:
     return family_named("transformer", config.family)
 
 
-def _tokenizer_in(stored: Any, path: Path, image_size: Size, given: Mapping[str, Any]) -> Tokenizer:
+def _tokenizer_in(
+    stored: Any, path: Path, image_size: Size, given: Mapping[str, Any], named: str | None
+) -> Tokenizer:
     """Build the tokenizer in any file that has one; errors as in `load_tokenizer`, or any other."""
     if is_own_format(stored):
         kind = "maskgit" if stored.get("kind") == "maskgit" else "vqgan"
         contents = contents_of(stored, path, kind, KINDS)
         network = _tokenizer_network(contents.get("tokenizer", {}), path)
         family = family_named("tokenizer", network.config.family)
+        if named not in (None, family.name):
+            raise FieldError("tokenizer", named, f"that in {path} is of the family {family.name}")
     else:
-        family = _family_of_file(TOKENIZERS, stored, path)
+        family = _family_of_file(TOKENIZERS, stored, path, named)
         assert family.read is not None, "it recognizes a file"
         network = family.read(ForeignFile(stored, path), image_size, given)
     return Tokenizer(family.adapt(network, path, given))
@@ -330,15 +365,24 @@ def _tokenizer_network(entry: Any, source: Path | str) -> TokenizerNetwork:
         raise UserError(f"the tokenizer in {source} is damaged: {one_line(error)}") from error
 
 
-def _family_of_file(families: tuple[AnyFamily, ...], stored: Any, path: Path) -> AnyFamily:
-    """Find the family that recognizes a file of another program.
+def _family_of_file(
+    families: tuple[AnyFamily, ...], stored: Any, path: Path, named: str | None = None
+) -> AnyFamily:
+    """Find the family that recognizes a file of another program, and log its license.
+
+    Args:
+        named: the family that the user named; None tries all of them.
 
     Raises:
         UserError: if no family does; it names the known layouts.
     """
+    if named is not None:
+        families = (_family_asked_for(families[0].config.kind, named, path),)
     with opening(path):
         for family in families:
             if family.recognizes(ForeignFile(stored, path)):
+                if family.license:
+                    log.info("%s: %s, published under %s", path, family.name, family.license)
                 return family
     network = pickled_network(stored)
     if network:
@@ -347,4 +391,21 @@ def _family_of_file(families: tuple[AnyFamily, ...], stored: Any, path: Path) ->
             "only the program that made it can open: load it there and save its state_dict()"
         )
     known = ", no ".join(family.layout for family in families if family.layout)
+    if named is not None:
+        raise FieldError(families[0].config.kind, named, f"{path} holds no {known}")
     raise UserError(f"{path} is not a checkpoint of this program, and holds no {known}")
+
+
+def _family_asked_for(kind: str, name: str, path: Path) -> Any:
+    """Find the family that the user named for a file of another program.
+
+    Raises:
+        FieldError: if there is none of this name, or it reads no files of other programs.
+    """
+    try:
+        family = family_named(kind, name)
+    except ValueError as error:
+        raise FieldError(kind, name, one_line(error)) from error
+    if family.read is None:
+        raise FieldError(kind, name, f"is a family of this program only, unlike {path}")
+    return family

@@ -118,7 +118,8 @@ def prepare_decoding(
     plan = make_plan(np.full(len(labels), num_hidden), config)
     noise = draw_noise(seed, image_indices, plan.num_steps, seq_len, device)
     if SAMPLERS[config.sampler].uses_order:
-        order = torch.from_numpy(halton_orders(seed, image_indices, grid or (seq_len,)))
+        roll = config.halton_roll == "on"
+        order = torch.from_numpy(halton_orders(seed, image_indices, grid or (seq_len,), roll))
         noise = noise._replace(order=send(order, device))
     if midway is not None:
         _check_midway(midway, plan)

@@ -27,6 +27,7 @@ CHOICES = {
     "schedule": (*MASK_SCHEDULES, *CUMULATIVE_SCHEDULES),
     "sampler": tuple(SAMPLERS),
     "guidance_schedule": tuple(GUIDANCE_SCHEDULES),
+    "halton_roll": ("on", "off"),
 }
 
 
@@ -45,6 +46,9 @@ class SamplingConfig:
         choice_temperature: weight of the Gumbel noise on the confidence at the first step; it falls
             to 0 at the last. Only some samplers use it (`Sampler.uses_temperature`).
         logit_scale: factor on the logits before the softmax; above 1 makes the prediction sharper.
+        first_logit_scale: another factor on the logits of the first step only.
+        halton_roll: "on" if each image starts at a random point of the order of the sampler
+            `halton`, "off" if all images use the same order.
         start_token: token at hidden positions before the first step: None for the mask token, an id
             for that token, a negative number for random image tokens.
         start_share: share of positions that start from a token sampled from the model's prediction
@@ -62,6 +66,8 @@ class SamplingConfig:
     logit_scale: float = 1.0
     start_token: int | None = None
     start_share: float = field(default=0.0, metadata=ADDED_LATER)
+    first_logit_scale: float = field(default=1.0, metadata=ADDED_LATER)
+    halton_roll: str = field(default="on", metadata=ADDED_LATER)
 
     @classmethod
     def usual_for(cls, shape: TransformerShape) -> SamplingConfig:
@@ -84,7 +90,8 @@ class SamplingConfig:
         check_whole("num_steps", self.num_steps, 1)
         for name in ("guidance", "choice_temperature"):
             check_number(name, getattr(self, name), 0, MAX_STRENGTH)
-        check_number("logit_scale", self.logit_scale, 0, MAX_STRENGTH, above=True)
+        for name in ("logit_scale", "first_logit_scale"):
+            check_number(name, getattr(self, name), 0, MAX_STRENGTH, above=True)
         check_number("start_share", self.start_share, 0, 1)
         if self.start_token is not None:
             check_whole("start_token", self.start_token)

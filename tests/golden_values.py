@@ -14,3 +14,17 @@ def uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x ^= x >> np.uint64(31)
     return ((x >> np.uint64(11)) / 2.0**52 - 1).reshape(shape)
+
+
+def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights of a parameter, float32, that keep the activations' scale."""
+    values = uniform(name, shape)
+    if len(shape) == 4:
+        values *= np.sqrt(3 / np.prod(shape[1:]))
+    elif name.endswith("embedding.weight"):
+        values *= 1.5
+    elif name.endswith(".weight"):
+        values = 1 + 0.2 * values
+    else:
+        values *= 0.2
+    return values.astype(np.float32)

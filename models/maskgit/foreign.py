@@ -6,7 +6,6 @@ Token ids, class tokens and shapes are the same as here; only the names of the w
 """
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from torch import Tensor
 from models.foreign_file import ForeignFile, shape_of, taken, unwrapped
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
+from models.renaming import renamed
 from models.shapes import TokenizerShape
 from utils.checkpoint import build_with_weights
 from utils.errors import UserError, one_line
@@ -45,7 +45,7 @@ NAMES = (  # theirs, ours
 
 def recognizes(file: ForeignFile) -> bool:
     """Return whether a file holds weights of such a transformer."""
-    return set(SIGNS) <= unwrapped(file.stored, SIGNS).weights.keys()
+    return file.holds(SIGNS)
 
 
 def read(
@@ -128,7 +128,7 @@ def find_weights(file: ForeignFile) -> ForeignWeights:
         raise UserError(f"{file.path} holds no {LAYOUT}")
     weights = {}
     for name, value in taken(found, {}).items():
-        ours = renamed(name, to_ours=True)
+        ours = renamed(name, NAMES)
         if ours is None:
             entry = one_line(ValueError(name), 80)
             raise UserError(f"{file.path} has the entry {entry}, which no {LAYOUT} has")
@@ -208,17 +208,7 @@ def to_foreign(model: MaskedTransformer) -> dict[str, Tensor]:
     weights["position_embedding"] = weights["position_embedding"][None]
     result = {}
     for name, value in weights.items():
-        theirs = renamed(name, to_ours=False)
+        theirs = renamed(name, NAMES, to_ours=False)
         assert theirs is not None, name
         result[theirs] = value.contiguous().clone()
     return result
-
-
-def renamed(name: str, to_ours: bool) -> str | None:
-    """Translate the name of a weight; None if it is not a weight of the transformer."""
-    for theirs, ours in NAMES:
-        source, target = (theirs, ours) if to_ours else (ours, theirs)
-        match = re.fullmatch(re.escape(source).replace(r"\*", "(.+?)"), name)
-        if match:
-            return target.replace("*", "{}").format(*match.groups())
-    return None

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ IGNORED = {
     "quantize.codebook_used": STATISTICS,
 }
 NOT_IN_WEIGHTS = ("dropout", "sane_index_shape")  # fields that shapes do not show
+AnyModel = TypeVar("AnyModel", bound=VQModel)
 
 
 def recognizes(file: ForeignFile) -> bool:
@@ -65,19 +66,40 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> VQMod
     Raises:
         UserError: if the weights do not make a VQ-GAN, or contradict a given field.
     """
-    weights = find_weights(file)
+    return model_of(VQGANConfig, VQModel, find_weights(file), file.path, image_size, given)
+
+
+def model_of(
+    config_class: type[VQGANConfig],
+    network: type[AnyModel],
+    weights: Mapping[str, Tensor],
+    path: Path,
+    image_size: Size,
+    given: Mapping[str, Any],
+) -> AnyModel:
+    """Build a VQ-GAN, or one of a family like it, from weights with taming's names.
+
+    Args:
+        config_class: the config of the family.
+        network: the network of the family.
+        weights: all weights of the network, and no others.
+        given: fields of VQGANConfig that the user set.
+
+    Raises:
+        UserError: as `read`.
+    """
     try:
         inferred = infer_config(weights, image_size)
         from_user = {name: given[name] for name in NOT_IN_WEIGHTS if name in given}
-        config = VQGANConfig(**{**inferred, **from_user})
+        config = config_class(**{**inferred, **from_user})
         config.validate()
-        return build_with_weights(lambda: VQModel(config), weights)
+        return build_with_weights(lambda: network(config), weights)
     except ValueError as error:
         reason = one_line(error)
-        raise UserError(f"the weights in {file.path} do not make a VQ-GAN: {reason}") from error
+        raise UserError(f"the weights in {path} do not make a VQ-GAN: {reason}") from error
 
 
-def adapt(model: VQModel, path: Path, given: Mapping[str, Any]) -> VQModel:
+def adapt(model: AnyModel, path: Path, given: Mapping[str, Any]) -> AnyModel:
     """Check a VQ-GAN on the CPU against the given fields; apply an image size and a remap.
 
     Args:
@@ -105,7 +127,7 @@ def adapt(model: VQModel, path: Path, given: Mapping[str, Any]) -> VQModel:
     return model
 
 
-def at_size(model: VQModel, image_size: Size) -> VQModel:
+def at_size(model: AnyModel, image_size: Size) -> AnyModel:
     """Build the same model for images of another size; a model with attention is returned as it is.
 
     Raises:
@@ -115,14 +137,14 @@ def at_size(model: VQModel, image_size: Size) -> VQModel:
     if config == model.config:
         return model
     config.validate()
-    return build_with_weights(lambda: VQModel(config), model.state_dict())
+    return build_with_weights(lambda: type(model)(config), model.state_dict())
 
 
-def remapped(model: VQModel, remap: tuple[int, ...]) -> VQModel:
+def remapped(model: AnyModel, remap: tuple[int, ...]) -> VQModel:
     """Build the same model with fewer tokens: token i means code remap[i]."""
     config = replace(model.config, remap=remap)
     weights = {**model.state_dict(), "quantize.used": torch.tensor(remap)}
-    return build_with_weights(lambda: VQModel(config), weights)
+    return build_with_weights(lambda: type(model)(config), weights)
 
 
 def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:

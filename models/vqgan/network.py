@@ -5,7 +5,7 @@ The architecture and every parameter name are those of taming-transformers' VQMo
 token grid, Z z_channels, D width of a code.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch._functorch.config
@@ -212,8 +212,14 @@ class Reconstruction(NamedTuple):
 
 
 class VQModel(TokenizerNetwork):
-    """The VQ-GAN's autoencoder; `colorize` is None, or a projection of label channels to RGB."""
+    """The VQ-GAN's autoencoder.
 
+    Attributes:
+        quantizer: the class of its quantizer; families with another one replace it.
+        colorize: a projection of label channels to RGB, or None.
+    """
+
+    quantizer: ClassVar[type[VectorQuantizer]] = VectorQuantizer
     config: VQGANConfig
     colorize: Tensor | None
 
@@ -223,7 +229,7 @@ class VQModel(TokenizerNetwork):
         encoded = config.z_channels * (2 if config.double_z else 1)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quantize = VectorQuantizer(config)
+        self.quantize = self.quantizer(config)
         self.quant_conv = nn.Conv2d(encoded, config.embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
         labels = config.colorize_nlabels

@@ -17,6 +17,7 @@ from models.vqgan.config import VQGANConfig
 # have no other gradient, and Adam cancels a constant factor. The commitment loss then has weight 1
 # and pulls the encoder four times as hard. Loading a checkpoint does not depend on this.
 COMMITMENT = 0.25
+MOST_PAIRS = 2**28  # vectors times codes that are compared at once: 1 GiB
 
 
 class Quantized(NamedTuple):
@@ -107,8 +108,13 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def tokens(self, vectors: Tensor) -> Tensor:
         """Find the nearest codes of vectors: float32 (B, h, w, D) -> int64 (B, h, w) in [0, K)."""
-        flat = vectors.detach().reshape(-1, vectors.shape[-1])
-        return nearest_codes(flat, self.codes).view(vectors.shape[:-1])
+        flat, codes = vectors.detach().reshape(-1, vectors.shape[-1]), self.codes
+        parts = flat.split(max(1, MOST_PAIRS // len(codes)))
+        return torch.cat([self.choose(part, codes) for part in parts]).view(vectors.shape[:-1])
+
+    def choose(self, vectors: Tensor, codes: Tensor) -> Tensor:
+        """Choose a code for each vector: float (N, D) and (K, D) -> int64 (N,) in [0, K)."""
+        return nearest_codes(vectors, codes)
 
     def lookup(self, tokens: Tensor) -> Tensor:
         """Return the codes of tokens: int64 (...,) in [0, K) -> (..., D)."""

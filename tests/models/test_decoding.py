@@ -157,7 +157,7 @@ def slow_decode(logits_fn, plan, noise, tokens, hidden):
     """The algorithm as one would explain it: one image, one position, one token at a time."""
     tokens, hidden = tokens.clone(), hidden.clone()
     for step in range(plan.num_steps):
-        logits = logits_fn(tokens, step).double() * plan.logit_scale
+        logits = logits_fn(tokens, step).double() * plan.logit_scales[step]
         for b in range(len(tokens)):
             candidates = []
             for position in range(tokens.shape[1]):

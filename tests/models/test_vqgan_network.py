@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden_values import uniform
+from golden_values import fill, uniform
 
 from models.open import load_tokenizer
 from models.vqgan.config import VQGANConfig
@@ -42,20 +42,6 @@ CASES = {
 }
 
 Case = tuple[VQGANConfig, dict[str, np.ndarray]]
-
-
-def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Weights of a parameter, float32, that keep the activations' scale."""
-    values = uniform(name, shape)
-    if len(shape) == 4:
-        values *= np.sqrt(3 / np.prod(shape[1:]))
-    elif name.endswith("embedding.weight"):
-        values *= 1.5
-    elif name.endswith(".weight"):
-        values = 1 + 0.2 * values
-    else:
-        values *= 0.2
-    return values.astype(np.float32)
 
 
 def pictures(config: VQGANConfig) -> np.ndarray:

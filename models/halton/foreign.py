@@ -1,0 +1,109 @@
+"""Reads and writes the transformers of valeoai/Halton-MaskGIT, such as `ImageNet_256_base.pth`.
+
+Their files hold the training state too: the weights are under `model_state_dict`. The names of the
+weights are those of models/halton/transformer.py, with the output weights a second time.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from models.foreign_file import ForeignFile, shape_of, taken, unwrapped
+from models.halton.config import HaltonConfig
+from models.halton.transformer import HaltonTransformer
+from models.shapes import TokenizerShape
+from utils.checkpoint import build_with_weights
+from utils.errors import FieldError, UserError, one_line
+
+LAYOUT = "transformer in Halton-MaskGIT's layout (last_norm.norm_final.weight and so on)"
+SIGNS = ("tok_emb.weight", "pos_emb.weight", "cls_emb.weight", "last_norm.norm_final.weight")
+TIED = "head.weight"  # equal to tok_emb.weight
+# Attention heads of the published sizes by width; the weights do not show them.
+PUBLISHED_HEADS = {384: 6, 512: 6, 768: 12, 1024: 16, 1152: 16}
+
+
+def recognizes(file: ForeignFile) -> bool:
+    """Return whether a file holds such a transformer."""
+    return file.holds(SIGNS)
+
+
+def read(
+    file: ForeignFile,
+    tokenizer: TokenizerShape,
+    num_classes: int | None,
+    given: Mapping[str, Any],
+) -> HaltonTransformer:
+    """Build the transformer, on the CPU.
+
+    Args:
+        num_classes: not used, because the file shows the number of classes.
+        given: fields of HaltonConfig that the user set.
+
+    Raises:
+        UserError: if the weights do not make a transformer, the file has other entries, or it is
+            for another number of codes.
+    """
+    path = file.path
+    weights = taken(unwrapped(file.stored, SIGNS, path).weights, {})
+    try:
+        _drop_tied(weights)
+        config = infer_config(weights, given.get("heads"))
+        config.validate()
+        transformer = build_with_weights(lambda: HaltonTransformer(config), weights)
+    except ValueError as error:
+        reason = one_line(error)
+        raise UserError(f"the weights in {path} do not make a transformer: {reason}") from error
+    if config.codebook_size != tokenizer.codebook_size:
+        raise UserError(
+            f"{path} is for a tokenizer of {config.codebook_size} codes, but `checkpoint_vae` has "
+            f"{tokenizer.codebook_size}; the published ones are for LlamaGen's vq_ds16_c2i.pt"
+        )
+    return transformer
+
+
+def _drop_tied(weights: dict[str, Tensor]) -> None:
+    """Remove the output weights; ValueError if they are not the token embedding."""
+    output = weights.pop(TIED, None)
+    if output is not None and not output.equal(weights["tok_emb.weight"]):
+        raise ValueError(f"{TIED} differs from tok_emb.weight")
+
+
+def infer_config(weights: Mapping[str, Tensor], heads: int | None) -> HaltonConfig:
+    """Read the config from the shapes of weights.
+
+    Args:
+        heads: attention heads that the user gave; None takes those of the published size.
+
+    Raises:
+        ValueError: if a weight is missing or has the wrong number of axes, or the number of heads
+            is unknown or does not fit the weights.
+    """
+    ids, width = shape_of(weights, "tok_emb.weight", 2)
+    inside = shape_of(weights, "transformer.layers.0.attn.wq.weight", 2)[0]
+    heads = heads or PUBLISHED_HEADS.get(width)
+    if heads is None or width // heads * heads != inside:
+        reason = f"do not make {inside} channels of {width}; give the right number"
+        raise FieldError("transformer.heads", heads, reason)
+    registers = "reg_tokens.weight" in weights
+    return HaltonConfig(
+        codebook_size=ids - 1,
+        num_classes=shape_of(weights, "cls_emb.weight", 2)[0] - 1,
+        seq_len=shape_of(weights, "pos_emb.weight", 2)[0],
+        hidden_dim=width,
+        depth=len({n.split(".")[2] for n in weights if n.startswith("transformer.layers.")}),
+        heads=heads,
+        registers=shape_of(weights, "reg_tokens.weight", 2)[0] if registers else 0,
+    )
+
+
+def to_foreign(model: HaltonTransformer) -> dict[str, Any]:
+    """Return a checkpoint as Halton-MaskGIT's trainer writes and reads it."""
+    weights = {name: value.cpu().clone() for name, value in model.state_dict().items()}
+    weights[TIED] = weights["tok_emb.weight"]
+    return {
+        "iter": 0,
+        "global_epoch": 0,
+        "model_state_dict": weights,
+        "optimizer_state_dict": None,
+    }

@@ -1,0 +1,118 @@
+"""Tokenizers of other programs make the tokens and images that they make there.
+
+The values in golden/FAMILY.npz come from the programs named in PROGRAMS. Their networks were filled
+with the weights that `fill` makes and given the images that `pictures` makes.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from golden_values import fill, uniform
+from torch import Tensor
+
+from models.open import load_tokenizer
+from models.tokenizer import Tokenizer
+from utils.checkpoint import save_checkpoint
+from utils.errors import UserError
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PROGRAMS = {  # of a family: repository, commit, class
+    "llamagen": ("FoundationVision/LlamaGen", "ce98ec4", "tokenizer_image.vq_model.VQModel"),
+}
+CASES = [("llamagen", "f4"), ("llamagen", "f2")]
+
+
+class Golden(NamedTuple):
+    """A network of another program: its weights, and what it makes of images."""
+
+    family: str
+    weights: dict[str, Tensor]
+    tokens: Tensor
+    images: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.images.shape[-1]
+
+    def load(self, stored: Any, folder: Path, **more: Any) -> Tokenizer:
+        torch.save(stored, folder / "model.pt")
+        return load_tokenizer(folder / "model.pt", self.size, 3, **more)
+
+
+def golden(family: str, case: str) -> Golden:
+    with np.load(GOLDEN / f"{family}.npz") as stored:
+        shapes = [line.split() for line in stored[f"{case}/names"].tolist()]
+        tokens, images = (
+            torch.from_numpy(stored[f"{case}/{part}"]) for part in ("tokens", "images")
+        )
+    weights = {
+        name: torch.from_numpy(fill(name, tuple(map(int, shape)))) for name, *shape in shapes
+    }
+    return Golden(family, weights, tokens.long(), images)
+
+
+@pytest.fixture(params=CASES, ids="-".join)
+def recorded(request: pytest.FixtureRequest) -> Golden:
+    return golden(*request.param)
+
+
+@pytest.fixture(params=PROGRAMS)
+def small(request: pytest.FixtureRequest) -> Golden:
+    return golden(request.param, next(case for family, case in CASES if family == request.param))
+
+
+def pictures(size: int) -> Tensor:
+    """Two noisy gradients, float32 (2, 3, size, size) in [-1, 1]."""
+    ramp = np.linspace(-0.5, 0.5, size)
+    images = 0.5 * uniform("pictures", (2, 3, size, size)) + ramp
+    return torch.from_numpy(images.astype(np.float32))
+
+
+def test_tokens_and_images_are_the_original_s(recorded: Golden, tmp_path: Path) -> None:
+    tokenizer = recorded.load(recorded.weights, tmp_path)
+    assert tokenizer.config.family == recorded.family
+    tokens = tokenizer.encode(pictures(recorded.size))
+    assert len(tokens.unique()) > 4
+    assert torch.equal(tokens, recorded.tokens)
+    with torch.no_grad():
+        images = tokenizer.network.decode_tokens(tokens)
+    torch.testing.assert_close(images, recorded.images, atol=1e-5, rtol=0)
+
+
+def test_it_is_kept_as_it_is(small: Golden, tmp_path: Path) -> None:
+    tokenizer = small.load({"state_dict": small.weights, "epoch": 3}, tmp_path)
+    save_checkpoint(tmp_path / "own.pt", "vqgan", {"tokenizer": tokenizer.entry()})
+    again = load_tokenizer(tmp_path / "own.pt", small.size, 3)
+    assert (again.config, again.fingerprint) == (tokenizer.config, tokenizer.fingerprint)
+    assert again.config.family == small.family
+    assert torch.equal(again.encode(pictures(small.size)), small.tokens)
+
+
+def test_an_entry_more_or_less_is_refused(small: Golden, tmp_path: Path) -> None:
+    for name in ("quantize.scale", "encoder.patch.weight", "logvar"):
+        with pytest.raises(UserError, match=f"{name} is not part of it"):
+            small.load({**small.weights, name: torch.ones(1)}, tmp_path)
+    for name in ("decoder.conv_out.bias", "encoder.norm_out.weight"):
+        fewer = {key: value for key, value in small.weights.items() if key != name}
+        with pytest.raises(UserError, match=f"{name} is missing"):
+            small.load(fewer, tmp_path)
+    less = {
+        key: value for key, value in small.weights.items() if key != "quantize.embedding.weight"
+    }
+    with pytest.raises(UserError, match=r"model\.pt"):
+        small.load(less, tmp_path)
+
+
+def test_the_family_can_be_named(small: Golden, tmp_path: Path) -> None:
+    tokenizer = small.load(small.weights, tmp_path, family=small.family)
+    assert tokenizer.config.family == small.family
+    for family in PROGRAMS.keys() - {small.family}:
+        with pytest.raises(UserError, match=rf"`tokenizer` {family}: .*model\.pt holds no"):
+            small.load(small.weights, tmp_path, family=family)
+    with pytest.raises(UserError, match="no VQ-GAN in taming-transformers' layout"):
+        small.load(small.weights, tmp_path, family="vqgan")
+    with pytest.raises(UserError, match="unknown tokenizer family 'other'"):
+        small.load(small.weights, tmp_path, family="other")
