@@ -3,7 +3,9 @@
 The fourth thing to measure, a model's likelihood, is in commands/likelihood.py.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ from commands import likelihood
 from commands.flags import option_values
 from commands.generation import Generation, describe_model, resolve_generation, sampling_of
 from commands.judging import SPLITS, JudgeSource, SplitImages, check_judge, resolve_judge
+from commands.nearest import NearestSource, resolve_nearest
 from commands.parser import CommandLine
 from commands.request import Machine, Request
 from commands.sources import TokenizerSource, find_model, find_tokenizer_to_measure
 from data.batches import labeled_batches
-from data.generated import open_generated
+from data.generated import Block, GeneratedImages, open_generated
 from metrics.judge import write_scores
 from metrics.reconstruction import ReconstructionMeter, perceptual_if_there
 from models.decoding import make_plan
@@ -31,12 +34,14 @@ class SamplesJob:
     """Samples to measure.
 
     Attributes:
+        nearest: finds the training images nearest to the samples; None does not.
         result: file for the scores.
     """
 
     generation: Generation
     sampling: SamplingConfig
     judge: JudgeSource
+    nearest: NearestSource | None
     result: Path
 
 
@@ -46,11 +51,13 @@ class ImagesJob:
 
     Attributes:
         path: a folder of images, or an .npz or .npy file.
+        nearest: finds the training images nearest to the images; None does not.
         result: file for the scores.
     """
 
     path: Path
     judge: JudgeSource
+    nearest: NearestSource | None
     result: Path
 
 
@@ -78,6 +85,8 @@ EvaluateJob = SamplesJob | ImagesJob | TokenizerJob | likelihood.LikelihoodJob
 
 def check(line: CommandLine) -> None:
     """Refuse files that are missing, and --images together with a tokenizer."""
+    if line.nearest and line.evaluate != "samples":
+        raise UserError("--nearest compares samples, or --images, with the training images")
     if line.evaluate == "likelihood":
         return likelihood.check(line)
     check_judge(line)
@@ -109,7 +118,9 @@ def resolve(request: Request) -> EvaluateJob:
     sampling = sampling_of(request.line, model)
     data = request.data(model.dataset, model.tokenizer.image_size)
     judge = resolve_judge(request, data, _reference(request), len(generation.labels))
-    return SamplesJob(generation, sampling, judge, model.run.evaluation("samples"))
+    result = model.run.evaluation("samples")
+    nearest = resolve_nearest(request, data, result)
+    return SamplesJob(generation, sampling, judge, nearest, result)
 
 
 def _resolve_images(request: Request) -> ImagesJob:
@@ -119,7 +130,9 @@ def _resolve_images(request: Request) -> ImagesJob:
         model = find_model(request)
         data, run = request.data(model.dataset, model.tokenizer.image_size), model.run
     judge = resolve_judge(request, data, _reference(request))
-    return ImagesJob(Path(request.line.images), judge, run.evaluation("images"))
+    result = run.evaluation("images")
+    nearest = resolve_nearest(request, data, result)
+    return ImagesJob(Path(request.line.images), judge, nearest, result)
 
 
 def _resolve_tokenizer(request: Request) -> TokenizerJob:
@@ -165,12 +178,17 @@ def run(job: EvaluateJob) -> None:
 
 def _measure_samples(job: SamplesJob) -> None:
     """Sample the images and score them block by block."""
-    count = len(job.generation.labels)
+    generation, count = job.generation, len(job.generation.labels)
     judge = job.judge.open()
-    scores = judge.score(job.generation.blocks(job.sampling), count, "sampling")
+    features = judge.measure(generation.blocks(job.sampling), count, "sampling")
+    scores = judge.compare(features)
+    if job.nearest is not None:
+        block_size = min(generation.series.block_size, count)
+        again = partial(generation.blocks, job.sampling)
+        scores |= job.nearest.measure(features, again, block_size)
     protocol = {
         **judge.protocol(count),
-        **job.generation.protocol(),
+        **generation.protocol(),
         "sampling": option_values(job.sampling),
     }
     write_scores(job.result, scores, protocol)
@@ -178,12 +196,21 @@ def _measure_samples(job: SamplesJob) -> None:
 
 def _measure_images(job: ImagesJob) -> None:
     """Read the images and score them."""
-    data = job.judge.data
+    data, size = job.judge.data, job.judge.batch_size
     images = open_generated(job.path, data.size, data.spec.channels)
     judge = job.judge.open()
-    scores = judge.score(images.blocks(job.judge.batch_size), len(images), "measuring")
+    features = judge.measure(images.blocks(size), len(images), "measuring")
+    scores = judge.compare(features)
+    if job.nearest is not None:
+        again = partial(_some_blocks, images, size)
+        scores |= job.nearest.measure(features, again, size)
     protocol = {**judge.protocol(len(images)), "measured": job.path.name}
     write_scores(job.result, scores, protocol)
+
+
+def _some_blocks(images: GeneratedImages, batch_size: int, numbers: list[int]) -> Iterator[Block]:
+    """Yield the blocks with these numbers."""
+    return (block for i, block in enumerate(images.blocks(batch_size)) if i in numbers)
 
 
 def _measure_tokenizer(job: TokenizerJob) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from commands.flags import options_of
 from commands.generation import GRID_COLUMNS
 from commands.judging import SPLITS
+from commands.nearest import pixels_of
 from commands.options import OPTIONS
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
@@ -200,7 +201,7 @@ def _write_picture(job: LikelihoodJob, chosen: np.ndarray, odd: np.ndarray) -> N
     order = np.abs(odd).argsort()
     columns = min(GRID_COLUMNS, len(chosen))
     shown = chosen[np.concatenate([order[::-1][:columns], order[:columns]])]
-    pixels = [job.images[int(index)][0].permute(1, 2, 0).numpy() for index in shown]
+    pixels = [pixels_of(job.images, int(index)) for index in shown]
     path = job.result.with_suffix(".png")
     make_folder(path.parent)
     save_grid(path, pixels, columns=columns)

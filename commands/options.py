@@ -517,6 +517,8 @@ def _measuring() -> Iterator[Option]:
     )  # fmt: skip
     text = "weights-inception-2015-12-05-6726825d.pth, if it cannot be downloaded"
     yield Option("inception_weights", kinds.path, "FILE", text, modes)
+    text = "also find the training image nearest to each sample: are the samples copies?"
+    yield Option("nearest", None, "", text, _modes("evaluate"))
     yield Option(
         "classify", kinds.whole_number, "N",
         "with --evaluate likelihood: also classify N images, each by its most likely class",

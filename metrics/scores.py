@@ -122,7 +122,7 @@ class FeatureCollector:
         """Return the features of all N images."""
         assert self._seen == self._count, f"{self._seen} images instead of {self._count}"
         kept = torch.cat(self._kept)
-        order = rng(0, "order of kept features").permutation(len(kept))
+        order = order_of_kept(len(kept))
         mean, covariance = self._moments.result()
         return FeatureSet(
             count=self._count,
@@ -139,6 +139,17 @@ def drawn_images(count: int) -> np.ndarray:
     drawn = np.zeros(count, bool)
     drawn[rng(0, "kept features").permutation(count)[:KEPT]] = True
     return drawn
+
+
+def order_of_kept(count: int) -> np.ndarray:
+    """Return the order in which kept features are shuffled: int64 (count,)."""
+    return rng(0, "order of kept features").permutation(count)
+
+
+def kept_images(count: int) -> np.ndarray:
+    """Return the numbers of the images in `FeatureSet.kept` of `count` images: int64 (rows,)."""
+    (drawn,) = np.nonzero(drawn_images(count))
+    return drawn[order_of_kept(len(drawn))]
 
 
 def compare(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:

@@ -218,6 +218,41 @@ def test_samples_of_a_checkpoint(evaluate, trained, tmp_path):
     assert scores_of(tmp_path)["scores"] == pytest.approx(measured["scores"], rel=1e-4)
 
 
+def test_copies_of_training_images_are_named(real_images, feature_net, tmp_path, capsys):
+    train, validation, fresh = real_images[:300], real_images[300:500], real_images[500:700]
+    for prefix, images in (("train", train), ("t10k", validation)):
+        labels = np.zeros(len(images), np.uint8)
+        write_idx(tmp_path / "FashionMNIST" / "raw", images, labels, prefix)
+    shown = {}
+    for name, images in (("copies", train[40:140]), ("fresh", fresh)):
+        np.savez(tmp_path / f"{name}.npz", arr_0=images[..., None])
+        main(
+            f"--evaluate --images {tmp_path}/{name}.npz --nearest --dataset fashionmnist "
+            f"--data_dir {tmp_path} --output_dir {tmp_path} --feature_net {feature_net} "
+            "--batch_size 37".split()
+        )
+        shown[name] = scores_of(tmp_path, run="fashionmnist")["scores"]
+        looks = "look like" if name == "copies" else "do not look like"
+        assert f"the samples {looks} copies of training images" in capsys.readouterr().out
+        with Image.open(tmp_path / "fashionmnist" / "evaluation_images_nearest.png") as picture:
+            pairs = np.asarray(picture)[2:-2]
+        top, bottom = pairs[:64], pairs[66:]  # images of 32 pixels are shown twice as large
+        assert (top == bottom).all() == (name == "copies")
+    assert (shown["copies"]["auth_pct"], shown["copies"]["close_share"]) == (0, 1)
+    assert shown["fresh"]["auth_pct"] > 30
+    assert shown["fresh"]["close_share"] < 0.05
+
+
+def test_the_training_images_nearest_to_samples(evaluate, trained, tmp_path):
+    told = evaluate(
+        f"--evaluate --nearest --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 25 "
+        "--batch_size 8 --step 2"
+    )
+    assert 0 <= scores_of(tmp_path, "samples")["scores"]["auth_pct"] <= 100
+    assert "evaluation_samples_nearest.png" in told
+    assert not [*(tmp_path / "tokens").glob(".nearest*")]
+
+
 def no_network(*arguments, **options):
     raise OSError("no network")
 
@@ -339,6 +374,7 @@ def test_a_grid_is_every_combination():
         (["--evaluate", "--feature_net", "no.pt"], "--feature_net no.pt: there is no such file"),
         (["--evaluate", "--feature_net", __file__], "is not a TorchScript file"),
         (["--evaluate", "tokenizer", "--images", "x"], "reconstructs real images; leave --images"),
+        (["--evaluate", "tokenizer", "--nearest"], "--nearest compares samples, or --images, with"),
         (["--evaluate", "--images", "nowhere"], "--images nowhere: there is no such"),
         (["--evaluate", "--reference", "test"], "--reference test: it is neither train nor valid"),
         (["--evaluate", "--write_reference", "x.csv"], "its name must end in .npz (ADM, EDM"),

@@ -1,0 +1,110 @@
+"""--nearest: which training images are the samples closest to?"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from commands.generation import GRID_COLUMNS
+from commands.judging import JudgeSource, resolve_judge
+from commands.request import Data, Request
+from data.batches import uint8_blocks
+from data.generated import Blocks
+from data.images import ImageDataset
+from metrics.nearest import Nearest, find_nearest, write_features
+from metrics.scores import FeatureSet, kept_images
+from utils.files import make_folder, temporary_folder
+from utils.pictures import save_grid
+from utils.progress import log_written
+
+log = logging.getLogger(__name__)
+
+BlocksFrom = Callable[[list[int]], Blocks]
+"""(numbers of blocks) -> these blocks of samples, all of one size."""
+
+
+@dataclass(frozen=True)
+class NearestSource:
+    """Everything that finds the training images nearest to samples.
+
+    Attributes:
+        judge: extracts the features of the validation images.
+        picture: file for the closest pairs.
+    """
+
+    training: ImageDataset
+    judge: JudgeSource
+    picture: Path
+
+    def measure(self, samples: FeatureSet, blocks: BlocksFrom, block_size: int) -> dict[str, Any]:
+        """Find the nearest training images of samples, draw the closest pairs, say the result.
+
+        Args:
+            blocks: returns some blocks of the samples again.
+            block_size: samples of a block; only the last one may be smaller.
+
+        Returns:
+            The scores of `Nearest`.
+        """
+        assert samples.kept is not None, "the features of images are kept"
+        assert samples.count is not None, "the samples are counted"
+        validation = self.judge.open().real.kept
+        assert validation is not None, "the features of a split are kept"
+        workers, size = self.judge.data.num_workers, self.judge.batch_size
+        real = uint8_blocks(self.training, size, workers)
+        with temporary_folder(make_folder(self.judge.cache_folder), "nearest") as folder:
+            features = write_features(
+                folder / "features.npy",
+                self.judge.extractor(),
+                real,
+                len(self.training),
+                "features of all training images",
+            )
+            found = find_nearest(samples.kept, validation, features)
+        self._draw(found, kept_images(samples.count), blocks, block_size)
+        log.info("%s", found.verdict)
+        return found.scores
+
+    def _draw(
+        self, found: Nearest, indices: np.ndarray, blocks: BlocksFrom, block_size: int
+    ) -> None:
+        """Draw the samples that are closest to a training image, and those images below them.
+
+        Args:
+            indices: int (N,), the numbers of the samples.
+        """
+        closest = found.distances.argsort()[:GRID_COLUMNS]
+        samples: dict[int, np.ndarray] = {}
+        numbers = sorted({int(index) // block_size for index in indices[closest]})
+        for number, (images, _) in zip(numbers, blocks(numbers), strict=True):
+            samples |= {number * block_size + i: image for i, image in enumerate(images)}
+        shown = [samples[int(index)] for index in indices[closest]]
+        shown += [pixels_of(self.training, int(index)) for index in found.images[closest]]
+        make_folder(self.picture.parent)
+        save_grid(self.picture, shown, columns=len(closest))
+        log_written(self.picture, "the samples closest to a training image, above that image")
+
+
+def pixels_of(images: ImageDataset, index: int) -> np.ndarray:
+    """Read an image of a dataset as uint8 (H, W, C)."""
+    pixels: np.ndarray = images[index][0].permute(1, 2, 0).numpy()
+    return pixels
+
+
+def resolve_nearest(request: Request, data: Data, result: Path) -> NearestSource | None:
+    """Open the images to compare with, if --nearest asks for it.
+
+    Args:
+        result: file for the scores; the picture goes beside it.
+
+    Raises:
+        UserError: as `resolve_judge`.
+    """
+    if not request.line.nearest:
+        return None
+    judge = resolve_judge(request, data, "validation")
+    picture = result.with_name(f"{result.stem}_nearest.png")
+    return NearestSource(data.open("train"), judge, picture)
