@@ -34,10 +34,10 @@ from benchmarks.baseline import PlainTransformer, Trainer
 from benchmarks.baseline import sample as plain_sample
 from data.token_set import TokenSet
 from models.decoding import make_plan
+from models.generator import ImageSeries
 from models.maskgit.config import TransformerConfig
 from models.model import Model
 from models.sampling import SamplingConfig
-from models.series import ImageSeries
 from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel

@@ -19,10 +19,10 @@ from commands.sources import ModelSource, find_model
 from commands.training_jobs import StageJob, wants_wandb
 from data.datasets import DATASETS
 from models.decoding import make_plan
+from models.generator import ImageSeries
 from models.labels import labels_in_turn
 from models.open import new_transformer, transformer_family
 from models.sampling import SamplingConfig
-from models.series import ImageSeries
 from training import runs
 from training.config import UPDATES_PER_EPOCH, DistillConfig, LoopConfig
 from training.distillation import DistillationStage, student_settings

@@ -16,10 +16,10 @@ from commands.sources import ModelSource, find_model
 from metrics.sweep_table import table_text
 from models.decoding import make_plan
 from models.family import Transformer
+from models.generator import ImageSeries
 from models.labels import classes_in_turn, labels_in_turn
-from models.model import Model
-from models.sampling import BestSettings, SamplingConfig
-from models.series import ImageSeries
+from models.model import BestSettings, Model
+from models.sampling import SamplingConfig
 from utils.errors import UserError
 from utils.pictures import save_grid
 

@@ -17,7 +17,6 @@ from data.datasets import DATASETS
 from metrics.better import BETTER
 from models.maskgit.config import TransformerConfig
 from models.sampling import CHOICES, SamplingConfig
-from models.schedules import training_schedule
 from models.vqgan.config import VQGANConfig
 from training.config import (
     OPTIMIZERS,
@@ -27,6 +26,7 @@ from training.config import (
     LoopConfig,
     TrainingConfig,
     VQGANTrainingConfig,
+    training_schedule,
 )
 
 

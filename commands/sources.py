@@ -15,7 +15,7 @@ from commands.flags import given_fields
 from commands.parser import CommandLine
 from commands.request import Machine, Request
 from data.datasets import DATASETS
-from models.model import Model
+from models.model import BestSettings, Model
 from models.open import (
     BUNDLED,
     BUNDLED_FOR_COLOR,
@@ -24,7 +24,7 @@ from models.open import (
     load_tokenizer,
     own_model,
 )
-from models.sampling import BestSettings, SamplingConfig
+from models.sampling import SamplingConfig
 from models.shapes import Given, TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.run_folder import RunFolder

@@ -25,8 +25,9 @@ from commands.judging import JudgeSource, check_judge, resolve_judge
 from commands.parser import CommandLine, parse_value
 from commands.request import Request
 from metrics.sweep_table import SweepTable
+from models.model import BEST_SETTINGS, BestSettings
 from models.open import own_model
-from models.sampling import BEST_SETTINGS, BestSettings, SamplingConfig
+from models.sampling import SamplingConfig
 from utils.checkpoint import contents_of, save_checkpoint
 from utils.errors import UserError
 from utils.files import exclusive_lock, make_folder

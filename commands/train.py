@@ -29,11 +29,11 @@ from data.token_cache import cache_bytes, cached_tokens
 from data.token_set import TokenSet, token_type
 from models.decoding import make_plan
 from models.family import Transformer
+from models.generator import ImageSeries
 from models.labels import labels_in_turn
 from models.model import Model
 from models.open import new_transformer, transformer_family
 from models.sampling import SamplingConfig
-from models.series import ImageSeries
 from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig

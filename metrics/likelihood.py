@@ -27,7 +27,7 @@ from torch import Tensor
 
 from data.token_set import DeviceTokens, send_array
 from models.family import Transformer
-from models.predictors import predict_empty
+from models.start import predict_empty
 from utils.device import autocast
 from utils.progress import progress_bar
 from utils.seeding import rng

@@ -9,8 +9,7 @@ Axes: B images of a block, L tokens of an image, K codebook, T steps.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +42,6 @@ class Plan:
         temperatures: float64 (T,), weight of the Gumbel noise on the confidence.
         guidance: float64 (T,), weight w of classifier-free guidance.
         logit_scales: float64 (T,), factor on the logits before the softmax.
-        sampler: a key of SAMPLERS.
     """
 
     counts: np.ndarray
@@ -56,16 +54,6 @@ class Plan:
     def num_steps(self) -> int:
         """The number of steps T."""
         return len(self.guidance)
-
-    def after(self, steps: int) -> "Plan":
-        """Return the plan of the remaining steps, after the first `steps` steps."""
-        return replace(
-            self,
-            counts=self.counts[:, steps:],
-            temperatures=self.temperatures[steps:],
-            guidance=self.guidance[steps:],
-            logit_scales=self.logit_scales[steps:],
-        )
 
     def table(self) -> str:
         """Format the plan of the first image as a table with one line per step."""
@@ -90,10 +78,6 @@ class Noise(NamedTuple):
     gumbel: Tensor
     order: Tensor | None = None
 
-    def after(self, steps: int) -> "Noise":
-        """Return the noise of the remaining steps, after the first `steps` steps."""
-        return self._replace(uniform=self.uniform[steps:], gumbel=self.gumbel[steps:])
-
 
 class Step(NamedTuple):
     """The result of a decoding step.
@@ -109,6 +93,50 @@ class Step(NamedTuple):
     hidden: Tensor
     log_probs: Tensor
     proposal: Proposal
+
+
+class Decoding(NamedTuple):
+    """A decoding that is ready to start; a pure function of its fields.
+
+    Attributes:
+        logits_fn: predicts the tokens at a step; guidance is already in its logits.
+        noise: the noise of this block, for at least plan.num_steps steps.
+        tokens: int64 (B, L), what the predictor sees before the first step.
+        hidden: bool (B, L), True where a token is to be filled in.
+        first_step: the step of the plan to begin with.
+    """
+
+    logits_fn: LogitsFn
+    plan: Plan
+    noise: Noise
+    tokens: Tensor
+    hidden: Tensor
+    first_step: int = 0
+
+    @torch.no_grad()
+    def steps(self) -> Iterator[Step]:
+        """Fill in the hidden tokens, exactly the planned number per step; others never change."""
+        _, plan, noise, tokens, hidden, _ = self
+        propose = SAMPLERS[plan.sampler].propose
+        counts = send(torch.from_numpy(plan.counts), tokens.device)  # (B, T)
+        for index in range(self.first_step, plan.num_steps):
+            # Predict all tokens; the sampler draws them and scores the positions.
+            scale, temperature = float(plan.logit_scales[index]), float(plan.temperatures[index])
+            log_probs = (self.logits_fn(tokens, index).float() * scale).log_softmax(-1)  # (B, L, K)
+            here = StepNoise(noise.uniform[index], noise.gumbel[index], temperature, noise.order)
+            proposal = propose(log_probs, here)
+            # Reveal the planned number at the hidden positions with the highest scores.
+            revealed = hidden & (rank_among(proposal.score, hidden) < counts[:, index, None])
+            tokens = torch.where(revealed, proposal.tokens, tokens)
+            hidden = hidden ^ revealed
+            yield Step(tokens, hidden, log_probs, proposal)
+
+    def result(self) -> Tensor:
+        """Decode to the end: int64 (B, L), an image token at every position that was hidden."""
+        tokens = self.tokens
+        for step in self.steps():
+            tokens = step.tokens
+        return tokens
 
 
 def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) -> Plan:
@@ -149,7 +177,7 @@ def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) ->
 
 
 def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
-    """Decide how many tokens each step reveals.
+    """Decide how many of N tokens each of T steps reveals; N is at least T, and T at least 1.
 
     With a mask schedule gamma, step t = 0 .. T-1 reveals a share of the N tokens proportional to
     gamma(1 - t / (T - 1)), rounded half to even, at least 1. The last step reveals the rest. If
@@ -158,11 +186,6 @@ def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
     The `-cumulative` schedules are the paper's: after step t, floor(N * gamma((t + 1) / T)) tokens
     stay hidden. With `arccos-halton`, floor(N * (1 - gamma((t + 1) / T))) are revealed by then, as
     in valeoai/Halton-MaskGIT.
-
-    Args:
-        num_hidden: N, at least `num_steps`.
-        num_steps: T, at least 1.
-        schedule: a key of MASK_SCHEDULES or of CUMULATIVE_SCHEDULES.
 
     Returns:
         int64 (T,), each at least 1, with sum N.
@@ -181,47 +204,6 @@ def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
         counts[latest] -= taken
         counts[-1] += taken
     return counts
-
-
-def parallel_decode(
-    logits_fn: LogitsFn, plan: Plan, noise: Noise, tokens: Tensor, hidden: Tensor
-) -> Tensor:
-    """Fill in all hidden tokens; arguments as in `decoding_steps`.
-
-    Returns:
-        int64 (B, L), with an image token at every position that was hidden.
-    """
-    for step in decoding_steps(logits_fn, plan, noise, tokens, hidden):
-        tokens = step.tokens
-    return tokens
-
-
-@torch.no_grad()
-def decoding_steps(
-    logits_fn: LogitsFn, plan: Plan, noise: Noise, tokens: Tensor, hidden: Tensor
-) -> Iterator[Step]:
-    """Fill in the hidden tokens, exactly the planned number at each step; others never change.
-
-    Args:
-        logits_fn: predicts the tokens at a step; guidance is already in its logits.
-        noise: the noise of this block, for at least plan.num_steps steps.
-        tokens: int64 (B, L), what the predictor sees before the first step.
-        hidden: bool (B, L), True where a token is to be filled in.
-    """
-    propose = SAMPLERS[plan.sampler].propose
-    counts = send(torch.from_numpy(plan.counts), tokens.device)  # (B, T)
-    of_steps = zip(plan.temperatures.tolist(), plan.logit_scales.tolist(), strict=True)
-    for index, (temperature, logit_scale) in enumerate(of_steps):
-        # Predict all tokens; the sampler draws them and scores the positions.
-        logits = logits_fn(tokens, index).float() * logit_scale  # (B, L, K)
-        log_probs = logits.log_softmax(-1)
-        here = StepNoise(noise.uniform[index], noise.gumbel[index], temperature, noise.order)
-        proposal = propose(log_probs, here)
-        # Reveal the planned number at the hidden positions with the highest scores.
-        revealed = hidden & (rank_among(proposal.score, hidden) < counts[:, index, None])
-        tokens = torch.where(revealed, proposal.tokens, tokens)
-        hidden = hidden ^ revealed
-        yield Step(tokens, hidden, log_probs, proposal)
 
 
 def rank_among(score: Tensor, hidden: Tensor) -> Tensor:
@@ -252,8 +234,6 @@ def draw_noise(
 
     Args:
         image_indices: int (B,), the index of each image.
-        num_steps: T.
-        seq_len: L.
     """
     uniforms = np.empty((num_steps, len(image_indices), 2, seq_len))
     for column, index in enumerate(image_indices):
@@ -264,72 +244,6 @@ def draw_noise(
     gumbel = -np.log(-np.log(uniforms[:, :, 1]))
     arrays = (uniforms[:, :, 0], gumbel)
     return Noise(*(send(torch.from_numpy(a.astype(np.float32)), device) for a in arrays))
-
-
-def halton_orders(
-    seed: int, image_indices: np.ndarray, grid: tuple[int, ...], roll: bool = True
-) -> np.ndarray:
-    """Compute the place of each position in the Halton order of each image.
-
-    All images use the same cyclic order, but each starts at a random point of it.
-
-    Args:
-        image_indices: int (B,), the index of each image.
-        grid: (h, w), or (L,) for tokens in a row.
-        roll: whether each image starts at a point of its own; otherwise all orders are equal.
-
-    Returns:
-        float32 (B, L), in each row a permutation of 0 .. L-1.
-    """
-    order = halton_order(grid)  # (L,)
-    if not roll:
-        return np.tile(order.astype(np.float32), (len(image_indices), 1))
-    offsets = [rng(seed, "halton", int(index)).integers(len(order)) for index in image_indices]
-    return ((order + np.array(offsets)[:, None]) % len(order)).astype(np.float32)
-
-
-@cache
-def halton_order(grid: tuple[int, ...]) -> np.ndarray:
-    """Compute the place of each position of a grid in a low-discrepancy order.
-
-    Besnier et al. 2025, "Halton Scheduler for Masked Generative Image Transformer": a cell's place
-    is decided by the first point of the Halton sequence (base 2 down, base 3 across) that falls
-    into it. Cells that the first 64 L points miss follow in raster order.
-
-    Args:
-        grid: (h, w), or (L,) for tokens in a row.
-
-    Returns:
-        int64 (L,), a permutation of 0 .. L-1.
-    """
-    length = int(np.prod(grid))
-    numbers = np.arange(1, 64 * length + 1)
-    points = [
-        _cells_of_radical_inverse(numbers, base, side)
-        for base, side in zip((2, 3), grid, strict=False)
-    ]
-    cells = np.concatenate([np.ravel_multi_index(points, grid), np.arange(length)])
-    _, first = np.unique(cells, return_index=True)  # first visit of each cell
-    return first.argsort().argsort()
-
-
-def _cells_of_radical_inverse(numbers: np.ndarray, base: int, side: int) -> np.ndarray:
-    """Mirror the digits of positive integers at the radix point, and cut [0, 1) into cells.
-
-    Only integers are used, because in floating point 9 * (1/3 + 1/9) is below 4.
-
-    Args:
-        numbers: int64 (N,).
-        side: the number of cells.
-
-    Returns:
-        int64 (N,) in [0, side).
-    """
-    mirrored, scale = np.zeros_like(numbers), 1
-    while numbers.any():
-        numbers, digits = np.divmod(numbers, base)
-        mirrored, scale = mirrored * base + digits, scale * base
-    return side * mirrored // scale
 
 
 def _cumulative_counts(num_hidden: int, num_steps: int, plan: CumulativePlan) -> np.ndarray:

@@ -1,14 +1,11 @@
 """A trained model, ready to use: sample images, edit an image, watch the decoding.
 
-Images are computed in blocks of one size; the last block is padded. So an image does not depend on
-the other images or on the process that computes it. With another block size, or with fewer images
-than a block holds, the images are the same up to rounding.
-
 Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
 """
 
+import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,49 +15,92 @@ import torch
 from torch import Tensor
 
 from models.cells import check_cells, check_image, composite, hidden_cells, pixels_of
-from models.family import Transformer
-from models.labels import label_without_class, read_labels
-from models.predictors import KnownTokens, Midway, prepare_decoding
-from models.sampling import BestSettings, SamplingConfig
-from models.series import BLOCK_SIZE, DecodedStep, ImageSeries
-from models.tokenizer import Tokenizer
+from models.generator import BLOCK_SIZE, ImageGenerator, ImageSeries, Labels
+from models.labels import label_without_class
+from models.predictors import KnownTokens
+from models.sampling import SamplingConfig
+from models.series import DecodedStep
+from models.steps import Midway, continued
 from utils.checkpoint import weights_digest
 from utils.device import in_usual_torch
-from utils.pictures import to_uint8
-from utils.plain import to_plain
-from utils.weights import with_linear_weights_in
+from utils.plain import from_plain, to_plain
 
-Labels = Iterable[int | str] | np.ndarray | Tensor | int | str
-"""One class per image, as on the command line: numbers, names, ranges, or "none" for no class."""
+BEST_SETTINGS = "best_settings"  # entry of a checkpoint
+MAX_DEPTH = 8  # of its nested plain data; a protocol needs three
+
+
+@dataclass(frozen=True)
+class BestSettings:
+    """Sampling settings, and how they were measured.
+
+    Attributes:
+        metric: name of the score that decided.
+        scores: all scores of these settings, by name.
+        protocol: how it was measured, as plain data: number of images, real images, feature
+            network, version of the program and more.
+    """
+
+    sampling: SamplingConfig
+    metric: str
+    scores: dict[str, float]
+    protocol: dict[str, Any]
+
+    def entry(self) -> dict[str, Any]:
+        """Return plain data for a checkpoint; `read_best_settings` reads it."""
+        entry = {**vars(self), "sampling": to_plain(self.sampling)}
+        plain: dict[str, Any] = json.loads(json.dumps(entry))  # lists for tuples, at any depth
+        return plain
+
+    def summary(self) -> str:
+        """Summarize their score in a few words."""
+        return f"{self.metric} {self.scores[self.metric]:.4g} on {self.protocol['images']} images"
+
+
+def read_best_settings(entry: Any) -> BestSettings:
+    """Read the settings in a checkpoint. The file may come from anyone, so every value is checked.
+
+    Raises:
+        ValueError: if a value is wrong; a FieldError if it is a setting.
+    """
+    if not isinstance(entry, Mapping) or not _is_plain(entry, MAX_DEPTH):
+        raise ValueError("its best settings are not plain data")
+    sampling = from_plain(SamplingConfig, entry.get("sampling", {}))
+    found = from_plain(BestSettings, {**entry, "sampling": sampling})
+    found.sampling.validate()
+    are_numbers = all(type(v) in (int, float) and math.isfinite(v) for v in found.scores.values())
+    if not found.metric.isidentifier() or found.metric not in found.scores or not are_numbers:
+        raise ValueError(f"its best settings have no scores, or none called {found.metric[:40]!r}")
+    if type(found.protocol.get("images")) is not int:
+        raise ValueError("its best settings do not say how many images were measured")
+    return found
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether a value is plain data with at most `depth` nested containers."""
+    if isinstance(value, Mapping):
+        inside = all(type(name) is str for name in value)
+        return inside and depth > 0 and all(_is_plain(v, depth - 1) for v in value.values())
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(v, depth - 1) for v in value)
+    return value is None or type(value) in (str, int, float, bool)
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity, so that sets can hold it
-class Model:
-    """A trained transformer with its tokenizer and class names; `models.open.load_model` opens one.
+class Model(ImageGenerator):
+    """A model with the settings that its checkpoint holds; `models.open.load_model` opens one.
 
     Attributes:
-        transformer: the network, in evaluation mode, with the weights of its file.
-        class_names: names of the classes, in the order of the labels.
-        precision: dtype of matrix products.
         best: the best settings that a sweep found; None without a sweep.
         made_for: the settings that a student was distilled for; None for other models.
     """
 
-    transformer: Transformer
-    tokenizer: Tokenizer
-    dataset: str
-    class_names: tuple[str, ...]
-    precision: torch.dtype = torch.float32
     best: BestSettings | None = None
     made_for: SamplingConfig | None = None
 
     @property
     def usual(self) -> SamplingConfig:
-        """The default settings: `made_for`, or those of the family.
-
-        A model without a trained null class has no guidance by default.
-        """
-        return self.made_for or SamplingConfig.usual_for(self.transformer.config)
+        """The default settings: `made_for`, or those of the family."""
+        return self.made_for or super().usual
 
     @property
     def best_settings(self) -> dict[str, Any]:
@@ -87,47 +127,6 @@ class Model:
         is_cuda = self.tokenizer.device.type == "cuda"
         self._predictor.compile(dynamic=False, mode="reduce-overhead" if is_cuda else "default")
         self.tokenizer.compile(dynamic=False)
-
-    @cached_property
-    def _predictor(self) -> Transformer:
-        """The transformer for sampling, with linear weights in the precision of matrix products.
-
-        Otherwise autocast casts them at every step, which takes a quarter of the kernel launches on
-        a GPU. The results are the same, bit for bit.
-        """
-        if self.precision == torch.float32:
-            return self.transformer
-        return with_linear_weights_in(self.precision, self.transformer)
-
-    def sample(
-        self,
-        labels: Labels,
-        *,
-        seed: int = 0,
-        first_image: int = 0,
-        block_size: int = BLOCK_SIZE,
-        **sampling: Any,
-    ) -> np.ndarray:
-        """Sample one image per label.
-
-        Args:
-            labels: one class per image, in any sequence, array or tensor. A number means the same
-                as on the command line: if the class names are numbers, it is a name.
-            first_image: index of the first image. An image depends on its index, its class, the
-                seed and the settings, but not on the other images.
-            block_size: images computed at once.
-            **sampling: sampling settings, the fields of SamplingConfig; `usual` has their defaults.
-
-        Returns:
-            uint8 (B, H, W, C).
-
-        Raises:
-            UserError: if a label is not a class of the model, or a setting has a wrong value.
-        """
-        series = ImageSeries(seed, first_image, block_size)
-        config = replace(self.usual, **sampling)
-        blocks = self.sample_blocks(self.label_numbers(labels), config, series)
-        return np.concatenate([images for images, _ in blocks])
 
     def edit(
         self,
@@ -221,13 +220,10 @@ class Model:
         Args:
             series: seed and index of the first image; its block size is not used.
         """
-        self._check(config, series)
-        numbers = np.asarray(labels)
-        indices = series.first_image + np.arange(len(numbers))
-        seed, grid = series.seed, self.tokenizer.grid
-        start = prepare_decoding(
-            self._predictor, numbers, indices, config, seed, self.precision, known, midway, grid
-        )
+        series.validate()
+        start = self._decoding(np.asarray(labels), config, series, known=known)
+        if midway is not None:
+            start = continued(start, midway)
         hidden, confidence = start.hidden, (~start.hidden).float()  # (B, L)
         yield self._step(start.tokens, hidden, confidence)
         for step in start.steps():
@@ -242,49 +238,6 @@ class Model:
         """Decode the tokens of a step: uint8 (B, H, W, C); hidden cells have no meaning."""
         tokens = torch.from_numpy(step.tokens).clamp(max=self.tokenizer.codebook_size - 1)
         return self._pixels(tokens)
-
-    def label_numbers(self, labels: Labels) -> list[int]:
-        """Turn labels into indices of `class_names`; its length stands for no class.
-
-        Raises:
-            UserError: naming a label that is not a class of the model.
-        """
-        has_null = self.transformer.config.null_class is not None
-        return read_labels(labels, self.class_names, has_null)
-
-    @in_usual_torch
-    def sample_blocks(
-        self,
-        labels: Sequence[int],
-        config: SamplingConfig,
-        series: ImageSeries,
-        *,
-        known: KnownTokens | None = None,
-        blocks: Iterable[int] | None = None,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Sample one image per label, block by block.
-
-        Args:
-            labels: what `label_numbers` returned; image i gets the i-th.
-            known: tokens that all images keep; None hides all tokens.
-            blocks: indices of the blocks to compute; None computes all.
-
-        Yields:
-            Images uint8 (B, H, W, C) and their labels int64 (B,), in order; B is at most the block
-            size.
-        """
-        self._check(config, series)
-        block_size = min(series.block_size, len(labels))
-        for index in range(math.ceil(len(labels) / block_size)) if blocks is None else blocks:
-            start = index * block_size
-            block_labels = np.asarray(labels[start : start + block_size])
-            padded = np.pad(block_labels, (0, block_size - len(block_labels)), mode="edge")
-            indices = series.first_image + start + np.arange(block_size)
-            seed, grid = series.seed, self.tokenizer.grid
-            decoding = prepare_decoding(
-                self._predictor, padded, indices, config, seed, self.precision, known, grid=grid
-            )
-            yield self._pixels(decoding.result())[: len(block_labels)], block_labels
 
     @in_usual_torch
     def known_tokens(
@@ -302,16 +255,7 @@ class Model:
         region = pixels_of(hidden, self.tokenizer.image_size) if grow else mask
         return KnownTokens(tokens, torch.from_numpy(hidden.flatten())), region
 
-    def _pixels(self, tokens: Tensor) -> np.ndarray:
-        """Decode tokens int64 (B, L) or (B, h, w) to images uint8 (B, H, W, C)."""
-        return to_uint8(self.tokenizer.decode(tokens, self.precision))
-
     def _step(self, *of_positions: Tensor) -> DecodedStep:
         """Arrange tokens, hidden and confidence, all (B, L), on the grid."""
         shape = (-1, *self.tokenizer.grid)
         return DecodedStep(*(values.reshape(shape).cpu().numpy() for values in of_positions))
-
-    def _check(self, config: SamplingConfig, series: ImageSeries) -> None:
-        """Check the settings, also against the model; errors as in `sample`."""
-        config.validate_for(self.transformer.config)
-        series.validate()

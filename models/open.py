@@ -31,8 +31,8 @@ from models.llamagen.network import LlamaGenModel
 from models.maskgit import foreign as maskgit_files
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import JOINED, MaskedTransformer, training_bytes
-from models.model import Model
-from models.sampling import BEST_SETTINGS, SamplingConfig, read_best_settings
+from models.model import BEST_SETTINGS, Model, read_best_settings
+from models.sampling import SamplingConfig
 from models.shapes import Given, TransformerShape, refuse_contradictions
 from models.tokenizer import Tokenizer
 from models.vqgan import foreign as vqgan_files

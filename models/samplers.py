@@ -20,11 +20,8 @@ class StepNoise(NamedTuple):
     """The random numbers of one step, drawn before decoding starts.
 
     Attributes:
-        uniform: float32 (B, L) in [0, 1], to draw tokens.
-        gumbel: float32 (B, L), standard Gumbel noise, to choose positions.
+        uniform, gumbel, order: each float32 (B, L), as in `decoding.Noise`.
         temperature: the step's choice temperature, the weight of the Gumbel noise; at least 0.
-        order: float32 (B, L), the place of each position in the order of its image, from 0; None
-            unless the sampler uses an order.
     """
 
     uniform: Tensor
@@ -51,8 +48,6 @@ class Sampler(NamedTuple):
     Attributes:
         propose: the sampler's function; its input is the predicted log-probabilities, float32
             (B, L, K).
-        uses_temperature: whether it uses the choice temperature.
-        uses_order: whether it needs an order of the positions.
     """
 
     propose: Callable[[Tensor, StepNoise], Proposal]

@@ -26,13 +26,12 @@ def mask_ratio(u: np.ndarray, schedule: str) -> np.ndarray:
 
     Args:
         u: uniform noise in training, progress in decoding; float64, any shape, in [0, 1].
-        schedule: a key of MASK_SCHEDULES.
 
     Returns:
         Ratios in [0, 1], float64, in the shape of u: 1 at u = 0, 0 at u = 1.
 
     Raises:
-        ValueError: if the schedule is unknown.
+        ValueError: if the schedule is not a key of MASK_SCHEDULES.
     """
     if schedule not in MASK_SCHEDULES:
         known = ", ".join(MASK_SCHEDULES)
@@ -43,10 +42,7 @@ def mask_ratio(u: np.ndarray, schedule: str) -> np.ndarray:
 class CumulativePlan(NamedTuple):
     """A plan in the paper's form: the schedule gives the share of tokens that stay hidden.
 
-    Attributes:
-        schedule: a key of MASK_SCHEDULES.
-        rounds_revealed: whether the number of revealed tokens is rounded down, instead of the
-            number of hidden ones.
+    Their number is rounded down, or with `rounds_revealed` that of the revealed ones.
     """
 
     schedule: str
@@ -106,8 +102,3 @@ GUIDANCE_SCHEDULES: dict[str, GuidanceSchedule] = {
         lambda course: (1 - np.cos(np.pi * course.progress**POWER)) / 2
     ),
 }
-
-
-def training_schedule(name: str) -> str:
-    """Return the mask schedule to train with for a model that will sample with `name`."""
-    return CUMULATIVE_SCHEDULES[name].schedule if name in CUMULATIVE_SCHEDULES else name

@@ -1,4 +1,4 @@
-"""A series of images to decode, and a step of their decoding.
+"""A step of a decoding, as `Model.decode_steps` shows it.
 
 Axes: B images, h w token grid.
 """
@@ -6,32 +6,6 @@ Axes: B images, h w token grid.
 from dataclasses import dataclass
 
 import numpy as np
-
-from utils.errors import check_whole
-
-BLOCK_SIZE = 256  # images computed at once, by default
-
-
-@dataclass(frozen=True)
-class ImageSeries:
-    """A numbered series of images: the seed of their noise, and their division into blocks.
-
-    Attributes:
-        seed: together with the index of an image it decides the image's noise.
-    """
-
-    seed: int = 0
-    first_image: int = 0
-    block_size: int = BLOCK_SIZE
-
-    def validate(self) -> None:
-        """Check every field.
-
-        Raises:
-            FieldError: naming the first one that is wrong.
-        """
-        for name, low in (("seed", 0), ("first_image", 0), ("block_size", 1)):
-            check_whole(name, getattr(self, name), low)
 
 
 @dataclass(frozen=True)

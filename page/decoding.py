@@ -20,10 +20,12 @@ import torch
 from data.edit_region import Box, region_to_make
 from models.cells import check_cells, composite
 from models.decoding import make_plan
+from models.generator import ImageSeries
 from models.labels import classes_in_turn, label_text
-from models.predictors import KnownTokens, Midway
+from models.predictors import KnownTokens
 from models.sampling import SamplingConfig
-from models.series import DecodedStep, ImageSeries
+from models.series import DecodedStep
+from models.steps import Midway
 from page.catalog import OpenModel
 from page.checks import (
     MOST_NUMBER,

@@ -5,6 +5,7 @@ This file imports nothing slow, because the command line reads it before it show
 
 from dataclasses import dataclass
 
+from models.schedules import CUMULATIVE_SCHEDULES
 from models.shapes import TransformerShape
 from models.vqgan.config import VQGANConfig
 from utils.errors import FieldError
@@ -12,6 +13,11 @@ from utils.errors import FieldError
 OPTIMIZERS = ("adamw", "muon")
 PUBLISHED = ("last", "best")
 UPDATES_PER_EPOCH = 100  # in distillation, which has no dataset to define an epoch
+
+
+def training_schedule(name: str) -> str:
+    """Return the mask schedule to train with for a model that will sample with `name`."""
+    return CUMULATIVE_SCHEDULES[name].schedule if name in CUMULATIVE_SCHEDULES else name
 
 
 @dataclass(frozen=True)

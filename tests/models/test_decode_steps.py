@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from models.open import load_model
-from models.predictors import KnownTokens, Midway, prepare_decoding
+from models.predictors import KnownTokens, prepare_decoding
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
+from models.steps import Midway
 from utils.errors import UserError
 
 

@@ -6,15 +6,13 @@ import pytest
 import torch
 
 from models.decoding import (
+    Decoding,
     Noise,
-    decoding_steps,
     draw_noise,
-    halton_order,
-    halton_orders,
     make_plan,
-    parallel_decode,
     reveal_counts,
 )
+from models.halton_order import halton_order, halton_orders
 from models.predictors import guided_logits
 from models.samplers import SAMPLERS, StepNoise, draw_tokens, propose_by_moment
 from models.sampling import SamplingConfig
@@ -187,7 +185,7 @@ def slow_decode(logits_fn, plan, noise, tokens, hidden):
 )
 def test_decoding_equals_the_slow_reference(seed, sampling):
     case = random_case(seed, **sampling)
-    assert parallel_decode(*case).equal(slow_decode(*case))
+    assert Decoding(*case).result().equal(slow_decode(*case))
 
 
 def test_the_moment_sampler_chooses_and_draws_as_its_law_says():
@@ -309,7 +307,7 @@ def test_exact_counts_and_known_tokens_at_every_step(sampler):
         seen.append(tokens.clone())
         return logits_fn(tokens, step)
 
-    result = parallel_decode(spy, plan, noise, tokens, hidden)
+    result = Decoding(spy, plan, noise, tokens, hidden).result()
     for step, (before, after) in enumerate(zip(seen, [*seen[1:], result], strict=True)):
         newly = (before == K) & (after != K)
         assert newly.sum(1).tolist() == plan.counts[:, step].tolist()
@@ -329,7 +327,7 @@ def test_ties_do_not_reveal_more_than_planned():
         return torch.zeros(1, length, K)
 
     start = torch.full((1, length), K)
-    parallel_decode(uniform_logits, plan, noise, start, start == K)
+    Decoding(uniform_logits, plan, noise, start, start == K).result()
     assert hidden_before == (length - np.cumsum([0, *plan.counts[0, :-1]])).tolist()
 
 
@@ -340,9 +338,9 @@ def test_impossible_tokens_do_not_break_the_count():
     plan = make_plan([2], SamplingConfig(num_steps=1))
     noise = Noise(torch.ones(1, 1, 4), torch.zeros(1, 1, 4))
     hidden = torch.tensor([[True, False, True, False]])
-    result = parallel_decode(
+    result = Decoding(
         lambda tokens, step: logits, plan, noise, torch.tensor([[K, 5, K, 5]]), hidden
-    )
+    ).result()
     assert result[~hidden].tolist() == [5, 5]
     assert (result != K).all()
 
@@ -353,7 +351,7 @@ def test_a_predictor_that_knows_the_answer_is_decoded_exactly():
     plan = make_plan([20] * 3, SamplingConfig(num_steps=6))
     noise = draw_noise(0, np.arange(3), 6, 20, CPU)
     start = torch.full_like(answer, K)
-    result = parallel_decode(lambda tokens, step: sure, plan, noise, start, start == K)
+    result = Decoding(lambda tokens, step: sure, plan, noise, start, start == K).result()
     assert result.equal(answer)
 
 
@@ -365,7 +363,7 @@ def test_nothing_hidden_is_nothing_done():
     def never(tokens, step):
         raise AssertionError("nothing to predict")
 
-    assert parallel_decode(never, plan, noise, tokens, tokens > 0).equal(tokens)
+    assert Decoding(never, plan, noise, tokens, tokens > 0).result().equal(tokens)
 
 
 def test_tokens_are_drawn_with_their_probabilities():
@@ -407,7 +405,7 @@ def test_guidance_zero_is_the_conditional_prediction():
 
 def test_a_step_says_what_was_predicted_proposed_and_revealed():
     logits_fn, plan, noise, tokens, hidden = random_case(4, logit_scale=2.0)
-    for number, step in enumerate(decoding_steps(logits_fn, plan, noise, tokens, hidden)):
+    for number, step in enumerate(Decoding(logits_fn, plan, noise, tokens, hidden).steps()):
         predicted = (logits_fn(tokens, number) * 2).log_softmax(-1)
         assert step.log_probs.equal(predicted)
         revealed = hidden & ~step.hidden

@@ -11,9 +11,9 @@ import torch
 from tiny_stages import VQGAN
 
 from models.maskgit.config import TransformerConfig
-from models.model import Model
+from models.model import BestSettings, Model
 from models.open import load_model, load_tokenizer, new_transformer
-from models.sampling import BestSettings, SamplingConfig
+from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
 from models.vqgan.network import VQModel
 from training.transformer import transformer_contents

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from models.decoding import draw_noise, make_plan, parallel_decode
+from models.decoding import Decoding, draw_noise, make_plan
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 from models.predictors import (
     KnownTokens,
     guided_logits,
-    labels_of,
     prepare_decoding,
 )
 from models.sampling import SamplingConfig
@@ -50,7 +49,7 @@ def decoded_plainly(model, labels, sampling, tokens, hidden):
     def logits_fn(tokens, step):
         return guided_logits(model(tokens, labels), model(tokens, no_class), plan.guidance[step])
 
-    return parallel_decode(logits_fn, plan, noise, tokens, hidden)
+    return Decoding(logits_fn, plan, noise, tokens, hidden).result()
 
 
 def sample_tokens(*arguments, **more):
@@ -182,7 +181,10 @@ def test_what_the_user_gave_stays_whatever_an_image_begins_with(model):
 
 def test_a_family_without_a_null_class_has_its_own_labels_alone(model, monkeypatch):
     monkeypatch.setattr(TransformerConfig, "null_class", None)
-    assert labels_of(model, CPU).tolist() == [0, 1, 2]
+    found = rows_of(model)
+    sampling = SamplingConfig(num_steps=1, guidance=0.0)
+    sample_tokens(model, np.zeros(9, np.int64), np.arange(9), sampling, 0)
+    assert found == [3]
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from hostile_files import doubled, in_itself
 
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
+from models.model import BestSettings
 from models.open import load_model, load_tokenizer
-from models.sampling import BestSettings, SamplingConfig
+from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel

@@ -15,8 +15,9 @@ from conftest import TRAIN_TINY
 from PIL import Image
 
 from commands.sweep import keep_best_settings
+from models.model import BestSettings
 from models.open import load_model
-from models.sampling import BestSettings, SamplingConfig
+from models.sampling import SamplingConfig
 from training.distillation import student_settings
 from utils.checkpoint import contents_of, save_checkpoint
 from utils.plain import to_plain

@@ -1,0 +1,173 @@
+"""Samples images: labels -> tokens, block by block -> images.
+
+The last block is padded, so an image does not depend on the other images or on the process that
+computes it. With another block size, or with fewer images than a block holds, the images are the
+same up to rounding.
+
+Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.decoding import Decoding
+from models.family import Transformer
+from models.labels import read_labels
+from models.predictors import KnownTokens, prepare_decoding
+from models.sampling import SamplingConfig
+from models.tokenizer import Tokenizer
+from utils.device import in_usual_torch
+from utils.errors import check_whole
+from utils.pictures import to_uint8
+from utils.weights import with_linear_weights_in
+
+BLOCK_SIZE = 256  # images computed at once, by default
+Labels = Iterable[int | str] | np.ndarray | Tensor | int | str
+"""One class per image, as on the command line: numbers, names, ranges, or "none" for no class."""
+
+
+@dataclass(frozen=True)
+class ImageSeries:
+    """A numbered series of images: the seed of their noise, and their division into blocks."""
+
+    seed: int = 0
+    first_image: int = 0
+    block_size: int = BLOCK_SIZE
+
+    def validate(self) -> None:
+        """Check every field; raises a FieldError naming the first one that is wrong."""
+        for name, low in (("seed", 0), ("first_image", 0), ("block_size", 1)):
+            check_whole(name, getattr(self, name), low)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageGenerator:
+    """A trained transformer with its tokenizer and class names.
+
+    Attributes:
+        transformer: the network, in evaluation mode, with the weights of its file.
+        class_names: names of the classes, in the order of the labels.
+    """
+
+    transformer: Transformer
+    tokenizer: Tokenizer
+    dataset: str
+    class_names: tuple[str, ...]
+    precision: torch.dtype = torch.float32
+
+    @property
+    def usual(self) -> SamplingConfig:
+        """The default settings: those of the family, without guidance if it is not trained."""
+        return SamplingConfig.usual_for(self.transformer.config)
+
+    @cached_property
+    def _predictor(self) -> Transformer:
+        """The transformer for sampling, with linear weights in the precision of matrix products.
+
+        Otherwise autocast casts them at every step, which takes a quarter of the kernel launches on
+        a GPU. The results are the same, bit for bit.
+        """
+        if self.precision == torch.float32:
+            return self.transformer
+        return with_linear_weights_in(self.precision, self.transformer)
+
+    def sample(
+        self,
+        labels: Labels,
+        *,
+        seed: int = 0,
+        first_image: int = 0,
+        block_size: int = BLOCK_SIZE,
+        **sampling: Any,
+    ) -> np.ndarray:
+        """Sample one image per label.
+
+        Args:
+            labels: one class per image, in any sequence, array or tensor. A number means the same
+                as on the command line: if the class names are numbers, it is a name.
+            first_image: index of the first image. An image depends on its index, its class, the
+                seed and the settings, but not on the other images.
+            block_size: images computed at once.
+            **sampling: sampling settings, the fields of SamplingConfig; `usual` has their defaults.
+
+        Returns:
+            uint8 (B, H, W, C).
+
+        Raises:
+            UserError: if a label is not a class of the model, or a setting has a wrong value.
+        """
+        series = ImageSeries(seed, first_image, block_size)
+        config = replace(self.usual, **sampling)
+        blocks = self.sample_blocks(self.label_numbers(labels), config, series)
+        return np.concatenate([images for images, _ in blocks])
+
+    def label_numbers(self, labels: Labels) -> list[int]:
+        """Turn labels into indices of `class_names`, whose length stands for no class.
+
+        Raises:
+            UserError: naming a label that is not a class of the model.
+        """
+        has_null = self.transformer.config.null_class is not None
+        return read_labels(labels, self.class_names, has_null)
+
+    @in_usual_torch
+    def sample_blocks(
+        self,
+        labels: Sequence[int],
+        config: SamplingConfig,
+        series: ImageSeries,
+        *,
+        known: KnownTokens | None = None,
+        blocks: Iterable[int] | None = None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Sample one image per label, block by block.
+
+        Args:
+            labels: what `label_numbers` returned; image i gets the i-th.
+            known: tokens that all images keep; None hides all tokens.
+            blocks: indices of the blocks to compute; None computes all.
+
+        Yields:
+            Images uint8 (B, H, W, C) and their labels int64 (B,), in order; B is at most the block
+            size.
+        """
+        series.validate()
+        block_size = min(series.block_size, len(labels))
+        for index in range(math.ceil(len(labels) / block_size)) if blocks is None else blocks:
+            start = index * block_size
+            block_labels = np.asarray(labels[start : start + block_size])
+            padded = np.pad(block_labels, (0, block_size - len(block_labels)), mode="edge")
+            decoding = self._decoding(padded, config, series, start, known)
+            yield self._pixels(decoding.result())[: len(block_labels)], block_labels
+
+    def _decoding(
+        self,
+        labels: np.ndarray,
+        config: SamplingConfig,
+        series: ImageSeries,
+        start: int = 0,
+        known: KnownTokens | None = None,
+    ) -> Decoding:
+        """Prepare the decoding of the images of a series from the `start`-th, one per label."""
+        config.validate_for(self.transformer.config)
+        return prepare_decoding(
+            self._predictor,
+            labels,
+            series.first_image + start + np.arange(len(labels)),
+            config,
+            series.seed,
+            self.precision,
+            known,
+            self.tokenizer.grid,
+        )
+
+    def _pixels(self, tokens: Tensor) -> np.ndarray:
+        """Decode tokens int64 (B, L) or (B, h, w) to images uint8 (B, H, W, C)."""
+        return to_uint8(self.tokenizer.decode(tokens, self.precision))
