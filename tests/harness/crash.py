@@ -31,18 +31,24 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 import torch
 from conftest import TINY_TRANSFORMER, write_real_subset
+from tiny_stages import VQGAN
 
 import data.token_cache
 import MaskGIT
+from models.tokenizer import Tokenizer
+from models.vqgan.network import VQModel
+from utils.checkpoint import save_checkpoint
 
 # Imported by the modes when they need them: here once for all children.
-for module in ("data.batches", "training.transformer", "models.vqgan.foreign", "training.loop",
-               "training.tracking", "data.blocks", "models.decoding"):  # fmt: skip
+for module in ("commands.resolve", "commands.train", "commands.train_vae", "commands.sample",
+               "commands.edit", "commands.sweep", "data.readers", "data.batches", "data.blocks",
+               "data.token_cache", "models.vqgan.foreign", "training.tracking", "training.vqgan",
+               "metrics.judge", "matplotlib.pyplot"):  # fmt: skip
     importlib.import_module(module)
 
 TRAIN = (
     f"--train --resume --dataset fashionmnist {TINY_TRANSFORMER} --batch_size 20 --n_epochs 6 "
-    "--lr 2e-3 --sample_and_save_freq 1 --save_every_minutes 0.003 --num_samples 4 "
+    "--lr 2e-3 --sample_and_save_freq 1 --save_every_minutes 0.001 --num_samples 4 "
     "--keep_checkpoints 2 --no_wandb"
 )
 SAMPLE = "--sample --dataset fashionmnist --batch_size 10 --num_samples 95"
@@ -66,6 +72,14 @@ class SlowFile(io.FileIO):
         time.sleep(0.002)
         view = memoryview(content).cast("B")
         return super().write(view[: max(1, len(view) // 2)]) or 0
+
+
+def write_inputs(base: Path) -> str:
+    """Write real images and an untrained tokenizer; returns the options that name them."""
+    torch.manual_seed(0)
+    save_checkpoint(base / "VQGAN.pt", "vqgan", {"tokenizer": Tokenizer(VQModel(VQGAN)).entry()})
+    images = write_real_subset(base / "data", 120, 40)
+    return f"--data_dir {images} --checkpoint_vae {base}/VQGAN.pt"
 
 
 def slow_writes() -> None:
@@ -174,10 +188,17 @@ def run_and_kill(command: str, world: World, chance: random.Random) -> bool:
 def killed_and_resumed(
     command: str, world: World, kills: int, chance: random.Random, compare: Callable[[], None]
 ) -> None:
-    """Run a command until it was killed so often, from the start again whenever it is done."""
-    while world.kills < kills:
+    """Run a command until it was killed so often, from the start again whenever it is done.
+
+    At least one kill comes inside a write.
+    """
+
+    def is_enough() -> bool:
+        return world.kills >= kills and world.inside_writes > 0
+
+    while not is_enough():
         clear(world.folder)
-        while world.kills < kills and not run_and_kill(command, world, chance):
+        while not is_enough() and not run_and_kill(command, world, chance):
             continue
         assert run_to_the_end(command, world.folder) == 0, (world.folder / "output.txt").read_text()
         compare()
@@ -235,9 +256,9 @@ def crash(kills: int, seed: int) -> None:
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
-        images = write_real_subset(base / "data", 300, 60)
+        inputs = write_inputs(base)
         for title, command, contents in (
-            ("training", f"{TRAIN} --data_dir {images}", state_of),
+            ("training", f"{TRAIN} {inputs}", state_of),
             ("sampling", f"{SAMPLE} --checkpoint {base}/model.pt", samples_of),
         ):
             begin = time.monotonic()

@@ -60,14 +60,14 @@ def preload() -> None:
 
 
 def features() -> Any:
-    """A feature network: eight by eight means of the image, and no logits."""
+    """A feature network: three by three means of the image, and no logits."""
     import torch
 
     class Features(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.nn.functional.adaptive_avg_pool2d(images.float(), 3).flatten(1)
 
-    return torch.jit.trace(Features(), torch.zeros(2, 1, 32, 32, dtype=torch.uint8))
+    return torch.jit.trace(Features(), torch.zeros(2, 1, 16, 16, dtype=torch.uint8))
 
 
 def pictures_of(folder: Path) -> dict[str, Any]:
@@ -97,25 +97,25 @@ def stage_1_of(folder: Path) -> dict[str, Any]:
 
 
 def make_works(base: Path) -> dict[str, Work]:
-    """The commands, on 300 real images; a trained model is made first."""
+    """The commands, on 120 real images; a trained model is made first."""
     import crash
     import torch
     from conftest import TINY_CODES, TINY_VQGAN
 
-    images = crash.write_real_subset(base / "data", 300, 60)
-    train = f"{crash.TRAIN} --n_epochs 2 --data_dir {images}"
+    inputs = crash.write_inputs(base)
+    train = f"{crash.TRAIN} --n_epochs 2 {inputs}"
     made = base / "made"
     crash.clear(made)
     assert crash.run_to_the_end(f"{train} --output_dir {made}", made) == 0
     model = shutil.copy(made / "fashionmnist" / "MaskGIT_fashionmnist.pt", base / "model.pt")
     torch.jit.save(features(), base / "net.pt")
-    of_model = f"--checkpoint {model} --data_dir {images} --batch_size 10"
+    of_model = f"--checkpoint {model} --data_dir {base}/data --batch_size 10"
     stage_1 = (
-        f"--train_vae --resume --dataset fashionmnist --data_dir {images} --no_wandb "
-        f"{TINY_VQGAN} {TINY_CODES} --batch_size_vae 50 --n_epochs_vae 2 "
+        f"--train_vae --resume --dataset fashionmnist --data_dir {base}/data --no_wandb "
+        f"--size 8 {TINY_VQGAN} {TINY_CODES} --batch_size_vae 20 --n_epochs_vae 2 "
         "--sample_and_save_freq 1 --save_every_minutes 0.003 --precision fp32"
     )
-    edit = f"--edit {of_model} --init_image fashionmnist:3 --mask_box 0,0,32,16 --num_samples 12"
+    edit = f"--edit {of_model} --init_image fashionmnist:3 --mask_box 0,0,16,8 --num_samples 12"
     sweep = (
         f"--sweep step=2,4 {of_model} --num_samples 20 --reference validation "
         f"--feature_net {base}/net.pt"
@@ -176,8 +176,12 @@ def count_outcomes(case: Callable[[], str], count: int) -> Counter[str]:
     return outcomes
 
 
-def undisturbed(work: Work, folder: Path) -> tuple[dict[str, Any], int]:
-    """What a command leaves in an empty folder, and how many calls it makes."""
+Straight = tuple[dict[str, Any], int]
+"""What a command leaves in an empty folder, and how many calls it makes."""
+
+
+def undisturbed(work: Work, folder: Path) -> Straight:
+    """Run a command in an empty folder, without a fault."""
     import crash
 
     crash.clear(folder)
@@ -187,16 +191,16 @@ def undisturbed(work: Work, folder: Path) -> tuple[dict[str, Any], int]:
 
 
 def kill_or_fail(
-    name: str, work: Work, base: Path, count: int, hows: tuple[int, ...], chance: random.Random
-) -> Counter[str]:
+    name: str, work: Work, folder: Path, straight: Straight, count: int, hows: tuple[int, ...],
+    chance: random.Random,
+) -> Counter[str]:  # fmt: skip
     """Let `count` calls of a command go wrong, each in a run of its own, and finish it after.
 
     A run fails if it prints a traceback, cannot be finished, or leaves something else.
     """
     import crash
 
-    folder = base / "out"
-    expected, calls = undisturbed(work, folder)
+    expected, calls = straight
 
     def case() -> str:
         crash.clear(folder)
@@ -220,7 +224,9 @@ def kill_or_fail(
     return count_outcomes(case, count)
 
 
-def flip(name: str, work: Work, base: Path, count: int, chance: random.Random) -> Counter[str]:
+def flip(
+    name: str, work: Work, folder: Path, straight: Straight, count: int, chance: random.Random
+) -> Counter[str]:
     """Flip one bit of a file that a stopped command reads again, and go on.
 
     A run fails if the flip is neither refused in one line nor without effect. Of a file of lines
@@ -231,8 +237,8 @@ def flip(name: str, work: Work, base: Path, count: int, chance: random.Random) -
     from training.tracking import is_row
     from utils.records import read_lines
 
-    folder, stopped = base / "out", base / "stopped"
-    expected, calls = undisturbed(work, folder)
+    stopped = folder.with_name("stopped")
+    expected, calls = straight
     numbers = itertools.count()
 
     def case() -> str:
@@ -322,10 +328,12 @@ def main() -> None:
                 continue
             shares = (-(-n // len(works)) for n in (options.kills, options.errors, options.flips))
             kills, errors, flips = shares
+            folder = base / "out"
+            straight = undisturbed(work, folder)
             told = {
-                "kills": kill_or_fail(name, work, base, kills, KILLS, chance),
-                "errors": kill_or_fail(name, work, base, errors, ERRORS, chance),
-                "flips": flip(name, work, base, flips, chance),
+                "kills": kill_or_fail(name, work, folder, straight, kills, KILLS, chance),
+                "errors": kill_or_fail(name, work, folder, straight, errors, ERRORS, chance),
+                "flips": flip(name, work, folder, straight, flips, chance),
             }
             for kind, outcomes in told.items():
                 counts = ", ".join(f"{count} {how}" for how, count in sorted(outcomes.items()))

@@ -10,7 +10,7 @@ import pytest
 from conftest import REAL_FASHION_MNIST
 
 ROOT = Path(__file__).parents[2]
-EACH = 2  # cases of each kind for each of the five commands
+EACH = 1  # case of each kind for each of the five commands
 
 
 @pytest.mark.slow
