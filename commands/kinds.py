@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import ImageColor
+
 from models.labels import MAX_SAMPLES
 from models.sampling import MAX_STRENGTH
 from utils.size import size_of, size_text
@@ -96,6 +98,16 @@ def text(value: str) -> str:
     """Read a text; refuse an empty one, which comes from an unset shell variable."""
     if not value.strip():
         raise argparse.ArgumentTypeError("is empty; leave the option out")
+    return value
+
+
+def color(value: str) -> str:
+    """Read a color: a name of the web, or #rrggbb."""
+    try:
+        ImageColor.getrgb(value)
+    except ValueError:
+        need = "needs a color, as white, gray or #00ff00"
+        raise argparse.ArgumentTypeError(f"{need}, got {value[:40]!r}") from None
     return value
 
 

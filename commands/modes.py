@@ -56,6 +56,7 @@ class Mode:
 
 MODES = (
     Mode("download_only", "fetch the dataset"),
+    Mode("look", "look at the images as the networks see them: a contact sheet, and what is odd"),
     Mode("train_vae", "train the VQ-GAN (stage 1)"),
     Mode("reconstruct", "measure the VQ-GAN on the validation split", opens_networks=True),
     Mode(

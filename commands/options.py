@@ -14,6 +14,7 @@ from typing import Any
 
 from commands import kinds
 from data.datasets import DATASETS
+from data.spec import FITS, VIEWS, Preparation
 from metrics.better import BETTER
 from models.maskgit.config import TransformerConfig
 from models.sampling import CHOICES, SamplingConfig
@@ -149,26 +150,42 @@ TRAINING = _modes("train_vae train distill")
 GENERATING = _modes("train sample edit evaluate sweep page")  # --train makes its sample grids
 OPENING = _modes("distill show_plan sample edit evaluate sweep export page")  # a trained model
 READING = _modes("train_vae reconstruct train edit evaluate sweep page")  # images of a dataset
+LOOKING = READING | {"look"}
 COMPUTING = READING | _modes("distill sample")
 WARMUP = "epochs of linear warm-up, at most a tenth of the run; cosine decay follows"
 
 
 def _data() -> Iterator[Option]:
     """Yield the options about the images of the dataset."""
+
+    def prepares(name: str, kind: Any, unit: str, text: str, modes: Any, **more: Any) -> Option:
+        """Make an option for the field of Preparation with the same name."""
+        fills = (Fill(Preparation, name),)
+        return Option(name, kind, unit, text, modes, fills, resume=Resume.RUN, **more)
+
     yield Option(
-        "dataset", str, "NAME", "dataset", READING | OPENING | {"download_only", "sample"},
+        "dataset", str, "NAME", "dataset", LOOKING | OPENING | {"download_only", "sample"},
         default="mnist", resume=Resume.RUN, choices=tuple(DATASETS),
     )  # fmt: skip
     yield Option(
-        "data_dir", kinds.path, "DIR", "folder of the datasets", READING | {"download_only"},
+        "data_dir", kinds.path, "DIR", "folder of the datasets", LOOKING | {"download_only"},
         default="datasets", resume=Resume.FREE,
     )  # fmt: skip
+    shown = LOOKING - {"edit", "page"}
+    text = "crop takes the center of an image, pad adds bars so that all of it is seen"
+    yield prepares("fit", str, "HOW", text, shown, choices=FITS)
+    text = "color behind transparent parts, and of the bars of --fit pad: a name, or #rrggbb"
+    yield prepares("background", kinds.color, "COLOR", text, shown)
+    text = "flips of the training images; letters and flags need none [the dataset's own]"
+    yield prepares("flips", str, "HOW", text, _modes("train_vae train"), choices=tuple(VIEWS))
+    text = "also train on N changed copies of every image: shifted, cropped, in other colors"
+    yield prepares("augment", kinds.whole_number, "N", text, _modes("train_vae train"))
     text = "folder of the token caches [<output_dir>/tokens]"
-    yield Option("cache_dir", kinds.path, "DIR", text, READING, resume=Resume.FREE)
+    yield Option("cache_dir", kinds.path, "DIR", text, LOOKING, resume=Resume.FREE)
     yield Option(
         "size", kinds.image_size, "PIXELS",
         "height and width of the images, as in 64 or 32x64 [the dataset's own]",
-        READING | {"download_only"}, (Fill(VQGANConfig, "image_size"),), default=None,
+        LOOKING | {"download_only"}, (Fill(VQGANConfig, "image_size"),), default=None,
         compared=True, resume=Resume.RUN,
     )  # fmt: skip
     yield Option(
@@ -178,7 +195,7 @@ def _data() -> Iterator[Option]:
     )  # fmt: skip
     yield Option(
         "num_workers", kinds.whole_number, "N", "extra processes that read images; 0 for none",
-        READING - {"edit", "page"}, default=0, resume=Resume.FREE,
+        shown, default=0, resume=Resume.FREE,
     )  # fmt: skip
     yield Option(
         "checkpoint_vae", kinds.path, "FILE",
@@ -534,7 +551,7 @@ def _measuring() -> Iterator[Option]:
 
 def _run() -> Iterator[Option]:
     """Yield the options of all runs."""
-    every_run = COMPUTING | _modes("show_plan export curves")
+    every_run = COMPUTING | _modes("look show_plan export curves")
     yield Option("output_dir", kinds.path, "DIR", "folder of all runs", every_run, default="runs")
     text = "folder of this run [the dataset's name]"
     yield Option("run_name", kinds.plain_name, "NAME", text, every_run)
@@ -542,7 +559,7 @@ def _run() -> Iterator[Option]:
         "seed", kinds.whole_number, "N", "seed of all random numbers", TRAINING | GENERATING,
         (
             Fill(TrainingConfig, "seed"), Fill(VQGANTrainingConfig, "seed"),
-            Fill(DistillConfig, "seed"),
+            Fill(DistillConfig, "seed"), Fill(Preparation, "seed"),
         ),
         resume=Resume.STAGE,
     )  # fmt: skip

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from commands.flags import configure
 from commands.parser import CommandLine
 from data.datasets import DATASETS
 from data.images import ImageDataset
 from data.open import open_dataset
-from data.spec import DatasetSpec, Split
+from data.spec import AS_IT_IS, DatasetSpec, Preparation, Split
 from training.run_folder import RunFolder
 from utils.errors import FieldError, UserError
 from utils.processes import Processes
@@ -57,6 +58,7 @@ class Data:
     may_download: bool
     main_first: Callable[[], AbstractContextManager[None]]
     opened: dict[Any, Any] = field(default_factory=dict, repr=False)
+    preparation: Preparation = AS_IT_IS
 
     def open(self, split: Split) -> ImageDataset:
         """Open one split, once for all modes.
@@ -74,6 +76,7 @@ class Data:
                     self.size,
                     download=self.may_download,
                     notes=self.cache_folder,
+                    preparation=self.preparation,
                 )
         images: ImageDataset = self.opened[key]
         return images
@@ -132,6 +135,7 @@ class Request:
             may_download=processes.size == 1 and not line.dry_run and is_ours,
             main_first=processes.main_first,
             opened=self.opened,
+            preparation=configure(Preparation, line),
         )
 
     def run(self, dataset: str | None = None) -> RunFolder:

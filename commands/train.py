@@ -155,6 +155,7 @@ def tokens_of_split(
         "split": split,
         "size": size_text(data.size),
         "resize": RESIZE,
+        **data.preparation.identity(),
         "precision": float32_name(machine.device),
         "tokenizer": tokenizer.fingerprint,
         "classes": list(images.class_names),

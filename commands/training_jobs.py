@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from commands.flags import configure
+from commands.look import log_short_look
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
 from commands.resume import class_order
 from data.content import Content, content_of, in_order
+from data.datasets import OWN_IMAGES
 from data.images import ImageDataset
 from training.config import LoopConfig
 from training.run_folder import RunFolder
@@ -85,6 +87,8 @@ def open_splits(request: Request, data: Data, stage: str) -> Splits:
             for name, shown in SHOWN.items()
         }
     )
+    if data.spec.name == OWN_IMAGES and not request.jobs and request.machine.processes.is_main:
+        log_short_look(train, validation)
     return Splits(train, validation, contents["training"])
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from data.images import ImageDataset, flip_view
 from utils.device import send
@@ -36,9 +36,9 @@ def training_batches(
         order = rng(seed, "image order", epoch).permutation(len(images))
         views = rng(seed, "image views", epoch).integers(0, images.num_views, len(images))
         used = slice(first_batch * batch_size, num_batches * batch_size)
-        # An array: workers would copy a list of a million numbers one by one.
-        chosen = Subset(images, order[used])  # type: ignore[arg-type]
-        flips = torch.from_numpy(views[used]).split(batch_size)
+        copies, flips = np.divmod(views[used], images.num_flips)
+        chosen = _Copies(images, order[used], copies)
+        flips = torch.from_numpy(flips).split(batch_size)
         for (pixels, _), view in zip(_loader(chosen, batch_size, num_workers), flips, strict=True):
             yield from_uint8(send(_flip(pixels, view), device))
 
@@ -70,6 +70,22 @@ def uint8_blocks(
     """Yield all images in their order, without flips, as uint8 (B, H, W, C), and their labels."""
     for pixels, labels in _loader(images, batch_size, num_workers):
         yield pixels.permute(0, 2, 3, 1).numpy(), labels.numpy()
+
+
+class _Copies(Dataset):
+    """Some images of a dataset, each as one of its copies."""
+
+    def __init__(self, images: ImageDataset, indices: np.ndarray, copies: np.ndarray) -> None:
+        """Choose the images, int (N,), and the number of the copy of each, int (N,)."""
+        self._images, self._indices, self._copies = images, indices, copies
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
+        chosen, copy = int(self._indices[index]), int(self._copies[index])
+        pixels, label = self._images.copies(chosen, [copy])
+        return pixels[0], label
 
 
 def _loader(images: Dataset, batch_size: int, num_workers: int) -> Iterator:

@@ -336,6 +336,7 @@ _ROWS = (
         files=("<class>/**/*.jpg, .png, ...",),
     ),
 )
+OWN_IMAGES = "folder"  # name of the row for a user's own images
 DATASETS: dict[str, DatasetSpec] = {row.name: row for row in _ROWS}
 
 

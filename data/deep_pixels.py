@@ -88,8 +88,8 @@ def eight_bits(deep: Deep, page: str, ranges: SetOfRanges) -> Image.Image:
     if common is None:
         _log_rule()
     black, white = black_and_white(common or deep.range)
-    back = float(ImageColor.getrgb(page)[0])
     flat = np.empty(deep.values.shape, np.uint8)
+    back = np.asarray(ImageColor.getcolor(page, "L" if flat.ndim == 2 else "RGB"), np.float64)
     for rows in bands(*deep.size):
         levels = np.nan_to_num(deep.values[rows].astype(np.float64), nan=black)
         levels = ((levels - black) * 255 / (white - black)).clip(0, 255)

@@ -2,28 +2,31 @@
 
 The largest centered part of an image with the wanted shape is resized to the wanted size. The
 filter is PIL's bilinear one, which averages over all source pixels when it shrinks an image.
+`Preparation.fit` "pad" adds bars instead of cropping.
 Published FIDs depend on this choice: random crops, squashing to a square or a filter that does not
 average give other reference statistics. So compare only with figures that were measured on images
 prepared in the same way. Axes: B batch, C channels, H W pixels.
 """
 
 import hashlib
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.augment import Box, Change, drawn_change
 from data.deep_pixels import Ranges
 from data.files import FileError
 from data.image_file import load_image
-from data.spec import Source
+from data.spec import AS_IT_IS, FITS, Preparation, Source
 from utils.size import Written, size_of
 
 
@@ -36,7 +39,8 @@ class ImageDataset(Dataset):
     Attributes:
         class_names: in the order of the labels.
         size: height and width of the images in pixels, (H, W).
-        num_views: number of flips under which an image is used (`flip_view`); 1 outside training.
+        num_flips: number of flips under which an image is used (`flip_view`); 1 outside training.
+        num_copies: 1, and more with changed copies of every image.
     """
 
     def __init__(
@@ -45,13 +49,21 @@ class ImageDataset(Dataset):
         class_names: Sequence[str],
         channels: int,
         size: Written,
-        num_views: int,
+        num_flips: int = 1,
+        num_copies: int = 1,
+        preparation: Preparation = AS_IT_IS,
     ) -> None:
         self.source = source
         self.class_names = tuple(class_names)
         self.channels = channels
         self.size = size_of(size)
-        self.num_views = num_views
+        self.num_flips, self.num_copies = num_flips, num_copies
+        self.preparation = preparation
+
+    @property
+    def num_views(self) -> int:
+        """Number of ways to show an image; view v is copy v // num_flips, flip v % num_flips."""
+        return self.num_flips * self.num_copies
 
     def __len__(self) -> int:
         return len(self.source.items)
@@ -62,8 +74,33 @@ class ImageDataset(Dataset):
         Raises:
             FileError: if its file is damaged.
         """
+        pixels, label = self.copies(index, [0])
+        return pixels[0], label
+
+    def copies(self, index: int, numbers: Iterable[int]) -> tuple[Tensor, int | Tensor]:
+        """Read one image, and return some of its copies: uint8 (copies, C, H, W), and its label.
+
+        Copy 0 is the image itself.
+
+        Raises:
+            FileError: if its file is damaged.
+        """
         image, label = self.source.items[index]
-        return to_tensor(image, self.size, self.channels), _plain_label(label)
+        fit, page = self.preparation.fit, self.preparation.background
+        changes = (self._change(index, number) for number in numbers)
+        shown = [to_tensor(image, self.size, self.channels, fit, page, one) for one in changes]
+        return torch.stack(shown), _plain_label(label)
+
+    def _change(self, index: int, number: int) -> Change | None:
+        """Return the change that makes a copy of an image; None for the image itself.
+
+        It depends on the name of the image's file, so that added files do not change other images.
+        """
+        if number == 0:
+            return None
+        paths = getattr(self.source.items, "paths", None)
+        name = os.path.relpath(paths[index], self.source.root) if paths else str(index)
+        return drawn_change(self.preparation.seed, name, number)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -93,7 +130,10 @@ class FileImages:
 
     Attributes:
         ranges: the common ranges of samples of more than 8 bits; None if each image has its own.
+        page: color behind transparent parts.
     """
+
+    page = "white"
 
     def __init__(
         self,
@@ -109,7 +149,7 @@ class FileImages:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return load_image(self.paths[index], ranges=self.ranges), int(self.labels[index])
+        return load_image(self.paths[index], self.page, self.ranges), int(self.labels[index])
 
 
 class ArrayImages:
@@ -131,14 +171,36 @@ class ArrayImages:
         return Image.fromarray(self.images[index]), self.labels[index]
 
 
-def to_tensor(image: Image.Image, size: Written, channels: int) -> Tensor:
+def to_tensor(
+    image: Image.Image,
+    size: Written,
+    channels: int,
+    fit: str = FITS[0],
+    background: str = "white",
+    change: Change | None = None,
+) -> Tensor:
     """Do what `to_array` does; uint8 (channels, H, W)."""
-    pixels = to_array(image, size, channels).transpose(2, 0, 1)
+    pixels = to_array(image, size, channels, fit, background, change).transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
-def to_array(image: Image.Image, size: Written, channels: int) -> np.ndarray:
-    """Crop the center of an image to the shape of a size, and resize it.
+def to_array(
+    image: Image.Image,
+    size: Written,
+    channels: int,
+    fit: str = FITS[0],
+    background: str = "white",
+    change: Change | None = None,
+) -> np.ndarray:
+    """Give an image the shape of a size, and resize it.
+
+    Args:
+        image: the image.
+        size: the height and width.
+        channels: 1 for gray, 3 for color.
+        fit: "crop" takes the center of the image, "pad" adds bars.
+        background: color of the bars.
+        change: which part to take, and how to change its colors; None for the image as it is.
 
     Returns:
         uint8 (H, W, channels).
@@ -146,9 +208,14 @@ def to_array(image: Image.Image, size: Written, channels: int) -> np.ndarray:
     height, width = size_of(size)
     mode = "L" if channels == 1 else "RGB"
     image = image if image.mode == mode else image.convert(mode)
-    if image.size != (width, height):
-        image = _resized_center(image, height, width)
-    return np.array(image, np.uint8).reshape(height, width, channels)
+    if fit == "pad":
+        image = _padded(image, height, width, background)
+    if image.size != (width, height) or change is not None:
+        box = center_box(image.size, height, width)
+        box = box if change is None else change.part_of(box)
+        image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    pixels = np.array(image, np.uint8).reshape(height, width, channels)
+    return pixels if change is None else change.recolored(pixels)
 
 
 def flip_view(images: Tensor, view: int) -> Tensor:
@@ -165,14 +232,26 @@ def flip_view(images: Tensor, view: int) -> Tensor:
     return images.flip(axes) if axes else images
 
 
-def _resized_center(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resize the largest box in the center of an image that has the shape height x width."""
+def center_box(size: tuple[int, int], height: int, width: int) -> Box:
+    """Find the largest box with the shape height x width in the center of an image.
+
+    Args:
+        size: width and height of the image.
+        height: height of the shape.
+        width: width of the shape.
+    """
     # Products come first: for a square the sides of the box are whole numbers.
-    across = min(image.width, image.height * width / height)
-    down = min(image.height, image.width * height / width)
-    left, top = (image.width - across) / 2, (image.height - down) / 2
-    box = (left, top, left + across, top + down)
-    return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    across = min(size[0], size[1] * width / height)
+    down = min(size[1], size[0] * height / width)
+    left, top = (size[0] - across) / 2, (size[1] - down) / 2
+    return left, top, left + across, top + down
+
+
+def _padded(image: Image.Image, height: int, width: int, background: str) -> Image.Image:
+    """Put an image in the middle of the smallest sheet with the shape height x width."""
+    across = max(image.width, math.ceil(image.height * width / height))
+    down = max(image.height, math.ceil(image.width * height / width))
+    return ImageOps.pad(image, (across, down), color=background)
 
 
 def _plain_label(label: Any) -> int | Tensor:

@@ -7,8 +7,8 @@ from data import download as downloads
 from data.datasets import DATASETS
 from data.file_names import medmnist_file
 from data.files import FileError
-from data.images import ImageDataset
-from data.spec import DatasetSpec, Reader, Source, Split
+from data.images import FileImages, ImageDataset
+from data.spec import AS_IT_IS, VIEWS, DatasetSpec, Preparation, Reader, Source, Split
 from data.tree import entries, is_litter, named
 from utils.errors import UserError, one_line
 from utils.size import Written, size_of
@@ -23,6 +23,7 @@ def open_dataset(
     size: Written | None = None,
     download: bool = True,
     notes: Path | None = None,
+    preparation: Preparation = AS_IT_IS,
 ) -> ImageDataset:
     """Open a split of a dataset.
 
@@ -36,6 +37,7 @@ def open_dataset(
         download: whether missing files may be fetched.
         notes: folder for notes of checked images, so that a later start does not check them again;
             None keeps no notes.
+        preparation: how the images are shown.
 
     Raises:
         UserError: if the files are missing or damaged and cannot be fetched.
@@ -51,8 +53,12 @@ def open_dataset(
             "`dataset` folder takes any folder of images"
         )
     _check_labels(source, len(classes))
-    num_views = spec.num_views if split == "train" else 1
-    return ImageDataset(source, classes, spec.channels, wanted, num_views)
+    flips, copies = VIEWS[preparation.flips or spec.flips], 1 + preparation.augment
+    if split != "train":
+        flips = copies = 1
+    if isinstance(source.items, FileImages):
+        source.items.page = preparation.background
+    return ImageDataset(source, classes, spec.channels, wanted, flips, copies, preparation)
 
 
 def fetch_dataset(name: str, data_dir: Path, size: Written | None = None) -> Path:

@@ -15,6 +15,37 @@ RESIZE = "shorter side, antialiased bilinear, centre crop"
 VIEWS = {"none": 1, "horizontal": 2, "both": 4}
 """Ways to show one training image, for each kind of `DatasetSpec.flips`."""
 
+FITS = ("crop", "pad")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How the images of a dataset are shown to the networks.
+
+    Attributes:
+        fit: how an image gets the wanted shape: "crop" takes the largest part in its center, "pad"
+            takes all of it and adds bars.
+        background: color behind transparent parts, and of the bars: a name, or #rrggbb.
+        flips: a key of VIEWS; None for the flips of the dataset.
+        augment: number of changed copies of every training image (data/augment.py).
+        seed: seed of these changes.
+    """
+
+    fit: str = FITS[0]
+    background: str = "white"
+    flips: str | None = None
+    augment: int = 0
+    seed: int = 0
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tokens depend on, without defaults, and without the number of flips."""
+        names = ("fit", "background", "augment", *(("seed",) if self.augment else ()))
+        changed = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in changed.items() if value != getattr(AS_IT_IS, name)}
+
+
+AS_IT_IS = Preparation()
+
 
 class Items(Protocol):
     """Images with their labels; an index returns (PIL image, label).

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from data.images import ImageDataset, flip_view
 from data.partial_cache import LABELS, RECORD, TOKENS, PartialCache
@@ -110,6 +110,19 @@ def cache_bytes(num_images: int, num_views: int, seq_len: int, dtype: np.dtype) 
 
 
 @dataclass(frozen=True)
+class _AllCopies(Dataset):
+    """Every image with all its copies: uint8 (copies, C, H, W), and its label."""
+
+    images: ImageDataset
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
+        return self.images.copies(index, range(self.images.num_copies))
+
+
+@dataclass(frozen=True)
 class _Encoding:
     """Encodes images with several processes: each encodes its share of every block of images."""
 
@@ -125,17 +138,19 @@ class _Encoding:
         Yields:
             A list with int64 (B, L) for each view, and the labels (B, ...).
         """
-        views, count = range(self.images.num_views), len(self.images)
+        images, count = self.images, len(self.images)
+        views = [divmod(view, images.num_flips) for view in range(images.num_views)]
         block_size = self.batch_size * self.processes.size
         blocks = [range(s, min(s + block_size, count)) for s in range(start, count, block_size)]
         loader = DataLoader(
-            self.images,
+            _AllCopies(images),
             batch_sampler=[self._share(block) for block in blocks],
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_initialized(),
         )
         for block, (pixels, labels) in zip(blocks, batches_of(loader), strict=True):
-            encoded = [*(self.encode(flip_view(pixels, view)).cpu() for view in views), labels]
+            shown = (flip_view(pixels[:, copy], flip) for copy, flip in views)
+            encoded = [*(self.encode(view).cpu() for view in shown), labels]
             *tokens, labels = (self.processes.gather(part)[: len(block)] for part in encoded)
             yield tokens, labels
 

@@ -77,6 +77,7 @@ class Images:
 
     def __init__(self, count=30, num_views=1, fingerprint="v1", findings=False):
         self.count, self.num_views, self.fingerprint = count, num_views, fingerprint
+        self.num_flips, self.num_copies = num_views, 1
         self.findings = findings
         self.read = []
 
@@ -91,6 +92,10 @@ class Images:
         image[:, :, 0] = index
         label = torch.tensor([index % 2, 1, 0], dtype=torch.uint8) if self.findings else index % 7
         return image, label
+
+    def copies(self, index, numbers):
+        image, label = self[index]
+        return image[None], label
 
 
 VQGAN = VQGANConfig(

@@ -20,6 +20,11 @@ class RunFiles:
         """Folder of everything generated."""
         return self.path / "samples"
 
+    @property
+    def contact_sheet(self) -> Path:
+        """Picture of the images as the networks see them."""
+        return self.path / "look.png"
+
     def evaluation(self, what: str) -> Path:
         """Name the file with the scores of "samples", of given "images" or of the "tokenizer"."""
         return self.path / f"evaluation_{what}.json"

@@ -264,7 +264,8 @@ def test_an_option_of_other_modes_has_no_effect(mode):
     assert ("no_wandb" in idle) == (mode not in ("train_vae", "train"))
     assert ("resume" in idle) == (mode not in ("train_vae", "train"))
     assert ("save_steps" in idle) == (mode != "sample")
-    assert ("double_z" in idle) == (mode == "download_only")  # other modes compare it with a file
+    opens_none = mode in ("download_only", "look")  # other modes compare it with a file
+    assert ("double_z" in idle) == opens_none
 
 
 def test_version(capsys):

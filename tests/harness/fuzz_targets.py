@@ -3,7 +3,7 @@
 import copy
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,18 @@ class Target:
 class TinyImages(torch.utils.data.Dataset):
     """Twelve images of one value each, as the token cache reads them."""
 
-    num_views, fingerprint = 2, "twelve"
+    num_views = num_flips = 2
+    num_copies, fingerprint = 1, "twelve"
 
     def __len__(self) -> int:
         return 12
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return torch.full((1, 8, 8), index, dtype=torch.uint8), index % 3
+
+    def copies(self, index: int, numbers: Iterable[int]) -> tuple[Tensor, int]:
+        image, label = self[index]
+        return image[None], label
 
 
 def make_targets() -> dict[str, Target]:

@@ -1,0 +1,94 @@
+"""--look on a folder where much is wrong, and the line at every start."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from MaskGIT import main
+
+
+def put(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def noise(seed, height=16, width=16):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def odd(tmp_path):
+    folder = tmp_path / "odd"
+    for number in range(25):
+        put(folder / "train" / "many" / f"{number:02}.png", noise(number))
+    put(folder / "train" / "many" / "again.png", noise(3))
+    put(folder / "train" / "many" / "tall.png", noise(90, 60, 20))
+    put(folder / "val" / "many" / "twin.png", noise(4))
+    put(folder / "val" / "many" / "other.png", noise(91))
+    (folder / "train" / "nothing").mkdir()
+    drawing = np.full((16, 16, 4), 255, np.uint8)
+    drawing[..., 3] = np.eye(16) * 255
+    put(folder / "train" / "few" / "drawn.png", Image.fromarray(drawing))
+    put(folder / "train" / "few" / "black.png", Image.new("RGB", (16, 16)))
+    return folder
+
+
+FOUND = (
+    "few (2)",
+    "folders without images: nothing",
+    "1 training images repeat others: many/03.png = many/again.png",
+    "1 validation images are also training images: many/04.png = many/twin.png",
+    "1 all black: few/black.png",
+    "1 all white: few/drawn.png (1 drawn on transparent ground: another --background shows them)",
+    "1 lose more than 30% to the crop (--fit pad keeps all): many/tall.png",
+)
+
+
+def look(folder, tmp_path, capsys, options=""):
+    main(
+        f"--look --dataset folder --data_dir {folder} --size 16 --output_dir {tmp_path}/runs "
+        f"{options}".split()
+    )
+    return capsys.readouterr().out.replace("many/again.png = many/03.png", FOUND[2][-29:])
+
+
+def test_a_look_names_everything_that_is_odd(odd, tmp_path, capsys):
+    out = look(odd, tmp_path, capsys)
+    for text in FOUND:
+        assert text in out
+    with Image.open(tmp_path / "runs" / "folder" / "look.png") as sheet:
+        assert sheet.width > sheet.height
+
+
+def test_what_it_proposes_helps(odd, tmp_path, capsys):
+    out = look(odd, tmp_path, capsys, "--fit pad --background gray")
+    assert "lose more" not in out
+    assert "all white" not in out
+
+
+def test_nothing_odd_is_said_too(tmp_path, capsys):
+    for number in range(30):
+        put(tmp_path / "fine" / f"{number}.png", noise(number))
+    assert "nothing odd was found" in look(tmp_path / "fine", tmp_path, capsys)
+
+
+def test_every_start_says_it_in_one_line(odd, tmp_path, capsys):
+    main(
+        f"--train_vae --dry_run --dataset folder --data_dir {odd} --size 16 --channels 32 "
+        f"--perceptual_weight 0 --output_dir {tmp_path}/runs".split()
+    )
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if "training images of" in one]
+    assert line.startswith("29 training images of 16 pixels, 2 to 27 in a class, 2 validation")
+    for text in (*FOUND[:2], *FOUND[4:], "2 files repeat others", "(--look says more)"):
+        assert text in line
+
+
+@pytest.mark.parametrize("color", ["nocolor", "#12", ""])
+def test_a_background_that_is_no_color_is_one_line(capsys, color):
+    with pytest.raises(SystemExit) as stop:
+        main(["--look", "--dataset", "folder", "--background", color])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "needs a color" in error
