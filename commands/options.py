@@ -225,6 +225,8 @@ def _tokenizer() -> Iterator[Option]:
     text = "channel multipliers, one per resolution"
     yield shape("ch_mult", kinds.int_list, "N", text, many=Many.LIST)
     yield shape("num_res_blocks", kinds.positive_int, "N", "residual blocks per resolution")
+    text = "groups of each normalization; few channels in a group lose the colors of flat images"
+    yield shape("norm_groups", kinds.positive_int, "N", text)
     text = "feature maps with attention, by their side in pixels; [] for none"
     yield shape("attn_resolutions", kinds.int_list, "N", text, many=Many.LIST)
     yield Option(
@@ -267,6 +269,10 @@ def _tokenizer_training() -> Iterator[Option]:
         "batch_size_vae", "batch_size", kinds.positive_int, "N", "images per step",
         "train_vae reconstruct",
     )  # fmt: skip
+    text = "optimizer; muon trains the weights of convolutions, and AdamW the others"
+    yield learns("optimizer_vae", "optimizer", str, "NAME", text, choices=OPTIMIZERS)
+    text = "start with residual blocks that do nothing and convolutions that keep the variance"
+    yield learns("linear_start", "linear_start", None, "", text)
     yield learns("lr_vae", "lr", kinds.positive, "LR", "peak learning rate")
     yield learns("warmup_vae", "warmup_epochs", kinds.non_negative, "EPOCHS", WARMUP)
     text = "betas of Adam, two numbers"

@@ -74,8 +74,11 @@ class VQGANTrainingConfig:
     Attributes:
         epochs: passes over the training images.
         batch_size: images of one optimizer step.
-        lr: peak learning rate of both optimizers (autoencoder and discriminator).
-        betas: betas of both optimizers; taming's values.
+        optimizer: of the autoencoder: "adamw", or "muon" for the weights of convolutions and AdamW
+            for the others. The discriminator has AdamW.
+        linear_start: whether the autoencoder starts nearly linear (`VQModel.start_linear`).
+        lr: peak learning rate of all optimizers.
+        betas: betas of AdamW; taming's values.
         warmup_epochs: epochs of linear warm-up, at most a tenth of the run; a cosine decay to 0
             follows.
         grad_accum: number of parts in which a batch is computed, one after the other.
@@ -94,6 +97,8 @@ class VQGANTrainingConfig:
 
     epochs: int = 100
     batch_size: int = 128
+    optimizer: str = "adamw"
+    linear_start: bool = False
     lr: float = 5e-4
     betas: tuple[float, float] = (0.5, 0.9)
     warmup_epochs: float = 1.0
@@ -134,6 +139,9 @@ class VQGANTrainingConfig:
                      "disc_start"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise FieldError(_own(name), getattr(self, name), "must not be negative")
+        if self.optimizer not in OPTIMIZERS:
+            reason = f"choose from {', '.join(OPTIMIZERS)}"
+            raise FieldError(_own("optimizer"), self.optimizer, reason)
         if self.chroma_weight and architecture.image_channels != 3:
             reason = f"images of {architecture.image_channels} channel(s) have no colors; use 0"
             raise FieldError("chroma_weight", self.chroma_weight, reason)

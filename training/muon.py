@@ -1,4 +1,4 @@
-"""Muon: steps along orthogonalized momentum, for the weights of linear layers.
+"""Muon: steps along orthogonalized momentum, for the weights of linear layers and convolutions.
 
 A gradient of a weight matrix has few large singular values. Muon makes all of them about equal, so
 that a step moves the weight in every direction. Jordan et al. 2024, "Muon: An optimizer for hidden
@@ -51,8 +51,8 @@ class Muon(torch.optim.Optimizer):
         """Start without momentum.
 
         Args:
-            weights: weights (rows, columns), each with the number of matrices that it stacks. These
-                are orthogonalized one by one.
+            weights: weights (rows, columns), or (out, in, height, width) in channels_last, each
+                with the number of matrices that it stacks. These are orthogonalized one by one.
             lr: learning rate, on the scale of AdamW's.
             precision: dtype for orthogonalization.
         """
@@ -97,12 +97,18 @@ class Muon(torch.optim.Optimizer):
         state = self.state[weight]
         if not state:
             state["momentum"] = torch.zeros_like(weight)
+        if weight.dim() == 4:  # a loaded state need not have the weight's layout
+            state["momentum"] = state["momentum"].contiguous(memory_format=torch.channels_last)
         assert weight.grad is not None
         views = [
             [part if part.shape[0] <= part.shape[1] else part.mT for part in of_weight]
             for of_weight in (
-                tensor.chunk(self._joined[weight])
-                for tensor in (weight, state["momentum"], weight.grad)
+                matrix.chunk(self._joined[weight])
+                for matrix in (
+                    _flat(weight).view(len(weight), -1),
+                    _flat(state["momentum"]).view(len(weight), -1),
+                    _flat(weight.grad).reshape(len(weight), -1),
+                )
             )
         ]
         return map(_Matrix, *views)
@@ -114,6 +120,11 @@ class _Matrix(NamedTuple):
     weight: Tensor
     momentum: Tensor
     gradient: Tensor
+
+
+def _flat(weight: Tensor) -> Tensor:
+    """Put the input channels of a convolution last, so that in channels_last its rows are views."""
+    return weight.permute(0, 2, 3, 1) if weight.dim() == 4 else weight
 
 
 def _write(places: list[Tensor], old: Tensor, new: Tensor, moves: Tensor | None) -> None:

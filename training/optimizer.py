@@ -1,5 +1,8 @@
 """The optimizers of stage 2, and an optimizer step that skips bad gradients."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +12,8 @@ from training.config import OPTIMIZERS, TrainingConfig
 from training.muon import Muon
 from utils.errors import FieldError
 from utils.weights import count_parameters
+
+SETTING = "TrainingConfig.optimizer"
 
 
 def make_optimizers(
@@ -24,7 +29,7 @@ def make_optimizers(
         FieldError: if the optimizer is unknown, or is "muon" but the model has no linear layers.
     """
     if training.optimizer not in OPTIMIZERS:
-        raise FieldError("optimizer", training.optimizer, f"choose from {', '.join(OPTIMIZERS)}")
+        raise FieldError(SETTING, training.optimizer, f"choose from {', '.join(OPTIMIZERS)}")
     by_muon = training.optimizer == "muon"
     linear = {id(layer.weight) for layer in linear_layers(model).values()}
     groups = [
@@ -48,11 +53,22 @@ def _make_muon(
         for name, layer in linear_layers(model).items()
     }
     if not weights:
-        raise FieldError("optimizer", "muon", "this transformer has no linear layers; use adamw")
+        raise FieldError(SETTING, "muon", "this transformer has no linear layers; use adamw")
     # On the CPU small matrix products are slower in bfloat16.
     on_cpu = next(iter(weights)).device.type == "cpu"
     precision = torch.float32 if on_cpu else precision
     return Muon(weights, training.lr, training.weight_decay, precision)
+
+
+def check_optimizer(state: Mapping[str, Any], setting: str, chosen: str) -> None:
+    """Refuse the saved state of a stage with another optimizer.
+
+    Raises:
+        ValueError: naming the setting and both optimizers.
+    """
+    used = "muon" if "muon" in state else "adamw"
+    if used != chosen:
+        raise ValueError(f"it was trained with `{setting}` {used}, not {chosen}")
 
 
 def count_moments(model: nn.Module, training: TrainingConfig) -> int:

@@ -29,7 +29,7 @@ from training.ema import EMA
 from training.learning_rate import LearningRate
 from training.masked_batch import MaskedBatch, hide
 from training.muon import MOMENTS
-from training.optimizer import make_optimizers, step_unless
+from training.optimizer import SETTING, check_optimizer, make_optimizers, step_unless
 from training.working_copy import WorkingCopy
 from utils.device import autocast, strictly_deterministic
 from utils.plain import to_plain
@@ -234,9 +234,7 @@ class MaskGITStage:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned; ValueError if it does not fit."""
-        used, chosen = "muon" if "muon" in state else "adamw", self.training.optimizer
-        if used != chosen:
-            raise ValueError(f"it was trained with `optimizer` {used}, not {chosen}")
+        check_optimizer(state, SETTING, self.training.optimizer)
         load_weights(self.model, state["model"])
         load_weights(self.ema.module, state["ema"])
         load_moments(self.optimizer, state["optimizer"])

@@ -21,7 +21,8 @@ from training.codebook import CodebookCare
 from training.config import VQGANTrainingConfig
 from training.ema import EMA
 from training.learning_rate import LearningRate
-from training.optimizer import step_unless
+from training.muon import MOMENTS, Muon
+from training.optimizer import check_optimizer, step_unless
 from training.vqgan_losses import Backward, Objective
 from utils.checkpoint import check_weights
 from utils.device import autocast, send
@@ -30,6 +31,7 @@ from utils.seeding import derive_seed, rng
 from utils.weights import load_moments, load_weights
 
 PREVIEW_IMAGES = 8
+LEAST_CHANNELS = 8  # of a convolution that Muon trains; it is not for the colors of an image
 
 
 class VQGANStage:
@@ -39,7 +41,8 @@ class VQGANStage:
         model: the network with the raw weights.
         averaged: their moving average, for validation, previews and checkpoints.
         objective: the losses on images, with the discriminator.
-        optimizer: AdamW of the autoencoder.
+        optimizer: AdamW of the autoencoder, or of what Muon does not train.
+        muon: Muon of the autoencoder's convolutions; None if AdamW trains them.
         discriminator_optimizer: AdamW of the discriminator; None without one.
         learning_rate: the learning rate of each step, for both optimizers.
     """
@@ -87,8 +90,11 @@ class VQGANStage:
         # The networks and their optimizers.
         torch.manual_seed(derive_seed(training.seed, "vqgan weights"))
         self.model = VQModel(config).to(device).to(memory_format=torch.channels_last)
+        if training.linear_start:
+            self.model.start_linear()
         self.objective = Objective(config, training, device)
         self.ema = EMA(self.model, training.ema_decay)
+        self.muon = self._make_muon() if training.optimizer == "muon" else None
         self.optimizer = self._make_optimizer(self.model)
         self.discriminator_optimizer = (
             self._make_optimizer(self.objective.discriminator)
@@ -184,6 +190,8 @@ class VQGANStage:
             "optimizer": self.optimizer.state_dict(),
             "codebook_usage": self.codebook.usage,
         }
+        if self.muon is not None:
+            state["muon"] = self.muon.state_dict()
         if self.discriminator_optimizer is not None:
             assert self.objective.discriminator is not None
             state["discriminator"] = self.objective.discriminator.state_dict()
@@ -192,9 +200,12 @@ class VQGANStage:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned; ValueError if it does not fit."""
+        check_optimizer(state, "VQGANTrainingConfig.optimizer", self.training.optimizer)
         load_weights(self.model, state["model"])
         load_weights(self.averaged, state["ema"])
         load_moments(self.optimizer, state["optimizer"])
+        if self.muon is not None:
+            load_moments(self.muon, state["muon"], MOMENTS, counts=())
         check_weights({"usage": self.codebook.usage}, {"usage": state["codebook_usage"]})
         self.codebook.usage.copy_(state["codebook_usage"])
         if self.discriminator_optimizer is not None:
@@ -204,9 +215,21 @@ class VQGANStage:
         self._next_step = -1
 
     def _make_optimizer(self, module: nn.Module) -> torch.optim.AdamW:
-        """Make an AdamW for all weights of a module, without weight decay."""
-        lr, betas = self.training.lr, self.training.betas
-        return torch.optim.AdamW(module.parameters(), lr, betas, weight_decay=0, fused=True)
+        """Make an AdamW for a module's weights, but those of Muon, without weight decay."""
+        by_muon = set() if self.muon is None else set(self.muon.param_groups[0]["params"])
+        weights = [weight for weight in module.parameters() if weight not in by_muon]
+        return torch.optim.AdamW(
+            weights, self.training.lr, self.training.betas, weight_decay=0, fused=True
+        )
+
+    def _make_muon(self) -> Muon:
+        """Make a Muon for the convolutions inside the autoencoder."""
+        weights = [
+            layer.weight
+            for layer in self.model.modules()
+            if isinstance(layer, nn.Conv2d) and min(layer.weight.shape[:2]) >= LEAST_CHANNELS
+        ]
+        return Muon(dict.fromkeys(weights, 1), self.training.lr, 0, self.precision)
 
     def _is_adversarial(self, step: int) -> bool:
         """Whether a step uses the discriminator."""
@@ -266,7 +289,9 @@ class VQGANStage:
         Returns:
             bool scalar, whether losses and gradients are finite; if not, no weight has changed.
         """
-        optimizers = [self.optimizer]
+        optimizers: list[torch.optim.Optimizer] = [self.optimizer]
+        if self.muon is not None:
+            optimizers.append(self.muon)
         if self.discriminator_optimizer is not None and "discriminator" in metrics:
             optimizers.append(self.discriminator_optimizer)
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]

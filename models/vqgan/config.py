@@ -12,7 +12,6 @@ from utils.errors import FieldError, value_text
 from utils.plain import ADDED_LATER, written_by
 from utils.size import Size, size_of, size_text
 
-GROUPS = 32  # groups of every GroupNorm; all widths are multiples of it
 MAX_CODES = 2**32  # tokens are stored as 16 or 32 bits
 MAX_LEVELS = 32  # an image cannot be halved more often
 MAX_BLOCKS = 1000  # at all resolutions; a damaged file must not build modules for hours
@@ -42,6 +41,8 @@ class VQGANConfig(TokenizerShape):
             Such images are shown through a fixed random projection to RGB. None for other images.
         middle_attention: whether there is attention at the resolution of the tokens, between the
             two middle blocks.
+        norm_groups: groups of every GroupNorm; all widths are multiples of it. With one channel in
+            a group, each channel loses its mean, and with it the color of a flat image.
     """
 
     family: ClassVar[str] = "vqgan"
@@ -63,6 +64,7 @@ class VQGANConfig(TokenizerShape):
     sane_index_shape: bool = False
     colorize_nlabels: int | None = None
     middle_attention: bool = field(default=True, metadata=ADDED_LATER)
+    norm_groups: int = field(default=32, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", size_of(self.image_size))
@@ -140,7 +142,7 @@ class VQGANConfig(TokenizerShape):
         if min(self.image_size) < 1:
             raise FieldError("image_size", size_text(self.image_size), "must be at least 1")
         for name in ("image_channels", "channels", "z_channels", "num_res_blocks", "n_embed",
-                     "embed_dim"):  # fmt: skip
+                     "embed_dim", "norm_groups"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise FieldError(_own(name), getattr(self, name), "must be at least 1")
         if not 1 <= len(self.ch_mult) <= MAX_LEVELS or min(self.ch_mult) < 1:
@@ -162,13 +164,13 @@ class VQGANConfig(TokenizerShape):
     def _validate_sizes(self) -> None:
         """Check that GroupNorm divides all widths and the image can be halved often enough."""
         for width in (self.channels, *self.widths):
-            if width % GROUPS:
+            if width % self.norm_groups:
                 raise FieldError(
                     "channels",
                     self.channels,
                     f"with `ch_mult` {value_text(self.ch_mult)} there are layers of {width} "
-                    f"channels, which GroupNorm's {GROUPS} groups do not divide; use multiples of "
-                    f"{GROUPS}",
+                    f"channels, which GroupNorm's {self.norm_groups} groups do not divide; use "
+                    f"multiples of {self.norm_groups}",
                 )
         wrong = [side for side in self.image_size if side % self.factor]
         if wrong:

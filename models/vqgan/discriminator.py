@@ -5,8 +5,9 @@ Axes: B batch, C channels, H W pixels.
 
 from torch import Tensor, nn
 
-from models.vqgan.config import GROUPS
 from models.vqgan.norm import GroupNorm
+
+GROUPS = 32  # groups of every GroupNorm
 
 
 class PatchDiscriminator(nn.Module):

@@ -5,6 +5,7 @@ The architecture and every parameter name are those of taming-transformers' VQMo
 token grid, Z z_channels, D width of a code.
 """
 
+import math
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -13,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.family import TokenizerNetwork
-from models.vqgan.config import GROUPS, VQGANConfig
+from models.vqgan.config import VQGANConfig
 from models.vqgan.norm import GroupNorm
 from models.vqgan.quantizer import VectorQuantizer
 
 
 def _norm(channels: int) -> GroupNorm:
-    """Make the normalization layer of all blocks."""
-    return GroupNorm(GROUPS, channels, eps=1e-6)
+    """Make the normalization layer of all blocks; VQModel sets the number of its groups."""
+    return GroupNorm(1, channels, eps=1e-6)
 
 
 def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -232,6 +233,9 @@ class VQModel(TokenizerNetwork):
         self.quantize = self.quantizer(config)
         self.quant_conv = nn.Conv2d(encoded, config.embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
+        for layer in self.modules():
+            if isinstance(layer, GroupNorm):
+                layer.num_groups = config.norm_groups
         labels = config.colorize_nlabels
         self.register_buffer("colorize", None if labels is None else torch.randn(3, labels, 1, 1))
 
@@ -242,6 +246,23 @@ class VQModel(TokenizerNetwork):
         tokens = quantized.tokens.view(latents.shape[0], *latents.shape[2:])
         decoded = self.decode(quantized.vectors).float()
         return Reconstruction(decoded, latents, tokens, quantized.loss)
+
+    @torch.no_grad()
+    def start_linear(self) -> None:
+        """Change the initial weights so that training starts from a nearly linear network.
+
+        Residual blocks add nothing at first (He et al. 2019, "Bag of Tricks", for their norms). The
+        convolutions between them keep the variance: torch's initial weights have a third of it.
+        """
+        inside = set()
+        for block in self.modules():
+            if isinstance(block, ResidualBlock):
+                nn.init.zeros_(block.conv2.weight)
+                nn.init.zeros_(block.conv2.bias)
+                inside |= {block.conv1, block.conv2}
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d) and layer not in inside:
+                layer.weight.mul_(math.sqrt(3))
 
     def latents(self, images: Tensor) -> Tensor:
         """Compute the quantizer's input: (B, C, H, W) in [-1, 1] -> (B, D, h, w)."""

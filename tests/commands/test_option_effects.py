@@ -64,6 +64,8 @@ SETTINGS = [
     ("train", "--seed 5", "seed", 5),
     ("train_vae", "--n_epochs_vae 2", "epochs", 2),
     ("train_vae", "--batch_size_vae 8", "batch_size", 8),
+    ("train_vae", "--optimizer_vae muon", "optimizer", "muon"),
+    ("train_vae", "--linear_start", "linear_start", True),
     ("train_vae", "--lr_vae 1e-2", "lr", 1e-2),
     ("train_vae", "--betas_vae 0.1 0.2", "betas", (0.1, 0.2)),
     ("train_vae", "--warmup_vae 0", "warmup_epochs", 0),
@@ -172,6 +174,18 @@ def test_a_vqgan_without_middle_attention_has_none(resolve):
     )
     lacking = {name.split(".attn_1.")[0] for name in with_it.keys() - without.keys()}
     assert lacking == {"encoder.mid", "decoder.mid"}
+
+
+def test_few_groups_keep_the_color_of_flat_images(resolve):
+    spreads = []
+    for groups in (32, 1):
+        torch.manual_seed(0)
+        network = VQModel(resolve("train_vae", f"--norm_groups {groups}")["train_vae"].config)
+        levels = torch.linspace(-1, 1, 5).reshape(5, 1, 1, 1).expand(-1, 1, 32, 32)
+        with torch.no_grad():
+            middle = network.decode(network.latents(levels))[:, :, 12:20, 12:20]
+        spreads.append(middle.mean((1, 2, 3)).std().item())
+    assert spreads[1] > 5 * spreads[0]
 
 
 def test_the_chroma_weight_needs_colors(resolve):

@@ -292,7 +292,10 @@ def entries(state) -> dict:
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda state: state.pop("muon"), "was trained with `optimizer` adamw, not muon"),
+        (
+            lambda state: state.pop("muon"),
+            "was trained with `TrainingConfig.optimizer` adamw, not muon",
+        ),
         (lambda state: entries(state).pop(1), "moments of"),
         (lambda state: entries(state)[0].pop("momentum"), "momentum is missing"),
         (lambda state: entries(state)[0]["momentum"].resize_(2, 3), "momentum is float32"),
@@ -311,7 +314,7 @@ def test_a_state_that_is_not_its_own_is_refused(spoil, told):
 
 
 def test_a_state_of_muon_is_refused_by_adamw():
-    with pytest.raises(ValueError, match="with `optimizer` muon, not adamw"):
+    with pytest.raises(ValueError, match=r"with `TrainingConfig\.optimizer` muon, not adamw"):
         make_stage().load_state_dict(stage_of().state_dict())
 
 
@@ -324,13 +327,15 @@ def test_moments_are_counted():
 
 
 def test_an_unknown_optimizer_is_refused():
-    with pytest.raises(FieldError, match="`optimizer` sgd: choose from adamw, muon"):
+    with pytest.raises(
+        FieldError, match=r"`TrainingConfig\.optimizer` sgd: choose from adamw, muon"
+    ):
         make_stage(optimizer="sgd")
 
 
 def test_a_network_without_linear_layers_is_refused():
     stage = stage_of()
-    with pytest.raises(FieldError, match="`optimizer` muon: this transformer has no linear layers"):
+    with pytest.raises(FieldError, match="muon: this transformer has no linear layers"):
         make_optimizers(nn.Embedding(3, 4), stage.config, stage.training, torch.float32)
 
 
@@ -417,3 +422,21 @@ def test_dry_run_counts_one_moment_instead_of_two(train):
         output = train("run", f"--dry_run --hidden_dim 512 --optimizer {optimizer}")
         (told[optimizer],) = re.findall(r"tokens, (\d+) MB of checkpoints", output)
     assert int(told["adamw"]) - int(told["muon"]) == pytest.approx(4 * 1.88, abs=1)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_convolution_is_trained_as_a_matrix(layout):
+    random = torch.Generator().manual_seed(0)
+    start, *gradients = (torch.randn(6, 4, 3, 3, generator=random) for _ in range(5))
+    convolution = nn.Parameter(start.to(memory_format=torch.channels_last))
+    matrix = nn.Parameter(start.flatten(1).clone())
+    by_kernel, by_matrix = (Muon({weight: 1}, LR, DECAY) for weight in (convolution, matrix))
+    for gradient in gradients:
+        convolution.grad = gradient.to(memory_format=layout)
+        matrix.grad = gradient.flatten(1)
+        # As after loading: the momentum in any layout.
+        state = by_kernel.state[convolution]
+        state |= {name: value.contiguous() for name, value in state.items()}
+        by_kernel.step()
+        by_matrix.step()
+    torch.testing.assert_close(convolution.detach().flatten(1), matrix.detach())

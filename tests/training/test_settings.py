@@ -43,8 +43,9 @@ STAGES: dict[str, tuple[Callable[..., Any], Any, dict[str, Any]]] = {
         VQGANTrainingConfig,
         {
             "epochs": 30, "lr": 1e-2, "betas": (0.1, 0.2), "warmup_epochs": 1, "ema_decay": 0.0,
-            "codebook_weight": 20.0, "disc_start": 1, "disc_weight": 0.1, "disc_channels": 16,
-            "disc_layers": 2, "revive_every": 3, "revive_below": 0.0, "seed": 5,
+            "codebook_weight": 20.0, "optimizer": "muon", "disc_start": 1, "disc_weight": 0.1,
+            "disc_channels": 16, "disc_layers": 2, "linear_start": True, "revive_every": 3,
+            "revive_below": 0.0, "seed": 5,
         },
     ),
     "student": (

@@ -59,6 +59,21 @@ def test_the_chroma_weight_adds_to_the_loss() -> None:
     assert not colorful.reconstruction.equal(plain.reconstruction)
 
 
+def test_a_linear_start_keeps_the_variance_and_silences_the_blocks() -> None:
+    torch.manual_seed(0)
+    model = VQModel(replace(CONFIG, channels=64, image_channels=3))
+    usual = {name: value.clone() for name, value in model.state_dict().items()}
+    model.start_linear()
+    block = model.decoder.mid.block_1
+    x = torch.randn(1, 64, 4, 4)
+    assert block(x).equal(x)
+    for name in ("encoder.conv_in", "decoder.up.1.upsample.conv", "post_quant_conv"):
+        layer = model.get_submodule(name)
+        assert layer.weight.equal(usual[f"{name}.weight"] * 3**0.5)
+        out = layer(torch.randn(64, layer.in_channels, 16, 16))[:, :, 1:-1, 1:-1]
+        assert 0.6 < out.var().item() < 1.7  # about 0.4 with the usual weights
+
+
 def test_adaptive_weight_by_hand() -> None:
     reconstruction, generator = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])
     assert adaptive_weight(reconstruction, generator).item() == pytest.approx(5 / (2 + 1e-4))
