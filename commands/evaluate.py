@@ -180,12 +180,12 @@ def _measure_samples(job: SamplesJob) -> None:
     """Sample the images and score them block by block."""
     generation, count = job.generation, len(job.generation.labels)
     judge = job.judge.open()
-    features = judge.measure(generation.blocks(job.sampling), count, "sampling")
+    made = partial(generation.blocks, job.sampling, rounding=job.judge.how.rounding)
+    features = judge.measure(made(), count, "sampling")
     scores = judge.compare(features)
     if job.nearest is not None:
         block_size = min(generation.series.block_size, count)
-        again = partial(generation.blocks, job.sampling)
-        scores |= job.nearest.measure(features, again, block_size)
+        scores |= job.nearest.measure(features, made, block_size)
     protocol = {
         **judge.protocol(count),
         **generation.protocol(),
@@ -196,8 +196,8 @@ def _measure_samples(job: SamplesJob) -> None:
 
 def _measure_images(job: ImagesJob) -> None:
     """Read the images and score them."""
-    data, size = job.judge.data, job.judge.batch_size
-    images = open_generated(job.path, data.size, data.spec.channels)
+    data, size, takes_any = job.judge.data, job.judge.batch_size, job.judge.how.takes_any
+    images = open_generated(job.path, data.size, data.spec.channels, takes_any)
     judge = job.judge.open()
     features = judge.measure(images.blocks(size), len(images), "measuring")
     scores = judge.compare(features)
@@ -222,7 +222,11 @@ def _measure_tokenizer(job: TokenizerJob) -> None:
     # One pass over the images feeds both the meter and the judge.
     workers, batch_size = job.judge.data.num_workers, job.judge.batch_size
     batches = labeled_batches(images, batch_size, workers, job.machine.device)
-    blocks = ((to_uint8(r.reconstructions), r.labels.numpy()) for r in meter.reconstruct(batches))
+    rounding = job.judge.how.rounding
+    blocks = (
+        (to_uint8(made.reconstructions, rounding), made.labels.numpy())
+        for made in meter.reconstruct(batches)
+    )
     features = judge.measure(blocks, len(images), "reconstructing")
     # The FID of reconstructions is called rFID. The meter has no LPIPS without VGG weights.
     scores = judge.compare(features)

@@ -45,10 +45,15 @@ class Generation:
     machine: Machine
 
     def blocks(
-        self, config: SamplingConfig, blocks: Iterable[int] | None = None
+        self,
+        config: SamplingConfig,
+        blocks: Iterable[int] | None = None,
+        rounding: str = "nearest",
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the images and labels of all blocks, or of some; see `Model.sample_blocks`."""
-        return self.model.open().sample_blocks(self.labels, config, self.series, blocks=blocks)
+        return self.model.open().sample_blocks(
+            self.labels, config, self.series, blocks=blocks, rounding=rounding
+        )
 
     def protocol(self) -> dict[str, Any]:
         """Return what the images depend on, except the sampling settings."""

@@ -14,6 +14,7 @@ from data.images import ImageDataset
 from data.spec import RESIZE, Split
 from metrics.extractor import Extractor, open_extractor
 from metrics.judge import Judge, Reference, cached_features, check_count, file_features
+from metrics.protocols import PROTOCOLS, Protocol
 from metrics.reference_file import ReferenceFile, check_written, read_reference, write_reference
 from utils.errors import FieldError, UserError
 from utils.progress import log_written
@@ -38,6 +39,7 @@ class JudgeSource:
         batch_size: real images read at once.
         cache_folder: folder for the features of the real images.
         extractor: returns the network whose features are compared.
+        protocol: how to measure, a key of `metrics.protocols.PROTOCOLS`.
         written: file for the statistics of the split, for other programs; None writes none.
     """
 
@@ -46,16 +48,22 @@ class JudgeSource:
     batch_size: int
     cache_folder: Path
     extractor: Callable[[], Extractor]
+    protocol: str
     written: Path | None = None
+
+    @property
+    def how(self) -> Protocol:
+        """What the protocol says."""
+        return PROTOCOLS[self.protocol]
 
     def open(self) -> Judge:
         """Make the judge; take the features of the real images from the cache, or extract them."""
         extractor, data = self.extractor(), self.data
         if isinstance(self.real, ReferenceFile):
             known = file_features(
-                extractor, self.real, data.size, data.spec.channels, self.cache_folder
+                extractor, self.real, data.size, data.spec.channels, self.cache_folder, self.how
             )
-            return Judge(extractor, *known, data.spec.num_classes)
+            return Judge(extractor, *known, data.spec.num_classes, self.protocol)
         split, images = self.real
         reference = Reference(
             dataset=data.spec.name,
@@ -71,7 +79,7 @@ class JudgeSource:
         if self.written is not None:
             write_reference(self.written, real, self._blocks(images), "fid")
             log_written(self.written, f"the statistics of {reference.title}, for other programs")
-        return Judge(extractor, reference, real, len(images.class_names))
+        return Judge(extractor, reference, real, len(images.class_names), self.protocol)
 
     def _blocks(self, images: ImageDataset) -> Blocks:
         """Read the real images."""
@@ -88,6 +96,10 @@ def check_judge(line: CommandLine) -> None:
     if is_file and not Path(line.reference).is_file():
         reason = f"it is neither {' nor '.join(SPLITS)}, nor a file of statistics"
         raise FieldError("reference", line.reference, reason)
+    if line.labels and not PROTOCOLS[line.protocol].takes_any:
+        raise UserError(
+            f"--protocol {line.protocol} samples all classes in turn; leave --labels out"
+        )
     if line.write_reference:
         check_written(Path(line.write_reference))
         if is_file and line.evaluate != "tokenizer":
@@ -116,11 +128,10 @@ def resolve_judge(
     files = (line.feature_net, line.inception_weights)
     net, inception = (Path(file) if file else None for file in files)
     written = Path(line.write_reference) if line.write_reference else None
-    with_spatial = written is not None and written.suffix == ".npz"
-    extractor = request.opened.setdefault(
-        (net, inception, with_spatial),
-        cache(lambda: open_extractor(net, inception, request.machine.device, with_spatial)),
-    )
+    how = PROTOCOLS[line.protocol]
+    with_spatial = how.with_spatial or (written is not None and written.suffix == ".npz")
+    wanted = (net, inception, request.machine.device, with_spatial, how.resize)
+    extractor = request.opened.setdefault(wanted, cache(lambda: open_extractor(*wanted)))
     if not line.dry_run:
         extractor()  # finds an unreadable file now, not after hours of sampling
     if count is not None:
@@ -137,5 +148,6 @@ def resolve_judge(
         batch_size=line.batch_size,
         cache_folder=request.cache_folder(),
         extractor=extractor,
+        protocol=line.protocol,
         written=written,
     )

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,6 @@ class NearestSource:
             The scores of `Nearest`.
         """
         assert samples.kept is not None, "the features of images are kept"
-        assert samples.count is not None, "the samples are counted"
         validation = self.judge.open().real.kept
         assert validation is not None, "the features of a split are kept"
         workers, size = self.judge.data.num_workers, self.judge.batch_size
@@ -64,7 +63,7 @@ class NearestSource:
                 "features of all training images",
             )
             found = find_nearest(samples.kept, validation, features)
-        self._draw(found, kept_images(samples.count), blocks, block_size)
+        self._draw(found, kept_images(samples), blocks, block_size)
         log.info("%s", found.verdict)
         return found.scores
 
@@ -105,6 +104,6 @@ def resolve_nearest(request: Request, data: Data, result: Path) -> NearestSource
     """
     if not request.line.nearest:
         return None
-    judge = resolve_judge(request, data, "validation")
+    judge = replace(resolve_judge(request, data, "validation"), written=None)
     picture = result.with_name(f"{result.stem}_nearest.png")
     return NearestSource(data.open("train"), judge, picture)

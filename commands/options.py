@@ -15,7 +15,7 @@ from typing import Any
 from commands import kinds
 from data.datasets import DATASETS
 from data.spec import FITS, VIEWS, Preparation
-from metrics.better import BETTER
+from metrics.better import BETTER, PROTOCOLS
 from models.maskgit.config import TransformerConfig
 from models.sampling import CHOICES, SamplingConfig
 from models.vqgan.config import VQGANConfig
@@ -530,12 +530,18 @@ def _measuring() -> Iterator[Option]:
         "file of statistics of ADM, EDM, EDM2, MAR, MaskBit, clean-fid or Halton MaskGIT",
         modes,
     )  # fmt: skip
+    yield Option(
+        "protocol", str, "NAME",
+        "count as the program whose figures yours will stand beside: ADM's evaluator, EDM2, "
+        "clean-fid, or this program",
+        modes, default="ours", choices=PROTOCOLS,
+    )  # fmt: skip
     text = "also write the statistics of the split, for the programs of others: an .npz (ADM), .pkl"
     yield Option("write_reference", kinds.path, "FILE", text, _modes("evaluate"))
     yield Option(
         "feature_net", kinds.path, "FILE",
         "your own feature extractor, TorchScript: uint8 (B, C, H, W) -> features (B, D) or "
-        "(features, logits); runs the code in that file",
+        "(features, logits) or (features, logits, spatial features); runs the code in that file",
         modes,
     )  # fmt: skip
     text = "weights-inception-2015-12-05-6726825d.pth, if it cannot be downloaded"

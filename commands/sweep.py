@@ -107,7 +107,8 @@ def run(job: SweepJob) -> None:
             values, title = option_values(sampling), f"combination {number} of {len(job.grid)}"
             if table.find(values) is None:
                 start, made_in = time.monotonic(), [0.0]
-                made = _timed(job.generation.blocks(sampling), made_in)
+                blocks = job.generation.blocks(sampling, rounding=job.judge.how.rounding)
+                made = _timed(blocks, made_in)
                 scores = judge.score(table.keep_strip(values, made), count, title)
                 times = {"images_per_s": count / sum(made_in), "seconds": time.monotonic() - start}
                 table.add(values, {**scores, **times})

@@ -27,11 +27,11 @@ from data.files import FileError, reading
 from data.image_file import load_image, problems
 from data.images import to_array
 from data.tree import SUFFIXES, described, walk
-from utils.errors import UserError
+from utils.errors import FieldError, UserError
 from utils.files import atomic_write, make_folder
 from utils.pictures import to_picture
 from utils.progress import progress_bar
-from utils.size import Size, Written, size_of
+from utils.size import Size, Written, size_of, size_text
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,9 @@ def write_npz(
     return np.stack(first)
 
 
-def open_generated(path: Path, size: Written, channels: int) -> GeneratedImages:
+def open_generated(
+    path: Path, size: Written, channels: int, takes_any: bool = True
+) -> GeneratedImages:
     """Open a folder of image files (at any depth) or an array of images in a file.
 
     Args:
@@ -143,22 +145,35 @@ def open_generated(path: Path, size: Written, channels: int) -> GeneratedImages:
             or (N, H, W).
         size: height and width of the images that `blocks` yields.
         channels: C of the images that `blocks` yields.
+        takes_any: whether images of another size are resized; otherwise they are refused.
 
     Raises:
-        UserError: if there are no such images. Some damage is found only while `blocks` reads them.
+        UserError: if there are no such images. Some damage, and images of another size in a folder,
+            are found only while `blocks` reads them.
     """
     if path.is_dir():
-        return _FolderImages(path, size_of(size), channels)
+        return _FolderImages(path, size_of(size), channels, takes_any)
     if path.is_file() and path.suffix in (".npz", ".npy"):
-        return _ArrayFile(path, size_of(size), channels)
+        return _ArrayFile(path, size_of(size), channels, takes_any)
     raise UserError(f"`images` {path} is neither a folder of images nor an .npz or .npy file")
+
+
+def _check_size(path: str | Path, found: Size, wanted: Size) -> None:
+    """Refuse an image of another size."""
+    if found != wanted:
+        raise FieldError(
+            "images",
+            path,
+            f"{size_text(found)} pixels, and the images to compare with have {size_text(wanted)}: "
+            "this `protocol` takes images as they are, and ours resizes them",
+        )
 
 
 class _FolderImages:
     """The image files of a folder, sorted by path, without labels."""
 
-    def __init__(self, folder: Path, size: Size, channels: int) -> None:
-        self._size, self._channels = size, channels
+    def __init__(self, folder: Path, size: Size, channels: int, takes_any: bool) -> None:
+        self._size, self._channels, self._takes_any = size, channels, takes_any
         tree = walk(folder)
         self._paths = [tree.path(name) for name in tree.names]
         if not self._paths:
@@ -177,6 +192,8 @@ class _FolderImages:
     def _read(self, path: str) -> np.ndarray:
         """Read an image as uint8 (H, W, C)."""
         image = load_image(path, ranges=lambda: self._ranges)
+        if not self._takes_any:
+            _check_size(path, (image.height, image.width), self._size)
         return to_array(image, self._size, self._channels)
 
     @cached_property
@@ -188,10 +205,12 @@ class _FolderImages:
 class _ArrayFile:
     """The images of an .npz or .npy file, and its labels if each image has one."""
 
-    def __init__(self, path: Path, size: Size, channels: int) -> None:
+    def __init__(self, path: Path, size: Size, channels: int, takes_any: bool) -> None:
         self._path, self._size, self._channels = path, size, channels
         with open_npy(path, "arr_0") as (_, shape, dtype, in_fortran_order):
             self._shape = images_shape(shape, dtype, in_fortran_order)
+        if not takes_any:
+            _check_size(path, self._shape[1:3], size)
         self._labels = self._read_labels()
         if self._shape[1:3] != size:
             log.info("%s: images %s are resized to %d x %d", path, self._shape[1:3], *size)

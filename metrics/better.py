@@ -1,4 +1,4 @@
-"""The scores that can decide between settings, and whether lower or higher is better.
+"""The scores that can decide between settings, and the names of the protocols.
 
 The command line reads the names before it shows its help, so this file imports nothing slow.
 """
@@ -14,3 +14,5 @@ BETTER: dict[str, Callable[..., Any]] = {  # picks the best of several scores
     "recall": max,
     "class_accuracy": max,
 }
+
+PROTOCOLS = ("ours", "adm", "edm2", "clean")  # the keys of metrics.protocols.PROTOCOLS

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import (
     URL_INCEPTION_V3,
@@ -48,7 +49,7 @@ class Extractor:
     Attributes:
         name: name in messages and protocols.
         digest: first 16 digits of the SHA-256 of the network's file.
-        with_spatial: whether a network that need not return spatial features does.
+        variant: what the features depend on, beside the images and the file.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Extractor:
         net: Callable[[Tensor], Any],
         device: torch.device,
         needs_color: bool,
-        with_spatial: bool = False,
+        variant: str = "",
     ) -> None:
         """Wrap a network.
 
@@ -68,9 +69,9 @@ class Extractor:
             net: uint8 (B, C, H, W) -> features (B, D), or a tuple of features, logits (B, K) and
                 perhaps spatial features (B, S).
             needs_color: whether gray images need three equal channels.
-            with_spatial: whether it returns spatial features that it need not return.
+            variant: what the features depend on, beside the images and the file.
         """
-        self.name, self.digest, self.with_spatial = name, digest, with_spatial
+        self.name, self.digest, self.variant = name, digest, variant
         self._net, self.device, self._needs_color = net, device, needs_color
 
     @torch.no_grad()
@@ -122,19 +123,21 @@ def open_extractor(
     inception_weights: Path | None,
     device: torch.device,
     with_spatial: bool = False,
+    resize: str = "tensorflow",
 ) -> Extractor:
     """Load the network for measuring.
 
     Args:
         feature_net: the user's own network; None uses Inception.
         with_spatial: whether Inception also returns its spatial features.
+        resize: how Inception resizes images, as in `load_inception`.
 
     Raises:
         UserError: as `load_feature_net` or `load_inception`.
     """
     if feature_net is not None:
         return load_feature_net(feature_net, device)
-    return load_inception(inception_weights, device, with_spatial)
+    return load_inception(inception_weights, device, with_spatial, resize)
 
 
 def load_feature_net(path: Path, device: torch.device) -> Extractor:
@@ -167,16 +170,21 @@ def load_feature_net(path: Path, device: torch.device) -> Extractor:
 
 
 def load_inception(
-    path: Path | None, device: torch.device, with_spatial: bool = False
+    path: Path | None,
+    device: torch.device,
+    with_spatial: bool = False,
+    resize: str = "tensorflow",
 ) -> Extractor:
     """Load the Inception network that published FIDs use, in torch-fidelity's form.
 
-    It resizes images to 299 x 299 pixels as the original TensorFlow graph does. Features are its
-    2048 pooled activations. Logits are taken without the bias, as for published Inception Scores.
+    It resizes images to 299 x 299 pixels, by default as the original TensorFlow graph does.
+    Features are its 2048 pooled activations. Logits are taken without the bias, as for published
+    Inception Scores.
 
     Args:
         path: torch-fidelity's weights; None uses torch's cache, or downloads them.
         with_spatial: whether it also returns the 2023 spatial features of sFID (`WithSpatial`).
+        resize: "tensorflow" or "clean" (`CleanInception`).
 
     Raises:
         UserError: if they cannot be downloaded, or the file is another one; the message says where
@@ -189,8 +197,33 @@ def load_inception(
         raise FieldError("inception_weights", path, f"there is no such file; it must be {wanted}")
     net, digest = read_with_digest(path, lambda path: _inception(path, wanted))
     net = net.to(device)
-    run = WithSpatial(net) if with_spatial else net
-    return Extractor("Inception v3", digest[:16], run, device, True, with_spatial)
+    if resize == "clean":
+        return Extractor("Inception v3", digest[:16], CleanInception(net), device, True, resize)
+    run, variant = (WithSpatial(net), "spatial") if with_spatial else (net, "")
+    return Extractor("Inception v3", digest[:16], run, device, True, variant)
+
+
+class CleanInception:
+    """Inception with images resized as clean-fid does (Parmar et al. 2022).
+
+    PIL resizes each channel as floats with an antialiased bicubic filter, and values outside [0,
+    255] stay.
+    """
+
+    def __init__(self, net: FeatureExtractorInceptionV3) -> None:
+        *layers, self._head = net.children()  # in the order in which the network runs them
+        self._layers = torch.nn.Sequential(*layers)
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Map uint8 (B, 3, H, W) to features (B, D) and logits (B, K)."""
+        sides = (FeatureExtractorInceptionV3.INPUT_IMAGE_SIZE,) * 2
+        planes = [
+            np.asarray(Image.fromarray(plane).resize(sides, Image.Resampling.BICUBIC))
+            for plane in pixels.flatten(0, 1).cpu().numpy().astype(np.float32)
+        ]
+        resized = torch.from_numpy(np.stack(planes)).view(len(pixels), -1, *sides)
+        features = self._layers((resized.to(pixels.device) - 128) / 128).flatten(1)
+        return features, features @ self._head.weight.T
 
 
 class WithSpatial:

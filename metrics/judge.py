@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from data.generated import Blocks, open_generated
 from metrics import scores as metrics
 from metrics.extractor import Extractor
+from metrics.protocols import PROTOCOLS, Protocol
 from metrics.reference_file import ReferenceFile
 from metrics.scores import FeatureCollector, FeatureSet
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -117,14 +119,17 @@ class Judge:
         about: Reference | FileReference,
         real: FeatureSet,
         classes: int | None,
+        protocol: str = "ours",
     ) -> None:
         """Take the features of the real images.
 
         Args:
             about: what the real images are.
             classes: number of classes of the dataset; None if unknown.
+            protocol: how to measure, a key of PROTOCOLS.
         """
         self._extractor, self._about, self._classes = extractor, about, classes
+        self._protocol = protocol
         self.real = real
 
     def score(self, blocks: Blocks, count: int, title: str) -> dict[str, float]:
@@ -144,7 +149,11 @@ class Judge:
         Raises:
             UserError: if there are too few images, or the extractor cannot take them.
         """
-        generated, labels = extract(self._extractor, blocks, count, title, with_logits=True)
+        keeps_all = PROTOCOLS[self._protocol].keeps_all
+        generated, labels = extract(
+            self._extractor, blocks, count, title, with_logits=True, keeps_all=keeps_all
+        )
+        self._note_missing(labels)
         logits = generated.logits
         # Labels with two axes, for several findings, do not name a single class.
         if logits is not None and logits.shape[1] == self._classes and labels.ndim == 1:
@@ -152,13 +161,15 @@ class Judge:
         return generated
 
     def compare(self, generated: FeatureSet) -> dict[str, float]:
-        """Compute the scores of `metrics.scores.compare`."""
-        return metrics.compare(generated, self.real)
+        """Compute the scores of the protocol, as `metrics.scores.compare`."""
+        return metrics.compare(generated, self.real, PROTOCOLS[self._protocol].metrics)
 
     def protocol(self, count: int) -> dict[str, Any]:
         """Describe what is needed to compare the scores of `count` images with others."""
+        how = PROTOCOLS[self._protocol]
         return {
-            "basis": self._about.name,
+            "basis": f"{self._protocol}, {self._about.name}",
+            "protocol": f"{self._protocol}, as {how.program}",
             "images": count,
             "reference": asdict(self._about),
             "extractor": {
@@ -167,10 +178,20 @@ class Judge:
                 "features": len(self.real.mean),
                 "input": "uint8",
             },
-            **metrics.protocol(count, self.real),
+            **how.settings(count, self.real),
+            "rounding": how.rounding,
             "program": VERSION,
             "torch-fidelity": version("torch-fidelity"),
         }
+
+    def _note_missing(self, labels: np.ndarray) -> None:
+        """Warn if the images have labels, but not of all classes of the dataset."""
+        if self._classes is None or labels.ndim != 1:
+            return
+        found = np.unique(labels[(labels >= 0) & (labels < self._classes)])
+        if 0 < len(found) < self._classes:
+            missing, classes = self._classes - len(found), self._classes
+            log.warning("%d of %d classes have no image, which raises FID", missing, classes)
 
 
 def check_count(count: int, title: str) -> None:
@@ -190,7 +211,13 @@ def check_count(count: int, title: str) -> None:
 
 
 def extract(
-    extractor: Extractor, blocks: Blocks, count: int, title: str, *, with_logits: bool
+    extractor: Extractor,
+    blocks: Blocks,
+    count: int,
+    title: str,
+    *,
+    with_logits: bool,
+    keeps_all: bool = False,
 ) -> tuple[FeatureSet, np.ndarray]:
     """Extract the features of images.
 
@@ -198,6 +225,7 @@ def extract(
         blocks: images uint8 (B, H, W, C) and labels int (B,), or (B, F) where an image has several
             findings.
         with_logits: whether to keep the extractor's logits too.
+        keeps_all: whether to keep the features of all images.
 
     Returns:
         The features, and the labels of all images.
@@ -207,7 +235,7 @@ def extract(
             them.
     """
     check_count(count, title)
-    collector = FeatureCollector(count)
+    collector = FeatureCollector(count, keeps_all)
     labels = []
     with progress_bar(title, count, unit="image") as bar:
         for images, block_labels in blocks:
@@ -219,9 +247,14 @@ def extract(
 
 
 def file_features(
-    extractor: Extractor, file: ReferenceFile, size: Size, channels: int, cache_dir: Path
+    extractor: Extractor,
+    file: ReferenceFile,
+    size: Size,
+    channels: int,
+    cache_dir: Path,
+    protocol: Protocol,
 ) -> tuple[FileReference, FeatureSet]:
-    """Make the features of the real images from a file of statistics.
+    """Make the features of the real images from a file of statistics, as a protocol needs them.
 
     If it also has images, their features are extracted for the metrics that compare single images,
     and for everything if it has no statistics.
@@ -237,7 +270,7 @@ def file_features(
     found = None
     if file.features is not None:
         check_count(len(file.features), file.path.name)
-        collector = FeatureCollector(len(file.features))
+        collector = FeatureCollector(len(file.features), protocol.keeps_all)
         collector.add(file.features)
         found = collector.result()
     elif file.images is not None:
@@ -246,26 +279,40 @@ def file_features(
             raise file.error(f"its images do not have the {size_text(size)} pixels of the others")
         about = replace(about, images=file.count or count)
         blocks = open_generated(file.path, size, channels).blocks(READ_IMAGES)
-        found = cached_features(extractor, replace(about, images=count), blocks, cache_dir)
+        of_images = replace(about, images=count)
+        found = cached_features(extractor, of_images, blocks, cache_dir, protocol.keeps_all)
     if file.statistics is not None:
         kept = None if found is None else found.kept
         found = FeatureSet(file.count, *file.statistics, kept, spatial=file.spatial)
     assert found is not None, "a file without contents is refused"
-    seen = extractor(np.zeros((1, *size, channels), np.uint8)).features.shape[1]
-    if len(found.mean) != seen:
-        reason = f"{extractor.name} has features of width {seen}, not {len(found.mean)}"
-        raise file.error(reason)
+    seen = extractor(np.zeros((1, *size, channels), np.uint8))
+    _check_width(file, extractor.name, "features", seen.features, found.mean)
+    if protocol.with_spatial and seen.spatial is not None:
+        if found.spatial is None:
+            raise file.error("sFID needs mu_s and sigma_s: take them, or another `protocol`")
+        _check_width(file, extractor.name, "spatial features", seen.spatial, found.spatial[0])
     return about, found
 
 
+def _check_width(file: ReferenceFile, net: str, what: str, seen: Tensor, mean: Tensor) -> None:
+    """Refuse a file whose features have another width than those of the network, (B, D)."""
+    if seen.shape[1] != len(mean):
+        raise file.error(f"{net} has {what} of width {seen.shape[1]}, not {len(mean)}")
+
+
 def cached_features(
-    extractor: Extractor, reference: Reference | FileReference, blocks: Blocks, cache_dir: Path
+    extractor: Extractor,
+    reference: Reference | FileReference,
+    blocks: Blocks,
+    cache_dir: Path,
+    keeps_all: bool = False,
 ) -> FeatureSet:
     """Load the features of real images from the cache, or extract and cache them.
 
     Args:
         reference: the images, whose number is known.
         blocks: the images; read only if their features are not cached.
+        keeps_all: whether to keep the features of all images.
 
     Raises:
         UserError: if there are too few images, or the cached features are damaged.
@@ -275,14 +322,16 @@ def cached_features(
         **asdict(reference),
         "extractor": extractor.digest,
         "precision": float32_name(extractor.device),
-        "kept": f"{metrics.KEPT} in random order",
-        **({"spatial": True} if extractor.with_spatial else {}),
+        "kept": f"{'all' if keeps_all else metrics.KEPT} in random order",
+        **({"variant": extractor.variant} if extractor.variant else {}),
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     path = cache_dir / f"features-{reference.key}-{digest}.pt"
     if not path.is_file():
         title = f"features of {reference.title}"
-        found, _ = extract(extractor, blocks, reference.images, title, with_logits=False)
+        found, _ = extract(
+            extractor, blocks, reference.images, title, with_logits=False, keeps_all=keeps_all
+        )
         save_checkpoint(path, CACHE_KIND, {"identity": identity, "features": vars(found)})
     try:
         stored = load_checkpoint(path, CACHE_KIND)

@@ -6,7 +6,8 @@ its settings in `protocol` if it has some.
 Axes: N generated images, M real ones, B images of a batch, D width of a feature, C classes.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000  # images of a subset
 NEIGHBORS = 3  # of precision and recall
 IS_SPLITS = 10  # parts of the images for the Inception Score
+ORDER_SEED = 2020  # torch-fidelity's, of the order in which these parts take the images
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class FeatureSet:
         count: N; None if a file of statistics does not say it.
         mean: float64 (D,).
         covariance: float64 (D, D), with N - 1 in the denominator.
-        kept: (up to KEPT, D) in the extractor's dtype, for metrics that compare single images:
+        kept: (up to KEPT or N, D) in the extractor's dtype, for metrics that compare single images:
             features of images drawn without replacement, in random order. So the first rows are a
             fair sample, even if the images were sorted by class. None if there are statistics only.
         logits: (N, C) in the extractor's dtype; None if they do not exist or are not needed.
@@ -89,14 +91,15 @@ class Moments:
 class FeatureCollector:
     """Gathers the features of N images, batch by batch."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, keeps_all: bool = False) -> None:
         """Choose which features to keep.
 
         Args:
             count: N; needed in advance, so that kept features come from all images.
+            keeps_all: whether all features are kept; otherwise up to KEPT.
         """
         self._count = count
-        self._drawn = drawn_images(count)
+        self._drawn = np.ones(count, bool) if keeps_all else drawn_images(count)
         self._seen = 0
         self._moments, self._spatial = Moments(), Moments()
         self._has_spatial = False
@@ -146,24 +149,30 @@ def order_of_kept(count: int) -> np.ndarray:
     return rng(0, "order of kept features").permutation(count)
 
 
-def kept_images(count: int) -> np.ndarray:
-    """Return the numbers of the images in `FeatureSet.kept` of `count` images: int64 (rows,)."""
-    (drawn,) = np.nonzero(drawn_images(count))
+def kept_images(features: FeatureSet) -> np.ndarray:
+    """Return the numbers of the images in `FeatureSet.kept`: int64 (rows,)."""
+    assert features.kept is not None, "single images are kept"
+    assert features.count is not None, "they are counted"
+    has_all = len(features.kept) == features.count
+    drawn = np.arange(features.count) if has_all else np.flatnonzero(drawn_images(features.count))
     return drawn[order_of_kept(len(drawn))]
 
 
-def compare(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
-    """Compute all metrics of generated images against real ones.
+def compare(
+    generated: FeatureSet, real: FeatureSet, metrics: Mapping[str, "Metric"] | None = None
+) -> dict[str, float]:
+    """Compute metrics of generated images against real ones.
 
     Args:
         generated: features of at least MIN_IMAGES images.
         real: the same.
+        metrics: functions as in METRICS; None takes METRICS.
 
     Returns:
-        The scores of all functions in METRICS, by name, in the order of the table.
+        The scores of all functions, by name, in the order of the table.
     """
     scores: dict[str, float] = {}
-    for measure in METRICS.values():
+    for measure in (METRICS if metrics is None else metrics).values():
         scores |= measure(generated, real)
     return scores
 
@@ -174,12 +183,19 @@ def protocol(generated: int, real: FeatureSet) -> dict[str, str]:
     if real.kept is None:
         return parts
     neighbors = min(generated, len(real.kept), KEPT)
-    subset = min(KID_SUBSET_SIZE, neighbors)
     return {
-        "kid": f"cubic kernel, {KID_SUBSETS} subsets of {subset}",
+        **kernel_settings(generated, real),
         "precision_recall": f"{NEIGHBORS} neighbours, {neighbors} images a side",
         **parts,
     }
+
+
+def kernel_settings(generated: int, real: FeatureSet) -> dict[str, str]:
+    """Describe the settings of KID; arguments as in `protocol`."""
+    if real.kept is None:
+        return {}
+    subset = min(KID_SUBSET_SIZE, generated, len(real.kept))
+    return {"kid": f"cubic kernel, {KID_SUBSETS} subsets of {subset}"}
 
 
 def frechet_distance(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
@@ -193,10 +209,14 @@ def frechet_distance(generated: FeatureSet, real: FeatureSet) -> dict[str, float
     Returns:
         "fid", at least 0; lower is better.
     """
-    a, b = generated.covariance, real.covariance
-    cross = torch.linalg.svdvals(_root(a) @ _root(b)).sum()
-    spread = a.trace() + b.trace() - 2 * cross
-    return {"fid": max(0.0, float((generated.mean - real.mean).square().sum() + spread))}
+    return {"fid": distance_of(generated.mean, generated.covariance, real.mean, real.covariance)}
+
+
+def distance_of(mean: Tensor, covariance: Tensor, mean_2: Tensor, covariance_2: Tensor) -> float:
+    """Compute the distance of `frechet_distance` from means (D,) and covariances (D, D)."""
+    cross = torch.linalg.svdvals(_root(covariance) @ _root(covariance_2)).sum()
+    spread = covariance.trace() + covariance_2.trace() - 2 * cross
+    return max(0.0, float((mean - mean_2).square().sum() + spread))
 
 
 def kernel_distance(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
@@ -254,7 +274,7 @@ def precision_recall(generated: FeatureSet, real: FeatureSet) -> dict[str, float
 def inception_score(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
     """Compute exp(mean KL(p(class | image) || p(class))) (Salimans et al. 2016).
 
-    The computation is torch-fidelity's, on IS_SPLITS parts of the images.
+    The computation is torch-fidelity's, on IS_SPLITS parts of the images in its random order.
 
     Returns:
         "inception_score" in [1, C] (higher is better) and "inception_score_std", the spread over
@@ -262,11 +282,26 @@ def inception_score(generated: FeatureSet, real: FeatureSet) -> dict[str, float]
     """
     if generated.logits is None:
         return {}
-    scores = isc_features_to_metric(generated.logits, splits=IS_SPLITS)
+    count = len(generated.logits)
+    order = np.random.RandomState(ORDER_SEED).permutation(count)
+    bounds = [i * count // IS_SPLITS for i in range(IS_SPLITS + 1)]
+    parts = [torch.from_numpy(order[i:j]) for i, j in itertools.pairwise(bounds)]
+    scores = score_of_parts(generated.logits, parts)
     return {
-        "inception_score": scores["inception_score_mean"],
-        "inception_score_std": scores["inception_score_std"],
+        "inception_score": float(np.mean(scores)),
+        "inception_score_std": float(np.std(scores)),
     }
+
+
+def score_of_parts(logits: Tensor, parts: Iterable[Tensor]) -> list[float]:
+    """Compute the Inception Score of each part; only one part is in memory in float64.
+
+    Args:
+        logits: (N, C).
+        parts: the indices of the images of each part.
+    """
+    scores = (isc_features_to_metric(logits[part], splits=1, shuffle=False) for part in parts)
+    return [score["inception_score_mean"] for score in scores]
 
 
 def class_accuracy(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:

@@ -126,6 +126,7 @@ class ImageGenerator:
         *,
         known: KnownTokens | None = None,
         blocks: Iterable[int] | None = None,
+        rounding: str = "nearest",
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Sample one image per label, block by block.
 
@@ -133,6 +134,7 @@ class ImageGenerator:
             labels: what `label_numbers` returned; image i gets the i-th.
             known: tokens that all images keep; None hides all tokens.
             blocks: indices of the blocks to compute; None computes all.
+            rounding: how pixels become bytes, a key of `utils.pictures.ROUNDINGS`.
 
         Yields:
             Images uint8 (B, H, W, C) and their labels int64 (B,), in order; B is at most the block
@@ -145,7 +147,7 @@ class ImageGenerator:
             block_labels = np.asarray(labels[start : start + block_size])
             padded = np.pad(block_labels, (0, block_size - len(block_labels)), mode="edge")
             decoding = self._decoding(padded, config, series, start, known)
-            yield self._pixels(decoding.result())[: len(block_labels)], block_labels
+            yield self._pixels(decoding.result(), rounding)[: len(block_labels)], block_labels
 
     def _decoding(
         self,
@@ -168,6 +170,6 @@ class ImageGenerator:
             self.tokenizer.grid,
         )
 
-    def _pixels(self, tokens: Tensor) -> np.ndarray:
+    def _pixels(self, tokens: Tensor, rounding: str = "nearest") -> np.ndarray:
         """Decode tokens int64 (B, L) or (B, h, w) to images uint8 (B, H, W, C)."""
-        return to_uint8(self.tokenizer.decode(tokens, self.precision))
+        return to_uint8(self.tokenizer.decode(tokens, self.precision), rounding)

@@ -6,7 +6,7 @@ B images of a batch, C channels, H W pixels, h w cells (one token each).
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +19,25 @@ from utils.files import atomic_write
 TITLE_HEIGHT = 16  # pixels above a strip
 
 
-def to_uint8(images: Tensor) -> np.ndarray:
+ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "nearest": torch.round,
+    "down": torch.floor,  # as guided-diffusion does
+    "half up": lambda levels: (levels + 0.5).floor().clamp(max=255),  # as EDM2 does
+}
+"""Ways to round levels in [0, 255] to whole numbers."""
+
+
+def to_uint8(images: Tensor, rounding: str = "nearest") -> np.ndarray:
     """Turn images into bytes by rounding.
 
     Args:
         images: float (B, C, H, W) in [-1, 1]; values outside are clamped.
+        rounding: a key of ROUNDINGS.
 
     Returns:
         uint8 (B, H, W, C).
     """
-    levels = images.detach().float().clamp(-1, 1).add(1).mul(127.5).round()
+    levels = ROUNDINGS[rounding](images.detach().float().clamp(-1, 1).add(1).mul(127.5))
     return levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 

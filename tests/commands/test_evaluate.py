@@ -46,6 +46,15 @@ class SmallNet(nn.Module):
         return features, self.head(features)
 
 
+class SpatialNet(SmallNet):
+    """The same with 12 spatial features."""
+
+    def forward(self, images):
+        features = 10 * self.layers(images.float() / 255)
+        maps = nn.functional.adaptive_avg_pool2d(images.float() / 64, (3, 4))
+        return features, self.head(features), maps.mean(1).flatten(1)
+
+
 def save_script(net, path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -195,6 +204,77 @@ def test_references_that_do_not_fit(evaluate, tmp_path, capsys, content, error):
     told = capsys.readouterr().err
     assert error in told
     assert told.count("\n") == 1
+
+
+@pytest.fixture(scope="session")
+def spatial_net(tmp_path_factory):
+    return save_script(SpatialNet(), tmp_path_factory.mktemp("net") / "spatial.pt")
+
+
+def test_the_protocol_of_adm_from_end_to_end(run, spatial_net, trained, tmp_path):
+    of_net = f"--evaluate --feature_net {spatial_net}"
+    images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 1), np.uint8)
+    np.savez(tmp_path / "fake.npz", arr_0=images)
+    run(f"{of_net} --images {tmp_path}/fake.npz --write_reference {tmp_path}/adm.npz")
+    told = run(
+        f"{of_net} --protocol adm --reference {tmp_path}/adm.npz --num_samples 25 --batch_size 8 "
+        f"--step 2 --checkpoint {trained}/MaskGIT_mnist.pt"
+    )
+    result = scores_of(tmp_path, "samples")
+    names = ["fid", "sfid", "precision", "recall", "precision_float16", "recall_float16"]
+    assert list(result["scores"]) == [*names, "inception_score"]
+    digest = file_digest(tmp_path / "adm.npz")[:16]
+    assert result["basis"] == f"adm, adm.npz {digest}"
+    assert told.count(result["basis"]) == len(result["scores"]) + 1  # and in the protocol
+    assert result["protocol"]["rounding"] == "down"
+    assert "real against 25 images" in result["protocol"]["precision_recall"]
+    assert "25 images do not fix a covariance" not in result["caution"]  # of 16 features
+    assert result["protocol"]["labels"] == "all in turn"
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ("--reference edm.npz", "sFID needs mu_s and sigma_s: take them, or another --protocol"),
+        ("--images small.npz", "small.npz: 28 pixels, and the images to compare with have 32"),
+        ("--images small", "000.png: 28 pixels, and the images to compare with have 32"),
+        ("--labels 3", "--protocol adm samples all classes in turn; leave --labels out"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_the_protocol(
+    run, spatial_net, trained, tmp_path, capsys, monkeypatch, options, error
+):
+    monkeypatch.chdir(tmp_path)
+    np.savez("edm.npz", mu=np.zeros(16), sigma=np.eye(16))
+    images = np.zeros((20, 28, 28, 1), np.uint8)
+    np.savez("small.npz", arr_0=images)
+    (tmp_path / "small").mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image[..., 0]).save(f"small/{index:03d}.png")
+    with pytest.raises(SystemExit, match="2"):
+        run(
+            f"--evaluate --protocol adm --feature_net {spatial_net} --num_samples 20 --step 2 "
+            f"--checkpoint {trained}/MaskGIT_mnist.pt {options}"
+        )
+    told = capsys.readouterr().err
+    assert error in told
+    assert told.count("\n") == 1
+
+
+def test_classes_that_are_missing_are_named(evaluate, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 1), np.uint8)
+    np.savez(tmp_path / "fake.npz", arr_0=images, arr_1=np.arange(30) % 7)
+    told = evaluate(f"--evaluate --images {tmp_path}/fake.npz")
+    assert "3 of 10 classes have no image" in told
+
+
+def test_a_sweep_refuses_rows_of_another_protocol(evaluate, trained, tmp_path, capsys):
+    command = f"--sweep step=2 --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 20"
+    evaluate(f"{command} --protocol edm2")
+    assert table_of(tmp_path)[0]["fid"]
+    with pytest.raises(SystemExit, match="2"):
+        evaluate(f"{command} --protocol adm")
+    assert "sweep.csv was measured with another basis (edm2, mnist train" in capsys.readouterr().err
 
 
 def test_samples_of_a_checkpoint(evaluate, trained, tmp_path):
@@ -545,6 +625,13 @@ def test_inception_sees_grey_images_as_colour(tmp_path, monkeypatch):
     assert features.shape == (2, 2048)
     grey = colour[..., :1]
     assert inception(grey).features.equal(inception(grey.repeat(3, axis=3)).features)
+
+    # Images that have the size of the network are not resized, by any rule.
+    full = np.random.default_rng(0).integers(0, 256, (1, 299, 299, 3), np.uint8)
+    clean = load_inception(file, torch.device("cpu"), resize="clean")
+    for found, expected in zip(clean(full)[:2], inception(full)[:2], strict=True):
+        torch.testing.assert_close(found, expected)
+    assert not clean(colour).features.allclose(features)
 
     # With the features of sFID the others stay the same, bit for bit.
     both = load_inception(file, torch.device("cpu"), with_spatial=True)(colour)

@@ -56,4 +56,5 @@ def test_a_point_far_from_zero_is_still_at_no_distance_from_its_copy():
 def test_kept_features_know_their_images():
     collector = FeatureCollector(30)
     collector.add(torch.arange(30.0)[:, None])
-    np.testing.assert_array_equal(collector.result().kept[:, 0], kept_images(30))
+    found = collector.result()
+    np.testing.assert_array_equal(found.kept[:, 0], kept_images(found))
