@@ -176,8 +176,7 @@ def sample(job: SampleJob) -> None:
         if processes.is_main:
             if job.with_film:
                 save_steps(job, blocks.path)
-            sampling = job.sampling_identity()
-            publish_blocks(blocks, sampling, labels, block_size, job.columns, series.first_image)
+            publish_blocks(blocks, labels, block_size, job.columns, series.first_image)
     log_results(job)
 
 

@@ -45,24 +45,10 @@ class SampleJob:
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the bits of the images depend on, as plain data."""
-        series = self.generation.series
-        return {
-            **self.sampling_identity(),
-            "classes": self.generation.labels,
-            "first_image": series.first_image,
-            "batch_size": series.block_size,
-        }
-
-    def sampling_identity(self) -> dict[str, Any]:
-        """Return what all parts of a sampling have in common, as plain data.
-
-        The block size is not included: it changes the images by rounding only.
-        """
         model, machine = self.generation.model.open(), self.generation.machine
-        parts = ("first_image", "batch_size")
-        protocol = {k: v for k, v in self.generation.protocol().items() if k not in parts}
         return {
-            **protocol,
+            **self.generation.protocol(),
+            "classes": self.generation.labels,
             "checkpoint": model.fingerprint,
             "device": machine.device.type,
             "compiled": machine.compiled,

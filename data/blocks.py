@@ -3,12 +3,10 @@
 Images are made in blocks. A block depends only on its index and on the identity record of the
 sampling. Each finished block is a file in a partial folder, with a digest. After a stop, the next
 run makes the blocks that are missing or damaged; several processes share them. When all blocks are
-complete, the PNGs and the .npz are written from them. Earlier parts of the same sampling stay;
-images of another sampling are replaced.
+complete, the PNGs and the .npz are written from them and replace earlier ones.
 """
 
 import io
-import itertools
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from data.generated import write_npz, write_pngs
-from data.parts import earlier_parts, part_arrays
 from data.publish import BESIDE, claim, publish
 from utils.errors import UserError, one_line
 from utils.files import atomic_write, make_folder, remove_leftovers
@@ -130,49 +127,31 @@ class BlockFolder:
 
 def publish_blocks(
     blocks: BlockFolder,
-    sampling: Mapping[str, Any],
     labels: Sequence[int],
     block_size: int,
     columns: int,
     first_image: int = 0,
 ) -> None:
-    """Write `images/`, `samples.npz` and `grid.png` from finished blocks and from earlier parts.
+    """Write `images/`, `samples.npz` and `grid.png` from finished blocks; earlier ones are removed.
 
     Args:
         blocks: the blocks; they are removed at the end.
-        sampling: what all parts of the sampling have in common, as plain data. Images of its other
-            parts stay. Images of another sampling, and its film, are removed.
         labels: labels of the images, in their order.
         block_size: images per block; the last block may have fewer.
         columns: images per row of `grid.png`.
         first_image: number of the first image; the files are named by number.
 
     Raises:
-        UserError: if a file cannot be written, or a block or `samples.npz` is damaged. Earlier
-            files and the blocks then stay.
+        UserError: if a file cannot be written, or a block is damaged. Earlier files and the blocks
+            then stay.
     """
     made = blocks.path
-    earlier = earlier_parts(blocks.folder / "samples.npz", sampling)
-    # Earlier images with lower numbers, the new ones, then earlier ones with higher numbers.
-    new = first_image + np.arange(len(labels))
-    stay = earlier.outside(first_image, first_image + len(labels))
-    before, after = stay & (earlier.indices < first_image), stay & (earlier.indices > first_image)
-    indices = np.concatenate([earlier.indices[before], new, earlier.indices[after]])
-    parts = np.concatenate(
-        [earlier.parts[before], np.full_like(new, first_image), earlier.parts[after]]
-    )
-    images = itertools.chain(
-        earlier.blocks(before), _labeled(blocks, labels, block_size), earlier.blocks(after)
-    )
     shutil.rmtree(made / "images", ignore_errors=True)
-    passed = write_pngs(made / "images", images, indices)
-    more = part_arrays(sampling, indices, parts)
-    first = write_npz(made / "samples.npz", passed, len(indices), "writing", more)
+    numbers = range(first_image, first_image + len(labels))
+    passed = write_pngs(made / "images", _labeled(blocks, labels, block_size), numbers)
+    first = write_npz(made / "samples.npz", passed, len(labels), "writing")
     save_grid(made / "grid.png", first, columns=columns)
-    if len(indices) > len(new):
-        log.info("%d images of earlier parts stay", len(indices) - len(new))
-    keeps_film = len(earlier.indices) and not (made / FILM[0]).exists()
-    publish(blocks.folder, ("samples.npz", "grid.png", *(() if keeps_film else FILM)))
+    publish(blocks.folder, ("samples.npz", "grid.png", *FILM))
 
 
 def _labeled(
