@@ -12,12 +12,10 @@ from commands.sources import TokenizerSource, find_tokenizer_to_measure
 from data.batches import labeled_batches
 from data.generated import write_npz
 from data.images import ImageDataset
-from metrics.code_use import draw_code_use
 from metrics.reconstruction import ReconstructionMeter
 from training.run_folder import RunFolder
 from utils.files import make_folder, write_json_atomic
 from utils.pictures import save_grid, to_uint8
-from utils.plots import draw_or_warn
 from utils.progress import log_written
 
 log = logging.getLogger(__name__)
@@ -81,11 +79,6 @@ def run(job: ReconstructJob) -> None:
     for name, value in result.items():
         log.info("%-20s %s", name, f"{value:.4f}" if isinstance(value, float) else value)
 
-    # Draw how often the codes are used. An old picture would be wrong beside these scores.
-    codes = folder / "codes.png"
-    if not draw_or_warn(codes, lambda: draw_code_use(codes, meter.code_counts())):
-        codes.unlink(missing_ok=True)
-    for name in ("reconstructions.npz", "reconstruction.json", "codes.png"):
-        if (folder / name).exists():
-            log_written(folder / name)
+    for name in ("reconstructions.npz", "reconstruction.json"):
+        log_written(folder / name)
     log_written(folder / "reconstructions.png", "originals above reconstructions")

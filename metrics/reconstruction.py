@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MeanMetric, Metric, PearsonCorrCoef
@@ -102,10 +101,6 @@ class ReconstructionMeter:
                     distance = self._perceptual(reconstructions, images)
                 self._lpips.update(distance, weight=len(images))
             yield Reconstructed(images, reconstructions, labels)
-
-    def code_counts(self) -> np.ndarray:
-        """Return how often each code occurred in all images so far, int64 (K,)."""
-        return self._counts.long().cpu().numpy()
 
     def result(self) -> dict[str, float]:
         """Compute the scores over all images so far.

@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 
 from metrics.better import BETTER
-from metrics.heat_maps import heat_maps
 from utils.errors import UserError
 from utils.files import make_folder, remove_leftovers, write_text_atomic
 from utils.pictures import is_intact_png, save_png, save_strips, tile
-from utils.plots import Sparing, draw_or_warn
+from utils.plots import Sparing
 from utils.records import CHECKSUM, checksum, read_record, write_record
 
 log = logging.getLogger(__name__)
@@ -54,7 +53,6 @@ class SweepTable:
         """
         self._folder = folder
         self.csv, self.sheet = folder / "sweep.csv", folder / "sweep.png"
-        self._draws_maps = True  # until that fails
         self._sparing, self._is_sheet_old = Sparing(), False
         for place in (folder, make_folder(folder / "strips")):
             remove_leftovers(place)
@@ -129,8 +127,7 @@ class SweepTable:
     def draw_sheet(self, names: list[str]) -> None:
         """Draw the contact sheet, unless it is as new as the table.
 
-        It has a strip for each row, titled with the settings that vary and the FID, and beside them
-        heat maps of the scores over each pair of options.
+        It has a strip for each row, titled with the settings that vary and the FID.
 
         Args:
             names: names of all sampling settings.
@@ -148,25 +145,8 @@ class SweepTable:
             log.warning("%s lacks %d strip(s)", self.sheet, len(self.rows) - len(strips))
         if strips:
             with self._sparing.drawing():
-                save_strips(self.sheet, strips, self._heat_maps(names, varied))
+                save_strips(self.sheet, strips)
             self._is_sheet_old = False
-
-    def _heat_maps(self, names: list[str], varied: list[str]) -> list[np.ndarray]:
-        """Draw the heat maps beside the strips; none if they cannot be drawn.
-
-        Args:
-            names: names of all sampling settings.
-            varied: names of those that vary.
-        """
-        not_scores = {*names, "seconds", "images_per_s"}
-        scores = [n for n in self.rows[0] if n not in not_scores and not n.endswith("_std")]
-        maps: list[np.ndarray] = []
-        if len(varied) > 1 and self._draws_maps:
-            self._draws_maps = draw_or_warn(
-                f"the heat maps of {self.sheet}",
-                lambda: maps.extend(heat_maps(self.rows, varied, scores)),
-            )
-        return maps
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:

@@ -118,15 +118,12 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     return tile(images.repeat(scale, axis=1).repeat(scale, axis=2), columns)
 
 
-def save_strips(
-    path: Path, strips: Sequence[tuple[str, Path]], beside: Sequence[np.ndarray] = ()
-) -> None:
+def save_strips(path: Path, strips: Sequence[tuple[str, Path]]) -> None:
     """Write pictures below each other as one PNG, each under its title.
 
     Args:
         path: the file.
         strips: titles and PNG files, at least one; small pictures are enlarged.
-        beside: pictures uint8 (H, W, 3) for a second column at their right.
 
     Raises:
         UserError: if the file cannot be written.
@@ -145,9 +142,7 @@ def save_strips(
         *(picture.width for picture in pictures), *(int(font.getlength(t)) + 8 for t in titles)
     )
     height = sum(picture.height + TITLE_HEIGHT for picture in pictures)
-    full_width = width + max((picture.shape[1] for picture in beside), default=0)
-    full_height = max(height, sum(picture.shape[0] for picture in beside))
-    sheet = Image.new("RGB", (full_width, full_height), "white")
+    sheet = Image.new("RGB", (width, height), "white")
     # Draw them.
     draw = ImageDraw.Draw(sheet)
     top = 0
@@ -155,10 +150,6 @@ def save_strips(
         draw.text((4, top + 2), title, fill="black", font=font)
         sheet.paste(picture, (0, top + TITLE_HEIGHT))
         top += TITLE_HEIGHT + picture.height
-    top = 0
-    for chart in beside:
-        sheet.paste(to_picture(chart), (width, top))
-        top += chart.shape[0]
     with atomic_write(path) as file:
         sheet.save(file, "PNG")
 
