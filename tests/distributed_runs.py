@@ -1,20 +1,22 @@
 """Runs of the command line in one launch of several processes: `distributed_runs.py PLAN.json`.
 
 The plan has "runs", argument strings in which RANK stands for the number of the process, and
-perhaps "signal": (rank, step, name), which that process then sends itself at that step.
+perhaps "signal": (rank, step, name), which that process then sends itself at that step, and
+"refused": runs that come first and must be refused in every process.
 """
 
 import json
 import os
 import signal
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
 
 from MaskGIT import main
 from training.transformer import MaskGITStage
+from utils import launch
 from utils.processes import Processes, launched_processes
 
 plan = json.loads(Path(sys.argv[1]).read_text())
@@ -30,11 +32,21 @@ def train_step(stage, step):
     return make_step(stage, step)
 
 
+def run(arguments):
+    main(arguments.replace("RANK", str(processes.rank)).split())
+
+
 MaskGITStage.train_step = train_step
 with processes.connected(torch.device("cpu")):
     Processes.connected = lambda *_: nullcontext()  # one connection serves all runs
+    grace, launch.GRACE_SECONDS = launch.GRACE_SECONDS, 0.0
+    for arguments in plan.get("refused", ()):
+        with suppress(SystemExit):
+            run(arguments)
+            raise AssertionError(f"not refused: {arguments}")
+    launch.GRACE_SECONDS = grace
     for arguments in plan["runs"]:
-        main(arguments.replace("RANK", str(processes.rank)).split())
+        run(arguments)
 
 # A thread that outlives its group may still free a tensor while Python shuts down, which aborts.
 threads = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,16 @@ from utils.records import read_record, write_record
 from utils.torch_file import read_torch_file
 
 FEW = "--n_epochs_distill 1 --batch_size_distill 4"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_epochs() -> Iterator[None]:
+    """Epochs of ten steps instead of a hundred."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("commands.distill", "training.distillation"):
+            patch.setattr(f"{module}.UPDATES_PER_EPOCH", 10)
+        patch.setattr(DistillationStage, "steps_per_epoch", 10)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +59,7 @@ def test_distill_and_sample_in_one_command(run, teacher, tmp_path):
     folder = tmp_path / "few"
     names = {path.name for path in folder.iterdir()}
     assert {"MaskGIT_mnist.pt", "resume_student.pt", "metrics_student.jsonl", "config.json"} < names
-    assert (folder / "samples" / "student_step_0000100.png").is_file()
+    assert (folder / "samples" / "student_step_0000010.png").is_file()
     rows = [
         json.loads(line) for line in (folder / "metrics_student.jsonl").read_text().splitlines()
     ]
@@ -111,7 +122,7 @@ def test_a_distillation_that_was_stopped_goes_on_bit_for_bit(run, teacher, tmp_p
     train_step = DistillationStage.train_step
 
     def stopped(stage, step):
-        if step == 130:
+        if step == 13:
             os.kill(os.getpid(), signal.SIGTERM)
         return train_step(stage, step)
 
@@ -120,12 +131,12 @@ def test_a_distillation_that_was_stopped_goes_on_bit_for_bit(run, teacher, tmp_p
         with pytest.raises(SystemExit) as left:
             run(f"{more} --n_epochs_distill 2 --run_name parts")
     assert left.value.code == 128 + signal.SIGTERM
-    assert "student continues after step 131" in run(f"{more} --run_name parts --resume")
+    assert "student continues after step 14" in run(f"{more} --run_name parts --resume")
     found, expected = (
         load_checkpoint(tmp_path / name / "MaskGIT_mnist.pt", "maskgit")
         for name in ("parts", "whole")
     )
-    assert found["step"] == expected["step"] == 200
+    assert found["step"] == expected["step"] == 20
     for name, value in expected["ema"].items():
         assert torch.equal(found["ema"][name], value), name
 
@@ -188,7 +199,7 @@ def test_a_student_with_wrong_settings_is_refused(run, student, capsys, entry, t
 
 def test_dry_run_tells_of_the_student_and_writes_nothing(run, teacher, tmp_path):
     out = run(f"--distill 4 --checkpoint {teacher} --dry_run")
-    assert "2000 of 32 images" in out
+    assert "200 of 32 images" in out
     assert str(tmp_path / "mnist_4_step" / "MaskGIT_mnist.pt") in out
     assert not (tmp_path / "mnist_4_step").exists()
 
@@ -232,7 +243,7 @@ def test_how_a_foreign_teacher_is_read_is_kept(run, teacher, tokenizer_file, tmp
     more = f"--distill 1 --checkpoint {foreign} --dataset mnist --checkpoint_vae {tokenizer_file}"
     run(f"{more} --heads 2 {FEW}")
     out = run(f"{more} --n_epochs_distill 2 --resume")
-    assert "student continues after step 100" in out
+    assert "student continues after step 10" in out
     # With another tokenizer it would be another model.
     contents = contents_of(read_torch_file(tokenizer_file), tokenizer_file, "vqgan")
     entry = contents["tokenizer"]
@@ -245,7 +256,7 @@ def test_how_a_foreign_teacher_is_read_is_kept(run, teacher, tokenizer_file, tmp
 
 
 def test_compile_has_no_effect_and_that_is_said(run, teacher):
-    out = run(f"--distill 1 --checkpoint {teacher} {FEW} --compile")
+    out = run(f"--distill 1 --checkpoint {teacher} {FEW} --compile --dry_run")
     assert "no effect here: --compile, --data_dir" in out
 
 
