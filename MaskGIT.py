@@ -174,7 +174,7 @@ def sample(job: SampleJob) -> None:
         # When all blocks are complete, they join the earlier parts of the same sampling. Images of
         # another sampling are deleted.
         if processes.is_main:
-            if job.with_film:
+            if job.film:
                 save_steps(job, blocks.path)
             publish_blocks(blocks, labels, block_size, job.columns, series.first_image)
     log_results(job)

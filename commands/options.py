@@ -487,8 +487,12 @@ def _sampling() -> Iterator[Option]:
         _modes("show_plan sample edit evaluate sweep"), default="defaults",
         choices=("defaults", BEST),
     )  # fmt: skip
-    text = "also write pictures of the first images at every decoding step"
-    yield Option("save_steps", None, "", text, _modes("sample"))
+    yield Option(
+        "save_steps", str, "VIEW",
+        "also write pictures of the first images at every decoding step: with the hidden cells "
+        "covered, or as the model imagines the whole image", _modes("sample"),
+        default=None, choices=("hidden", "imagined"), bare="hidden",
+    )  # fmt: skip
 
 
 def _editing() -> Iterator[Option]:

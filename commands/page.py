@@ -30,8 +30,8 @@ from page.catalog import Catalog, OpenModel
 from page.form import CommandForm, Field, Recipe
 from page.runs import RunReader
 from page.safety import is_loopback, new_token
-from training.run_folder import RunFiles
-from training.runs import STAGES
+from training.run_folder import RunFiles, RunFolder
+from training.runs import STAGES, read_config
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -120,12 +120,25 @@ def run(job: PageJob) -> None:
 
 def _load(request: Request, path: Path) -> OpenModel:
     """Open a model as it is on disk now."""
-    of_path = replace(request, line=request.line.replace(checkpoint=str(path)), opened={})
+    line = request.line.replace(checkpoint=str(path))
+    if "data_dir" not in line.given:
+        line = line.replace(data_dir=_data_folder(RunFolder(path.parent, "")) or line.data_dir)
+    of_path = replace(request, line=line, opened={})
     source = find_model(of_path)
-    data = request.data(source.dataset, source.tokenizer.image_size)
+    data = of_path.data(source.dataset, source.tokenizer.image_size)
     # A click must not begin a download.
     data = replace(data, may_download=False)
     return OpenModel(path, source.open(), lambda: data.open("validation"))
+
+
+def _data_folder(run: RunFolder) -> str | None:
+    """Return where a run found its images; None if it does not say so."""
+    try:
+        stored = read_config(run)
+    except UserError:
+        return None
+    folders = [stage["data_dir"] for stage in stored.values() if "data_dir" in stage]
+    return read_value(OPTIONS["data_dir"], folders[-1]) if folders else None
 
 
 def _form(line: CommandLine) -> CommandForm:

@@ -19,7 +19,7 @@ from commands.request import Request
 from models.cells import check_cells
 from models.decoding import make_plan
 from models.sampling import SamplingConfig
-from utils.pictures import save_film
+from utils.pictures import hatch_hidden, save_film
 from utils.plain import to_plain
 from utils.progress import log_written
 
@@ -34,14 +34,15 @@ class SampleJob:
 
     Attributes:
         columns: images per row of the grid.
-        with_film: whether to write pictures of the first images at every decoding step.
+        film: what pictures of the first images at every step show, "hidden" (the cells that are) or
+            "imagined" (the whole image); None writes none.
     """
 
     generation: Generation
     sampling: SamplingConfig
     folder: Path
     columns: int
-    with_film: bool
+    film: str | None
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the bits of the images depend on, as plain data."""
@@ -73,7 +74,7 @@ def resolve(request: Request) -> SampleJob:
         sampling=sampling,
         folder=generation.model.run.samples,
         columns=grid_columns(generation.model.shape.num_classes),
-        with_film=request.line.save_steps,
+        film=request.line.save_steps,
     )
 
 
@@ -96,11 +97,18 @@ def save_steps(job: SampleJob, folder: Path) -> None:
     """Write `steps.png` and `steps.gif`: the first images at every decoding step."""
     model, labels = job.generation.model.open(), job.generation.labels[:FILMED_IMAGES]
     steps = list(model.sample_steps(labels, job.sampling, job.generation.series))
-    save_film(folder, model.image_of(steps[-1]), [step.hidden for step in steps])
+    finished = model.image_of(steps[-1])
+    frames = [
+        model.image_of(step)
+        if job.film == "imagined" and not step.hidden.all()
+        else hatch_hidden(finished, step.hidden)
+        for step in steps
+    ]
+    save_film(folder, frames)
 
 
 def log_results(job: SampleJob) -> None:
     """Log the files in the folder; the picture comes last."""
-    film = ("steps.gif", "steps.png") if job.with_film else ()
+    film = ("steps.gif", "steps.png") if job.film else ()
     for name in ("images", "samples.npz", *film, "grid.png"):
         log_written(job.folder / name)

@@ -225,19 +225,30 @@ class Model(ImageGenerator):
         if midway is not None:
             start = continued(start, midway)
         hidden, confidence = start.hidden, (~start.hidden).float()  # (B, L)
-        yield self._step(start.tokens, hidden, confidence)
+        yield self._step(start.tokens, hidden, confidence, start.tokens, start.tokens)
         for step in start.steps():
             # A revealed token keeps the probability that it had when it was revealed.
             chosen = step.log_probs.gather(-1, step.proposal.tokens[..., None]).squeeze(-1).exp()
             confidence = torch.where(hidden, chosen, confidence)
             hidden = step.hidden
-            yield self._step(step.tokens, hidden, confidence)
+            surest = step.log_probs.argmax(-1)
+            imagined = (
+                torch.where(hidden, new, step.tokens) for new in (step.proposal.tokens, surest)
+            )
+            yield self._step(step.tokens, hidden, confidence, *imagined)
 
     @in_usual_torch
-    def image_of(self, step: DecodedStep) -> np.ndarray:
-        """Decode the tokens of a step: uint8 (B, H, W, C); hidden cells have no meaning."""
-        tokens = torch.from_numpy(step.tokens).clamp(max=self.tokenizer.codebook_size - 1)
-        return self._pixels(tokens)
+    def image_of(self, step: DecodedStep, *, surest: bool = False) -> np.ndarray:
+        """Decode the images that the model imagines at a step: uint8 (B, H, W, C).
+
+        After the last step they are the finished images. Before the first one, hidden cells have
+        no meaning.
+
+        Args:
+            surest: whether hidden tokens are the likeliest ones instead of those that were drawn.
+        """
+        tokens = torch.from_numpy(step.surest if surest else step.proposed)
+        return self._pixels(tokens.clamp(max=self.tokenizer.codebook_size - 1))
 
     @in_usual_torch
     def known_tokens(
@@ -256,6 +267,6 @@ class Model(ImageGenerator):
         return KnownTokens(tokens, torch.from_numpy(hidden.flatten())), region
 
     def _step(self, *of_positions: Tensor) -> DecodedStep:
-        """Arrange tokens, hidden and confidence, all (B, L), on the grid."""
+        """Arrange the fields of a step, each (B, L), on the grid."""
         shape = (-1, *self.tokenizer.grid)
         return DecodedStep(*(values.reshape(shape).cpu().numpy() for values in of_positions))

@@ -3,9 +3,9 @@
 import hashlib
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data.images import ImageDataset
 from models.labels import labels_in_turn
@@ -14,8 +14,6 @@ from page.checks import RequestError
 from page.form import CommandForm
 
 MOST_OPEN = 2  # models in memory
-
-Version = tuple[Path, int, int]
 
 
 @dataclass(frozen=True)
@@ -26,11 +24,13 @@ class OpenModel:
         path: its file.
         model: the model, on the device.
         validation: opens the validation split of its dataset, at its size.
+        version: of the file; the catalog knows it.
     """
 
     path: Path
     model: Model
     validation: Callable[[], ImageDataset]
+    version: str = ""
 
     def describe(self, form: CommandForm) -> dict[str, Any]:
         """Return what the page shows of the model, and what its form begins with."""
@@ -47,9 +47,28 @@ class OpenModel:
             "codes": tokenizer.codebook_size,
             "has_null": has_null,
             "fingerprint": model.fingerprint,
+            "version": self.version,
             "best": None if best is None else form.values(best.sampling),
             "usual": form.begins_with(model.usual),
         }
+
+
+class ModelFile(NamedTuple):
+    """A regular file at some time."""
+
+    path: Path
+    changed: int  # in nanoseconds
+    size: int
+
+    @property
+    def id(self) -> str:
+        """What requests call the file."""
+        return id_of(self.path)
+
+    @property
+    def version(self) -> str:
+        """A text that is another one when the file has been replaced."""
+        return f"{self.changed:x}-{self.size:x}"
 
 
 class Catalog:
@@ -65,33 +84,38 @@ class Catalog:
             load: opens a file; raises UserError if that is not possible.
         """
         self._find, self._load = find, load
-        self._open: dict[Version, OpenModel] = {}
+        self._open: dict[ModelFile, OpenModel] = {}
 
-    def files(self) -> dict[str, Path]:
-        """Return the file of every model by its id, the newest first.
+    def files(self) -> list[ModelFile]:
+        """Return the files of all models, the newest first.
 
         Anything but a regular file is left out: opening a pipe could take forever.
         """
-        versions = [version for version in map(_version, self._find()) if version is not None]
-        newest_first = sorted(versions, key=lambda version: -version[1])
-        return {id_of(path): path for path, _, _ in newest_first}
+        files = [file for file in map(_regular_file, self._find()) if file is not None]
+        return sorted(files, key=lambda file: -file.changed)
 
-    def open(self, model_id: str) -> OpenModel:
+    def open(self, model_id: str, version: str = "") -> OpenModel:
         """Open a model, or take it from memory if its file is still the same.
 
+        Args:
+            model_id: the id of its file.
+            version: the version that the browser has described; empty for any.
+
         Raises:
-            RequestError: if there is no such model.
+            RequestError: if there is no such model, or its file has another version now (409).
             UserError: if its file cannot be opened.
         """
-        path = self.files().get(model_id)
-        if path is None:
-            raise RequestError("there is no such model any more; reload the page", 404)
-        version = _version(path) or (path, 0, 0)
-        opened = self._open.pop(version, None) or self._load(path)
+        file = next((file for file in self.files() if file.id == model_id), None)
+        if file is None:
+            raise RequestError("this model is gone; choose another one", 404)
+        opened = self._open.pop(file, None)
+        opened = opened or replace(self._load(file.path), version=file.version)
         # Drop older versions of the file, and then the least recently used model.
-        kept = {other: value for other, value in self._open.items() if other[0] != path}
+        kept = {other: value for other, value in self._open.items() if other.path != file.path}
         self._open = dict(list(kept.items())[1 - MOST_OPEN :] if MOST_OPEN > 1 else {})
-        self._open[version] = opened
+        self._open[file] = opened
+        if version not in ("", opened.version):
+            raise RequestError("the file of this model has been replaced", 409)
         return opened
 
 
@@ -100,10 +124,11 @@ def id_of(path: Path) -> str:
     return hashlib.sha256(str(path.absolute()).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
-def _version(path: Path) -> Version | None:
-    """Identify the version of a file; None if it is gone, or not a regular file."""
+def _regular_file(path: Path) -> ModelFile | None:
+    """Look at a file; None if it is gone, or not a regular file."""
     try:
         status = path.stat()
     except OSError:
         return None
-    return (path, status.st_mtime_ns, status.st_size) if stat.S_ISREG(status.st_mode) else None
+    is_regular = stat.S_ISREG(status.st_mode)
+    return ModelFile(path, status.st_mtime_ns, status.st_size) if is_regular else None

@@ -20,6 +20,7 @@ MOST_UPLOAD = 16 << 20  # bytes of an image file
 MOST_UPLOAD_PIXELS = 50_000_000  # 150 MB once it is decoded
 MOST_TEXT = 200  # characters
 MOST_NUMBER = 2**53  # as JavaScript counts
+MOST_SEED = 2**63 - 1
 
 Json = Mapping[str, Any]
 
@@ -57,7 +58,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def whole_number(values: Json, name: str, low: int, high: int, default: int | None = None) -> int:
-    """Take a whole number out of a request.
+    """Take a whole number out of a request; it may be a text, as JavaScript rounds large ones.
 
     Args:
         values: the request, or an object in it.
@@ -70,6 +71,8 @@ def whole_number(values: Json, name: str, low: int, high: int, default: int | No
         RequestError: if it is missing, of another type or out of range.
     """
     value = values.get(name, default)
+    if isinstance(value, str):
+        value = number_in_text(value, name, high)
     if type(value) is not int or not low <= value <= high:
         given = value_text(value)[:40]
         raise RequestError(f"{name} is {given}; it must be a whole number from {low} to {high}")
@@ -143,15 +146,20 @@ def array(values: Json, name: str, dtype: str, shape: tuple[int, ...]) -> np.nda
     Raises:
         RequestError: if it is missing or has not as many bytes.
     """
-    value = values.get(name)
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    try:
-        data = base64.b64decode(value if isinstance(value, str) else "", validate=True)
-    except (binascii.Error, ValueError):
-        data = b""
+    data = file_bytes(values, name)
     if len(data) != size:
         raise RequestError(f"{name} must be {size} bytes in base64")
     return np.frombuffer(data, dtype).reshape(shape)
+
+
+def file_bytes(values: Json, name: str) -> bytes:
+    """Take bytes in base64 out of a request; none if they are missing or written otherwise."""
+    value = values.get(name)
+    try:
+        return base64.b64decode(value if isinstance(value, str) else "", validate=True)
+    except (binascii.Error, ValueError):
+        return b""
 
 
 def encode(values: np.ndarray, dtype: str) -> str:

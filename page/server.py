@@ -7,8 +7,10 @@ is one line under "message". Needs starlette.
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import zlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from data.image_file import image_of_bytes
-from data.images import to_tensor
-from page.catalog import Catalog
+from data.images import to_array
+from page.catalog import Catalog, OpenModel
 from page.checks import (
     MOST_JSON,
     MOST_UPLOAD,
@@ -32,7 +34,7 @@ from page.checks import (
     text,
 )
 from page.connections import running
-from page.decoding import MOST_IMAGES, read_decoding, show_image, show_validation
+from page.decoding import MOST_IMAGES, png, read_decoding, show_validation
 from page.form import CommandForm
 from page.runs import RunReader
 from page.safety import Guard
@@ -95,6 +97,7 @@ def application(page: Page, worker: Worker) -> Starlette:
         Route("/", _file("index.html")),
         *(Route(f"/{path.name}", _file(path.name)) for path in sorted(STATIC.iterdir())),
         Route("/api/page", _with_errors(page, answers.page)),
+        Route("/api/models", _with_errors(page, answers.models)),
         Route("/api/models/{model}", _with_errors(page, answers.model)),
         Route("/api/models/{model}/validation/{index}", _with_errors(page, answers.validation)),
         Route("/api/models/{model}/upload", _with_errors(page, answers.upload), methods=["POST"]),
@@ -156,15 +159,10 @@ class _Answers:
     async def page(self, request: Request) -> Response:
         """Describe models and settings."""
         form = self._page.form
-        files = await run_in_threadpool(self._page.catalog.files)
-        models = [
-            {"id": model, "run": path.parent.name, "name": path.stem}
-            for model, path in files.items()
-        ]
         return _Json(
             {
                 "version": VERSION,
-                "models": models,
+                "models": await self._models(),
                 "sampling": [asdict(field) for field in form.sampling],
                 "series": {name: asdict(field) for name, field in form.series.items()},
                 "editing": {name: asdict(field) for name, field in form.editing.items()},
@@ -172,6 +170,22 @@ class _Answers:
                 "most_upload": MOST_UPLOAD,
             }
         )
+
+    async def models(self, request: Request) -> Response:
+        """List the models."""
+        return _Json(await self._models())
+
+    async def _models(self) -> list[dict[str, str]]:
+        files = await run_in_threadpool(self._page.catalog.files)
+        return [
+            {
+                "id": file.id,
+                "run": file.path.parent.name,
+                "name": file.path.stem,
+                "version": file.version,
+            }
+            for file in files
+        ]
 
     async def model(self, request: Request) -> Response:
         """Open and describe a model."""
@@ -181,22 +195,18 @@ class _Answers:
 
     async def validation(self, request: Request) -> Response:
         """Show an image of the validation split."""
-        model, index = request.path_params["model"], _number(request, "index")
-        return _Json(
-            await self._on_worker(lambda: show_validation(self._page.catalog.open(model), index))
-        )
+        index = _number(request, "index")
+        return _Json(await self._on_worker(lambda: show_validation(self._open(request), index)))
 
     async def upload(self, request: Request) -> Response:
         """Bring an image file to the model's size."""
-        model = request.path_params["model"]
-        opened = await self._on_worker(lambda: self._page.catalog.open(model))
-        tokenizer = opened.model.tokenizer
+        tokenizer = (await self._on_worker(lambda: self._open(request))).model.tokenizer
         data = await _body(request, MOST_UPLOAD)
 
         def read() -> dict[str, Any]:
             picture = image_of_bytes(data, "that you gave", MOST_UPLOAD_PIXELS)
-            pixels = to_tensor(picture, tokenizer.image_size, tokenizer.channels)
-            return {**show_image(pixels.permute(1, 2, 0).numpy()), "was": list(picture.size)}
+            image = to_array(picture, tokenizer.image_size, tokenizer.channels)
+            return {"file": png(image), "was": list(picture.size)}
 
         async with self._uploading:
             return _Json(await run_in_threadpool(read))
@@ -207,16 +217,18 @@ class _Answers:
             raise RequestError("the request must be application/json", 415)
         values = parse_json(await _body(request, MOST_JSON))
         tab, model = text(values, "tab"), text(values, "model")
+        version = text(values, "version") if "version" in values else ""
         form = self._page.form
         decoding = await self._on_worker(
-            lambda: read_decoding(values, self._page.catalog.open(model), form)
+            lambda: read_decoding(values, self._page.catalog.open(model, version), form)
         )
         stream = _Stream(self._worker, form.with_flags)
         job = Job(tab, decoding.events, stream.send_soon)
         self._worker.submit(job)
-        return StreamingResponse(
-            stream.read(job), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
-        )
+        events, headers = stream.read(job), {"X-Accel-Buffering": "no"}
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            events, headers = _compressed(events), {**headers, "Content-Encoding": "gzip"}
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
     async def runs(self, request: Request) -> Response:
         """List the runs."""
@@ -249,6 +261,11 @@ class _Answers:
         run = request.path_params["run"]
         return await _png(self._page.runs.strip, run, _number(request, "row"))
 
+    def _open(self, request: Request) -> OpenModel:
+        """Open the model in an address."""
+        version = request.query_params.get("version", "")
+        return self._page.catalog.open(request.path_params["model"], version)
+
     async def _on_worker(self, function: Callable[[], Any]) -> Any:
         """Let the thread that owns the networks call a function."""
         future: Future[Any] = self._worker.call(function)
@@ -270,7 +287,7 @@ class _Stream:
         except RuntimeError:  # the server has ended
             return
 
-    async def read(self, job: Job) -> AsyncIterator[bytes]:
+    async def read(self, job: Job) -> AsyncGenerator[bytes, None]:
         """Yield the events of a Job as server-sent events; it ends when its reader leaves."""
         try:
             while (event := await self._events.get()) is not None:
@@ -284,6 +301,15 @@ class _Stream:
         finally:
             job.end()
             self._worker.wake()
+
+
+async def _compressed(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """Compress a stream of events; each one arrives without waiting for the next."""
+    gzip = zlib.compressobj(wbits=31)  # with the header of gzip
+    async with aclosing(events):
+        async for event in events:
+            yield gzip.compress(event) + gzip.flush(zlib.Z_SYNC_FLUSH) if event else event
+    yield gzip.flush()
 
 
 async def _body(request: Request, most: int) -> bytes:

@@ -171,24 +171,22 @@ def hatch_hidden(images: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     return np.where(pixels[..., None], pattern, images)
 
 
-def save_film(folder: Path, images: np.ndarray, hidden: Sequence[np.ndarray]) -> None:
-    """Write pictures of how sampling reveals images step by step.
+def save_film(folder: Path, frames: Sequence[np.ndarray]) -> None:
+    """Write pictures of how images come about step by step.
 
     `steps.png` has a row for each image and a column for each step. `steps.gif` is an animation of
     all images.
 
     Args:
         folder: folder for both files.
-        images: uint8 (B, H, W, C), the finished images.
-        hidden: for each step bool (B, h, w), the cells to cover with a pattern.
+        frames: for each step uint8 (B, H, W, C), all images.
 
     Raises:
         UserError: if a file cannot be written.
     """
-    frames = [hatch_hidden(images, cells) for cells in hidden]
     strip = [image for row in zip(*frames, strict=True) for image in row]
     save_grid(folder / "steps.png", strip, columns=len(frames))
-    sheets = [grid(frame, columns=len(images)) for frame in frames]
+    sheets = [grid(frame, columns=len(frame)) for frame in frames]
     save_animation(folder / "steps.gif", sheets)
 
 

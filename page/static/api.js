@@ -1,5 +1,7 @@
 // Talks with the server. Every error ends up as one line in the message bar.
 
+import { emit, store } from "./store.js";
+
 const bar = document.getElementById("message");
 const TAB = Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("");
 
@@ -17,7 +19,8 @@ export async function attempt(action) {
   try {
     return await action();
   } catch (error) {
-    if (error.name !== "AbortError") tell(error.message);
+    if (error.status === 409) emit("replaced");
+    else if (error.name !== "AbortError") tell(error.message);
   }
 }
 
@@ -37,7 +40,13 @@ async function answered(path, options) {
   } catch {
     // The guard answers with a plain line.
   }
-  throw new Error(message || `The server answered ${answer.status}.`);
+  const error = new Error(message || `The server answered ${answer.status}.`);
+  throw Object.assign(error, { status: answer.status });
+}
+
+/** The address of something of the chosen model, as the page knows it. */
+export function ofModel(what) {
+  return `api/models/${store.model.id}/${what}?version=${store.model.version}`;
 }
 
 export async function getJson(path) {
@@ -48,12 +57,12 @@ export async function upload(path, file) {
   return (await answered(path, { method: "POST", body: file })).json();
 }
 
-/** Ask for a decoding; `onEvent` gets every server-sent event. A newer one of this tab ends it. */
+/** Ask the chosen model for a decoding; `onEvent` gets every server-sent event. A newer one of this tab ends it. */
 export async function decode(request, onEvent, signal) {
   const answer = await answered("api/decode", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ tab: TAB, ...request }),
+    body: JSON.stringify({ tab: TAB, model: store.model.id, version: store.model.version, ...request }),
     signal,
   });
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -68,7 +77,7 @@ export async function decode(request, onEvent, signal) {
       const data = JSON.parse(event.slice(event.indexOf("\ndata: ") + 7));
       if (data.event === "failed") throw new Error(data.message);
       if (data.event === "ended") throw new Error(`Ended: ${data.reason}.`);
-      onEvent(data);
+      await onEvent(data);
       if (data.event === "done") return;
     }
   }

@@ -1,6 +1,6 @@
 // Starts the page: asks what there is, chooses a model, and shows one view at a time.
 
-import { attempt, getJson } from "./api.js";
+import { attempt, getJson, tell } from "./api.js";
 import { makeForms } from "./form.js";
 import { emit, keep, on, store } from "./store.js";
 import { follow } from "./training.js";
@@ -10,6 +10,7 @@ import "./edit.js";
 import "./watch.js";
 
 const VIEWS = ["generate", "edit", "training"];
+const LOOK_MS = 4000;
 const select = document.getElementById("model");
 
 function view() {
@@ -33,12 +34,13 @@ function showView() {
 }
 
 async function chooseModel(id) {
-  const listed = store.page.models.find((model) => model.id === id);
   select.value = id;
   opening(true);
   try {
     const described = await getJson(`api/models/${id}`);
-    store.model = { ...described, ...listed };
+    // Its name in the list, and its file as it was when it was opened.
+    const { run, name } = store.page.models.find((model) => model.id === id);
+    store.model = { ...described, id, run, name };
     // The classes of the command line, unless others were chosen in this tab.
     if (store.modelId !== id) store.labels = described.chosen;
     store.modelId = id;
@@ -61,13 +63,27 @@ function showModels() {
   if (store.model) select.value = store.model.id;
 }
 
-/** Look for models that were trained meanwhile. */
+/** Look for models that were trained meanwhile, and whether the chosen one is still the same. */
 async function lookForModels() {
-  const { models } = await getJson("api/page");
+  const models = await getJson("api/models");
   if (JSON.stringify(models) === JSON.stringify(store.page.models)) return;
   store.page.models = models;
   showModels();
-  if (!store.model && models.length) await chooseModel(models[0].id);
+  showView();
+  if (!store.model && models.length) return chooseModel(models[0].id);
+  const now = models.find(({ id }) => id === store.model?.id);
+  if (now && now.version !== store.model.version) await openAgain();
+}
+
+async function openAgain() {
+  await chooseModel(store.model.id);
+  tell("The file of this model has been replaced, and the page has opened the new one.");
+}
+
+async function watchModels() {
+  // A server that is away says so where the user asks it for something.
+  if (!document.hidden && view() !== "training") await lookForModels().catch(() => {});
+  setTimeout(watchModels, LOOK_MS);
 }
 
 async function start() {
@@ -78,6 +94,7 @@ async function start() {
   const { models } = store.page;
   const before = models.find((model) => model.id === store.modelId);
   if (models.length) await chooseModel((before ?? models[0]).id);
+  setTimeout(watchModels, LOOK_MS);
 }
 
 select.addEventListener("change", () => attempt(() => chooseModel(select.value)));
@@ -86,4 +103,5 @@ addEventListener("hashchange", () => {
   if (store.page && view() !== "training") attempt(lookForModels);
 });
 on("chosen", showView);
+on("replaced", () => attempt(openAgain));
 attempt(start);

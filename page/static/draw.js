@@ -1,4 +1,4 @@
-// Draws images with their hidden cells, confidence maps and the image to edit.
+// Draws images with their hidden cells, what the model imagines, maps and the image to edit.
 
 import { store } from "./store.js";
 
@@ -17,26 +17,13 @@ export function heat(share) {
 }
 
 /** Place a probability between mere chance, 0, and certainty, 1, by its logarithm. */
-function sureness(probability) {
-  return 1 + Math.log(Math.max(probability, 1e-9)) / Math.log(store.model.codes);
-}
-
-/** Turn bytes (H, W, C) into something a canvas can draw. */
-export function picture(bytes) {
-  const { size: [height, width], channels } = store.model;
-  const image = new ImageData(width, height);
-  for (let i = 0; i < width * height; i++) {
-    for (let c = 0; c < 3; c++) image.data[4 * i + c] = bytes[channels * i + (channels === 1 ? 0 : c)];
-    image.data[4 * i + 3] = 255;
-  }
-  const canvas = new OffscreenCanvas(width, height);
-  canvas.getContext("2d").putImageData(image, 0, 0);
-  return canvas;
+function sureness(probability, { codes }) {
+  return 1 + Math.log(Math.max(probability, 1e-9)) / Math.log(codes);
 }
 
 /** Prepare a canvas, a multiple of the image whose longer side is about `wanted`; returns its context. */
-export function prepare(canvas, wanted) {
-  const { size: [height, width] } = store.model;
+export function prepare(canvas, wanted, model = store.model) {
+  const { size: [height, width] } = model;
   const times = Math.max(1, Math.round(wanted / Math.max(height, width)));
   if (canvas.width !== width * times) canvas.width = width * times;
   if (canvas.height !== height * times) canvas.height = height * times;
@@ -48,23 +35,22 @@ export function prepare(canvas, wanted) {
 }
 
 /** Rows and columns of tokens; tokens that are not of cells stand in one row. */
-export function rowsAndColumns() {
-  const { grid } = store.model;
+export function rowsAndColumns({ grid } = store.model) {
   return grid.length === 2 ? grid : [1, grid[0]];
 }
 
 /** The number of tokens of an image. */
-export function tokenCount() {
-  return store.model.grid.reduce((product, side) => product * side);
+export function tokenCount({ grid } = store.model) {
+  return grid.reduce((product, side) => product * side);
 }
 
 /** Whether tokens are of cells of the image, so that it can be edited. */
-export function hasCells() {
-  return store.model.grid.length === 2;
+export function hasCells({ grid } = store.model) {
+  return grid.length === 2;
 }
 
-function eachCell({ width, height }, draw) {
-  const [rows, columns] = rowsAndColumns();
+function eachCell({ width, height }, draw, model = store.model) {
+  const [rows, columns] = rowsAndColumns(model);
   const [across, down] = [width / columns, height / rows];
   for (let i = 0; i < rows * columns; i++) {
     draw(i, (i % columns) * across, Math.floor(i / columns) * down, across, down);
@@ -72,7 +58,7 @@ function eachCell({ width, height }, draw) {
 }
 
 /** Cover the cells that `isHidden` names with plain rectangles. */
-export function drawHidden(context, isHidden) {
+export function drawHidden(context, isHidden, model = store.model) {
   const [fill, line] = [color("--hidden"), color("--hidden-line")];
   eachCell(context.canvas, (i, x, y, across, down) => {
     if (!isHidden(i)) return;
@@ -81,28 +67,66 @@ export function drawHidden(context, isHidden) {
     context.fillStyle = fill;
     const edge = Math.max(1, Math.min(across, down) / 24);
     context.fillRect(x + edge / 2, y + edge / 2, across - edge, down - edge);
-  });
+  }, model);
 }
 
-/** Draw an image of a group at a step, or its confidence map. */
+/** Draw a line between the cells that `isHidden` names and the others. */
+function outlineKnown(context, isHidden, model) {
+  const [rows, columns] = rowsAndColumns(model);
+  context.beginPath();
+  eachCell(context.canvas, (i, x, y, across, down) => {
+    if (i % columns && isHidden(i) !== isHidden(i - 1)) context.rect(x - 1, y, 2, down);
+    if (i >= columns && isHidden(i) !== isHidden(i - columns)) context.rect(x, y - 1, across, 2);
+  }, model);
+  context.fillStyle = color("--accent");
+  context.fill();
+}
+
+/**
+ * Draw an image of a group at a step: the "image" with its hidden cells covered; the whole image
+ * that the model imagines, as it would be "imagined" now or of its "surest" tokens; its
+ * "confidence"; or the "order" in which the cells became known.
+ */
 export function drawStep(canvas, group, index, number, shown = "image", wanted = 128) {
-  const context = prepare(canvas, wanted);
+  const { model } = group;
+  const context = prepare(canvas, wanted, model);
   const step = group.steps[number];
-  const { size: [height, width], channels } = store.model;
-  const cells = index * tokenCount();
-  if (!step) return drawHidden(context, () => true);
-  if (shown === "image") {
-    const start = index * height * width * channels;
-    context.drawImage(picture(step.pixels.subarray(start)), 0, 0, canvas.width, canvas.height);
-    return drawHidden(context, (i) => hasCells() && step.hidden[cells + i]);
+  const cells = index * tokenCount(model);
+  const isHidden = (i) => !step || step.hidden[cells + i] !== 0;
+  const isMap = shown === "confidence" || shown === "order";
+  if (!step || (!isMap && !step.imagined)) return drawHidden(context, () => true, model);
+  if (isMap) {
+    drawHidden(context, () => true, model);
+    return drawMap(context, group, step, cells, shown);
   }
-  drawHidden(context, () => true);
-  eachCell(canvas, (i, x, y, across, down) => {
-    context.fillStyle = heat(sureness(step.confidence[cells + i]));
-    // A hidden cell shows what it would be as a smaller one.
-    const inset = step.hidden[cells + i] ? Math.min(across, down) / 4 : 0;
+  // The sheet of a step has rows of at most eight images.
+  const { size: [height, width] } = model;
+  const columns = Math.min(8, group.start.labels.length);
+  const [left, top] = [(index % columns) * width, Math.floor(index / columns) * height];
+  const sheet = shown === "surest" ? step.surest : step.imagined;
+  context.drawImage(sheet, left, top, width, height, 0, 0, canvas.width, canvas.height);
+  if (!hasCells(model)) return;
+  if (shown === "image") drawHidden(context, isHidden, model);
+  else outlineKnown(context, isHidden, model);
+}
+
+/** Draw a color for each cell; a hidden cell shows a smaller one, of the token that it would take. */
+function drawMap(context, group, step, cells, shown) {
+  const { model } = group;
+  eachCell(context.canvas, (i, x, y, across, down) => {
+    const isHidden = step.hidden[cells + i] !== 0;
+    if (shown === "order" && isHidden) return;
+    context.fillStyle = heat(shown === "order"
+      ? revealedAt(group, cells + i) / group.start.counts.length
+      : sureness(step.confidence[cells + i], model));
+    const inset = isHidden ? Math.min(across, down) / 4 : 0;
     context.fillRect(x + inset, y + inset, across - 2 * inset, down - 2 * inset);
-  });
+  }, model);
+}
+
+/** The number of the step that revealed a cell; the first step's for what was known before. */
+export function revealedAt(group, cell) {
+  return group.first + group.steps.findIndex((step) => !step.hidden[cell]);
 }
 
 /** Draw the lines between cells. */

@@ -1,9 +1,10 @@
 // The view "Edit": an original, the cells of it to regenerate, and variants.
 
-import { attempt, fromBase64, getJson, tell, toBase64, upload } from "./api.js";
-import { drawGrid, drawHidden, drawPainted, hasCells, picture, prepare, rowsAndColumns, tokenCount } from "./draw.js";
+import { attempt, fromBase64, getJson, ofModel, tell, toBase64, upload } from "./api.js";
+import { easelOf, keepEasel } from "./archive.js";
+import { drawGrid, drawHidden, drawPainted, hasCells, prepare, rowsAndColumns, tokenCount } from "./draw.js";
 import { classSelect, radios } from "./form.js";
-import { make } from "./groups.js";
+import { imageNumber, make } from "./groups.js";
 import { className, id, on, store } from "./store.js";
 
 const canvas = id("canvas");
@@ -11,7 +12,7 @@ const easel = id("easel");
 const SIDE = 512; // pixels of the canvas, about
 const MOST_UNDO = 100;
 
-let original = null; // { source, pixels, file, name, label }
+let original = null; // { file, picture, name, label, validation }
 let cells = []; // true where a cell is regenerated
 let shift = { right: 0, down: 0 }; // of the image, in cells
 let past = []; // earlier cells and shifts
@@ -19,13 +20,38 @@ let tool = "brush";
 let drag = null; // what the pointer began
 let focus = 0; // the cell that the keyboard is at
 
-function begin(next) {
-  original = next;
-  cells = Array(tokenCount()).fill(false);
-  shift = { right: 0, down: 0 };
-  past = [];
+/** Put an image on the easel; `next` has all of `original` but its picture. */
+async function begin(next) {
+  await show({ original: next, cells: Array(tokenCount()).fill(false), shift: { right: 0, down: 0 }, past: [] });
+  keep();
+}
+
+async function show(easel) {
+  const { original: next } = easel;
+  original = next && { ...next, picture: await createImageBitmap(next.file) };
+  ({ cells, shift, past } = easel);
   id("edit-class").selectedIndex = next?.label ?? id("edit-class").options.length - 1;
   draw();
+}
+
+/** Keep the easel for the next visit. */
+function keep() {
+  if (!original) return;
+  const { picture, ...kept } = original;
+  keepEasel(store.model.id, { original: kept, cells, shift, past, shape: shapeOfModel() });
+}
+
+/** What an image must have so that this model can edit it. */
+function shapeOfModel() {
+  return JSON.stringify([store.model.size, store.model.grid, store.model.channels]);
+}
+
+/** Show the easel of an earlier visit. */
+async function restore() {
+  const model = store.model.id;
+  const kept = await easelOf(model);
+  if (store.model.id !== model || kept?.shape !== shapeOfModel()) return;
+  await show(kept);
 }
 
 function remember() {
@@ -60,7 +86,7 @@ function draw() {
   const [across, down] = [canvas.width / columns, canvas.height / rows];
   if (original) {
     const [x, y] = [shift.right * across, shift.down * down];
-    context.drawImage(picture(original.pixels), x, y, canvas.width, canvas.height);
+    context.drawImage(original.picture, x, y, canvas.width, canvas.height);
     drawHidden(context, isOutside);
     drawPainted(context, (i) => marked()[i] && !isOutside(i));
   } else {
@@ -149,7 +175,13 @@ function release() {
   if (!drag) return;
   cells = [...marked()];
   drag = null;
+  changed();
+}
+
+/** Show and keep what the user has just changed. */
+function changed() {
   draw();
+  keep();
 }
 
 canvas.addEventListener("pointermove", move);
@@ -174,38 +206,35 @@ canvas.addEventListener("keydown", (event) => {
     focus = within(row + down, rows) * columns + within(column + right, columns);
   } else return;
   event.preventDefault();
-  draw();
+  changed();
 });
 
 function undo() {
   const before = past.pop();
   if (before) ({ cells, shift } = before);
-  draw();
+  changed();
 }
 
 id("undo").addEventListener("click", undo);
 id("invert").addEventListener("click", () => {
   remember();
   cells = cells.map((is) => !is);
-  draw();
+  changed();
 });
 id("clear").addEventListener("click", () => {
   remember();
   cells = cells.map(() => false);
   shift = { right: 0, down: 0 };
-  draw();
+  changed();
 });
 
 /** Take a finished image as the original. */
 function takeChosen(chosen) {
   const file = chosen?.group.files[chosen.index];
   if (!file) return tell("Choose a finished image first, under Generate or below.");
-  const { size: [height, width], channels } = store.model;
-  const length = height * width * channels;
   const { group, index } = chosen;
-  const pixels = group.steps.at(-1).pixels.slice(index * length, (index + 1) * length);
   const label = group.start.labels[index];
-  begin({ pixels, file, label, name: `${className(label)} · ${group.start.first_image + index}` });
+  return begin({ file, label, name: `${className(label, group.model)} · ${imageNumber(group, index)}` });
 }
 
 async function takeFile(file) {
@@ -213,51 +242,56 @@ async function takeFile(file) {
   const most = store.page.most_upload;
   if (file.size > most) return tell(`The file has more than ${most >> 20} MB.`);
   await attempt(async () => {
-    const got = await upload(`api/models/${store.model.id}/upload`, file);
+    const got = await upload(ofModel("upload"), file);
     const [height, width] = store.model.size;
     const was = got.was.join(" × ");
-    begin(received(got, `Your file, ${was} pixels, brought to ${width} × ${height}`));
+    await begin(received(got, `Your file, ${was} pixels, brought to ${width} × ${height}`));
   });
 }
 
 function received(got, name) {
   const file = new Blob([fromBase64(got.file)], { type: "image/png" });
-  return { pixels: fromBase64(got.pixels), file, name, label: got.label ?? null };
+  return { file, name, label: got.label ?? null };
 }
 
 id("take-generated").addEventListener("click", () => attempt(() => takeChosen(store.chosen)));
 id("take-validation").addEventListener("click", () =>
   attempt(async () => {
+    if (!id("validation-index").reportValidity()) return;
     const index = Number(id("validation-index").value);
-    const got = await getJson(`api/models/${store.model.id}/validation/${index}`);
+    const got = await getJson(ofModel(`validation/${index}`));
     id("validation-index").max = got.count - 1;
-    begin({ ...received(got, `Validation image ${index}`), validation: index });
+    await begin({ ...received(got, `Validation image ${index}`), validation: index });
   }));
 id("file").addEventListener("change", (event) => {
   takeFile(event.target.files[0]);
   event.target.value = ""; // the same file may be opened again
 });
+// A file may be dropped anywhere: the browser would leave the page to show it.
 for (const name of ["dragenter", "dragover"]) {
-  id("edit").addEventListener(name, (event) => {
+  document.addEventListener(name, (event) => {
     event.preventDefault();
     easel.classList.add("dropping");
   });
 }
 for (const name of ["dragleave", "drop"]) {
-  id("edit").addEventListener(name, () => easel.classList.remove("dropping"));
+  document.addEventListener(name, () => easel.classList.remove("dropping"));
 }
-id("edit").addEventListener("drop", (event) => {
+document.addEventListener("drop", (event) => {
   event.preventDefault();
-  takeFile(event.dataTransfer.files[0]);
+  const [file] = event.dataTransfer.files;
+  if (!file || !store.model) return;
+  location.hash = "edit";
+  takeFile(file);
 });
 
-id("edit-form").addEventListener("submit", (event) => {
+id("edit-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const label = Number(id("edit-class").value);
-  const seed = Number(id("edit-seed").value);
+  const seed = id("edit-seed").value;
   const source = "validation" in original
     ? { validation: original.validation }
-    : { pixels: toBase64(original.pixels) };
+    : { file: toBase64(new Uint8Array(await original.file.arrayBuffer())) };
   const { grow, keep_decoded: keepDecoded } = store.editing;
   const edit = {
     ...source,
@@ -275,7 +309,7 @@ id("edit-form").addEventListener("submit", (event) => {
     sampling: { ...store.sampling },
   };
   const title = `${className(label)}, seed ${seed}, in ${original.name}`;
-  make(title, request, id("variants"), original.file);
+  make(title, request, "variants", original.file);
 });
 
 radios(id("tools"), "tool", (value) => {
@@ -287,6 +321,7 @@ on("model", () => {
   classSelect(id("edit-class"), 0);
   focus = 0;
   begin(null);
+  attempt(restore);
 });
 on("edit", takeChosen);
 on("theme", () => store.model && draw());

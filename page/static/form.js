@@ -60,7 +60,10 @@ function valueOf(input, description) {
   if (input.type === "checkbox") return input.checked;
   if (description.kind === "choice") return input.value;
   if (description.kind === "numbers") return input.value.split(",").map(Number);
-  return input.value === "" ? null : Number(input.value);
+  if (input.value === "") return null;
+  const number = Number(input.value);
+  // A large seed stays a text, as it would be rounded.
+  return description.is_whole && !Number.isSafeInteger(number) ? input.value : number;
 }
 
 /** Add what is missing, and leave out what another version of the page kept. */
@@ -130,8 +133,8 @@ export function classSelect(select, chosen) {
   select.value = chosen;
 }
 
-/** Let the buttons of a radiogroup choose; arrows go to the next one. */
-export function radios(group, name, choose) {
+/** Let the buttons of a radiogroup choose, beginning with a value; arrows go to the next one. */
+export function radios(group, name, choose, first = null) {
   const buttons = [...group.querySelectorAll("[role=radio]")];
   const select = (chosen) => {
     for (const button of buttons) {
@@ -152,6 +155,5 @@ export function radios(group, name, choose) {
     next.focus();
     select(next);
   });
-  select(buttons[0]);
-  return (value) => select(buttons.find((button) => button.dataset[name] === value));
+  select(buttons.find((button) => button.dataset[name] === first) ?? buttons[0]);
 }

@@ -1,29 +1,42 @@
-// Groups of images that were asked for together: shows them while they are decoded.
+// Groups of images that were asked for together: shows them while they are decoded, and keeps them.
 
 import { attempt, decode, fromBase64 } from "./api.js";
+import { dropGroup, groupsOf, isKept, keepGroup } from "./archive.js";
 import { drawStep } from "./draw.js";
-import { choose, className, emit, on, store } from "./store.js";
+import { choose, className, emit, id, on, store } from "./store.js";
+import { zip } from "./zip.js";
 
-const MOST_GROUPS = 12; // older ones go
+const MOST_GROUPS = 40; // of a model; of more, the oldest one without a star goes
 let running = null;
 
 /**
- * Ask for images and show them in `place` while they are decoded; returns when they are done.
- * `original` is the file of the image that they edit.
+ * Ask for images and show them in the element `place` while they are decoded; returns when they
+ * are done. `original` is the file of the image that they edit.
  */
 export async function make(title, request, place, original = null) {
   const { before, ...sent } = request;
   running?.abort();
   const abort = (running = new AbortController());
-  const group = { title, request, original, start: null, first: 0, steps: [], files: [], element: null };
+  const group = {
+    key: `${Date.now()} ${crypto.getRandomValues(new Uint32Array(1))[0]}`,
+    modelId: store.model.id,
+    model: store.model,
+    place, title, request, original,
+    starred: false,
+    start: null,
+    first: 0, // number of the first step
+    steps: [],
+    files: [],
+    seconds: 0,
+    element: null,
+  };
   busy(true);
-  await attempt(() =>
-    decode({ model: store.model.id, ...sent }, (event) => take(group, event, place), abort.signal));
+  await attempt(() => decode(sent, (event) => take(group, event), abort.signal));
   if (running === abort) {
     running = null;
     busy(false);
   }
-  emit("group", group);
+  if (group.start) finish(group);
 }
 
 export function stop() {
@@ -34,26 +47,37 @@ function busy(is) {
   for (const button of document.querySelectorAll(".stop")) button.hidden = !is;
 }
 
-function take(group, event, place) {
+async function take(group, event) {
   if (event.event === "start") {
     group.start = event;
-    show(group, place);
+    show(group);
     choose(group, 0);
   } else if (event.event === "step") {
     if (!group.steps.length) group.first = event.step;
-    group.steps.push({
+    group.steps.push(await drawable({
       tokens: fromBase64(event.tokens),
       hidden: fromBase64(event.hidden),
       confidence: new Float32Array(fromBase64(event.confidence).buffer),
-      pixels: fromBase64(event.pixels),
-    });
+      files: { imagined: sheet(event.imagined), surest: sheet(event.surest) },
+    }));
     rememberBefore(group);
-    draw(group);
+    drawGroup(group);
     emit("group", group);
   } else {
     group.files = event.files.map((file) => new Blob([fromBase64(file)], { type: "image/png" }));
-    group.element.querySelector("small").textContent = `${event.seconds.toFixed(1)} s`;
+    group.seconds = event.seconds;
   }
+}
+
+function sheet(text) {
+  return text ? new Blob([fromBase64(text)], { type: "image/webp" }) : null;
+}
+
+/** Add to a step the pictures of its files. */
+async function drawable(step) {
+  const { imagined, surest } = step.files;
+  const pictures = await Promise.all([imagined, surest].map((file) => file && createImageBitmap(file)));
+  return { ...step, imagined: pictures[0], surest: pictures[1] };
 }
 
 /** In a branch, cells that were known keep the confidence that they had. */
@@ -67,57 +91,145 @@ function rememberBefore(group) {
   });
 }
 
-function show(group, place) {
-  group.element = document.createElement("article");
-  group.element.className = "group";
-  const head = document.createElement("header");
-  const title = document.createElement("h2");
-  title.textContent = group.title;
-  const time = document.createElement("small");
-  time.className = "hint";
-  head.append(title, time);
-  const tiles = document.createElement("div");
-  tiles.className = "tiles";
-  group.start.labels.forEach((label, index) => {
+/** Say how a group has ended, and keep it. */
+function finish(group) {
+  tellState(group);
+  keep(group);
+  const unstarred = store.groups.filter((one) => !one.starred);
+  for (const old of unstarred.slice(MOST_GROUPS)) remove(old);
+  emit("group", group);
+}
+
+function tellState(group) {
+  const [note, goOn] = group.element.querySelectorAll("small, .go-on");
+  const isDone = group.files.length > 0;
+  const at = group.first + Math.max(0, group.steps.length - 1);
+  note.textContent = isDone ? `${group.seconds.toFixed(1)} s` : `stopped at step ${at} of ${group.start.counts.length}`;
+  goOn.hidden = isDone;
+  group.element.querySelector(".save-all").hidden = !isDone;
+}
+
+/** Put into the database what makes the group again; elements and pictures stay here. */
+function keep({ element, steps, ...group }) {
+  const files = steps.map(({ imagined, surest, ...step }) => step);
+  return keepGroup({ ...group, steps: files });
+}
+
+function remove(group) {
+  dropGroup(group.key);
+  group.element.remove();
+  store.groups = store.groups.filter((one) => one !== group);
+  if (store.chosen?.group !== group) return;
+  store.chosen = null;
+  emit("chosen");
+}
+
+function show(group) {
+  const { start, model } = group;
+  group.element = document.getElementById("group").content.firstElementChild.cloneNode(true);
+  const part = (selector) => group.element.querySelector(selector);
+  part("h2").textContent = group.title;
+  const star = part(".star");
+  const tellStar = () => star.setAttribute("aria-pressed", group.starred);
+  tellStar();
+  star.addEventListener("click", () => {
+    group.starred = !group.starred;
+    tellStar();
+    keep(group);
+  });
+  part(".delete").addEventListener("click", () => {
+    if (!group.files.length) stop();
+    remove(group);
+  });
+  part(".go-on").addEventListener("click", () => {
+    remove(group);
+    make(group.title, group.request, group.place, group.original);
+  });
+  part(".save-all").addEventListener("click", () => attempt(() => saveAll(group)));
+  part(".tiles").append(...start.labels.map((label, index) => {
     const tile = document.createElement("button");
     tile.type = "button";
     tile.className = "tile";
     tile.setAttribute("aria-pressed", "false");
     const caption = document.createElement("span");
-    caption.textContent = `${className(label)} · ${group.start.first_image + index}`;
+    caption.textContent = `${className(label, model)} · ${imageNumber(group, index)}`;
     tile.append(document.createElement("canvas"), caption);
     tile.addEventListener("click", () => {
       choose(group, index);
       // Where the panel is below the images, go there.
-      const panel = document.getElementById("watch");
+      const panel = id("watch");
       if (panel.offsetTop > group.element.offsetTop + group.element.offsetHeight) panel.scrollIntoView();
     });
-    tiles.append(tile);
-  });
-  group.element.append(head, tiles);
-  place.prepend(group.element);
+    return tile;
+  }));
+  id(group.place).prepend(group.element);
   store.groups.unshift(group);
-  for (const old of store.groups.splice(MOST_GROUPS)) old.element.remove();
 }
 
-function draw(group) {
-  group.element.querySelectorAll("canvas").forEach((canvas, index) =>
-    drawStep(canvas, group, index, group.steps.length - 1));
+/** The index of an image in its series, exact also above 2^53. */
+export function imageNumber(group, index) {
+  return String(BigInt(group.start.first_image) + BigInt(index));
+}
+
+/** Name the file of an image. */
+export function fileName(group, index) {
+  return `${className(group.start.labels[index], group.model)}_${group.start.seed}_${imageNumber(group, index)}.png`;
+}
+
+async function saveAll(group) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await zip(group.files.map((file, index) => [fileName(group, index), file])));
+  link.download = `${group.title}.zip`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // when the browser has saved it
+}
+
+/** Draw all images of a group at a step. */
+export function drawGroup(group, number = group.steps.length - 1, shown = "image") {
+  group.element.querySelectorAll("canvas").forEach((canvas, index) => drawStep(canvas, group, index, number, shown));
+}
+
+/** Show what earlier visits have made with this model. */
+async function showKept(modelId) {
+  const kept = await groupsOf(modelId);
+  for (const group of kept) group.steps = await Promise.all(group.steps.map(drawable));
+  if (store.model.id !== modelId) return; // another one has been chosen meanwhile
+  const here = new Set(store.groups.map(({ key }) => key));
+  const newer = store.groups;
+  store.groups = [];
+  for (const group of kept.filter(({ key }) => !here.has(key))) {
+    show(group);
+    tellState(group);
+    drawGroup(group);
+  }
+  // Those of this visit stay above.
+  for (const group of [...newer].reverse()) id(group.place).prepend(group.element);
+  store.groups.unshift(...newer);
 }
 
 on("chosen", () => {
   for (const group of store.groups) {
-    group.element.querySelectorAll(".tile").forEach((tile, index) => {
-      const is = store.chosen?.group === group && store.chosen.index === index;
-      tile.setAttribute("aria-pressed", is);
-    });
+    const tiles = group.element.querySelectorAll(".tile");
+    const isChosen = store.chosen?.group === group;
+    if (!isChosen && group.element.querySelector("[aria-pressed=true].tile")) drawGroup(group);
+    tiles.forEach((tile, index) => tile.setAttribute("aria-pressed", isChosen && store.chosen.index === index));
   }
 });
-on("theme", () => store.groups.forEach(draw));
+on("theme", () => store.groups.forEach((group) => drawGroup(group)));
+let shownModel = null;
 on("model", () => {
+  // A file that was replaced is the same model: its groups stay.
+  if (shownModel === store.model.id) return;
+  shownModel = store.model.id;
   stop();
   for (const group of store.groups.splice(0)) group.element.remove();
   store.chosen = null;
   emit("chosen");
+  attempt(() => showKept(shownModel));
 });
 for (const button of document.querySelectorAll(".stop")) button.addEventListener("click", stop);
+isKept().then((is) => {
+  id("kept").textContent = is
+    ? `This browser keeps the newest ${MOST_GROUPS} groups of each model, and those with a star.`
+    : "This window keeps nothing: save what you need before you close it.";
+});

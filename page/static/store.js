@@ -1,5 +1,5 @@
 // What the views share: the model, the form's values, the images that were made, the chosen one.
-// The values of the form survive a reload; images do not.
+// The values of the form survive a reload; archive.js keeps images.
 
 const KEY = "maskgit";
 const listeners = {};
@@ -12,19 +12,23 @@ export const store = {
   series: {},
   editing: {},
   labels: [],
-  groups: [], // newest first
+  watched: { stage: "maskgit", runs: null }, // under Training; null for the newest run
+  groups: [], // of the model, newest first
   chosen: null, // { group, index }
   ...JSON.parse(sessionStorage.getItem(KEY) ?? "{}"),
 };
 
 export function keep() {
-  const { sampling, begun, series, editing, labels, modelId } = store;
-  sessionStorage.setItem(KEY, JSON.stringify({ sampling, begun, series, editing, labels, modelId }));
+  const { sampling, begun, series, editing, labels, watched, modelId } = store;
+  sessionStorage.setItem(KEY, JSON.stringify({ sampling, begun, series, editing, labels, watched, modelId }));
 }
 
 export const id = (name) => document.getElementById(name);
 
-/** Listen to "model", "values", "chosen", "edit" (it is taken), "group" (its images changed) or "theme". */
+/**
+ * Listen to "model", "values", "chosen", "edit" (it is taken), "group" (its images changed),
+ * "replaced" (the model's file) or "theme".
+ */
 export function on(what, listener) {
   (listeners[what] ??= []).push(listener);
 }
@@ -38,8 +42,8 @@ export function choose(group, index) {
   emit("chosen");
 }
 
-export function className(label) {
-  return store.model.classes[label] ?? "no class";
+export function className(label, model = store.model) {
+  return model.classes[label] ?? "no class";
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => emit("theme"));

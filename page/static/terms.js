@@ -3,8 +3,10 @@
 const TERMS = {
   class: "What the image should show; the model learned these classes from the labels of its training images.",
   seed: "The start of all random numbers: with the same seed, class and settings an image is always the same.",
+  "new seed": "With the same seed and settings you get the same images, so each press takes a new one, unless you keep it or type one.",
   variant: "One of several versions of the edited image; only their random numbers differ.",
   decoding: "An image is a grid of tokens, and each step predicts all hidden tokens and keeps some of them, until none is hidden.",
+  views: "Five ways to see a step: what is known, two pictures of what the model imagines, its confidence, and the order of the cells.",
   confidence: "The probability that the model gave to a token when it was revealed; for a hidden cell, to the token that it would take now.",
   plan: "How many tokens each step reveals; early steps reveal few, while little is known.",
   branch: "Keeps what is known at this step and decodes the rest again, with another seed or class.",

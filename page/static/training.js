@@ -4,7 +4,7 @@ import { attempt, getJson } from "./api.js";
 import { lines, short } from "./charts.js";
 import { color } from "./draw.js";
 import { radios } from "./form.js";
-import { id, on } from "./store.js";
+import { id, keep, on, store } from "./store.js";
 import { showSweep } from "./sweep.js";
 import { why } from "./terms.js";
 
@@ -14,7 +14,7 @@ const COLORS = 6;
 const DASHES = ["none", "6 3", "2 3", "8 3 2 3", "12 4"];
 
 let runs = [];
-let stage = "maskgit";
+let { stage } = store.watched;
 let timer = null;
 const drawn = new Map(); // what the parts of the view show, so that pictures load once
 const shown = new Map(); // id of a run -> number of its color
@@ -41,10 +41,12 @@ function charts(names) {
 async function look() {
   runs = await getJson("api/runs");
   for (const run of shown.keys()) if (!runs.some((one) => one.id === run)) shown.delete(run);
-  if (!shown.size && runs.length) shown.set(runs[0].id, 0);
+  const before = store.watched.runs?.filter((run) => runs.some((one) => one.id === run));
+  if (!shown.size && runs.length) (before?.length ? before : [runs[0].id]).forEach((run, n) => shown.set(run, n));
   id("no-runs").hidden = runs.length > 0;
   showRuns();
   const reads = await Promise.allSettled(chosen().map(readOn));
+  id("no-rows").hidden = !runs.length || chosen().some((run) => run.stages.includes(stage));
   showCharts();
   showPictures();
   // A run that cannot be read hides no other one.
@@ -89,6 +91,8 @@ function boxOf(run, name) {
     const free = [...Array(runs.length).keys()].find((n) => ![...shown.values()].includes(n));
     if (input.checked) shown.set(run, free);
     else shown.delete(run);
+    store.watched.runs = [...shown.keys()];
+    keep();
     attempt(look);
   });
   const title = document.createElement("span");
@@ -227,9 +231,10 @@ id("preview-run").addEventListener("change", showPreviews);
 id("preview-step").addEventListener("input", showPreview);
 id("sweep-run").addEventListener("change", (event) => attempt(() => showSweep(event.target.value)));
 radios(id("stages"), "stage", (value) => {
-  stage = value;
+  stage = store.watched.stage = value;
+  keep();
   if (timer) attempt(look);
-});
+}, stage);
 
 /** Begin to look, and look again as long as the view is open. */
 export async function follow(is) {

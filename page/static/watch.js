@@ -2,15 +2,24 @@
 
 import { toBase64 } from "./api.js";
 import { bars } from "./charts.js";
-import { drawStep, hasCells, rowsAndColumns, tokenCount } from "./draw.js";
+import { drawStep, hasCells, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
 import { changedSettings, classSelect, radios } from "./form.js";
-import { make } from "./groups.js";
+import { drawGroup, fileName, imageNumber, make } from "./groups.js";
 import { className, emit, id, on, store } from "./store.js";
 
 const panel = id("watch");
 const canvas = id("watch-canvas");
 const slider = id("step");
+const film = id("film");
 const FRAME_MS = 350;
+const FRAME_PIXELS = 64;
+const EXPLAINED = {
+  image: "What is known; hidden cells are covered.",
+  imagined: "What the image would be with the tokens that this step drew; the line goes around what is known.",
+  surest: "What the image would be with the likeliest tokens; the line goes around what is known.",
+  confidence: "How likely the token of each cell was, on a logarithmic scale.",
+  order: "When each cell became known: early ones are blue, late ones are yellow.",
+};
 let shown = "image";
 let follows = true; // the slider stays at the newest step
 let timer = null;
@@ -28,14 +37,15 @@ function showChosen() {
   if (!store.chosen) return;
   follows = true;
   const { group, index } = store.chosen;
-  const { start, request } = group;
+  const { start, request, model } = group;
   classSelect(id("branch-class"), start.labels[index]);
   id("facts").replaceChildren(...[
-    ["Class", className(start.labels[index])],
+    ["Class", className(start.labels[index], model)],
     ["Seed", start.seed],
-    ["Image", `${start.first_image + index} (${index + 1} of ${start.labels.length})`],
+    ["Image", `${imageNumber(group, index)} (${index + 1} of ${start.labels.length})`],
+    ["Steps", `${start.counts.length}${start.counts.length < request.sampling.step ? ", as many as there are hidden tokens" : ""}`],
     ["Settings", changedSettings(request.sampling)],
-    ["Model", `${store.model.run}, ${start.fingerprint}`],
+    ["Model", `${model.run}, ${start.fingerprint}`],
   ].flatMap(([name, value]) => {
     const [term, text] = [document.createElement("dt"), document.createElement("dd")];
     term.textContent = name;
@@ -52,8 +62,8 @@ function showChosen() {
 function commandNote(group, index) {
   const { start, request } = group;
   if (!start.command) return ["A branch has no command of its own: it begins in the middle of another image."];
-  const number = request.edit ? index : start.first_image + index;
-  const file = `images/${String(number).padStart(6, "0")}.png`;
+  const number = request.edit ? String(index) : imageNumber(group, index);
+  const file = `images/${number.padStart(6, "0")}.png`;
   if (!request.edit || "validation" in request.edit) return [`This image is its ${file}.`];
   const save = document.createElement("a");
   save.href = URL.createObjectURL(group.original);
@@ -73,26 +83,57 @@ function update() {
   // What can be done once the image is finished.
   const file = group.files[index];
   id("edit-this").disabled = !file || !hasCells();
+  drawFilm();
   if (link) URL.revokeObjectURL(link);
   link = file ? URL.createObjectURL(file) : null;
   if (link) id("save").href = link;
   else id("save").removeAttribute("href");
-  id("save").download = `${className(group.start.labels[index])}_${group.start.seed}_${group.start.first_image + index}.png`;
+  id("save").download = fileName(group, index);
 }
 
 function draw() {
   const { group, index, number, step } = view();
   drawStep(canvas, group, index, number, shown, 320);
+  drawGroup(group, number, shown);
+  for (const frame of film.children) {
+    const isNow = frame.dataset.number === String(number);
+    if (isNow && frame.getAttribute("aria-pressed") !== "true") film.scrollLeft = frame.offsetLeft - film.clientWidth / 2;
+    frame.setAttribute("aria-pressed", isNow);
+  }
   const steps = group.start.counts.length;
-  const cells = tokenCount();
+  const cells = tokenCount(group.model);
   const hidden = step ? step.hidden.subarray(index * cells, (index + 1) * cells) : [];
   const known = step ? cells - hidden.reduce((sum, one) => sum + one, 0) : 0;
   id("step-at").textContent = `Step ${slider.value} of ${steps}: ${known} of ${cells} tokens are known`;
   slider.setAttribute("aria-valuetext", id("step-at").textContent);
   bars(id("plan"), group.start, Number(slider.value) - 1);
   id("watch-cell").textContent = "";
-  // From the last step nothing is left to decode.
-  id("branch-form").querySelector("button").disabled = !step || Number(slider.value) >= steps;
+  // From the last step nothing is left to decode, and the tokens mean nothing to another model.
+  id("branch-form").querySelector("button").disabled =
+    !step || Number(slider.value) >= steps || group.model.version !== store.model.version;
+}
+
+/** Draw the chosen image at every step, side by side; a click goes to the step. */
+function drawFilm() {
+  const { group, index } = store.chosen;
+  while (film.children.length > group.steps.length) film.lastElementChild.remove();
+  group.steps.forEach((_, number) => {
+    const frame = film.children[number] ?? film.appendChild(newFrame(number));
+    frame.ariaLabel = `Step ${group.first + number}`;
+    drawStep(frame.firstElementChild, group, index, number, shown, FRAME_PIXELS);
+  });
+}
+
+function newFrame(number) {
+  const frame = document.createElement("button");
+  frame.type = "button";
+  frame.dataset.number = number;
+  frame.append(document.createElement("canvas"));
+  frame.addEventListener("click", () => {
+    slider.value = store.chosen.group.first + number;
+    slider.dispatchEvent(new Event("input"));
+  });
+  return frame;
 }
 
 function stopPlaying() {
@@ -122,14 +163,14 @@ slider.addEventListener("input", () => {
 
 canvas.addEventListener("pointermove", (event) => {
   if (!store.chosen) return;
-  const { index, step } = view();
-  const [rows, columns] = rowsAndColumns();
+  const { group, index, step } = view();
+  const [rows, columns] = rowsAndColumns(group.model);
   const column = Math.floor((event.offsetX / canvas.clientWidth) * columns);
   const row = Math.floor((event.offsetY / canvas.clientHeight) * rows);
-  const cell = index * tokenCount() + row * columns + column;
+  const cell = index * tokenCount(group.model) + row * columns + column;
   if (!step || column < 0 || column >= columns || row < 0 || row >= rows) return;
   const share = (step.confidence[cell] * 100).toPrecision(2);
-  const state = step.hidden[cell] ? "hidden; the model would be" : "known; the model was";
+  const state = step.hidden[cell] ? "hidden; the model would be" : `known since step ${revealedAt(group, cell)}; the model was`;
   id("watch-cell").textContent = `Row ${row + 1}, column ${column + 1}: ${state} ${share} % sure`;
 });
 
@@ -142,9 +183,9 @@ id("branch-form").addEventListener("submit", (event) => {
   const request = {
     ...group.request,
     labels: [label],
-    seed: Number(id("branch-seed").value),
+    seed: id("branch-seed").value,
     count: Number(id("branch-count").value),
-    first_image: group.start.first_image + index,
+    first_image: imageNumber(group, index),
     before: step.confidence.subarray(index * cells, (index + 1) * cells),
     midway: {
       steps,
@@ -152,17 +193,16 @@ id("branch-form").addEventListener("submit", (event) => {
       hidden: toBase64(step.hidden.subarray(index * cells, (index + 1) * cells)),
     },
   };
-  const from = `${className(group.start.labels[index])} · ${group.start.first_image + index}`;
+  const from = `${className(group.start.labels[index])} · ${imageNumber(group, index)}`;
   const title = `${className(label)}, seed ${request.seed}, from step ${steps} of “${from}”`;
-  make(title, request, group.element.parentElement, group.original);
+  make(title, request, group.place, group.original);
 });
 
 id("edit-this").addEventListener("click", () => {
   emit("edit", store.chosen);
-  const show = () => id("easel").scrollIntoView();
-  if (location.hash === "#edit") return show();
-  addEventListener("hashchange", show, { once: true });
   location.hash = "edit";
+  // After the view has changed, which moves everything.
+  requestAnimationFrame(() => setTimeout(() => id("easel").scrollIntoView()));
 });
 
 id("copy").addEventListener("click", async () => {
@@ -181,10 +221,10 @@ id("copy").addEventListener("click", async () => {
 radios(id("shown"), "shown", (value) => {
   shown = value;
   id("scale").hidden = value !== "confidence";
-  id("watch-cell").hidden = value === "image";
-  if (store.chosen) draw();
+  id("explained").textContent = EXPLAINED[value];
+  if (store.chosen) update();
 });
 on("model", () => (id("chance").textContent = `${(100 / store.model.codes).toPrecision(2)} %, mere chance`));
 on("chosen", showChosen);
 on("group", (group) => group === store.chosen?.group && update());
-on("theme", () => store.chosen && draw());
+on("theme", () => store.chosen && update());

@@ -121,6 +121,20 @@ def test_steps_are_shown_with_hidden_tokens_hatched(run, model, tmp_path):
         assert animation.n_frames == 4
 
 
+def test_steps_show_what_the_model_imagines(run, model, tmp_path):
+    strips = {}
+    for view in ("hidden", "imagined"):
+        run(f"--sample --checkpoint {model} --labels 1,2 --step 3 --save_steps {view}")
+        strip = np.array(Image.open(tmp_path / "mnist" / "samples" / "steps.png"))
+        strips[view] = [strip[:, 66 * step : 66 * (step + 1)] for step in range(4)]
+    # Nothing is imagined before the first step; at the last one the image is finished.
+    for step, is_same in enumerate([True, False, False, True]):
+        covered, whole = strips["hidden"][step], strips["imagined"][step]
+        assert (covered == whole).all() == is_same
+        hatched = np.isin(whole, (96, 160)).mean()
+        assert (hatched > 0.9) == (step == 0)
+
+
 def test_another_first_image_shows_other_images(sampled):
     first, _ = sampled("--num_samples 5")
     both, labels = sampled("--num_samples 5 --first_image 5")

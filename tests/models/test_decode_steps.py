@@ -63,6 +63,18 @@ def test_the_confidence_is_the_probability_of_the_token_that_was_revealed(model)
         revealed = (before.hidden & ~after.hidden).reshape(2, 64)
         found = after.confidence.reshape(2, 64)
         assert np.allclose(found[revealed], chosen.squeeze(-1).numpy()[revealed], rtol=1e-5)
+        # Where a token is still hidden, the step tells what it drew and what is likeliest.
+        for imagined in (after.proposed, after.surest):
+            assert (imagined[~after.hidden] == after.tokens[~after.hidden]).all()
+        hidden = after.hidden.reshape(2, 64)
+        drawn, surest = (
+            probabilities.gather(-1, torch.from_numpy(of).flatten(1)[..., None]).squeeze(-1)
+            for of in (after.proposed, after.surest)
+        )
+        assert np.allclose(found[hidden], drawn.numpy()[hidden], rtol=1e-5)
+        assert np.allclose(
+            surest.numpy()[hidden], probabilities.amax(-1).numpy()[hidden], rtol=1e-5
+        )
         # What was known keeps its own.
         assert (after.confidence[~before.hidden] == before.confidence[~before.hidden]).all()
         assert ((after.confidence > 0) & (after.confidence <= 1)).all()

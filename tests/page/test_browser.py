@@ -1,6 +1,7 @@
 """The page in a real browser: Debian's chromium, driven by selenium."""
 
 import base64
+import io
 import json
 import re
 import shutil
@@ -35,7 +36,7 @@ from selenium.webdriver.support.ui import Select  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 90
-WIDTHS = (390, 1440)
+WIDTHS = (320, 1440)
 
 
 class Browser:
@@ -50,6 +51,14 @@ class Browser:
         self.driver.get("about:blank")
         self.driver.get(f"{self.url}#{view}")
         self.wait("document.querySelectorAll('#classes input').length === 11")
+
+    def forget(self):
+        """Empty what the browser has kept, from a file of the page that runs no scripts."""
+        self.driver.get(f"{self.url}icon.svg")
+        self.driver.execute_async_script(
+            "sessionStorage.clear();"
+            "indexedDB.deleteDatabase('maskgit').onsuccess = () => arguments[0]();"
+        )
 
     def run(self, script, *arguments):
         return self.driver.execute_script(script, *arguments)
@@ -129,8 +138,7 @@ def driver():
 @pytest.fixture
 def page(driver, served):
     browser = Browser(driver, served.url)
-    driver.get(served.url)
-    driver.execute_script("sessionStorage.clear()")
+    browser.forget()
     driver.get_log("browser")
     browser.open()
     yield browser
@@ -176,8 +184,7 @@ def test_a_student_begins_with_the_settings_that_it_is_made_for(driver, serve, t
     made_for = to_plain(student_settings(2))
     save_checkpoint(path, "maskgit", {**contents, "made_for": made_for})
     page = Browser(driver, serve(tmp_path).url)
-    driver.get(page.url)
-    driver.execute_script("sessionStorage.clear()")
+    page.forget()
     page.open()
     choose = """
         const select = document.getElementById("model");
@@ -225,9 +232,9 @@ def test_images_appear_step_by_step_and_are_saved(page, served):
         " arguments[0]([...context.getImageData(0, 0, image.width, image.height).data]); };"
         "image.src = document.getElementById('save').href;"
     )
-    *_, last, _ = served.events(count=5, seed=0)
-    made = np.frombuffer(base64.b64decode(last["pixels"]), np.uint8).reshape(5, 32, 32)
-    assert (np.array(saved).reshape(32, 32, 4)[..., 0] == made[1]).all()
+    *_, done = served.events(count=5, seed=0)
+    made = np.asarray(Image.open(io.BytesIO(base64.b64decode(done["files"][1]))))
+    assert (np.array(saved).reshape(32, 32, 4)[..., 0] == made).all()
 
 
 def test_the_slider_goes_over_the_steps_and_the_map_shows_confidence(page):
@@ -247,8 +254,39 @@ def test_the_slider_goes_over_the_steps_and_the_map_shows_confidence(page):
     assert (page.pixels("#watch-canvas") != image).any()
     ActionChains(page.driver).move_to_element(page.one("#watch-canvas")).perform()
     assert "% sure" in page.one("#watch-cell").text
-    page.one("[data-shown=confidence]").send_keys(Keys.ARROW_LEFT)
+    page.click("[data-shown=imagined]")
+    page.one("[data-shown=imagined]").send_keys(Keys.ARROW_LEFT)
     assert (page.pixels("#watch-canvas") == image).all()
+
+
+def test_the_page_shows_what_the_model_imagines(page):
+    """The whole image at every step, in the panel, the film and all tiles of the group."""
+    page.generate(3)
+    views = ("image", "imagined", "surest", "order")
+
+    def shown(step):
+        page.scrub("#step", step)
+        found = {}
+        for view in views:
+            page.click(f"[data-shown={view}]")
+            found[view] = page.pixels("#watch-canvas")
+        return found
+
+    finished = shown(8)
+    assert all((finished[view] == finished["image"]).all() for view in ("imagined", "surest"))
+    early = shown(2)
+    assert len({early[view].tobytes() for view in views}) == 4
+    # What is covered in one view is filled in the other.
+    page.click("[data-shown=imagined]")
+    tile = "#groups .tile:nth-child(2) canvas"
+    at_step = page.pixels(tile)
+    page.click("[data-shown=image]")
+    assert (page.pixels(tile) != at_step).any()
+    # A click in the film goes to its step.
+    assert len(page.all("#film button")) == 9
+    page.click("#film button:nth-child(7)")
+    assert page.one("#step").get_attribute("value") == "6"
+    assert page.one("#film [aria-pressed=true]").get_attribute("aria-label") == "Step 6"
 
 
 def test_the_steps_play(page):
@@ -256,6 +294,89 @@ def test_the_steps_play(page):
     page.click("#play")
     page.wait("document.getElementById('step').value === '8'")
     page.wait("document.getElementById('play').textContent === 'Play'")
+
+
+def bytes_of(page, group):
+    """The files of a group's images, in base64, in the order of its tiles."""
+    return page.driver.execute_async_script(
+        "const [group, done] = arguments;"
+        "import('./store.js').then(async ({ store }) => {"
+        " const files = store.groups[group].files;"
+        " done(await Promise.all(files.map(async (file) =>"
+        "  btoa(String.fromCharCode(...new Uint8Array(await file.arrayBuffer())))))); });",
+        group,
+    )
+
+
+def test_images_and_the_easel_survive_a_reload_and_another_model(page, runs):
+    for number in range(3):
+        page.generate(2)
+        assert len(page.all("#groups .group")) == number + 1
+    # Three clicks made three different blocks, as the seed was not kept.
+    made = [bytes_of(page, number) for number in range(3)]
+    assert len({file for files in made for file in files}) == 6
+    page.click("#groups .group:nth-child(2) .star")
+    page.click("#groups .group:nth-child(3) .delete")
+    page.run("location.hash = 'edit'")
+    page.click("#take-validation")
+    page.wait("document.getElementById('canvas-state').textContent.includes('image 0')")
+    drag(page, (0, 0), (3, 0))
+    page.driver.refresh()
+    page.wait("document.querySelectorAll('#groups .group').length === 2")
+    assert [bytes_of(page, number) for number in range(2)] == made[:2]
+    assert page.all("#groups .star[aria-pressed=true]")
+    page.wait("document.getElementById('canvas-state').textContent.includes('image 0')")
+    assert num_marked(page) == 4
+    page.click("#undo")
+    assert num_marked(page) == 0
+    # The model's file is another one's for a while.
+    shutil.copytree(runs / "mnist", runs / "other")
+    try:
+        choose = (
+            "const s = document.getElementById('model');"
+            "s.value = [...s.options].find((o) => o.text.startsWith(arguments[0])).value;"
+            "s.dispatchEvent(new Event('change'))"
+        )
+        page.wait("document.querySelectorAll('#model option').length === 2")
+        page.run(choose, "other")
+        page.wait("document.querySelectorAll('#groups .group').length === 0")
+        page.run(choose, "mnist")
+        page.wait("document.querySelectorAll('#groups .group').length === 2")
+        assert [bytes_of(page, number) for number in range(2)] == made[:2]
+    finally:
+        shutil.rmtree(runs / "other")
+
+
+def test_a_kept_seed_makes_the_same_images(page):
+    page.click("#lock")
+    page.fill("#series input[name=seed]", 2**60 + 1)  # more than JavaScript counts
+    page.generate(2)
+    page.generate(2)
+    assert bytes_of(page, 0) == bytes_of(page, 1)
+    assert f"--seed {2**60 + 1}" in page.one("#command").text.replace("=", " ")
+
+
+def test_a_model_that_is_replaced_is_opened_again(page, runs):
+    """Nothing is drawn with the description of the earlier file."""
+    path = runs / "mnist" / "MaskGIT_mnist.pt"
+    before = path.read_bytes()
+    contents = contents_of(read_torch_file(path), path, "maskgit")
+    names = [f"new {name}" for name in contents["class_names"]]
+    page.generate(1)
+    try:
+        save_checkpoint(path, "maskgit", {**contents, "class_names": names})
+        page.click("#generate-go")
+        page.wait("document.getElementById('message').textContent.includes('replaced')")
+        page.wait("document.querySelector('#classes label').textContent === 'new 0'")
+        # What was made before keeps its names.
+        assert page.one("#groups .tile span").text.startswith("0 ")
+        page.click("#generate-go")
+        page.wait("document.querySelector('#groups .tile span').textContent.startsWith('new 0')")
+        # Without a click the page sees it, too.
+        path.write_bytes(before)
+        page.wait("document.querySelector('#classes label').textContent === '0'")
+    finally:
+        path.write_bytes(before)
 
 
 def test_from_a_step_one_can_branch(page):
@@ -321,7 +442,9 @@ def test_cells_are_painted_and_regenerated(page):
     # A variant becomes the next original.
     page.click("#variants .tile:nth-child(3)")
     page.click("#edit-this")
-    assert page.is_in_view("#easel")
+    page.wait(
+        "Math.abs(document.getElementById('easel').getBoundingClientRect().top) < innerHeight / 2"
+    )
     assert num_marked(page) == 0
     assert page.one("#canvas-state").text.startswith("9 · 2:")
     page.click("[data-tool=brush]")
@@ -448,6 +571,14 @@ def test_a_decoding_can_be_stopped(page):
     page.wait("!document.querySelector('#generate .stop').checkVisibility()")
     assert not page.one("#message").is_displayed()
     assert page.one("#save").get_attribute("href") is None
+    assert re.fullmatch(r"stopped at step \d+ of 64", page.one("#groups small").text)
+    page.driver.refresh()
+    page.wait("document.querySelector('#groups small')?.textContent.startsWith('stopped')")
+    page.click("#groups .go-on")
+    page.wait("document.querySelector('#groups .tile') !== null")
+    page.click("#groups .delete")
+    page.wait("document.querySelector('#groups .tile') === null")
+    assert not page.one("#message").is_displayed()
 
 
 @pytest.fixture

@@ -47,6 +47,20 @@ def in_base64(values, dtype="u1"):
     return base64.b64encode(np.asarray(values, dtype).tobytes()).decode()
 
 
+def picture(text):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def tiles(event, count, name="imagined"):
+    """The images in the picture of a step: gray, in one row."""
+    sheet = picture(event[name])
+    return sheet[..., 0].reshape(SIZE, count, SIZE).transpose(1, 0, 2)
+
+
+def png_of(pixels):
+    return base64.b64encode(file_of(pixels.astype(np.uint8).reshape(SIZE, SIZE))).decode()
+
+
 def file_of(image):
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
@@ -80,9 +94,9 @@ def test_every_step_is_sent_and_follows_the_plan(served):
     confidence = decoded(steps[-1], "confidence", "<f4")
     assert ((confidence > 0) & (confidence <= 1)).all()
     # The finished images are those of the last step.
-    images = decoded(steps[-1], "pixels").reshape(2, SIZE, SIZE)
-    for image, file in zip(images, done["files"], strict=True):
-        assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(file)))) == image).all()
+    for name in ("imagined", "surest"):
+        for image, file in zip(tiles(steps[-1], 2, name), done["files"], strict=True):
+            assert (picture(file) == image).all()
 
 
 @pytest.mark.parametrize(
@@ -96,7 +110,7 @@ def test_every_step_is_sent_and_follows_the_plan(served):
         {"edit": {"validation": 9, "cells": [0, 1, 8, 9, 20]}, "count": 3},
         {"edit": {"validation": 4, "right": -2, "down": 3, "cells": [63], "put_back": False}},
         {"edit": {"validation": 1, "cells": [27], "grow": 2}},
-        {"edit": {"pixels": in_base64(np.arange(SIZE**2) % 251), "cells": [5, 6, 60]}},
+        {"edit": {"file": png_of(np.arange(SIZE**2) % 251), "cells": [5, 6, 60]}},
     ],
     ids=[
         "plain",
@@ -113,9 +127,8 @@ def test_every_step_is_sent_and_follows_the_plan(served):
 def test_the_command_that_is_shown_makes_the_same_bits(served, tmp_path, monkeypatch, more):
     start, *_, done = served.events(**more)
     made = [base64.b64decode(file) for file in done["files"]]
-    if "pixels" in more.get("edit", {}):  # the user saves the original under this name
-        pixels = np.frombuffer(base64.b64decode(more["edit"]["pixels"]), np.uint8)
-        (tmp_path / "original.png").write_bytes(file_of(pixels.reshape(SIZE, SIZE)))
+    if "file" in more.get("edit", {}):  # the user saves the original under this name
+        (tmp_path / "original.png").write_bytes(base64.b64decode(more["edit"]["file"]))
     python, program, *arguments = shlex.split(start["command"])
     assert (python, program) == ("python", "MaskGIT.py")
     monkeypatch.chdir(tmp_path)
@@ -130,9 +143,9 @@ def test_the_command_that_is_shown_makes_the_same_bits(served, tmp_path, monkeyp
 
 def test_editing_keeps_the_pixels_outside_and_shifts_the_image(served):
     original = np.arange(SIZE**2, dtype=np.uint8).reshape(SIZE, SIZE)
-    edit = {"pixels": in_base64(original), "right": 2, "cells": [GRID * GRID - 1]}
+    edit = {"file": png_of(original), "right": 2, "cells": [GRID * GRID - 1]}
     *_, last, _ = served.events(edit=edit)
-    for image in decoded(last, "pixels").reshape(2, SIZE, SIZE):
+    for image in tiles(last, 2):
         assert (image[:28, 8:] == original[:28, :-8]).all()
         assert (image[28:, 8:28] == original[28:, :20]).all()
 
@@ -204,8 +217,8 @@ def test_a_reader_who_leaves_ends_the_decoding(served):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"model": "no such"}, "there is no such model"),
-        ({"model": "../../etc/passwd"}, "there is no such model"),
+        ({"model": "no such"}, "this model is gone"),
+        ({"model": "../../etc/passwd"}, "this model is gone"),
         ({"tab": ""}, "tab must be a text"),
         ({"tab": 5}, "tab must be a text"),
         ({"count": 0}, "count is 0; it must be a whole number from 1"),
@@ -213,8 +226,9 @@ def test_a_reader_who_leaves_ends_the_decoding(served):
         ({"count": True}, "count is True"),
         ({"count": 1e3}, "count is 1000.0"),
         ({"seed": -1}, "seed is -1"),
-        ({"seed": 2**60}, "seed is"),
-        ({"first_image": "0"}, "first_image is 0"),
+        ({"seed": 2**63}, "seed is"),
+        ({"seed": "1e3"}, "seed is 1e3"),
+        ({"first_image": ""}, "first_image is"),
         ({"labels": [11]}, "labels has 11; it holds numbers from 0 to 10"),
         ({"labels": [0] * 12}, "labels must be a list of at most 11 numbers"),
         ({"labels": "3"}, "labels must be a list"),
@@ -230,16 +244,20 @@ def test_a_reader_who_leaves_ends_the_decoding(served):
         ({"sampling": []}, "sampling must be an object"),
         ({"edit": {"validation": 0}}, "nothing is marked"),
         ({"edit": {"validation": 20, "cells": [0]}}, "validation is 20"),
-        ({"edit": {"validation": "0", "cells": [0]}}, "validation is 0; it must be"),
+        ({"edit": {"validation": "x", "cells": [0]}}, "validation is x; it must be"),
         ({"edit": {"validation": 0, "cells": [64]}}, "cells has 64"),
         ({"edit": {"validation": 0, "cells": [-1]}}, "cells has -1"),
         ({"edit": {"validation": 0, "cells": [[0]]}}, "cells has"),
         ({"edit": {"validation": 0, "right": 8}}, "right is 8"),
         ({"edit": {"validation": 0, "cells": [0], "grow": 9}}, "grow is 9"),
         ({"edit": {"validation": 0, "cells": [0], "put_back": 1}}, "put_back must be true"),
-        ({"edit": {"pixels": "AAAA", "cells": [0]}}, "pixels must be 1024 bytes"),
-        ({"edit": {"pixels": "é", "cells": [0]}}, "pixels must be 1024 bytes"),
-        ({"edit": {"cells": [0]}}, "pixels must be 1024 bytes"),
+        ({"edit": {"file": "AAAA", "cells": [0]}}, "cannot read the image to edit"),
+        ({"edit": {"file": "é", "cells": [0]}}, "cannot read the image to edit: it is empty"),
+        ({"edit": {"cells": [0]}}, "cannot read the image to edit: it is empty"),
+        (
+            {"edit": {"file": base64.b64encode(bomb(16)).decode(), "cells": [0]}},
+            "the image to edit must have 32 x 32 pixels",
+        ),
         ({"midway": {}}, "tokens must be 256 bytes"),
     ],
 )  # fmt: skip
@@ -301,7 +319,7 @@ def test_an_upload_is_brought_to_the_size_of_the_model(served):
     status, _, body = served.ask(f"api/models/{served.model}/upload", file_of(image))
     answer = json.loads(body)
     assert (status, answer["was"]) == (200, [100, 64])
-    assert (decoded(answer, "pixels") == 200).all()
+    assert (picture(answer["file"]) == 200).all()
 
 
 @pytest.mark.parametrize(
@@ -383,7 +401,7 @@ def test_a_raw_origin_is_refused_in_one_line(served, origin):
         {"model": "\udfff"},
         {"count": "\ud800"},
         {"labels": ["\ud800"]},
-        {"edit": {"pixels": "\ud800", "cells": [0]}},
+        {"edit": {"file": "\ud800", "cells": [0]}},
         {"sampling": {"cfg_w": 10**400}},
         {"sampling": {"step": 10**400}},
         {"sampling": {"cfg_interval": [1e300, -(10**400)]}},
