@@ -11,7 +11,7 @@ from commands.request import Data, Request
 from data.batches import uint8_blocks
 from data.generated import Blocks
 from data.images import ImageDataset
-from data.spec import RESIZE, Split
+from data.spec import Split
 from metrics.extractor import Extractor, open_extractor
 from metrics.judge import Judge, Reference, cached_features, check_count, file_features
 from metrics.protocols import PROTOCOLS, Protocol
@@ -73,7 +73,7 @@ class JudgeSource:
             classes=len(images.class_names),
             size=size_text(images.size),
             channels=images.channels,
-            resize=RESIZE,
+            resize=images.preparation.rule,
         )
         real = cached_features(extractor, reference, self._blocks(images), self.cache_folder)
         if self.written is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from commands import kinds
 from data.datasets import DATASETS
-from data.spec import FITS, VIEWS, Preparation
+from data.spec import FITS, RESIZES, VIEWS, Preparation
 from metrics.better import BETTER, PROTOCOLS
 from models.maskgit.config import TransformerConfig
 from models.sampling import CHOICES, SamplingConfig
@@ -174,6 +174,8 @@ def _data() -> Iterator[Option]:
     shown = LOOKING - {"edit", "page"}
     text = "crop takes the center of an image, pad adds bars so that all of it is seen"
     yield prepares("fit", str, "HOW", text, shown, choices=FITS)
+    text = "how images get their size: by a bilinear filter, as ADM does, or by a bicubic one"
+    yield prepares("resize", str, "RULE", text, shown, choices=tuple(RESIZES))
     text = "color behind transparent parts, and of the bars of --fit pad: a name, or #rrggbb"
     yield prepares("background", kinds.color, "COLOR", text, shown)
     text = "flips of the training images; letters and flags need none [the dataset's own]"

@@ -2,7 +2,7 @@
 
 The largest centered part of an image with the wanted shape is resized to the wanted size. The
 filter is PIL's bilinear one, which averages over all source pixels when it shrinks an image.
-`Preparation.fit` "pad" adds bars instead of cropping.
+`Preparation.resize` chooses another rule; `Preparation.fit` "pad" adds bars instead of cropping.
 Published FIDs depend on this choice: random crops, squashing to a square or a filter that does not
 average give other reference statistics. So compare only with figures that were measured on images
 prepared in the same way. Axes: B batch, C channels, H W pixels.
@@ -28,6 +28,12 @@ from data.files import FileError
 from data.image_file import load_image
 from data.spec import AS_IT_IS, FITS, Preparation, Source
 from utils.size import Written, size_of
+
+FILTERS = {  # of what is left to resize, for each way in data.spec.RESIZES
+    "default": Image.Resampling.BILINEAR,
+    "adm": Image.Resampling.BICUBIC,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 
 
 class ImageDataset(Dataset):
@@ -86,9 +92,12 @@ class ImageDataset(Dataset):
             FileError: if its file is damaged.
         """
         image, label = self.source.items[index]
-        fit, page = self.preparation.fit, self.preparation.background
+        how = self.preparation
         changes = (self._change(index, number) for number in numbers)
-        shown = [to_tensor(image, self.size, self.channels, fit, page, one) for one in changes]
+        shown = [
+            to_tensor(image, self.size, self.channels, how.fit, how.background, one, how.resize)
+            for one in changes
+        ]
         return torch.stack(shown), _plain_label(label)
 
     def _change(self, index: int, number: int) -> Change | None:
@@ -178,9 +187,10 @@ def to_tensor(
     fit: str = FITS[0],
     background: str = "white",
     change: Change | None = None,
+    resize: str = "default",
 ) -> Tensor:
     """Do what `to_array` does; uint8 (channels, H, W)."""
-    pixels = to_array(image, size, channels, fit, background, change).transpose(2, 0, 1)
+    pixels = to_array(image, size, channels, fit, background, change, resize).transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
@@ -191,6 +201,7 @@ def to_array(
     fit: str = FITS[0],
     background: str = "white",
     change: Change | None = None,
+    resize: str = "default",
 ) -> np.ndarray:
     """Give an image the shape of a size, and resize it.
 
@@ -201,6 +212,7 @@ def to_array(
         fit: "crop" takes the center of the image, "pad" adds bars.
         background: color of the bars.
         change: which part to take, and how to change its colors; None for the image as it is.
+        resize: a key of `data.spec.RESIZES`.
 
     Returns:
         uint8 (H, W, channels).
@@ -210,10 +222,12 @@ def to_array(
     image = image if image.mode == mode else image.convert(mode)
     if fit == "pad":
         image = _padded(image, height, width, background)
+    if resize == "adm":
+        image = _as_adm(image, height, width)
     if image.size != (width, height) or change is not None:
         box = center_box(image.size, height, width)
         box = box if change is None else change.part_of(box)
-        image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        image = image.resize((width, height), FILTERS[resize], box=box)
     pixels = np.array(image, np.uint8).reshape(height, width, channels)
     return pixels if change is None else change.recolored(pixels)
 
@@ -245,6 +259,21 @@ def center_box(size: tuple[int, int], height: int, width: int) -> Box:
     down = min(size[1], size[0] * height / width)
     left, top = (size[0] - across) / 2, (size[1] - down) / 2
     return left, top, left + across, top + down
+
+
+def _as_adm(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Resize and crop an image as guided-diffusion does (center_crop_arr in image_datasets.py).
+
+    It is halved with a box filter while it stays large enough, resized with a bicubic filter, and
+    cropped in the center.
+    """
+    while image.width >= 2 * width and image.height >= 2 * height:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = max(width / image.width, height / image.height)
+    sides = round(image.width * scale), round(image.height * scale)
+    image = image.resize(sides, Image.Resampling.BICUBIC)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def _padded(image: Image.Image, height: int, width: int, background: str) -> Image.Image:

@@ -54,7 +54,10 @@ class _Seen(Dataset):
         images = self._images
         image, _ = images.source.items[self._indices[index]]
         prepared = images.preparation
-        shown = to_array(image, images.size, images.channels, prepared.fit, prepared.background)
+        shown = to_array(
+            image, images.size, images.channels, prepared.fit, prepared.background,
+            resize=prepared.resize,
+        )  # fmt: skip
         first = shown[0, 0]
         color = int.from_bytes(np.broadcast_to(first, 3).tobytes(), "big")
         left, top, right, bottom = center_box(image.size, *images.size)

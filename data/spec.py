@@ -10,7 +10,15 @@ from typing import Any, Literal, Protocol
 
 Split = Literal["train", "validation"]
 RESIZE = "shorter side, antialiased bilinear, centre crop"
-"""How every image gets its size (data/images.py); token caches and statistics depend on it."""
+"""How an image gets its size by default (data/images.py); token caches and statistics depend on
+it."""
+
+RESIZES = {
+    "default": RESIZE,
+    "adm": "halved by boxes, antialiased bicubic, centre crop, as in guided-diffusion",
+    "bicubic": "shorter side, antialiased bicubic, centre crop",
+}
+"""Ways to give an image its size."""
 
 VIEWS = {"none": 1, "horizontal": 2, "both": 4}
 """Ways to show one training image, for each kind of `DatasetSpec.flips`."""
@@ -26,6 +34,7 @@ class Preparation:
         fit: how an image gets the wanted shape: "crop" takes the largest part in its center, "pad"
             takes all of it and adds bars.
         background: color behind transparent parts, and of the bars: a name, or #rrggbb.
+        resize: a key of RESIZES.
         flips: a key of VIEWS; None for the flips of the dataset.
         augment: number of changed copies of every training image (data/augment.py).
         seed: seed of these changes.
@@ -33,15 +42,22 @@ class Preparation:
 
     fit: str = FITS[0]
     background: str = "white"
+    resize: str = "default"
     flips: str | None = None
     augment: int = 0
     seed: int = 0
 
     def identity(self) -> dict[str, Any]:
         """Return what tokens depend on, without defaults, and without the number of flips."""
-        names = ("fit", "background", "augment", *(("seed",) if self.augment else ()))
+        names = ("fit", "background", "resize", "augment", *(("seed",) if self.augment else ()))
         changed = {name: getattr(self, name) for name in names}
         return {name: value for name, value in changed.items() if value != getattr(AS_IT_IS, name)}
+
+    @property
+    def rule(self) -> str:
+        """How an image gets its size, in words; statistics depend on it."""
+        bars = f", bars of {self.background} in place of the crop" if self.fit == "pad" else ""
+        return RESIZES[self.resize] + bars
 
 
 AS_IT_IS = Preparation()

@@ -46,7 +46,7 @@ class Reference:
         source: digest of the dataset's files.
         size: height and width of an image in pixels, as `size_text` writes it.
         channels: channels of an image, 1 or 3.
-        resize: how the images were resized (`data.spec.RESIZE`).
+        resize: how the images were resized (`Preparation.rule`).
     """
 
     dataset: str

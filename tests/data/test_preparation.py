@@ -1,4 +1,4 @@
-"""--fit, --background, --flips and --augment: what becomes of the pixels, and of the tokens."""
+"""--fit, --resize, --background, --flips, --augment: what becomes of pixels and tokens."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from data.batches import training_batches
 from data.image_file import load_image
 from data.images import flip_view, to_array
 from data.open import open_dataset
-from data.spec import AS_IT_IS, Preparation
+from data.spec import AS_IT_IS, FITS, RESIZE, RESIZES, Preparation
 from data.token_cache import cached_tokens
 
 SIZE, RED = 8, (255, 0, 0)
@@ -38,6 +38,40 @@ def test_padding_keeps_the_whole_image_and_adds_bars(size):
     covered = min(size) / max(size)
     assert pixels[..., 0].mean() / 255 == pytest.approx(1 - covered, abs=0.05)
     assert (to_array(image, SIZE, 3, "crop", "red") == (0, 0, 255)).all()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (20, 24), (33, 17), (100, 37), (8, 8), (5, 7), (8, 30)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_adm_resizes_as_guided_diffusion_does(size, channels):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    original = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
+    made = original
+    while min(made.size) // SIZE >= 2:
+        made = made.resize([side // 2 for side in made.size], Image.BOX)
+    factor = SIZE / min(made.size)
+    made = np.asarray(made.resize([round(side * factor) for side in made.size], Image.BICUBIC))
+    top, left = (made.shape[0] - SIZE) // 2, (made.shape[1] - SIZE) // 2
+    expected = made[top:, left:][:SIZE, :SIZE].reshape(SIZE, SIZE, channels)
+    np.testing.assert_array_equal(to_array(original, SIZE, channels, resize="adm"), expected)
+
+
+def test_bicubic_changes_the_filter_alone():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8))
+    expected = np.asarray(image.resize((SIZE, SIZE), Image.BICUBIC))
+    np.testing.assert_array_equal(to_array(image, SIZE, 3, resize="bicubic"), expected)
+    default = np.asarray(image.resize((SIZE, SIZE), Image.BILINEAR))
+    np.testing.assert_array_equal(to_array(image, SIZE, 3), default)
+    fits = np.asarray(image)[:SIZE, :SIZE]
+    for rule in RESIZES:  # nothing is left to do
+        np.testing.assert_array_equal(to_array(Image.fromarray(fits), SIZE, 3, resize=rule), fits)
+
+
+def test_datasets_take_the_rule(folder):
+    shown = [opened(folder, resize=rule)[0][0] for rule in RESIZES]
+    assert len({pixels.numpy().tobytes() for pixels in shown}) == len(RESIZES)
+    rules = {Preparation(resize=rule, fit=fit).rule for rule in RESIZES for fit in FITS}
+    assert len(rules) == len(RESIZES) * len(FITS)
+    assert AS_IT_IS.rule == RESIZE
 
 
 def test_padding_keeps_edges_that_the_crop_cuts():
@@ -143,7 +177,14 @@ def test_training_batches_hold_views_of_their_images(folder):
 
 def test_defaults_leave_the_names_of_caches_as_they_are():
     assert AS_IT_IS.identity() == Preparation(flips="none", seed=7).identity() == {}
-    others = [{"fit": "pad"}, {"background": "red"}, {"augment": 2}, {"augment": 2, "seed": 7}]
+    others = [
+        {"fit": "pad"},
+        {"resize": "adm"},
+        {"resize": "bicubic"},
+        {"background": "red"},
+        {"augment": 2},
+        {"augment": 2, "seed": 7},
+    ]
     identities = [Preparation(**settings).identity() for settings in others]
     assert all(identities)
     assert len({str(one) for one in identities}) == len(others)
