@@ -80,12 +80,14 @@ class Family:
         license: that of the weights which its authors publish; empty if they publish none.
         recognizes: tells whether a file of another program is one of these. The rows are asked in
             order, so a family whose files also look like another's comes first.
+        accepts: tells whether a file can be one of these if the user says so; None: `recognizes`.
     """
 
     config: Any
     layout: str = ""
     license: str = ""
     recognizes: Callable[[ForeignFile], bool] = lambda file: False
+    accepts: Callable[[ForeignFile], bool] | None = None
 
     @property
     def name(self) -> str:

@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from models.amused import foreign as amused_files
+from models.amused.config import AmusedConfig
+from models.amused.network import AmusedModel
 from models.family import (
     Family,
     TokenizerFamily,
@@ -25,12 +28,18 @@ from models.halton import foreign as halton_files
 from models.halton.config import HaltonConfig
 from models.halton.transformer import HaltonTransformer
 from models.halton.transformer import training_bytes as halton_bytes
+from models.ibq import foreign as ibq_files
+from models.ibq.config import IBQConfig
+from models.ibq.network import IBQModel
 from models.llamagen import foreign as llamagen_files
 from models.llamagen.config import LlamaGenConfig
 from models.llamagen.network import LlamaGenModel
 from models.maskgit import foreign as maskgit_files
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import JOINED, MaskedTransformer, training_bytes
+from models.maskgit_vqgan import foreign as maskgit_vqgan_files
+from models.maskgit_vqgan.config import MaskgitVQGANConfig
+from models.maskgit_vqgan.network import MaskgitVQModel
 from models.model import BEST_SETTINGS, Model, read_best_settings
 from models.sampling import SamplingConfig
 from models.shapes import Given, TransformerShape, refuse_contradictions
@@ -64,6 +73,35 @@ TOKENIZERS = (
         license="MIT (FoundationVision/LlamaGen)",
         recognizes=llamagen_files.recognizes,
         read=llamagen_files.read,
+        adapt=vqgan_files.adapt,
+    ),
+    TokenizerFamily(
+        config=MaskgitVQGANConfig,
+        network=MaskgitVQModel,
+        layout=maskgit_vqgan_files.LAYOUT,
+        license="Apache-2.0 (google-research/maskgit; markweberdev/maskbit)",
+        recognizes=maskgit_vqgan_files.recognizes,
+        read=maskgit_vqgan_files.read,
+        adapt=vqgan_files.adapt,
+    ),
+    TokenizerFamily(
+        config=IBQConfig,
+        network=IBQModel,
+        layout=ibq_files.LAYOUT,
+        license="Apache-2.0 (TencentARC/SEED-Voken)",
+        recognizes=ibq_files.recognizes,
+        accepts=vqgan_files.is_complete,
+        read=ibq_files.read,
+        adapt=vqgan_files.adapt,
+    ),
+    TokenizerFamily(
+        config=AmusedConfig,
+        network=AmusedModel,
+        layout=amused_files.LAYOUT,
+        license="openrail++ (amused/amused-512), or what the file's own page says",
+        recognizes=amused_files.recognizes,
+        accepts=lambda file: amused_files.recognizes(file) or vqgan_files.is_complete(file),
+        read=amused_files.read,
         adapt=vqgan_files.adapt,
     ),
     TokenizerFamily(
@@ -378,9 +416,11 @@ def _family_of_file(
     """
     if named is not None:
         families = (_family_asked_for(families[0].config.kind, named, path),)
+    file = ForeignFile(stored, path)
     with opening(path):
         for family in families:
-            if family.recognizes(ForeignFile(stored, path)):
+            accepts = family.accepts if named and family.accepts else family.recognizes
+            if accepts(file):
                 if family.license:
                     log.info("%s: %s, published under %s", path, family.name, family.license)
                 return family

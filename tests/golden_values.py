@@ -21,9 +21,9 @@ def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
     values = uniform(name, shape)
     if len(shape) == 4:
         values *= np.sqrt(3 / np.prod(shape[1:]))
-    elif name.endswith("embedding.weight"):
+    elif name.endswith(("embedding.weight", "embeddingweight")):
         values *= 1.5
-    elif name.endswith(".weight"):
+    elif name.endswith("weight"):
         values = 1 + 0.2 * values
     else:
         values *= 0.2

@@ -29,4 +29,4 @@ class SphereQuantizer(VectorQuantizer):
 class LlamaGenModel(VQModel):
     """LlamaGen's autoencoder."""
 
-    quantizer: ClassVar[type[VectorQuantizer]] = SphereQuantizer
+    quantizer_class: ClassVar[type[VectorQuantizer]] = SphereQuantizer

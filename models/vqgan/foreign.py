@@ -56,6 +56,11 @@ def recognizes(file: ForeignFile) -> bool:
     return bool(unwrapped(file.stored, SIGNS).weights)
 
 
+def is_complete(file: ForeignFile) -> bool:
+    """Return whether a file has all signs of a VQ-GAN in taming's layout."""
+    return file.holds(NEEDED)
+
+
 def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> VQModel:
     """Build the VQ-GAN in a file of another program, on the CPU.
 
@@ -66,7 +71,12 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> VQMod
     Raises:
         UserError: if the weights do not make a VQ-GAN, or contradict a given field.
     """
-    return model_of(VQGANConfig, VQModel, find_weights(file), file.path, image_size, given)
+    model = model_of(VQGANConfig, VQModel, find_weights(file), file.path, image_size, given)
+    if model.config.num_res_blocks == 4:
+        log.warning(
+            "%s could be of IBQ, without its averages; if so, give `tokenizer` ibq", file.path
+        )
+    return model
 
 
 def model_of(
@@ -76,6 +86,7 @@ def model_of(
     path: Path,
     image_size: Size,
     given: Mapping[str, Any],
+    **known: Any,
 ) -> AnyModel:
     """Build a VQ-GAN, or one of a family like it, from weights with taming's names.
 
@@ -84,6 +95,7 @@ def model_of(
         network: the network of the family.
         weights: all weights of the network, and no others.
         given: fields of VQGANConfig that the user set.
+        **known: fields that only the config of the family has.
 
     Raises:
         UserError: as `read`.
@@ -91,7 +103,7 @@ def model_of(
     try:
         inferred = infer_config(weights, image_size)
         from_user = {name: given[name] for name in NOT_IN_WEIGHTS if name in given}
-        config = config_class(**{**inferred, **from_user})
+        config = config_class(**{**inferred, **from_user, **known})
         config.validate()
         return build_with_weights(lambda: network(config), weights)
     except ValueError as error:
@@ -140,7 +152,7 @@ def at_size(model: AnyModel, image_size: Size) -> AnyModel:
     return build_with_weights(lambda: type(model)(config), model.state_dict())
 
 
-def remapped(model: AnyModel, remap: tuple[int, ...]) -> VQModel:
+def remapped(model: AnyModel, remap: tuple[int, ...]) -> AnyModel:
     """Build the same model with fewer tokens: token i means code remap[i]."""
     config = replace(model.config, remap=remap)
     weights = {**model.state_dict(), "quantize.used": torch.tensor(remap)}
@@ -201,7 +213,7 @@ def _refuse_other_kinds(weights: Mapping[str, Tensor], path: Path) -> None:
     if any(name.startswith("model_ema.") for name in weights):
         raise UserError(
             f"{path} holds averages of its weights (model_ema.decay and so on), as the tokenizers "
-            f"of IBQ do, whose tokens are not the nearest codes; {needed}"
+            f"of IBQ do, whose tokens are not the nearest codes; if it is one, give `tokenizer` ibq"
         )
     if any(".to_qkv." in name for name in weights):
         raise UserError(

@@ -6,7 +6,7 @@ token grid, Z z_channels, D width of a code.
 """
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch._functorch.config
@@ -213,26 +213,38 @@ class Reconstruction(NamedTuple):
 
 
 class VQModel(TokenizerNetwork):
-    """The VQ-GAN's autoencoder.
+    """The VQ-GAN's autoencoder; families like it replace the class attributes.
 
     Attributes:
-        quantizer: the class of its quantizer; families with another one replace it.
         colorize: a projection of label channels to RGB, or None.
+        encoder_class, decoder_class, quantizer_class: the classes of its parts.
+        has_quant_convs: whether there are 1x1 convolutions before and after the quantizer.
+        from_zero: whether encoder and decoder work with pixels in [0, 1], not in [-1, 1].
     """
 
-    quantizer: ClassVar[type[VectorQuantizer]] = VectorQuantizer
+    encoder_class: ClassVar[Any] = Encoder
+    decoder_class: ClassVar[Any] = Decoder
+    quantizer_class: ClassVar[type[VectorQuantizer]] = VectorQuantizer
+    has_quant_convs: ClassVar[bool] = True
+    from_zero: ClassVar[bool] = False
     config: VQGANConfig
+    encoder: Encoder
+    decoder: Decoder
+    quant_conv: nn.Conv2d | None
+    post_quant_conv: nn.Conv2d | None
     colorize: Tensor | None
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         self.config = config
         encoded = config.z_channels * (2 if config.double_z else 1)
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
-        self.quantize = self.quantizer(config)
-        self.quant_conv = nn.Conv2d(encoded, config.embed_dim, 1)
-        self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
+        self.encoder = self.encoder_class(config)
+        self.decoder = self.decoder_class(config)
+        self.quantize = self.quantizer_class(config)
+        self.quant_conv = self.post_quant_conv = None
+        if self.has_quant_convs:
+            self.quant_conv = nn.Conv2d(encoded, config.embed_dim, 1)
+            self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
         for layer in self.modules():
             if isinstance(layer, GroupNorm):
                 layer.num_groups = config.norm_groups
@@ -266,7 +278,8 @@ class VQModel(TokenizerNetwork):
 
     def latents(self, images: Tensor) -> Tensor:
         """Compute the quantizer's input: (B, C, H, W) in [-1, 1] -> (B, D, h, w)."""
-        return self.quant_conv(self.encoder(images))
+        z = self.encoder((images + 1) / 2 if self.from_zero else images)
+        return z if self.quant_conv is None else self.quant_conv(z)
 
     def encode(self, images: Tensor) -> Tensor:
         """Turn images (B, C, H, W) in [-1, 1] into tokens int64 (B, h, w) in [0, K)."""
@@ -287,7 +300,9 @@ class VQModel(TokenizerNetwork):
 
     def decode(self, vectors: Tensor) -> Tensor:
         """Turn quantized vectors (B, D, h, w) into images (B, C, H, W), not clamped."""
-        return self.decoder(self.post_quant_conv(vectors))
+        z = vectors if self.post_quant_conv is None else self.post_quant_conv(vectors)
+        images = self.decoder(z)
+        return 2 * images - 1 if self.from_zero else images
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         """Turn tokens int64 (B, h, w) in [0, K) into images (B, C, H, W), not clamped."""

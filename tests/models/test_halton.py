@@ -13,10 +13,11 @@ import torch
 from golden_values import uniform
 from toy_families import GrayConfig, GrayNetwork
 
-from models.decoding import halton_order, halton_orders, make_plan, reveal_counts
+from models.decoding import make_plan, reveal_counts
 from models.halton.config import HaltonConfig
 from models.halton.foreign import to_foreign
 from models.halton.transformer import HaltonTransformer
+from models.halton_order import halton_order, halton_orders
 from models.model import Model
 from models.open import foreign_model, new_transformer
 from models.sampling import SamplingConfig

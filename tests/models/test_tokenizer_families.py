@@ -21,8 +21,25 @@ from utils.errors import UserError
 GOLDEN = Path(__file__).parents[1] / "golden"
 PROGRAMS = {  # of a family: repository, commit, class
     "llamagen": ("FoundationVision/LlamaGen", "ce98ec4", "tokenizer_image.vq_model.VQModel"),
-}
-CASES = [("llamagen", "f4"), ("llamagen", "f2")]
+    "maskgit_vqgan": (
+        "bytedance/1d-tokenizer", "942a96f", "modeling.modules.maskgit_vqgan.{Encoder,Decoder}",
+        "markweberdev/maskbit", "5ea3d73", "modeling.conv_vqgan.ConvVQModel",
+    ),
+    "ibq": (
+        "TencentARC/SEED-Voken", "b9a17ea",
+        "src.IBQ.modules.{diffusionmodules.model,vqvae.quantize,ema}, as in models.ibqgan.IBQ",
+    ),
+    "amused": (
+        "huggingface/diffusers", "0.42.1", "VQModel",
+        "huggingface/open-muse", "64e1afe", "muse.VQGANModel",
+    ),
+}  # fmt: skip
+CASES = [
+    *(("llamagen", case) for case in ("f4", "f2")),
+    *(("maskgit_vqgan", case) for case in ("titok", "titok f2", "plus", "plus f2", "legacy")),
+    *(("ibq", case) for case in ("f4", "f2")),
+    *(("amused", case) for case in ("diffusers", "diffusers f2", "open-muse")),
+]
 
 
 class Golden(NamedTuple):
@@ -79,7 +96,8 @@ def test_tokens_and_images_are_the_original_s(recorded: Golden, tmp_path: Path) 
     assert torch.equal(tokens, recorded.tokens)
     with torch.no_grad():
         images = tokenizer.network.decode_tokens(tokens)
-    torch.testing.assert_close(images, recorded.images, atol=1e-5, rtol=0)
+    largest = recorded.images.abs().max().item()  # up to 10, because the weights are random
+    torch.testing.assert_close(images, recorded.images, atol=1e-5 * largest, rtol=0)
 
 
 def test_it_is_kept_as_it_is(small: Golden, tmp_path: Path) -> None:
@@ -95,8 +113,8 @@ def test_an_entry_more_or_less_is_refused(small: Golden, tmp_path: Path) -> None
     for name in ("quantize.scale", "encoder.patch.weight", "logvar"):
         with pytest.raises(UserError, match=f"{name} is not part of it"):
             small.load({**small.weights, name: torch.ones(1)}, tmp_path)
-    for name in ("decoder.conv_out.bias", "encoder.norm_out.weight"):
-        fewer = {key: value for key, value in small.weights.items() if key != name}
+    for name in ("decoder.conv_out.bias", "encoder.conv_out.bias"):
+        fewer = {k: v for k, v in small.weights.items() if not has_name(k, name)}
         with pytest.raises(UserError, match=f"{name} is missing"):
             small.load(fewer, tmp_path)
     less = {
@@ -106,13 +124,18 @@ def test_an_entry_more_or_less_is_refused(small: Golden, tmp_path: Path) -> None
         small.load(less, tmp_path)
 
 
+def has_name(key: str, name: str) -> bool:
+    """Whether a weight, or its average, has this name."""
+    return key.replace(".", "").endswith(name.replace(".", ""))
+
+
 def test_the_family_can_be_named(small: Golden, tmp_path: Path) -> None:
     tokenizer = small.load(small.weights, tmp_path, family=small.family)
     assert tokenizer.config.family == small.family
     for family in PROGRAMS.keys() - {small.family}:
-        with pytest.raises(UserError, match=rf"`tokenizer` {family}: .*model\.pt holds no"):
+        with pytest.raises(
+            UserError, match=rf"`tokenizer` {family}: .*model\.pt holds no|do not make"
+        ):
             small.load(small.weights, tmp_path, family=family)
-    with pytest.raises(UserError, match="no VQ-GAN in taming-transformers' layout"):
-        small.load(small.weights, tmp_path, family="vqgan")
     with pytest.raises(UserError, match="unknown tokenizer family 'other'"):
         small.load(small.weights, tmp_path, family="other")

@@ -339,7 +339,6 @@ def averages(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (averages, r"averages of its weights \(model_ema.decay and so on\), as .* IBQ"),
         (lambda w: {**w, "quantize.scale": torch.ones(1)}, "quantize.scale is not part of it"),
         (lambda w: {**w, "logvar": torch.ones(1)}, "logvar is not part of it"),
         (lambda w: {**w, "encoder.patch.weight": torch.ones(1)}, "encoder.patch.weight is not"),
@@ -352,6 +351,26 @@ def test_a_file_with_an_entry_that_nothing_computes_is_refused(
     torch.save(wrap(change(weights)), tmp_path / "model.ckpt")
     with pytest.raises(UserError, match=told):
         load_tokenizer(tmp_path / "model.ckpt", 16, 3)
+
+
+def test_averages_beside_the_weights_are_of_ibq_or_refused(tmp_path: Path) -> None:
+    for blocks in (1, 4):
+        stored = averages(make_model(replace(CONFIG, num_res_blocks=blocks)).state_dict())
+        torch.save(stored, tmp_path / f"{blocks}.ckpt")
+    told = r"averages of its weights \(model_ema.decay and so on\), as .* IBQ .* `tokenizer` ibq"
+    with pytest.raises(UserError, match=told):
+        load_tokenizer(tmp_path / "1.ckpt", 16, 3)
+    assert load_tokenizer(tmp_path / "1.ckpt", 16, 3, family="ibq").config.family == "ibq"
+    assert load_tokenizer(tmp_path / "4.ckpt", 16, 3).config.family == "ibq"
+
+
+def test_four_blocks_without_averages_are_taken_for_taming_s_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(make_model(replace(CONFIG, num_res_blocks=4)).state_dict(), tmp_path / "model.ckpt")
+    assert load_tokenizer(tmp_path / "model.ckpt", 16, 3).config.family == "vqgan"
+    assert "give `tokenizer` ibq" in caplog.text
+    assert load_tokenizer(tmp_path / "model.ckpt", 16, 3, family="ibq").config.family == "ibq"
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:

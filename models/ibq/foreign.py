@@ -1,0 +1,33 @@
+"""Reads IBQ's tokenizers of TencentARC/SEED-Voken, such as `imagenet256_16384.ckpt`.
+
+A file holds raw and averaged weights; the published scores are those of the averages. Names and
+shapes are taming's. So a file is known as IBQ's by averages together with four residual blocks at
+each resolution, which no published VQ-GAN of taming's family has.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.foreign_file import ForeignFile, averaged, taken, unwrapped
+from models.ibq.config import IBQConfig
+from models.ibq.network import IBQModel
+from models.vqgan.foreign import SIGNS, model_of
+from utils.size import Size
+
+LAYOUT = "VQ-GAN of IBQ (model_ema.decay and four residual blocks)"
+AVERAGES = "model_ema."
+IBQ_SIGNS = (*SIGNS[:3], f"{AVERAGES}decay", "encoder.down.0.block.3.conv1.weight")
+LOSS = "networks of the losses"
+IGNORED = {"loss.": LOSS, f"{AVERAGES}loss": LOSS}
+
+
+def recognizes(file: ForeignFile) -> bool:
+    """Return whether a file holds such a VQ-GAN."""
+    return file.holds(IBQ_SIGNS)
+
+
+def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> IBQModel:
+    """Build the VQ-GAN; arguments and errors as in `models.vqgan.foreign.read`."""
+    weights = taken(unwrapped(file.stored, SIGNS[:3], file.path).weights, IGNORED)
+    weights = averaged(weights, AVERAGES)
+    return model_of(IBQConfig, IBQModel, weights, file.path, image_size, given)

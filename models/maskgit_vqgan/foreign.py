@@ -1,0 +1,48 @@
+"""Reads MaskGIT's VQ-GAN in PyTorch, and MaskBit's VQGAN+.
+
+Their layouts: `maskgit-vqgan-imagenet-f16-256.bin` of bytedance/1d-tokenizer, which is also
+huggingface/open-muse's, and that of markweberdev/maskbit. The decoder of the latter counts its
+levels from either end: the level at full resolution has no convolution for a larger one.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.foreign_file import ForeignFile, taken, unwrapped
+from models.maskgit_vqgan.config import MaskgitVQGANConfig
+from models.maskgit_vqgan.network import MaskgitVQModel
+from models.renaming import all_renamed, levels_turned
+from models.vqgan.foreign import model_of
+from utils.size import Size
+
+LAYOUT = "VQ-GAN of MaskGIT or VQGAN+ (encoder.mid.0.norm1.weight and so on)"
+COMMON = ("encoder.conv_in.weight", "decoder.conv_out.weight", "quantize.embedding.weight")
+MASKGIT = (*COMMON, "encoder.mid.0.norm1.weight", "encoder.down.0.block.0.norm1.weight")
+MASKBIT = (*COMMON, "encoder.mid.res_blocks.0.norm1.weight")
+NAMES = (  # theirs, ours
+    ("*.mid.res_blocks.*", "*.mid.*"),
+    ("*.res_blocks.*", "*.block.*"),
+    ("*.down_conv.*", "*.downsample.conv.*"),
+    ("*.upsample_conv.*", "*.upsample.conv.*"),
+)
+
+
+def recognizes(file: ForeignFile) -> bool:
+    """Return whether a file holds such a VQ-GAN."""
+    return file.holds(MASKGIT) or file.holds(MASKBIT)
+
+
+def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> MaskgitVQModel:
+    """Build the VQ-GAN; arguments and errors as in `models.vqgan.foreign.read`."""
+    weights = all_renamed(taken(unwrapped(file.stored, COMMON, file.path).weights, {}), NAMES)
+    if "decoder.up.0.upsample.conv.weight" in weights:
+        weights = levels_turned(weights, "decoder.up.")
+    return model_of(
+        MaskgitVQGANConfig,
+        MaskgitVQModel,
+        weights,
+        file.path,
+        image_size,
+        given,
+        strided="encoder.down.0.downsample.conv.weight" in weights,
+    )
