@@ -144,6 +144,12 @@ def guided_if_possible(
     return line.replace(**{name: 0.0})
 
 
+def start_share(line: CommandLine, model: ModelSource) -> float:
+    """Return the share of sampled start tokens, which no option sets: a student's."""
+    settings = model.best.sampling if line.settings == BEST and model.best else model.usual
+    return 0.0 if settings is None else settings.start_share
+
+
 def sampling_of(line: CommandLine, model: ModelSource) -> SamplingConfig:
     """Return the sampling settings for a model.
 
@@ -151,7 +157,8 @@ def sampling_of(line: CommandLine, model: ModelSource) -> SamplingConfig:
         UserError: if a setting does not fit the model, or --settings asks for best settings that
             it does not have.
     """
-    sampling = configure(SamplingConfig, sampling_line(line, model))
+    share = start_share(line, model)
+    sampling = configure(SamplingConfig, sampling_line(line, model), start_share=share)
     sampling.validate_for(model.shape)
     return sampling
 

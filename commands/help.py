@@ -39,7 +39,7 @@ def help_text(modes: Collection[Mode]) -> str:
     names = {mode.name for mode in modes}
     text = f"usage: MaskGIT.py {' '.join(map(_invocation, modes))} [options]\n"
     for group in GROUPS:
-        shown = [o for o in group.options if o.modes & names and not o.deprecated]
+        shown = [o for o in group.options if o.modes & names]
         if shown:
             text += f"\n{group.title}:\n" + "".join(map(_option_row, shown))
     return text

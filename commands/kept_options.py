@@ -23,6 +23,8 @@ from utils.errors import UserError, value_text
 log = logging.getLogger(__name__)
 
 CACHE_FOLDER = "cache_dir"
+# Options of earlier versions. Their values are constants now.
+FORMER = frozenset({"save_every_minutes", "lr_auxiliary", "teacher_sm_temp", "start_share"})
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def kept_options(
     makes = STAGE_OPTIONS[stage].makes
     kept: dict[str, Any] = {} if makes is None else {makes: OPTIONS[makes].default_value}
     for name, value in stored.items():
-        if name == MADE_FROM:
+        if name == MADE_FROM or name in FORMER:
             continue
         if name not in known:
             raise UserError(

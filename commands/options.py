@@ -76,7 +76,6 @@ class Option:
         default: the value without the option; see `default_value`.
         modes: names of the modes in which it has an effect.
         compared: whether modes that open trained networks compare it with them.
-        deprecated: if the next version will not have it, what to do instead.
         resume: what happens to it when a run is resumed.
         choices: the values that it accepts; None accepts any.
         many: how several values are written; None if it takes one value.
@@ -92,7 +91,6 @@ class Option:
     fills: tuple[Fill, ...] = ()
     default: Any = OF_FIELD
     compared: bool = False
-    deprecated: str = ""
     resume: Resume = Resume.FORGET
     choices: tuple[str, ...] | None = None
     many: Many | None = None
@@ -370,11 +368,6 @@ def _saving() -> Iterator[Option]:
 
     text = "write a sample grid and a checkpoint every EPOCHS epochs"
     yield saves("sample_and_save_freq", "save_every_epochs", kinds.positive_int, "EPOCHS", text)
-    text = "save the state at least every MIN minutes"
-    yield saves(
-        "save_every_minutes", "save_every_minutes", kinds.positive, "MIN", text,
-        deprecated=f"the state is saved at least every {LoopConfig.save_every_minutes:g} minutes",
-    )  # fmt: skip
     text = "also keep the last N checkpoints, with their step in the name"
     yield saves("keep_checkpoints", "keep_checkpoints", kinds.whole_number, "N", text)
     text = "also keep the checkpoint of the lowest validation loss (<name>_best.pt)"
@@ -404,18 +397,8 @@ def _distilling() -> Iterator[Option]:
     yield learns("n_epochs_distill", "epochs", kinds.positive_int, "N", text, resume=Resume.GROW)
     yield learns("batch_size_distill", "batch_size", kinds.positive_int, "N", "images per step")
     yield learns("lr_distill", "lr", kinds.positive, "LR", "peak learning rate of the student")
-    text = "peak learning rate of the auxiliary model, which must follow the student"
-    yield learns(
-        "lr_auxiliary", "auxiliary_lr", kinds.positive, "LR", text,
-        deprecated=f"the auxiliary model learns at {DistillConfig.auxiliary_lr:g}",
-    )  # fmt: skip
     text = "guidance of the teacher, as --cfg_w; the student then needs none"
     yield learns("teacher_cfg_w", "teacher_guidance", kinds.strength, "W", text)
-    text = "factor on the teacher's logits, as --sm_temp"
-    yield learns(
-        "teacher_sm_temp", "teacher_logit_scale", kinds.scale, "S", text,
-        deprecated=f"the factor is {DistillConfig.teacher_logit_scale:g}",
-    )  # fmt: skip
 
 
 def _images() -> Iterator[Option]:
@@ -468,11 +451,6 @@ def _sampling() -> Iterator[Option]:
     yield decodes("halton_roll", "halton_roll", str, "NAME", text)
     text = "token at hidden positions at the start; negative: random ones [none: the mask token]"
     yield decodes("mask-value", "start_token", kinds.token_or_none, "ID", text)
-    text = "share of positions that start from a token sampled from the model's first prediction"
-    yield decodes(
-        "start_share", "start_share", kinds.probability, "P", text,
-        deprecated="the checkpoint of a student has its own share",
-    )  # fmt: skip
     text = "which hidden positions are revealed first"
     yield decodes("sampler", "sampler", str, "NAME", text)
     text = "guidance over the steps: rising from 0; the same; on inside --cfg_interval; rising late"
@@ -634,8 +612,6 @@ def documentation() -> str:
         lines += [f"## {group.title[0].upper()}{group.title[1:]}", ""]
         lines += ["| option | | default | with --resume |", "| --- | --- | --- | --- |"]
         for option in group.options:
-            if option.deprecated:
-                continue
             has_none = option.default_value is None or option.default_value is False
             default = "" if has_none else f"`{written_value(option.default_value)}`"
             text = option.help.replace("|", "\\|")

@@ -195,7 +195,8 @@ def _read(line: CommandLine, values: Mapping[str, Any], usual: SamplingConfig) -
         if name not in names:
             raise UserError(f"{name[:40]!r} is not a sampling option")
     read = {name: read_value(OPTIONS[name], value) for name, value in values.items()}
-    return configure(SamplingConfig, line.replace(**{**_begins_with(line, usual), **read}))
+    line = line.replace(**{**_begins_with(line, usual), **read})
+    return configure(SamplingConfig, line, start_share=usual.start_share)
 
 
 def _command(line: CommandLine, recipe: Recipe) -> list[str]:

@@ -114,14 +114,10 @@ def _check_processes(line: CommandLine, machine: Machine) -> None:
 
 
 def _log_useless_options(line: CommandLine) -> None:
-    """Warn of given options that no mode uses, or that the next version will not have."""
+    """Warn of given options that no mode uses."""
     idle = idle_options(line)
     if idle:
         log.warning("no effect here: %s", ", ".join(OPTIONS[name].flag for name in idle))
-    for option in OPTIONS.values():
-        if option.deprecated and option.name in line.given:
-            text = "the next version will not have %s: %s"
-            log.warning(text, option.flag, option.deprecated)
 
 
 def idle_options(line: CommandLine) -> list[str]:

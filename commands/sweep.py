@@ -20,6 +20,7 @@ from commands.generation import (
     describe_model,
     resolve_generation,
     sampling_line,
+    start_share,
 )
 from commands.judging import JudgeSource, check_judge, resolve_judge
 from commands.parser import CommandLine, parse_value
@@ -73,7 +74,11 @@ def resolve(request: Request) -> SweepJob:
     generation = resolve_generation(request, default_count=SWEPT_IMAGES)
     model = generation.model
     line = sampling_line(request.line, model)
-    grid = [configure(SamplingConfig, line.replace(**values)) for values in _grid(line)]
+    share = start_share(line, model)
+    grid = [
+        configure(SamplingConfig, line.replace(**values), start_share=share)
+        for values in _grid(line)
+    ]
     for sampling in grid:
         sampling.validate_for(model.shape)
     if line.keep_best and not model.is_own:
@@ -129,6 +134,7 @@ def _keep_best(job: SweepJob, table: SweepTable, protocol: Mapping[str, Any]) ->
     names = options_of(SamplingConfig)
     texts = {field: row[name] for field, name in names.items()}
     values = {f: parse_value(names[f], text) if text else None for f, text in texts.items()}
+    values["start_share"] = job.grid[0].start_share
     sampling, model = from_plain(SamplingConfig, values), job.generation.model
     sampling.validate_for(model.shape)
     numbers = {n: float(text) for n, text in row.items() if text and n not in names.values()}

@@ -91,10 +91,9 @@ class SamplingConfig:
             check_whole("start_token", self.start_token)
         if self.start_share and self.start_token is not None:
             reason = (
-                "`start_token` also sets the start of hidden positions: leave it out, or set "
-                "`start_share` to 0"
+                f"`start_share` {self.start_share} already sets the start; leave one of them out"
             )
-            raise FieldError("start_share", self.start_share, reason)
+            raise FieldError("start_token", self.start_token, reason)
         ends = self.guidance_interval
         are_two = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(is_number, ends))
         if not (are_two and 0 <= ends[0] <= ends[1] <= 1):

@@ -249,7 +249,7 @@ def test_resuming_takes_harmless_options_and_files_that_moved(
     moved.write_bytes(tokenizer_file.read_bytes())
     out = run(
         f"{resumable} --n_epochs 3 --checkpoint_vae {moved} --num_workers 1 --device cpu "
-        f"--cache_dir {tmp_path}/elsewhere --sample_and_save_freq 1 --save_every_minutes 1 "
+        f"--cache_dir {tmp_path}/elsewhere --sample_and_save_freq 1 "
         "--num_samples 2 --grad_accum 2 --size 32"
     )
     assert "continues after step 6" in out

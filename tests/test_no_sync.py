@@ -87,7 +87,7 @@ def test_the_loop_first_waits_when_it_logs(tmp_path):
     stage = make_stage(token_set(8 * 2 * LOG_EVERY))
     stage.train_step(0)
     position = Position(step=1)  # before the first step a state is saved
-    config = LoopConfig(1, stage.images_per_step, 1, save_every_minutes=10, keep_checkpoints=0)
+    config = LoopConfig(1, stage.images_per_step, 1, keep_checkpoints=0)
     with pytest.raises(AssertionError, match="waits"), no_waiting():
         train_loop(stage, config, RunFolder(tmp_path, "toy"), Trackers(), position)
     assert position.step == LOG_EVERY

@@ -200,7 +200,6 @@ class LoopConfig:
         images_per_step: images per optimizer step, over all processes; for the rates in the log.
         save_every_epochs: write a preview and a checkpoint every this many epochs, and after the
             last one.
-        save_every_minutes: save the state at least this often.
         keep_checkpoints: number of recent checkpoints to keep with their step in the name.
         keep_best_loss: whether to keep the checkpoint with the lowest validation loss, too.
         publish: which weights the published checkpoint has: "last", or "best" for those with the
@@ -213,7 +212,6 @@ class LoopConfig:
     epochs: int
     images_per_step: int
     save_every_epochs: int = 20
-    save_every_minutes: float = 10.0
     keep_checkpoints: int = 0
     keep_best_loss: bool = False
     publish: str = PUBLISHED[0]

@@ -35,6 +35,7 @@ from utils.signals import StopRequest, exit_code, stop_on_signals
 
 log = logging.getLogger(__name__)
 
+SAVE_EVERY_MINUTES = 10.0  # most minutes between two saved states
 LOG_EVERY = 50  # steps between two rows of metrics
 TIMED_STEPS = 10  # after this many steps a line says when the training will end
 TIMED_SHARE = 0.03  # of the time that there is; measuring many steps must not take longer
@@ -385,7 +386,7 @@ class _Loop:
     def _save_or_stop(self, stop: StopRequest) -> None:
         """Save the state when it is due; after a signal to any process, save and stop them all."""
         # All processes must decide the same, even if only one got a signal or saw the time pass.
-        is_late = self.clock() - self.last_save > 60 * self.config.save_every_minutes
+        is_late = self.clock() - self.last_save > 60 * SAVE_EVERY_MINUTES
         signal_number, overdue = self.processes.largest(stop.signal_number, is_late)
         if signal_number or overdue or self._is_save_point():
             self.meter.check()

@@ -185,7 +185,7 @@ def test_mistakes_are_refused_in_one_line(run, teacher, student, capsys, tmp_pat
     [
         ({"num_steps": 1}, "is missing"),
         ("fast", "str instead of a SamplingConfig"),
-        ({**to_plain(student_settings(1)), "start_share": 7.0}, "--start_share 7.0"),
+        ({**to_plain(student_settings(1)), "start_share": 7.0}, "`start_share` 7.0"),
         ({**to_plain(student_settings(1)), "num_steps": True}, "num_steps True is not of type"),
     ],
 )
@@ -229,8 +229,7 @@ def test_curves_of_a_student_are_drawn_in_the_same_command(run, teacher, tmp_pat
 
 def test_random_tokens_to_start_with_are_refused_beside_a_students_own(run, student, capsys):
     error = refusal(run, f"--sample --checkpoint {student} --mask-value -1", capsys)
-    assert "--mask-value also sets the start" in error
-    run(f"--sample --checkpoint {student} --mask-value -1 --start_share 0")
+    assert "--mask-value -1: `start_share` 0.125 already sets the start" in error
 
 
 def test_an_export_says_what_it_cannot_hold(run, student, tmp_path):

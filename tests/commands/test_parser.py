@@ -244,14 +244,14 @@ def test_help_of_modes_shows_the_options_that_act_in_them(modes):
     text = help_of(*(f"--{mode}" for mode in modes))
     assert len(text.splitlines()) <= 80
     for option in OPTIONS.values():
-        acts = bool(option.modes & set(modes)) and not option.deprecated
+        acts = bool(option.modes & set(modes))
         assert bool(re.search(rf"^  {option.flag}\b", text, re.M)) == acts, option.name
     if modes == ("train",):
         assert "dropout in the transformer [0.1]" in text
 
 
 def test_the_specified_options_are_in_the_help_of_some_mode():
-    shown = {option.name for option in OPTIONS.values() if not option.deprecated}
+    shown = {option.name for option in OPTIONS.values()}
     assert shown >= set(SPECIFIED) - {mode.name for mode in MODES}
 
 

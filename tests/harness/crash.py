@@ -35,6 +35,7 @@ from tiny_stages import VQGAN
 
 import data.token_cache
 import MaskGIT
+import training.loop
 from models.tokenizer import Tokenizer
 from models.vqgan.network import VQModel
 from utils.checkpoint import save_checkpoint
@@ -46,9 +47,11 @@ for module in ("commands.resolve", "commands.train", "commands.train_vae", "comm
                "metrics.judge", "matplotlib.pyplot"):  # fmt: skip
     importlib.import_module(module)
 
+training.loop.SAVE_EVERY_MINUTES = 0.001  # so that kills come between many saves
+
 TRAIN = (
     f"--train --resume --dataset fashionmnist {TINY_TRANSFORMER} --batch_size 20 --n_epochs 6 "
-    "--lr 2e-3 --sample_and_save_freq 1 --save_every_minutes 0.001 --num_samples 4 "
+    "--lr 2e-3 --sample_and_save_freq 1 --num_samples 4 "
     "--keep_checkpoints 2 --no_wandb"
 )
 SAMPLE = "--sample --dataset fashionmnist --batch_size 10 --num_samples 95"

@@ -113,7 +113,7 @@ def make_works(base: Path) -> dict[str, Work]:
     stage_1 = (
         f"--train_vae --resume --dataset fashionmnist --data_dir {base}/data --no_wandb "
         f"--size 8 {TINY_VQGAN} {TINY_CODES} --batch_size_vae 20 --n_epochs_vae 2 "
-        "--sample_and_save_freq 1 --save_every_minutes 0.003 --precision fp32"
+        "--sample_and_save_freq 1 --precision fp32"
     )
     edit = f"--edit {of_model} --init_image fashionmnist:3 --mask_box 0,0,16,8 --num_samples 12"
     sweep = (

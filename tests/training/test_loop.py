@@ -32,7 +32,7 @@ def run(tmp_path):
 def train(stage, run, epochs=3, every=2, position=None):
     position = position or Position()
     tracker = Trackers(MetricsFile(run.metrics("maskgit"), position.step))
-    config = LoopConfig(epochs, 8, every, save_every_minutes=10, keep_checkpoints=0)
+    config = LoopConfig(epochs, 8, every, keep_checkpoints=0)
     train_loop(stage, config, run, tracker, position)
     return position
 
@@ -55,7 +55,7 @@ LOSSES = [5.0, 4.0, 3.0, 3.5, math.nan, 3.0, 3.1, 3.2, 3.3, 3.4, 2.0, 9.0]  # of
 
 @pytest.mark.parametrize("stops", [False, True], ids=["at once", "resumed"])
 def test_the_checkpoint_of_the_lowest_loss_is_kept(run, caplog, stops):
-    config = LoopConfig(len(LOSSES), 8, 1, save_every_minutes=10, keep_best_loss=True)
+    config = LoopConfig(len(LOSSES), 8, 1, keep_best_loss=True)
     stage, position, told = CountingStage(signal_step=20 if stops else None), Position(), []
     stage.losses = dict(enumerate(LOSSES, start=1))
     caplog.set_level(logging.INFO)
@@ -101,7 +101,7 @@ def test_previews_that_show_the_dataset_stay_here(run):
         def log_image(self, name, path, step):
             shown.append(step)
 
-    config = LoopConfig(2, 8, 1, save_every_minutes=10, keep_checkpoints=0)
+    config = LoopConfig(2, 8, 1, keep_checkpoints=0)
     for generated in (True, False):
         shown, stage = [], CountingStage()
         stage.previews_are_generated = generated
@@ -130,7 +130,7 @@ def test_samples_and_checkpoints_at_their_frequency_and_at_the_end(run):
 
 @pytest.mark.parametrize(("keep", "steps"), [(0, []), (1, [12]), (2, [8, 12]), (9, [4, 8, 12])])
 def test_the_newest_checkpoints_are_kept_under_their_steps(run, keep, steps):
-    config = LoopConfig(3, 8, 1, save_every_minutes=10, keep_checkpoints=keep)
+    config = LoopConfig(3, 8, 1, keep_checkpoints=keep)
     train_loop(CountingStage(), config, run, Trackers(), Position())
     names = {path.name for path in run.path.glob("*.pt")}
     kept = {f"MaskGIT_toy_step_{step:07d}.pt" for step in steps}
@@ -313,9 +313,10 @@ def test_gradients_that_stay_non_finite_end_the_run(run):
     assert state["position"]["step"] == 12
 
 
-def test_saving_by_time(run):
+def test_saving_by_time(run, monkeypatch):
+    monkeypatch.setattr("training.loop.SAVE_EVERY_MINUTES", 0)
     stage = CountingStage(bad_step=3)
-    config = LoopConfig(3, 8, 99, save_every_minutes=1e-9, keep_checkpoints=0)
+    config = LoopConfig(3, 8, 99, keep_checkpoints=0)
     with pytest.raises(UserError):
         train_loop(stage, config, run, Trackers(), Position())
     assert load_checkpoint(run.resume_state("maskgit"), "maskgit-resume")["position"]["step"] == 3
