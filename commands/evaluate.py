@@ -3,6 +3,7 @@
 The fourth thing to measure, a model's likelihood, is in commands/likelihood.py.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +19,10 @@ from commands.parser import CommandLine
 from commands.request import Machine, Request
 from commands.sources import TokenizerSource, find_model, find_tokenizer_to_measure
 from data.batches import labeled_batches
-from data.generated import Block, GeneratedImages, open_generated
+from data.generated import Block, GeneratedImages, images_from, open_generated
 from metrics.judge import write_scores
 from metrics.reconstruction import ReconstructionMeter, perceptual_if_there
+from metrics.unfinished import Unfinished
 from models.decoding import make_plan
 from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError
@@ -181,17 +183,21 @@ def _measure_samples(job: SamplesJob) -> None:
     generation, count = job.generation, len(job.generation.labels)
     judge = job.judge.open()
     made = partial(generation.blocks, job.sampling, rounding=job.judge.how.rounding)
-    features = judge.measure(made(), count, "sampling")
-    scores = judge.compare(features)
-    if job.nearest is not None:
-        block_size = min(generation.series.block_size, count)
-        scores |= job.nearest.measure(features, made, block_size)
     protocol = {
         **judge.protocol(count),
         **generation.protocol(),
         "sampling": option_values(job.sampling),
     }
+    machine, block_size = generation.machine, min(generation.series.block_size, count)
+    identity = {**protocol, "device": str(machine.device), "compiled": machine.compiled}
+    unfinished = Unfinished(job.result.with_suffix(".unfinished"), identity)
+    rest = range(math.ceil(unfinished.done / block_size), math.ceil(count / block_size))
+    features = judge.measure(made(rest), count, "sampling", unfinished)
+    scores = judge.compare(features)
+    if job.nearest is not None:
+        scores |= job.nearest.measure(features, made, block_size)
     write_scores(job.result, scores, protocol)
+    unfinished.remove()
 
 
 def _measure_images(job: ImagesJob) -> None:
@@ -199,13 +205,17 @@ def _measure_images(job: ImagesJob) -> None:
     data, size, takes_any = job.judge.data, job.judge.batch_size, job.judge.how.takes_any
     images = open_generated(job.path, data.size, data.spec.channels, takes_any)
     judge = job.judge.open()
-    features = judge.measure(images.blocks(size), len(images), "measuring")
+    protocol = {**judge.protocol(len(images)), "measured": job.path.name}
+    identity = {**protocol, "files": images.fingerprint, "batch_size": size}
+    unfinished = Unfinished(job.result.with_suffix(".unfinished"), identity)
+    rest = images_from(images, size, unfinished.done)
+    features = judge.measure(rest, len(images), "measuring", unfinished)
     scores = judge.compare(features)
     if job.nearest is not None:
         again = partial(_some_blocks, images, size)
         scores |= job.nearest.measure(features, again, size)
-    protocol = {**judge.protocol(len(images)), "measured": job.path.name}
     write_scores(job.result, scores, protocol)
+    unfinished.remove()
 
 
 def _some_blocks(images: GeneratedImages, batch_size: int, numbers: list[int]) -> Iterator[Block]:

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 from commands.parser import CommandLine
 from commands.request import Data, Request
 from data.batches import uint8_blocks
-from data.generated import Blocks
 from data.images import ImageDataset
 from data.spec import Split
 from metrics.extractor import Extractor, open_extractor
@@ -75,15 +74,12 @@ class JudgeSource:
             channels=images.channels,
             resize=images.preparation.rule,
         )
-        real = cached_features(extractor, reference, self._blocks(images), self.cache_folder)
+        blocks_from = partial(uint8_blocks, images, self.batch_size, data.num_workers)
+        real = cached_features(extractor, reference, blocks_from, self.cache_folder)
         if self.written is not None:
-            write_reference(self.written, real, self._blocks(images), "fid")
+            write_reference(self.written, real, blocks_from(), "fid")
             log_written(self.written, f"the statistics of {reference.title}, for other programs")
         return Judge(extractor, reference, real, len(images.class_names), self.protocol)
-
-    def _blocks(self, images: ImageDataset) -> Blocks:
-        """Read the real images."""
-        return uint8_blocks(images, self.batch_size, self.data.num_workers)
 
 
 def check_judge(line: CommandLine) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from data.images import ImageDataset, flip_view
 from utils.device import send
@@ -65,10 +65,15 @@ def validation_batches(
 
 
 def uint8_blocks(
-    images: ImageDataset, batch_size: int, num_workers: int
+    images: ImageDataset, batch_size: int, num_workers: int, first: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield all images in their order, without flips, as uint8 (B, H, W, C), and their labels."""
-    for pixels, labels in _loader(images, batch_size, num_workers):
+    """Yield images in their order, without flips, as uint8 (B, H, W, C), and their labels.
+
+    Args:
+        first: the first image to yield.
+    """
+    rest = Subset(images, range(first, len(images)))
+    for pixels, labels in _loader(rest, batch_size, num_workers):
         yield pixels.permute(0, 2, 3, 1).numpy(), labels.numpy()
 
 

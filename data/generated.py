@@ -8,6 +8,7 @@ of another size or number of channels are converted in the same way as those of 
 Axes: N images, B images of a block, H W pixels, C channels.
 """
 
+import hashlib
 import itertools
 import logging
 import math
@@ -47,6 +48,10 @@ Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
 
 class GeneratedImages(Protocol):
     """Images that are read block by block."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the paths, sizes and times of change of the files."""
 
     def __len__(self) -> int: ...
 
@@ -158,6 +163,15 @@ def open_generated(
     raise UserError(f"`images` {path} is neither a folder of images nor an .npz or .npy file")
 
 
+def _fingerprint(paths: Iterable[str]) -> str:
+    """Hash the paths, sizes and times of change of files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        status = os.stat(path)  # noqa: PTH116 (a million Paths are slow)
+        digest.update(os.fsencode(f"{path} {status.st_size} {status.st_mtime_ns}\n"))
+    return digest.hexdigest()
+
+
 def _check_size(path: str | Path, found: Size, wanted: Size) -> None:
     """Refuse an image of another size."""
     if found != wanted:
@@ -167,6 +181,11 @@ def _check_size(path: str | Path, found: Size, wanted: Size) -> None:
             f"{size_text(found)} pixels, and the images to compare with have {size_text(wanted)}: "
             "this `protocol` takes images as they are, and ours resizes them",
         )
+
+
+def images_from(images: GeneratedImages, batch_size: int, first: int) -> Iterator[Block]:
+    """Yield the blocks of `batch_size` images that begin with the `first` image or a later one."""
+    return itertools.islice(images.blocks(batch_size), math.ceil(first / batch_size), None)
 
 
 class _FolderImages:
@@ -188,6 +207,10 @@ class _FolderImages:
         for start in range(0, len(self), batch_size):
             images = [self._read(path) for path in self._paths[start : start + batch_size]]
             yield np.stack(images), np.full(len(images), NO_LABEL)
+
+    @property
+    def fingerprint(self) -> str:
+        return _fingerprint(self._paths)
 
     def _read(self, path: str) -> np.ndarray:
         """Read an image as uint8 (H, W, C)."""
@@ -234,6 +257,10 @@ class _ArrayFile:
                         image = to_array(picture, self._size, self._channels)
                     images.append(image)
                 yield np.stack(images), labels
+
+    @property
+    def fingerprint(self) -> str:
+        return _fingerprint([str(self._path)])
 
     def _read_labels(self) -> np.ndarray:
         """Read the labels; NO_LABEL, with a warning for wrong ones, if there are none to use."""

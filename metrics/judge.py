@@ -7,21 +7,24 @@ everything that they depend on.
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from data.generated import Blocks, open_generated
+from data.generated import Blocks, images_from, open_generated
 from metrics import scores as metrics
 from metrics.extractor import Extractor
 from metrics.protocols import PROTOCOLS, Protocol
 from metrics.reference_file import ReferenceFile
 from metrics.scores import FeatureCollector, FeatureSet
+from metrics.unfinished import Unfinished
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.device import float32_name
 from utils.errors import UserError, one_line
@@ -136,11 +139,15 @@ class Judge:
         """Compute all metrics of `count` images; arguments and errors as in `measure`."""
         return self.compare(self.measure(blocks, count, title))
 
-    def measure(self, blocks: Blocks, count: int, title: str) -> FeatureSet:
+    def measure(
+        self, blocks: Blocks, count: int, title: str, unfinished: Unfinished | None = None
+    ) -> FeatureSet:
         """Extract the features of `count` images.
 
         Args:
-            blocks: images uint8 (B, H, W, C) and labels int (B,).
+            blocks: images uint8 (B, H, W, C) and labels int (B,); without those that `unfinished`
+                has.
+            unfinished: keeps the features of an interrupted measurement; None keeps nothing.
 
         Returns:
             The features; with labels only if the extractor has one logit for each class of the
@@ -151,7 +158,13 @@ class Judge:
         """
         keeps_all = PROTOCOLS[self._protocol].keeps_all
         generated, labels = extract(
-            self._extractor, blocks, count, title, with_logits=True, keeps_all=keeps_all
+            self._extractor,
+            blocks,
+            count,
+            title,
+            with_logits=True,
+            keeps_all=keeps_all,
+            unfinished=unfinished,
         )
         self._note_missing(labels)
         logits = generated.logits
@@ -218,14 +231,16 @@ def extract(
     *,
     with_logits: bool,
     keeps_all: bool = False,
+    unfinished: Unfinished | None = None,
 ) -> tuple[FeatureSet, np.ndarray]:
     """Extract the features of images.
 
     Args:
         blocks: images uint8 (B, H, W, C) and labels int (B,), or (B, F) where an image has several
-            findings.
+            findings; without those that `unfinished` has.
         with_logits: whether to keep the extractor's logits too.
         keeps_all: whether to keep the features of all images.
+        unfinished: keeps the features of an interrupted measurement; None keeps nothing.
 
     Returns:
         The features, and the labels of all images.
@@ -236,14 +251,31 @@ def extract(
     """
     check_count(count, title)
     collector = FeatureCollector(count, keeps_all)
-    labels = []
-    with progress_bar(title, count, unit="image") as bar:
-        for images, block_labels in blocks:
-            seen = extractor(images)
-            collector.add(seen.features, seen.logits if with_logits else None, seen.spatial)
-            labels.append(block_labels)
-            bar.update(len(images))
-    return collector.result(), np.concatenate(labels)
+    labels: list[Tensor] = []
+    if unfinished is not None and unfinished.state is not None:
+        collector.restore(unfinished.state["collector"])
+        labels = list(unfinished.state["labels"])
+
+    def state() -> dict[str, Any]:
+        return {"collector": collector.state(), "labels": labels}
+
+    is_whole = True  # an interruption can come in the middle of a block
+    try:
+        with progress_bar(title, count, sum(map(len, labels)), unit="image") as bar:
+            for images, block_labels in blocks:
+                seen = extractor(images)
+                is_whole = False
+                collector.add(seen.features, seen.logits if with_logits else None, seen.spatial)
+                labels.append(torch.from_numpy(block_labels))
+                if unfinished is not None:
+                    unfinished.finish_block(len(images), state)
+                is_whole = True
+                bar.update(len(images))
+    except BaseException:
+        if unfinished is not None and unfinished.done and is_whole:
+            unfinished.save(state())
+        raise
+    return collector.result(), torch.cat(labels).numpy()
 
 
 def file_features(
@@ -278,9 +310,14 @@ def file_features(
         if (height, width) != size:
             raise file.error(f"its images do not have the {size_text(size)} pixels of the others")
         about = replace(about, images=file.count or count)
-        blocks = open_generated(file.path, size, channels).blocks(READ_IMAGES)
-        of_images = replace(about, images=count)
-        found = cached_features(extractor, of_images, blocks, cache_dir, protocol.keeps_all)
+        images = open_generated(file.path, size, channels)
+        found = cached_features(
+            extractor,
+            replace(about, images=count),
+            partial(images_from, images, READ_IMAGES),
+            cache_dir,
+            protocol.keeps_all,
+        )
     if file.statistics is not None:
         kept = None if found is None else found.kept
         found = FeatureSet(file.count, *file.statistics, kept, spatial=file.spatial)
@@ -303,7 +340,7 @@ def _check_width(file: ReferenceFile, net: str, what: str, seen: Tensor, mean: T
 def cached_features(
     extractor: Extractor,
     reference: Reference | FileReference,
-    blocks: Blocks,
+    blocks_from: Callable[[int], Blocks],
     cache_dir: Path,
     keeps_all: bool = False,
 ) -> FeatureSet:
@@ -311,7 +348,7 @@ def cached_features(
 
     Args:
         reference: the images, whose number is known.
-        blocks: the images; read only if their features are not cached.
+        blocks_from: reads the images from this one on; called if their features are not cached.
         keeps_all: whether to keep the features of all images.
 
     Raises:
@@ -328,11 +365,18 @@ def cached_features(
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     path = cache_dir / f"features-{reference.key}-{digest}.pt"
     if not path.is_file():
-        title = f"features of {reference.title}"
+        unfinished = Unfinished(path.with_suffix(".unfinished"), identity)
         found, _ = extract(
-            extractor, blocks, reference.images, title, with_logits=False, keeps_all=keeps_all
+            extractor,
+            blocks_from(unfinished.done),
+            reference.images,
+            f"features of {reference.title}",
+            with_logits=False,
+            keeps_all=keeps_all,
+            unfinished=unfinished,
         )
         save_checkpoint(path, CACHE_KIND, {"identity": identity, "features": vars(found)})
+        unfinished.remove()
     try:
         stored = load_checkpoint(path, CACHE_KIND)
     except UserError as error:

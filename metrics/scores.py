@@ -9,6 +9,7 @@ Axes: N generated images, M real ones, B images of a batch, D width of a feature
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,6 +88,15 @@ class Moments:
         assert self._seen, "no features"
         return self._mean, self._scatter / (self._seen - 1)
 
+    def state(self) -> dict[str, Any]:
+        """Return everything that `restore` needs."""
+        return {"seen": self._seen, "mean": self._mean, "scatter": self._scatter}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from an earlier state."""
+        self._seen, self._mean = state["seen"], state["mean"]
+        self._scatter = state["scatter"].clone()  # it is changed in place
+
 
 class FeatureCollector:
     """Gathers the features of N images, batch by batch."""
@@ -120,6 +130,25 @@ class FeatureCollector:
             self._spatial.add(spatial.detach().cpu())
             self._has_spatial = True
         self._seen = total
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that `restore` needs, as tensors and plain data."""
+        return {
+            "seen": self._seen,
+            "moments": self._moments.state(),
+            "spatial": self._spatial.state() if self._has_spatial else None,
+            "kept": self._kept,
+            "logits": self._logits,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from an earlier state; the result has the same bits as without a stop."""
+        self._seen = state["seen"]
+        self._moments.restore(state["moments"])
+        self._has_spatial = state["spatial"] is not None
+        if self._has_spatial:
+            self._spatial.restore(state["spatial"])
+        self._kept, self._logits = list(state["kept"]), list(state["logits"])
 
     def result(self) -> FeatureSet:
         """Return the features of all N images."""

@@ -277,6 +277,92 @@ def test_a_sweep_refuses_rows_of_another_protocol(evaluate, trained, tmp_path, c
     assert "sweep.csv was measured with another basis (edm2, mnist train" in capsys.readouterr().err
 
 
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Count the images that extractors see, and stop at the n-th of them as Ctrl-C does."""
+    seen, call = [], extractors.Extractor.__call__
+
+    def counted(extractor, images):
+        if len(seen) >= limit[0]:
+            raise KeyboardInterrupt
+        seen.extend(images)
+        return call(extractor, images)
+
+    limit = [10**9]
+    monkeypatch.setattr(extractors.Extractor, "__call__", counted)
+
+    def start(number):
+        seen.clear()
+        limit[0] = number
+        return seen
+
+    return start
+
+
+@pytest.mark.parametrize("protocol", ["ours", "adm"])
+@pytest.mark.parametrize("what", ["samples", "images"])
+def test_an_interrupted_evaluation_goes_on(
+    run, spatial_net, trained, data_dir, tmp_path, stop_at, what, protocol
+):
+    images = np.random.default_rng(0).integers(0, 256, (25, 32, 32, 1), np.uint8)
+    np.savez(tmp_path / "fake.npz", arr_0=images, arr_1=np.arange(25) % 10)
+    measured = {
+        "samples": f"--checkpoint {trained}/MaskGIT_mnist.pt --num_samples 25 --step 2",
+        "images": f"--images {tmp_path}/fake.npz",
+    }
+    command = (
+        f"--evaluate {measured[what]} --feature_net {spatial_net} --batch_size 8 --precision fp32 "
+        f"--reference validation --protocol {protocol}"
+    )
+    run(command)
+    whole = scores_of(tmp_path, what)
+    shutil.rmtree(tmp_path / "tokens")  # with the features of the reference
+
+    # Stopped in the 20 images of the reference, in those to score, and not at all.
+    unfinished = tmp_path / "mnist" / f"evaluation_{what}.unfinished"
+    for limit, expected in ((10, 16), (16, 20), (10**9, 9)):
+        seen = stop_at(limit)
+        if limit < 10**9:
+            with pytest.raises(SystemExit, match="130"):
+                run(command)
+        else:
+            told = run(command)
+        assert len(seen) == expected
+        assert unfinished.is_file() == (limit == 16)
+    assert "goes on after 16 images" in told
+    assert scores_of(tmp_path, what) == whole
+    assert not [*(tmp_path / "tokens").glob("*.unfinished")]
+
+
+def test_what_was_kept_of_another_evaluation_is_not_used(
+    evaluate, data_dir, tmp_path, stop_at, monkeypatch
+):
+    monkeypatch.setattr("metrics.unfinished.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("metrics.unfinished.WAITS", 0)
+    images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 1), np.uint8)
+    np.savez(tmp_path / "fake.npz", arr_0=images)
+    command = f"--evaluate --images {tmp_path}/fake.npz --reference validation --batch_size"
+    evaluate(f"{command} 8")
+    stop_at(24)
+    with pytest.raises(SystemExit, match="130"):
+        evaluate(f"{command} 8")
+    unfinished = tmp_path / "mnist" / "evaluation_images.unfinished"
+    content = unfinished.read_bytes()
+    seen = stop_at(10**9)
+    evaluate(f"{command} 7")  # other blocks
+    assert len(seen) == 40
+    for damaged in (content[:-9], content[:400] + b"x" + content[401:]):
+        unfinished.write_bytes(damaged)
+        seen = stop_at(10**9)
+        assert "starts from the beginning" in evaluate(f"{command} 8")
+        assert len(seen) == 40
+    np.savez(tmp_path / "fake.npz", arr_0=images[::-1])
+    unfinished.write_bytes(content)
+    seen = stop_at(10**9)
+    evaluate(f"{command} 8")  # other images
+    assert len(seen) == 40
+
+
 def test_samples_of_a_checkpoint(evaluate, trained, tmp_path):
     told = evaluate(
         f"--evaluate --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 25 --batch_size 8 "

@@ -1,0 +1,65 @@
+"""Keeps the features of an interrupted measurement, so that the same command goes on from there."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.errors import UserError
+from utils.records import checksum
+
+log = logging.getLogger(__name__)
+
+KIND = "unfinished features"
+SAVE_SECONDS = 30.0  # between two writes, at least
+WAITS = 30  # between two writes, as a multiple of the time that the last one took
+
+
+class Unfinished:
+    """The file of a measurement that is not finished.
+
+    Attributes:
+        done: number of finished images; the others are still to be made.
+        state: what was kept of them (`FeatureCollector.state` and labels); None at the start.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Look for an earlier start; that of another measurement, or a damaged one, is ignored.
+
+        Args:
+            path: the file, which the next measurement of its kind replaces.
+            identity: everything that the features depend on, as plain data.
+        """
+        self._path, self._identity = path, checksum(identity)
+        self.done, self.state = 0, None
+        self._last, self._wait = time.monotonic(), SAVE_SECONDS
+        if not path.is_file():
+            return
+        try:
+            stored = load_checkpoint(path, KIND)
+        except UserError as error:
+            log.warning("%s; the measurement starts from the beginning", error)
+            return
+        if stored["identity"] == self._identity:
+            self.done, self.state = stored["done"], stored["state"]
+            log.info("goes on after %d images, kept in %s", self.done, path)
+
+    def finish_block(self, images: int, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Count the images of a block, and write the state if the last time was long ago."""
+        self.done += images
+        if time.monotonic() - self._last >= self._wait:
+            self.save(state())
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write the state of all finished images; errors as in `save_checkpoint`."""
+        start = time.monotonic()
+        contents = {"identity": self._identity, "done": self.done, "state": state}
+        save_checkpoint(self._path, KIND, contents)
+        self._last = time.monotonic()
+        self._wait = max(SAVE_SECONDS, WAITS * (self._last - start))
+
+    def remove(self) -> None:
+        """Delete the file, after the result is written."""
+        self._path.unlink(missing_ok=True)
