@@ -95,6 +95,7 @@ def train_vae(job: TrainVaeJob) -> None:
             "dataset": job.data.spec.name,
             "class_names": list(splits.train.class_names),
         },
+        start=job.start,
         compile_model=machine.compiled,
     )
 
@@ -131,6 +132,8 @@ def train(job: TrainJob) -> None:
             "tokenizer": tokenizer.entry(),
         },
         preview=previews_of(job, tokenizer),
+        start=job.start,
+        former_classes=job.former_classes,
         compile_model=machine.compiled,
         processes=machine.processes,
     )

@@ -90,8 +90,12 @@ def configure(config: type[Config], line: CommandLine, **known: Any) -> Config:
 
 def option_values(config: Any) -> dict[str, Any]:
     """Return the values of the options that would fill a config like this one."""
-    kind: Any = type(config)
-    return {name: getattr(config, field) for field, name in options_of(kind).items()}
+    values = {name: (fill, getattr(config, fill.field)) for name, fill in _fills(type(config))}
+    return {
+        # A switch may mean the opposite of its field.
+        name: fill.convert(value) if isinstance(value, bool) else value
+        for name, (fill, value) in values.items()
+    }
 
 
 def options_of_kind(kind: str) -> dict[str, str]:

@@ -145,6 +145,14 @@ def int_list(text: str) -> list[int]:
     return [positive_int(part) for part in _parts(text)]
 
 
+def pattern_list(text: str) -> list[str]:
+    """Read one or several patterns of names, with commas in between."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise argparse.ArgumentTypeError("needs patterns, such as blocks.0.*,first.*")
+    return parts
+
+
 def beta_list(text: str) -> list[float]:
     """Read one or several numbers in [0, 1), written as for `int_list`."""
     return [rate(part) for part in _parts(text)]

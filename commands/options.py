@@ -281,6 +281,10 @@ def _tokenizer_training() -> Iterator[Option]:
     yield learns("disc_start", "disc_start", kinds.whole_number, "STEP", text)
     text = "weight of the adversarial loss; 0 trains without a discriminator"
     yield learns("disc_weight", "disc_weight", kinds.non_negative, "W", text)
+    text = "trained VQ-GAN whose averaged weights the new one starts from"
+    yield learns("init_vae", "init", kinds.path, "FILE", text)
+    text = "parameters of the VQ-GAN that are not trained: names with * and commas"
+    yield learns("freeze_vae", "freeze", kinds.pattern_list, "PATTERN", text, many=Many.LIST)
     text = "weight of the codebook's loss"
     yield learns("codebook_weight", "codebook_weight", kinds.non_negative, "W", text)
     text = "weight of the color differences (red - green, blue - yellow) in the reconstruction loss"
@@ -344,6 +348,17 @@ def _training() -> Iterator[Option]:
     yield learns("weight_decay", "weight_decay", kinds.non_negative, "W", text)
     text = "share of images trained without their class, for guidance; 0 leaves no guidance"
     yield learns("drop-label", "label_drop", kinds.rate, "P", text)
+    modes = _modes("train_vae train")
+    text = "trained model whose averaged weights the new one starts from; without --train a VQ-GAN"
+    yield Option(
+        "init", kinds.path, "FILE", text, modes, (Fill(TrainingConfig, "init"),),
+        resume=Resume.STAGE,
+    )  # fmt: skip
+    text = "parameters that are not trained: names with * and commas; without --train the VQ-GAN's"
+    yield Option(
+        "freeze", kinds.pattern_list, "PATTERN", text, modes, (Fill(TrainingConfig, "freeze"),),
+        resume=Resume.STAGE, many=Many.LIST,
+    )  # fmt: skip
     text = "label smoothing of the cross-entropy"
     yield learns("label_smoothing", "label_smoothing", kinds.rate, "P", text)
     text = "largest gradient norm; 0 for no clipping"
@@ -383,6 +398,8 @@ def _saving() -> Iterator[Option]:
     )  # fmt: skip
     text = "continue the run from its last saved state, if there is one"
     yield Option("resume", None, "", text, TRAINING)
+    text = "with --resume: go on with images and classes that were added since (--dataset folder)"
+    yield Option("new_images", None, "", text, _modes("train_vae train"))
 
 
 def _distilling() -> Iterator[Option]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from commands.flags import options_of
@@ -18,6 +19,8 @@ from utils.errors import UserError, value_text
 from utils.plain import same_value
 
 log = logging.getLogger(__name__)
+
+NO_FILES: Mapping[str, int] = MappingProxyType({})
 
 Settings = Mapping[str, Any]
 """The settings of a stage in config.json: its options, and `made_from`."""
@@ -83,7 +86,11 @@ def run_options(line: CommandLine, stage: str) -> dict[str, Any]:
 
 
 def run_record(
-    line: CommandLine, stage: str, made_from: Mapping[str, Any], continues: Settings | None
+    line: CommandLine,
+    stage: str,
+    made_from: Mapping[str, Any],
+    continues: Settings | None,
+    files: Mapping[str, int] = NO_FILES,
 ) -> RunRecord:
     """Make the record of a stage for config.json.
 
@@ -92,6 +99,7 @@ def run_record(
         stage: one of `training.runs.STAGES`.
         made_from: what the run depends on apart from its options, by name.
         continues: the settings in config.json that the run continues; None for a new run.
+        files: names and sizes of the image files; empty for a set that cannot grow.
     """
     stages = [name for name, of_stage in STAGE_OPTIONS.items() if line.asks_for(of_stage.mode)]
     paths = {option.name for option in OPTIONS.values() if option.is_path}
@@ -103,6 +111,8 @@ def run_record(
         private=frozenset(paths | of_classes),
         epochs_name=STAGE_OPTIONS[stage].epochs,
         continues=continues,
+        files=files,
+        has_new_images=line.new_images and continues is not None,
     )
 
 
@@ -127,8 +137,12 @@ def take_over_options(
             cannot have written `stored`.
     """
     now = run_options(line, stage)
+    kept = kept_options(line, stored, stage, run.config)
+    # Runs of earlier versions do not keep options that are newer.
+    for name in line.given & now.keys() - kept.keys():
+        kept[name] = OPTIONS[name].default_value
     taken = {}
-    for name, value in kept_options(line, stored, stage, run.config).items():
+    for name, value in kept.items():
         may_grow = name == STAGE_OPTIONS[stage].epochs
         if name not in line.given or now[name] == AUTO:
             taken[name] = value
@@ -151,17 +165,24 @@ def class_order(
 ) -> list[str]:
     """Put the names of the classes into the order that they have in a run.
 
-    New names take the places of the names that are missing now. So a message can say which class
-    has another name.
+    New names follow them, or take the places of the names that are missing now. So a message can
+    say which class has another name.
     """
+    order = former_classes(continues, run, stage) or sorted(class_names)
+    new = [name for name in class_names if name not in order]
+    if len(order) + len(new) == len(class_names):  # classes were added
+        return [*order, *new]
+    if len(order) != len(class_names):
+        return list(class_names)
+    others = iter(new)
+    return [name if name in class_names else next(others) for name in order]
+
+
+def former_classes(continues: Settings, run: RunFolder, stage: str) -> list[str]:
+    """Return the names of the classes of a run in the order of their labels; empty if unknown."""
     made_from = continues.get(MADE_FROM)
     order = made_from.get(CLASS_NAMES) if isinstance(made_from, Mapping) else None
     # Earlier versions kept the names only in the checkpoint, and sorted them as texts.
     if order is None and run.published(stage).is_file():
         order = load_checkpoint(run.published(stage), stage).get(CLASS_NAMES)
-    if order is None:
-        order = sorted(class_names)
-    if not isinstance(order, list) or len(order) != len(class_names):
-        return list(class_names)
-    new = iter([name for name in class_names if name not in order])
-    return [name if name in class_names else next(new) for name in order]
+    return order if isinstance(order, list) else []

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from commands.flags import given_fields
 from commands.parser import CommandLine
@@ -28,12 +29,26 @@ from models.sampling import SamplingConfig
 from models.shapes import Given, TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.run_folder import RunFolder
-from utils.checkpoint import is_own_format
+from utils.checkpoint import is_own_format, save_checkpoint
 from utils.errors import UserError
+from utils.files import read_with_digest
 from utils.size import size_text
 from utils.torch_file import read_torch_file
 
 log = logging.getLogger(__name__)
+
+
+def read_origin(request: Request, file: str) -> tuple[Path, Any, str]:
+    """Read the file of --init once: its path, what `read_torch_file` returned, and its digest.
+
+    Raises:
+        UserError: if it is missing or damaged.
+    """
+    path = Path(file)
+    if (path, "init") not in request.opened:
+        request.opened[path, "init"] = read_with_digest(path, read_torch_file)
+    stored, digest = request.opened[path, "init"]
+    return path, stored, digest[:16]
 
 
 @dataclass(frozen=True)
@@ -42,10 +57,12 @@ class TokenizerSource:
 
     Attributes:
         open: returns it, on the device.
+        codes: its `Tokenizer.codes`; None if they are unknown until it is trained.
     """
 
     shape: TokenizerShape
     open: Callable[[], Tokenizer]
+    codes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,8 @@ def find_tokenizer(request: Request) -> TokenizerSource:
     """Find the tokenizer.
 
     It is the one that --train_vae will make, else that of --checkpoint_vae, else the run's own,
-    else the one bundled for the dataset, else for a color dataset the one for color images.
+    else the one in the model of --init, else the one bundled for the dataset, else for a color
+    dataset the one for color images.
 
     Raises:
         UserError: if there is none, or it does not fit the options or the dataset.
@@ -95,9 +113,33 @@ def find_tokenizer(request: Request) -> TokenizerSource:
         def load() -> Tokenizer:
             return _put_on_device(_load_tokenizer(request, path), request.machine)
 
-        return TokenizerSource(job.config, load)
-    tokenizer = _put_on_device(_load_tokenizer(request, _tokenizer_file(request)), request.machine)
-    return TokenizerSource(tokenizer.config, lambda: tokenizer)
+        return TokenizerSource(job.config, load, job.codes)
+    path, line = _tokenizer_file(request), request.line
+    tokenizer = _put_on_device(_load_tokenizer(request, path), request.machine)
+
+    def opened() -> Tokenizer:
+        if line.init and path == Path(line.init) and not line.checkpoint_vae:
+            _keep_tokenizer(request, tokenizer)  # to continue the run without this file
+        return tokenizer
+
+    return TokenizerSource(tokenizer.config, opened, tokenizer.codes)
+
+
+def _file_to_start_from(request: Request) -> Path | None:
+    """Return the file of --init if this program wrote it, and --train starts from it."""
+    line = request.line
+    if not line.asks_for("train") or not line.init:
+        return None
+    path, stored, _ = read_origin(request, line.init)
+    return path if is_own_format(stored) else None
+
+
+def _keep_tokenizer(request: Request, tokenizer: Tokenizer) -> None:
+    """Write the run's own copy of a tokenizer, unless it has one."""
+    run = request.run()
+    if request.machine.processes.is_main and not run.tokenizer.exists():
+        contents = {"dataset": run.dataset, "step": 0, "tokenizer": tokenizer.entry()}
+        save_checkpoint(run.tokenizer, "vqgan", contents)
 
 
 def _tokenizer_file(request: Request) -> Path:
@@ -105,9 +147,11 @@ def _tokenizer_file(request: Request) -> Path:
     if request.line.checkpoint_vae:
         return Path(request.line.checkpoint_vae)
     own, dataset = request.run().tokenizer, request.line.dataset
-    for path in (own, BUNDLED / own.name):
-        if path.is_file():
-            return path
+    if own.is_file():
+        return own
+    path = _file_to_start_from(request) or BUNDLED / own.name
+    if path.is_file():
+        return path
     if request.data().spec.channels == 3 and BUNDLED_FOR_COLOR.is_file():
         log.info("no tokenizer was trained for %s: the bundled one for color images", dataset)
         return BUNDLED_FOR_COLOR
@@ -249,23 +293,28 @@ def _load_model(request: Request, path: Path) -> tuple[Model, bool]:
         raise UserError(f"{path} was trained on {model.dataset}, not {line.dataset}")
     request.data(model.dataset, model.tokenizer.image_size)  # refuses another --size
     request.check_n_classes(model.transformer.config.num_classes, path)
-    if line.checkpoint_vae:
-        _check_own_tokenizer(request, model, path)
-    return model, True
+    return (_with_named_tokenizer(request, model, path) if line.checkpoint_vae else model), True
 
 
-def _check_own_tokenizer(request: Request, model: Model, path: Path) -> None:
-    """Refuse a --checkpoint_vae that is not the tokenizer in the model's checkpoint."""
+def _with_named_tokenizer(request: Request, model: Model, path: Path) -> Model:
+    """Let a model use the tokenizer of --checkpoint_vae, whose decoder may be another one.
+
+    Raises:
+        UserError: if it has other tokens than the tokenizer in the model's checkpoint.
+    """
     line = request.line
     data = request.data(model.dataset, model.tokenizer.image_size)
     named = load_tokenizer(
         line.checkpoint_vae, data.size, data.spec.channels, _given(line).tokenizer
     )
-    if named.fingerprint != model.tokenizer.fingerprint:
+    if (named.codes, named.grid) != (model.tokenizer.codes, model.tokenizer.grid):
         raise UserError(
             f"{line.checkpoint_vae} is not the tokenizer that {path} was trained with; the "
             "checkpoint holds its own, so leave --checkpoint_vae out"
         )
+    if named.fingerprint != model.tokenizer.fingerprint:
+        log.info("%s: the decoder of %s, with the same tokens", path, line.checkpoint_vae)
+    return replace(model, tokenizer=named)
 
 
 def _load_foreign(request: Request, stored: object, path: Path) -> Model:

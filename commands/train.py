@@ -1,18 +1,29 @@
 """--train: its Job, its tokens and its previews; MaskGIT.py runs it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from commands.families import new_config
 from commands.flags import configure
 from commands.generation import PREVIEW_IMAGES, guided_if_possible, preview_writer
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
-from commands.resume import run_record
+from commands.resume import former_classes, run_record
 from commands.sources import TokenizerSource, find_tokenizer
+from commands.start import (
+    Origin,
+    carry_of,
+    fields_without_option,
+    kept_origin,
+    on_meta,
+    shaped_as,
+    transformer_origin,
+)
 from commands.training_jobs import (
     TrainingJob,
     check_trained_mode,
@@ -37,6 +48,7 @@ from models.sampling import SamplingConfig
 from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
+from training.freezing import freeze
 from training.optimizer import count_moments
 from training.runs import RunRecord
 from training.transformer import num_parts
@@ -51,6 +63,7 @@ class TrainJob(TrainingJob):
 
     Attributes:
         sampling: settings of the preview grids.
+        start: weights of a trained transformer that it starts from; empty without one.
     """
 
     tokenizer: TokenizerSource
@@ -59,6 +72,12 @@ class TrainJob(TrainingJob):
     sampling: SamplingConfig
     preview_labels: list[int]
     preview_series: ImageSeries
+    start: Mapping[str, Tensor]
+
+    @property
+    def former_classes(self) -> list[str]:
+        """Names of the classes of the run that continues, in the order of the labels."""
+        return former_classes(self.record.continues or {}, self.run, "maskgit")
 
 
 def check(line: CommandLine) -> None:
@@ -80,21 +99,26 @@ def resolve(request: Request) -> TrainJob:
     data.check_workers(line.batch_size)
     splits = open_splits(request, data, "maskgit")
     made_from = made_from_images(request, splits, "maskgit")
-    config = _shape_for(request, tokenizer.shape, splits.train)
+    origin = transformer_origin(request, tokenizer)
+    line = shaped_as(line, origin.network.config) if origin else line
+    config = _shape_for(replace(request, line=line), tokenizer.shape, splits.train, origin)
     # The training. Without a null class no label is dropped.
     line = guided_if_possible(line, TrainingConfig, "label_drop", config.null_class)
     training = configure(TrainingConfig, line)
     training.validate_for(config)
+    names = splits.train.class_names
+    network = on_meta(lambda: new_transformer(config))
+    freeze(network, training.freeze, "TrainingConfig.freeze")
+    start = origin and origin.start(
+        network, config, carry_of(origin, config, names, tokenizer.shape.grid)
+    )
+    made_from |= origin.made_from(config) if origin else kept_origin(request, "maskgit")
     loop = loop_config(request, "train", splits.train, training.epochs, training.batch_size)
     log_small_dataset(splits.train, training.batch_size, "--batch_size")
     request.machine.processes.check_share(loop.images_per_step)
     settings = {"transformer's shape": vars(config), "settings of the training": vars(training)}
     request.machine.processes.check_equal(settings)
-    # The previews.
-    guided = guided_if_possible(line, SamplingConfig, "guidance", config.null_class)
-    sampling = configure(SamplingConfig, guided)
-    sampling.validate_for(config)
-    names = splits.train.class_names
+    sampling = _sampling_of_previews(line, config)
     shown = min(line.num_samples, PREVIEW_IMAGES)
     return TrainJob(
         run=request.run(),
@@ -107,6 +131,7 @@ def resolve(request: Request) -> TrainJob:
             "maskgit",
             made_from,
             request.continued.get("maskgit"),
+            splits.files,
         ),
         use_wandb=wants_wandb(request),
         tokenizer=tokenizer,
@@ -116,8 +141,17 @@ def resolve(request: Request) -> TrainJob:
         preview_labels=labels_in_turn(
             line.labels, names, range(len(names)), shown, has_null=config.null_class is not None
         ),
+        start=start or {},
         preview_series=ImageSeries(line.seed, line.first_image, line.batch_size),
     )
+
+
+def _sampling_of_previews(line: CommandLine, config: TransformerShape) -> SamplingConfig:
+    """Return the sampling settings of the previews; errors as in `resolve`."""
+    guided = guided_if_possible(line, SamplingConfig, "guidance", config.null_class)
+    sampling = configure(SamplingConfig, guided)
+    sampling.validate_for(config)
+    return sampling
 
 
 def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:
@@ -157,7 +191,7 @@ def tokens_of_split(
         "resize": RESIZE,
         **data.preparation.identity(),
         "precision": float32_name(machine.device),
-        "tokenizer": tokenizer.fingerprint,
+        "tokenizer": tokenizer.codes,
         "classes": list(images.class_names),
     }
     return cached_tokens(
@@ -166,6 +200,7 @@ def tokens_of_split(
         tokenizer.config.seq_len,
         identity,
         data.cache_folder,
+        earlier={"tokenizer": tokenizer.fingerprint},
         codebook_size=tokenizer.codebook_size,
         num_classes=num_classes,
         batch_size=batch_size,
@@ -205,6 +240,7 @@ def describe(job: TrainJob) -> dict[str, Any]:
     # Memory: a process holds the network and the activations of one part of its batch.
     config, splits, machine = job.config, job.splits, job.machine
     network = new_transformer(config)
+    freeze(network, job.training.freeze, "TrainingConfig.freeze")
     parameters, moments = count_parameters(network), count_moments(network, job.training)
     own_batch = math.ceil(job.loop.images_per_step / machine.processes.size)
     kind = machine.device.type
@@ -229,7 +265,7 @@ def describe(job: TrainJob) -> dict[str, Any]:
 
 
 def _shape_for(
-    request: Request, tokenizer: TokenizerShape, images: ImageDataset
+    request: Request, tokenizer: TokenizerShape, images: ImageDataset, origin: Origin | None
 ) -> TransformerShape:
     """Return the shape of a transformer for these tokens and classes; errors as in `resolve`."""
     line = request.line
@@ -240,6 +276,7 @@ def _shape_for(
         "seq_len": tokenizer.seq_len,
         "null_trained": line.drop_label > 0,  # some families have no null class
     }
+    known = fields_without_option(request, "maskgit", kind, origin) | known
     own = {field.name for field in fields(kind)}
     config: TransformerShape = configure(kind, line, **{n: known[n] for n in known.keys() & own})
     config.validate()

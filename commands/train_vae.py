@@ -1,15 +1,28 @@
 """--train_vae: its Job; MaskGIT.py runs it."""
 
+import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from commands.families import new_config
-from commands.flags import configure
+from commands.flags import configure, options_of
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.resume import run_record
+from commands.sources import read_origin
+from commands.start import (
+    CODES,
+    Origin,
+    fields_without_option,
+    kept_origin,
+    on_meta,
+    shaped_as,
+)
 from commands.training_jobs import (
     TrainingJob,
     check_trained_mode,
@@ -19,12 +32,15 @@ from commands.training_jobs import (
     open_splits,
     wants_wandb,
 )
+from models.open import load_tokenizer
+from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.foreign import read_remap
 from models.vqgan.network import VQModel
 from training.config import VQGANTrainingConfig
+from training.vqgan import freeze_vqgan
 from utils.errors import FieldError, UserError, value_text
-from utils.size import size_text
+from utils.size import size_of, size_text
 from utils.weights import count_parameters
 
 log = logging.getLogger(__name__)
@@ -32,10 +48,37 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainVaeJob(TrainingJob):
-    """A VQ-GAN to train."""
+    """A VQ-GAN to train.
+
+    Attributes:
+        start: weights of a trained VQ-GAN that it starts from; empty without one.
+        codes: its `Tokenizer.codes`, if the training keeps those of the trained one; else None.
+    """
 
     config: VQGANConfig
     training: VQGANTrainingConfig
+    start: Mapping[str, Tensor]
+    codes: str | None
+
+
+def complete(line: CommandLine) -> CommandLine:
+    """Let --init and --freeze mean the VQ-GAN if the command trains no transformer.
+
+    Raises:
+        UserError: if both spellings are given.
+    """
+    if line.asks_for("train"):
+        return line
+    named = options_of(VQGANTrainingConfig)
+    for option, field in (("init", "init"), ("freeze", "freeze")):
+        twin = named[field]
+        if option in line.given and twin in line.given:
+            raise UserError(f"--{option} and --{twin} are the same here: give one of them")
+        if option in line.given:
+            line = dataclasses.replace(
+                line.replace(**{twin: getattr(line, option)}), given=line.given | {twin}
+            )
+    return line
 
 
 def check(line: CommandLine) -> None:
@@ -49,13 +92,23 @@ def resolve(request: Request) -> TrainVaeJob:
     Raises:
         UserError: if the options do not fit together, or do not fit the dataset.
     """
+    origin = _origin(request)
+    request = request if origin is None else _shaped_as(origin, request)
     line, data = request.line, request.data()
-    config = _new_config(request)
+    config = _new_config(request, origin)
     training = configure(VQGANTrainingConfig, line)
     training.validate(config)
+    network = on_meta(lambda: VQModel(config))
+    freeze_vqgan(network, training)
+    start = origin.start(network, config) if origin else {}
     data.check_workers(line.batch_size_vae)
     splits = open_splits(request, data, "vqgan")
-    made_from = made_from_images(request, splits, "vqgan")
+    kept = (
+        {CODES: _kept_codes(origin, network, start), **origin.made_from(config)}
+        if origin
+        else kept_origin(request, "vqgan")
+    )
+    made_from = made_from_images(request, splits, "vqgan") | kept
     loop = loop_config(request, "train_vae", splits.train, training.epochs, training.batch_size)
     log_small_dataset(splits.train, training.batch_size, "--batch_size_vae")
     job = TrainVaeJob(
@@ -69,10 +122,13 @@ def resolve(request: Request) -> TrainVaeJob:
             "vqgan",
             made_from,
             request.continued.get("vqgan"),
+            splits.files,
         ),
         use_wandb=wants_wandb(request),
         config=config,
         training=training,
+        start=start,
+        codes=kept.get(CODES),
     )
     _log_late_discriminator(job)
     return job
@@ -88,7 +144,49 @@ def describe(job: TrainVaeJob) -> dict[str, Any]:
     }
 
 
-def _new_config(request: Request) -> VQGANConfig:
+def _origin(request: Request) -> Origin | None:
+    """Open the VQ-GAN of --init_vae; None without one, or if the run continues.
+
+    Raises:
+        UserError: if the file holds no VQ-GAN.
+    """
+    line = request.line
+    if line.init_vae is None or "vqgan" in request.continued:
+        return None
+    path, _, digest = read_origin(request, line.init_vae)
+    network = load_tokenizer(path, request.data().size).network
+    if type(network.config) is not VQGANConfig:
+        raise UserError(
+            f"{path} holds a tokenizer of the family {network.config.family}; --train_vae trains "
+            f"only {VQGANConfig.family}"
+        )
+    if network.config.remap is not None and not line.remap:
+        raise UserError(
+            f"the VQ-GAN in {path} uses only some of its codes: give their list as --remap"
+        )
+    return Origin(path, digest, network)
+
+
+def _shaped_as(origin: Origin, request: Request) -> Request:
+    """Fill in the shape of a VQ-GAN; at another image size, attention stays in the same levels."""
+    config: Any = origin.network.config
+    old = min(config.image_size)
+    new = min(size_of(request.line.size)) if request.line.size else old
+    levels = tuple(side * new // old for side in config.attn_resolutions)
+    line = shaped_as(request.line, dataclasses.replace(config, attn_resolutions=levels))
+    return dataclasses.replace(request, line=line)
+
+
+def _kept_codes(origin: Origin, network: VQModel, start: Mapping[str, Tensor]) -> str | None:
+    """Return the `Tokenizer.codes` of a VQ-GAN if the training keeps them; None if it does not."""
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    parts = network.parts_of_encoder()[1].keys()
+    same = parts == origin.network.parts_of_encoder()[1].keys()
+    keeps = same and parts <= start.keys() and not parts & trained
+    return Tokenizer(origin.network).codes if keeps else None
+
+
+def _new_config(request: Request, origin: Origin | None) -> VQGANConfig:
     """Make the config of the VQ-GAN; errors as in `resolve`."""
     line, data = request.line, request.data()
     if new_config("tokenizer", line) is not VQGANConfig:
@@ -97,9 +195,12 @@ def _new_config(request: Request) -> VQGANConfig:
     config = configure(
         VQGANConfig,
         line,
-        image_size=data.size,
-        image_channels=data.spec.channels,
-        remap=read_remap(Path(line.remap), line.n_embed) if line.remap else None,
+        **fields_without_option(request, "vqgan", VQGANConfig, origin)
+        | {
+            "image_size": data.size,
+            "image_channels": data.spec.channels,
+            "remap": read_remap(Path(line.remap), line.n_embed) if line.remap else None,
+        },
     )
     config.validate()
     # An attention resolution that does not occur is an error only if the user gave it.

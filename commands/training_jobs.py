@@ -1,6 +1,8 @@
 """Shared by the Jobs of --train_vae, --train and --distill."""
 
 import logging
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +10,14 @@ from commands.flags import configure
 from commands.look import log_short_look
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
-from commands.resume import class_order
-from data.content import Content, content_of, in_order
+from commands.resume import class_order, former_classes
+from data.content import Content, chosen_files, content_of, in_order, sizes_of_files
 from data.datasets import OWN_IMAGES
 from data.images import ImageDataset
+from data.tree import named
 from training.config import LoopConfig
 from training.run_folder import RunFolder
-from training.runs import CLASS_NAMES, RunRecord, check_made_from
+from training.runs import CLASS_NAMES, RunRecord, check_made_from, read_files
 from training.tracking import wandb_obstacle
 from utils.errors import UserError
 
@@ -33,11 +36,13 @@ class Splits:
 
     Attributes:
         content: fingerprint of the training images.
+        files: names and sizes of their files, if images can be added to the set; else empty.
     """
 
     train: ImageDataset
     validation: ImageDataset
     content: Content
+    files: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,8 @@ def open_splits(request: Request, data: Data, stage: str) -> Splits:
     )
     if data.spec.name == OWN_IMAGES and not request.jobs and request.machine.processes.is_main:
         log_short_look(train, validation)
-    return Splits(train, validation, contents["training"])
+    files = sizes_of_files(train) if data.spec.num_classes is None else {}
+    return Splits(train, validation, contents["training"], files)
 
 
 def made_from_images(request: Request, splits: Splits, stage: str) -> dict[str, Any]:
@@ -98,16 +104,71 @@ def made_from_images(request: Request, splits: Splits, stage: str) -> dict[str, 
     Raises:
         UserError: if the run to continue was made from other images or classes.
     """
-    content = splits.content
-    made_from = {
+    content, run = splits.content, request.run()
+    if stage not in request.continued:
+        return _described(content)
+    continues = request.continued[stage]
+    if request.line.new_images:
+        earlier = _images_before(splits, continues, run, stage)
+        check_made_from(_described(content_of(earlier)), continues, run)
+        _log_added(splits.train, earlier)
+        return _described(content)
+    try:
+        check_made_from(_described(content), continues, run)
+    except UserError as error:
+        hint = "; if images were only added, --new_images goes on with them"
+        raise UserError(f"{error}{hint if splits.files else ''}") from error
+    return _described(content)
+
+
+def _described(content: Content) -> dict[str, Any]:
+    """Return what `RunRecord.made_from` keeps about images."""
+    return {
         "images": content.count,
         CLASS_NAMES: list(content.class_names),
         "labels": content.labels,
         "source": content.source,
     }
-    if stage in request.continued:
-        check_made_from(made_from, request.continued[stage], request.run())
-    return made_from
+
+
+def _images_before(
+    splits: Splits, continues: Mapping[str, Any], run: RunFolder, stage: str
+) -> ImageDataset:
+    """Return the images that a run was trained on before others were added.
+
+    Raises:
+        UserError: naming an image that is missing or has changed.
+    """
+    before = read_files(run, stage)
+    if not splits.files:
+        raise UserError("--new_images: only the images of --dataset folder can become more")
+    if not before:
+        raise UserError(
+            f"{run.path} does not list its images, as runs of earlier versions: resume it once "
+            "with the images that it has, and add others after that"
+        )
+    for name, size in before.items():
+        if splits.files.get(name) != size:
+            what = "has changed" if name in splits.files else "is no longer a training image"
+            raise UserError(
+                f"{name} of the run in {run.path} {what}: with --new_images the images that a run "
+                "has must stay as they are"
+            )
+    names = former_classes(continues, run, stage) or splits.train.class_names
+    return chosen_files(splits.train, before.keys(), names)
+
+
+def _log_added(images: ImageDataset, earlier: ImageDataset) -> None:
+    """Log how many images each class has more than before."""
+    now, before = (Counter(one.source.items.labels.tolist()) for one in (images, earlier))
+    known = len(earlier.class_names)
+    added = [
+        f"{name} {now[label] - before[label]}{'' if label < known else ' (a new class)'}"
+        for label, name in enumerate(images.class_names)
+        if now[label] > before[label]
+    ]
+    more = len(images) - len(earlier)
+    log.info("%d new training images: %s", more, named(added) if added else "none were added")
 
 
 def wants_wandb(request: Request) -> bool:
@@ -180,6 +241,8 @@ def check_trained_mode(
         raise UserError(
             f"--{result} names a trained model and --{mode} trains one: leave one of them out"
         )
+    if line.new_images and not line.resume:
+        raise UserError("--new_images is for a run that goes on: give --resume too")
     if line.minutes is not None and epochs in line.given:
         raise UserError(
             f"--minutes {line.minutes:g} decides the number of epochs: leave it or "

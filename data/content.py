@@ -6,7 +6,7 @@ compare it. Modification times and the path of the data folder are not part of i
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,6 +55,32 @@ def content_of(images: ImageDataset) -> Content:
     return Content(len(images), images.class_names, digest_of(labels), source)
 
 
+def sizes_of_files(images: ImageDataset) -> dict[str, int]:
+    """Return the name and the size in bytes of every image file, in their order.
+
+    It is empty if the images are not one file each.
+
+    Raises:
+        UserError: if a file is missing.
+    """
+    items = images.source.items
+    if not isinstance(items, FileImages):
+        return {}
+    names = (_name(path, str(images.source.root)) for path in items.paths)
+    return dict(zip(names, _sizes(items.paths), strict=True))
+
+
+def chosen_files(
+    images: ImageDataset, names: Collection[str], class_names: Sequence[str]
+) -> ImageDataset:
+    """Leave out all image files but those with these names, and name their classes."""
+    items, root = images.source.items, str(images.source.root)
+    assert isinstance(items, FileImages)
+    kept = [i for i, path in enumerate(items.paths) if _name(path, root) in names]
+    paths, labels = [items.paths[i] for i in kept], items.labels[kept]
+    return _with_items(images, FileImages(paths, labels, items.ranges), class_names)
+
+
 def digest_of(array: np.ndarray) -> str:
     """Compute 16 hexadecimal digits of an array's shape, type and contents."""
     return _digest(_rows(array))
@@ -73,11 +99,20 @@ def in_order(images: ImageDataset, class_names: Sequence[str]) -> ImageDataset:
     if not isinstance(items, FileImages) or set(names) != set(images.class_names):
         return images
     numbers = np.array([names.index(name) for name in images.class_names])
-    ordered = copy(images)
-    ordered.class_names = names
     renumbered = FileImages(items.paths, numbers[items.labels], items.ranges)
-    ordered.source = replace(images.source, items=renumbered)
-    return ordered
+    return _with_items(images, renumbered, names)
+
+
+def _with_items(
+    images: ImageDataset, items: FileImages, class_names: Sequence[str]
+) -> ImageDataset:
+    """Copy a split, with other image files or other labels."""
+    before, changed = images.source.items, copy(images)
+    assert isinstance(before, FileImages)
+    items.page = before.page
+    changed.class_names = tuple(class_names)
+    changed.source = replace(images.source, items=items)
+    return changed
 
 
 def _part(items: Any, *names: str) -> Any:
@@ -103,12 +138,29 @@ def _rows(array: np.ndarray) -> Iterator[bytes]:
 def _files(paths: Sequence[str], root: str) -> Iterator[bytes]:
     """Yield name and size of every file, and the contents of as many as may be read."""
     try:
-        sizes = [os.stat(path).st_size for path in paths]  # noqa: PTH116 (a million Paths are slow)
+        sizes = _sizes(paths)
         share = min(1.0, MOST_BYTES / max(sum(sizes), 1), MOST_FILES / len(paths))
         for number, (path, size) in enumerate(zip(paths, sizes, strict=True)):
-            name = path.removeprefix(root).lstrip("/")
+            name = _name(path, root)
             yield f"{len(name)} {name} {size}\n".encode(errors="surrogateescape")
             if int((number + 1) * share) > int(number * share):
                 yield Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def _name(path: str, root: str) -> str:
+    """Return the path of a file relative to the folder of the images."""
+    return path.removeprefix(root).lstrip("/")
+
+
+def _sizes(paths: Sequence[str]) -> list[int]:
+    """Return the sizes of files in bytes.
+
+    Raises:
+        UserError: if one is missing.
+    """
+    try:
+        return [os.stat(path).st_size for path in paths]  # noqa: PTH116 (a million Paths are slow)
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from error

@@ -11,7 +11,7 @@ prepared in the same way. Axes: B batch, C channels, H W pixels.
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -121,17 +121,43 @@ class ImageDataset(Dataset):
             FileError: if a file is missing.
         """
         digest = hashlib.sha256()
+        for line in self._lines(self.source.files):
+            digest.update(line)
+        digest.update(self._ranges())
+        return digest.hexdigest()
+
+    def stamps(self) -> np.ndarray | None:
+        """Compute one number for each image, which changes when the pixels may have changed.
+
+        Returns:
+            uint64 (N,), from path, size and time of change of its file, and from the common range
+            of images of more than 8 bits; None if the images are not one file each.
+
+        Raises:
+            FileError: if a file is missing.
+        """
+        if not isinstance(self.source.items, FileImages):
+            return None
+        ranges = self._ranges()
+        lines = self._lines(self.source.items.paths)
+        stamps = (hashlib.blake2b(line + ranges, digest_size=8).digest() for line in lines)
+        return np.frombuffer(b"".join(stamps), "<u8")
+
+    def _lines(self, files: Sequence[str | Path]) -> Iterator[bytes]:
+        """Yield path, size and time of change of files; errors as in `fingerprint`."""
         root = str(self.source.root)
-        for file in map(str, self.source.files):
+        for file in map(str, files):
             try:
                 status = os.stat(file)  # noqa: PTH116 (a million Paths are slow)
             except OSError as error:
                 raise FileError(f"cannot read {file}: {error.strerror}") from error
             line = f"{file.removeprefix(root)} {status.st_size} {status.st_mtime_ns}\n"
-            digest.update(os.fsencode(line))  # names need not be UTF-8
+            yield os.fsencode(line)  # names need not be UTF-8
+
+    def _ranges(self) -> bytes:
+        """Write the common ranges of images of more than 8 bits; empty if there are none."""
         ranges = getattr(self.source.items, "ranges", None)
-        digest.update(repr(ranges).encode() if ranges and any(ranges) else b"")
-        return digest.hexdigest()
+        return repr(ranges).encode() if ranges and any(ranges) else b""
 
 
 class FileImages:

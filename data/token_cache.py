@@ -3,7 +3,8 @@
 A cache is a folder with the tokens of every view, the labels and a manifest. The name of the folder
 contains a hash of everything that the tokens depend on, so that the wrong cache is never used. An
 unfinished cache has a partial name and a progress record: encoding continues where it stopped, and
-training never reads it.
+training never reads it. A cache of image files also has a stamp of each, so that a later cache of
+more images takes over the tokens of those that are the same.
 """
 
 import hashlib
@@ -11,10 +12,11 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,11 +24,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data.earlier_tokens import EarlierTokens, matching_rows
 from data.images import ImageDataset, flip_view
 from data.partial_cache import LABELS, RECORD, TOKENS, PartialCache
 from data.token_set import TokenSet, token_type
 from utils.errors import UserError
 from utils.files import (
+    atomic_write,
     exclusive_lock,
     file_digest,
     make_folder,
@@ -40,6 +44,9 @@ from utils.workers import batches_of
 log = logging.getLogger(__name__)
 
 CACHE_FORMAT = 2
+STAMPS = "stamps.npy"
+OF_IMAGES = {"source", "images", "classes", "sha256"}  # entries that differ when images are added
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 FLUSH_EVERY = 50  # batches between two progress records
 
 
@@ -54,6 +61,7 @@ def cached_tokens(
     num_classes: int,
     batch_size: int,
     num_workers: int,
+    earlier: Mapping[str, Any] = NOTHING,
     processes: Processes = ALONE,
 ) -> TokenSet:
     """Return the tokens of a split of a dataset; encode those that are not on the disk yet.
@@ -72,36 +80,49 @@ def cached_tokens(
         num_classes: number of classes; labels must be below it.
         batch_size: number of images that a process encodes at once.
         num_workers: number of processes that read images for each encoding process.
+        earlier: entries of the identity as earlier versions wrote them, for their caches.
         processes: the processes that encode together; the main one writes.
 
     Raises:
         UserError: if the disk is too small, or the files of a finished cache are damaged or hold
             impossible tokens or labels.
     """
-    # Name the folder by everything that the tokens depend on.
+    manifest = processes.from_main(lambda: _manifest(images, identity, seq_len, codebook_size))
+    of_earlier = {**manifest, **earlier}
+    known = [one for one in (manifest, of_earlier) if _folder_of(one, cache_dir).is_dir()]
+    manifest = processes.from_main(lambda: known[0] if known else manifest)
+    folder = _folder_of(manifest, cache_dir)
+    # Write the cache if it is not there.
+    if not processes.from_main(folder.is_dir):
+        make_folder(cache_dir)
+        encoding = _Encoding(images, encode, batch_size, num_workers, processes)
+        _write_alone(encoding, manifest, folder)
+        processes.wait()
+    found = _read(folder, manifest)
+    _check_ranges(found, folder, codebook_size, num_classes)
+    return found
+
+
+def _manifest(
+    images: ImageDataset, identity: Mapping[str, Any], seq_len: int, codebook_size: int
+) -> dict[str, Any]:
+    """Describe everything that the contents of a cache depend on."""
     dtype = token_type(codebook_size)
-    manifest = {
+    return {
         **identity,
         "format": CACHE_FORMAT,
-        "source": processes.from_main(lambda: images.fingerprint),
+        "source": images.fingerprint,
         "images": len(images),
         "views": images.num_views,
         "seq_len": seq_len,
         **({} if dtype == np.uint16 else {"dtype": dtype.name}),  # older caches have uint16 only
     }
+
+
+def _folder_of(manifest: Mapping[str, Any], cache_dir: Path) -> Path:
+    """Name the folder of a cache by everything that its contents depend on."""
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
-    name = f"{identity['dataset']}-{identity['split']}-{digest}"
-    folder = cache_dir / name
-    # Write the cache if it is not there.
-    if not processes.from_main(folder.is_dir):
-        make_folder(cache_dir)
-        _write_alone(
-            _Encoding(images, encode, batch_size, num_workers, processes), manifest, folder
-        )
-        processes.wait()
-    found = _read(folder, manifest)
-    _check_ranges(found, folder, codebook_size, num_classes)
-    return found
+    return cache_dir / f"{manifest['dataset']}-{manifest['split']}-{digest}"
 
 
 def cache_bytes(num_images: int, num_views: int, seq_len: int, dtype: np.dtype) -> int:
@@ -131,6 +152,7 @@ class _Encoding:
     batch_size: int
     num_workers: int
     processes: Processes
+    earlier: EarlierTokens | None = None
 
     def blocks(self, start: int) -> Iterator[tuple[list[Tensor], Tensor]]:
         """Yield the tokens and labels of the images from `start` on, in order.
@@ -142,23 +164,37 @@ class _Encoding:
         views = [divmod(view, images.num_flips) for view in range(images.num_views)]
         block_size = self.batch_size * self.processes.size
         blocks = [range(s, min(s + block_size, count)) for s in range(start, count, block_size)]
+        missing = [self._missing(block) for block in blocks]
         loader = DataLoader(
             _AllCopies(images),
-            batch_sampler=[self._share(block) for block in blocks],
+            batch_sampler=[self._share(part) for part in missing if part],
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_initialized(),
         )
-        for block, (pixels, labels) in zip(blocks, batches_of(loader), strict=True):
-            shown = (flip_view(pixels[:, copy], flip) for copy, flip in views)
-            encoded = [*(self.encode(view).cpu() for view in shown), labels]
-            *tokens, labels = (self.processes.gather(part)[: len(block)] for part in encoded)
+        batches = batches_of(loader)
+        for block, part in zip(blocks, missing, strict=True):
+            tokens, labels = None, torch.empty(0)
+            if part:
+                pixels, labels = next(batches)
+                shown = (flip_view(pixels[:, copy], flip) for copy, flip in views)
+                encoded = [*(self.encode(view).cpu() for view in shown), labels]
+                *tokens, labels = (self.processes.gather(one)[: len(part)] for one in encoded)
+            if self.earlier is not None:
+                tokens, labels = self.earlier.completed(block, tokens)
+            assert tokens is not None
             yield tokens, labels
 
-    def _share(self, block: range) -> list[int]:
+    def _missing(self, block: range) -> Sequence[int]:
+        """Return the images of a block that no earlier cache has."""
+        if self.earlier is None:
+            return block
+        return [index for index in block if self.earlier.rows[index] < 0]
+
+    def _share(self, images: Sequence[int]) -> list[int]:
         """Choose this process's images; all get the same number, so the last image may repeat."""
-        each = math.ceil(len(block) / self.processes.size)
-        first = block.start + self.processes.rank * each
-        return [min(index, block.stop - 1) for index in range(first, first + each)]
+        each = math.ceil(len(images) / self.processes.size)
+        first = self.processes.rank * each
+        return [images[min(index, len(images) - 1)] for index in range(first, first + each)]
 
 
 def _write_alone(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> None:
@@ -181,6 +217,14 @@ def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> No
     """
     partial = make_folder(folder.with_name(f"{folder.name}.partial"))
     processes, count = encoding.processes, manifest["images"]
+    stamps = processes.from_main(encoding.images.stamps)
+    earlier = processes.from_main(lambda: _find_earlier(stamps, manifest, folder.parent))
+    if earlier is not None:
+        path, rows = earlier
+        log.info("%d of %d images have their tokens in %s", (rows >= 0).sum(), count, path)
+        tokens = np.load(path / TOKENS, mmap_mode="r", allow_pickle=False)
+        known = EarlierTokens(rows, tokens, encoding.images.source.items.labels)
+        encoding = replace(encoding, earlier=known)
     try:
         cache = _open_partial(encoding, manifest, partial) if processes.is_main else None
         done = processes.from_main(lambda: cache.done if cache else 0)
@@ -198,13 +242,50 @@ def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> No
                     cache.flush()
         cache.flush()
         # All images are written: finish.
-        write_json_atomic(partial / "manifest.json", {**manifest, "sha256": cache.digests()})
+        sums = cache.digests()
+        if stamps is not None:
+            with atomic_write(partial / STAMPS) as file:
+                np.save(file, stamps)
+            sums[STAMPS] = file_digest(partial / STAMPS)
+        write_json_atomic(partial / "manifest.json", {**manifest, "sha256": sums})
         partial.rename(folder)
     except OSError as error:
         raise UserError(
             f"cannot write the token cache {partial}: {error.strerror or error}; it continues from "
             "here once there is space (or set `cache_dir`)"
         ) from error
+
+
+def _find_earlier(
+    stamps: np.ndarray | None, manifest: Mapping[str, Any], cache_dir: Path
+) -> tuple[Path, np.ndarray] | None:
+    """Find the finished cache with the tokens of most of the images.
+
+    Returns:
+        Its folder and the row of each image there, -1 for one that it lacks; None if there is none.
+    """
+    if stamps is None:
+        return None
+    best: tuple[Path, np.ndarray] | None = None
+    for folder in sorted(cache_dir.glob(f"{manifest['dataset']}-{manifest['split']}-*")):
+        try:
+            stored = json.loads((folder / "manifest.json").read_text())
+            is_finished = folder.suffix != ".partial" and STAMPS in stored["sha256"]
+            if not is_finished or _without_images(stored) != _without_images(manifest):
+                continue
+            _read(folder, {name: stored[name] for name in stored if name != "sha256"})
+            theirs = np.load(folder / STAMPS, allow_pickle=False).tolist()
+        except (OSError, ValueError, KeyError, TypeError, UserError):
+            continue  # unfinished or damaged: another cache, or none, will do
+        rows = matching_rows(stamps, theirs)
+        if best is None or (rows >= 0).sum() > (best[1] >= 0).sum():
+            best = folder, rows
+    return best if best is not None and (best[1] >= 0).any() else None
+
+
+def _without_images(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a manifest that do not depend on which images a set has."""
+    return {name: value for name, value in manifest.items() if name not in OF_IMAGES}
 
 
 def _open_partial(encoding: _Encoding, manifest: Mapping[str, Any], partial: Path) -> PartialCache:
@@ -241,7 +322,7 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
         stored = json.loads((folder / "manifest.json").read_text())
         sums = stored.pop("sha256")
         damaged = [name for name in sums if file_digest(folder / name) != sums[name]]
-        if damaged or stored != manifest or sums.keys() != {TOKENS, LABELS}:
+        if damaged or stored != manifest or sums.keys() - {STAMPS} != {TOKENS, LABELS}:
             raise ValueError(f"{', '.join(damaged) or 'manifest.json'} does not match")
         # "c": torch wants a writable array; the file does not change.
         tokens = np.load(folder / TOKENS, mmap_mode="c", allow_pickle=False)

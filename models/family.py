@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.foreign_file import ForeignFile
 from models.shapes import TokenizerShape, TransformerShape, refuse_contradictions
+from utils.plain import to_plain
 from utils.size import Size
 
 
@@ -50,6 +51,14 @@ class TokenizerNetwork(nn.Module, ABC):
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         """Turn such tokens into images (B, C, H, W), not clamped to [-1, 1]."""
 
+    def parts_of_encoder(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+        """Return all that the tokens depend on: plain settings, and weights by name.
+
+        The default is the whole config and all weights. A family overrides it to keep the tokens,
+        and everything that was learned from them, when only the decoder changes.
+        """
+        return to_plain(self.config), self.state_dict()
+
     def to_rgb(self, images: Tensor) -> Tensor:
         """Turn images into displayable ones: (B, 1 or 3, H, W) in [-1, 1]."""
         return images
@@ -62,6 +71,9 @@ Network = TypeVar("Network", TokenizerNetwork, Transformer)
 ReadTransformer = Callable[
     [ForeignFile, TokenizerShape, int | None, Mapping[str, Any]], Transformer
 ]
+
+Carry = Callable[[str, Tensor, Any], Tensor]
+"""(name, weight, `models.fine_tuning.Change`) -> the weight for a new transformer."""
 
 
 def checked(network: Network, path: Path, given: Mapping[str, Any]) -> Network:
@@ -130,6 +142,8 @@ class TransformerFamily(Family):
         write: network -> its weights in the layout of another program; None if no program has one.
         joined: number of matrices in a linear layer that computes several maps of its input, by the
             last part of the layer's name. Muon treats these matrices one by one.
+        carry: fits a weight to a new transformer with other classes or another token grid. Weights
+            that then have another shape than in the new one are not taken.
     """
 
     network: Callable[[Any], Transformer]
@@ -137,3 +151,4 @@ class TransformerFamily(Family):
     read: ReadTransformer | None = None
     write: Callable[[Any], dict[str, Any]] | None = None
     joined: Mapping[str, int] = field(default_factory=dict)
+    carry: Carry = lambda name, weight, change: weight

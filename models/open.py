@@ -27,6 +27,7 @@ from models.foreign_file import ForeignFile
 from models.halton import foreign as halton_files
 from models.halton.config import HaltonConfig
 from models.halton.transformer import HaltonTransformer
+from models.halton.transformer import carry as halton_carry
 from models.halton.transformer import training_bytes as halton_bytes
 from models.ibq import foreign as ibq_files
 from models.ibq.config import IBQConfig
@@ -36,7 +37,7 @@ from models.llamagen.config import LlamaGenConfig
 from models.llamagen.network import LlamaGenModel
 from models.maskgit import foreign as maskgit_files
 from models.maskgit.config import TransformerConfig
-from models.maskgit.transformer import JOINED, MaskedTransformer, training_bytes
+from models.maskgit.transformer import JOINED, MaskedTransformer, carry, training_bytes
 from models.maskgit_vqgan import foreign as maskgit_vqgan_files
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
 from models.maskgit_vqgan.network import MaskgitVQModel
@@ -123,6 +124,7 @@ TRANSFORMERS = (
         recognizes=halton_files.recognizes,
         read=halton_files.read,
         write=halton_files.to_foreign,
+        carry=halton_carry,
     ),
     TransformerFamily(
         config=TransformerConfig,
@@ -133,6 +135,7 @@ TRANSFORMERS = (
         read=maskgit_files.read,
         write=maskgit_files.to_foreign,
         joined=JOINED,
+        carry=carry,
     ),
 )
 # Files of format version 1 do not name their families.

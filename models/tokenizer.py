@@ -30,6 +30,8 @@ class Tokenizer:
 
     Attributes:
         fingerprint: digest of config and weights, 16 hexadecimal digits.
+        codes: digest of what the tokens depend on. Tokenizers with equal codes make the same tokens
+            of an image, even if their decoders differ.
     """
 
     def __init__(self, network: TokenizerNetwork) -> None:
@@ -38,6 +40,7 @@ class Tokenizer:
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.config = network.config
         self.fingerprint = weights_digest(to_plain(self.config), network.state_dict())
+        self.codes = weights_digest(*network.parts_of_encoder())
         self.device = next(network.parameters()).device
 
     @property

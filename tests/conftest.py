@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fake_gpu import FIRST_TORCH
+from PIL import Image
 
 from MaskGIT import main
 
@@ -21,6 +22,11 @@ TINY_VQGAN = "--channels 32 --ch_mult 1,1,1 --num_res_blocks 1 --attn_resolution
 TINY_CODES = "--n_embed 16 --embed_dim 8 --perceptual_weight 0 --disc_weight 0"
 TINY_TRANSFORMER = "--embed_dim_t 8 --hidden_dim 16 --heads 2 --depth 1 --mlp_dim 16"
 TRAIN_TINY = f"--dataset mnist --n_epochs 2 --batch_size 16 {TINY_TRANSFORMER}"
+FOLDER_VQGAN = "--size 16 --channels 32 --ch_mult 1,1 --num_res_blocks 1 --attn_resolutions []"
+BOTH = (
+    f"{FOLDER_VQGAN} --z_channels 8 {TINY_CODES} {TINY_TRANSFORMER} --batch_size 4 "
+    "--batch_size_vae 4"
+)
 
 Run = Callable[[str], str]
 
@@ -44,6 +50,17 @@ def write_real_subset(folder: Path, train: int, test: int) -> Path:
             labels = np.frombuffer(file.read(8 + count), np.uint8, offset=8)
         write_idx(folder / "FashionMNIST" / "raw", images.reshape(-1, 28, 28), labels, prefix)
     return folder
+
+
+def write_images(folder: Path, names: tuple[str, ...], seed: int = 0) -> None:
+    """Four images to train on and one to validate on, for each class; all of one size."""
+    generator = np.random.default_rng(seed)
+    for split, count in (("train", 4), ("val", 1)):
+        for name in names:
+            for number in range(count):
+                path = folder / split / name / f"{number}.bmp"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(generator.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
 
 
 @pytest.fixture

@@ -84,6 +84,9 @@ class Images:
     def __len__(self):
         return self.count
 
+    def stamps(self):
+        return None
+
     def __getitem__(self, index):
         if index >= self.count:
             raise IndexError(index)

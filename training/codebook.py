@@ -39,6 +39,7 @@ class CodebookCare:
 
     Attributes:
         usage: float (K,), running mean of each code's use, relative to the average code.
+        is_frozen: whether the codes stay where they are.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class CodebookCare:
         """
         self.quantizer, self.averaged, self.optimizer = quantizer, averaged, optimizer
         self.revive_below = revive_below
+        self.is_frozen = not quantizer.embedding.weight.requires_grad
         self.usage = torch.ones(len(quantizer.codes), device=quantizer.embedding.weight.device)
 
     @torch.no_grad()
@@ -94,6 +96,8 @@ class CodebookCare:
             tokens: their codes, int64 (N,).
             allowed: bool scalar on the device; nothing is moved if it is False.
         """
+        if self.is_frozen:
+            return
         # Move the codes, in the trained codebook and in its average.
         codes = self.quantizer.codes
         dead = (self.usage < self.revive_below) & allowed  # (K,)

@@ -39,6 +39,9 @@ class TrainingConfig:
         grad_clip: largest norm of the whole gradient; 0 turns clipping off.
         grad_accum: number of parts in which a batch is computed, one after the other.
         ema_decay: decay of the averaged weights; 0 makes them equal to the raw weights.
+        init: file of the trained model whose weights the training starts from; None for random
+            weights.
+        freeze: shell patterns of the names of the parameters that are not trained.
     """
 
     epochs: int = 100
@@ -54,6 +57,8 @@ class TrainingConfig:
     grad_clip: float = 1.0
     grad_accum: int = 1
     ema_decay: float = 0.999
+    init: str | None = None
+    freeze: tuple[str, ...] = ()
     seed: int = 0
 
     def validate_for(self, shape: TransformerShape) -> None:
@@ -93,6 +98,9 @@ class VQGANTrainingConfig:
         disc_layers: strided convolutions of the discriminator; None depends on the image size.
         revive_every: search for dead codes every this many steps; 0 never searches.
         revive_below: a code that is used less than this share of the average code is dead.
+        init: file of the trained VQ-GAN whose weights the training starts from; None for random
+            weights.
+        freeze: shell patterns of the names of the parameters that are not trained.
     """
 
     epochs: int = 100
@@ -114,6 +122,8 @@ class VQGANTrainingConfig:
     disc_layers: int | None = None
     revive_every: int = 100
     revive_below: float = 0.05
+    init: str | None = None
+    freeze: tuple[str, ...] = ()
     seed: int = 0
 
     def discriminator_layers(self, image_size: int) -> int:

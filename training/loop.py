@@ -416,9 +416,13 @@ class _Loop:
     def _save_state(self) -> None:
         """Write the state that `load_state` reads."""
         self.tracker.sync()  # the state counts the rows, so they must be on the disk first
-        name = self.stage.name
-        contents = {"position": vars(self.position).copy(), "stage": self.stage.state_dict()}
-        save_checkpoint(self.run.resume_state(name), f"{name}-resume", contents)
+        save_state(self.stage, self.run, self.position)
+
+
+def save_state(stage: Stage, run: RunFolder, position: Position) -> None:
+    """Write the state that `load_state` reads."""
+    contents = {"position": vars(position).copy(), "stage": stage.state_dict()}
+    save_checkpoint(run.resume_state(stage.name), f"{stage.name}-resume", contents)
 
 
 def publish(stage: Stage, run: RunFolder, step: int, config: LoopConfig, keep: int = 0) -> None:

@@ -11,7 +11,6 @@ from models.shapes import TransformerShape
 from training.config import OPTIMIZERS, TrainingConfig
 from training.muon import Muon
 from utils.errors import FieldError
-from utils.weights import count_parameters
 
 SETTING = "TrainingConfig.optimizer"
 
@@ -20,6 +19,8 @@ def make_optimizers(
     model: nn.Module, config: TransformerShape, training: TrainingConfig, precision: torch.dtype
 ) -> tuple[torch.optim.AdamW, Muon | None]:
     """Make the optimizers; both decay the weights of linear layers and nothing else.
+
+    Parameters without gradients are left out.
 
     Returns:
         An AdamW of all weights and None; or, with "muon", an AdamW of the other weights and a Muon
@@ -34,7 +35,9 @@ def make_optimizers(
     linear = {id(layer.weight) for layer in linear_layers(model).values()}
     groups = [
         {
-            "params": [p for p in model.parameters() if (id(p) in linear) == decay],
+            "params": [
+                p for p in model.parameters() if p.requires_grad and (id(p) in linear) == decay
+            ],
             "weight_decay": training.weight_decay if decay else 0.0,
         }
         for decay in ((False,) if by_muon else (True, False))
@@ -51,9 +54,11 @@ def _make_muon(
     weights = {
         layer.weight: joined.get(name.rpartition(".")[2], 1)
         for name, layer in linear_layers(model).items()
+        if layer.weight.requires_grad
     }
     if not weights:
-        raise FieldError(SETTING, "muon", "this transformer has no linear layers; use adamw")
+        reason = "this transformer has no linear layers to train; use adamw"
+        raise FieldError(SETTING, "muon", reason)
     # On the CPU small matrix products are slower in bfloat16.
     on_cpu = next(iter(weights)).device.type == "cpu"
     precision = torch.float32 if on_cpu else precision
@@ -73,8 +78,10 @@ def check_optimizer(state: Mapping[str, Any], setting: str, chosen: str) -> None
 
 def count_moments(model: nn.Module, training: TrainingConfig) -> int:
     """Count the float32 moments of the optimizers: two per weight with AdamW, one with Muon."""
+    trained = [p for p in model.parameters() if p.requires_grad]
     of_muon = linear_layers(model).values() if training.optimizer == "muon" else ()
-    return 2 * count_parameters(model) - sum(layer.weight.numel() for layer in of_muon)
+    by_muon = {id(layer.weight) for layer in of_muon}
+    return sum(p.numel() * (1 if id(p) in by_muon else 2) for p in trained)
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:

@@ -33,6 +33,10 @@ class RunFiles:
         """Name the file with the state from which a stage continues."""
         return self.path / f"resume_{stage}.pt"
 
+    def images(self, stage: str) -> Path:
+        """Name the file with the names and sizes of the image files that a stage trains on."""
+        return self.path / f"images_{stage}.json"
+
     def metrics(self, stage: str) -> Path:
         """Name the file with a stage's numbers, one JSON object per line."""
         return self.path / ("metrics.jsonl" if stage == "maskgit" else f"metrics_{stage}.jsonl")

@@ -1,15 +1,24 @@
 """Trains a stage in the folder of a new or resumed run, and records its settings."""
 
 import logging
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from training.config import LoopConfig
 from training.curves import CurvePicture
 from training.learning_rate import capped_warmup
-from training.loop import Position, Stage, load_state, publish, run_length, train_loop
+from training.loop import (
+    Position,
+    Stage,
+    load_state,
+    publish,
+    run_length,
+    save_state,
+    train_loop,
+)
 from training.run_folder import RunFolder
 from training.tracking import Trackers, marks_of, open_trackers
 from utils.checkpoint import load_checkpoint
@@ -28,6 +37,9 @@ DIGESTS = {  # keys in MADE_FROM with digests, and what they are digests of
     "source": "images",
     "teacher": "weights of the teacher",
 }
+# Keys in MADE_FROM that change when images are added.
+OF_IMAGES = {"images", CLASS_NAMES, "labels", "source", "tokens"}
+FILES_ENTRY = "files"  # of the list of image files
 # The options that decide most keys in MADE_FROM, and those that decide the others.
 FILES = "`checkpoint_vae` and `data_dir`"
 OWN = {"steps": "number of steps", "teacher": "`checkpoint`"}
@@ -46,6 +58,8 @@ class RunRecord:
         private: names of values that must not leave the machine: paths, names of classes.
         epochs_name: name of the setting that holds the number of epochs.
         continues: the stored settings that this run continues; None for a new run.
+        files: names and sizes of the image files; empty for a set that cannot grow.
+        has_new_images: whether the run goes on with more images than it began with.
     """
 
     settings: Mapping[str, Any]
@@ -54,6 +68,8 @@ class RunRecord:
     private: frozenset[str]
     epochs_name: str
     continues: Mapping[str, Any] | None = None
+    files: Mapping[str, int] = field(default_factory=dict)
+    has_new_images: bool = False
 
     def entry(self) -> dict[str, Any]:
         """Return what config.json stores for the stage."""
@@ -108,6 +124,8 @@ def run_stage(
         # Write the record, and train.
         tracker = Trackers()
         if processes.is_main:
+            if record.has_new_images:  # first, so that a record never describes an older state
+                save_state(stage, run, position)
             _write_record(run, stage.name, record)
             tracker = _open_trackers(stage.name, run, record, position, use_wandb)
         if config.ends_at is None:
@@ -207,9 +225,14 @@ def _start(stage: Stage, run: RunFolder, record: RunRecord) -> Position:
     stored = record.continues
     if stored is None:
         return Position()
-    check_made_from(record.made_from, stored, run)
+    checked = OF_IMAGES if record.has_new_images else set()  # already, with the earlier images
+    made_from = {k: value for k, value in record.made_from.items() if k not in checked}
+    check_made_from(made_from, stored, run)
     position = load_state(stage, run)
     log.info("%s continues after step %d", stage.name, position.step)
+    if record.has_new_images:  # also for validation: its loss cannot be compared with earlier ones
+        position.best_loss, position.best_step, position.length = math.inf, position.step, 0
+        log.info("an epoch has %d steps with the new images", stage.steps_per_epoch)
     now = record.settings[record.epochs_name]
     before = stored.get(record.epochs_name, now)
     if now > before:
@@ -230,6 +253,18 @@ def _write_record(run: RunFolder, stage: str, record: RunRecord) -> None:
         if not run.resume_state(name).is_file()
     }
     write_record(run.config, {**read_config(run), stage: record.entry(), **planned})
+    if record.files:
+        write_record(run.images(stage), {FILES_ENTRY: dict(record.files)})
+
+
+def read_files(run: RunFolder, stage: str) -> dict[str, int]:
+    """Read the names and sizes of the image files of a run; empty if it has no list.
+
+    Raises:
+        UserError: if the list is damaged.
+    """
+    files: dict[str, int] = read_record(run.images(stage), {FILES_ENTRY}).get(FILES_ENTRY, {})
+    return files
 
 
 def read_config(run: RunFolder) -> dict[str, dict[str, Any]]:

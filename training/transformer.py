@@ -8,9 +8,11 @@ Axes: B images of a step, L tokens of an image, K codebook, N hidden tokens.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,15 @@ from torch import Tensor, nn
 
 from data.token_set import DeviceTokens, TokenSet
 from models.family import Transformer
+from models.fine_tuning import Change, same_classes
 from models.masking import draw_masks
 from models.open import new_transformer, transformer_family
 from models.shapes import TransformerShape
 from training import validation
 from training.config import TrainingConfig
 from training.ema import EMA
+from training.freezing import freeze
+from training.growth import grown_state
 from training.learning_rate import LearningRate
 from training.masked_batch import MaskedBatch, hide
 from training.muon import MOMENTS
@@ -39,6 +44,7 @@ from utils.weights import load_moments, load_weights
 
 # On the CPU a step is computed in parts of at most this many tokens; larger ones are slower.
 CPU_PART_TOKENS = 4096
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class MaskGITStage:
@@ -67,6 +73,8 @@ class MaskGITStage:
         precision: torch.dtype,
         checkpoint_entries: Mapping[str, Any],
         preview: Callable[[Transformer, Path], None],
+        start: Mapping[str, Tensor] = NOTHING,
+        former_classes: Sequence[str] = (),
         compile_model: bool = False,
         processes: Processes = ALONE,
     ) -> None:
@@ -75,11 +83,15 @@ class MaskGITStage:
         Args:
             checkpoint_entries: what else a checkpoint holds: dataset, class names, tokenizer.
             preview: writes a picture of samples of a transformer to a path.
+            start: weights by name that replace the random ones.
+            former_classes: names of the classes of a saved state that does not name them; it may
+                have fewer than the model.
             compile_model: whether the training step runs through torch.compile.
             processes: the processes that train together, at most one per image of a step.
 
         Raises:
-            FieldError: if `label_drop` is positive and the model has no null class.
+            FieldError: if `label_drop` is positive and the model has no null class; or if `freeze`
+                matches nothing, or leaves nothing to train.
         """
         training.validate_for(config)
         self.config, self.training = config, training
@@ -87,6 +99,7 @@ class MaskGITStage:
         self.validation_tokens = DeviceTokens(held_out, device)
         self.device, self.precision, self.processes = device, precision, processes
         self._checkpoint_entries, self._preview = checkpoint_entries, preview
+        self._former_classes = former_classes
         self.images_per_step = min(training.batch_size, len(train))
         self.steps_per_epoch = len(train) // self.images_per_step
         self.learning_rate = LearningRate(
@@ -95,6 +108,8 @@ class MaskGITStage:
         # The model and its optimizers.
         torch.manual_seed(derive_seed(training.seed, "weights"))
         self.model = new_transformer(config).to(device)
+        self.model.load_state_dict(start, strict=False)
+        freeze(self.model, training.freeze, "TrainingConfig.freeze")
         self.ema = EMA(self.model, training.ema_decay)
         self.optimizer, self.muon = make_optimizers(self.model, config, training, precision)
         # This process's part of a step, and the exchange of gradients with the others.
@@ -197,7 +212,7 @@ class MaskGITStage:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         spoiled = ~(loss + norm).isfinite()
         skip = spoiled.float()
-        for optimizer in (self.optimizer, *([] if self.muon is None else [self.muon])):
+        for optimizer in self._optimizers.values():
             step_unless(skip, optimizer, self.learning_rate(step))
         self.ema.update(step)
         return {"gradient_norm": norm.masked_fill(spoiled, 0), "skipped": skip}
@@ -226,20 +241,48 @@ class MaskGITStage:
     def state_dict(self) -> dict[str, Any]:
         """Return the weights, the averaged weights and the moments of the optimizers."""
         return {
+            "class_names": list(self._class_names),
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            **({} if self.muon is None else {"muon": self.muon.state_dict()}),
+            **{name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned; ValueError if it does not fit."""
+        """Continue from what `state_dict` returned; ValueError if it does not fit.
+
+        It may be of a model with fewer classes; see `grown_state`.
+        """
+        former = state.get("class_names", self._former_classes)
+        if former and list(former) != self._class_names:
+            state = grown_state(state, self.model, self._optimizers, self._change(former))
         check_optimizer(state, SETTING, self.training.optimizer)
         load_weights(self.model, state["model"])
         load_weights(self.ema.module, state["ema"])
         load_moments(self.optimizer, state["optimizer"])
         if self.muon is not None:
             load_moments(self.muon, state["muon"], MOMENTS, counts=())
+
+    @property
+    def _class_names(self) -> list[str]:
+        """Names of the classes, in the order of the labels."""
+        return list(self._checkpoint_entries.get("class_names", ()))
+
+    @property
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers, by their names in a saved state."""
+        return {"optimizer": self.optimizer, **({} if self.muon is None else {"muon": self.muon})}
+
+    def _change(self, former_classes: Sequence[str]) -> Callable[[str, Tensor], Tensor]:
+        """Return the function that fits a weight of a model with these classes to the model."""
+        grid = (self.config.seq_len,)
+        change = Change(
+            replace(self.config, num_classes=len(former_classes)),  # type: ignore[type-var]
+            self.config,
+            same_classes(former_classes, self._class_names),
+            (grid, grid),
+        )
+        carry = transformer_family(self.config).carry
+        return lambda name, weight: carry(name, weight, change)
 
     def _fix_exchange_order(self) -> None:
         """With several processes, make one pass to fix the order in which gradients are exchanged.

@@ -7,6 +7,7 @@ grid, N = B * h * w encoder outputs, D width of a code, K codes.
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,18 +21,22 @@ from models.vqgan.network import Reconstruction, VQModel
 from training.codebook import CodebookCare
 from training.config import VQGANTrainingConfig
 from training.ema import EMA
+from training.freezing import freeze
 from training.learning_rate import LearningRate
 from training.muon import MOMENTS, Muon
 from training.optimizer import check_optimizer, step_unless
 from training.vqgan_losses import Backward, Objective
 from utils.checkpoint import check_weights
 from utils.device import autocast, send
+from utils.errors import FieldError
 from utils.pictures import save_grid, to_uint8
 from utils.seeding import derive_seed, rng
 from utils.weights import load_moments, load_weights
 
 PREVIEW_IMAGES = 8
 LEAST_CHANNELS = 8  # of a convolution that Muon trains; it is not for the colors of an image
+CODES = "quantize.embedding.weight"  # name of the codebook
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class VQGANStage:
@@ -61,6 +66,7 @@ class VQGANStage:
         device: torch.device,
         precision: torch.dtype,
         checkpoint_entries: Mapping[str, Any],
+        start: Mapping[str, Tensor] = NOTHING,
         compile_model: bool = False,
     ) -> None:
         """Build the models with the run's seed.
@@ -71,10 +77,13 @@ class VQGANStage:
             validation: yields all validation images in such batches.
             precision: dtype of convolutions and matrix products; the quantizer is always float32.
             checkpoint_entries: what else a checkpoint holds: dataset, class names.
+            start: weights by name that replace the random ones. A codebook among them stays as it
+                is at the first step.
             compile_model: whether the model runs through torch.compile.
 
         Raises:
-            UserError: if the VGG weights for the perceptual loss cannot be read or downloaded.
+            UserError: if `freeze` matches nothing or too much; or if the VGG weights for the
+                perceptual loss cannot be read or downloaded.
         """
         # Data and settings.
         self.config, self.training = config, training
@@ -89,9 +98,7 @@ class VQGANStage:
         self._next_step = -1  # the step that the next batch of _current belongs to
         # The networks and their optimizers.
         torch.manual_seed(derive_seed(training.seed, "vqgan weights"))
-        self.model = VQModel(config).to(device).to(memory_format=torch.channels_last)
-        if training.linear_start:
-            self.model.start_linear()
+        self.model = self._make_model(start)
         self.objective = Objective(config, training, device)
         self.ema = EMA(self.model, training.ema_decay)
         self.muon = self._make_muon() if training.optimizer == "muon" else None
@@ -102,9 +109,9 @@ class VQGANStage:
             else None
         )
         self.averaged = self.ema.module
-        self.codebook = CodebookCare(
-            self.model.quantize, self.averaged.quantize, self.optimizer, training.revive_below
-        )
+        quantizers = (self.model.quantize, self.averaged.quantize)
+        self.codebook = CodebookCare(*quantizers, self.optimizer, training.revive_below)
+        self._has_codes = CODES in start or self.codebook.is_frozen
         if compile_model:
             self.model.compile_networks(dynamic=False)
 
@@ -122,7 +129,7 @@ class VQGANStage:
         images = self._images(step)
         # Seed after reading the batch: a data loader draws from this generator when it starts.
         torch.manual_seed(derive_seed(self.training.seed, "vqgan dropout", step))
-        if step == 0:
+        if step == 0 and not self._has_codes:
             self._initialize_codebook(images)
         # Compute the gradients and make the step.
         metrics, latents, tokens = self._accumulate_gradients(images, self._is_adversarial(step))
@@ -214,10 +221,19 @@ class VQGANStage:
             load_moments(self.discriminator_optimizer, state["discriminator_optimizer"])
         self._next_step = -1
 
+    def _make_model(self, start: Mapping[str, Tensor]) -> VQModel:
+        """Make the VQ-GAN that is trained, with the weights that it starts from."""
+        model = VQModel(self.config).to(self.device).to(memory_format=torch.channels_last)
+        if self.training.linear_start:
+            model.start_linear()
+        model.load_state_dict(start, strict=False)
+        freeze_vqgan(model, self.training)
+        return model
+
     def _make_optimizer(self, module: nn.Module) -> torch.optim.AdamW:
-        """Make an AdamW for a module's weights, but those of Muon, without weight decay."""
+        """Make an AdamW without weight decay for a module's weights, but frozen and Muon's ones."""
         by_muon = set() if self.muon is None else set(self.muon.param_groups[0]["params"])
-        weights = [weight for weight in module.parameters() if weight not in by_muon]
+        weights = [w for w in module.parameters() if w.requires_grad and w not in by_muon]
         return torch.optim.AdamW(
             weights, self.training.lr, self.training.betas, weight_decay=0, fused=True
         )
@@ -228,6 +244,7 @@ class VQGANStage:
             layer.weight
             for layer in self.model.modules()
             if isinstance(layer, nn.Conv2d) and min(layer.weight.shape[:2]) >= LEAST_CHANNELS
+            if layer.weight.requires_grad
         ]
         return Muon(dict.fromkeys(weights, 1), self.training.lr, 0, self.precision)
 
@@ -303,6 +320,20 @@ class VQGANStage:
             step_unless(skip, optimizer, self.learning_rate(step))
         self.ema.update(step)
         return finite
+
+
+def freeze_vqgan(model: VQModel, training: VQGANTrainingConfig) -> None:
+    """Freeze the parameters of a VQ-GAN that `freeze` names; errors as in `freeze`.
+
+    Raises:
+        FieldError: also if the adversarial loss needs the gradient of a frozen layer.
+    """
+    freeze(model, training.freeze, "VQGANTrainingConfig.freeze")
+    if training.disc_weight and not model.decoder.conv_out.weight.requires_grad:
+        reason = (
+            "the discriminator needs the decoder's last layer, decoder.conv_out, trained; use 0"
+        )
+        raise FieldError("disc_weight", training.disc_weight, reason)
 
 
 def _flat(latents: Tensor) -> Tensor:

@@ -180,7 +180,7 @@ class Backward:
         Args:
             accumulate: whether the batch is computed in several parts.
         """
-        self._parameters = list(model.parameters())
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._last_layer = model.decoder.conv_out.weight
         self._training = training
         self._accumulate = accumulate
@@ -206,7 +206,10 @@ class Backward:
         # The backward pass, for the losses on images and the codebook loss together.
         weight = share * self._training.codebook_weight
         factor = torch.full_like(output.codebook_loss, weight)
-        torch.autograd.backward([output.images, output.codebook_loss], [gradient, factor])
+        pairs = ((output.images, gradient), (output.codebook_loss, factor))
+        trained = [pair for pair in pairs if pair[0].requires_grad]  # frozen parts have none
+        outputs, gradients = zip(*trained, strict=True)
+        torch.autograd.backward(outputs, gradients)
         codebook = {"codebook": share * output.codebook_loss.detach()}
         for name, value in {**feedback.metrics, **codebook}.items():
             self._metrics[name] = self._metrics.get(name, 0) + value

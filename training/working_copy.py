@@ -30,6 +30,7 @@ class WorkingCopy:
         copied = [(theirs, mine) for theirs, mine in pairs if theirs is not mine]
         self._originals: list[Tensor] = [theirs for theirs, _ in copied]
         self._copies: list[Tensor] = [mine for _, mine in copied]
+        self._trained = [(theirs, mine) for theirs, mine in copied if mine.requires_grad]
 
     @torch.no_grad()
     def renew(self) -> None:
@@ -40,15 +41,15 @@ class WorkingCopy:
     @torch.no_grad()
     def hand_over_gradients(self) -> None:
         """Add the copy's gradients to those of the original, and clear them."""
-        if not self._copies:
+        if not self._trained:
             return
-        gradients = [copy.grad for copy in self._copies if copy.grad is not None]
-        assert len(gradients) == len(self._copies)
-        sums = [weight.grad for weight in self._originals if weight.grad is not None]
+        gradients = [copy.grad for _, copy in self._trained if copy.grad is not None]
+        assert len(gradients) == len(self._trained)
+        sums = [weight.grad for weight, _ in self._trained if weight.grad is not None]
         if sums:
             torch._foreach_add_(sums, gradients)
         else:
-            sums = [torch.empty_like(weight) for weight in self._originals]
+            sums = [torch.empty_like(weight) for weight, _ in self._trained]
             torch._foreach_copy_(sums, gradients)
-        for weight, copy, total in zip(self._originals, self._copies, sums, strict=True):
+        for (weight, copy), total in zip(self._trained, sums, strict=True):
             weight.grad, copy.grad = total, None

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.family import Transformer
+from models.fine_tuning import Change
 from models.halton.config import HaltonConfig
 from models.maskgit.transformer import Dropout, attend
 
@@ -176,6 +177,13 @@ class OutputBias(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(size))
+
+
+def carry(name: str, weight: Tensor, change: Change) -> Tensor:
+    """Fit the rows of classes and positions to another transformer; see `TransformerFamily`."""
+    if name == "cls_emb.weight":
+        return change.classes_and_null(weight)
+    return change.positions(weight) if name == "pos_emb.weight" else weight
 
 
 def training_bytes(

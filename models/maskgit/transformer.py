@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.family import Transformer
+from models.fine_tuning import Change
 from models.maskgit.config import TransformerConfig
 
 EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
@@ -180,6 +181,23 @@ class Dropout(nn.Module):
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
         levels = words.view(torch.uint8)[: x.numel()].view(x.shape)
         return x * ((levels >= dropped).to(x.dtype) * (256 / (256 - dropped)))
+
+
+def carry(name: str, weight: Tensor, change: Change) -> Tensor:
+    """Fit the rows of classes and positions to another transformer; see `TransformerFamily`."""
+    first = change.old.mask_token + 1  # the first class in the vocabulary
+
+    def vocabulary(rows: Tensor) -> Tensor:  # (old V, ...) -> (new V, ...)
+        return torch.cat([rows[:first], change.classes_and_null(rows[first:])])
+
+    def positions(rows: Tensor) -> Tensor:  # (old L + 1, ...) -> (new L + 1, ...)
+        return torch.cat([change.positions(rows[:-1]), rows[-1:]])
+
+    if name == "token_embedding.weight":
+        return vocabulary(weight)
+    if name == "output_bias":
+        return vocabulary(positions(weight).T).T
+    return positions(weight) if name == "position_embedding" else weight
 
 
 def training_bytes(

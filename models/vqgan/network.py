@@ -6,6 +6,7 @@ token grid, Z z_channels, D width of a code.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -17,6 +18,12 @@ from models.family import TokenizerNetwork
 from models.vqgan.config import VQGANConfig
 from models.vqgan.norm import GroupNorm
 from models.vqgan.quantizer import VectorQuantizer
+from utils.plain import to_plain
+
+# Fields of the config that do not change what a trained encoder computes. Which levels have
+# attention is seen in its weights.
+NOT_ENCODING = {"image_size", "attn_resolutions", "dropout", "sane_index_shape", "colorize_nlabels"}
+DECODER = ("decoder.", "post_quant_conv.", "colorize")  # starts of the names of what only decodes
 
 
 def _norm(channels: int) -> GroupNorm:
@@ -284,6 +291,16 @@ class VQModel(TokenizerNetwork):
     def encode(self, images: Tensor) -> Tensor:
         """Turn images (B, C, H, W) in [-1, 1] into tokens int64 (B, h, w) in [0, K)."""
         return self.quantize.tokens(self.latents(images).float().permute(0, 2, 3, 1))
+
+    def parts_of_encoder(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+        """Return all that the tokens depend on: settings, and weights by name.
+
+        The image size is not part of it: the same network encodes images of any size.
+        """
+        config, weights = to_plain(self.config), self.state_dict()
+        settings = {name: config[name] for name in config.keys() - NOT_ENCODING}
+        parts = {name: w for name, w in weights.items() if not name.startswith(DECODER)}
+        return {**settings, "family": self.config.family}, parts
 
     def compile_networks(self, dynamic: bool) -> None:
         """Run encoder and decoder through torch.compile with `dynamic`.

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY_CODES, TINY_TRANSFORMER
-from PIL import Image
+import torch
+from conftest import BOTH, write_images
 
 import commands.train
+import training.runs
 import utils.device
 from MaskGIT import main
 from training.run_folder import RunFolder
@@ -28,20 +29,7 @@ from utils.checkpoint import load_checkpoint
 from utils.records import write_record
 
 ROOT = Path(__file__).parents[2]
-SHAPE = "--size 16 --channels 32 --ch_mult 1,1 --num_res_blocks 1 --attn_resolutions []"
-BOTH = f"{SHAPE} --z_channels 8 {TINY_CODES} {TINY_TRANSFORMER} --batch_size 4 --batch_size_vae 4"
 STAGES = {"maskgit": "--train --n_epochs 2", "vqgan": "--train_vae --n_epochs_vae 2"}
-
-
-def write_images(folder: Path, names: tuple[str, ...], seed: int = 0) -> None:
-    """Four images to train on and one to validate on, for each class; all of one size."""
-    generator = np.random.default_rng(seed)
-    for split, count in (("train", 4), ("val", 1)):
-        for name in names:
-            for number in range(count):
-                path = folder / split / name / f"{number}.bmp"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(generator.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
 
 
 @pytest.fixture(scope="module")
@@ -397,3 +385,78 @@ def test_an_unknown_user_without_a_home_trains(start, tmp_path):
     assert process.returncode == 0, error
     assert "wandb records nothing: this account has no home folder (set HOME)" in out
     assert steps_of(tmp_path, "maskgit") == 4
+
+
+def add_images(world: Path) -> None:
+    """Four more images of a class, and a new class, whose name sorts between the others."""
+    write_images(world / "images", ("a5",), seed=5)
+    write_images(world / "more", ("a10",), seed=6)
+    for number, path in enumerate(sorted((world / "more" / "train" / "a10").iterdir())):
+        path.rename(world / "images" / "train" / "a10" / f"{number}_more.bmp")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_images_and_classes_that_were_added_are_taken_on_request(world, stage, capsys):
+    add_images(world)
+    assert "--new_images goes on with them" in refusal(world, stage, capsys)
+    resume(world, stage, "--new_images")
+    printed = capsys.readouterr().out
+    assert "8 new training images: a10 4, a5 4 (a new class)" in printed
+    assert names_of(world, stage) == ["a2", "a10", "a5"]
+    assert read_config(run_of(world))[stage][MADE_FROM]["images"] == 16
+    # After that the run is like any other.
+    resume(world, stage, STAGES[stage].split(maxsplit=1)[1].replace(" 2", " 3"))
+    assert load_checkpoint(run_of(world).published(stage), stage)["step"] == 12
+
+
+def test_a_grown_transformer_keeps_what_it_knows(world, monkeypatch):
+    """Rows of the old classes and the moments stay; the new class is the mean of the old ones."""
+    path = run_of(world).resume_state("maskgit")
+    old = load_checkpoint(path, "maskgit-resume")["stage"]
+    add_images(world)
+
+    def stop(*_arguments):
+        raise KeyboardInterrupt
+
+    # The state is saved before the record: a crash in between loses nothing.
+    with monkeypatch.context() as patched:
+        patched.setattr(training.runs, "_write_record", stop)
+        with pytest.raises(SystemExit):
+            resume(world, "maskgit", "--new_images")
+    new = load_checkpoint(path, "maskgit-resume")["stage"]
+    assert new["class_names"] == ["a2", "a10", "a5"]
+    for part in ("model", "ema"):
+        a2, a10, null = old[part]["token_embedding.weight"][17:]
+        rows = new[part]["token_embedding.weight"][17:]
+        assert torch.allclose(rows, torch.stack([a2, a10, (a2 + a10) / 2, null]))
+    for number, moments in old["optimizer"]["state"].items():
+        grown = new["optimizer"]["state"][number]
+        assert grown["step"] == moments["step"]
+        if grown["exp_avg"].shape == moments["exp_avg"].shape:
+            assert torch.equal(grown["exp_avg"], moments["exp_avg"])
+    resume(world, "maskgit", "--new_images")
+    assert names_of(world, "maskgit") == ["a2", "a10", "a5"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_with_new_images_the_old_ones_must_stay(world, stage, capsys):
+    add_images(world)
+    image = world / "images" / "train" / "a2" / "3.bmp"
+    content = image.read_bytes()
+    image.unlink()
+    told = refusal(world, stage, capsys, "--new_images")
+    assert "a2/3.bmp of the run in" in told
+    assert "is no longer a training image" in told
+    image.write_bytes(content + b"0")
+    assert "a2/3.bmp of the run in" in refusal(world, stage, capsys, "--new_images")
+    image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "the images of the run in" in refusal(world, stage, capsys, "--new_images")
+
+
+def test_new_images_need_a_run_that_goes_on_and_lists_its_images(world, capsys):
+    run_of(world).images("maskgit").unlink()
+    assert "does not list its images" in refusal(world, "maskgit", capsys, "--new_images")
+    resume(world, "maskgit")  # writes the list
+    with pytest.raises(SystemExit):
+        main(f"--train --dataset folder --data_dir {world}/images --new_images".split())
+    assert "give --resume too" in capsys.readouterr().err

@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_stages import Images
 
 from data import partial_cache
 from data import token_cache as cache
+from data.images import FileImages, ImageDataset
+from data.spec import Source
 from data.token_cache import cached_tokens
 from data.token_set import DeviceTokens
 from utils.errors import UserError
@@ -387,3 +390,80 @@ def test_manifest_says_what_the_tokens_are(tmp_path):
     manifest = json.loads((cache_folder(tmp_path) / "manifest.json").read_text())
     assert manifest["tokenizer"] == "abc"
     assert (manifest["images"], manifest["views"], manifest["seq_len"]) == (30, 1, L)
+
+
+@pytest.fixture
+def folder_of_images(tmp_path):
+    """Write gray images into class folders; returns (names) -> ImageDataset of them all."""
+
+    def open_images(*names: str) -> ImageDataset:
+        for name in names:
+            path = tmp_path / "images" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                pixels = np.full((4, 4), int(path.stem), np.uint8)
+                Image.fromarray(pixels).save(path)
+        found = sorted((tmp_path / "images").rglob("*.png"))
+        classes = sorted({path.parent.name for path in found})
+        items = FileImages(found, [classes.index(path.parent.name) for path in found])
+        source = Source(items, tmp_path / "images", found, tmp_path / "images")
+        return ImageDataset(source, classes, 1, 4, 2)
+
+    return open_images
+
+
+def encoded_by(calls: list[int]):
+    """An encoder that notes the images that it encodes; a token is the gray of the image."""
+
+    def note(pixels):
+        calls.extend(pixels[:, 0, 0, 0].tolist())
+        return encode(pixels)
+
+    return note
+
+
+def make_of_files(images, folder, calls, **identity):
+    name = {"dataset": "toy", "split": "train", "classes": list(images.class_names), **identity}
+    return cached_tokens(
+        images, encoded_by(calls), L, name, folder, codebook_size=300,
+        num_classes=len(images.class_names), batch_size=2, num_workers=0,
+    )  # fmt: skip
+
+
+def test_a_set_that_has_grown_encodes_only_the_new_images(folder_of_images, tmp_path):
+    """New images come before, between and after the old ones, in old and new classes."""
+    calls: list[int] = []
+    make_of_files(folder_of_images("b/20.png", "b/40.png", "d/60.png"), tmp_path / "c", calls)
+    assert sorted(calls) == [20, 20, 40, 40, 60, 60]  # under two flips
+    calls.clear()
+    grown = folder_of_images("a/10.png", "b/30.png", "d/70.png")
+    result = make_of_files(grown, tmp_path / "c", calls)
+    assert sorted(calls) == [10, 10, 30, 30, 70, 70]
+    assert result.tokens[:, :, 0].tolist() == [[10, 20, 30, 40, 60, 70]] * 2
+    assert result.labels.tolist() == [0, 1, 1, 1, 2, 2]
+
+
+def test_a_changed_image_is_encoded_again_and_a_removed_one_is_left_out(folder_of_images, tmp_path):
+    calls: list[int] = []
+    make_of_files(folder_of_images("a/1.png", "a/2.png", "a/3.png"), tmp_path / "c", calls)
+    calls.clear()
+    (tmp_path / "images" / "a" / "1.png").unlink()
+    Image.fromarray(np.full((4, 4), 99, np.uint8)).save(tmp_path / "images" / "a" / "2.png")
+    result = make_of_files(folder_of_images(), tmp_path / "c", calls)
+    assert calls == [99, 99]
+    assert result.tokens[0, :, 0].tolist() == [99, 3]
+
+
+def test_tokens_of_another_tokenizer_or_of_a_damaged_cache_are_not_taken_over(
+    folder_of_images, tmp_path
+):
+    calls: list[int] = []
+    make_of_files(folder_of_images("a/1.png", "a/2.png"), tmp_path / "c", calls, tokenizer="x")
+    calls.clear()
+    make_of_files(folder_of_images("a/3.png"), tmp_path / "c", calls, tokenizer="y")
+    assert len(calls) == 6
+    (stamps,) = (path for path in tmp_path.glob("c/*/stamps.npy") if len(np.load(path)) == 2)
+    flip(stamps, -1)
+    calls.clear()
+    make_of_files(folder_of_images("a/4.png"), tmp_path / "c", calls, tokenizer="x")
+    assert len(calls) == 8
