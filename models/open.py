@@ -396,12 +396,19 @@ def _tokenizer_in(
 
 
 def _tokenizer_network(entry: Any, source: Path | str) -> TokenizerNetwork:
-    """Build the network of `Tokenizer.entry`; errors as in `tokenizer_of`."""
+    """Build the network of `Tokenizer.entry`; errors as in `tokenizer_of`.
+
+    Weights may be stored in half precision (scripts/half_weights.py); they are computed in float32.
+    """
     try:
         family = family_named("tokenizer", entry.get("family", FIRST_TOKENIZER))
         config = from_plain(family.config, entry["config"])
         config.validate()
-        return build_with_weights(lambda: family.network(config), entry["weights"])
+        weights = {
+            name: value.float() if value.dtype == torch.float16 else value
+            for name, value in entry["weights"].items()
+        }
+        return build_with_weights(lambda: family.network(config), weights)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"the tokenizer in {source} is damaged: {one_line(error)}") from error
 

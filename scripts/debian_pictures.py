@@ -55,7 +55,7 @@ def emoji(packages: Path) -> Iterator[tuple[str, str, Image.Image]]:
     fonts, data = (unpacked(package, packages) for package in EMOJI_PACKAGES)
     font = ImageFont.truetype(next(fonts.rglob("NotoColorEmoji.ttf")), STRIKE)
     lines = next(data.rglob("emoji-test.txt")).read_text(encoding="utf-8").splitlines()
-    for group, points in _fully_qualified(lines):
+    for group, points in emoji_points(lines):
         text = "".join(map(chr, points))
         picture = Image.new("RGBA", (CANVAS, CANVAS))
         draw = ImageDraw.Draw(picture)
@@ -73,8 +73,8 @@ def on_ground(picture: Image.Image, ground: tuple[int, int, int], margin: float)
     return square.convert("RGB")
 
 
-def _fully_qualified(lines: list[str]) -> Iterator[tuple[str, list[int]]]:
-    """Yield group and code points of the emoji in Unicode's emoji-test.txt."""
+def emoji_points(lines: list[str]) -> Iterator[tuple[str, list[int]]]:
+    """Yield group and code points of the emoji without skin tone in Unicode's emoji-test.txt."""
     group = ""
     for line in lines:
         if line.startswith("# group: "):

@@ -276,8 +276,8 @@ class VQModel(TokenizerNetwork):
         inside = set()
         for block in self.modules():
             if isinstance(block, ResidualBlock):
-                nn.init.zeros_(block.conv2.weight)
-                nn.init.zeros_(block.conv2.bias)
+                for parameter in block.conv2.parameters():
+                    nn.init.zeros_(parameter)
                 inside |= {block.conv1, block.conv2}
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d) and layer not in inside:

@@ -1,0 +1,44 @@
+"""Draw the emoji of Debian's font as a folder of nine classes, the groups of Unicode.
+
+    python scripts/emoji_pictures.py FOLDER
+    python MaskGIT.py --train --sample --dataset folder --data_dir FOLDER --size 32
+
+The classes are smileys, people, animals, food, travel, activities, objects, symbols and flags;
+1,850 pictures on white. With --halves a picture is in FOLDER/train or in FOLDER/val, in turn: a
+classifier that is trained on the first half can be tested on the second.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from commands.flags import with_flags
+from scripts.debian_pictures import emoji, on_ground
+from utils.errors import errors_on_one_line
+
+WHITE = (255, 255, 255)
+MARGIN = 0.05  # of the longer side of a picture
+
+
+def main() -> None:
+    """Write the pictures, FOLDER/class/code_points.png; those that exist are drawn again."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--halves", action="store_true", help="half for training, half for tests")
+    parser.add_argument("--packages", type=Path, help="folder of the packages [FOLDER.packages]")
+    options = parser.parse_args()
+    packages = options.packages or options.folder.with_name(f"{options.folder.name}.packages")
+    number = 0
+    for number, (group, points, picture) in enumerate(emoji(packages), start=1):
+        half = ("val", "train")[number % 2] if options.halves else ""
+        target = options.folder / half / group.split()[0].lower()
+        target.mkdir(parents=True, exist_ok=True)
+        on_ground(picture, WHITE, MARGIN).save(target / f"{points}.png")
+    sys.stdout.write(f"{options.folder}: {number} emoji\n")
+
+
+if __name__ == "__main__":
+    with errors_on_one_line("emoji_pictures.py", with_flags):
+        main()
