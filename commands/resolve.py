@@ -7,10 +7,12 @@ begins. A Job is complete and never changes. Only the results of earlier modes a
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from commands import dry_run
 from commands.families import with_defaults
+from commands.fitted import with_fitted_defaults
 from commands.flags import configure, options_of, with_flags
 from commands.modes import Mode
 from commands.options import BEST, OPTIONS
@@ -67,6 +69,7 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
         # Make the Jobs, and let the caller run them.
         with processes.connected(machine.device):
             request = Request(line, machine, continued=continued)
+            request = replace(request, line=with_fitted_defaults(request))
             if line.dry_run:
                 dry_run.show_options(request)
             jobs = _resolve_jobs(request)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from commands.families import new_config
@@ -33,6 +35,7 @@ from commands.training_jobs import (
     open_splits,
     wants_wandb,
 )
+from commands.trial import Cost, cost_of, cost_of_training, steps_of
 from data.content import digest_of
 from data.images import ImageDataset
 from data.spec import RESIZE, Split
@@ -43,7 +46,7 @@ from models.family import Transformer
 from models.generator import ImageSeries
 from models.labels import labels_in_turn
 from models.model import Model
-from models.open import new_transformer, transformer_family
+from models.open import new_tokenizer, new_transformer
 from models.sampling import SamplingConfig
 from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
@@ -51,7 +54,8 @@ from training.config import TrainingConfig
 from training.freezing import freeze
 from training.optimizer import count_moments
 from training.runs import RunRecord
-from training.transformer import num_parts
+from training.transformer import MaskGITStage, num_parts
+from training.validation import MOST_IMAGES
 from utils.device import float32_name
 from utils.size import size_text
 from utils.weights import count_parameters
@@ -237,18 +241,10 @@ def previews_of(job: TrainJob, tokenizer: Tokenizer) -> Callable[[Transformer, P
 
 def describe(job: TrainJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
-    # Memory: a process holds the network and the activations of one part of its batch.
-    config, splits, machine = job.config, job.splits, job.machine
+    config, splits = job.config, job.splits
     network = new_transformer(config)
     freeze(network, job.training.freeze, "TrainingConfig.freeze")
     parameters, moments = count_parameters(network), count_moments(network, job.training)
-    own_batch = math.ceil(job.loop.images_per_step / machine.processes.size)
-    kind = machine.device.type
-    parts = num_parts(own_batch, config.seq_len, job.training.grad_accum, kind)
-    part = math.ceil(own_batch / parts)
-    memory = transformer_family(config).training_bytes(config, parameters, part, kind)
-    memory += 4 * (moments - 2 * parameters)  # training_bytes counts two moments per parameter
-    # Disk.
     both, dtype = (splits.train, splits.validation), token_type(config.codebook_size)
     cache = sum(cache_bytes(len(one), one.num_views, config.seq_len, dtype) for one in both)
     # Raw and averaged weights are in the checkpoint; the resume state has the moments too.
@@ -258,10 +254,45 @@ def describe(job: TrainJob) -> dict[str, Any]:
         "tokens per image": f"{config.seq_len}, codebook of {config.codebook_size}",
         "transformer": f"{parameters / 1e6:.2f} M parameters",
         "optimizer steps": job.steps_per_epoch * job.loop.epochs,
-        "memory, roughly": f"{memory / 1e9:.1f} GB for each process",
+        "stage 2 takes": _cost(job),
         "disk": f"{cache / 1e6:.0f} MB of tokens, {checkpoints / 1e6:.0f} MB of checkpoints",
         "plan": make_plan([config.seq_len], job.sampling).table(),
     }
+
+
+def _cost(job: TrainJob) -> str:
+    """Measure what a process needs for the training, and for the tokens."""
+    config, machine, splits = job.config, job.machine, job.splits
+    generator = np.random.default_rng(0)
+    dtype = token_type(config.codebook_size)
+
+    def steps(count: int) -> Callable[[], float]:
+        shape = (1, count, config.seq_len)
+        tokens = generator.integers(0, config.codebook_size, shape).astype(dtype)
+        some = TokenSet(tokens, np.zeros(count, np.int64))
+        return steps_of(
+            MaskGITStage(
+                config, replace(job.training, grad_accum=1), some, some, device=machine.device,
+                precision=machine.precision, checkpoint_entries={}, preview=lambda *_: None,
+            )
+        )  # fmt: skip
+
+    def encoding(count: int) -> Callable[[], Tensor]:
+        tokenizer = new_tokenizer(job.tokenizer.shape)  # that of the run may not be trained yet
+        pixels = torch.zeros(count, job.data.spec.channels, *job.data.size, dtype=torch.uint8)
+        return lambda: tokenizer.to(machine.device).encode_bytes(pixels).cpu()
+
+    # A process computes its share of a batch in parts.
+    own = math.ceil(job.loop.images_per_step / machine.processes.size)
+    parts = num_parts(own, config.seq_len, job.training.grad_accum, machine.device.type)
+    step = cost_of(steps, math.ceil(own / parts), machine.device)
+    tokens = cost_of(encoding, own, machine.device)
+    step = Cost(step.seconds * parts, max(step.memory, tokens.memory))
+    images = len(splits.train) * splits.train.num_views + len(splits.validation)
+    seconds = tokens.seconds * images / own / machine.processes.size
+    epochs, held_out = job.loop.epochs, min(len(splits.validation), MOST_IMAGES)
+    total = job.steps_per_epoch * epochs
+    return cost_of_training(step, total, epochs, job.loop.images_per_step, held_out, seconds)
 
 
 def _shape_for(

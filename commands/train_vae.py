@@ -2,11 +2,14 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from commands.families import new_config
@@ -32,13 +35,15 @@ from commands.training_jobs import (
     open_splits,
     wants_wandb,
 )
+from commands.trial import cost_of, cost_of_training, steps_of
 from models.open import load_tokenizer
+from models.perceptual import has_vgg_weights
 from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.foreign import read_remap
 from models.vqgan.network import VQModel
 from training.config import VQGANTrainingConfig
-from training.vqgan import freeze_vqgan
+from training.vqgan import VQGANStage, freeze_vqgan
 from utils.errors import FieldError, UserError, value_text
 from utils.size import size_of, size_text
 from utils.weights import count_parameters
@@ -141,7 +146,36 @@ def describe(job: TrainVaeJob) -> dict[str, Any]:
     return {
         "VQ-GAN": f"{count_parameters(VQModel(job.config)) / 1e6:.2f} M parameters",
         "steps": f"{steps} of {batch} images, {count} in all",
+        "stage 1 takes": _cost(job),
     }
+
+
+def _cost(job: TrainVaeJob) -> str:
+    """Measure what the training needs."""
+    training, notes, device = (
+        dataclasses.replace(job.training, grad_accum=1),
+        "",
+        job.machine.device,
+    )
+    if training.perceptual_weight and not has_vgg_weights(training.perceptual_vgg):
+        training = dataclasses.replace(training, perceptual_weight=0.0)
+        notes = "; more with the perceptual loss, whose weights are not on this machine"
+
+    def steps(count: int) -> Callable[[], float]:
+        images = torch.rand(count, job.config.image_channels, *job.config.image_size) * 2 - 1
+        return steps_of(
+            VQGANStage(
+                job.config, training, lambda epoch, first: repeat(images),
+                lambda: iter([images]), job.steps_per_epoch, device=device,
+                precision=job.machine.precision, checkpoint_entries={},
+            )
+        )  # fmt: skip
+
+    batch, parts = job.loop.images_per_step, job.training.grad_accum
+    step = cost_of(steps, math.ceil(batch / parts), device)
+    step = dataclasses.replace(step, seconds=step.seconds * parts)
+    epochs, held_out = job.loop.epochs, len(job.splits.validation)
+    return cost_of_training(step, job.steps_per_epoch * epochs, epochs, batch, held_out) + notes
 
 
 def _origin(request: Request) -> Origin | None:

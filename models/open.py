@@ -43,7 +43,7 @@ from models.maskgit_vqgan.config import MaskgitVQGANConfig
 from models.maskgit_vqgan.network import MaskgitVQModel
 from models.model import BEST_SETTINGS, Model, read_best_settings
 from models.sampling import SamplingConfig
-from models.shapes import Given, TransformerShape, refuse_contradictions
+from models.shapes import Given, TokenizerShape, TransformerShape, refuse_contradictions
 from models.tokenizer import Tokenizer
 from models.vqgan import foreign as vqgan_files
 from models.vqgan.config import VQGANConfig
@@ -365,6 +365,11 @@ def family_named(kind: str, name: Any) -> Any:
     shown = repr(name[:40]) if isinstance(name, str) else f"of type {type(name).__name__}"
     known = ", ".join(family.name for family in families[kind])
     raise ValueError(f"unknown {kind} family {shown}; this program has {known}")
+
+
+def new_tokenizer(config: TokenizerShape) -> Tokenizer:
+    """Build an untrained tokenizer of a family on the CPU."""
+    return Tokenizer(family_named("tokenizer", config.family).network(config))
 
 
 def new_transformer(config: TransformerShape) -> Transformer:

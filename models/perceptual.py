@@ -67,6 +67,12 @@ class PerceptualLoss(nn.Module):
         return self.distance(images, targets).mean()
 
 
+def has_vgg_weights(path: str | None) -> bool:
+    """Whether `load_vgg_weights` finds its file on this machine."""
+    name = Path(VGG16_Weights.IMAGENET1K_V1.url).name
+    return Path(path or f"{torch.hub.get_dir()}/checkpoints/{name}").is_file()
+
+
 def load_vgg_weights(path: Path | None) -> dict[str, Any]:
     """Read VGG16 weights from a file, or download them (528 MB, kept in torch's cache).
 

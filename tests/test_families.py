@@ -183,7 +183,7 @@ def test_a_dry_run_describes_it(world, capsys):
     told = capsys.readouterr().out
     config = world.case.network.config
     assert f"{config.seq_len}, codebook of {config.codebook_size}" in told
-    assert "memory, roughly" in told
+    assert "stage 2 takes" in told
     guidance = [row.split()[3] for row in told.splitlines() if row.strip()[:1].isdecimal()]
     assert any(float(weight) > 0 for weight in guidance[1:]) == world.case.has_null
 

@@ -1,5 +1,6 @@
 """The memory that this process needs at most, in bytes."""
 
+import ctypes
 import resource
 import sys
 from contextlib import suppress
@@ -25,5 +26,7 @@ def reset_peak(device: torch.device) -> None:
     """Let `peak_memory` start from what is in use now, where the system can do this."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps freed memory
     with suppress(OSError):
         (PROCESS / "clear_refs").write_text("5")

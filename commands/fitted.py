@@ -1,0 +1,91 @@
+"""Defaults of a training on a user's own images: they follow from the number of images.
+
+The defaults of the program are made for tens of thousands of images. A few hundred need small
+batches, so that an epoch has steps enough, and a smaller transformer, which overfits later.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+from commands.families import MADE_BY
+from commands.kept_options import STAGE_OPTIONS
+from commands.options import OPTIONS
+from commands.parser import CommandLine
+from commands.request import Request
+from data.datasets import OWN_IMAGES
+from training.runs import read_config
+
+log = logging.getLogger(__name__)
+
+SMALL_SET = 10_000  # images; below, the weights with the lowest validation loss are published
+
+
+def tokenizer_defaults(count: int) -> dict[str, Any]:
+    """Return options of stage 1 for a number of training images."""
+    batch = _batch(count / 50, 8, 128)
+    return {"batch_size_vae": batch, "n_epochs_vae": _epochs(count, batch, steps=3000)}
+
+
+def transformer_defaults(count: int) -> dict[str, Any]:
+    """Return options of stage 2 for a number of training images."""
+    batch = _batch(count / 25, 16, 256)
+    return {
+        "batch_size": batch,
+        "n_epochs": _epochs(count, batch, steps=4000),
+        "lr": 1e-3 if batch < 256 else 5e-4,
+        "depth": 4 if count < 1000 else 6 if count < SMALL_SET else 10,
+        "publish": "best" if count < SMALL_SET else "last",
+    }
+
+
+DEFAULTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "vqgan": tokenizer_defaults,
+    "maskgit": transformer_defaults,
+}
+
+
+def with_fitted_defaults(request: Request) -> CommandLine:
+    """Fill in defaults that fit the user's images, for options that neither user nor run gives.
+
+    Raises:
+        UserError: if the images cannot be opened.
+    """
+    line = request.line
+    stored = read_config(request.run()) if line.resume else {}
+    stages = [
+        stage
+        for stage in DEFAULTS
+        if line.asks_for(STAGE_OPTIONS[stage].mode) and stage not in stored
+    ]
+    if line.dataset != OWN_IMAGES or not stages:
+        return line
+    count = len(request.data().open("train"))
+    values: dict[str, Any] = {}
+    for stage in stages:
+        kind = next(kind for kind, mode in MADE_BY.items() if mode == STAGE_OPTIONS[stage].mode)
+        if getattr(line, kind) == OPTIONS[kind].default_value:  # other families have their own
+            values |= DEFAULTS[stage](count)
+    timed = {STAGE_OPTIONS[stage].epochs for stage in stages if line.minutes is not None}
+    values = {name: values[name] for name in values.keys() - line.given - timed}
+    shown = " ".join(f"--{name} {values[name]}" for name in sorted(values))
+    log.info("defaults for %d images: %s", count, shown)
+    return line.replace(**values)
+
+
+def _batch(images: float, least: int, most: int) -> int:
+    """Return the largest power of two that is at most `images`, within bounds."""
+    return min(most, max(least, 2 ** math.floor(math.log2(max(images, 1)))))
+
+
+def _epochs(count: int, batch: int, steps: int) -> int:
+    """Return the epochs of a run. Its steps grow with the square root of the number of images.
+
+    Args:
+        count: number of training images.
+        batch: images of a step.
+        steps: steps of a run on 300 images.
+    """
+    wanted = steps * math.sqrt(max(count, 300) / 300)
+    return max(1, round(wanted / max(1, count // batch)))

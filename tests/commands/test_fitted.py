@@ -1,0 +1,54 @@
+"""The defaults of a training on a user's own images."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from commands.fitted import tokenizer_defaults, transformer_defaults
+from commands.options import OPTIONS
+from MaskGIT import main
+
+
+@pytest.mark.parametrize("count", [1, 7, 50, 300, 1_700, 3_000, 30_000, 300_000])
+def test_an_epoch_has_steps_enough_and_larger_sets_longer_runs(count):
+    for defaults, batch, epochs in (
+        (tokenizer_defaults, "batch_size_vae", "n_epochs_vae"),
+        (transformer_defaults, "batch_size", "n_epochs"),
+    ):
+        values, more = defaults(count), defaults(4 * count)
+        per_epoch = max(1, count // values[batch])
+        assert per_epoch >= min(18, count // 16)
+        assert values[batch] <= OPTIONS[batch].default_value
+        assert values[epochs] >= 1
+        assert more[epochs] * max(1, 4 * count // more[batch]) >= 0.9 * values[epochs] * per_epoch
+        assert values.keys() <= OPTIONS.keys()
+
+
+@pytest.fixture
+def dry_run(tmp_path, capsys):
+    for number in range(24):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+
+    def run(options):
+        main(
+            f"--train_vae --dry_run --dataset folder --data_dir {tmp_path} --size 8 --channels 32 "
+            f"--ch_mult 1 --num_res_blocks 1 --perceptual_weight 0 --disc_weight 0 "
+            f"--output_dir {tmp_path}/runs {options}".split()
+        )
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_they_are_said_and_what_is_given_wins(dry_run):
+    out = dry_run("--n_epochs_vae 3")
+    (line,) = [one for one in out.splitlines() if one.startswith("defaults for")]
+    assert "--batch_size_vae 8" in line
+    assert "--n_epochs_vae" not in line
+    assert "of 8 images" in out
+    assert "stage 1 takes" in out
+
+
+def test_with_a_time_limit_the_speed_decides_the_epochs(dry_run):
+    assert "--n_epochs_vae" not in dry_run("--minutes 3").split("defaults for")[1].splitlines()[0]

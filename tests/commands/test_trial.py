@@ -1,0 +1,57 @@
+"""What --dry_run says about time and memory."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from commands import trial
+from commands.trial import MOST_ON_CPU, Cost, cost_of, cost_of_training
+
+CPU = torch.device("cpu")
+PER_IMAGE = 4 << 20  # bytes
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only the work moves."""
+    now = [0.0]
+    monkeypatch.setattr(trial.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("images", [1, 5, 8, 200])
+def test_time_is_extrapolated_from_a_few_images(clock, images):
+    done = []
+
+    def prepare(count):
+        def work():
+            done.append(count)
+            clock[0] += 0.5 * count
+
+        return work
+
+    assert cost_of(prepare, images, CPU).seconds == pytest.approx(0.5 * images)
+    assert max(done) == min(images, MOST_ON_CPU)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux measures the memory of a part")
+def test_memory_is_extrapolated_from_a_few_images(clock):
+    held = []
+
+    def prepare(count):
+        def work():
+            held[:] = [np.ones(PER_IMAGE * count, np.uint8)]
+            held.clear()
+
+        return work
+
+    few, many = (cost_of(prepare, images, CPU).memory for images in (MOST_ON_CPU, 200))
+    assert many - few == pytest.approx(PER_IMAGE * (200 - MOST_ON_CPU), rel=0.25)
+
+
+def test_the_whole_is_steps_and_validations_and_tokens():
+    step = Cost(seconds=3.0, memory=5.6e9)
+    text = cost_of_training(step, steps=100, epochs=5, images=10, held_out=20, encoding=50)
+    assert text == "6 min, 5.6 GB of memory; 3 s a step, with 50 s for the tokens"
