@@ -10,6 +10,7 @@ from commands.generation import (
     PREVIEW_IMAGES,
     describe_model,
     guided_if_possible,
+    plan_table,
     preview_writer,
 )
 from commands.parser import CommandLine
@@ -18,7 +19,6 @@ from commands.resume import run_record
 from commands.sources import ModelSource, find_model
 from commands.training_jobs import StageJob, wants_wandb
 from data.datasets import DATASETS
-from models.decoding import make_plan
 from models.generator import ImageSeries
 from models.labels import labels_in_turn
 from models.open import new_transformer, transformer_family
@@ -157,5 +157,5 @@ def describe(job: DistillJob) -> dict[str, Any]:
         "memory, roughly": f"{memory / 1e9:.1f} GB",
         "disk": f"{checkpoints / 1e6:.0f} MB of checkpoints",
         "student": job.run.model,
-        "plan": make_plan([config.seq_len], job.sampling).table(),
+        "plan": plan_table(job.sampling, config.seq_len),
     }

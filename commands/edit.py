@@ -12,6 +12,7 @@ from commands.generation import (
     GRID_COLUMNS,
     Generation,
     describe_model,
+    plan_table,
     resolve_generation,
     sampling_of,
 )
@@ -22,7 +23,6 @@ from data.edit_region import image_to_edit, region_to_make
 from data.generated import write_pngs
 from data.publish import claim, new_folder, publish
 from models.cells import check_cells, composite, hidden_cells
-from models.decoding import make_plan
 from models.labels import label_without_class
 from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError
@@ -116,11 +116,10 @@ def describe(job: EditJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
     model = job.variants.model
     hidden = hidden_cells(job.mask, model.tokenizer.grid, job.grow)  # (h, w)
-    plan = make_plan([int(hidden.sum())], job.sampling)
     return {
         **describe_model(model),
         "images": len(job.variants.labels),
-        "plan": plan.table(),
+        "plan": plan_table(job.sampling, int(hidden.sum())),
     }
 
 

@@ -12,7 +12,13 @@ from typing import Any
 
 from commands import likelihood
 from commands.flags import option_values
-from commands.generation import Generation, describe_model, resolve_generation, sampling_of
+from commands.generation import (
+    Generation,
+    describe_model,
+    plan_table,
+    resolve_generation,
+    sampling_of,
+)
 from commands.judging import SPLITS, JudgeSource, SplitImages, check_judge, resolve_judge
 from commands.nearest import NearestSource, resolve_nearest
 from commands.parser import CommandLine
@@ -23,7 +29,6 @@ from data.generated import Block, GeneratedImages, images_from, open_generated
 from metrics.judge import write_scores
 from metrics.reconstruction import ReconstructionMeter, perceptual_if_there
 from metrics.unfinished import Unfinished
-from models.decoding import make_plan
 from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError
 from utils.pictures import to_uint8
@@ -162,8 +167,8 @@ def describe(job: EvaluateJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
     if not isinstance(job, SamplesJob):
         return {}
-    plan = make_plan([job.generation.model.shape.seq_len], job.sampling)
-    return {**describe_model(job.generation.model), "plan": plan.table()}
+    model = job.generation.model
+    return {**describe_model(model), "plan": plan_table(job.sampling, model.shape.seq_len)}
 
 
 def run(job: EvaluateJob) -> None:

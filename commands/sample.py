@@ -11,13 +11,13 @@ from commands.generation import (
     grid_columns,
     log_best_settings,
     log_plan,
+    plan_table,
     resolve_generation,
     sampling_of,
 )
 from commands.options import BEST
 from commands.request import Request
 from models.cells import check_cells
-from models.decoding import make_plan
 from models.sampling import SamplingConfig
 from utils.pictures import hatch_hidden, save_film
 from utils.plain import to_plain
@@ -80,11 +80,10 @@ def resolve(request: Request) -> SampleJob:
 
 def describe(job: SampleJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
-    plan = make_plan([job.generation.model.shape.seq_len], job.sampling)
     return {
         **describe_model(job.generation.model),
         "images": len(job.generation.labels),
-        "plan": plan.table(),
+        "plan": plan_table(job.sampling, job.generation.model.shape.seq_len),
     }
 
 

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from commands.flags import configure
-from commands.generation import log_plan, sampling_of
+from commands.generation import log_plan, plan_table, sampling_of
 from commands.options import BEST
 from commands.request import Request
 from commands.sources import find_model, find_tokenizer
-from models.decoding import make_plan
 from models.sampling import SamplingConfig
 from utils.errors import UserError
 
@@ -37,7 +36,7 @@ def resolve(request: Request) -> ShowPlanJob:
 
 def describe(job: ShowPlanJob) -> dict[str, Any]:
     """Describe the plan for --dry_run."""
-    return {"plan": make_plan([job.seq_len], job.sampling).table()}
+    return {"plan": plan_table(job.sampling, job.seq_len)}
 
 
 def run(job: ShowPlanJob) -> None:

@@ -12,7 +12,12 @@ from torch import Tensor
 
 from commands.families import new_config
 from commands.flags import configure
-from commands.generation import PREVIEW_IMAGES, guided_if_possible, preview_writer
+from commands.generation import (
+    PREVIEW_IMAGES,
+    guided_if_possible,
+    plan_table,
+    preview_writer,
+)
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
 from commands.resume import former_classes, run_record
@@ -41,7 +46,6 @@ from data.images import ImageDataset
 from data.spec import RESIZE, Split
 from data.token_cache import cache_bytes, cached_tokens
 from data.token_set import TokenSet, token_type
-from models.decoding import make_plan
 from models.family import Transformer
 from models.generator import ImageSeries
 from models.labels import labels_in_turn
@@ -256,7 +260,7 @@ def describe(job: TrainJob) -> dict[str, Any]:
         "optimizer steps": job.steps_per_epoch * job.loop.epochs,
         "stage 2 takes": _cost(job),
         "disk": f"{cache / 1e6:.0f} MB of tokens, {checkpoints / 1e6:.0f} MB of checkpoints",
-        "plan": make_plan([config.seq_len], job.sampling).table(),
+        "plan": plan_table(job.sampling, config.seq_len),
     }
 
 

@@ -55,14 +55,6 @@ class Plan:
         """The number of steps T."""
         return len(self.guidance)
 
-    def table(self) -> str:
-        """Format the plan of the first image as a table with one line per step."""
-        lines = ["step  tokens  temperature  guidance"]
-        columns = zip(self.counts[0], self.temperatures, self.guidance, strict=True)
-        for number, (count, temperature, guidance) in enumerate(columns, start=1):
-            lines.append(f"{number:4d}  {count:6d}  {temperature:11.3f}  {guidance:8.3f}")
-        return "\n".join(lines)
-
 
 class Noise(NamedTuple):
     """The random numbers for decoding a block.

@@ -109,10 +109,9 @@ class ImageGenerator:
         return np.concatenate([images for images, _ in blocks])
 
     def label_numbers(self, labels: Labels) -> list[int]:
-        """Turn labels into indices of `class_names`, whose length stands for no class.
+        """Turn labels into indices of `class_names`; raises a UserError that names a wrong one.
 
-        Raises:
-            UserError: naming a label that is not a class of the model.
+        The length of `class_names` stands for no class.
         """
         has_null = self.transformer.config.null_class is not None
         return read_labels(labels, self.class_names, has_null)

@@ -19,8 +19,7 @@ from models.generator import BLOCK_SIZE, ImageGenerator, ImageSeries, Labels
 from models.labels import label_without_class
 from models.predictors import KnownTokens
 from models.sampling import SamplingConfig
-from models.series import DecodedStep
-from models.steps import Midway, continued
+from models.steps import DecodedStep, Midway, continued
 from utils.checkpoint import weights_digest
 from utils.device import in_usual_torch
 from utils.plain import from_plain, to_plain

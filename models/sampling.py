@@ -90,9 +90,7 @@ class SamplingConfig:
         if self.start_token is not None:
             check_whole("start_token", self.start_token)
         if self.start_share and self.start_token is not None:
-            reason = (
-                f"`start_share` {self.start_share} already sets the start; leave one of them out"
-            )
+            reason = f"`start_share` {self.start_share} already sets the start; leave one out"
             raise FieldError("start_token", self.start_token, reason)
         ends = self.guidance_interval
         are_two = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(is_number, ends))

@@ -26,8 +26,7 @@ from models.generator import ImageSeries
 from models.labels import classes_in_turn, label_text
 from models.predictors import KnownTokens
 from models.sampling import SamplingConfig
-from models.series import DecodedStep
-from models.steps import Midway
+from models.steps import DecodedStep, Midway
 from page.catalog import OpenModel
 from page.checks import (
     MOST_NUMBER,
