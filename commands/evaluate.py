@@ -245,7 +245,8 @@ def _measure_tokenizer(job: TokenizerJob) -> None:
     features = judge.measure(blocks, len(images), "reconstructing")
     # The FID of reconstructions is called rFID. The meter has no LPIPS without VGG weights.
     scores = judge.compare(features)
-    all_scores = {"rfid": scores.pop("fid"), **scores, "lpips": None, **meter.result()}
+    distance = judge.distance
+    all_scores = {f"r{distance}": scores.pop(distance), **scores, "lpips": None, **meter.result()}
     more = {"tokenizer": tokenizer.fingerprint}
     write_scores(job.result, all_scores, {**judge.protocol(len(images)), **more})
     if beside is not None:

@@ -11,7 +11,9 @@ from commands.request import Data, Request
 from data.batches import uint8_blocks
 from data.images import ImageDataset
 from data.spec import Split
-from metrics.extractor import Extractor, open_extractor
+from metrics.better import FEATURES
+from metrics.dinov2 import load_dinov2
+from metrics.extractor import Extractor, load_feature_net, load_inception
 from metrics.judge import Judge, Reference, cached_features, check_count, file_features
 from metrics.protocols import PROTOCOLS, Protocol
 from metrics.reference_file import ReferenceFile, check_written, read_reference, write_reference
@@ -77,17 +79,17 @@ class JudgeSource:
         blocks_from = partial(uint8_blocks, images, self.batch_size, data.num_workers)
         real = cached_features(extractor, reference, blocks_from, self.cache_folder)
         if self.written is not None:
-            write_reference(self.written, real, blocks_from(), "fid")
+            write_reference(self.written, real, blocks_from(), extractor.distance)
             log_written(self.written, f"the statistics of {reference.title}, for other programs")
         return Judge(extractor, reference, real, len(images.class_names), self.protocol)
 
 
 def check_judge(line: CommandLine) -> None:
     """Refuse files that are missing, and a --write_reference that cannot be written."""
-    for name in ("feature_net", "inception_weights"):
-        file = getattr(line, name)
-        if file and not Path(file).is_file():
+    for name, file in _network_files(line).items():
+        if file is not None and not file.is_file():
             raise FieldError(name, file, "there is no such file")
+    _check_features(line)
     is_file = line.reference is not None and line.reference not in SPLITS
     if is_file and not Path(line.reference).is_file():
         reason = f"it is neither {' nor '.join(SPLITS)}, nor a file of statistics"
@@ -103,6 +105,47 @@ def check_judge(line: CommandLine) -> None:
                 "--write_reference writes the statistics of a split: leave --reference "
                 "out, or name a split"
             )
+
+
+def _network_files(line: CommandLine) -> dict[str, Path | None]:
+    """Return the files of the feature networks: the user's own, Inception's and DINOv2's."""
+    files = {"feature_net": line.feature_net, "inception_weights": line.inception_weights}
+    files["feature_weights"] = line.feature_weights
+    return {name: Path(file) if file else None for name, file in files.items()}
+
+
+def _check_features(line: CommandLine) -> None:
+    """Refuse features together with what measures others."""
+    is_inception = line.features == FEATURES[0]
+    if line.feature_weights and is_inception:
+        raise UserError(f"--feature_weights is for --features {' or '.join(FEATURES[1:])}")
+    if is_inception:
+        return
+    for name, file in _network_files(line).items():
+        if file is not None and name != "feature_weights":
+            raise UserError(f"--features {line.features}: leave --{name} out")
+    if not PROTOCOLS[line.protocol].with_dinov2:
+        raise UserError(f"--protocol {line.protocol} measures Inception's features alone")
+
+
+def _extractor(request: Request, written: Path | None) -> Callable[[], Extractor]:
+    """Return what opens the network whose features are compared, once for all modes."""
+    line, device = request.line, request.machine.device
+    how = PROTOCOLS[line.protocol]
+    with_spatial = how.with_spatial or (written is not None and written.suffix == ".npz")
+    files = _network_files(line)
+    net, inception, weights = files.values()
+
+    def load() -> Extractor:
+        if net is not None:
+            return load_feature_net(net, device)
+        if line.features == FEATURES[0]:
+            return load_inception(inception, device, with_spatial, how.resize)
+        return load_dinov2(line.features, weights, device)
+
+    key = ("extractor", *files.values(), line.features, with_spatial, how.resize)
+    opened: Callable[[], Extractor] = request.opened.setdefault(key, cache(load))
+    return opened
 
 
 def resolve_judge(
@@ -121,13 +164,8 @@ def resolve_judge(
             images.
     """
     line = request.line
-    files = (line.feature_net, line.inception_weights)
-    net, inception = (Path(file) if file else None for file in files)
     written = Path(line.write_reference) if line.write_reference else None
-    how = PROTOCOLS[line.protocol]
-    with_spatial = how.with_spatial or (written is not None and written.suffix == ".npz")
-    wanted = (net, inception, request.machine.device, with_spatial, how.resize)
-    extractor = request.opened.setdefault(wanted, cache(lambda: open_extractor(*wanted)))
+    extractor = _extractor(request, written)
     if not line.dry_run:
         extractor()  # finds an unreadable file now, not after hours of sampling
     if count is not None:
@@ -137,7 +175,10 @@ def resolve_judge(
         real = SplitImages(reference, data.open(reference))
         check_count(len(real.images), f"features of {data.spec.name} ({reference})")
     else:
-        real, written = read_reference(Path(reference), "fid"), None
+        real, written = (
+            read_reference(Path(reference), "fid" if line.features == FEATURES[0] else "fd_dinov2"),
+            None,
+        )
     return JudgeSource(
         real=real,
         data=data,

@@ -15,7 +15,7 @@ from typing import Any
 from commands import kinds
 from data.datasets import DATASETS
 from data.spec import FITS, RESIZES, VIEWS, Preparation
-from metrics.better import BETTER, PROTOCOLS
+from metrics.better import BETTER, FEATURES, PROTOCOLS
 from models.maskgit.config import TransformerConfig
 from models.sampling import CHOICES, SamplingConfig
 from models.vqgan.config import VQGANConfig
@@ -545,6 +545,14 @@ def _measuring() -> Iterator[Option]:
         "(features, logits) or (features, logits, spatial features); runs the code in that file",
         modes,
     )  # fmt: skip
+    yield Option(
+        "features", str, "KIND",
+        "features to compare: Inception's, or DINOv2's for FD_DINOv2, resized as by EDM2 or, with "
+        "-pil, as by dgm-eval",
+        _modes("evaluate"), default=FEATURES[0], choices=FEATURES,
+    )  # fmt: skip
+    text = "DINOv2's dinov2_vitl14_pretrain.pth, if it cannot be downloaded"
+    yield Option("feature_weights", kinds.path, "FILE", text, _modes("evaluate"))
     text = "weights-inception-2015-12-05-6726825d.pth, if it cannot be downloaded"
     yield Option("inception_weights", kinds.path, "FILE", text, modes)
     text = "also find the training image nearest to each sample: are the samples copies?"

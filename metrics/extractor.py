@@ -50,6 +50,7 @@ class Extractor:
         name: name in messages and protocols.
         digest: first 16 digits of the SHA-256 of the network's file.
         variant: what the features depend on, beside the images and the file.
+        distance: name of the Frechet distance of these features.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Extractor:
         device: torch.device,
         needs_color: bool,
         variant: str = "",
+        distance: str = "fid",
     ) -> None:
         """Wrap a network.
 
@@ -70,8 +72,9 @@ class Extractor:
                 perhaps spatial features (B, S).
             needs_color: whether gray images need three equal channels.
             variant: what the features depend on, beside the images and the file.
+            distance: name of the Frechet distance of these features.
         """
-        self.name, self.digest, self.variant = name, digest, variant
+        self.name, self.digest, self.variant, self.distance = name, digest, variant, distance
         self._net, self.device, self._needs_color = net, device, needs_color
 
     @torch.no_grad()
@@ -116,28 +119,6 @@ class Extractor:
             )
         if not tensor.isfinite().all():
             raise UserError(f"{self.name} returns values that are not finite")
-
-
-def open_extractor(
-    feature_net: Path | None,
-    inception_weights: Path | None,
-    device: torch.device,
-    with_spatial: bool = False,
-    resize: str = "tensorflow",
-) -> Extractor:
-    """Load the network for measuring.
-
-    Args:
-        feature_net: the user's own network; None uses Inception.
-        with_spatial: whether Inception also returns its spatial features.
-        resize: how Inception resizes images, as in `load_inception`.
-
-    Raises:
-        UserError: as `load_feature_net` or `load_inception`.
-    """
-    if feature_net is not None:
-        return load_feature_net(feature_net, device)
-    return load_inception(inception_weights, device, with_spatial, resize)
 
 
 def load_feature_net(path: Path, device: torch.device) -> Extractor:
@@ -192,7 +173,9 @@ def load_inception(
     """
     wanted = f"{INCEPTION_FILE} (91 MB, {URL_INCEPTION_V3})"
     if path is None:
-        path = _cached_download(URL_INCEPTION_V3, wanted)
+        path = downloaded(
+            URL_INCEPTION_V3, INCEPTION_FILE, wanted, "inception_weights", INCEPTION_SHA256
+        )
     if not path.is_file():
         raise FieldError("inception_weights", path, f"there is no such file; it must be {wanted}")
     net, digest = read_with_digest(path, lambda path: _inception(path, wanted))
@@ -262,24 +245,31 @@ def _inception(path: Path, wanted: str) -> FeatureExtractorInceptionV3:
     )
 
 
-def _cached_download(url: str, wanted: str) -> Path:
-    """Find the Inception weights in torch's cache, or download them to it.
+def downloaded(url: str, name: str, wanted: str, field: str, digest: str | None = None) -> Path:
+    """Find the weights of a network in torch's cache, or download them to it.
 
     Args:
+        url: where they are.
+        name: name of the file.
         wanted: description of the file for error messages.
+        field: the setting that names the file, for error messages.
+        digest: start of the file's SHA-256; None if it is not known.
+
+    Raises:
+        UserError: if they cannot be downloaded.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if path.is_file():
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_SHA256)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
     except (OSError, RuntimeError) as error:
         # URLError is an OSError; a download with a wrong hash is a RuntimeError.
         reason = one_line(error)
         raise UserError(
-            f"the Inception weights cannot be downloaded ({reason}): fetch {wanted} elsewhere and "
-            "name it with `inception_weights` FILE, or measure with your own network, "
+            f"the weights of the feature network cannot be downloaded ({reason}): fetch {wanted} "
+            f"elsewhere and name it with `{field}` FILE, or measure with your own network, "
             "`feature_net` FILE"
         ) from error
     return path

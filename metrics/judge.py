@@ -139,6 +139,11 @@ class Judge:
         """Compute all metrics of `count` images; arguments and errors as in `measure`."""
         return self.compare(self.measure(blocks, count, title))
 
+    @property
+    def distance(self) -> str:
+        """Name of the Frechet distance of the extractor's features."""
+        return self._extractor.distance
+
     def measure(
         self, blocks: Blocks, count: int, title: str, unfinished: Unfinished | None = None
     ) -> FeatureSet:
@@ -174,8 +179,13 @@ class Judge:
         return generated
 
     def compare(self, generated: FeatureSet) -> dict[str, float]:
-        """Compute the scores of the protocol, as `metrics.scores.compare`."""
-        return metrics.compare(generated, self.real, PROTOCOLS[self._protocol].metrics)
+        """Compute the scores of the protocol, as `metrics.scores.compare`.
+
+        Returns:
+            The scores; "fid" has the name that it has for these features.
+        """
+        scores = metrics.compare(generated, self.real, PROTOCOLS[self._protocol].metrics)
+        return {self.distance if name == "fid" else name: scores[name] for name in scores}
 
     def protocol(self, count: int) -> dict[str, Any]:
         """Describe what is needed to compare the scores of `count` images with others."""
@@ -188,6 +198,7 @@ class Judge:
             "extractor": {
                 "name": self._extractor.name,
                 "sha256": self._extractor.digest,
+                **({"variant": self._extractor.variant} if self._extractor.variant else {}),
                 "features": len(self.real.mean),
                 "input": "uint8",
             },

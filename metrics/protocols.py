@@ -22,6 +22,7 @@ class Protocol:
         settings: (number of images, features of the real ones) -> the settings of the metrics.
         rounding: how float pixels become bytes, a key of `utils.pictures.ROUNDINGS`.
         resize: how images reach the size of Inception, as in `metrics.extractor.load_inception`.
+        with_dinov2: whether it also measures DINOv2's features.
         with_spatial: whether it needs spatial features.
         keeps_all: whether all generated images are compared one by one; otherwise up to
             `metrics.scores.KEPT`.
@@ -34,6 +35,7 @@ class Protocol:
     settings: Callable[[int, FeatureSet], dict[str, str]]
     rounding: str = "nearest"
     resize: str = "tensorflow"
+    with_dinov2: bool = False
     with_spatial: bool = False
     keeps_all: bool = False
     takes_any: bool = False
@@ -46,6 +48,7 @@ PROTOCOLS: dict[str, Protocol] = {
         program="this program and torch-fidelity",
         metrics=None,
         settings=scores.protocol,
+        with_dinov2=True,
         takes_any=True,
     ),
     "adm": Protocol(
@@ -61,6 +64,7 @@ PROTOCOLS: dict[str, Protocol] = {
         metrics=FID,
         settings=lambda count, real: {},
         rounding="half up",
+        with_dinov2=True,
     ),
     "clean": Protocol(
         program="clean-fid in its mode clean",

@@ -12,6 +12,7 @@ import scipy.linalg
 import torch
 import torchvision
 from conftest import REAL_FASHION_MNIST, write_idx
+from dinov2_weights import weights
 from PIL import Image
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -275,6 +276,25 @@ def test_a_sweep_refuses_rows_of_another_protocol(evaluate, trained, tmp_path, c
     with pytest.raises(SystemExit, match="2"):
         evaluate(f"{command} --protocol adm")
     assert "sweep.csv was measured with another basis (edm2, mnist train" in capsys.readouterr().err
+
+
+def test_dinov2_from_end_to_end(run, tmp_path):
+    torch.save(weights(256), tmp_path / "dinov2.pth")
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 1), np.uint8)
+    np.savez(tmp_path / "fake.npz", arr_0=images)
+    command = (
+        f"--evaluate --images {tmp_path}/fake.npz --feature_weights {tmp_path}/dinov2.pth "
+        "--protocol edm2 --features"
+    )
+    run(f"{command} dinov2 --reference validation --write_reference {tmp_path}/edm2.pkl")
+    by_split = scores_of(tmp_path)
+    assert list(by_split["scores"]) == ["fd_dinov2"]  # never under the name of an FID
+    run(f"{command} dinov2 --reference {tmp_path}/edm2.pkl")
+    assert scores_of(tmp_path)["scores"] == pytest.approx(by_split["scores"], rel=1e-9)
+    run(f"{command} dinov2-pil --reference validation")
+    by_pil = scores_of(tmp_path)
+    assert by_pil["scores"] != by_split["scores"]
+    assert by_pil["protocol"]["extractor"]["variant"] == "dinov2-pil"
 
 
 @pytest.fixture
@@ -546,6 +566,9 @@ def test_a_grid_is_every_combination():
         (["--evaluate", "--write_reference", "x.csv"], "its name must end in .npz (ADM, EDM"),
         (["--evaluate", "--write_reference", "x.npz", "--reference", __file__], "or name a split"),
         (["--evaluate", "--reference", __file__], "it is no .npz, no pickle and no file of torch"),
+        (["--evaluate", "--features", "dinov2"], "--features dinov2: leave --feature_net out"),
+        (["--evaluate", "--feature_weights", __file__], "--feature_weights is for --features dino"),
+        (["--evaluate", "--feature_weights", "x.pth"], "--feature_weights x.pth: there is no such"),
         (["--evaluate", "--size", "48"], "--size 48 contradicts"),
         (["--evaluate", "--num_samples", "5"], "5 images are too few to measure"),
         (["--evaluate", "--inception_weights", "x.pth"], "--inception_weights x.pth: there is no"),
