@@ -16,6 +16,7 @@ from commands.flags import given_fields
 from commands.parser import CommandLine
 from commands.request import Machine, Request
 from data.datasets import DATASETS
+from data.readers import known_classes
 from models.model import BestSettings, Model
 from models.open import (
     BUNDLED,
@@ -335,8 +336,9 @@ def _load_foreign(request: Request, stored: object, path: Path) -> Model:
     # The other program may have used a different number of classes than the dataset has.
     num_classes = line.n_classes if "n_classes" in line.given else spec.num_classes
     model = foreign_model(
-        stored, path, tokenizer, spec.name, spec.classes, num_classes, _given(line).transformer
-    )
+        stored, path, tokenizer, spec.name, known_classes(spec), num_classes,
+        _given(line).transformer,
+    )  # fmt: skip
     names, trained = model.class_names, spec.num_classes
     if trained is not None and trained < len(names):
         log.warning(

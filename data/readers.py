@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torchvision.datasets
+import torchvision.models
 
 from data.arrays import read_idx
 from data.file_names import IDX_FILES
 from data.files import missing, reading
 from data.images import ArrayImages
-from data.spec import Source
+from data.spec import DatasetSpec, Source
 
 log = logging.getLogger(__name__)
 
@@ -106,3 +107,13 @@ class Torchvision:
         if "train" in inspect.signature(dataset).parameters:
             return dataset(root, train=split == "train", **options)
         return dataset(root, split=split, **options)
+
+
+def known_classes(spec: DatasetSpec) -> tuple[str, ...]:
+    """Return the names of the classes of a dataset whose files are not here; empty if unknown.
+
+    The folders of ImageNet have no names but numbers of WordNet; torchvision has the names.
+    """
+    if spec.name != "imagenet":
+        return spec.classes
+    return tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])

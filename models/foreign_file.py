@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from utils.errors import UserError, one_line
-from utils.torch_file import read_json, safetensors_metadata
+from utils.torch_file import OPTIMIZER, read_json, safetensors_metadata
 
 log = logging.getLogger(__name__)
 
 # Words in a wrapper's name that mark averaged weights, which are preferred.
 AVERAGED = frozenset({"ema", "swa", "avg", "average", "averaged", "shadow"})
-OPTIMIZER = re.compile("optim|opt$")  # containers of an optimizer's state, with the same names
 # Modules that torch puts around others. They may also wrap a part of a network.
 INSIDE = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 

@@ -305,6 +305,7 @@ def foreign_model(
     assert family.read is not None, "it recognizes a file"
     with opening(path):
         transformer = family.read(ForeignFile(stored, path), tokenizer.config, num_classes, given)
+    _log_license(family, path)
     refuse_contradictions(transformer.config, given, path)
     config = transformer.config
     if config.seq_len != tokenizer.config.seq_len:
@@ -397,6 +398,7 @@ def _tokenizer_in(
         family = _family_of_file(TOKENIZERS, stored, path, named)
         assert family.read is not None, "it recognizes a file"
         network = family.read(ForeignFile(stored, path), image_size, given)
+        _log_license(family, path)
     return Tokenizer(family.adapt(network, path, given))
 
 
@@ -418,10 +420,16 @@ def _tokenizer_network(entry: Any, source: Path | str) -> TokenizerNetwork:
         raise UserError(f"the tokenizer in {source} is damaged: {one_line(error)}") from error
 
 
+def _log_license(family: Family, path: Path) -> None:
+    """Log under which license the authors of a file of another program publish such weights."""
+    if family.license:
+        log.info("%s: %s, published under %s", path, family.name, family.license)
+
+
 def _family_of_file(
     families: tuple[AnyFamily, ...], stored: Any, path: Path, named: str | None = None
 ) -> AnyFamily:
-    """Find the family that recognizes a file of another program, and log its license.
+    """Find the family that recognizes a file of another program.
 
     Args:
         named: the family that the user named; None tries all of them.
@@ -436,8 +444,6 @@ def _family_of_file(
         for family in families:
             accepts = family.accepts if named and family.accepts else family.recognizes
             if accepts(file):
-                if family.license:
-                    log.info("%s: %s, published under %s", path, family.name, family.license)
                 return family
     network = pickled_network(stored)
     if network:

@@ -11,8 +11,9 @@ import json
 import re
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -27,6 +28,7 @@ from utils.plain_pickle import STORAGES, StandIn, Storage, Unpickler, check_exte
 PLAIN_BYTES = 64 << 20  # of memory for plain data, in addition to its size in the file
 LIST_BYTES = 8 << 20  # largest list of records of an archive, or of tensors of a .safetensors
 PIECE = 1 << 20  # bytes read at once
+OPTIMIZER = re.compile("optim|opt$")  # entries of other programs with the state of an optimizer
 # The first number in a file of torch.save before torch 1.6, as a pickle stores it.
 MAGIC = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 
@@ -275,14 +277,45 @@ class _Archive:
         if says_order and bytes(self._record("byteorder").numpy()) != b"little":
             raise ValueError("its byte order is big")
         pickle = bytes(self._record("data.pkl").numpy())  # arrays of numpy are in it
-        machine = Unpickler(self._open_storage, PLAIN_BYTES + len(pickle))
+        if b"optim" in pickle:
+            self._leave_out_moments(self._load(pickle, self._draft))
+        stored = self._load(pickle, self._record)
+        for name in _optimizers(stored):
+            del stored[name]
+        return stored
+
+    def _leave_out_moments(self, draft: Any) -> None:
+        """Leave records unread that only the state of an optimizer uses.
+
+        Args:
+            draft: what the file holds, with drafts instead of all records.
+        """
+        check_extent(draft, PLAIN_BYTES + 4 * sum(e.file_size for e in self._records.values()))
+        moments: set[int] = set()
+        for name in _optimizers(draft):
+            moments |= _addresses(draft.pop(name))
+        moments -= _addresses(draft)
+        self._read = {
+            name: data
+            for name, data in self._read.items()
+            if not name.startswith("data/") or data.data_ptr() in moments
+        }
+
+    def _draft(self, name: str) -> Tensor:
+        """Return memory of the size of a record, which takes no space until it is written."""
+        size = self._entry(name).file_size
+        return self._read.setdefault(name, torch.empty(size, dtype=torch.uint8))
+
+    def _load(self, pickle: bytes, read: Callable[[str], Tensor]) -> Any:
+        """Rebuild what the file holds; `read` returns the records."""
+        machine = Unpickler(partial(self._open_storage, read), PLAIN_BYTES + len(pickle))
         return machine.load(io.BytesIO(pickle))
 
-    def _open_storage(self, reference: tuple[Any, ...]) -> Storage:
+    def _open_storage(self, read: Callable[[str], Tensor], reference: tuple[Any, ...]) -> Storage:
         """Read a storage: ("storage", type, key, device, number of elements)."""
         _, kind, key, _, count = reference
         dtype = _checked(kind, key, count)
-        data = self._record(f"data/{key}")
+        data = read(f"data/{key}")
         if data.numel() != count * dtype.itemsize:
             raise ValueError(
                 f"it claims {count * dtype.itemsize} bytes of data where it holds {data.numel()}"
@@ -292,17 +325,40 @@ class _Archive:
     def _record(self, name: str) -> Tensor:
         """Read a record as uint8 (N,), once."""
         if name not in self._read:
-            entry = self._records[self._folder + name]
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(
-                    "its records are packed, which torch.save does not do: unpack it, and pack it "
-                    "again without compression (zip -0 -r)"
-                )
+            entry = self._entry(name)
             if entry.CRC == 0:  # torch can omit it
                 entry.CRC = None  # type: ignore[assignment] # then zipfile does not compare it
             with self._archive.open(entry) as record:
                 self._read[name] = _read_bytes(record, entry.file_size)
         return self._read[name]
+
+    def _entry(self, name: str) -> zipfile.ZipInfo:
+        """Find a record; ValueError if it is packed."""
+        entry = self._records[self._folder + name]
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(
+                "its records are packed, which torch.save does not do: unpack it, and pack it "
+                "again without compression (zip -0 -r)"
+            )
+        return entry
+
+
+def _optimizers(stored: Any) -> list[str]:
+    """Return the names of the outer entries of a file with the state of an optimizer."""
+    entries = stored.items() if isinstance(stored, dict) else ()
+    texts = [
+        name for name, value in entries if isinstance(name, str) and not isinstance(value, Tensor)
+    ]
+    return [name for name in texts if OPTIMIZER.match(name.lower())]
+
+
+def _addresses(value: Any) -> set[int]:
+    """Return where the data of all tensors in nested containers begin."""
+    if isinstance(value, Tensor):
+        return {value.untyped_storage().data_ptr()}
+    inside = value.values() if isinstance(value, Mapping) else value
+    is_container = isinstance(value, Mapping | list | tuple | set)
+    return set().union(*map(_addresses, inside)) if is_container else set()
 
 
 def _checked(kind: Any, key: Any, count: Any) -> torch.dtype:

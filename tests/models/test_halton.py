@@ -173,3 +173,22 @@ def test_it_begins_with_even_predictions_and_learns_the_class():
     assert loss.item() == pytest.approx(np.log(16), abs=0.3)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_state_of_the_optimizer_is_not_read(tmp_path):
+    weights, _ = golden_weights("tiny")
+    stored = wrapped(weights)
+    stored["optimizer_state_dict"]["state"][0]["exp_avg_sq"] = torch.full((64,), 7.25)
+    torch.save(stored, tmp_path / "model.pth")
+    damaged = (tmp_path / "model.pth").read_bytes()
+    assert damaged.count(torch.full((64,), 7.25).numpy().tobytes()) == 1
+    damaged = damaged.replace(torch.full((64,), 7.25).numpy().tobytes(), bytes(256))
+    (tmp_path / "model.pth").write_bytes(damaged)  # its checksum is wrong now
+    read = read_torch_file(tmp_path / "model.pth")
+    assert read.keys() == stored.keys() - {"optimizer_state_dict"}
+    found = read["model_state_dict"]
+    assert all(v.equal(found[f"module._orig_mod.{name}"]) for name, v in weights.items())
+    bias = weights["last_norm.mlp.1.bias"].numpy().tobytes()
+    (tmp_path / "model.pth").write_bytes(damaged.replace(bias, bytes(len(bias))))
+    with pytest.raises(UserError, match=r"model\.pth"):
+        read_torch_file(tmp_path / "model.pth")
