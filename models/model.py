@@ -19,12 +19,14 @@ from models.generator import BLOCK_SIZE, ImageGenerator, ImageSeries, Labels
 from models.labels import label_without_class
 from models.predictors import KnownTokens
 from models.sampling import SamplingConfig
-from models.steps import DecodedStep, Midway, continued
+from models.steps import CellChoice, DecodedStep, Midway, continued
 from utils.checkpoint import weights_digest
-from utils.device import in_usual_torch
+from utils.device import autocast, in_usual_torch
+from utils.errors import UserError
 from utils.plain import from_plain, to_plain
 
 BEST_SETTINGS = "best_settings"  # entry of a checkpoint
+LIKELIEST = 5  # tokens of a cell that `Model.cell_choice` tells about
 MAX_DEPTH = 8  # of its nested plain data; a protocol needs three
 
 
@@ -235,6 +237,62 @@ class Model(ImageGenerator):
                 torch.where(hidden, new, step.tokens) for new in (step.proposal.tokens, surest)
             )
             yield self._step(step.tokens, hidden, confidence, *imagined)
+
+    @in_usual_torch
+    @torch.no_grad()
+    def cell_choice(
+        self,
+        label: int,
+        config: SamplingConfig,
+        series: ImageSeries,
+        cell: int,
+        *,
+        known: KnownTokens | None = None,
+        midway: Midway,
+    ) -> CellChoice:
+        """Tell how the step after `midway` decides about a cell, one of the L tokens.
+
+        The other arguments are those of `sample_steps`, for the first image of the series.
+
+        Raises:
+            UserError: as in `decode_steps`; or if the cell is known already.
+        """
+        start = self._decoding(np.array([label]), config, series, known=known)
+        start = continued(start, midway)
+        if midway.steps >= start.plan.num_steps or not start.hidden[0, cell]:
+            raise UserError(f"nothing is decided about cell {cell} after {midway.steps} steps")
+        step = next(start.steps())
+        # The prediction with and without the class, scaled as in sampling.
+        null = self.transformer.config.null_class
+        labels = torch.tensor(
+            [label] if null is None else [label, null], device=start.tokens.device
+        )
+        with autocast(start.tokens.device, self.precision):
+            logits = self._predictor(start.tokens.expand(len(labels), -1), labels)
+        scale = float(start.plan.logit_scales[midway.steps])
+        unguided = (logits[:, cell].float() * scale).softmax(-1).cpu().numpy()  # (1 or 2, K)
+        guided = step.log_probs[0, cell].exp().cpu()  # (K,)
+        likeliest = guided.topk(min(LIKELIEST, len(guided))).indices  # (N,)
+        # What the image would be with each of them.
+        imagined = torch.where(start.hidden, step.proposal.tokens, start.tokens)  # (1, L)
+        imagined = imagined.repeat(len(likeliest), 1)
+        imagined[:, cell] = likeliest.to(imagined.device)
+        # Its place among the hidden cells.
+        scores = step.proposal.score[0]
+        candidates = scores[start.hidden[0]].sort(descending=True).values
+        num_kept = int(start.plan.counts[0, midway.steps])
+        return CellChoice(
+            tokens=likeliest.numpy(),
+            guided=guided[likeliest].numpy(),
+            with_class=unguided[0, likeliest],
+            without_class=None if null is None else unguided[1, likeliest],
+            images=self._pixels(imagined),
+            drawn=int(step.proposal.tokens[0, cell]),
+            score=float(scores[cell]),
+            rank=1 + int((candidates > scores[cell]).sum()),
+            line=float(candidates[num_kept - 1]) if num_kept else math.inf,
+            num_kept=num_kept,
+        )
 
     @in_usual_torch
     def image_of(self, step: DecodedStep, *, surest: bool = False) -> np.ndarray:

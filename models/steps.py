@@ -36,6 +36,35 @@ class DecodedStep:
     surest: np.ndarray
 
 
+@dataclass(frozen=True)
+class CellChoice:
+    """How a step of decoding decides about one cell of an image.
+
+    Attributes:
+        tokens: int64 (N,), the likeliest tokens of the cell, the likeliest first.
+        guided: float32 (N,), their probabilities in sampling.
+        with_class: float32 (N,), their probabilities if the model knows the class.
+        without_class: float32 (N,), the same if it does not; None if it cannot predict that.
+        images: uint8 (N, H, W, C), what the model imagines with each of these tokens.
+        drawn: the token that the step draws for the cell.
+        score: of the cell, by which the sampler chooses.
+        rank: of the score among the hidden cells, from 1; the step keeps those up to `num_kept`.
+        line: the lowest score that is kept.
+        num_kept: number of tokens that the step keeps.
+    """
+
+    tokens: np.ndarray
+    guided: np.ndarray
+    with_class: np.ndarray
+    without_class: np.ndarray | None
+    images: np.ndarray
+    drawn: int
+    score: float
+    rank: int
+    line: float
+    num_kept: int
+
+
 class Midway(NamedTuple):
     """An image in the middle of its decoding.
 

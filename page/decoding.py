@@ -121,6 +121,33 @@ class Decoding:
         files = [png(image) for image in self._images(step)]
         yield {"event": "done", "files": files, "seconds": time.monotonic() - started}
 
+    def choice(self, cell: int) -> dict[str, Any]:
+        """Tell how the step after `midway` decides about a cell of the first image.
+
+        Raises:
+            UserError: if nothing is decided there.
+        """
+        if self.midway is None:
+            raise RequestError("midway is missing")
+        recipe, series = self.recipe, ImageSeries(self.recipe.seed, self.recipe.first_image)
+        known = self.region.known if self.region else None
+        choice = self.opened.model.cell_choice(
+            self.labels[0], recipe.sampling, series, cell, known=known, midway=self.midway
+        )
+        without = choice.without_class
+        return {
+            "tokens": choice.tokens.tolist(),
+            "guided": choice.guided.tolist(),
+            "with_class": choice.with_class.tolist(),
+            "without_class": None if without is None else without.tolist(),
+            "files": [png(image) for image in choice.images],
+            "drawn": choice.drawn,
+            "score": choice.score,
+            "rank": choice.rank,
+            "line": choice.line if choice.num_kept else None,
+            "num_kept": choice.num_kept,
+        }
+
     def _start(self) -> Event:
         """Return what is known before the first step."""
         recipe, region = self.recipe, self.region

@@ -28,13 +28,15 @@ from page.checks import (
     MOST_JSON,
     MOST_UPLOAD,
     MOST_UPLOAD_PIXELS,
+    Json,
     RequestError,
     number_in_text,
     parse_json,
     text,
+    whole_number,
 )
 from page.connections import running
-from page.decoding import MOST_IMAGES, png, read_decoding, show_validation
+from page.decoding import MOST_IMAGES, Decoding, png, read_decoding, show_validation
 from page.form import CommandForm
 from page.runs import RunReader
 from page.safety import Guard
@@ -102,6 +104,7 @@ def application(page: Page, worker: Worker) -> Starlette:
         Route("/api/models/{model}/validation/{index}", _with_errors(page, answers.validation)),
         Route("/api/models/{model}/upload", _with_errors(page, answers.upload), methods=["POST"]),
         Route("/api/decode", _with_errors(page, answers.decode), methods=["POST"]),
+        Route("/api/cell", _with_errors(page, answers.cell), methods=["POST"]),
         Route("/api/runs", _with_errors(page, answers.runs)),
         Route("/api/runs/{run}/rows/{stage}", _with_errors(page, answers.rows)),
         Route("/api/runs/{run}/preview/{stage}/{step}", _with_errors(page, answers.preview)),
@@ -213,22 +216,33 @@ class _Answers:
 
     async def decode(self, request: Request) -> Response:
         """Decode images, and send every step as an event."""
-        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-            raise RequestError("the request must be application/json", 415)
-        values = parse_json(await _body(request, MOST_JSON))
-        tab, model = text(values, "tab"), text(values, "model")
-        version = text(values, "version") if "version" in values else ""
-        form = self._page.form
-        decoding = await self._on_worker(
-            lambda: read_decoding(values, self._page.catalog.open(model, version), form)
-        )
-        stream = _Stream(self._worker, form.with_flags)
+        values = await _json(request)
+        tab = text(values, "tab")
+        decoding = await self._on_worker(lambda: self._decoding(values))
+        stream = _Stream(self._worker, self._page.form.with_flags)
         job = Job(tab, decoding.events, stream.send_soon)
         self._worker.submit(job)
         events, headers = stream.read(job), {"X-Accel-Buffering": "no"}
         if "gzip" in request.headers.get("accept-encoding", ""):
             events, headers = _compressed(events), {**headers, "Content-Encoding": "gzip"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+    async def cell(self, request: Request) -> Response:
+        """Tell how a step of a decoding decides about a cell."""
+        values = await _json(request)
+
+        def choice() -> dict[str, Any]:
+            decoding = self._decoding(values)
+            cells = decoding.opened.model.transformer.config.seq_len
+            return decoding.choice(whole_number(values, "cell", 0, cells - 1))
+
+        return _Json(await self._on_worker(choice))
+
+    def _decoding(self, values: Json) -> Decoding:
+        """Read what a tab wants decoded."""
+        version = text(values, "version") if "version" in values else ""
+        opened = self._page.catalog.open(text(values, "model"), version)
+        return read_decoding(values, opened, self._page.form)
 
     async def runs(self, request: Request) -> Response:
         """List the runs."""
@@ -310,6 +324,13 @@ async def _compressed(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[byt
         async for event in events:
             yield gzip.compress(event) + gzip.flush(zlib.Z_SYNC_FLUSH) if event else event
     yield gzip.flush()
+
+
+async def _json(request: Request) -> Json:
+    """Read the JSON object that a request sends; errors as in `parse_json`."""
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        raise RequestError("the request must be application/json", 415)
+    return parse_json(await _body(request, MOST_JSON))
 
 
 async def _body(request: Request, most: int) -> bytes:

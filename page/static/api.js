@@ -57,14 +57,23 @@ export async function upload(path, file) {
   return (await answered(path, { method: "POST", body: file })).json();
 }
 
-/** Ask the chosen model for a decoding; `onEvent` gets every server-sent event. A newer one of this tab ends it. */
-export async function decode(request, onEvent, signal) {
-  const answer = await answered("api/decode", {
+/** Send a request about the chosen model. */
+function post(path, request, signal) {
+  return answered(path, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ tab: TAB, model: store.model.id, version: store.model.version, ...request }),
     signal,
   });
+}
+
+export async function askJson(path, request) {
+  return (await post(path, request)).json();
+}
+
+/** Ask the chosen model for a decoding; `onEvent` gets every server-sent event. A newer one of this tab ends it. */
+export async function decode(request, onEvent, signal) {
+  const answer = await post("api/decode", request, signal);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {

@@ -1,6 +1,6 @@
 // The panel "Watch the decoding": the chosen image at every step, its plan, a branch, its command.
 
-import { toBase64 } from "./api.js";
+import { openCell, midway, written } from "./cell.js";
 import { bars } from "./charts.js";
 import { drawStep, hasCells, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
 import { changedSettings, classSelect, radios } from "./form.js";
@@ -22,6 +22,7 @@ const EXPLAINED = {
 };
 let shown = "image";
 let follows = true; // the slider stays at the newest step
+let focus = 0; // the cell that the keyboard is at
 let timer = null;
 let link = null; // address of the image to save
 
@@ -107,7 +108,7 @@ function draw() {
   id("step-at").textContent = `Step ${slider.value} of ${steps}: ${known} of ${cells} tokens are known`;
   slider.setAttribute("aria-valuetext", id("step-at").textContent);
   bars(id("plan"), group.start, Number(slider.value) - 1);
-  id("watch-cell").textContent = "";
+  id("watch-cell").textContent = "Click a cell to see what the model could take there.";
   // From the last step nothing is left to decode, and the tokens mean nothing to another model.
   id("branch-form").querySelector("button").disabled =
     !step || Number(slider.value) >= steps || group.model.version !== store.model.version;
@@ -161,14 +162,41 @@ slider.addEventListener("input", () => {
   draw();
 });
 
+/** The cell under the pointer, null outside the image. */
+function cellAt(event) {
+  const [rows, columns] = rowsAndColumns(store.chosen.group.model);
+  const column = Math.floor((event.offsetX / canvas.clientWidth) * columns);
+  const row = Math.floor((event.offsetY / canvas.clientHeight) * rows);
+  return column < 0 || column >= columns || row < 0 || row >= rows ? null : row * columns + column;
+}
+
+function open(cell) {
+  const { group, index, number, step } = view();
+  if (step && cell !== null && group.model.version === store.model.version) openCell(group, index, number, cell);
+}
+
+canvas.addEventListener("click", (event) => {
+  focus = cellAt(event) ?? focus;
+  open(cellAt(event));
+});
+
+canvas.addEventListener("keydown", (event) => {
+  const [rows, columns] = rowsAndColumns();
+  const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Enter: 0 }[event.key];
+  if (by === undefined || !store.chosen) return;
+  event.preventDefault();
+  focus = Math.min(rows * columns - 1, Math.max(0, focus + by));
+  open(focus);
+});
+
 canvas.addEventListener("pointermove", (event) => {
   if (!store.chosen) return;
   const { group, index, step } = view();
-  const [rows, columns] = rowsAndColumns(group.model);
-  const column = Math.floor((event.offsetX / canvas.clientWidth) * columns);
-  const row = Math.floor((event.offsetY / canvas.clientHeight) * rows);
-  const cell = index * tokenCount(group.model) + row * columns + column;
-  if (!step || column < 0 || column >= columns || row < 0 || row >= rows) return;
+  const [, columns] = rowsAndColumns(group.model);
+  const place = cellAt(event);
+  if (!step || place === null) return;
+  const [row, column] = [Math.floor(place / columns), place % columns];
+  const cell = index * tokenCount(group.model) + place;
   const share = (step.confidence[cell] * 100).toPrecision(2);
   const state = step.hidden[cell] ? "hidden; the model would be" : `known since step ${revealedAt(group, cell)}; the model was`;
   id("watch-cell").textContent = `Row ${row + 1}, column ${column + 1}: ${state} ${share} % sure`;
@@ -176,7 +204,7 @@ canvas.addEventListener("pointermove", (event) => {
 
 id("branch-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  const { group, index, step } = view();
+  const { group, index, number, step } = view();
   const cells = tokenCount();
   const label = Number(id("branch-class").value);
   const steps = Number(slider.value);
@@ -187,11 +215,7 @@ id("branch-form").addEventListener("submit", (event) => {
     count: Number(id("branch-count").value),
     first_image: imageNumber(group, index),
     before: step.confidence.subarray(index * cells, (index + 1) * cells),
-    midway: {
-      steps,
-      tokens: toBase64(step.tokens.subarray(4 * index * cells, 4 * (index + 1) * cells)),
-      hidden: toBase64(step.hidden.subarray(index * cells, (index + 1) * cells)),
-    },
+    midway: written(midway(group, index, number)),
   };
   const from = `${className(group.start.labels[index])} · ${imageNumber(group, index)}`;
   const title = `${className(label)}, seed ${request.seed}, from step ${steps} of “${from}”`;

@@ -296,6 +296,37 @@ def test_the_steps_play(page):
     page.wait("document.getElementById('play').textContent === 'Play'")
 
 
+def test_a_cell_is_opened_and_another_token_is_taken(page):
+    page.generate(1)
+    page.scrub("#step", 6)
+    canvas = page.one("#watch-canvas")
+    known = page.driver.execute_async_script(
+        "const [done] = arguments; import('./store.js').then(({ store }) =>"
+        " done(store.groups[0].steps[6].hidden.indexOf(0)))"
+    )
+    # By keyboard from the first cell to the first known one.
+    canvas.send_keys(*[Keys.ARROW_DOWN] * (known // 8), *[Keys.ARROW_RIGHT] * (known % 8))
+    canvas.send_keys(Keys.ENTER)
+    page.wait("document.querySelectorAll('#cell-choices tr').length === 5")
+    drawn = int(re.search(r"drew token (\d+)", page.one("#cell-state").text)[1])
+    take = page.one("#cell-choices button:not(:disabled)")
+    token = int(re.search(r"\d+", take.get_attribute("aria-label"))[0])
+    assert token != drawn
+    page.run("arguments[0].click()", take)
+    page.wait_for_group(2)
+    assert f"token {token}" in page.one("#groups h2").text
+    last = page.driver.execute_async_script(
+        "const [cell, done] = arguments; import('./store.js').then(({ store }) =>"
+        " done(new Uint32Array(store.groups[0].steps.at(-1).tokens.buffer)[cell]))",
+        known,
+    )
+    assert last == token
+    page.click("#watch-canvas")
+    page.wait("!document.getElementById('cell').hidden")
+    page.click("#cell-close")
+    assert not page.one("#cell").is_displayed()
+
+
 def bytes_of(page, group):
     """The files of a group's images, in base64, in the order of its tiles."""
     return page.driver.execute_async_script(

@@ -177,6 +177,56 @@ def test_a_branch_goes_on_from_its_step(served, more):
         assert (before == after).all()
 
 
+def test_a_cell_tells_what_the_step_decides(served):
+    """The drawn token and what is kept are those of the decoding itself."""
+    one = {"labels": [3], "count": 1}
+    start, *steps, _ = served.events(**one)
+    for number in (0, 4):
+        before, after = steps[number], steps[number + 1]
+        hidden, left = (decoded(step, "hidden") != 0 for step in (before, after))
+        tokens = decoded(after, "tokens", "<u4")
+        for cell in np.flatnonzero(hidden)[::7].tolist():
+            body = served.request(**one, cell=cell, midway=midway(before, number))
+            status, _, answer = served.ask("api/cell", body)
+            assert status == 200, answer
+            choice = json.loads(answer)
+            assert choice["drawn"] == tokens[cell]
+            is_kept = choice["rank"] <= choice["num_kept"]
+            assert is_kept == (not left[cell]) == (choice["score"] >= choice["line"])
+            assert choice["num_kept"] == (hidden & ~left).sum()
+            guided = np.array(choice["guided"])
+            assert (np.diff(guided) <= 0).all()
+            assert 0 < guided.sum() <= 1 + 1e-6
+            # (1 + w) c - w u, up to the sum over all tokens.
+            weight = start["guidance"][number]
+            conditional, without = (
+                np.log(choice[name]) for name in ("with_class", "without_class")
+            )
+            ratio = np.log(guided) - (1 + weight) * conditional + weight * without
+            assert np.ptp(ratio) < 1e-3
+            if choice["drawn"] in choice["tokens"]:
+                confidence = decoded(after, "confidence", "<f4")[cell]
+                assert np.isclose(guided[choice["tokens"].index(choice["drawn"])], confidence)
+            # A picture for each token.
+            pictures = [picture(file) for file in choice["files"]]
+            assert len(pictures) == len(choice["tokens"]) == 5
+            assert len({one.tobytes() for one in pictures}) > 1
+
+
+def test_a_cell_about_which_nothing_is_decided_is_refused(served):
+    one = {"labels": [3], "count": 1}
+    _, *steps, _ = served.events(**one)
+    known = int(np.flatnonzero(decoded(steps[3], "hidden") == 0)[0])
+    for more, message in (
+        ({"cell": known, "midway": midway(steps[3], 3)}, "nothing is decided about cell"),
+        ({"cell": 64, "midway": midway(steps[3], 3)}, "cell is 64"),
+        ({"cell": 0}, "midway is missing"),
+    ):
+        status, _, body = served.ask("api/cell", served.request(**one, **more))
+        assert status == 400
+        assert message in json.loads(body)["message"]
+
+
 def test_a_branch_that_no_plan_comes_to_is_refused(served):
     _, *steps, _ = served.events(labels=[3], count=1)
     *_, failed = served.events(midway=midway(steps[3], 2))

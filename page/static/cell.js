@@ -1,0 +1,118 @@
+// The box "Cell": which tokens a step could take there, how likely each is, and what it would look like.
+
+import { askJson, attempt, fromBase64, toBase64 } from "./api.js";
+import { hasCells, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
+import { imageNumber, make } from "./groups.js";
+import { className, id, on, store } from "./store.js";
+
+const PATCH = 3; // cells across a picture: the cell with its neighbors
+const box = id("cell");
+let latest = 0; // number of the newest question; older answers come too late
+
+/** What a decoding needs to continue from a step of a group's image. */
+export function midway(group, index, number) {
+  const cells = tokenCount(group.model);
+  const { tokens, hidden } = group.steps[number];
+  return {
+    steps: group.first + number,
+    tokens: tokens.slice(4 * index * cells, 4 * (index + 1) * cells),
+    hidden: hidden.slice(index * cells, (index + 1) * cells),
+  };
+}
+
+/** Write it as the server reads it. */
+export function written({ steps, tokens, hidden }) {
+  return { steps, tokens: toBase64(tokens), hidden: toBase64(hidden) };
+}
+
+/** A request for one image of a group. */
+function requestOf(group, index) {
+  const { before, midway: earlier, ...request } = group.request;
+  return { ...request, labels: [group.start.labels[index]], count: 1, first_image: imageNumber(group, index) };
+}
+
+/** Show what the step decided about a cell: the step that revealed it, or the shown one. */
+export async function openCell(group, index, number, cell) {
+  const question = ++latest;
+  const at = index * tokenCount(group.model) + cell;
+  const isKnown = !group.steps[number].hidden[at];
+  const decided = isKnown ? revealedAt(group, at) - group.first : number;
+  box.hidden = false;
+  const [, columns] = rowsAndColumns(group.model);
+  id("cell-title").textContent = `Row ${Math.floor(cell / columns) + 1}, column ${(cell % columns) + 1}`;
+  id("cell-choices").replaceChildren();
+  if (decided < 1) {
+    id("cell-state").textContent = isKnown ? "It was known from the start." : "No step has looked at it yet.";
+    return;
+  }
+  id("cell-state").textContent = "Asking the model …";
+  const request = { ...requestOf(group, index), cell, midway: written(midway(group, index, decided - 1)) };
+  const got = await attempt(() => askJson("api/cell", request));
+  if (question !== latest) return;
+  if (!got) return close();
+  const kept = `rank ${got.rank}; the ${got.num_kept} best are kept, the last of them with ${short(got.line)}`;
+  id("cell-state").textContent =
+    `Step ${group.first + decided} drew token ${got.drawn} with score ${short(got.score)}: ${kept}.`;
+  const pictures = await Promise.all(got.files.map((file) =>
+    createImageBitmap(new Blob([fromBase64(file)], { type: "image/png" }))));
+  const state = midway(group, index, decided);
+  const isLast = group.first + decided >= group.start.counts.length;
+  id("cell-choices").replaceChildren(...got.tokens.map((token, i) => {
+    const row = document.createElement("tr");
+    const patch = document.createElement("td");
+    patch.append(patchOf(pictures[i], cell, group.model));
+    const shares = [got.with_class, got.without_class, got.guided].map((of) => (of ? `${short(100 * of[i])} %` : "–"));
+    const take = document.createElement("button");
+    take.type = "button";
+    take.className = "quiet";
+    take.textContent = "Take it";
+    take.ariaLabel = `Take token ${token}`;
+    // Only a known cell can change without changing how many are hidden.
+    take.disabled = !isKnown || isLast || token === got.drawn || group.model.version !== store.model.version;
+    take.addEventListener("click", () => takeToken(group, index, state, cell, token));
+    const last = document.createElement("td");
+    last.append(take);
+    const texts = [token, ...shares].map((text) => Object.assign(document.createElement("td"), { textContent: text }));
+    row.append(patch, ...texts, last);
+    return row;
+  }));
+}
+
+function short(value) {
+  return value === null ? "no score" : String(+Number(value).toPrecision(3));
+}
+
+/** Cut a cell with its neighbors out of an image. */
+function patchOf(picture, cell, model) {
+  const [rows, columns] = rowsAndColumns(model);
+  const [down, across] = [picture.height / rows, picture.width / columns];
+  const canvas = Object.assign(document.createElement("canvas"), { width: 48, height: 48 });
+  const context = canvas.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  const [x, y] = [((cell % columns) - 1) * across, (Math.floor(cell / columns) - 1) * down];
+  context.drawImage(picture, x, y, PATCH * across, PATCH * down, 0, 0, 48, 48);
+  context.strokeStyle = "#fff";
+  context.strokeRect(15.5, 15.5, 17, 17);
+  return canvas;
+}
+
+/** Decode the image again from a step, with another token in a cell. */
+function takeToken(group, index, state, cell, token) {
+  const tokens = new Uint8Array(state.tokens);
+  new DataView(tokens.buffer).setUint32(4 * cell, token, true);
+  const label = group.start.labels[index];
+  const title = `${className(label)}, token ${token} at step ${state.steps} of “${className(label)} · ${imageNumber(group, index)}”`;
+  const confidence = group.steps[state.steps - group.first].confidence;
+  const cells = tokenCount(group.model);
+  const before = confidence.slice(index * cells, (index + 1) * cells);
+  make(title, { ...requestOf(group, index), before, midway: written({ ...state, tokens }) }, group.place, group.original);
+}
+
+export function close() {
+  latest++;
+  box.hidden = true;
+}
+
+id("cell-close").addEventListener("click", close);
+on("chosen", close);
+on("model", () => (id("watch-canvas").tabIndex = hasCells() ? 0 : -1));
