@@ -10,6 +10,8 @@ from conftest import TINY_CODES, TINY_VQGAN, TRAIN_TINY
 from tiny_stages import make_vqgan_stage as vqgan_stage
 from torch._dynamo.utils import counters
 
+from models.maskgit.config import TransformerConfig
+from models.maskgit.transformer import MaskedTransformer
 from training.run_folder import RunFolder
 
 pytestmark = [
@@ -19,12 +21,17 @@ pytestmark = [
 
 
 @pytest.fixture
-def captured_graphs(run, monkeypatch):
-    """Runs a command with --compile; returns how many graphs were captured.
+def quick_compile(monkeypatch):
+    """Graphs are captured and differentiated, but run without generated code.
 
-    They run without generated code, which would take minutes to make.
+    Generated code would take minutes to make.
     """
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+
+
+@pytest.fixture
+def captured_graphs(run, quick_compile):
+    """Runs a command with --compile; returns how many graphs were captured."""
 
     def call(command):
         torch._dynamo.reset()
@@ -35,14 +42,23 @@ def captured_graphs(run, monkeypatch):
     return call
 
 
-def test_accumulation_differentiates_a_compiled_graph_twice(monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+@pytest.mark.usefixtures("quick_compile")
+def test_accumulation_differentiates_a_compiled_graph_twice():
     plain, compiled = (vqgan_stage(disc_start=1, grad_accum=2) for _ in range(2))
     compiled.model.compile_networks(dynamic=False)
     for step in range(2):  # from the second on twice
         expected, found = plain.train_step(step), compiled.train_step(step)
         for name, value in expected.items():
             assert found[name] == pytest.approx(value.item(), rel=1e-2), name
+
+
+def test_generated_code_computes_the_same(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.manual_seed(0)
+    network = MaskedTransformer(TransformerConfig(8, 10, 16, 4, 8, 2, 1, 8)).eval()
+    inputs = torch.zeros(2, 16, dtype=torch.int64), torch.tensor([0, 1])
+    with torch.inference_mode():
+        assert torch.allclose(torch.compile(network)(*inputs), network(*inputs), atol=1e-5)
 
 
 def losses(folder, stage):
