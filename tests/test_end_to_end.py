@@ -24,8 +24,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def real_subset(tmp_path_factory):
-    """The first 1,000 training and 200 test images of Fashion-MNIST, in its own format."""
-    return write_real_subset(tmp_path_factory.mktemp("real"), 1000, 200)
+    """The first 400 training and 100 test images of Fashion-MNIST, in its own format."""
+    return write_real_subset(tmp_path_factory.mktemp("real"), 400, 100)
 
 
 def program(arguments, folder):
@@ -56,8 +56,8 @@ def weights(folder):
 def test_train_stop_resume_sample(real_subset, tmp_path):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     train = (
-        f"--train --dataset fashionmnist --data_dir {real_subset} --batch_size 50 --n_epochs 4 "
-        "--lr 2e-3 --depth 3 --sample_and_save_freq 2"
+        f"--train --dataset fashionmnist --data_dir {real_subset} --batch_size 20 --n_epochs 4 "
+        f"--lr 2e-3 --depth 2 --sample_and_save_freq 2 --cache_dir {tmp_path}/tokens"
     )
     straight.mkdir()
     stopped.mkdir()
