@@ -15,5 +15,7 @@ while [[ "${1:-}" =~ ^--(fast|lowest)$ ]]; do
 done
 "$install" requirements.txt requirements-{plots,page,heif,dev}.txt
 
-# A process per core, at most four: each loads torch. The tests of a file stay in one process.
-exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "$marked" "$@"
+# A process per core, at most four: each loads torch. The tests of a file stay in one process, and the
+# slow files come first, as tests/conftest.py orders them.
+exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+    --no-loadscope-reorder -m "$marked" "$@"

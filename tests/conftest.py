@@ -28,7 +28,20 @@ BOTH = (
     "--batch_size_vae 4"
 )
 
+# Those that take longest, in this order, as measured in processor time.
+SLOW_FILES = (
+    "test_processes.py", "test_browser.py", "test_compile.py", "test_resume.py", "test_server.py",
+    "test_end_to_end.py", "test_precision.py", "test_faults.py", "test_distill.py",
+    "test_fake_gpu.py", "test_datasets.py", "test_crash.py",
+)  # fmt: skip
+
 Run = Callable[[str], str]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow files: no process of pytest-xdist then ends long after the others."""
+    places = {name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def write_idx(folder: Path, images: np.ndarray, labels: np.ndarray, prefix: str) -> None:
