@@ -10,6 +10,7 @@ from conftest import BOTH, TINY_CODES, TINY_TRANSFORMER, TINY_VQGAN, write_image
 
 from data import token_cache
 from MaskGIT import main
+from models.fine_tuning import Change
 from models.open import load_model, load_tokenizer
 from training.run_folder import RunFolder
 from training.runs import MADE_FROM, read_config
@@ -110,6 +111,25 @@ def test_old_classes_keep_their_rows_and_new_ones_are_the_mean(tmp_path):
         assert torch.allclose(mine, torch.stack([cat, (cat + dog) / 2, dog, null])), name
     # Without --checkpoint_vae the tokenizer comes with the model, and the run has its own.
     assert (tmp_path / "three" / "VQGAN_folder.pt").is_file()
+
+
+def test_another_size_of_images_interpolates_the_positions(tmp_path):
+    """A tokenizer without attention is the same at every size, and so are its tokens."""
+    write_images(tmp_path / "images", ("cat", "dog"))
+    common = f"--dataset folder --data_dir {tmp_path}/images --output_dir {tmp_path} --no_wandb"
+    both = f"{BOTH} --no_middle_attention --n_epochs 1 --n_epochs_vae 1"
+    main(f"--train_vae --train {common} --run_name small {both}".split())
+    first = tmp_path / "small" / "MaskGIT_folder.pt"
+    more = f"--size 32 --n_epochs 1 --batch_size 4 {STILL}"
+    main(f"--train {common} --run_name large {more} --init {first}".split())
+    old, new = (
+        load_model(tmp_path / name / "MaskGIT_folder.pt").transformer.state_dict()
+        for name in ("small", "large")
+    )
+    change = Change(None, None, (), ((8, 8), (16, 16)))
+    expected = change.positions(old["position_embedding"][:-1])
+    assert torch.allclose(new["position_embedding"][:-1], expected)
+    assert torch.equal(new["token_embedding.weight"], old["token_embedding.weight"])
 
 
 def test_frozen_parameters_do_not_change_and_have_no_moments(run, model_file, tmp_path):
