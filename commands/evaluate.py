@@ -4,11 +4,14 @@ The fourth thing to measure, a model's likelihood, is in commands/likelihood.py.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from commands import likelihood
 from commands.flags import option_values
@@ -25,13 +28,19 @@ from commands.parser import CommandLine
 from commands.request import Machine, Request
 from commands.sources import TokenizerSource, find_model, find_tokenizer_to_measure
 from data.batches import labeled_batches
+from data.content import labels_of
 from data.generated import Block, GeneratedImages, images_from, open_generated
-from metrics.judge import write_scores
+from metrics.class_table import class_rows, draw_rows, write_rows
+from metrics.judge import Judge, write_scores
 from metrics.reconstruction import ReconstructionMeter, perceptual_if_there
+from metrics.scores import FeatureSet
 from metrics.unfinished import Unfinished
 from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError
+from utils.files import make_folder
 from utils.pictures import to_uint8
+from utils.plots import draw_or_warn
+from utils.progress import log_written
 
 EVALUATED_IMAGES = 50_000  # the number behind published FIDs
 
@@ -42,6 +51,8 @@ class SamplesJob:
 
     Attributes:
         nearest: finds the training images nearest to the samples; None does not.
+        repeats: how many seeds are measured, from that of `generation` on.
+        per_class: whether each class of the first seed is scored alone.
         result: file for the scores.
     """
 
@@ -49,6 +60,8 @@ class SamplesJob:
     sampling: SamplingConfig
     judge: JudgeSource
     nearest: NearestSource | None
+    repeats: int
+    per_class: bool
     result: Path
 
 
@@ -92,6 +105,10 @@ EvaluateJob = SamplesJob | ImagesJob | TokenizerJob | likelihood.LikelihoodJob
 
 def check(line: CommandLine) -> None:
     """Refuse files that are missing, and --images together with a tokenizer."""
+    if (line.repeats > 1 or line.per_class) and (line.evaluate != "samples" or line.images):
+        raise UserError("--repeats and --per_class measure samples of a model")
+    if line.per_class and line.reference not in (None, *SPLITS):
+        raise UserError("--per_class needs the classes of real images: leave --reference out")
     if line.nearest and line.evaluate != "samples":
         raise UserError("--nearest compares samples, or --images, with the training images")
     if line.evaluate == "likelihood":
@@ -127,7 +144,17 @@ def resolve(request: Request) -> EvaluateJob:
     judge = resolve_judge(request, data, _reference(request), len(generation.labels))
     result = model.run.evaluation("samples")
     nearest = resolve_nearest(request, data, result)
-    return SamplesJob(generation, sampling, judge, nearest, result)
+    if request.line.per_class and labels_of(data.open("train")).ndim > 1:
+        raise UserError(f"--per_class: an image of {model.dataset} has several classes, or none")
+    return SamplesJob(
+        generation,
+        sampling,
+        judge,
+        nearest,
+        repeats=request.line.repeats,
+        per_class=request.line.per_class,
+        result=result,
+    )
 
 
 def _resolve_images(request: Request) -> ImagesJob:
@@ -184,25 +211,79 @@ def run(job: EvaluateJob) -> None:
 
 
 def _measure_samples(job: SamplesJob) -> None:
-    """Sample the images and score them block by block."""
-    generation, count = job.generation, len(job.generation.labels)
-    judge = job.judge.open()
+    """Sample the images, once for each seed, and score them block by block."""
+    judge, first = job.judge.open(), job.generation.series.seed
+    runs = [_scores_of_seed(job, judge, seed) for seed in range(first, first + job.repeats)]
+    repeats = {"repeats": job.repeats} if job.repeats > 1 else {}
+    protocol = {**_protocol(job, judge, job.generation), **repeats}
+    write_scores(job.result, mean_and_spread(runs), protocol)
+    _unfinished(job).unlink(missing_ok=True)
+
+
+def _scores_of_seed(job: SamplesJob, judge: Judge, seed: int) -> dict[str, float]:
+    """Sample the images of one seed and score them; write the scores of classes, if asked to."""
+    series = replace(job.generation.series, seed=seed)
+    generation = replace(job.generation, series=series)
+    count, machine = len(generation.labels), generation.machine
     made = partial(generation.blocks, job.sampling, rounding=job.judge.how.rounding)
-    protocol = {
-        **judge.protocol(count),
-        **generation.protocol(),
-        "sampling": option_values(job.sampling),
+    identity = {
+        **_protocol(job, judge, generation),
+        "device": str(machine.device),
+        "compiled": machine.compiled,
     }
-    machine, block_size = generation.machine, min(generation.series.block_size, count)
-    identity = {**protocol, "device": str(machine.device), "compiled": machine.compiled}
-    unfinished = Unfinished(job.result.with_suffix(".unfinished"), identity)
+    unfinished, block_size = Unfinished(_unfinished(job), identity), min(series.block_size, count)
     rest = range(math.ceil(unfinished.done / block_size), math.ceil(count / block_size))
     features = judge.measure(made(rest), count, "sampling", unfinished)
     scores = judge.compare(features)
     if job.nearest is not None:
         scores |= job.nearest.measure(features, made, block_size)
-    write_scores(job.result, scores, protocol)
-    unfinished.remove()
+    if job.per_class and seed == job.generation.series.seed:
+        _write_classes(job, features, judge.real)
+    return scores
+
+
+def _protocol(job: SamplesJob, judge: Judge, generation: Generation) -> dict[str, Any]:
+    """Describe what the scores of samples depend on."""
+    return {
+        **judge.protocol(len(generation.labels)),
+        **generation.protocol(),
+        "sampling": option_values(job.sampling),
+    }
+
+
+def _unfinished(job: SamplesJob) -> Path:
+    """Name the file with the features of an interrupted measurement."""
+    return job.result.with_suffix(".unfinished")
+
+
+def mean_and_spread(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each score over several runs, and its standard deviation.
+
+    The latter is "<score>_spread", with one less than the number of runs in the denominator; a
+    single run has none.
+    """
+    scores = {}
+    for name in runs[0]:
+        values = [run[name] for run in runs]
+        scores[name] = statistics.fmean(values)
+        if len(runs) > 1:
+            scores[f"{name}_spread"] = statistics.stdev(values)
+    return scores
+
+
+def _write_classes(job: SamplesJob, generated: FeatureSet, real: FeatureSet) -> None:
+    """Write the scores of each class alone, and draw them."""
+    assert isinstance(job.judge.real, SplitImages), "a file has no classes"
+    images = job.judge.real.images
+    labels = np.asarray(job.generation.labels)
+    rows = class_rows(generated, labels, real, labels_of(images), images.class_names)
+    table = job.result.with_name(f"{job.result.stem}_classes.csv")
+    make_folder(table.parent)
+    write_rows(table, rows)
+    log_written(table)
+    picture = table.with_suffix(".png")
+    if draw_or_warn(picture, lambda: draw_rows(picture, rows)):
+        log_written(picture)
 
 
 def _measure_images(job: ImagesJob) -> None:

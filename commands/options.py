@@ -555,6 +555,10 @@ def _measuring() -> Iterator[Option]:
     yield Option("feature_weights", kinds.path, "FILE", text, _modes("evaluate"))
     text = "weights-inception-2015-12-05-6726825d.pth, if it cannot be downloaded"
     yield Option("inception_weights", kinds.path, "FILE", text, modes)
+    text = "sample N times, with this and the next seeds: mean and spread of every score"
+    yield Option("repeats", kinds.positive_int, "N", text, _modes("evaluate"), default=1)
+    text = "also write FID and accuracy of each class alone, as a table and a picture"
+    yield Option("per_class", None, "", text, _modes("evaluate"))
     text = "also find the training image nearest to each sample: are the samples copies?"
     yield Option("nearest", None, "", text, _modes("evaluate"))
     yield Option(

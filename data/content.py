@@ -47,7 +47,7 @@ def content_of(images: ImageDataset) -> Content:
         UserError: if a file cannot be read.
     """
     items, root = images.source.items, images.source.root
-    labels = np.asarray(_part(items, "labels", "targets"), np.int64)
+    labels = labels_of(images)
     if isinstance(items, FileImages):
         source = _digest(_files(items.paths, str(root)))
     else:
@@ -79,6 +79,11 @@ def chosen_files(
     kept = [i for i, path in enumerate(items.paths) if _name(path, root) in names]
     paths, labels = [items.paths[i] for i in kept], items.labels[kept]
     return _with_items(images, FileImages(paths, labels, items.ranges), class_names)
+
+
+def labels_of(images: ImageDataset) -> np.ndarray:
+    """Return the labels of all images: int64 (N,), or (N, F) for images with several findings."""
+    return np.asarray(_part(images.source.items, "labels", "targets"), np.int64)
 
 
 def digest_of(array: np.ndarray) -> str:

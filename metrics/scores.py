@@ -337,16 +337,35 @@ def class_accuracy(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
     """Compute the share of images in which the extractor sees the requested class.
 
     Returns:
-        "class_accuracy", in [0, 1], over the images whose label is a class; nothing without logits,
-        or if no label is a class.
+        "class_accuracy", in [0, 1], over the images whose label is a class. If some classes have
+        more of them than others, also "class_accuracy_balanced", the mean over the classes. Nothing
+        without logits, or if no label is a class.
     """
-    logits, labels = generated.logits, generated.labels
-    if logits is None or labels is None:
+    logits, labels, right = generated.logits, generated.labels, is_recognized(generated)
+    if logits is None or labels is None or right is None:
         return {}
     known = (labels >= 0) & (labels < logits.shape[1])
     if not known.any():
         return {}
-    return {"class_accuracy": float((logits.argmax(1).numpy() == labels)[known].mean())}
+    right, labels = right[known], labels[known]
+    scores = {"class_accuracy": float(right.mean())}
+    counts = np.bincount(labels)
+    counts = counts[counts > 0]
+    if counts.max() > counts.min() + 1:  # classes in turn differ by one image
+        of_class = [right[labels == label].mean() for label in np.unique(labels)]
+        scores["class_accuracy_balanced"] = float(np.mean(of_class))
+    return scores
+
+
+def is_recognized(generated: FeatureSet) -> np.ndarray | None:
+    """Return for each image whether the extractor sees the requested class.
+
+    Returns:
+        bool (N,); None without logits or labels.
+    """
+    if generated.logits is None or generated.labels is None:
+        return None
+    return generated.logits.argmax(1).numpy() == generated.labels
 
 
 Metric = Callable[[FeatureSet, FeatureSet], dict[str, float]]

@@ -404,6 +404,29 @@ def test_samples_of_a_checkpoint(evaluate, trained, tmp_path):
     assert scores_of(tmp_path)["scores"] == pytest.approx(measured["scores"], rel=1e-4)
 
 
+def test_other_seeds_and_single_classes(evaluate, trained, tmp_path):
+    command = (
+        f"--evaluate --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 40 --step 2 "
+        "--reference train --labels 1,2"
+    )
+    alone = []
+    for seed in (1, 2):
+        evaluate(f"{command} --seed {seed}")
+        alone.append(scores_of(tmp_path, "samples")["scores"])
+    evaluate(f"{command} --repeats 2 --per_class")
+    result = scores_of(tmp_path, "samples")
+    for name in alone[0]:
+        one, other = (scores[name] for scores in alone)
+        assert result["scores"][name] == pytest.approx((one + other) / 2)
+        spread = abs(one - other) / 2**0.5
+        assert result["scores"][f"{name}_spread"] == pytest.approx(spread, abs=1e-9)
+    assert (result["protocol"]["seed"], result["protocol"]["repeats"]) == (1, 2)
+    with (tmp_path / "mnist" / "evaluation_samples_classes.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["samples"] for row in rows] == ["0", "20", "20", *["0"] * 7]
+    assert all(row["fid"] == "" for row in rows)  # the tiny classes have 5 real images each
+
+
 def test_copies_of_training_images_are_named(real_images, feature_net, tmp_path, capsys):
     train, validation, fresh = real_images[:300], real_images[300:500], real_images[500:700]
     for prefix, images in (("train", train), ("t10k", validation)):
@@ -561,6 +584,7 @@ def test_a_grid_is_every_combination():
         (["--evaluate", "--feature_net", __file__], "is not a TorchScript file"),
         (["--evaluate", "tokenizer", "--images", "x"], "reconstructs real images; leave --images"),
         (["--evaluate", "tokenizer", "--nearest"], "--nearest compares samples, or --images, with"),
+        (["--evaluate", "tokenizer", "--repeats", "2"], "--repeats and --per_class measure"),
         (["--evaluate", "--images", "nowhere"], "--images nowhere: there is no such"),
         (["--evaluate", "--reference", "test"], "--reference test: it is neither train nor valid"),
         (["--evaluate", "--write_reference", "x.csv"], "its name must end in .npz (ADM, EDM"),

@@ -158,6 +158,15 @@ def test_class_accuracy_leaves_out_unknown_labels():
     assert found(np.array([-1, -1, -1])) == found(None) == {}
 
 
+def test_unequal_classes_have_a_balanced_accuracy_too():
+    # Nine of ten images of class 0 are right, and none of the two of class 1.
+    seen = np.array([0] * 9 + [1] + [0, 0])
+    logits, labels = np.eye(2)[seen], np.array([0] * 10 + [1, 1])
+    images = feature_set(logits, logits=logits, labels=labels)
+    expected = {"class_accuracy": 0.75, "class_accuracy_balanced": 0.45}
+    assert class_accuracy(images, images) == pytest.approx(expected)
+
+
 def test_a_row_of_the_table_is_all_that_a_new_metric_needs(monkeypatch):
     shift = {"shift": lambda generated, real: {"shift": float((generated.mean - real.mean).norm())}}
     monkeypatch.setattr(metrics, "METRICS", METRICS | shift)
