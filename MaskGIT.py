@@ -106,6 +106,7 @@ def train_vae(job: TrainVaeJob) -> None:
 def train(job: TrainJob) -> None:
     """Stage 2: train the transformer to fill in hidden tokens."""
     from commands.train import completed_record, previews_of, tokens_of
+    from commands.training_scores import evaluation_of
     from training import runs, transformer
 
     machine, splits = job.machine, job.splits
@@ -138,10 +139,20 @@ def train(job: TrainJob) -> None:
         processes=machine.processes,
     )
 
+    # With --evaluate_every, samples of the averaged weights are scored as the run goes.
+    names = splits.train.class_names
+    evaluation = evaluation_of(job.scores, stage.ema.module, tokenizer, names, machine)
+
     # Train it, from its last saved state if there is one; the result is MaskGIT_<dataset>.pt.
     record = completed_record(job, tokenizer, train_tokens)
     runs.run_stage(
-        stage, job.run, job.loop, record, use_wandb=job.use_wandb, processes=machine.processes
+        stage,
+        job.run,
+        job.loop,
+        record,
+        use_wandb=job.use_wandb,
+        processes=machine.processes,
+        evaluation=evaluation,
     )
 
 

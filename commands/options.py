@@ -519,7 +519,7 @@ def _editing() -> Iterator[Option]:
 
 def _measuring() -> Iterator[Option]:
     """Yield the options that choose what to measure, and with which networks."""
-    modes = _modes("evaluate sweep")
+    modes = _modes("evaluate sweep train")  # in --train with --evaluate_every
     yield Option(
         "images", kinds.path, "PATH",
         "score these instead of samples: a folder of images, an .npz file with arr_0, or an .npy",
@@ -555,6 +555,10 @@ def _measuring() -> Iterator[Option]:
     yield Option("feature_weights", kinds.path, "FILE", text, _modes("evaluate"))
     text = "weights-inception-2015-12-05-6726825d.pth, if it cannot be downloaded"
     yield Option("inception_weights", kinds.path, "FILE", text, modes)
+    text = "score samples every EPOCHS epochs, and keep the checkpoint of the lowest FID; 0: never"
+    yield Option("evaluate_every", kinds.whole_number, "EPOCHS", text, _modes("train"), default=0)
+    text = "samples for --evaluate_every"
+    yield Option("evaluate_samples", kinds.positive_int, "N", text, _modes("train"), default=2000)
     text = "sample N times, with this and the next seeds: mean and spread of every score"
     yield Option("repeats", kinds.positive_int, "N", text, _modes("evaluate"), default=1)
     text = "also write FID and accuracy of each class alone, as a table and a picture"
@@ -627,7 +631,7 @@ GROUPS = (
         "editing (--edit; a token is regenerated if its cell overlaps the marked pixels)",
         tuple(_editing()),
     ),
-    Group("measuring (--evaluate, --sweep)", tuple(_measuring())),
+    Group("measuring (--evaluate, --sweep, --train --evaluate_every)", tuple(_measuring())),
     Group("page (--page)", tuple(_paging())),
     Group("run", tuple(_run())),
 )

@@ -40,6 +40,7 @@ from commands.training_jobs import (
     open_splits,
     wants_wandb,
 )
+from commands.training_scores import ScoresSource, check_scores, resolve_scores
 from commands.trial import Cost, cost_of, cost_of_training, steps_of
 from data.content import digest_of
 from data.images import ImageDataset
@@ -70,8 +71,9 @@ class TrainJob(TrainingJob):
     """A transformer to train.
 
     Attributes:
-        sampling: settings of the preview grids.
+        sampling: settings of the preview grids, and of samples to score.
         start: weights of a trained transformer that it starts from; empty without one.
+        scores: samples to score while training; None scores none.
     """
 
     tokenizer: TokenizerSource
@@ -81,6 +83,7 @@ class TrainJob(TrainingJob):
     preview_labels: list[int]
     preview_series: ImageSeries
     start: Mapping[str, Tensor]
+    scores: ScoresSource | None
 
     @property
     def former_classes(self) -> list[str]:
@@ -91,6 +94,7 @@ class TrainJob(TrainingJob):
 def check(line: CommandLine) -> None:
     """Refuse options that contradict --train or each other."""
     check_trained_mode(line, "train", "checkpoint", "batch_size", "n_epochs")
+    check_scores(line)
 
 
 def resolve(request: Request) -> TrainJob:
@@ -151,6 +155,7 @@ def resolve(request: Request) -> TrainJob:
         ),
         start=start or {},
         preview_series=ImageSeries(line.seed, line.first_image, line.batch_size),
+        scores=resolve_scores(request, data, config, sampling),
     )
 
 

@@ -84,6 +84,7 @@ PANELS = {
             lowest=0,
             colors=DARK_TO_LIGHT,
         ),
+        Panel("FID of samples", {"samples/fid": ""}, is_log=True),
         LEARNING_RATE,
         SPEED,
     ),

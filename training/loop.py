@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
+from training.evaluation import Evaluation
 from training.learning_rate import LearningRate
 from training.meter import Meter
 from training.pace import measured_pace
@@ -110,6 +111,7 @@ class Position:
             states.
         length: steps of the whole run, if not its epochs decide: chosen for the time that it may
             take, or the step after which it ended early; 0 where the epochs decide.
+        best_fid: lowest FID of samples so far, and `fid_basis`, the `Evaluation.basis` of it.
         sums: sum of each metric since the last logged row, and its number of steps. They let a
             resumed run log the same rows as an uninterrupted one.
     """
@@ -122,6 +124,8 @@ class Position:
     best_step: int = field(default=0, metadata=ADDED_LATER)
     best_train_loss: float = field(default=-math.inf, metadata=ADDED_LATER)
     length: int = field(default=0, metadata=ADDED_LATER)
+    best_fid: float = field(default=math.inf, metadata=ADDED_LATER)
+    fid_basis: str = field(default="", metadata=ADDED_LATER)
 
     def validate(self) -> None:
         """Check values that come from a file.
@@ -129,8 +133,9 @@ class Position:
         Raises:
             ValueError, TypeError or AttributeError: if a value is impossible.
         """
-        if not 0 <= self.best_step <= self.step or math.isnan(self.best_loss) or self.length < 0:
-            raise ValueError(f"step {self.step} of {self.length}, best loss {self.best_loss}")
+        best = (self.best_loss, self.best_fid)
+        if not 0 <= self.best_step <= self.step or any(map(math.isnan, best)) or self.length < 0:
+            raise ValueError(f"step {self.step} of {self.length}, best loss and FID {best}")
         for name, (total, count) in self.sums.items():
             if not isinstance(count, int) or total.shape != () or not total.isfinite():
                 raise ValueError(f"sum of {name} {total!r} over {count!r} steps")
@@ -165,6 +170,7 @@ def train_loop(
     position: Position,
     processes: Processes = ALONE,
     clock: Callable[[], float] = time.monotonic,
+    evaluation: Evaluation | None = None,
 ) -> None:
     """Train a stage from `position` to the end of the run.
 
@@ -174,13 +180,14 @@ def train_loop(
         position: where to start; it is updated in place.
         processes: the processes that train together, with this one.
         clock: returns the time in seconds, that of `LoopConfig.ends_at`.
+        evaluation: scores samples as the run goes; None does not.
 
     Raises:
         SystemExit: with 128 plus the signal's number after a signal, once the state is saved.
         UserError: if the loss is not finite, images cannot be read, or a file cannot be written.
     """
     meter = Meter(position.sums)
-    _Loop(stage, config, run, tracker, position, processes, meter, clock).train()
+    _Loop(stage, config, run, tracker, position, processes, meter, clock, evaluation).train()
 
 
 def run_length(stage: Stage, config: LoopConfig, position: Position) -> int:
@@ -200,6 +207,7 @@ class _Loop:
     processes: Processes
     meter: Meter
     clock: Callable[[], float]
+    evaluation: Evaluation | None
 
     def __post_init__(self) -> None:
         self.first_step = self.position.step
@@ -354,7 +362,29 @@ class _Loop:
             save_checkpoint(path, stage.kind, stage.checkpoint(position.step))
         if self.processes.is_main and self._is_save_point():
             self._publish(self.config.keep_checkpoints)
+        self._evaluate()
         self.meter.restart_clock()
+
+    def _evaluate(self) -> None:
+        """Score samples, if it is due, and keep the checkpoint with the lowest FID."""
+        evaluation, position, stage = self.evaluation, self.position, self.stage
+        epoch = math.ceil(position.step / stage.steps_per_epoch)
+        is_last = position.step == self.total
+        if evaluation is None or (epoch % evaluation.every and not is_last):
+            return
+        if self.processes.is_main:
+            scores = evaluation.measure()
+            numbers = {f"samples/{name}": value for name, value in scores.items()}
+            self.tracker.log(numbers, position.step)
+            if position.fid_basis != evaluation.basis:
+                position.best_fid, position.fid_basis = math.inf, evaluation.basis
+            if scores["fid"] < position.best_fid:
+                position.best_fid = scores["fid"]
+                path = self.run.best(stage.name, "fid")
+                save_checkpoint(path, stage.kind, stage.checkpoint(position.step))
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            log.info("samples: %s  best fid %.4f", shown, position.best_fid)
+        self.processes.wait()
 
     def _publish(self, keep: int = 0) -> None:
         """Write checkpoint and preview; `keep` as in `publish`."""

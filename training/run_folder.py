@@ -79,10 +79,11 @@ class RunFolder(RunFiles):
         newest = self.published(stage)
         return newest.with_name(f"{newest.stem}_step_{step:07d}{newest.suffix}")
 
-    def best(self, stage: str) -> Path:
-        """Name the checkpoint with the lowest validation loss."""
+    def best(self, stage: str, score: str = "") -> Path:
+        """Name the checkpoint with the lowest validation loss, or with the best other score."""
         newest = self.published(stage)
-        return newest.with_name(f"{newest.stem}_best{newest.suffix}")
+        name = f"best_{score}" if score else "best"
+        return newest.with_name(f"{newest.stem}_{name}{newest.suffix}")
 
     def all_kept(self, stage: str) -> list[Path]:
         """Find all checkpoints of earlier steps, in the order of their steps."""

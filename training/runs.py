@@ -9,6 +9,7 @@ from typing import Any
 
 from training.config import LoopConfig
 from training.curves import CurvePicture
+from training.evaluation import Evaluation
 from training.learning_rate import capped_warmup
 from training.loop import (
     Position,
@@ -92,12 +93,14 @@ def run_stage(
     *,
     use_wandb: bool,
     processes: Processes = ALONE,
+    evaluation: Evaluation | None = None,
 ) -> None:
     """Train a stage in the run's folder, from its last saved state if it has one.
 
     Args:
         stage: the stage before its first step.
         use_wandb: whether metrics and generated images also go to Weights & Biases.
+        evaluation: scores samples as the run goes; None does not.
 
     Raises:
         UserError: if another job trains in the folder, or has trained there since the record was
@@ -131,7 +134,7 @@ def run_stage(
         if config.ends_at is None:
             _log_capped_warmup(stage)
         try:
-            train_loop(stage, config, run, tracker, position, processes)
+            train_loop(stage, config, run, tracker, position, processes, evaluation=evaluation)
         finally:
             tracker.close()
         _log_results(stage, run, config, position)
@@ -148,6 +151,8 @@ def _log_results(stage: Stage, run: RunFolder, config: LoopConfig, position: Pos
     log_written(run.published(stage.name), about)
     if config.keep_best_loss and has_best:
         log_written(run.best(stage.name), f"after step {best}")
+    if (path := run.best(stage.name, "fid")).is_file():
+        log_written(path, f"the lowest FID while training, {position.best_fid:.4f}")
 
 
 def _open_trackers(

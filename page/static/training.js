@@ -28,11 +28,12 @@ function charts(names) {
     ["Loss", isStudent ? "divergence" : "loss", ["train/loss"]],
     ["Validation loss", isStudent ? "divergence" : "validation loss", ["val/loss"]],
     ["Accuracy by share hidden", "accuracy", names.filter((name) => /^val\/accuracy/.test(name))],
+    ["FID of samples", "FID", ["samples/fid"]],
     ["Learning rate", "learning rate", ["train/lr"]],
     ["Images per second", "speed", ["train/images_per_second"]],
   ];
   const used = new Set(first.flatMap(([, , of]) => of));
-  const titled = (name) => name.replace("val/", "Validation ").replace(/^train\/(.)/, (_, one) => one.toUpperCase());
+  const titled = (name) => name.replace("val/", "Validation ").replace("samples/", "Samples: ").replace(/^train\/(.)/, (_, one) => one.toUpperCase());
   const others = names.filter((name) => !used.has(name))
     .map((name) => [titled(name).replaceAll("_", " "), "number", [name]]);
   return [...first, ...others].filter(([, , of]) => of.some((name) => names.includes(name)));

@@ -11,7 +11,7 @@ import pytest
 import scipy.linalg
 import torch
 import torchvision
-from conftest import REAL_FASHION_MNIST, write_idx
+from conftest import REAL_FASHION_MNIST, TRAIN_TINY, write_idx
 from dinov2_weights import weights
 from PIL import Image
 from torch import nn
@@ -402,6 +402,30 @@ def test_samples_of_a_checkpoint(evaluate, trained, tmp_path):
         "--cfg_w 1"
     )
     assert scores_of(tmp_path)["scores"] == pytest.approx(measured["scores"], rel=1e-4)
+
+
+def test_scores_while_training(evaluate, tokenizer_file, tmp_path):
+    command = f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --precision fp32 --step 2"
+    every = "--evaluate_every 1 --evaluate_samples 20"
+    evaluate(f"{command} --run_name off")
+    shown = evaluate(f"{command} --run_name on {every}")
+    assert shown.count("samples: fid") == 2
+    # The training is the same, bit for bit.
+    off, on = (load_checkpoint(tmp_path / n / "MaskGIT_mnist.pt", "maskgit") for n in ("off", "on"))
+    for name in ("weights", "ema"):
+        assert all(torch.equal(on[name][key], value) for key, value in off[name].items())
+    # The last scores are those of --evaluate.
+    lines = (tmp_path / "on" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    fids = [row["samples/fid"] for row in rows if "samples/fid" in row]
+    evaluate(
+        f"--evaluate --checkpoint {tmp_path}/on/MaskGIT_mnist.pt --num_samples 20 --batch_size 16 "
+        "--precision fp32 --step 2"
+    )
+    assert fids[1] == pytest.approx(scores_of(tmp_path, "samples")["scores"]["fid"], rel=1e-5)
+    best = load_checkpoint(tmp_path / "on" / "MaskGIT_mnist_best_fid.pt", "maskgit")
+    assert best["step"] == 3 * (1 + int(np.argmin(fids)))
+    assert "no effect here: --feature_net" in evaluate(f"{command} --run_name idle --n_epochs 1")
 
 
 def test_other_seeds_and_single_classes(evaluate, trained, tmp_path):

@@ -15,6 +15,7 @@ import torch
 from tiny_stages import CountingStage
 
 from training.config import LoopConfig
+from training.evaluation import Evaluation
 from training.loop import Position, load_state, train_loop
 from training.run_folder import RunFolder
 from training.tracking import MetricsFile, Trackers
@@ -72,9 +73,45 @@ def test_the_checkpoint_of_the_lowest_loss_is_kept(run, caplog, stops):
     assert "not fallen for 5 epochs: it was lowest after epoch 3 (`keep_best_loss`" in told[0]
 
 
+@pytest.mark.parametrize("signal_step", [None, 10], ids=["at once", "resumed"])
+def test_samples_are_scored_and_the_lowest_fid_is_kept(run, signal_step):
+    config = LoopConfig(5, 8, 1, save_every_minutes=10)
+    stage, position = CountingStage(signal_step=signal_step), Position()
+    fid_after = {8: 3.0, 16: 1.0, 20: 2.0}  # every two epochs, and at the end
+    measured = []
+
+    def go_on(basis="one"):
+        def measure():
+            measured.append(position.step)
+            return {"fid": fid_after[position.step], "kid": 0.5}
+
+        tracker = Trackers(MetricsFile(run.metrics("maskgit"), position.step))
+        evaluation = Evaluation(2, basis, measure)
+        train_loop(stage, config, run, tracker, position, evaluation=evaluation)
+
+    if signal_step:
+        with pytest.raises(SystemExit):
+            go_on()
+        position, stage.signal_step = load_state(stage, run), None
+    go_on()
+    assert measured == [*fid_after]
+    found = {row["step"]: row["samples/fid"] for row in rows(run) if "samples/fid" in row}
+    assert found == fid_after
+    assert load_checkpoint(run.best("maskgit", "fid"), "maskgit")["step"] == 16
+    assert (position.best_fid, position.fid_basis) == (1.0, "one")
+    # A figure of another protocol is not compared with these.
+    position = load_state(stage, run)
+    config = LoopConfig(6, 8, 1, save_every_minutes=10)
+    fid_after[24] = 7.0
+    go_on("another")
+    assert position.best_fid == 7
+    assert load_checkpoint(run.best("maskgit", "fid"), "maskgit")["step"] == 24
+
+
 def test_only_the_option_keeps_it(run):
     train(CountingStage(), run)
     assert not run.best("maskgit").exists()
+    assert not run.best("maskgit", "fid").exists()
 
 
 def test_a_state_without_the_step_of_the_lowest_loss_goes_on(run):

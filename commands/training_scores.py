@@ -1,0 +1,99 @@
+"""--evaluate_every: the scores of --evaluate while a model trains."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from commands.flags import option_values
+from commands.judging import JudgeSource, check_judge, resolve_judge
+from commands.options import OPTIONS
+from commands.parser import CommandLine
+from commands.request import Data, Machine, Request
+from models.family import Transformer
+from models.generator import ImageSeries
+from models.labels import classes_in_turn, labels_in_turn
+from models.model import Model
+from models.sampling import SamplingConfig
+from models.shapes import TransformerShape
+from models.tokenizer import Tokenizer
+from training.evaluation import Evaluation
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScoresSource:
+    """Samples to score while a model trains.
+
+    Attributes:
+        every: epochs between two evaluations.
+        labels: class of each sample.
+    """
+
+    every: int
+    judge: JudgeSource
+    labels: list[int]
+    sampling: SamplingConfig
+    series: ImageSeries
+
+
+def check_scores(line: CommandLine) -> None:
+    """Check the options of --evaluate_every; without it, name those that have no effect."""
+    if line.evaluate_every:
+        check_judge(line)
+    elif not (line.asks_for("evaluate") or line.asks_for("sweep")):
+        used = {name for name in OPTIONS if name.startswith("evaluate_")} | {"reference"}
+        idle = sorted((used | {"feature_net", "inception_weights"}) & line.given)
+        if idle:
+            log.warning("no effect here: %s", ", ".join(OPTIONS[name].flag for name in idle))
+
+
+def resolve_scores(
+    request: Request, data: Data, config: TransformerShape, sampling: SamplingConfig
+) -> ScoresSource | None:
+    """Choose samples and real images, if --evaluate_every asks for scores.
+
+    Raises:
+        UserError: as `resolve_judge`; or if --labels names a class that the dataset does not have.
+    """
+    line = request.line
+    if not line.evaluate_every:
+        return None
+    names = data.open("train").class_names
+    in_turn = classes_in_turn(len(names), line.first_image)
+    has_null, count = config.null_class is not None, line.evaluate_samples
+    return ScoresSource(
+        every=line.evaluate_every,
+        judge=resolve_judge(request, data, line.reference or "train", count),
+        labels=labels_in_turn(line.labels, names, in_turn, count, has_null=has_null),
+        sampling=sampling,
+        series=ImageSeries(line.seed, line.first_image, line.batch_size),
+    )
+
+
+def evaluation_of(
+    source: ScoresSource | None,
+    network: Transformer,
+    tokenizer: Tokenizer,
+    names: tuple[str, ...],
+    machine: Machine,
+) -> Evaluation | None:
+    """Return the evaluation of a network in training; the main process opens the judge now."""
+    if source is None:
+        return None
+    if not machine.processes.is_main:
+        return Evaluation(source.every, "", dict)  # waits for the main process
+    judge, count = source.judge.open(), len(source.labels)
+    dataset = source.judge.data.spec.name
+
+    def measure() -> Mapping[str, float]:
+        model = Model(network, tokenizer, dataset, names, machine.precision)
+        blocks = model.sample_blocks(source.labels, source.sampling, source.series)
+        return judge.score(blocks, count, "sampling for the scores")
+
+    depends = {**judge.protocol(count), "sampling": option_values(source.sampling)}
+    depends |= {"labels": source.labels, "series": vars(source.series)}
+    basis = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+    return Evaluation(source.every, basis, measure)
