@@ -15,7 +15,7 @@ from commands.flags import options_of
 from commands.generation import GRID_COLUMNS
 from commands.judging import SPLITS
 from commands.nearest import pixels_of
-from commands.options import OPTIONS
+from commands.options import MEASURING, OPTIONS
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
 from commands.sources import ModelSource, find_model
@@ -68,9 +68,8 @@ def check(line: CommandLine) -> None:
         raise FieldError("reference", line.reference, f"choose from {', '.join(SPLITS)}")
     if line.images:
         raise UserError("--evaluate likelihood measures the dataset's images; leave --images out")
-    of_features = {"feature_net", "inception_weights"}
-    sampling = {*options_of(SamplingConfig).values()}
-    idle = (sampling | of_features | {"write_reference"}) & line.given
+    measuring = {option.name for option in MEASURING} - {"reference", "classify"}
+    idle = ({*options_of(SamplingConfig).values()} | measuring) & line.given
     if idle:
         log.warning("no effect here: %s", ", ".join(OPTIONS[name].flag for name in sorted(idle)))
 

@@ -578,6 +578,9 @@ def _measuring() -> Iterator[Option]:
     )  # fmt: skip
 
 
+MEASURING = tuple(_measuring())
+
+
 def _run() -> Iterator[Option]:
     """Yield the options of all runs."""
     every_run = COMPUTING | _modes("look show_plan export curves")
@@ -631,7 +634,7 @@ GROUPS = (
         "editing (--edit; a token is regenerated if its cell overlaps the marked pixels)",
         tuple(_editing()),
     ),
-    Group("measuring (--evaluate, --sweep, --train --evaluate_every)", tuple(_measuring())),
+    Group("measuring (--evaluate, --sweep, --train --evaluate_every)", MEASURING),
     Group("page (--page)", tuple(_paging())),
     Group("run", tuple(_run())),
 )

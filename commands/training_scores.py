@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from commands.flags import option_values
 from commands.judging import JudgeSource, check_judge, resolve_judge
-from commands.options import OPTIONS
+from commands.options import MEASURING, OPTIONS
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
 from models.family import Transformer
@@ -44,8 +44,7 @@ def check_scores(line: CommandLine) -> None:
     if line.evaluate_every:
         check_judge(line)
     elif not (line.asks_for("evaluate") or line.asks_for("sweep")):
-        used = {name for name in OPTIONS if name.startswith("evaluate_")} | {"reference"}
-        idle = sorted((used | {"feature_net", "inception_weights"}) & line.given)
+        idle = [o.name for o in MEASURING if "train" in o.modes and o.name in line.given]
         if idle:
             log.warning("no effect here: %s", ", ".join(OPTIONS[name].flag for name in idle))
 
@@ -90,7 +89,10 @@ def evaluation_of(
 
     def measure() -> Mapping[str, float]:
         model = Model(network, tokenizer, dataset, names, machine.precision)
-        blocks = model.sample_blocks(source.labels, source.sampling, source.series)
+        rounding = source.judge.how.rounding
+        blocks = model.sample_blocks(
+            source.labels, source.sampling, source.series, rounding=rounding
+        )
         return judge.score(blocks, count, "sampling for the scores")
 
     depends = {**judge.protocol(count), "sampling": option_values(source.sampling)}

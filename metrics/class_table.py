@@ -69,8 +69,7 @@ def class_rows(
     sides = []
     for side, of_all in ((generated, labels), (real, real_labels)):
         assert side.kept is not None, "the features of images are kept"
-        assert side.count is not None, "images are counted"
-        sides.append((side.kept, of_all[kept_images(side.count)]))
+        sides.append((side.kept, of_all[kept_images(side)]))
     seen = is_recognized(generated)
     rows = []
     for number, name in enumerate(names):
