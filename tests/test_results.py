@@ -1,0 +1,65 @@
+"""scripts/results.py on files as --evaluate writes them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def results(tmp_path):
+    def call(**files):
+        for name, content in files.items():
+            text = content if isinstance(content, str) else json.dumps(content)
+            (tmp_path / f"{name}.json").write_text(text)
+        command = [sys.executable, ROOT / "scripts" / "results.py"]
+        command += [tmp_path / f"{name}.json" for name in files]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    return call
+
+
+def evaluation(basis="mnist train 1234", seed=0, **scores):
+    protocol = {
+        "basis": basis,
+        "images": 2000,
+        "extractor": {"name": "net.pt", "sha256": "beef"},
+        "checkpoint": {"file": "MaskGIT_mnist.pt", "fingerprint": "f00d"},
+        "seed": seed,
+    }
+    return {"scores": scores, "basis": basis, "protocol": protocol, "caution": None}
+
+
+def test_scores_that_cannot_be_compared_are_never_in_one_table(results):
+    shown = results(
+        a=evaluation(fid=0.43211, fid_spread=0.021, kid_std=1, recall=None),
+        b=evaluation(fid=0.5, seed=7, precision=0.8),
+        c=evaluation("mnist validation 5678", fid=0.2),
+    ).stdout
+    first, second = shown.split("\n\n### ")
+    assert first.startswith("### mnist train 1234, net.pt beef, 2000 images\n")
+    header, _, a, b = first.strip().splitlines()[2:]
+    assert header == "| file | fid | recall | precision | checkpoint | seed |"
+    assert a.endswith(".json | 0.4321 ± 0.021 |  |  | f00d | 0 |")
+    assert b.endswith(".json | 0.5 |  | 0.8 | f00d | 7 |")
+    assert second.startswith("mnist validation 5678, net.pt beef, 2000 images\n")
+    assert "/c.json | 0.2 | f00d | 0 |" in second
+
+
+@pytest.mark.parametrize("content", ["no json", "[]", '{"scores": {}}', '{"protocol": {}}'])
+def test_another_file_is_named_in_one_line(results, content):
+    found = results(other=content)
+    assert found.returncode == 2
+    assert "other.json does not hold the scores of an evaluation" in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_missing_file_is_named():
+    command = [sys.executable, ROOT / "scripts" / "results.py", "nowhere.json"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert "nowhere.json" in found.stderr
