@@ -128,7 +128,7 @@ def run(job: LikelihoodJob) -> None:
     means, mean = nats.mean(1), float(nats.mean())
     scores = {
         "nats_per_token": mean,
-        "interval": image_interval(nats),
+        "interval": image_interval(nats, labels),
         "interval_of_masks": mask_interval(nats),
         "bits_per_token": mean / math.log(2),
         "nats_per_image": mean * tokens.seq_len,

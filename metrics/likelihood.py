@@ -143,13 +143,19 @@ def pair_masks(images: np.ndarray, num_pairs: int, seq_len: int, seed: int) -> I
         yield np.stack(rows).argsort(1).argsort(1) < counts[:, None]
 
 
-def image_interval(nats: np.ndarray) -> float:
-    """Return half the 95 % interval of the mean over N images, for other images of their kind.
+def image_interval(nats: np.ndarray, labels: np.ndarray) -> float:
+    """Return half the 95 % interval of the mean, for as many other images of the same classes.
 
     Args:
         nats: float64 (N, P), from `Bounder.nats`.
+        labels: int64 (N,).
     """
-    return NORMAL_95 * float(nats.mean(1).std(ddof=1)) / len(nats) ** 0.5
+    means = nats.mean(1)
+    classes, number = np.unique(labels, return_inverse=True)
+    of_class = np.bincount(number, means) / np.bincount(number)
+    squares = np.square(means - of_class[number]).sum()
+    spread = (squares / max(1, len(means) - len(classes))) ** 0.5
+    return NORMAL_95 * float(spread) / len(means) ** 0.5
 
 
 def mask_interval(nats: np.ndarray) -> float:

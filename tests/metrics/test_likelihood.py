@@ -118,9 +118,21 @@ def test_random_masks_give_no_other_mean():
     expected = np.array([bound_by_orders(of_any_kind, image) for image in ALL_IMAGES])
     error = found.std(1, ddof=1) / 20
     assert (np.abs(found.mean(1) - expected) < 5 * error + 1e-6).all()
-    # The interval holds the error of the mean; an image alone has no interval for other images.
     assert abs(found.mean() - expected.mean()) < 2.5 * mask_interval(found)
-    assert image_interval(found) == pytest.approx(1.96 * found.mean(1).std(ddof=1) / 8**0.5)
+
+
+def test_the_interval_holds_the_mean_of_other_images_of_the_same_classes():
+    random, labels = np.random.default_rng(0), np.arange(60) % 3
+    truth = np.array([1.0, 5.0, 9.0])[labels].mean()
+    hits = 0
+    for _ in range(400):
+        nats = np.array([1.0, 5.0, 9.0])[labels, None] + random.normal(size=(60, 2))
+        half = image_interval(nats, labels)
+        hits += abs(nats.mean() - truth) < half
+    assert 0.91 < hits / 400 < 0.98
+    assert half < 0.5  # the distance of the classes is in no interval
+    one = image_interval(nats, np.zeros(60, int))
+    assert one == pytest.approx(1.96 * nats.mean(1).std(ddof=1) / 60**0.5)
 
 
 def test_the_masks_depend_on_seed_image_and_pair_alone():
