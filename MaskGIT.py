@@ -105,8 +105,7 @@ def train_vae(job: TrainVaeJob) -> None:
 
 def train(job: TrainJob) -> None:
     """Stage 2: train the transformer to fill in hidden tokens."""
-    from commands.train import completed_record, previews_of, tokens_of
-    from commands.training_scores import evaluation_of
+    from commands.train import completed_record, evaluation_in, previews_of, tokens_of
     from training import runs, transformer
 
     machine, splits = job.machine, job.splits
@@ -140,8 +139,7 @@ def train(job: TrainJob) -> None:
     )
 
     # With --evaluate_every, samples of the averaged weights are scored as the run goes.
-    names = splits.train.class_names
-    evaluation = evaluation_of(job.scores, stage.ema.module, tokenizer, names, machine)
+    evaluation = evaluation_in(job, tokenizer, stage.ema.module)
 
     # Train it, from its last saved state if there is one; the result is MaskGIT_<dataset>.pt.
     record = completed_record(job, tokenizer, train_tokens)

@@ -40,7 +40,7 @@ from commands.training_jobs import (
     open_splits,
     wants_wandb,
 )
-from commands.training_scores import ScoresSource, check_scores, resolve_scores
+from commands.training_scores import ScoresSource, check_scores, evaluation_of, resolve_scores
 from commands.trial import Cost, cost_of, cost_of_training, steps_of
 from data.content import digest_of
 from data.images import ImageDataset
@@ -56,6 +56,7 @@ from models.sampling import SamplingConfig
 from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
+from training.evaluation import Evaluation
 from training.freezing import freeze
 from training.optimizer import count_moments
 from training.runs import RunRecord
@@ -246,6 +247,12 @@ def previews_of(job: TrainJob, tokenizer: Tokenizer) -> Callable[[Transformer, P
         job.sampling,
         job.preview_series,
     )
+
+
+def evaluation_in(job: TrainJob, tokenizer: Tokenizer, network: Transformer) -> Evaluation | None:
+    """Return the evaluation of a network in training; None without `evaluate_every`."""
+    names = job.splits.train.class_names
+    return evaluation_of(job.scores, network, tokenizer, names, job.machine)
 
 
 def describe(job: TrainJob) -> dict[str, Any]:
