@@ -63,6 +63,8 @@ def test_every_option_they_name_exists():
         "--flips",
         "--cases",
         "--rounds",
+        "--halves",
+        "--epochs",
     }
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", EVERYTHING))
     assert named - of_scripts_and_torchrun <= known
