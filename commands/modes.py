@@ -23,7 +23,6 @@ class Mode:
 
     Attributes:
         name: name of the mode, of its option and of its file.
-        help: what it does, in a few words.
         opens_networks: whether it opens trained networks, and compares the options that shape a
             network with them.
         runs_shared: whether several processes may run it together.

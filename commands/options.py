@@ -71,12 +71,9 @@ class Option:
         spelling: the option as help shows it, without the two dashes.
         kind: turns a text into a value (commands/kinds.py); None for a switch.
         unit: name of a value in --help, in one word; empty for a switch.
-        help: what it does, in a few words.
-        fills: the fields of configs that it fills.
         default: the value without the option; see `default_value`.
         modes: names of the modes in which it has an effect.
         compared: whether modes that open trained networks compare it with them.
-        resume: what happens to it when a run is resumed.
         choices: the values that it accepts; None accepts any.
         many: how several values are written; None if it takes one value.
         length: how many values a list must have; None for any number.

@@ -43,14 +43,7 @@ RUN_FILES = ("config.json", *(RunFiles(Path()).metrics(stage).name for stage in 
 
 @dataclass(frozen=True)
 class PageJob:
-    """A page to serve.
-
-    Attributes:
-        port: the port; 0 takes any free one.
-        models: lists the files of models.
-        load: opens a model.
-        runs: lists the folders of runs.
-    """
+    """A page to serve."""
 
     host: str
     port: int

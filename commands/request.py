@@ -42,10 +42,7 @@ class Data:
     """A dataset at one size.
 
     Attributes:
-        size: height and width of the images in pixels.
-        folder: the data folder.
         cache_folder: folder of the token caches, and of the notes of checked images.
-        num_workers: processes that read images.
         main_first: a block that the main process enters first; see `Processes.main_first`.
         opened: the open splits, which the modes share, by dataset, split and size.
     """

@@ -33,7 +33,6 @@ class SampleJob:
     """Images to sample.
 
     Attributes:
-        columns: images per row of the grid.
         film: what pictures of the first images at every step show, "hidden" (the cells that are) or
             "imagined" (the whole image); None writes none.
     """

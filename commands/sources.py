@@ -71,16 +71,11 @@ class ModelSource:
     """A trained model that exists, or that --train or --distill will make.
 
     Attributes:
-        run: the run folder for its results.
-        dataset: name of the dataset that it is trained on.
         class_names: names of the classes, in the order of the labels.
-        shape: config of its transformer.
-        tokenizer: config of its tokenizer.
         open: returns it, on the device.
         best: the settings that a sweep found best for it; None without a sweep.
         made_for: the settings that a student was distilled for; None for other models.
         usual: the settings for sampling that it brings; None for the defaults of the program.
-        is_own: whether this program wrote its file.
     """
 
     path: Path

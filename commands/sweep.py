@@ -46,8 +46,6 @@ class SweepJob:
     """A grid to measure.
 
     Attributes:
-        grid: the combinations, as settings of sampling.
-        folder: folder of the table.
         kept_by: the score that chooses the best settings, which the checkpoint will hold; None
             writes none.
     """

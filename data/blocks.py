@@ -31,12 +31,7 @@ FILM = ("steps.png", "steps.gif")
 
 
 class BlockFolder:
-    """The folder of the blocks of a sampling.
-
-    Attributes:
-        folder: folder for the samples.
-        path: folder of the blocks, inside `folder`.
-    """
+    """The folder of the blocks of a sampling."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         """Name the folder of the blocks, which `missing` makes.

@@ -28,7 +28,6 @@ class Content:
 
     Attributes:
         class_names: names in the order of the labels.
-        labels: digest of the labels.
         source: digest of the images. If a few files hold all images as arrays, all pixels are in
             it. If each image is a file, it has the names and sizes of all files and the contents of
             all files up to MOST_BYTES and MOST_FILES, or of an even share of them in larger sets.

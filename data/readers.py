@@ -24,11 +24,7 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 @dataclass(frozen=True)
 class Idx:
-    """MNIST and datasets in its format: four IDX files in <class>/raw, gzipped or not.
-
-    Attributes:
-        name: torchvision's class.
-    """
+    """MNIST and datasets in its format: four IDX files in <class>/raw, gzipped or not."""
 
     name: str
 
@@ -62,7 +58,6 @@ class Torchvision:
     """A class of torchvision that keeps its images in arrays, such as CIFAR-10 and SVHN.
 
     Attributes:
-        name: torchvision's class.
         files: pattern of its files, relative to the data folder. "{split}" stands for the name of
             the split.
     """

@@ -82,7 +82,6 @@ class Source:
     """An opened split of a dataset.
 
     Attributes:
-        root: folder of the files.
         files: all files of the images and labels; the fingerprint depends on them.
         labels_from: the file or folder of the labels.
         class_names: names in the order of the labels; empty if the table has them.
@@ -120,8 +119,6 @@ class ReaderRef:
 
     Attributes:
         module: for example "data.readers".
-        kind: class in that module.
-        arguments: arguments of the class.
         takes_notes: whether the class has a field `notes`, a folder for notes of the work that it
             need not repeat.
     """
@@ -143,7 +140,6 @@ class DatasetSpec:
     """One row of the dataset table.
 
     Attributes:
-        channels: 1 for gray images, 3 for color.
         num_classes: number of classes; None if the files decide.
         size: default side of the images in pixels.
         splits: the library's names of the splits to train and to validate on. They have no image in

@@ -27,8 +27,6 @@ class Reconstructed(NamedTuple):
 
     Attributes:
         images: float (B, C, H, W) in [-1, 1].
-        reconstructions: the same.
-        labels: those of the batch, unchanged.
     """
 
     images: Tensor

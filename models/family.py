@@ -112,7 +112,6 @@ class TokenizerFamily(Family):
     """A kind of tokenizer; its config is a `TokenizerShape`.
 
     Attributes:
-        network: builds the network of a config.
         read: (file of another program, image size, given fields) -> network on the CPU. It must
             refuse a file with an entry that the network does not use, unless the entry is on the
             family's list of entries without effect.
@@ -133,7 +132,6 @@ class TransformerFamily(Family):
     field that an option fills.
 
     Attributes:
-        network: builds the network of a config.
         training_bytes: (config, number of parameters, batch size, type of device) -> rough memory
             of a training step in bytes.
         read: (file of another program, config of the tokenizer, number of classes or None if it is

@@ -124,7 +124,6 @@ class _Names:
     """The classes of a model.
 
     Attributes:
-        names: in the order of the labels.
         exact: label by name.
         folded: labels by folded name; several names can fold to the same text.
         numbers: label by the number in its name if all names are numbers, else by position.

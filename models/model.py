@@ -35,8 +35,6 @@ class BestSettings:
     """Sampling settings, and how they were measured.
 
     Attributes:
-        metric: name of the score that decided.
-        scores: all scores of these settings, by name.
         protocol: how it was measured, as plain data: number of images, real images, feature
             network, version of the program and more.
     """

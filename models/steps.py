@@ -69,7 +69,6 @@ class Midway(NamedTuple):
     """An image in the middle of its decoding.
 
     Attributes:
-        steps: number of finished steps.
         tokens: int64 (L,); those at hidden positions are ignored.
         hidden: bool (L,), True where a token is still hidden.
     """

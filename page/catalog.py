@@ -21,8 +21,6 @@ class OpenModel:
     """A model in memory.
 
     Attributes:
-        path: its file.
-        model: the model, on the device.
         validation: opens the validation split of its dataset, at its size.
         version: of the file; the catalog knows it.
     """

@@ -18,9 +18,6 @@ class Field:
     """A setting, as a form shows it.
 
     Attributes:
-        name: its name in requests.
-        title: its name for people.
-        help: what it does, in one line.
         kind: "number", "numbers", "choice" or "switch".
         default: the value that the form begins with; None for an empty field.
         choices: the values of a choice.
@@ -68,12 +65,7 @@ class Recipe:
     """What images are made from.
 
     Attributes:
-        model: file of the model.
         labels: classes in turn, as the command line writes them.
-        count: number of images.
-        seed: seed of the noise.
-        first_image: index of the first image.
-        sampling: settings of sampling.
         usual: the settings that the command line takes where none are given.
         edited: what is edited; None for images that are all new.
     """
@@ -93,7 +85,6 @@ class CommandForm:
     """The command line, as far as the page needs it.
 
     Attributes:
-        sampling: the settings of sampling.
         series: by the page's own names: "seed", "first_image", "count".
         editing: by the page's own names: "grow", "keep_decoded".
         labels: the classes that the form begins with, as the user wrote them; None for all.

@@ -58,13 +58,7 @@ Answer = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Page:
-    """What the server serves.
-
-    Attributes:
-        catalog: the models.
-        runs: the runs.
-        form: the command line.
-    """
+    """What the server serves."""
 
     catalog: Catalog
     runs: RunReader

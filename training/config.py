@@ -78,7 +78,6 @@ class VQGANTrainingConfig:
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images of one optimizer step.
         optimizer: of the autoencoder: "adamw", or "muon" for the weights of convolutions and AdamW
             for the others. The discriminator has AdamW.
         linear_start: whether the autoencoder starts nearly linear (`VQModel.start_linear`).
@@ -179,10 +178,7 @@ class DistillConfig:
     """The settings of distillation.
 
     Attributes:
-        num_steps: decoding steps of the student.
         epochs: length of the run; an epoch has UPDATES_PER_EPOCH optimizer steps.
-        batch_size: images of one step.
-        lr: peak learning rate of the student.
         auxiliary_lr: peak learning rate of the auxiliary model, which must follow the student.
         teacher_guidance: weight w of the teacher's guidance, which the student learns.
         teacher_logit_scale: factor on the teacher's guided logits; above 1 sharpens.

@@ -83,8 +83,6 @@ class DistillationStage:
 
     Attributes:
         config: shape of all three networks.
-        sampling: the sampling settings of the student.
-        model: the student.
         ema: the student with averaged weights, for validation and sampling.
         learning_rate: that of the student at each step after imitation.
     """

@@ -33,7 +33,6 @@ class LearningRate:
 
     Attributes:
         epochs: length of the run; not a whole number if its time decides it.
-        warmup_epochs: epochs of warm-up before it is capped.
     """
 
     peak: float

@@ -21,8 +21,6 @@ class Launch:
     """The place of this process among those of its job.
 
     Attributes:
-        rank: number of this process, from 0.
-        size: number of processes.
         local_rank: number of this process on its machine, from 0.
     """
 

@@ -60,7 +60,6 @@ class StandIn:
 
     Attributes:
         name: name of the class or function, with its module.
-        is_network: whether the object is a torch module.
     """
 
     __slots__ = ("is_network", "name")
@@ -75,7 +74,6 @@ class Storage(NamedTuple):
 
     Attributes:
         data: uint8 (N,).
-        dtype: type of the elements.
         start: the element that counts as the first.
     """
 

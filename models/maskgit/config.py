@@ -21,7 +21,6 @@ class TransformerConfig(TransformerShape):
         codebook_size: number of image tokens K; their ids are 0 .. K-1.
         num_classes: number of classes; one more label, the null class, means "no class".
         seq_len: number of tokens of an image, L = h * w.
-        embed_dim: width of the token embedding.
         hidden_dim: width of the blocks D, a multiple of `heads`.
         dropout: dropout rate on the embeddings and on the outputs of attention and MLP.
         null_trained: whether the null class was trained. Its weights exist in any case.

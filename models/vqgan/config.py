@@ -31,10 +31,8 @@ class VQGANConfig(TokenizerShape):
         num_res_blocks: residual blocks at each resolution (the decoder has one more).
         attn_resolutions: resolutions, as the shorter side in pixels, at which attention follows
             each residual block.
-        dropout: dropout rate inside the residual blocks.
         double_z: whether the encoder returns 2 * z_channels channels.
         n_embed: number of codes in the codebook.
-        embed_dim: width of a code.
         remap: rows of the codebook in use: token i means row remap[i]. None uses all rows.
         sane_index_shape: whether the quantizer returns tokens as (B, h, w), not flat.
         colorize_nlabels: number of channels if the channels of the images are labels, not colors.
