@@ -288,11 +288,12 @@ def _write_classes(job: SamplesJob, generated: FeatureSet, real: FeatureSet) -> 
 
 def _measure_images(job: ImagesJob) -> None:
     """Read the images and score them."""
-    data, size, takes_any = job.judge.data, job.judge.batch_size, job.judge.how.takes_any
-    images = open_generated(job.path, data.size, data.spec.channels, takes_any)
+    data, size = job.judge.data, job.judge.batch_size
+    resize = data.preparation.resize if job.judge.how.takes_any else None
+    images = open_generated(job.path, data.size, data.spec.channels, resize)
     judge = job.judge.open()
     protocol = {**judge.protocol(len(images)), "measured": job.path.name}
-    identity = {**protocol, "files": images.fingerprint, "batch_size": size}
+    identity = {**protocol, "files": images.fingerprint, "batch_size": size, "resize": resize}
     unfinished = Unfinished(job.result.with_suffix(".unfinished"), identity)
     rest = images_from(images, size, unfinished.done)
     features = judge.measure(rest, len(images), "measuring", unfinished)

@@ -140,7 +140,7 @@ def write_npz(
 
 
 def open_generated(
-    path: Path, size: Written, channels: int, takes_any: bool = True
+    path: Path, size: Written, channels: int, resize: str | None = "default"
 ) -> GeneratedImages:
     """Open a folder of image files (at any depth) or an array of images in a file.
 
@@ -150,16 +150,17 @@ def open_generated(
             or (N, H, W).
         size: height and width of the images that `blocks` yields.
         channels: C of the images that `blocks` yields.
-        takes_any: whether images of another size are resized; otherwise they are refused.
+        resize: how images of another size are resized, a key of `data.spec.RESIZES`; None refuses
+            them.
 
     Raises:
         UserError: if there are no such images. Some damage, and images of another size in a folder,
             are found only while `blocks` reads them.
     """
     if path.is_dir():
-        return _FolderImages(path, size_of(size), channels, takes_any)
+        return _FolderImages(path, size_of(size), channels, resize)
     if path.is_file() and path.suffix in (".npz", ".npy"):
-        return _ArrayFile(path, size_of(size), channels, takes_any)
+        return _ArrayFile(path, size_of(size), channels, resize)
     raise UserError(f"`images` {path} is neither a folder of images nor an .npz or .npy file")
 
 
@@ -170,6 +171,11 @@ def _fingerprint(paths: Iterable[str]) -> str:
         status = os.stat(path)  # noqa: PTH116 (a million Paths are slow)
         digest.update(os.fsencode(f"{path} {status.st_size} {status.st_mtime_ns}\n"))
     return digest.hexdigest()
+
+
+def _sized(image: Image.Image, size: Size, channels: int, resize: str | None) -> np.ndarray:
+    """Give an image its size and channels; None is for images of the right size."""
+    return to_array(image, size, channels, resize=resize or "default")
 
 
 def _check_size(path: str | Path, found: Size, wanted: Size) -> None:
@@ -191,8 +197,8 @@ def images_from(images: GeneratedImages, batch_size: int, first: int) -> Iterato
 class _FolderImages:
     """The image files of a folder, sorted by path, without labels."""
 
-    def __init__(self, folder: Path, size: Size, channels: int, takes_any: bool) -> None:
-        self._size, self._channels, self._takes_any = size, channels, takes_any
+    def __init__(self, folder: Path, size: Size, channels: int, resize: str | None) -> None:
+        self._size, self._channels, self._resize = size, channels, resize
         tree = walk(folder)
         self._paths = [tree.path(name) for name in tree.names]
         if not self._paths:
@@ -215,9 +221,9 @@ class _FolderImages:
     def _read(self, path: str) -> np.ndarray:
         """Read an image as uint8 (H, W, C)."""
         image = load_image(path, ranges=lambda: self._ranges)
-        if not self._takes_any:
+        if self._resize is None:
             _check_size(path, (image.height, image.width), self._size)
-        return to_array(image, self._size, self._channels)
+        return _sized(image, self._size, self._channels, self._resize)
 
     @cached_property
     def _ranges(self) -> Ranges:
@@ -228,11 +234,12 @@ class _FolderImages:
 class _ArrayFile:
     """The images of an .npz or .npy file, and its labels if each image has one."""
 
-    def __init__(self, path: Path, size: Size, channels: int, takes_any: bool) -> None:
+    def __init__(self, path: Path, size: Size, channels: int, resize: str | None) -> None:
         self._path, self._size, self._channels = path, size, channels
+        self._resize = resize
         with open_npy(path, "arr_0") as (_, shape, dtype, in_fortran_order):
             self._shape = images_shape(shape, dtype, in_fortran_order)
-        if not takes_any:
+        if resize is None:
             _check_size(path, self._shape[1:3], size)
         self._labels = self._read_labels()
         if self._shape[1:3] != size:
@@ -254,7 +261,7 @@ class _ArrayFile:
                     image = np.frombuffer(file.read(length), np.uint8).reshape(self._shape[1:])
                     if image.shape != wanted:
                         picture = Image.fromarray(image.reshape(for_picture))
-                        image = to_array(picture, self._size, self._channels)
+                        image = _sized(picture, self._size, self._channels, self._resize)
                     images.append(image)
                 yield np.stack(images), labels
 

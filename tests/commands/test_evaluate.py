@@ -144,6 +144,10 @@ def test_the_dataset_itself_is_at_no_distance(evaluate, data_dir, tmp_path):
     assert result["scores"]["recall"] == 1
     assert result["protocol"]["reference"]["split"] == "validation"
     assert "are resized to 32 x 32" in told
+    evaluate(f"--evaluate --images {tmp_path}/same.npz --reference validation --resize adm")
+    by_adm = scores_of(tmp_path)
+    assert by_adm["scores"]["fid"] == pytest.approx(0, abs=1e-6)
+    assert by_adm["protocol"]["reference"]["resize"].startswith("halved by boxes")
 
 
 def test_a_written_reference_scores_as_the_split_does(evaluate, data_dir, tmp_path):
