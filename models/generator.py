@@ -29,6 +29,9 @@ from utils.pictures import to_uint8
 from utils.weights import with_linear_weights_in
 
 BLOCK_SIZE = 256  # images computed at once, by default
+# Logits of all images that are decoded at once, without guidance: 1 GiB. Larger blocks are decoded
+# in parts; with 16,384 codes a block of 256 images would need tens of gigabytes.
+MOST_LOGITS = 2**28
 Labels = Iterable[int | str] | np.ndarray | Tensor | int | str
 """One class per image, as on the command line: numbers, names, ranges, or "none" for no class."""
 
@@ -145,8 +148,21 @@ class ImageGenerator:
             start = index * block_size
             block_labels = np.asarray(labels[start : start + block_size])
             padded = np.pad(block_labels, (0, block_size - len(block_labels)), mode="edge")
-            decoding = self._decoding(padded, config, series, start, known)
-            yield self._pixels(decoding.result(), rounding)[: len(block_labels)], block_labels
+            tokens = torch.cat(
+                [
+                    self._decoding(part, config, series, start + first, known).result()
+                    for first, part in self._parts(padded)
+                ]
+            )
+            yield self._pixels(tokens, rounding)[: len(block_labels)], block_labels
+
+    def _parts(self, labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Split the labels of a block into parts that are decoded at once, with their places."""
+        config = self.transformer.config
+        logits = len(labels) * config.seq_len * config.codebook_size
+        size = math.ceil(len(labels) / math.ceil(logits / MOST_LOGITS))
+        for first in range(0, len(labels), size):
+            yield first, labels[first : first + size]
 
     def _decoding(
         self,
