@@ -183,8 +183,7 @@ def sample(job: SampleJob) -> None:
         blocks.write(own, (images for images, _ in decoded))
         processes.wait()
 
-        # When all blocks are complete, they join the earlier parts of the same sampling. Images of
-        # another sampling are deleted.
+        # When all blocks are complete, the images are written; those of an earlier sampling go.
         if processes.is_main:
             if job.film:
                 save_steps(job, blocks.path)
