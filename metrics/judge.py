@@ -179,11 +179,13 @@ class Judge:
         return generated
 
     def compare(self, generated: FeatureSet) -> dict[str, float]:
-        """Compute the scores of the protocol, as `metrics.scores.compare`.
+        """Compute the scores of the protocol, as `metrics.scores.compare`; log their limits.
 
         Returns:
             The scores; "fid" has the name that it has for these features.
         """
+        for limit in metrics.limits(generated, self.real):
+            log.info("%s", limit)
         scores = metrics.compare(generated, self.real, PROTOCOLS[self._protocol].metrics)
         return {self.distance if name == "fid" else name: scores[name] for name in scores}
 

@@ -21,6 +21,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from utils.seeding import rng
 
 MIN_IMAGES = 10  # too few images give no meaningful score
+FEW = 1000  # images; with fewer, scores of single images are rough
 KEPT = 10_000  # images whose features are kept
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000  # images of a subset
@@ -206,6 +207,23 @@ def compare(
     return scores
 
 
+def limits(generated: FeatureSet, real: FeatureSet) -> list[str]:
+    """Say which scores mean little, because there are too few images."""
+    count = min(one.count for one in (generated, real) if one.count is not None)
+    said = []
+    if count <= len(real.mean):
+        said.append(
+            f"fid: {count} images are fewer than the {len(real.mean)} features, which raises it; "
+            "compare it only with that of as many images"
+        )
+    if count < FEW:
+        said.append(
+            f"precision, recall and kid: {count} images are few; below {FEW} they change much from "
+            "one sample to the next, and a high precision may come from images that are alike"
+        )
+    return said
+
+
 def protocol(generated: int, real: FeatureSet) -> dict[str, str]:
     """Describe the settings of each metric, for a number of generated images and the real ones."""
     parts = {"inception_score": f"{IS_SPLITS} parts"}
@@ -254,23 +272,20 @@ def kernel_distance(generated: FeatureSet, real: FeatureSet) -> dict[str, float]
     The computation is torch-fidelity's, on KID_SUBSETS random subsets.
 
     Returns:
-        "kid", the mean over the subsets (lower is better), and "kid_std", their spread; nothing if
-        a side has statistics only.
+        "kid", the mean over the subsets (lower is better), and "kid_std", their spread; this
+        not if every subset is the whole set. Nothing if a side has statistics only.
     """
     if generated.kept is None or real.kept is None:
         return {}
     fake, true = generated.kept.double(), real.kept.double()
+    subset_size = min(KID_SUBSET_SIZE, len(fake), len(true))
     scores = kid_features_to_metric(
-        fake,
-        true,
-        kid_subsets=KID_SUBSETS,
-        kid_subset_size=min(KID_SUBSET_SIZE, len(fake), len(true)),
-        verbose=False,
+        fake, true, kid_subsets=KID_SUBSETS, kid_subset_size=subset_size, verbose=False
     )
-    return {
-        "kid": scores["kernel_inception_distance_mean"],
-        "kid_std": scores["kernel_inception_distance_std"],
-    }
+    kid = {"kid": scores["kernel_inception_distance_mean"]}
+    if subset_size == len(fake) == len(true):
+        return kid
+    return {**kid, "kid_std": scores["kernel_inception_distance_std"]}
 
 
 def precision_recall(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:

@@ -95,6 +95,19 @@ def test_kernel_distance_averages_over_subsets(monkeypatch):
     assert other["kid"] > 5 * same["kid_std"]
 
 
+def test_scores_know_their_limits():
+    random = np.random.default_rng(0)
+    few, more, many = (feature_set(random.normal(size=(n, 40))) for n in (30, 60, 1200))
+    assert metrics.kernel_distance(few, few).keys() == {"kid"}  # all subsets are the whole set
+    assert metrics.kernel_distance(few, more).keys() == {"kid", "kid_std"}
+    assert [limit.split(":")[0] for limit in metrics.limits(many, few)] == [
+        "fid",
+        "precision, recall and kid",
+    ]
+    assert len(metrics.limits(more, many)) == 1
+    assert metrics.limits(many, many) == []
+
+
 def test_precision_and_recall_agree_with_a_slow_count():
     random = np.random.default_rng(0)
     fake, real = random.normal(size=(60, 4)), random.normal(0.5, 1.5, size=(60, 4))
@@ -170,6 +183,6 @@ def test_unequal_classes_have_a_balanced_accuracy_too():
 def test_a_row_of_the_table_is_all_that_a_new_metric_needs(monkeypatch):
     shift = {"shift": lambda generated, real: {"shift": float((generated.mean - real.mean).norm())}}
     monkeypatch.setattr(metrics, "METRICS", METRICS | shift)
-    scores = compare(feature_set(gaussian(20, 4, 0, shift=1.0)), feature_set(gaussian(20, 4, 1)))
+    scores = compare(feature_set(gaussian(20, 4, 0, shift=1.0)), feature_set(gaussian(25, 4, 1)))
     assert list(scores) == ["fid", "kid", "kid_std", "precision", "recall", "shift"]
     assert scores["shift"] == pytest.approx(2)
