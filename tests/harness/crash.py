@@ -54,6 +54,7 @@ TRAIN = (
     "--lr 2e-3 --sample_and_save_freq 1 --num_samples 4 "
     "--keep_checkpoints 2 --no_wandb"
 )
+STEPS_PER_EPOCH = 6  # of the 120 images of `write_inputs` in batches of 20
 SAMPLE = "--sample --dataset fashionmnist --batch_size 10 --num_samples 95"
 LONGEST_WAIT = 120.0  # seconds: a child that takes longer hangs
 
@@ -219,7 +220,8 @@ def state_of(folder: Path) -> dict[str, Any]:
     for path in run.glob("*.pt"):
         found |= flat(torch.load(path, weights_only=True)["contents"], path.name)
     for path in (run / "samples").glob("*.png"):
-        found[path.name] = path.read_bytes()
+        if int(path.stem.rsplit("_", 1)[-1]) % STEPS_PER_EPOCH == 0:  # others are written by time
+            found[path.name] = path.read_bytes()
     for path in (folder / "tokens").glob("*/*.npy"):
         found[f"{path.parent.name}/{path.name}"] = path.read_bytes()
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
