@@ -426,7 +426,7 @@ def test_nothing_trained_yet(refused):
 
 def test_a_tokenizer_that_is_not_the_models(refused, trained, tokenizer_file, tmp_path):
     contents = load_checkpoint(tokenizer_file, "vqgan")
-    contents["tokenizer"]["weights"]["decoder.conv_out.bias"] += 1
+    contents["tokenizer"]["weights"]["encoder.conv_in.bias"] += 1
     from models.open import tokenizer_of
     from utils.checkpoint import save_checkpoint, weights_digest
 

@@ -85,7 +85,7 @@ def test_they_are_kept_used_and_said(evaluate, samples, run, model, tmp_path):
     # Sampling says that they are there and keeps its defaults; with --settings best it uses them.
     common = "--labels 0-9 --precision fp32"
     usual, told = samples(common)
-    options = f"step={best} sampler=moment cfg_w=2.0"
+    options = f"step={best} cfg_w=2.0 sampler=moment"
     assert f"{model} holds the best settings of a sweep (--settings best): {options}: fid" in told
     written, _ = samples(f"{common} --step {best} --cfg_w 2 --sampler moment")
     used, told = samples(f"{common} --settings best")

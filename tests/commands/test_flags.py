@@ -29,8 +29,8 @@ from utils.records import write_record
     [
         (TransformerConfig, {"codebook_size", "num_classes", "seq_len", "null_trained"}),
         (TrainingConfig, set()),
-        (SamplingConfig, set()),
-        (VQGANConfig, {"image_channels", "middle_attention"}),
+        (SamplingConfig, {"start_share"}),
+        (VQGANConfig, {"image_channels"}),
         (LoopConfig, {"epochs", "images_per_step", "ends_at"}),
         (VQGANTrainingConfig, {"disc_channels", "disc_layers", "revive_every", "revive_below"}),
     ],
@@ -113,7 +113,9 @@ def test_paths_to_code_and_places_to_write_are_among_them():
     } <= forgotten  # fmt: skip
     kept_paths = {o.name for o in OPTIONS.values() if o.is_path} - forgotten
     # Each is read as data; the folder of token caches has a test of its own.
-    assert kept_paths == {"data_dir", "cache_dir", "checkpoint_vae", "perceptual_vgg", "remap"}
+    assert kept_paths == {
+        "data_dir", "cache_dir", "checkpoint_vae", "perceptual_vgg", "remap", "init", "init_vae"
+    }  # fmt: skip
 
 
 def test_options_of_the_other_stage_are_refused():
@@ -185,7 +187,7 @@ def test_nothing_is_downloaded_into_a_folder_that_config_json_names():
         ({"class_names": ["a10", "a2"]}, ["a2", "a10"], ["a10", "a2"]),
         ({"class_names": ["cat", "dog"]}, ["dog", "zebra"], ["zebra", "dog"]),
         ({"class_names": ["cat"]}, ["dog", "zebra"], ["dog", "zebra"]),
-        ({"class_names": "cat"}, ["b", "a"], ["b", "a"]),
+        ({"class_names": "cat"}, ["b", "a"], ["a", "b"]),
         ({}, ["a2", "a10"], ["a10", "a2"]),  # a run of before, which sorted them as texts
         (None, ["a2", "a10"], ["a10", "a2"]),
     ],

@@ -1,6 +1,7 @@
 """Images that are not square, from a folder to pictures: 16 pixels high and 32 wide."""
 
 import base64
+import io
 import json
 from pathlib import Path
 
@@ -101,5 +102,6 @@ def test_the_page_edits_a_rectangle(folder):
     decoding = read_decoding({"count": 1, "seed": 1, "edit": edit}, opened, form)
     assert {"--mask_box 30,0,32,4", "--outpaint right=4 top=2"} <= set(decoding.command or ())
     *_, last, done = decoding.events()
-    assert len(base64.b64decode(last["pixels"])) == HEIGHT * WIDTH * 3
+    sheet = Image.open(io.BytesIO(base64.b64decode(last["imagined"])))
+    assert sheet.size == (WIDTH, HEIGHT)
     assert len(done["files"]) == 1

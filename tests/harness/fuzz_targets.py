@@ -85,6 +85,9 @@ class TinyImages(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return torch.full((1, 8, 8), index, dtype=torch.uint8), index % 3
 
+    def stamps(self) -> None:
+        """The images are not files."""
+
     def copies(self, index: int, numbers: Iterable[int]) -> tuple[Tensor, int]:
         image, label = self[index]
         return image[None], label

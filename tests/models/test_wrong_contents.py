@@ -66,7 +66,7 @@ def best_sampling(**wrong: Any) -> Callable[[dict[str, Any]], Any]:
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a matrix as a family": (lambda c: c.update(family=MATRIX), "family of type Tensor; this"),
-    "a long family": (lambda c: c.update(family="a\n" * 10**6), "this program has maskgit"),
+    "a long family": (lambda c: c.update(family="a\n" * 10**6), "this program has "),
     "no config": (lambda c: c.update(config=None), "NoneType instead of a TransformerConfig"),
     "a matrix as a config": (lambda c: c.update(config=MATRIX), "Tensor instead of a Transformer"),
     "a matrix as depth": (lambda c: c["config"].update(depth=MATRIX), "depth tensor("),
@@ -196,8 +196,6 @@ def test_wrong_files_are_named(tmp_path: Path, name: str) -> None:
     torch.save(stored, path)
     with pytest.raises(UserError) as refused:
         load_tokenizer(path)
-    if "no VQ-GAN" in told:
-        assert "holds no VQ-GAN in taming-transformers' layout" in str(refused.value)
     assert told in str(refused.value)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)

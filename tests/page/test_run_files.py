@@ -125,7 +125,7 @@ def test_a_pipe_is_not_offered_as_a_model(tmp_path):
     (tmp_path / "link.pt").symlink_to("/dev/zero")
     (tmp_path / "model.pt").touch()
     catalog = Catalog(lambda: sorted(tmp_path.iterdir()), load=lambda path: pytest.fail(str(path)))
-    assert list(catalog.files().values()) == [tmp_path / "model.pt"]
+    assert [file.path for file in catalog.files()] == [tmp_path / "model.pt"]
 
 
 def test_a_run_that_cannot_be_described_hides_no_other(output, monkeypatch, caplog):

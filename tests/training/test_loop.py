@@ -75,7 +75,7 @@ def test_the_checkpoint_of_the_lowest_loss_is_kept(run, caplog, stops):
 
 @pytest.mark.parametrize("signal_step", [None, 10], ids=["at once", "resumed"])
 def test_samples_are_scored_and_the_lowest_fid_is_kept(run, signal_step):
-    config = LoopConfig(5, 8, 1, save_every_minutes=10)
+    config = LoopConfig(5, 8, 1)
     stage, position = CountingStage(signal_step=signal_step), Position()
     fid_after = {8: 3.0, 16: 1.0, 20: 2.0}  # every two epochs, and at the end
     measured = []
@@ -101,7 +101,7 @@ def test_samples_are_scored_and_the_lowest_fid_is_kept(run, signal_step):
     assert (position.best_fid, position.fid_basis) == (1.0, "one")
     # A figure of another protocol is not compared with these.
     position = load_state(stage, run)
-    config = LoopConfig(6, 8, 1, save_every_minutes=10)
+    config = LoopConfig(6, 8, 1)
     fid_after[24] = 7.0
     go_on("another")
     assert position.best_fid == 7

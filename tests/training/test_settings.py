@@ -60,8 +60,16 @@ STAGES: dict[str, tuple[Callable[..., Any], Any, dict[str, Any]]] = {
 }  # fmt: skip
 # The images of a batch come from outside; the other settings are tested where they act.
 ELSEWHERE = {
-    "transformer": {"grad_accum"},
-    "vqgan": {"batch_size", "grad_accum", "chroma_weight", "perceptual_weight", "perceptual_vgg"},
+    "transformer": {"grad_accum", "init", "freeze"},
+    "vqgan": {
+        "batch_size",
+        "grad_accum",
+        "chroma_weight",
+        "perceptual_weight",
+        "perceptual_vgg",
+        "init",
+        "freeze",
+    },
     "student": set(),
 }
 

@@ -14,6 +14,7 @@ from tiny_stages import make_stage
 
 from training.config import LoopConfig
 from training.loop import Position, _Loop
+from training.meter import Meter
 from training.run_folder import RunFolder
 from training.tracking import (
     MetricsFile,
@@ -232,7 +233,9 @@ def save_state(folder, tracker):
     """The state of a stage in training is saved."""
     stage, run = make_stage(), RunFolder(folder, "toy")
     config = LoopConfig(4, 8)
-    _Loop(stage, config, run, tracker, Position(), ALONE, None)._save_state()
+    _Loop(
+        stage, config, run, tracker, Position(), ALONE, Meter(Position().sums), time.monotonic, None
+    )._save_state()
 
 
 # --- What the user has set for wandb ---
