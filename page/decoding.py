@@ -107,6 +107,10 @@ class Decoding:
             if branch:  # what the earlier decoding has drawn here
                 tokens = branch.tokens.reshape(model.tokenizer.grid).numpy()
                 step = replace(step, proposed=np.broadcast_to(tokens, step.tokens.shape))
+            imagined = self._sheet(step)
+            surest = "" if branch else imagined  # at the end both show the finished images
+            if surest and step.hidden.any():
+                surest = self._sheet(step, surest=True)
             yield {
                 "event": "step",
                 "step": number,
@@ -115,8 +119,8 @@ class Decoding:
                 ),
                 "hidden": encode(step.hidden, "u1"),
                 "confidence": encode(step.confidence, "<f4"),
-                "imagined": self._sheet(step),
-                "surest": "" if branch else self._sheet(step, surest=True),
+                "imagined": imagined,
+                "surest": surest,
             }
         files = [png(image) for image in self._images(step)]
         yield {"event": "done", "files": files, "seconds": time.monotonic() - started}
