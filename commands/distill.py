@@ -1,6 +1,7 @@
 """--distill: train a student of a trained model that samples in few steps."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ from commands.request import Request
 from commands.resume import run_record
 from commands.sources import ModelSource, find_model
 from commands.training_jobs import StageJob, wants_wandb
+from commands.trial import cost_of, cost_of_training, steps_of
 from data.datasets import DATASETS
 from models.generator import ImageSeries
 from models.labels import labels_in_turn
-from models.open import new_transformer, transformer_family
 from models.sampling import SamplingConfig
 from training import runs
 from training.config import UPDATES_PER_EPOCH, DistillConfig, LoopConfig
-from training.distillation import DistillationStage, student_settings
+from training.distillation import VALIDATION_BATCHES, DistillationStage, student_settings
 from training.runs import check_made_from
 from utils.checkpoint import contents_of, is_own_format
 from utils.errors import FieldError, UserError
@@ -144,18 +145,32 @@ def run(job: DistillJob) -> None:
 
 def describe(job: DistillJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
-    config, count = job.teacher.shape, job.training.batch_size
-    parameters = count_parameters(new_transformer(config))
-    # Student and auxiliary model are trained; the teacher needs memory for its weights only.
-    kind = job.machine.device.type
-    trained = transformer_family(config).training_bytes(config, parameters, count, kind)
-    memory, checkpoints = 2 * trained + 4 * parameters, 4 * 9 * parameters
+    parameters = count_parameters(job.teacher.open().transformer)
     return {
         **describe_model(job.teacher),
         "transformer": f"{parameters / 1e6:.2f} M parameters",
-        "steps": f"{job.loop.epochs * UPDATES_PER_EPOCH} of {count} images",
-        "memory, roughly": f"{memory / 1e9:.1f} GB",
-        "disk": f"{checkpoints / 1e6:.0f} MB of checkpoints",
+        "steps": f"{job.loop.epochs * UPDATES_PER_EPOCH} of {job.training.batch_size} images",
+        "distillation takes": _cost(job),
+        "disk": f"{4 * 9 * parameters / 1e6:.0f} MB of checkpoints",
         "student": job.run.model,
-        "plan": plan_table(job.sampling, config.seq_len),
+        "plan": plan_table(job.sampling, job.teacher.shape.seq_len),
     }
+
+
+def _cost(job: DistillJob) -> str:
+    """Measure what the training needs."""
+    device, network = job.machine.device, job.teacher.open().transformer
+
+    def steps(count: int) -> Callable[[], float]:
+        training = replace(job.training, batch_size=count)
+        return steps_of(
+            DistillationStage(
+                network, job.teacher.shape, training, device=device,
+                precision=job.machine.precision, checkpoint_entries={}, preview=lambda *_: None,
+            )
+        )  # fmt: skip
+
+    epochs, images = job.loop.epochs, job.training.batch_size
+    held_out = VALIDATION_BATCHES * images
+    step = cost_of(steps, images, device)
+    return cost_of_training(step, epochs * UPDATES_PER_EPOCH, epochs, images, held_out)

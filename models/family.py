@@ -132,8 +132,6 @@ class TransformerFamily(Family):
     field that an option fills.
 
     Attributes:
-        training_bytes: (config, number of parameters, batch size, type of device) -> rough memory
-            of a training step in bytes.
         read: (file of another program, config of the tokenizer, number of classes or None if it is
             unknown, given fields) -> network on the CPU. It must refuse unused entries, as for
             tokenizers.
@@ -145,7 +143,6 @@ class TransformerFamily(Family):
     """
 
     network: Callable[[Any], Transformer]
-    training_bytes: Callable[[Any, int, int, str], int]
     read: ReadTransformer | None = None
     write: Callable[[Any], dict[str, Any]] | None = None
     joined: Mapping[str, int] = field(default_factory=dict)

@@ -28,7 +28,6 @@ from models.halton import foreign as halton_files
 from models.halton.config import HaltonConfig
 from models.halton.transformer import HaltonTransformer
 from models.halton.transformer import carry as halton_carry
-from models.halton.transformer import training_bytes as halton_bytes
 from models.ibq import foreign as ibq_files
 from models.ibq.config import IBQConfig
 from models.ibq.network import IBQModel
@@ -37,7 +36,7 @@ from models.llamagen.config import LlamaGenConfig
 from models.llamagen.network import LlamaGenModel
 from models.maskgit import foreign as maskgit_files
 from models.maskgit.config import TransformerConfig
-from models.maskgit.transformer import JOINED, MaskedTransformer, carry, training_bytes
+from models.maskgit.transformer import JOINED, MaskedTransformer, carry
 from models.maskgit_vqgan import foreign as maskgit_vqgan_files
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
 from models.maskgit_vqgan.network import MaskgitVQModel
@@ -118,7 +117,6 @@ TRANSFORMERS = (
     TransformerFamily(
         config=HaltonConfig,
         network=HaltonTransformer,
-        training_bytes=halton_bytes,
         layout=halton_files.LAYOUT,
         license="MIT (valeoai/Halton-MaskGIT)",
         recognizes=halton_files.recognizes,
@@ -129,7 +127,6 @@ TRANSFORMERS = (
     TransformerFamily(
         config=TransformerConfig,
         network=MaskedTransformer,
-        training_bytes=training_bytes,
         layout=maskgit_files.LAYOUT,
         recognizes=maskgit_files.recognizes,
         read=maskgit_files.read,

@@ -130,7 +130,6 @@ TRANSFORMERS = (
     TransformerFamily(
         config=CountConfig,
         network=CountNetwork,
-        training_bytes=lambda config, parameters, batch, device: 20 * parameters,
         layout="table of counts",
         recognizes=is_count,
         read=read_count,

@@ -186,20 +186,6 @@ def carry(name: str, weight: Tensor, change: Change) -> Tensor:
     return change.positions(weight) if name == "pos_emb.weight" else weight
 
 
-def training_bytes(
-    config: HaltonConfig, num_parameters: int, batch_size: int, device_type: str
-) -> int:
-    """Estimate the memory of a training step in bytes, as for the family `maskgit`.
-
-    The backward pass needs, per token and block, about 16 activations of width D and 4 of the width
-    inside the feed-forward networks.
-    """
-    tokens = batch_size * (config.seq_len + config.registers)
-    each = 3 if device_type == "cpu" else 1.5
-    activations = round(config.depth * (16 * config.hidden_dim + 4 * config.inner_width) * each)
-    return 20 * num_parameters + tokens * (activations + 12 * config.codebook_size)
-
-
 def _initialize(module: nn.Module) -> None:
     """Initialize a module, after the modules in it, as the original does."""
     if isinstance(module, nn.Embedding):

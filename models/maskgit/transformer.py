@@ -200,27 +200,6 @@ def carry(name: str, weight: Tensor, change: Change) -> Tensor:
     return positions(weight) if name == "position_embedding" else weight
 
 
-def training_bytes(
-    config: TransformerConfig, num_parameters: int, batch_size: int, device_type: str
-) -> int:
-    """Estimate the memory of a training step in bytes.
-
-    - Weights, gradients, averaged weights and two moments are float32: 20 bytes per parameter.
-    - The backward pass needs, per token and block, about 14 activations of width D and 3 of the
-      MLP's width. Each takes 2 to 4 bytes on the CPU, and half of that on GPUs, whose fused kernels
-      keep less.
-    - Three float32 copies of the logits exist at once.
-
-    Args:
-        batch_size: images that a process computes at once.
-        device_type: "cpu", "cuda" or "mps".
-    """
-    tokens = batch_size * (config.seq_len + 1)
-    each = 3 if device_type == "cpu" else 1.5
-    activations = round(config.depth * (14 * config.hidden_dim + 3 * config.mlp_dim) * each)
-    return 20 * num_parameters + tokens * (activations + 12 * config.codebook_size)
-
-
 def _initialize(module: nn.Module) -> None:
     """Initialize a layer: linear ones keep the variance of their input, embeddings start small."""
     if isinstance(module, nn.Embedding):

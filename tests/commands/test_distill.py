@@ -200,6 +200,7 @@ def test_a_student_with_wrong_settings_is_refused(run, student, capsys, entry, t
 def test_dry_run_tells_of_the_student_and_writes_nothing(run, teacher, tmp_path):
     out = run(f"--distill 4 --checkpoint {teacher} --dry_run")
     assert "200 of 32 images" in out
+    assert "s a step" in out
     assert str(tmp_path / "mnist_4_step" / "MaskGIT_mnist.pt") in out
     assert not (tmp_path / "mnist_4_step").exists()
 
