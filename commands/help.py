@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Collection
 
 from commands.modes import MODES, Mode
-from commands.options import GROUPS, Option, written_value
+from commands.options import GROUPS, TRAINING, Option, written_value
 
 OVERVIEW = """\
 usage: MaskGIT.py MODE [MODE ...] [options]
@@ -37,12 +37,14 @@ def help_text(modes: Collection[Mode]) -> str:
     if not modes:
         return OVERVIEW + "".join(_row(_invocation(mode), mode.help) for mode in MODES) + FURTHER
     names = {mode.name for mode in modes}
-    text = f"usage: MaskGIT.py {' '.join(map(_invocation, modes))} [options]\n"
+    text, elsewhere = f"usage: MaskGIT.py {' '.join(map(_invocation, modes))} [options]\n", ""
     for group in GROUPS:
         shown = [o for o in group.options if o.modes & names]
-        if shown:
+        if shown and group.home is not None and names <= TRAINING:
+            elsewhere += f"{group.title}: see --{group.home} --help\n"
+        elif shown:
             text += f"\n{group.title}:\n" + "".join(map(_option_row, shown))
-    return text
+    return f"{text}\n{elsewhere}" if elsewhere else text
 
 
 def _invocation(mode: Mode) -> str:
@@ -63,9 +65,5 @@ def _option_row(option: Option) -> str:
 
 def _row(left: str, text: str) -> str:
     """Write two columns, the right one wrapped."""
-    lines = textwrap.wrap(text, WIDTH - COLUMN)
-    if len(left) > COLUMN - 4:
-        lines = ["", *lines]
-    first, *others = lines
-    rows = [f"  {left}".ljust(COLUMN) + first, *(" " * COLUMN + line for line in others)]
-    return "".join(row.rstrip() + "\n" for row in rows)
+    start, later = f"  {left}  ".ljust(COLUMN), " " * COLUMN
+    return textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=later) + "\n"

@@ -128,10 +128,16 @@ class Option:
 
 @dataclass(frozen=True)
 class Group:
-    """Options under one title in help and in docs/options.md."""
+    """Options under one title in help and in docs/options.md.
+
+    Attributes:
+        home: the mode whose help shows the options of a group that trainings use only for sample
+            grids and scores; their own help refers to it. None shows them everywhere.
+    """
 
     title: str
     options: tuple[Option, ...] = field(repr=False)
+    home: str | None = None
 
 
 def _modes(text: str) -> frozenset[str]:
@@ -169,7 +175,7 @@ def _data() -> Iterator[Option]:
     shown = LOOKING - {"edit", "page"}
     text = "crop takes the center of an image, pad adds bars so that all of it is seen"
     yield prepares("fit", str, "HOW", text, shown, choices=FITS)
-    text = "how images get their size: by a bilinear filter, as ADM does, or by a bicubic one"
+    text = "filter that resizes images, bilinear, ADM's or bicubic"
     yield prepares("resize", str, "RULE", text, shown, choices=tuple(RESIZES))
     text = "color behind transparent parts, and of the bars of --fit pad: a name, or #rrggbb"
     yield prepares("background", kinds.color, "COLOR", text, shown)
@@ -199,6 +205,12 @@ def _data() -> Iterator[Option]:
         "trained VQ-GAN [the run's own, else the one bundled for the dataset]",
         OPENING | _modes("reconstruct train"), resume=Resume.FREE,
     )  # fmt: skip
+    yield Option(
+        "tokenizer", str, "NAME",
+        "family of a new tokenizer, or of --checkpoint_vae where its contents do not tell",
+        OPENING | _modes("train_vae reconstruct train"), default=VQGANConfig.family,
+        resume=Resume.STAGE,
+    )  # fmt: skip
 
 
 def _tokenizer() -> Iterator[Option]:
@@ -211,12 +223,6 @@ def _tokenizer() -> Iterator[Option]:
             compared=True, resume=Resume.STAGE, **more,
         )  # fmt: skip
 
-    yield Option(
-        "tokenizer", str, "NAME",
-        "family of a new tokenizer, or of --checkpoint_vae where its contents do not tell",
-        OPENING | _modes("train_vae reconstruct train"), default=VQGANConfig.family,
-        resume=Resume.STAGE,
-    )  # fmt: skip
     yield shape("channels", kinds.positive_int, "N", "channels at full resolution")
     yield shape("z_channels", kinds.positive_int, "N", "channels before the codebook")
     text = "channel multipliers, one per resolution"
@@ -266,7 +272,7 @@ def _tokenizer_training() -> Iterator[Option]:
         "batch_size_vae", "batch_size", kinds.positive_int, "N", "images per step",
         "train_vae reconstruct",
     )  # fmt: skip
-    text = "optimizer; muon trains the weights of convolutions, and AdamW the others"
+    text = "muon trains the weights of convolutions, AdamW the others"
     yield learns("optimizer_vae", "optimizer", str, "NAME", text, choices=OPTIMIZERS)
     text = "start with residual blocks that do nothing and convolutions that keep the variance"
     yield learns("linear_start", "linear_start", None, "", text)
@@ -335,7 +341,7 @@ def _training() -> Iterator[Option]:
     yield learns("n_epochs", "epochs", kinds.positive_int, "N", "epochs", resume=Resume.GROW)
     text = "images per step over all processes, and images sampled at once"
     yield learns("batch_size", "batch_size", kinds.positive_int, "N", text, GENERATING)
-    text = "optimizer; muon trains the weights of linear layers, and AdamW the others"
+    text = "muon trains the weights of linear layers, AdamW the others"
     yield learns("optimizer", "optimizer", str, "NAME", text, choices=OPTIMIZERS)
     yield learns("lr", "lr", kinds.positive, "LR", "peak learning rate")
     yield learns("warmup", "warmup_epochs", kinds.whole_number, "EPOCHS", WARMUP)
@@ -343,6 +349,13 @@ def _training() -> Iterator[Option]:
     yield learns("betas", "betas", kinds.beta_list, "B", text, many=Many.LIST, length=2)
     text = "weight decay, on the weights of linear layers"
     yield learns("weight_decay", "weight_decay", kinds.non_negative, "W", text)
+    yield Option(
+        "sched_mode", str, "NAME",
+        "mask schedule; -cumulative is the paper's plan, in sampling only",
+        GENERATING | {"show_plan"},
+        (Fill(TrainingConfig, "schedule", training_schedule), Fill(SamplingConfig, "schedule")),
+        resume=Resume.STAGE, choices=CHOICES["schedule"],
+    )  # fmt: skip
     text = "share of images trained without their class, for guidance; 0 leaves no guidance"
     yield learns("drop-label", "label_drop", kinds.rate, "P", text)
     modes = _modes("train_vae train")
@@ -384,10 +397,14 @@ def _saving() -> Iterator[Option]:
     yield saves("keep_checkpoints", "keep_checkpoints", kinds.whole_number, "N", text)
     text = "also keep the checkpoint of the lowest validation loss (<name>_best.pt)"
     yield saves("keep_best_loss", "keep_best_loss", None, "", text)
-    text = "weights of the finished checkpoint: of the last step, or of the lowest validation loss"
+    text = "weights to publish, of the last step or of the lowest validation loss"
     yield saves("publish", "publish", str, "WHICH", text, choices=PUBLISHED)
     text = "end after N epochs without a lower validation loss; 0 never"
     yield saves("early_stop", "early_stop", kinds.whole_number, "N", text)
+    text = "score samples every EPOCHS epochs, and keep the checkpoint of the lowest FID; 0: never"
+    yield Option("evaluate_every", kinds.whole_number, "EPOCHS", text, _modes("train"), default=0)
+    text = "samples for --evaluate_every"
+    yield Option("evaluate_samples", kinds.positive_int, "N", text, _modes("train"), default=2000)
     yield Option(
         "minutes", kinds.positive, "MIN",
         "the command ends within this time: the speed of the first steps decides the epochs",
@@ -446,13 +463,6 @@ def _sampling() -> Iterator[Option]:
 
     text = "decoding steps, at most one per token"
     yield decodes("step", "num_steps", kinds.positive_int, "T", text)
-    yield Option(
-        "sched_mode", str, "NAME",
-        "mask schedule; -cumulative is the paper's plan, in sampling only",
-        GENERATING | {"show_plan"},
-        (Fill(TrainingConfig, "schedule", training_schedule), Fill(SamplingConfig, "schedule")),
-        resume=Resume.STAGE, choices=CHOICES["schedule"],
-    )  # fmt: skip
     text = "largest guidance of all steps: (1 + W) * class - W * no class"
     yield decodes("cfg_w", "guidance", kinds.strength, "W", text)
     text = "Gumbel noise on the confidence, falling to 0 at the last step (confidence, moment)"
@@ -552,10 +562,6 @@ def _measuring() -> Iterator[Option]:
     yield Option("feature_weights", kinds.path, "FILE", text, _modes("evaluate"))
     text = "weights-inception-2015-12-05-6726825d.pth, if it cannot be downloaded"
     yield Option("inception_weights", kinds.path, "FILE", text, modes)
-    text = "score samples every EPOCHS epochs, and keep the checkpoint of the lowest FID; 0: never"
-    yield Option("evaluate_every", kinds.whole_number, "EPOCHS", text, _modes("train"), default=0)
-    text = "samples for --evaluate_every"
-    yield Option("evaluate_samples", kinds.positive_int, "N", text, _modes("train"), default=2000)
     text = "sample N times, with this and the next seeds: mean and spread of every score"
     yield Option("repeats", kinds.positive_int, "N", text, _modes("evaluate"), default=1)
     text = "also write FID and accuracy of each class alone, as a table and a picture"
@@ -626,12 +632,12 @@ GROUPS = (
     ),
     Group("training (--train)", (*_training(), *_saving())),
     Group("distillation (--distill)", tuple(_distilling())),
-    Group("sampling (--sample, and the grids of --train)", (*_images(), *_sampling())),
+    Group("sampling (--sample, and the grids of --train)", (*_images(), *_sampling()), "sample"),
     Group(
         "editing (--edit; a token is regenerated if its cell overlaps the marked pixels)",
         tuple(_editing()),
     ),
-    Group("measuring (--evaluate, --sweep, --train --evaluate_every)", MEASURING),
+    Group("measuring (--evaluate, --sweep, --train --evaluate_every)", MEASURING, "evaluate"),
     Group("page (--page)", tuple(_paging())),
     Group("run", tuple(_run())),
 )

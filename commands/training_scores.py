@@ -44,9 +44,10 @@ def check_scores(line: CommandLine) -> None:
     if line.evaluate_every:
         check_judge(line)
     elif not (line.asks_for("evaluate") or line.asks_for("sweep")):
-        idle = [o.name for o in MEASURING if "train" in o.modes and o.name in line.given]
+        names = ["evaluate_samples", *(o.name for o in MEASURING if "train" in o.modes)]
+        idle = [OPTIONS[name].flag for name in names if name in line.given]
         if idle:
-            log.warning("no effect here: %s", ", ".join(OPTIONS[name].flag for name in idle))
+            log.warning("no effect here: %s", ", ".join(idle))
 
 
 def resolve_scores(
