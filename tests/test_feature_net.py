@@ -1,11 +1,15 @@
 """The network that scripts/feature_net.py trains is one that --evaluate measures with."""
 
+import hashlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).parent.parent
+BUNDLED = ROOT / "metrics" / "pretrained"
 
 
 def test_a_classifier_of_a_dataset_measures_samples_of_it(run, trained, data_dir, tmp_path):
@@ -21,6 +25,30 @@ def test_a_classifier_of_a_dataset_measures_samples_of_it(run, trained, data_dir
     scores = json.loads((tmp_path / "here" / "evaluation_samples.json").read_text())["scores"]
     assert scores["fid"] > 0
     assert 0 <= scores["class_accuracy"] <= 1
+
+
+def test_the_bundled_network_measures_images_without_the_dataset(run, tmp_path):
+    """Its README names the digests of both files."""
+    net, statistics = (
+        BUNDLED / name for name in ("fashionmnist_net.pt", "fashionmnist_validation.pkl")
+    )
+    readme = (BUNDLED / "README.md").read_text()
+    for file in (net, statistics):
+        assert (
+            f"| `{file.name}` | `{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}` |" in readme
+        )
+    images = np.random.default_rng(0).integers(0, 256, (21, 32, 32, 1), np.uint8)
+    np.savez(tmp_path / "images.npz", arr_0=images, arr_1=np.arange(21) % 10)
+    told = run(
+        f"--evaluate --images {tmp_path}/images.npz --dataset fashionmnist --feature_net {net} "
+        f"--reference {statistics} --data_dir {tmp_path}"
+    )
+    assert "holds num_images 10000, fid (mu float64 (128,), sigma float64 (128, 128))" in told
+    scores = json.loads((tmp_path / "fashionmnist" / "evaluation_images.json").read_text())[
+        "scores"
+    ]
+    assert scores["fid"] > 10  # 0.06 for real images
+    assert "class_accuracy" in scores
 
 
 def test_an_epoch_is_needed():
