@@ -315,23 +315,33 @@ def _measure_tokenizer(job: TokenizerJob) -> None:
     assert isinstance(job.judge.real, SplitImages), "a tokenizer reconstructs images"
     tokenizer, judge, images = job.tokenizer.open(), job.judge.open(), job.judge.real.images
     beside = None if job.beside is None else job.beside.open()
-    meter = ReconstructionMeter(tokenizer, perceptual_if_there(job.perceptual_vgg))
+    perceptual = perceptual_if_there(job.perceptual_vgg)
+    meter = ReconstructionMeter(tokenizer, perceptual)
+    workers, batch_size, device = (
+        job.judge.data.num_workers,
+        job.judge.batch_size,
+        job.machine.device,
+    )
+    more = {"tokenizer": tokenizer.fingerprint}
+    protocol = {**judge.protocol(len(images)), **more}
+    how = {"batch_size": batch_size, "device": str(device), "lpips": perceptual is not None}
+    identity = {**protocol, **how, "compiled": job.machine.compiled}
+    unfinished = Unfinished(job.result.with_suffix(".unfinished"), identity, meter)
     # One pass over the images feeds both the meter and the judge.
-    workers, batch_size = job.judge.data.num_workers, job.judge.batch_size
-    batches = labeled_batches(images, batch_size, workers, job.machine.device)
+    batches = labeled_batches(images, batch_size, workers, device, unfinished.done)
     rounding = job.judge.how.rounding
     blocks = (
         (to_uint8(made.reconstructions, rounding), made.labels.numpy())
         for made in meter.reconstruct(batches)
     )
-    features = judge.measure(blocks, len(images), "reconstructing")
+    features = judge.measure(blocks, len(images), "reconstructing", unfinished)
     # The FID of reconstructions is called rFID. The meter has no LPIPS without VGG weights.
     scores = judge.compare(features)
     distance = judge.distance
     all_scores = {f"r{distance}": scores.pop(distance), **scores, "lpips": None, **meter.result()}
-    more = {"tokenizer": tokenizer.fingerprint}
-    write_scores(job.result, all_scores, {**judge.protocol(len(images)), **more})
+    write_scores(job.result, all_scores, protocol)
     if beside is not None:
         # Not an rFID: that compares with the images that were reconstructed, or others of theirs.
         path = job.result.with_stem(f"{job.result.stem}_to_file")
         write_scores(path, beside.compare(features), {**beside.protocol(len(images)), **more})
+    unfinished.remove()

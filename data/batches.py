@@ -46,14 +46,14 @@ def training_batches(
 
 
 def labeled_batches(
-    images: ImageDataset, batch_size: int, num_workers: int, device: torch.device
+    images: ImageDataset, batch_size: int, num_workers: int, device: torch.device, first: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield all images in their order, without flips, and their labels.
+    """Yield all images from the `first` on in their order, without flips, and their labels.
 
     Yields:
         Images float (B, C, H, W) in [-1, 1] on the device, labels on the host.
     """
-    for pixels, labels in _loader(images, batch_size, num_workers):
+    for pixels, labels in _loader(_from(images, first), batch_size, num_workers):
         yield from_uint8(send(pixels, device)), labels
 
 
@@ -72,8 +72,7 @@ def uint8_blocks(
     Args:
         first: the first image to yield.
     """
-    rest = Subset(images, range(first, len(images)))
-    for pixels, labels in _loader(rest, batch_size, num_workers):
+    for pixels, labels in _loader(_from(images, first), batch_size, num_workers):
         yield pixels.permute(0, 2, 3, 1).numpy(), labels.numpy()
 
 
@@ -91,6 +90,11 @@ class _Copies(Dataset):
         chosen, copy = int(self._indices[index]), int(self._copies[index])
         pixels, label = self._images.copies(chosen, [copy])
         return pixels[0], label
+
+
+def _from(images: ImageDataset, first: int) -> Dataset:
+    """Leave out the images before the `first`."""
+    return Subset(images, range(first, len(images)))
 
 
 def _loader(images: Dataset, batch_size: int, num_workers: int) -> Iterator:

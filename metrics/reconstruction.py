@@ -1,9 +1,9 @@
 """Measures how well a tokenizer reconstructs images and uses its codebook."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,7 +56,11 @@ def perceptual_if_there(vgg_file: Path | None) -> PerceptualLoss | None:
 
 
 class ReconstructionMeter:
-    """Passes images through a tokenizer and measures the reconstructions."""
+    """Passes images through a tokenizer and measures the reconstructions.
+
+    Attributes:
+        seen: number of images so far.
+    """
 
     def __init__(
         self,
@@ -68,16 +72,22 @@ class ReconstructionMeter:
         Args:
             perceptual: measures LPIPS; None leaves it out.
         """
-        self.tokenizer = tokenizer
+        self.tokenizer, self.seen = tokenizer, 0
         device = tokenizer.device
         self._perceptual = None if perceptual is None else perceptual.to(device)
-        self._lpips = MeanMetric().to(device)
         self._counts = torch.zeros(tokenizer.codebook_size, device=device)
-        self._l1 = MeanAbsoluteError().to(device)
-        self._psnr = PeakSignalNoiseRatio(data_range=RANGE).to(device)
-        self._ssim = StructuralSimilarityIndexMeasure(data_range=RANGE).to(device)
-        self._colors = PearsonCorrCoef(len(OPPONENT_NAMES)).to(device)
-        self._has_colors = tokenizer.channels == 3
+        self._metrics: dict[str, Metric] = {
+            "l1": MeanAbsoluteError(),
+            "psnr": PeakSignalNoiseRatio(data_range=RANGE),
+            "ssim": StructuralSimilarityIndexMeasure(data_range=RANGE),
+        }
+        if perceptual is not None:
+            self._metrics["lpips"] = MeanMetric()
+        if tokenizer.channels == 3:
+            self._metrics["colors"] = PearsonCorrCoef(len(OPPONENT_NAMES))
+        for metric in self._metrics.values():
+            metric.to(device)
+            metric.persistent(True)  # a part of state_dict
 
     def reconstruct(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[Reconstructed]:
         """Reconstruct batches, and add them to the result.
@@ -89,16 +99,30 @@ class ReconstructionMeter:
             images = send(batch, self.tokenizer.device)
             tokens = self.tokenizer.encode(images)
             reconstructions = self.tokenizer.decode(tokens)
+            self.seen += len(images)
             self._counts += count_codes(tokens, len(self._counts))
-            for metric in (self._l1, self._psnr, self._ssim):
-                metric.update(reconstructions.contiguous(), images)
-            if self._has_colors:
-                self._colors.update(_pixels(opponent(reconstructions)), _pixels(opponent(images)))
+            for name in ("l1", "psnr", "ssim"):
+                self._metrics[name].update(reconstructions.contiguous(), images)
+            if "colors" in self._metrics:
+                pair = (_pixels(opponent(each)) for each in (reconstructions, images))
+                self._metrics["colors"].update(*pair)
             if self._perceptual is not None:
                 with torch.no_grad():
                     distance = self._perceptual(reconstructions, images)
-                self._lpips.update(distance, weight=len(images))
+                self._metrics["lpips"].update(distance, weight=len(images))
             yield Reconstructed(images, reconstructions, labels)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that `restore` needs."""
+        metrics = {name: dict(metric.state_dict()) for name, metric in self._metrics.items()}
+        return {"seen": self.seen, "counts": self._counts, "metrics": metrics}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from an earlier state; the result has the same bits as without a stop."""
+        self.seen = state["seen"]
+        self._counts.copy_(state["counts"])
+        for name, metric in self._metrics.items():
+            metric.load_state_dict(state["metrics"][name])
 
     def result(self) -> dict[str, float]:
         """Compute the scores over all images so far.
@@ -110,13 +134,11 @@ class ReconstructionMeter:
             "blue_yellow_correlation" in [-1, 1]: those of all pixels with their reconstructions.
         """
         usage, perplexity = codebook_usage(self._counts)
-        scores: dict[str, Metric] = {"l1": self._l1, "psnr": self._psnr, "ssim": self._ssim}
-        if self._perceptual is not None:
-            scores["lpips"] = self._lpips
-        correlations = self._colors.compute().tolist() if self._has_colors else ()
+        found = {name: metric.compute() for name, metric in self._metrics.items()}
+        correlations = found.pop("colors").tolist() if "colors" in found else ()
         names = (f"{name}_correlation" for name in OPPONENT_NAMES)
         return {
-            **{name: float(metric.compute()) for name, metric in scores.items()},
+            **{name: float(value) for name, value in found.items()},
             **dict(zip(names, correlations, strict=False)),
             "codebook_usage": usage,
             "codebook_perplexity": perplexity,

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
@@ -17,6 +17,22 @@ SAVE_SECONDS = 30.0  # between two writes, at least
 WAITS = 30  # between two writes, as a multiple of the time that the last one took
 
 
+class Beside(Protocol):
+    """Something else that is measured on the same images, and goes on with the features.
+
+    Attributes:
+        seen: number of images so far.
+    """
+
+    seen: int
+
+    def state(self) -> Mapping[str, Any]:
+        """Return everything that `restore` needs, as tensors and plain data."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from an earlier state."""
+
+
 class Unfinished:
     """The file of a measurement that is not finished.
 
@@ -25,15 +41,18 @@ class Unfinished:
         state: what was kept of them (`FeatureCollector.state` and labels); None at the start.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, identity: Mapping[str, Any], beside: Beside | None = None
+    ) -> None:
         """Look for an earlier start; that of another measurement, or a damaged one, is ignored.
 
         Args:
             path: the file, which the next measurement of its kind replaces.
             identity: everything that the features depend on, as plain data.
+            beside: what else is measured; None for nothing.
         """
         self._path, self._identity = path, checksum(identity)
-        self.done, self.state = 0, None
+        self.done, self.state, self._beside = 0, None, beside
         self._last, self._wait = time.monotonic(), SAVE_SECONDS
         if not path.is_file():
             return
@@ -44,6 +63,8 @@ class Unfinished:
             return
         if stored["identity"] == self._identity:
             self.done, self.state = stored["done"], stored["state"]
+            if beside is not None:
+                beside.restore(stored["beside"])
             log.info("goes on after %d images, kept in %s", self.done, path)
 
     def finish_block(self, images: int, state: Callable[[], Mapping[str, Any]]) -> None:
@@ -54,8 +75,12 @@ class Unfinished:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the state of all finished images; errors as in `save_checkpoint`."""
-        start = time.monotonic()
+        start, beside = time.monotonic(), self._beside
         contents = {"identity": self._identity, "done": self.done, "state": state}
+        if beside is not None:
+            if beside.seen != self.done:  # in the middle of a block: what was written before holds
+                return
+            contents["beside"] = beside.state()
         save_checkpoint(self._path, KIND, contents)
         self._last = time.monotonic()
         self._wait = max(SAVE_SECONDS, WAITS * (self._last - start))
