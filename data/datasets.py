@@ -7,6 +7,7 @@ torch, torchvision, numpy nor medmnist; each row only names its reader.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 from data.file_names import IDX_FILES, MEDMNIST_DEFAULT, medmnist_files
 from data.spec import DatasetSpec, ReaderRef, Split
@@ -29,9 +30,33 @@ def _tree(kind: str) -> ReaderRef:
     return ReaderRef("data.tree_readers", kind)
 
 
-def _medmnist(name: str) -> ReaderRef:
-    """Name the reader of a MedMNIST dataset by its class in the package medmnist."""
-    return ReaderRef("data.medmnist_files", "MedMNIST", (name,))
+def _names(text: str) -> tuple[str, ...]:
+    """Split a text at its semicolons."""
+    return tuple(text.split("; "))
+
+
+def _medmnist(
+    kind: str,
+    channels: int,
+    classes: str,
+    flips: Literal["none", "both"] = "none",
+    license: str = "CC BY 4.0",
+) -> DatasetSpec:
+    """Make the row of a MedMNIST dataset; `kind` is its class in the package medmnist."""
+    name, names = kind.lower(), _names(classes)
+    return DatasetSpec(
+        name=name,
+        reader=ReaderRef("data.medmnist_files", "MedMNIST", (kind,)),
+        channels=channels,
+        num_classes=len(names),
+        classes=names,
+        size=MEDMNIST_DEFAULT,
+        splits=TRAIN_VAL,
+        flips=flips,
+        source=MEDMNIST_PAGE,
+        license=license,
+        files=medmnist_files(name),
+    )
 
 
 _ROWS = (
@@ -52,18 +77,7 @@ _ROWS = (
         reader=_reader("Torchvision", "CIFAR10", "cifar-10-batches-py/*"),
         channels=3,
         num_classes=10,
-        classes=(
-            "airplane",
-            "automobile",
-            "bird",
-            "cat",
-            "deer",
-            "dog",
-            "frog",
-            "horse",
-            "ship",
-            "truck",
-        ),
+        classes=_names("airplane; automobile; bird; cat; deer; dog; frog; horse; ship; truck"),
         size=32,
         splits=TRAIN_TEST,
         flips="horizontal",
@@ -116,17 +130,8 @@ _ROWS = (
         reader=_reader("Idx", "FashionMNIST"),
         channels=1,
         num_classes=10,
-        classes=(
-            "T-shirt/top",
-            "Trouser",
-            "Pullover",
-            "Dress",
-            "Coat",
-            "Sandal",
-            "Shirt",
-            "Sneaker",
-            "Bag",
-            "Ankle boot",
+        classes=_names(
+            "T-shirt/top; Trouser; Pullover; Dress; Coat; Sandal; Shirt; Sneaker; Bag; Ankle boot"
         ),
         size=32,
         splits=TRAIN_TEST,
@@ -134,135 +139,41 @@ _ROWS = (
         license="MIT",
         files=tuple(f"FashionMNIST/raw/{name}.gz" for name in IDX_FILES),
     ),
-    DatasetSpec(
-        name="chestmnist",
-        reader=_medmnist("ChestMNIST"),
-        channels=1,
-        num_classes=15,
-        classes=(
-            "atelectasis",
-            "cardiomegaly",
-            "effusion",
-            "infiltration",
-            "mass",
-            "nodule",
-            "pneumonia",
-            "pneumothorax",
-            "consolidation",
-            "edema",
-            "emphysema",
-            "fibrosis",
-            "pleural",
-            "hernia",
-            "no finding",
-        ),
-        size=MEDMNIST_DEFAULT,
-        splits=TRAIN_VAL,
-        source=MEDMNIST_PAGE,
-        license="CC BY 4.0",
-        files=medmnist_files("chestmnist"),
+    _medmnist(
+        "ChestMNIST",
+        1,
+        "atelectasis; cardiomegaly; effusion; infiltration; mass; nodule; pneumonia; pneumothorax; "
+        "consolidation; edema; emphysema; fibrosis; pleural; hernia; no finding",
     ),
-    DatasetSpec(
-        name="bloodmnist",
-        reader=_medmnist("BloodMNIST"),
-        channels=3,
-        num_classes=8,
-        classes=(
-            "basophil",
-            "eosinophil",
-            "erythroblast",
-            "immature granulocytes(myelocytes, metamyelocytes and promyelocytes)",
-            "lymphocyte",
-            "monocyte",
-            "neutrophil",
-            "platelet",
-        ),
-        size=MEDMNIST_DEFAULT,
-        splits=TRAIN_VAL,
+    _medmnist(
+        "BloodMNIST",
+        3,
+        "basophil; eosinophil; erythroblast; "
+        "immature granulocytes(myelocytes, metamyelocytes and promyelocytes); lymphocyte; "
+        "monocyte; neutrophil; platelet",
         flips="both",
-        source=MEDMNIST_PAGE,
-        license="CC BY 4.0",
-        files=medmnist_files("bloodmnist"),
     ),
-    DatasetSpec(
-        name="dermamnist",
-        reader=_medmnist("DermaMNIST"),
-        channels=3,
-        num_classes=7,
-        classes=(
-            "actinic keratoses and intraepithelial carcinoma",
-            "basal cell carcinoma",
-            "benign keratosis-like lesions",
-            "dermatofibroma",
-            "melanoma",
-            "melanocytic nevi",
-            "vascular lesions",
-        ),
-        size=MEDMNIST_DEFAULT,
-        splits=TRAIN_VAL,
+    _medmnist(
+        "DermaMNIST",
+        3,
+        "actinic keratoses and intraepithelial carcinoma; basal cell carcinoma; "
+        "benign keratosis-like lesions; dermatofibroma; melanoma; melanocytic nevi; "
+        "vascular lesions",
         flips="both",
-        source=MEDMNIST_PAGE,
         license="CC BY-NC 4.0",
-        files=medmnist_files("dermamnist"),
     ),
-    DatasetSpec(
-        name="octmnist",
-        reader=_medmnist("OCTMNIST"),
-        channels=1,
-        num_classes=4,
-        classes=("choroidal neovascularization", "diabetic macular edema", "drusen", "normal"),
-        size=MEDMNIST_DEFAULT,
-        splits=TRAIN_VAL,
-        source=MEDMNIST_PAGE,
-        license="CC BY 4.0",
-        files=medmnist_files("octmnist"),
+    _medmnist(
+        "OCTMNIST", 1, "choroidal neovascularization; diabetic macular edema; drusen; normal"
     ),
-    DatasetSpec(
-        name="tissuemnist",
-        reader=_medmnist("TissueMNIST"),
-        channels=1,
-        num_classes=8,
-        classes=(
-            "Collecting Duct, Connecting Tubule",
-            "Distal Convoluted Tubule",
-            "Glomerular endothelial cells",
-            "Interstitial endothelial cells",
-            "Leukocytes",
-            "Podocytes",
-            "Proximal Tubule Segments",
-            "Thick Ascending Limb",
-        ),
-        size=MEDMNIST_DEFAULT,
-        splits=TRAIN_VAL,
-        source=MEDMNIST_PAGE,
-        license="CC BY 4.0",
-        files=medmnist_files("tissuemnist"),
+    _medmnist(
+        "TissueMNIST",
+        1,
+        "Collecting Duct, Connecting Tubule; Distal Convoluted Tubule; "
+        "Glomerular endothelial cells; Interstitial endothelial cells; Leukocytes; Podocytes; "
+        "Proximal Tubule Segments; Thick Ascending Limb",
     ),
-    DatasetSpec(
-        name="pneumoniamnist",
-        reader=_medmnist("PneumoniaMNIST"),
-        channels=1,
-        num_classes=2,
-        classes=("normal", "pneumonia"),
-        size=MEDMNIST_DEFAULT,
-        splits=TRAIN_VAL,
-        source=MEDMNIST_PAGE,
-        license="CC BY 4.0",
-        files=medmnist_files("pneumoniamnist"),
-    ),
-    DatasetSpec(
-        name="retinamnist",
-        reader=_medmnist("RetinaMNIST"),
-        channels=3,
-        num_classes=5,
-        classes=tuple("01234"),  # grades of diabetic retinopathy
-        size=MEDMNIST_DEFAULT,
-        splits=TRAIN_VAL,
-        flips="both",
-        source=MEDMNIST_PAGE,
-        license="CC BY 4.0",
-        files=medmnist_files("retinamnist"),
-    ),
+    _medmnist("PneumoniaMNIST", 1, "normal; pneumonia"),
+    _medmnist("RetinaMNIST", 3, "0; 1; 2; 3; 4", flips="both"),  # grades of diabetic retinopathy
     DatasetSpec(
         name="svhn",
         reader=_reader("Torchvision", "SVHN", "{split}_32x32.mat"),
