@@ -10,11 +10,10 @@ from collections.abc import Collection, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from data.images import FileImages, ImageDataset
+from data.images import ArrayImages, FileImages, ImageDataset
 from utils.errors import UserError
 
 MOST_BYTES = 1 << 28  # if image files have more together, an even share of them is read
@@ -50,7 +49,8 @@ def content_of(images: ImageDataset) -> Content:
     if isinstance(items, FileImages):
         source = _digest(_files(items.paths, str(root)))
     else:
-        source = digest_of(np.asarray(_part(items, "images", "data", "imgs")))
+        assert isinstance(items, ArrayImages)
+        source = digest_of(items.images)
     return Content(len(images), images.class_names, digest_of(labels), source)
 
 
@@ -82,7 +82,7 @@ def chosen_files(
 
 def labels_of(images: ImageDataset) -> np.ndarray:
     """Return the labels of all images: int64 (N,), or (N, F) for images with several findings."""
-    return np.asarray(_part(images.source.items, "labels", "targets"), np.int64)
+    return np.asarray(images.source.items.labels, np.int64)
 
 
 def digest_of(array: np.ndarray) -> str:
@@ -117,11 +117,6 @@ def _with_items(
     changed.class_names = tuple(class_names)
     changed.source = replace(images.source, items=items)
     return changed
-
-
-def _part(items: Any, *names: str) -> Any:
-    """Return the first of these attributes that a reader's images have."""
-    return next(getattr(items, name) for name in names if hasattr(items, name))
 
 
 def _digest(parts: Iterator[bytes]) -> str:

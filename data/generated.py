@@ -14,10 +14,10 @@ import logging
 import math
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,7 @@ from data.deep_pixels import Ranges, common_ranges
 from data.files import FileError, reading
 from data.image_file import load_image, problems
 from data.images import to_array
+from data.spec import Preparation
 from data.tree import SUFFIXES, described, walk
 from utils.errors import FieldError, UserError
 from utils.files import atomic_write, make_folder
@@ -44,19 +45,6 @@ Block = tuple[np.ndarray, np.ndarray]
 
 Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
 """Images uint8 (B, H, W, C) and labels int (B, ...), block by block."""
-
-
-class GeneratedImages(Protocol):
-    """Images that are read block by block."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the paths, sizes and times of change of the files."""
-
-    def __len__(self) -> int: ...
-
-    def blocks(self, batch_size: int) -> Iterator[Block]:
-        """Yield all images in their order."""
 
 
 def write_pngs(
@@ -139,6 +127,46 @@ def write_npz(
     return np.stack(first)
 
 
+class GeneratedImages(ABC):
+    """Images that are read block by block."""
+
+    def __init__(self, paths: Sequence[str], size: Size, channels: int, resize: str | None) -> None:
+        """Name the files; the other arguments are those of `open_generated`."""
+        self._paths, self._size, self._channels, self._resize = paths, size, channels, resize
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the paths, sizes and times of change of the files."""
+        digest = hashlib.sha256()
+        for path in self._paths:
+            status = os.stat(path)  # noqa: PTH116 (a million Paths are slow)
+            digest.update(os.fsencode(f"{path} {status.st_size} {status.st_mtime_ns}\n"))
+        return digest.hexdigest()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def blocks(self, batch_size: int) -> Iterator[Block]:
+        """Yield all images in their order."""
+
+    def _check_size(self, path: str, found: Size) -> None:
+        """Refuse an image of another size if none is to be resized."""
+        if self._resize is None and found != self._size:
+            raise FieldError(
+                "images",
+                path,
+                f"{size_text(found)} pixels, and the images to compare with have "
+                f"{size_text(self._size)}: this `protocol` takes images as they are, and ours "
+                "resizes them",
+            )
+
+    def _sized(self, image: Image.Image) -> np.ndarray:
+        """Give an image its size and channels."""
+        how = Preparation(resize=self._resize or "default")
+        return to_array(image, self._size, self._channels, how)
+
+
 def open_generated(
     path: Path, size: Written, channels: int, resize: str | None = "default"
 ) -> GeneratedImages:
@@ -164,43 +192,17 @@ def open_generated(
     raise UserError(f"`images` {path} is neither a folder of images nor an .npz or .npy file")
 
 
-def _fingerprint(paths: Iterable[str]) -> str:
-    """Hash the paths, sizes and times of change of files."""
-    digest = hashlib.sha256()
-    for path in paths:
-        status = os.stat(path)  # noqa: PTH116 (a million Paths are slow)
-        digest.update(os.fsencode(f"{path} {status.st_size} {status.st_mtime_ns}\n"))
-    return digest.hexdigest()
-
-
-def _sized(image: Image.Image, size: Size, channels: int, resize: str | None) -> np.ndarray:
-    """Give an image its size and channels; None is for images of the right size."""
-    return to_array(image, size, channels, resize=resize or "default")
-
-
-def _check_size(path: str | Path, found: Size, wanted: Size) -> None:
-    """Refuse an image of another size."""
-    if found != wanted:
-        raise FieldError(
-            "images",
-            path,
-            f"{size_text(found)} pixels, and the images to compare with have {size_text(wanted)}: "
-            "this `protocol` takes images as they are, and ours resizes them",
-        )
-
-
 def images_from(images: GeneratedImages, batch_size: int, first: int) -> Iterator[Block]:
     """Yield the blocks of `batch_size` images that begin with the `first` image or a later one."""
     return itertools.islice(images.blocks(batch_size), math.ceil(first / batch_size), None)
 
 
-class _FolderImages:
+class _FolderImages(GeneratedImages):
     """The image files of a folder, sorted by path, without labels."""
 
     def __init__(self, folder: Path, size: Size, channels: int, resize: str | None) -> None:
-        self._size, self._channels, self._resize = size, channels, resize
         tree = walk(folder)
-        self._paths = [tree.path(name) for name in tree.names]
+        super().__init__([tree.path(name) for name in tree.names], size, channels, resize)
         if not self._paths:
             reason = f"({' '.join(SUFFIXES)}){described(tree.left_out)}"
             raise UserError(f"`images` {folder} has no images {reason}")
@@ -214,16 +216,11 @@ class _FolderImages:
             images = [self._read(path) for path in self._paths[start : start + batch_size]]
             yield np.stack(images), np.full(len(images), NO_LABEL)
 
-    @property
-    def fingerprint(self) -> str:
-        return _fingerprint(self._paths)
-
     def _read(self, path: str) -> np.ndarray:
         """Read an image as uint8 (H, W, C)."""
         image = load_image(path, ranges=lambda: self._ranges)
-        if self._resize is None:
-            _check_size(path, (image.height, image.width), self._size)
-        return _sized(image, self._size, self._channels, self._resize)
+        self._check_size(path, (image.height, image.width))
+        return self._sized(image)
 
     @cached_property
     def _ranges(self) -> Ranges:
@@ -231,16 +228,15 @@ class _FolderImages:
         return common_ranges(problems(self._paths))
 
 
-class _ArrayFile:
+class _ArrayFile(GeneratedImages):
     """The images of an .npz or .npy file, and its labels if each image has one."""
 
     def __init__(self, path: Path, size: Size, channels: int, resize: str | None) -> None:
-        self._path, self._size, self._channels = path, size, channels
-        self._resize = resize
+        super().__init__([str(path)], size, channels, resize)
+        self._path = path
         with open_npy(path, "arr_0") as (_, shape, dtype, in_fortran_order):
             self._shape = images_shape(shape, dtype, in_fortran_order)
-        if resize is None:
-            _check_size(path, self._shape[1:3], size)
+        self._check_size(str(path), self._shape[1:3])
         self._labels = self._read_labels()
         if self._shape[1:3] != size:
             log.info("%s: images %s are resized to %d x %d", path, self._shape[1:3], *size)
@@ -261,13 +257,9 @@ class _ArrayFile:
                     image = np.frombuffer(file.read(length), np.uint8).reshape(self._shape[1:])
                     if image.shape != wanted:
                         picture = Image.fromarray(image.reshape(for_picture))
-                        image = _sized(picture, self._size, self._channels, self._resize)
+                        image = self._sized(picture)
                     images.append(image)
                 yield np.stack(images), labels
-
-    @property
-    def fingerprint(self) -> str:
-        return _fingerprint([str(self._path)])
 
     def _read_labels(self) -> np.ndarray:
         """Read the labels; NO_LABEL, with a warning for wrong ones, if there are none to use."""

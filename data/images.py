@@ -26,7 +26,7 @@ from data.augment import Box, Change, drawn_change
 from data.deep_pixels import Ranges
 from data.files import FileError
 from data.image_file import load_image
-from data.spec import AS_IT_IS, FITS, Preparation, Source
+from data.spec import AS_IT_IS, Preparation, Source
 from utils.size import Written, size_of
 
 FILTERS = {  # of what is left to resize, for each way in data.spec.RESIZES
@@ -94,10 +94,7 @@ class ImageDataset(Dataset):
         image, label = self.source.items[index]
         how = self.preparation
         changes = (self._change(index, number) for number in numbers)
-        shown = [
-            to_tensor(image, self.size, self.channels, how.fit, how.background, one, how.resize)
-            for one in changes
-        ]
+        shown = [to_tensor(image, self.size, self.channels, how, one) for one in changes]
         return torch.stack(shown), _plain_label(label)
 
     def _change(self, index: int, number: int) -> Change | None:
@@ -210,13 +207,11 @@ def to_tensor(
     image: Image.Image,
     size: Written,
     channels: int,
-    fit: str = FITS[0],
-    background: str = "white",
+    how: Preparation = AS_IT_IS,
     change: Change | None = None,
-    resize: str = "default",
 ) -> Tensor:
     """Do what `to_array` does; uint8 (channels, H, W)."""
-    pixels = to_array(image, size, channels, fit, background, change, resize).transpose(2, 0, 1)
+    pixels = to_array(image, size, channels, how, change).transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
@@ -224,10 +219,8 @@ def to_array(
     image: Image.Image,
     size: Written,
     channels: int,
-    fit: str = FITS[0],
-    background: str = "white",
+    how: Preparation = AS_IT_IS,
     change: Change | None = None,
-    resize: str = "default",
 ) -> np.ndarray:
     """Give an image the shape of a size, and resize it.
 
@@ -235,10 +228,8 @@ def to_array(
         image: the image.
         size: the height and width.
         channels: 1 for gray, 3 for color.
-        fit: "crop" takes the center of the image, "pad" adds bars.
-        background: color of the bars.
+        how: its `fit`, `background` and `resize` are used.
         change: which part to take, and how to change its colors; None for the image as it is.
-        resize: a key of `data.spec.RESIZES`.
 
     Returns:
         uint8 (H, W, channels).
@@ -246,14 +237,14 @@ def to_array(
     height, width = size_of(size)
     mode = "L" if channels == 1 else "RGB"
     image = image if image.mode == mode else image.convert(mode)
-    if fit == "pad":
-        image = _padded(image, height, width, background)
-    if resize == "adm":
+    if how.fit == "pad":
+        image = _padded(image, height, width, how.background)
+    if how.resize == "adm":
         image = _as_adm(image, height, width)
     if image.size != (width, height) or change is not None:
         box = center_box(image.size, height, width)
         box = box if change is None else change.part_of(box)
-        image = image.resize((width, height), FILTERS[resize], box=box)
+        image = image.resize((width, height), FILTERS[how.resize], box=box)
     pixels = np.array(image, np.uint8).reshape(height, width, channels)
     return pixels if change is None else change.recolored(pixels)
 

@@ -54,10 +54,7 @@ class _Seen(Dataset):
         images = self._images
         image, _ = images.source.items[self._indices[index]]
         prepared = images.preparation
-        shown = to_array(
-            image, images.size, images.channels, prepared.fit, prepared.background,
-            resize=prepared.resize,
-        )  # fmt: skip
+        shown = to_array(image, images.size, images.channels, prepared)
         first = shown[0, 0]
         color = int.from_bytes(np.broadcast_to(first, 3).tobytes(), "big")
         left, top, right, bottom = center_box(image.size, *images.size)

@@ -34,10 +34,10 @@ def opened(folder, split="train", **settings):
 @pytest.mark.parametrize("size", [(6, 12), (12, 6), (7, 7), (1, 30)])
 def test_padding_keeps_the_whole_image_and_adds_bars(size):
     image = Image.new("RGB", size, (0, 0, 255))
-    pixels = to_array(image, SIZE, 3, "pad", "red")
+    pixels = to_array(image, SIZE, 3, Preparation("pad", "red"))
     covered = min(size) / max(size)
     assert pixels[..., 0].mean() / 255 == pytest.approx(1 - covered, abs=0.05)
-    assert (to_array(image, SIZE, 3, "crop", "red") == (0, 0, 255)).all()
+    assert (to_array(image, SIZE, 3, Preparation("crop", "red")) == (0, 0, 255)).all()
 
 
 @pytest.mark.parametrize("size", [(16, 16), (20, 24), (33, 17), (100, 37), (8, 8), (5, 7), (8, 30)])
@@ -52,18 +52,22 @@ def test_adm_resizes_as_guided_diffusion_does(size, channels):
     made = np.asarray(made.resize([round(side * factor) for side in made.size], Image.BICUBIC))
     top, left = (made.shape[0] - SIZE) // 2, (made.shape[1] - SIZE) // 2
     expected = made[top:, left:][:SIZE, :SIZE].reshape(SIZE, SIZE, channels)
-    np.testing.assert_array_equal(to_array(original, SIZE, channels, resize="adm"), expected)
+    np.testing.assert_array_equal(
+        to_array(original, SIZE, channels, Preparation(resize="adm")), expected
+    )
 
 
 def test_bicubic_changes_the_filter_alone():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8))
     expected = np.asarray(image.resize((SIZE, SIZE), Image.BICUBIC))
-    np.testing.assert_array_equal(to_array(image, SIZE, 3, resize="bicubic"), expected)
+    np.testing.assert_array_equal(to_array(image, SIZE, 3, Preparation(resize="bicubic")), expected)
     default = np.asarray(image.resize((SIZE, SIZE), Image.BILINEAR))
     np.testing.assert_array_equal(to_array(image, SIZE, 3), default)
     fits = np.asarray(image)[:SIZE, :SIZE]
     for rule in RESIZES:  # nothing is left to do
-        np.testing.assert_array_equal(to_array(Image.fromarray(fits), SIZE, 3, resize=rule), fits)
+        np.testing.assert_array_equal(
+            to_array(Image.fromarray(fits), SIZE, 3, Preparation(resize=rule)), fits
+        )
 
 
 def test_datasets_take_the_rule(folder):
@@ -79,7 +83,7 @@ def test_padding_keeps_edges_that_the_crop_cuts():
     pixels[:, :4] = RED
     image = Image.fromarray(pixels)
     assert to_array(image, SIZE, 3)[..., 0].max() == 0
-    assert to_array(image, SIZE, 3, "pad", "black")[..., 0].max() > 200
+    assert to_array(image, SIZE, 3, Preparation("pad", "black"))[..., 0].max() > 200
 
 
 @pytest.mark.parametrize(("color", "rgb"), [("#0a141e", (10, 20, 30)), ("white", (255,) * 3)])
