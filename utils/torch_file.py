@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from utils.errors import UserError, is_out_of_memory, one_line
+from utils.not_a_checkpoint import what_is_in, what_it_is
 from utils.plain_pickle import STORAGES, StandIn, Storage, Unpickler, check_extent
 
 PLAIN_BYTES = 64 << 20  # of memory for plain data, in addition to its size in the file
@@ -33,21 +34,6 @@ OPTIMIZER = re.compile("optim|opt$")  # entries of other programs with the state
 MAGIC = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 
 CUT_OFF = "it ends early: the download or the copy was cut off"
-BEGINNINGS = {  # the first bytes of files that are not checkpoints, and what to say
-    b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself: "
-    "fetch that with 'git lfs pull', or download it from the page of the repository",
-    b"\x1f\x8b": "it is packed with gzip: unpack it first",
-    b"BZh": "it is packed with bzip2: unpack it first",
-    b"\xfd7zXZ": "it is packed with xz: unpack it first",
-    b"\x28\xb5\x2f\xfd": "it is packed with zstd: unpack it first",
-    b"7z\xbc\xaf": "it is a 7z archive: unpack it first",
-    b"Rar!": "it is a rar archive: unpack it first",
-    b"\x89HDF": "it is a file of HDF5, as Keras writes it",
-    b"\x93NUMPY": "it is an array of numpy",
-    b"GGUF": "it is a file of GGUF",
-}
-PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body", b"<script", b"<!--")
-ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # of checkpoints, usually
 SHARD = re.compile(r"-0*(\d+)-of-0*(\d+)\.(safetensors|bin)$")
 
 
@@ -90,7 +76,7 @@ def read_torch_file(path: Path) -> Any:
     """
     with opening(path):
         if path.is_dir():
-            raise UserError(f"{path} is a folder{_what_is_in(path)}")
+            raise UserError(f"{path} is a folder{what_is_in(path)}")
         if not path.exists():
             raise UserError(f"checkpoint not found: {path}")
         if not path.is_file():
@@ -177,7 +163,7 @@ def _read(path: Path, size: int) -> Any:
             return load_file(path)
         except SafetensorError as error:
             raise (ValueError(CUT_OFF) if "not fully covered" in str(error) else error) from error
-    raise ValueError(_what_it_is(beginning))
+    raise ValueError(what_it_is(beginning))
 
 
 def _list_length(beginning: bytes) -> int:
@@ -188,38 +174,6 @@ def _list_length(beginning: bytes) -> int:
 def _is_safetensors(beginning: bytes) -> bool:
     """Whether the first bytes are those of a .safetensors; eight letters are a larger number."""
     return beginning[8:9] == b"{" and _list_length(beginning) < 1 << 40
-
-
-def _what_it_is(beginning: bytes) -> str:
-    """Say what a file is if it is not a checkpoint."""
-    if not beginning:
-        return "it is empty"
-    for start, text in BEGINNINGS.items():
-        if beginning.startswith(start):
-            return text
-    if beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(PAGES):
-        return "it is a web page and not the file behind it: download that in a browser"
-    if beginning[257:262] == b"ustar":
-        first = beginning[:100].rstrip(b"\0").decode(errors="replace")
-        return f"it is a tar archive, with {first}: unpack it first, or save it again with torch"
-    if b'"weight_map"' in beginning:
-        return "it is the list of a checkpoint in parts, which must be saved as one file"
-    try:
-        text = beginning.decode()
-    except UnicodeDecodeError:
-        text = ""
-    if text and all(letter.isprintable() or letter.isspace() for letter in text):
-        return f"it is a text that begins with {' '.join(text.split())[:40]!r}"
-    return "it is not a file of torch.save or safetensors"
-
-
-def _what_is_in(folder: Path) -> str:
-    """Say what is in a folder that was given as a checkpoint."""
-    if (folder / "data.pkl").exists():
-        return " with the records of a checkpoint that was unpacked: download it again, and keep it"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(ENDINGS))
-    found = ", ".join(names[:3])
-    return f"; name the checkpoint in it{found and ': '}{found}"
 
 
 class _SmallReads(io.BufferedReader):
