@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from training.loop import Stage
+from training.stage import Stage
 from utils.memory import peak_memory, reset_peak
 from utils.progress import duration
 

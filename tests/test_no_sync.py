@@ -19,8 +19,9 @@ from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
 from training import distillation
 from training.config import OPTIMIZERS, LoopConfig, VQGANTrainingConfig
-from training.loop import LOG_EVERY, Position, train_loop
+from training.loop import LOG_EVERY, train_loop
 from training.run_folder import RunFolder
+from training.stage import Position
 from training.tracking import Trackers
 from training.vqgan import VQGANStage
 

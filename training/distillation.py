@@ -77,7 +77,7 @@ def student_settings(num_steps: int) -> SamplingConfig:
 
 
 class DistillationStage:
-    """Student, auxiliary model and teacher, as a `Stage` of training/loop.py.
+    """Student, auxiliary model and teacher, as a `Stage` of training/stage.py.
 
     All networks are in evaluation mode: without dropout, the student trains as it samples.
 

@@ -1,35 +1,32 @@
 """The training loop of every stage.
 
-A stage can make a step, validate itself and save itself. The loop decides when: it counts steps and
-epochs, logs metrics, shows progress, saves, stops on signals and checks that the loss is finite. It
-waits for the device only when it logs or saves.
+It decides when a stage makes a step, validates itself and saves itself: it counts steps and epochs,
+logs metrics, shows progress, saves, stops on signals and checks that the loss is finite. It waits
+for the device only when it logs or saves.
 """
 
 import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
+from training.config import LoopConfig
 from training.evaluation import Evaluation
-from training.learning_rate import LearningRate
 from training.meter import Meter
 from training.pace import measured_pace
 from training.run_folder import RunFolder
+from training.stage import Position, Stage, load_state, publish, run_length, save_state
 from training.tracking import Tracker
-from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.errors import UserError, one_line
-from utils.files import atomic_write, temporary_folder
+from utils.checkpoint import save_checkpoint
+from utils.errors import UserError
+from utils.files import temporary_folder
 from utils.memory import peak_memory
-from utils.plain import ADDED_LATER, from_plain
 from utils.processes import ALONE, Processes
 from utils.progress import duration, end_time, progress_bar
 from utils.signals import StopRequest, exit_code, stop_on_signals
@@ -44,122 +41,6 @@ LINE_EVERY = 60.0  # seconds between two lines where no bar shows the progress
 FIRST_PICTURE = 60.0  # seconds until the first picture, if no epoch writes one before
 # Log a line after this many epochs, and this share of the run, without a lower validation loss.
 STALLED_EPOCHS, STALLED_SHARE = 5, 0.1
-
-
-class Stage(Protocol):
-    """A network in training with its data and optimizers, as the loop sees it.
-
-    Attributes:
-        name: one of `training.runs.STAGES`, part of its file names.
-        kind: the kind of its checkpoint, "vqgan" or "maskgit".
-        previews_are_generated: whether previews show only generated images. They may then leave the
-            machine.
-    """
-
-    name: str
-    kind: str
-    steps_per_epoch: int
-    learning_rate: LearningRate
-    previews_are_generated: bool
-
-    @property
-    def training(self) -> TrainingConfig | VQGANTrainingConfig | DistillConfig:
-        """The settings of the training."""
-
-    def train_step(self, step: int) -> dict[str, Tensor]:
-        """Make an optimizer step.
-
-        Args:
-            step: its number, from 0.
-
-        Returns:
-            Metrics by name, scalars on the device; "loss" and "skipped" are required. "skipped" is
-            1 if the loss or the gradient was not finite; the weights must then be unchanged. If the
-            loss is finite, all metrics are finite.
-
-        Raises:
-            UserError: if images cannot be read; nothing has changed then.
-        """
-
-    def validate(self) -> dict[str, float]:
-        """Measure the averaged weights on the validation split; returns at least "loss"."""
-
-    def preview(self, path: Path) -> None:
-        """Write a picture of what the averaged weights produce."""
-
-    def checkpoint(self, step: int) -> dict[str, Any]:
-        """Return the contents of a checkpoint after `step` steps."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state that lets training continue bit for bit."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
-
-
-@dataclass
-class Position:
-    """The progress of a run; it is saved with the state.
-
-    Attributes:
-        step: optimizer steps made.
-        best_loss: lowest validation loss so far.
-        best_step: the step after which `best_loss` was measured.
-        best_train_loss: the training loss at that time.
-        wandb_id: id of the run at Weights & Biases; None without one.
-        wandb_home: identity of the run folder that the id belongs to (`marks_of`); empty in older
-            states.
-        length: steps of the whole run, if not its epochs decide: chosen for the time that it may
-            take, or the step after which it ended early; 0 where the epochs decide.
-        best_fid: lowest FID of samples so far, and `fid_basis`, the `Evaluation.basis` of it.
-        sums: sum of each metric since the last logged row, and its number of steps. They let a
-            resumed run log the same rows as an uninterrupted one.
-    """
-
-    step: int = 0
-    best_loss: float = math.inf
-    wandb_id: str | None = None
-    wandb_home: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
-    sums: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
-    best_step: int = field(default=0, metadata=ADDED_LATER)
-    best_train_loss: float = field(default=-math.inf, metadata=ADDED_LATER)
-    length: int = field(default=0, metadata=ADDED_LATER)
-    best_fid: float = field(default=math.inf, metadata=ADDED_LATER)
-    fid_basis: str = field(default="", metadata=ADDED_LATER)
-
-    def validate(self) -> None:
-        """Check values that come from a file.
-
-        Raises:
-            ValueError, TypeError or AttributeError: if a value is impossible.
-        """
-        best = (self.best_loss, self.best_fid)
-        if not 0 <= self.best_step <= self.step or any(map(math.isnan, best)) or self.length < 0:
-            raise ValueError(f"step {self.step} of {self.length}, best loss and FID {best}")
-        for name, (total, count) in self.sums.items():
-            if not isinstance(count, int) or total.shape != () or not total.isfinite():
-                raise ValueError(f"sum of {name} {total!r} over {count!r} steps")
-
-
-def load_state(stage: Stage, run: RunFolder) -> Position:
-    """Load the last saved state of a run into a stage.
-
-    Returns:
-        The position of the run at that time.
-
-    Raises:
-        UserError: if the state cannot be read or does not belong to this stage.
-    """
-    path = run.resume_state(stage.name)
-    state = load_checkpoint(path, f"{stage.name}-resume")
-    try:
-        stage.load_state_dict(state["stage"])
-        position = from_plain(Position, state["position"])
-        position.validate()
-        position.best_step = position.best_step or position.step  # earlier versions did not save it
-    except Exception as error:  # wrong contents can raise anything
-        raise UserError(f"{path} does not fit this run: {one_line(error)}") from error
-    return position
 
 
 def train_loop(
@@ -188,11 +69,6 @@ def train_loop(
     """
     meter = Meter(position.sums)
     _Loop(stage, config, run, tracker, position, processes, meter, clock, evaluation).train()
-
-
-def run_length(stage: Stage, config: LoopConfig, position: Position) -> int:
-    """Return the number of steps of the whole run."""
-    return position.length or config.epochs * stage.steps_per_epoch
 
 
 @dataclass
@@ -447,28 +323,3 @@ class _Loop:
         """Write the state that `load_state` reads."""
         self.tracker.sync()  # the state counts the rows, so they must be on the disk first
         save_state(self.stage, self.run, self.position)
-
-
-def save_state(stage: Stage, run: RunFolder, position: Position) -> None:
-    """Write the state that `load_state` reads."""
-    contents = {"position": vars(position).copy(), "stage": stage.state_dict()}
-    save_checkpoint(run.resume_state(stage.name), f"{stage.name}-resume", contents)
-
-
-def publish(stage: Stage, run: RunFolder, step: int, config: LoopConfig, keep: int = 0) -> None:
-    """Write the checkpoint, and keep the last `keep` ones with their step in the name.
-
-    The oldest is deleted last, so at least `keep` complete ones exist at all times.
-    """
-    best = run.best(stage.name)
-    contents = stage.checkpoint(step)
-    if keep:
-        save_checkpoint(run.kept(stage.name, step), stage.kind, contents)
-    if config.publish == "best" and best.is_file():
-        with atomic_write(run.published(stage.name)) as file:
-            file.write(best.read_bytes())
-    else:
-        save_checkpoint(run.published(stage.name), stage.kind, contents)
-    if keep:
-        for old in run.all_kept(stage.name)[:-keep]:
-            old.unlink()

@@ -1,16 +1,11 @@
 """How fast a stage is: measured on a few of its own steps."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from training.stage import Stage
 from utils.processes import ALONE, Processes
-
-if TYPE_CHECKING:
-    from training.loop import Stage
 
 MOST_STEPS = 10  # measured at most
 LEAST_STEPS = 3

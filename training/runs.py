@@ -11,16 +11,9 @@ from training.config import LoopConfig
 from training.curves import CurvePicture
 from training.evaluation import Evaluation
 from training.learning_rate import capped_warmup
-from training.loop import (
-    Position,
-    Stage,
-    load_state,
-    publish,
-    run_length,
-    save_state,
-    train_loop,
-)
+from training.loop import train_loop
 from training.run_folder import RunFolder
+from training.stage import Position, Stage, load_state, publish, run_length, save_state
 from training.tracking import Trackers, marks_of, open_trackers
 from utils.checkpoint import load_checkpoint
 from utils.errors import UserError, value_text

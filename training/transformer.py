@@ -48,7 +48,7 @@ NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class MaskGITStage:
-    """The transformer, its optimizer and its data, as a `Stage` of training/loop.py.
+    """The transformer, its optimizer and its data, as a `Stage` of training/stage.py.
 
     Attributes:
         model: the network with the raw weights.

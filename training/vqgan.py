@@ -40,7 +40,7 @@ NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class VQGANStage:
-    """The VQ-GAN, its losses, its optimizers and its data, as a `Stage` of training/loop.py.
+    """The VQ-GAN, its losses, its optimizers and its data, as a `Stage` of training/stage.py.
 
     Attributes:
         model: the network with the raw weights.

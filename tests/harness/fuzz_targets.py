@@ -31,8 +31,8 @@ from models.vqgan.config import VQGANConfig
 from models.vqgan.foreign import read_remap
 from models.vqgan.network import VQModel
 from training.config import TrainingConfig, VQGANTrainingConfig
-from training.loop import Stage, load_state
 from training.run_folder import RunFolder
+from training.stage import Stage, load_state
 from training.transformer import MaskGITStage
 from training.vqgan import VQGANStage
 from utils.checkpoint import FORMAT, FORMAT_VERSION, load_checkpoint, save_checkpoint

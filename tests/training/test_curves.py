@@ -11,8 +11,9 @@ from tiny_stages import make_stage, make_vqgan_stage
 
 from training.config import LoopConfig
 from training.curves import PANELS, CurvePicture, Panel, draw_curves, draw_run
-from training.loop import Position, train_loop
+from training.loop import train_loop
 from training.run_folder import RunFolder
+from training.stage import Position
 from training.tracking import MetricsFile, Trackers, read_metrics
 from utils.errors import UserError
 

@@ -16,8 +16,9 @@ from tiny_stages import CountingStage
 
 from training.config import LoopConfig
 from training.evaluation import Evaluation
-from training.loop import Position, load_state, train_loop
+from training.loop import train_loop
 from training.run_folder import RunFolder
+from training.stage import Position, load_state
 from training.tracking import MetricsFile, Trackers
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError

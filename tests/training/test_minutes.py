@@ -8,9 +8,10 @@ from tiny_stages import CountingStage
 
 from training.config import LoopConfig
 from training.learning_rate import LearningRate
-from training.loop import Position, load_state, train_loop
+from training.loop import train_loop
 from training.pace import Pace
 from training.run_folder import RunFolder
+from training.stage import Position, load_state
 from training.tracking import Trackers
 from utils.checkpoint import load_checkpoint
 

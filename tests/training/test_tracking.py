@@ -13,9 +13,10 @@ from PIL import Image
 from tiny_stages import make_stage
 
 from training.config import LoopConfig
-from training.loop import Position, _Loop
+from training.loop import _Loop
 from training.meter import Meter
 from training.run_folder import RunFolder
+from training.stage import Position
 from training.tracking import (
     MetricsFile,
     Trackers,
@@ -223,7 +224,7 @@ def test_the_rows_are_on_the_disk_before_a_state_counts_them(tmp_path, monkeypat
     def flush(descriptor):
         happened.append(os.path.samestat(os.fstat(descriptor), metrics.path.stat()))
 
-    monkeypatch.setattr("training.loop.save_checkpoint", lambda *_: happened.append("state"))
+    monkeypatch.setattr("training.stage.save_checkpoint", lambda *_: happened.append("state"))
     monkeypatch.setattr(os, "fsync", flush)
     save_state(tmp_path, Trackers(metrics))
     assert happened == [True, "state"]
