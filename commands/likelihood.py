@@ -63,7 +63,7 @@ class LikelihoodJob:
 
 
 def check(line: CommandLine) -> None:
-    """Refuse what is no split of the dataset, and name options without effect on the likelihood."""
+    """Refuse a reference that is not a split, and name options without effect on the likelihood."""
     if line.reference not in (None, *SPLITS):
         raise FieldError("reference", line.reference, f"choose from {', '.join(SPLITS)}")
     if line.images:

@@ -103,7 +103,7 @@ def _add_mode(parser: argparse.ArgumentParser, mode: Mode) -> None:
         return
     number: dict[str, Any] = {"nargs": "?", "const": mode.default} if mode.default else {}
     if mode.takes_several:
-        number = {"nargs": "+", "action": _Repeatable}
+        number = {"nargs": "+", "action": _Collect}
     parser.add_argument(
         mode.flag, metavar=mode.unit, choices=mode.choices, type=mode.kind, **number
     )
@@ -122,10 +122,10 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
     several: dict[str, Any] = {}
     if option.many is not None:
         ways: dict[Many, dict[str, Any]] = {
-            Many.LIST: {"nargs": "+", "action": _FlatList},
+            Many.LIST: {"nargs": "+", "action": _Collect},
             Many.WORDS: {"nargs": "+"},
-            Many.REPEATED: {"action": _Repeatable},
-            Many.WORDS_REPEATED: {"nargs": "+", "action": _Repeatable},
+            Many.REPEATED: {"action": _Collect},
+            Many.WORDS_REPEATED: {"nargs": "+", "action": _Collect},
         }
         several = ways[option.many]
     if option.bare is not None:
@@ -160,8 +160,11 @@ def _folded(name: str) -> str:
     return "--" + name[2:].replace("-", "_") if name.startswith("--") else name
 
 
-class _FlatList(argparse.Action):
-    """Collects `1 2 2`, `1,2,2` and `[1,2,2]` into one list."""
+class _Collect(argparse.Action):
+    """Collects several values: `1 2 2`, `1,2,2` and `[1,2,2]` into one list.
+
+    The values of an option that is no such list may be written in several places.
+    """
 
     def __call__(
         self,
@@ -170,22 +173,12 @@ class _FlatList(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        setattr(namespace, self.dest, [item for part in values for item in part])
-
-
-class _Repeatable(argparse.Action):
-    """Collects the values of an option that the user may write several times."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        earlier = getattr(namespace, self.dest)
-        new = values if self.nargs else [values]
-        setattr(namespace, self.dest, [*earlier, *new] if type(earlier) is list else new)
+        new, earlier = values if self.nargs else [values], getattr(namespace, self.dest)
+        if isinstance(new[0], list):
+            new = [item for part in new for item in part]
+        elif type(earlier) is list:
+            new = [*earlier, *new]
+        setattr(namespace, self.dest, new)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""Says what a file or a folder is that was given as a checkpoint but is none."""
+"""Says what a file or folder is that was given as a checkpoint and is something else."""
 
 from pathlib import Path
 
