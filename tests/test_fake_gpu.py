@@ -28,7 +28,7 @@ from training.vqgan import VQGANStage
 from utils.device import autocast, choose_device, choose_precision, set_up_device
 from utils.processes import ALONE
 
-PRECISIONS = pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+FP32, BF16 = torch.float32, torch.bfloat16
 VQGAN = VQGANConfig(
     image_size=8, channels=32, z_channels=4, ch_mult=(1, 1), num_res_blocks=1,
     attn_resolutions=(4,), n_embed=8, embed_dim=4,
@@ -46,7 +46,7 @@ def test_the_mode_catches_what_a_gpu_would(on_fake_gpu):
         torch.ones(3, device=GPU) + torch.ones(3)
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("precision", [FP32, BF16])
 def test_the_backward_pass_is_that_of_torch(precision):
     model = new_transformer(TransformerConfig(K, CLASSES, L, dropout=0.0, **SHAPE))
     tokens, labels = torch.arange(4 * L).reshape(4, L) % K, torch.arange(4) % CLASSES
@@ -93,8 +93,10 @@ def stage_on_gpu(precision=torch.float32, **training) -> MaskGITStage:
     return make_stage(token_set(views=2), 0.1, device=GPU, precision=precision, **training)
 
 
-@PRECISIONS
-@pytest.mark.parametrize(("grad_accum", "optimizer"), [(1, "adamw"), (2, "adamw"), (1, "muon")])
+@pytest.mark.parametrize(
+    ("grad_accum", "optimizer", "precision"),
+    [(1, "adamw", FP32), (2, "adamw", BF16), (1, "muon", BF16)],
+)
 def test_training_the_transformer(on_fake_gpu, grad_accum, optimizer, precision):
     stage = stage_on_gpu(precision, grad_accum=grad_accum, optimizer=optimizer)
     metrics = stage.train_step(0)
@@ -102,8 +104,7 @@ def test_training_the_transformer(on_fake_gpu, grad_accum, optimizer, precision)
     assert {value.device for value in stage.ema.module.state_dict().values()} == {GPU}
 
 
-@PRECISIONS
-@pytest.mark.parametrize("start_token", [None, -1])
+@pytest.mark.parametrize(("start_token", "precision"), [(None, FP32), (-1, BF16)])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_decoding(on_fake_gpu, sampler, start_token, precision):
     model = stage_on_gpu().model.eval()
@@ -113,8 +114,7 @@ def test_decoding(on_fake_gpu, sampler, start_token, precision):
         assert prepare_decoding(model, labels, indices, config, 0, precision).result().device == GPU
 
 
-@PRECISIONS
-@pytest.mark.parametrize("imitation", [0, 100])
+@pytest.mark.parametrize(("imitation", "precision"), [(0, BF16), (100, FP32)])
 def test_distilling(on_fake_gpu, monkeypatch, imitation, precision):
     monkeypatch.setattr(distillation, "IMITATION", imitation)
     stage = make_distillation(stage_on_gpu().model, 2, device=GPU, precision=precision)
@@ -132,8 +132,7 @@ def test_encoding_and_decoding_images(request):
     assert tokenizer.decode(tokens).device == GPU
 
 
-@PRECISIONS
-@pytest.mark.parametrize("grad_accum", [1, 2])
+@pytest.mark.parametrize(("grad_accum", "precision"), [(1, FP32), (2, BF16)])
 def test_training_the_vqgan(on_fake_gpu, grad_accum, precision):
     training = VQGANTrainingConfig(
         epochs=1, batch_size=4, perceptual_weight=0, disc_start=0, revive_every=1,

@@ -29,20 +29,20 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory):
-    """The bundled tokenizer and the tokens of the first 1,000 test images."""
+    """The bundled tokenizer and the tokens of the first 500 test images."""
     folder = tmp_path_factory.mktemp("none")
     dataset = open_dataset("fashionmnist", "validation", folder, 32, download=False)
-    images = from_uint8(torch.stack([dataset[i][0] for i in range(1000)]))
-    labels = np.array([int(dataset[i][1]) for i in range(1000)])
+    images = from_uint8(torch.stack([dataset[i][0] for i in range(500)]))
+    labels = np.array([int(dataset[i][1]) for i in range(500)])
     tokenizer = load_tokenizer(BUNDLED, 32, 1, {})
     return tokenizer, labels, tokenizer.encode(images).flatten(1)
 
 
 def test_bfloat16_decodes_the_same_images(encoded):
     tokenizer, _, tokens = encoded
-    exact = tokenizer.decode(tokens[:200])
+    exact = tokenizer.decode(tokens[:40])
     with autocast(CPU, torch.bfloat16):
-        rounded = tokenizer.decode(tokens[:200])
+        rounded = tokenizer.decode(tokens[:40])
     assert (exact - rounded).abs().mean() < 0.01
 
 
@@ -64,8 +64,8 @@ def test_bfloat16_learns_as_float32_does(encoded):
             checkpoint_entries={},
             preview=lambda model, path: None,
         )
-        curves.append([stage.train_step(step)["loss"].item() for step in range(200)])
+        curves.append([stage.train_step(step)["loss"].item() for step in range(100)])
     exact, rounded = np.array(curves)
-    assert exact[:20].mean() - exact[-20:].mean() > 0.5
+    assert exact[:20].mean() - exact[-20:].mean() > 0.4
     assert np.abs(exact - rounded).max() < 0.05
     assert abs(exact[-20:].mean() - rounded[-20:].mean()) < 0.01

@@ -1,4 +1,4 @@
-"""Every dataset, from its true files through the real command line to samples of every class."""
+"""Every dataset from its true files to tokens; some of them on to samples of every class."""
 
 import numpy as np
 import pytest
@@ -54,6 +54,7 @@ def test_every_cached_row_shows_the_colour_of_its_label(dataset, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["mnist", "chestmnist", "cifar10", "celeba"], indirect=True)
 def test_training_and_sampling_every_class_at_the_default_size(dataset, tmp_path, monkeypatch):
     spec = DATASETS[dataset]
     monkeypatch.setattr(families, "TOKENIZERS", (*families.TOKENIZERS, *toy_families.TOKENIZERS))

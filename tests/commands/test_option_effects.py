@@ -89,13 +89,15 @@ SETTINGS = [
 CONFIGS = {"train": TrainingConfig, "train_vae": VQGANTrainingConfig, "distill": DistillConfig}
 
 
-@pytest.mark.parametrize(("mode", "option", "field", "value"), SETTINGS)
-def test_options_reach_the_settings_of_their_training(resolve, mode, option, field, value):
-    found = getattr(resolve(mode, option)[mode].training, field)
-    assert found == value
-    assert getattr(CONFIGS[mode](), field) != value
-    name = option.split()[0].removeprefix("--").replace("-", "_")
-    assert name in CONFIGS or mode in OPTIONS[name].modes  # else "no effect here" would be logged
+@pytest.mark.parametrize("mode", CONFIGS)
+def test_options_reach_the_settings_of_their_training(resolve, mode):
+    settings = [setting for other, *setting in SETTINGS if other == mode]
+    training = resolve(mode, " ".join(option for option, *_ in settings))[mode].training
+    for option, field, value in settings:
+        assert getattr(training, field) == value, option
+        assert getattr(CONFIGS[mode](), field) != value, option
+        name = option.split()[0].removeprefix("--").replace("-", "_")
+        assert name in CONFIGS or mode in OPTIONS[name].modes  # else it would be "no effect here"
 
 
 @pytest.mark.parametrize(("mode", "config"), CONFIGS.items())

@@ -29,7 +29,6 @@ from utils.processes import Processes, launched_processes
 ROOT = Path(__file__).parents[2]
 VARIANTS = {
     "plain": "--batch_size 12",
-    "parts": "--batch_size 12 --grad_accum 2",
     "muon": "--batch_size 12 --optimizer muon",
 }
 UNEVEN = {"uneven": "--batch_size 10 --grad_accum 3"}
