@@ -91,10 +91,7 @@ def train_vae(job: TrainVaeJob) -> None:
         job.steps_per_epoch,
         device=machine.device,
         precision=machine.precision,
-        checkpoint_entries={
-            "dataset": job.data.spec.name,
-            "class_names": list(splits.train.class_names),
-        },
+        checkpoint_entries=job.entries,
         start=job.start,
         compile_model=machine.compiled,
     )
@@ -126,11 +123,7 @@ def train(job: TrainJob) -> None:
         validation_tokens,
         device=machine.device,
         precision=machine.precision,
-        checkpoint_entries={
-            "dataset": job.data.spec.name,
-            "class_names": list(splits.train.class_names),
-            "tokenizer": tokenizer.entry(),
-        },
+        checkpoint_entries={**job.entries, "tokenizer": tokenizer.entry()},
         preview=previews_of(job, tokenizer),
         start=job.start,
         former_classes=job.former_classes,

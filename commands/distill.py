@@ -23,6 +23,7 @@ from commands.trial import cost_of, cost_of_training, steps_of
 from data.datasets import DATASETS
 from models.generator import ImageSeries
 from models.labels import labels_in_turn
+from models.model import LOOK_ENTRY
 from models.sampling import SamplingConfig
 from training import runs
 from training.config import UPDATES_PER_EPOCH, DistillConfig, LoopConfig
@@ -131,6 +132,7 @@ def run(job: DistillJob) -> None:
         checkpoint_entries={
             "dataset": teacher.dataset,
             "class_names": list(names),
+            **({LOOK_ENTRY: dict(teacher.look)} if teacher.look else {}),
             "tokenizer": teacher.tokenizer.entry(),
         },
         preview=preview_writer(

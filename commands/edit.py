@@ -18,7 +18,7 @@ from commands.generation import (
 )
 from commands.parser import CommandLine
 from commands.request import Request
-from commands.sources import find_model
+from commands.sources import data_of, find_model
 from data.edit_region import image_to_edit, region_to_make
 from data.generated import write_pngs
 from data.publish import claim, new_folder, publish
@@ -85,7 +85,7 @@ def resolve(request: Request) -> EditJob:
     check_cells(model.tokenizer.grid, "--edit keeps tokens")
     # The image, and its region to regenerate.
     size, channels = model.tokenizer.image_size, model.tokenizer.image_channels
-    data = request.data(model.dataset, size)
+    data = data_of(request, model)
     original, label = image_to_edit(
         line.init_image, model.dataset, lambda: data.open("validation"), size, channels
     )

@@ -26,7 +26,7 @@ from commands.judging import SPLITS, JudgeSource, SplitImages, check_judge, reso
 from commands.nearest import NearestSource, resolve_nearest
 from commands.parser import CommandLine
 from commands.request import Machine, Request
-from commands.sources import TokenizerSource, find_model, find_tokenizer_to_measure
+from commands.sources import TokenizerSource, data_of, find_model, find_tokenizer_to_measure
 from data.batches import labeled_batches
 from data.content import labels_of
 from data.generated import Block, GeneratedImages, images_from, open_generated
@@ -140,7 +140,7 @@ def resolve(request: Request) -> EvaluateJob:
     generation = resolve_generation(request, default_count=EVALUATED_IMAGES)
     model = generation.model
     sampling = sampling_of(request.line, model)
-    data = request.data(model.dataset, model.tokenizer.image_size)
+    data = data_of(request, model)
     judge = resolve_judge(request, data, _reference(request), len(generation.labels))
     result = model.run.evaluation("samples")
     nearest = resolve_nearest(request, data, result)
@@ -162,7 +162,7 @@ def _resolve_images(request: Request) -> ImagesJob:
     data, run = request.data(), request.run()
     if request.line.checkpoint:  # the checkpoint has its dataset and image size
         model = find_model(request)
-        data, run = request.data(model.dataset, model.tokenizer.image_size), model.run
+        data, run = data_of(request, model), model.run
     judge = resolve_judge(request, data, _reference(request))
     result = run.evaluation("images")
     nearest = resolve_nearest(request, data, result)

@@ -18,7 +18,7 @@ from commands.nearest import pixels_of
 from commands.options import MEASURING, OPTIONS
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
-from commands.sources import ModelSource, find_model
+from commands.sources import ModelSource, data_of, find_model
 from commands.train import tokens_of_split
 from data.content import in_order
 from data.images import ImageDataset
@@ -82,7 +82,7 @@ def resolved(request: Request) -> LikelihoodJob:
             images.
     """
     line, model = request.line, find_model(request)
-    data = request.data(model.dataset, model.tokenizer.image_size)
+    data = data_of(request, model)
     data.check_workers(line.batch_size)
     split: Split = line.reference or "validation"
     images = in_order(data.open(split), model.class_names)

@@ -23,7 +23,7 @@ from commands.kinds import Number
 from commands.options import OPTIONS, Many, Option
 from commands.parser import CommandLine
 from commands.request import Request
-from commands.sources import find_model
+from commands.sources import data_of, find_model
 from metrics.sweep_table import table_text
 from models.sampling import SamplingConfig
 from page.catalog import Catalog, OpenModel
@@ -118,7 +118,7 @@ def _load(request: Request, path: Path) -> OpenModel:
         line = line.replace(data_dir=_data_folder(RunFolder(path.parent, "")) or line.data_dir)
     of_path = replace(request, line=line, opened={})
     source = find_model(of_path)
-    data = of_path.data(source.dataset, source.tokenizer.image_size)
+    data = data_of(of_path, source)
     # A click must not begin a download.
     data = replace(data, may_download=False)
     return OpenModel(path, source.open(), lambda: data.open("validation"))

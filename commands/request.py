@@ -44,7 +44,7 @@ class Data:
     Attributes:
         cache_folder: folder of the token caches, and of the notes of checked images.
         main_first: a block that the main process enters first; see `Processes.main_first`.
-        opened: the open splits, which the modes share, by dataset, split and size.
+        opened: the open splits, which the modes share, by dataset, split, size and preparation.
     """
 
     spec: DatasetSpec
@@ -63,7 +63,7 @@ class Data:
         Raises:
             UserError: if files are missing or damaged and cannot be fetched.
         """
-        key = (self.spec.name, split, self.size)
+        key = (self.spec.name, split, self.size, self.preparation)
         if key not in self.opened:
             with self.main_first():
                 self.opened[key] = open_dataset(

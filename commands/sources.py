@@ -6,17 +6,20 @@ an earlier mode of the command may have to train first.
 
 import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from commands.flags import given_fields
+from commands.kept_options import read_value
+from commands.options import OPTIONS
 from commands.parser import CommandLine
-from commands.request import Machine, Request
+from commands.request import Data, Machine, Request
 from data.datasets import DATASETS
 from data.readers import known_classes
+from data.spec import LOOK
 from models.model import BestSettings, Model
 from models.open import (
     BUNDLED,
@@ -76,6 +79,7 @@ class ModelSource:
         best: the settings that a sweep found best for it; None without a sweep.
         made_for: the settings that a student was distilled for; None for other models.
         usual: the settings for sampling that it brings; None for the defaults of the program.
+        look: as that of a `Model`.
     """
 
     path: Path
@@ -89,6 +93,20 @@ class ModelSource:
     made_for: SamplingConfig | None = None
     usual: SamplingConfig | None = None
     is_own: bool = True
+    look: Mapping[str, str] = field(default_factory=dict)
+
+
+def data_of(request: Request, model: ModelSource) -> Data:
+    """Return the dataset of a model, its images shown as in the training unless options differ.
+
+    Raises:
+        UserError: if the file of the model has a value that an option does not accept, or --size
+            differs from the size of its images.
+    """
+    kept = [name for name in LOOK if name in model.look and name not in request.line.given]
+    values = {name: read_value(OPTIONS[name], model.look[name]) for name in kept}
+    shown = replace(request, line=request.line.replace(**values))
+    return shown.data(model.dataset, model.tokenizer.image_size)
 
 
 def find_tokenizer(request: Request) -> TokenizerSource:
@@ -268,6 +286,7 @@ def _model_of_file(request: Request, path: Path) -> ModelSource:
         made_for=model.made_for,
         usual=None if model.usual == SamplingConfig() else model.usual,
         is_own=is_own,
+        look=model.look,
     )
 
 

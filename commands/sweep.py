@@ -25,6 +25,7 @@ from commands.generation import (
 from commands.judging import JudgeSource, check_judge, resolve_judge
 from commands.parser import CommandLine, parse_value
 from commands.request import Request
+from commands.sources import data_of
 from metrics.sweep_table import SweepTable
 from models.model import BEST_SETTINGS, BestSettings
 from models.open import own_model
@@ -81,7 +82,7 @@ def resolve(request: Request) -> SweepJob:
         sampling.validate_for(model.shape)
     if line.keep_best and not model.is_own:
         raise UserError(f"--keep_best: {model.path} is of another program and cannot hold settings")
-    data = request.data(model.dataset, model.tokenizer.image_size)
+    data = data_of(request, model)
     judge = resolve_judge(request, data, line.reference or "train", len(generation.labels))
     return SweepJob(generation, grid, judge, model.run.path / "sweep", line.keep_best)
 

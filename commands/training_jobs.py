@@ -15,6 +15,7 @@ from data.content import Content, chosen_files, content_of, in_order, sizes_of_f
 from data.datasets import OWN_IMAGES
 from data.images import ImageDataset
 from data.tree import named
+from models.model import LOOK_ENTRY
 from training.config import LoopConfig
 from training.run_folder import RunFolder
 from training.runs import CLASS_NAMES, RunRecord, check_made_from, read_files
@@ -66,6 +67,16 @@ class TrainingJob(StageJob):
 
     splits: Splits
     data: Data
+
+    @property
+    def entries(self) -> dict[str, Any]:
+        """What a checkpoint says about the images."""
+        look = self.data.preparation.look
+        return {
+            "dataset": self.data.spec.name,
+            "class_names": list(self.splits.train.class_names),
+            **({LOOK_ENTRY: look} if look else {}),
+        }
 
     @property
     def steps_per_epoch(self) -> int:

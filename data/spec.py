@@ -26,6 +26,9 @@ VIEWS = {"none": 1, "horizontal": 2, "both": 4}
 FITS = ("crop", "pad")
 
 
+LOOK = ("fit", "background", "resize")  # fields of a Preparation that a checkpoint keeps
+
+
 @dataclass(frozen=True)
 class Preparation:
     """How the images of a dataset are shown to the networks.
@@ -47,17 +50,27 @@ class Preparation:
     augment: int = 0
     seed: int = 0
 
+    @property
+    def look(self) -> dict[str, str]:
+        """What an image looks like, without copies and flips: the fields that are no defaults."""
+        return self._changed(*LOOK)
+
     def identity(self) -> dict[str, Any]:
         """Return what tokens depend on, without defaults, and without the number of flips."""
-        names = ("fit", "background", "resize", "augment", *(("seed",) if self.augment else ()))
-        changed = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in changed.items() if value != getattr(AS_IT_IS, name)}
+        return self.look | (self._changed("augment", "seed") if self.augment else {})
 
     @property
     def rule(self) -> str:
         """How an image gets its size, in words; statistics depend on it."""
-        bars = f", bars of {self.background} in place of the crop" if self.fit == "pad" else ""
-        return RESIZES[self.resize] + bars
+        if self.fit == "pad":
+            return f"{RESIZES[self.resize]}, bars of {self.background} in place of the crop"
+        behind = f", on {self.background}" if "background" in self.look else ""
+        return RESIZES[self.resize] + behind
+
+    def _changed(self, *names: str) -> dict[str, Any]:
+        """Return the fields of these names that are no defaults."""
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value != getattr(AS_IT_IS, name)}
 
 
 AS_IT_IS = Preparation()

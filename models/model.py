@@ -6,7 +6,7 @@ Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +25,7 @@ from utils.device import autocast, in_usual_torch
 from utils.errors import UserError
 from utils.plain import from_plain, to_plain
 
-BEST_SETTINGS = "best_settings"  # entry of a checkpoint
+BEST_SETTINGS, LOOK_ENTRY = "best_settings", "look"  # entries of a checkpoint
 LIKELIEST = 5  # tokens of a cell that `Model.cell_choice` tells about
 MAX_DEPTH = 8  # of its nested plain data; a protocol needs three
 
@@ -91,10 +91,12 @@ class Model(ImageGenerator):
     Attributes:
         best: the best settings that a sweep found; None without a sweep.
         made_for: the settings that a student was distilled for; None for other models.
+        look: how the images of the training were shown to it, where not as usual: settings by name.
     """
 
     best: BestSettings | None = None
     made_for: SamplingConfig | None = None
+    look: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def usual(self) -> SamplingConfig:

@@ -40,7 +40,7 @@ from models.maskgit.transformer import JOINED, MaskedTransformer, carry
 from models.maskgit_vqgan import foreign as maskgit_vqgan_files
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
 from models.maskgit_vqgan.network import MaskgitVQModel
-from models.model import BEST_SETTINGS, Model, read_best_settings
+from models.model import BEST_SETTINGS, LOOK_ENTRY, Model, read_best_settings
 from models.sampling import SamplingConfig
 from models.shapes import Given, TokenizerShape, TransformerShape, refuse_contradictions
 from models.tokenizer import Tokenizer
@@ -245,6 +245,9 @@ def own_model(stored: Any, path: Path, given: Given = NOTHING_GIVEN) -> Model:
             if MADE_FOR in contents:
                 made_for = from_plain(SamplingConfig, contents[MADE_FOR])
                 made_for.validate_for(transformer.config)
+            look = contents.get(LOOK_ENTRY, {})
+            if not isinstance(look, Mapping) or not all(type(v) is str for v in look.values()):
+                raise ValueError("it does not say how its images were shown")
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged: {one_line(error)}") from error
         config = transformer.config
@@ -255,7 +258,9 @@ def own_model(stored: Any, path: Path, given: Given = NOTHING_GIVEN) -> Model:
             raise UserError(f"{path} is damaged: its transformer is not for its tokenizer")
         refuse_contradictions(config, given.transformer, path)
         refuse_contradictions(tokenizer.config, given.tokenizer, path)
-        return Model(transformer, tokenizer, dataset, names, best=best, made_for=made_for)
+        return Model(
+            transformer, tokenizer, dataset, names, best=best, made_for=made_for, look=look
+        )
 
 
 def _own_transformer(contents: Mapping[str, Any]) -> tuple[Transformer, str, tuple[str, ...]]:

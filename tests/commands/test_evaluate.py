@@ -415,6 +415,24 @@ def test_samples_of_a_checkpoint(evaluate, trained, tmp_path):
     assert scores_of(tmp_path)["scores"] == pytest.approx(measured["scores"], rel=1e-4)
 
 
+def test_real_images_are_shown_as_in_the_training(evaluate, tokenizer_file, tmp_path, capsys):
+    shown = "--fit pad --background gray"
+    evaluate(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} {shown}")
+    path = tmp_path / "mnist" / "MaskGIT_mnist.pt"
+    command = f"--evaluate --checkpoint {path} --reference validation --num_samples 20 --step 2"
+    evaluate(command)
+    rule = scores_of(tmp_path, "samples")["protocol"]["reference"]["resize"]
+    assert rule.endswith("bars of gray in place of the crop")
+    evaluate(f"{command} --fit crop")  # an option is stronger
+    rule = scores_of(tmp_path, "samples")["protocol"]["reference"]["resize"]
+    assert rule.endswith("centre crop, on gray")
+    contents = load_checkpoint(path, "maskgit")
+    save_checkpoint(path, "maskgit", {**contents, "look": {"fit": "squeeze"}})
+    with pytest.raises(SystemExit, match="2"):
+        evaluate(command)
+    assert "--fit squeeze is none of crop, pad" in capsys.readouterr().err
+
+
 def test_scores_while_training(evaluate, tokenizer_file, tmp_path):
     command = f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --precision fp32 --step 2"
     every = "--evaluate_every 1 --evaluate_samples 20"

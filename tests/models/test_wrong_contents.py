@@ -76,6 +76,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "numbers as names": (lambda c: c["config"].update({3: 3}), "3 is unknown"),
     "a deep list": (lambda c: c["config"].update(heads=deep(80)), "is not of type"),
     "no class names": (lambda c: c.update(class_names=None), "is damaged"),
+    "a number as a background": (lambda c: c.update(look={"background": 1}), "is damaged"),
     "a matrix as class names": (lambda c: c.update(class_names=torch.ones(3)), "its 3 classes"),
     "a list as dataset": (lambda c: c.update(dataset=[]), "does not name its dataset"),
     "a list as weights": (lambda c: c.update(ema=[1]), "list instead of weights"),
