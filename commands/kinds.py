@@ -133,6 +133,11 @@ def path(value: str) -> str:
     return expanded
 
 
+def checkpoint(value: str) -> str:
+    """Read the name of a checkpoint, as utils/hub.py finds it: a path, or a file on the hub."""
+    return path(value)
+
+
 def plain_name(value: str) -> str:
     """Read the name of a folder; refuse a path, and "tokens", which is the token caches' folder."""
     if value in ("", ".", "..", "tokens") or "/" in value or len(value) > 200:

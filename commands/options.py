@@ -123,7 +123,7 @@ class Option:
     @property
     def is_path(self) -> bool:
         """Whether the value is the path of a file or folder."""
-        return self.kind is kinds.path
+        return self.kind in (kinds.path, kinds.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,8 @@ def _data() -> Iterator[Option]:
         shown, default=0, resume=Resume.FREE,
     )  # fmt: skip
     yield Option(
-        "checkpoint_vae", kinds.path, "FILE",
-        "trained VQ-GAN [the run's own, else the one bundled for the dataset]",
+        "checkpoint_vae", kinds.checkpoint, "FILE",
+        "trained VQ-GAN, as in --checkpoint [the run's own, else the one bundled for the dataset]",
         OPENING | _modes("reconstruct train"), resume=Resume.FREE,
     )  # fmt: skip
     yield Option(
@@ -285,7 +285,7 @@ def _tokenizer_training() -> Iterator[Option]:
     text = "weight of the adversarial loss; 0 trains without a discriminator"
     yield learns("disc_weight", "disc_weight", kinds.non_negative, "W", text)
     text = "trained VQ-GAN whose averaged weights the new one starts from"
-    yield learns("init_vae", "init", kinds.path, "FILE", text)
+    yield learns("init_vae", "init", kinds.checkpoint, "FILE", text)
     text = "parameters of the VQ-GAN that are not trained: names with * and commas"
     yield learns("freeze_vae", "freeze", kinds.pattern_list, "PATTERN", text, many=Many.LIST)
     text = "weight of the codebook's loss"
@@ -295,7 +295,7 @@ def _tokenizer_training() -> Iterator[Option]:
     text = "weight of the perceptual loss; 0 needs no VGG weights"
     yield learns("perceptual_weight", "perceptual_weight", kinds.non_negative, "W", text)
     yield learns(
-        "perceptual_vgg", "perceptual_vgg", kinds.path, "FILE",
+        "perceptual_vgg", "perceptual_vgg", kinds.checkpoint, "FILE",
         "torchvision's vgg16-397923af.pth, if it cannot be downloaded", "train_vae evaluate",
         resume=Resume.FREE,
     )  # fmt: skip
@@ -361,7 +361,7 @@ def _training() -> Iterator[Option]:
     modes = _modes("train_vae train")
     text = "trained model whose averaged weights the new one starts from; without --train a VQ-GAN"
     yield Option(
-        "init", kinds.path, "FILE", text, modes, (Fill(TrainingConfig, "init"),),
+        "init", kinds.checkpoint, "FILE", text, modes, (Fill(TrainingConfig, "init"),),
         resume=Resume.STAGE,
     )  # fmt: skip
     text = "parameters that are not trained: names with * and commas; without --train the VQ-GAN's"
@@ -434,8 +434,11 @@ def _distilling() -> Iterator[Option]:
 
 def _images() -> Iterator[Option]:
     """Yield the options that choose the model and the images to make."""
-    text = "trained model; the teacher of --distill [the run's own]"
-    yield Option("checkpoint", kinds.path, "FILE", text, OPENING | {"reconstruct"})
+    text = (
+        "trained model, the teacher of --distill: a file, the only one in a folder, or "
+        "hf:owner/name[/file][@revision] [the run's own]"
+    )
+    yield Option("checkpoint", kinds.checkpoint, "FILE", text, OPENING | {"reconstruct"})
     yield Option(
         "num_samples", kinds.sample_count, "N",
         "images to make; without it one per label of --labels, 50000 for --evaluate (and all real "
@@ -547,7 +550,7 @@ def _measuring() -> Iterator[Option]:
     text = "also write the statistics of the split, for the programs of others: an .npz (ADM), .pkl"
     yield Option("write_reference", kinds.path, "FILE", text, _modes("evaluate"))
     yield Option(
-        "feature_net", kinds.path, "FILE",
+        "feature_net", kinds.checkpoint, "FILE",
         "your own feature extractor, TorchScript: uint8 (B, C, H, W) -> features (B, D) or "
         "(features, logits) or (features, logits, spatial features); runs the code in that file",
         modes,
@@ -559,9 +562,9 @@ def _measuring() -> Iterator[Option]:
         _modes("evaluate"), default=FEATURES[0], choices=FEATURES,
     )  # fmt: skip
     text = "DINOv2's dinov2_vitl14_pretrain.pth, if it cannot be downloaded"
-    yield Option("feature_weights", kinds.path, "FILE", text, _modes("evaluate"))
+    yield Option("feature_weights", kinds.checkpoint, "FILE", text, _modes("evaluate"))
     text = "weights-inception-2015-12-05-6726825d.pth, if it cannot be downloaded"
-    yield Option("inception_weights", kinds.path, "FILE", text, modes)
+    yield Option("inception_weights", kinds.checkpoint, "FILE", text, modes)
     text = "sample N times, with this and the next seeds: mean and spread of every score"
     yield Option("repeats", kinds.positive_int, "N", text, _modes("evaluate"), default=1)
     text = "also write FID and accuracy of each class alone, as a table and a picture"

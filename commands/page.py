@@ -23,7 +23,7 @@ from commands.kinds import Number
 from commands.options import OPTIONS, Many, Option
 from commands.parser import CommandLine
 from commands.request import Request
-from commands.sources import data_of, find_model
+from commands.sources import data_of, find_model, is_in_run
 from metrics.sweep_table import table_text
 from models.sampling import SamplingConfig
 from page.catalog import Catalog, OpenModel
@@ -76,9 +76,9 @@ def resolve(request: Request) -> PageJob:
         return [Path(line.checkpoint)] if line.checkpoint else sorted(output.glob("*/MaskGIT_*.pt"))
 
     def runs() -> list[Path]:
-        own = [Path(line.checkpoint).parent] if line.checkpoint else []
         found = {file.parent for name in RUN_FILES for file in output.glob(f"*/{name}")}
-        found |= {folder for folder in own if any((folder / name).is_file() for name in RUN_FILES)}
+        if line.checkpoint and is_in_run(Path(line.checkpoint)):
+            found.add(Path(line.checkpoint).parent)
         return sorted(found)
 
     return PageJob(

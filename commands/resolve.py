@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from commands import dry_run
+from commands import dry_run, kinds
 from commands.families import with_defaults
 from commands.fitted import with_fitted_defaults
 from commands.flags import configure, options_of, with_flags
@@ -31,6 +31,7 @@ from utils.device import (
     settings_of_torch_kept,
 )
 from utils.errors import UserError, is_out_of_memory
+from utils.hub import local_file
 from utils.processes import Processes, launched_processes
 from utils.progress import logging_kept, set_up_logging
 from utils.workers import raise_file_limit
@@ -57,10 +58,12 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
         raise_file_limit()
         # Complete the command line, and choose where to compute.
         _log_useless_options(line)
+        line = _with_local_files(line)
         for mode in line.modes:
             complete = getattr(mode.module(), "complete", None)
             line = complete(line) if complete else line
         line, continued = apply_resume(with_defaults(line))
+        line = _with_local_files(line)  # those that a resumed run names
         machine = _choose_machine(line, processes)
         # A run keeps what "auto" became, because on another machine it could become another dtype.
         line = line.replace(precision=precision_name(machine.precision))
@@ -76,6 +79,13 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
             if line.dry_run:
                 dry_run.show_jobs(jobs)
             yield {} if line.dry_run else jobs
+
+
+def _with_local_files(line: CommandLine) -> CommandLine:
+    """Replace the names of checkpoints by paths of files, fetched if they are on the hub."""
+    checkpoints = [name for name, option in OPTIONS.items() if option.kind is kinds.checkpoint]
+    named = {name: getattr(line, name) for name in checkpoints}
+    return line.replace(**{name: str(local_file(file)) for name, file in named.items() if file})
 
 
 def _resolve_jobs(request: Request) -> dict[Mode, Any]:

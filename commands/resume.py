@@ -16,6 +16,7 @@ from training.run_folder import RunFolder
 from training.runs import CLASS_NAMES, MADE_FROM, RunRecord, check_alone, read_config
 from utils.checkpoint import load_checkpoint
 from utils.errors import UserError, value_text
+from utils.hub import hub_name
 from utils.plain import same_value
 
 log = logging.getLogger(__name__)
@@ -77,11 +78,16 @@ def _apply_to_stage(
 
 
 def run_options(line: CommandLine, stage: str) -> dict[str, Any]:
-    """Return the options that a run of a stage keeps, by name; paths become absolute."""
+    """Return the options that a run of a stage keeps, by name.
+
+    Paths become absolute, and those in the cache of the hub become names of files there.
+    """
     kept = {}
     for option in options_of_run(stage, vars(line.values), line.given):
         value = getattr(line, option.name)
-        kept[option.name] = str(Path(value).absolute()) if option.is_path and value else value
+        if option.is_path and value:
+            value = hub_name(value) or str(Path(value).absolute())
+        kept[option.name] = value
     return kept
 
 

@@ -32,10 +32,11 @@ from models.open import (
 from models.sampling import SamplingConfig
 from models.shapes import Given, TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
-from training.run_folder import RunFolder
+from training.run_folder import RunFiles, RunFolder
 from utils.checkpoint import is_own_format, save_checkpoint
 from utils.errors import UserError
 from utils.files import read_with_digest
+from utils.hub import hub_name
 from utils.size import size_text
 from utils.torch_file import read_torch_file
 
@@ -80,6 +81,7 @@ class ModelSource:
         made_for: the settings that a student was distilled for; None for other models.
         usual: the settings for sampling that it brings; None for the defaults of the program.
         look: as that of a `Model`.
+        keeps_settings: whether its file may be rewritten with the best settings of a sweep.
     """
 
     path: Path
@@ -92,7 +94,7 @@ class ModelSource:
     best: BestSettings | None = None
     made_for: SamplingConfig | None = None
     usual: SamplingConfig | None = None
-    is_own: bool = True
+    keeps_settings: bool = True
     look: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -255,7 +257,7 @@ def _coming_student(request: Request, path: Path) -> ModelSource:
         best=None,
         made_for=job.sampling,
         usual=job.sampling,
-        is_own=True,
+        keeps_settings=True,
     )
 
 
@@ -285,7 +287,7 @@ def _model_of_file(request: Request, path: Path) -> ModelSource:
         best=model.best,
         made_for=model.made_for,
         usual=None if model.usual == SamplingConfig() else model.usual,
-        is_own=is_own,
+        keeps_settings=is_own and hub_name(path) is None,
         look=model.look,
     )
 
@@ -369,10 +371,14 @@ def _given(line: CommandLine) -> Given:
 
 def _run_of(request: Request, path: Path, dataset: str) -> RunFolder:
     """Return the run folder for a model's results: its own, unless the options name another."""
-    own = RunFolder(path.parent, dataset)
-    if own.config.is_file() and not request.line.given & {"run_name", "output_dir"}:
-        return own
+    if is_in_run(path) and not request.line.given & {"run_name", "output_dir"}:
+        return RunFolder(path.parent, dataset)
     return request.run(dataset)
+
+
+def is_in_run(path: Path) -> bool:
+    """Whether a checkpoint is in the folder of a run; the cache of the hub is none."""
+    return RunFiles(path.parent).config.is_file() and hub_name(path) is None
 
 
 def _model_hint(run: RunFolder) -> str:

@@ -80,8 +80,11 @@ def resolve(request: Request) -> SweepJob:
     ]
     for sampling in grid:
         sampling.validate_for(model.shape)
-    if line.keep_best and not model.is_own:
-        raise UserError(f"--keep_best: {model.path} is of another program and cannot hold settings")
+    if line.keep_best and not model.keeps_settings:
+        raise UserError(
+            f"--keep_best: {model.path} cannot hold settings; only a checkpoint that --train or "
+            "--distill wrote can, outside the cache of the hub"
+        )
     data = data_of(request, model)
     judge = resolve_judge(request, data, line.reference or "train", len(generation.labels))
     return SweepJob(generation, grid, judge, model.run.path / "sweep", line.keep_best)

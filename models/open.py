@@ -50,6 +50,7 @@ from models.vqgan.network import VQModel
 from utils.checkpoint import build_with_weights, contents_of, is_own_format
 from utils.device import choose_device, choose_precision, in_usual_torch
 from utils.errors import FieldError, UserError, check_whole, one_line
+from utils.hub import local_file
 from utils.plain import from_plain
 from utils.size import Size, Written, size_of
 from utils.torch_file import opening, pickled_network, read_torch_file
@@ -155,7 +156,8 @@ def load_model(
     """Open a trained model with its tokenizer.
 
     Args:
-        path: a MaskGIT_*.pt of this program, or a transformer of another program.
+        path: a MaskGIT_*.pt of this program, or a transformer of another program; or the folder
+            where it is the only checkpoint, or `hf:owner/name[/file][@revision]` on the hub.
         tokenizer: the tokenizer for a transformer of another program, whose file does not hold it.
         num_classes: the number of classes of such a transformer; rarely needed.
         device: "auto", "cpu", "cuda", "cuda:<i>" or "mps", or a device of torch.
@@ -169,7 +171,7 @@ def load_model(
     dtype = choose_precision(precision, where)
     if num_classes is not None:
         check_whole("num_classes", num_classes, 1)
-    path = Path(path).expanduser()
+    path = local_file(Path(path).expanduser())
     stored = read_torch_file(path)
     if is_own_format(stored):
         model = own_model(stored, path)
@@ -193,7 +195,8 @@ def load_tokenizer(
     """Open a tokenizer, on the CPU.
 
     Args:
-        path: a VQGAN_*.pt or MaskGIT_*.pt of this program, or a file of another program.
+        path: a VQGAN_*.pt or MaskGIT_*.pt of this program, or a file of another program; folders
+            and files on the hub as in `load_model`.
         image_size: height and width of its images in pixels, one number for a square; only for
             files of other programs, which do not hold it.
         channels: channels of the images to tokenize; None accepts any.
@@ -205,7 +208,7 @@ def load_tokenizer(
         UserError: if the file is missing, damaged or not a tokenizer, or contradicts `channels`,
             `family` or a given field; the message names both values.
     """
-    path = Path(path).expanduser()
+    path = local_file(Path(path).expanduser())
     stored = read_torch_file(path)
     with opening(path):
         tokenizer = _tokenizer_in(stored, path, size_of(image_size), given or {}, family)

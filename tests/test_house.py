@@ -47,6 +47,7 @@ HEAVY = {
 HOMES = {
     "argparse": {"commands.parser", "commands.kinds", "commands.kept_options"},
     "wandb": {"training.tracking"},
+    "huggingface_hub": {"utils.hub"},
     "matplotlib": {"utils.plots"},
     "matplotlib.pyplot": set(),  # it has a state, and may open windows
     "starlette": {"page.server"},

@@ -147,5 +147,5 @@ def test_the_file_of_another_program_is_refused_before_measuring(run, model, tmp
     command = f"--dataset mnist --checkpoint_vae {model} --sweep step=2 --num_samples 20"
     with pytest.raises(SystemExit, match="2"):
         run(f"{command} --checkpoint {foreign} --heads 2 --keep_best")
-    assert f"--keep_best: {foreign} is of another program" in capsys.readouterr().err
+    assert f"--keep_best: {foreign} cannot hold settings" in capsys.readouterr().err
     assert not (tmp_path / "mnist" / "sweep").exists()

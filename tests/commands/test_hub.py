@@ -1,0 +1,123 @@
+"""Checkpoints on the hub, through the command line and from Python; the hub is a local server."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+from conftest import TINY_TRANSFORMER
+from hub_server import TOKEN, Hub
+
+from models.open import load_model, load_tokenizer
+from utils.errors import UserError
+from utils.hub import hub_name, local_file
+
+pytest.importorskip("huggingface_hub")
+TRAIN = f"--train --dataset mnist --batch_size 16 {TINY_TRANSFORMER}"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty hub, and an empty cache."""
+    hub = Hub()
+    server = hub.server()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    for name in [one for one in sys.modules if one.startswith("huggingface_hub")]:
+        monkeypatch.delitem(sys.modules, name)  # it reads the environment when it is imported
+    Thread(target=server.serve_forever, daemon=True).start()
+    hub.stop = lambda: _stop(server)
+    yield hub
+    hub.stop()
+
+
+def _stop(server: ThreadingHTTPServer) -> None:
+    server.shutdown()
+    server.server_close()
+
+
+def folder(path: Path, **files: Path | str) -> Path:
+    """Write the files of a repository; "__" in a name is a slash."""
+    for name, content in files.items():
+        file = path / f"{name.replace('__', '/')}.pt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, Path):
+            shutil.copy(content, file)
+        else:
+            file.write_text(content)
+    return path
+
+
+def samples(path: Path) -> np.ndarray:
+    with np.load(path / "samples" / "samples.npz") as stored:
+        return stored["arr_0"]
+
+
+def test_a_run_on_a_tokenizer_of_the_hub_goes_on_without_a_connection(
+    run, hub, tokenizer_file, tmp_path
+):
+    hub.repositories["me/vq"] = {"main": folder(tmp_path / "hub", vq=tokenizer_file)}
+    run(f"{TRAIN} --n_epochs 1 --checkpoint_vae hf:me/vq")
+    kept = json.loads((tmp_path / "mnist" / "config.json").read_text())["maskgit"]
+    assert kept["checkpoint_vae"] == hub_name(local_file("hf:me/vq"))
+    assert kept["checkpoint_vae"].startswith("hf:me/vq/vq.pt@")
+    hub.stop()
+    out = run("--train --resume --n_epochs 2 --dataset mnist")
+    assert f"{kept['checkpoint_vae']}: {tmp_path}/cache" in out
+    assert "HTTP Request" not in out
+    assert load_tokenizer("hf:me/vq").fingerprint == load_tokenizer(tokenizer_file).fingerprint
+
+
+def test_a_model_of_the_hub_is_sampled_and_its_results_are_elsewhere(
+    run, hub, trained, tmp_path, capsys
+):
+    model = trained / "MaskGIT_mnist.pt"
+    old = folder(tmp_path / "old", a="no model", best__model=model)
+    shutil.copy(trained / "config.json", old / "best")
+    new = folder(tmp_path / "new", a="no model", best__model="no model")
+    hub.repositories["me/models"] = {"main": new, "v1": old}
+    run("--sample --num_samples 2 --checkpoint hf:me/models/best/model.pt@v1")
+    expected = load_model(model, device="cpu").sample([0, 1], seed=1)
+    assert np.array_equal(samples(tmp_path / "mnist"), expected)
+    with pytest.raises(SystemExit, match="2"):
+        run("--sweep step=1 --keep_best --checkpoint hf:me/models/best/model.pt@v1")
+    assert "model.pt cannot hold settings" in capsys.readouterr().err
+    assert load_model("hf:me/models/best/model.pt@v1", device="cpu").dataset == "mnist"
+
+
+def test_a_file_that_cannot_be_had_is_one_line(hub, tmp_path, monkeypatch):
+    hub.repositories["me/many"] = {"main": folder(tmp_path / "many", a="1", sub__b="2")}
+    hub.repositories["me/gated"] = {"main": folder(tmp_path / "gated", a="1")}
+    hub.gated.add("me/gated")
+
+    def told(name: str) -> str:
+        with pytest.raises(UserError) as error:
+            local_file(name)
+        return str(error.value)
+
+    assert told("hf:me/many").endswith("name one of its checkpoints, as hf:owner/name/file: "
+                                       "a.pt, sub/b.pt")  # fmt: skip
+    assert told("hf:me/many/c.pt").endswith("it has no file c.pt, but a.pt, sub/b.pt")
+    assert "no such repository" in told("hf:me/other/a.pt")
+    assert "no such revision" in told("hf:me/many@v2")
+    assert "it is gated: accept its terms at http" in told("hf:me/gated")
+    for name in ("hf:", "hf:me", "hf:me/a@", "hf:me//a.pt", "hf:a b/c"):
+        assert f"{name!r} names no file on the hub: write hf:owner/name" in told(name)
+    assert "must use alphanumeric" in told("hf:me/--a")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert local_file("hf:me/gated").read_text() == "1"
+    assert local_file("hf:me/many/sub/b.pt").read_text() == "2"
+    asked = len(hub.asked)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert local_file("hf:me/many").name == "b.pt"  # the only one in the cache
+    assert len(hub.asked) == asked
+    missing = told("hf:me/many/a.pt@v1")
+    assert "(HF_HUB_OFFLINE is set), and it is not in the cache" in missing
+    assert "/me/many/resolve/v1/a.pt elsewhere, and name that file" in missing
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert told("hf:me/many/a.pt").endswith("is missing: pip install -r requirements-hub.txt")
