@@ -180,7 +180,8 @@ def sample(job: SampleJob) -> None:
         if processes.is_main:
             if job.film:
                 save_steps(job, blocks.path)
-            publish_blocks(blocks, labels, block_size, job.columns, series.first_image)
+            first, texts = series.first_image, job.texts()
+            publish_blocks(blocks, labels, block_size, job.columns, first, texts)
     log_results(job)
 
 

@@ -4,13 +4,10 @@ page/ does not know the options. This file describes the form for it, reads the 
 writes the command line that makes an image again.
 """
 
-import hashlib
 import importlib
 import logging
-import os
-import shlex
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -20,11 +17,11 @@ from typing import Any
 from commands.flags import configure, option_values, options_of, with_flags
 from commands.kept_options import read_value
 from commands.kinds import Number
-from commands.options import OPTIONS, Many, Option
+from commands.options import OPTIONS, Many
 from commands.parser import CommandLine
+from commands.recipe import command_lines, command_text, read_command, same_again
 from commands.request import Request
 from commands.sources import data_of, find_model, is_in_run
-from metrics.sweep_table import table_text
 from models.sampling import SamplingConfig
 from page.catalog import Catalog, OpenModel
 from page.form import CommandForm, Field, Recipe
@@ -151,6 +148,8 @@ def _form(line: CommandLine) -> CommandForm:
         values=option_values,
         begins_with=partial(_begins_with, line),
         write=partial(_command, line),
+        text=partial(_text, line),
+        read_command=partial(read_command, line),
         with_flags=with_flags,
     )
 
@@ -193,74 +192,10 @@ def _read(line: CommandLine, values: Mapping[str, Any], usual: SamplingConfig) -
 
 
 def _command(line: CommandLine, recipe: Recipe) -> list[str]:
-    """Write the command line that makes the images of a recipe again, a list of its options.
-
-    It names a run folder of its own, so that it overwrites nothing in the run of the model.
-    """
-    words = [*_recipe_words(recipe), *_same_again(line)]
-    name = f"page-{hashlib.sha256(repr(words).encode()).hexdigest()[:10]}"
-    words += ["--output_dir", _path_text(Path(line.output_dir)), "--run_name", name]
-    # Split by words, because a name may contain " --".
-    starts = [n for n, word in enumerate(words) if word.startswith("--")]
-    ends = [*starts[1:], len(words)]
-    options = [words[start:end] for start, end in zip(starts, ends, strict=True)]
-    python, program = ["python", "MaskGIT.py"], options[0]
-    return [" ".join(map(_quoted, part)) for part in ([*python, *program], *options[1:])]
+    """Write the command line that makes the images of a recipe again, an option a line."""
+    return command_lines(recipe, [*same_again(line)], Path(line.output_dir))
 
 
-def _path_text(path: Path) -> str:
-    """Write a path so that it cannot be taken for an option or a home folder."""
-    text = str(path)
-    return str(path.absolute()) if text.startswith(("-", "~")) else text
-
-
-def _quoted(word: str) -> str:
-    """Quote a word for bash; write characters as bytes if they are not printable UTF-8."""
-    if word.isprintable():
-        return shlex.quote(word)
-    letters = (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in _escaped(word))
-    return f"$'{''.join(letters)}'"
-
-
-def _escaped(word: str) -> bytes:
-    return os.fsencode(word.replace("\\", "\\\\").replace("'", "\\'"))
-
-
-def _recipe_words(recipe: Recipe) -> list[str]:
-    """Write a recipe as words of a command line."""
-    edited = recipe.edited
-    words = ["--edit" if edited else "--sample", "--checkpoint", _path_text(recipe.model)]
-    if edited:
-        words += ["--init_image", edited.image]
-        for box in edited.boxes:
-            words += ["--mask_box", ",".join(map(str, box))]
-        if edited.margins:
-            words += ["--outpaint", *(f"{side}={n}" for side, n in edited.margins.items())]
-        words += ["--mask_grow", str(edited.grow)] if edited.grow else []
-        words += [] if edited.put_back else ["--no_composite"]
-    words += ["--labels", *recipe.labels, "--num_samples", str(recipe.count)]
-    words += ["--seed", str(recipe.seed)]
-    words += ["--first_image", str(recipe.first_image)] if recipe.first_image else []
-    usual = option_values(recipe.usual)
-    for name, value in option_values(recipe.sampling).items():
-        if value != usual[name]:
-            words.append(f"{OPTIONS[name].flag}={table_text(value) or 'none'}")
-    return words
-
-
-def _same_again(line: CommandLine) -> Iterator[str]:
-    """Yield the options of this command line that also change the images."""
-    for name in sorted(line.given & OPTIONS.keys() - {"checkpoint"}):
-        option = OPTIONS[name]
-        # Options of how networks compute act in --reconstruct too; the form has the others.
-        decides = option.compared or "reconstruct" in option.modes or name == "batch_size"
-        if decides and name not in ("output_dir", "run_name"):
-            yield from _written(option, getattr(line, name))
-
-
-def _written(option: Option, value: Any) -> list[str]:
-    """Write an option with its value; nothing for a switch that is off."""
-    if option.kind is None:
-        return [option.flag] if value else []
-    values = value if isinstance(value, list) else [value]
-    return [option.flag, *map(str, values)]
+def _text(line: CommandLine, recipe: Recipe) -> str:
+    """Write the command line that a picture holds."""
+    return command_text(recipe, [*same_again(line, to_share=True)])

@@ -11,6 +11,7 @@ from commands import kinds
 from commands.help import help_text
 from commands.modes import MODES, Mode
 from commands.options import OPTIONS, Many, Option
+from utils.errors import UserError
 from utils.version import VERSION
 
 
@@ -41,7 +42,12 @@ class CommandLine:
 
 
 def parse(argv: Sequence[str]) -> CommandLine:
-    """Parse a command line; a mistake ends the process with one line on stderr and code 2."""
+    """Parse a command line.
+
+    Raises:
+        UserError: naming a mistake in it.
+        SystemExit: if it asks for help or for the version, which is printed.
+    """
     parser = build_parser()
     argv = _canonical_spelling(argv, parser)
     if not {"-h", "--help"}.isdisjoint(argv):
@@ -65,10 +71,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
 
 
 def parse_value(name: str, text: str) -> Any:
-    """Read one value of an option, by its name and as text; mistakes end the process as in `parse`.
-
-    The name is without the two dashes.
-    """
+    """Read one value of an option, by its name, without dashes, and as text; errors as `parse`."""
     parser = build_parser()
     parsed = parser.parse_args(_canonical_spelling([f"--{name}={text}"], parser))
     value = getattr(parsed, name)
@@ -77,7 +80,7 @@ def parse_value(name: str, text: str) -> Any:
 
 
 def _check_length(parser: argparse.ArgumentParser, name: str, value: Any) -> None:
-    """End the process as in `parse` if an option has more or fewer numbers than it needs."""
+    """Refuse, as in `parse`, a list of more or fewer numbers than an option needs."""
     option = OPTIONS[name]
     if option.length is not None and len(value) != option.length:
         usual = ",".join(map(str, option.default_value))
@@ -185,11 +188,11 @@ class _Parser(argparse.ArgumentParser):
     """Reports a mistake in one line, with a guess at the option that was meant."""
 
     def error(self, message: str) -> NoReturn:
-        """End the process with a message; argparse calls this."""
+        """Raise a UserError; argparse calls this."""
         known = _names(self)
         if message.startswith("unrecognized arguments: --"):
             wrong = message.split()[2].partition("=")[0]
             close = difflib.get_close_matches(_folded(wrong), known, n=2)
             if close:
                 message = f"unknown option {wrong}; did you mean {' or '.join(close)}?"
-        self.exit(2, f"{self.prog}: error: {message} (--help shows the modes and options)\n")
+        raise UserError(f"{message} (--help shows the modes and options)")

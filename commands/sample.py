@@ -16,9 +16,12 @@ from commands.generation import (
     sampling_of,
 )
 from commands.options import BEST
+from commands.recipe import command_text, same_again
 from commands.request import Request
 from models.cells import check_cells
+from models.labels import written_labels
 from models.sampling import SamplingConfig
+from page.form import Recipe, texts_of
 from utils.pictures import hatch_hidden, save_film
 from utils.plain import to_plain
 from utils.progress import log_written
@@ -35,6 +38,7 @@ class SampleJob:
     Attributes:
         film: what pictures of the first images at every step show, "hidden" (the cells that are) or
             "imagined" (the whole image); None writes none.
+        same_again: words of the command line for the other options that change the images.
     """
 
     generation: Generation
@@ -42,6 +46,22 @@ class SampleJob:
     folder: Path
     columns: int
     film: str | None
+    same_again: tuple[str, ...]
+
+    def texts(self) -> dict[str, str]:
+        """Return what the PNG files say about themselves: how they are made again."""
+        images, model = self.generation, self.generation.model.open()
+        recipe = Recipe(
+            model=images.model.path,
+            labels=written_labels(images.labels, model.class_names, images.series.first_image),
+            count=len(images.labels),
+            seed=images.series.seed,
+            first_image=images.series.first_image,
+            block_size=images.series.block_size,
+            sampling=self.sampling,
+            usual=model.usual,
+        )
+        return texts_of(command_text(recipe, self.same_again), model.fingerprint)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the bits of the images depend on, as plain data."""
@@ -74,6 +94,7 @@ def resolve(request: Request) -> SampleJob:
         folder=generation.model.run.samples,
         columns=grid_columns(generation.model.shape.num_classes),
         film=request.line.save_steps,
+        same_again=tuple(same_again(request.line, to_share=True)),
     )
 
 

@@ -228,7 +228,7 @@ def _values_in(text: str) -> list[str]:
 
 
 def _grid(line: CommandLine) -> list[dict[str, Any]]:
-    """Return the combinations of --sweep; a wrong value ends the process as in `parse_value`."""
+    """Return the combinations of --sweep; errors as in `parse_value`."""
     names = options_of(SamplingConfig).values()
     grid = parse_grid(line.sweep, names)
     for name in line.given.intersection(grid[0]):

@@ -20,7 +20,7 @@ from data.generated import write_npz, write_pngs
 from data.publish import BESIDE, claim, publish
 from utils.errors import UserError, one_line
 from utils.files import atomic_write, make_folder, remove_leftovers
-from utils.pictures import save_grid
+from utils.pictures import NO_TEXTS, Texts, save_grid
 from utils.progress import progress_bar
 from utils.records import checksum, read_record, sealed_bytes, unsealed_bytes, write_record
 
@@ -126,6 +126,7 @@ def publish_blocks(
     block_size: int,
     columns: int,
     first_image: int = 0,
+    texts: Texts = NO_TEXTS,
 ) -> None:
     """Write `images/`, `samples.npz` and `grid.png` from finished blocks; earlier ones are removed.
 
@@ -135,6 +136,7 @@ def publish_blocks(
         block_size: images per block; the last block may have fewer.
         columns: images per row of `grid.png`.
         first_image: number of the first image; the files are named by number.
+        texts: what every PNG says about itself.
 
     Raises:
         UserError: if a file cannot be written, or a block is damaged. Earlier files and the blocks
@@ -143,9 +145,9 @@ def publish_blocks(
     made = blocks.path
     shutil.rmtree(made / "images", ignore_errors=True)
     numbers = range(first_image, first_image + len(labels))
-    passed = write_pngs(made / "images", _labeled(blocks, labels, block_size), numbers)
+    passed = write_pngs(made / "images", _labeled(blocks, labels, block_size), numbers, texts)
     first = write_npz(made / "samples.npz", passed, len(labels), "writing")
-    save_grid(made / "grid.png", first, columns=columns)
+    save_grid(made / "grid.png", first, columns, texts)
     publish(blocks.folder, ("samples.npz", "grid.png", *FILM))
 
 

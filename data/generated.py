@@ -31,7 +31,7 @@ from data.spec import Preparation
 from data.tree import SUFFIXES, described, walk
 from utils.errors import FieldError, UserError
 from utils.files import atomic_write, make_folder
-from utils.pictures import to_picture
+from utils.pictures import NO_TEXTS, Texts, write_png
 from utils.progress import progress_bar
 from utils.size import Size, Written, size_of, size_text
 
@@ -48,7 +48,10 @@ Blocks = Iterable[tuple[np.ndarray, np.ndarray]]
 
 
 def write_pngs(
-    folder: Path, blocks: Blocks, numbers: Iterable[int] | None = None
+    folder: Path,
+    blocks: Blocks,
+    numbers: Iterable[int] | None = None,
+    texts: Texts = NO_TEXTS,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Write images as `000000.png` and so on, and yield them again.
 
@@ -58,6 +61,7 @@ def write_pngs(
         folder: made if it is missing.
         blocks: the images, which are yielded unchanged.
         numbers: the numbers in the names of the files; None counts from 0.
+        texts: what every file says about itself.
 
     Raises:
         UserError: if an image cannot be written.
@@ -67,7 +71,8 @@ def write_pngs(
     try:
         for images, labels in blocks:
             for image in images:
-                to_picture(image).save(folder / f"{next(number):06d}.png")
+                with (folder / f"{next(number):06d}.png").open("wb") as file:
+                    write_png(file, image, texts)
             yield images, labels
     except OSError as error:
         raise UserError(f"cannot write images into {folder}: {error.strerror or error}") from error

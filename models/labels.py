@@ -11,7 +11,9 @@ from utils.errors import FieldError, UserError
 
 NO_CLASS = ("none", "no class")
 UNTRAINED = "this model was never trained without classes"
-MAX_SAMPLES = 10_000_000  # in one call; sample larger sets in parts
+MAX_SAMPLES = 10_000_000  # in one call
+MOST_IN_TURN = 4096  # labels of which `in_turn` finds the repetition
+TOO_MANY = f"more than {MAX_SAMPLES} images; take them in parts"
 
 
 def parse_labels(
@@ -45,6 +47,8 @@ def parse_labels(
         for part in [whole] if names.find(whole) is not None else whole.split(","):
             if part.strip():
                 labels += _labels_of(part.strip(), names)
+                if len(labels) > MAX_SAMPLES:
+                    raise UserError(f"`labels` {item}: {TOO_MANY}")
     if not labels:
         raise UserError(
             f"`labels` {' '.join(items)}: names no image; leave it out for all classes in turn"
@@ -110,6 +114,19 @@ def classes_in_turn(num_classes: int, first_image: int) -> list[int]:
     return [(first_image + i) % num_classes for i in range(num_classes)]
 
 
+def in_turn(labels: list[int]) -> list[int]:
+    """Return the few labels that give these when they are taken in turn."""
+    few = range(1, min(len(labels), MOST_IN_TURN))
+    period = next((n for n in few if labels[n:] == labels[:-n]), len(labels))
+    return labels[:period]
+
+
+def written_labels(labels: list[int], class_names: Sequence[str], first_image: int) -> list[str]:
+    """Write the labels of images for `labels_in_turn`; nothing for all classes in turn."""
+    few, everything = in_turn(labels), classes_in_turn(len(class_names), first_image)
+    return [] if few == everything else [label_text(label, class_names) for label in few]
+
+
 def label_text(label: int, class_names: Sequence[str]) -> str:
     """Write a label for `parse_labels`: its name, or its number where a shell needs that."""
     if label == len(class_names):
@@ -172,7 +189,7 @@ def _labels_of(item: str, names: _Names) -> list[int]:
     if repeated:
         once, times = _labels_of(repeated[1], names), int(repeated[2])
         if len(once) * times > MAX_SAMPLES:
-            raise UserError(f"`labels` {item}: more than {MAX_SAMPLES} images; take them in parts")
+            raise UserError(f"`labels` {item}: {TOO_MANY}")
         return once * times
     # A number or a range.
     bounds = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", item)

@@ -10,7 +10,7 @@ import base64
 import io
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from data.images import to_array
 from models.cells import check_cells, composite
 from models.decoding import make_plan
 from models.generator import ImageSeries
-from models.labels import classes_in_turn, label_text
+from models.labels import classes_in_turn, label_text, written_labels
 from models.predictors import KnownTokens
 from models.sampling import SamplingConfig
 from models.steps import DecodedStep, Midway
@@ -40,9 +40,9 @@ from page.checks import (
     numbers,
     whole_number,
 )
-from page.form import CommandForm, EditedPart, Recipe
+from page.form import CommandForm, EditedPart, Recipe, texts_of
 from page.worker import Event
-from utils.pictures import tile, to_picture
+from utils.pictures import NO_TEXTS, tile, to_picture, write_png
 from utils.size import Size
 
 MOST_IMAGES = 64  # of a request
@@ -80,6 +80,7 @@ class Decoding:
         region: what is edited; None for images that are all new.
         midway: the step of an earlier decoding that they go on from; None for none.
         command: the command line that makes them again, in lines; None where there is none.
+        texts: what the files of the images say about themselves.
     """
 
     opened: OpenModel
@@ -88,6 +89,7 @@ class Decoding:
     region: Region | None
     midway: Midway | None
     command: list[str] | None
+    texts: Mapping[str, str]
 
     def events(self) -> Iterator[Event]:
         """Decode the images: yields the start, every step, and the finished images."""
@@ -122,7 +124,7 @@ class Decoding:
                 "imagined": imagined,
                 "surest": surest,
             }
-        files = [png(image) for image in self._images(step)]
+        files = [png(image, self.texts) for image in self._images(step)]
         yield {"event": "done", "files": files, "seconds": time.monotonic() - started}
 
     def choice(self, cell: int) -> dict[str, Any]:
@@ -222,14 +224,16 @@ def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> Decodin
     seed = whole_number(values, "seed", 0, MOST_SEED)
     first_image = whole_number(values, "first_image", 0, MOST_NUMBER, default=0)
     num_labels = opened.model.transformer.config.num_labels
-    in_turn = numbers(values, "labels", num_labels - 1, num_labels)
-    in_turn = in_turn or classes_in_turn(len(names), first_image)[:count]
+    given = numbers(values, "labels", num_labels - 1, max(num_labels, MOST_IMAGES))
+    in_turn = given or classes_in_turn(len(names), first_image)
+    labels = [in_turn[i % len(in_turn)] for i in range(count)]
     recipe = Recipe(
         model=opened.path,
-        labels=[label_text(label, names) for label in in_turn],
+        labels=written_labels(labels, names, first_image),
         count=count,
         seed=seed,
         first_image=first_image,
+        block_size=count,
         sampling=sampling,
         usual=opened.model.usual,
     )
@@ -237,13 +241,16 @@ def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> Decodin
     region = None
     if "edit" in values:
         region, edited = _read_region(entries(values, "edit"), opened)
-        recipe = replace(recipe, edited=edited)
+        # Without labels an edited image keeps its own class.
+        named = [label_text(label, names) for label in in_turn]
+        recipe = replace(recipe, edited=edited, labels=named)
     midway = None
     if "midway" in values:
         midway = _read_midway(entries(values, "midway"), opened, sampling)
-    labels = [in_turn[i % len(in_turn)] for i in range(count)]
     command = None if midway else form.write(recipe)
-    return Decoding(opened, labels, recipe, region, midway, command)
+    is_sampled = region is None and midway is None
+    texts = texts_of(form.text(recipe), opened.model.fingerprint) if is_sampled else {}
+    return Decoding(opened, labels, recipe, region, midway, command, texts)
 
 
 def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:
@@ -344,8 +351,8 @@ def show_validation(opened: OpenModel, index: int) -> dict[str, Any]:
     return {"file": file, "label": number, "count": len(split)}
 
 
-def png(image: np.ndarray) -> str:
+def png(image: np.ndarray, texts: Mapping[str, str] = NO_TEXTS) -> str:
     """Write an image, uint8 (H, W, C), as a PNG in base64."""
     file = io.BytesIO()
-    to_picture(image).save(file, "PNG")
+    write_png(file, image, texts)
     return base64.b64encode(file.getvalue()).decode()

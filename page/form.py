@@ -12,6 +12,15 @@ from typing import Any
 from data.edit_region import Box
 from models.sampling import SamplingConfig
 
+# Keywords of the texts in a PNG: the command that makes it, and the fingerprint of the model.
+COMMAND, MODEL = "MaskGIT command", "MaskGIT model"
+MOST_CHARACTERS = 1 << 16  # of the command
+
+
+def texts_of(command: str, fingerprint: str) -> dict[str, str]:
+    """Return what a PNG says about how it was made; nothing where that is too long."""
+    return {COMMAND: command, MODEL: fingerprint} if len(command) <= MOST_CHARACTERS else {}
+
 
 @dataclass(frozen=True)
 class Field:
@@ -65,7 +74,8 @@ class Recipe:
     """What images are made from.
 
     Attributes:
-        labels: classes in turn, as the command line writes them.
+        labels: classes in turn, as the command line writes them; none for all.
+        block_size: images that are computed at once.
         usual: the settings that the command line takes where none are given.
         edited: what is edited; None for images that are all new.
     """
@@ -75,9 +85,30 @@ class Recipe:
     count: int
     seed: int
     first_image: int
+    block_size: int
     sampling: SamplingConfig
     usual: SamplingConfig
     edited: EditedPart | None = None
+
+
+@dataclass(frozen=True)
+class ReadCommand:
+    """The command in a picture, as read.
+
+    Attributes:
+        model: its file, perhaps without its folder.
+        labels: classes in turn, as the command line writes them; None for all.
+        sampling: the settings that it names.
+        other: its other options that differ from those of this page.
+    """
+
+    model: Path
+    labels: Sequence[str] | None
+    count: int
+    seed: int
+    first_image: int
+    sampling: Mapping[str, Any]
+    other: str
 
 
 @dataclass(frozen=True)
@@ -94,6 +125,8 @@ class CommandForm:
         values: turns settings of sampling into values by name.
         begins_with: the same, but options of the command line win.
         write: writes the command that makes images again, in lines that a shell joins.
+        text: writes it for a PNG.
+        read_command: reads it from there; raises UserError if it is anything else.
         with_flags: rewrites a message so that it names settings by their flags.
     """
 
@@ -106,4 +139,6 @@ class CommandForm:
     values: Callable[[SamplingConfig], dict[str, Any]]
     begins_with: Callable[[SamplingConfig], dict[str, Any]]
     write: Callable[[Recipe], list[str]]
+    text: Callable[[Recipe], str]
+    read_command: Callable[[str], ReadCommand]
     with_flags: Callable[[str], str]

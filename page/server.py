@@ -38,6 +38,7 @@ from page.checks import (
 from page.connections import running
 from page.decoding import MOST_IMAGES, Decoding, png, read_decoding, show_validation
 from page.form import CommandForm
+from page.refill import refill
 from page.runs import RunReader
 from page.safety import Guard
 from page.worker import Event, Job, Worker, message_of
@@ -99,6 +100,7 @@ def application(page: Page, worker: Worker) -> Starlette:
         Route("/api/models/{model}/upload", _with_errors(page, answers.upload), methods=["POST"]),
         Route("/api/decode", _with_errors(page, answers.decode), methods=["POST"]),
         Route("/api/cell", _with_errors(page, answers.cell), methods=["POST"]),
+        Route("/api/refill/{model}", _with_errors(page, answers.refill), methods=["POST"]),
         Route("/api/runs", _with_errors(page, answers.runs)),
         Route("/api/runs/{run}/rows/{stage}", _with_errors(page, answers.rows)),
         Route("/api/runs/{run}/preview/{stage}/{step}", _with_errors(page, answers.preview)),
@@ -231,6 +233,12 @@ class _Answers:
             return decoding.choice(whole_number(values, "cell", 0, cells - 1))
 
         return _Json(await self._on_worker(choice))
+
+    async def refill(self, request: Request) -> Response:
+        """Say what the form must hold to make a picture again."""
+        chosen, page = request.path_params["model"], self._page
+        data = await _body(request, MOST_UPLOAD)
+        return _Json(await self._on_worker(lambda: refill(data, chosen, page.catalog, page.form)))
 
     def _decoding(self, values: Json) -> Decoding:
         """Read what a tab wants decoded."""

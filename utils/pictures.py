@@ -4,19 +4,25 @@ Images are float (B, C, H, W) in [-1, 1] inside the program and uint8 in files. 
 B images of a batch, C channels, H W pixels, h w cells (one token each).
 """
 
+import io
 import math
 import struct
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from utils.files import atomic_write
 
 TITLE_HEIGHT = 16  # pixels above a strip
+NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 
 
 ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -46,14 +52,37 @@ def from_uint8(images: Tensor) -> Tensor:
     return images.to(torch.float32).div_(127.5).sub_(1)
 
 
-def save_png(path: Path, image: np.ndarray) -> None:
-    """Write an image, uint8 (H, W, C) with C 1 (gray) or 3, as PNG.
+Texts = Mapping[str, str]
+"""What a PNG says about itself, by keyword."""
+
+
+def save_png(path: Path, image: np.ndarray, texts: Texts = NO_TEXTS) -> None:
+    """Write an image as `write_png` to a file.
 
     Raises:
         UserError: if the file cannot be written.
     """
     with atomic_write(path) as file:
-        to_picture(image).save(file, "PNG")
+        write_png(file, image, texts)
+
+
+def write_png(file: BinaryIO, image: np.ndarray, texts: Texts = NO_TEXTS) -> None:
+    """Write an image, uint8 (H, W, C) with C 1 (gray) or 3, as PNG."""
+    chunks = PngInfo()
+    for keyword, text in texts.items():
+        chunks.add_text(keyword, text)
+    to_picture(image).save(file, "PNG", pnginfo=chunks)
+
+
+def png_texts(data: bytes) -> Texts:
+    """Read what a PNG says about itself before its pixels; nothing if it is no such file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+                return {str(k): v for k, v in picture.info.items() if isinstance(v, str)}
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError):
+        return {}
 
 
 def is_intact_png(path: Path) -> bool:
@@ -98,10 +127,13 @@ def tile(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np
 
 
 def save_grid(
-    path: Path, images: np.ndarray | Sequence[np.ndarray], columns: int | None = None
+    path: Path,
+    images: np.ndarray | Sequence[np.ndarray],
+    columns: int | None = None,
+    texts: Texts = NO_TEXTS,
 ) -> None:
-    """Write images as one sheet, a PNG; arguments as `grid`, errors as `save_png`."""
-    save_png(path, grid(np.stack(list(images)), columns))
+    """Write images as one sheet, a PNG; arguments as `grid`, the rest as `save_png`."""
+    save_png(path, grid(np.stack(list(images)), columns), texts)
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:

@@ -53,6 +53,7 @@ export async function getJson(path) {
   return (await answered(path)).json();
 }
 
+/** Send a file; returns the answer. */
 export async function upload(path, file) {
   return (await answered(path, { method: "POST", body: file })).json();
 }

@@ -103,5 +103,6 @@ addEventListener("hashchange", () => {
   if (store.page && view() !== "training") attempt(lookForModels);
 });
 on("chosen", showView);
+on("open", (model, then) => attempt(() => chooseModel(model).then(then)));
 on("replaced", () => attempt(openAgain));
 attempt(start);

@@ -5,7 +5,7 @@ import { easelOf, keepEasel } from "./archive.js";
 import { drawGrid, drawHidden, drawPainted, hasCells, prepare, rowsAndColumns, tokenCount } from "./draw.js";
 import { classSelect, radios } from "./form.js";
 import { imageNumber, make } from "./groups.js";
-import { className, id, on, store } from "./store.js";
+import { className, emit, id, on, store } from "./store.js";
 
 const canvas = id("canvas");
 const easel = id("easel");
@@ -281,8 +281,10 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   const [file] = event.dataTransfer.files;
   if (!file || !store.model) return;
-  location.hash = "edit";
-  takeFile(file);
+  emit("dropped", file, () => {
+    location.hash = "edit";
+    takeFile(file);
+  });
 });
 
 id("edit-form").addEventListener("submit", async (event) => {

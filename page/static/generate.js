@@ -1,7 +1,8 @@
 // The view "Generate": chooses classes, and asks for images.
 
+import { attempt, upload } from "./api.js";
 import { make } from "./groups.js";
-import { className, emit, keep, on, store } from "./store.js";
+import { choose, className, emit, id, keep, on, store } from "./store.js";
 
 const place = document.getElementById("classes");
 const filter = document.getElementById("class-filter");
@@ -10,6 +11,7 @@ const lock = document.getElementById("lock");
 const MOST_CHIPS = 40; // classes that are shown at once; with more of them there is a field to find one
 const MOST_NAMES = 4; // classes in the title of a group
 let usedSeed = null; // of the last images; without the lock the next ones get another
+let remade = null; // the picture that filled the form
 
 /** Show the chosen classes, and the first ones that fit the filter. */
 function showClasses() {
@@ -57,8 +59,43 @@ document.getElementById("generate-form").addEventListener("submit", (event) => {
   const more = labels.length - MOST_NAMES;
   const names = labels.length ? shown + (more > 0 ? ` and ${more} more` : "") : "All classes";
   const request = { ...series, labels, sampling: { ...sampling } };
-  make(`${names}, seed ${series.seed}`, request, "groups");
+  make(`${names}, seed ${series.seed}`, request, "groups").then(findRemade);
 });
+
+/** Fill the form from a picture that says how it was made; without such words call `otherwise`. */
+async function refill(picture, otherwise) {
+  const got = await attempt(() => upload(`api/refill/${store.model.id}`, picture));
+  if (got === null) return otherwise();
+  if (!got) return;
+  const { model, labels, sampling, note, ...series } = got;
+  emit("open", model, () => {
+    Object.assign(store, { labels, sampling: Object.assign(store.sampling, sampling) });
+    Object.assign(store.series, series);
+    [usedSeed, remade] = [null, picture];
+    keep();
+    emit("values", null);
+    showClasses();
+    id("opened").textContent = `The form is as it was for ${picture.name}${note && `: ${note}`}. Generate makes it again.`;
+  });
+}
+
+/** Choose the image of a new group that has the bytes of the picture. */
+async function findRemade(group) {
+  if (!remade || !group.files.length) return;
+  const text = async (blob) => new TextDecoder("latin1").decode(await blob.arrayBuffer());
+  const [wanted, ...made] = await Promise.all([remade, ...group.files].map(text));
+  const index = made.indexOf(wanted);
+  if (index < 0) return;
+  choose(group, index);
+  id("opened").textContent = `Image ${index + 1} of the group is ${remade.name}, byte for byte.`;
+}
+
+id("remake").addEventListener("change", ({ target }) => {
+  const [file] = target.files;
+  target.value = "";
+  if (file) refill(file, () => (id("opened").textContent = `${file.name} does not say how it was made.`));
+});
+on("dropped", (file, otherwise) => (location.hash === "#edit" ? otherwise() : refill(file, otherwise)));
 
 function rollSeed() {
   [store.series.seed] = crypto.getRandomValues(new Uint32Array(1));

@@ -11,7 +11,7 @@ let running = null;
 
 /**
  * Ask for images and show them in the element `place` while they are decoded; returns when they
- * are done. `original` is the file of the image that they edit.
+ * are done, with their group. `original` is the file of the image that they edit.
  */
 export async function make(title, request, place, original = null) {
   const { before, ...sent } = request;
@@ -37,6 +37,7 @@ export async function make(title, request, place, original = null) {
     busy(false);
   }
   if (group.start) finish(group);
+  return group;
 }
 
 export function stop() {

@@ -27,7 +27,7 @@ export const id = (name) => document.getElementById(name);
 
 /**
  * Listen to "model", "values", "chosen", "edit" (it is taken), "group" (its images changed),
- * "replaced" (the model's file) or "theme".
+ * "replaced" (the model's file), "open" (a model, and call back), "dropped" (a file) or "theme".
  */
 export function on(what, listener) {
   (listeners[what] ??= []).push(listener);

@@ -209,12 +209,11 @@ def test_every_path_knows_the_home_folder(monkeypatch, option):
     assert getattr(parse(["--train", option, "./~x"]), name) == "./~x"
 
 
-def test_an_account_without_a_home_folder_is_told_so(monkeypatch, capsys):
+def test_an_account_without_a_home_folder_is_told_so(monkeypatch):
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="'~/x': this account has no home folder; set HOME"):
         parse(["--train", "--output_dir=~/x"])
-    assert "'~/x': this account has no home folder; set HOME" in capsys.readouterr().err
 
 
 def test_every_setting_of_sampling_has_one_flag():

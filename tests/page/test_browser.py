@@ -387,6 +387,23 @@ def test_a_kept_seed_makes_the_same_images(page):
     assert f"--seed {2**60 + 1}" in page.one("#command").text.replace("=", " ")
 
 
+def test_a_picture_fills_the_form_and_is_made_again(page, tmp_path):
+    page.click("#classes label:nth-child(5)")
+    page.click("#generate summary")
+    page.fill("#generate .sampling input[name=step]", 3)
+    page.generate(3)
+    (tmp_path / "a.png").write_bytes(base64.b64decode(bytes_of(page, 0)[1]))
+    page.click("#classes label:nth-child(1)")
+    page.fill("#generate .sampling input[name=step]", 5)
+    page.one("#remake").send_keys(str(tmp_path / "a.png"))
+    page.wait("document.getElementById('opened').textContent.includes('as it was for a.png')")
+    page.click("#generate-go")
+    page.wait("document.getElementById('opened').textContent.endsWith('a.png, byte for byte.')")
+    chosen = page.one("#groups .group .tile[aria-pressed=true] span")
+    assert chosen.text == "4 · 1"
+    assert bytes_of(page, 0) == bytes_of(page, 1)
+
+
 def test_a_model_that_is_replaced_is_opened_again(page, runs):
     """Nothing is drawn with the description of the earlier file."""
     path = runs / "mnist" / "MaskGIT_mnist.pt"

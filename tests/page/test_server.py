@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from commands import page as module
 from commands.options import OPTIONS
@@ -31,7 +32,7 @@ from MaskGIT import main
 from models.sampling import SamplingConfig
 from page import connections
 from page.connections import MOST_CONNECTIONS
-from page.form import Recipe
+from page.form import COMMAND, MODEL, Recipe
 from page.safety import _cookie
 
 ROOT = Path(__file__).parents[2]
@@ -160,6 +161,81 @@ def midway(event, steps, index=0):
     }
 
 
+def with_text(command, model="0" * 16):
+    """A PNG that says how it was made."""
+    texts = PngInfo()
+    texts.add_text(COMMAND, command)
+    texts.add_text(MODEL, model)
+    file = io.BytesIO()
+    Image.new("L", (2, 2)).save(file, "PNG", pnginfo=texts)
+    return file.getvalue()
+
+
+def refilled(served, data):
+    status, _, body = served.ask(f"api/refill/{served.model}", data)
+    return status, json.loads(body)
+
+
+def test_a_picture_of_the_command_line_fills_the_form_and_is_made_again(served, tmp_path):
+    """The same bytes, whatever of the options were written out."""
+    file = served.output / "mnist" / "MaskGIT_mnist.pt"
+    for options, wanted in (
+        ("--labels 3-4x2 7", {"labels": [3, 4, 3, 4, 7], "count": 5}),
+        ("--num_samples 23 --first_image 5 --seed 9", {"labels": [], "seed": "9", "count": 23}),
+        ("--labels none --step=4 --cfg_w 1.5 --batch_size 2", {"labels": [10], "count": 1}),
+    ):
+        command = f"--sample --checkpoint {file} --output_dir {tmp_path} {options}"
+        main(command.split())
+        made = sorted((tmp_path / "mnist" / "samples" / "images").iterdir())
+        status, got = refilled(served, made[0].read_bytes())
+        assert status == 200
+        assert got == {**got, **wanted, "model": served.model, "note": ""}
+        *_, done = served.events(**{name: got[name] for name in got.keys() - {"model", "note"}})
+        assert [base64.b64decode(one) for one in done["files"]] == [p.read_bytes() for p in made]
+        assert refilled(served, (made[0].parents[1] / "grid.png").read_bytes()) == (200, got)
+        # A folder of this machine stays here.
+        assert str(tmp_path.parent).encode() not in made[0].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("x" * 70_000, "has more than 65536 characters"),
+        ("python MaskGIT.py --sample --labels 'a", "is cut off"),
+        ("rm -rf ~", "is not one that samples: 'rm -rf ~'"),
+        ("python MaskGIT.py --sample --labels $'a'", "is not one that samples"),
+        ("python MaskGIT.py --sample --help", "has '--help', which the page cannot fill in"),
+        ("python MaskGIT.py --sample -h", "has '-h'"),
+        ("python MaskGIT.py --sample --feature_net=x.pt", "has '--feature_net=x.pt'"),
+        ("python MaskGIT.py --sample --step 0", "--step: needs a whole number of at least 1"),
+        ("python MaskGIT.py --sample --seed 1 2", "unrecognized arguments: 2"),
+        ("python MaskGIT.py --sample --labels 3\x1b[2J", "the model of this picture"),
+        ("python MaskGIT.py --sample --checkpoint a/b.pt", "a/b.pt, is not here"),
+    ],
+)
+def test_a_hostile_command_in_a_picture_is_refused_in_one_line(served, command, message):
+    status, got = refilled(served, with_text(command))
+    assert status in (400, 404)
+    assert message in got["message"]
+    assert "\n" not in got["message"]
+
+
+def test_hostile_labels_in_a_picture_cost_little(served):
+    fingerprint = served.json(f"api/models/{served.model}")["fingerprint"]
+    labels = " ".join(["0x9999999"] * 100)
+    command = f"python MaskGIT.py --sample --labels {labels}"
+    status, got = refilled(served, with_text(command, fingerprint))
+    assert status == 400
+    assert "more than 10000000 images; take them in parts" in got["message"]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no picture", file_of(np.zeros((2, 2), np.uint8)), with_text("x")[:60]]
+)
+def test_a_file_that_does_not_say_how_it_was_made_fills_nothing(served, data):
+    assert refilled(served, data) == (200, None)
+
+
 @pytest.mark.parametrize("more", [{}, {"edit": {"validation": 2, "cells": list(range(20))}}])
 def test_a_branch_goes_on_from_its_step(served, more):
     one = {"labels": [3], "count": 1, **more}
@@ -281,7 +357,7 @@ def test_a_reader_who_leaves_ends_the_decoding(served):
         ({"seed": "1e3"}, "seed is 1e3"),
         ({"first_image": ""}, "first_image is"),
         ({"labels": [11]}, "labels has 11; it holds numbers from 0 to 10"),
-        ({"labels": [0] * 12}, "labels must be a list of at most 11 numbers"),
+        ({"labels": [0] * 65}, "labels must be a list of at most 64 numbers"),
         ({"labels": "3"}, "labels must be a list"),
         ({"sampling": {"step": 0}}, "--step 0 needs a whole number of at least 1"),
         ({"sampling": {"step": "8"}}, "--step 8 does not have the type"),
@@ -599,7 +675,14 @@ def test_the_form_begins_with_the_options_of_the_command_line():
     assert form.labels == ["3"]
     assert form.read({}, SamplingConfig()).num_steps == 5
     recipe = Recipe(
-        Path("m.pt"), ["a b"], 2, 4, 0, form.read({"step": 6}, SamplingConfig()), SamplingConfig()
+        Path("m.pt"),
+        ["a b"],
+        2,
+        4,
+        0,
+        2,
+        form.read({"step": 6}, SamplingConfig()),
+        SamplingConfig(),
     )
     *lines, own = form.write(recipe)
     assert lines == [
@@ -609,11 +692,10 @@ def test_the_form_begins_with_the_options_of_the_command_line():
         "--num_samples 2",
         "--seed 4",
         "--step=6",
-        "--batch_size 8",
         "--device cpu",
         "--output_dir runs",
     ]
-    assert re.fullmatch("--run_name page-[0-9a-f]{10}", own)
+    assert re.fullmatch("--run_name again-[0-9a-f]{10}", own)
 
 
 def test_hostile_names_pass_through_bash():
@@ -639,12 +721,12 @@ def test_hostile_names_pass_through_bash():
     script, wanted = [], []
     for name in names:
         recipe = Recipe(
-            Path(name), [name], 2, 4, 0, form.read({}, SamplingConfig()), SamplingConfig()
+            Path(name), [name], 2, 4, 0, 2, form.read({}, SamplingConfig()), SamplingConfig()
         )
         lines = form.write(recipe)
         script.append("printf '%s\\0' " + " \\\n  ".join(lines).removeprefix("python MaskGIT.py "))
         path = str(Path(name).absolute()) if name[0] in "-~" else str(Path(name))
-        own = re.search("page-[0-9a-f]{10}", lines[-1])[0]
+        own = re.search("again-[0-9a-f]{10}", lines[-1])[0]
         wanted += ["--sample", "--checkpoint", path, "--labels", name, "--num_samples", "2"]
         wanted += ["--seed", "4", "--output_dir", "runs", "--run_name", own]
     text = "\n".join(script)
