@@ -12,7 +12,8 @@ from training.stage import Stage
 from utils.memory import peak_memory, reset_peak
 from utils.progress import duration
 
-MOST_ON_CPU = 8  # images of a trial; time and memory of larger batches are extrapolated
+FIRST_IMAGES, GROWTH = 2, 4  # of the first trial; from each to the next
+LONG_SECONDS = 0.5  # of a trial on a CPU: a larger one would take the user's time
 FORWARD_SHARE = 1 / 3  # of a step, for validation
 
 
@@ -30,26 +31,41 @@ class Cost:
 def cost_of(prepare: Callable[[int], Callable[[], Any]], images: int, device: torch.device) -> Cost:
     """Measure some work on a part of the images, and extrapolate to all of them.
 
+    A step needs some time and memory for the weights alone, so two numbers of images are measured.
+    The part grows as long as the work is short.
+
     Args:
         prepare: returns the work on a number of images; it waits for the device.
         images: number of images that are worked on at once.
         device: where memory is measured.
     """
-    most = images if device.type == "cuda" else min(images, MOST_ON_CPU)
-    sizes = sorted({max(1, most // 2), most})
-    peaks = []
-    seconds = 0.0
-    for size in sizes:
+    trials: list[tuple[int, Cost]] = []
+    for size in _sizes(images):
         reset_peak(device)
         work = prepare(size)
+        seconds = 0.0
         for _ in range(2):  # the first time allocates
             start = time.monotonic()
             work()
             seconds = time.monotonic() - start
-        peaks.append(peak_memory(device))
+        trials.append((size, Cost(seconds, peak_memory(device))))
         del work
-    per_image = max(0, peaks[-1] - peaks[0]) / max(1, sizes[-1] - sizes[0])
-    return Cost(seconds * images / most, peaks[-1] + per_image * (images - most))
+        if device.type != "cuda" and len(trials) > 1 and seconds > LONG_SECONDS:
+            break
+    (few, least), (most, cost) = trials[-2:] if len(trials) > 1 else trials * 2
+    more = (images - most) / max(1, most - few)
+    return Cost(
+        cost.seconds + more * max(0, cost.seconds - least.seconds),
+        cost.memory + more * max(0, cost.memory - least.memory),
+    )
+
+
+def _sizes(images: int) -> list[int]:
+    """Return growing parts of a number of images, the last one being all of them."""
+    sizes = [FIRST_IMAGES]
+    while sizes[-1] < images:
+        sizes.append(GROWTH * sizes[-1])
+    return [*sizes[:-1], images]
 
 
 def steps_of(stage: Stage) -> Callable[[], float]:
