@@ -115,7 +115,8 @@ def resolve(request: Request) -> EditJob:
 def describe(job: EditJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
     model = job.variants.model
-    hidden = hidden_cells(job.mask, model.tokenizer.grid, job.grow)  # (h, w)
+    tokenizer = model.tokenizer
+    hidden = hidden_cells(job.mask, tokenizer.grid, job.grow, tokenizer.splits)  # (h, w)
     return {
         **describe_model(model),
         "images": len(job.variants.labels),

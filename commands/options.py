@@ -16,6 +16,7 @@ from commands import kinds
 from data.datasets import DATASETS
 from data.spec import FITS, RESIZES, VIEWS, Preparation
 from metrics.better import BETTER, FEATURES, PROTOCOLS
+from models.maskbit.config import BitTokenizerConfig
 from models.maskgit.config import TransformerConfig
 from models.sampling import CHOICES, SamplingConfig
 from models.vqgan.config import VQGANConfig
@@ -248,6 +249,11 @@ def _tokenizer() -> Iterator[Option]:
     yield shape("sane_index_shape", None, "", text)
     text = "channels of images whose channels are labels; they are shown in random colors"
     yield shape("colorize_nlabels", kinds.positive_int, "N", text)
+    yield Option(
+        "splits", kinds.positive_int, "N",
+        "tokens per cell of an image, which share its bits (family maskbit)", _modes("train"),
+        (Fill(BitTokenizerConfig, "splits"),), compared=True, resume=Resume.STAGE,
+    )  # fmt: skip
 
 
 def _tokenizer_training() -> Iterator[Option]:
@@ -487,6 +493,8 @@ def _sampling() -> Iterator[Option]:
         "cfg_interval", "guidance_interval", kinds.share_list, "SHARE", text,
         many=Many.LIST, length=2,
     )  # fmt: skip
+    text = "how late --cfg_schedule power-cosine rises"
+    yield decodes("cfg_power", "guidance_power", kinds.scale, "P", text)
     yield Option(
         "settings", str, "NAME",
         "where options that you leave out get their values: the defaults, or the best settings "

@@ -146,8 +146,11 @@ def idle_options(line: CommandLine) -> list[str]:
         sampling, named = configure(SamplingConfig, line), options_of(SamplingConfig)
         if not SAMPLERS[sampling.sampler].uses_temperature:
             idle |= line.given & {named["choice_temperature"]}
-        if not GUIDANCE_SCHEDULES[sampling.guidance_schedule].uses_interval:
+        schedule = GUIDANCE_SCHEDULES[sampling.guidance_schedule]
+        if not schedule.uses_interval:
             idle |= line.given & {named["guidance_interval"]}
+        if not schedule.uses_power:
+            idle |= line.given & {named["guidance_power"]}
     return sorted(idle)
 
 

@@ -45,18 +45,21 @@ def check_image(image: np.ndarray, mask: np.ndarray, size: Size, channels: int) 
         raise FieldError("mask", f"{mask.dtype} {mask.shape}", f"must be bool {shape[:2]}")
 
 
-def hidden_cells(mask: np.ndarray, grid: tuple[int, ...], grow: int = 0) -> np.ndarray:
+def hidden_cells(
+    mask: np.ndarray, grid: tuple[int, ...], grow: int = 0, splits: int = 1
+) -> np.ndarray:
     """Find the tokens to regenerate: those whose cell overlaps the mask.
 
     Args:
         mask: bool (H, W), multiples of `grid`.
         grid: (h, w).
         grow: cells by which the region grows on every side.
+        splits: tokens of a cell (`NetworkShape.splits`).
 
     Returns:
         bool (h, w), True where a token is regenerated.
     """
-    (height, width), (rows, columns) = mask.shape, grid
+    (height, width), (rows, columns) = mask.shape, (grid[0], grid[1] // splits)
     blocks = mask.reshape(rows, height // rows, columns, width // columns)
     cells = np.asarray(blocks.any(axis=(1, 3)))
     if grow:
@@ -64,7 +67,7 @@ def hidden_cells(mask: np.ndarray, grid: tuple[int, ...], grow: int = 0) -> np.n
         marked = torch.from_numpy(cells)[None].float()  # (1, h, w)
         reach = min(grow, max(grid))
         cells = F.max_pool2d(marked, 2 * reach + 1, 1, reach)[0].numpy() > 0
-    return cells
+    return cells.repeat(splits, axis=1)
 
 
 def pixels_of(cells: np.ndarray, size: Size) -> np.ndarray:

@@ -156,7 +156,7 @@ def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) ->
     # The guidance schedule sees the share of tokens that is still hidden in the whole block.
     revealed = counts.sum(0)  # (T,)
     hidden = revealed[::-1].cumsum()[::-1] / max(1, revealed.sum())  # before each step
-    course = Course(progress, hidden, config.guidance_interval)
+    course = Course(progress, hidden, config.guidance_interval, config.guidance_power)
     logit_scales = np.full(num_steps, config.logit_scale)
     logit_scales[:1] *= config.first_logit_scale
     return Plan(

@@ -316,8 +316,9 @@ class Model(ImageGenerator):
         Returns:
             Its tokens, those to regenerate hidden; and bool (H, W), the pixels to regenerate.
         """
-        check_cells(self.tokenizer.grid, "a part of an image cannot be kept")
-        hidden = hidden_cells(mask, self.tokenizer.grid, grow)  # (h, w)
+        grid = self.tokenizer.grid
+        check_cells(grid, "a part of an image cannot be kept")
+        hidden = hidden_cells(mask, grid, grow, self.tokenizer.config.splits)  # (h, w)
         pixels = torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)[None]  # (1, C, H, W)
         tokens = self.tokenizer.encode_bytes(pixels)[0]  # (L,)
         region = pixels_of(hidden, self.tokenizer.image_size) if grow else mask

@@ -34,6 +34,11 @@ from models.ibq.network import IBQModel
 from models.llamagen import foreign as llamagen_files
 from models.llamagen.config import LlamaGenConfig
 from models.llamagen.network import LlamaGenModel
+from models.maskbit import foreign as maskbit_files
+from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
+from models.maskbit.tokenizer import BitTokenizer
+from models.maskbit.transformer import BitTransformer
+from models.maskbit.transformer import carry as maskbit_carry
 from models.maskgit import foreign as maskgit_files
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import JOINED, MaskedTransformer, carry
@@ -86,6 +91,15 @@ TOKENIZERS = (
         adapt=vqgan_files.adapt,
     ),
     TokenizerFamily(
+        config=BitTokenizerConfig,
+        network=BitTokenizer,
+        layout=maskbit_files.TOKENIZER_LAYOUT,
+        license="Apache-2.0 (markweberdev/maskbit)",
+        recognizes=maskbit_files.recognizes_tokenizer,
+        read=maskbit_files.read_tokenizer,
+        adapt=maskbit_files.adapt,
+    ),
+    TokenizerFamily(
         config=IBQConfig,
         network=IBQModel,
         layout=ibq_files.LAYOUT,
@@ -124,6 +138,16 @@ TRANSFORMERS = (
         read=halton_files.read,
         write=halton_files.to_foreign,
         carry=halton_carry,
+    ),
+    TransformerFamily(
+        config=BitTransformerConfig,
+        network=BitTransformer,
+        layout=maskbit_files.LAYOUT,
+        license="Apache-2.0 (markweberdev/maskbit)",
+        recognizes=maskbit_files.recognizes,
+        read=maskbit_files.read,
+        joined=JOINED,
+        carry=maskbit_carry,
     ),
     TransformerFamily(
         config=TransformerConfig,
@@ -313,6 +337,9 @@ def foreign_model(
     _log_license(family, path)
     refuse_contradictions(transformer.config, given, path)
     config = transformer.config
+    if config.splits != tokenizer.config.splits:
+        row = family_named("tokenizer", tokenizer.config.family)
+        tokenizer = Tokenizer(row.adapt(tokenizer.network, path, {"splits": config.splits}))
     if config.seq_len != tokenizer.config.seq_len:
         raise UserError(
             f"{path} needs images of {config.seq_len} tokens, but the tokenizer makes "

@@ -37,6 +37,8 @@ class SamplingConfig:
         guidance_schedule: how guidance changes over the steps; a key of GUIDANCE_SCHEDULES.
         guidance_interval: lowest and highest share of hidden tokens at which guidance is on. Only
             some schedules use it (`GuidanceSchedule.uses_interval`).
+        guidance_power: how late guidance rises over the steps. Only some schedules use it
+            (`GuidanceSchedule.uses_power`).
         choice_temperature: weight of the Gumbel noise on the confidence at the first step; it falls
             to 0 at the last. Only some samplers use it (`Sampler.uses_temperature`).
         logit_scale: factor on the logits before the softmax; above 1 makes the prediction sharper.
@@ -62,6 +64,7 @@ class SamplingConfig:
     start_share: float = field(default=0.0, metadata=ADDED_LATER)
     first_logit_scale: float = field(default=1.0, metadata=ADDED_LATER)
     halton_roll: str = field(default="on", metadata=ADDED_LATER)
+    guidance_power: float = field(default=3.0, metadata=ADDED_LATER)
 
     @classmethod
     def usual_for(cls, shape: TransformerShape) -> SamplingConfig:
@@ -84,7 +87,7 @@ class SamplingConfig:
         check_whole("num_steps", self.num_steps, 1)
         for name in ("guidance", "choice_temperature"):
             check_number(name, getattr(self, name), 0, MAX_STRENGTH)
-        for name in ("logit_scale", "first_logit_scale"):
+        for name in ("logit_scale", "first_logit_scale", "guidance_power"):
             check_number(name, getattr(self, name), 0, MAX_STRENGTH, above=True)
         check_number("start_share", self.start_share, 0, 1)
         if self.start_token is not None:

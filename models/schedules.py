@@ -64,11 +64,13 @@ class Course(NamedTuple):
         hidden: float64 (T,), share of the tokens to fill in that are hidden before each step; 1 at
             the first.
         interval: two of these shares, between which guidance is on (`guidance_interval`).
+        power: how late guidance rises (`guidance_power`).
     """
 
     progress: np.ndarray
     hidden: np.ndarray
     interval: tuple[float, float]
+    power: float
 
 
 class GuidanceSchedule(NamedTuple):
@@ -77,11 +79,12 @@ class GuidanceSchedule(NamedTuple):
     Attributes:
         share: share of the guidance at each step, float64 (T,) in [0, 1]. Where it is 0, the
             prediction without a class is not computed.
-        uses_interval: whether it uses the interval of the course.
+        uses_interval, uses_power: whether it uses these fields of the course.
     """
 
     share: Callable[[Course], np.ndarray]
     uses_interval: bool = False
+    uses_power: bool = False
 
 
 def _share_inside(course: Course) -> np.ndarray:
@@ -90,15 +93,16 @@ def _share_inside(course: Course) -> np.ndarray:
     return np.where((low <= course.hidden) & (course.hidden <= high), 1.0, 0.0)
 
 
-POWER = 3  # MaskBit and TiTok use 2.5 to 3
+def _power_cosine(course: Course) -> np.ndarray:
+    """Return (1 - cos(pi (t / T)^power)) / 2 at step t of T, as in MaskBit and TiTok."""
+    num_steps = len(course.progress)
+    return (1 - np.cos(np.pi * (np.arange(num_steps) / num_steps) ** course.power)) / 2
+
 
 GUIDANCE_SCHEDULES: dict[str, GuidanceSchedule] = {
     "linear": GuidanceSchedule(lambda course: course.progress),
     "constant": GuidanceSchedule(lambda course: np.ones_like(course.progress)),
     # The default interval is eMIGM's for 16 steps.
     "interval": GuidanceSchedule(_share_inside, uses_interval=True),
-    # As in MaskBit and TiTok, but their progress is still below 1 at the last step.
-    "power-cosine": GuidanceSchedule(
-        lambda course: (1 - np.cos(np.pi * course.progress**POWER)) / 2
-    ),
+    "power-cosine": GuidanceSchedule(_power_cosine, uses_power=True),
 }

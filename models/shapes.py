@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from utils.errors import UserError, value_text
+from utils.errors import FieldError, UserError, value_text
 from utils.plain import same_value
 from utils.size import Size, size_of, size_text
+
+MAX_DEPTH = 1000  # of a transformer; a damaged file must not build modules for hours
 
 
 class NetworkShape:
@@ -26,6 +28,11 @@ class NetworkShape:
     contradiction_hint: ClassVar[str] = ""  # what else a user can do if `agrees` is False
     # The family's own defaults of fields of TrainingConfig and SamplingConfig, by field.
     usual: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    def splits(self) -> int:
+        """The number of tokens of a cell of the image; they stand side by side in the grid."""
+        return 1
 
     def validate(self) -> None:
         """Check that the numbers fit together; raises FieldError or ValueError."""
@@ -115,6 +122,54 @@ class TransformerShape(NetworkShape):
     def num_labels(self) -> int:
         """The number of labels: the classes, and the null class if there is one."""
         return self.num_classes + (self.null_class is not None)
+
+
+class AttentionShape(TransformerShape):
+    """The config of a network of attention blocks, a dataclass with these fields and more."""
+
+    may_be_zero: ClassVar[tuple[str, ...]] = ()  # fields with numbers; all others are at least 1
+    hidden_dim: int  # width of the blocks
+    depth: int
+    heads: int
+    dropout: float
+    null_trained: bool  # whether the null class was trained; its weights exist in any case
+
+    @property
+    def mask_token(self) -> int:
+        """The token id that stands for "hidden"."""
+        return self.codebook_size
+
+    @property
+    def null_class(self) -> int | None:
+        """The label that means "no class", the unconditional input of guidance; None untrained."""
+        return self.num_classes if self.null_trained else None
+
+    def validate(self) -> None:
+        """Check that the numbers fit together.
+
+        Raises:
+            FieldError: naming the first field with a wrong value, and what would work.
+        """
+        for one in fields(self):  # type: ignore[arg-type] # it is a dataclass
+            low = 0 if one.name in self.may_be_zero else 1
+            if one.type is int and getattr(self, one.name) < low:
+                raise FieldError(_own(one.name), getattr(self, one.name), f"must be at least {low}")
+        if not 0 <= self.dropout < 1:
+            raise FieldError(_own("dropout"), self.dropout, "must be at least 0 and below 1")
+        if self.depth > MAX_DEPTH:
+            raise FieldError("depth", self.depth, f"must be at most {MAX_DEPTH}")
+        self.validate_heads()
+
+    def validate_heads(self) -> None:
+        """Check that the heads fit the width; raises FieldError."""
+        if self.hidden_dim % self.heads:
+            reason = f"must be divisible by `heads` {self.heads}"
+            raise FieldError("hidden_dim", self.hidden_dim, reason)
+
+
+def _own(field: str) -> str:
+    """Name a transformer's field for a FieldError, if other configs have a field of this name."""
+    return f"TransformerConfig.{field}"
 
 
 # --- The fields that the user set ---

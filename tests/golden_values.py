@@ -1,8 +1,15 @@
 """Numbers for golden files, equal on any machine."""
 
 import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -28,3 +35,39 @@ def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
     else:
         values *= 0.2
     return values.astype(np.float32)
+
+
+def fill_transformer(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights of a parameter of a transformer, float32, that keep the activations' scale."""
+    values = uniform(name, shape)
+    if name.endswith("weight") and len(shape) == 1:  # of a norm
+        return (1 + values / 4).astype(np.float32)
+    return (values * (3 / shape[-1]) ** 0.5).astype(np.float32)
+
+
+def transformer_inputs(codes: int, length: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Tokens, some of them hidden, and labels, one of them "no class"."""
+    values = (uniform("tokens", (6, length)) + 1) / 2 * (codes + 1)
+    return torch.from_numpy(values.astype(int)), torch.arange(6) % (num_classes + 1)
+
+
+def read_golden(
+    family: str, case: str, *outputs: str, fill: Callable[..., np.ndarray] = fill
+) -> tuple[Any, ...]:
+    """The weights of another program's network, and what it computed."""
+    with np.load(GOLDEN / f"{family}.npz") as stored:
+        shapes = [line.split() for line in stored[f"{case}/names"].tolist()]
+        computed = [torch.from_numpy(stored[f"{case}/{name}"]) for name in outputs]
+    weights = {
+        name: torch.from_numpy(fill(name, tuple(map(int, shape)))) for name, *shape in shapes
+    }
+    if "encoder.conv_out.bias" in weights and family == "maskbit":
+        weights |= bit_tables(len(weights["encoder.conv_out.bias"]))
+    return weights, *computed
+
+
+def bit_tables(bits: int) -> dict[str, Tensor]:
+    """Entries of MaskBit's tokenizers that follow from a number of bits, the lowest first."""
+    rows = [[2.0 * (code >> bit & 1) - 1 for bit in range(bits)] for code in range(2**bits)]
+    powers = torch.tensor([2**bit for bit in range(bits)], dtype=torch.int32)
+    return {"quantize.codebook": torch.tensor(rows), "quantize.bits_to_indices": powers}

@@ -4,18 +4,17 @@ This file imports nothing slow, because the command line reads it before it show
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from models.shapes import TransformerShape
+from models.shapes import AttentionShape
 from utils.errors import FieldError
 
-MAX_DEPTH = 1000  # a damaged file must not build modules for hours
 WIDTH_STEP = 256  # of the hidden layer of the feed-forward networks
 
 
 @dataclass(frozen=True)
-class HaltonConfig(TransformerShape):
+class HaltonConfig(AttentionShape):
     """Shape of Halton-MaskGIT's transformer; a checkpoint holds it.
 
     Attributes:
@@ -28,10 +27,10 @@ class HaltonConfig(TransformerShape):
             `hidden_dim`, as in the published "small" models: 6 heads of 85 channels of 512.
         registers: tokens without a position that follow the image tokens and predict nothing.
         dropout: dropout rate on the outputs of attention and inside the feed-forward networks.
-        null_trained: whether the null class was trained. Its weights exist in any case.
     """
 
     family: ClassVar[str] = "halton"
+    may_be_zero: ClassVar[tuple[str, ...]] = ("registers",)
     # The training and the sampling of the published models, as far as options express them.
     usual: ClassVar[Mapping[str, Any]] = {
         "batch_size": 256,
@@ -61,16 +60,6 @@ class HaltonConfig(TransformerShape):
     null_trained: bool = True
 
     @property
-    def mask_token(self) -> int:
-        """The token id that stands for "hidden"."""
-        return self.codebook_size
-
-    @property
-    def null_class(self) -> int | None:
-        """The label that means "no class", the unconditional input of guidance; None untrained."""
-        return self.num_classes if self.null_trained else None
-
-    @property
     def inner_width(self) -> int:
         """Width inside the feed-forward networks: 8/3 D, rounded up to a multiple of 256."""
         return -(-(2 * 4 * self.hidden_dim // 3) // WIDTH_STEP) * WIDTH_STEP
@@ -80,27 +69,7 @@ class HaltonConfig(TransformerShape):
         """Channels of all heads together, at most `hidden_dim`."""
         return self.hidden_dim // self.heads * self.heads
 
-    def validate(self) -> None:
-        """Check that the numbers fit together.
-
-        Raises:
-            FieldError: naming the first field with a wrong value, and what would work.
-        """
-        for name in [
-            one.name for one in fields(self) if one.type is int and one.name != "registers"
-        ]:
-            if getattr(self, name) < 1:
-                raise FieldError(_own(name), getattr(self, name), "must be at least 1")
-        if self.registers < 0:
-            raise FieldError(_own("registers"), self.registers, "must be at least 0")
-        if not 0 <= self.dropout < 1:
-            raise FieldError(_own("dropout"), self.dropout, "must be at least 0 and below 1")
-        if self.depth > MAX_DEPTH:
-            raise FieldError("depth", self.depth, f"must be at most {MAX_DEPTH}")
+    def validate_heads(self) -> None:
+        """Check that the heads fit the width; raises FieldError."""
         if self.heads > self.hidden_dim:
             raise FieldError("heads", self.heads, f"must be at most `hidden_dim` {self.hidden_dim}")
-
-
-def _own(field: str) -> str:
-    """Name a field for a FieldError, if other configs have a field of this name too."""
-    return f"TransformerConfig.{field}"

@@ -255,12 +255,13 @@ def test_constant_guidance_is_the_same_at_every_step():
 
 
 def test_power_cosine_guidance_is_its_formula():
-    sampling = SamplingConfig(num_steps=5, guidance=2, guidance_schedule="power-cosine")
-    expected = [2 * (1 - math.cos(math.pi * (step / 4) ** 3)) / 2 for step in range(5)]
-    found = make_plan([64], sampling).guidance.tolist()
-    assert found == pytest.approx(expected, rel=1e-12)
-    assert (found[0], found[-1]) == (0, 2)
-    assert found == sorted(found)
+    for power in (3.0, 2.5):
+        sampling = SamplingConfig(
+            num_steps=5, guidance=2, guidance_schedule="power-cosine", guidance_power=power
+        )
+        expected = [2 * (1 - math.cos(math.pi * (step / 5) ** power)) / 2 for step in range(5)]
+        found = make_plan([64], sampling).guidance.tolist()
+        assert found == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("interval", [(0.39, 0.78), (0.2, 0.7), (1.0, 1.0), (0.0, 0.1)])

@@ -1,16 +1,14 @@
 """Halton-MaskGIT's transformers load, compute what they compute there, and are written again.
 
 golden/halton.npz comes from valeoai/Halton-MaskGIT at commit f61b0a1: the logits of
-Network.transformer.Transformer with the weights of `golden_fill`, the order of
+Network.transformer.Transformer with the weights of `fill_transformer`, the order of
 HaltonSampler.build_halton_mask, and the counts of the loop in HaltonSampler.__call__.
 """
-
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from golden_values import uniform
+from golden_values import GOLDEN, fill_transformer, read_golden, transformer_inputs
 from toy_families import GrayConfig, GrayNetwork
 
 from models.decoding import make_plan, reveal_counts
@@ -25,33 +23,15 @@ from models.tokenizer import Tokenizer
 from utils.errors import UserError
 from utils.torch_file import read_torch_file
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "halton.npz"
 CASES = {
     "tiny": HaltonConfig(12, 5, 16, hidden_dim=32, depth=2, heads=4),
     "odd heads": HaltonConfig(20, 7, 9, hidden_dim=50, depth=3, heads=6, registers=2),
 }
 
 
-def golden_fill(name, shape):
-    """Weights of a parameter, float32, that keep the activations' scale."""
-    values = uniform(name, shape)
-    if name.endswith("weight") and len(shape) == 1:  # of a norm
-        return (1 + values / 4).astype(np.float32)
-    return (values * (3 / shape[-1]) ** 0.5).astype(np.float32)
-
-
 def golden_weights(name):
-    with np.load(GOLDEN) as stored:
-        shapes = [line.split() for line in stored[f"{name}/names"].tolist()]
-        logits = torch.from_numpy(stored[f"{name}/logits"])
-    fills = {key: torch.from_numpy(golden_fill(key, tuple(map(int, s)))) for key, *s in shapes}
-    return {**fills, "head.weight": fills["tok_emb.weight"]}, logits
-
-
-def inputs(config):
-    """Tokens, some of them hidden, and labels, one of them "no class"."""
-    values = (uniform("tokens", (6, config.seq_len)) + 1) / 2 * (config.codebook_size + 1)
-    return torch.from_numpy(values.astype(int)), torch.arange(6) % (config.num_classes + 1)
+    weights, logits = read_golden("halton", name, "logits", fill=fill_transformer)
+    return {**weights, "head.weight": weights["tok_emb.weight"]}, logits
 
 
 def opened(stored, config, folder, **given) -> Model:
@@ -80,7 +60,7 @@ def test_logits_are_the_original_s(name, tmp_path):
     weights, expected = golden_weights(name)
     model = opened(wrapped(weights), config, tmp_path, heads=config.heads)
     assert model.transformer.config == config
-    tokens, labels = inputs(config)
+    tokens, labels = transformer_inputs(config.codebook_size, config.seq_len, config.num_classes)
     with torch.no_grad():
         logits = model.transformer(tokens, labels)
         at = torch.tensor([0, 5, 5 + config.seq_len])
@@ -130,7 +110,7 @@ def test_another_tokenizer_is_refused(tmp_path):
 
 
 def test_order_and_counts_are_the_original_s():
-    with np.load(GOLDEN) as stored:
+    with np.load(GOLDEN / "halton.npz") as stored:
         for name in stored:
             kind, *numbers = name.split("/")
             if kind == "order":

@@ -2,7 +2,7 @@
 
 The logits in golden/maskgit.npz come from caetas/GenerativeZoo at commit 100f5ff and from
 valeoai/Maskgit-pytorch v1.0 at commit 674ef1d, whose MaskTransformer was filled with the weights
-that `golden_fill` makes and given the inputs of `golden_inputs`.
+that `fill_transformer` makes and given those of `transformer_inputs`.
 """
 
 import math
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_values import uniform
+from golden_values import GOLDEN, fill_transformer, read_golden, transformer_inputs
 from safetensors.torch import save_file
 
 from models.foreign_file import ForeignFile
@@ -24,7 +24,6 @@ from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.torch_file import read_torch_file
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "maskgit.npz"
 GOLDEN_CASES = {
     "genzoo": {"program": "genzoo", "side": 4, "codebook_size": 12, "nclass": 5, "hidden_dim": 32,
                "depth": 2, "heads": 8, "mlp_dim": 48},
@@ -38,27 +37,8 @@ def load(stored, codebook_size):
     return build_model(find_weights(ForeignFile(stored, path)), path, codebook_size, None)
 
 
-def golden_fill(name, shape):
-    """Weights of a parameter, float32, that keep the activations' scale."""
-    values = uniform(name, shape)
-    if name.endswith("weight") and len(shape) == 1:  # of a layer norm
-        return (1 + values / 4).astype(np.float32)
-    return (values * (3 / shape[-1]) ** 0.5).astype(np.float32)
-
-
-def golden_inputs(case):
-    """Tokens, some of them hidden, and labels, one of them "no class"."""
-    length, codes = case["side"] ** 2, case["codebook_size"]
-    tokens = torch.from_numpy(((uniform("tokens", (6, length)) + 1) / 2 * (codes + 1)).astype(int))
-    return tokens, torch.arange(6) % (case["nclass"] + 1)
-
-
 def golden_weights(name):
-    with np.load(GOLDEN) as stored:
-        shapes = [line.split() for line in stored[f"{name}/names"].tolist()]
-        logits = torch.from_numpy(stored[f"{name}/logits"])
-    fills = {key: golden_fill(key, tuple(map(int, shape))) for key, *shape in shapes}
-    return {key: torch.from_numpy(value) for key, value in fills.items()}, logits
+    return read_golden("maskgit", name, "logits", fill=fill_transformer)
 
 
 def wrapped(name, weights):
@@ -80,7 +60,9 @@ def test_foreign_transformers_compute_the_same_logits(name, tmp_path):
         depth=case["depth"], heads=case["heads"], mlp_dim=case["mlp_dim"],
     )  # fmt: skip
     with torch.no_grad():
-        logits = model(*golden_inputs(case))
+        logits = model(
+            *transformer_inputs(case["codebook_size"], case["side"] ** 2, case["nclass"])
+        )
     # Theirs can predict the mask token too.
     torch.testing.assert_close(logits, expected[..., : case["codebook_size"]], atol=1e-5, rtol=0)
 
@@ -230,7 +212,7 @@ def test_exported_weights_compute_the_same(embed_dim):
 
 
 def test_exported_names_and_shapes_are_theirs():
-    with np.load(GOLDEN) as stored:
+    with np.load(GOLDEN / "maskgit.npz") as stored:
         names = set(stored["genzoo/names"].tolist())
     case = GOLDEN_CASES["genzoo"]
     config = TransformerConfig(

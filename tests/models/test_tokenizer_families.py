@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from golden_values import fill, uniform
+from golden_values import read_golden, uniform
 from torch import Tensor
 
 from models.open import load_tokenizer
@@ -18,13 +18,13 @@ from models.tokenizer import Tokenizer
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 PROGRAMS = {  # of a family: repository, commit, class
     "llamagen": ("FoundationVision/LlamaGen", "ce98ec4", "tokenizer_image.vq_model.VQModel"),
     "maskgit_vqgan": (
         "bytedance/1d-tokenizer", "942a96f", "modeling.modules.maskgit_vqgan.{Encoder,Decoder}",
         "markweberdev/maskbit", "5ea3d73", "modeling.conv_vqgan.ConvVQModel",
     ),
+    "maskbit": ("markweberdev/maskbit", "5ea3d73", "modeling.conv_vqgan.ConvVQModel"),
     "ibq": (
         "TencentARC/SEED-Voken", "b9a17ea",
         "src.IBQ.modules.{diffusionmodules.model,vqvae.quantize,ema}, as in models.ibqgan.IBQ",
@@ -37,6 +37,7 @@ PROGRAMS = {  # of a family: repository, commit, class
 CASES = [
     *(("llamagen", case) for case in ("f4", "f2")),
     *(("maskgit_vqgan", case) for case in ("titok", "titok f2", "plus", "plus f2", "legacy")),
+    *(("maskbit", case) for case in ("6 bits", "10 bits f2")),
     *(("ibq", case) for case in ("f4", "f2")),
     *(("amused", case) for case in ("diffusers", "diffusers f2", "open-muse")),
 ]
@@ -60,14 +61,7 @@ class Golden(NamedTuple):
 
 
 def golden(family: str, case: str) -> Golden:
-    with np.load(GOLDEN / f"{family}.npz") as stored:
-        shapes = [line.split() for line in stored[f"{case}/names"].tolist()]
-        tokens, images = (
-            torch.from_numpy(stored[f"{case}/{part}"]) for part in ("tokens", "images")
-        )
-    weights = {
-        name: torch.from_numpy(fill(name, tuple(map(int, shape)))) for name, *shape in shapes
-    }
+    weights, tokens, images = read_golden(family, case, "tokens", "images")
     return Golden(family, weights, tokens.long(), images)
 
 
@@ -117,9 +111,8 @@ def test_an_entry_more_or_less_is_refused(small: Golden, tmp_path: Path) -> None
         fewer = {k: v for k, v in small.weights.items() if not has_name(k, name)}
         with pytest.raises(UserError, match=f"{name} is missing"):
             small.load(fewer, tmp_path)
-    less = {
-        key: value for key, value in small.weights.items() if key != "quantize.embedding.weight"
-    }
+    codes = ("quantize.embedding.weight", "quantize.codebook")
+    less = {key: value for key, value in small.weights.items() if key not in codes}
     with pytest.raises(UserError, match=r"model\.pt"):
         small.load(less, tmp_path)
 

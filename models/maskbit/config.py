@@ -1,0 +1,106 @@
+"""The configs of MaskBit's tokenizer and transformer; imports nothing slow."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from models.maskgit_vqgan.config import MaskgitVQGANConfig
+from models.shapes import AttentionShape
+from utils.errors import FieldError
+
+
+@dataclass(frozen=True)
+class BitTokenizerConfig(MaskgitVQGANConfig):
+    """Shape of MaskBit's tokenizer: VQGAN+ whose codes are the signs of `embed_dim` channels.
+
+    Attributes:
+        splits: number of tokens of a cell, each of `embed_dim` / `splits` bits. They stand side by
+            side in the grid.
+    """
+
+    family: ClassVar[str] = "maskbit"
+
+    splits: int = 1
+
+    @property
+    def bits(self) -> int:
+        """The number of bits of a token."""
+        return self.embed_dim // self.splits
+
+    @property
+    def codebook_size(self) -> int:
+        """The number of tokens K; their ids are 0 .. K-1."""
+        return int(2**self.bits)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Rows and columns of tokens, (h, w * splits)."""
+        rows, columns = super().grid
+        return rows, columns * self.splits
+
+    def validate(self) -> None:
+        """Check that the numbers fit together; errors as in `VQGANConfig`."""
+        super().validate()
+        if self.n_embed != 2**self.embed_dim:
+            reason = f"must be 2 to the power of its {self.embed_dim} bits"
+            raise FieldError("n_embed", self.n_embed, reason)
+        if self.remap is not None:
+            raise ValueError("the codes of bits cannot be remapped")
+        if self.splits < 1 or self.embed_dim % self.splits or self.factor % self.splits:
+            reason = f"must divide {self.embed_dim} bits, and {self.factor} pixels"
+            raise FieldError("tokenizer.splits", self.splits, reason)
+
+
+@dataclass(frozen=True)
+class BitTransformerConfig(AttentionShape):
+    """Shape of MaskBit's transformer; a checkpoint holds it.
+
+    Attributes:
+        codebook_size: number of image tokens K, a power of 2; K is the mask token.
+        num_classes: number of classes; one more label, the null class, means "no class".
+        seq_len: number of tokens of an image, L = h * w * splits.
+        splits: tokens of a cell of the image, which share a position of the network.
+        hidden_dim: width of the blocks D, a multiple of `heads`.
+        dropout: dropout rate on the embeddings and on the outputs of attention and MLP.
+    """
+
+    family: ClassVar[str] = "maskbit"
+    # The training and the sampling of the published model of 14 bits. Its temperature falls from
+    # 7.8 * 63/64, because the authors' progress is 1/64 at the first of the 64 steps.
+    usual: ClassVar[Mapping[str, Any]] = {
+        "batch_size": 256,
+        "lr": 1e-4,
+        "weight_decay": 0.045,
+        "label_drop": 0.1,
+        "grad_clip": 1.0,
+        "num_steps": 64,
+        "schedule": "arccos-cumulative",
+        "guidance": 7.1,
+        "guidance_schedule": "power-cosine",
+        "choice_temperature": 7.678125,
+    }
+
+    codebook_size: int
+    num_classes: int
+    seq_len: int
+    splits: int = 1
+    hidden_dim: int = 128
+    depth: int = 10
+    heads: int = 8
+    mlp_dim: int = 384
+    dropout: float = 0.1
+    null_trained: bool = True
+
+    @property
+    def bits(self) -> int:
+        """The number of bits of a token."""
+        return self.codebook_size.bit_length() - 1
+
+    def validate(self) -> None:
+        """Check that the numbers fit together; errors as in `AttentionShape`."""
+        super().validate()
+        if self.codebook_size != 2**self.bits:
+            reason = "must be a power of 2, because this transformer sees the bits of tokens"
+            raise FieldError("transformer.codebook_size", self.codebook_size, reason)
+        if self.seq_len % self.splits:
+            raise FieldError("transformer.splits", self.splits, f"must divide {self.seq_len}")

@@ -1,0 +1,141 @@
+"""Reads the tokenizers and the transformers of markweberdev/maskbit.
+
+These are `maskbit_tokenizer_14bit.bin` and `maskbit_generator_14bit.bin`, also with 10, 12, 16 and
+18 bits. In some files the weights of the transformer's `input_proj` are called `token_emb`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.foreign_file import ForeignFile, shape_of, taken, unwrapped
+from models.maskbit.bits import signs
+from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
+from models.maskbit.tokenizer import BitTokenizer
+from models.maskbit.transformer import BitTransformer
+from models.maskgit_vqgan.foreign import NAMES as TOKENIZER_NAMES
+from models.renaming import all_renamed, levels_turned
+from models.shapes import TokenizerShape
+from models.vqgan.foreign import adapt as adapt_vqgan
+from models.vqgan.foreign import model_of
+from utils.checkpoint import build_with_weights
+from utils.errors import FieldError, UserError, one_line
+from utils.size import Size
+
+TOKENIZER_LAYOUT = "tokenizer of MaskBit (quantize.codebook and so on)"
+TOKENIZER_SIGNS = (
+    "encoder.conv_in.weight", "quantize.codebook", "encoder.mid.res_blocks.0.norm1.weight",
+)  # fmt: skip
+CODEBOOK = "quantize.embedding.weight"
+LAYOUT = "transformer of MaskBit (prediction_layer.weight and so on)"
+SIGNS = ("class_emb.weight", "pos_emb", "prediction_layer.weight")
+IGNORED = {"bits_to_indices": "powers of 2", "quantize.bits_to_indices": "powers of 2"}
+NAMES = (  # theirs, ours
+    ("class_emb.*", "class_embedding.*"),
+    ("input_proj.*", "bit_map.*"),
+    ("token_emb.*", "bit_map.*"),
+    ("pos_emb", "position_embedding"),
+    ("first_layer.*", "first.*"),
+    ("transformer.layers.*.0.mha.in_proj_*", "blocks.*.attention.qkv.*"),
+    ("transformer.layers.*.0.mha.out_proj.*", "blocks.*.attention.out.*"),
+    ("transformer.layers.*.0.norm.*", "blocks.*.attention_norm.*"),
+    ("transformer.layers.*.1.net.*", "blocks.*.mlp.*"),
+    ("transformer.layers.*.1.norm.*", "blocks.*.mlp_norm.*"),
+    ("last_layer.*", "last.*"),
+    ("prediction_layer.*", "out.*"),
+)
+PUBLISHED_HEADS = {1024: 16}  # by width; the weights do not show them
+
+
+def recognizes_tokenizer(file: ForeignFile) -> bool:
+    """Return whether a file holds such a tokenizer."""
+    return file.holds(TOKENIZER_SIGNS)
+
+
+def read_tokenizer(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> BitTokenizer:
+    """Build the tokenizer; arguments and errors as in `models.vqgan.foreign.read`."""
+    weights = taken(unwrapped(file.stored, TOKENIZER_SIGNS, file.path).weights, IGNORED)
+    weights = levels_turned(all_renamed(weights, TOKENIZER_NAMES), "decoder.up.")
+    table = weights[CODEBOOK] = weights.pop("quantize.codebook")
+    if table.ndim != 2 or not table.equal(signs(torch.arange(len(table)), table.shape[1])):
+        raise UserError(f"quantize.codebook in {file.path} does not hold the bits of all numbers")
+    return model_of(
+        BitTokenizerConfig, BitTokenizer, weights, file.path, image_size, given, strided=True
+    )
+
+
+def adapt(model: BitTokenizer, path: Path, given: Mapping[str, Any]) -> BitTokenizer:
+    """Check a tokenizer against the given fields; apply `splits`, and what VQ-GANs apply."""
+    if "splits" in given:
+        config = replace(model.config, splits=given["splits"])
+        config.validate()
+        model = build_with_weights(lambda: BitTokenizer(config), model.state_dict())
+    return adapt_vqgan(model, path, given)
+
+
+def recognizes(file: ForeignFile) -> bool:
+    """Return whether a file holds such a transformer."""
+    return file.holds(SIGNS)
+
+
+def read(
+    file: ForeignFile,
+    tokenizer: TokenizerShape,
+    num_classes: int | None,
+    given: Mapping[str, Any],
+) -> BitTransformer:
+    """Build the transformer; arguments and errors as in `models.halton.foreign.read`."""
+    path = file.path
+    weights = taken(unwrapped(file.stored, SIGNS, path).weights, IGNORED)
+    weights = all_renamed(weights, NAMES)
+    try:
+        config = infer_config(weights, given.get("heads"))
+        config.validate()
+        weights["position_embedding"] = weights["position_embedding"][0]
+        transformer = build_with_weights(lambda: BitTransformer(config), weights)
+    except ValueError as error:
+        reason = one_line(error)
+        raise UserError(f"the weights in {path} do not make a transformer: {reason}") from error
+    bits = config.bits * config.splits
+    if not isinstance(tokenizer, BitTokenizerConfig) or tokenizer.embed_dim != bits:
+        raise UserError(
+            f"{path} needs MaskBit's tokenizer of {bits} bits, but `checkpoint_vae` is of the "
+            f"family {tokenizer.family} and has {tokenizer.all_codes} codes"
+        )
+    return transformer
+
+
+def infer_config(weights: Mapping[str, Tensor], heads: int | None) -> BitTransformerConfig:
+    """Read the config from the shapes of weights.
+
+    Args:
+        heads: attention heads that the user gave; None takes those of the published size.
+
+    Raises:
+        ValueError: if a weight is missing or has the wrong number of axes, or the number of heads
+            is unknown.
+    """
+    labels, width = shape_of(weights, "class_embedding.weight", 2)
+    bits = shape_of(weights, "bit_map.weight", 2)[1]
+    outputs = shape_of(weights, "out.weight", 2)[0]
+    fitting = [n for n in range(1, bits + 1) if bits % n == 0 and n * 2 ** (bits // n) == outputs]
+    if not fitting:
+        raise ValueError(f"{outputs} outputs are not those of any parts of {bits} bits")
+    heads = heads or PUBLISHED_HEADS.get(width)
+    if heads is None:
+        raise FieldError("transformer.heads", heads, f"give the right number for width {width}")
+    splits = fitting[0]
+    return BitTransformerConfig(
+        codebook_size=2 ** (bits // splits),
+        num_classes=labels - 1,
+        seq_len=(shape_of(weights, "position_embedding", 3)[1] - 1) * splits,
+        splits=splits,
+        hidden_dim=width,
+        depth=len({n.split(".")[1] for n in weights if n.startswith("blocks.")}),
+        heads=heads,
+        mlp_dim=shape_of(weights, "blocks.0.mlp.0.bias", 1)[0],
+    )

@@ -1,0 +1,112 @@
+"""MaskBit's transformer (Weber et al. 2024), which sees the bits of tokens and not their numbers.
+
+The tokens of a cell share a position. A hidden token is one whose bits are all 0, neither -1 nor 1.
+The class is the last position.
+
+Axes: B batch, L image tokens, N cells, S tokens of a cell (L = N * S), K codebook, D width, R rows.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.family import Transformer
+from models.fine_tuning import Change
+from models.maskbit.bits import signs
+from models.maskbit.config import BitTransformerConfig
+from models.maskgit.transformer import Attention, Dropout
+
+STD = 0.02  # of all initial weights
+EPSILON = 1e-12  # of all norms
+
+
+class BitTransformer(Transformer):
+    """Predicts the image token at each position from tokens, some of them hidden, and a class."""
+
+    config: BitTransformerConfig
+
+    def __init__(self, config: BitTransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_dim
+        self.class_embedding = nn.Embedding(config.num_classes + 1, width)
+        self.bit_map = nn.Linear(config.bits * config.splits, width)
+        self.position_embedding = nn.Parameter(
+            torch.zeros(config.seq_len // config.splits + 1, width)
+        )
+        self.first = nn.Sequential(nn.LayerNorm(width, eps=EPSILON), Dropout(config.dropout))
+        self.blocks = nn.ModuleList(
+            PostNormBlock(width, config.heads, config.mlp_dim, config.dropout)
+            for _ in range(config.depth)
+        )
+        self.last = nn.Sequential(
+            nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=EPSILON)
+        )
+        self.out = nn.Linear(width, config.splits * config.codebook_size)
+        self.apply(_initialize)
+        nn.init.trunc_normal_(self.position_embedding, std=STD)
+
+    def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
+        """Predict the image token at each position.
+
+        Args:
+            tokens: int64 (B, L), ids 0 .. K; K where a token is hidden.
+            labels: int64 (B,), classes 0 .. num_classes; num_classes for "no class".
+            at: int64 (R,), which of the B * L flattened positions to predict; None for all.
+
+        Returns:
+            Logits (B, L, K), or (R, K) with `at`; in the precision of the computation.
+        """
+        splits = self.config.splits
+        bits = signs(tokens, self.config.bits) * (tokens != self.config.mask_token)[..., None]
+        x = self.bit_map(bits.unflatten(1, (-1, splits)).flatten(2))  # (B, N, D)
+        x = torch.cat([x, self.class_embedding(labels)[:, None]], 1)
+        x = self.first(x + self.position_embedding)  # (B, N + 1, D)
+        for block in self.blocks:
+            x = block(x)
+        x = x[:, :-1]  # (B, N, D), without the class
+        if at is None:
+            return self.out(self.last(x)).unflatten(-1, (splits, -1)).flatten(1, 2)
+        # Not x[at]: its gradient is summed by several threads in no fixed order.
+        x = self.last(x.flatten(0, 1).index_select(0, at // splits))  # (R, D)
+        row = splits * torch.arange(len(at), device=at.device)
+        return (
+            self.out(x).unflatten(-1, (splits, -1)).flatten(0, 1).index_select(0, row + at % splits)
+        )
+
+
+class PostNormBlock(nn.Module):
+    """Transformer block of BERT: norm(x + attention(x)), then norm(x + MLP(x)).
+
+    Args:
+        gelu: how GELU is computed, as in torch.
+    """
+
+    def __init__(
+        self, width: int, heads: int, mlp_dim: int, dropout: float, gelu: str = "none"
+    ) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads)
+        self.attention_norm = nn.LayerNorm(width, eps=EPSILON)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, mlp_dim), nn.GELU(gelu), nn.Linear(mlp_dim, width)
+        )
+        self.mlp_norm = nn.LayerNorm(width, eps=EPSILON)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N + 1, D) to (B, N + 1, D)."""
+        x = self.attention_norm(x + self.dropout(self.attention(x)))
+        return self.mlp_norm(x + self.dropout(self.mlp(x)))
+
+
+def carry(name: str, weight: Tensor, change: Change) -> Tensor:
+    """Fit the rows of classes to another transformer; see `TransformerFamily`."""
+    return change.classes_and_null(weight) if name == "class_embedding.weight" else weight
+
+
+def _initialize(module: nn.Module) -> None:
+    """Initialize a layer as the original does."""
+    if isinstance(module, nn.Embedding | nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=STD)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
