@@ -251,7 +251,7 @@ def _tokenizer() -> Iterator[Option]:
     yield shape("colorize_nlabels", kinds.positive_int, "N", text)
     yield Option(
         "splits", kinds.positive_int, "N",
-        "tokens per cell of an image, which share its bits (family maskbit)", _modes("train"),
+        "tokens per cell, which share its bits (family maskbit)", _modes("train"),
         (Fill(BitTokenizerConfig, "splits"),), compared=True, resume=Resume.STAGE,
     )  # fmt: skip
 

@@ -16,6 +16,9 @@ import torch
 from models.amused import foreign as amused_files
 from models.amused.config import AmusedConfig
 from models.amused.network import AmusedModel
+from models.dimo import foreign as dimo_files
+from models.dimo.config import DimoConfig
+from models.dimo.network import DimoTransformer
 from models.family import (
     Family,
     TokenizerFamily,
@@ -148,6 +151,15 @@ TRANSFORMERS = (
         read=maskbit_files.read,
         joined=JOINED,
         carry=maskbit_carry,
+    ),
+    TransformerFamily(
+        config=DimoConfig,
+        network=DimoTransformer,
+        layout=dimo_files.LAYOUT,
+        recognizes=dimo_files.recognizes,
+        read=dimo_files.read,
+        joined=JOINED,
+        carry=carry,
     ),
     TransformerFamily(
         config=TransformerConfig,

@@ -48,8 +48,9 @@ class SamplingConfig:
         start_token: token at hidden positions before the first step: None for the mask token, an id
             for that token, a negative number for random image tokens.
         start_share: share of positions that start from a token sampled from the model's prediction
-            of a fully hidden image. They still count as hidden. Students that sample in few steps
-            need it (training/distillation.py). 0 turns it off.
+            of a fully hidden image, or from random image tokens if `start_token` is negative. They
+            still count as hidden. Students that sample in few steps need it
+            (training/distillation.py, models/dimo). 0 turns it off.
     """
 
     num_steps: int = 8
@@ -92,7 +93,7 @@ class SamplingConfig:
         check_number("start_share", self.start_share, 0, 1)
         if self.start_token is not None:
             check_whole("start_token", self.start_token)
-        if self.start_share and self.start_token is not None:
+        if self.start_share and self.start_token is not None and self.start_token >= 0:
             reason = f"`start_share` {self.start_share} already sets the start; leave one out"
             raise FieldError("start_token", self.start_token, reason)
         ends = self.guidance_interval

@@ -51,8 +51,12 @@ def start_tokens(
             for index in image_indices
         ]
         tokens = torch.from_numpy(np.stack(rows))
+        if config.start_share:
+            draws = _draws(seed, "start places", image_indices, shape.seq_len)
+            shown = _chosen(draws[:, 0], config.start_share)
+            tokens = tokens.where(shown, shape.mask_token)
     tokens = send(tokens, labels.device)
-    if not config.start_share:
+    if not config.start_share or start_token is not None:
         return tokens
     predicted = predict_empty(model, labels, precision)
     return _draw_start(predicted, tokens, image_indices, config.start_share, seed)
@@ -81,9 +85,18 @@ def _draw_start(
 
     Each token is drawn independently.
     """
-    length = tokens.shape[1]
-    draws = np.stack([rng(seed, "start", int(i)).random((2, length)) for i in image_indices])
-    shown = draws[:, 0].argsort(1).argsort(1) < round(share * length)  # (B, L)
-    uniform = send(torch.from_numpy(draws[:, 1].astype(np.float32)), tokens.device)
+    draws = _draws(seed, "start", image_indices, tokens.shape[1])
+    uniform = send(draws[:, 1].float(), tokens.device)
     drawn = draw_tokens(predicted.log_softmax(-1), uniform)
-    return torch.where(send(torch.from_numpy(shown), tokens.device), drawn, tokens)
+    return torch.where(send(_chosen(draws[:, 0], share), tokens.device), drawn, tokens)
+
+
+def _draws(seed: int, purpose: str, image_indices: np.ndarray, length: int) -> Tensor:
+    """Draw two uniform numbers for each position of each image: float64 (B, 2, L)."""
+    rows = [rng(seed, purpose, int(index)).random((2, length)) for index in image_indices]
+    return torch.from_numpy(np.stack(rows))
+
+
+def _chosen(draws: Tensor, share: float) -> Tensor:
+    """Choose this share of the positions of each image, those with the smallest draws (B, L)."""
+    return draws.argsort(1).argsort(1) < round(share * draws.shape[1])

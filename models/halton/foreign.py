@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, shape_of, taken, unwrapped
+from models.foreign_file import ForeignFile, making, shape_of, taken, unwrapped
 from models.halton.config import HaltonConfig
 from models.halton.transformer import HaltonTransformer
 from models.shapes import TokenizerShape
 from utils.checkpoint import build_with_weights
-from utils.errors import FieldError, UserError, one_line
+from utils.errors import FieldError, UserError
 
 LAYOUT = "transformer in Halton-MaskGIT's layout (last_norm.norm_final.weight and so on)"
 SIGNS = ("tok_emb.weight", "pos_emb.weight", "cls_emb.weight", "last_norm.norm_final.weight")
@@ -46,14 +46,11 @@ def read(
     """
     path = file.path
     weights = taken(unwrapped(file.stored, SIGNS, path).weights, {})
-    try:
+    with making("transformer", path):
         _drop_tied(weights)
         config = infer_config(weights, given.get("heads"))
         config.validate()
         transformer = build_with_weights(lambda: HaltonTransformer(config), weights)
-    except ValueError as error:
-        reason = one_line(error)
-        raise UserError(f"the weights in {path} do not make a transformer: {reason}") from error
     if config.codebook_size != tokenizer.codebook_size:
         raise UserError(
             f"{path} is for a tokenizer of {config.codebook_size} codes, but `checkpoint_vae` has "

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, shape_of, taken, unwrapped
+from models.foreign_file import ForeignFile, making, shape_of, taken, unwrapped
 from models.maskbit.bits import signs
 from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
 from models.maskbit.tokenizer import BitTokenizer
@@ -23,7 +23,7 @@ from models.shapes import TokenizerShape
 from models.vqgan.foreign import adapt as adapt_vqgan
 from models.vqgan.foreign import model_of
 from utils.checkpoint import build_with_weights
-from utils.errors import FieldError, UserError, one_line
+from utils.errors import FieldError, UserError
 from utils.size import Size
 
 TOKENIZER_LAYOUT = "tokenizer of MaskBit (quantize.codebook and so on)"
@@ -92,14 +92,11 @@ def read(
     path = file.path
     weights = taken(unwrapped(file.stored, SIGNS, path).weights, IGNORED)
     weights = all_renamed(weights, NAMES)
-    try:
+    with making("transformer", path):
         config = infer_config(weights, given.get("heads"))
         config.validate()
         weights["position_embedding"] = weights["position_embedding"][0]
         transformer = build_with_weights(lambda: BitTransformer(config), weights)
-    except ValueError as error:
-        reason = one_line(error)
-        raise UserError(f"the weights in {path} do not make a transformer: {reason}") from error
     bits = config.bits * config.splits
     if not isinstance(tokenizer, BitTokenizerConfig) or tokenizer.embed_dim != bits:
         raise UserError(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, shape_of, taken, unwrapped
+from models.foreign_file import ForeignFile, making, shape_of, taken, unwrapped
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 from models.renaming import renamed
@@ -157,13 +157,10 @@ def build_model(
     if heads is None:
         heads = foreign.heads
         log.info("%s does not say how many attention heads it has; using %d (`heads`)", path, heads)
-    try:
+    with making("transformer", path):
         config = infer_config(foreign.weights, codebook_size, heads)
         config.validate()
         return build_with_weights(lambda: MaskedTransformer(config), foreign.weights)
-    except ValueError as error:
-        reason = one_line(error)
-        raise UserError(f"the weights in {path} do not make a transformer: {reason}") from error
 
 
 def infer_config(

@@ -73,9 +73,7 @@ class MaskedTransformer(Transformer):
         """
         # Tokens and class, embedded and passed through the blocks.
         length = tokens.shape[1]
-        classes = self.config.mask_token + 1 + labels
-        ids = torch.cat([tokens, classes[:, None]], dim=1)  # (B, L+1)
-        x = self.token_embedding(ids)  # (B, L+1, E)
+        x = self.embed(tokens, labels)  # (B, L+1, E)
         if self.embedding_map is not None:
             x = self.embedding_map(x)
         x = self.first(x + self.position_embedding)  # (B, L+1, D)
@@ -92,6 +90,11 @@ class MaskedTransformer(Transformer):
         if self.embedding_map is not None:
             x = x @ self.embedding_map.weight  # the transpose of the way in: D -> E
         return F.linear(x, self.token_embedding.weight[: self.config.codebook_size]) + bias
+
+    def embed(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """Embed tokens int64 (B, L) and labels int64 (B,): (B, L+1, E)."""
+        classes = self.config.mask_token + 1 + labels
+        return self.token_embedding(torch.cat([tokens, classes[:, None]], dim=1))
 
 
 class Block(nn.Module):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, shape_of, taken, unwrapped
+from models.foreign_file import ForeignFile, making, shape_of, taken, unwrapped
 from models.shapes import refuse_contradictions
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
@@ -100,15 +100,12 @@ def model_of(
     Raises:
         UserError: as `read`.
     """
-    try:
+    with making("VQ-GAN", path):
         inferred = infer_config(weights, image_size)
         from_user = {name: given[name] for name in NOT_IN_WEIGHTS if name in given}
         config = config_class(**{**inferred, **from_user, **known})
         config.validate()
         return build_with_weights(lambda: network(config), weights)
-    except ValueError as error:
-        reason = one_line(error)
-        raise UserError(f"the weights in {path} do not make a VQ-GAN: {reason}") from error
 
 
 def adapt(model: AnyModel, path: Path, given: Mapping[str, Any]) -> AnyModel:

@@ -228,9 +228,9 @@ def test_curves_of_a_student_are_drawn_in_the_same_command(run, teacher, tmp_pat
     assert (tmp_path / "few" / "curves_student.png").is_file()
 
 
-def test_random_tokens_to_start_with_are_refused_beside_a_students_own(run, student, capsys):
-    error = refusal(run, f"--sample --checkpoint {student} --mask-value -1", capsys)
-    assert "--mask-value -1: `start_share` 0.125 already sets the start" in error
+def test_another_token_to_start_with_is_refused_beside_a_students_own(run, student, capsys):
+    error = refusal(run, f"--sample --checkpoint {student} --mask-value 3", capsys)
+    assert "--mask-value 3: `start_share` 0.125 already sets the start" in error
 
 
 def test_an_export_says_what_it_cannot_hold(run, student, tmp_path):
