@@ -67,12 +67,9 @@ def complete(line: CommandLine) -> CommandLine:
     if is_own_format(stored):
         found = contents_of(stored, path, "maskgit").get("dataset")
         dataset = found if isinstance(found, str) and found in DATASETS else dataset
+    name = line.run_name or f"{dataset}_{line.distill}_step"
     settings = option_values(student_settings(int(line.distill)))
-    return line.replace(
-        dataset=dataset,
-        run_name=line.run_name or f"{dataset}_{line.distill}_step",
-        **{name: settings[name] for name in settings.keys() - line.given},
-    )
+    return line.replace(dataset=dataset, run_name=name).fill(settings)
 
 
 def resolve(request: Request) -> DistillJob:

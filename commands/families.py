@@ -46,7 +46,7 @@ def with_defaults(line: CommandLine) -> CommandLine:
         }
         named = options_of(TrainingConfig) | options_of(SamplingConfig)
         values |= {named[field]: value for field, value in config.usual.items()}
-        line = line.replace(**{name: values[name] for name in values.keys() - line.given})
+        line = line.fill(values)
     return line
 
 

@@ -123,8 +123,7 @@ def sampling_line(line: CommandLine, model: ModelSource) -> CommandLine:
         settings = model.best.sampling
     if settings is None:
         return guided_if_possible(line, SamplingConfig, "guidance", model.shape.null_class)
-    kept = option_values(settings)
-    return line.replace(**{name: kept[name] for name in kept.keys() - line.given})
+    return line.fill(option_values(settings))
 
 
 def guided_if_possible(
@@ -138,10 +137,7 @@ def guided_if_possible(
         field: name of the setting: a guidance, or the share of labels to drop.
         null_class: the null class of the transformer.
     """
-    name = options_of(config)[field]
-    if null_class is not None or name in line.given:
-        return line
-    return line.replace(**{name: 0.0})
+    return line if null_class is not None else line.fill({options_of(config)[field]: 0.0})
 
 
 def start_share(line: CommandLine, model: ModelSource) -> float:

@@ -15,8 +15,8 @@ from commands.flags import options_of
 from commands.generation import GRID_COLUMNS
 from commands.judging import SPLITS
 from commands.nearest import pixels_of
-from commands.options import MEASURING, OPTIONS
-from commands.parser import CommandLine
+from commands.options import MEASURING
+from commands.parser import CommandLine, log_idle
 from commands.request import Data, Machine, Request
 from commands.sources import ModelSource, data_of, find_model
 from commands.train import tokens_of_split
@@ -69,9 +69,7 @@ def check(line: CommandLine) -> None:
     if line.images:
         raise UserError("--evaluate likelihood measures the dataset's images; leave --images out")
     measuring = {option.name for option in MEASURING} - {"reference", "classify"}
-    idle = ({*options_of(SamplingConfig).values()} | measuring) & line.given
-    if idle:
-        log.warning("no effect here: %s", ", ".join(OPTIONS[name].flag for name in sorted(idle)))
+    log_idle(({*options_of(SamplingConfig).values()} | measuring) & line.given)
 
 
 def resolved(request: Request) -> LikelihoodJob:

@@ -2,8 +2,9 @@
 
 import argparse
 import difflib
+import logging
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -13,6 +14,8 @@ from commands.modes import MODES, Mode
 from commands.options import OPTIONS, Many, Option
 from utils.errors import UserError
 from utils.version import VERSION
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class CommandLine:
         """Return a copy with some values changed; `given` and the modes stay."""
         changed = argparse.Namespace(**{**vars(self.values), **values})
         return CommandLine(changed, self.given, self.modes)
+
+    def fill(self, values: Mapping[str, Any]) -> "CommandLine":
+        """Return a copy with these values for the options that the user did not give."""
+        return self.replace(**{name: values[name] for name in values.keys() - self.given})
 
     def asks_for(self, mode: str) -> bool:
         """Return whether the mode of this name runs."""
@@ -68,6 +75,12 @@ def parse(argv: Sequence[str]) -> CommandLine:
         flags = ", ".join(mode.flag for mode in MODES)
         parser.error(f"choose what to do: {flags}")
     return CommandLine(argparse.Namespace(**values), given, chosen)
+
+
+def log_idle(names: Iterable[str]) -> None:
+    """Warn of given options that have no effect."""
+    if flags := ", ".join(OPTIONS[name].flag for name in sorted(names)):
+        log.warning("no effect here: %s", flags)
 
 
 def parse_value(name: str, text: str) -> Any:

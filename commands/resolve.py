@@ -16,7 +16,7 @@ from commands.fitted import with_fitted_defaults
 from commands.flags import configure, options_of, with_flags
 from commands.modes import Mode
 from commands.options import BEST, OPTIONS
-from commands.parser import CommandLine
+from commands.parser import CommandLine, log_idle
 from commands.request import Machine, Request
 from commands.resume import apply_resume
 from data.datasets import DATASETS
@@ -57,7 +57,7 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
         set_up_logging(verbose=processes.is_main, rewrite=with_flags)
         raise_file_limit()
         # Complete the command line, and choose where to compute.
-        _log_useless_options(line)
+        log_idle(idle_options(line))
         line = _with_local_files(line)
         for mode in line.modes:
             complete = getattr(mode.module(), "complete", None)
@@ -126,14 +126,7 @@ def _check_processes(line: CommandLine, machine: Machine) -> None:
             )
 
 
-def _log_useless_options(line: CommandLine) -> None:
-    """Warn of given options that no mode uses."""
-    idle = idle_options(line)
-    if idle:
-        log.warning("no effect here: %s", ", ".join(OPTIONS[name].flag for name in idle))
-
-
-def idle_options(line: CommandLine) -> list[str]:
+def idle_options(line: CommandLine) -> set[str]:
     """List the names of options that the user gave and that no mode uses."""
     # Options that belong to other modes.
     names = {mode.name for mode in line.modes}
@@ -151,7 +144,7 @@ def idle_options(line: CommandLine) -> list[str]:
             idle |= line.given & {named["guidance_interval"]}
         if not schedule.uses_power:
             idle |= line.given & {named["guidance_power"]}
-    return sorted(idle)
+    return idle
 
 
 @contextmanager

@@ -126,8 +126,7 @@ def _take_planned_options(
     line: CommandLine, stored: Settings, stage: str, run: RunFolder
 ) -> CommandLine:
     """Take the options of a run that was planned but not started; options given now win."""
-    kept = kept_options(line, stored, stage, run.config)
-    return line.replace(**{name: kept[name] for name in kept.keys() - line.given})
+    return line.fill(kept_options(line, stored, stage, run.config))
 
 
 def take_over_options(

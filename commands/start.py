@@ -96,7 +96,7 @@ def shaped_as(line: CommandLine, config: NetworkShape) -> CommandLine:
     plain, named = to_plain(config), options_of(kind)
     values = option_values(config)
     values |= {n: plain[f] for f, n in named.items() if f in plain and type(plain[f]) is not bool}
-    return line.replace(**{name: values[name] for name in values.keys() - line.given})
+    return line.fill(values)
 
 
 def transformer_origin(request: Request, tokenizer: TokenizerSource) -> Origin | None:

@@ -20,7 +20,7 @@ from commands.generation import (
 )
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
-from commands.resume import former_classes, run_record
+from commands.resume import former_classes
 from commands.sources import TokenizerSource, find_tokenizer
 from commands.start import (
     Origin,
@@ -38,6 +38,7 @@ from commands.training_jobs import (
     loop_config,
     made_from_images,
     open_splits,
+    record_of,
     wants_wandb,
 )
 from commands.training_scores import ScoresSource, check_scores, evaluation_of, resolve_scores
@@ -139,13 +140,7 @@ def resolve(request: Request) -> TrainJob:
         splits=splits,
         data=data,
         loop=loop,
-        record=run_record(
-            line.replace(size=size_text(data.size)),
-            "maskgit",
-            made_from,
-            request.continued.get("maskgit"),
-            splits.files,
-        ),
+        record=record_of(request, line, data, splits, made_from, "maskgit"),
         use_wandb=wants_wandb(request),
         tokenizer=tokenizer,
         config=config,

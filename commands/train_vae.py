@@ -16,7 +16,6 @@ from commands.families import new_config
 from commands.flags import configure, options_of
 from commands.parser import CommandLine
 from commands.request import Request
-from commands.resume import run_record
 from commands.sources import read_origin
 from commands.start import (
     CODES,
@@ -33,6 +32,7 @@ from commands.training_jobs import (
     loop_config,
     made_from_images,
     open_splits,
+    record_of,
     wants_wandb,
 )
 from commands.trial import cost_of, cost_of_training, steps_of
@@ -45,7 +45,7 @@ from models.vqgan.network import VQModel
 from training.config import VQGANTrainingConfig
 from training.vqgan import VQGANStage, freeze_vqgan
 from utils.errors import FieldError, UserError, value_text
-from utils.size import size_of, size_text
+from utils.size import size_of
 from utils.weights import count_parameters
 
 log = logging.getLogger(__name__)
@@ -122,13 +122,7 @@ def resolve(request: Request) -> TrainVaeJob:
         splits=splits,
         data=data,
         loop=loop,
-        record=run_record(
-            line.replace(size=size_text(data.size)),
-            "vqgan",
-            made_from,
-            request.continued.get("vqgan"),
-            splits.files,
-        ),
+        record=record_of(request, line, data, splits, made_from, "vqgan"),
         use_wandb=wants_wandb(request),
         config=config,
         training=training,

@@ -10,7 +10,7 @@ from commands.flags import configure
 from commands.look import log_short_look
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
-from commands.resume import class_order, former_classes
+from commands.resume import Settings, class_order, former_classes, run_record
 from data.content import Content, chosen_files, content_of, in_order, sizes_of_files
 from data.datasets import OWN_IMAGES
 from data.images import ImageDataset
@@ -21,6 +21,7 @@ from training.run_folder import RunFolder
 from training.runs import CLASS_NAMES, RunRecord, check_made_from, read_files
 from training.tracking import wandb_obstacle
 from utils.errors import UserError
+from utils.size import size_text
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,14 @@ def made_from_images(request: Request, splits: Splits, stage: str) -> dict[str, 
         hint = "; if images were only added, --new_images goes on with them"
         raise UserError(f"{error}{hint if splits.files else ''}") from error
     return _described(content)
+
+
+def record_of(
+    request: Request, line: CommandLine, data: Data, splits: Splits, made_from: Settings, stage: str
+) -> RunRecord:
+    """Make the record of a stage for config.json; `line` has the options that the run keeps."""
+    line = line.replace(size=size_text(data.size))
+    return run_record(line, stage, made_from, request.continued.get(stage), splits.files)
 
 
 def _described(content: Content) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from commands.flags import option_values
 from commands.judging import JudgeSource, check_judge, resolve_judge
-from commands.options import MEASURING, OPTIONS
-from commands.parser import CommandLine
+from commands.options import MEASURING
+from commands.parser import CommandLine, log_idle
 from commands.request import Data, Machine, Request
 from models.family import Transformer
 from models.generator import ImageSeries
@@ -19,8 +18,6 @@ from models.sampling import SamplingConfig
 from models.shapes import TransformerShape
 from models.tokenizer import Tokenizer
 from training.evaluation import Evaluation
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,10 +41,8 @@ def check_scores(line: CommandLine) -> None:
     if line.evaluate_every:
         check_judge(line)
     elif not (line.asks_for("evaluate") or line.asks_for("sweep")):
-        names = ["evaluate_samples", *(o.name for o in MEASURING if "train" in o.modes)]
-        idle = [OPTIONS[name].flag for name in names if name in line.given]
-        if idle:
-            log.warning("no effect here: %s", ", ".join(idle))
+        names = {"evaluate_samples", *(o.name for o in MEASURING if "train" in o.modes)}
+        log_idle(names & line.given)
 
 
 def resolve_scores(

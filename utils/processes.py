@@ -143,26 +143,15 @@ class Processes(Launch):
 
         The others wait while the main one works. The block must not contain collectives.
         """
-        if self.is_main:
-            with self._signs_of_life():
-                yield
-        else:
-            self._wait_for_main()
-            yield
-
-    def wait(self) -> None:
-        """Wait until every process has reached this point."""
-        self.largest(0)
-
-    @contextmanager
-    def _signs_of_life(self) -> Iterator[None]:
-        """Signal to the others that the main process still works in the block.
-
-        One collective for the whole block would end at TIMEOUT; many short ones do not.
-        """
         if self.size == 1:
             yield
             return
+        if not self.is_main:
+            while self.largest(0) != [0]:
+                pass
+            yield
+            return
+        # One collective for the whole block would end at TIMEOUT; many short ones do not.
         has_ended = threading.Event()
 
         def beat() -> None:
@@ -179,10 +168,9 @@ class Processes(Launch):
             thread.join()
         self.largest(0)
 
-    def _wait_for_main(self) -> None:
-        """Wait until the main process leaves its `_signs_of_life`."""
-        while self.largest(0) != [0]:
-            pass
+    def wait(self) -> None:
+        """Wait until every process has reached this point."""
+        self.largest(0)
 
     def largest(self, *values: int) -> list[int]:
         """Find the largest of each value over all processes; every process gets the same list."""
