@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from data.files import FileError, check_regular, reading
-from data.image_file import most_pixels
+from data.image_file import MOST_PIXELS
 from data.tree import named
 
 MOST_IDX_BYTES = 1 << 30  # twice the largest known dataset in this format
@@ -108,7 +108,7 @@ def images_shape(
     shape = (*shape, 1) if len(shape) == 3 else shape
     if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or in_fortran_order:
         raise ValueError(f"the images are {found}, not uint8 (N, H, W, C) with C 1 or 3")
-    if shape[1] * shape[2] > most_pixels() or not math.prod(shape):
+    if shape[1] * shape[2] > MOST_PIXELS or not math.prod(shape):
         raise ValueError(f"the images are {found}")
     count, height, width, channels = shape
     return count, height, width, channels

@@ -19,7 +19,7 @@ import PIL
 
 from data.deep_pixels import Range, Ranges, common_ranges
 from data.files import FileError
-from data.image_file import most_pixels, problems
+from data.image_file import MOST_PIXELS, problems
 from utils.links import open_own
 from utils.progress import progress_bar
 
@@ -37,7 +37,7 @@ DEEP = np.dtype([("stamp", STAMP), ("is_float", "<u8"), ("low", "<f8"), ("high",
 def stamps_of(folder: Path, names: Sequence[str]) -> np.ndarray:
     """Compute the stamps of files, named relative to the folder: uint64 (N,)."""
     common = hashlib.blake2b(digest_size=STAMP.itemsize)
-    rules = f"{RULES} {PIL.__version__} {most_pixels()}"
+    rules = f"{RULES} {PIL.__version__} {MOST_PIXELS}"
     common.update(os.fsencode(f"{rules}\0{os.path.realpath(folder)}\0"))
 
     def stamp(name: str) -> int:

@@ -4,7 +4,7 @@ Every reader of this program uses `load_image`, so that all treat unusual files 
 
 - A file is decoded by its contents, and only in the formats of FORMATS, and HEIF where the package
   pillow-heif is installed. Pillow knows others that start programs (an EPS starts Ghostscript).
-- An image of more pixels than `most_pixels` is refused before it is decoded.
+- An image of more pixels than MOST_PIXELS is refused before it is decoded.
 - A damaged or truncated file is refused, not shown in part. Damaged texts and color profiles in it
   do not matter.
 - An EXIF orientation is obeyed; other EXIF data and damaged ones are ignored.
@@ -12,7 +12,6 @@ Every reader of this program uses `load_image`, so that all treat unusual files 
 """
 
 import io
-import os
 import re
 import warnings
 import zlib
@@ -31,10 +30,10 @@ from data.deep_pixels import Deep, Range, SetOfRanges
 from data.files import FileError, check_regular, reading
 from data.pixels import decode, shown
 from data.tree import READS_HEIF
-from utils.errors import UserError, one_line
+from utils.errors import one_line
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-PIXELS_VARIABLE = "MASKGIT_MAX_PIXELS"
+MOST_PIXELS = 178_956_970  # Pillow refuses more too
 READERS = 4  # files checked at once
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -71,7 +70,7 @@ FOREIGN = (
 
 
 class TooManyPixelsError(FileError):
-    """An image that is larger than `most_pixels`."""
+    """An image of too many pixels."""
 
 
 def load_image(path: str | Path, page: str = "white", ranges: SetOfRanges = None) -> Image.Image:
@@ -109,7 +108,7 @@ def image_of_bytes(data: bytes, name: str, most: int, page: str = "white") -> Im
         raise FileError(f"cannot read the image {name}: it is empty")
     with warnings.catch_warnings(), reading(name, "the image"):
         warnings.simplefilter("ignore")
-        return shown(_decoded(data, name, min(most, most_pixels())), page)
+        return shown(_decoded(data, name, min(most, MOST_PIXELS)), page)
 
 
 def problems(paths: Sequence[str]) -> list[FileError | Range | None]:
@@ -142,26 +141,10 @@ def problems(paths: Sequence[str]) -> list[FileError | Range | None]:
         return list(pool.map(problem, paths))
 
 
-@cache
-def most_pixels() -> int:
-    """Return the largest number of pixels of an image: Pillow's limit, or the user's own.
-
-    Raises:
-        UserError: if the environment variable is not a number.
-    """
-    value = os.environ.get(PIXELS_VARIABLE, "")
-    if value and not value.isdecimal():
-        raise UserError(f"{PIXELS_VARIABLE}={value} in the environment is not a number; unset it")
-    if value:
-        Image.MAX_IMAGE_PIXELS = int(value) // 2 + 1  # Pillow refuses twice this number
-    return int(value) if value else 2 * (Image.MAX_IMAGE_PIXELS or 1 << 62)
-
-
 def _load(path: str | Path) -> Image.Image | Deep:
     """Decode a file; raises any exception, and Pillow's warnings."""
-    most = most_pixels()
     check_regular(path)
-    return _decoded(Path(path), path, most)
+    return _decoded(Path(path), path, MOST_PIXELS)
 
 
 def _decoded(source: Path | bytes, name: str | Path, most: int) -> Image.Image | Deep:
@@ -240,10 +223,9 @@ def _why_unknown(source: Path | bytes) -> str:
 
 def _too_many(name: str | Path, count: int, most: int) -> TooManyPixelsError:
     """Make the error about an image that is too large."""
-    allow = f", or allow it with {PIXELS_VARIABLE}={count} in the environment"
     return TooManyPixelsError(
         f"cannot read the image {name}: it has {count:,} pixels, more than {most:,}; make it "
-        f"smaller{allow if most == most_pixels() else ''}"
+        "smaller"
     )
 
 

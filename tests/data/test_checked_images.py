@@ -88,7 +88,7 @@ def test_another_limit_of_pixels_is_obeyed(tmp_path, images, monkeypatch):
         image.resize((30, 30)).save(images / "cat" / "0.png")
     assert start(images, tmp_path / "tokens") == 10
     for module in ("image_file", "checked_images"):
-        monkeypatch.setattr(f"data.{module}.most_pixels", lambda: 800)
+        monkeypatch.setattr(f"data.{module}.MOST_PIXELS", 800)
     assert start(images, tmp_path / "tokens") == 9
 
 
