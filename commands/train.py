@@ -317,6 +317,7 @@ def _shape_for(
         "num_classes": len(images.class_names),
         "seq_len": tokenizer.seq_len,
         "splits": tokenizer.splits,  # only of families that see several tokens of a cell together
+        "grid": tokenizer.grid,
         "null_trained": line.drop_label > 0,  # some families have no null class
     }
     known = fields_without_option(request, "maskgit", kind, origin) | known

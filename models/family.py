@@ -128,8 +128,8 @@ class TokenizerFamily(Family):
 class TransformerFamily(Family):
     """A kind of transformer; its config is a `TransformerShape`.
 
-    The config of a new transformer gets codebook_size, num_classes and seq_len, and every other
-    field that an option fills.
+    The config of a new transformer gets those of codebook_size, num_classes, seq_len and grid that
+    it has, and every other field that an option fills.
 
     Attributes:
         read: (file of another program, config of the tokenizer, number of classes or None if it is

@@ -49,6 +49,8 @@ from models.maskgit_vqgan import foreign as maskgit_vqgan_files
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
 from models.maskgit_vqgan.network import MaskgitVQModel
 from models.model import BEST_SETTINGS, LOOK_ENTRY, Model, read_best_settings
+from models.modern import transformer as modern
+from models.modern.config import ModernConfig
 from models.sampling import SamplingConfig
 from models.shapes import Given, TokenizerShape, TransformerShape, refuse_contradictions
 from models.tokenizer import Tokenizer
@@ -170,6 +172,12 @@ TRANSFORMERS = (
         write=maskgit_files.to_foreign,
         joined=JOINED,
         carry=carry,
+    ),
+    TransformerFamily(
+        config=ModernConfig,
+        network=modern.ModernTransformer,
+        joined=modern.JOINED,
+        carry=modern.carry,
     ),
 )
 # Files of format version 1 do not name their families.

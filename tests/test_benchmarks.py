@@ -1,9 +1,12 @@
-"""The benchmarks' baseline computes what our path computes."""
+"""The benchmarks' baseline computes what our path computes; a record is trained and told."""
+
+import sys
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import record
 from benchmarks.baseline import PlainTransformer, Trainer, sample
 from benchmarks.speed import forward_flops
 from models.maskgit.config import TransformerConfig
@@ -60,3 +63,17 @@ def test_operations_are_those_that_torch_counts(plain):
     with math_attention, FlopCounterMode(display=False) as counter:
         ours(tokens, labels)
     assert forward_flops(CONFIG, 16) == pytest.approx(counter.get_total_flops(), rel=1e-3)
+
+
+def test_a_record_is_a_row(monkeypatch, data_dir, tokenizer_file, tmp_path, capsys):
+    own = f"--checkpoint_vae {tokenizer_file} --data_dir {data_dir} --output_dir {tmp_path}"
+    monkeypatch.setattr(record, "TASK", f"--train --dataset mnist --batch_size 16 {own}")
+    options = "--transformer modern --hidden_dim 8 --heads 2 --depth 1 --mlp_dim 8"
+    monkeypatch.setattr(sys, "argv", ["record.py", "--steps", "2", *options.split()])
+    record.main()
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    titles, _, row = ([*map(str.strip, line.split("|"))] for line in printed)
+    found = dict(zip(titles, row, strict=True))
+    assert (found["family"], found["steps"], found["options"]) == ("modern", "2", f"`{options}`")
+    assert float(found["loss"].split(",")[0]) > 0
+    assert not (tmp_path / "mnist").exists()  # it is no run

@@ -33,6 +33,10 @@ from page.decoding import read_decoding
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 
+TRAIN_MODERN = (
+    "--train --transformer modern --dataset mnist --batch_size 16 --hidden_dim 8 --heads 2 "
+    "--depth 1 --mlp_dim 8"
+)
 TRAIN_COUNT = "--train --transformer count --dataset mnist --batch_size 16 --hidden_dim 6 --lr 1e-2"
 
 
@@ -68,6 +72,7 @@ CASES = {
     "70,000 codes": Case(
         GrayNetwork(GrayConfig(codebook_size=70_000)), f"--train {TRAIN_TINY}", "maskgit"
     ),
+    "modern": Case(GrayNetwork(GrayConfig()), TRAIN_MODERN, "modern"),
     "12 tokens in a row": Case(RowNetwork(RowConfig()), f"--train {TRAIN_TINY}", "maskgit"),
 }
 
@@ -124,7 +129,7 @@ def test_it_is_trained_and_resumed(world):
     assert (stored["family"], stored["step"]) == (world.case.transformer, 6)
     kept = json.loads((world.output / "mnist" / "config.json").read_text())["maskgit"]
     assert kept["transformer"] == world.case.transformer
-    assert ("heads" in kept) == (world.case.transformer == "maskgit")
+    assert ("heads" in kept) == (world.case.transformer != "count")
     (tokens,) = world.output.glob("tokens/mnist-train-*/tokens.npy")
     codes = world.case.network.config.codebook_size
     assert np.load(tokens).dtype == (np.uint32 if codes > 2**16 else np.uint16)

@@ -1,0 +1,90 @@
+"""How long a transformer has to learn until it predicts hidden tokens well (docs/records.md).
+
+    python benchmarks/record.py --steps 900 --transformer modern
+
+All transformers learn the same tokens: Fashion-MNIST by the bundled tokenizer. The loss is that of
+`training.validation`, whose images and masks never change. All other options are those of --train.
+The clock runs while the network is made and trained, and not while the images become tokens, which
+happens once.
+"""
+
+import argparse
+import logging
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from commands.parser import parse
+from commands.resolve import resolved
+from commands.train import TrainJob, tokens_of
+from training.transformer import MaskGITStage
+from utils.weights import count_parameters
+
+log = logging.getLogger(__name__)
+
+TARGET = 4.146  # nats per hidden token
+SHOWN_EVERY = 100  # steps
+TASK = "--train --dataset fashionmnist --run_name record --no_wandb"
+
+
+def measure(job: TrainJob, steps: int) -> dict[str, Any]:
+    """Train for some steps, with a learning rate that ends there.
+
+    Returns:
+        A row of docs/records.md, by the title of the column.
+    """
+    tokenizer = job.tokenizer.open()
+    train, held_out = (tokens_of(job, tokenizer, split) for split in ("train", "validation"))
+    start = time.perf_counter(), time.process_time()
+    stage = MaskGITStage(
+        job.config,
+        replace(job.training, epochs=steps / job.steps_per_epoch),  # type: ignore[arg-type]
+        train,
+        held_out,
+        device=job.machine.device,
+        precision=job.machine.precision,
+        checkpoint_entries={},
+        preview=lambda *_: None,
+        start=job.start,
+        compile_model=job.machine.compiled,
+    )
+    for step in range(steps):
+        metrics = stage.train_step(step)
+        if step % SHOWN_EVERY == 0:
+            log.info("step %d of %d  loss %.4f", step, steps, metrics["loss"].item())
+    wall, processor = time.perf_counter() - start[0], time.process_time() - start[1]
+    loss = stage.validate()["loss"]
+    return {
+        "loss": f"{loss:.4f}{'' if loss <= TARGET else f', above {TARGET}'}",
+        "wall time": f"{wall:.0f} s",
+        "processor time": f"{processor:.0f} s",
+        "family": job.config.family,
+        "parameters": f"{count_parameters(stage.model) / 1e6:.2f} M",
+        "steps": steps,
+    }
+
+
+def main() -> None:
+    """Measure what the command line asks for, and print a row of docs/records.md."""
+    reader = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    reader.add_argument("--steps", type=int, required=True, help="optimizer steps of the training")
+    own, others = reader.parse_known_args()
+    with resolved(parse([*TASK.split(), *others])) as jobs:
+        (job,) = jobs.values()
+        row = measure(job, own.steps)
+    row["precision"] = str(job.machine.precision).removeprefix("torch.")
+    row["options"] = f"`{' '.join(others)}`"
+    row["commit"] = subprocess.check_output(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, text=True
+    ).strip()
+    for line in (row.keys(), ["---"] * len(row), row.values()):
+        sys.stdout.write(f"| {' | '.join(map(str, line))} |\n")
+
+
+if __name__ == "__main__":
+    main()
