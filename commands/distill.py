@@ -29,10 +29,9 @@ from training import runs
 from training.config import UPDATES_PER_EPOCH, DistillConfig, LoopConfig
 from training.distillation import VALIDATION_BATCHES, DistillationStage, student_settings
 from training.runs import check_made_from
-from utils.checkpoint import contents_of, is_own_format
+from utils.checkpoint import contents_of, is_own_format, read_checkpoint
 from utils.errors import FieldError, UserError
 from utils.size import size_text
-from utils.torch_file import read_torch_file
 from utils.weights import count_parameters
 
 log = logging.getLogger(__name__)
@@ -63,7 +62,7 @@ def complete(line: CommandLine) -> CommandLine:
     if not line.checkpoint:
         raise UserError("--distill needs a teacher: name the file of a model with --checkpoint")
     dataset, path = line.dataset, Path(line.checkpoint)
-    stored = None if "dataset" in line.given else read_torch_file(path)
+    stored = None if "dataset" in line.given else read_checkpoint(path)
     if is_own_format(stored):
         found = contents_of(stored, path, "maskgit").get("dataset")
         dataset = found if isinstance(found, str) and found in DATASETS else dataset

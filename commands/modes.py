@@ -91,9 +91,10 @@ MODES = (
     ),
     Mode(
         "export",
-        "write the trained transformer in the layout of caetas/GenerativeZoo",
+        "write the model into a folder, to publish it; or the transformer alone into a file that "
+        "ends in .pt or .pth, as other programs read it",
         opens_networks=True,
-        unit="FILE",
+        unit="PATH",
         kind=kinds.path,
     ),
     Mode(

@@ -33,25 +33,24 @@ from models.sampling import SamplingConfig
 from models.shapes import Given, TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.run_folder import RunFiles, RunFolder
-from utils.checkpoint import is_own_format, save_checkpoint
+from utils.checkpoint import WEIGHTS, is_own_format, read_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.files import read_with_digest
 from utils.hub import hub_name
 from utils.size import size_text
-from utils.torch_file import read_torch_file
 
 log = logging.getLogger(__name__)
 
 
 def read_origin(request: Request, file: str) -> tuple[Path, Any, str]:
-    """Read the file of --init once: its path, what `read_torch_file` returned, and its digest.
+    """Read the file of --init once: its path, what `read_checkpoint` returned, and its digest.
 
     Raises:
         UserError: if it is missing or damaged.
     """
     path = Path(file)
     if (path, "init") not in request.opened:
-        request.opened[path, "init"] = read_with_digest(path, read_torch_file)
+        request.opened[path, "init"] = read_with_digest(path, read_checkpoint)
     stored, digest = request.opened[path, "init"]
     return path, stored, digest[:16]
 
@@ -287,7 +286,7 @@ def _model_of_file(request: Request, path: Path) -> ModelSource:
         best=model.best,
         made_for=model.made_for,
         usual=None if model.usual == SamplingConfig() else model.usual,
-        keeps_settings=is_own and hub_name(path) is None,
+        keeps_settings=is_own and not _is_published(path),
         look=model.look,
     )
 
@@ -299,7 +298,7 @@ def _load_model(request: Request, path: Path) -> tuple[Model, bool]:
         The model, and whether this program wrote its file.
     """
     line = request.line
-    stored = read_torch_file(path)
+    stored = read_checkpoint(path)
     if not is_own_format(stored):
         return _load_foreign(request, stored, path), False
     model = own_model(stored, path, _given(line))
@@ -377,8 +376,13 @@ def _run_of(request: Request, path: Path, dataset: str) -> RunFolder:
 
 
 def is_in_run(path: Path) -> bool:
-    """Whether a checkpoint is in the folder of a run; the cache of the hub is none."""
-    return RunFiles(path.parent).config.is_file() and hub_name(path) is None
+    """Whether a checkpoint is in the folder of a run, and not published."""
+    return RunFiles(path.parent).config.is_file() and not _is_published(path)
+
+
+def _is_published(path: Path) -> bool:
+    """Whether a checkpoint is in the cache of the hub, or in a folder of --export."""
+    return path.name == WEIGHTS or hub_name(path) is not None
 
 
 def _model_hint(run: RunFolder) -> str:

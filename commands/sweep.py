@@ -82,8 +82,8 @@ def resolve(request: Request) -> SweepJob:
         sampling.validate_for(model.shape)
     if line.keep_best and not model.keeps_settings:
         raise UserError(
-            f"--keep_best: {model.path} cannot hold settings; only a checkpoint that --train or "
-            "--distill wrote can, outside the cache of the hub"
+            f"--keep_best: {model.path} cannot hold settings; only the .pt file that --train "
+            "or --distill wrote can, outside the cache of the hub"
         )
     data = data_of(request, model)
     judge = resolve_judge(request, data, line.reference or "train", len(generation.labels))

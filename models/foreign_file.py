@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from utils.errors import UserError, one_line
-from utils.torch_file import OPTIMIZER, read_json, safetensors_metadata
+from utils.torch_file import OPTIMIZER, read_json
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +42,6 @@ class ForeignFile:
     def holds(self, signs: Collection[str]) -> bool:
         """Whether it has a network with all these weights, inside any wrappers."""
         return set(signs) <= unwrapped(self.stored, signs).weights.keys()
-
-    @cached_property
-    def metadata(self) -> Mapping[str, str]:
-        """The metadata of a .safetensors file; empty for other files."""
-        return safetensors_metadata(self.path)
 
     @cached_property
     def config(self) -> Mapping[str, Any]:

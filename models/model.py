@@ -25,7 +25,9 @@ from utils.device import autocast, in_usual_torch
 from utils.errors import UserError
 from utils.plain import from_plain, to_plain
 
-BEST_SETTINGS, LOOK_ENTRY = "best_settings", "look"  # entries of a checkpoint
+# Entries of a checkpoint: the settings that a sweep found, and those that a student was made for;
+# how the images of the training were shown.
+BEST_SETTINGS, MADE_FOR, LOOK_ENTRY = "best_settings", "made_for", "look"
 LIKELIEST = 5  # tokens of a cell that `Model.cell_choice` tells about
 MAX_DEPTH = 8  # of its nested plain data; a protocol needs three
 
@@ -112,6 +114,25 @@ class Model(ImageGenerator):
     def fingerprint(self) -> str:
         """Digest of the transformer's config and weights, 16 hexadecimal digits."""
         return weights_digest(to_plain(self.transformer.config), self.transformer.state_dict())
+
+    def contents(self) -> dict[str, Any]:
+        """Return plain data and tensors for a checkpoint; `models.open.own_model` reads them."""
+        config = self.transformer.config
+        contents = {
+            "family": config.family,
+            "config": to_plain(config),
+            "dataset": self.dataset,
+            "class_names": list(self.class_names),
+            "ema": {name: value.cpu() for name, value in self.transformer.state_dict().items()},
+            "tokenizer": self.tokenizer.entry(),
+        }
+        if self.best is not None:
+            contents[BEST_SETTINGS] = self.best.entry()
+        if self.made_for is not None:
+            contents[MADE_FOR] = to_plain(self.made_for)
+        if self.look:
+            contents[LOOK_ENTRY] = dict(self.look)
+        return contents
 
     def to(self, device: torch.device, precision: torch.dtype) -> "Model":
         """Move the networks in place, and return the model with this precision."""

@@ -48,7 +48,7 @@ from models.maskgit.transformer import JOINED, MaskedTransformer, carry
 from models.maskgit_vqgan import foreign as maskgit_vqgan_files
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
 from models.maskgit_vqgan.network import MaskgitVQModel
-from models.model import BEST_SETTINGS, LOOK_ENTRY, Model, read_best_settings
+from models.model import BEST_SETTINGS, LOOK_ENTRY, MADE_FOR, Model, read_best_settings
 from models.modern import transformer as modern
 from models.modern.config import ModernConfig
 from models.sampling import SamplingConfig
@@ -57,13 +57,13 @@ from models.tokenizer import Tokenizer
 from models.vqgan import foreign as vqgan_files
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
-from utils.checkpoint import build_with_weights, contents_of, is_own_format
+from utils.checkpoint import build_with_weights, contents_of, is_own_format, read_checkpoint
 from utils.device import choose_device, choose_precision, in_usual_torch
 from utils.errors import FieldError, UserError, check_whole, one_line
 from utils.hub import local_file
 from utils.plain import from_plain
 from utils.size import Size, Written, size_of
-from utils.torch_file import opening, pickled_network, read_torch_file
+from utils.torch_file import opening, pickled_network
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,6 @@ MODEL_ENTRIES = frozenset({"config", "ema", "tokenizer", "dataset", "class_names
 RESUMED = "the state of a training (`resume` continues it)"
 KINDS = {"maskgit": "a trained transformer", "vqgan": "a trained VQ-GAN (`checkpoint_vae`)"}
 KINDS |= dict.fromkeys(("maskgit-resume", "vqgan-resume", "student-resume"), RESUMED)
-MADE_FOR = "made_for"  # entry of a student's checkpoint: its sampling settings
 
 TOKENIZERS = (
     TokenizerFamily(
@@ -216,7 +215,7 @@ def load_model(
     if num_classes is not None:
         check_whole("num_classes", num_classes, 1)
     path = local_file(Path(path).expanduser())
-    stored = read_torch_file(path)
+    stored = read_checkpoint(path)
     if is_own_format(stored):
         model = own_model(stored, path)
     elif isinstance(tokenizer, Tokenizer):
@@ -253,7 +252,7 @@ def load_tokenizer(
             `family` or a given field; the message names both values.
     """
     path = local_file(Path(path).expanduser())
-    stored = read_torch_file(path)
+    stored = read_checkpoint(path)
     with opening(path):
         tokenizer = _tokenizer_in(stored, path, size_of(image_size), given or {}, family)
     if channels not in (None, tokenizer.channels):
@@ -271,7 +270,7 @@ def own_model(stored: Any, path: Path, given: Given = NOTHING_GIVEN) -> Model:
     """Build the model in a checkpoint of this program, with the averaged weights, on the CPU.
 
     Args:
-        stored: what `read_torch_file` returned.
+        stored: what `read_checkpoint` returned.
 
     Raises:
         UserError: if the contents do not fit together, a weight is not finite, or the file
@@ -341,7 +340,7 @@ def foreign_model(
     """Build a model from the transformer in a file of another program, on the CPU.
 
     Args:
-        stored: what `read_torch_file` returned.
+        stored: what `read_checkpoint` returned.
         class_names: names in the order of the labels. The model may have fewer classes, or more;
             the additional ones are named by number.
         num_classes: the number of classes that it must have; None accepts any.

@@ -4,6 +4,7 @@ import gzip
 import logging
 import os
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from fake_gpu import FIRST_TORCH
+from hub_server import Hub
 from PIL import Image
 
 from MaskGIT import main
@@ -154,3 +156,16 @@ def trained(data_dir: Path, tokenizer_file: Path, tmp_path_factory: pytest.TempP
         f"--output_dir {output} --no_wandb".split()
     )
     return output / "mnist"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty hub, and an empty cache."""
+    pytest.importorskip("huggingface_hub")
+    hub = Hub()
+    monkeypatch.setenv("HF_ENDPOINT", hub.start())
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    for name in [one for one in sys.modules if one.startswith("huggingface_hub")]:
+        monkeypatch.delitem(sys.modules, name)  # it reads the environment when it is imported
+    yield hub
+    hub.stop()

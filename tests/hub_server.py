@@ -2,43 +2,47 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_letmein"
 
 
-@dataclass
 class Hub:
-    """Repositories on the server: for each its revisions, each a folder of files.
+    """A hub on this machine.
 
-    A repository in `gated` needs the token. `asked` keeps all requests.
+    Attributes:
+        repositories: for each its revisions, each a folder of files.
+        gated: repositories that need the token.
+        asked: all requests.
     """
 
-    repositories: dict[str, dict[str, Path]] = field(default_factory=dict)
-    gated: set[str] = field(default_factory=set)
-    asked: list[str] = field(default_factory=list)
-    stop: Callable[[], None] = lambda: None
+    def __init__(self) -> None:
+        self.repositories: dict[str, dict[str, Path]] = {}
+        self.gated: set[str] = set()
+        self.asked: list[str] = []
+        names = {"hub": self, "do_GET": _answer, "do_HEAD": _answer, "log_message": _log}
+        handler = type("Handler", (BaseHTTPRequestHandler,), names)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
 
-    def server(self) -> ThreadingHTTPServer:
-        """Return a server of a free port, not yet running."""
+    def start(self) -> str:
+        """Serve from now on; return the address."""
+        Thread(target=self._server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self._server.server_port}"
 
-        class Handler(BaseHTTPRequestHandler):
-            hub = self
-            do_GET = do_HEAD = _answer  # noqa: N815 (names that http.server calls)
-            log_message = _log
-
-        return ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
-def _log(handler: BaseHTTPRequestHandler, *_: object) -> None:
+def _log(handler: Any, *_: object) -> None:
     handler.hub.asked.append(f"{handler.command} {handler.path}")
 
 
-def _answer(handler: BaseHTTPRequestHandler) -> None:
+def _answer(handler: Any) -> None:
     hub, path = handler.hub, unquote(urlsplit(handler.path).path)
     parts = path.removeprefix("/api/models").strip("/").split("/")
     name, revision, file = "/".join(parts[:2]), "/".join(parts[3:4]) or "main", "/".join(parts[4:])
@@ -66,7 +70,7 @@ def _commit(folder: Path) -> str:
 
 
 def _send(
-    handler: BaseHTTPRequestHandler,
+    handler: Any,
     status: int,
     body: bytes = b"",
     commit: str = "",

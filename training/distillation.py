@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from data.token_set import send_array
 from models.family import Transformer
 from models.masking import draw_masks
-from models.open import MADE_FOR
+from models.model import MADE_FOR
 from models.predictors import guided_logits, prepare_decoding
 from models.samplers import draw_tokens
 from models.sampling import SamplingConfig

@@ -1,6 +1,7 @@
 """Checkpoint files that describe themselves and are safe to open.
 
-A checkpoint is a nested dictionary of tensors and plain data. torch.save writes it.
+A checkpoint is a nested dictionary of tensors and plain data. torch.save writes it; to publish it,
+it is written as a folder of two files.
 utils/torch_file.py, which runs no code, reads it; torch.load(weights_only=True) can read it too.
 Besides its contents a file holds its kind, the versions of the format and of the program, and
 checksums of every tensor and of the plain data. So damage is found, and the message names the
@@ -15,17 +16,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, TypeVar
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError, one_line
-from utils.files import atomic_write
-from utils.torch_file import opening, read_torch_file
+from utils.files import atomic_write, write_json_atomic
+from utils.torch_file import opening, read_json, read_torch_file
 from utils.version import VERSION
 
 FORMAT = "maskgit-checkpoint"
 FORMAT_VERSION = 2
 PLAIN_DATA = "(plain data)"
+WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"  # the files of a folder
 Module = TypeVar("Module", bound=nn.Module)
 NO_KINDS: Mapping[str, str] = MappingProxyType({})
 
@@ -41,16 +44,77 @@ def save_checkpoint(path: Path, kind: str, contents: Mapping[str, Any]) -> None:
     Raises:
         UserError: if the file cannot be written; an earlier one stays intact.
     """
-    file_contents = {
+    with atomic_write(path) as file:
+        torch_save(_described(kind, contents), file)
+
+
+def save_folder(folder: Path, kind: str, contents: Mapping[str, Any]) -> None:
+    """Write a checkpoint as two files: the tensors as safetensors, and all else as JSON.
+
+    Args:
+        folder: the folder; it must exist.
+        kind: as in `save_checkpoint`.
+        contents: as there, without tuples.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    plain = {**_described(kind, contents), "contents": _without_tensors(contents, "", tensors)}
+    with atomic_write(folder / WEIGHTS) as file:
+        file.write(safetensors.torch.save(tensors, {"format": "pt"}))
+    write_json_atomic(folder / DESCRIPTION, plain)
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Read any file as `read_torch_file` does; one of `save_folder` together with the other.
+
+    Raises:
+        UserError: as `read_torch_file`; or if the two files do not belong together.
+    """
+    stored, beside = read_torch_file(path), path.with_name(DESCRIPTION)
+    if path.name != WEIGHTS or not beside.is_file():
+        return stored
+    with opening(path):
+        plain = read_json(beside)
+        if not is_own_format(plain):  # another program's
+            return stored
+        _put_back(stored, plain["contents"])
+        return plain
+
+
+def _described(kind: str, contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Return contents with what a file says about itself."""
+    return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "program_version": VERSION,
         "kind": kind,
-        "checksums": _checksums(contents),
         "contents": dict(contents),
+        "checksums": _checksums(contents),
     }
-    with atomic_write(path) as file:
-        torch_save(file_contents, file)
+
+
+def _without_tensors(value: Mapping[str, Any], name: str, tensors: dict[str, Tensor]) -> Any:
+    """Copy nested dictionaries without their tensors, which `tensors` takes, by path."""
+    plain = {}
+    for key, entry in value.items():
+        if isinstance(entry, Tensor):
+            tensors[name + key] = entry.cpu().contiguous()
+        else:
+            is_inner = isinstance(entry, Mapping)
+            plain[key] = _without_tensors(entry, f"{name}{key}/", tensors) if is_inner else entry
+    return plain
+
+
+def _put_back(tensors: Mapping[str, Tensor], contents: dict[str, Any]) -> None:
+    """Put the tensors that `_without_tensors` took back into their places in the contents."""
+    for path, tensor in tensors.items():
+        *outer, name = path.split("/")
+        place = contents
+        for key in outer:
+            place = place[key]
+        place[name] = tensor
 
 
 def torch_save(contents: Any, file: BinaryIO) -> None:
@@ -94,7 +158,7 @@ def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
     Raises:
         UserError: if the file is missing, damaged, of another format, version or kind.
     """
-    return contents_of(read_torch_file(path), path, kind)
+    return contents_of(read_checkpoint(path), path, kind)
 
 
 def is_own_format(stored: Any) -> bool:

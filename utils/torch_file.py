@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -111,19 +111,6 @@ def pickled_network(stored: Any) -> str | None:
     values = [stored, *stored.values()] if isinstance(stored, dict) else [stored]
     networks = (v.name for v in values if isinstance(v, StandIn) and v.is_network)
     return next(networks, None)
-
-
-def safetensors_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a .safetensors file that `read_torch_file` has read.
-
-    Returns:
-        Texts by name; empty for a file without metadata or of another format.
-    """
-    with path.open("rb") as file:
-        if not _is_safetensors(file.read(9)):
-            return {}
-    with safe_open(path, "pt") as opened:
-        return dict(opened.metadata() or {})
 
 
 def read_json(path: Path) -> dict[str, Any]:

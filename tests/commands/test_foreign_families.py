@@ -1,5 +1,7 @@
 """Files of other programs through the command line, as a stranger uses them."""
 
+import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 from dataset_files import write_folder
 from golden_values import read_golden
+from PIL import Image
 
 from models.halton.config import HaltonConfig
 from models.halton.foreign import to_foreign
@@ -20,6 +23,7 @@ from models.maskbit.transformer import BitTransformer
 from models.renaming import levels_turned, renamed
 from utils.checkpoint import load_checkpoint
 
+NET = Path(__file__).parents[2] / "metrics" / "pretrained" / "fashionmnist_net.pt"
 SHAPE = LlamaGenConfig(image_size=32, channels=32, ch_mult=(1, 1, 2), num_res_blocks=1,
                        attn_resolutions=(8,), z_channels=16, n_embed=32, embed_dim=8)  # fmt: skip
 
@@ -47,13 +51,17 @@ def test_a_tokenizer_is_measured_and_a_transformer_trained_on_it(run, tmp_path):
         run(f"--reconstruct --dataset mnist --checkpoint_vae {file} --tokenizer vqgan")
 
 
-def test_a_model_of_imagenet_is_sampled_by_the_names_of_classes(run, tmp_path):
-    file = write_tokenizer(tmp_path / "vq.pt", 3)
+def write_halton(folder: Path, channels: int = 3, classes: int = 1000) -> str:
+    """Write a small transformer in Halton-MaskGIT's layout; return the options that open it."""
+    tokenizer = write_tokenizer(folder / "vq.pt", channels)
     torch.manual_seed(0)
-    network = HaltonTransformer(HaltonConfig(32, 1000, 64, hidden_dim=24, depth=1, heads=2))
-    torch.save(to_foreign(network), tmp_path / "model.pth")
-    model = f"--dataset imagenet --size 32 --checkpoint {tmp_path}/model.pth --heads 2 " \
-        f"--checkpoint_vae {file} --step 4"  # fmt: skip
+    network = HaltonTransformer(HaltonConfig(32, classes, 64, hidden_dim=24, depth=1, heads=2))
+    torch.save(to_foreign(network), folder / "model.pth")
+    return f"--checkpoint {folder}/model.pth --heads 2 --checkpoint_vae {tokenizer}"
+
+
+def test_a_model_of_imagenet_is_sampled_by_the_names_of_classes(run, tmp_path):
+    model = f"--dataset imagenet --size 32 {write_halton(tmp_path)} --step 4"
     out = run(f"--sample {model} --labels goldfish,1,7-8x1")
     assert out.count("halton, published under MIT") == 1
     with np.load(tmp_path / "imagenet" / "samples" / "samples.npz") as stored:
@@ -82,3 +90,41 @@ def test_maskbit_is_sampled_edited_and_trained_on_its_bits(run, tmp_path):
     )
     stored = load_checkpoint(tmp_path / "folder" / "MaskGIT_folder.pt", "maskgit")
     assert (stored["config"]["codebook_size"], stored["config"]["seq_len"]) == (8, 32)
+
+
+def test_a_halton_model_edits_and_is_measured_as_published(run, tmp_path):
+    model = f"--dataset mnist {write_halton(tmp_path, 1, 10)}"
+    measuring = f"{model} --num_samples 20 --batch_size 10 --feature_net {NET}"
+    run(f"--edit {model} --init_image mnist:0 --mask_box 0,0,16,32 --labels 3 --num_samples 2")
+    files = sorted((tmp_path / "mnist" / "edits" / "images").iterdir())
+    one, other = (np.asarray(Image.open(file)) for file in files)
+    assert np.array_equal(one[:, 16:], other[:, 16:])
+    assert not np.array_equal(one[:, :16], other[:, :16])
+    run(f"--evaluate {measuring}")
+    found = json.loads((tmp_path / "mnist" / "evaluation_samples.json").read_text())
+    assert found["protocol"]["sampling"]["sampler"] == "halton"
+    assert found["protocol"]["sampling"]["step"] == 32
+    run(f"--sweep step=2,32 {measuring}")
+    with (tmp_path / "mnist" / "sweep" / "sweep.csv").open(newline="") as table:
+        fid = {row["step"]: row["fid"] for row in csv.DictReader(table)}
+    assert fid["32"] == f"{found['scores']['fid']:.6g}"
+
+
+def test_files_of_other_programs_are_published_as_one_that_needs_no_other(run, tmp_path, capsys):
+    options = f"--dataset imagenet --size 32 {write_halton(tmp_path)}"
+    run(f"--export {tmp_path}/out {options}")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "halton: MIT" in card
+    assert "llamagen: MIT" in card
+    about = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert about["contents"]["tokenizer"]["family"] == "llamagen"
+    images = []
+    for checkpoint in (options, f"--checkpoint {tmp_path}/out"):
+        run(f"--sample {checkpoint} --labels goldfish --step 2")
+        with np.load(tmp_path / "imagenet" / "samples" / "samples.npz") as stored:
+            images.append(stored["arr_0"])
+    assert np.array_equal(*images)
+    for name in ("out", "model.safetensors"):
+        with pytest.raises(SystemExit, match="2"):
+            run(f"--export {tmp_path}/{name} {options}")
+    assert "name the folder; its file is model.safetensors" in capsys.readouterr().err

@@ -1,44 +1,24 @@
-"""Checkpoints on the hub, through the command line and from Python; the hub is a local server."""
+"""Checkpoints to and from the hub, by the command line and from Python; it is a local server."""
 
 import json
 import shutil
 import sys
-from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
 from conftest import TINY_TRANSFORMER
-from hub_server import TOKEN, Hub
+from hub_server import TOKEN
+from safetensors.torch import load_file, save_file
 
+from models.model import BestSettings
 from models.open import load_model, load_tokenizer
+from models.sampling import SamplingConfig
+from utils.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.hub import hub_name, local_file
 
-pytest.importorskip("huggingface_hub")
 TRAIN = f"--train --dataset mnist --batch_size 16 {TINY_TRANSFORMER}"
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """An empty hub, and an empty cache."""
-    hub = Hub()
-    server = hub.server()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    for name in [one for one in sys.modules if one.startswith("huggingface_hub")]:
-        monkeypatch.delitem(sys.modules, name)  # it reads the environment when it is imported
-    Thread(target=server.serve_forever, daemon=True).start()
-    hub.stop = lambda: _stop(server)
-    yield hub
-    hub.stop()
-
-
-def _stop(server: ThreadingHTTPServer) -> None:
-    server.shutdown()
-    server.server_close()
 
 
 def folder(path: Path, **files: Path | str) -> Path:
@@ -121,3 +101,36 @@ def test_a_file_that_cannot_be_had_is_one_line(hub, tmp_path, monkeypatch):
     assert "/me/many/resolve/v1/a.pt elsewhere, and name that file" in missing
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert told("hf:me/many/a.pt").endswith("is missing: pip install -r requirements-hub.txt")
+
+
+def test_a_model_is_published_with_all_that_its_checkpoint_says(run, trained, hub, tmp_path):
+    path = tmp_path / "model.pt"
+    contents = load_checkpoint(trained / "MaskGIT_mnist.pt", "maskgit")
+    settings = SamplingConfig(num_steps=3, guidance=0.1 + 0.2)
+    best = BestSettings(settings, "fid", {"fid": 0.1 + 0.7}, {"images": 5, "basis": "ours"})
+    look = {"fit": "pad"}
+    save_checkpoint(path, "maskgit", {**contents, "best_settings": best.entry(), "look": look})
+    hub.repositories["me/model"] = {"main": tmp_path / "out"}
+    run(f"--export {tmp_path}/out/ --checkpoint {path}")
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    assert names == {"model.safetensors", "config.json", "README.md"}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlicense: unknown  # write")
+    assert "datasets:\n- mnist\n---\n\n# MaskGIT of mnist" in card
+    assert "0.8000        ours" in card
+    model = load_model(path, device="cpu")
+    for name in (tmp_path / "out", "hf:me/model"):
+        opened = load_model(name, device="cpu")
+        assert opened.fingerprint == model.fingerprint
+        assert opened.tokenizer.fingerprint == model.tokenizer.fingerprint
+        assert (opened.best, opened.look, opened.class_names) == (best, look, model.class_names)
+    run(f"--sample --num_samples 2 --checkpoint {tmp_path}/out --settings best")
+    expected = model.sample([0, 1], seed=1, **model.best_settings)
+    assert np.array_equal(samples(tmp_path / "mnist"), expected)
+    assert len(list((tmp_path / "out").iterdir())) == 3  # results are elsewhere
+    # What does not belong together is said.
+    weights = load_file(tmp_path / "out" / WEIGHTS)
+    weights["ema/output_bias"] += 1
+    save_file(weights, tmp_path / "out" / WEIGHTS)
+    with pytest.raises(UserError, match=r"safetensors is damaged: ema/output_bias does not match"):
+        load_model(tmp_path / "out")

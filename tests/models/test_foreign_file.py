@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from models.foreign_file import ForeignFile, averaged, taken, unwrapped
 from utils.errors import UserError
@@ -127,10 +126,8 @@ def test_averages_under_names_without_dots_take_the_place_of_the_weights() -> No
         averaged({**raw, **ema, "ema.other": MATRIX}, "ema.")
 
 
-def test_a_file_comes_with_its_metadata_and_the_config_beside_it(tmp_path: Path) -> None:
+def test_a_file_comes_with_the_config_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    save_file(dict(WEIGHTS), path, {"format": "pt", "kind": "net"})
-    assert ForeignFile(WEIGHTS, path).metadata == {"format": "pt", "kind": "net"}
     assert ForeignFile(WEIGHTS, path).config == {}
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "Net"}))
     assert ForeignFile(WEIGHTS, path).config == {"_class_name": "Net"}
@@ -138,5 +135,3 @@ def test_a_file_comes_with_its_metadata_and_the_config_beside_it(tmp_path: Path)
         (tmp_path / "config.json").write_text(wrong)
         with pytest.raises(ValueError, match=r"config\.json beside it is not an object"):
             _ = ForeignFile(WEIGHTS, path).config
-    torch.save(WEIGHTS, tmp_path / "model.pt")
-    assert ForeignFile(WEIGHTS, tmp_path / "model.pt").metadata == {}
