@@ -212,6 +212,11 @@ def _data() -> Iterator[Option]:
         OPENING | _modes("train_vae reconstruct train"), default=VQGANConfig.family,
         resume=Resume.STAGE,
     )  # fmt: skip
+    yield Option(
+        "splits", kinds.positive_int, "N",
+        "tokens per cell, which share its bits (family maskbit)", _modes("train"),
+        (Fill(BitTokenizerConfig, "splits"),), compared=True, resume=Resume.STAGE,
+    )  # fmt: skip
 
 
 def _tokenizer() -> Iterator[Option]:
@@ -249,11 +254,6 @@ def _tokenizer() -> Iterator[Option]:
     yield shape("sane_index_shape", None, "", text)
     text = "channels of images whose channels are labels; they are shown in random colors"
     yield shape("colorize_nlabels", kinds.positive_int, "N", text)
-    yield Option(
-        "splits", kinds.positive_int, "N",
-        "tokens per cell, which share its bits (family maskbit)", _modes("train"),
-        (Fill(BitTokenizerConfig, "splits"),), compared=True, resume=Resume.STAGE,
-    )  # fmt: skip
 
 
 def _tokenizer_training() -> Iterator[Option]:

@@ -51,13 +51,6 @@ def test_the_bundled_network_measures_images_without_the_dataset(run, tmp_path):
     assert "class_accuracy" in scores
 
 
-def test_an_epoch_is_needed():
-    command = [sys.executable, ROOT / "scripts" / "feature_net.py", "--dataset", "mnist"]
-    result = subprocess.run([*command, "--epochs", "0", "x"], capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "needs a whole number of at least 1, got '0'" in result.stderr
-
-
 def test_its_mistakes_are_told_in_one_line(data_dir, tmp_path):
     command = [sys.executable, ROOT / "scripts" / "feature_net.py", "--dataset", "cifar10"]
     options = ["--data_dir", data_dir, "--device", "none", tmp_path / "net.pt"]
