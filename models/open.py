@@ -27,6 +27,10 @@ from models.family import (
     TransformerFamily,
 )
 from models.foreign_file import ForeignFile
+from models.google import foreign as google_files
+from models.google.config import BertConfig
+from models.google.transformer import BertTransformer
+from models.google.transformer import carry as google_carry
 from models.halton import foreign as halton_files
 from models.halton.config import HaltonConfig
 from models.halton.transformer import HaltonTransformer
@@ -152,6 +156,16 @@ TRANSFORMERS = (
         read=maskbit_files.read,
         joined=JOINED,
         carry=maskbit_carry,
+    ),
+    TransformerFamily(
+        config=BertConfig,
+        network=BertTransformer,
+        layout=google_files.LAYOUT,
+        license="Apache-2.0 (google-research/maskgit)",
+        recognizes=google_files.recognizes,
+        read=google_files.read,
+        joined=JOINED,
+        carry=google_carry,
     ),
     TransformerFamily(
         config=DimoConfig,

@@ -45,6 +45,19 @@ def fill_transformer(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return (values * (3 / shape[-1]) ** 0.5).astype(np.float32)
 
 
+def fill_flax(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights of a parameter of flax, float32, that keep the activations' scale."""
+    values = uniform(name, shape)
+    if name.endswith("kernel"):
+        inputs = shape[:-1] if len(shape) != 3 or "out.kernel" in name else shape[:1]
+        values *= np.sqrt(3 / np.prod(inputs))
+    elif name.endswith("scale"):
+        values = 1 + 0.2 * values
+    elif name.endswith("bias"):
+        values *= 0.2
+    return values.astype(np.float32)
+
+
 def transformer_inputs(codes: int, length: int, num_classes: int) -> tuple[Tensor, Tensor]:
     """Tokens, some of them hidden, and labels, one of them "no class"."""
     values = (uniform("tokens", (6, length)) + 1) / 2 * (codes + 1)
@@ -71,3 +84,10 @@ def bit_tables(bits: int) -> dict[str, Tensor]:
     rows = [[2.0 * (code >> bit & 1) - 1 for bit in range(bits)] for code in range(2**bits)]
     powers = torch.tensor([2**bit for bit in range(bits)], dtype=torch.int32)
     return {"quantize.codebook": torch.tensor(rows), "quantize.bits_to_indices": powers}
+
+
+def pictures(size: int) -> Tensor:
+    """Two noisy gradients, float32 (2, 3, size, size) in [-1, 1]."""
+    ramp = np.linspace(-0.5, 0.5, size)
+    images = 0.5 * uniform("pictures", (2, 3, size, size)) + ramp
+    return torch.from_numpy(images.astype(np.float32))

@@ -1,4 +1,4 @@
-"""Reads the files of torch.save and safetensors, without running code from them.
+"""Reads the files of torch.save, safetensors and flax, without running code from them.
 
 A file of torch.save is a zip archive with a pickle, `data.pkl`, and one record per storage; before
 torch 1.6 it was a series of pickles followed by the storages. Both are read here, with the machine
@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from utils.errors import UserError, is_out_of_memory, one_line
+from utils.flax_file import is_flax, read_flax
 from utils.not_a_checkpoint import what_is_in, what_it_is
 from utils.plain_pickle import STORAGES, StandIn, Storage, Unpickler, check_extent
 
@@ -63,13 +64,13 @@ def opening(path: Path) -> Iterator[None]:
 
 
 def read_torch_file(path: Path) -> Any:
-    """Read any file of torch.save or safetensors; the contents decide the format, not the name.
+    """Read any file of torch.save, safetensors or flax; the contents decide the format.
 
     Objects of other programs in the file, such as those of Lightning and argparse, become instances
     of StandIn.
 
     Returns:
-        What was saved, with tensors on the CPU; for safetensors the dictionary of the tensors.
+        What was saved, with tensors on the CPU; from safetensors and flax a flat dictionary.
 
     Raises:
         UserError: if the file is missing or cannot be read, or claims more than it holds.
@@ -140,6 +141,11 @@ def _read(path: Path, size: int) -> Any:
             return _read_archive(file, size)
         if beginning.startswith(b"\x80"):  # all pickles of torch begin with it
             return _OldFile(file, size).read()
+        if is_flax(beginning) and not _is_safetensors(beginning):
+            try:
+                return read_flax(file, size)
+            except EOFError as error:
+                raise ValueError(CUT_OFF) from error
     if _is_safetensors(beginning):
         length = _list_length(beginning)
         if 8 + length > size:

@@ -45,7 +45,7 @@ class BitTokenizerConfig(MaskgitVQGANConfig):
             reason = f"must be 2 to the power of its {self.embed_dim} bits"
             raise FieldError("n_embed", self.n_embed, reason)
         if self.remap is not None:
-            raise ValueError("the codes of bits cannot be remapped")
+            raise FieldError("remap", len(self.remap), "no code of bits can be left out")
         if self.splits < 1 or self.embed_dim % self.splits or self.factor % self.splits:
             reason = f"must divide {self.embed_dim} bits, and {self.factor} pixels"
             raise FieldError("tokenizer.splits", self.splits, reason)

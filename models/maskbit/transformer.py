@@ -42,7 +42,7 @@ class BitTransformer(Transformer):
             nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=EPSILON)
         )
         self.out = nn.Linear(width, config.splits * config.codebook_size)
-        self.apply(_initialize)
+        self.apply(initialize)
         nn.init.trunc_normal_(self.position_embedding, std=STD)
 
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
@@ -104,7 +104,7 @@ def carry(name: str, weight: Tensor, change: Change) -> Tensor:
     return change.classes_and_null(weight) if name == "class_embedding.weight" else weight
 
 
-def _initialize(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
     """Initialize a layer as the original does."""
     if isinstance(module, nn.Embedding | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=STD)

@@ -1,8 +1,9 @@
-"""Reads MaskGIT's VQ-GAN in PyTorch, and MaskBit's VQGAN+.
+"""Reads MaskGIT's VQ-GAN, and MaskBit's VQGAN+.
 
-Their layouts: `maskgit-vqgan-imagenet-f16-256.bin` of bytedance/1d-tokenizer, which is also
-huggingface/open-muse's, and that of markweberdev/maskbit. The decoder of the latter counts its
-levels from either end: the level at full resolution has no convolution for a larger one.
+Their layouts: `tokenizer_imagenet{256,512}_checkpoint` of google-research/maskgit, a file of flax;
+`maskgit-vqgan-imagenet-f16-256.bin` of bytedance/1d-tokenizer, also of huggingface/open-muse; and
+that of markweberdev/maskbit. The decoder of the latter counts its levels from either end: the
+level at full resolution has no convolution for a larger one.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from models.foreign_file import ForeignFile, taken, unwrapped
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
+from models.maskgit_vqgan.flax_names import with_our_names
 from models.maskgit_vqgan.network import MaskgitVQModel
 from models.renaming import all_renamed, levels_turned
 from models.vqgan.foreign import model_of
@@ -19,6 +21,7 @@ LAYOUT = "VQ-GAN of MaskGIT or VQGAN+ (encoder.mid.0.norm1.weight and so on)"
 COMMON = ("encoder.conv_in.weight", "decoder.conv_out.weight", "quantize.embedding.weight")
 MASKGIT = (*COMMON, "encoder.mid.0.norm1.weight", "encoder.down.0.block.0.norm1.weight")
 MASKBIT = (*COMMON, "encoder.mid.res_blocks.0.norm1.weight")
+FLAX = ("encoder.Conv_0.kernel", "decoder.ResBlock_0.Conv_0.kernel", "quantizer.codebook")
 NAMES = (  # theirs, ours
     ("*.mid.res_blocks.*", "*.mid.*"),
     ("*.res_blocks.*", "*.block.*"),
@@ -29,12 +32,15 @@ NAMES = (  # theirs, ours
 
 def recognizes(file: ForeignFile) -> bool:
     """Return whether a file holds such a VQ-GAN."""
-    return file.holds(MASKGIT) or file.holds(MASKBIT)
+    return any(map(file.holds, (MASKGIT, MASKBIT, FLAX)))
 
 
 def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> MaskgitVQModel:
     """Build the VQ-GAN; arguments and errors as in `models.vqgan.foreign.read`."""
-    weights = all_renamed(taken(unwrapped(file.stored, COMMON, file.path).weights, {}), NAMES)
+    if file.holds(FLAX):
+        weights = with_our_names(taken(unwrapped(file.stored, FLAX, file.path).weights, {}))
+    else:
+        weights = all_renamed(taken(unwrapped(file.stored, COMMON, file.path).weights, {}), NAMES)
     if "decoder.up.0.upsample.conv.weight" in weights:
         weights = levels_turned(weights, "decoder.up.")
     return model_of(

@@ -152,6 +152,7 @@ def at_size(model: AnyModel, image_size: Size) -> AnyModel:
 def remapped(model: AnyModel, remap: tuple[int, ...]) -> AnyModel:
     """Build the same model with fewer tokens: token i means code remap[i]."""
     config = replace(model.config, remap=remap)
+    config.validate()
     weights = {**model.state_dict(), "quantize.used": torch.tensor(remap)}
     return build_with_weights(lambda: type(model)(config), weights)
 

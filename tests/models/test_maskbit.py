@@ -93,6 +93,9 @@ def test_the_tokens_of_a_cell_are_joined_for_the_tokenizer(tmp_path):
     given = {"heads": 4}
     model = foreign_model(read_torch_file(path), path, tokenizer, given=given)
     assert (model.tokenizer.grid, model.tokenizer.codebook_size) == ((4, 8), 8)
+    np.save(tmp_path / "used.npy", np.arange(5))
+    with pytest.raises(UserError, match="`remap` 5: no code of bits can be left out"):
+        load_tokenizer(tmp_path / "tokenizer.bin", 32, given={"remap": tmp_path / "used.npy"})
     # The low bits of a code stand before the high ones.
     parts = torch.stack([codes % 8, codes // 8], -1).flatten(2)
     images = tokenizer.decode(codes)

@@ -7,10 +7,9 @@ with the weights that `fill` makes and given the images that `pictures` makes.
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
-from golden_values import read_golden, uniform
+from golden_values import pictures, read_golden
 from torch import Tensor
 
 from models.open import load_tokenizer
@@ -23,6 +22,7 @@ PROGRAMS = {  # of a family: repository, commit, class
     "maskgit_vqgan": (
         "bytedance/1d-tokenizer", "942a96f", "modeling.modules.maskgit_vqgan.{Encoder,Decoder}",
         "markweberdev/maskbit", "5ea3d73", "modeling.conv_vqgan.ConvVQModel",
+        "google-research/maskgit: tests/models/test_google.py",
     ),
     "maskbit": ("markweberdev/maskbit", "5ea3d73", "modeling.conv_vqgan.ConvVQModel"),
     "ibq": (
@@ -73,13 +73,6 @@ def recorded(request: pytest.FixtureRequest) -> Golden:
 @pytest.fixture(params=PROGRAMS)
 def small(request: pytest.FixtureRequest) -> Golden:
     return golden(request.param, next(case for family, case in CASES if family == request.param))
-
-
-def pictures(size: int) -> Tensor:
-    """Two noisy gradients, float32 (2, 3, size, size) in [-1, 1]."""
-    ramp = np.linspace(-0.5, 0.5, size)
-    images = 0.5 * uniform("pictures", (2, 3, size, size)) + ramp
-    return torch.from_numpy(images.astype(np.float32))
 
 
 def test_tokens_and_images_are_the_original_s(recorded: Golden, tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""Reads the transformers of google-research/maskgit, `maskgit_imagenet{256,512}_checkpoint`.
+
+They are files of flax. There the class is the first position, the classes follow the image tokens
+in the vocabulary, and the mask token is the last id.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.foreign_file import ForeignFile, making, shape_of, taken, unwrapped
+from models.google.config import BertConfig
+from models.google.transformer import BertTransformer
+from models.renaming import all_renamed
+from models.shapes import TokenizerShape
+from utils.checkpoint import build_with_weights
+
+LAYOUT = "transformer of google-research/maskgit (Embed_0.word_embeddings.embedding and so on)"
+SIGNS = ("Embed_0.word_embeddings.embedding", "MlmLayer_0.mlm_bias.bias")
+NAMES = (  # theirs, ours
+    ("Embed_0.word_embeddings.embedding", "token_embedding.weight"),
+    ("Embed_0.position_embeddings.embedding", "position_embedding.weight"),
+    ("Embed_0.embeddings_ln.*", "first.0.*"),
+    ("TransformerLayer_*.Attention_0.self_attention.*", "blocks.*.attention.*"),
+    ("TransformerLayer_*.Attention_0.attention_output_ln.*", "blocks.*.attention_norm.*"),
+    ("TransformerLayer_*.Mlp_0.intermediate_output.*", "blocks.*.mlp.0.*"),
+    ("TransformerLayer_*.Mlp_0.layer_output.*", "blocks.*.mlp.2.*"),
+    ("TransformerLayer_*.Mlp_0.layer_output_ln.*", "blocks.*.mlp_norm.*"),
+    ("MlmLayer_0.mlm_dense.*", "last.0.*"),
+    ("MlmLayer_0.mlm_ln.*", "last.2.*"),
+    ("MlmLayer_0.mlm_bias.bias", "output_bias"),
+)
+FLAX_NAMES = (("*.scale", "*.weight"), ("*.kernel", "*.weight"))
+
+
+def recognizes(file: ForeignFile) -> bool:
+    """Return whether a file holds such a transformer."""
+    return file.holds(SIGNS)
+
+
+def read(
+    file: ForeignFile,
+    tokenizer: TokenizerShape,
+    num_classes: int | None,
+    given: Mapping[str, Any],
+) -> BertTransformer:
+    """Build the transformer; arguments and errors as in `models.maskgit.foreign.read`."""
+    weights = all_renamed(taken(unwrapped(file.stored, SIGNS, file.path).weights, {}), NAMES)
+    with making("transformer", file.path):
+        heads = shape_of(weights, "blocks.0.attention.query.kernel", 3)[1]
+        weights = all_renamed(_for_torch(weights), FLAX_NAMES)
+        config = infer_config(weights, tokenizer.codebook_size, heads)
+        config.validate()
+        _move_rows(weights, config)
+        return build_with_weights(lambda: BertTransformer(config), weights)
+
+
+def _for_torch(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Turn the kernels of linear layers, and join those of queries, keys and values.
+
+    A kernel of flax is (in, out); those of attention have an axis for the heads.
+
+    Raises:
+        ValueError: if one of the three is missing.
+    """
+    turned = {}
+    for name, value in weights.items():
+        if name.endswith(".attention.out.kernel"):
+            value = value.flatten(0, -2)
+        elif ".attention." in name:
+            value = value.flatten(1) if name.endswith(".kernel") else value.flatten()
+        turned[name] = value.T if name.endswith(".kernel") else value
+    for name in [name for name in turned if ".attention.query." in name]:
+        parts = [name.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+        if not turned.keys() >= set(parts):
+            raise ValueError(f"{name} has no key or value beside it")
+        joined = torch.cat([turned.pop(part) for part in parts])
+        turned[name.replace(".query.", ".qkv.")] = joined
+    return turned
+
+
+def infer_config(weights: Mapping[str, Tensor], codes: int, heads: int) -> BertConfig:
+    """Read the config from the shapes of weights with our names; ValueError if one is missing."""
+    vocabulary, width = shape_of(weights, "token_embedding.weight", 2)
+    if vocabulary - codes - 1 < 1:
+        raise ValueError(
+            f"its vocabulary of {vocabulary} is too small for the tokenizer's {codes} codes, "
+            "classes and a mask token; is it the right tokenizer?"
+        )
+    return BertConfig(
+        codebook_size=codes,
+        num_classes=vocabulary - codes - 1,
+        seq_len=shape_of(weights, "position_embedding.weight", 2)[0] - 1,
+        hidden_dim=width,
+        depth=len({name.split(".")[1] for name in weights if name.startswith("blocks.")}),
+        heads=heads,
+        mlp_dim=shape_of(weights, "blocks.0.mlp.0.bias", 1)[0],
+    )
+
+
+def _move_rows(weights: dict[str, Tensor], config: BertConfig) -> None:
+    """Move the mask token before the classes, and the class's position to the end, in place.
+
+    The output bias keeps only image tokens, because nothing else is predicted.
+    """
+    codes = config.codebook_size
+    table, positions = weights["token_embedding.weight"], weights["position_embedding.weight"]
+    weights["token_embedding.weight"] = torch.cat([table[:codes], table[-1:], table[codes:-1]])
+    weights["position_embedding.weight"] = positions.roll(-1, 0)
+    if shape_of(weights, "output_bias", 1) != table.shape[:1]:
+        raise ValueError("the output bias does not have the size of the vocabulary")
+    weights["output_bias"] = weights["output_bias"][:codes]

@@ -1,0 +1,72 @@
+"""The transformer of google-research/maskgit (Chang et al. 2022), which is BERT's.
+
+Ids 0 .. K-1 are image tokens, K is the mask token, and K+1+c is class c, the last position. The
+original orders ids and positions differently; models/google/foreign.py moves the weights.
+
+Axes: B batch, L image tokens, K codebook, D width, N rows.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.family import Transformer
+from models.fine_tuning import Change
+from models.google.config import BertConfig
+from models.maskbit.transformer import EPSILON, PostNormBlock, initialize
+from models.maskgit.transformer import Dropout
+
+
+class BertTransformer(Transformer):
+    """Predicts the image token at each position from tokens, some of them hidden, and a class."""
+
+    config: BertConfig
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, codes = config.hidden_dim, config.codebook_size
+        self.token_embedding = nn.Embedding(codes + 1 + config.num_classes, width)
+        self.position_embedding = nn.Embedding(config.seq_len + 1, width)
+        self.output_bias = nn.Parameter(torch.zeros(codes))
+        self.first = nn.Sequential(nn.LayerNorm(width, eps=EPSILON), Dropout(config.dropout))
+        self.blocks = nn.ModuleList(
+            PostNormBlock(width, config.heads, config.mlp_dim, config.dropout, "tanh")
+            for _ in range(config.depth)
+        )
+        self.last = nn.Sequential(
+            nn.Linear(width, width), nn.GELU("tanh"), nn.LayerNorm(width, eps=EPSILON)
+        )
+        self.apply(initialize)
+
+    def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
+        """Predict the image token at each position.
+
+        Args:
+            tokens: int64 (B, L), ids 0 .. K; K where a token is hidden.
+            labels: int64 (B,), classes 0 .. num_classes - 1.
+            at: int64 (N,), which of the B * L flattened positions to predict; None for all.
+
+        Returns:
+            Logits (B, L, K), or (N, K) with `at`; in the precision of the computation.
+        """
+        codes = self.config.codebook_size
+        ids = torch.cat([tokens, codes + 1 + labels[:, None]], 1)  # (B, L+1)
+        x = self.first(self.token_embedding(ids) + self.position_embedding.weight)
+        for block in self.blocks:
+            x = block(x)
+        x = x[:, :-1]  # (B, L, D), without the class
+        if at is not None:
+            # Not x[at]: its gradient is summed by several threads in no fixed order.
+            x = x.flatten(0, 1).index_select(0, at)  # (N, D)
+        return F.linear(self.last(x), self.token_embedding.weight[:codes], self.output_bias)
+
+
+def carry(name: str, weight: Tensor, change: Change) -> Tensor:
+    """Fit the rows of classes and positions to another transformer; see `TransformerFamily`."""
+    if name == "token_embedding.weight":
+        first = change.old.mask_token + 1
+        return torch.cat([weight[:first], change.classes(weight[first:])])
+    if name == "position_embedding.weight":
+        return torch.cat([change.positions(weight[:-1]), weight[-1:]])
+    return weight
