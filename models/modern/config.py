@@ -5,17 +5,15 @@ This file imports nothing slow, because the command line reads it before it show
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from models.shapes import TransformerShape
+from models.shapes import AttentionShape
 from utils.errors import FieldError
-
-MAX_DEPTH = 1000  # a damaged file must not build modules for hours
 
 
 @dataclass(frozen=True)
-class ModernConfig(TransformerShape):
+class ModernConfig(AttentionShape):
     """Shape of the modern transformer; a checkpoint holds it.
 
     Attributes:
@@ -26,7 +24,6 @@ class ModernConfig(TransformerShape):
         depth: number of blocks.
         mlp_dim: width inside the MLPs.
         dropout: dropout rate on the outputs of attention and MLP.
-        null_trained: whether the null class was trained. Its weights exist in any case.
     """
 
     family: ClassVar[str] = "modern"
@@ -53,36 +50,14 @@ class ModernConfig(TransformerShape):
         """The number of tokens of an image, L."""
         return math.prod(self.grid)
 
-    @property
-    def mask_token(self) -> int:
-        """The token id that stands for "hidden"."""
-        return self.codebook_size
-
-    @property
-    def null_class(self) -> int | None:
-        """The label that means "no class", the unconditional input of guidance; None untrained."""
-        return self.num_classes if self.null_trained else None
-
     def validate(self) -> None:
-        """Check that the numbers fit together.
-
-        Raises:
-            FieldError: naming the first field with a wrong value, and what would work.
-        """
-        for name in [one.name for one in fields(self) if one.type is int]:
-            if getattr(self, name) < 1:
-                raise FieldError(_own(name), getattr(self, name), "must be at least 1")
+        """Check that the numbers fit together; errors as in `AttentionShape`."""
         if not self.grid or min(self.grid) < 1:
             raise FieldError("grid", self.grid, "must be sizes of at least 1")
-        if not 0 <= self.dropout < 1:
-            raise FieldError(_own("dropout"), self.dropout, "must be at least 0 and below 1")
-        if self.depth > MAX_DEPTH:
-            raise FieldError("depth", self.depth, f"must be at most {MAX_DEPTH}")
+        super().validate()
+
+    def validate_heads(self) -> None:
+        """Check that the heads fit the width; raises FieldError."""
         if self.hidden_dim % (2 * self.heads):
             reason = f"must be divisible by twice the `heads` {self.heads}"
             raise FieldError("hidden_dim", self.hidden_dim, reason)
-
-
-def _own(field: str) -> str:
-    """Name a field for a FieldError, if other configs have a field of this name too."""
-    return f"TransformerConfig.{field}"
