@@ -5,7 +5,7 @@ import io
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from utils.version import VERSION
 
 log = logging.getLogger(__name__)
 
-PAIRS, CLASSIFIER_PAIRS = 2, 8  # pairs of masks of an image
+PAIRS, CLASSIFIER_MASKS = 2, 16  # of an image: pairs of masks, and masks to classify it
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,7 @@ def _classification(job: LikelihoodJob, tokens: TokenSet, bounder: Bounder) -> d
     if not job.classified:
         return {}
     chosen = spread_evenly(len(tokens), job.classified)
-    many = replace(bounder, num_pairs=CLASSIFIER_PAIRS)
-    found = many.classify(chosen, len(job.images.class_names))
+    found = bounder.classify(chosen, len(job.images.class_names), CLASSIFIER_MASKS)
     return {"likelihood_accuracy": float((found == tokens.labels[chosen]).mean())}
 
 
@@ -183,7 +182,7 @@ def _protocol(job: LikelihoodJob) -> dict[str, Any]:
         "source": job.images.fingerprint[:16],
         "tokens_per_image": job.model.shape.seq_len,
         "codebook_size": job.model.shape.codebook_size,
-        "masks": f"{PAIRS} pairs for each image, {CLASSIFIER_PAIRS} to classify",
+        "masks": f"{PAIRS} pairs for each image; {CLASSIFIER_MASKS} of half or more to classify",
         "classified": job.classified,
         "checkpoint": {"file": job.model.path.name, "fingerprint": model.fingerprint},
         "tokenizer": model.tokenizer.fingerprint,

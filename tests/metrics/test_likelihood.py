@@ -161,7 +161,7 @@ def test_a_batch_changes_nothing():
     np.testing.assert_array_equal(nats_of(whole), nats_of(replace(whole, batch_size=8)))
 
 
-def test_classification_takes_the_class_with_the_lowest_bound():
+def test_classification_takes_the_class_under_which_the_image_is_likeliest():
     class Labeled(Toy):
         def forward(self, tokens, labels, at=None):
             sure = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log()  # class 0 likes 0, class 1 likes 1
@@ -170,7 +170,7 @@ def test_classification_takes_the_class_with_the_lowest_bound():
 
     toy = replace(bounder(of_any_kind), network=Labeled(of_any_kind))
     majority = ALL_IMAGES.sum(1) > 1
-    np.testing.assert_array_equal(toy.classify(np.arange(8), 2), majority.astype(int))
+    np.testing.assert_array_equal(toy.classify(np.arange(8), 2, 16), majority.astype(int))
 
 
 def test_typicality_is_in_standard_deviations_of_the_class():
