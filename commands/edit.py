@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from commands.generation import (
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.sources import data_of, find_model
+from commands.start_tokens import read_start_tokens
 from data.edit_region import image_to_edit, region_to_make
 from data.generated import write_pngs
 from data.publish import claim, new_folder, publish
@@ -101,8 +102,11 @@ def resolve(request: Request) -> EditJob:
     # Without --labels an image of the dataset keeps its class, and a file has no class.
     if label is None and not line.labels:
         label = label_without_class(model.shape.num_classes, model.shape.null_class)
+    hidden = hidden_cells(mask, model.tokenizer.grid, line.mask_grow)  # (h, w)
+    variants = resolve_generation(request, None if label is None else [label])
+    midway = read_start_tokens(line, model, sampling, int(hidden.sum()))
     return EditJob(
-        variants=resolve_generation(request, None if label is None else [label]),
+        variants=replace(variants, midway=midway),
         sampling=sampling,
         original=original,
         mask=mask,
@@ -134,7 +138,9 @@ def run(job: EditJob) -> None:
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the variants uint8 (B, H, W, C) and their labels."""
-        sampled = model.sample_blocks(variants.labels, job.sampling, variants.series, known=known)
+        sampled = model.sample_blocks(
+            variants.labels, job.sampling, variants.series, known=known, midway=variants.midway
+        )
         for images, labels in sampled:
             yield (composite(job.original, images, mask) if job.put_back else images), labels
 

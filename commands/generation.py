@@ -20,6 +20,7 @@ from models.generator import ImageSeries
 from models.labels import classes_in_turn, labels_in_turn
 from models.model import BestSettings, Model
 from models.sampling import SamplingConfig
+from models.steps import Midway
 from utils.errors import UserError
 from utils.pictures import save_grid
 
@@ -36,6 +37,7 @@ class Generation:
     Attributes:
         labels: class of each image.
         labels_as_written: the classes as the user wrote them; "all in turn" without --labels.
+        midway: where all images continue; None for images that are all new.
     """
 
     model: ModelSource
@@ -43,6 +45,7 @@ class Generation:
     labels_as_written: list[str] | str
     series: ImageSeries
     machine: Machine
+    midway: Midway | None = None
 
     def blocks(
         self,
@@ -52,7 +55,7 @@ class Generation:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the images and labels of all blocks, or of some; see `Model.sample_blocks`."""
         return self.model.open().sample_blocks(
-            self.labels, config, self.series, blocks=blocks, rounding=rounding
+            self.labels, config, self.series, midway=self.midway, blocks=blocks, rounding=rounding
         )
 
     def protocol(self) -> dict[str, Any]:

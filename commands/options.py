@@ -458,6 +458,11 @@ def _images() -> Iterator[Option]:
         "index of the first image; an image depends on its class and index, not on the others",
         GENERATING, default=0,
     )  # fmt: skip
+    yield Option(
+        "start_tokens", kinds.path, "FILE",
+        "continue all images in the middle of a decoding, where a branch on the page begins",
+        _modes("sample edit"),
+    )  # fmt: skip
 
 
 def _sampling() -> Iterator[Option]:

@@ -162,6 +162,7 @@ def _words(recipe: Recipe) -> list[str]:
             words += ["--outpaint", *(f"{side}={n}" for side, n in edited.margins.items())]
         words += ["--mask_grow", str(edited.grow)] if edited.grow else []
         words += [] if edited.put_back else ["--no_composite"]
+    words += ["--start_tokens", recipe.start] if recipe.start else []
     words += ["--labels", *recipe.labels] if recipe.labels else []
     words += ["--num_samples", str(recipe.count), "--seed", str(recipe.seed)]
     words += ["--first_image", str(recipe.first_image)] if recipe.first_image else []

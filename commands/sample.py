@@ -1,7 +1,7 @@
 """--sample: its Job, and pictures of the decoding steps; MaskGIT.py runs it."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from commands.generation import (
 from commands.options import BEST
 from commands.recipe import command_text, same_again
 from commands.request import Request
+from commands.start_tokens import read_start_tokens
 from models.cells import check_cells
 from models.labels import written_labels
 from models.sampling import SamplingConfig
@@ -51,6 +52,8 @@ class SampleJob:
     def texts(self) -> dict[str, str]:
         """Return what the PNG files say about themselves: how they are made again."""
         images, model = self.generation, self.generation.model.open()
+        if images.midway:
+            return {}  # another file is needed, too
         recipe = Recipe(
             model=images.model.path,
             labels=written_labels(images.labels, model.class_names, images.series.first_image),
@@ -66,6 +69,8 @@ class SampleJob:
     def identity(self) -> dict[str, Any]:
         """Return everything that the bits of the images depend on, as plain data."""
         model, machine = self.generation.model.open(), self.generation.machine
+        midway = self.generation.midway
+        start = {"start_tokens": [n.tolist() for n in midway[1:]]} if midway else {}
         return {
             **self.generation.protocol(),
             "classes": self.generation.labels,
@@ -73,6 +78,7 @@ class SampleJob:
             "device": machine.device.type,
             "compiled": machine.compiled,
             "sampling": to_plain(self.sampling),
+            **start,
         }
 
 
@@ -86,10 +92,13 @@ def resolve(request: Request) -> SampleJob:
     if request.line.save_steps:
         check_cells(generation.model.tokenizer.grid, "--save_steps shows what is hidden")
     sampling = sampling_of(request.line, generation.model)
+    midway = read_start_tokens(
+        request.line, generation.model, sampling, generation.model.shape.seq_len
+    )
     if generation.model.best is not None and request.line.settings != BEST:
         log_best_settings(generation.model.path, generation.model.best)
     return SampleJob(
-        generation=generation,
+        generation=replace(generation, midway=midway),
         sampling=sampling,
         folder=generation.model.run.samples,
         columns=grid_columns(generation.model.shape.num_classes),
@@ -115,7 +124,8 @@ def log_sampling_plan(job: SampleJob) -> None:
 def save_steps(job: SampleJob, folder: Path) -> None:
     """Write `steps.png` and `steps.gif`: the first images at every decoding step."""
     model, labels = job.generation.model.open(), job.generation.labels[:FILMED_IMAGES]
-    steps = list(model.sample_steps(labels, job.sampling, job.generation.series))
+    series, midway = job.generation.series, job.generation.midway
+    steps = list(model.sample_steps(labels, job.sampling, series, midway=midway))
     finished = model.image_of(steps[-1])
     frames = [
         model.image_of(step)

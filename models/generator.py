@@ -22,6 +22,7 @@ from models.family import Transformer
 from models.labels import read_labels
 from models.predictors import KnownTokens, prepare_decoding
 from models.sampling import SamplingConfig
+from models.steps import Midway, continued
 from models.tokenizer import Tokenizer
 from utils.device import in_usual_torch
 from utils.errors import check_whole
@@ -127,6 +128,7 @@ class ImageGenerator:
         series: ImageSeries,
         *,
         known: KnownTokens | None = None,
+        midway: Midway | None = None,
         blocks: Iterable[int] | None = None,
         rounding: str = "nearest",
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -135,6 +137,7 @@ class ImageGenerator:
         Args:
             labels: what `label_numbers` returned; image i gets the i-th.
             known: tokens that all images keep; None hides all tokens.
+            midway: the step of an earlier decoding where all images continue; None starts at 0.
             blocks: indices of the blocks to compute; None computes all.
             rounding: how pixels become bytes, a key of `utils.pictures.ROUNDINGS`.
 
@@ -150,7 +153,7 @@ class ImageGenerator:
             padded = np.pad(block_labels, (0, block_size - len(block_labels)), mode="edge")
             tokens = torch.cat(
                 [
-                    self._decoding(part, config, series, start + first, known).result()
+                    self._decoding(part, config, series, start + first, known, midway).result()
                     for first, part in self._parts(padded)
                 ]
             )
@@ -171,10 +174,11 @@ class ImageGenerator:
         series: ImageSeries,
         start: int = 0,
         known: KnownTokens | None = None,
+        midway: Midway | None = None,
     ) -> Decoding:
         """Prepare the decoding of the images of a series from the `start`-th, one per label."""
         config.validate_for(self.transformer.config)
-        return prepare_decoding(
+        decoding = prepare_decoding(
             self._predictor,
             labels,
             series.first_image + start + np.arange(len(labels)),
@@ -184,6 +188,7 @@ class ImageGenerator:
             known,
             self.tokenizer.grid,
         )
+        return decoding if midway is None else continued(decoding, midway)
 
     def _pixels(self, tokens: Tensor, rounding: str = "nearest") -> np.ndarray:
         """Decode tokens int64 (B, L) or (B, h, w) to images uint8 (B, H, W, C)."""

@@ -19,7 +19,7 @@ from models.generator import BLOCK_SIZE, ImageGenerator, ImageSeries, Labels
 from models.labels import label_without_class
 from models.predictors import KnownTokens
 from models.sampling import SamplingConfig
-from models.steps import CellChoice, DecodedStep, Midway, continued
+from models.steps import CellChoice, DecodedStep, Midway
 from utils.checkpoint import weights_digest
 from utils.device import autocast, in_usual_torch
 from utils.errors import UserError
@@ -243,9 +243,7 @@ class Model(ImageGenerator):
             series: seed and index of the first image; its block size is not used.
         """
         series.validate()
-        start = self._decoding(np.asarray(labels), config, series, known=known)
-        if midway is not None:
-            start = continued(start, midway)
+        start = self._decoding(np.asarray(labels), config, series, known=known, midway=midway)
         hidden, confidence = start.hidden, (~start.hidden).float()  # (B, L)
         yield self._step(start.tokens, hidden, confidence, start.tokens, start.tokens)
         for step in start.steps():
@@ -278,8 +276,7 @@ class Model(ImageGenerator):
         Raises:
             UserError: as in `decode_steps`; or if the cell is known already.
         """
-        start = self._decoding(np.array([label]), config, series, known=known)
-        start = continued(start, midway)
+        start = self._decoding(np.array([label]), config, series, known=known, midway=midway)
         if midway.steps >= start.plan.num_steps or not start.hidden[0, cell]:
             raise UserError(f"nothing is decided about cell {cell} after {midway.steps} steps")
         step = next(start.steps())

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.decoding import Decoding
+from models.decoding import Decoding, Plan
 from utils.errors import UserError
 
 
@@ -84,7 +84,15 @@ def continued(decoding: Decoding, midway: Midway) -> Decoding:
     Raises:
         UserError: if the number of hidden tokens is not the planned one.
     """
-    plan = decoding.plan
+    check_midway(midway, decoding.plan)
+    device = decoding.tokens.device
+    hidden = midway.hidden.to(device).expand_as(decoding.tokens)
+    tokens = torch.where(hidden, decoding.tokens, midway.tokens.to(device))
+    return decoding._replace(tokens=tokens, hidden=hidden, first_step=midway.steps)
+
+
+def check_midway(midway: Midway, plan: Plan) -> None:
+    """Refuse an image that no decoding with this plan comes to; errors as in `continued`."""
     if not 0 <= midway.steps <= plan.num_steps:
         raise UserError(f"the decoding has {plan.num_steps} steps, so none after {midway.steps}")
     found, planned = int(midway.hidden.sum()), int(plan.counts[0, midway.steps :].sum())
@@ -92,7 +100,3 @@ def continued(decoding: Decoding, midway: Midway) -> Decoding:
         raise UserError(
             f"{found} tokens are hidden after {midway.steps} steps; the plan leaves {planned}"
         )
-    device = decoding.tokens.device
-    hidden = midway.hidden.to(device).expand_as(decoding.tokens)
-    tokens = torch.where(hidden, decoding.tokens, midway.tokens.to(device))
-    return decoding._replace(tokens=tokens, hidden=hidden, first_step=midway.steps)

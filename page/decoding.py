@@ -49,7 +49,8 @@ MOST_IMAGES = 64  # of a request
 MOST_BYTES = 8 << 20  # pixels of all images of a request
 MOST_EXACT = 1 << 18  # bytes of the images of a step that are sent without loss
 SHEET_COLUMNS = 8  # images side by side in the picture of a step
-ORIGINAL = "original.png"  # what the command calls an image that the user has to save first
+# What a command calls the files that the user has to save first: an image to edit, and tokens.
+ORIGINAL, START = "original.png", "start_tokens.json"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Decoding:
         recipe: what they are made from.
         region: what is edited; None for images that are all new.
         midway: the step of an earlier decoding that they go on from; None for none.
-        command: the command line that makes them again, in lines; None where there is none.
+        command: the command line that makes them again, in lines.
         texts: what the files of the images say about themselves.
     """
 
@@ -88,7 +89,7 @@ class Decoding:
     recipe: Recipe
     region: Region | None
     midway: Midway | None
-    command: list[str] | None
+    command: list[str]
     texts: Mapping[str, str]
 
     def events(self) -> Iterator[Event]:
@@ -164,7 +165,7 @@ class Decoding:
             "labels": self.labels,
             "seed": str(recipe.seed),
             "first_image": str(recipe.first_image),
-            "command": self.command and " ".join(self.command),
+            "command": " ".join(self.command),
             "command_lines": self.command,
             "fingerprint": self.opened.model.fingerprint,
             "counts": plan.counts[0].tolist(),
@@ -247,10 +248,10 @@ def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> Decodin
     midway = None
     if "midway" in values:
         midway = _read_midway(entries(values, "midway"), opened, sampling)
-    command = None if midway else form.write(recipe)
+        recipe = replace(recipe, start=START)
     is_sampled = region is None and midway is None
     texts = texts_of(form.text(recipe), opened.model.fingerprint) if is_sampled else {}
-    return Decoding(opened, labels, recipe, region, midway, command, texts)
+    return Decoding(opened, labels, recipe, region, midway, form.write(recipe), texts)
 
 
 def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:

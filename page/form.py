@@ -78,6 +78,7 @@ class Recipe:
         block_size: images that are computed at once.
         usual: the settings that the command line takes where none are given.
         edited: what is edited; None for images that are all new.
+        start: the file of the tokens that they continue from; None for no such file.
     """
 
     model: Path
@@ -89,6 +90,7 @@ class Recipe:
     sampling: SamplingConfig
     usual: SamplingConfig
     edited: EditedPart | None = None
+    start: str | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Nothing is locked and nothing is written, so a training goes on undisturbed. The
 are read on from where the last look ended.
 """
 
+import json
 import logging
 import math
 import os
@@ -32,6 +33,7 @@ MOST_RUNS = 200
 # Bytes: of a picture, of a sweep's table, of numbers read in one look, of one line of them.
 MOST_PICTURE, MOST_TABLE, MOST_LOOK, MOST_LINE = 64 << 20, 4 << 20, 8 << 20, 1 << 20
 MOST_ROWS = 200_000  # of a stage
+MOST_END, MOST_OPTION = 1 << 14, 200  # bytes with the last row; characters of an option
 
 
 @dataclass
@@ -117,6 +119,17 @@ class RunReader:
         start = known if version == tail.version else 0
         return {"version": tail.version, "start": start, "rows": tail.rows[start:]}
 
+    def settings(self, run_id: str, stage: str) -> dict[str, str]:
+        """Return the options that a stage keeps, as texts; none if they cannot be read."""
+        run = self._run(run_id)
+        try:
+            stored = json.loads(read_inside(run.path, run.config, MOST_TABLE))
+            options = dict(stored[_stage(stage)])
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            return {}
+        plain = {name: value for name, value in options.items() if not isinstance(value, dict)}
+        return {name: json.dumps(value).strip('"')[:MOST_OPTION] for name, value in plain.items()}
+
     def preview(self, run_id: str, stage: str, step: int) -> bytes:
         """Return a picture that was made while a stage trained; errors as in `_picture`."""
         run = self._run(run_id)
@@ -176,11 +189,14 @@ class RunReader:
         """Say what a run has to show, and how many seconds ago it wrote numbers."""
         found = {stage: status_inside(run.path, run.metrics(stage)) for stage in STAGES}
         changed = {stage: status.st_mtime for stage, status in found.items() if status}
+        newest = max(changed, key=lambda stage: changed[stage], default=STAGES[0])
         return {
             "id": run_id,
             "name": run.path.name,
             "stages": list(changed),
-            "age": max(0.0, time.time() - max(changed.values(), default=0.0)),
+            "age": max(0.0, time.time() - changed.get(newest, 0.0)),
+            "trains": _is_held(run),
+            **_progress(run, newest),
             "previews": {stage: _steps(run, stage) for stage in changed},
             # When they were written, 0 if they were not.
             "reconstructions": _time_of(run, run.path / "reconstructions.png"),
@@ -226,6 +242,35 @@ def _steps(run: RunFiles, stage: str) -> list[int]:
         if text.isascii() and text.isdecimal() and name == run.preview(stage, int(text)).name:
             steps.append(int(text))
     return sorted(step for step in steps if step <= MOST_NUMBER)
+
+
+def _is_held(run: RunFiles) -> bool | None:
+    """Whether a training of this machine holds the lock of a run; None if the system hides locks.
+
+    Looking at the kernel's list takes no lock, which could get in the way of a training.
+    """
+    status = status_inside(run.path, run.lock)
+    try:
+        held = Path("/proc/locks").read_text()
+    except OSError:
+        return None
+    return status is not None and f":{status.st_ino} " in held
+
+
+def _progress(run: RunFiles, stage: str) -> dict[str, float | None]:
+    """Say which share of a stage is done, and the seconds that the rest takes; None if unknown."""
+    try:
+        with open_inside(run.path, run.metrics(stage)) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - MOST_END))
+            rows = [read_line(line, is_row) for line in file.read(MOST_END).splitlines()]
+    except OSError:
+        rows = []
+    for row in map(_finite, filter(None, reversed(rows))):
+        progress, speed = row.get("train/progress", 0), row.get("train/images_per_second", 0)
+        if progress > 0 and speed > 0:
+            left = row.get("train/images", 0) * (1 / progress - 1) / speed
+            return {"progress": progress, "left": left}
+    return {"progress": None, "left": None}
 
 
 def _picture(run: RunFiles, path: Path) -> bytes:

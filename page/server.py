@@ -103,6 +103,7 @@ def application(page: Page, worker: Worker) -> Starlette:
         Route("/api/refill/{model}", _with_errors(page, answers.refill), methods=["POST"]),
         Route("/api/runs", _with_errors(page, answers.runs)),
         Route("/api/runs/{run}/rows/{stage}", _with_errors(page, answers.rows)),
+        Route("/api/runs/{run}/settings/{stage}", _with_errors(page, answers.settings)),
         Route("/api/runs/{run}/preview/{stage}/{step}", _with_errors(page, answers.preview)),
         Route("/api/runs/{run}/reconstructions", _with_errors(page, answers.reconstructions)),
         Route("/api/runs/{run}/sweep", _with_errors(page, answers.sweep)),
@@ -257,6 +258,11 @@ class _Answers:
         version, known = (number_in_text(query.get(n, "0"), n) for n in ("version", "known"))
         rows = await run_in_threadpool(self._page.runs.rows, run, stage, version, known)
         return _Json(rows)
+
+    async def settings(self, request: Request) -> Response:
+        """Send the options of a stage."""
+        place = request.path_params["run"], request.path_params["stage"]
+        return _Json(await run_in_threadpool(self._page.runs.settings, *place))
 
     async def preview(self, request: Request) -> Response:
         """Send a picture that was made while a stage trained."""

@@ -203,6 +203,9 @@ class _Loop:
         step = self.position.step
         numbers = self.meter.take()
         numbers["train/lr"] = self.stage.learning_rate(step - 1)
+        numbers["train/epoch"] = step / self.stage.steps_per_epoch
+        numbers["train/images"] = step * self.config.images_per_step
+        numbers["train/progress"] = step / self.total
         self.tracker.log(numbers, step)
         bar.set_postfix(loss=f"{numbers['train/loss']:.4f}")
 

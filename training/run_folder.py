@@ -16,6 +16,11 @@ class RunFiles:
         return self.path / "config.json"
 
     @property
+    def lock(self) -> Path:
+        """File that a training holds locked."""
+        return self.path / ".lock"
+
+    @property
     def samples(self) -> Path:
         """Folder of everything generated."""
         return self.path / "samples"

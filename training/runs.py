@@ -100,7 +100,8 @@ def run_stage(
             made; if the run was made from other data; or if training fails.
     """
     busy = f"another job is training in {run.path}; choose another `run_name` or `output_dir`"
-    lock = exclusive_lock(make_folder(run.path) / ".lock", busy)
+    make_folder(run.path)
+    lock = exclusive_lock(run.lock, busy)
     with lock if processes.is_main else nullcontext():
         if processes.is_main:
             for folder in (run.path, run.samples):

@@ -1,6 +1,6 @@
 // Starts the page: asks what there is, chooses a model, and shows one view at a time.
 
-import { attempt, getJson, tell } from "./api.js";
+import { attempt, getJson, openModel, tell } from "./api.js";
 import { makeForms } from "./form.js";
 import { emit, keep, on, store } from "./store.js";
 import { follow } from "./training.js";
@@ -8,6 +8,7 @@ import "./groups.js";
 import "./generate.js";
 import "./edit.js";
 import "./watch.js";
+import "./compare.js";
 
 const VIEWS = ["generate", "edit", "training"];
 const LOOK_MS = 4000;
@@ -37,12 +38,9 @@ async function chooseModel(id) {
   select.value = id;
   opening(true);
   try {
-    const described = await getJson(`api/models/${id}`);
-    // Its name in the list, and its file as it was when it was opened.
-    const { run, name } = store.page.models.find((model) => model.id === id);
-    store.model = { ...described, id, run, name };
+    store.model = await openModel(id);
     // The classes of the command line, unless others were chosen in this tab.
-    if (store.modelId !== id) store.labels = described.chosen;
+    if (store.modelId !== id) store.labels = store.model.chosen;
     store.modelId = id;
     keep();
     emit("model");

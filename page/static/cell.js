@@ -66,7 +66,7 @@ export async function openCell(group, index, number, cell) {
     take.type = "button";
     take.className = "quiet";
     take.textContent = "Take it";
-    take.ariaLabel = `Take token ${token}`;
+    take.ariaLabel = `Take it: token ${token}`;
     // Only a known cell can change without changing how many are hidden.
     take.disabled = !isKnown || isLast || token === got.drawn || group.model.version !== store.model.version;
     take.addEventListener("click", () => takeToken(group, index, state, cell, token));

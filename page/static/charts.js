@@ -2,7 +2,8 @@
 
 const NS = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [360, 200, 44, 22, 8];
-const MOST_POINTS = 600; // of a line; more cannot be seen
+const MOST_POINTS = 300; // groups of points of a line; more cannot be seen
+const KEYS = 50; // presses of an arrow from one end to the other
 
 function svg(name, attributes, text) {
   const element = document.createElementNS(NS, name);
@@ -30,84 +31,145 @@ export function short(value) {
   return size < 1e-3 ? value.toExponential(1) : String(+value.toPrecision(4));
 }
 
-/** Take every so many points away; the last one stays. */
-function thinned(points) {
-  const every = Math.ceil(points.length / MOST_POINTS);
-  return points.filter((_, i) => i % every === 0 || i === points.length - 1);
+/**
+ * The indices of the points that can be seen: of many neighbors the lowest and the highest. Without
+ * numbers above 0 a logarithm has nothing to show.
+ */
+function seen(ys, isLog) {
+  const size = Math.ceil(ys.length / MOST_POINTS);
+  const kept = [];
+  for (let from = 0; from < ys.length; from += size) {
+    let [low, high] = [-1, -1];
+    for (let i = from; i < Math.min(from + size, ys.length); i++) {
+      if (isLog && ys[i] <= 0) continue;
+      if (low < 0 || ys[i] < ys[low]) low = i;
+      if (high < 0 || ys[i] > ys[high]) high = i;
+    }
+    if (low >= 0) kept.push(Math.min(low, high));
+    if (low !== high) kept.push(Math.max(low, high));
+  }
+  return kept;
+}
+
+/** The mean of what came before, in which older values count less; a share of 0 changes nothing. */
+function smoothed(ys, share) {
+  if (!share) return ys;
+  const means = new Float64Array(ys.length);
+  let sum = 0;
+  let weight = 0;
+  for (let i = 0; i < ys.length; i++) {
+    sum = share * sum + (1 - share) * ys[i];
+    weight = share * weight + 1 - share;
+    means[i] = sum / weight;
+  }
+  return means;
+}
+
+function reach(values) {
+  return values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+}
+
+let cursorAt = null; // where the cursor of all charts is; null for their ends
+
+/** Let the pointer, or the arrows, move one cursor over all charts that are beside each other. */
+export function readable(place) {
+  place.tabIndex = 0;
+  place.setAttribute("role", "group");
+  const moveTo = (x) => {
+    cursorAt = x;
+    for (const other of document.querySelectorAll("[data-chart]")) other.read?.(x);
+  };
+  place.dataset.chart = "";
+  place.addEventListener("pointermove", (event) => moveTo(place.valueAt(event.clientX)));
+  place.addEventListener("pointerleave", () => moveTo(null));
+  place.addEventListener("blur", () => moveTo(null));
+  place.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    const [low, high] = place.reach;
+    moveTo(Math.min(high, Math.max(low, (cursorAt ?? high) + (by * (high - low)) / KEYS)));
+  });
 }
 
 /**
- * Draw lines. Each has a name, a run (empty if there is only one), a color, perhaps dashes, and
- * points [step, value] in order.
- * Moving over the chart reads the values nearest to the pointer.
+ * Draw lines in a `readable` place. Each has a name, a run (empty if there is only one), a color,
+ * perhaps dashes, and the coordinates `xs`, in order, and `ys`. `unit` names the x axis.
  */
-export function lines(place, series) {
-  const drawn = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
-  const points = series.flatMap((line) => line.points);
-  const xs = points.map(([x]) => x);
-  const ys = points.map(([, y]) => y);
-  const reach = (values) => [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
-  const [x0, x1] = reach(xs);
-  let [y0, y1] = reach(ys);
+export function lines(place, series, { unit, isLog, smoothing }) {
+  const drawn = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, "aria-hidden": true });
+  const shown = series.map((line) => {
+    const ys = smoothed(line.ys, smoothing);
+    return { ...line, ys, kept: seen(ys, isLog) };
+  }).filter((line) => line.kept.length);
+  if (!shown.length) return place.replaceChildren(series.length ? "Nothing is above 0." : "");
+  const scaled = isLog ? Math.log10 : (y) => y;
+  const [x0, x1] = reach(shown.flatMap(({ xs }) => [xs[0], xs.at(-1)]));
+  let [y0, y1] = reach(shown.flatMap(({ ys, kept }) => kept.map((i) => scaled(ys[i]))));
   if (y0 === y1) [y0, y1] = [y0 - Math.abs(y0 / 20 || 1), y1 + Math.abs(y1 / 20 || 1)];
   const px = (x) => LEFT + ((x - x0) / (x1 - x0 || 1)) * (WIDTH - LEFT - 8);
   const py = (y) => HEIGHT - BOTTOM - ((y - y0) / (y1 - y0)) * (HEIGHT - BOTTOM - TOP);
   for (const y of ticks(y0, y1, 4)) {
     drawn.append(svg("line", { class: "grid", x1: LEFT, x2: WIDTH - 8, y1: py(y), y2: py(y) }));
-    drawn.append(svg("text", { x: LEFT - 8, y: py(y) + 4, "text-anchor": "end" }, short(y)));
+    drawn.append(svg("text", { x: LEFT - 8, y: py(y) + 4, "text-anchor": "end" }, short(isLog ? 10 ** y : y)));
   }
   for (const x of ticks(x0, x1, 4)) {
     drawn.append(svg("text", { x: px(x), y: HEIGHT - 4, "text-anchor": "middle" }, short(x)));
   }
-  for (const line of series) {
-    const path = thinned(line.points).map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`);
-    const stroke = { class: "line", d: path.join(""), stroke: line.color, "stroke-dasharray": line.dashes ?? "none" };
-    drawn.append(svg("path", stroke));
-    if (line.points.length === 1) {
-      const [x, y] = line.points[0];
-      drawn.append(svg("circle", { cx: px(x), cy: py(y), r: 2.5, fill: line.color }));
-    }
+  for (const { xs, ys, kept, color, dashes } of shown) {
+    const path = kept.map((i, n) => `${n ? "L" : "M"}${px(xs[i]).toFixed(1)} ${py(scaled(ys[i])).toFixed(1)}`);
+    drawn.append(svg("path", { class: "line", d: path.join(""), stroke: color, "stroke-dasharray": dashes ?? "none" }));
+    if (kept.length > 1) continue;
+    drawn.append(svg("circle", { cx: px(xs[kept[0]]), cy: py(scaled(ys[kept[0]])), r: 2.5, fill: color }));
   }
-  const cursor = svg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
+  const cursor = svg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM });
+  const told = document.createElement("div");
+  told.className = "read";
   drawn.append(cursor);
-  const read = document.createElement("div");
-  read.className = "read";
-  const tellAt = (x) => {
-    const names = [...new Set(series.map((line) => line.run))];
-    const runs = names.flatMap((run) => {
-      const values = series.filter((line) => line.run === run).map((line) => reading(line, x));
+  place.replaceChildren(drawn, told);
+  place.reach = [x0, x1];
+  place.valueAt = (clientX) => {
+    const box = drawn.getBoundingClientRect();
+    const share = (((clientX - box.left) / box.width) * WIDTH - LEFT) / (WIDTH - LEFT - 8);
+    const x = x0 + Math.min(Math.max(share, 0), 1) * (x1 - x0);
+    return unit === "step" ? Math.round(x) : x;
+  };
+  place.read = (x) => {
+    cursor.setAttribute("visibility", x === null || x < x0 || x > x1 ? "hidden" : "visible");
+    for (const name of ["x1", "x2"]) cursor.setAttribute(name, px(x ?? x1));
+    const runs = [...new Set(shown.map((line) => line.run))].flatMap((run) => {
+      const values = shown.filter((line) => line.run === run).map((line) => reading(line, x, x1));
       return run ? [`${run}:`, ...values] : values;
     });
-    read.replaceChildren(...[`step ${short(x)}`, ...runs].map((one) => {
+    told.replaceChildren(...[`${unit} ${short(x ?? x1)}`, ...runs].map((one) => {
       const part = document.createElement("span");
       part.append(one);
       return part;
     }));
   };
-  drawn.addEventListener("pointermove", (event) => {
-    const box = drawn.getBoundingClientRect();
-    const share = (((event.clientX - box.left) / box.width) * WIDTH - LEFT) / (WIDTH - LEFT - 8);
-    const x = Math.round(x0 + Math.min(Math.max(share, 0), 1) * (x1 - x0));
-    for (const name of ["x1", "x2"]) cursor.setAttribute(name, px(x));
-    cursor.setAttribute("visibility", "visible");
-    tellAt(x);
-  });
-  drawn.addEventListener("pointerleave", () => {
-    cursor.setAttribute("visibility", "hidden");
-    tellAt(x1);
-  });
-  tellAt(x1);
-  place.replaceChildren(drawn, read);
+  place.read(cursorAt);
 }
 
-/** Write the value of a line nearest to a step, in its color; past its end, where it ended. */
-function reading(line, x) {
-  const last = line.points.at(-1)[0];
-  const nearest = line.points.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a));
+/** The index of the number nearest to x; the numbers are in order. */
+function nearest(xs, x) {
+  let [low, high] = [0, xs.length - 1];
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (xs[middle] < x) low = middle;
+    else high = middle;
+  }
+  return x - xs[low] < xs[high] - x ? low : high;
+}
+
+/** Write the value of a line nearest to x, in its color; past its end where it ended, without x its last one. */
+function reading(line, x, end) {
+  const last = line.xs.at(-1);
+  const atLast = last < end ? ` at ${short(last)}` : "";
   const text = document.createElement("b");
   text.style.color = line.color;
   if (line.dashes) text.append(dashSample(line));
-  text.append(`${line.name} ${x > last ? `ended at ${short(last)}` : short(nearest[1])}`);
+  const told = x === null ? short(line.ys.at(-1)) + atLast : x > last ? `ended${atLast}` : short(line.ys[nearest(line.xs, x)]);
+  text.append(`${line.name} ${told}`);
   return text;
 }
 

@@ -110,6 +110,15 @@ export function drawStep(canvas, group, index, number, shown = "image", wanted =
   else outlineKnown(context, isHidden, model);
 }
 
+/** Draw how much the colors of two drawings differ, on black. */
+export function drawDifference(canvas, one, other) {
+  [canvas.width, canvas.height] = [one.width, one.height];
+  const context = canvas.getContext("2d");
+  context.drawImage(one, 0, 0);
+  context.globalCompositeOperation = "difference";
+  context.drawImage(other, 0, 0, one.width, one.height);
+}
+
 /** Draw a color for each cell; a hidden cell shows a smaller one, of the token that it would take. */
 function drawMap(context, group, step, cells, shown) {
   const { model } = group;

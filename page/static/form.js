@@ -27,7 +27,8 @@ function field(description, values, title) {
   return box;
 }
 
-function control(description) {
+/** Make the field of a setting. */
+export function control(description) {
   if (description.kind === "choice") {
     const select = document.createElement("select");
     for (const choice of description.choices) select.append(new Option(choice, choice));
@@ -56,7 +57,8 @@ function show(input, value) {
   else input.value = value ?? "";
 }
 
-function valueOf(input, description) {
+/** Read the value of such a field. */
+export function valueOf(input, description) {
   if (input.type === "checkbox") return input.checked;
   if (description.kind === "choice") return input.value;
   if (description.kind === "numbers") return input.value.split(",").map(Number);

@@ -2,26 +2,27 @@
 
 import { attempt, decode, fromBase64 } from "./api.js";
 import { dropGroup, groupsOf, isKept, keepGroup } from "./archive.js";
-import { drawStep } from "./draw.js";
+import { drawDifference, drawStep } from "./draw.js";
 import { choose, className, emit, id, on, store } from "./store.js";
 import { zip } from "./zip.js";
 
-const MOST_GROUPS = 40; // of a model; of more, the oldest one without a star goes
+const MOST_GROUPS = 100; // of a model; of more, the oldest one without a star goes
 let running = null;
 
 /**
  * Ask for images and show them in the element `place` while they are decoded; returns when they
- * are done, with their group. `original` is the file of the image that they edit.
+ * are done, with their group. `original` is the file of the image that they edit. Beside the images
+ * of the group with the key `versus` the same ones are drawn, and what differs. `cell` is an element
+ * that replaces `place` while it is there.
  */
-export async function make(title, request, place, original = null) {
+export async function make(title, request, place, original = null, { versus = null, cell = null, model = store.model } = {}) {
   const { before, ...sent } = request;
   running?.abort();
   const abort = (running = new AbortController());
   const group = {
     key: `${Date.now()} ${crypto.getRandomValues(new Uint32Array(1))[0]}`,
     modelId: store.model.id,
-    model: store.model,
-    place, title, request, original,
+    model, place, title, request, original, versus, cell,
     starred: false,
     start: null,
     first: 0, // number of the first step
@@ -38,6 +39,11 @@ export async function make(title, request, place, original = null) {
   }
   if (group.start) finish(group);
   return group;
+}
+
+/** The model of a group as it is now; a group beside another may have a model of its own. */
+export function modelNow({ request, model }) {
+  return request.model ? model : store.model;
 }
 
 export function stop() {
@@ -111,12 +117,12 @@ function tellState(group) {
 }
 
 /** Put into the database what makes the group again; elements and pictures stay here. */
-function keep({ element, steps, ...group }) {
+function keep({ element, cell, steps, ...group }) {
   const files = steps.map(({ imagined, surest, ...step }) => step);
   return keepGroup({ ...group, steps: files });
 }
 
-function remove(group) {
+export function remove(group) {
   dropGroup(group.key);
   group.element.remove();
   store.groups = store.groups.filter((one) => one !== group);
@@ -144,7 +150,7 @@ function show(group) {
   });
   part(".go-on").addEventListener("click", () => {
     remove(group);
-    make(group.title, group.request, group.place, group.original);
+    make(group.title, group.request, group.place, group.original, { ...group, model: modelNow(group) });
   });
   part(".save-all").addEventListener("click", () => attempt(() => saveAll(group)));
   part(".tiles").append(...start.labels.map((label, index) => {
@@ -153,8 +159,8 @@ function show(group) {
     tile.className = "tile";
     tile.setAttribute("aria-pressed", "false");
     const caption = document.createElement("span");
-    caption.textContent = `${className(label, model)} · ${imageNumber(group, index)}`;
-    tile.append(document.createElement("canvas"), caption);
+    caption.textContent = group.cell ? group.title : `${className(label, model)} · ${imageNumber(group, index)}`;
+    tile.append(...Array.from({ length: group.versus ? 3 : 1 }, () => document.createElement("canvas")), caption);
     tile.addEventListener("click", () => {
       choose(group, index);
       // Where the panel is below the images, go there.
@@ -163,7 +169,8 @@ function show(group) {
     });
     return tile;
   }));
-  id(group.place).prepend(group.element);
+  group.element.classList.toggle("versus", Boolean(group.versus));
+  (group.cell ?? id(group.place)).prepend(group.element);
   store.groups.unshift(group);
 }
 
@@ -185,9 +192,18 @@ async function saveAll(group) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // when the browser has saved it
 }
 
-/** Draw all images of a group at a step. */
+/** Draw all images of a group at a step; the images beside them at the same share of their steps. */
 export function drawGroup(group, number = group.steps.length - 1, shown = "image") {
-  group.element.querySelectorAll("canvas").forEach((canvas, index) => drawStep(canvas, group, index, number, shown));
+  const base = store.groups.find(({ key }) => key === group.versus);
+  group.element.querySelectorAll(".tile").forEach((tile, index) => {
+    const canvases = [...tile.querySelectorAll("canvas")];
+    drawStep(canvases.at(base ? 1 : 0), group, index, number, shown);
+    if (!base) return;
+    const share = (group.first + number) / group.start.counts.length;
+    const at = Math.round(share * base.start.counts.length) - base.first;
+    drawStep(canvases[0], base, index, Math.min(Math.max(at, 0), base.steps.length - 1), shown);
+    drawDifference(canvases[2], canvases[0], canvases[1]);
+  });
 }
 
 /** Show what earlier visits have made with this model. */
@@ -204,7 +220,7 @@ async function showKept(modelId) {
     drawGroup(group);
   }
   // Those of this visit stay above.
-  for (const group of [...newer].reverse()) id(group.place).prepend(group.element);
+  for (const group of [...newer].reverse()) if (!group.cell) id(group.place).prepend(group.element);
   store.groups.unshift(...newer);
 }
 
@@ -224,6 +240,7 @@ on("model", () => {
   shownModel = store.model.id;
   stop();
   for (const group of store.groups.splice(0)) group.element.remove();
+  for (const sheet of document.querySelectorAll(".sheet")) sheet.remove();
   store.chosen = null;
   emit("chosen");
   attempt(() => showKept(shownModel));

@@ -12,11 +12,13 @@ export const store = {
   series: {},
   editing: {},
   labels: [],
-  watched: { stage: "maskgit", runs: null }, // under Training; null for the newest run
+  watched: {}, // under Training
   groups: [], // of the model, newest first
   chosen: null, // { group, index }
   ...JSON.parse(sessionStorage.getItem(KEY) ?? "{}"),
 };
+// Without a choice the newest run is shown.
+store.watched = { stage: "maskgit", runs: null, unit: "step", isLog: false, smoothing: 0, ...store.watched };
 
 export function keep() {
   const { sampling, begun, series, editing, labels, watched, modelId } = store;

@@ -5,6 +5,7 @@ import { getJson } from "./api.js";
 import { short } from "./charts.js";
 import { heat } from "./draw.js";
 import { id } from "./store.js";
+import { crossTable, row } from "./table.js";
 
 let sweep = null; // { run, settings, scores, rows, strips, better }
 
@@ -33,22 +34,10 @@ function valuesOf(name) {
   return values.every((value) => value !== "" && !isNaN(value)) ? values.sort((a, b) => a - b) : values;
 }
 
-function cell(tag, text) {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  return made;
-}
-
 function showTable(varied) {
   const columns = [...varied, ...sweep.scores];
-  const head = document.createElement("tr");
-  head.append(...columns.map((name) => cell("th", name)));
-  const rows = sweep.rows.map((row) => {
-    const line = document.createElement("tr");
-    line.append(...columns.map((name) => cell("td", row[name])));
-    return line;
-  });
-  id("sweep-table").replaceChildren(head, ...rows);
+  const rows = sweep.rows.map((one) => row("td", columns.map((name) => one[name])));
+  id("sweep-table").replaceChildren(row("th", columns), ...rows);
 }
 
 function showHeat() {
@@ -58,36 +47,22 @@ function showHeat() {
   const range = [Math.min(...numbers), Math.max(...numbers)];
   const better = sweep.better[score]; // undefined for a number that does not rank settings
   id("better").textContent = better ? `${better} is better` : "";
-  const table = document.createElement("table");
-  const head = document.createElement("tr");
-  head.append(cell("th", ""), ...valuesOf(x).map((value) => cell("th", `${x} ${value}`)));
-  table.append(head);
-  for (const value of down) {
-    const line = document.createElement("tr");
-    line.append(cell("th", value === null ? "" : `${y} ${value}`));
-    for (const across of valuesOf(x)) {
-      const box = document.createElement("td");
-      // Other settings may vary, too: the cell shows the best of its rows.
-      const fitting = sweep.rows.flatMap((row, i) =>
-        row[x] === across && (value === null || row[y] === value) ? [i] : []);
-      const merit = (i) => Number(sweep.rows[i][score]) * (better === "lower" ? -1 : 1);
-      if (fitting.length) {
-        const shown = better ? fitting.reduce((a, b) => (merit(b) > merit(a) ? b : a)) : fitting[0];
-        const isBest = Boolean(better) && Number(sweep.rows[shown][score]) === range[better === "lower" ? 0 : 1];
-        box.append(heatButton(shown, score, range, isBest));
-      }
-      line.append(box);
-    }
-    table.append(line);
-  }
-  id("heat").replaceChildren(table);
+  const merit = (i) => Number(sweep.rows[i][score]) * (better === "lower" ? -1 : 1);
+  id("heat").replaceChildren(crossTable(x, valuesOf(x), y, down, (right, below) => {
+    // Other settings may vary, too: the cell shows the best of its rows.
+    const fitting = sweep.rows.flatMap((one, i) => (one[x] === right && (below === null || one[y] === below) ? [i] : []));
+    if (!fitting.length) return null;
+    const shown = better ? fitting.reduce((a, b) => (merit(b) > merit(a) ? b : a)) : fitting[0];
+    const isBest = Boolean(better) && Number(sweep.rows[shown][score]) === range[better === "lower" ? 0 : 1];
+    return heatButton(shown, score, range, isBest);
+  }));
   id("strip").hidden = true;
 }
 
 function heatButton(number, score, [low, high], isBest) {
   const value = Number(sweep.rows[number][score]);
   const share = high > low ? (value - low) / (high - low) : 0;
-  const button = cell("button", short(value));
+  const button = Object.assign(document.createElement("button"), { textContent: short(value) });
   button.type = "button";
   button.style.background = heat(share);
   button.style.color = share > 0.55 ? "#14161a" : "#fff";
@@ -106,9 +81,9 @@ function showStrip(number) {
   id("strip").hidden = false;
   image.hidden = !sweep.strips[number];
   if (sweep.strips[number]) image.src = `api/runs/${sweep.run}/sweep/${number}`;
-  const row = sweep.rows[number];
-  caption.textContent = [...sweep.settings, ...sweep.scores].filter((name) => row[name] !== "")
-    .map((name) => `${name} ${row[name]}`).join(", ");
+  const shown = sweep.rows[number];
+  caption.textContent = [...sweep.settings, ...sweep.scores].filter((name) => shown[name] !== "")
+    .map((name) => `${name} ${shown[name]}`).join(", ");
 }
 
 for (const name of ["sweep-x", "sweep-y", "sweep-score"]) id(name).addEventListener("change", showHeat);

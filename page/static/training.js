@@ -1,11 +1,12 @@
 // The view "Training": the numbers and pictures of runs, read again while they grow.
 
 import { attempt, getJson } from "./api.js";
-import { lines, short } from "./charts.js";
+import { lines, readable, short } from "./charts.js";
 import { color } from "./draw.js";
 import { radios } from "./form.js";
 import { id, keep, on, store } from "./store.js";
 import { showSweep } from "./sweep.js";
+import { row } from "./table.js";
 import { why } from "./terms.js";
 
 const POLL_MS = 2000;
@@ -19,7 +20,10 @@ let timer = null;
 const drawn = new Map(); // what the parts of the view show, so that pictures load once
 const shown = new Map(); // id of a run -> number of its color
 const boxes = new Map(); // id of a run -> its row in the list
-const numbers = new Map(); // "id stage" -> { version, rows }
+const numbers = new Map(); // "id stage" -> { version, count, columns, clock }
+const settings = new Map(); // "id stage" -> its options
+// Numbers that say how far a run is; they are on the x axis.
+const CLOCK = { epoch: "train/epoch", images: "train/images", progress: "train/progress" };
 
 /** The charts of a stage: those that people look for first, then every other number. */
 function charts(names) {
@@ -32,7 +36,7 @@ function charts(names) {
     ["Learning rate", "learning rate", ["train/lr"]],
     ["Images per second", "speed", ["train/images_per_second"]],
   ];
-  const used = new Set(first.flatMap(([, , of]) => of));
+  const used = new Set([...Object.values(CLOCK), ...first.flatMap(([, , of]) => of)]);
   const titled = (name) => name.replace("val/", "Validation ").replace("samples/", "Samples: ").replace(/^train\/(.)/, (_, one) => one.toUpperCase());
   const others = names.filter((name) => !used.has(name))
     .map((name) => [titled(name).replaceAll("_", " "), "number", [name]]);
@@ -49,6 +53,7 @@ async function look() {
   const reads = await Promise.allSettled(chosen().map(readOn));
   id("no-rows").hidden = !runs.length || chosen().some((run) => run.stages.includes(stage));
   showCharts();
+  showDifferences();
   showPictures();
   // A run that cannot be read hides no other one.
   const failed = reads.find(({ status }) => status === "rejected");
@@ -62,24 +67,75 @@ function chosen() {
 async function readOn(run) {
   if (!run.stages.includes(stage)) return;
   const key = `${run.id} ${stage}`;
-  const known = numbers.get(key) ?? { version: 0, rows: [] };
-  const query = `version=${known.version}&known=${known.rows.length}`;
-  const got = await getJson(`api/runs/${run.id}/rows/${stage}?${query}`);
-  numbers.set(key, { version: got.version, rows: [...known.rows.slice(0, got.start), ...got.rows] });
+  const known = numbers.get(key) ?? empty(0);
+  const got = await getJson(`api/runs/${run.id}/rows/${stage}?version=${known.version}&known=${known.count}`);
+  // Not from the start: these are the rows after the known ones.
+  const table = got.start ? known : empty(got.version);
+  got.rows.forEach((one) => add(table, one));
+  numbers.set(key, table);
+  if (!settings.has(key)) settings.set(key, await getJson(`api/runs/${run.id}/settings/${stage}`));
 }
 
-function rowsOf(run) {
-  return numbers.get(`${run.id} ${stage}`)?.rows ?? [];
+function empty(version) {
+  return { version, count: 0, columns: new Map(), clock: { step: [0], epoch: [0], hours: [0] }, images: 0 };
+}
+
+/** Add a row of numbers to the columns, each with steps and values, and to the clock. */
+function add(table, numbersOfRow) {
+  const { step, ...named } = numbersOfRow;
+  table.count++;
+  for (const [name, value] of Object.entries(named)) {
+    if (!table.columns.has(name)) table.columns.set(name, { step: [], ys: [] });
+    const column = table.columns.get(name);
+    column.step.push(step);
+    column.ys.push(value);
+  }
+  if (!(CLOCK.images in named)) return;
+  const { clock } = table;
+  const seconds = (named[CLOCK.images] - table.images) / named["train/images_per_second"];
+  table.images = named[CLOCK.images];
+  clock.step.push(step);
+  clock.epoch.push(named[CLOCK.epoch]);
+  clock.hours.push(clock.hours.at(-1) + Math.max(0, seconds) / 3600);
+}
+
+/** Where the points of a column are on the x axis; null if the run does not tell. */
+function xsOf({ clock }, column, unit) {
+  if (unit === "step") return column.step;
+  if (clock.step.length < 2) return null;
+  if (column.unit !== unit || column.xs.length !== column.step.length) {
+    let i = 1;
+    column.unit = unit;
+    column.xs = column.step.map((step) => {
+      while (i < clock.step.length - 1 && clock.step[i] < step) i++;
+      const share = (step - clock.step[i - 1]) / (clock.step[i] - clock.step[i - 1] || 1);
+      return clock[unit][i - 1] + share * (clock[unit][i] - clock[unit][i - 1]);
+    });
+  }
+  return column.xs;
+}
+
+function tableOf(run) {
+  return numbers.get(`${run.id} ${stage}`) ?? empty(0);
 }
 
 function runColor(run) {
   return color(`--run-${(shown.get(run) % COLORS) + 1}`);
 }
 
-function age(seconds) {
-  if (seconds < LIVE_SECONDS) return "training";
-  const [size, unit] = seconds < 3600 ? [60, "min"] : seconds < 172800 ? [3600, "h"] : [86400, "days"];
-  return `${Math.round(seconds / size)} ${unit} ago`;
+function duration(seconds) {
+  const [size, unit] = seconds < 90 ? [1, "s"] : seconds < 5400 ? [60, "min"] : seconds < 172800 ? [3600, "h"] : [86400, "days"];
+  return `${Math.round(seconds / size)} ${unit}`;
+}
+
+/** Say whether a run trains, is finished or has stopped. */
+function state({ age, trains, progress, left }) {
+  const isNew = age < LIVE_SECONDS;
+  if (trains ?? (isNew && progress !== 1)) return left ? `training, ${duration(left)} left` : "training";
+  if (progress === 1) return `finished ${duration(age)} ago`;
+  // A training on another machine holds no lock here.
+  const share = progress === null ? "" : `${isNew ? "" : "stopped "}at ${Math.floor(100 * progress)} %, `;
+  return `${share}${duration(age)} ago`;
 }
 
 /** Make the row of a run; it stays while the run is there, so that nothing moves under the pointer. */
@@ -112,13 +168,13 @@ function showRuns() {
     const [input, sample, , when] = boxes.get(run.id).children;
     input.checked = shown.has(run.id);
     sample.style.background = input.checked ? runColor(run.id) : "";
-    when.textContent = age(run.age);
-    when.classList.toggle("live", run.age < LIVE_SECONDS);
+    when.textContent = state(run);
+    when.classList.toggle("live", when.textContent.startsWith("training"));
   }
 }
 
 function showCharts() {
-  const names = [...new Set(chosen().flatMap(rowsOf).flatMap(Object.keys))].filter((name) => name !== "step");
+  const names = [...new Set(chosen().flatMap((run) => [...tableOf(run).columns.keys()]))];
   const wanted = charts(names);
   const place = id("charts");
   const titles = wanted.map(([title]) => title);
@@ -128,35 +184,37 @@ function showCharts() {
     place.replaceChildren(...wanted.map(([title, term]) => {
       const box = document.createElement("article");
       box.className = "chart";
-      const head = document.createElement("h3");
+      const head = document.createElement("h2");
       head.append(`${title} `, why(term));
-      box.append(head, document.createElement("div"));
+      const drawing = document.createElement("div");
+      drawing.ariaLabel = `${title}; the arrows read it`;
+      readable(drawing);
+      box.append(head, drawing);
       return box;
     }));
   }
-  wanted.forEach(([title, , of], i) => {
-    const box = place.children[i].lastElementChild;
-    if (box.matches(":hover")) return; // somebody reads it
-    const series = seriesOf(of);
-    if (!series.length) return;
-    lines(box, series);
-    box.querySelector("svg").setAttribute("aria-label", `${title} by step`);
-  });
+  const { unit, isLog, smoothing } = store.watched;
+  wanted.forEach(([, , of], i) => lines(place.children[i].lastElementChild, seriesOf(of, unit), { unit, isLog, smoothing }));
+  const silent = chosen().filter((run) => tableOf(run).count && tableOf(run).clock.step.length < 2);
+  id("no-clock").hidden = unit === "step" || !silent.length;
 }
 
-function seriesOf(names) {
+function seriesOf(names, unit) {
   const found = [];
   for (const run of chosen()) {
     names.forEach((name, i) => {
-      const points = rowsOf(run).flatMap((row) => (name in row ? [[row.step, row[name]]] : []));
-      if (!points.length) return;
+      const table = tableOf(run);
+      const column = table.columns.get(name);
+      const xs = column && xsOf(table, column, unit);
+      if (!xs) return;
       const part = name.replace(/^val\/accuracy_(\d+)_(\d+)$/, "$1–$2 %").replace("val/accuracy", "all");
       // A single run has a color for each of its lines.
       const own = shown.size === 1 && names.length > 1;
       found.push({
         name: names.length > 1 ? part : "",
         run: shown.size > 1 ? run.name : "",
-        points,
+        xs,
+        ys: column.ys,
         color: own ? color(`--run-${(i % COLORS) + 1}`) : runColor(run.id),
         dashes: names.length > 1 && !own ? DASHES[i % DASHES.length] : undefined,
       });
@@ -171,6 +229,17 @@ function isNew(part, what) {
   const is = drawn.get(part) !== text;
   drawn.set(part, text);
   return is;
+}
+
+/** Show the options in which the chosen runs differ. */
+function showDifferences() {
+  const of = chosen().filter((run) => settings.has(`${run.id} ${stage}`));
+  const options = of.map((run) => settings.get(`${run.id} ${stage}`));
+  const names = [...new Set(options.flatMap(Object.keys))];
+  const differing = names.filter((name) => new Set(options.map((one) => one[name])).size > 1);
+  id("differences").hidden = !differing.length;
+  const lines = differing.map((name) => row("td", [name, ...options.map((one) => one[name] ?? "")]));
+  id("difference-table").replaceChildren(row("th", ["option", ...of.map(({ name }) => name)]), ...lines);
 }
 
 function showPictures() {
@@ -231,6 +300,16 @@ function showPreview() {
 id("preview-run").addEventListener("change", showPreviews);
 id("preview-step").addEventListener("input", showPreview);
 id("sweep-run").addEventListener("change", (event) => attempt(() => showSweep(event.target.value)));
+const CHOICES = [["unit", "value", "change"], ["isLog", "checked", "change"], ["smoothing", "valueAsNumber", "input"]];
+for (const [name, part, event] of CHOICES) {
+  const input = id(`chart-${name}`);
+  input[part] = store.watched[name];
+  input.addEventListener(event, () => {
+    store.watched[name] = input[part];
+    keep();
+    showCharts();
+  });
+}
 radios(id("stages"), "stage", (value) => {
   stage = store.watched.stage = value;
   keep();

@@ -1,5 +1,6 @@
 // The panel "Watch the decoding": the chosen image at every step, its plan, a branch, its command.
 
+import { fromBase64 } from "./api.js";
 import { openCell, midway, written } from "./cell.js";
 import { bars } from "./charts.js";
 import { drawStep, hasCells, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
@@ -54,23 +55,33 @@ function showChosen() {
     return [term, text];
   }));
   // An option a line, as a shell reads it.
-  id("command").textContent = (start.command_lines ?? []).join(" \\\n  ");
-  id("command").hidden = id("copy").hidden = !start.command;
+  id("command").textContent = start.command_lines.join(" \\\n  ");
   id("command-note").replaceChildren(...commandNote(group, index));
   update();
 }
 
 function commandNote(group, index) {
-  const { start, request } = group;
-  if (!start.command) return ["A branch has no command of its own: it begins in the middle of another image."];
+  const { request } = group;
   const number = request.edit ? String(index) : imageNumber(group, index);
   const file = `images/${number.padStart(6, "0")}.png`;
-  if (!request.edit || "validation" in request.edit) return [`This image is its ${file}.`];
-  const save = document.createElement("a");
-  save.href = URL.createObjectURL(group.original);
-  save.download = "original.png";
-  save.textContent = "original.png";
-  return ["It edits ", save, `; save that beside it first. This image is its ${file}.`];
+  const needed = [];
+  if (request.edit && !("validation" in request.edit)) needed.push(download("original.png", group.original));
+  if (request.midway) needed.push(download("start_tokens.json", startTokens(request.midway)));
+  const saves = needed.flatMap((link, i) => [i ? " and " : "It needs ", link]);
+  return [...saves, needed.length ? "; save that beside it first. " : "", `This image is its ${file}.`];
+}
+
+function download(name, file) {
+  const link = document.createElement("a");
+  Object.assign(link, { href: URL.createObjectURL(file), download: name, textContent: name });
+  return link;
+}
+
+/** Write the start of a branch as the command line reads it. */
+function startTokens({ steps, tokens, hidden }) {
+  const [numbers, isHidden] = [new Uint32Array(fromBase64(tokens).buffer), fromBase64(hidden)];
+  const known = Array.from(numbers, (token, i) => (isHidden[i] ? null : token));
+  return new Blob([JSON.stringify({ steps, tokens: known })], { type: "application/json" });
 }
 
 function update() {

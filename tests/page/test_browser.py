@@ -440,7 +440,60 @@ def test_from_a_step_one_can_branch(page):
     assert "from step 5" in page.one("#groups .group h2").text
     page.scrub("#step", 5)
     assert (page.pixels("#watch-canvas") == before).all()
-    assert not page.one("#command").is_displayed()
+    # The command needs a file, and a link below it saves that.
+    assert "--start_tokens start_tokens.json" in page.one("#command").text
+    text = page.driver.execute_async_script(
+        "const done = arguments[0], make = URL.createObjectURL;"
+        "URL.createObjectURL = (file) => { if (file.type.endsWith('json')) file.text().then(done);"
+        " return make(file); };"
+        "document.querySelector('#groups .group .tile:nth-child(2)').click();"
+    )
+    stored = json.loads(text)
+    assert stored["steps"] == 5
+    assert 0 < stored["tokens"].count(None) < len(stored["tokens"]) == 64
+
+
+def test_a_group_stands_beside_itself_with_one_difference(page):
+    page.generate(2)
+    page.click("#compare summary")
+    choose = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))"
+    beside = "#groups .group:first-child .tile:nth-child(2) canvas:nth-child"
+    # The same class: nothing differs. Half the steps: something does, and the halves go together.
+    page.click("#groups .tile:nth-child(2)")
+    for number, (what, value) in enumerate((("class", "1"), ("step", "4")), start=2):
+        page.run(choose, page.one("#versus-what"), what)
+        page.run("arguments[0].value = arguments[1]", page.one("#versus-value > *"), value)
+        page.click("#versus-form button")
+        page.wait_for_group(number)
+        assert page.pixels(f"{beside}(3)")[..., :3].any() == (what == "step")
+        page.click("#groups .group:last-of-type .tile:nth-child(2)")
+    page.click("#groups .group:first-child .tile:nth-child(2)")
+    page.scrub("#step", 2)
+    first = page.pixels(f"{beside}(1)")
+    page.click("#groups .group:last-of-type .tile:nth-child(2)")
+    page.scrub("#step", 4)
+    alone = "#groups .group:last-of-type .tile:nth-child(2) canvas"
+    assert (page.pixels(alone) == first).all()
+
+
+def test_a_grid_of_two_settings_has_a_command_for_each_cell(page):
+    page.generate(2)
+    page.click("#compare summary")
+    page.fill("#values-x", "2, 4")
+    page.fill("#values-y", "0, 1.5")
+    page.click("#cross-form button")
+    ended = "[...document.querySelectorAll('.sheet small')].map((one) => one.textContent.at(-1))"
+    page.wait(f"{ended}.join('') === 'ssss'")
+    heads = [head.text for head in page.all(".sheet th")]
+    assert heads == ["step 2", "step 4", "cfg_w 0", "cfg_w 1.5"]
+    commands = set()
+    for tile in page.all(".sheet .tile"):
+        tile.click()
+        commands.add(page.one("#command").text)
+    assert len(commands) == 4
+    assert sum("--step=2" in one for one in commands) == 2
+    page.click(".sheet > header .delete")
+    assert len(page.all("#groups .group")) == 1
 
 
 def drag(page, start, end):
@@ -678,6 +731,8 @@ def test_a_run_is_followed_while_it_trains(page, training, runs):
 
 def test_several_runs_are_overlaid(page, runs):
     shutil.copytree(runs / "mnist", runs / "second")
+    config = runs / "second" / "config.json"
+    config.write_text(config.read_text().replace('"batch_size": 16', '"batch_size": 17'))
     try:
         page.open("training")
         page.wait("document.querySelectorAll('.run').length === 2")
@@ -688,6 +743,22 @@ def test_several_runs_are_overlaid(page, runs):
         colors = page.get("[...document.querySelectorAll('#charts .chart:first-child .line')]"
                            ".map((line) => line.getAttribute('stroke'))")  # fmt: skip
         assert len(set(colors)) == 2
+        page.wait("document.querySelectorAll('#difference-table tr').length === 2")
+        assert page.one("#difference-table tr:last-child").text == "batch_size 16 17"
+        assert {note.text.split()[0] for note in page.all(".run small")} == {"finished"}
+        # One cursor for all charts, by the arrows too, over any of three axes.
+        places = (
+            "[...document.querySelectorAll('#charts .read')].map((o) => o.firstChild.textContent)"
+        )
+        for unit in ("step", "epoch", "hours"):
+            Select(page.one("#chart-unit")).select_by_value(unit)
+            page.one("#charts .chart:nth-child(2) [tabindex]").send_keys(Keys.ARROW_LEFT)
+            told = set(page.get(places))
+            assert len(told) == 1
+            assert re.fullmatch(rf"{unit} [\d.e-]+", told.pop())
+        page.click("#chart-isLog")
+        page.scrub("#chart-smoothing", 0.5)
+        assert len(page.all("#charts .chart:first-child .line")) == 2
     finally:
         shutil.rmtree(runs / "second")
 

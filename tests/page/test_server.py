@@ -243,15 +243,45 @@ def test_a_branch_goes_on_from_its_step(served, more):
     for number in (0, 3, 7):
         branch = midway(steps[number], number)
         # With the same seed and class it is the same image.
-        start, *again, done_again = served.events(**one, midway=branch)
-        assert start["command"] is None
+        _, *again, done_again = served.events(**one, midway=branch)
         assert [step["step"] for step in again] == list(range(number, 9))
-        assert done_again["files"] == done["files"]
+        first, second = (picture(one["files"][0]) for one in (done, done_again))
+        assert (first == second).all()
         # With others the known tokens stay.
         _, *_, last, _ = served.events(**{**one, "labels": [4], "seed": 9}, midway=branch)
         known = decoded(steps[number], "hidden") == 0
         before, after = (decoded(step, "tokens", "<u4")[known] for step in (steps[number], last))
         assert (before == after).all()
+
+
+@pytest.mark.parametrize("more", [{}, {"edit": {"validation": 2, "cells": list(range(20))}}])
+def test_the_command_of_a_branch_makes_the_same_bits(served, tmp_path, monkeypatch, capsys, more):
+    one = {"labels": [3], "count": 1, **more}
+    _, *steps, _ = served.events(**one)
+    branch = midway(steps[4], 4)
+    start, *_, done = served.events(**{**one, "seed": 9, "count": 3}, midway=branch)
+    tokens, hidden = (decoded(steps[4], *of) for of in (("tokens", "<u4"), ("hidden",)))
+    known = [None if is_hidden else int(t) for t, is_hidden in zip(tokens, hidden, strict=True)]
+    _, _, *arguments = shlex.split(start["command"])
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / arguments[arguments.index("--start_tokens") + 1]
+    # What does not fit is refused in one line.
+    for text, message in (
+        ("", "needs {"),
+        ("[" * 9999, "needs {"),
+        (json.dumps({"steps": 4, "tokens": [CODES] * GRID**2}), "a number from 0 to 15"),
+        (json.dumps({"steps": 4, "tokens": [0] * GRID**2}), "0 tokens are hidden after 4 steps"),
+        (json.dumps({"steps": -1, "tokens": known}), "so none after -1"),
+    ):
+        file.write_text(text)
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert message in capsys.readouterr().err
+    file.write_text(json.dumps({"steps": 4, "tokens": known}))
+    main(arguments)
+    own = served.output / arguments[arguments.index("--run_name") + 1]
+    made = sorted((own / ("edits" if more else "samples") / "images").iterdir())
+    assert [base64.b64decode(one) for one in done["files"]] == [p.read_bytes() for p in made]
 
 
 def test_a_cell_tells_what_the_step_decides(served):
