@@ -68,7 +68,9 @@ def _apply_to_stage(
     stored = read_config(run).get(stage)
     if not state.is_file():
         log.info("nothing to resume in %s: a new %s run starts", run.path, stage)
-        return line if stored is None else _take_planned_options(line, stored, stage, run), None
+        if stored is not None:  # the run was planned but not started; options given now win
+            line = line.fill(kept_options(line, stored, stage, run.config))
+        return line, None
     if stored is None:
         raise UserError(
             f"{run.config} does not hold the options of {state.name}, so the run cannot be "
@@ -120,13 +122,6 @@ def run_record(
         files=files,
         has_new_images=line.new_images and continues is not None,
     )
-
-
-def _take_planned_options(
-    line: CommandLine, stored: Settings, stage: str, run: RunFolder
-) -> CommandLine:
-    """Take the options of a run that was planned but not started; options given now win."""
-    return line.fill(kept_options(line, stored, stage, run.config))
 
 
 def take_over_options(

@@ -23,7 +23,7 @@ def written_by(write: Callable[[Any], Any], read: Callable[[Any], Any]) -> dict[
 def to_plain(values: Any) -> dict[str, Any]:
     """Turn a dataclass into a dictionary of its fields, with lists for tuples."""
     named = {
-        field.name: field.metadata.get("write", _as_it_is)(getattr(values, field.name))
+        field.name: field.metadata.get("write", lambda value: value)(getattr(values, field.name))
         for field in fields(values)
         if not (_may_be_missing(field) and getattr(values, field.name) == field.default)
     }
@@ -60,11 +60,6 @@ def same_value(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return isinstance(other, list | tuple) and list(one) == list(other)
     return bool(one == other)
-
-
-def _as_it_is(value: Any) -> Any:
-    """Return the value."""
-    return value
 
 
 def _may_be_missing(field: Field) -> bool:

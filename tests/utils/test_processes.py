@@ -55,7 +55,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
 
