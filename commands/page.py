@@ -22,6 +22,7 @@ from commands.parser import CommandLine
 from commands.recipe import command_lines, command_text, read_command, same_again
 from commands.request import Request
 from commands.sources import data_of, find_model, is_in_run
+from data.token_cache import find_tokens
 from models.sampling import SamplingConfig
 from page.catalog import Catalog, OpenModel
 from page.form import CommandForm, Field, Recipe
@@ -118,7 +119,16 @@ def _load(request: Request, path: Path) -> OpenModel:
     data = data_of(of_path, source)
     # A click must not begin a download.
     data = replace(data, may_download=False)
-    return OpenModel(path, source.open(), lambda: data.open("validation"))
+    model = source.open()
+    tokenizer, classes = (model.tokenizer.codes, model.tokenizer.fingerprint), model.class_names
+    return OpenModel(
+        path,
+        model,
+        validation=lambda: data.open("validation"),
+        training=lambda: find_tokens(
+            of_path.cache_folder(), source.dataset, "train", tokenizer, classes
+        ),
+    )
 
 
 def _data_folder(run: RunFolder) -> str | None:

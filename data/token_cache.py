@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,6 +101,30 @@ def cached_tokens(
     found = _read(folder, manifest)
     _check_ranges(found, folder, codebook_size, num_classes)
     return found
+
+
+def find_tokens(
+    cache_dir: Path,
+    dataset: str,
+    split: str,
+    tokenizers: Collection[str],
+    class_names: Sequence[str],
+) -> TokenSet | None:
+    """Open the newest finished cache of a split without its images; None if there is none.
+
+    Args:
+        tokenizers: what the cache may call the tokenizer.
+    """
+    folders = [path for path in cache_dir.glob(f"{dataset}-{split}-*") if not path.suffix]
+    for folder in sorted(folders, key=lambda path: -path.stat().st_mtime):
+        try:
+            stored = json.loads((folder / "manifest.json").read_text())
+            known = stored["tokenizer"] in tokenizers and stored["classes"] == list(class_names)
+            if known and (stored["dataset"], stored["split"]) == (dataset, split):
+                return _read(folder, {name: stored[name] for name in stored if name != "sha256"})
+        except (OSError, ValueError, KeyError, TypeError, UserError):
+            continue  # damaged: another cache, or none, will do
+    return None
 
 
 def _manifest(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.images import ImageDataset
+from data.token_set import TokenSet
 from models.labels import labels_in_turn
 from models.model import Model
 from page.checks import RequestError
@@ -22,12 +23,14 @@ class OpenModel:
 
     Attributes:
         validation: opens the validation split of its dataset, at its size.
+        training: opens the tokens of the images that it was trained on; None if they are not here.
         version: of the file; the catalog knows it.
     """
 
     path: Path
     model: Model
     validation: Callable[[], ImageDataset]
+    training: Callable[[], TokenSet | None]
     version: str = ""
 
     def describe(self, form: CommandForm) -> dict[str, Any]:

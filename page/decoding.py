@@ -304,13 +304,23 @@ def _read_original(values: Json, size: Size, channels: int) -> np.ndarray:
 
 def _read_midway(values: Json, opened: OpenModel, sampling: SamplingConfig) -> Midway:
     """Read the step of an earlier decoding; errors as in `read_decoding`."""
-    config = opened.model.transformer.config
-    tokens = array(values, "tokens", "<u4", (config.seq_len,)).astype(np.int64)
-    hidden = array(values, "hidden", "u1", (config.seq_len,)) != 0
-    if tokens.max(initial=0) >= config.codebook_size:
-        raise RequestError(f"tokens must be 0 to {config.codebook_size - 1}")
+    tokens = read_tokens(values, opened)
+    hidden = array(values, "hidden", "u1", tokens.shape) != 0
     steps = whole_number(values, "steps", 0, sampling.num_steps - 1)
     return Midway(steps, torch.from_numpy(tokens), torch.from_numpy(hidden))
+
+
+def read_tokens(values: Json, opened: OpenModel) -> np.ndarray:
+    """Read the tokens of an image, int64 (L,).
+
+    Raises:
+        RequestError: if they are not those of an image of the model.
+    """
+    config = opened.model.transformer.config
+    tokens = array(values, "tokens", "<u4", (config.seq_len,)).astype(np.int64)
+    if tokens.max(initial=0) >= config.codebook_size:
+        raise RequestError(f"tokens must be 0 to {config.codebook_size - 1}")
+    return tokens
 
 
 def boxes_of(cells: np.ndarray, cell: Size) -> list[Box]:

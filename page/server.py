@@ -36,8 +36,16 @@ from page.checks import (
     whole_number,
 )
 from page.connections import running
-from page.decoding import MOST_IMAGES, Decoding, png, read_decoding, show_validation
+from page.decoding import (
+    MOST_IMAGES,
+    Decoding,
+    png,
+    read_decoding,
+    read_tokens,
+    show_validation,
+)
 from page.form import CommandForm
+from page.nearest import show_nearest
 from page.refill import refill
 from page.runs import RunReader
 from page.safety import Guard
@@ -100,6 +108,7 @@ def application(page: Page, worker: Worker) -> Starlette:
         Route("/api/models/{model}/upload", _with_errors(page, answers.upload), methods=["POST"]),
         Route("/api/decode", _with_errors(page, answers.decode), methods=["POST"]),
         Route("/api/cell", _with_errors(page, answers.cell), methods=["POST"]),
+        Route("/api/nearest", _with_errors(page, answers.nearest), methods=["POST"]),
         Route("/api/refill/{model}", _with_errors(page, answers.refill), methods=["POST"]),
         Route("/api/runs", _with_errors(page, answers.runs)),
         Route("/api/runs/{run}/rows/{stage}", _with_errors(page, answers.rows)),
@@ -235,6 +244,16 @@ class _Answers:
 
         return _Json(await self._on_worker(choice))
 
+    async def nearest(self, request: Request) -> Response:
+        """Show the training images nearest to an image."""
+        values = await _json(request)
+
+        def show() -> dict[str, Any]:
+            opened = self._opened(values)
+            return show_nearest(opened, read_tokens(values, opened))
+
+        return _Json(await self._on_worker(show))
+
     async def refill(self, request: Request) -> Response:
         """Say what the form must hold to make a picture again."""
         chosen, page = request.path_params["model"], self._page
@@ -243,9 +262,12 @@ class _Answers:
 
     def _decoding(self, values: Json) -> Decoding:
         """Read what a tab wants decoded."""
+        return read_decoding(values, self._opened(values), self._page.form)
+
+    def _opened(self, values: Json) -> OpenModel:
+        """Open the model that a tab names."""
         version = text(values, "version") if "version" in values else ""
-        opened = self._page.catalog.open(text(values, "model"), version)
-        return read_decoding(values, opened, self._page.form)
+        return self._page.catalog.open(text(values, "model"), version)
 
     async def runs(self, request: Request) -> Response:
         """List the runs."""

@@ -168,7 +168,7 @@ def test_it_is_evaluated(world):
 def test_the_page_decodes_it(world):
     line = parse(["--page", "--output_dir", str(world.output)])
     form = page_mode._form(line)
-    opened = OpenModel(world.model, load_model(world.model, device="cpu"), print)
+    opened = OpenModel(world.model, load_model(world.model, device="cpu"), print, print)
     shown = opened.describe(form)
     assert shown["has_null"] == world.case.has_null
     assert tuple(shown["grid"]) == world.case.network.config.grid

@@ -9,6 +9,7 @@ import "./generate.js";
 import "./edit.js";
 import "./watch.js";
 import "./compare.js";
+import "./nearest.js";
 
 const VIEWS = ["generate", "edit", "training"];
 const LOOK_MS = 4000;

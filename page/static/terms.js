@@ -14,6 +14,7 @@ const TERMS = {
   beside: "All images of the group again, with the same seed: each beside its first version, and what differs between them on black.",
   grid: "The chosen image with every pair of values, separated by commas; each has a command of its own.",
   command: "Type this in the program's folder and it makes the same image again, bit for bit, on this machine.",
+  nearest: "The training images with most tokens in common, as the tokenizer shows them; nearly all in common means memorized.",
   outpainting: "Move the image: what comes into the frame from outside is hidden and regenerated.",
   loss: "How wrong the model is about hidden tokens while it trains: the mean cross-entropy, lower is better.",
   "validation loss": "The loss on images that the model does not train on, always with the same tokens hidden.",

@@ -95,7 +95,7 @@ def test_the_page_edits_a_rectangle(folder):
     form = page_mode._form(parse(["--page", "--output_dir", str(folder)]))
     path = folder / "runs" / "folder" / "MaskGIT_folder.pt"
     images = open_dataset("folder", "validation", folder / "data", (HEIGHT, WIDTH))
-    opened = OpenModel(path, load_model(path, device="cpu"), lambda: images)
+    opened = OpenModel(path, load_model(path, device="cpu"), lambda: images, print)
     shown = opened.describe(form)
     assert (shown["size"], shown["grid"]) == ((HEIGHT, WIDTH), (8, 16))
     edit = {"validation": 0, "cells": [15, 31], "down": 1, "right": -2}

@@ -91,7 +91,7 @@ def test_images_of_no_class_are_refused(run, model, picture, capsys, options):
 
 def test_the_page_begins_without_guidance_and_without_no_class(model):
     form = page_mode._form(parse(["--page"]))
-    opened = OpenModel(model, load_model(model, device="cpu"), print)
+    opened = OpenModel(model, load_model(model, device="cpu"), print, print)
     shown = opened.describe(form)
     assert (shown["has_null"], shown["usual"]["cfg_w"]) == (False, 0)
     assert form.read({"step": 3}, opened.model.usual).guidance == 0

@@ -122,9 +122,10 @@ def serve(
 
 @pytest.fixture(scope="session")
 def runs(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An --output_dir of its own with the trained run."""
+    """An --output_dir of its own with the trained run and its tokens."""
     output = tmp_path_factory.mktemp("page") / "runs"
-    shutil.copytree(trained, output / trained.name)
+    for folder in (trained, trained.parent / "tokens"):
+        shutil.copytree(folder, output / folder.name)
     return output
 
 

@@ -235,6 +235,12 @@ def test_images_appear_step_by_step_and_are_saved(page, served):
     *_, done = served.events(count=5, seed=0)
     made = np.asarray(Image.open(io.BytesIO(base64.b64decode(done["files"][1]))))
     assert (np.array(saved).reshape(32, 32, 4)[..., 0] == made).all()
+    # The training images beside it belong to this image alone.
+    page.click("#find-nearest")
+    page.wait("document.querySelectorAll('#nearest img').length === 4")
+    assert "of 64" in page.one("#nearest figcaption").text
+    page.click("#groups .tile:nth-child(1)")
+    assert not page.all("#nearest img")
 
 
 def test_the_slider_goes_over_the_steps_and_the_map_shows_confidence(page):

@@ -334,6 +334,34 @@ def test_a_cell_about_which_nothing_is_decided_is_refused(served):
         assert message in json.loads(body)["message"]
 
 
+def nearest(served, tokens):
+    body = served.request(tokens=in_base64(tokens, "<u4"))
+    status, _, answer = served.ask("api/nearest", body)
+    return status, json.loads(answer)
+
+
+def test_the_nearest_training_images_are_shown(served):
+    (cache,) = (served.output / "tokens").glob("mnist-train-*")
+    tokens, labels = (np.load(cache / f"{name}.npy") for name in ("tokens", "labels"))
+    image = tokens[0, 5].copy()
+    image[:9] = (image[:9] + 1) % CODES
+    status, found = nearest(served, image)
+    assert status == 200
+    same = (tokens == image).sum(2).max(0)
+    assert found["same"] == sorted(same, reverse=True)[:4]
+    assert found["same"] == same[found["numbers"]].tolist()
+    assert found["labels"] == labels[found["numbers"]].tolist()
+    assert [picture(file).shape[:2] for file in found["files"]] == [(SIZE, SIZE)] * 4
+    status, found = nearest(served, np.full(GRID**2, CODES))
+    assert (status, found["message"]) == (400, f"tokens must be 0 to {CODES - 1}")
+    # Without the tokens of these images.
+    cache.rename(cache.with_name("elsewhere"))
+    status, found = nearest(served, image)
+    cache.with_name("elsewhere").rename(cache)
+    assert status == 404
+    assert "the tokens of this model's training images are not here" in found["message"]
+
+
 def test_a_branch_that_no_plan_comes_to_is_refused(served):
     _, *steps, _ = served.events(labels=[3], count=1)
     *_, failed = served.events(midway=midway(steps[3], 2))
