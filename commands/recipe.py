@@ -15,6 +15,7 @@ from metrics.sweep_table import table_text
 from models.sampling import SamplingConfig
 from page.form import MOST_CHARACTERS, ReadCommand, Recipe
 from utils.errors import UserError
+from utils.hub import hub_name
 
 SAMPLE = ["python", "MaskGIT.py", "--sample"]
 
@@ -128,8 +129,8 @@ def _lines(words: Sequence[str]) -> list[str]:
 
 
 def _shared(path: str) -> str:
-    """Take the folders of this machine away from a path."""
-    return Path(path).name if Path(path).is_absolute() else path
+    """Take the folders of this machine away from a path; name a file on the hub there."""
+    return hub_name(path) or (Path(path).name if Path(path).is_absolute() else path)
 
 
 def _path_text(path: Path) -> str:

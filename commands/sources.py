@@ -33,7 +33,7 @@ from models.sampling import SamplingConfig
 from models.shapes import Given, TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.run_folder import RunFiles, RunFolder
-from utils.checkpoint import WEIGHTS, is_own_format, read_checkpoint, save_checkpoint
+from utils.checkpoint import is_own_format, read_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.files import read_with_digest
 from utils.hub import hub_name
@@ -382,7 +382,7 @@ def is_in_run(path: Path) -> bool:
 
 def _is_published(path: Path) -> bool:
     """Whether a checkpoint is in the cache of the hub, or in a folder of --export."""
-    return path.name == WEIGHTS or hub_name(path) is not None
+    return path.suffix == ".safetensors" or hub_name(path) is not None
 
 
 def _model_hint(run: RunFolder) -> str:

@@ -132,11 +132,6 @@ def unwrapped(
     return first
 
 
-def holds(stored: Any, signs: Collection[str]) -> bool:
-    """Return whether what `read_torch_file` returned has a network with all these weights."""
-    return set(signs) <= unwrapped(stored, signs).weights.keys()
-
-
 def _is_inside(one: Wrapped, other: Wrapped) -> bool:
     """Whether the wrappers of the other set are the outer ones of this set."""
     around = len(other.wrappers)

@@ -4,7 +4,6 @@ import gzip
 import logging
 import os
 import struct
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fake_gpu import FIRST_TORCH
-from hub_server import Hub
+from hub_server import Hub, import_again
 from PIL import Image
 
 from MaskGIT import main
@@ -165,7 +164,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub = Hub()
     monkeypatch.setenv("HF_ENDPOINT", hub.start())
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    for name in [one for one in sys.modules if one.startswith("huggingface_hub")]:
-        monkeypatch.delitem(sys.modules, name)  # it reads the environment when it is imported
+    import_again(monkeypatch)
     yield hub
     hub.stop()

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 TOKEN = "hf_letmein"
 
@@ -36,6 +39,12 @@ class Hub:
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def import_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let huggingface_hub read the environment again, as it does when it is imported."""
+    for name in [one for one in sys.modules if one.startswith("huggingface_hub")]:
+        monkeypatch.delitem(sys.modules, name)
 
 
 def _log(handler: Any, *_: object) -> None:

@@ -73,12 +73,14 @@ def read_checkpoint(path: Path) -> Any:
         UserError: as `read_torch_file`; or if the two files do not belong together.
     """
     stored, beside = read_torch_file(path), path.with_name(DESCRIPTION)
-    if path.name != WEIGHTS or not beside.is_file():
+    if not (isinstance(stored, dict) and stored and all("/" in str(name) for name in stored)):
         return stored
     with opening(path):
+        if not beside.is_file():
+            raise UserError(
+                f"{path} holds tensors only: put the {DESCRIPTION} that came with it beside it"
+            )
         plain = read_json(beside)
-        if not is_own_format(plain):  # another program's
-            return stored
         _put_back(stored, plain["contents"])
         return plain
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY_TRANSFORMER
-from hub_server import TOKEN
+from hub_server import TOKEN, import_again
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from models.model import BestSettings
@@ -64,6 +65,8 @@ def test_a_model_of_the_hub_is_sampled_and_its_results_are_elsewhere(
     run("--sample --num_samples 2 --checkpoint hf:me/models/best/model.pt@v1")
     expected = load_model(model, device="cpu").sample([0, 1], seed=1)
     assert np.array_equal(samples(tmp_path / "mnist"), expected)
+    picture = Image.open(tmp_path / "mnist" / "samples" / "images" / "000000.png")
+    assert "--checkpoint hf:me/models/best/model.pt@" in " ".join(picture.text.values())
     with pytest.raises(SystemExit, match="2"):
         run("--sweep step=1 --keep_best --checkpoint hf:me/models/best/model.pt@v1")
     assert "model.pt cannot hold settings" in capsys.readouterr().err
@@ -93,7 +96,8 @@ def test_a_file_that_cannot_be_had_is_one_line(hub, tmp_path, monkeypatch):
     assert local_file("hf:me/gated").read_text() == "1"
     assert local_file("hf:me/many/sub/b.pt").read_text() == "2"
     asked = len(hub.asked)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import_again(monkeypatch)
     assert local_file("hf:me/many").name == "b.pt"  # the only one in the cache
     assert len(hub.asked) == asked
     missing = told("hf:me/many/a.pt@v1")
@@ -128,9 +132,12 @@ def test_a_model_is_published_with_all_that_its_checkpoint_says(run, trained, hu
     expected = model.sample([0, 1], seed=1, **model.best_settings)
     assert np.array_equal(samples(tmp_path / "mnist"), expected)
     assert len(list((tmp_path / "out").iterdir())) == 3  # results are elsewhere
-    # What does not belong together is said.
+    # What does not belong together is said, and what is missing.
     weights = load_file(tmp_path / "out" / WEIGHTS)
     weights["ema/output_bias"] += 1
     save_file(weights, tmp_path / "out" / WEIGHTS)
     with pytest.raises(UserError, match=r"safetensors is damaged: ema/output_bias does not match"):
+        load_model(tmp_path / "out")
+    (tmp_path / "out" / "config.json").unlink()
+    with pytest.raises(UserError, match=r"holds tensors only: put the config\.json"):
         load_model(tmp_path / "out")
