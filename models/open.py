@@ -154,6 +154,7 @@ TRANSFORMERS = (
         license="Apache-2.0 (markweberdev/maskbit)",
         recognizes=maskbit_files.recognizes,
         read=maskbit_files.read,
+        write=maskbit_files.to_foreign,
         joined=JOINED,
         carry=maskbit_carry,
     ),

@@ -18,7 +18,7 @@ from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
 from models.maskbit.tokenizer import BitTokenizer
 from models.maskbit.transformer import BitTransformer
 from models.maskgit_vqgan.foreign import NAMES as TOKENIZER_NAMES
-from models.renaming import all_renamed, levels_turned
+from models.renaming import all_renamed, levels_turned, renamed
 from models.shapes import TokenizerShape
 from models.vqgan.foreign import adapt as adapt_vqgan
 from models.vqgan.foreign import model_of
@@ -104,6 +104,17 @@ def read(
             f"family {tokenizer.family} and has {tokenizer.all_codes} codes"
         )
     return transformer
+
+
+def to_foreign(model: BitTransformer) -> dict[str, Tensor]:
+    """Return the weights as MaskBit's program saves and reads them."""
+    weights = {
+        renamed(name, NAMES, to_ours=False) or name: value.cpu().clone()
+        for name, value in model.state_dict().items()
+    }
+    weights["pos_emb"] = weights["pos_emb"][None]
+    weights["bits_to_indices"] = 2 ** torch.arange(model.config.bits, dtype=torch.int32)
+    return weights
 
 
 def infer_config(weights: Mapping[str, Tensor], heads: int | None) -> BitTransformerConfig:

@@ -17,8 +17,8 @@ from models.halton.transformer import HaltonTransformer
 from models.llamagen.config import LlamaGenConfig
 from models.llamagen.foreign import NAMES
 from models.llamagen.network import LlamaGenModel
+from models.maskbit import foreign as maskbit
 from models.maskbit.config import BitTransformerConfig
-from models.maskbit.foreign import NAMES as MASKBIT_NAMES
 from models.maskbit.transformer import BitTransformer
 from models.renaming import levels_turned, renamed
 from utils.checkpoint import load_checkpoint
@@ -74,8 +74,7 @@ def test_maskbit_is_sampled_edited_and_trained_on_its_bits(run, tmp_path):
     torch.save(weights, tmp_path / "tokenizer.bin")
     torch.manual_seed(0)
     network = BitTransformer(BitTransformerConfig(8, 1000, 32, 2, hidden_dim=24, depth=1, heads=2))
-    theirs = {renamed(n, MASKBIT_NAMES, to_ours=False): v for n, v in network.state_dict().items()}
-    torch.save({**theirs, "pos_emb": theirs["pos_emb"][None]}, tmp_path / "generator.bin")
+    torch.save(maskbit.to_foreign(network), tmp_path / "generator.bin")
     tokenizer = f"--checkpoint_vae {tmp_path}/tokenizer.bin"
     model = f"--dataset imagenet --size 32 --checkpoint {tmp_path}/generator.bin --heads 2 " \
         f"{tokenizer} --step 4"  # fmt: skip

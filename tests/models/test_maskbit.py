@@ -15,7 +15,7 @@ from golden_values import GOLDEN, fill_transformer, read_golden, transformer_inp
 from models.decoding import make_plan, reveal_counts
 from models.foreign_file import ForeignFile
 from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
-from models.maskbit.foreign import read
+from models.maskbit.foreign import read, to_foreign
 from models.maskbit.transformer import BitTransformer
 from models.open import foreign_model, load_tokenizer, new_transformer
 from models.sampling import SamplingConfig
@@ -53,6 +53,11 @@ def test_logits_are_the_original_s(name):
         some = network(tokens, labels, at)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(some, logits.flatten(0, 1)[at], atol=1e-5, rtol=0)
+    # It is written as it was.
+    written = to_foreign(network)
+    weights["bits_to_indices"] = 2 ** torch.arange(config.bits)
+    assert written.keys() == weights.keys()
+    assert all(value.equal(weights[name].to(value.dtype)) for name, value in written.items())
 
 
 @pytest.mark.parametrize(
