@@ -52,7 +52,7 @@ class Preparation:
 
     @property
     def look(self) -> dict[str, str]:
-        """What an image looks like, without copies and flips: the fields that are no defaults."""
+        """What an image looks like, without copies and flips: fields that are not defaults."""
         return self._changed(*LOOK)
 
     def identity(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Preparation:
         return RESIZES[self.resize] + behind
 
     def _changed(self, *names: str) -> dict[str, Any]:
-        """Return the fields of these names that are no defaults."""
+        """Return the fields of these names that are not defaults."""
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value != getattr(AS_IT_IS, name)}
 

@@ -77,7 +77,7 @@ class Bounder:
         """Choose for each image the class under which its hidden tokens are likeliest.
 
         The masks hide half of the tokens or more: who sees most of an image hardly needs its class
-        to predict the rest. So this is no bound.
+        to predict the rest. So this is not a bound.
 
         Returns:
             int64 (N,).

@@ -92,7 +92,7 @@ def _contents(
     """Return a revision and its files; without a connection its commit and files in the cache.
 
     Raises:
-        UserError: if there is no connection, and the cache does not have the file.
+        UserError: without a connection, if the cache does not have the file.
         Exception: any other kind, if the hub refuses.
     """
     try:

@@ -13,7 +13,7 @@ class BertConfig(AttentionShape):
 
     Attributes:
         codebook_size: number of image tokens K; their ids are 0 .. K-1, and K is the mask token.
-        num_classes: number of classes; there is no null class.
+        num_classes: number of classes; the family has no null class.
         seq_len: number of tokens of an image, L = h * w.
         hidden_dim: width of the blocks D, a multiple of `heads`.
         dropout: dropout rate on the embeddings and on the outputs of attention and MLP.

@@ -123,10 +123,10 @@ export function lines(place, series, { unit, isLog, smoothing }) {
     drawn.append(svg("circle", { cx: px(xs[kept[0]]), cy: py(scaled(ys[kept[0]])), r: 2.5, fill: color }));
   }
   const cursor = svg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM });
-  const told = document.createElement("div");
-  told.className = "read";
+  const readout = document.createElement("div");
+  readout.className = "read";
   drawn.append(cursor);
-  place.replaceChildren(drawn, told);
+  place.replaceChildren(drawn, readout);
   place.reach = [x0, x1];
   place.valueAt = (clientX) => {
     const box = drawn.getBoundingClientRect();
@@ -141,7 +141,7 @@ export function lines(place, series, { unit, isLog, smoothing }) {
       const values = shown.filter((line) => line.run === run).map((line) => reading(line, x, x1));
       return run ? [`${run}:`, ...values] : values;
     });
-    told.replaceChildren(...[`${unit} ${short(x ?? x1)}`, ...runs].map((one) => {
+    readout.replaceChildren(...[`${unit} ${short(x ?? x1)}`, ...runs].map((one) => {
       const part = document.createElement("span");
       part.append(one);
       return part;
@@ -168,8 +168,8 @@ function reading(line, x, end) {
   const text = document.createElement("b");
   text.style.color = line.color;
   if (line.dashes) text.append(dashSample(line));
-  const told = x === null ? short(line.ys.at(-1)) + atLast : x > last ? `ended${atLast}` : short(line.ys[nearest(line.xs, x)]);
-  text.append(`${line.name} ${told}`);
+  const shown = x === null ? short(line.ys.at(-1)) + atLast : x > last ? `ended${atLast}` : short(line.ys[nearest(line.xs, x)]);
+  text.append(`${line.name} ${shown}`);
   return text;
 }
 
