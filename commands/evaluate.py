@@ -31,9 +31,10 @@ from data.batches import labeled_batches
 from data.content import labels_of
 from data.generated import Block, GeneratedImages, images_from, open_generated
 from metrics.class_table import class_rows, draw_rows, write_rows
-from metrics.judge import Judge, write_scores
+from metrics.features import FeatureSet
+from metrics.judge import Judge
 from metrics.reconstruction import ReconstructionMeter, perceptual_if_there
-from metrics.scores import FeatureSet
+from metrics.report import write_scores
 from metrics.unfinished import Unfinished
 from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError

@@ -10,7 +10,7 @@ from commands.model_card import model_card
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.sources import ModelSource, find_model
-from metrics.judge import report
+from metrics.report import report
 from models.model import Model
 from models.open import transformer_family
 from utils.checkpoint import save_folder, torch_save

@@ -14,9 +14,11 @@ from data.spec import Split
 from metrics.better import FEATURES
 from metrics.dinov2 import load_dinov2
 from metrics.extractor import Extractor, load_feature_net, load_inception
-from metrics.judge import Judge, Reference, cached_features, check_count, file_features
+from metrics.features import check_count
+from metrics.judge import Judge
 from metrics.protocols import PROTOCOLS, Protocol
 from metrics.reference_file import ReferenceFile, check_written, read_reference, write_reference
+from metrics.references import Reference, cached_features, file_features
 from utils.errors import FieldError, UserError
 from utils.progress import log_written
 from utils.size import size_text

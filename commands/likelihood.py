@@ -24,8 +24,8 @@ from data.content import in_order
 from data.images import ImageDataset
 from data.spec import Split
 from data.token_set import DeviceTokens, TokenSet
-from metrics.judge import report
 from metrics.likelihood import Bounder, image_interval, mask_interval, typicality
+from metrics.report import report
 from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError
 from utils.files import make_folder, write_json_atomic, write_text_atomic

@@ -14,8 +14,8 @@ from commands.request import Data, Request
 from data.batches import uint8_blocks
 from data.generated import Blocks
 from data.images import ImageDataset
+from metrics.features import FeatureSet, kept_images
 from metrics.nearest import Nearest, find_nearest, write_features
-from metrics.scores import FeatureSet, kept_images
 from utils.files import make_folder, temporary_folder
 from utils.pictures import save_grid
 from utils.progress import log_written

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metrics.scores import NEIGHBORS, FeatureSet, Metric, distance_of, score_of_parts
+from metrics.features import FeatureSet
+from metrics.scores import NEIGHBORS, Metric, distance_of, score_of_parts
 
 PART = 5000  # images of a part of the Inception Score
 ROWS, COLUMNS = 1000, 10_000  # of a block of distances

@@ -15,14 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from metrics.scores import (
-    MIN_IMAGES,
-    FeatureCollector,
-    FeatureSet,
-    frechet_distance,
-    is_recognized,
-    kept_images,
-)
+from metrics.features import MIN_IMAGES, FeatureCollector, FeatureSet, kept_images
+from metrics.scores import frechet_distance, is_recognized
 from utils.files import write_text_atomic
 from utils.pictures import save_png
 from utils.plots import COLORS, draw

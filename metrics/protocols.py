@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from metrics import adm, scores
-from metrics.scores import FeatureSet, Metric
+from metrics.features import FeatureSet
+from metrics.scores import Metric
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Protocol:
         with_dinov2: whether it also measures DINOv2's features.
         with_spatial: whether it needs spatial features.
         keeps_all: whether all generated images are compared one by one; otherwise up to
-            `metrics.scores.KEPT`.
+            `metrics.features.KEPT`.
         takes_any: whether images of another size are resized and labels chosen; the programs of
             others measure files as they are, with all classes in turn.
     """

@@ -25,7 +25,7 @@ from torch import Tensor
 from data.arrays import images_shape, open_npy, read_npz
 from data.files import check_regular, reading
 from data.generated import Blocks, write_npz
-from metrics.scores import FeatureSet, drawn_images
+from metrics.features import FeatureSet, drawn_images
 from utils.errors import FieldError
 from utils.files import atomic_write, read_with_digest
 from utils.plain_pickle import Unpickler

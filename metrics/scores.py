@@ -8,8 +8,6 @@ Axes: N generated images, M real ones, B images of a batch, D width of a feature
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,174 +16,14 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from utils.seeding import rng
+from metrics.features import FeatureSet
 
-MIN_IMAGES = 10  # too few images give no meaningful score
 FEW = 1000  # images; with fewer, scores of single images are rough
-KEPT = 10_000  # images whose features are kept
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000  # images of a subset
 NEIGHBORS = 3  # of precision and recall
 IS_SPLITS = 10  # parts of the images for the Inception Score
 ORDER_SEED = 2020  # torch-fidelity's, of the order in which these parts take the images
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """Statistics and a sample of the features of N images.
-
-    Attributes:
-        count: N; None if a file of statistics does not say it.
-        mean: float64 (D,).
-        covariance: float64 (D, D), with N - 1 in the denominator.
-        kept: (up to KEPT or N, D) in the extractor's dtype, for metrics that compare single images:
-            features of images drawn without replacement, in random order. So the first rows are a
-            fair sample, even if the images were sorted by class. None if there are statistics only.
-        logits: (N, C) in the extractor's dtype; None if they do not exist or are not needed.
-        labels: int (N,), the requested classes, as indices of logits; any other number means that
-            no class was requested. None if the images have no such labels.
-        spatial: mean float64 (S,) and covariance float64 (S, S) of the spatial features; None if
-            they do not exist or are not needed.
-    """
-
-    count: int | None
-    mean: Tensor
-    covariance: Tensor
-    kept: Tensor | None = None
-    logits: Tensor | None = None
-    labels: np.ndarray | None = None
-    spatial: tuple[Tensor, Tensor] | None = None
-
-
-class Moments:
-    """Mean and covariance of features that come batch by batch.
-
-    Mean and scatter (the sum of outer products around the mean) of a batch are merged into those of
-    the batches before it, after Chan, Golub and LeVeque 1983. This stays exact even if the mean is
-    much larger than the spread.
-    """
-
-    def __init__(self) -> None:
-        self._seen = 0
-        self._mean: Tensor = torch.zeros(())
-        self._scatter: Tensor = torch.zeros(())
-
-    def add(self, features: Tensor) -> None:
-        """Add the features (B, D) of the next images."""
-        batch_mean = features.double().mean(0)
-        centered = features.double() - batch_mean
-        batch_scatter = centered.T @ centered  # (D, D)
-        new, total = len(features), self._seen + len(features)
-        if not self._seen:
-            self._mean, self._scatter = batch_mean, batch_scatter
-        else:
-            shift = batch_mean - self._mean
-            self._scatter += batch_scatter + shift.outer(shift) * (self._seen * new / total)
-            self._mean = self._mean + shift * (new / total)
-        self._seen = total
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        """Return mean float64 (D,) and covariance float64 (D, D) of all images."""
-        assert self._seen, "no features"
-        return self._mean, self._scatter / (self._seen - 1)
-
-    def state(self) -> dict[str, Any]:
-        """Return everything that `restore` needs."""
-        return {"seen": self._seen, "mean": self._mean, "scatter": self._scatter}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from an earlier state."""
-        self._seen, self._mean = state["seen"], state["mean"]
-        self._scatter = state["scatter"].clone()  # it is changed in place
-
-
-class FeatureCollector:
-    """Gathers the features of N images, batch by batch."""
-
-    def __init__(self, count: int, keeps_all: bool = False) -> None:
-        """Choose which features to keep.
-
-        Args:
-            count: N; needed in advance, so that kept features come from all images.
-            keeps_all: whether all features are kept; otherwise up to KEPT.
-        """
-        self._count = count
-        self._drawn = np.ones(count, bool) if keeps_all else drawn_images(count)
-        self._seen = 0
-        self._moments, self._spatial = Moments(), Moments()
-        self._has_spatial = False
-        self._kept: list[Tensor] = []
-        self._logits: list[Tensor] = []
-
-    def add(
-        self, features: Tensor, logits: Tensor | None = None, spatial: Tensor | None = None
-    ) -> None:
-        """Add the features (B, D), logits (B, C) and spatial features (B, S) of the next images."""
-        features = features.detach().cpu()  # (B, D)
-        self._moments.add(features)
-        total = self._seen + len(features)
-        self._kept.append(features[torch.from_numpy(self._drawn[self._seen : total])])
-        if logits is not None:
-            self._logits.append(logits.detach().cpu())
-        if spatial is not None:
-            self._spatial.add(spatial.detach().cpu())
-            self._has_spatial = True
-        self._seen = total
-
-    def state(self) -> dict[str, Any]:
-        """Return everything that `restore` needs, as tensors and plain data."""
-        return {
-            "seen": self._seen,
-            "moments": self._moments.state(),
-            "spatial": self._spatial.state() if self._has_spatial else None,
-            "kept": self._kept,
-            "logits": self._logits,
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from an earlier state; the result has the same bits as without a stop."""
-        self._seen = state["seen"]
-        self._moments.restore(state["moments"])
-        self._has_spatial = state["spatial"] is not None
-        if self._has_spatial:
-            self._spatial.restore(state["spatial"])
-        self._kept, self._logits = list(state["kept"]), list(state["logits"])
-
-    def result(self) -> FeatureSet:
-        """Return the features of all N images."""
-        assert self._seen == self._count, f"{self._seen} images instead of {self._count}"
-        kept = torch.cat(self._kept)
-        order = order_of_kept(len(kept))
-        mean, covariance = self._moments.result()
-        return FeatureSet(
-            count=self._count,
-            mean=mean,
-            covariance=covariance,
-            kept=kept[torch.from_numpy(order)],
-            logits=torch.cat(self._logits) if self._logits else None,
-            spatial=self._spatial.result() if self._has_spatial else None,
-        )
-
-
-def drawn_images(count: int) -> np.ndarray:
-    """Draw up to KEPT of `count` images, always the same ones: bool (count,)."""
-    drawn = np.zeros(count, bool)
-    drawn[rng(0, "kept features").permutation(count)[:KEPT]] = True
-    return drawn
-
-
-def order_of_kept(count: int) -> np.ndarray:
-    """Return the order in which kept features are shuffled: int64 (count,)."""
-    return rng(0, "order of kept features").permutation(count)
-
-
-def kept_images(features: FeatureSet) -> np.ndarray:
-    """Return the numbers of the images in `FeatureSet.kept`: int64 (rows,)."""
-    assert features.kept is not None, "single images are kept"
-    assert features.count is not None, "they are counted"
-    has_all = len(features.kept) == features.count
-    drawn = np.arange(features.count) if has_all else np.flatnonzero(drawn_images(features.count))
-    return drawn[order_of_kept(len(drawn))]
 
 
 def compare(
@@ -229,7 +67,7 @@ def protocol(generated: int, real: FeatureSet) -> dict[str, str]:
     parts = {"inception_score": f"{IS_SPLITS} parts"}
     if real.kept is None:
         return parts
-    neighbors = min(generated, len(real.kept), KEPT)
+    neighbors = min(generated, len(real.kept))
     return {
         **kernel_settings(generated, real),
         "precision_recall": f"{NEIGHBORS} neighbours, {neighbors} images a side",

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from metrics.class_table import ClassRow, class_rows, draw_rows, write_rows
-from metrics.scores import FeatureCollector, frechet_distance
+from metrics.features import FeatureCollector
+from metrics.scores import frechet_distance
 from utils.pictures import is_intact_png
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from metrics import nearest
+from metrics.features import FeatureCollector, kept_images
 from metrics.nearest import find_nearest, nearest_rows
-from metrics.scores import FeatureCollector, kept_images
 
 
 def points(count, seed, width=6):

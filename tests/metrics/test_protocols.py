@@ -9,8 +9,9 @@ from torch import nn
 
 from metrics import adm, better
 from metrics.extractor import CleanInception
+from metrics.features import FeatureCollector
 from metrics.protocols import PROTOCOLS
-from metrics.scores import FeatureCollector, compare
+from metrics.scores import compare
 from utils.pictures import ROUNDINGS, to_uint8
 
 
@@ -131,7 +132,7 @@ def test_edm2_accumulates_the_same_statistics():
 
 def test_clean_counts_the_kid_of_clean_fid(monkeypatch):
     monkeypatch.setattr("metrics.scores.KID_SUBSET_SIZE", 30)
-    monkeypatch.setattr("metrics.scores.KEPT", 35)
+    monkeypatch.setattr("metrics.features.KEPT", 35)
     random = np.random.default_rng(0)
     fake, real = random.normal(0.3, 1, size=(60, 5)), random.normal(size=(50, 5))
     sides = [features_of(x) for x in (fake, real)]

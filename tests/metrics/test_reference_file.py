@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from metrics.features import FeatureCollector
 from metrics.reference_file import read_reference, write_reference
-from metrics.scores import FeatureCollector, frechet_distance
+from metrics.scores import frechet_distance
 from utils.errors import UserError
 
 
@@ -191,7 +192,7 @@ def test_a_written_file_has_what_the_others_read(tmp_path):
 
 
 def test_ten_thousand_images_at_most_are_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("metrics.scores.KEPT", 10)
+    monkeypatch.setattr("metrics.features.KEPT", 10)
     images = np.arange(40, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
     write_reference(tmp_path / "a.npz", collected(np.eye(40)), [(images, np.arange(40))], "fid")
     with np.load(tmp_path / "a.npz") as stored:

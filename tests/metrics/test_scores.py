@@ -8,7 +8,8 @@ import scipy.linalg
 import torch
 
 from metrics import scores as metrics
-from metrics.scores import METRICS, FeatureCollector, class_accuracy, compare, frechet_distance
+from metrics.features import FeatureCollector
+from metrics.scores import METRICS, class_accuracy, compare, frechet_distance
 
 
 def feature_set(features, batch_size=1000, logits=None, labels=None):
@@ -154,7 +155,7 @@ def test_inception_score_needs_logits():
 
 
 def test_kept_features_are_drawn_from_all(monkeypatch):
-    monkeypatch.setattr(metrics, "KEPT", 20)
+    monkeypatch.setattr("metrics.features.KEPT", 20)
     kept = feature_set(np.arange(1000.0)[:, None], batch_size=64).kept[:, 0]
     assert len(set(kept.tolist())) == 20
     assert kept.min() < 250

@@ -1,0 +1,252 @@
+"""The features of a set of images: extracts them, and gathers statistics and a sample of them.
+
+Axes: N images of the set, B images of a batch, D width of a feature, S that of a spatial one, C
+classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.generated import Blocks
+from metrics.extractor import Extractor
+from metrics.unfinished import Unfinished
+from utils.errors import UserError
+from utils.progress import progress_bar
+from utils.seeding import rng
+
+MIN_IMAGES = 10  # too few images give no meaningful score
+KEPT = 10_000  # images whose features are kept
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Statistics and a sample of the features of N images.
+
+    Attributes:
+        count: N; None if a file of statistics does not say it.
+        mean: float64 (D,).
+        covariance: float64 (D, D), with N - 1 in the denominator.
+        kept: (up to KEPT or N, D) in the extractor's dtype, for metrics that compare single images:
+            features of images drawn without replacement, in random order. So the first rows are a
+            fair sample, even if the images were sorted by class. None if there are statistics only.
+        logits: (N, C) in the extractor's dtype; None if they do not exist or are not needed.
+        labels: int (N,), the requested classes, as indices of logits; any other number means that
+            no class was requested. None if the images have no such labels.
+        spatial: mean float64 (S,) and covariance float64 (S, S) of the spatial features; None if
+            they do not exist or are not needed.
+    """
+
+    count: int | None
+    mean: Tensor
+    covariance: Tensor
+    kept: Tensor | None = None
+    logits: Tensor | None = None
+    labels: np.ndarray | None = None
+    spatial: tuple[Tensor, Tensor] | None = None
+
+
+class Moments:
+    """Mean and covariance of features that come batch by batch.
+
+    Mean and scatter (the sum of outer products around the mean) of a batch are merged into those of
+    the batches before it, after Chan, Golub and LeVeque 1983. This stays exact even if the mean is
+    much larger than the spread.
+    """
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._mean: Tensor = torch.zeros(())
+        self._scatter: Tensor = torch.zeros(())
+
+    def add(self, features: Tensor) -> None:
+        """Add the features (B, D) of the next images."""
+        batch_mean = features.double().mean(0)
+        centered = features.double() - batch_mean
+        batch_scatter = centered.T @ centered  # (D, D)
+        new, total = len(features), self._seen + len(features)
+        if not self._seen:
+            self._mean, self._scatter = batch_mean, batch_scatter
+        else:
+            shift = batch_mean - self._mean
+            self._scatter += batch_scatter + shift.outer(shift) * (self._seen * new / total)
+            self._mean = self._mean + shift * (new / total)
+        self._seen = total
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Return mean float64 (D,) and covariance float64 (D, D) of all images."""
+        assert self._seen, "no features"
+        return self._mean, self._scatter / (self._seen - 1)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that `restore` needs."""
+        return {"seen": self._seen, "mean": self._mean, "scatter": self._scatter}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from an earlier state."""
+        self._seen, self._mean = state["seen"], state["mean"]
+        self._scatter = state["scatter"].clone()  # it is changed in place
+
+
+class FeatureCollector:
+    """Gathers the features of N images, batch by batch."""
+
+    def __init__(self, count: int, keeps_all: bool = False) -> None:
+        """Choose which features to keep.
+
+        Args:
+            count: N; needed in advance, so that kept features come from all images.
+            keeps_all: whether all features are kept; otherwise up to KEPT.
+        """
+        self._count = count
+        self._drawn = np.ones(count, bool) if keeps_all else drawn_images(count)
+        self._seen = 0
+        self._moments, self._spatial = Moments(), Moments()
+        self._has_spatial = False
+        self._kept: list[Tensor] = []
+        self._logits: list[Tensor] = []
+
+    def add(
+        self, features: Tensor, logits: Tensor | None = None, spatial: Tensor | None = None
+    ) -> None:
+        """Add the features (B, D), logits (B, C) and spatial features (B, S) of the next images."""
+        features = features.detach().cpu()  # (B, D)
+        self._moments.add(features)
+        total = self._seen + len(features)
+        self._kept.append(features[torch.from_numpy(self._drawn[self._seen : total])])
+        if logits is not None:
+            self._logits.append(logits.detach().cpu())
+        if spatial is not None:
+            self._spatial.add(spatial.detach().cpu())
+            self._has_spatial = True
+        self._seen = total
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that `restore` needs, as tensors and plain data."""
+        return {
+            "seen": self._seen,
+            "moments": self._moments.state(),
+            "spatial": self._spatial.state() if self._has_spatial else None,
+            "kept": self._kept,
+            "logits": self._logits,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from an earlier state; the result has the same bits as without a stop."""
+        self._seen = state["seen"]
+        self._moments.restore(state["moments"])
+        self._has_spatial = state["spatial"] is not None
+        if self._has_spatial:
+            self._spatial.restore(state["spatial"])
+        self._kept, self._logits = list(state["kept"]), list(state["logits"])
+
+    def result(self) -> FeatureSet:
+        """Return the features of all N images."""
+        assert self._seen == self._count, f"{self._seen} images instead of {self._count}"
+        kept = torch.cat(self._kept)
+        order = order_of_kept(len(kept))
+        mean, covariance = self._moments.result()
+        return FeatureSet(
+            count=self._count,
+            mean=mean,
+            covariance=covariance,
+            kept=kept[torch.from_numpy(order)],
+            logits=torch.cat(self._logits) if self._logits else None,
+            spatial=self._spatial.result() if self._has_spatial else None,
+        )
+
+
+def drawn_images(count: int) -> np.ndarray:
+    """Draw up to KEPT of `count` images, always the same ones: bool (count,)."""
+    drawn = np.zeros(count, bool)
+    drawn[rng(0, "kept features").permutation(count)[:KEPT]] = True
+    return drawn
+
+
+def order_of_kept(count: int) -> np.ndarray:
+    """Return the order in which kept features are shuffled: int64 (count,)."""
+    return rng(0, "order of kept features").permutation(count)
+
+
+def kept_images(features: FeatureSet) -> np.ndarray:
+    """Return the numbers of the images in `FeatureSet.kept`: int64 (rows,)."""
+    assert features.kept is not None, "single images are kept"
+    assert features.count is not None, "they are counted"
+    has_all = len(features.kept) == features.count
+    drawn = np.arange(features.count) if has_all else np.flatnonzero(drawn_images(features.count))
+    return drawn[order_of_kept(len(drawn))]
+
+
+def check_count(count: int, title: str) -> None:
+    """Refuse fewer images than can be measured.
+
+    Args:
+        title: start of the message.
+
+    Raises:
+        UserError: if there are fewer than MIN_IMAGES.
+    """
+    if count < MIN_IMAGES:
+        raise UserError(
+            f"{title}: {count} images are too few to measure; at least {MIN_IMAGES} are "
+            "needed, and 50,000 to compare with published scores"
+        )
+
+
+def extract(
+    extractor: Extractor,
+    blocks: Blocks,
+    count: int,
+    title: str,
+    *,
+    with_logits: bool,
+    keeps_all: bool = False,
+    unfinished: Unfinished | None = None,
+) -> tuple[FeatureSet, np.ndarray]:
+    """Extract the features of images.
+
+    Args:
+        blocks: images uint8 (B, H, W, C) and labels int (B,), or (B, F) where an image has several
+            findings; without those that `unfinished` has.
+        with_logits: whether to keep the extractor's logits too.
+        keeps_all: whether to keep the features of all images.
+        unfinished: keeps the features of an interrupted measurement; None keeps nothing.
+
+    Returns:
+        The features, and the labels of all images.
+
+    Raises:
+        UserError: if there are fewer than MIN_IMAGES, or the extractor cannot take
+            them.
+    """
+    check_count(count, title)
+    collector = FeatureCollector(count, keeps_all)
+    labels: list[Tensor] = []
+    if unfinished is not None and unfinished.state is not None:
+        collector.restore(unfinished.state["collector"])
+        labels = list(unfinished.state["labels"])
+
+    def state() -> dict[str, Any]:
+        return {"collector": collector.state(), "labels": labels}
+
+    is_whole = True  # an interruption can come in the middle of a block
+    try:
+        with progress_bar(title, count, sum(map(len, labels)), unit="image") as bar:
+            for images, block_labels in blocks:
+                seen = extractor(images)
+                is_whole = False
+                collector.add(seen.features, seen.logits if with_logits else None, seen.spatial)
+                labels.append(torch.from_numpy(block_labels))
+                if unfinished is not None:
+                    unfinished.finish_block(len(images), state)
+                is_whole = True
+                bar.update(len(images))
+    except BaseException:
+        if unfinished is not None and unfinished.done and is_whole:
+            unfinished.save(state())
+        raise
+    return collector.result(), torch.cat(labels).numpy()

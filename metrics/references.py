@@ -1,0 +1,227 @@
+"""The features of the real images: of a split of a dataset, or of a file of statistics.
+
+Those of images are extracted once and cached in a file. Its name has a digest of everything that
+they depend on.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from data.generated import Blocks, images_from, open_generated
+from metrics.extractor import Extractor
+from metrics.features import KEPT, FeatureCollector, FeatureSet, check_count, extract
+from metrics.protocols import Protocol
+from metrics.reference_file import ReferenceFile
+from metrics.unfinished import Unfinished
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.device import float32_name
+from utils.errors import UserError, one_line
+from utils.size import Size, size_text
+
+READ_IMAGES = 100  # of a reference file, at once
+CACHE_KIND = "reference features"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The real images to compare with.
+
+    Attributes:
+        split: "train" or "validation".
+        source: digest of the dataset's files.
+        size: height and width of an image in pixels, as `size_text` writes it.
+        channels: channels of an image, 1 or 3.
+        resize: how the images were resized (`Preparation.rule`).
+    """
+
+    dataset: str
+    split: str
+    source: str
+    images: int
+    classes: int
+    size: int | str
+    channels: int
+    resize: str
+
+    @property
+    def title(self) -> str:
+        """Name of the images in messages."""
+        return f"{self.dataset} ({self.split})"
+
+    @property
+    def key(self) -> str:
+        """Start of the name of the file that keeps their features."""
+        return f"{self.dataset}-{self.split}"
+
+    @property
+    def name(self) -> str:
+        """Name of the images beside a score, with their digest."""
+        return f"{self.dataset} {self.split} {self.source}"
+
+
+@dataclass(frozen=True)
+class FileReference:
+    """A file of statistics to compare with.
+
+    Attributes:
+        file: its name.
+        sha256: first 16 digits of its SHA-256.
+        holds: names, types and shapes of its contents.
+        images: number of images behind the statistics, or of images in the file; None if unknown.
+    """
+
+    file: str
+    sha256: str
+    holds: str
+    images: int | None
+
+    @property
+    def title(self) -> str:
+        """Name of the images in messages."""
+        return self.file
+
+    @property
+    def key(self) -> str:
+        """Start of the name of the file that keeps their features."""
+        return Path(self.file).stem
+
+    @property
+    def name(self) -> str:
+        """Name of the images beside a score, with their digest."""
+        return f"{self.file} {self.sha256}"
+
+
+def file_features(
+    extractor: Extractor,
+    file: ReferenceFile,
+    size: Size,
+    channels: int,
+    cache_dir: Path,
+    protocol: Protocol,
+) -> tuple[FileReference, FeatureSet]:
+    """Make the features of the real images from a file of statistics, as a protocol needs them.
+
+    If it also has images, their features are extracted for the metrics that compare single images,
+    and for everything if it has no statistics.
+
+    Args:
+        size: height and width of the images to score, in pixels.
+        channels: C of the images to score.
+
+    Raises:
+        UserError: if the file does not fit the extractor or the images.
+    """
+    about = FileReference(file.path.name, file.digest, file.holds, file.count)
+    found = None
+    if file.features is not None:
+        check_count(len(file.features), file.path.name)
+        collector = FeatureCollector(len(file.features), protocol.keeps_all)
+        collector.add(file.features)
+        found = collector.result()
+    elif file.images is not None:
+        count, height, width, _ = file.images
+        if (height, width) != size:
+            raise file.error(f"its images do not have the {size_text(size)} pixels of the others")
+        about = replace(about, images=file.count or count)
+        images = open_generated(file.path, size, channels)
+        found = cached_features(
+            extractor,
+            replace(about, images=count),
+            partial(images_from, images, READ_IMAGES),
+            cache_dir,
+            protocol.keeps_all,
+        )
+    if file.statistics is not None:
+        kept = None if found is None else found.kept
+        found = FeatureSet(file.count, *file.statistics, kept, spatial=file.spatial)
+    assert found is not None, "a file without contents is refused"
+    seen = extractor(np.zeros((1, *size, channels), np.uint8))
+    _check_width(file, extractor.name, "features", seen.features, found.mean)
+    if protocol.with_spatial and seen.spatial is not None:
+        if found.spatial is None:
+            raise file.error("sFID needs mu_s and sigma_s: take them, or another `protocol`")
+        _check_width(file, extractor.name, "spatial features", seen.spatial, found.spatial[0])
+    return about, found
+
+
+def _check_width(file: ReferenceFile, net: str, what: str, seen: Tensor, mean: Tensor) -> None:
+    """Refuse a file whose features have another width than those of the network, (B, D)."""
+    if seen.shape[1] != len(mean):
+        raise file.error(f"{net} has {what} of width {seen.shape[1]}, not {len(mean)}")
+
+
+def cached_features(
+    extractor: Extractor,
+    reference: Reference | FileReference,
+    blocks_from: Callable[[int], Blocks],
+    cache_dir: Path,
+    keeps_all: bool = False,
+) -> FeatureSet:
+    """Load the features of real images from the cache, or extract and cache them.
+
+    Args:
+        reference: the images, whose number is known.
+        blocks_from: reads the images from this one on; called if their features are not cached.
+        keeps_all: whether to keep the features of all images.
+
+    Raises:
+        UserError: if there are too few images, or the cached features are damaged.
+    """
+    assert reference.images is not None, "the images are known"
+    identity = {
+        **asdict(reference),
+        "extractor": extractor.digest,
+        "precision": float32_name(extractor.device),
+        "kept": f"{'all' if keeps_all else KEPT} in random order",
+        **({"variant": extractor.variant} if extractor.variant else {}),
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    path = cache_dir / f"features-{reference.key}-{digest}.pt"
+    if not path.is_file():
+        unfinished = Unfinished(path.with_suffix(".unfinished"), identity)
+        found, _ = extract(
+            extractor,
+            blocks_from(unfinished.done),
+            reference.images,
+            f"features of {reference.title}",
+            with_logits=False,
+            keeps_all=keeps_all,
+            unfinished=unfinished,
+        )
+        save_checkpoint(path, CACHE_KIND, {"identity": identity, "features": vars(found)})
+        unfinished.remove()
+    try:
+        stored = load_checkpoint(path, CACHE_KIND)
+    except UserError as error:
+        raise UserError(f"{error}; delete the file to extract the features again") from error
+    try:
+        return _kept_features(stored, identity)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged ({one_line(error)}); delete the file to extract the features again"
+        ) from error
+
+
+def _kept_features(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> FeatureSet:
+    """Extract the features from the contents of a cache file.
+
+    Raises:
+        AttributeError, KeyError, TypeError or ValueError: if the contents are wrong.
+    """
+    if stored["identity"] != identity:
+        raise ValueError("it belongs to other images or another network")
+    found = FeatureSet(**stored["features"])
+    (width,) = found.mean.shape
+    if found.count != identity["images"] or found.covariance.shape != (width, width):
+        raise ValueError(f"it has {found.count} images and {tuple(found.covariance.shape)}")
+    if found.kept is None or found.kept.ndim != 2 or found.kept.shape[1] != width:
+        raise ValueError("its features have another shape")
+    return found
