@@ -53,7 +53,10 @@ def resolve(request: Request) -> ExportJob:
     model, name = find_model(request), request.line.export
     is_folder = not name.endswith(ENDINGS)
     if not is_folder and transformer_family(model.shape).write is None:
-        raise UserError(f"--export: no other program reads the family of {model.path}")
+        raise UserError(
+            f"--export: no other program reads the family of {model.path}: name a folder, which "
+            "this program opens again"
+        )
     return ExportJob(model, Path(name), is_folder)
 
 
