@@ -105,15 +105,14 @@ class Decoding:
             midway=self.midway,
         )
         done = self.midway.steps if self.midway else 0
+        unsure = []
         for number, step in enumerate(steps, start=done):
             branch = self.midway if number == done else None
             if branch:  # what the earlier decoding has drawn here
                 tokens = branch.tokens.reshape(model.tokenizer.grid).numpy()
                 step = replace(step, proposed=np.broadcast_to(tokens, step.tokens.shape))
-            imagined = self._sheet(step)
-            surest = "" if branch else imagined  # at the end both show the finished images
-            if surest and step.hidden.any():
-                surest = self._sheet(step, surest=True)
+            if step.hidden.any() and not branch:  # otherwise the surest tokens are the same
+                unsure.append((number, step))
             yield {
                 "event": "step",
                 "step": number,
@@ -122,9 +121,12 @@ class Decoding:
                 ),
                 "hidden": encode(step.hidden, "u1"),
                 "confidence": encode(step.confidence, "<f4"),
-                "imagined": imagined,
-                "surest": surest,
+                "imagined": self._sheet(step),
             }
+        # Not before the next step, because it takes as long as one.
+        for number, unsure_step in unsure:
+            sheet = self._sheet(unsure_step, surest=True)
+            yield {"event": "surest", "step": number, "surest": sheet}
         files = [png(image, self.texts) for image in self._images(step)]
         yield {"event": "done", "files": files, "seconds": time.monotonic() - started}
 

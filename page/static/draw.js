@@ -103,7 +103,7 @@ export function drawStep(canvas, group, index, number, shown = "image", wanted =
   const { size: [height, width] } = model;
   const columns = Math.min(8, group.start.labels.length);
   const [left, top] = [(index % columns) * width, Math.floor(index / columns) * height];
-  const sheet = shown === "surest" ? step.surest : step.imagined;
+  const sheet = (shown === "surest" && step.surest) || step.imagined;
   context.drawImage(sheet, left, top, width, height, 0, 0, canvas.width, canvas.height);
   if (!hasCells(model)) return;
   if (shown === "image") drawHidden(context, isHidden, model);

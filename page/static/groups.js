@@ -65,11 +65,15 @@ async function take(group, event) {
       tokens: fromBase64(event.tokens),
       hidden: fromBase64(event.hidden),
       confidence: new Float32Array(fromBase64(event.confidence).buffer),
-      files: { imagined: sheet(event.imagined), surest: sheet(event.surest) },
+      files: { imagined: sheet(event.imagined), surest: null },
     }));
     rememberBefore(group);
     drawGroup(group);
     emit("group", group);
+  } else if (event.event === "surest") {
+    const step = group.steps[event.step - group.first];
+    step.files.surest = sheet(event.surest);
+    Object.assign(step, await drawable(step));
   } else {
     group.files = event.files.map((file) => new Blob([fromBase64(file)], { type: "image/png" }));
     group.seconds = event.seconds;

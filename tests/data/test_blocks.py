@@ -198,4 +198,3 @@ def test_parts_of_the_command_line_make_the_images_of_the_whole(sample):
     assert part["arr_0"] == whole["arr_0"][4 * size :]
     names = {f"images/{index:06d}.png" for index in range(4, 11)}
     assert {name for name in part if name.startswith("images")} == names
-    assert all(part[name] == whole[name] for name in names)

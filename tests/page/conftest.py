@@ -59,11 +59,16 @@ class Served:
         return {"tab": "one", "model": self.model, "count": 2, "seed": 3, "labels": [3, 4]} | more
 
     def events(self, **more: Any) -> list[dict[str, Any]]:
-        """Decode images; returns all events."""
+        """Decode images; returns all events, the surest images as parts of their steps."""
         status, _, body = self.ask("api/decode", self.request(**more))
         assert status == 200, body
         blocks = body.decode().strip().split("\n\n")
-        return [json.loads(block.split("\ndata: ", 1)[1]) for block in blocks]
+        events = [json.loads(block.split("\ndata: ", 1)[1]) for block in blocks]
+        steps = {event["step"]: event for event in events if event["event"] == "step"}
+        for event in events:
+            if event["event"] == "surest":
+                steps[event["step"]].update(surest=event["surest"])
+        return [event for event in events if event["event"] != "surest"]
 
     def refusal(self, **more: Any) -> str:
         """Send a wrong request; returns the line that says why it is refused."""

@@ -96,9 +96,10 @@ def test_every_step_is_sent_and_follows_the_plan(served):
     confidence = decoded(steps[-1], "confidence", "<f4")
     assert ((confidence > 0) & (confidence <= 1)).all()
     # The finished images are those of the last step.
-    for name in ("imagined", "surest"):
-        for image, file in zip(tiles(steps[-1], 2, name), done["files"], strict=True):
-            assert (picture(file) == image).all()
+    for image, file in zip(tiles(steps[-1], 2), done["files"], strict=True):
+        assert (picture(file) == image).all()
+    # At the start there is nothing to show, at the end nothing else.
+    assert [bool(step.get("surest")) for step in steps] == [False, *[True] * 4, False]
 
 
 @pytest.mark.parametrize(
