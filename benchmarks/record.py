@@ -1,6 +1,6 @@
 """How long a transformer has to learn until it predicts hidden tokens well (docs/records.md).
 
-    python benchmarks/record.py --steps 900 --transformer modern
+    python benchmarks/record.py --steps 1000 --transformer modern
 
 All transformers learn the same tokens: Fashion-MNIST by the bundled tokenizer. The loss is that of
 `training.validation`, whose images and masks never change. All other options are those of --train.
@@ -58,9 +58,9 @@ def measure(job: TrainJob, steps: int) -> dict[str, Any]:
         if step % SHOWN_EVERY == 0:
             log.info("step %d of %d  loss %.4f", step, steps, metrics["loss"].item())
     wall, processor = time.perf_counter() - start[0], time.process_time() - start[1]
-    loss = stage.validate()["loss"]
+    loss = round(stage.validate()["loss"], 3)
     return {
-        "loss": f"{loss:.4f}{'' if loss <= TARGET else f', above {TARGET}'}",
+        "loss": f"{loss:.3f}{'' if loss <= TARGET else f', above {TARGET}'}",
         "wall time": f"{wall:.0f} s",
         "processor time": f"{processor:.0f} s",
         "family": job.config.family,
