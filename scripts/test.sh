@@ -13,7 +13,7 @@ while [[ "${1:-}" =~ ^--(fast|lowest)$ ]]; do
     esac
     shift
 done
-"$install" requirements.txt requirements-{plots,page,heif,hub,dev}.txt
+"$install" requirements.txt requirements-{plots,page,heif,hub,flax,dev}.txt
 
 # A process per core, at most four: each loads torch. The tests of a file stay in one process, and the
 # slow files come first, as tests/conftest.py orders them.

@@ -1,6 +1,7 @@
 """Checkpoints of flax are read without flax, and damage is named."""
 
 import struct
+import sys
 
 import pytest
 import torch
@@ -45,6 +46,12 @@ def test_damage_is_named(read):
         read(BY_FLAX + b"\0")
 
 
+def test_a_missing_package_is_named(read, monkeypatch):
+    monkeypatch.setitem(sys.modules, "msgpack", None)
+    with pytest.raises(UserError, match="requirements-flax"):
+        read(BY_FLAX)
+
+
 def array(description: object) -> bytes:
     inside = packed(description)
     return b"\x81\xa1a\xc9" + struct.pack(">IB", len(inside), 1) + inside
@@ -55,16 +62,18 @@ def array(description: object) -> bytes:
     [
         (array([[2, 2], "float32", bytes(15)]), "do not have its size"),
         (array([[-1], "float32", bytes(4)]), "do not have its size"),
-        (array([[1] * 65, "float32", bytes(4)]), "do not have its size"),
+        (array([[1] * 65, "float32", bytes(4)]), "65 exceeds max_array_len"),
         (array([[1], "object", bytes(8)]), "is not described"),
         (array([1, "float32", bytes(4)]), "is not described"),
         (array([[1], [2], bytes(4)]), "is not described"),
         (b"\x81\xa1a\xc9\x00\x00\x00\x01\x02\xc0", "extension of type 2"),
-        (b"\x81\xa1a\xdd\xff\xff\xff\xff", "too many entries"),
-        (b"\x81\xa1a" + b"\x91" * 200, "too many entries"),
+        (b"\x81\xa1a\xdd\xff\xff\xff\xff", "exceeds max_array_len"),
+        (b"\x81\xa1a" + b"\x91" * 2000 + b"\x90", "not MessagePack"),
+        (b"\x81\xa1a" * 200 + b"\x00", "too many maps"),
+        (b"\x81\xa1a\x91\x90", "list of lists"),
         (b"\x81\xa1a\xc6\xff\xff\xff\xff", "it ends early"),
-        (b"\x81\xa1a\xc1", "no value that begins with 193"),
-        (b"\x82\xa1a\x00\xa1a\x00", "stands there twice"),
+        (b"\x81\xa1a\xc1", "not MessagePack"),
+        (b"\x82\xa1a\x00\xa1a\x00", "is there twice"),
         (b"\x82\xa1a\x00\x05\x00", "not a text"),
     ],
 )
