@@ -3,11 +3,12 @@
 It differs by what made text models of this kind learn faster since. docs/log/modern.md has the
 measured gain of each choice, and of those that were left out.
 
-- No bias, and no weights in a norm: fewer operations, and Muon trains nearly all that is left.
-- Queries and keys are normalized for each head (Henry et al. 2020, *Query-Key Normalization for
-  Transformers*).
 - The last layers of attention and MLP start at 0, so that a block starts as the identity (Goyal et
   al. 2017, *Accurate, Large Minibatch SGD*).
+- Rotary positions along the axes of the grid, beside learned ones.
+- Queries and keys are normalized for each head (Henry et al. 2020, *Query-Key Normalization for
+  Transformers*).
+- No bias, and no weights in a norm: fewer operations.
 - The class is added to every position. A place of its own in the sequence costs more time than it
   seems: 65 positions do not fill the tiles of the hardware.
 - The activations between blocks have the precision of matrix products.
