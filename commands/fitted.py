@@ -70,7 +70,8 @@ def with_fitted_defaults(request: Request) -> CommandLine:
     timed = {STAGE_OPTIONS[stage].epochs for stage in stages if line.minutes is not None}
     values = {name: values[name] for name in values.keys() - line.given - timed}
     shown = " ".join(f"--{name} {values[name]}" for name in sorted(values))
-    log.info("defaults for %d images: %s", count, shown)
+    if shown:
+        log.info("defaults for %d images: %s", count, shown)
     return line.replace(**values)
 
 

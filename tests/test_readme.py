@@ -75,6 +75,8 @@ def test_every_file_they_name_exists():
         r"`((?:commands|page|training|metrics|models|data|utils|scripts|tests|benchmarks|examples)/[\w/.]*)`",
         EVERYTHING,
     )
+    files = "\n".join(path.read_text() for path in ROOT.glob("[cdmptu]*/*.py"))
+    names += re.findall(r"requirements(?:-\w+)?\.txt", EVERYTHING + files)
     for name in names:
         assert (ROOT / name).exists(), name
 
