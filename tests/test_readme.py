@@ -65,6 +65,7 @@ def test_every_option_they_name_exists():
         "--rounds",
         "--halves",
         "--epochs",
+        "--steps",
     }
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", EVERYTHING))
     assert named - of_scripts_and_torchrun <= known

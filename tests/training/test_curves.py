@@ -20,6 +20,7 @@ from utils.errors import UserError
 NOT_DRAWN = {
     *("step", "train/skipped", "train/gradient_norm"),
     *("train/codebook", "train/adaptive_weight"),
+    *("train/epoch", "train/images", "train/progress"),  # how far it is
     "train/loss",  # of stage 1: a sum of the others, whose terms change while it trains
 }
 
