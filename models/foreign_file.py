@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 AVERAGED = frozenset({"ema", "swa", "avg", "average", "averaged", "shadow"})
 # Modules that torch puts around others. They may also wrap a part of a network.
 INSIDE = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,12 @@ class ForeignFile:
     def holds(self, signs: Collection[str]) -> bool:
         """Whether it has a network with all these weights, inside any wrappers."""
         return set(signs) <= unwrapped(self.stored, signs).weights.keys()
+
+    def weights(
+        self, signs: Collection[str], ignored: Mapping[str, str] = NONE, usual: Collection[str] = ()
+    ) -> dict[str, Tensor]:
+        """Return the weights of a network; arguments and errors as in `unwrapped` and `taken`."""
+        return taken(unwrapped(self.stored, signs, self.path, usual).weights, ignored)
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -195,7 +203,7 @@ def making(network: str, path: Path) -> Iterator[None]:
         raise UserError(f"the weights in {path} do not make a {network}: {reason}") from error
 
 
-def taken(weights: Mapping[str, Tensor], ignored: Mapping[str, str]) -> dict[str, Tensor]:
+def taken(weights: Mapping[str, Tensor], ignored: Mapping[str, str] = NONE) -> dict[str, Tensor]:
     """Return weights in float32, without the entries that have no effect on the network.
 
     Args:
@@ -247,3 +255,8 @@ def shape_of(weights: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, 
     if len(shape) != axes or 0 in shape:
         raise ValueError(f"{name} has the shape {shape} where {axes} lengths from 1 up are needed")
     return shape
+
+
+def count_modules(weights: Mapping[str, Tensor], prefix: str) -> int:
+    """Count the different numbers that follow a prefix in the names of weights."""
+    return len({k[len(prefix) :].split(".")[0] for k in weights if k.startswith(prefix)})

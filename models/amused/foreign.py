@@ -9,7 +9,7 @@ from typing import Any
 
 from models.amused.config import AmusedConfig
 from models.amused.network import AmusedModel
-from models.foreign_file import ForeignFile, taken, unwrapped
+from models.foreign_file import ForeignFile, unwrapped
 from models.renaming import all_renamed, levels_turned
 from models.vqgan.foreign import SIGNS, model_of
 from utils.size import Size
@@ -46,7 +46,7 @@ def recognizes(file: ForeignFile) -> bool:
 
 def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> AmusedModel:
     """Build the VQ-GAN; arguments and errors as in `models.vqgan.foreign.read`."""
-    weights = taken(unwrapped(file.stored, SIGNS[:3], file.path).weights, {})
+    weights = file.weights(SIGNS[:3])
     if set(DIFFUSERS) <= weights.keys():
         # Their first level of the decoder has the lowest resolution.
         weights = levels_turned(all_renamed(weights, NAMES), "decoder.up.")

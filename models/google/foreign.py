@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, making, shape_of, taken, unwrapped
+from models.foreign_file import ForeignFile, count_modules, making, shape_of
 from models.google.config import BertConfig
 from models.google.transformer import BertTransformer
 from models.renaming import all_renamed
@@ -47,7 +47,7 @@ def read(
     given: Mapping[str, Any],
 ) -> BertTransformer:
     """Build the transformer; arguments and errors as in `models.maskgit.foreign.read`."""
-    weights = all_renamed(taken(unwrapped(file.stored, SIGNS, file.path).weights, {}), NAMES)
+    weights = all_renamed(file.weights(SIGNS), NAMES)
     with making("transformer", file.path):
         heads = shape_of(weights, "blocks.0.attention.query.kernel", 3)[1]
         weights = all_renamed(_for_torch(weights), FLAX_NAMES)
@@ -94,7 +94,7 @@ def infer_config(weights: Mapping[str, Tensor], codes: int, heads: int) -> BertC
         num_classes=vocabulary - codes - 1,
         seq_len=shape_of(weights, "position_embedding.weight", 2)[0] - 1,
         hidden_dim=width,
-        depth=len({name.split(".")[1] for name in weights if name.startswith("blocks.")}),
+        depth=count_modules(weights, "blocks."),
         heads=heads,
         mlp_dim=shape_of(weights, "blocks.0.mlp.0.bias", 1)[0],
     )

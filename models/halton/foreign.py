@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, making, shape_of, taken, unwrapped
+from models.foreign_file import ForeignFile, count_modules, making, shape_of
 from models.halton.config import HaltonConfig
 from models.halton.transformer import HaltonTransformer
 from models.shapes import TokenizerShape
@@ -45,7 +45,7 @@ def read(
             for another number of codes.
     """
     path = file.path
-    weights = taken(unwrapped(file.stored, SIGNS, path).weights, {})
+    weights = file.weights(SIGNS)
     with making("transformer", path):
         _drop_tied(weights)
         config = infer_config(weights, given.get("heads"))
@@ -88,7 +88,7 @@ def infer_config(weights: Mapping[str, Tensor], heads: int | None) -> HaltonConf
         num_classes=shape_of(weights, "cls_emb.weight", 2)[0] - 1,
         seq_len=shape_of(weights, "pos_emb.weight", 2)[0],
         hidden_dim=width,
-        depth=len({n.split(".")[2] for n in weights if n.startswith("transformer.layers.")}),
+        depth=count_modules(weights, "transformer.layers."),
         heads=heads,
         registers=shape_of(weights, "reg_tokens.weight", 2)[0] if registers else 0,
     )

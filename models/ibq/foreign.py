@@ -8,7 +8,7 @@ each resolution, which no published VQ-GAN of taming's family has.
 from collections.abc import Mapping
 from typing import Any
 
-from models.foreign_file import ForeignFile, averaged, taken, unwrapped
+from models.foreign_file import ForeignFile, averaged
 from models.ibq.config import IBQConfig
 from models.ibq.network import IBQModel
 from models.vqgan.foreign import SIGNS, model_of
@@ -28,6 +28,5 @@ def recognizes(file: ForeignFile) -> bool:
 
 def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> IBQModel:
     """Build the VQ-GAN; arguments and errors as in `models.vqgan.foreign.read`."""
-    weights = taken(unwrapped(file.stored, SIGNS[:3], file.path).weights, IGNORED)
-    weights = averaged(weights, AVERAGES)
+    weights = averaged(file.weights(SIGNS[:3], IGNORED), AVERAGES)
     return model_of(IBQConfig, IBQModel, weights, file.path, image_size, given)

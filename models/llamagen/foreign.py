@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from models.foreign_file import ForeignFile, taken, unwrapped
+from models.foreign_file import ForeignFile
 from models.llamagen.config import LlamaGenConfig
 from models.llamagen.network import LlamaGenModel
 from models.renaming import all_renamed, levels_turned
@@ -35,7 +35,7 @@ def recognizes(file: ForeignFile) -> bool:
 
 def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> LlamaGenModel:
     """Build the VQ-GAN; arguments and errors as in `models.vqgan.foreign.read`."""
-    weights = taken(unwrapped(file.stored, SIGNS, file.path).weights, IGNORED)
+    weights = file.weights(SIGNS, IGNORED)
     # Their first level of the decoder has the lowest resolution.
     weights = levels_turned(all_renamed(weights, NAMES), "decoder.up.")
     return model_of(LlamaGenConfig, LlamaGenModel, weights, file.path, image_size, given)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, making, shape_of, taken, unwrapped
+from models.foreign_file import ForeignFile, count_modules, making, shape_of
 from models.maskbit.bits import signs
 from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
 from models.maskbit.tokenizer import BitTokenizer
@@ -58,8 +58,8 @@ def recognizes_tokenizer(file: ForeignFile) -> bool:
 
 def read_tokenizer(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> BitTokenizer:
     """Build the tokenizer; arguments and errors as in `models.vqgan.foreign.read`."""
-    weights = taken(unwrapped(file.stored, TOKENIZER_SIGNS, file.path).weights, IGNORED)
-    weights = levels_turned(all_renamed(weights, TOKENIZER_NAMES), "decoder.up.")
+    weights = all_renamed(file.weights(TOKENIZER_SIGNS, IGNORED), TOKENIZER_NAMES)
+    weights = levels_turned(weights, "decoder.up.")
     table = weights[CODEBOOK] = weights.pop("quantize.codebook")
     if table.ndim != 2 or not table.equal(signs(torch.arange(len(table)), table.shape[1])):
         raise UserError(f"quantize.codebook in {file.path} does not hold the bits of all numbers")
@@ -90,8 +90,7 @@ def read(
 ) -> BitTransformer:
     """Build the transformer; arguments and errors as in `models.halton.foreign.read`."""
     path = file.path
-    weights = taken(unwrapped(file.stored, SIGNS, path).weights, IGNORED)
-    weights = all_renamed(weights, NAMES)
+    weights = all_renamed(file.weights(SIGNS, IGNORED), NAMES)
     with making("transformer", path):
         config = infer_config(weights, given.get("heads"))
         config.validate()
@@ -143,7 +142,7 @@ def infer_config(weights: Mapping[str, Tensor], heads: int | None) -> BitTransfo
         seq_len=(shape_of(weights, "position_embedding", 3)[1] - 1) * splits,
         splits=splits,
         hidden_dim=width,
-        depth=len({n.split(".")[1] for n in weights if n.startswith("blocks.")}),
+        depth=count_modules(weights, "blocks."),
         heads=heads,
         mlp_dim=shape_of(weights, "blocks.0.mlp.0.bias", 1)[0],
     )

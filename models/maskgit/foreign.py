@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, making, shape_of, taken, unwrapped
+from models.foreign_file import ForeignFile, count_modules, making, shape_of, taken, unwrapped
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 from models.renaming import renamed
@@ -127,7 +127,7 @@ def find_weights(file: ForeignFile) -> ForeignWeights:
     if not set(SIGNS) <= found.keys():
         raise UserError(f"{file.path} holds no {LAYOUT}")
     weights = {}
-    for name, value in taken(found, {}).items():
+    for name, value in taken(found).items():
         ours = renamed(name, NAMES)
         if ours is None:
             entry = one_line(ValueError(name), 80)
@@ -185,7 +185,7 @@ def infer_config(
         seq_len=shape_of(weights, "position_embedding", 2)[0] - 1,
         embed_dim=width,
         hidden_dim=width,
-        depth=len({n.split(".")[1] for n in weights if n.startswith("blocks.")}),
+        depth=count_modules(weights, "blocks."),
         heads=heads,
         mlp_dim=shape_of(weights, "blocks.0.mlp.0.bias", 1)[0],
     )

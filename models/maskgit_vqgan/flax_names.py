@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from models.foreign_file import count_modules
+
 IN_BLOCK = {
     "GroupNorm_0": "norm1",
     "Conv_0": "conv1",
@@ -21,21 +23,23 @@ LAYER = re.compile(r"(encoder|decoder)\.(Conv|GroupNorm)_(\d+)\.(\w+)")
 
 def with_our_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights, and turn the kernels; names that do not belong there stay as they are."""
-    levels = _count(weights, "decoder.Conv_") - 1
-    each = max(1, _count(weights, "encoder.ResBlock_") // (levels + 1))  # also in the middle
+    levels = count_modules(weights, "decoder.Conv_") - 1  # one between two levels, and both ends
+    # Residual blocks of each level, and of the middle.
+    each = max(1, count_modules(weights, "encoder.ResBlock_") // (levels + 1))
     return {
         _renamed(name, levels, each): value.permute(3, 2, 0, 1) if value.ndim == 4 else value
         for name, value in weights.items()
     }
 
 
-def _count(weights: Mapping[str, Tensor], start: str) -> int:
-    """Count the modules of encoder or decoder whose names start so."""
-    return len({name.split(".")[1] for name in weights if name.startswith(start)})
-
-
 def _renamed(name: str, levels: int, each: int) -> str:
-    """Translate the name of a weight."""
+    """Translate the name of a weight.
+
+    Args:
+        name: theirs.
+        levels: number of resolutions.
+        each: residual blocks of a level.
+    """
     if name == "quantizer.codebook":
         return "quantize.embedding.weight"
     block, layer = BLOCK.fullmatch(name), LAYER.fullmatch(name)

@@ -9,7 +9,7 @@ level at full resolution has no convolution for a larger one.
 from collections.abc import Mapping
 from typing import Any
 
-from models.foreign_file import ForeignFile, taken, unwrapped
+from models.foreign_file import ForeignFile
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
 from models.maskgit_vqgan.flax_names import with_our_names
 from models.maskgit_vqgan.network import MaskgitVQModel
@@ -38,9 +38,9 @@ def recognizes(file: ForeignFile) -> bool:
 def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> MaskgitVQModel:
     """Build the VQ-GAN; arguments and errors as in `models.vqgan.foreign.read`."""
     if file.holds(FLAX):
-        weights = with_our_names(taken(unwrapped(file.stored, FLAX, file.path).weights, {}))
+        weights = with_our_names(file.weights(FLAX))
     else:
-        weights = all_renamed(taken(unwrapped(file.stored, COMMON, file.path).weights, {}), NAMES)
+        weights = all_renamed(file.weights(COMMON), NAMES)
     if "decoder.up.0.upsample.conv.weight" in weights:
         weights = levels_turned(weights, "decoder.up.")
     return model_of(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, making, shape_of, taken, unwrapped
+from models.foreign_file import ForeignFile, count_modules, making, shape_of, unwrapped
 from models.shapes import refuse_contradictions
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
@@ -188,7 +188,7 @@ def find_weights(file: ForeignFile) -> dict[str, Tensor]:
     Raises:
         UserError: if the file holds none, or another kind of VQ-GAN.
     """
-    weights = taken(unwrapped(file.stored, SIGNS, file.path, FIRST_STAGE).weights, IGNORED)
+    weights = file.weights(SIGNS, IGNORED, FIRST_STAGE)
     _refuse_other_kinds(weights, file.path)
     images, colorize = weights["encoder.conv_in.weight"], weights.get("colorize")
     if colorize is not None and colorize.shape[1:2] != images.shape[1:2]:
@@ -241,8 +241,8 @@ def infer_config(weights: Mapping[str, Tensor], image_size: Size) -> dict[str, A
     """
     # Shapes, and numbers of modules.
     channels, image_channels = shape_of(weights, "encoder.conv_in.weight", 4)[:2]
-    levels = _count(weights, "encoder.down.")
-    blocks = _count(weights, "encoder.down.0.block.")
+    levels = count_modules(weights, "encoder.down.")
+    blocks = count_modules(weights, "encoder.down.0.block.")
     widths = [
         shape_of(weights, f"encoder.down.{level}.block.0.conv2.weight", 4)[0]
         for level in range(levels)
@@ -280,8 +280,3 @@ def _used_codes(weights: Mapping[str, Tensor]) -> tuple[int, ...] | None:
     if used.dtype != torch.int64:
         raise ValueError("quantize.used does not hold numbers of codes")
     return tuple(used.tolist())
-
-
-def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
-    """Count the different numbers that follow a prefix in the names of weights."""
-    return len({k[len(prefix) :].split(".")[0] for k in weights if k.startswith(prefix)})
