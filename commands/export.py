@@ -11,8 +11,8 @@ from commands.parser import CommandLine
 from commands.request import Request
 from commands.sources import ModelSource, find_model
 from metrics.report import report
+from models.families import transformer_family
 from models.model import Model
-from models.open import transformer_family
 from utils.checkpoint import save_folder, torch_save
 from utils.errors import UserError
 from utils.files import atomic_write, make_folder, temporary_folder, write_text_atomic

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from commands.generation import changed_options
 from data.datasets import OWN_IMAGES
+from models.families import family_named
 from models.family import TokenizerNetwork, Transformer
 from models.model import Model
-from models.open import family_named
 from utils.size import size_text
 from utils.version import VERSION
 from utils.weights import count_parameters

@@ -20,15 +20,9 @@ from commands.request import Data, Machine, Request
 from data.datasets import DATASETS
 from data.readers import known_classes
 from data.spec import LOOK
+from models.families import family_of_file
 from models.model import BestSettings, Model
-from models.open import (
-    BUNDLED,
-    BUNDLED_FOR_COLOR,
-    foreign_family,
-    foreign_model,
-    load_tokenizer,
-    own_model,
-)
+from models.open import BUNDLED, BUNDLED_FOR_COLOR, foreign_model, load_tokenizer, own_model
 from models.sampling import SamplingConfig
 from models.shapes import Given, TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
@@ -340,7 +334,7 @@ def _load_foreign(request: Request, stored: object, path: Path) -> Model:
         UserError: if they are missing, or do not fit the transformer.
     """
     line = request.line
-    foreign_family(stored, path)
+    family_of_file("transformer", stored, path)
     if "dataset" not in line.given:
         raise UserError(
             f"{path} does not name its dataset and tokenizer: give them as --dataset and "

@@ -14,9 +14,10 @@ from commands.flags import given_fields, option_values, options_of
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.sources import TokenizerSource, read_origin
+from models.families import family_of_file, transformer_family
 from models.fine_tuning import Change, same_classes, start_from
 from models.foreign_file import ForeignFile
-from models.open import foreign_family, own_model, transformer_family
+from models.open import own_model
 from models.shapes import NetworkShape, TransformerShape
 from training.runs import MADE_FROM
 from utils.checkpoint import is_own_format
@@ -127,7 +128,7 @@ def transformer_origin(request: Request, tokenizer: TokenizerSource) -> Origin |
                 f"--checkpoint_vae {path}, or train without --init"
             )
         return Origin(path, digest, model.transformer, model.class_names)
-    family = foreign_family(stored, path)
+    family = family_of_file("transformer", stored, path)
     assert family.read is not None, "it recognizes a file"
     given = given_fields("transformer", line)
     network = family.read(ForeignFile(stored, path), tokenizer.shape, None, given)

@@ -48,11 +48,11 @@ from data.images import ImageDataset
 from data.spec import RESIZE, Split
 from data.token_cache import cache_bytes, cached_tokens
 from data.token_set import TokenSet, token_type
+from models.families import new_tokenizer, new_transformer
 from models.family import Transformer
 from models.generator import ImageSeries
 from models.labels import labels_in_turn
 from models.model import Model
-from models.open import new_tokenizer, new_transformer
 from models.sampling import SamplingConfig
 from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer

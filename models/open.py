@@ -1,73 +1,27 @@
-"""Opens checkpoints: the tables of the families of networks, load_model and load_tokenizer.
-
-To add a family, write its folder (config, network, reader of other programs' files) and add a row
-to TOKENIZERS or TRANSFORMERS. A checkpoint of this program names its families. A file of another
-program is recognized by its contents.
-"""
+"""Opens checkpoints: load_model, load_tokenizer, and the steps that they consist of."""
 
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from models.amused import foreign as amused_files
-from models.amused.config import AmusedConfig
-from models.amused.network import AmusedModel
-from models.dimo import foreign as dimo_files
-from models.dimo.config import DimoConfig
-from models.dimo.network import DimoTransformer
-from models.family import (
-    Family,
-    TokenizerFamily,
-    TokenizerNetwork,
-    Transformer,
-    TransformerFamily,
-)
+from models.families import FIRST_TOKENIZER, FIRST_TRANSFORMER, family_named, family_of_file
+from models.family import Family, TokenizerNetwork, Transformer
 from models.foreign_file import ForeignFile
-from models.google import foreign as google_files
-from models.google.config import BertConfig
-from models.google.transformer import BertTransformer
-from models.google.transformer import carry as google_carry
-from models.halton import foreign as halton_files
-from models.halton.config import HaltonConfig
-from models.halton.transformer import HaltonTransformer
-from models.halton.transformer import carry as halton_carry
-from models.ibq import foreign as ibq_files
-from models.ibq.config import IBQConfig
-from models.ibq.network import IBQModel
-from models.llamagen import foreign as llamagen_files
-from models.llamagen.config import LlamaGenConfig
-from models.llamagen.network import LlamaGenModel
-from models.maskbit import foreign as maskbit_files
-from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
-from models.maskbit.tokenizer import BitTokenizer
-from models.maskbit.transformer import BitTransformer
-from models.maskbit.transformer import carry as maskbit_carry
-from models.maskgit import foreign as maskgit_files
-from models.maskgit.config import TransformerConfig
-from models.maskgit.transformer import JOINED, MaskedTransformer, carry
-from models.maskgit_vqgan import foreign as maskgit_vqgan_files
-from models.maskgit_vqgan.config import MaskgitVQGANConfig
-from models.maskgit_vqgan.network import MaskgitVQModel
 from models.model import BEST_SETTINGS, LOOK_ENTRY, MADE_FOR, Model, read_best_settings
-from models.modern import transformer as modern
-from models.modern.config import ModernConfig
 from models.sampling import SamplingConfig
-from models.shapes import Given, TokenizerShape, TransformerShape, refuse_contradictions
+from models.shapes import Given, refuse_contradictions
 from models.tokenizer import Tokenizer
-from models.vqgan import foreign as vqgan_files
-from models.vqgan.config import VQGANConfig
-from models.vqgan.network import VQModel
 from utils.checkpoint import build_with_weights, contents_of, is_own_format, read_checkpoint
 from utils.device import choose_device, choose_precision, in_usual_torch
 from utils.errors import FieldError, UserError, check_whole, one_line
 from utils.hub import local_file
 from utils.plain import from_plain
 from utils.size import Size, Written, size_of
-from utils.torch_file import opening, pickled_network
+from utils.torch_file import opening
 
 log = logging.getLogger(__name__)
 
@@ -78,125 +32,6 @@ MODEL_ENTRIES = frozenset({"config", "ema", "tokenizer", "dataset", "class_names
 RESUMED = "the state of a training (`resume` continues it)"
 KINDS = {"maskgit": "a trained transformer", "vqgan": "a trained VQ-GAN (`checkpoint_vae`)"}
 KINDS |= dict.fromkeys(("maskgit-resume", "vqgan-resume", "student-resume"), RESUMED)
-
-TOKENIZERS = (
-    TokenizerFamily(
-        config=LlamaGenConfig,
-        network=LlamaGenModel,
-        layout=llamagen_files.LAYOUT,
-        license="MIT (FoundationVision/LlamaGen)",
-        recognizes=llamagen_files.recognizes,
-        read=llamagen_files.read,
-        adapt=vqgan_files.adapt,
-    ),
-    TokenizerFamily(
-        config=MaskgitVQGANConfig,
-        network=MaskgitVQModel,
-        layout=maskgit_vqgan_files.LAYOUT,
-        license="Apache-2.0 (google-research/maskgit; markweberdev/maskbit)",
-        recognizes=maskgit_vqgan_files.recognizes,
-        read=maskgit_vqgan_files.read,
-        adapt=vqgan_files.adapt,
-    ),
-    TokenizerFamily(
-        config=BitTokenizerConfig,
-        network=BitTokenizer,
-        layout=maskbit_files.TOKENIZER_LAYOUT,
-        license="Apache-2.0 (markweberdev/maskbit)",
-        recognizes=maskbit_files.recognizes_tokenizer,
-        read=maskbit_files.read_tokenizer,
-        adapt=maskbit_files.adapt,
-    ),
-    TokenizerFamily(
-        config=IBQConfig,
-        network=IBQModel,
-        layout=ibq_files.LAYOUT,
-        license="Apache-2.0 (TencentARC/SEED-Voken)",
-        recognizes=ibq_files.recognizes,
-        accepts=vqgan_files.is_complete,
-        read=ibq_files.read,
-        adapt=vqgan_files.adapt,
-    ),
-    TokenizerFamily(
-        config=AmusedConfig,
-        network=AmusedModel,
-        layout=amused_files.LAYOUT,
-        license="openrail++ (amused/amused-512), or what the file's own page says",
-        recognizes=amused_files.recognizes,
-        accepts=lambda file: amused_files.recognizes(file) or vqgan_files.is_complete(file),
-        read=amused_files.read,
-        adapt=vqgan_files.adapt,
-    ),
-    TokenizerFamily(
-        config=VQGANConfig,
-        network=VQModel,
-        layout=vqgan_files.LAYOUT,
-        recognizes=vqgan_files.recognizes,
-        read=vqgan_files.read,
-        adapt=vqgan_files.adapt,
-    ),
-)
-TRANSFORMERS = (
-    TransformerFamily(
-        config=HaltonConfig,
-        network=HaltonTransformer,
-        layout=halton_files.LAYOUT,
-        license="MIT (valeoai/Halton-MaskGIT)",
-        recognizes=halton_files.recognizes,
-        read=halton_files.read,
-        write=halton_files.to_foreign,
-        carry=halton_carry,
-    ),
-    TransformerFamily(
-        config=BitTransformerConfig,
-        network=BitTransformer,
-        layout=maskbit_files.LAYOUT,
-        license="Apache-2.0 (markweberdev/maskbit)",
-        recognizes=maskbit_files.recognizes,
-        read=maskbit_files.read,
-        write=maskbit_files.to_foreign,
-        joined=JOINED,
-        carry=maskbit_carry,
-    ),
-    TransformerFamily(
-        config=BertConfig,
-        network=BertTransformer,
-        layout=google_files.LAYOUT,
-        license="Apache-2.0 (google-research/maskgit)",
-        recognizes=google_files.recognizes,
-        read=google_files.read,
-        joined=JOINED,
-        carry=google_carry,
-    ),
-    TransformerFamily(
-        config=DimoConfig,
-        network=DimoTransformer,
-        layout=dimo_files.LAYOUT,
-        recognizes=dimo_files.recognizes,
-        read=dimo_files.read,
-        joined=JOINED,
-        carry=carry,
-    ),
-    TransformerFamily(
-        config=TransformerConfig,
-        network=MaskedTransformer,
-        layout=maskgit_files.LAYOUT,
-        recognizes=maskgit_files.recognizes,
-        read=maskgit_files.read,
-        write=maskgit_files.to_foreign,
-        joined=JOINED,
-        carry=carry,
-    ),
-    TransformerFamily(
-        config=ModernConfig,
-        network=modern.ModernTransformer,
-        joined=modern.JOINED,
-        carry=modern.carry,
-    ),
-)
-# Files of format version 1 do not name their families.
-FIRST_TOKENIZER, FIRST_TRANSFORMER = VQGANConfig.family, TransformerConfig.family
-AnyFamily = TypeVar("AnyFamily", TokenizerFamily, TransformerFamily)
 
 
 # --- Public functions, for notebooks and programs ---
@@ -364,7 +199,7 @@ def foreign_model(
         UserError: if the file holds none, or it does not fit the tokenizer, the number of classes
             or a given field.
     """
-    family = foreign_family(stored, path)
+    family = family_of_file("transformer", stored, path)
     assert family.read is not None, "it recognizes a file"
     with opening(path):
         transformer = family.read(ForeignFile(stored, path), tokenizer.config, num_classes, given)
@@ -391,15 +226,6 @@ def foreign_model(
     return Model(transformer, tokenizer, dataset, tuple(names))
 
 
-def foreign_family(stored: Any, path: Path) -> TransformerFamily:
-    """Find the family of the transformer in a file of another program.
-
-    Raises:
-        UserError: if no family recognizes the file.
-    """
-    return _family_of_file(TRANSFORMERS, stored, path)
-
-
 def tokenizer_of(entry: Any, source: Path | str = "this checkpoint") -> Tokenizer:
     """Build the tokenizer from `Tokenizer.entry` in the checkpoint `source`, on the CPU.
 
@@ -415,40 +241,6 @@ def tokenizer_of(entry: Any, source: Path | str = "this checkpoint") -> Tokenize
     return tokenizer
 
 
-def family_named(kind: str, name: Any) -> Any:
-    """Find a family by its name.
-
-    Args:
-        kind: "tokenizer" or "transformer".
-        name: from a file or a user; any type.
-
-    Raises:
-        ValueError: if this program does not have it.
-    """
-    families: dict[str, tuple[Family, ...]] = {"tokenizer": TOKENIZERS, "transformer": TRANSFORMERS}
-    for family in families[kind]:
-        if isinstance(name, str) and family.name == name:
-            return family
-    shown = repr(name[:40]) if isinstance(name, str) else f"of type {type(name).__name__}"
-    known = ", ".join(family.name for family in families[kind])
-    raise ValueError(f"unknown {kind} family {shown}; this program has {known}")
-
-
-def new_tokenizer(config: TokenizerShape) -> Tokenizer:
-    """Build an untrained tokenizer of a family on the CPU."""
-    return Tokenizer(family_named("tokenizer", config.family).network(config))
-
-
-def new_transformer(config: TransformerShape) -> Transformer:
-    """Build a transformer with random weights from torch's global generator."""
-    return transformer_family(config).network(config)
-
-
-def transformer_family(config: TransformerShape) -> TransformerFamily:
-    """Find the family that a config belongs to."""
-    return family_named("transformer", config.family)
-
-
 def _tokenizer_in(
     stored: Any, path: Path, image_size: Size, given: Mapping[str, Any], named: str | None
 ) -> Tokenizer:
@@ -461,7 +253,7 @@ def _tokenizer_in(
         if named not in (None, family.name):
             raise FieldError("tokenizer", named, f"that in {path} is of the family {family.name}")
     else:
-        family = _family_of_file(TOKENIZERS, stored, path, named)
+        family = family_of_file("tokenizer", stored, path, named)
         assert family.read is not None, "it recognizes a file"
         network = family.read(ForeignFile(stored, path), image_size, given)
         _log_license(family, path)
@@ -490,49 +282,3 @@ def _log_license(family: Family, path: Path) -> None:
     """Log under which license the authors of a file of another program publish such weights."""
     if family.license:
         log.info("%s: %s, published under %s", path, family.name, family.license)
-
-
-def _family_of_file(
-    families: tuple[AnyFamily, ...], stored: Any, path: Path, named: str | None = None
-) -> AnyFamily:
-    """Find the family that recognizes a file of another program.
-
-    Args:
-        named: the family that the user named; None tries all of them.
-
-    Raises:
-        UserError: if no family does; it names the known layouts.
-    """
-    if named is not None:
-        families = (_family_asked_for(families[0].config.kind, named, path),)
-    file = ForeignFile(stored, path)
-    with opening(path):
-        for family in families:
-            accepts = family.accepts if named and family.accepts else family.recognizes
-            if accepts(file):
-                return family
-    network = pickled_network(stored)
-    if network:
-        raise UserError(
-            f"{path} holds a whole pickled network ({one_line(ValueError(network), 80)}), which "
-            "only the program that made it can open: load it there and save its state_dict()"
-        )
-    known = ", no ".join(family.layout for family in families if family.layout)
-    if named is not None:
-        raise FieldError(families[0].config.kind, named, f"{path} holds no {known}")
-    raise UserError(f"{path} is not a checkpoint of this program, and holds no {known}")
-
-
-def _family_asked_for(kind: str, name: str, path: Path) -> Any:
-    """Find the family that the user named for a file of another program.
-
-    Raises:
-        FieldError: if there is none of this name, or it reads no files of other programs.
-    """
-    try:
-        family = family_named(kind, name)
-    except ValueError as error:
-        raise FieldError(kind, name, one_line(error)) from error
-    if family.read is None:
-        raise FieldError(kind, name, f"is a family of this program only, unlike {path}")
-    return family

@@ -25,7 +25,7 @@ from toy_families import (
 from commands import page as page_mode
 from commands.parser import parse
 from MaskGIT import main
-from models import open as families
+from models import families
 from models.open import load_model, load_tokenizer
 from models.tokenizer import Tokenizer
 from page.catalog import OpenModel

@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.token_set import DeviceTokens, TokenSet
+from models.families import new_transformer, transformer_family
 from models.family import Transformer
 from models.fine_tuning import Change, same_classes
 from models.masking import draw_masks
-from models.open import new_transformer, transformer_family
 from models.shapes import TransformerShape
 from training import validation
 from training.config import TrainingConfig

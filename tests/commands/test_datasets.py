@@ -15,7 +15,7 @@ from data.datasets import DATASETS
 from data.open import open_dataset
 from data.token_cache import cached_tokens
 from MaskGIT import main
-from models import open as families
+from models import families
 from models.tokenizer import Tokenizer
 from utils.checkpoint import save_checkpoint
 

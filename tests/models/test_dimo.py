@@ -15,8 +15,8 @@ from golden_values import fill_transformer, read_golden, transformer_inputs, uni
 from models.dimo.config import DimoConfig
 from models.dimo.foreign import read, recognizes
 from models.dimo.network import DimoTransformer, noise_of
+from models.families import family_of_file, new_transformer
 from models.foreign_file import ForeignFile
-from models.open import foreign_family, new_transformer
 from models.predictors import prepare_decoding
 from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
@@ -49,8 +49,8 @@ def test_it_is_recognized_by_the_size_of_its_teacher_without_a_training_state():
     path = Path("pytorch_model.bin")
     assert recognizes(ForeignFile(like | last, path))
     assert not recognizes(ForeignFile(like, path))
-    assert foreign_family(like | last, path).name == "dimo"
-    assert foreign_family({"model_state_dict": like | last}, path).name == "maskgit"
+    assert family_of_file("transformer", like | last, path).name == "dimo"
+    assert family_of_file("transformer", {"model_state_dict": like | last}, path).name == "maskgit"
 
 
 def test_it_samples_in_one_step_from_random_tokens_and_noise():

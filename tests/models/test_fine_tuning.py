@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from models.families import transformer_family
 from models.fine_tuning import Change, same_classes, start_from
 from models.halton.config import HaltonConfig
 from models.halton.transformer import HaltonTransformer
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer, carry
-from models.open import transformer_family
 
 SHAPE = TransformerConfig(
     codebook_size=5,
