@@ -43,6 +43,7 @@ class EditJob:
         original: the image, uint8 (H, W, C).
         mask: bool (H, W), True where pixels are regenerated.
         grow: tokens by which the region grows on every side.
+        num_hidden: number of tokens that are regenerated.
         put_back: whether the pixels outside the region keep their original values.
     """
 
@@ -51,6 +52,7 @@ class EditJob:
     original: np.ndarray
     mask: np.ndarray
     grow: int
+    num_hidden: int
     put_back: bool
     folder: Path
 
@@ -102,15 +104,18 @@ def resolve(request: Request) -> EditJob:
     # Without --labels an image of the dataset keeps its class, and a file has no class.
     if label is None and not line.labels:
         label = label_without_class(model.shape.num_classes, model.shape.null_class)
-    hidden = hidden_cells(mask, model.tokenizer.grid, line.mask_grow)  # (h, w)
     variants = resolve_generation(request, None if label is None else [label])
-    midway = read_start_tokens(line, model, sampling, int(hidden.sum()))
+    tokenizer = model.tokenizer
+    hidden = hidden_cells(mask, tokenizer.grid, line.mask_grow, tokenizer.splits)  # (h, w)
+    num_hidden = int(hidden.sum())
+    midway = read_start_tokens(line, model, sampling, num_hidden)
     return EditJob(
         variants=replace(variants, midway=midway),
         sampling=sampling,
         original=original,
         mask=mask,
         grow=line.mask_grow,
+        num_hidden=num_hidden,
         put_back=not line.no_composite,
         folder=model.run.path / "edits",
     )
@@ -118,13 +123,10 @@ def resolve(request: Request) -> EditJob:
 
 def describe(job: EditJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
-    model = job.variants.model
-    tokenizer = model.tokenizer
-    hidden = hidden_cells(job.mask, tokenizer.grid, job.grow, tokenizer.splits)  # (h, w)
     return {
-        **describe_model(model),
+        **describe_model(job.variants.model),
         "images": len(job.variants.labels),
-        "plan": plan_table(job.sampling, int(hidden.sum())),
+        "plan": plan_table(job.sampling, job.num_hidden),
     }
 
 

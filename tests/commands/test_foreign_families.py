@@ -81,7 +81,12 @@ def test_maskbit_is_sampled_edited_and_trained_on_its_bits(run, tmp_path):
     out = run(f"--sample {model} --labels goldfish --num_samples 2 --save_steps --cfg_power 2.5")
     assert out.count("maskbit, published under Apache-2.0") == 2
     image = next((tmp_path / "imagenet" / "samples" / "images").iterdir())
-    run(f"--edit {model} --labels 1 --init_image {image} --mask_box 9,9,10,10 --num_samples 1")
+    edit = f"--edit {model} --labels 1 --init_image {image} --mask_box 9,9,10,10 --num_samples 1"
+    run(edit)
+    cell = [None, None]  # the box is in one cell, and both of its tokens are hidden
+    start = tmp_path / "start_tokens.json"
+    start.write_text(json.dumps({"steps": 0, "tokens": [0] * 10 + cell + [0] * 20}))
+    run(f"{edit} --start_tokens {start}")
     write_folder(tmp_path / "fruit")
     run(
         f"--train --dataset folder --data_dir {tmp_path}/fruit --size 32 {tokenizer} --splits 2 "
