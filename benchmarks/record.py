@@ -43,6 +43,7 @@ def measure(job: TrainJob, steps: int) -> dict[str, Any]:
     start = time.perf_counter(), time.process_time()
     stage = MaskGITStage(
         job.config,
+        # A stage accepts a part of an epoch; the option does not.
         replace(job.training, epochs=steps / job.steps_per_epoch),  # type: ignore[arg-type]
         train,
         held_out,

@@ -318,19 +318,15 @@ def _measure_tokenizer(job: TokenizerJob) -> None:
     beside = None if job.beside is None else job.beside.open()
     perceptual = perceptual_if_there(job.perceptual_vgg)
     meter = ReconstructionMeter(tokenizer, perceptual)
-    workers, batch_size, device = (
-        job.judge.data.num_workers,
-        job.judge.batch_size,
-        job.machine.device,
-    )
+    batch_size, device = job.judge.batch_size, job.machine.device
     more = {"tokenizer": tokenizer.fingerprint}
     protocol = {**judge.protocol(len(images)), **more}
     how = {"batch_size": batch_size, "device": str(device), "lpips": perceptual is not None}
     identity = {**protocol, **how, "compiled": job.machine.compiled}
     unfinished = Unfinished(job.result.with_suffix(".unfinished"), identity, meter)
     # One pass over the images feeds both the meter and the judge.
+    workers, rounding = job.judge.data.num_workers, job.judge.how.rounding
     batches = labeled_batches(images, batch_size, workers, device, unfinished.done)
-    rounding = job.judge.how.rounding
     blocks = (
         (to_uint8(made.reconstructions, rounding), made.labels.numpy())
         for made in meter.reconstruct(batches)

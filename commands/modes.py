@@ -92,7 +92,7 @@ MODES = (
     Mode(
         "export",
         "write the model into a folder, to publish it; or the transformer alone into a file that "
-        "ends in .pt or .pth, as other programs read it",
+        "ends in .pt, .pth or .bin, as other programs read it",
         opens_networks=True,
         unit="PATH",
         kind=kinds.path,

@@ -132,8 +132,8 @@ class Group:
     """Options under one title in help and in docs/options.md.
 
     Attributes:
-        home: the mode whose help shows the options of a group that trainings use only for sample
-            grids and scores; their own help refers to it. None shows them everywhere.
+        home: the mode whose help shows these options, and to which the help of a training refers,
+            because it uses them only for sample grids and scores. None shows them in every help.
     """
 
     title: str

@@ -22,13 +22,11 @@ def read_start_tokens(
     """Read the file of --start_tokens; None without the option.
 
     Args:
-        line: the command line.
-        model: the model.
         sampling: the settings of the decoding that continues.
         num_hidden: tokens that it hides at its start.
 
     Raises:
-        UserError: if the file is no such file, or does not fit the model or the plan.
+        UserError: if the file cannot be read, or does not fit the model or the plan.
     """
     if line.start_tokens is None:
         return None

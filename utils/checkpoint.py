@@ -73,6 +73,7 @@ def read_checkpoint(path: Path) -> Any:
         UserError: as `read_torch_file`; or if the two files do not belong together.
     """
     stored, beside = read_torch_file(path), path.with_name(DESCRIPTION)
+    # Only `save_folder` writes tensors alone, and all of them with a slash in the name.
     if not (isinstance(stored, dict) and stored and all("/" in str(name) for name in stored)):
         return stored
     with opening(path):

@@ -12,7 +12,7 @@ class DimoConfig(TransformerConfig):
     """Shape of Di[M]O's student: that of its teacher, with noise on the embeddings of tokens.
 
     Attributes:
-        noise: weight of the noise, from 0 to 1; that of an embedding keeps the variance at 1.
+        noise: weight n of the noise, from 0 to 1; that of an embedding is sqrt(1 - n^2).
     """
 
     family: ClassVar[str] = "dimo"

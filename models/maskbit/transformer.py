@@ -64,14 +64,15 @@ class BitTransformer(Transformer):
         for block in self.blocks:
             x = block(x)
         x = x[:, :-1]  # (B, N, D), without the class
-        if at is None:
-            return self.out(self.last(x)).unflatten(-1, (splits, -1)).flatten(1, 2)
-        # Not x[at]: its gradient is summed by several threads in no fixed order.
-        x = self.last(x.flatten(0, 1).index_select(0, at // splits))  # (R, D)
-        row = splits * torch.arange(len(at), device=at.device)
-        return (
-            self.out(x).unflatten(-1, (splits, -1)).flatten(0, 1).index_select(0, row + at % splits)
-        )
+        if at is not None:
+            # Not x[at]: its gradient is summed by several threads in no fixed order.
+            x = x.flatten(0, 1).index_select(0, at // splits)  # (R, D), the cells of the tokens
+        logits = self.out(self.last(x)).unflatten(-1, (splits, -1))  # (B, N, S, K) or (R, S, K)
+        logits = logits.flatten(-3, -2)
+        if at is not None:  # each token in its cell
+            first = splits * torch.arange(len(at), device=at.device)
+            logits = logits.index_select(0, first + at % splits)
+        return logits
 
 
 class PostNormBlock(nn.Module):
