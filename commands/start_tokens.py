@@ -11,7 +11,7 @@ from commands.sources import ModelSource
 from models.decoding import make_plan
 from models.sampling import SamplingConfig
 from models.steps import Midway, check_midway
-from utils.errors import FieldError
+from utils.errors import FieldError, UserError
 
 MOST_BYTES = 16 << 20  # of the file
 
@@ -50,7 +50,11 @@ def read_start_tokens(
         torch.tensor([token or 0 for token in tokens]),
         torch.tensor([token is None for token in tokens]),
     )
-    check_midway(midway, make_plan([num_hidden], sampling))
+    try:
+        check_midway(midway, make_plan([num_hidden], sampling))
+    except UserError as error:
+        need = f"{error}; give the settings that it was made with"
+        raise FieldError("start_tokens", path, need) from error
     return midway
 
 

@@ -82,6 +82,8 @@ def read_checkpoint(path: Path) -> Any:
                 f"{path} holds tensors only: put the {DESCRIPTION} that came with it beside it"
             )
         plain = read_json(beside)
+        if not is_own_format(plain) or not isinstance(plain.get("contents"), dict):
+            raise UserError(f"{beside} is not the one that came with {path.name}: put that there")
         _put_back(stored, plain["contents"])
         return plain
 
@@ -196,7 +198,9 @@ def contents_of(
         damaged = {name for name in {*found, *expected} if found.get(name) != expected.get(name)}
         if damaged:
             first = one_line(ValueError(min(damaged, key=str)))
-            raise UserError(f"{path} is damaged: {first} does not match its checksum")
+            is_beside = first == PLAIN_DATA and path.suffix == ".safetensors"
+            file = path.with_name(DESCRIPTION) if is_beside else path
+            raise UserError(f"{file} is damaged: {first} does not match its checksum")
         return contents
 
 

@@ -48,4 +48,4 @@ def what_is_in(folder: Path) -> str:
         return " with the records of a checkpoint that was unpacked: download it again, and keep it"
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(ENDINGS))
     found = ", ".join(names[:3])
-    return f"; name the checkpoint in it{found and ': '}{found}"
+    return f"; name the checkpoint in it: {found}" if found else " without a checkpoint"

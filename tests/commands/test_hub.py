@@ -138,6 +138,13 @@ def test_a_model_is_published_with_all_that_its_checkpoint_says(run, trained, hu
     save_file(weights, tmp_path / "out" / WEIGHTS)
     with pytest.raises(UserError, match=r"safetensors is damaged: ema/output_bias does not match"):
         load_model(tmp_path / "out")
-    (tmp_path / "out" / "config.json").unlink()
+    description = tmp_path / "out" / "config.json"
+    description.write_text(description.read_text().replace('"fit": "pad"', '"fit": "crop"'))
+    with pytest.raises(UserError, match=r"config\.json is damaged: \(plain data\)"):
+        load_model(tmp_path / "out")
+    description.write_text("{}")
+    with pytest.raises(UserError, match=r"config\.json is not the one that came with model"):
+        load_model(tmp_path / "out")
+    description.unlink()
     with pytest.raises(UserError, match=r"holds tensors only: put the config\.json"):
         load_model(tmp_path / "out")

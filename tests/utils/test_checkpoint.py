@@ -54,7 +54,7 @@ def test_damage_is_noticed_and_named(tmp_path, change):
 def test_wrong_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"not found.*none\.pt"):
         load_checkpoint(tmp_path / "none.pt", "maskgit")
-    with pytest.raises(UserError, match="is a folder; name the checkpoint in it"):
+    with pytest.raises(UserError, match="is a folder without a checkpoint"):
         load_checkpoint(tmp_path, "maskgit")
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(UserError, match=r"text\.pt cannot be read"):
