@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from utils.errors import UserError
 
-GRACE_SECONDS = 5.0  # time for the main process to report why the job ends
+GRACE_SECONDS = 10.0  # time for the main process to report why the job ends
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Launch:
 
         The processes of a job usually fail for the same reason, and a launcher ends all of them
         when the first one exits. So the main process reports the reason, once. Another process
-        prints its errors only if it still runs a few seconds later.
+        prints its errors only if it still runs some seconds later.
         """
         if self.is_main:
             yield
