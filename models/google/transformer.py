@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from models.family import Transformer
 from models.fine_tuning import Change
 from models.google.config import BertConfig
-from models.maskbit.transformer import EPSILON, PostNormBlock, initialize
-from models.maskgit.transformer import Dropout
+from models.layers import BERT_EPSILON, Dropout, PostNormBlock, rows_at
+from models.maskbit.transformer import initialize
 
 
 class BertTransformer(Transformer):
@@ -29,13 +29,13 @@ class BertTransformer(Transformer):
         self.token_embedding = nn.Embedding(codes + 1 + config.num_classes, width)
         self.position_embedding = nn.Embedding(config.seq_len + 1, width)
         self.output_bias = nn.Parameter(torch.zeros(codes))
-        self.first = nn.Sequential(nn.LayerNorm(width, eps=EPSILON), Dropout(config.dropout))
+        self.first = nn.Sequential(nn.LayerNorm(width, eps=BERT_EPSILON), Dropout(config.dropout))
         self.blocks = nn.ModuleList(
             PostNormBlock(width, config.heads, config.mlp_dim, config.dropout, "tanh")
             for _ in range(config.depth)
         )
         self.last = nn.Sequential(
-            nn.Linear(width, width), nn.GELU("tanh"), nn.LayerNorm(width, eps=EPSILON)
+            nn.Linear(width, width), nn.GELU("tanh"), nn.LayerNorm(width, eps=BERT_EPSILON)
         )
         self.apply(initialize)
 
@@ -57,8 +57,7 @@ class BertTransformer(Transformer):
             x = block(x)
         x = x[:, :-1]  # (B, L, D), without the class
         if at is not None:
-            # Not x[at]: its gradient is summed by several threads in no fixed order.
-            x = x.flatten(0, 1).index_select(0, at)  # (N, D)
+            x = rows_at(x, at)  # (N, D)
         return F.linear(self.last(x), self.token_embedding.weight[:codes], self.output_bias)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.family import Transformer
 from models.fine_tuning import Change
 from models.halton.config import HaltonConfig
-from models.maskgit.transformer import Dropout, attend
+from models.layers import Dropout, attend, rows_at
 
 EMBEDDING_STD = 0.02
 EPSILON = 1e-5  # of all norms
@@ -56,8 +56,7 @@ class HaltonTransformer(Transformer):
             x = torch.cat([x, self.reg_tokens.weight.expand(batch, -1, -1)], 1)  # (B, S, D)
         x = self.transformer(x, condition)[:, :length]
         if at is not None:
-            # Not x[at]: its gradient is summed by several threads in no fixed order.
-            x = x.flatten(0, 1).index_select(0, at)[:, None]  # (N, 1, D)
+            x = rows_at(x, at)[:, None]  # (N, 1, D)
             condition = F.embedding(at // length, condition)  # (N, D)
         x = self.last_norm(x, condition)
         codes = self.config.codebook_size

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from models.family import Transformer
 from models.fine_tuning import Change
+from models.layers import BERT_EPSILON, Dropout, PostNormBlock, rows_at
 from models.maskbit.bits import signs
 from models.maskbit.config import BitTransformerConfig
-from models.maskgit.transformer import Attention, Dropout
 
 STD = 0.02  # of all initial weights
-EPSILON = 1e-12  # of all norms
 
 
 class BitTransformer(Transformer):
@@ -33,13 +32,13 @@ class BitTransformer(Transformer):
         self.position_embedding = nn.Parameter(
             torch.zeros(config.seq_len // config.splits + 1, width)
         )
-        self.first = nn.Sequential(nn.LayerNorm(width, eps=EPSILON), Dropout(config.dropout))
+        self.first = nn.Sequential(nn.LayerNorm(width, eps=BERT_EPSILON), Dropout(config.dropout))
         self.blocks = nn.ModuleList(
             PostNormBlock(width, config.heads, config.mlp_dim, config.dropout)
             for _ in range(config.depth)
         )
         self.last = nn.Sequential(
-            nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=EPSILON)
+            nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=BERT_EPSILON)
         )
         self.out = nn.Linear(width, config.splits * config.codebook_size)
         self.apply(initialize)
@@ -65,39 +64,13 @@ class BitTransformer(Transformer):
             x = block(x)
         x = x[:, :-1]  # (B, N, D), without the class
         if at is not None:
-            # Not x[at]: its gradient is summed by several threads in no fixed order.
-            x = x.flatten(0, 1).index_select(0, at // splits)  # (R, D), the cells of the tokens
+            x = rows_at(x, at // splits)  # (R, D), the cells of the tokens
         logits = self.out(self.last(x)).unflatten(-1, (splits, -1))  # (B, N, S, K) or (R, S, K)
         logits = logits.flatten(-3, -2)
         if at is not None:  # each token in its cell
             first = splits * torch.arange(len(at), device=at.device)
             logits = logits.index_select(0, first + at % splits)
         return logits
-
-
-class PostNormBlock(nn.Module):
-    """Transformer block of BERT: norm(x + attention(x)), then norm(x + MLP(x)).
-
-    Args:
-        gelu: how GELU is computed, as in torch.
-    """
-
-    def __init__(
-        self, width: int, heads: int, mlp_dim: int, dropout: float, gelu: str = "none"
-    ) -> None:
-        super().__init__()
-        self.attention = Attention(width, heads)
-        self.attention_norm = nn.LayerNorm(width, eps=EPSILON)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, mlp_dim), nn.GELU(gelu), nn.Linear(mlp_dim, width)
-        )
-        self.mlp_norm = nn.LayerNorm(width, eps=EPSILON)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, N + 1, D) to (B, N + 1, D)."""
-        x = self.attention_norm(x + self.dropout(self.attention(x)))
-        return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
 def carry(name: str, weight: Tensor, change: Change) -> Tensor:

@@ -13,13 +13,10 @@ from torch import Tensor, nn
 
 from models.family import Transformer
 from models.fine_tuning import Change
+from models.layers import Attention, Dropout, rows_at
 from models.maskgit.config import TransformerConfig
 
 EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
-# On the CPU in bfloat16, plain matrix products are three times faster than fused attention if the
-# sequence is short and few images are computed at once.
-SHORT_SEQUENCE = 128  # positions
-CACHED_WEIGHTS = 2**20  # attention weights that fit a core's cache
 JOINED = {"qkv": 3}  # linear layers that compute several maps; see TransformerFamily
 
 
@@ -83,8 +80,7 @@ class MaskedTransformer(Transformer):
         # Logits of the wanted positions; the output weights are the token embedding.
         bias = self.output_bias[:length, : self.config.codebook_size]  # (L, K)
         if at is not None:
-            # Not x[at]: its gradient is summed by several threads in no fixed order.
-            x = x.flatten(0, 1).index_select(0, at)  # (N, D)
+            x = rows_at(x, at)  # (N, D)
             bias = F.embedding(at % length, bias)  # (N, K)
         x = self.last(x)
         if self.embedding_map is not None:
@@ -115,75 +111,6 @@ class Block(nn.Module):
         """Map (B, L+1, D) to (B, L+1, D)."""
         x = x + self.dropout(self.attention(self.attention_norm(x)))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention in which every position sees every other."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, L+1, D) to (B, L+1, D)."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, L+1, 3, H, D/H)
-        with torch.autocast(x.device.type, enabled=False):
-            mixed = attend(qkv)  # (B, L+1, H, D/H)
-        return self.out(mixed.flatten(-2))
-
-
-def attend(qkv: Tensor) -> Tensor:
-    """Compute softmax(q k^T / sqrt(d)) v with the kernel that is fastest on the device.
-
-    Args:
-        qkv: (B, L, 3, H, d), queries, keys and values.
-
-    Returns:
-        (B, L, H, d).
-    """
-    _, length, _, heads, _ = qkv.shape
-    if qkv.device.type == "cpu":
-        if qkv.dtype == torch.bfloat16 and length <= SHORT_SEQUENCE:
-            images = max(1, CACHED_WEIGHTS // (heads * length**2))
-            return torch.cat([_attend_by_products(part) for part in qkv.split(images)])
-        # On the CPU the backward pass of fused attention is six times slower in bfloat16.
-        qkv = qkv.float()
-    # Not unbind(0) of a permuted tensor: it needs one more copy in the backward pass.
-    q, k, v = (each.transpose(1, 2) for each in qkv.unbind(2))  # (B, H, L, d)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-
-
-def _attend_by_products(qkv: Tensor) -> Tensor:
-    """Compute `attend` by two matrix products."""
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous()  # one copy instead of three in the products
-    weights = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1)  # (B, H, L, L)
-    return (weights @ v).transpose(1, 2)
-
-
-class Dropout(nn.Module):
-    """Dropout whose mask is drawn from random bytes on the CPU.
-
-    On the CPU, drawing one float per element takes a quarter of a training step, and one byte takes
-    a tenth of that. So the rate is rounded to a multiple of 1/256. The other elements are rescaled
-    by the rounded rate, so the expectation is exact. Other devices use torch's dropout.
-    """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Zero elements at random and rescale the others; any shape; off in evaluation mode."""
-        if not self.training or self.rate == 0:
-            return x
-        if x.device.type != "cpu":
-            return F.dropout(x, self.rate)
-        dropped = min(round(256 * self.rate), 255)
-        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        levels = words.view(torch.uint8)[: x.numel()].view(x.shape)
-        return x * ((levels >= dropped).to(x.dtype) * (256 / (256 - dropped)))
 
 
 def carry(name: str, weight: Tensor, change: Change) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from models.family import Transformer
 from models.fine_tuning import Change
-from models.maskgit.transformer import Dropout, attend
+from models.layers import Dropout, attend, rows_at
 from models.modern.config import ModernConfig
 
 EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
@@ -68,8 +68,7 @@ class ModernTransformer(Transformer):
         for block in self.blocks:
             x = block(x, turns)
         if at is not None:
-            # Not x[at]: its gradient is summed by several threads in no fixed order.
-            x = x.flatten(0, 1).index_select(0, at)  # (N, D)
+            x = rows_at(x, at)  # (N, D)
         # The output weights are the token embedding.
         return F.linear(normalize(x), self.token_embedding.weight[: self.config.codebook_size])
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.maskgit import transformer
+from models import layers
+from models.layers import Dropout, attend
 from models.maskgit.config import TransformerConfig
-from models.maskgit.transformer import Dropout, MaskedTransformer, attend
+from models.maskgit.transformer import MaskedTransformer
 
 SMALL = {"embed_dim": 12, "hidden_dim": 32, "depth": 2, "heads": 4, "mlp_dim": 48}
 
@@ -171,7 +172,7 @@ def test_bfloat16_is_close_to_float32():
     assert ((low - exact).norm() / exact.norm()).item() < 0.05
 
 
-@pytest.mark.parametrize("length", [6, transformer.SHORT_SEQUENCE + 1])
+@pytest.mark.parametrize("length", [6, layers.SHORT_SEQUENCE + 1])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_attention_and_its_gradient_are_the_formula(length, dtype):
     generator = torch.Generator().manual_seed(3)
@@ -193,7 +194,7 @@ def test_attention_and_its_gradient_are_the_formula(length, dtype):
 def test_attention_in_parts_of_the_batch_has_the_same_bits(monkeypatch):
     qkv = torch.randn(5, 6, 3, 2, 4, generator=torch.Generator().manual_seed(4)).bfloat16()
     at_once = attend(qkv)
-    monkeypatch.setattr(transformer, "CACHED_WEIGHTS", 2 * (2 * 6 * 6))  # parts of 2, 2 and 1
+    monkeypatch.setattr(layers, "CACHED_WEIGHTS", 2 * (2 * 6 * 6))  # parts of 2, 2 and 1
     assert torch.equal(attend(qkv), at_once)
 
 
