@@ -152,7 +152,7 @@ def carry_of(
         return lambda _name, weight: weight
     new = [name for name, label in zip(class_names, change.labels, strict=True) if label is None]
     if new:
-        shown = value_text(new[:10]) + (" ..." if len(new) > 10 else "")
+        shown = ", ".join(new[:10]) + (" ..." if len(new) > 10 else "")
         log.info("classes that start from the mean of the old ones: %s", shown)
     carry = transformer_family(config).carry
     return lambda name, weight: carry(name, weight, change)
