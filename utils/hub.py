@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from utils.errors import UserError, one_line
-from utils.not_a_checkpoint import ENDINGS
+from utils.not_a_checkpoint import ENDINGS, checkpoints_in
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def local_file(name: str | Path) -> Path:
     """
     if str(name).startswith(PREFIX):
         return _fetched(str(name))
-    found = [one for one in Path(name).glob("*") if one.name.endswith(ENDINGS)]
+    found = checkpoints_in(Path(name))
     return found[0] if len(found) == 1 else Path(name)
 
 

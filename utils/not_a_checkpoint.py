@@ -42,10 +42,15 @@ def what_it_is(beginning: bytes) -> str:
     return "it is not a file of torch.save or safetensors"
 
 
+def checkpoints_in(folder: Path) -> list[Path]:
+    """List the files in a folder that are checkpoints by their names; a resume state is none."""
+    names = [one for one in folder.glob("*") if one.name.endswith(ENDINGS)]
+    return sorted(one for one in names if not one.name.startswith("resume_"))
+
+
 def what_is_in(folder: Path) -> str:
     """Say what is in a folder that was given as a checkpoint."""
     if (folder / "data.pkl").exists():
         return " with the records of a checkpoint that was unpacked: download it again, and keep it"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(ENDINGS))
-    found = ", ".join(names[:3])
+    found = ", ".join(one.name for one in checkpoints_in(folder)[:3])
     return f"; name the checkpoint in it: {found}" if found else " without a checkpoint"

@@ -148,3 +148,8 @@ def test_a_model_is_published_with_all_that_its_checkpoint_says(run, trained, hu
     description.unlink()
     with pytest.raises(UserError, match=r"holds tensors only: put the config\.json"):
         load_model(tmp_path / "out")
+
+
+def test_a_run_folder_stands_for_its_only_checkpoint(tmp_path):
+    folder(tmp_path, MaskGIT_folder="", resume_maskgit="")
+    assert local_file(tmp_path).name == "MaskGIT_folder.pt"
