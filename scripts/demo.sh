@@ -16,6 +16,5 @@ if ! "$PYTHON" MaskGIT.py --download_only --dataset fashionmnist; then
     [ -d "$debian_folder" ] || die "the package did not bring $debian_folder"
 fi
 
-exec "$PYTHON" MaskGIT.py --train --sample --resume --dataset fashionmnist --run_name demo \
-    --n_epochs 2 --batch_size 64 --optimizer muon --lr 8e-3 --drop-label 0.2 --label_smoothing 0.15 --depth 6 \
-    --dropout_t 0 --ema_decay 0.99 --sample_and_save_freq 1 --num_samples 100 --no_wandb "$@"
+exec "$PYTHON" MaskGIT.py --train --sample --resume --dataset fashionmnist --run_name demo --transformer modern \
+    --n_epochs 3 --sample_and_save_freq 1 --num_samples 100 --no_wandb "$@"
