@@ -11,7 +11,7 @@ from commands.parser import CommandLine
 from commands.request import Request
 from commands.sources import ModelSource, find_model
 from metrics.report import report
-from models.families import transformer_family
+from models.families.tables import transformer_family
 from models.model import Model
 from utils.checkpoint import save_folder, torch_save
 from utils.errors import UserError

@@ -6,7 +6,7 @@ from typing import Any
 from commands.flags import given_fields, options_of
 from commands.options import OF_FIELD, OPTIONS
 from commands.parser import CommandLine
-from models.families import family_named
+from models.families.tables import family_named
 from models.sampling import SamplingConfig
 from models.shapes import refuse_unknown
 from training.config import TrainingConfig

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from commands.generation import changed_options
 from data.datasets import OWN_IMAGES
-from models.families import family_named
+from models.families.tables import family_named
 from models.family import TokenizerNetwork, Transformer
 from models.model import Model
 from utils.size import size_text

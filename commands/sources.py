@@ -20,7 +20,7 @@ from commands.request import Data, Machine, Request
 from data.datasets import DATASETS
 from data.readers import known_classes
 from data.spec import LOOK
-from models.families import family_of_file
+from models.families.tables import family_of_file
 from models.model import BestSettings, Model
 from models.open import BUNDLED, BUNDLED_FOR_COLOR, foreign_model, load_tokenizer, own_model
 from models.sampling import SamplingConfig

@@ -14,7 +14,7 @@ from commands.flags import given_fields, option_values, options_of
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.sources import TokenizerSource, read_origin
-from models.families import family_of_file, transformer_family
+from models.families.tables import family_of_file, transformer_family
 from models.fine_tuning import Change, same_classes, start_from
 from models.foreign_file import ForeignFile
 from models.open import own_model

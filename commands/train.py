@@ -48,7 +48,7 @@ from data.images import ImageDataset
 from data.spec import RESIZE, Split
 from data.token_cache import cache_bytes, cached_tokens
 from data.token_set import TokenSet, token_type
-from models.families import new_tokenizer, new_transformer
+from models.families.tables import new_tokenizer, new_transformer
 from models.family import Transformer
 from models.generator import ImageSeries
 from models.labels import labels_in_turn

@@ -1,6 +1,6 @@
 """What a new family must implement: the base classes of the networks, and the row of a family.
 
-models/shapes.py has the base classes of their configs, models/families.py the tables of the rows.
+models/shapes.py has the base classes of their configs, models/families/tables.py the rows.
 
 Axes: B images of a batch, L tokens of an image, h w token grid, C H W of an image, K codebook.
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from models.families import FIRST_TOKENIZER, FIRST_TRANSFORMER, family_named, family_of_file
+from models.families.tables import FIRST_TOKENIZER, FIRST_TRANSFORMER, family_named, family_of_file
 from models.family import Family, TokenizerNetwork, Transformer
 from models.foreign_file import ForeignFile
 from models.model import BEST_SETTINGS, LOOK_ENTRY, MADE_FOR, Model, read_best_settings

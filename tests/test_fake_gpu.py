@@ -13,7 +13,7 @@ import torch
 from fake_gpu import GPU, differentiate, fake_gpu
 from tiny_stages import CLASSES, SHAPE, K, L, make_distillation, make_stage, token_set
 
-from models.families import new_transformer
+from models.families.tables import new_transformer
 from models.maskgit.config import TransformerConfig
 from models.predictors import prepare_decoding
 from models.samplers import SAMPLERS

@@ -25,7 +25,7 @@ from toy_families import (
 from commands import page as page_mode
 from commands.parser import parse
 from MaskGIT import main
-from models import families
+from models.families import tables
 from models.open import load_model, load_tokenizer
 from models.tokenizer import Tokenizer
 from page.catalog import OpenModel
@@ -43,9 +43,9 @@ TRAIN_COUNT = "--train --transformer count --dataset mnist --batch_size 16 --hid
 @pytest.fixture(autouse=True, scope="module")
 def _toys() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(families, "TOKENIZERS", (*families.TOKENIZERS, *toy_families.TOKENIZERS))
-        rows = (*families.TRANSFORMERS, *toy_families.TRANSFORMERS)
-        patch.setattr(families, "TRANSFORMERS", rows)
+        patch.setattr(tables, "TOKENIZERS", (*tables.TOKENIZERS, *toy_families.TOKENIZERS))
+        rows = (*tables.TRANSFORMERS, *toy_families.TRANSFORMERS)
+        patch.setattr(tables, "TRANSFORMERS", rows)
         yield
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.families import transformer_family
+from models.families.tables import transformer_family
 from models.shapes import TransformerShape
 from training.config import OPTIMIZERS, TrainingConfig
 from training.muon import Muon

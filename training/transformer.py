@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.token_set import DeviceTokens, TokenSet
-from models.families import new_transformer, transformer_family
+from models.families.tables import new_transformer, transformer_family
 from models.family import Transformer
 from models.fine_tuning import Change, same_classes
 from models.masking import draw_masks

@@ -15,7 +15,7 @@ from golden_values import fill_transformer, read_golden, transformer_inputs, uni
 from models.dimo.config import DimoConfig
 from models.dimo.foreign import read, recognizes
 from models.dimo.network import DimoTransformer, noise_of
-from models.families import family_of_file, new_transformer
+from models.families.tables import family_of_file, new_transformer
 from models.foreign_file import ForeignFile
 from models.predictors import prepare_decoding
 from models.sampling import SamplingConfig

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.families import transformer_family
+from models.families.tables import transformer_family
 from models.fine_tuning import Change, same_classes, start_from
 from models.halton.config import HaltonConfig
 from models.halton.transformer import HaltonTransformer

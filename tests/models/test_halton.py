@@ -12,7 +12,7 @@ from golden_values import GOLDEN, fill_transformer, read_golden, transformer_inp
 from toy_families import GrayConfig, GrayNetwork
 
 from models.decoding import make_plan, reveal_counts
-from models.families import new_transformer
+from models.families.tables import new_transformer
 from models.halton.config import HaltonConfig
 from models.halton.foreign import to_foreign
 from models.halton.transformer import HaltonTransformer

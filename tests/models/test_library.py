@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_stages import VQGAN
 
-from models.families import new_transformer
+from models.families.tables import new_transformer
 from models.maskgit.config import TransformerConfig
 from models.model import BestSettings, Model
 from models.open import load_model, load_tokenizer

@@ -13,7 +13,7 @@ import torch
 from golden_values import GOLDEN, fill_transformer, read_golden, transformer_inputs
 
 from models.decoding import make_plan, reveal_counts
-from models.families import new_transformer
+from models.families.tables import new_transformer
 from models.foreign_file import ForeignFile
 from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
 from models.maskbit.foreign import read, to_foreign

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.families import new_transformer
+from models.families.tables import new_transformer
 from models.fine_tuning import Change
 from models.modern.config import ModernConfig
 from models.modern.transformer import carry

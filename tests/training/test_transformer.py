@@ -9,7 +9,7 @@ import torch
 from tiny_stages import CLASSES, SHAPE, K, L, make_stage, token_set
 
 from data.token_set import DeviceTokens, TokenSet
-from models.families import new_transformer
+from models.families.tables import new_transformer
 from models.maskgit.config import TransformerConfig
 from training import transformer
 from training.config import TrainingConfig

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_stages import CLASSES, SHAPE, K, L, make_stage
 
-from models.families import new_transformer
+from models.families.tables import new_transformer
 from models.maskgit.config import TransformerConfig
 from training.config import OPTIMIZERS
 from training.working_copy import WorkingCopy
