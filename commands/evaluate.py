@@ -35,7 +35,7 @@ from metrics.features import FeatureSet
 from metrics.judge import Judge
 from metrics.reconstruction import ReconstructionMeter, perceptual_if_there
 from metrics.report import write_scores
-from metrics.unfinished import Unfinished
+from metrics.unfinished import Unfinished, unfinished_file
 from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError
 from utils.files import make_folder
@@ -218,7 +218,7 @@ def _measure_samples(job: SamplesJob) -> None:
     repeats = {"repeats": job.repeats} if job.repeats > 1 else {}
     protocol = {**_protocol(job, judge, job.generation), **repeats}
     write_scores(job.result, mean_and_spread(runs), protocol)
-    _unfinished(job).unlink(missing_ok=True)
+    unfinished_file(job.result).unlink(missing_ok=True)
 
 
 def _scores_of_seed(job: SamplesJob, judge: Judge, seed: int) -> dict[str, float]:
@@ -232,7 +232,7 @@ def _scores_of_seed(job: SamplesJob, judge: Judge, seed: int) -> dict[str, float
         "device": str(machine.device),
         "compiled": machine.compiled,
     }
-    unfinished, block_size = Unfinished(_unfinished(job), identity), min(series.block_size, count)
+    unfinished, block_size = Unfinished(job.result, identity), min(series.block_size, count)
     rest = range(math.ceil(unfinished.done / block_size), math.ceil(count / block_size))
     features = judge.measure(made(rest), count, "sampling", unfinished)
     scores = judge.compare(features)
@@ -250,11 +250,6 @@ def _protocol(job: SamplesJob, judge: Judge, generation: Generation) -> dict[str
         **generation.protocol(),
         "sampling": option_values(job.sampling),
     }
-
-
-def _unfinished(job: SamplesJob) -> Path:
-    """Name the file with the features of an interrupted measurement."""
-    return job.result.with_suffix(".unfinished")
 
 
 def mean_and_spread(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -295,7 +290,7 @@ def _measure_images(job: ImagesJob) -> None:
     judge = job.judge.open()
     protocol = {**judge.protocol(len(images)), "measured": job.path.name}
     identity = {**protocol, "files": images.fingerprint, "batch_size": size, "resize": resize}
-    unfinished = Unfinished(job.result.with_suffix(".unfinished"), identity)
+    unfinished = Unfinished(job.result, identity)
     rest = images_from(images, size, unfinished.done)
     features = judge.measure(rest, len(images), "measuring", unfinished)
     scores = judge.compare(features)
@@ -323,7 +318,7 @@ def _measure_tokenizer(job: TokenizerJob) -> None:
     protocol = {**judge.protocol(len(images)), **more}
     how = {"batch_size": batch_size, "device": str(device), "lpips": perceptual is not None}
     identity = {**protocol, **how, "compiled": job.machine.compiled}
-    unfinished = Unfinished(job.result.with_suffix(".unfinished"), identity, meter)
+    unfinished = Unfinished(job.result, identity, meter)
     # One pass over the images feeds both the meter and the judge.
     workers, rounding = job.judge.data.num_workers, job.judge.how.rounding
     batches = labeled_batches(images, batch_size, workers, device, unfinished.done)

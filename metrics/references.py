@@ -186,7 +186,7 @@ def cached_features(
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     path = cache_dir / f"features-{reference.key}-{digest}.pt"
     if not path.is_file():
-        unfinished = Unfinished(path.with_suffix(".unfinished"), identity)
+        unfinished = Unfinished(path, identity)
         found, _ = extract(
             extractor,
             blocks_from(unfinished.done),

@@ -33,6 +33,11 @@ class Beside(Protocol):
         """Go on from an earlier state."""
 
 
+def unfinished_file(result: Path) -> Path:
+    """Name the file that keeps what is measured for a result that is not written yet."""
+    return result.with_suffix(".unfinished")
+
+
 class Unfinished:
     """The file of a measurement that is not finished.
 
@@ -42,22 +47,23 @@ class Unfinished:
     """
 
     def __init__(
-        self, path: Path, identity: Mapping[str, Any], beside: Beside | None = None
+        self, result: Path, identity: Mapping[str, Any], beside: Beside | None = None
     ) -> None:
         """Look for an earlier start; that of another measurement, or a damaged one, is ignored.
 
         Args:
-            path: the file, which the next measurement of its kind replaces.
+            result: the file for the result; see `unfinished_file`. The next measurement for it
+                replaces what is kept.
             identity: everything that the features depend on, as plain data.
             beside: what else is measured; None for nothing.
         """
-        self._path, self._identity = path, checksum(identity)
+        self._path, self._identity = unfinished_file(result), checksum(identity)
         self.done, self.state, self._beside = 0, None, beside
         self._last, self._wait = time.monotonic(), SAVE_SECONDS
-        if not path.is_file():
+        if not self._path.is_file():
             return
         try:
-            stored = load_checkpoint(path, KIND)
+            stored = load_checkpoint(self._path, KIND)
         except UserError as error:
             log.warning("%s; the measurement starts from the beginning", error)
             return
@@ -65,7 +71,7 @@ class Unfinished:
             self.done, self.state = stored["done"], stored["state"]
             if beside is not None:
                 beside.restore(stored["beside"])
-            log.info("goes on after %d images, kept in %s", self.done, path)
+            log.info("goes on after %d images, kept in %s", self.done, self._path)
 
     def finish_block(self, images: int, state: Callable[[], Mapping[str, Any]]) -> None:
         """Count the images of a block, and write the state if the last time was long ago."""
