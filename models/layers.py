@@ -12,6 +12,7 @@ from torch import Tensor, nn
 SHORT_SEQUENCE = 128  # positions
 CACHED_WEIGHTS = 2**20  # attention weights that fit a core's cache
 BERT_EPSILON = 1e-12  # of the norms of BERT, which most families took over
+BERT_STD = 0.02  # of its initial weights
 
 
 def rows_at(x: Tensor, at: Tensor) -> Tensor:
@@ -114,3 +115,11 @@ class PostNormBlock(nn.Module):
         """Map (B, L, D) to (B, L, D)."""
         x = self.attention_norm(x + self.dropout(self.attention(x)))
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
+
+
+def initialize_as_bert(module: nn.Module) -> None:
+    """Initialize an embedding or a linear layer as BERT does; leave other layers as they are."""
+    if isinstance(module, nn.Embedding | nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=BERT_STD)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from models.family import Transformer
 from models.fine_tuning import Change
 from models.google.config import BertConfig
-from models.layers import BERT_EPSILON, Dropout, PostNormBlock, rows_at
-from models.maskbit.transformer import initialize
+from models.layers import BERT_EPSILON, Dropout, PostNormBlock, initialize_as_bert, rows_at
 
 
 class BertTransformer(Transformer):
@@ -37,7 +36,7 @@ class BertTransformer(Transformer):
         self.last = nn.Sequential(
             nn.Linear(width, width), nn.GELU("tanh"), nn.LayerNorm(width, eps=BERT_EPSILON)
         )
-        self.apply(initialize)
+        self.apply(initialize_as_bert)
 
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
         """Predict the image token at each position.

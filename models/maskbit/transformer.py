@@ -11,11 +11,16 @@ from torch import Tensor, nn
 
 from models.family import Transformer
 from models.fine_tuning import Change
-from models.layers import BERT_EPSILON, Dropout, PostNormBlock, rows_at
+from models.layers import (
+    BERT_EPSILON,
+    BERT_STD,
+    Dropout,
+    PostNormBlock,
+    initialize_as_bert,
+    rows_at,
+)
 from models.maskbit.bits import signs
 from models.maskbit.config import BitTransformerConfig
-
-STD = 0.02  # of all initial weights
 
 
 class BitTransformer(Transformer):
@@ -41,8 +46,8 @@ class BitTransformer(Transformer):
             nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=BERT_EPSILON)
         )
         self.out = nn.Linear(width, config.splits * config.codebook_size)
-        self.apply(initialize)
-        nn.init.trunc_normal_(self.position_embedding, std=STD)
+        self.apply(initialize_as_bert)
+        nn.init.trunc_normal_(self.position_embedding, std=BERT_STD)
 
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
         """Predict the image token at each position.
@@ -76,11 +81,3 @@ class BitTransformer(Transformer):
 def carry(name: str, weight: Tensor, change: Change) -> Tensor:
     """Fit the rows of classes to another transformer; see `TransformerFamily`."""
     return change.classes_and_null(weight) if name == "class_embedding.weight" else weight
-
-
-def initialize(module: nn.Module) -> None:
-    """Initialize a layer as the original does."""
-    if isinstance(module, nn.Embedding | nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=STD)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
