@@ -7,7 +7,7 @@ spatial feature, K classes.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
     FeatureExtractorInceptionV3,
 )
 
+from data.token_set import send_array
+from utils.device import fetch
 from utils.errors import FieldError, UserError, is_out_of_memory, one_line
 from utils.files import file_digest, read_with_digest
 
@@ -77,24 +79,32 @@ class Extractor:
         self.name, self.digest, self.variant, self.distance = name, digest, variant, distance
         self._net, self.device, self._needs_color = net, device, needs_color
 
-    @torch.no_grad()
     def __call__(self, images: np.ndarray) -> Features:
-        """Extract features.
+        """Extract features; as `start`, without anything in between."""
+        return self.start(images)()
+
+    @torch.no_grad()
+    def start(self, images: np.ndarray) -> Callable[[], Features]:
+        """Begin to extract features.
+
+        On CUDA the network runs while the program makes the next images, until it asks for the
+        result.
 
         Args:
             images: uint8 (B, H, W, C).
 
         Returns:
-            What the network returns, on the extractor's device.
+            A function that returns what the network does, on the host. It raises a UserError if a
+            value is not finite.
 
         Raises:
             UserError: if the network cannot take the images or returns something else.
         """
-        pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+        pixels = send_array(images.transpose(0, 3, 1, 2).copy(), self.device)
         if self._needs_color and pixels.shape[1] == 1:
             pixels = pixels.expand(-1, 3, -1, -1)
         try:
-            result = self._net(pixels.to(self.device))
+            result = self._net(pixels)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -104,11 +114,19 @@ class Extractor:
             ) from error
         found = Features(*result[:3]) if isinstance(result, tuple | list) else Features(result)
         for tensor in found:
-            self._check(tensor, len(images))
-        return found
+            self._check_shape(tensor, len(images))
+        copies = [None if tensor is None else fetch(tensor) for tensor in found]
 
-    def _check(self, tensor: Any, count: int) -> None:
-        """Refuse a result that is neither None nor finite and of shape (count, any width)."""
+        def read() -> Features:
+            on_host = Features._make(None if wait is None else wait() for wait in copies)
+            if not all(tensor is None or tensor.isfinite().all() for tensor in on_host):
+                raise UserError(f"{self.name} returns values that are not finite")
+            return on_host
+
+        return read
+
+    def _check_shape(self, tensor: Any, count: int) -> None:
+        """Refuse a result that is neither None nor of shape (count, any width)."""
         if tensor is None:
             return
         if not isinstance(tensor, Tensor) or tensor.ndim != 2 or len(tensor) != count:
@@ -117,8 +135,17 @@ class Extractor:
                 f"{self.name} returns {shape} for {count} images; it must return features (B, D), "
                 "or a tuple of features, logits (B, K) and perhaps spatial features (B, S)"
             )
-        if not tensor.isfinite().all():
-            raise UserError(f"{self.name} returns values that are not finite")
+
+
+def one_later(started: Iterable[Callable[[], Features]]) -> Iterator[Features]:
+    """Call what `Extractor.start` returns, each after the next block is started."""
+    waiting: Callable[[], Features] | None = None
+    for read in started:
+        if waiting is not None:
+            yield waiting()
+        waiting = read
+    if waiting is not None:
+        yield waiting()
 
 
 def load_feature_net(path: Path, device: torch.device) -> Extractor:

@@ -4,7 +4,8 @@ Axes: N images of the set, B images of a batch, D width of a feature, S that of 
 classes.
 """
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from data.generated import Blocks
-from metrics.extractor import Extractor
+from metrics.extractor import Extractor, Features
 from metrics.unfinished import Unfinished
 from utils.errors import UserError
 from utils.progress import progress_bar
@@ -224,29 +225,78 @@ def extract(
             them.
     """
     check_count(count, title)
-    collector = FeatureCollector(count, keeps_all)
-    labels: list[Tensor] = []
-    if unfinished is not None and unfinished.state is not None:
-        collector.restore(unfinished.state["collector"])
-        labels = list(unfinished.state["labels"])
-
-    def state() -> dict[str, Any]:
-        return {"collector": collector.state(), "labels": labels}
-
-    is_whole = True  # an interruption can come in the middle of a block
-    try:
-        with progress_bar(title, count, sum(map(len, labels)), unit="image") as bar:
+    found = _Extraction(FeatureCollector(count, keeps_all), with_logits, unfinished)
+    with progress_bar(title, count, found.done, unit="image") as bar:
+        try:
             for images, block_labels in blocks:
-                seen = extractor(images)
-                is_whole = False
-                collector.add(seen.features, seen.logits if with_logits else None, seen.spatial)
-                labels.append(torch.from_numpy(block_labels))
-                if unfinished is not None:
-                    unfinished.finish_block(len(images), state)
-                is_whole = True
+                found.add(extractor.start(images), block_labels)
+                found.save_if_due()
                 bar.update(len(images))
-    except BaseException:
-        if unfinished is not None and unfinished.done and is_whole:
-            unfinished.save(state())
-        raise
-    return collector.result(), torch.cat(labels).numpy()
+            found.read_all()
+        except BaseException:
+            found.save()
+            raise
+    return found.collector.result(), torch.cat(found.labels).numpy()
+
+
+class _Extraction:
+    """The features and labels of some blocks, and what an interrupted measurement keeps of them.
+
+    The features of a block are read after the network has started with the next block. So on CUDA
+    it runs while the features before are added and the next images are made.
+
+    Attributes:
+        labels: those of each block.
+    """
+
+    def __init__(
+        self, collector: FeatureCollector, with_logits: bool, unfinished: Unfinished | None
+    ) -> None:
+        """Start where `unfinished` stopped; the arguments are those of `extract`."""
+        self.collector, self._with_logits, self._unfinished = collector, with_logits, unfinished
+        self.labels: list[Tensor] = []
+        self._waiting: deque[tuple[Callable[[], Features], np.ndarray]] = deque()
+        self._is_whole = True  # an interruption can come in the middle of a block
+        if unfinished is not None and unfinished.state is not None:
+            collector.restore(unfinished.state["collector"])
+            self.labels = list(unfinished.state["labels"])
+
+    @property
+    def done(self) -> int:
+        """Number of images whose features were read."""
+        return sum(map(len, self.labels))
+
+    def add(self, read: Callable[[], Features], labels: np.ndarray) -> None:
+        """Add a block that the network has started, and read the one before it."""
+        self._waiting.append((read, labels))
+        if len(self._waiting) > 1:
+            self._read()
+
+    def read_all(self) -> None:
+        """Read the features of all blocks that were added."""
+        while self._waiting:
+            self._read()
+
+    def save_if_due(self) -> None:
+        """Save if the last time was long ago."""
+        if self._unfinished is not None and self._unfinished.is_due:
+            self.save()
+
+    def save(self) -> None:
+        """Write what an interrupted measurement keeps of all blocks that were added."""
+        if self._unfinished is None or not self._is_whole:
+            return
+        self.read_all()  # what is measured beside the features has seen these blocks
+        if self.labels:
+            state = {"collector": self.collector.state(), "labels": self.labels}
+            self._unfinished.save(self.done, state)
+
+    def _read(self) -> None:
+        """Read the features of the oldest block that waits."""
+        read, labels = self._waiting[0]
+        seen = read()
+        self._is_whole = False
+        self.collector.add(seen.features, seen.logits if self._with_logits else None, seen.spatial)
+        self.labels.append(torch.from_numpy(labels))
+        self._waiting.popleft()
+        self._is_whole = True

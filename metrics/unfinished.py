@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +42,7 @@ class Unfinished:
     """The file of a measurement that is not finished.
 
     Attributes:
-        done: number of finished images; the others are still to be made.
+        done: number of images finished at the start; the others are still to be made.
         state: what was kept of them (`FeatureCollector.state` and labels); None at the start.
     """
 
@@ -73,18 +73,17 @@ class Unfinished:
                 beside.restore(stored["beside"])
             log.info("goes on after %d images, kept in %s", self.done, self._path)
 
-    def finish_block(self, images: int, state: Callable[[], Mapping[str, Any]]) -> None:
-        """Count the images of a block, and write the state if the last time was long ago."""
-        self.done += images
-        if time.monotonic() - self._last >= self._wait:
-            self.save(state())
+    @property
+    def is_due(self) -> bool:
+        """Whether the last write was long ago."""
+        return time.monotonic() - self._last >= self._wait
 
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Write the state of all finished images; errors as in `save_checkpoint`."""
+    def save(self, done: int, state: Mapping[str, Any]) -> None:
+        """Write the state of all finished images, `done` in all; errors as in `save_checkpoint`."""
         start, beside = time.monotonic(), self._beside
-        contents = {"identity": self._identity, "done": self.done, "state": state}
+        contents = {"identity": self._identity, "done": done, "state": state}
         if beside is not None:
-            if beside.seen != self.done:  # in the middle of a block: what was written before holds
+            if beside.seen != done:  # in the middle of a block: what was written before holds
                 return
             contents["beside"] = beside.state()
         save_checkpoint(self._path, KIND, contents)

@@ -36,6 +36,8 @@ def fake_gpu() -> Iterator[None]:
     replaced = (
         (torch.cuda, "_lazy_init", lambda: None),
         (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
+        (torch.cuda, "Event", mock.MagicMock),
+        (torch.cuda, "current_stream", mock.MagicMock),
         (torch.cuda, "mem_get_info", lambda device: (FREE_MEMORY, FREE_MEMORY)),
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         (nn.Module, "_apply", _apply),

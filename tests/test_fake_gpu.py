@@ -12,7 +12,9 @@ import pytest
 import torch
 from fake_gpu import GPU, differentiate, fake_gpu
 from tiny_stages import CLASSES, SHAPE, K, L, make_distillation, make_stage, token_set
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
+from metrics.extractor import Extractor
 from models.families.tables import new_transformer
 from models.maskgit.config import TransformerConfig
 from models.predictors import prepare_decoding
@@ -25,7 +27,7 @@ from training import distillation
 from training.config import VQGANTrainingConfig
 from training.transformer import MaskGITStage
 from training.vqgan import VQGANStage
-from utils.device import autocast, choose_device, choose_precision, set_up_device
+from utils.device import autocast, choose_device, choose_precision, fetch, set_up_device
 from utils.processes import ALONE
 
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -130,6 +132,15 @@ def test_encoding_and_decoding_images(request):
     tokens = tokenizer.encode_bytes(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
     assert (tokens.device, tokens.shape) == (GPU, (3, 16))
     assert tokenizer.decode(tokens).device == GPU
+
+
+def test_the_features_of_images_come_to_the_host(on_fake_gpu):
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 5)).to(GPU)
+    extractor = Extractor("net", "", lambda pixels: net(pixels.float()), GPU, needs_color=True)
+    read = extractor.start(np.zeros((4, 8, 8, 1), np.uint8))
+    with pytest.raises(DataDependentOutputException):  # they have no values that could be finite
+        read()
+    assert fetch(net(torch.zeros(4, 3, 8, 8, device=GPU)))().device.type == "cpu"
 
 
 @pytest.mark.parametrize(("grad_accum", "precision"), [(1, FP32), (2, BF16)])

@@ -13,6 +13,7 @@ from tiny_stages import CLASSES, make_distillation, make_stage, token_set
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from metrics.extractor import Extractor
 from models.predictors import prepare_decoding
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
@@ -120,3 +121,12 @@ def test_decoding(sampler, count):
         prepare_decoding(
             model, np.arange(count) % CLASSES, np.arange(count), config, seed=0
         ).result()
+
+
+def test_starting_the_network_of_features():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 5))
+    extractor = Extractor("net", "", lambda pixels: net(pixels.float()), torch.device("cpu"), True)
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
+    with no_waiting():
+        read = extractor.start(images)
+    assert read().features.equal(extractor(images).features)

@@ -202,6 +202,25 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
+def fetch(tensor: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy a tensor to the host; the function that is returned waits for the copy.
+
+    On CUDA the program can go on in between, and the device does not wait for it.
+    """
+    is_cuda = tensor.device.type == "cuda"
+    copy = tensor.to("cpu", non_blocking=is_cuda)
+    if not is_cuda:
+        return lambda: copy
+    is_there = torch.cuda.Event()
+    is_there.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> Tensor:
+        is_there.synchronize()
+        return copy
+
+    return wait
+
+
 def float32_name(device: torch.device) -> str:
     """Name the type in which products of float32 are computed: "float32" or "tf32"."""
     return "tf32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"

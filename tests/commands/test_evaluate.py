@@ -303,16 +303,16 @@ def test_dinov2_from_end_to_end(run, tmp_path):
 @pytest.fixture
 def stop_at(monkeypatch):
     """Count the images that extractors see, and stop at the n-th of them as Ctrl-C does."""
-    seen, call = [], extractors.Extractor.__call__
+    seen, start_one = [], extractors.Extractor.start
 
     def counted(extractor, images):
         if len(seen) >= limit[0]:
             raise KeyboardInterrupt
         seen.extend(images)
-        return call(extractor, images)
+        return start_one(extractor, images)
 
     limit = [10**9]
-    monkeypatch.setattr(extractors.Extractor, "__call__", counted)
+    monkeypatch.setattr(extractors.Extractor, "start", counted)
 
     def start(number):
         seen.clear()
