@@ -14,6 +14,8 @@ Imports that load torch are inside the functions, so that --help and error messa
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import logging
 import math
@@ -186,4 +188,5 @@ def sample(job: SampleJob) -> None:
 
 
 if __name__ == "__main__":
+    atexit.register(gc.freeze)  # Python's last collection would visit all objects of torch: 0.45 s
     main()

@@ -51,18 +51,22 @@ function seen(ys, isLog) {
   return kept;
 }
 
+const means = new WeakMap(); // points of a line -> their means; to make room for them takes longer than to fill it
+
 /** The mean of what came before, in which older values count less; a share of 0 changes nothing. */
 function smoothed(ys, share) {
   if (!share) return ys;
-  const means = new Float64Array(ys.length);
-  let sum = 0;
+  let made = means.get(ys);
+  if (made?.length !== ys.length) means.set(ys, (made = new Float64Array(ys.length)));
+  else if (made.share === share) return made;
+  let mean = 0;
   let weight = 0;
   for (let i = 0; i < ys.length; i++) {
-    sum = share * sum + (1 - share) * ys[i];
     weight = share * weight + 1 - share;
-    means[i] = sum / weight;
+    mean += ((1 - share) / weight) * (ys[i] - mean);
+    made[i] = mean;
   }
-  return means;
+  return Object.assign(made, { share });
 }
 
 function reach(values) {
