@@ -14,10 +14,10 @@ from commands.generation import (
     plan_table,
     preview_writer,
 )
+from commands.model_source import ModelSource, find_model
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.resume import run_record
-from commands.sources import ModelSource, find_model
 from commands.training_jobs import StageJob, wants_wandb
 from commands.trial import cost_of, cost_of_training, steps_of
 from data.datasets import DATASETS

@@ -16,9 +16,9 @@ from commands.generation import (
     resolve_generation,
     sampling_of,
 )
+from commands.model_source import data_of, find_model
 from commands.parser import CommandLine
 from commands.request import Request
-from commands.sources import data_of, find_model
 from commands.start_tokens import read_start_tokens
 from data.edit_region import image_to_edit, region_to_make
 from data.generated import write_pngs

@@ -23,10 +23,11 @@ from commands.generation import (
     sampling_of,
 )
 from commands.judging import SPLITS, JudgeSource, SplitImages, check_judge, resolve_judge
+from commands.model_source import data_of, find_model, find_tokenizer_to_measure
 from commands.nearest import NearestSource, resolve_nearest
 from commands.parser import CommandLine
 from commands.request import Machine, Request
-from commands.sources import TokenizerSource, data_of, find_model, find_tokenizer_to_measure
+from commands.tokenizer_source import TokenizerSource
 from data.batches import labeled_batches
 from data.content import labels_of
 from data.generated import Block, GeneratedImages, images_from, open_generated
@@ -88,14 +89,14 @@ class TokenizerJob:
 
     Attributes:
         judge: the images that it reconstructs, and how the result is compared with them.
-        beside: another reference that the reconstructions are compared with; None for no other.
+        reference: the file that the reconstructions are compared with too; None for no file.
         perceptual_vgg: file with the VGG16 weights for LPIPS; None downloads them.
         result: file for the scores.
     """
 
     tokenizer: TokenizerSource
     judge: JudgeSource
-    beside: JudgeSource | None
+    reference: JudgeSource | None
     perceptual_vgg: Path | None
     machine: Machine
     result: Path
@@ -179,7 +180,7 @@ def _resolve_tokenizer(request: Request) -> TokenizerJob:
     return TokenizerJob(
         tokenizer=tokenizer,
         judge=resolve_judge(request, data, reference if is_split else "validation"),
-        beside=None if is_split else resolve_judge(request, data, reference),
+        reference=None if is_split else resolve_judge(request, data, reference),
         perceptual_vgg=Path(vgg) if vgg else None,
         machine=request.machine,
         result=run.evaluation("tokenizer"),
@@ -310,7 +311,7 @@ def _measure_tokenizer(job: TokenizerJob) -> None:
     """Reconstruct the images, score the result, and add what the meter measures per image."""
     assert isinstance(job.judge.real, SplitImages), "a tokenizer reconstructs images"
     tokenizer, judge, images = job.tokenizer.open(), job.judge.open(), job.judge.real.images
-    beside = None if job.beside is None else job.beside.open()
+    reference = None if job.reference is None else job.reference.open()
     perceptual = perceptual_if_there(job.perceptual_vgg)
     meter = ReconstructionMeter(tokenizer, perceptual)
     batch_size, device = job.judge.batch_size, job.machine.device
@@ -332,8 +333,9 @@ def _measure_tokenizer(job: TokenizerJob) -> None:
     distance = judge.distance
     all_scores = {f"r{distance}": scores.pop(distance), **scores, "lpips": None, **meter.result()}
     write_scores(job.result, all_scores, protocol)
-    if beside is not None:
+    if reference is not None:
         # Not an rFID: that compares with the images that were reconstructed, or others of theirs.
         path = job.result.with_stem(f"{job.result.stem}_to_file")
-        write_scores(path, beside.compare(features), {**beside.protocol(len(images)), **more})
+        found = reference.compare(features)
+        write_scores(path, found, {**reference.protocol(len(images)), **more})
     unfinished.remove()

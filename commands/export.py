@@ -7,9 +7,9 @@ from typing import Any
 
 from commands.generation import describe_model
 from commands.model_card import model_card
+from commands.model_source import ModelSource, find_model
 from commands.parser import CommandLine
 from commands.request import Request
-from commands.sources import ModelSource, find_model
 from metrics.report import report
 from models.families.tables import transformer_family
 from models.model import Model

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from commands.flags import configure, option_values, options_of
+from commands.model_source import ModelSource, find_model
 from commands.options import BEST
 from commands.parser import CommandLine
 from commands.request import Machine, Request
-from commands.sources import ModelSource, find_model
 from metrics.sweep_table import table_text
 from models.decoding import make_plan
 from models.family import Transformer

@@ -14,11 +14,11 @@ import numpy as np
 from commands.flags import options_of
 from commands.generation import GRID_COLUMNS
 from commands.judging import SPLITS
+from commands.model_source import ModelSource, data_of, find_model
 from commands.nearest import pixels_of
 from commands.options import MEASURING
 from commands.parser import CommandLine, log_idle
 from commands.request import Data, Machine, Request
-from commands.sources import ModelSource, data_of, find_model
 from commands.train import tokens_of_split
 from data.content import in_order
 from data.images import ImageDataset

@@ -17,11 +17,11 @@ from typing import Any
 from commands.flags import configure, option_values, options_of, with_flags
 from commands.kept_options import read_value
 from commands.kinds import Number
+from commands.model_source import data_of, find_model, is_in_run
 from commands.options import OPTIONS, Many
 from commands.parser import CommandLine
 from commands.recipe import command_lines, command_text, read_command, same_again
 from commands.request import Request
-from commands.sources import data_of, find_model, is_in_run
 from data.token_cache import find_tokens
 from models.sampling import SamplingConfig
 from page.catalog import Catalog, OpenModel

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from commands.generation import GRID_COLUMNS
+from commands.model_source import find_tokenizer_to_measure
 from commands.request import Data, Machine, Request
-from commands.sources import TokenizerSource, find_tokenizer_to_measure
+from commands.tokenizer_source import TokenizerSource
 from data.batches import labeled_batches
 from data.generated import write_npz
 from data.images import ImageDataset

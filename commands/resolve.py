@@ -97,7 +97,7 @@ def _resolve_jobs(request: Request) -> dict[Mode, Any]:
         if check:
             check(line)
     spec = DATASETS[line.dataset]
-    # commands/sources.py compares the number with that of a model in a file.
+    # commands/model_source.py compares the number with that of a model in a file.
     if spec.num_classes is not None and not line.checkpoint:
         request.check_n_classes(spec.num_classes, spec.name)
     # Make the Jobs; each request has the Jobs before it.

@@ -5,9 +5,10 @@ from typing import Any
 
 from commands.flags import configure
 from commands.generation import log_plan, plan_table, sampling_of
+from commands.model_source import find_model
 from commands.options import BEST
 from commands.request import Request
-from commands.sources import find_model, find_tokenizer
+from commands.tokenizer_source import find_tokenizer
 from models.sampling import SamplingConfig
 from utils.errors import UserError
 

@@ -13,7 +13,7 @@ from commands.families import with_defaults
 from commands.flags import given_fields, option_values, options_of
 from commands.parser import CommandLine
 from commands.request import Request
-from commands.sources import TokenizerSource, read_origin
+from commands.tokenizer_source import TokenizerSource, read_origin
 from models.families.tables import family_of_file, transformer_family
 from models.fine_tuning import Change, same_classes, start_from
 from models.foreign_file import ForeignFile

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from commands.model_source import ModelSource
 from commands.parser import CommandLine
-from commands.sources import ModelSource
 from models.decoding import make_plan
 from models.sampling import SamplingConfig
 from models.steps import Midway, check_midway

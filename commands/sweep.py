@@ -23,9 +23,9 @@ from commands.generation import (
     start_share,
 )
 from commands.judging import JudgeSource, check_judge, resolve_judge
+from commands.model_source import data_of
 from commands.parser import CommandLine, parse_value
 from commands.request import Request
-from commands.sources import data_of
 from metrics.sweep_table import SweepTable
 from models.model import BEST_SETTINGS, BestSettings
 from models.open import own_model

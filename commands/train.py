@@ -21,7 +21,6 @@ from commands.generation import (
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
 from commands.resume import former_classes
-from commands.sources import TokenizerSource, find_tokenizer
 from commands.start import (
     Origin,
     carry_of,
@@ -31,6 +30,7 @@ from commands.start import (
     shaped_as,
     transformer_origin,
 )
+from commands.tokenizer_source import TokenizerSource, find_tokenizer
 from commands.training_jobs import (
     TrainingJob,
     check_trained_mode,

@@ -16,7 +16,6 @@ from commands.families import new_config
 from commands.flags import configure, options_of
 from commands.parser import CommandLine
 from commands.request import Request
-from commands.sources import read_origin
 from commands.start import (
     CODES,
     Origin,
@@ -25,6 +24,7 @@ from commands.start import (
     on_meta,
     shaped_as,
 )
+from commands.tokenizer_source import read_origin
 from commands.training_jobs import (
     TrainingJob,
     check_trained_mode,

@@ -27,8 +27,8 @@ def write_scores(
         UserError: if the file cannot be written.
     """
     make_folder(path.parent)
-    warning = caution(protocol["images"], protocol["extractor"]["features"])
-    found = {"scores": scores, "basis": protocol["basis"], "protocol": protocol, "caution": warning}
+    warning = warning_for_few(protocol["images"], protocol["extractor"]["features"])
+    found = {"scores": scores, "basis": protocol["basis"], "protocol": protocol, "warning": warning}
     write_json_atomic(path, found)
     log.info("%s", report(scores, protocol))
     if warning:
@@ -36,7 +36,7 @@ def write_scores(
     log_written(path)
 
 
-def caution(count: int, width: int) -> str | None:
+def warning_for_few(count: int, width: int) -> str | None:
     """Return a warning if scores come from fewer than STANDARD_IMAGES images, else None.
 
     Args:

@@ -4,33 +4,20 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.records import checksum
 
+if TYPE_CHECKING:  # torchmetrics takes long to load, and few measurements need it
+    from metrics.reconstruction import ReconstructionMeter
+
 log = logging.getLogger(__name__)
 
-KIND = "unfinished features"
+KIND = "unfinished measurement"
 SAVE_SECONDS = 30.0  # between two writes, at least
 WAITS = 30  # between two writes, as a multiple of the time that the last one took
-
-
-class Beside(Protocol):
-    """Something else that is measured on the same images, and goes on with the features.
-
-    Attributes:
-        seen: number of images so far.
-    """
-
-    seen: int
-
-    def state(self) -> Mapping[str, Any]:
-        """Return everything that `restore` needs, as tensors and plain data."""
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from an earlier state."""
 
 
 def unfinished_file(result: Path) -> Path:
@@ -47,7 +34,7 @@ class Unfinished:
     """
 
     def __init__(
-        self, result: Path, identity: Mapping[str, Any], beside: Beside | None = None
+        self, result: Path, identity: Mapping[str, Any], meter: "ReconstructionMeter | None" = None
     ) -> None:
         """Look for an earlier start; that of another measurement, or a damaged one, is ignored.
 
@@ -55,10 +42,11 @@ class Unfinished:
             result: the file for the result; see `unfinished_file`. The next measurement for it
                 replaces what is kept.
             identity: everything that the features depend on, as plain data.
-            beside: what else is measured; None for nothing.
+            meter: what else is measured on the same images, and goes on with the features; None
+                for nothing.
         """
         self._path, self._identity = unfinished_file(result), checksum(identity)
-        self.done, self.state, self._beside = 0, None, beside
+        self.done, self.state, self._meter = 0, None, meter
         self._last, self._wait = time.monotonic(), SAVE_SECONDS
         if not self._path.is_file():
             return
@@ -69,8 +57,8 @@ class Unfinished:
             return
         if stored["identity"] == self._identity:
             self.done, self.state = stored["done"], stored["state"]
-            if beside is not None:
-                beside.restore(stored["beside"])
+            if meter is not None:
+                meter.restore(stored["meter"])
             log.info("goes on after %d images, kept in %s", self.done, self._path)
 
     @property
@@ -80,12 +68,12 @@ class Unfinished:
 
     def save(self, done: int, state: Mapping[str, Any]) -> None:
         """Write the state of all finished images, `done` in all; errors as in `save_checkpoint`."""
-        start, beside = time.monotonic(), self._beside
+        start, meter = time.monotonic(), self._meter
         contents = {"identity": self._identity, "done": done, "state": state}
-        if beside is not None:
-            if beside.seen != done:  # in the middle of a block: what was written before holds
+        if meter is not None:
+            if meter.seen != done:  # in the middle of a block: what was written before holds
                 return
-            contents["beside"] = beside.state()
+            contents["meter"] = meter.state()
         save_checkpoint(self._path, KIND, contents)
         self._last = time.monotonic()
         self._wait = max(SAVE_SECONDS, WAITS * (self._last - start))

@@ -116,5 +116,8 @@ def guided_predictor(
 
 
 def guided_logits(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-    """Extrapolate from the unconditional logits past the conditional ones; 0 turns guidance off."""
-    return (1 + guidance) * conditional - guidance * unconditional
+    """Extrapolate from the unconditional logits past the conditional ones; 0 turns guidance off.
+
+    Overwrites both logits: with a large codebook each copy takes gigabytes.
+    """
+    return conditional.mul_(1 + guidance).sub_(unconditional.mul_(guidance))

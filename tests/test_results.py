@@ -31,7 +31,7 @@ def evaluation(basis="mnist train 1234", seed=0, **scores):
         "checkpoint": {"file": "MaskGIT_mnist.pt", "fingerprint": "f00d"},
         "seed": seed,
     }
-    return {"scores": scores, "basis": basis, "protocol": protocol, "caution": None}
+    return {"scores": scores, "basis": basis, "protocol": protocol, "warning": None}
 
 
 def test_scores_that_cannot_be_compared_are_never_in_one_table(results):

@@ -235,7 +235,8 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
+    # ATEN_CPU_CAPABILITY can keep torch from using what the processor has.
+    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512":
         has_avx512 = torch.cpu._is_avx512_bf16_supported()
         return torch.cpu._is_amx_tile_supported() or (has_avx512 and not _is_intel())
     return False

@@ -123,7 +123,7 @@ def test_real_fashion_mnist_agrees_with_an_independent_computation(
         assert result["protocol"]["reference"]["split"] == "train"
         assert result["protocol"]["reference"]["resize"].startswith("shorter side")
         assert result["protocol"]["extractor"]["features"] == 16
-        assert "published figures use 50000" in result["caution"]
+        assert "published figures use 50000" in result["warning"]
     told = capsys.readouterr().out
     assert told.count("features of fashionmnist (train)") == 1  # kept for the second
     assert "inception_score" in told
@@ -232,7 +232,7 @@ def test_the_protocol_of_adm_from_end_to_end(run, spatial_net, trained, tmp_path
     assert told.count(result["basis"]) == len(result["scores"]) + 1  # and in the protocol
     assert result["protocol"]["rounding"] == "down"
     assert "real against 25 images" in result["protocol"]["precision_recall"]
-    assert "25 images do not fix a covariance" not in result["caution"]  # of 16 features
+    assert "25 images do not fix a covariance" not in result["warning"]  # of 16 features
     assert result["protocol"]["labels"] == "all in turn"
 
 

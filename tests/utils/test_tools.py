@@ -440,17 +440,18 @@ def test_devices_and_precisions():
 
 
 @pytest.mark.parametrize(
-    ("amx", "avx512", "vendor", "expected"),
+    ("amx", "avx512", "torch_uses", "vendor", "expected"),
     [
-        (True, True, "GenuineIntel", torch.bfloat16),
-        (False, True, "GenuineIntel", torch.float32),  # there bfloat16 has half of its speed
-        (False, True, "AuthenticAMD", torch.bfloat16),
-        (False, True, None, torch.bfloat16),
-        (False, False, "AuthenticAMD", torch.float32),
+        (True, True, "AVX512", "GenuineIntel", torch.bfloat16),
+        (False, True, "AVX512", "GenuineIntel", torch.float32),  # there it has half of the speed
+        (False, True, "AVX512", "AuthenticAMD", torch.bfloat16),
+        (False, True, "AVX512", None, torch.bfloat16),
+        (False, False, "AVX512", "AuthenticAMD", torch.float32),
+        (True, True, "AVX2", "GenuineIntel", torch.float32),  # by ATEN_CPU_CAPABILITY
     ],
 )
 def test_bfloat16_is_chosen_where_it_is_faster(
-    monkeypatch, tmp_path, amx, avx512, vendor, expected
+    monkeypatch, tmp_path, amx, avx512, torch_uses, vendor, expected
 ):
     info = tmp_path / "cpuinfo"
     if vendor:
@@ -458,6 +459,7 @@ def test_bfloat16_is_chosen_where_it_is_faster(
     monkeypatch.setattr(device, "CPU_INFO", info)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: torch_uses)
     assert choose_precision("auto", torch.device("cpu")) == expected
     for name in ("tpu", "cuda:99", "cuda:x", "cpu:1"):
         with pytest.raises(UserError, match=name):

@@ -1,4 +1,4 @@
-"""Where a mode gets its tokenizer or model from: a file, or an earlier mode of the same command.
+"""Where a mode gets its model from: a file, or an earlier mode of the same command.
 
 A source has the config of a network from the start. Its `open` returns the network itself, which
 an earlier mode of the command may have to train first.
@@ -10,57 +10,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from commands.flags import given_fields
 from commands.kept_options import read_value
 from commands.options import OPTIONS
-from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
+from commands.tokenizer_source import (
+    TokenizerSource,
+    find_tokenizer,
+    given_networks,
+    read_tokenizer,
+    tokenizer_file,
+)
 from data.datasets import DATASETS
 from data.readers import known_classes
 from data.spec import LOOK
 from models.families.tables import family_of_file
 from models.model import BestSettings, Model
-from models.open import BUNDLED, BUNDLED_FOR_COLOR, foreign_model, load_tokenizer, own_model
+from models.open import foreign_model, load_tokenizer, own_model
 from models.sampling import SamplingConfig
-from models.shapes import Given, TokenizerShape, TransformerShape
-from models.tokenizer import Tokenizer
+from models.shapes import TokenizerShape, TransformerShape
 from training.run_folder import RunFiles, RunFolder
-from utils.checkpoint import is_own_format, read_checkpoint, save_checkpoint
+from utils.checkpoint import is_own_format, read_checkpoint
 from utils.errors import UserError
-from utils.files import read_with_digest
 from utils.hub import hub_name
-from utils.size import size_text
 
 log = logging.getLogger(__name__)
-
-
-def read_origin(request: Request, file: str) -> tuple[Path, Any, str]:
-    """Read the file of --init once: its path, what `read_checkpoint` returned, and its digest.
-
-    Raises:
-        UserError: if it is missing or damaged.
-    """
-    path = Path(file)
-    if (path, "init") not in request.opened:
-        request.opened[path, "init"] = read_with_digest(path, read_checkpoint)
-    stored, digest = request.opened[path, "init"]
-    return path, stored, digest[:16]
-
-
-@dataclass(frozen=True)
-class TokenizerSource:
-    """A tokenizer that exists, or that --train_vae will make.
-
-    Attributes:
-        open: returns it, on the device.
-        codes: its `Tokenizer.codes`; None if they are unknown until it is trained.
-    """
-
-    shape: TokenizerShape
-    open: Callable[[], Tokenizer]
-    codes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,85 +76,6 @@ def data_of(request: Request, model: ModelSource) -> Data:
     values = {name: read_value(OPTIONS[name], model.look[name]) for name in kept}
     shown = replace(request, line=request.line.replace(**values))
     return shown.data(model.dataset, model.tokenizer.image_size)
-
-
-def find_tokenizer(request: Request) -> TokenizerSource:
-    """Find the tokenizer.
-
-    It is the one that --train_vae will make, else that of --checkpoint_vae, else the run's own,
-    else the one in the model of --init, else the one bundled for the dataset, else for a color
-    dataset the one for color images.
-
-    Raises:
-        UserError: if there is none, or it does not fit the options or the dataset.
-    """
-    if "train_vae" in request.jobs:
-        job = request.jobs["train_vae"]
-        path = job.run.tokenizer
-
-        @cache
-        def load() -> Tokenizer:
-            return _put_on_device(_load_tokenizer(request, path), request.machine)
-
-        return TokenizerSource(job.config, load, job.codes)
-    path, line = _tokenizer_file(request), request.line
-    tokenizer = _put_on_device(_load_tokenizer(request, path), request.machine)
-
-    def opened() -> Tokenizer:
-        if line.init and path == Path(line.init) and not line.checkpoint_vae:
-            _keep_tokenizer(request, tokenizer)  # to continue the run without this file
-        return tokenizer
-
-    return TokenizerSource(tokenizer.config, opened, tokenizer.codes)
-
-
-def _file_to_start_from(request: Request) -> Path | None:
-    """Return the file of --init if this program wrote it, and --train starts from it."""
-    line = request.line
-    if not line.asks_for("train") or not line.init:
-        return None
-    path, stored, _ = read_origin(request, line.init)
-    return path if is_own_format(stored) else None
-
-
-def _keep_tokenizer(request: Request, tokenizer: Tokenizer) -> None:
-    """Write the run's own copy of a tokenizer, unless it has one."""
-    run = request.run()
-    if request.machine.processes.is_main and not run.tokenizer.exists():
-        contents = {"dataset": run.dataset, "step": 0, "tokenizer": tokenizer.entry()}
-        save_checkpoint(run.tokenizer, "vqgan", contents)
-
-
-def _tokenizer_file(request: Request) -> Path:
-    """Find the file of a tokenizer that exists; errors as in `find_tokenizer`."""
-    if request.line.checkpoint_vae:
-        return Path(request.line.checkpoint_vae)
-    own, dataset = request.run().tokenizer, request.line.dataset
-    if own.is_file():
-        return own
-    path = _file_to_start_from(request) or BUNDLED / own.name
-    if path.is_file():
-        return path
-    if request.data().spec.channels == 3 and BUNDLED_FOR_COLOR.is_file():
-        log.info("no tokenizer was trained for %s: the bundled one for color images", dataset)
-        return BUNDLED_FOR_COLOR
-    raise UserError(
-        f"no tokenizer for {dataset}: train one with --train_vae (the same command with "
-        "--train_vae --train does both), or name a trained VQ-GAN with --checkpoint_vae"
-    )
-
-
-def _load_tokenizer(request: Request, path: Path) -> Tokenizer:
-    """Load a tokenizer on the CPU, and check it against the options and the dataset."""
-    line, data = request.line, request.data()
-    given = _given(line).tokenizer
-    if path.parent == BUNDLED:  # it has no size of its own that the dataset should follow
-        given = {**given, "image_size": size_text(data.size)}
-    family = line.tokenizer if "tokenizer" in line.given else None
-    tokenizer = load_tokenizer(path, data.size, data.spec.channels, given, family)
-    grid = " x ".join(map(str, tokenizer.grid))
-    log.info("tokenizer %s: %d codes, %s tokens", path, tokenizer.codebook_size, grid)
-    return tokenizer
 
 
 def find_tokenizer_to_measure(request: Request) -> tuple[TokenizerSource, str, RunFolder]:
@@ -295,7 +190,7 @@ def _load_model(request: Request, path: Path) -> tuple[Model, bool]:
     stored = read_checkpoint(path)
     if not is_own_format(stored):
         return _load_foreign(request, stored, path), False
-    model = own_model(stored, path, _given(line))
+    model = own_model(stored, path, given_networks(line))
     # The options must agree with the checkpoint.
     if model.dataset not in DATASETS:
         raise UserError(f"{path} was trained on {model.dataset!r}, an unknown dataset")
@@ -315,7 +210,7 @@ def _with_named_tokenizer(request: Request, model: Model, path: Path) -> Model:
     line = request.line
     data = request.data(model.dataset, model.tokenizer.image_size)
     named = load_tokenizer(
-        line.checkpoint_vae, data.size, data.spec.channels, _given(line).tokenizer
+        line.checkpoint_vae, data.size, data.spec.channels, given_networks(line).tokenizer
     )
     if (named.codes, named.grid) != (model.tokenizer.codes, model.tokenizer.grid):
         raise UserError(
@@ -341,12 +236,12 @@ def _load_foreign(request: Request, stored: object, path: Path) -> Model:
             "--checkpoint_vae"
         )
     spec = request.data().spec
-    tokenizer = _load_tokenizer(request, _tokenizer_file(request))
+    tokenizer = read_tokenizer(request, tokenizer_file(request))
     # The other program may have used a different number of classes than the dataset has.
     num_classes = line.n_classes if "n_classes" in line.given else spec.num_classes
     model = foreign_model(
         stored, path, tokenizer, spec.name, known_classes(spec), num_classes,
-        _given(line).transformer,
+        given_networks(line).transformer,
     )  # fmt: skip
     names, trained = model.class_names, spec.num_classes
     if trained is not None and trained < len(names):
@@ -355,11 +250,6 @@ def _load_foreign(request: Request, stored: object, path: Path) -> Model:
             path, len(names), spec.name, trained, trained - 1,
         )  # fmt: skip
     return model
-
-
-def _given(line: CommandLine) -> Given:
-    """Return the fields of networks that the user set."""
-    return Given(given_fields("tokenizer", line), given_fields("transformer", line))
 
 
 def _run_of(request: Request, path: Path, dataset: str) -> RunFolder:
@@ -391,14 +281,6 @@ def _model_hint(run: RunFolder) -> str:
     if run.resume_state("student").is_file():
         return "its distillation has not written a checkpoint yet; --distill --resume continues it"
     return "train one with --train, or name --checkpoint"
-
-
-def _put_on_device(tokenizer: Tokenizer, machine: Machine) -> Tokenizer:
-    """Move a tokenizer to the device and compile it if --compile says so; return it."""
-    tokenizer.to(machine.device)
-    if machine.compiled:
-        tokenizer.compile(dynamic=False)  # every block has the same size
-    return tokenizer
 
 
 def _put_model_on_device(model: Model, machine: Machine) -> Model:

@@ -1,0 +1,140 @@
+"""Where a mode gets its tokenizer from: a file, or --train_vae of the same command."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from commands.flags import given_fields
+from commands.parser import CommandLine
+from commands.request import Machine, Request
+from models.open import BUNDLED, BUNDLED_FOR_COLOR, load_tokenizer
+from models.shapes import Given, TokenizerShape
+from models.tokenizer import Tokenizer
+from utils.checkpoint import is_own_format, read_checkpoint, save_checkpoint
+from utils.errors import UserError
+from utils.files import read_with_digest
+from utils.size import size_text
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TokenizerSource:
+    """A tokenizer that exists, or that --train_vae will make.
+
+    Attributes:
+        open: returns it, on the device.
+        codes: its `Tokenizer.codes`; None if they are unknown until it is trained.
+    """
+
+    shape: TokenizerShape
+    open: Callable[[], Tokenizer]
+    codes: str | None = None
+
+
+def find_tokenizer(request: Request) -> TokenizerSource:
+    """Find the tokenizer.
+
+    It is the one that --train_vae will make, else that of --checkpoint_vae, else the run's own,
+    else the one in the model of --init, else the one bundled for the dataset, else for a color
+    dataset the one for color images.
+
+    Raises:
+        UserError: if there is none, or it does not fit the options or the dataset.
+    """
+    if "train_vae" in request.jobs:
+        job = request.jobs["train_vae"]
+        path = job.run.tokenizer
+
+        @cache
+        def load() -> Tokenizer:
+            return _put_on_device(read_tokenizer(request, path), request.machine)
+
+        return TokenizerSource(job.config, load, job.codes)
+    path, line = tokenizer_file(request), request.line
+    tokenizer = _put_on_device(read_tokenizer(request, path), request.machine)
+
+    def opened() -> Tokenizer:
+        if line.init and path == Path(line.init) and not line.checkpoint_vae:
+            _keep_tokenizer(request, tokenizer)  # to continue the run without this file
+        return tokenizer
+
+    return TokenizerSource(tokenizer.config, opened, tokenizer.codes)
+
+
+def _file_to_start_from(request: Request) -> Path | None:
+    """Return the file of --init if this program wrote it, and --train starts from it."""
+    line = request.line
+    if not line.asks_for("train") or not line.init:
+        return None
+    path, stored, _ = read_origin(request, line.init)
+    return path if is_own_format(stored) else None
+
+
+def _keep_tokenizer(request: Request, tokenizer: Tokenizer) -> None:
+    """Write the run's own copy of a tokenizer, unless it has one."""
+    run = request.run()
+    if request.machine.processes.is_main and not run.tokenizer.exists():
+        contents = {"dataset": run.dataset, "step": 0, "tokenizer": tokenizer.entry()}
+        save_checkpoint(run.tokenizer, "vqgan", contents)
+
+
+def tokenizer_file(request: Request) -> Path:
+    """Find the file of a tokenizer that exists; errors as in `find_tokenizer`."""
+    if request.line.checkpoint_vae:
+        return Path(request.line.checkpoint_vae)
+    own, dataset = request.run().tokenizer, request.line.dataset
+    if own.is_file():
+        return own
+    path = _file_to_start_from(request) or BUNDLED / own.name
+    if path.is_file():
+        return path
+    if request.data().spec.channels == 3 and BUNDLED_FOR_COLOR.is_file():
+        log.info("no tokenizer was trained for %s: the bundled one for color images", dataset)
+        return BUNDLED_FOR_COLOR
+    raise UserError(
+        f"no tokenizer for {dataset}: train one with --train_vae (the same command with "
+        "--train_vae --train does both), or name a trained VQ-GAN with --checkpoint_vae"
+    )
+
+
+def read_tokenizer(request: Request, path: Path) -> Tokenizer:
+    """Load a tokenizer on the CPU, and check it against the options and the dataset."""
+    line, data = request.line, request.data()
+    given = given_networks(line).tokenizer
+    if path.parent == BUNDLED:  # it has no size of its own that the dataset should follow
+        given = {**given, "image_size": size_text(data.size)}
+    family = line.tokenizer if "tokenizer" in line.given else None
+    tokenizer = load_tokenizer(path, data.size, data.spec.channels, given, family)
+    grid = " x ".join(map(str, tokenizer.grid))
+    log.info("tokenizer %s: %d codes, %s tokens", path, tokenizer.codebook_size, grid)
+    return tokenizer
+
+
+def read_origin(request: Request, file: str) -> tuple[Path, Any, str]:
+    """Read the file of --init once: its path, what `read_checkpoint` returned, and its digest.
+
+    Raises:
+        UserError: if it is missing or damaged.
+    """
+    path = Path(file)
+    if (path, "init") not in request.opened:
+        request.opened[path, "init"] = read_with_digest(path, read_checkpoint)
+    stored, digest = request.opened[path, "init"]
+    return path, stored, digest[:16]
+
+
+def given_networks(line: CommandLine) -> Given:
+    """Return the fields of networks that the user set."""
+    return Given(given_fields("tokenizer", line), given_fields("transformer", line))
+
+
+def _put_on_device(tokenizer: Tokenizer, machine: Machine) -> Tokenizer:
+    """Move a tokenizer to the device and compile it if --compile says so; return it."""
+    tokenizer.to(machine.device)
+    if machine.compiled:
+        tokenizer.compile(dynamic=False)  # every block has the same size
+    return tokenizer
