@@ -57,7 +57,7 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
         set_up_logging(verbose=processes.is_main, rewrite=with_flags)
         raise_file_limit()
         # Complete the command line, and choose where to compute.
-        log_idle(idle_options(line))
+        idle = idle_options(line)
         line = _with_local_files(line)
         for mode in line.modes:
             complete = getattr(mode.module(), "complete", None)
@@ -75,7 +75,7 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
             request = replace(request, line=with_fitted_defaults(request))
             if line.dry_run:
                 dry_run.show_options(request)
-            jobs = _resolve_jobs(request)
+            jobs = _resolve_jobs(request, idle)
             if line.dry_run:
                 dry_run.show_jobs(jobs)
             yield {} if line.dry_run else jobs
@@ -88,7 +88,7 @@ def _with_local_files(line: CommandLine) -> CommandLine:
     return line.replace(**{name: str(local_file(file)) for name, file in named.items() if file})
 
 
-def _resolve_jobs(request: Request) -> dict[Mode, Any]:
+def _resolve_jobs(request: Request, idle: set[str]) -> dict[Mode, Any]:
     """Make the Job of each mode, so that a mistake in a later mode shows before any mode runs."""
     line = request.line
     # Find the mistakes that need no file to be seen.
@@ -96,6 +96,7 @@ def _resolve_jobs(request: Request) -> dict[Mode, Any]:
         check = getattr(mode.module(), "check", None)
         if check:
             check(line)
+    log_idle(idle)  # not before: one that contradicts a mode is an error
     spec = DATASETS[line.dataset]
     # commands/model_source.py compares the number with that of a model in a file.
     if spec.num_classes is not None and not line.checkpoint:

@@ -476,7 +476,6 @@ def test_sampling_options_that_contradict(refused, trained, options, told):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ("--train --checkpoint a.pt", "--checkpoint"),
         ("--train_vae --checkpoint_vae a.pt", "--checkpoint_vae"),
         ("--train --grad_accum 300", "--grad_accum 300"),
         ("--train_vae --train --heads 3", "--heads 3"),
@@ -504,6 +503,14 @@ def test_mistakes_are_found_before_anything_is_done(refused, tmp_path, options, 
     (tmp_path / "there.pt").write_text("")
     command = f"--dataset mnist --perceptual_weight 0 {options}"
     assert told in refused(command.format(folder=tmp_path, name="x" * 300))
+
+
+def test_an_option_that_contradicts_a_mode_is_not_called_idle_too(run, capsys):
+    with pytest.raises(SystemExit):
+        run("--train --dataset mnist --checkpoint there.pt")
+    out, error = capsys.readouterr()
+    assert "--checkpoint names a trained model and --train trains one" in error
+    assert "no effect" not in out
 
 
 def test_options_that_nothing_looks_at_are_named(run, trained):
