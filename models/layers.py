@@ -92,6 +92,23 @@ class Dropout(nn.Module):
         return x * ((levels >= dropped).to(x.dtype) * (256 / (256 - dropped)))
 
 
+class PreNormBlock(nn.Module):
+    """Transformer block that adds to x: attention(norm(x)), then MLP(norm(x))."""
+
+    def __init__(self, width: int, heads: int, mlp_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, width))
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, L, D) to (B, L, D)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x)))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
 class PostNormBlock(nn.Module):
     """Transformer block of BERT: norm(x + attention(x)), then norm(x + MLP(x)).
 

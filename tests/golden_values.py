@@ -45,6 +45,14 @@ def fill_transformer(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return (values * (3 / shape[-1]) ** 0.5).astype(np.float32)
 
 
+def fill_vit(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights of a parameter of a ViT with convolutions; attention sees the content of an image."""
+    if len(shape) == 4 or name.endswith(("embedding.weight", "bias")):
+        return fill(name, shape)
+    values = fill_transformer(name, shape)
+    return values if len(shape) == 1 else 3 * values
+
+
 def fill_flax(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Weights of a parameter of flax, float32, that keep the activations' scale."""
     values = uniform(name, shape)

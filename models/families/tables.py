@@ -41,6 +41,9 @@ from models.maskgit_vqgan.network import MaskgitVQModel
 from models.modern import transformer as modern
 from models.modern.config import ModernConfig
 from models.shapes import TokenizerShape, TransformerShape
+from models.titok import foreign as titok_files
+from models.titok.config import TitokConfig
+from models.titok.network import TitokModel
 from models.tokenizer import Tokenizer
 from models.vqgan import foreign as vqgan_files
 from models.vqgan.config import VQGANConfig
@@ -49,6 +52,15 @@ from utils.errors import FieldError, UserError, one_line
 from utils.torch_file import opening, pickled_network
 
 TOKENIZERS = (
+    TokenizerFamily(
+        config=TitokConfig,
+        network=TitokModel,
+        layout=titok_files.LAYOUT,
+        license="Apache-2.0 (bytedance/1d-tokenizer)",
+        recognizes=titok_files.recognizes,
+        read=titok_files.read,
+        adapt=vqgan_files.adapt,
+    ),
     TokenizerFamily(
         config=LlamaGenConfig,
         network=LlamaGenModel,
@@ -62,7 +74,7 @@ TOKENIZERS = (
         config=MaskgitVQGANConfig,
         network=MaskgitVQModel,
         layout=maskgit_vqgan_files.LAYOUT,
-        license="Apache-2.0 (google-research/maskgit; markweberdev/maskbit)",
+        license="Apache-2.0 (google-research/maskgit, markweberdev/maskbit); MAGE states none",
         recognizes=maskgit_vqgan_files.recognizes,
         read=maskgit_vqgan_files.read,
         adapt=vqgan_files.adapt,

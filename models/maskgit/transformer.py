@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.family import Transformer
 from models.fine_tuning import Change
-from models.layers import Attention, Dropout, rows_at
+from models.layers import Dropout, PreNormBlock, rows_at
 from models.maskgit.config import TransformerConfig
 
 EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
@@ -46,7 +46,10 @@ class MaskedTransformer(Transformer):
             Dropout(config.dropout),
             nn.Linear(width, width),
         )
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(
+            PreNormBlock(width, config.heads, config.mlp_dim, config.dropout)
+            for _ in range(config.depth)
+        )
         self.last = nn.Sequential(
             nn.LayerNorm(width, eps=1e-12),
             Dropout(config.dropout),
@@ -91,26 +94,6 @@ class MaskedTransformer(Transformer):
         """Embed tokens int64 (B, L) and labels int64 (B,): (B, L+1, E)."""
         classes = self.config.mask_token + 1 + labels
         return self.token_embedding(torch.cat([tokens, classes[:, None]], dim=1))
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block: x + attention(norm(x)), then x + MLP(norm(x))."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        width = config.hidden_dim
-        self.attention_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, config.heads)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, config.mlp_dim), nn.GELU(), nn.Linear(config.mlp_dim, width)
-        )
-        self.dropout = Dropout(config.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, L+1, D) to (B, L+1, D)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x)))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
 def carry(name: str, weight: Tensor, change: Change) -> Tensor:

@@ -2,7 +2,7 @@
 
 It differs from taming's: no attention, no bias in the encoder's first convolution and in the
 residual blocks, and a shortcut that does not see the block's input. Axes: B batch, C image
-channels, H W pixels, h w token grid, D width of a code.
+channels, H W pixels, h w token grid, D width of a code, Z of what is decoded (here equal to D).
 """
 
 from typing import Any, ClassVar
@@ -105,7 +105,7 @@ class Decoder(nn.Module):
     def __init__(self, config: MaskgitVQGANConfig) -> None:
         super().__init__()
         widths = config.widths
-        self.conv_in = nn.Conv2d(config.embed_dim, widths[-1], 3, padding=1)
+        self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, padding=1)
         self.mid = _blocks(widths[-1], widths[-1], config.num_res_blocks)
         self.up = nn.ModuleList()  # full resolution first, as in `down`
         for before, width in zip((*widths[1:], widths[-1]), widths, strict=True):
@@ -117,11 +117,11 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], config.image_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, D, h, w) -> (B, C, H, W)."""
+        """(B, Z, h, w) -> (B, C, H, W)."""
         return self.conv_out(self.features(z))
 
     def features(self, z: Tensor) -> Tensor:
-        """Compute the input of the last convolution: (B, D, h, w) -> (B, channels, H, W)."""
+        """Compute the input of the last convolution: (B, Z, h, w) -> (B, channels, H, W)."""
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)

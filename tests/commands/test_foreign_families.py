@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from dataset_files import write_folder
-from golden_values import read_golden
+from golden_values import fill_vit, read_golden
 from PIL import Image
 
 from models.halton.config import HaltonConfig
@@ -132,3 +132,21 @@ def test_files_of_other_programs_are_published_as_one_that_needs_no_other(run, t
         with pytest.raises(SystemExit, match="2"):
             run(f"--export {tmp_path}/{name} {options}")
     assert "name the folder; its file is model.safetensors" in capsys.readouterr().err
+
+
+def test_titok_is_measured_and_trained_on_and_refuses_what_needs_cells(run, tmp_path, capsys):
+    weights, _ = read_golden("titok", "f4", "tokens", fill=fill_vit)
+    torch.save(weights, tmp_path / "titok.bin")
+    write_folder(tmp_path / "fruit")
+    where = f"--dataset folder --data_dir {tmp_path}/fruit --checkpoint_vae {tmp_path}/titok.bin"
+    out = run(f"--reconstruct {where}")
+    assert out.count("titok, published under Apache-2.0") == 1
+    run(f"--train {where} --n_epochs 1 --depth 1")
+    stored = load_checkpoint(tmp_path / "folder" / "MaskGIT_folder.pt", "maskgit")
+    assert (stored["tokenizer"]["family"], stored["config"]["seq_len"]) == ("titok", 12)
+    run("--sample --dataset folder --num_samples 2 --step 2")
+    image = next((tmp_path / "folder" / "samples" / "images").iterdir())
+    for refused in (f"--edit --init_image {image} --mask_box 0,0,8,8", "--sample --save_steps"):
+        with pytest.raises(SystemExit, match="2"):
+            run(f"{refused} --dataset folder --num_samples 1")
+        assert "12 tokens describes the whole image, not a cell" in capsys.readouterr().err

@@ -7,9 +7,10 @@ with the weights that `fill` makes and given the images that `pictures` makes.
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
-from golden_values import pictures, read_golden
+from golden_values import fill, fill_vit, pictures, read_golden
 from torch import Tensor
 
 from models.open import load_tokenizer
@@ -22,6 +23,7 @@ PROGRAMS = {  # of a family: repository, commit, class
     "maskgit_vqgan": (
         "bytedance/1d-tokenizer", "942a96f", "modeling.modules.maskgit_vqgan.{Encoder,Decoder}",
         "markweberdev/maskbit", "5ea3d73", "modeling.conv_vqgan.ConvVQModel",
+        "LTH14/mage", "1becb14", "taming.models.vqgan.VQModel",
         "google-research/maskgit: tests/models/test_google.py",
     ),
     "maskbit": ("markweberdev/maskbit", "5ea3d73", "modeling.conv_vqgan.ConvVQModel"),
@@ -33,14 +35,21 @@ PROGRAMS = {  # of a family: repository, commit, class
         "huggingface/diffusers", "0.42.1", "VQModel",
         "huggingface/open-muse", "64e1afe", "muse.VQGANModel",
     ),
+    "titok": (
+        "bytedance/1d-tokenizer", "942a96f",
+        "modeling.titok.TiTok, with smaller numbers for those in its code (layers, widths, codes)",
+    ),
 }  # fmt: skip
 CASES = [
     *(("llamagen", case) for case in ("f4", "f2")),
     *(("maskgit_vqgan", case) for case in ("titok", "titok f2", "plus", "plus f2", "legacy")),
+    *(("maskgit_vqgan", case) for case in ("mage", "mage f2")),
     *(("maskbit", case) for case in ("6 bits", "10 bits f2")),
     *(("ibq", case) for case in ("f4", "f2")),
     *(("amused", case) for case in ("diffusers", "diffusers f2", "open-muse")),
+    *(("titok", case) for case in ("f4", "f2")),
 ]
+FILLED = {"titok": fill_vit}  # other weights than those of `fill`
 
 
 class Golden(NamedTuple):
@@ -61,7 +70,8 @@ class Golden(NamedTuple):
 
 
 def golden(family: str, case: str) -> Golden:
-    weights, tokens, images = read_golden(family, case, "tokens", "images")
+    filled = FILLED.get(family, fill)
+    weights, tokens, images = read_golden(family, case, "tokens", "images", fill=filled)
     return Golden(family, weights, tokens.long(), images)
 
 
@@ -125,3 +135,39 @@ def test_the_family_can_be_named(small: Golden, tmp_path: Path) -> None:
             small.load(small.weights, tmp_path, family=family)
     with pytest.raises(UserError, match="unknown tokenizer family 'other'"):
         small.load(small.weights, tmp_path, family="other")
+
+
+@pytest.mark.parametrize(
+    ("removed", "told"),
+    [
+        ("quantize.", "another kind: it has no quantize.embedding.weight"),  # a VAE
+        ("pixel_decoder.", "another kind: it has no pixel_decoder.conv_in.weight"),  # bl64, sl256
+    ],
+)
+def test_later_kinds_of_titok_are_refused(removed: str, told: str, tmp_path: Path) -> None:
+    titok = golden("titok", "f4")
+    left = {name: v for name, v in titok.weights.items() if not name.startswith(removed)}
+    with pytest.raises(UserError, match=told):
+        titok.load(left, tmp_path)
+
+
+def test_titok_has_the_size_of_its_file_and_no_cells(tmp_path: Path) -> None:
+    titok = golden("titok", "f4")
+    torch.save(titok.weights, tmp_path / "titok.bin")
+    tokenizer = load_tokenizer(tmp_path / "titok.bin", image_size=64)
+    assert (tokenizer.image_size, tokenizer.grid) == ((32, 32), (12,))
+    with pytest.raises(UserError, match=r"image_size` 64 64 contradicts .*says 32;"):
+        load_tokenizer(tmp_path / "titok.bin", given={"image_size": (64, 64)})
+    np.save(tmp_path / "used.npy", titok.tokens.unique())
+    remap = {"remap": tmp_path / "used.npy"}
+    few = load_tokenizer(tmp_path / "titok.bin", given=remap)
+    assert few.codebook_size == len(titok.tokens.unique())
+    assert few.decode(few.encode(pictures(32))).equal(tokenizer.decode(titok.tokens))
+
+
+def test_mage_s_is_also_opened_inside_its_model(tmp_path: Path) -> None:
+    mage = golden("maskgit_vqgan", "mage f2")
+    inside = {f"vqgan.{name}": value for name, value in mage.weights.items()}
+    beside = {"token_emb.word_embeddings.weight": torch.ones(3, 2), "mask_token": torch.ones(2)}
+    tokenizer = mage.load({"model": inside | beside, "epoch": 1599}, tmp_path)
+    assert tokenizer.encode(pictures(12)).equal(mage.tokens)
