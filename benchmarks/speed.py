@@ -14,12 +14,13 @@ step (`--distill 1`).
 """
 
 import argparse
+import copy
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -52,6 +53,7 @@ TOKENS_PER_BATCH = 256 * 64  # training; a quarter of it in sampling
 CLASSES = 10
 PRODUCT_SIZE = 2048
 CURVED = ("training", "sampling")  # works of the second table
+IMPLEMENTATIONS = ("ours", "baseline")
 Work = Callable[[], object]
 
 
@@ -77,8 +79,13 @@ class Bench:
     """One set of weights and inputs, and the works on them by both implementations."""
 
     def __init__(
-        self, device: torch.device, precision: torch.dtype, compiled: bool, image_size: int
+        self,
+        device: torch.device,
+        precision: torch.dtype,
+        compiled: Sequence[str],
+        image_size: int,
     ) -> None:
+        """Make them; `compiled` has the names of IMPLEMENTATIONS that go through torch.compile."""
         self.device, self.precision, self.compiled = device, precision, compiled
         torch.manual_seed(0)
         vqgan_config = VQGANConfig(
@@ -109,14 +116,18 @@ class Bench:
             precision=precision,
             checkpoint_entries={},
             preview=lambda model, path: None,
-            compile_model=compiled,
+            compile_model="ours" in compiled,
         )
         self.plain = PlainTransformer(self.config).to(device)
         self.plain.load_ours(self.stage.model)
-        self.trainer = Trainer(self.plain, self.vqgan)
+        self.plain_vqgan = copy.deepcopy(self.vqgan)
+        if "baseline" in compiled:
+            for network in (self.plain, self.plain_vqgan.encoder, self.plain_vqgan.decoder):
+                network.compile()
+        self.trainer = Trainer(self.plain, self.plain_vqgan)
         names = tuple(str(label) for label in range(CLASSES))
         self.model = Model(self.stage.ema.module, self.tokenizer, "", names, precision)
-        if compiled:
+        if "ours" in compiled:
             self.model.compile()
 
     def works(self) -> dict[str, Pair]:
@@ -139,7 +150,7 @@ class Bench:
                 counted_flops(lambda: self.vqgan.encode(images[:1])),
                 torch.float32,
                 self._tokenise,
-                lambda: self.vqgan.encode(images),
+                lambda: self.plain_vqgan.encode(images),
             ),
         }
 
@@ -156,7 +167,9 @@ class Bench:
             + counted_flops(lambda: self.vqgan.decode_tokens(one_grid)),
             self.precision,
             lambda: list(self.model.sample_blocks(labels.tolist(), sampling, series)),
-            lambda: plain_sample(self.plain, self.vqgan, device_labels, self.sampling, counts),
+            lambda: plain_sample(
+                self.plain, self.plain_vqgan, device_labels, self.sampling, counts
+            ),
         )
 
     def _tokenise(self) -> None:
@@ -168,7 +181,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
-    parser.add_argument("--compile", action="store_true", help="ours through torch.compile")
+    text = "which of both go through torch.compile"
+    parser.add_argument("--compile", nargs="+", default=[], choices=IMPLEMENTATIONS, help=text)
     parser.add_argument("--rounds", type=int, default=5, help="timings of each work")
     parser.add_argument("--size", type=int, default=32, help=argparse.SUPPRESS)
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)  # what a process of its own runs
@@ -184,7 +198,8 @@ def main() -> None:
         work()
         say(f"{peak_bytes(device)}")
         return
-    say(f"{device}, {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device
+    say(f"{name}, {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     compare(bench(32), options.rounds)
     say("")
     cost_curve(bench, options.rounds)
@@ -205,7 +220,7 @@ def compare(bench: Bench, rounds: int) -> None:
     for name, pair in works.items():
         ours = pair.images / seconds[f"ours {name}"]
         plain = pair.images / seconds[f"baseline {name}"]
-        megabytes = [peak_of(name, by, 32, bench) / 1e6 for by in ("ours", "baseline")]
+        megabytes = [peak_of(name, by, 32, bench) / 1e6 for by in IMPLEMENTATIONS]
         share = 100 * ours * pair.flops / peaks[pair.precision]
         say(
             f"{name:12s} {ours:10.1f}  {plain:14.1f}  {ours / plain:5.2f}  {megabytes[0]:7.0f}"
@@ -300,7 +315,7 @@ def peak_of(name: str, implementation: str, size: int, bench: Bench) -> int:
     precision = {torch.float32: "fp32", torch.bfloat16: "bf16"}[bench.precision]
     command = [sys.executable, __file__, "--device", str(bench.device), "--precision", precision,
                "--size", str(size), "--peak_of", f"{name}:{implementation}",
-               *["--compile"] * bench.compiled]  # fmt: skip
+               *(["--compile", *bench.compiled] if bench.compiled else [])]  # fmt: skip
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

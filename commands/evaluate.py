@@ -215,11 +215,13 @@ def run(job: EvaluateJob) -> None:
 def _measure_samples(job: SamplesJob) -> None:
     """Sample the images, once for each seed, and score them block by block."""
     judge, first = job.judge.open(), job.generation.series.seed
-    runs = [_scores_of_seed(job, judge, seed) for seed in range(first, first + job.repeats)]
+    seeds = range(first, first + job.repeats)
+    runs = [_scores_of_seed(job, judge, seed) for seed in seeds]
     repeats = {"repeats": job.repeats} if job.repeats > 1 else {}
     protocol = {**_protocol(job, judge, job.generation), **repeats}
     write_scores(job.result, mean_and_spread(runs), protocol)
-    unfinished_file(job.result).unlink(missing_ok=True)
+    for seed in seeds:
+        unfinished_file(_result_of_seed(job, seed)).unlink(missing_ok=True)
 
 
 def _scores_of_seed(job: SamplesJob, judge: Judge, seed: int) -> dict[str, float]:
@@ -233,7 +235,8 @@ def _scores_of_seed(job: SamplesJob, judge: Judge, seed: int) -> dict[str, float
         "device": str(machine.device),
         "compiled": machine.compiled,
     }
-    unfinished, block_size = Unfinished(job.result, identity), min(series.block_size, count)
+    unfinished = Unfinished(_result_of_seed(job, seed), identity)
+    block_size = min(series.block_size, count)
     rest = range(math.ceil(unfinished.done / block_size), math.ceil(count / block_size))
     features = judge.measure(made(rest), count, "sampling", unfinished)
     scores = judge.compare(features)
@@ -242,6 +245,12 @@ def _scores_of_seed(job: SamplesJob, judge: Judge, seed: int) -> dict[str, float
     if job.per_class and seed == job.generation.series.seed:
         _write_classes(job, features, judge.real)
     return scores
+
+
+def _result_of_seed(job: SamplesJob, seed: int) -> Path:
+    """Name the result that each seed would have alone; only what is unfinished is kept there."""
+    nth = seed - job.generation.series.seed
+    return job.result.with_stem(f"{job.result.stem}_{nth}") if nth else job.result
 
 
 def _protocol(job: SamplesJob, judge: Judge, generation: Generation) -> dict[str, Any]:

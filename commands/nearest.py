@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +53,26 @@ class NearestSource:
         assert samples.kept is not None, "the features of images are kept"
         validation = self.judge.open().real.kept
         assert validation is not None, "the features of a split are kept"
-        workers, size = self.judge.data.num_workers, self.judge.batch_size
-        real = uint8_blocks(self.training, size, workers)
+        found = find_nearest(samples.kept, validation, self._features)
+        self._draw(found, kept_images(samples), blocks, block_size)
+        log.info("%s", found.verdict)
+        return found.scores
+
+    @cached_property
+    def _features(self) -> np.ndarray:
+        """The features of all training images, float32 (M, D), mapped from a file without a name.
+
+        They are the same for all seeds.
+        """
+        real = uint8_blocks(self.training, self.judge.batch_size, self.judge.data.num_workers)
         with temporary_folder(make_folder(self.judge.cache_folder), "nearest") as folder:
-            features = write_features(
+            return write_features(
                 folder / "features.npy",
                 self.judge.extractor(),
                 real,
                 len(self.training),
                 "features of all training images",
             )
-            found = find_nearest(samples.kept, validation, features)
-        self._draw(found, kept_images(samples), blocks, block_size)
-        log.info("%s", found.verdict)
-        return found.scores
 
     def _draw(
         self, found: Nearest, indices: np.ndarray, blocks: BlocksFrom, block_size: int

@@ -18,8 +18,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from utils.errors import UserError, errors_on_one_line, one_line
 
-OF_FIGURE = ("seed", "repeats", "batch_size", "precision", "program")
-"""Entries of a protocol that are columns beside the scores."""
+OF_FIGURE = {
+    "seed": "seed",
+    "repeats": "seeds",
+    "batch_size": "batch",
+    "precision": "computed in",  # "precision" is a score
+    "program": "program",
+}
+"""Entries of a protocol that are columns beside the scores, with their titles."""
 
 
 def main() -> None:
@@ -67,12 +73,13 @@ def table(group: Mapping[Path, Mapping[str, Any]]) -> str:
     scores = [*dict.fromkeys(name for found in group.values() for name in found["scores"])]
     shown = [name for name in scores if not name.endswith(("_std", "_spread"))]
     of_figure = [n for n in OF_FIGURE if any(n in found["protocol"] for found in group.values())]
-    rows: list[Sequence[str]] = [["file", *shown, "checkpoint", *of_figure]]
+    titles = [OF_FIGURE[name] for name in of_figure]
+    rows: list[Sequence[str]] = [["file", *shown, "checkpoint", *titles]]
     rows.append(["---"] * len(rows[0]))
     for path, found in group.items():
         protocol = found["protocol"]
         checkpoint = protocol.get("checkpoint", {}).get("fingerprint", protocol.get("tokenizer"))
-        about = [str(protocol.get(name, "")) for name in of_figure]
+        about = [str(protocol.get(name, "")).removeprefix("torch.") for name in of_figure]
         cells = [cell(found["scores"], name) for name in shown]
         rows.append([f"{path.parent.name}/{path.name}", *cells, str(checkpoint or ""), *about])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

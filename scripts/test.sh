@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Runs the test suite; --fast leaves out the end-to-end runs, --lowest takes the lowest versions that the
-# requirements allow, in .venv-lowest. Other arguments go to pytest.
+# Runs the test suite; --fast leaves out the end-to-end runs, --gpu runs what needs an NVIDIA GPU alone, --lowest takes
+# the lowest versions that the requirements allow, in .venv-lowest. Other arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
 
 install=install marked=""
-while [[ "${1:-}" =~ ^--(fast|lowest)$ ]]; do
+while [[ "${1:-}" =~ ^--(fast|gpu|lowest)$ ]]; do
     case "$1" in
         --fast) marked="not slow" ;;
+        --gpu) marked=gpu ;;
         --lowest) install=install_lowest ;;
     esac
     shift

@@ -16,6 +16,7 @@ from PIL import Image
 
 from MaskGIT import main
 
+VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared, and those of a GPU vary
 
 REAL_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")

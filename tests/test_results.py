@@ -30,6 +30,7 @@ def evaluation(basis="mnist train 1234", seed=0, **scores):
         "extractor": {"name": "net.pt", "sha256": "beef"},
         "checkpoint": {"file": "MaskGIT_mnist.pt", "fingerprint": "f00d"},
         "seed": seed,
+        "precision": "torch.bfloat16",
     }
     return {"scores": scores, "basis": basis, "protocol": protocol, "warning": None}
 
@@ -43,11 +44,11 @@ def test_scores_that_cannot_be_compared_are_never_in_one_table(results):
     first, second = shown.split("\n\n### ")
     assert first.startswith("### mnist train 1234, net.pt beef, 2000 images\n")
     header, _, a, b = first.strip().splitlines()[2:]
-    assert header == "| file | fid | recall | precision | checkpoint | seed |"
-    assert a.endswith(".json | 0.4321 ± 0.021 |  |  | f00d | 0 |")
-    assert b.endswith(".json | 0.5 |  | 0.8 | f00d | 7 |")
+    assert header == "| file | fid | recall | precision | checkpoint | seed | computed in |"
+    assert a.endswith(".json | 0.4321 ± 0.021 |  |  | f00d | 0 | bfloat16 |")
+    assert b.endswith(".json | 0.5 |  | 0.8 | f00d | 7 | bfloat16 |")
     assert second.startswith("mnist validation 5678, net.pt beef, 2000 images\n")
-    assert "/c.json | 0.2 | f00d | 0 |" in second
+    assert "/c.json | 0.2 | f00d | 0 | bfloat16 |" in second
 
 
 @pytest.mark.parametrize("content", ["no json", "[]", '{"scores": {}}', '{"protocol": {}}'])

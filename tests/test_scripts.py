@@ -78,6 +78,11 @@ def test_the_lowest_versions_go_with_fast(copy, arguments):
     assert test.endswith(" -m not slow -k a")
 
 
+def test_what_needs_a_gpu_runs_alone(copy):
+    *_, test = start(copy, "--gpu", "-x")
+    assert test.endswith(" -m gpu -x")
+
+
 def test_without_it_the_active_environment_is_used(copy):
     active = {"VIRTUAL_ENV": str(copy / "active")}
     for environment, variables in ((".venv", {}), ("active", active)):

@@ -365,6 +365,27 @@ def test_an_interrupted_evaluation_goes_on(
     assert not [*(tmp_path / "tokens").glob("*.unfinished")]
 
 
+def test_an_interrupted_evaluation_goes_on_with_its_last_seed(
+    evaluate, trained, tmp_path, stop_at, monkeypatch
+):
+    monkeypatch.setattr("metrics.unfinished.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("metrics.unfinished.WAITS", 0)
+    command = (
+        f"--evaluate --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 24 --step 2 "
+        "--batch_size 8 --reference validation --repeats 2"
+    )
+    evaluate(command)
+    whole = scores_of(tmp_path, "samples")
+    stop_at(24 + 8)
+    with pytest.raises(SystemExit, match="130"):
+        evaluate(command)
+    seen = stop_at(10**9)
+    evaluate(command)
+    assert len(seen) == 16
+    assert scores_of(tmp_path, "samples") == whole
+    assert not [*(tmp_path / "mnist").glob("*.unfinished")]
+
+
 def test_what_was_kept_of_another_evaluation_is_not_used(
     evaluate, data_dir, tmp_path, stop_at, monkeypatch
 ):
@@ -508,8 +529,9 @@ def test_copies_of_training_images_are_named(real_images, feature_net, tmp_path,
 def test_the_training_images_nearest_to_samples(evaluate, trained, tmp_path):
     told = evaluate(
         f"--evaluate --nearest --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 25 "
-        "--batch_size 8 --step 2"
+        "--batch_size 8 --step 2 --repeats 2"
     )
+    assert told.count("features of all training images") == 1
     assert 0 <= scores_of(tmp_path, "samples")["scores"]["auth_pct"] <= 100
     assert "evaluation_samples_nearest.png" in told
     assert not [*(tmp_path / "tokens").glob(".nearest*")]
