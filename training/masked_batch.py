@@ -3,12 +3,15 @@
 Axes: B images, L tokens of an image, N hidden tokens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
 
 from data.token_set import send_array
+
+NO_TARGET = -100  # F.cross_entropy ignores it
 
 
 @dataclass(frozen=True)
@@ -42,4 +45,14 @@ def hide(tokens: Tensor, labels: np.ndarray, masks: np.ndarray, mask_token: int)
         labels=send_array(labels, tokens.device),
         hidden=hidden,
         targets=tokens.flatten().index_select(0, hidden),
+    )
+
+
+def padded(batch: MaskedBatch, multiple: int) -> MaskedBatch:
+    """Add hidden positions without targets until their number N is a multiple of `multiple`."""
+    extra = -len(batch.hidden) % multiple
+    return replace(
+        batch,
+        hidden=F.pad(batch.hidden, (0, extra)),
+        targets=F.pad(batch.targets, (0, extra), value=NO_TARGET),
     )

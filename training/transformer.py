@@ -32,7 +32,7 @@ from training.ema import EMA
 from training.freezing import freeze
 from training.growth import grown_state
 from training.learning_rate import LearningRate
-from training.masked_batch import MaskedBatch, hide
+from training.masked_batch import MaskedBatch, hide, padded
 from training.muon import MOMENTS
 from training.optimizer import SETTING, check_optimizer, make_optimizers, step_unless
 from training.working_copy import WorkingCopy
@@ -44,6 +44,9 @@ from utils.weights import load_moments, load_weights
 
 # On the CPU a step is computed in parts of at most this many tokens; larger ones are slower.
 CPU_PART_TOKENS = 4096
+# On the CPU torch prepares a product in bfloat16 again for each number of rows, and keeps what it
+# prepared. So the hidden tokens of a part are padded to a multiple of this.
+CPU_ROWS = 128
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
@@ -194,6 +197,7 @@ class MaskGITStage:
 
     def _loss(self, batch: MaskedBatch) -> Tensor:
         """Compute the cross-entropy with label smoothing, summed over the hidden tokens."""
+        batch = padded(batch, row_multiple(self.device.type, self.precision))
         with autocast(self.device, self.precision):
             logits = self._forward(batch.inputs, batch.labels, batch.hidden)  # (N, K)
         return F.cross_entropy(
@@ -319,3 +323,8 @@ def num_parts(images: int, seq_len: int, grad_accum: int, device_type: str) -> i
     """
     most_tokens = CPU_PART_TOKENS if device_type == "cpu" else math.inf
     return max(grad_accum, math.ceil(images * seq_len / most_tokens))
+
+
+def row_multiple(device_type: str, precision: torch.dtype) -> int:
+    """Choose of what the number of hidden tokens that are computed at once is a multiple."""
+    return CPU_ROWS if device_type == "cpu" and precision != torch.float32 else 1

@@ -13,8 +13,8 @@ from models.families.tables import new_transformer
 from models.maskgit.config import TransformerConfig
 from training import transformer
 from training.config import TrainingConfig
-from training.masked_batch import hide
-from training.transformer import MaskGITStage
+from training.masked_batch import hide, padded
+from training.transformer import MaskGITStage, row_multiple
 from utils.errors import FieldError
 
 
@@ -73,6 +73,17 @@ def test_gradient_accumulation_changes_nothing_but_memory():
     parts = gradients_of_a_step(make_stage(grad_accum=3))
     for name, gradient in whole.items():
         assert torch.allclose(gradient, parts[name], atol=1e-6), name
+
+
+def test_padded_rows_change_neither_the_loss_nor_a_gradient(monkeypatch):
+    exact, more = make_stage(label_smoothing=0.1), make_stage(label_smoothing=0.1)
+    (batch,), num_hidden = exact.draw_batch(0)
+    loss, gradients = exact._loss(batch), gradients_of_a_step(exact)
+    for precision, rows in ((torch.float32, num_hidden), (torch.bfloat16, transformer.CPU_ROWS)):
+        assert len(padded(batch, row_multiple("cpu", precision)).hidden) == rows
+    monkeypatch.setattr(transformer, "row_multiple", lambda *_: num_hidden + 7)
+    torch.testing.assert_close(more._loss(batch), loss)
+    torch.testing.assert_close(gradients_of_a_step(more), gradients)
 
 
 def test_an_epoch_shows_every_image_once_in_an_order_of_its_own():
