@@ -59,9 +59,6 @@ def _make_muon(
     if not weights:
         reason = "this transformer has no linear layers to train; use adamw"
         raise FieldError(SETTING, "muon", reason)
-    # On the CPU small matrix products are slower in bfloat16.
-    on_cpu = next(iter(weights)).device.type == "cpu"
-    precision = torch.float32 if on_cpu else precision
     return Muon(weights, training.lr, training.weight_decay, precision)
 
 

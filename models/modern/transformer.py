@@ -65,10 +65,10 @@ class ModernTransformer(Transformer):
         x = self.token_embedding(tokens) + self.class_embedding(labels)[:, None] + positions
         x = _in_precision(x)  # (B, L, D)
         turns = rotation(self.config.grid, self.config.hidden_dim // self.config.heads, x)
-        for block in self.blocks:
+        *first, last = self.blocks
+        for block in first:
             x = block(x, turns)
-        if at is not None:
-            x = rows_at(x, at)  # (N, D)
+        x = last(x, turns, at)  # (B, L, D), or (N, D) with `at`
         # The output weights are the token embedding.
         return F.linear(normalize(x), self.token_embedding.weight[: self.config.codebook_size])
 
@@ -87,9 +87,11 @@ class Block(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, turns: Turns) -> Tensor:
-        """Map (B, L, D) to (B, L, D)."""
+    def forward(self, x: Tensor, turns: Turns, at: Tensor | None = None) -> Tensor:
+        """Map (B, L, D) to (B, L, D), or only to the rows `at` of the flattened positions."""
         x = x + self.dropout(self.attention(normalize(x), turns))
+        if at is not None:
+            x = rows_at(x, at)  # (N, D)
         return x + self.dropout(self.mlp(normalize(x)))
 
 
