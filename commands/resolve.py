@@ -32,6 +32,7 @@ from utils.device import (
 )
 from utils.errors import UserError, is_out_of_memory
 from utils.hub import local_file
+from utils.memory import keep_freed_memory
 from utils.processes import Processes, launched_processes
 from utils.progress import logging_kept, set_up_logging
 from utils.workers import raise_file_limit
@@ -114,6 +115,8 @@ def _choose_machine(line: CommandLine, processes: Processes) -> Machine:
     device = processes.own_device(choose_device(line.device))
     precision = choose_precision(line.precision, device)
     set_up_device(device, precision, line.deterministic)
+    if device.type == "cpu":
+        keep_freed_memory()
     return Machine(device, precision, processes, line.compile)
 
 
