@@ -1,17 +1,15 @@
 """Defaults of a training on a user's own images: they follow from the number of images.
 
 The defaults of the program are made for tens of thousands of images. A few hundred need small
-batches, so that an epoch has steps enough, and a smaller transformer, which overfits later.
+batches, so that an epoch has steps enough, and a smaller transformer, which overfits later. The
+same rule serves all families.
 """
 
 import logging
 import math
-from collections.abc import Callable
 from typing import Any
 
-from commands.families import MADE_BY
 from commands.kept_options import STAGE_OPTIONS
-from commands.options import OPTIONS
 from commands.parser import CommandLine
 from commands.request import Request
 from data.datasets import OWN_IMAGES
@@ -20,6 +18,7 @@ from training.runs import read_config
 log = logging.getLogger(__name__)
 
 SMALL_SET = 10_000  # images; below, the weights with the lowest validation loss are published
+MUON_LR = 8e-3
 
 
 def tokenizer_defaults(count: int) -> dict[str, Any]:
@@ -28,22 +27,25 @@ def tokenizer_defaults(count: int) -> dict[str, Any]:
     return {"batch_size_vae": batch, "n_epochs_vae": _epochs(count, batch, steps=3000)}
 
 
-def transformer_defaults(count: int) -> dict[str, Any]:
-    """Return options of stage 2 for a number of training images."""
-    batch = _batch(count / 25, 16, 256)
-    return {
-        "batch_size": batch,
-        "n_epochs": _epochs(count, batch, steps=4000),
-        "lr": 1e-3 if batch < 256 else 5e-4,
-        "depth": 4 if count < 1000 else 6 if count < SMALL_SET else 10,
-        "publish": "best" if count < SMALL_SET else "last",
-    }
+def transformer_defaults(
+    count: int, optimizer: str, most_images: int, most_blocks: int
+) -> dict[str, Any]:
+    """Return options of stage 2.
 
-
-DEFAULTS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "vqgan": tokenizer_defaults,
-    "maskgit": transformer_defaults,
-}
+    Args:
+        count: number of training images.
+        optimizer: "adamw" or "muon", which needs fewer steps.
+        most_images: of a step; the default of the family.
+        most_blocks: of the transformer; the default of the family.
+    """
+    batch = _batch(count / 25, 16, most_images)
+    steps, lr = (1000, MUON_LR) if optimizer == "muon" else (4000, 1e-3 if batch < 256 else 5e-4)
+    epochs = _epochs(count, batch, steps)
+    values: dict[str, Any] = {"batch_size": batch, "n_epochs": epochs, "lr": lr}
+    if count < SMALL_SET:
+        depth = min(most_blocks, 4 if count < 1000 else 6)
+        values |= {"depth": depth, "dropout_t": 0.1, "publish": "best"}
+    return values
 
 
 def with_fitted_defaults(request: Request) -> CommandLine:
@@ -56,17 +58,17 @@ def with_fitted_defaults(request: Request) -> CommandLine:
     stored = read_config(request.run()) if line.resume else {}
     stages = [
         stage
-        for stage in DEFAULTS
+        for stage in ("vqgan", "maskgit")
         if line.asks_for(STAGE_OPTIONS[stage].mode) and stage not in stored
     ]
     if line.dataset != OWN_IMAGES or not stages:
         return line
     count = len(request.data().open("train"))
     values: dict[str, Any] = {}
-    for stage in stages:
-        kind = next(kind for kind, mode in MADE_BY.items() if mode == STAGE_OPTIONS[stage].mode)
-        if getattr(line, kind) == OPTIONS[kind].default_value:  # other families have their own
-            values |= DEFAULTS[stage](count)
+    if "vqgan" in stages:
+        values |= tokenizer_defaults(count)
+    if "maskgit" in stages:
+        values |= transformer_defaults(count, line.optimizer, line.batch_size, line.depth)
     timed = {STAGE_OPTIONS[stage].epochs for stage in stages if line.minutes is not None}
     values = {name: values[name] for name in values.keys() - line.given - timed}
     shown = " ".join(f"--{name} {values[name]}" for name in sorted(values))

@@ -28,7 +28,7 @@ from utils.errors import UserError
 from utils.files import temporary_folder
 from utils.memory import peak_memory
 from utils.processes import ALONE, Processes
-from utils.progress import duration, end_time, progress_bar
+from utils.progress import LINE_EVERY, duration, end_time, progress_bar
 from utils.signals import StopRequest, exit_code, stop_on_signals
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,6 @@ SAVE_EVERY_MINUTES = 10.0  # most minutes between two saved states
 LOG_EVERY = 50  # steps between two rows of metrics
 TIMED_STEPS = 10  # after this many steps a line says when the training will end
 TIMED_SHARE = 0.03  # of the time that there is; measuring many steps must not take longer
-LINE_EVERY = 60.0  # seconds between two lines where no bar shows the progress
 FIRST_PICTURE = 60.0  # seconds until the first picture, if no epoch writes one before
 # Log a line after this many epochs, and this share of the run, without a lower validation loss.
 STALLED_EPOCHS, STALLED_SHARE = 5, 0.1
@@ -109,7 +108,8 @@ class _Loop:
                 stage.learning_rate = replace(stage.learning_rate, epochs=epochs)
             self.began = self.last_line = self.clock()
             title, done = f"training {stage.name}", position.step * images
-            with progress_bar(title, self.total * images, done, "image", unit_scale=True) as bar:
+            total = self.total * images
+            with progress_bar(title, total, done, "image", lines=False, unit_scale=True) as bar:
                 while position.step < self.total:
                     metrics = self._step()
                     self.meter.add(metrics, images, position.step)

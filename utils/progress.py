@@ -5,6 +5,7 @@ import logging
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -19,6 +20,7 @@ from utils.streams import mute
 
 log = logging.getLogger(__name__)
 
+LINE_EVERY = 60.0  # seconds between two lines where no bar shows the progress
 NOISY = ("PIL", "urllib3", "filelock", "torch", "matplotlib")  # log more than a user needs
 
 
@@ -52,30 +54,47 @@ class _Bar(tqdm):
     monitor_interval = 0
 
 
-def progress_bar(title: str, total: int, done: int = 0, unit: str = "it", **options: Any) -> tqdm:
-    """Make a bar with rate and time left, or log one line if stderr is not a terminal.
+class _Lines(_Bar):
+    """Logs a line a minute where no bar can be shown."""
+
+    def __init__(self, title: str, total: int, done: int, unit: str) -> None:
+        super().__init__(total=total, initial=done, disable=True)
+        self._title, self._first, self._unit = title, done, unit
+        self._began = self._last_line = time.monotonic()
+
+    def update(self, n: float | None = 1) -> None:
+        """Count units of work."""
+        self.n += n
+        now = time.monotonic()
+        if now - self._last_line > LINE_EVERY and self.n < self.total:
+            left = (now - self._began) / (self.n - self._first) * (self.total - self.n)
+            text = "%s: %d of %d %ss, %s left"
+            log.info(text, self._title, self.n, self.total, self._unit, duration(left))
+            self._last_line = now
+
+
+def progress_bar(
+    title: str, total: int, done: int = 0, unit: str = "it", lines: bool = True, **options: Any
+) -> tqdm:
+    """Make a bar with rate and time left; log lines if stderr is not a terminal.
 
     Args:
         title: what the program does.
         total: units of work in total.
         done: units that an earlier run has done.
         unit: name of one unit of work.
+        lines: whether a line is logged every minute where no bar can be shown; one is at the start.
         **options: passed to tqdm.
     """
     end_if_asked()
-    on_terminal = sys.stderr.isatty()
-    if not on_terminal and total > done:
+    if sys.stderr.isatty():
+        return _Bar(
+            total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True, miniters=1,
+            **options,
+        )  # fmt: skip
+    if total > done:
         log.info("%s: %d %ss", title, total - done, unit)
-    return _Bar(
-        total=total,
-        initial=done,
-        desc=title,
-        unit=unit,
-        disable=not on_terminal,
-        dynamic_ncols=True,
-        miniters=1,
-        **options,
-    )
+    return _Lines(title, total, done, unit) if lines else _Bar(disable=True)
 
 
 class _TqdmHandler(logging.StreamHandler):

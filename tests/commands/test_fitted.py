@@ -1,5 +1,7 @@
 """The defaults of a training on a user's own images."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,17 +13,25 @@ from MaskGIT import main
 
 @pytest.mark.parametrize("count", [1, 7, 50, 300, 1_700, 3_000, 30_000, 300_000])
 def test_an_epoch_has_steps_enough_and_larger_sets_longer_runs(count):
-    for defaults, batch, epochs in (
-        (tokenizer_defaults, "batch_size_vae", "n_epochs_vae"),
-        (transformer_defaults, "batch_size", "n_epochs"),
+    for defaults, most, batch, epochs in (
+        (tokenizer_defaults, 128, "batch_size_vae", "n_epochs_vae"),
+        (lambda n: transformer_defaults(n, "adamw", 256, 10), 256, "batch_size", "n_epochs"),
+        (lambda n: transformer_defaults(n, "muon", 64, 6), 64, "batch_size", "n_epochs"),
     ):
         values, more = defaults(count), defaults(4 * count)
         per_epoch = max(1, count // values[batch])
         assert per_epoch >= min(18, count // 16)
-        assert values[batch] <= OPTIONS[batch].default_value
+        assert values[batch] <= most
         assert values[epochs] >= 1
         assert more[epochs] * max(1, 4 * count // more[batch]) >= 0.9 * values[epochs] * per_epoch
         assert values.keys() <= OPTIONS.keys()
+
+
+def test_a_family_keeps_its_rate_and_a_small_set_has_no_larger_model_than_it():
+    modern = partial(transformer_defaults, optimizer="muon", most_images=64, most_blocks=5)
+    assert modern(9_000) == modern(9_000) | {"lr": 8e-3, "depth": 5, "batch_size": 64}
+    assert "depth" not in modern(90_000)
+    assert modern(300)["depth"] == 4
 
 
 @pytest.fixture

@@ -1,0 +1,36 @@
+"""What long work says about itself."""
+
+import logging
+
+import pytest
+
+from utils import progress
+from utils.progress import progress_bar
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only the test moves."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [(True, ["200 of 400 images, 84 s left", "350 of 400 images, 21 s left"]), (False, [])],
+)
+def test_without_a_terminal_a_line_a_minute_is_logged(clock, monkeypatch, caplog, lines, said):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False)
+    with (
+        caplog.at_level(logging.INFO),
+        progress_bar("encoding", 400, done=50, unit="image", lines=lines) as bar,
+    ):
+        for _ in range(7):
+            clock[0] += 21
+            bar.update(50)
+    first, *later = caplog.messages
+    assert first == "encoding: 350 images"
+    assert len(later) == len(said)
+    for message, text in zip(later, said, strict=True):
+        assert message == f"encoding: {text}"
