@@ -15,6 +15,7 @@ from utils.errors import UserError
 EMOJI_PACKAGES = ("fonts-noto-color-emoji", "unicode-data")
 STRIKE = 109  # the only size of the pictures in Noto Color Emoji
 CANVAS = 160  # pixels, larger than any of them
+SUBGROUP = "# subgroup: "  # starts a heading of the list of emoji
 SKIN_TONES = frozenset(range(0x1F3FB, 0x1F400))
 
 
@@ -45,7 +46,7 @@ def emoji(packages: Path) -> Iterator[tuple[str, str, Image.Image]]:
         packages: folder of unpacked packages.
 
     Yields:
-        The group ("Food & Drink"), the code points ("1f347") and the picture, RGBA.
+        The subgroup ("food-fruit"), the code points ("1f347") and the picture, RGBA.
 
     Raises:
         UserError: if the packages cannot be fetched, or Pillow cannot join code points.
@@ -55,13 +56,13 @@ def emoji(packages: Path) -> Iterator[tuple[str, str, Image.Image]]:
     fonts, data = (unpacked(package, packages) for package in EMOJI_PACKAGES)
     font = ImageFont.truetype(next(fonts.rglob("NotoColorEmoji.ttf")), STRIKE)
     lines = next(data.rglob("emoji-test.txt")).read_text(encoding="utf-8").splitlines()
-    for group, points in emoji_points(lines):
+    for subgroup, points in emoji_points(lines):
         text = "".join(map(chr, points))
         picture = Image.new("RGBA", (CANVAS, CANVAS))
         draw = ImageDraw.Draw(picture)
         draw.text((CANVAS // 2,) * 2, text, font=font, anchor="mm", embedded_color=True)
         if (box := picture.getbbox()) and font.getlength(text) <= CANVAS:
-            yield group, "_".join(f"{point:x}" for point in points), picture.crop(box)
+            yield subgroup, "_".join(f"{point:x}" for point in points), picture.crop(box)
 
 
 def on_ground(picture: Image.Image, ground: tuple[int, int, int], margin: float) -> Image.Image:
@@ -74,16 +75,16 @@ def on_ground(picture: Image.Image, ground: tuple[int, int, int], margin: float)
 
 
 def emoji_points(lines: list[str]) -> Iterator[tuple[str, list[int]]]:
-    """Yield group and code points of the emoji without skin tone in Unicode's emoji-test.txt."""
-    group = ""
+    """Yield subgroup and code points of the emoji without skin tone in Unicode's emoji-test.txt."""
+    subgroup = ""
     for line in lines:
-        if line.startswith("# group: "):
-            group = line.removeprefix("# group: ")
+        if line.startswith(SUBGROUP):
+            subgroup = line.removeprefix(SUBGROUP)
         points, _, status = line.partition(";")
         if status.split("#")[0].strip() == "fully-qualified":
             numbers = [int(point, 16) for point in points.split()]
             if not SKIN_TONES.intersection(numbers):
-                yield group, numbers
+                yield subgroup, numbers
 
 
 def largest_versions(folder: Path) -> list[Path]:

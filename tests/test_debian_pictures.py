@@ -9,6 +9,7 @@ from PIL import Image
 
 from scripts.color_pictures import has_contrast, random_box, random_crop
 from scripts.debian_pictures import emoji_points, largest_versions, on_ground, unpacked
+from scripts.emoji_pictures import class_of
 from utils.errors import UserError
 
 LIST = """
@@ -17,6 +18,7 @@ LIST = """
 1F347                                                  ; fully-qualified     # x E0.6 grapes
 1F336                                                  ; unqualified         # x E0.7 hot pepper
 # group: People & Body
+# subgroup: person-role
 1F44B 1F3FB                                            ; fully-qualified     # x E1.0 light skin
 1F469 200D 1F373                                       ; fully-qualified     # x E4.0 woman cook
 # group: Component
@@ -26,7 +28,12 @@ LIST = """
 
 def test_the_emoji_are_those_without_a_skin_tone():
     found = list(emoji_points(LIST.splitlines()))
-    assert found == [("Food & Drink", [0x1F347]), ("People & Body", [0x1F469, 0x200D, 0x1F373])]
+    assert found == [("food-fruit", [0x1F347]), ("person-role", [0x1F469, 0x200D, 0x1F373])]
+
+
+def test_a_class_has_the_subgroups_of_pictures_that_are_alike():
+    names = ["cat-face", "face-smiling", "hands", "hand-prop", "person", "person-sport", "flag"]
+    assert [*map(class_of, names)] == [None, "faces", "hands", "hands", "people", None, None]
 
 
 def test_a_transparent_drawing_is_put_on_its_ground():
