@@ -85,11 +85,15 @@ def run(job: ExportJob) -> None:
 
 def _write_folder(job: ExportJob, model: Model) -> None:
     """Write the folder; it gets its name when it is complete."""
-    with temporary_folder(make_folder(job.path.absolute().parent), job.path.name) as around:
-        folder = make_folder(around / job.path.name)
-        save_folder(folder, "maskgit", model.contents())
-        write_text_atomic(folder / "README.md", model_card(model, _measured(job, model)))
-        folder.rename(job.path)
+    parent = make_folder(job.path.absolute().parent)
+    try:
+        with temporary_folder(parent, job.path.name) as around:
+            folder = make_folder(around / job.path.name)
+            save_folder(folder, "maskgit", model.contents())
+            write_text_atomic(folder / "README.md", model_card(model, _measured(job, model)))
+            folder.rename(job.path)
+    except OSError as error:
+        raise UserError(f"--export {job.path}: {error.strerror or error}") from error
 
 
 def _measured(job: ExportJob, model: Model) -> str:

@@ -29,12 +29,12 @@ class Transformer(nn.Module, ABC):
         """Predict the image token at each position.
 
         Args:
-            tokens: int64 (B, L), with the mask token at hidden positions.
-            labels: int64 (B,), classes or the null class.
+            tokens: int64 (B, L), ids 0 .. K-1, and `config.mask_token` where a token is hidden.
+            labels: int64 (B,), classes 0 .. num_classes - 1, or `config.null_class`.
             at: int64 (N,), which of the B * L flattened positions to predict; None for all.
 
         Returns:
-            Logits (B, L, K), or (N, K) with `at`.
+            Logits (B, L, K), or (N, K) with `at`; in the precision of the computation.
         """
 
 

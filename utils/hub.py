@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "hf:"
 SPELLINGS = "hf:owner/name, hf:owner/name/file or either with @revision"
-NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:/([^@]*[^@/]))?(?:@([^@]+))?")
+NAME = re.compile(r"(?i:hf):([\w.-]+/[\w.-]+)(?:/([^@]*[^@/]))?(?:@([^@]+))?")
 CACHED = re.compile(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/(.+)$")
 MOST_NAMES = 20  # of files in a message
 SECONDS = 10  # until the hub must have answered
@@ -34,7 +34,7 @@ def local_file(name: str | Path) -> Path:
     Raises:
         UserError: if the hub has no such file, does not give it, or cannot be reached.
     """
-    if str(name).startswith(PREFIX):
+    if str(name).lower().startswith(PREFIX):
         return _fetched(str(name))
     found = checkpoints_in(Path(name))
     return found[0] if len(found) == 1 else Path(name)
@@ -63,7 +63,7 @@ def _fetched(name: str) -> Path:
             at, files = _contents(hub, repository, file, revision)
             file = file or _only_checkpoint(files)
             if file not in files:
-                raise UserError(f"it has no file {file}, but {_listed(files)}")
+                raise UserError(f"it has no file {file}; {_contents_text(files)}")
             beside = str(PurePosixPath(file).with_name("config.json"))
             if beside in files:
                 hub.hf_hub_download(repository, beside, revision=at)
@@ -127,14 +127,19 @@ def _only_checkpoint(files: Collection[str]) -> str:
     if len(checkpoints) == 1:
         return checkpoints[0]
     if not checkpoints:
-        raise UserError(f"it has no checkpoint, but {_listed(files)}")
+        raise UserError(f"it has no checkpoint; {_contents_text(files)}")
     raise UserError(f"name one of its checkpoints, as hf:owner/name/file: {_listed(checkpoints)}")
+
+
+def _contents_text(files: Collection[str]) -> str:
+    """Say which files a repository has."""
+    return f"it has {_listed(files)}" if files else "it is empty"
 
 
 def _listed(files: Collection[str]) -> str:
     """Write the names of files for a message."""
     more = f" and {len(files) - MOST_NAMES} others" if len(files) > MOST_NAMES else ""
-    return (", ".join(sorted(files)[:MOST_NAMES]) or "it is empty") + more
+    return ", ".join(sorted(files)[:MOST_NAMES]) + more
 
 
 def _reason(errors: Any, error: Exception, page: str) -> str:

@@ -155,6 +155,7 @@ TRANSFORMERS = (
         layout=dimo_files.LAYOUT,
         recognizes=dimo_files.recognizes,
         read=dimo_files.read,
+        write=maskgit_files.to_foreign,
         joined=maskgit.JOINED,
         carry=maskgit.carry,
     ),

@@ -3,7 +3,7 @@
 Ids 0 .. K-1 are image tokens, K is the mask token, and K+1+c is class c, the last position. The
 original orders ids and positions differently; models/google/foreign.py moves the weights.
 
-Axes: B batch, L image tokens, K codebook, D width, N rows.
+Axes: B batch, L image tokens, K codebook, D width.
 """
 
 import torch
@@ -39,16 +39,7 @@ class BertTransformer(Transformer):
         self.apply(initialize_as_bert)
 
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
-        """Predict the image token at each position.
-
-        Args:
-            tokens: int64 (B, L), ids 0 .. K; K where a token is hidden.
-            labels: int64 (B,), classes 0 .. num_classes - 1.
-            at: int64 (N,), which of the B * L flattened positions to predict; None for all.
-
-        Returns:
-            Logits (B, L, K), or (N, K) with `at`; in the precision of the computation.
-        """
+        """Predict the image token at each position; see `models.family.Transformer`."""
         codes = self.config.codebook_size
         ids = torch.cat([tokens, codes + 1 + labels[:, None]], 1)  # (B, L+1)
         x = self.first(self.token_embedding(ids) + self.position_embedding.weight)

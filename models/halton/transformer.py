@@ -38,16 +38,9 @@ class HaltonTransformer(Transformer):
         self.apply(_initialize)
 
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
-        """Predict the image token at each position.
+        """Predict the image token at each position; see `models.family.Transformer`.
 
-        Args:
-            tokens: int64 (B, L), ids 0 .. K; K where a token is hidden.
-            labels: int64 (B,), classes 0 .. num_classes; num_classes for "no class".
-            at: int64 (N,), which of the B * L flattened positions to predict; None for all.
-
-        Returns:
-            Logits (B, L, K), or (N, K) with `at`; in the precision of the computation. The original
-            also has a logit for the mask token, which no target of its training ever is.
+        The original also has a logit for the mask token, which no target of its training ever is.
         """
         batch, length = tokens.shape
         condition = self.cls_emb(labels)  # (B, D)

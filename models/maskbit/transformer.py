@@ -50,16 +50,7 @@ class BitTransformer(Transformer):
         nn.init.trunc_normal_(self.position_embedding, std=BERT_STD)
 
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
-        """Predict the image token at each position.
-
-        Args:
-            tokens: int64 (B, L), ids 0 .. K; K where a token is hidden.
-            labels: int64 (B,), classes 0 .. num_classes; num_classes for "no class".
-            at: int64 (R,), which of the B * L flattened positions to predict; None for all.
-
-        Returns:
-            Logits (B, L, K), or (R, K) with `at`; in the precision of the computation.
-        """
+        """Predict the image token at each position; see `models.family.Transformer`."""
         splits = self.config.splits
         bits = signs(tokens, self.config.bits) * (tokens != self.config.mask_token)[..., None]
         x = self.bit_map(bits.unflatten(1, (-1, splits)).flatten(2))  # (B, N, D)

@@ -61,16 +61,7 @@ class MaskedTransformer(Transformer):
         nn.init.trunc_normal_(self.position_embedding, std=EMBEDDING_STD)
 
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
-        """Predict the image token at each position.
-
-        Args:
-            tokens: int64 (B, L), ids 0 .. K; K where a token is hidden.
-            labels: int64 (B,), classes 0 .. num_classes; num_classes for "no class".
-            at: int64 (N,), which of the B * L flattened positions to predict; None for all.
-
-        Returns:
-            Logits (B, L, K), or (N, K) with `at`; in the precision of the computation.
-        """
+        """Predict the image token at each position; see `models.family.Transformer`."""
         # Tokens and class, embedded and passed through the blocks.
         length = tokens.shape[1]
         x = self.embed(tokens, labels)  # (B, L+1, E)

@@ -51,16 +51,7 @@ class ModernTransformer(Transformer):
         self.apply(_initialize)
 
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
-        """Predict the image token at each position.
-
-        Args:
-            tokens: int64 (B, L), ids 0 .. K; K where a token is hidden.
-            labels: int64 (B,), classes 0 .. num_classes; num_classes for "no class".
-            at: int64 (N,), which of the B * L flattened positions to predict; None for all.
-
-        Returns:
-            Logits (B, L, K), or (N, K) with `at`; in the precision of the computation.
-        """
+        """Predict the image token at each position; see `models.family.Transformer`."""
         positions = self.position_embedding.weight[: tokens.shape[1]]
         x = self.token_embedding(tokens) + self.class_embedding(labels)[:, None] + positions
         x = _in_precision(x)  # (B, L, D)

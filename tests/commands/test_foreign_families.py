@@ -132,6 +132,11 @@ def test_files_of_other_programs_are_published_as_one_that_needs_no_other(run, t
         with pytest.raises(SystemExit, match="2"):
             run(f"--export {tmp_path}/{name} {options}")
     assert "name the folder; its file is model.safetensors" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        run(f"--export /proc/out {options}")
+    told = capsys.readouterr().err
+    assert "/proc" in told
+    assert ".partial" not in told
 
 
 def test_titok_is_measured_and_trained_on_and_refuses_what_needs_cells(run, tmp_path, capsys):

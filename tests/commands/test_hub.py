@@ -85,7 +85,10 @@ def test_a_file_that_cannot_be_had_is_one_line(hub, tmp_path, monkeypatch):
 
     assert told("hf:me/many").endswith("name one of its checkpoints, as hf:owner/name/file: "
                                        "a.pt, sub/b.pt")  # fmt: skip
-    assert told("hf:me/many/c.pt").endswith("it has no file c.pt, but a.pt, sub/b.pt")
+    assert told("hf:me/many/c.pt").endswith("it has no file c.pt; it has a.pt, sub/b.pt")
+    (tmp_path / "empty").mkdir()
+    hub.repositories["me/empty"] = {"main": tmp_path / "empty"}
+    assert told("hf:me/empty").endswith("it has no checkpoint; it is empty")
     assert "no such repository" in told("hf:me/other/a.pt")
     assert "no such revision" in told("hf:me/many@v2")
     assert "it is gated: accept its terms at http" in told("hf:me/gated")
@@ -94,7 +97,7 @@ def test_a_file_that_cannot_be_had_is_one_line(hub, tmp_path, monkeypatch):
     assert "must use alphanumeric" in told("hf:me/--a")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert local_file("hf:me/gated").read_text() == "1"
-    assert local_file("hf:me/many/sub/b.pt").read_text() == "2"
+    assert local_file("HF:me/many/sub/b.pt").read_text() == "2"
     asked = len(hub.asked)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import_again(monkeypatch)

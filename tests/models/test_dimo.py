@@ -17,6 +17,7 @@ from models.dimo.foreign import read, recognizes
 from models.dimo.network import DimoTransformer, noise_of
 from models.families.tables import family_of_file, new_transformer
 from models.foreign_file import ForeignFile
+from models.maskgit.foreign import to_foreign
 from models.predictors import prepare_decoding
 from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
@@ -36,6 +37,9 @@ def test_logits_are_the_original_s(case, codes, classes, side, heads, monkeypatc
         logits = network(*transformer_inputs(codes, side**2, classes))
     # Theirs can predict the mask token too.
     torch.testing.assert_close(logits, expected[..., :codes], atol=1e-5, rtol=0)
+    written = to_foreign(network)
+    assert written.keys() == weights.keys()
+    assert all(value.equal(weights[name]) for name, value in written.items())
 
 
 def noise(tokens, width):
