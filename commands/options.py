@@ -479,7 +479,7 @@ def _sampling() -> Iterator[Option]:
     yield decodes("step", "num_steps", kinds.positive_int, "T", text)
     text = "largest guidance of all steps: (1 + W) * class - W * no class"
     yield decodes("cfg_w", "guidance", kinds.strength, "W", text)
-    text = "Gumbel noise on the confidence, falling to 0 at the last step (confidence, moment)"
+    text = "Gumbel noise on the confidence, falling to 0 at the last step; not for halton, random"
     yield decodes("r_temp", "choice_temperature", kinds.strength, "T", text)
     text = "factor on the logits before the softmax; above 1 sharpens"
     yield decodes("sm_temp", "logit_scale", kinds.scale, "S", text)

@@ -109,14 +109,15 @@ class Decoding(NamedTuple):
     def steps(self) -> Iterator[Step]:
         """Fill in the hidden tokens, exactly the planned number per step; others never change."""
         _, plan, noise, tokens, hidden, _ = self
-        propose = SAMPLERS[plan.sampler].propose
+        sampler = SAMPLERS[plan.sampler]
         counts = send(torch.from_numpy(plan.counts), tokens.device)  # (B, T)
         for index in range(self.first_step, plan.num_steps):
             # Predict all tokens; the sampler draws them and scores the positions.
             scale, temperature = float(plan.logit_scales[index]), float(plan.temperatures[index])
-            log_probs = (self.logits_fn(tokens, index).float() * scale).log_softmax(-1)  # (B, L, K)
+            logits = self.logits_fn(tokens, index).float() * scale  # (B, L, K)
+            log_probs = logits.log_softmax(-1)
             here = StepNoise(noise.uniform[index], noise.gumbel[index], temperature, noise.order)
-            proposal = propose(log_probs, here)
+            proposal = sampler.propose(logits if sampler.sees_logits else log_probs, here)
             # Reveal the planned number at the hidden positions with the highest scores.
             revealed = hidden & (rank_among(proposal.score, hidden) < counts[:, index, None])
             tokens = torch.where(revealed, proposal.tokens, tokens)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from utils.errors import UserError, one_line
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 AVERAGED = frozenset({"ema", "swa", "avg", "average", "averaged", "shadow"})
 # Modules that torch puts around others. They may also wrap a part of a network.
 INSIDE = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+PARTS = ("query", "key", "value")  # of a layer `qkv`
 NONE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -260,3 +262,28 @@ def shape_of(weights: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, 
 def count_modules(weights: Mapping[str, Tensor], prefix: str) -> int:
     """Count the different numbers that follow a prefix in the names of weights."""
     return len({k[len(prefix) :].split(".")[0] for k in weights if k.startswith(prefix)})
+
+
+def with_joined_qkv(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Join the layers `query`, `key` and `value` of each attention to `qkv`.
+
+    Raises:
+        ValueError: if one of the three is missing.
+    """
+    joined = dict(weights)
+    for name in [name for name in weights if ".attention.query." in name]:
+        parts = [name.replace(".query.", f".{part}.") for part in PARTS]
+        if not weights.keys() >= set(parts):
+            raise ValueError(f"{name} has no key or value beside it")
+        joined[name.replace(".query.", ".qkv.")] = torch.cat([joined.pop(part) for part in parts])
+    return joined
+
+
+def with_split_qkv(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo `with_joined_qkv`."""
+    split = {}
+    for name, value in weights.items():
+        parts = PARTS if ".attention.qkv." in name else ("qkv",)
+        for part, own in zip(parts, value.chunk(len(parts)), strict=True):
+            split[name.replace(".qkv.", f".{part}.")] = own
+    return split

@@ -26,10 +26,10 @@ def rows_at(x: Tensor, at: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention in which every position sees every other."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,10 +95,12 @@ class Dropout(nn.Module):
 class PreNormBlock(nn.Module):
     """Transformer block that adds to x: attention(norm(x)), then MLP(norm(x))."""
 
-    def __init__(self, width: int, heads: int, mlp_dim: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, width: int, heads: int, mlp_dim: int, dropout: float = 0.0, qkv_bias: bool = True
+    ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads, qkv_bias)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, width))
         self.dropout = Dropout(dropout)
@@ -138,5 +140,5 @@ def initialize_as_bert(module: nn.Module) -> None:
     """Initialize an embedding or a linear layer as BERT does; leave other layers as they are."""
     if isinstance(module, nn.Embedding | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=BERT_STD)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)

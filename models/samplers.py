@@ -48,11 +48,13 @@ class Sampler(NamedTuple):
     Attributes:
         propose: the sampler's function; its input is the predicted log-probabilities, float32
             (B, L, K).
+        sees_logits: whether its input is the logits instead.
     """
 
     propose: Callable[[Tensor, StepNoise], Proposal]
     uses_temperature: bool = False
     uses_order: bool = False
+    sees_logits: bool = False
 
 
 def propose_confident(log_probs: Tensor, noise: StepNoise) -> Proposal:
@@ -92,11 +94,25 @@ def propose_at_random(log_probs: Tensor, noise: StepNoise) -> Proposal:
     return Proposal(draw_tokens(log_probs, noise.uniform), noise.gumbel)
 
 
+def propose_annealed(logits: Tensor, noise: StepNoise) -> Proposal:
+    """Draw tokens at the choice temperature a; score = logit of the token + a * Gumbel noise.
+
+    As in TiTok (Yu et al. 2024): nearly random tokens at first, and the likeliest at the last step.
+    """
+    temperature = noise.temperature
+    if temperature == 0:
+        return Proposal(logits.argmax(-1), logits.amax(-1))
+    tokens = draw_tokens((logits / temperature).log_softmax(-1), noise.uniform)
+    score = logits.gather(-1, tokens[..., None]).squeeze(-1)  # (B, L)
+    return Proposal(tokens, score + temperature * noise.gumbel)
+
+
 SAMPLERS: dict[str, Sampler] = {
     "confidence": Sampler(propose_confident, uses_temperature=True),
     "moment": Sampler(propose_by_moment, uses_temperature=True),
     "halton": Sampler(propose_in_order, uses_order=True),  # Besnier et al. 2025
     "random": Sampler(propose_at_random),
+    "annealed": Sampler(propose_annealed, uses_temperature=True, sees_logits=True),
 }
 
 

@@ -42,8 +42,10 @@ from models.modern import transformer as modern
 from models.modern.config import ModernConfig
 from models.shapes import TokenizerShape, TransformerShape
 from models.titok import foreign as titok_files
-from models.titok.config import TitokConfig
+from models.titok import generators as titok_generators
+from models.titok.config import TitokConfig, TitokTransformerConfig
 from models.titok.network import TitokModel
+from models.titok.transformer import TitokTransformer
 from models.tokenizer import Tokenizer
 from models.vqgan import foreign as vqgan_files
 from models.vqgan.config import VQGANConfig
@@ -148,6 +150,17 @@ TRANSFORMERS = (
         read=google_files.read,
         joined=maskgit.JOINED,
         carry=google.carry,
+    ),
+    TransformerFamily(
+        config=TitokTransformerConfig,
+        network=TitokTransformer,
+        layout=titok_generators.LAYOUT,
+        license="Apache-2.0 (bytedance/1d-tokenizer)",
+        recognizes=titok_generators.recognizes,
+        read=titok_generators.read,
+        write=titok_generators.to_foreign,
+        joined=maskgit.JOINED,
+        carry=maskgit.carry,
     ),
     TransformerFamily(
         config=DimoConfig,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, count_modules, making, shape_of
+from models.foreign_file import ForeignFile, count_modules, making, shape_of, with_joined_qkv
 from models.google.config import BertConfig
 from models.google.transformer import BertTransformer
 from models.renaming import all_renamed
@@ -72,13 +72,7 @@ def _for_torch(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif ".attention." in name:
             value = value.flatten(1) if name.endswith(".kernel") else value.flatten()
         turned[name] = value.T if name.endswith(".kernel") else value
-    for name in [name for name in turned if ".attention.query." in name]:
-        parts = [name.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
-        if not turned.keys() >= set(parts):
-            raise ValueError(f"{name} has no key or value beside it")
-        joined = torch.cat([turned.pop(part) for part in parts])
-        turned[name.replace(".query.", ".qkv.")] = joined
-    return turned
+    return with_joined_qkv(turned)
 
 
 def infer_config(weights: Mapping[str, Tensor], codes: int, heads: int) -> BertConfig:

@@ -3,7 +3,7 @@
 Ids 0 .. K-1 are image tokens, K is the mask token, and K+1+c is class c, the last position. The
 original orders ids and positions differently; models/google/foreign.py moves the weights.
 
-Axes: B batch, L image tokens, K codebook, D width.
+Axes: B batch, L image tokens, K codebook, D width, N rows.
 """
 
 import torch

@@ -1,9 +1,11 @@
-"""The config of TiTok's tokenizer; imports nothing slow, as models/vqgan/config.py."""
+"""The configs of TiTok's tokenizer and transformer; imports nothing slow."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
+from models.shapes import AttentionShape
 from models.vqgan.config import VQGANConfig
 from utils.errors import FieldError
 from utils.size import Size
@@ -56,3 +58,54 @@ class TitokConfig(MaskgitVQGANConfig):
                 value = getattr(self, name)
                 if value < step or value % step:
                     raise FieldError(f"tokenizer.{name}", value, f"must be a multiple of {step}")
+
+
+@dataclass(frozen=True)
+class TitokTransformerConfig(AttentionShape):
+    """Shape of TiTok's transformer; a checkpoint holds it.
+
+    Attributes:
+        codebook_size: number of image tokens K; their ids are 0 .. K-1, and K is the mask token.
+        num_classes: number of classes; one more label, the null class, means "no class".
+        seq_len: number of tokens of an image L.
+        hidden_dim: width of the blocks D, a multiple of `heads`.
+        depth: number of blocks; with long skips without the one in the middle.
+        dropout: dropout rate on the outputs of attention and MLP, and on the embeddings of BERT.
+        long_skips: whether it is a U-ViT, as for S-128, and not BERT.
+    """
+
+    family: ClassVar[str] = "titok"
+    # The training, as far as options express it, and the sampling of the published L-32. Their
+    # progress is 1/8 at the first of the 8 steps, so its temperature is 9.5 * 7/8, and its guidance
+    # rises to 4.5 * 7/8.
+    usual: ClassVar[Mapping[str, Any]] = {
+        "lr": 2e-4,
+        "betas": (0.9, 0.96),
+        "weight_decay": 0.03,
+        "label_drop": 0.1,
+        "grad_clip": 1.0,
+        "num_steps": 8,
+        "schedule": "arccos-cumulative",
+        "sampler": "annealed",
+        "guidance": 3.9375,
+        "choice_temperature": 8.3125,
+    }
+
+    codebook_size: int
+    num_classes: int
+    seq_len: int
+    hidden_dim: int = 128
+    depth: int = 10
+    heads: int = 8
+    mlp_dim: int = 384
+    dropout: float = 0.1
+    null_trained: bool = True
+    long_skips: bool = False
+
+    def validate(self) -> None:
+        """Check that the numbers fit together; errors as in `AttentionShape`."""
+        super().validate()
+        if self.long_skips and self.depth % 2:
+            raise FieldError(
+                "depth", self.depth, "must be even, because each skip joins two blocks"
+            )

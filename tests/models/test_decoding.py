@@ -147,6 +147,11 @@ def slow_proposal(sampler, weights, uniform, gumbel, place, temperature):
         power = 1 + 1 / temperature
         powered = [(weight / sum(weights)) ** power for weight in weights]
         return slow_draw(powered, uniform), math.log(sum(powered)) + gumbel
+    if sampler == "annealed" and temperature == 0:
+        return max(range(len(weights)), key=weights.__getitem__), math.log(max(weights))
+    if sampler == "annealed":
+        token = slow_draw([weight ** (1 / temperature) for weight in weights], uniform)
+        return token, math.log(weights[token]) + temperature * gumbel
     token = slow_draw(weights, uniform)
     return token, math.log(weights[token] / sum(weights)) + temperature * gumbel
 
