@@ -262,15 +262,7 @@ def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:
     size, grid = model.tokenizer.image_size, model.tokenizer.grid
     check_cells(grid, "editing keeps tokens")
     cell = (size[0] // grid[0], size[1] // grid[1])
-    # The image.
-    name = ORIGINAL
-    if "validation" in values:
-        split = opened.validation()
-        index = whole_number(values, "validation", 0, len(split) - 1)
-        image = split[index][0].permute(1, 2, 0).numpy()
-        name = f"{model.dataset}:{index}"
-    else:
-        image = _read_original(values, size, model.tokenizer.channels)
+    image, name = read_original(values, opened)
     # What is regenerated: the free margin of a shifted image, and the cells that are marked.
     margins = {}
     directions = (("right", ("left", "right")), ("down", ("top", "bottom")))
@@ -295,13 +287,25 @@ def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:
     return Region(image, mask, known, put_back), part
 
 
-def _read_original(values: Json, size: Size, channels: int) -> np.ndarray:
-    """Read the image to edit, a file in base64; errors as in `read_decoding`."""
-    data = file_bytes(values, "file")
-    picture = image_of_bytes(data, "to edit", size[0] * size[1])
-    if picture.size != size[::-1]:
-        raise RequestError(f"the image to edit must have {size[1]} x {size[0]} pixels")
-    return to_array(picture, size, channels)
+def read_original(values: Json, opened: OpenModel) -> tuple[np.ndarray, str]:
+    """Read the image to edit: an index of the validation split, or a file in base64.
+
+    Returns:
+        The image, uint8 (H, W, C), and its name on the command line.
+
+    Raises:
+        UserError: if there is no such image, or it has another size.
+    """
+    model = opened.model
+    if "validation" in values:
+        split = opened.validation()
+        index = whole_number(values, "validation", 0, len(split) - 1)
+        return split[index][0].permute(1, 2, 0).numpy(), f"{model.dataset}:{index}"
+    height, width = model.tokenizer.image_size
+    picture = image_of_bytes(file_bytes(values, "file"), "to edit", height * width)
+    if picture.size != (width, height):
+        raise RequestError(f"the image to edit must have {width} x {height} pixels")
+    return to_array(picture, (height, width), model.tokenizer.channels), ORIGINAL
 
 
 def _read_midway(values: Json, opened: OpenModel, sampling: SamplingConfig) -> Midway:

@@ -21,13 +21,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from data.image_file import image_of_bytes
-from data.images import to_array
 from page.catalog import Catalog, OpenModel
 from page.checks import (
     MOST_JSON,
     MOST_UPLOAD,
-    MOST_UPLOAD_PIXELS,
     Json,
     RequestError,
     number_in_text,
@@ -39,13 +36,13 @@ from page.connections import running
 from page.decoding import (
     MOST_IMAGES,
     Decoding,
-    png,
     read_decoding,
     read_tokens,
     show_validation,
 )
 from page.form import CommandForm
 from page.nearest import show_nearest
+from page.originals import show_tokens, shrink
 from page.refill import refill
 from page.runs import RunReader
 from page.safety import Guard
@@ -108,6 +105,7 @@ def application(page: Page, worker: Worker) -> Starlette:
         Route("/api/models/{model}/upload", _with_errors(page, answers.upload), methods=["POST"]),
         Route("/api/decode", _with_errors(page, answers.decode), methods=["POST"]),
         Route("/api/cell", _with_errors(page, answers.cell), methods=["POST"]),
+        Route("/api/tokens", _with_errors(page, answers.tokens), methods=["POST"]),
         Route("/api/nearest", _with_errors(page, answers.nearest), methods=["POST"]),
         Route("/api/refill/{model}", _with_errors(page, answers.refill), methods=["POST"]),
         Route("/api/runs", _with_errors(page, answers.runs)),
@@ -208,17 +206,11 @@ class _Answers:
         return _Json(await self._on_worker(lambda: show_validation(self._open(request), index)))
 
     async def upload(self, request: Request) -> Response:
-        """Bring an image file to the model's size."""
+        """Bring an image file, or the part of it that is wanted, to the model's size."""
         tokenizer = (await self._on_worker(lambda: self._open(request))).model.tokenizer
         data = await _body(request, MOST_UPLOAD)
-
-        def read() -> dict[str, Any]:
-            picture = image_of_bytes(data, "that you gave", MOST_UPLOAD_PIXELS)
-            image = to_array(picture, tokenizer.image_size, tokenizer.channels)
-            return {"file": png(image), "was": list(picture.size)}
-
         async with self._uploading:
-            return _Json(await run_in_threadpool(read))
+            return _Json(await run_in_threadpool(shrink, data, request.query_params, tokenizer))
 
     async def decode(self, request: Request) -> Response:
         """Decode images, and send every step as an event."""
@@ -243,6 +235,11 @@ class _Answers:
             return decoding.choice(whole_number(values, "cell", 0, cells - 1))
 
         return _Json(await self._on_worker(choice))
+
+    async def tokens(self, request: Request) -> Response:
+        """Show an image to edit as the tokenizer sees it."""
+        values = await _json(request)
+        return _Json(await self._on_worker(lambda: show_tokens(values, self._opened(values))))
 
     async def nearest(self, request: Request) -> Response:
         """Show the training images nearest to an image."""

@@ -10,6 +10,7 @@ import "./edit.js";
 import "./watch.js";
 import "./compare.js";
 import "./nearest.js";
+import "./tour.js";
 
 const VIEWS = ["generate", "edit", "training"];
 const LOOK_MS = 4000;

@@ -1,7 +1,7 @@
 // The box "Cell": which tokens a step could take there, how likely each is, and what it would look like.
 
 import { askJson, attempt, fromBase64, toBase64 } from "./api.js";
-import { hasCells, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
+import { hasCells, placeOf, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
 import { imageNumber, make } from "./groups.js";
 import { className, id, on, store } from "./store.js";
 
@@ -38,8 +38,8 @@ export async function openCell(group, index, number, cell) {
   const isKnown = !group.steps[number].hidden[at];
   const decided = isKnown ? revealedAt(group, at) - group.first : number;
   box.hidden = false;
-  const [, columns] = rowsAndColumns(group.model);
-  id("cell-title").textContent = `Row ${Math.floor(cell / columns) + 1}, column ${(cell % columns) + 1}`;
+  const [row, column] = placeOf(cell, group.model);
+  id("cell-title").textContent = `Row ${row + 1}, column ${column + 1}`;
   id("cell-choices").replaceChildren();
   if (decided < 1) {
     id("cell-state").textContent = isKnown ? "It was known from the start." : "No step has looked at it yet.";
@@ -89,7 +89,8 @@ function patchOf(picture, cell, model) {
   const canvas = Object.assign(document.createElement("canvas"), { width: 48, height: 48 });
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = false;
-  const [x, y] = [((cell % columns) - 1) * across, (Math.floor(cell / columns) - 1) * down];
+  const [row, column] = placeOf(cell, model);
+  const [x, y] = [(column - 1) * across, (row - 1) * down];
   context.drawImage(picture, x, y, PATCH * across, PATCH * down, 0, 0, 48, 48);
   context.strokeStyle = "#fff";
   context.strokeRect(15.5, 15.5, 17, 17);

@@ -39,6 +39,19 @@ export function rowsAndColumns({ grid } = store.model) {
   return grid.length === 2 ? grid : [1, grid[0]];
 }
 
+/** Row and column of a cell. */
+export function placeOf(i, model = store.model) {
+  const [, columns] = rowsAndColumns(model);
+  return [Math.floor(i / columns), i % columns];
+}
+
+/** The cell of a canvas under the pointer, or the nearest one. */
+export function cellAt({ offsetX, offsetY, target }, model = store.model) {
+  const [rows, columns] = rowsAndColumns(model);
+  const along = (at, size, count) => Math.min(count - 1, Math.max(0, Math.floor((at / size) * count)));
+  return along(offsetY, target.clientHeight, rows) * columns + along(offsetX, target.clientWidth, columns);
+}
+
 /** The number of tokens of an image. */
 export function tokenCount({ grid } = store.model) {
   return grid.reduce((product, side) => product * side);
@@ -80,6 +93,15 @@ function outlineKnown(context, isHidden, model) {
   }, model);
   context.fillStyle = color("--accent");
   context.fill();
+}
+
+/** Draw a frame inside each cell that `isIn` names; its width is a share of the cell. */
+export function drawFrames(context, isIn, style, share) {
+  context.strokeStyle = style;
+  eachCell(context.canvas, (i, x, y, across, down) => {
+    const width = (context.lineWidth = across * share);
+    if (isIn(i)) context.strokeRect(x + width / 2, y + width / 2, across - width, down - width);
+  });
 }
 
 /**

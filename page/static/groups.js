@@ -24,6 +24,8 @@ export async function make(title, request, place, original = null, { versus = nu
     modelId: store.model.id,
     model, place, title, request, original, versus, cell,
     starred: false,
+    ofTour: store.touring, // it goes when the tour ends
+    rejected: [], // indices of variants
     start: null,
     first: 0, // number of the first step
     steps: [],
@@ -106,7 +108,7 @@ function rememberBefore(group) {
 function finish(group) {
   tellState(group);
   keep(group);
-  const unstarred = store.groups.filter((one) => !one.starred);
+  const unstarred = store.groups.filter((one) => !one.starred && !one.ofTour);
   for (const old of unstarred.slice(MOST_GROUPS)) remove(old);
   emit("group", group);
 }
@@ -120,10 +122,18 @@ function tellState(group) {
   group.element.querySelector(".save-all").hidden = !isDone;
 }
 
+/** Show and keep which variants are rejected. */
+export function tellRejected(group) {
+  group.element.querySelectorAll(".tile").forEach((tile, index) =>
+    tile.classList.toggle("rejected", group.rejected.includes(index)));
+  keep(group);
+}
+
 /** Put into the database what makes the group again; elements and pictures stay here. */
 function keep({ element, cell, steps, ...group }) {
+  if (group.ofTour) return;
   const files = steps.map(({ imagined, surest, ...step }) => step);
-  return keepGroup({ ...group, steps: files });
+  keepGroup({ ...group, steps: files });
 }
 
 export function remove(group) {
@@ -173,6 +183,8 @@ function show(group) {
     });
     return tile;
   }));
+  group.rejected ??= []; // a version of the page that had none kept it
+  group.element.classList.toggle("of-tour", group.ofTour);
   group.element.classList.toggle("versus", Boolean(group.versus));
   (group.cell ?? id(group.place)).prepend(group.element);
   store.groups.unshift(group);
@@ -221,11 +233,13 @@ async function showKept(modelId) {
   for (const group of kept.filter(({ key }) => !here.has(key))) {
     show(group);
     tellState(group);
+    tellRejected(group);
     drawGroup(group);
   }
   // Those of this visit stay above.
   for (const group of [...newer].reverse()) if (!group.cell) id(group.place).prepend(group.element);
   store.groups.unshift(...newer);
+  emit("kept");
 }
 
 on("chosen", () => {

@@ -12,6 +12,8 @@ export const store = {
   series: {},
   editing: {},
   labels: [],
+  tour: 0, // the step at which it goes on
+  touring: false,
   watched: {}, // under Training
   groups: [], // of the model, newest first
   chosen: null, // { group, index }
@@ -21,15 +23,16 @@ export const store = {
 store.watched = { stage: "maskgit", runs: null, unit: "step", isLog: false, smoothing: 0, ...store.watched };
 
 export function keep() {
-  const { sampling, begun, series, editing, labels, watched, modelId } = store;
-  sessionStorage.setItem(KEY, JSON.stringify({ sampling, begun, series, editing, labels, watched, modelId }));
+  const { sampling, begun, series, editing, labels, watched, tour, modelId } = store;
+  sessionStorage.setItem(KEY, JSON.stringify({ sampling, begun, series, editing, labels, watched, tour, modelId }));
 }
 
 export const id = (name) => document.getElementById(name);
 
 /**
  * Listen to "model", "values", "chosen", "edit" (it is taken), "group" (its images changed),
- * "replaced" (the model's file), "open" (a model, and call back), "dropped" (a file) or "theme".
+ * "replaced" (the model's file), "open" (a model, and call back), "dropped" (a file), "easel" (has
+ * another original), "tool" (of the easel), "laid" (something in place of the original), "kept" (groups of earlier visits are here) or "theme".
  */
 export function on(what, listener) {
   (listeners[what] ??= []).push(listener);

@@ -6,7 +6,6 @@ const TERMS = {
   "new seed": "With the same seed and settings you get the same images, so each press takes a new one, unless you keep it or type one.",
   variant: "One of several versions of the edited image; only their random numbers differ.",
   decoding: "An image is a grid of tokens, and each step predicts all hidden tokens and keeps some of them, until none is hidden.",
-  views: "Five ways to see a step: what is known, two pictures of what the model imagines, its confidence, and the order of the cells.",
   confidence: "The probability that the model gave to a token when it was revealed; for a hidden cell, to the token that it would take now.",
   cell: "The five likeliest tokens of this cell at the step that decided about it; a known one can be changed, and the rest decoded again.",
   plan: "How many tokens each step reveals; early steps reveal few, while little is known.",

@@ -3,7 +3,7 @@
 import { fromBase64 } from "./api.js";
 import { openCell, midway, written } from "./cell.js";
 import { bars } from "./charts.js";
-import { drawStep, hasCells, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
+import { cellAt, drawStep, hasCells, placeOf, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
 import { changedSettings, classSelect, radios } from "./form.js";
 import { drawGroup, fileName, imageNumber, make } from "./groups.js";
 import { className, emit, id, on, store } from "./store.js";
@@ -173,22 +173,14 @@ slider.addEventListener("input", () => {
   draw();
 });
 
-/** The cell under the pointer, null outside the image. */
-function cellAt(event) {
-  const [rows, columns] = rowsAndColumns(store.chosen.group.model);
-  const column = Math.floor((event.offsetX / canvas.clientWidth) * columns);
-  const row = Math.floor((event.offsetY / canvas.clientHeight) * rows);
-  return column < 0 || column >= columns || row < 0 || row >= rows ? null : row * columns + column;
-}
-
 function open(cell) {
   const { group, index, number, step } = view();
-  if (step && cell !== null && group.model.version === store.model.version) openCell(group, index, number, cell);
+  if (step && group.model.version === store.model.version) openCell(group, index, number, cell);
 }
 
 canvas.addEventListener("click", (event) => {
-  focus = cellAt(event) ?? focus;
-  open(cellAt(event));
+  focus = cellAt(event, store.chosen.group.model);
+  open(focus);
 });
 
 canvas.addEventListener("keydown", (event) => {
@@ -203,10 +195,9 @@ canvas.addEventListener("keydown", (event) => {
 canvas.addEventListener("pointermove", (event) => {
   if (!store.chosen) return;
   const { group, index, step } = view();
-  const [, columns] = rowsAndColumns(group.model);
-  const place = cellAt(event);
-  if (!step || place === null) return;
-  const [row, column] = [Math.floor(place / columns), place % columns];
+  if (!step) return;
+  const place = cellAt(event, group.model);
+  const [row, column] = placeOf(place, group.model);
   const cell = index * tokenCount(group.model) + place;
   const share = (step.confidence[cell] * 100).toPrecision(2);
   const state = step.hidden[cell] ? "hidden; the model would be" : `known since step ${revealedAt(group, cell)}; the model was`;

@@ -579,10 +579,15 @@ def test_the_keyboard_paints_and_moves(page):
     assert num_marked(page) == 1
     canvas.send_keys(Keys.CONTROL, "z")
     assert num_marked(page) == 2
-    page.one("[data-tool=brush]").send_keys(Keys.ARROW_LEFT)
+    page.click("#undo")
+    page.scrub("#brush-size", 3)
+    canvas.send_keys(Keys.SPACE)
+    assert num_marked(page) == 9
+    page.click("#undo")
+    page.one("[data-tool=brush]").send_keys(*[Keys.ARROW_RIGHT] * 3)
     assert page.run("return document.activeElement.dataset.tool") == "move"
     canvas.send_keys(Keys.ARROW_DOWN)
-    assert num_marked(page) == 8 + 1
+    assert num_marked(page) == 8
 
 
 def test_a_file_is_opened_and_a_bad_one_is_refused(page, tmp_path):
@@ -615,6 +620,126 @@ def test_a_dropped_file_is_opened(page):
         "  new DragEvent('drop', { bubbles: true, dataTransfer: data })); })"
     )
     page.wait("document.getElementById('canvas-state').textContent.includes('50 \u00d7 50')")
+
+
+def test_a_photo_is_pasted_and_cut_and_undo_brings_it_back(page):
+    page.run(
+        "const c = new OffscreenCanvas(300, 200); const context = c.getContext('2d');"
+        "context.fillRect(0, 0, 300, 200);"
+        "context.fillStyle = '#fff'; context.fillRect(0, 0, 100, 100);"
+        "c.convertToBlob().then((blob) => { const data = new DataTransfer();"
+        " data.items.add(new File([blob], 'x.png', { type: 'image/png' }));"
+        " document.body.dispatchEvent("
+        "  new ClipboardEvent('paste', { bubbles: true, clipboardData: data })); })"
+    )
+    page.wait("document.getElementById('canvas-state').textContent.includes('300 \u00d7 200')")
+    assert page.get("location.hash") == "#edit"
+    drag(page, (0, 0), (2, 0))
+    assert num_marked(page) == 3
+    # Turned once, the white square is in the right upper corner.
+    page.click("#crop")
+    page.wait("!document.getElementById('cropper').hidden")
+    page.click("#turn")
+    page.scrub("#crop-size", 100)
+    canvas = page.one("#canvas")
+    canvas.send_keys(*[Keys.ARROW_RIGHT] * 20, *[Keys.ARROW_UP] * 40)
+    assert page.one("#canvas-state").text.startswith("100 \u00d7 100 of 200 \u00d7 300")
+    page.click("#crop-take")
+    page.wait("document.getElementById('canvas-state').textContent.includes('100 \u00d7 100 of')")
+    page.click("[data-tool=move]")  # without the outline of the brush
+    page.run("document.activeElement.blur()")
+    assert page.pixels("#canvas")[8::64, 8::64, 0].min() == 255
+    assert num_marked(page) == 0
+    page.click("#undo")
+    page.wait("!document.getElementById('canvas-state').textContent.includes('100 of')")
+    assert num_marked(page) == 3
+    page.driver.refresh()
+    page.wait("document.getElementById('canvas-state').textContent.includes('300 \u00d7 200')")
+    page.click("#crop")  # the browser has kept the photo
+    page.wait("!document.getElementById('cropper').hidden")
+
+
+def test_variants_are_compared_accepted_and_rejected(page):
+    page.open("edit")
+    page.click("#take-validation")
+    page.wait("document.getElementById('canvas-state').textContent.includes('image 0')")
+    original = page.pixels("#canvas")
+    drag(page, (1, 1), (6, 6))
+    page.click("#edit-go")
+    page.wait("!document.getElementById('review').hidden")
+    variant = page.pixels("#canvas")
+    hold = page.one("#hold")
+    page.run("arguments[0].scrollIntoView({block: 'center'})", hold)
+    ActionChains(page.driver).click_and_hold(hold).perform()
+    cells = np.s_[32::64, 32::64]  # not the lines between them
+    assert (page.pixels("#canvas")[cells] == original[cells]).all()
+    ActionChains(page.driver).release().perform()
+    assert (page.pixels("#canvas") == variant).all()
+    page.click("#reject")
+    assert page.one("#reviewed").text == "Variant 2 of 4"
+    page.click("#accept")
+    page.wait("document.getElementById('review').hidden")
+    assert page.one("#canvas-state").text.startswith("0 \u00b7 1: 0 of 64")
+    page.click("#undo")
+    page.wait("!document.getElementById('review').hidden")
+    assert num_marked(page) == 6
+    # Undo, and a reload, know which are rejected.
+    page.driver.refresh()
+    page.wait("!document.getElementById('review').hidden")
+    assert page.one("#reviewed").text == "Variant 2 of 4"
+    assert len(page.all("#variants .rejected")) == 1
+
+
+def test_the_tour_presses_the_page_itself_and_leaves_all_as_it_was(page):
+    page.generate(2)
+    made = bytes_of(page, 0)
+    page.open("edit")
+    page.click("#take-validation")
+    page.wait("document.getElementById('canvas-state').textContent.includes('image 0')")
+    drag(page, (0, 0), (3, 0))
+    page.click("#tour-begin")
+
+    def walk(steps):
+        """Press what the tour points at; returns what that was."""
+        pressed = []
+        while len(pressed) < steps:
+            page.wait("document.querySelector('.pointed') !== null")
+            at, focused = page.get(
+                "[document.getElementById('tour-at').textContent,"
+                " document.activeElement.classList.contains('pointed')]"
+            )
+            assert focused
+            pressed.append(
+                page.get("document.activeElement.id || document.activeElement.innerText")
+            )
+            if pressed[-1] == "canvas":
+                page.one("#canvas").send_keys(Keys.ARROW_RIGHT, Keys.SPACE)
+            else:
+                target.send_keys(Keys.ENTER)
+            page.wait(f"document.getElementById('tour-at').textContent !== '{at}'")
+        return pressed
+
+    assert walk(4) == ["take-validation", "Tokens", "canvas", "Brush"]
+    # Escape leaves it, and all is there again.
+    page.one("body").send_keys(Keys.ESCAPE)
+    page.wait("document.getElementById('tour').hidden")
+    page.wait("document.activeElement.id === 'tour-begin'")
+    assert num_marked(page) == 4
+    # It goes on where it was left.
+    page.click("#tour-begin")
+    page.wait("document.getElementById('tour-at').textContent === '5 of 12'")
+    assert walk(3)[:2] == ["canvas", "edit-go"]
+    assert walk(3) == ["Imagined", "play", "Image"]
+    page.click("#tour-leave")
+    page.wait("document.getElementById('tour').hidden")
+    page.wait("document.activeElement.id === 'tour-begin'")
+    assert num_marked(page) == 4
+    assert page.get("location.hash") == "#edit"
+    assert len(page.all(".group")) == 1
+    assert bytes_of(page, 0) == made
+    page.driver.refresh()
+    page.wait("document.querySelectorAll('.group').length === 1")
+    page.wait("document.getElementById('canvas-state').textContent.includes('image 0: 4 of')")
 
 
 def test_wrong_inputs_are_named(page):

@@ -1,0 +1,59 @@
+"""Brings photos to the size of a model, and shows an image as its tokenizer sees it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from data.image_file import image_of_bytes
+from data.images import to_array
+from models.tokenizer import Tokenizer
+from page.catalog import OpenModel
+from page.checks import MOST_UPLOAD_PIXELS, Json, RequestError, encode, number_in_text
+from page.decoding import png, read_original
+from utils.pictures import to_uint8
+
+TURNS = (None, *(getattr(Image.Transpose, f"ROTATE_{angle}") for angle in (270, 180, 90)))
+"""What Pillow calls 0 to 3 quarter turns to the right; its angles go to the left."""
+SIDES = ("left", "top", "right", "bottom")
+
+
+def shrink(data: bytes, part: Mapping[str, str], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Turn, cut and shrink a photo.
+
+    Args:
+        data: the file.
+        part: what a browser wants of it, as texts: quarter turns to the right, "turns", and the
+            pixels of the turned photo from "left" and "top" to "right" and "bottom". Without them
+            it is the largest part in the middle.
+        tokenizer: it has the size and the channels.
+
+    Raises:
+        UserError: if the file is not an image, or does not have that part.
+    """
+    photo = image_of_bytes(data, "that you gave", MOST_UPLOAD_PIXELS)
+    was = list(photo.size)
+    turn = TURNS[number_in_text(part.get("turns", "0"), "turns", 3)]
+    photo = photo if turn is None else photo.transpose(turn)
+    if "right" in part:
+        left, top, right, bottom = (number_in_text(part.get(side, ""), side) for side in SIDES)
+        if not (left < right <= photo.width and top < bottom <= photo.height):
+            raise RequestError(f"the part to cut is not inside {photo.width} x {photo.height}")
+        photo = photo.crop((left, top, right, bottom))
+    return {"file": png(to_array(photo, tokenizer.image_size, tokenizer.channels)), "was": was}
+
+
+def show_tokens(values: Json, opened: OpenModel) -> dict[str, Any]:
+    """Return the tokens of an image to edit, and the image that they stand for.
+
+    Raises:
+        UserError: if the image is not one of the model's size.
+    """
+    tokenizer = opened.model.tokenizer
+    image, _ = read_original(values, opened)
+    pixels = torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)[None]  # (1, C, H, W)
+    tokens = tokenizer.encode_bytes(pixels)  # (1, L)
+    decoded = to_uint8(tokenizer.to_rgb(tokenizer.decode(tokens)))[0]
+    return {"tokens": encode(tokens[0].cpu().numpy(), "<u4"), "file": png(decoded)}

@@ -1,0 +1,73 @@
+// The tool "Tokens": the original as the tokenizer sees it, a code for each cell.
+
+import { askJson, attempt, fromBase64 } from "./api.js";
+import { color, drawFrames, drawGrid, placeOf, rowsAndColumns } from "./draw.js";
+import { easel, lay, sourceOf } from "./easel.js";
+import { id, on, store } from "./store.js";
+
+const READABLE = 28; // pixels of a cell that holds a number
+const PATCH = 64;
+let seen = null; // { original, tokens, picture }
+let chosen = null; // the cell whose code is shown
+
+const tokens = {
+  draw(context) {
+    const { canvas } = context;
+    const [rows, columns] = rowsAndColumns();
+    const [across, down] = [canvas.width / columns, canvas.height / rows];
+    context.drawImage(seen.picture, 0, 0, canvas.width, canvas.height);
+    drawGrid(context);
+    if (chosen !== null) drawFrames(context, (i) => seen.tokens[i] === seen.tokens[chosen], color("--accent"), 1 / 10);
+    if (Math.min(across, down) < READABLE) return;
+    context.font = `600 ${Math.round(across / 3.4)}px system-ui, sans-serif`;
+    [context.textAlign, context.textBaseline, context.lineJoin] = ["center", "middle", "round"];
+    [context.strokeStyle, context.fillStyle, context.lineWidth] = ["#000", "#fff", across / 12];
+    seen.tokens.forEach((token, i) => {
+      const [row, column] = placeOf(i);
+      const place = [token, (column + 0.5) * across, (row + 0.5) * down];
+      context.strokeText(...place);
+      context.fillText(...place);
+    });
+  },
+  state() {
+    const { codes } = store.model;
+    return `The tokenizer keeps ${seen.tokens.length} numbers, each one of ${codes} codes. Choose a cell to see its code.`;
+  },
+  press(cell) {
+    chosen = cell;
+    const code = seen.tokens[cell];
+    const [row, column] = placeOf(cell);
+    const count = seen.tokens.filter((other) => other === code).length;
+    id("code").hidden = false;
+    id("code-text").textContent = `Row ${row + 1}, column ${column + 1}: code ${code}, in ${count} of ${seen.tokens.length} cells.`;
+    const [rows, columns] = rowsAndColumns();
+    const [down, across] = [seen.picture.height / rows, seen.picture.width / columns];
+    const context = Object.assign(id("code-patch"), { width: PATCH, height: PATCH }).getContext("2d");
+    context.imageSmoothingEnabled = false;
+    context.drawImage(seen.picture, column * across, row * down, across, down, 0, 0, PATCH, PATCH);
+  },
+};
+
+/** Ask which tokens the original has, and show them. */
+async function show() {
+  const { original } = easel;
+  if (!original) return;
+  if (seen?.original !== original) {
+    const got = await attempt(async () => askJson("api/tokens", await sourceOf(original)));
+    if (!got) return;
+    const picture = await createImageBitmap(new Blob([fromBase64(got.file)], { type: "image/png" }));
+    seen = { original, tokens: [...new Uint32Array(fromBase64(got.tokens).buffer)], picture };
+  }
+  if (easel.original === original && isChosen()) lay(tokens);
+}
+
+const isChosen = () => document.querySelector("[data-tool=tokens]").getAttribute("aria-checked") === "true";
+
+function update() {
+  chosen = null;
+  id("code").hidden = true;
+  if (isChosen()) show();
+}
+
+on("tool", update);
+on("easel", update);
