@@ -10,7 +10,8 @@ const PATCH = 64;
 let seen = null; // { original, tokens, picture }
 let chosen = null; // the cell whose code is shown
 
-const tokens = {
+/** What the easel shows. */
+export const tokens = {
   draw(context) {
     const { canvas } = context;
     const [rows, columns] = rowsAndColumns();

@@ -2,8 +2,9 @@
 // the chosen model. The user's groups and easel are set aside meanwhile, and nothing of it is kept.
 
 import { attempt, getJson, ofModel, tell } from "./api.js";
+import { tokens } from "./codes.js";
 import { hasCells, tokenCount } from "./draw.js";
-import { bringBack, clearAway, easel, isPainting } from "./easel.js";
+import { bringBack, clearAway, easel, isLaid, isPainting } from "./easel.js";
 import { remove, stop } from "./groups.js";
 import { choose, emit, id, keep, on, store } from "./store.js";
 
@@ -26,7 +27,7 @@ const STEPS = [
     isDone: isMade("groups"), not: ofOthers },
   { text: () => "Press “Edit it”.", view: "generate", at: "#edit-this", isDone: () => easel.original, not: ofPictures },
   { text: () => `These are ${[...store.model.size].reverse().join(" × ")} pixels. A tokenizer makes few numbers of them. Press Tokens.`,
-    view: "edit", at: "[data-tool=tokens]", isDone: isOn("[data-tool=tokens]"), not: ofCells },
+    view: "edit", at: "[data-tool=tokens]", isDone: () => isLaid(tokens), not: ofCells },
   { text: () => `The model sees these ${tokenCount()} numbers alone. Each stands for a patch. Choose a cell.`,
     view: "edit", at: "#canvas", isDone: () => !id("code").hidden, not: ofCells, act: () => press("ArrowRight") },
   { text: () => "Its code and patch are below. Now hide a part: press Brush.", view: "edit", at: "[data-tool=brush]",
