@@ -14,6 +14,7 @@ from fake_gpu import FIRST_TORCH
 from hub_server import Hub, import_again
 from PIL import Image
 
+import training.curves
 from MaskGIT import main
 
 VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -88,6 +89,12 @@ def needs_fake_gpu() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_curves() -> None:
+    """Trainings draw no curves: that takes longer than all else in a tiny training."""
+    training.curves.draw_run = lambda *_: None
 
 
 @pytest.fixture(autouse=True)

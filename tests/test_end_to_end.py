@@ -43,6 +43,7 @@ def test_train_and_sample(real_subset, tmp_path):
     assert "512 codes, 8 x 8 tokens" in out
     assert out.count("epoch ") == 4
 
+    assert (tmp_path / "fashionmnist" / "curves.png").is_file()
     lines = (tmp_path / "fashionmnist" / "metrics.jsonl").read_text().splitlines()
     rows = map(json.loads, lines)
     losses = {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}

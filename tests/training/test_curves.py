@@ -25,6 +25,12 @@ NOT_DRAWN = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _curves(monkeypatch):
+    """Trainings draw their curves, which conftest.py turns off."""
+    monkeypatch.setattr("training.curves.draw_run", draw_run)
+
+
 def rows_of(*losses, **more):
     """Rows as a run of stage 2 writes them, with an epoch of 10 steps for each loss."""
     for epoch, loss in enumerate(losses, start=1):
