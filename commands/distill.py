@@ -23,7 +23,7 @@ from commands.trial import cost_of, cost_of_training, steps_of
 from data.datasets import DATASETS
 from models.generator import ImageSeries
 from models.labels import labels_in_turn
-from models.model import LOOK_ENTRY
+from models.model import image_entries
 from models.sampling import SamplingConfig
 from training import runs
 from training.config import UPDATES_PER_EPOCH, DistillConfig, LoopConfig
@@ -126,9 +126,7 @@ def run(job: DistillJob) -> None:
         device=machine.device,
         precision=machine.precision,
         checkpoint_entries={
-            "dataset": teacher.dataset,
-            "class_names": list(names),
-            **({LOOK_ENTRY: dict(teacher.look)} if teacher.look else {}),
+            **image_entries(teacher.dataset, names, teacher.look),
             "tokenizer": teacher.tokenizer.entry(),
         },
         preview=preview_writer(

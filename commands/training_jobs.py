@@ -15,7 +15,7 @@ from data.content import Content, chosen_files, content_of, in_order, sizes_of_f
 from data.datasets import OWN_IMAGES
 from data.images import ImageDataset
 from data.tree import named
-from models.model import LOOK_ENTRY
+from models.model import image_entries
 from training.config import LoopConfig
 from training.run_folder import RunFolder
 from training.runs import CLASS_NAMES, RunRecord, check_made_from, read_files
@@ -72,12 +72,8 @@ class TrainingJob(StageJob):
     @property
     def entries(self) -> dict[str, Any]:
         """What a checkpoint says about the images."""
-        look = self.data.preparation.look
-        return {
-            "dataset": self.data.spec.name,
-            "class_names": list(self.splits.train.class_names),
-            **({LOOK_ENTRY: look} if look else {}),
-        }
+        names, look = self.splits.train.class_names, self.data.preparation.look
+        return image_entries(self.data.spec.name, names, look)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -57,6 +57,14 @@ class BestSettings:
         return f"{self.metric} {self.scores[self.metric]:.4g} on {self.protocol['images']} images"
 
 
+def image_entries(
+    dataset: str, class_names: Sequence[str], look: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what a checkpoint says about the images of the training; `look` as in a `Model`."""
+    shown = {LOOK_ENTRY: dict(look)} if look else {}
+    return {"dataset": dataset, "class_names": list(class_names), **shown}
+
+
 def read_best_settings(entry: Any) -> BestSettings:
     """Read the settings in a checkpoint. The file may come from anyone, so every value is checked.
 
@@ -121,8 +129,7 @@ class Model(ImageGenerator):
         contents = {
             "family": config.family,
             "config": to_plain(config),
-            "dataset": self.dataset,
-            "class_names": list(self.class_names),
+            **image_entries(self.dataset, self.class_names, self.look),
             "ema": {name: value.cpu() for name, value in self.transformer.state_dict().items()},
             "tokenizer": self.tokenizer.entry(),
         }
@@ -130,8 +137,6 @@ class Model(ImageGenerator):
             contents[BEST_SETTINGS] = self.best.entry()
         if self.made_for is not None:
             contents[MADE_FOR] = to_plain(self.made_for)
-        if self.look:
-            contents[LOOK_ENTRY] = dict(self.look)
         return contents
 
     def to(self, device: torch.device, precision: torch.dtype) -> "Model":

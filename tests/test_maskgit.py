@@ -537,9 +537,12 @@ def test_the_folder_of_a_model_that_is_not_there_is_looked_at(refused, trained, 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ("--train_vae --perceptual_weight 0", "5.60 M parameters"),
-        ("--train --checkpoint_vae {tokenizer}", "optimizer steps        100"),
-        ("--train_vae --train --perceptual_weight 0", "codebook of 128"),
+        (f"--train_vae {TINY_VQGAN} {TINY_CODES}", "0.26 M parameters"),
+        (
+            f"--train --checkpoint_vae {{tokenizer}} {TINY_TRANSFORMER}",
+            "optimizer steps        100",
+        ),
+        (f"--train_vae --train {TINY_VQGAN} {TINY_CODES} {TINY_TRANSFORMER}", "codebook of 16"),
         ("--sample --checkpoint {model} --labels 3,3", "images                 2"),
         ("--evaluate --checkpoint {model}", "trained on             mnist, 10 classes"),
     ],

@@ -56,7 +56,7 @@ def test_bfloat16_learns_as_float32_does(encoded):
     for precision in (torch.float32, torch.bfloat16):
         stage = MaskGITStage(
             config,
-            TrainingConfig(epochs=10, batch_size=50, lr=2e-3, warmup_epochs=1),
+            TrainingConfig(epochs=5, batch_size=25, lr=2e-3, warmup_epochs=1),
             token_set,
             token_set,
             device=CPU,

@@ -39,12 +39,14 @@ Launch = Callable[..., subprocess.CompletedProcess]
 
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    """Run a plan of distributed_runs.py under torchrun."""
+    """Run a plan of distributed_runs.py: by torchrun if a process gets a signal, else by forks."""
 
     def call(size: int, **plan: object) -> subprocess.CompletedProcess:
         path = tmp_path_factory.mktemp("plan") / "plan.json"
-        path.write_text(json.dumps(plan))
         torchrun = f"-m torch.distributed.run --standalone --nproc_per_node={size}".split()
+        if "signal" not in plan:
+            torchrun, plan["size"] = [], size
+        path.write_text(json.dumps(plan))
         return subprocess.run(
             [
                 sys.executable,
@@ -250,8 +252,8 @@ def test_refused_processes_have_written_nothing(unequal):
 def test_stage_1_is_refused_once(unequal):
     _, result = unequal
     assert result.stderr.count("MaskGIT.py: error: --train_vae uses one process") == 1
-    assert "exitcode  : 2 " in result.stderr
-    assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in result.stderr
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
 
 
 def read_idx(folder: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
