@@ -39,7 +39,7 @@ def test_train_and_sample(real_subset, tmp_path):
         f"--train --dataset fashionmnist --data_dir {real_subset} --batch_size 20 --n_epochs 4 "
         "--lr 2e-3 --depth 2 --sample_and_save_freq 2"
     )
-    out = program(train, tmp_path)
+    out = program(f"{train} --sample --num_samples 20 --labels 0,8", tmp_path)
     assert "512 codes, 8 x 8 tokens" in out
     assert out.count("epoch ") == 4
 
@@ -49,7 +49,6 @@ def test_train_and_sample(real_subset, tmp_path):
     losses = {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
     assert losses[80] < losses[20] - 0.3
 
-    program("--sample --dataset fashionmnist --num_samples 20 --labels 0,8", tmp_path)
     folder = tmp_path / "fashionmnist" / "samples"
     with np.load(folder / "samples.npz") as stored:
         images, labels = stored["arr_0"], stored["arr_1"]

@@ -147,17 +147,39 @@ def page(driver, served):
     assert [one for one in said if "status of 4" not in one["message"]] == []
 
 
-def test_the_best_settings_of_a_sweep_fill_the_form(driver, serve, trained, tmp_path):
-    """And a list of numbers is written with commas."""
-    shutil.copytree(trained, tmp_path / trained.name)
-    path = tmp_path / trained.name / "MaskGIT_mnist.pt"
+@pytest.fixture(scope="module")
+def with_settings(serve, trained, tmp_path_factory):
+    """The address of a page on a model with best settings, a student, and its teacher."""
+    folder = tmp_path_factory.mktemp("settings")
+    for name in ("teacher", "student", "swept"):
+        shutil.copytree(trained, folder / name)
+    path = folder / "swept" / "MaskGIT_mnist.pt"
     best = SamplingConfig(num_steps=3, guidance_schedule="interval", guidance_interval=(0.1, 0.8))
-    protocol = {"images": 1000}
-    kept = BestSettings(best, "fid", {"fid": 3.5}, protocol)
+    kept = BestSettings(best, "fid", {"fid": 3.5}, {"images": 1000})
     keep_best_settings(path, load_model(path).fingerprint, kept)
-    page = Browser(driver, serve(tmp_path).url)
+    path = folder / "student" / "MaskGIT_mnist.pt"
+    contents = contents_of(read_torch_file(path), path, "maskgit")
+    made_for = to_plain(student_settings(2))
+    save_checkpoint(path, "maskgit", {**contents, "made_for": made_for})
+    return serve(folder).url
+
+
+CHOOSE = """
+    const select = document.getElementById("model");
+    const wanted = [...select.options].find((one) => one.text.startsWith(arguments[0]));
+    select.value = wanted.value;
+    select.dispatchEvent(new Event("change"));
+"""
+
+
+def test_the_best_settings_of_a_sweep_fill_the_form(driver, with_settings):
+    """And a list of numbers is written with commas."""
+    page = Browser(driver, with_settings)
+    page.forget()
     page.open()
+    page.run(CHOOSE, "swept")
     page.click("#generate summary")
+    page.wait("document.querySelector('#generate .best')?.checkVisibility()")
     interval = "#generate .sampling input[name=cfg_interval]"
     assert page.one(interval).get_attribute("value") == "0.39,0.78"
     page.click("#generate .best")
@@ -175,25 +197,13 @@ def test_the_best_settings_of_a_sweep_fill_the_form(driver, serve, trained, tmp_
     assert page.one(interval).get_attribute("value") == "0.39,0.78"
 
 
-def test_a_student_begins_with_the_settings_that_it_is_made_for(driver, serve, trained, tmp_path):
+def test_a_student_begins_with_the_settings_that_it_is_made_for(driver, with_settings):
     """They come and go with the model, but what the user has changed survives a reload."""
-    for name in ("teacher", "student"):
-        shutil.copytree(trained, tmp_path / name)
-    path = tmp_path / "student" / "MaskGIT_mnist.pt"
-    contents = contents_of(read_torch_file(path), path, "maskgit")
-    made_for = to_plain(student_settings(2))
-    save_checkpoint(path, "maskgit", {**contents, "made_for": made_for})
-    page = Browser(driver, serve(tmp_path).url)
+    page = Browser(driver, with_settings)
     page.forget()
     page.open()
-    choose = """
-        const select = document.getElementById("model");
-        const wanted = [...select.options].find((one) => one.text.startsWith(arguments[0]));
-        select.value = wanted.value;
-        select.dispatchEvent(new Event("change"));
-    """
     steps = "document.querySelector('.sampling input[name=step]').value"
-    page.run(choose, "student")
+    page.run(CHOOSE, "student")
     page.wait(f"{steps} === '2'")
     page.click("#generate summary")
     assert page.one("#generate .sampling input[name=cfg_w]").get_attribute("value") == "0"
@@ -208,7 +218,7 @@ def test_a_student_begins_with_the_settings_that_it_is_made_for(driver, serve, t
     assert page.one("#generate .sampling input[name=cfg_w]").get_attribute("value") == "3"
     page.click("#generate .reset")
     assert page.one("#generate .sampling input[name=cfg_w]").get_attribute("value") == "0"
-    page.run(choose, "teacher")
+    page.run(CHOOSE, "teacher")
     page.wait(f"{steps} === '8'")
 
 
