@@ -104,6 +104,11 @@ export function fromBase64(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
+/** The file of a picture that the server has sent. */
+export function fileOf(text, type = "png") {
+  return new Blob([fromBase64(text)], { type: `image/${type}` });
+}
+
 export function toBase64(bytes) {
   let text = "";
   for (let i = 0; i < bytes.length; i += 0x8000) {

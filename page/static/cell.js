@@ -1,6 +1,6 @@
 // The box "Cell": which tokens a step could take there, how likely each is, and what it would look like.
 
-import { askJson, attempt, fromBase64, toBase64 } from "./api.js";
+import { askJson, attempt, fileOf, toBase64 } from "./api.js";
 import { hasCells, placeOf, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
 import { imageNumber, make } from "./groups.js";
 import { className, id, on, store } from "./store.js";
@@ -54,7 +54,7 @@ export async function openCell(group, index, number, cell) {
   id("cell-state").textContent =
     `Step ${group.first + decided} drew token ${got.drawn} with score ${short(got.score)}: ${kept}.`;
   const pictures = await Promise.all(got.files.map((file) =>
-    createImageBitmap(new Blob([fromBase64(file)], { type: "image/png" }))));
+    createImageBitmap(fileOf(file))));
   const state = midway(group, index, decided);
   const isLast = group.first + decided >= group.start.counts.length;
   id("cell-choices").replaceChildren(...got.tokens.map((token, i) => {

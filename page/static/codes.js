@@ -1,7 +1,7 @@
 // The tool "Tokens": the original as the tokenizer sees it, a code for each cell.
 
-import { askJson, attempt, fromBase64 } from "./api.js";
-import { color, drawFrames, drawGrid, placeOf, rowsAndColumns } from "./draw.js";
+import { askJson, attempt, fileOf, fromBase64 } from "./api.js";
+import { color, drawFrames, placeOf, rowsAndColumns } from "./draw.js";
 import { easel, lay, sourceOf } from "./easel.js";
 import { id, on, store } from "./store.js";
 
@@ -17,9 +17,10 @@ export const tokens = {
     const [rows, columns] = rowsAndColumns();
     const [across, down] = [canvas.width / columns, canvas.height / rows];
     context.drawImage(seen.picture, 0, 0, canvas.width, canvas.height);
-    drawGrid(context);
-    if (chosen !== null) drawFrames(context, (i) => seen.tokens[i] === seen.tokens[chosen], color("--accent"), 1 / 10);
-    if (Math.min(across, down) < READABLE) return;
+    if (chosen !== null) {
+      drawFrames(context, (i) => seen.tokens[i] === seen.tokens[chosen], color("--accent"), 1 / 10);
+    }
+    if (across < READABLE) return;
     context.font = `600 ${Math.round(across / 3.4)}px system-ui, sans-serif`;
     [context.textAlign, context.textBaseline, context.lineJoin] = ["center", "middle", "round"];
     [context.strokeStyle, context.fillStyle, context.lineWidth] = ["#000", "#fff", across / 12];
@@ -31,8 +32,7 @@ export const tokens = {
     });
   },
   state() {
-    const { codes } = store.model;
-    return `The tokenizer keeps ${seen.tokens.length} numbers, each one of ${codes} codes. Choose a cell to see its code.`;
+    return `${seen.tokens.length} numbers, each one of ${store.model.codes} codes. Choose a cell to see its code.`;
   },
   press(cell) {
     chosen = cell;
@@ -40,7 +40,7 @@ export const tokens = {
     const [row, column] = placeOf(cell);
     const count = seen.tokens.filter((other) => other === code).length;
     id("code").hidden = false;
-    id("code-text").textContent = `Row ${row + 1}, column ${column + 1}: code ${code}, in ${count} of ${seen.tokens.length} cells.`;
+    id("code-text").textContent = `Row ${row + 1}, column ${column + 1}: code ${code}, in ${count} of all cells.`;
     const [rows, columns] = rowsAndColumns();
     const [down, across] = [seen.picture.height / rows, seen.picture.width / columns];
     const context = Object.assign(id("code-patch"), { width: PATCH, height: PATCH }).getContext("2d");
@@ -56,13 +56,13 @@ async function show() {
   if (seen?.original !== original) {
     const got = await attempt(async () => askJson("api/tokens", await sourceOf(original)));
     if (!got) return;
-    const picture = await createImageBitmap(new Blob([fromBase64(got.file)], { type: "image/png" }));
+    const picture = await createImageBitmap(fileOf(got.file));
     seen = { original, tokens: [...new Uint32Array(fromBase64(got.tokens).buffer)], picture };
   }
   if (easel.original === original && isChosen()) lay(tokens);
 }
 
-const isChosen = () => document.querySelector("[data-tool=tokens]").getAttribute("aria-checked") === "true";
+const isChosen = () => document.querySelector("[data-tool=tokens][aria-checked=true]");
 
 function update() {
   chosen = null;

@@ -1,9 +1,9 @@
 // Brings photos to the easel; there the user can turn one and choose its part before it is shrunk.
 
-import { attempt, fromBase64, ofModel, tell, upload } from "./api.js";
+import { attempt, fileOf, ofModel, tell, upload } from "./api.js";
 import { easelOf, keepEasel } from "./archive.js";
 import { begin, easel, isLaid, lay } from "./easel.js";
-import { color } from "./draw.js";
+import { ARROWS } from "./draw.js";
 import { id, on, store } from "./store.js";
 
 const slider = id("crop-size");
@@ -44,8 +44,7 @@ function take({ key, file }, part = null) {
 
 /** Make an original of an answer. */
 export function received(got, name) {
-  const file = new Blob([fromBase64(got.file)], { type: "image/png" });
-  return { file, name, label: got.label ?? null };
+  return { file: fileOf(got.file), name, label: got.label ?? null };
 }
 
 async function open() {
@@ -54,13 +53,8 @@ async function open() {
   if (kept?.key !== key) return tell("This photo is not here any more: open its file again.");
   const image = new Image();
   image.src = URL.createObjectURL(kept.file);
-  try {
-    await image.decode();
-  } catch {
-    return tell("This browser cannot show the file; its middle was taken.");
-  } finally {
-    URL.revokeObjectURL(image.src);
-  }
+  await image.decode();
+  URL.revokeObjectURL(image.src);
   photo = { ...kept, image };
   turn(part?.turns ?? 0);
   if (part) place(part.left, part.top, part.right - part.left);
@@ -106,7 +100,6 @@ function place(left, top, wanted = box.width) {
   const inside = (at, room) => Math.min(room, Math.max(0, at));
   box = { left: inside(left, across - width), top: inside(top, down - height), width, height };
   slider.value = width;
-  slider.setAttribute("aria-valuetext", cutting.state());
   lay(cutting);
 }
 
@@ -150,19 +143,18 @@ const cutting = {
     context.rect(0, 0, width, height);
     context.rect(...frame);
     context.fill("evenodd");
-    for (const [line, style] of [[5, "#fff"], [2, color("--accent")]]) {
-      context.lineWidth = line;
-      context.strokeStyle = context.fillStyle = style;
-      context.strokeRect(...frame);
-      for (const right of [0, frame[2]]) {
-        for (const below of [0, frame[3]]) context.fillRect(frame[0] + right - 4 - line, frame[1] + below - 4 - line, 8 + 2 * line, 8 + 2 * line);
-      }
+    context.lineWidth = 3;
+    context.strokeStyle = context.fillStyle = "#fff";
+    context.strokeRect(...frame);
+    for (const right of [0, frame[2]]) {
+      for (const below of [0, frame[3]]) context.fillRect(frame[0] + right - 7, frame[1] + below - 7, 14, 14);
     }
   },
   state() {
     const { across, down } = size();
     const { left, top, right, bottom } = part();
-    return `${right - left} × ${bottom - top} of ${across} × ${down} pixels. Drag the frame or a corner; keys: arrows, + and −.`;
+    const size = `${right - left} × ${bottom - top} of ${across} × ${down} pixels`;
+    return `${size}. Drag the frame or a corner; keys: arrows, + and −.`;
   },
   press(_, event) {
     const [x, y, scale] = at(event);
@@ -182,11 +174,11 @@ const cutting = {
   release: () => (drag = null),
   key({ key }) {
     const by = Math.max(1, box.width / 16);
-    const [right, down] = { ArrowLeft: [-by, 0], ArrowRight: [by, 0], ArrowUp: [0, -by], ArrowDown: [0, by] }[key] ?? [0, 0];
-    if (right || down) place(box.left + right, box.top + down);
-    else if (key === "+") grow(box.width * 1.1);
-    else if (key === "-") grow(box.width / 1.1);
-    return right || down || key === "+" || key === "-";
+    const [right, down] = ARROWS[key] ?? [0, 0];
+    const times = { "+": 1.1, "-": 1 / 1.1 }[key];
+    if (right || down) place(box.left + right * by, box.top + down * by);
+    else if (times) grow(box.width * times);
+    return right || down || times;
   },
 };
 

@@ -39,6 +39,9 @@ export function rowsAndColumns({ grid } = store.model) {
   return grid.length === 2 ? grid : [1, grid[0]];
 }
 
+/** Cells to the right and down, by the key that goes there. */
+export const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
 /** Row and column of a cell. */
 export function placeOf(i, model = store.model) {
   const [, columns] = rowsAndColumns(model);

@@ -3,13 +3,16 @@
 
 import { toBase64 } from "./api.js";
 import { easelOf, keepEasel } from "./archive.js";
-import { cellAt, drawFrames, drawGrid, drawHidden, drawPainted, hasCells, placeOf, prepare, rowsAndColumns, tokenCount } from "./draw.js";
+import {
+  ARROWS, cellAt, drawFrames, drawGrid, drawHidden, drawPainted, hasCells, placeOf, prepare, rowsAndColumns, tokenCount,
+} from "./draw.js";
 import { radios } from "./form.js";
 import { emit, id, on, store } from "./store.js";
 
 const canvas = id("canvas");
 const frame = id("frame");
 const SIDE = 512; // pixels of the canvas, about
+const STILL = { right: 0, down: 0 };
 const MOST_ZOOM = 4;
 const MOST_UNDO = 100;
 
@@ -17,7 +20,7 @@ export const easel = {
   original: null, // { file, name, label, validation, photo: key of the file it was cut from, part }
   picture: null, // of it
   cells: [], // true where a cell is regenerated
-  shift: { right: 0, down: 0 }, // of the image, in cells
+  shift: STILL, // of the image, in cells
   past: [], // earlier originals, cells and shifts
   reviewed: null, // key of the group of variants that is looked through
 };
@@ -32,13 +35,14 @@ let aside = null; // the user's easel during the tour
 /** Put an image on the easel; `next` has all of `original`. Undo brings back what was there. */
 export async function begin(next) {
   const past = easel.original ? [...easel.past, now()].slice(-MOST_UNDO) : [];
-  await show({ original: next, cells: Array(tokenCount()).fill(false), shift: { right: 0, down: 0 }, past, reviewed: null });
+  await show({ original: next, cells: Array(tokenCount()).fill(false), shift: STILL, past });
   keep();
 }
 
 async function show({ original, cells, shift, past, reviewed = null }) {
-  const picture = original && (original === easel.original ? easel.picture : await createImageBitmap(original.file));
-  if (original !== easel.original) id("edit-class").selectedIndex = original?.label ?? id("edit-class").options.length - 1;
+  const isSame = original === easel.original;
+  const picture = original && (isSame ? easel.picture : await createImageBitmap(original.file));
+  if (!isSame) id("edit-class").selectedIndex = original?.label ?? id("edit-class").options.length - 1;
   Object.assign(easel, { original, picture, cells, shift, past, reviewed });
   lay(null);
   emit("easel");
@@ -65,7 +69,7 @@ export async function restore() {
 /** Take everything off the easel; `bringBack` puts it there again. */
 export function clearAway() {
   aside = { ...easel, label: id("edit-class").selectedIndex };
-  return show({ original: null, cells: [], shift: { right: 0, down: 0 }, past: [] });
+  return show({ original: null, cells: [], shift: STILL, past: [] });
 }
 
 export async function bringBack() {
@@ -93,7 +97,7 @@ export const isLaid = (what) => over === what;
 
 function now() {
   const { original, cells, shift, reviewed } = easel;
-  return { original, cells: [...cells], shift: { ...shift }, reviewed };
+  return { original, cells: [...cells], shift, reviewed };
 }
 
 function remember() {
@@ -124,7 +128,7 @@ export function draw() {
   } else {
     drawHidden(context, () => true);
   }
-  if (!over) drawGrid(context);
+  if (!over?.isWhole) drawGrid(context);
   const at = document.activeElement === canvas ? focus : hover;
   if (at !== null && tool !== "move" && !over?.isWhole) {
     const isUnder = over ? (i) => i === at : (i) => isBrushed(i, at);
@@ -192,7 +196,7 @@ canvas.addEventListener("pointerdown", (event) => {
     return draw();
   }
   remember();
-  drag = { tool, from: at, to: at, x: event.clientX, y: event.clientY, shift: { ...easel.shift } };
+  drag = { tool, from: at, to: at, x: event.clientX, y: event.clientY, shift: easel.shift };
   move(event);
 });
 
@@ -253,7 +257,7 @@ canvas.addEventListener("blur", () => {
 
 canvas.addEventListener("keydown", (event) => {
   const [rows, columns] = rowsAndColumns();
-  const [right, down] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
+  const [right, down] = ARROWS[event.key] ?? [0, 0];
   if (event.key === "z" && (event.ctrlKey || event.metaKey)) undo();
   else if (!easel.original) return;
   else if (over?.key?.(event)) draw();
@@ -270,9 +274,7 @@ canvas.addEventListener("keydown", (event) => {
     focus = within(row + down, rows) * columns + within(column + right, columns);
     if (over) over.press(focus);
     draw();
-    const [y, x] = placeOf(focus);
-    frame.scrollTo(((x + 0.5) / columns) * canvas.clientWidth - frame.clientWidth / 2,
-      ((y + 0.5) / rows) * canvas.clientHeight - frame.clientHeight / 2);
+    scrollToFocus();
   } else return;
   event.preventDefault();
 });
@@ -298,20 +300,26 @@ id("invert").addEventListener("click", () => {
 id("clear").addEventListener("click", () => {
   remember();
   easel.cells = easel.cells.map(() => false);
-  easel.shift = { right: 0, down: 0 };
+  easel.shift = STILL;
   lay(null);
   changed();
 });
 id("brush-size").addEventListener("input", draw);
 
-/** Show the easel larger; its middle stays where it is. */
+/** Bring the cell that was touched last to the middle of the frame. */
+function scrollToFocus() {
+  const [rows, columns] = rowsAndColumns();
+  const [row, column] = placeOf(focus);
+  const to = (at, count, length, shown) => ((at + 0.5) / count) * length - shown / 2;
+  frame.scrollTo(to(column, columns, canvas.clientWidth, frame.clientWidth),
+    to(row, rows, canvas.clientHeight, frame.clientHeight));
+}
+
 function zoomTo(wanted) {
-  const times = wanted / zoom;
-  const middle = [frame.scrollLeft + frame.clientWidth / 2, frame.scrollTop + frame.clientHeight / 2];
   zoom = wanted;
   canvas.style.setProperty("--zoom", zoom);
   draw();
-  frame.scrollTo(middle[0] * times - frame.clientWidth / 2, middle[1] * times - frame.clientHeight / 2);
+  scrollToFocus();
   id("zoom-in").disabled = zoom === MOST_ZOOM;
   id("zoom-out").disabled = zoom === 1;
 }
@@ -323,7 +331,7 @@ radios(id("tools"), "tool", (value) => {
   tool = value;
   canvas.classList.toggle("moving", value === "move");
   lay(null);
-  emit("tool", value);
+  emit("tool");
 });
 on("model", () => {
   [focus, hover] = [0, null];

@@ -1,6 +1,6 @@
 // Groups of images that were asked for together: shows them while they are decoded, and keeps them.
 
-import { attempt, decode, fromBase64 } from "./api.js";
+import { attempt, decode, fileOf, fromBase64 } from "./api.js";
 import { dropGroup, groupsOf, isKept, keepGroup } from "./archive.js";
 import { drawDifference, drawStep } from "./draw.js";
 import { choose, className, emit, id, on, store } from "./store.js";
@@ -67,23 +67,19 @@ async function take(group, event) {
       tokens: fromBase64(event.tokens),
       hidden: fromBase64(event.hidden),
       confidence: new Float32Array(fromBase64(event.confidence).buffer),
-      files: { imagined: sheet(event.imagined), surest: null },
+      files: { imagined: event.imagined && fileOf(event.imagined, "webp"), surest: null },
     }));
     rememberBefore(group);
     drawGroup(group);
     emit("group", group);
   } else if (event.event === "surest") {
     const step = group.steps[event.step - group.first];
-    step.files.surest = sheet(event.surest);
+    step.files.surest = event.surest && fileOf(event.surest, "webp");
     Object.assign(step, await drawable(step));
   } else {
-    group.files = event.files.map((file) => new Blob([fromBase64(file)], { type: "image/png" }));
+    group.files = event.files.map((file) => fileOf(file));
     group.seconds = event.seconds;
   }
-}
-
-function sheet(text) {
-  return text ? new Blob([fromBase64(text)], { type: "image/webp" }) : null;
 }
 
 /** Add to a step the pictures of its files. */

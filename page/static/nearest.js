@@ -1,6 +1,6 @@
 // Under "This image": the training images that have most tokens in common with the chosen image.
 
-import { askJson, attempt, fromBase64, toBase64 } from "./api.js";
+import { askJson, attempt, fileOf, toBase64 } from "./api.js";
 import { midway } from "./cell.js";
 import { tokenCount } from "./draw.js";
 import { className, id, on, store } from "./store.js";
@@ -16,7 +16,7 @@ button.addEventListener("click", async () => {
   found.replaceChildren(...got.files.map((file, i) => {
     const figure = document.createElement("figure");
     const image = document.createElement("img");
-    image.src = URL.createObjectURL(new Blob([fromBase64(file)], { type: "image/png" }));
+    image.src = URL.createObjectURL(fileOf(file));
     image.onload = () => URL.revokeObjectURL(image.src);
     const name = got.labels ? className(got.labels[i], group.model) : "Image";
     image.alt = `${name} ${got.numbers[i]} of the training images`;

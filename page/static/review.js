@@ -42,12 +42,6 @@ function left({ files, rejected }) {
   return files.map((_, i) => i).filter((i) => !rejected.includes(i));
 }
 
-function name() {
-  const group = reviewed();
-  const isRejected = group.rejected.includes(index);
-  return `Variant ${index + 1} of ${group.files.length}${isRejected ? ", rejected" : ""}`;
-}
-
 function show(wanted) {
   const group = reviewed();
   if (!group) return update();
@@ -88,9 +82,10 @@ function update() {
   const group = reviewed();
   bar.hidden = !group;
   if (!group) return isLaid(variant) && lay(null);
-  const ones = left(group);
-  id("reviewed").textContent = ones.length ? name() : "All are rejected; the seed is a new one.";
-  id("reject").textContent = group.rejected.includes(index) ? "Take back" : "Reject";
+  const isRejected = group.rejected.includes(index);
+  const name = `Variant ${index + 1} of ${group.files.length}${isRejected ? ", rejected" : ""}`;
+  id("reviewed").textContent = left(group).length ? name : "All are rejected; the seed is a new one.";
+  id("reject").textContent = isRejected ? "Take back" : "Reject";
 }
 
 id("accept").addEventListener("click", () => attempt(accept));

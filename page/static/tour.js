@@ -3,48 +3,48 @@
 
 import { attempt, getJson, ofModel, tell } from "./api.js";
 import { tokens } from "./codes.js";
-import { hasCells, tokenCount } from "./draw.js";
+import { hasCells } from "./draw.js";
 import { bringBack, clearAway, easel, isLaid, isPainting } from "./easel.js";
 import { remove, stop } from "./groups.js";
 import { choose, emit, id, keep, on, store } from "./store.js";
 
 const LOOK_MS = 150;
-const isOn = (selector) => () => document.querySelector(`${selector}[aria-checked=true]`) !== null;
+const isOn = (selector) => () => document.querySelector(`${selector}[aria-checked=true]`);
 const isMade = (place) => () => store.chosen?.group.place === place && store.chosen.group.files.length > 0;
 const press = (key) => id("canvas").dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
 // Why a step does not apply: a sentence, or nothing to say; null where it does.
-const ofCells = () => (hasCells() ? null : "Each token of this model is of the whole image, so no part of a photo can be hidden.");
-const ofPhotos = () => ofCells() ?? (hasPhotos ? null : "Its photos are not here, so it makes a picture itself.");
+const ofCells = () => (hasCells() ? null : "Its tokens are of the whole image, so no part of a photo can be hidden.");
+const ofPhotos = () => ofCells() ?? (hasPhotos ? null : "Its photos are not here.");
 const ofOthers = () => (hasCells() && hasPhotos ? "" : null);
 const ofPictures = () => (hasCells() ? ofOthers() : "");
-const ofSteps = () => (store.chosen?.group.start.counts.length > 1 ? null : "This model guesses all in one step, so it keeps nothing in between.");
+const ofSteps = () => (store.chosen?.group.start.counts.length > 1 ? null : "This model guesses all in one step.");
 
 // What to say, the view, what to press, whether that is done, whether it applies; how to do it by itself.
 const STEPS = [
-  { text: () => "The model learned from photos. Press Show to take one.", view: "edit", at: "#take-validation",
+  { text: "The model learned from photos. Press Show to take one.", view: "edit", at: "#take-validation",
     isDone: () => easel.original, not: ofPhotos },
-  { text: () => "Let it make an image of which nothing is known. Press Generate.", view: "generate", at: "#generate-go",
+  { text: "Let it make an image of which nothing is known. Press Generate.", view: "generate", at: "#generate-go",
     isDone: isMade("groups"), not: ofOthers },
-  { text: () => "Press “Edit it”.", view: "generate", at: "#edit-this", isDone: () => easel.original, not: ofPictures },
-  { text: () => `These are ${[...store.model.size].reverse().join(" × ")} pixels. A tokenizer makes few numbers of them. Press Tokens.`,
+  { text: "Press “Edit it”.", view: "generate", at: "#edit-this", isDone: () => easel.original, not: ofPictures },
+  { text: "A tokenizer makes few numbers of all these pixels. Press Tokens.",
     view: "edit", at: "[data-tool=tokens]", isDone: () => isLaid(tokens), not: ofCells },
-  { text: () => `The model sees these ${tokenCount()} numbers alone. Each stands for a patch. Choose a cell.`,
+  { text: "These numbers are all that the model sees. Each stands for a patch. Choose a cell.",
     view: "edit", at: "#canvas", isDone: () => !id("code").hidden, not: ofCells, act: () => press("ArrowRight") },
-  { text: () => "Its code and patch are below. Now hide a part: press Brush.", view: "edit", at: "[data-tool=brush]",
+  { text: "Its code and patch are below. Now hide a part: press Brush.", view: "edit", at: "[data-tool=brush]",
     isDone: isOn("[data-tool=brush]"), not: ofCells },
-  { text: () => "Paint over four cells or more, or go there by arrows and press space. The model will not see them.", view: "edit", at: "#canvas",
+  { text: "Hide four cells or more from the model: paint them, or use arrows and space.", view: "edit", at: "#canvas",
     isDone: () => easel.cells.filter(Boolean).length >= 4 && !isPainting(), not: ofCells, act: hide },
-  { text: () => "Let the model guess what is hidden. Press “Make variants”.", view: "edit", at: "#edit-go",
+  { text: "Let the model guess what is hidden. Press “Make variants”.", view: "edit", at: "#edit-go",
     isDone: isMade("variants"), not: ofCells },
-  { text: () => "It went step by step, as this row shows. Press step 1.", at: "#film button:nth-child(2)",
+  { text: "It went step by step, as this row shows. Press step 1.", at: "#film button:nth-child(2)",
     isDone: () => Number(id("step").value) === store.chosen?.group.first + 1, not: ofSteps },
-  { text: () => "Covered cells are hidden still, but it has a guess for each. Press Imagined.", at: "[data-shown=imagined]",
+  { text: "Covered cells are hidden still, but it has a guess for each. Press Imagined.", at: "[data-shown=imagined]",
     isDone: isOn("[data-shown=imagined]"), not: ofSteps },
-  { text: () => "It keeps the surest guesses, inside the line, and makes the others again. Press Play.", at: "#play",
+  { text: "It keeps the surest guesses, inside the line, and makes the others again. Press Play.", at: "#play",
     isDone: () => id("step").value === id("step").max && id("play").textContent === "Play", not: ofSteps },
-  { text: () => "All tokens are known, and the decoder draws them. Press Image.", at: "[data-shown=image]",
+  { text: "All tokens are known, and the decoder draws them. Press Image.", at: "[data-shown=image]",
     isDone: isOn("[data-shown=image]"), not: ofSteps },
-  { text: () => "That is all: photo, tokens, hide, guess, keep, image. Leave, and your own images are back.", at: "#tour-leave",
+  { text: "That is all: photo, tokens, hide, guess, keep, image. Leave, and your own images are back.", at: "#tour-leave",
     isDone: () => false, not: () => null },
 ];
 let saved = null; // what comes back at the end
@@ -52,7 +52,6 @@ let at = 0; // number of the step
 let replayed = 0; // steps before it are pressed by themselves
 let notes = [];
 let hasPhotos = true;
-let timer = null;
 let target = null;
 
 /** Mark cells as the keyboard does. */
@@ -65,22 +64,20 @@ function hide() {
 
 async function begin() {
   if (!store.model) return tell("Train a model first.");
+  hasPhotos = await getJson(ofModel("validation/0")).then(() => true, () => false);
   if (document.querySelector(".stop:not([hidden])")) return tell("Wait until the images are made, or stop them.");
+  if (saved) return; // a second click
   const { chosen, series } = store;
-  saved = { chosen, series: { ...series }, hash: location.hash, top: scrollY, size: id("brush-size").value,
-    radios: [...document.querySelectorAll("#tools [aria-checked=true], #shown [aria-checked=true]")] };
+  const radios = [...document.querySelectorAll("#tools [aria-checked=true], #shown [aria-checked=true]")];
+  saved = { chosen, series: { ...series }, hash: location.hash, size: id("brush-size").value, radios };
   store.touring = true;
   document.body.classList.add("touring");
   id("tour").hidden = false;
   store.chosen = null;
   emit("chosen");
   clearAway();
-  hasPhotos = await getJson(ofModel("validation/0")).then(() => true, () => false);
-  if (!saved) return; // left meanwhile
-  replayed = store.tour ?? 0;
-  notes = [];
+  replayed = store.tour;
   enter(0);
-  timer = setInterval(look, LOOK_MS);
 }
 
 /** Come to a step, or to the next one that applies. */
@@ -94,7 +91,7 @@ function enter(number) {
   const { text, view } = STEPS[at];
   if (view) location.hash = view;
   const isReplayed = at < replayed;
-  id("tour-text").textContent = isReplayed ? "Going to where you left the tour …" : [...notes, text()].join(" ");
+  id("tour-text").textContent = isReplayed ? "Going to where you left the tour …" : [...notes, text].join(" ");
   if (!isReplayed) {
     notes = [];
     store.tour = at;
@@ -118,8 +115,8 @@ function point(element) {
 
 /** Go on when a step is done, and point at what to press as soon as it is there. */
 function look() {
-  const { isDone } = STEPS[at];
-  if (isDone()) return enter(at + 1);
+  if (!saved) return;
+  if (STEPS[at].isDone()) return enter(at + 1);
   const wanted = document.querySelector(STEPS[at].at);
   if (target || !wanted || wanted.disabled || !wanted.offsetParent) return;
   point(wanted);
@@ -135,9 +132,9 @@ function act() {
 /** End the tour, and show what was there before. */
 async function leave(hasModel = true) {
   if (!saved) return;
-  const { chosen, series, hash, top, size, radios } = saved;
+  const { chosen, series, hash, size, radios } = saved;
   saved = null;
-  clearInterval(timer);
+  notes = [];
   point(null);
   stop();
   if (at === STEPS.length - 1) store.tour = 0;
@@ -156,8 +153,7 @@ async function leave(hasModel = true) {
   await bringBack();
   if (store.groups.includes(chosen?.group)) choose(chosen.group, chosen.index);
   location.hash = hash;
-  id("tour-begin").focus({ preventScroll: true });
-  requestAnimationFrame(() => setTimeout(() => scrollTo(0, top)));
+  id("tour-begin").focus();
 }
 
 function tellButton() {
@@ -171,4 +167,5 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !event.defaultPrevented) leave();
 });
 on("model", () => leave(false));
+setInterval(look, LOOK_MS);
 tellButton();
