@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from golden_values import fill, fill_vit, pictures, read_golden
+from safetensors.torch import save_file
 from torch import Tensor
 
 from models.open import load_tokenizer
@@ -104,6 +105,14 @@ def test_it_is_kept_as_it_is(small: Golden, tmp_path: Path) -> None:
     assert (again.config, again.fingerprint) == (tokenizer.config, tokenizer.fingerprint)
     assert again.config.family == small.family
     assert torch.equal(again.encode(pictures(small.size)), small.tokens)
+
+
+def test_a_folder_as_on_the_hub_opens(small: Golden, tmp_path: Path) -> None:
+    save_file(small.weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "VQ-16"}')
+    tokenizer = load_tokenizer(tmp_path, small.size, 3)
+    assert tokenizer.config.family == small.family
+    assert tokenizer.encode(pictures(small.size)).equal(small.tokens)
 
 
 def test_an_entry_more_or_less_is_refused(small: Golden, tmp_path: Path) -> None:
