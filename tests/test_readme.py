@@ -54,6 +54,7 @@ def test_every_option_they_name_exists():
     known |= {"--help", "--version"}
     of_scripts_and_torchrun = {
         "--fast",
+        "--gpu",
         "--lowest",
         "--signal",
         "--nproc_per_node",
