@@ -43,7 +43,7 @@ def state() -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "only warns": torch.is_deterministic_algorithms_warn_only_enabled(),
         "dtype": torch.get_default_dtype(),
-        "device": torch.get_default_device(),
+        "device": torch.empty(0).device,
         "precision": torch.get_float32_matmul_precision(),
         "cudnn": (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark),
         "random numbers": torch.get_rng_state().tolist(),

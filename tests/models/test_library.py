@@ -279,12 +279,12 @@ def test_settings_of_torch_change_nothing_here_and_stay_there(path, setting, pre
     with SETTINGS[setting]():
         found = everything()
         kept = (
-            torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(),
+            torch.get_default_dtype(), torch.empty(0).device, torch.is_grad_enabled(),
             torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled(),
         )  # fmt: skip
     with SETTINGS[setting]():
         before = (
-            torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(),
+            torch.get_default_dtype(), torch.empty(0).device, torch.is_grad_enabled(),
             torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled(),
         )  # fmt: skip
     assert kept == before
