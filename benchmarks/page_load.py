@@ -80,10 +80,12 @@ def events(url: str, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def ask(url: str, request: dict[str, Any], times: Times) -> list[str]:
     """Decode images once, and note the times; returns the files, none if they did not come."""
     last = asked = time.perf_counter()
+    files: list[str] = []
     for event in events(url, request):
         now = time.perf_counter()
         if event["event"] == "done":
-            return list(event["files"])
+            return files
+        files = event.get("files", files)
         if event["event"] == "step" and event["step"] == 1:
             times.first.append(now - asked)
         elif event["event"] == "step" and event["step"] > 1:

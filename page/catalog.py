@@ -15,6 +15,8 @@ from page.checks import RequestError
 from page.form import CommandForm
 
 MOST_OPEN = 2  # models in memory
+MOST_TRIES = 3  # to read a file that is replaced meanwhile
+REPLACED = "the file of this model has been replaced"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class OpenModel:
         names, best, labels = model.class_names, model.best, form.labels
         has_null = model.transformer.config.null_class is not None
         return {
+            **names_of(self.path),
             "dataset": model.dataset,
             "classes": list(names),
             "chosen": labels_in_turn(labels, names, [], None, has_null=has_null) if labels else [],
@@ -58,6 +61,7 @@ class ModelFile(NamedTuple):
     """A regular file at some time."""
 
     path: Path
+    inode: int
     changed: int  # in nanoseconds
     size: int
 
@@ -69,7 +73,7 @@ class ModelFile(NamedTuple):
     @property
     def version(self) -> str:
         """A text that is another one when the file has been replaced."""
-        return f"{self.changed:x}-{self.size:x}"
+        return f"{self.inode:x}-{self.changed:x}-{self.size:x}"
 
 
 class Catalog:
@@ -110,14 +114,34 @@ class Catalog:
         if file is None:
             raise RequestError("this model is gone; choose another one", 404)
         opened = self._open.pop(file, None)
-        opened = opened or replace(self._load(file.path), version=file.version)
+        if opened is None:
+            file, opened = self._loaded(file)
         # Drop older versions of the file, and then the least recently used model.
         kept = {other: value for other, value in self._open.items() if other.path != file.path}
         self._open = dict(list(kept.items())[1 - MOST_OPEN :] if MOST_OPEN > 1 else {})
         self._open[file] = opened
         if version not in ("", opened.version):
-            raise RequestError("the file of this model has been replaced", 409)
+            raise RequestError(REPLACED, 409)
         return opened
+
+    def _loaded(self, file: ModelFile) -> tuple[ModelFile, OpenModel]:
+        """Open a file; errors as in `open`.
+
+        Returns:
+            The file as it was read, and its model.
+        """
+        for _ in range(MOST_TRIES):
+            opened = self._load(file.path)
+            now = _regular_file(file.path)
+            if now == file:
+                return file, replace(opened, version=file.version)
+            file = now or file
+        raise RequestError(REPLACED, 409)
+
+
+def names_of(path: Path) -> dict[str, str]:
+    """Return what the page calls the file of a model."""
+    return {"id": id_of(path), "run": path.parent.name, "name": path.stem}
 
 
 def id_of(path: Path) -> str:
@@ -132,4 +156,5 @@ def _regular_file(path: Path) -> ModelFile | None:
     except OSError:
         return None
     is_regular = stat.S_ISREG(status.st_mode)
-    return ModelFile(path, status.st_mtime_ns, status.st_size) if is_regular else None
+    found = ModelFile(path, status.st_ino, status.st_mtime_ns, status.st_size)
+    return found if is_regular else None

@@ -47,7 +47,8 @@ from utils.size import Size
 
 MOST_IMAGES = 64  # of a request
 MOST_BYTES = 8 << 20  # pixels of all images of a request
-MOST_EXACT = 1 << 18  # bytes of the images of a step that are sent without loss
+MOST_EXACT = 1 << 16  # bytes of the images of a step that are sent without loss
+QUALITY = 75  # of WebP, for larger ones
 SHEET_COLUMNS = 8  # images side by side in the picture of a step
 # What a command calls the files that the user has to save first: an image to edit, and tokens.
 ORIGINAL, START = "original.png", "start_tokens.json"
@@ -93,7 +94,11 @@ class Decoding:
     texts: Mapping[str, str]
 
     def events(self) -> Iterator[Event]:
-        """Decode the images: yields the start, every step, and the finished images."""
+        """Decode the images: yields the start, every step, and the end.
+
+        A step has the tokens and confidences of those cells only that were hidden before it, and
+        the last one has the finished images.
+        """
         started = time.monotonic()
         recipe, model = self.recipe, self.opened.model
         yield self._start()
@@ -105,7 +110,7 @@ class Decoding:
             midway=self.midway,
         )
         done = self.midway.steps if self.midway else 0
-        unsure = []
+        unsure, was_hidden = [], np.array(True)  # at first all of them
         for number, step in enumerate(steps, start=done):
             branch = self.midway if number == done else None
             if branch:  # what the earlier decoding has drawn here
@@ -113,22 +118,27 @@ class Decoding:
                 step = replace(step, proposed=np.broadcast_to(tokens, step.tokens.shape))
             if step.hidden.any() and not branch:  # otherwise the surest tokens are the same
                 unsure.append((number, step))
-            yield {
+            event = {
                 "event": "step",
                 "step": number,
                 "tokens": encode(
-                    np.minimum(step.proposed, model.tokenizer.codebook_size - 1), "<u4"
+                    np.minimum(step.proposed, model.tokenizer.codebook_size - 1)[was_hidden], "<u4"
                 ),
                 "hidden": encode(step.hidden, "u1"),
-                "confidence": encode(step.confidence, "<f4"),
-                "imagined": self._sheet(step),
+                "confidence": encode(in_few_digits(step.confidence[was_hidden]), "<f4"),
             }
+            if step.hidden.any():
+                event["imagined"] = self._sheet(step)
+            else:
+                event["files"] = [png(image, self.texts) for image in self._images(step)]
+                event["seconds"] = time.monotonic() - started
+            yield event
+            was_hidden = step.hidden
         # Not before the next step, because it takes as long as one.
         for number, unsure_step in unsure:
             sheet = self._sheet(unsure_step, surest=True)
             yield {"event": "surest", "step": number, "surest": sheet}
-        files = [png(image, self.texts) for image in self._images(step)]
-        yield {"event": "done", "files": files, "seconds": time.monotonic() - started}
+        yield {"event": "done"}
 
     def choice(self, cell: int) -> dict[str, Any]:
         """Tell how the step after `midway` decides about a cell of the first image.
@@ -192,16 +202,18 @@ class Decoding:
     def _sheet(self, step: DecodedStep, *, surest: bool = False) -> str:
         """Write what `_images` draws as one picture, or nothing where all is hidden.
 
-        The picture is exact where its bytes are few, and at the last step.
+        The picture is exact where its bytes are few.
         """
         if step.hidden.all():
             return ""
         images = self._images(step, surest=surest)
-        is_exact = not step.hidden.any() or images.size <= MOST_EXACT
+        is_exact = images.size <= MOST_EXACT
         # WebP takes no more than 16,383 pixels a side.
         sheet = tile(images, min(SHEET_COLUMNS, len(images)), padding=0)
         file = io.BytesIO()
-        to_picture(sheet).save(file, "WEBP", lossless=is_exact, quality=90, method=0)
+        # Method 2 makes lossy pictures a sixth smaller than 0, of 64 images in 16 ms (12).
+        method = 0 if is_exact else 2
+        to_picture(sheet).save(file, "WEBP", lossless=is_exact, quality=QUALITY, method=method)
         return base64.b64encode(file.getvalue()).decode()
 
 
@@ -366,6 +378,12 @@ def show_validation(opened: OpenModel, index: int) -> dict[str, Any]:
     number = int(label) if np.ndim(label) == 0 else None
     file = png(image.permute(1, 2, 0).numpy())
     return {"file": file, "label": number, "count": len(split)}
+
+
+def in_few_digits(values: np.ndarray) -> np.ndarray:
+    """Round float32 values to the 8 binary digits of bfloat16, so that they can be compressed."""
+    bits = np.ascontiguousarray(values, "<f4").view("<u4")
+    return ((bits + 0x8000) & 0xFFFF0000).view("<f4")
 
 
 def png(image: np.ndarray, texts: Mapping[str, str] = NO_TEXTS) -> str:

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from page.catalog import Catalog, OpenModel
+from page.catalog import Catalog, OpenModel, names_of
 from page.checks import (
     MOST_JSON,
     MOST_UPLOAD,
@@ -184,15 +184,7 @@ class _Answers:
 
     async def _models(self) -> list[dict[str, str]]:
         files = await run_in_threadpool(self._page.catalog.files)
-        return [
-            {
-                "id": file.id,
-                "run": file.path.parent.name,
-                "name": file.path.stem,
-                "version": file.version,
-            }
-            for file in files
-        ]
+        return [{**names_of(file.path), "version": file.version} for file in files]
 
     async def model(self, request: Request) -> Response:
         """Open and describe a model."""

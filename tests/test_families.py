@@ -173,10 +173,10 @@ def test_the_page_decodes_it(world):
     assert shown["has_null"] == world.case.has_null
     assert tuple(shown["grid"]) == world.case.network.config.grid
     request = {"count": 2, "seed": 1, "sampling": {"cfg_w": 0.0}}
-    *events, done = read_decoding(request, opened, form).events()
-    assert len(done["files"]) == 2
-    last = [event for event in events if event["event"] == "step"][-1]
-    tokens = np.frombuffer(base64.b64decode(last["tokens"]), "<u4")
+    events = read_decoding(request, opened, form).events()
+    _, first, *_, last = [event for event in events if event["event"] == "step"]
+    assert len(last["files"]) == 2
+    tokens = np.frombuffer(base64.b64decode(first["tokens"]), "<u4")
     config = world.case.network.config
     assert len(tokens) == 2 * config.seq_len
     assert tokens.max() < config.codebook_size

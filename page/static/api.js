@@ -53,12 +53,8 @@ export async function getJson(path) {
   return (await answered(path)).json();
 }
 
-/** Open a model: what the server says about its file, and its names in the list. */
-export async function openModel(id) {
-  const described = await getJson(`api/models/${id}`);
-  const { run, name } = store.page.models.find((model) => model.id === id);
-  return { ...described, id, run, name };
-}
+/** Open a model: what the server says about its file. */
+export const openModel = (id) => getJson(`api/models/${id}`);
 
 /** Send a file; returns the answer. */
 export async function upload(path, file) {

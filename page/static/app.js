@@ -77,12 +77,13 @@ async function lookForModels() {
 
 async function openAgain() {
   await chooseModel(store.model.id);
-  tell("The file of this model has been replaced, and the page has opened the new one.");
+  tell("The file of this model has been replaced: the page shows the new one, which cannot go on with earlier images.");
 }
 
 async function watchModels() {
-  // A server that is away says so where the user asks it for something.
-  if (!document.hidden && view() !== "training") await lookForModels().catch(() => {});
+  // That a server is away is said where the user asks it for something.
+  const say = (error) => error.status && tell(error.message);
+  if (!document.hidden && view() !== "training") await lookForModels().catch(say);
   setTimeout(watchModels, LOOK_MS);
 }
 

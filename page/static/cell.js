@@ -3,7 +3,8 @@
 import { askJson, attempt, fileOf, toBase64 } from "./api.js";
 import { hasCells, placeOf, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
 import { imageNumber, make } from "./groups.js";
-import { className, id, on, store } from "./store.js";
+import { className, id, isOpen, on, store } from "./store.js";
+import { row as tableRow } from "./table.js";
 
 const PATCH = 3; // cells across a picture: the cell with its neighbors
 const box = id("cell");
@@ -58,23 +59,13 @@ export async function openCell(group, index, number, cell) {
   const state = midway(group, index, decided);
   const isLast = group.first + decided >= group.start.counts.length;
   id("cell-choices").replaceChildren(...got.tokens.map((token, i) => {
-    const row = document.createElement("tr");
-    const patch = document.createElement("td");
-    patch.append(patchOf(pictures[i], cell, group.model));
     const shares = [got.with_class, got.without_class, got.guided].map((of) => (of ? `${short(100 * of[i])} %` : "–"));
-    const take = document.createElement("button");
-    take.type = "button";
-    take.className = "quiet";
-    take.textContent = "Take it";
-    take.ariaLabel = `Take it: token ${token}`;
+    const take = Object.assign(document.createElement("button"),
+      { type: "button", className: "quiet", textContent: "Take it", ariaLabel: `Take it: token ${token}` });
     // Only a known cell can change without changing how many are hidden.
-    take.disabled = !isKnown || isLast || token === got.drawn || group.model.version !== store.model.version;
+    take.disabled = !isKnown || isLast || token === got.drawn || !isOpen(group);
     take.addEventListener("click", () => takeToken(group, index, state, cell, token));
-    const last = document.createElement("td");
-    last.append(take);
-    const texts = [token, ...shares].map((text) => Object.assign(document.createElement("td"), { textContent: text }));
-    row.append(patch, ...texts, last);
-    return row;
+    return tableRow("td", [patchOf(pictures[i], cell, group.model), token, ...shares, take]);
   }));
 }
 
@@ -106,7 +97,7 @@ function takeToken(group, index, state, cell, token) {
   const confidence = group.steps[state.steps - group.first].confidence;
   const cells = tokenCount(group.model);
   const before = confidence.slice(index * cells, (index + 1) * cells);
-  make(title, { ...requestOf(group, index), before, midway: written({ ...state, tokens }) }, group.place, group.original);
+  make(title, { ...requestOf(group, index), before, midway: written({ ...state, tokens }) }, group.place, group.original, { model: group.model });
 }
 
 export function close() {

@@ -51,7 +51,7 @@ function seen(ys, isLog) {
   return kept;
 }
 
-const means = new WeakMap(); // points of a line -> their means; to make room for them takes longer than to fill it
+const means = new WeakMap(); // by points; making room for them takes longer than filling it
 
 /** The mean of what came before, in which older values count less; a share of 0 changes nothing. */
 function smoothed(ys, share) {

@@ -2,7 +2,7 @@
 
 import { attempt, openModel, tell } from "./api.js";
 import { classSelect, control, valueOf } from "./form.js";
-import { imageNumber, make, modelNow, remove, stop } from "./groups.js";
+import { imageNumber, make, remove, stop } from "./groups.js";
 import { className, id, on, store } from "./store.js";
 import { crossTable } from "./table.js";
 
@@ -41,12 +41,12 @@ function showInput() {
 async function difference(group) {
   if (what.value === "class") {
     const label = Number(input.value);
-    return { words: className(label), change: { labels: [label] }, model: modelNow(group) };
+    return { words: className(label), change: { labels: [label] } };
   }
   if (what.value === "model") return otherModel(group);
   const value = valueOf(input, setting(what.value));
   const sampling = { ...group.request.sampling, [what.value]: value };
-  return { words: `${what.value} ${value}`, change: { sampling }, model: modelNow(group) };
+  return { words: `${what.value} ${value}`, change: { sampling } };
 }
 
 /** The same classes for another model; a student samples as it is made for. */
@@ -65,14 +65,14 @@ async function otherModel(group) {
   });
   const isAlike = JSON.stringify(model.usual) === JSON.stringify(group.model.usual);
   const sampling = isAlike ? group.request.sampling : model.usual;
-  return { words: `${run}: ${name}`, change: { labels, sampling, model: model.id, version: model.version }, model };
+  return { words: `${run}: ${name}`, change: { labels, sampling }, model };
 }
 
 id("versus-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const { group } = store.chosen;
   attempt(async () => {
-    const { words, change, model } = await difference(group);
+    const { words, change, model = group.model } = await difference(group);
     const request = { ...group.request, ...change };
     make(`${words}, beside “${group.title}”`, request, group.place, group.original, { versus: group.key, model });
   });
@@ -118,7 +118,7 @@ id("cross-form").addEventListener("submit", async (event) => {
   for (const { place, values } of cells) {
     const words = Object.entries(values).map(([name, value]) => `${name} ${value}`).join(", ");
     const request = { ...group.request, ...image, sampling: { ...group.request.sampling, ...values } };
-    const one = await make(words, request, group.place, group.original, { cell: place, model: modelNow(group) });
+    const one = await make(words, request, group.place, group.original, { cell: place, model: group.model });
     made.push(one);
     if (!one.files.length) break; // stopped, refused, or another request took its place
   }

@@ -1,6 +1,7 @@
 // Draws images with their hidden cells, what the model imagines, maps and the image to edit.
 
 import { store } from "./store.js";
+import { cell } from "./table.js";
 
 const STOPS = [[30, 34, 71], [43, 75, 143], [47, 143, 157], [143, 201, 122], [246, 229, 141]];
 
@@ -119,20 +120,28 @@ export function drawStep(canvas, group, index, number, shown = "image", wanted =
   const cells = index * tokenCount(model);
   const isHidden = (i) => !step || step.hidden[cells + i] !== 0;
   const isMap = shown === "confidence" || shown === "order";
-  if (!step || (!isMap && !step.imagined)) return drawHidden(context, () => true, model);
+  if (!step || (!isMap && !step.imagined && !step.finished.length)) return drawHidden(context, () => true, model);
   if (isMap) {
     drawHidden(context, () => true, model);
     return drawMap(context, group, step, cells, shown);
   }
-  // The sheet of a step has rows of at most eight images.
   const { size: [height, width] } = model;
+  const whole = step.finished[index];
+  const picture = whole ?? ((shown === "surest" && step.surest) || step.imagined);
+  // The sheet of an earlier step has rows of at most eight images.
   const columns = Math.min(8, group.start.labels.length);
-  const [left, top] = [(index % columns) * width, Math.floor(index / columns) * height];
-  const sheet = (shown === "surest" && step.surest) || step.imagined;
-  context.drawImage(sheet, left, top, width, height, 0, 0, canvas.width, canvas.height);
+  const [left, top] = whole ? [0, 0] : [(index % columns) * width, Math.floor(index / columns) * height];
+  context.drawImage(picture, left, top, width, height, 0, 0, canvas.width, canvas.height);
   if (!hasCells(model)) return;
   if (shown === "image") drawHidden(context, isHidden, model);
   else outlineKnown(context, isHidden, model);
+}
+
+/** Make a figure of a picture. */
+export function figure(src, alt, words) {
+  const made = document.createElement("figure");
+  made.append(Object.assign(new Image(), { src, alt }), cell("figcaption", words));
+  return made;
 }
 
 /** Draw how much the colors of two drawings differ, on black. */

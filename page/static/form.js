@@ -121,9 +121,9 @@ export function makeForms() {
 document.addEventListener("invalid", (event) => event.target.closest("details")?.setAttribute("open", ""), true);
 
 /** Say which settings differ from the defaults. */
-export function changedSettings(sampling) {
+export function changedSettings(sampling, { usual }) {
   const changed = store.page.sampling
-    .filter((one) => String(sampling[one.name]) !== String((store.model?.usual ?? {})[one.name] ?? one.default))
+    .filter((one) => String(sampling[one.name]) !== String(usual[one.name] ?? one.default))
     .map((one) => `${one.title.slice(2)} ${sampling[one.name]}`);
   return changed.join(", ") || "the defaults";
 }

@@ -13,9 +13,11 @@ let running = null;
  * Ask for images and show them in the element `place` while they are decoded; returns when they
  * are done, with their group. `original` is the file of the image that they edit. Beside the images
  * of the group with the key `versus` the same ones are drawn, and what differs. `cell` is an element
- * that replaces `place` while it is there.
+ * that replaces `place` while it is there; `model` is the model that makes them.
  */
 export async function make(title, request, place, original = null, { versus = null, cell = null, model = store.model } = {}) {
+  // What goes on with the group names this model, too; the server refuses it once the file is another one.
+  request = { ...request, model: model.id, version: model.version };
   const { before, ...sent } = request;
   running?.abort();
   const abort = (running = new AbortController());
@@ -43,11 +45,6 @@ export async function make(title, request, place, original = null, { versus = nu
   return group;
 }
 
-/** The model of a group as it is now; a group beside another may have a model of its own. */
-export function modelNow({ request, model }) {
-  return request.model ? model : store.model;
-}
-
 export function stop() {
   running?.abort();
 }
@@ -62,13 +59,18 @@ async function take(group, event) {
     show(group);
     choose(group, 0);
   } else if (event.event === "step") {
-    if (!group.steps.length) group.first = event.step;
+    const last = group.steps.at(-1);
+    if (!last) group.first = event.step;
+    const tokens = filled(last, last && new Uint32Array(last.tokens.buffer), new Uint32Array(fromBase64(event.tokens).buffer));
+    const confidence = filled(last, last?.confidence, new Float32Array(fromBase64(event.confidence).buffer));
+    group.files = event.files?.map((file) => fileOf(file)) ?? [];
+    group.seconds = event.seconds;
     group.steps.push(await drawable({
-      tokens: fromBase64(event.tokens),
+      tokens: new Uint8Array(tokens.buffer),
       hidden: fromBase64(event.hidden),
-      confidence: new Float32Array(fromBase64(event.confidence).buffer),
+      confidence,
       files: { imagined: event.imagined && fileOf(event.imagined, "webp"), surest: null },
-    }));
+    }, group.files));
     rememberBefore(group);
     drawGroup(group);
     emit("group", group);
@@ -76,17 +78,20 @@ async function take(group, event) {
     const step = group.steps[event.step - group.first];
     step.files.surest = event.surest && fileOf(event.surest, "webp");
     Object.assign(step, await drawable(step));
-  } else {
-    group.files = event.files.map((file) => fileOf(file));
-    group.seconds = event.seconds;
   }
 }
 
-/** Add to a step the pictures of its files. */
-async function drawable(step) {
-  const { imagined, surest } = step.files;
-  const pictures = await Promise.all([imagined, surest].map((file) => file && createImageBitmap(file)));
-  return { ...step, imagined: pictures[0], surest: pictures[1] };
+/** The values of a step: those of the one before, and new ones where that had hidden cells. */
+function filled(last, before, values) {
+  let next = 0;
+  return last ? before.map((value, i) => (last.hidden[i] ? values[next++] : value)) : values;
+}
+
+/** Add to a step the pictures of its files; the last one has finished images. */
+async function drawable(step, images = []) {
+  const [imagined, surest, ...finished] = await Promise.all(
+    [step.files.imagined, step.files.surest, ...images].map((file) => file && createImageBitmap(file)));
+  return { ...step, imagined, surest, finished };
 }
 
 /** In a branch, cells that were known keep the confidence that they had. */
@@ -128,7 +133,7 @@ export function tellRejected(group) {
 /** Put into the database what makes the group again; elements and pictures stay here. */
 function keep({ element, cell, steps, ...group }) {
   if (group.ofTour) return;
-  const files = steps.map(({ imagined, surest, ...step }) => step);
+  const files = steps.map(({ imagined, surest, finished, ...step }) => step);
   keepGroup({ ...group, steps: files });
 }
 
@@ -160,7 +165,7 @@ function show(group) {
   });
   part(".go-on").addEventListener("click", () => {
     remove(group);
-    make(group.title, group.request, group.place, group.original, { ...group, model: modelNow(group) });
+    make(group.title, group.request, group.place, group.original, group);
   });
   part(".save-all").addEventListener("click", () => attempt(() => saveAll(group)));
   part(".tiles").append(...start.labels.map((label, index) => {
@@ -221,7 +226,10 @@ export function drawGroup(group, number = group.steps.length - 1, shown = "image
 /** Show what earlier visits have made with this model. */
 async function showKept(modelId) {
   const kept = await groupsOf(modelId);
-  for (const group of kept) group.steps = await Promise.all(group.steps.map(drawable));
+  for (const group of kept) {
+    const images = (step) => (step.hidden.includes(1) ? [] : group.files);
+    group.steps = await Promise.all(group.steps.map((step) => drawable(step, images(step))));
+  }
   if (store.model.id !== modelId) return; // another one has been chosen meanwhile
   const here = new Set(store.groups.map(({ key }) => key));
   const newer = store.groups;

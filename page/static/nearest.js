@@ -1,9 +1,9 @@
 // Under "This image": the training images that have most tokens in common with the chosen image.
 
-import { askJson, attempt, fileOf, toBase64 } from "./api.js";
+import { askJson, attempt, toBase64 } from "./api.js";
 import { midway } from "./cell.js";
-import { tokenCount } from "./draw.js";
-import { className, id, on, store } from "./store.js";
+import { figure, tokenCount } from "./draw.js";
+import { className, id, isOpen, on, store } from "./store.js";
 
 const button = id("find-nearest");
 const found = id("nearest");
@@ -14,22 +14,15 @@ button.addEventListener("click", async () => {
   const got = await attempt(() => askJson("api/nearest", { tokens: toBase64(tokens) }));
   if (!got || store.chosen?.group !== group || store.chosen.index !== index) return;
   found.replaceChildren(...got.files.map((file, i) => {
-    const figure = document.createElement("figure");
-    const image = document.createElement("img");
-    image.src = URL.createObjectURL(fileOf(file));
-    image.onload = () => URL.revokeObjectURL(image.src);
-    const name = got.labels ? className(got.labels[i], group.model) : "Image";
-    image.alt = `${name} ${got.numbers[i]} of the training images`;
-    const caption = document.createElement("figcaption");
-    caption.textContent = `${name} ${got.numbers[i]}: ${got.same[i]} of ${tokenCount(group.model)}`;
-    figure.append(image, caption);
-    return figure;
+    const name = `${got.labels ? className(got.labels[i], group.model) : "Image"} ${got.numbers[i]}`;
+    const words = `${name}: ${got.same[i]} of ${tokenCount(group.model)}`;
+    return figure(`data:image/png;base64,${file}`, `${name} of the training images`, words);
   }));
 });
 
 function update() {
   const { group, index } = store.chosen ?? {};
-  button.disabled = !group?.files[index] || group.model.version !== store.model.version;
+  button.disabled = !group?.files[index] || !isOpen(group);
 }
 
 on("chosen", () => {

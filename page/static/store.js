@@ -42,6 +42,9 @@ export function emit(what, ...details) {
   for (const listener of listeners[what] ?? []) listener(...details);
 }
 
+/** Whether the model that made a group is the one that is open. */
+export const isOpen = ({ model }) => model.version === store.model.version;
+
 export function choose(group, index) {
   store.chosen = { group, index };
   emit("chosen");

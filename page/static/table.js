@@ -1,6 +1,6 @@
 // Tables: of rows, and of two axes.
 
-/** Make a cell; `content` is a text or an element, or nothing. */
+/** Make a cell, or another element; `content` is a text or an element, or nothing. */
 export function cell(tag, content = "") {
   const made = document.createElement(tag);
   if (content !== null) made.append(content);

@@ -2,7 +2,7 @@
 
 import { attempt, getJson } from "./api.js";
 import { lines, readable, short } from "./charts.js";
-import { color } from "./draw.js";
+import { color, figure } from "./draw.js";
 import { radios } from "./form.js";
 import { id, keep, on, store } from "./store.js";
 import { showSweep } from "./sweep.js";
@@ -262,15 +262,9 @@ function showPictures() {
   }
 }
 
-function reconstruction(run) {
-  const figure = document.createElement("figure");
-  const image = new Image();
-  image.src = `api/runs/${run.id}/reconstructions?${run.reconstructions}`; // so that a newer one loads
-  image.alt = `Originals and reconstructions of ${run.name}`;
-  const caption = document.createElement("figcaption");
-  caption.textContent = run.name;
-  figure.append(image, caption);
-  return figure;
+function reconstruction({ id: run, name, reconstructions: time }) {
+  // With its time, so that a newer one loads.
+  return figure(`api/runs/${run}/reconstructions?${time}`, `Originals and reconstructions of ${name}`, name);
 }
 
 /** Fill a select with runs, and keep what was chosen. */

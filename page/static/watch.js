@@ -6,7 +6,8 @@ import { bars } from "./charts.js";
 import { cellAt, drawStep, hasCells, placeOf, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
 import { changedSettings, classSelect, radios } from "./form.js";
 import { drawGroup, fileName, imageNumber, make } from "./groups.js";
-import { className, emit, id, on, store } from "./store.js";
+import { className, emit, id, isOpen, on, store } from "./store.js";
+import { cell } from "./table.js";
 
 const panel = id("watch");
 const canvas = id("watch-canvas");
@@ -41,19 +42,15 @@ function showChosen() {
   const { group, index } = store.chosen;
   const { start, request, model } = group;
   classSelect(id("branch-class"), start.labels[index]);
+  id("chance").textContent = `${(100 / model.codes).toPrecision(2)} %, mere chance`;
   id("facts").replaceChildren(...[
     ["Class", className(start.labels[index], model)],
     ["Seed", start.seed],
     ["Image", `${imageNumber(group, index)} (${index + 1} of ${start.labels.length})`],
     ["Steps", `${start.counts.length}${start.counts.length < request.sampling.step ? ", as many as there are hidden tokens" : ""}`],
-    ["Settings", changedSettings(request.sampling)],
+    ["Settings", changedSettings(request.sampling, model)],
     ["Model", `${model.run}, ${start.fingerprint}`],
-  ].flatMap(([name, value]) => {
-    const [term, text] = [document.createElement("dt"), document.createElement("dd")];
-    term.textContent = name;
-    text.textContent = value;
-    return [term, text];
-  }));
+  ].flatMap(([name, value]) => [cell("dt", name), cell("dd", value)]));
   // An option a line, as a shell reads it.
   id("command").textContent = start.command_lines.join(" \\\n  ");
   id("command-note").replaceChildren(...commandNote(group, index));
@@ -122,7 +119,7 @@ function draw() {
   id("watch-cell").textContent = "Click a cell to see what the model could take there.";
   // From the last step nothing is left to decode, and the tokens mean nothing to another model.
   id("branch-form").querySelector("button").disabled =
-    !step || Number(slider.value) >= steps || group.model.version !== store.model.version;
+    !step || Number(slider.value) >= steps || !isOpen(group);
 }
 
 /** Draw the chosen image at every step, side by side; a click goes to the step. */
@@ -175,7 +172,7 @@ slider.addEventListener("input", () => {
 
 function open(cell) {
   const { group, index, number, step } = view();
-  if (step && group.model.version === store.model.version) openCell(group, index, number, cell);
+  if (step && isOpen(group)) openCell(group, index, number, cell);
 }
 
 canvas.addEventListener("click", (event) => {
@@ -184,7 +181,7 @@ canvas.addEventListener("click", (event) => {
 });
 
 canvas.addEventListener("keydown", (event) => {
-  const [rows, columns] = rowsAndColumns();
+  const [rows, columns] = rowsAndColumns(store.chosen?.group.model);
   const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Enter: 0 }[event.key];
   if (by === undefined || !store.chosen) return;
   event.preventDefault();
@@ -207,7 +204,7 @@ canvas.addEventListener("pointermove", (event) => {
 id("branch-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const { group, index, number, step } = view();
-  const cells = tokenCount();
+  const cells = tokenCount(group.model);
   const label = Number(id("branch-class").value);
   const steps = Number(slider.value);
   const request = {
@@ -221,7 +218,7 @@ id("branch-form").addEventListener("submit", (event) => {
   };
   const from = `${className(group.start.labels[index])} · ${imageNumber(group, index)}`;
   const title = `${className(label)}, seed ${request.seed}, from step ${steps} of “${from}”`;
-  make(title, request, group.place, group.original);
+  make(title, request, group.place, group.original, { model: group.model });
 });
 
 id("edit-this").addEventListener("click", () => {
@@ -250,7 +247,7 @@ radios(id("shown"), "shown", (value) => {
   id("explained").textContent = EXPLAINED[value];
   if (store.chosen) update();
 });
-on("model", () => (id("chance").textContent = `${(100 / store.model.codes).toPrecision(2)} %, mere chance`));
+on("model", () => store.chosen && update());
 on("chosen", showChosen);
 on("group", (group) => group === store.chosen?.group && update());
 on("theme", () => store.chosen && update());

@@ -101,8 +101,7 @@ def test_the_page_edits_a_rectangle(folder):
     edit = {"validation": 0, "cells": [15, 31], "down": 1, "right": -2}
     decoding = read_decoding({"count": 1, "seed": 1, "edit": edit}, opened, form)
     assert {"--mask_box 30,0,32,4", "--outpaint right=4 top=2"} <= set(decoding.command or ())
-    *events, done = decoding.events()
-    last = [event for event in events if event["event"] == "step"][-1]
-    sheet = Image.open(io.BytesIO(base64.b64decode(last["imagined"])))
-    assert sheet.size == (WIDTH, HEIGHT)
-    assert len(done["files"]) == 1
+    *_, before, last = [event for event in decoding.events() if event["event"] == "step"]
+    (file,) = last["files"]
+    for picture in (before["imagined"], file):
+        assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (WIDTH, HEIGHT)

@@ -1,5 +1,6 @@
 """A page that is served by the real command line, and how a browser would ask it."""
 
+import base64
 import json
 import os
 import re
@@ -11,11 +12,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from page.connections import listen, running
+from page.server import Page, application
+from page.worker import Worker
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120
@@ -23,12 +31,15 @@ START_SECONDS = 120
 
 @dataclass
 class Served:
-    """A server: its address, the folder of its runs, its process, and what it says at the end."""
+    """A server: its address, the folder of its runs, its process, and what it says at the end.
+
+    A server in this process has only an address.
+    """
 
     url: str
-    output: Path
-    process: "subprocess.Popen[str]"
-    said_later: "Future[str]"
+    output: Path | None = None
+    process: "subprocess.Popen[str] | None" = None
+    said_later: "Future[str] | None" = None
 
     def ask(
         self, path: str, body: bytes | dict[str, Any] | None = None, **headers: str
@@ -59,7 +70,11 @@ class Served:
         return {"tab": "one", "model": self.model, "count": 2, "seed": 3, "labels": [3, 4]} | more
 
     def events(self, **more: Any) -> list[dict[str, Any]]:
-        """Decode images; returns all events, the surest images as parts of their steps."""
+        """Decode images; returns all events as the browser completes them.
+
+        The surest images are parts of their steps, every step has the values of all cells, and the
+        files come at the end.
+        """
         status, _, body = self.ask("api/decode", self.request(**more))
         assert status == 200, body
         blocks = body.decode().strip().split("\n\n")
@@ -68,6 +83,14 @@ class Served:
         for event in events:
             if event["event"] == "surest":
                 steps[event["step"]].update(surest=event["surest"])
+        for before, step in pairwise(steps.values()):
+            was_hidden = _bytes(before["hidden"]) != 0
+            for name in ("tokens", "confidence"):
+                values = _bytes(before[name], "<u4").copy()
+                values[was_hidden] = _bytes(step[name], "<u4")
+                step[name] = base64.b64encode(values.tobytes()).decode()
+        if steps:
+            events[-1].update(files=list(steps.values())[-1].get("files"))
         return [event for event in events if event["event"] != "surest"]
 
     def refusal(self, **more: Any) -> str:
@@ -77,6 +100,10 @@ class Served:
         message = json.loads(body)["message"]
         assert message.count("\n") == 0
         return message
+
+
+def _bytes(text: str, dtype: str = "u1") -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), dtype)
 
 
 @pytest.fixture(scope="session")
@@ -123,6 +150,25 @@ def serve(
     for server in started:
         assert server.stdout is not None
         server.stdout.close()
+
+
+@pytest.fixture
+def serve_here() -> Iterator[Callable[[Page], Served]]:
+    """Serve a page by threads of this process."""
+    with ExitStack() as servers:
+
+        def start(page: Page) -> Served:
+            worker, is_over = Worker(), threading.Event()
+            thread = threading.Thread(target=worker.run, args=(is_over.is_set,), daemon=True)
+            thread.start()
+            listening = servers.enter_context(listen("127.0.0.1", 0))
+            servers.enter_context(running(application(page, worker), listening))
+            servers.callback(thread.join)
+            servers.callback(worker.wake)
+            servers.callback(is_over.set)
+            return Served(f"http://127.0.0.1:{listening.getsockname()[1]}/")
+
+        yield start
 
 
 @pytest.fixture(scope="session")

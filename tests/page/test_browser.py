@@ -436,7 +436,16 @@ def test_a_model_that_is_replaced_is_opened_again(page, runs):
         assert page.one("#groups .tile span").text.startswith("0 ")
         page.click("#generate-go")
         page.wait("document.querySelector('#groups .tile span').textContent.startsWith('new 0')")
-        # Without a click the page sees it, too.
+        # Nothing goes on with an image of the earlier file.
+        page.click("#groups .group:last-of-type .tile")
+        assert not page.one("#branch-form button").is_enabled()
+        page.click("#compare summary")
+        page.click("#versus-form button")
+        page.wait("document.getElementById('message').textContent.includes('earlier images')")
+        assert len(page.all("#groups .group")) == 2
+        # Without a click the page sees it, too: a file that is cut off, and one that is whole.
+        path.write_bytes(before[:-5000])
+        page.wait("document.getElementById('message').textContent.includes('MaskGIT_mnist.pt')")
         path.write_bytes(before)
         page.wait("document.querySelector('#classes label').textContent === '0'")
     finally:
