@@ -153,8 +153,8 @@ const cutting = {
   state() {
     const { across, down } = size();
     const { left, top, right, bottom } = part();
-    const size = `${right - left} × ${bottom - top} of ${across} × ${down} pixels`;
-    return `${size}. Drag the frame or a corner; keys: arrows, + and −.`;
+    const taken = `${right - left} × ${bottom - top} of ${across} × ${down} pixels`;
+    return `${taken}. Drag the frame or a corner; keys: arrows, + and −.`;
   },
   press(_, event) {
     const [x, y, scale] = at(event);

@@ -13,8 +13,8 @@ const isOn = (selector) => () => document.querySelector(`${selector}[aria-checke
 const isMade = (place) => () => store.chosen?.group.place === place && store.chosen.group.files.length > 0;
 const press = (key) => id("canvas").dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
 // Why a step does not apply: a sentence, or nothing to say; null where it does.
-const ofCells = () => (hasCells() ? null : "Its tokens are of the whole image, so no part of a photo can be hidden.");
-const ofPhotos = () => ofCells() ?? (hasPhotos ? null : "Its photos are not here.");
+const ofCells = () => (hasCells() ? null : "This model's tokens are of the whole image, so no part of a photo can be hidden.");
+const ofPhotos = () => ofCells() ?? (hasPhotos ? null : "This model's photos are not here.");
 const ofOthers = () => (hasCells() && hasPhotos ? "" : null);
 const ofPictures = () => (hasCells() ? ofOthers() : "");
 const ofSteps = () => (store.chosen?.group.start.counts.length > 1 ? null : "This model guesses all in one step.");
@@ -38,7 +38,7 @@ const STEPS = [
     isDone: isMade("variants"), not: ofCells },
   { text: "It went step by step, as this row shows. Press step 1.", at: "#film button:nth-child(2)",
     isDone: () => Number(id("step").value) === store.chosen?.group.first + 1, not: ofSteps },
-  { text: "Covered cells are hidden still, but it has a guess for each. Press Imagined.", at: "[data-shown=imagined]",
+  { text: "Most hidden tokens remain, but it has a guess for each. Press Imagined.", at: "[data-shown=imagined]",
     isDone: isOn("[data-shown=imagined]"), not: ofSteps },
   { text: "It keeps the surest guesses, inside the line, and makes the others again. Press Play.", at: "#play",
     isDone: () => id("step").value === id("step").max && id("play").textContent === "Play", not: ofSteps },
@@ -50,7 +50,8 @@ const STEPS = [
 let saved = null; // what comes back at the end
 let at = 0; // number of the step
 let replayed = 0; // steps before it are pressed by themselves
-let notes = [];
+let notes = []; // why the steps before it were left out
+let said = new Set();
 let hasPhotos = true;
 let target = null;
 
@@ -84,7 +85,8 @@ async function begin() {
 function enter(number) {
   const why = STEPS[number].not();
   if (why !== null) {
-    if (why && !notes.includes(why)) notes.push(why);
+    if (why && !said.has(why)) notes.push(why);
+    said.add(why);
     return enter(number + 1);
   }
   at = number;
@@ -134,7 +136,7 @@ async function leave(hasModel = true) {
   if (!saved) return;
   const { chosen, series, hash, size, radios } = saved;
   saved = null;
-  notes = [];
+  said = new Set();
   point(null);
   stop();
   if (at === STEPS.length - 1) store.tour = 0;
