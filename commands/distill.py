@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from commands.flags import configure, option_values
+from commands.flags import configure, option_values, options_of
 from commands.generation import (
     PREVIEW_IMAGES,
     describe_model,
@@ -83,15 +83,21 @@ def resolve(request: Request) -> DistillJob:
         raise UserError(f"{source.path} was trained on {source.dataset}, not {line.dataset}")
     if source.made_for is not None:
         raise UserError(f"{source.path} is a student itself: name the model that taught it")
+    run, continues = request.run(), request.continued.get("student")
+    # The defaults are those of the teacher's family; a run that continues has its own options.
+    named, usual = options_of(DistillConfig), source.shape.usual_students
+    if continues is None:
+        line = line.fill({named[field]: usual[field] for field in usual.keys() & named.keys()})
     line = guided_if_possible(line, DistillConfig, "teacher_guidance", source.shape.null_class)
-    training = configure(DistillConfig, line, num_steps=int(line.distill))
+    without_option = {field: usual[field] for field in usual.keys() - named.keys()}
+    training = configure(DistillConfig, line, num_steps=int(line.distill), **without_option)
     if training.teacher_guidance and source.shape.null_class is None:
         reason = "this transformer has no trained null class, so it cannot be guided; use 0"
         raise FieldError("teacher_guidance", training.teacher_guidance, reason)
     sampling = student_settings(training.num_steps)
     sampling.validate_for(source.shape)
     # The networks that the run is made from.
-    run, continues, teacher = request.run(), request.continued.get("student"), source.open()
+    teacher = source.open()
     made_from = {
         "steps": training.num_steps,
         "teacher": teacher.fingerprint,

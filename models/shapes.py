@@ -90,6 +90,8 @@ class TransformerShape(NetworkShape):
     """The config of a transformer."""
 
     kind = "transformer"
+    # The family's own defaults of fields of DistillConfig, for students of its networks.
+    usual_students: ClassVar[Mapping[str, Any]] = {}
 
     if TYPE_CHECKING:  # as above
 

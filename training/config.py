@@ -179,6 +179,7 @@ class DistillConfig:
 
     Attributes:
         epochs: length of the run; an epoch has UPDATES_PER_EPOCH optimizer steps.
+        optimizer: of student and auxiliary model, as in TrainingConfig.
         auxiliary_lr: peak learning rate of the auxiliary model, which must follow the student.
         teacher_guidance: weight w of the teacher's guidance, which the student learns.
         teacher_logit_scale: factor on the teacher's guided logits; above 1 sharpens.
@@ -189,6 +190,7 @@ class DistillConfig:
     num_steps: int = 1
     epochs: int = 20
     batch_size: int = 32
+    optimizer: str = "adamw"
     lr: float = 3e-4
     auxiliary_lr: float = 1e-3
     teacher_guidance: float = 1.0

@@ -19,7 +19,7 @@ Axes: B images of a step, E empty images, L tokens of an image, K codebook, N hi
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from models.predictors import guided_logits, prepare_decoding
 from models.samplers import draw_tokens
 from models.sampling import SamplingConfig
 from models.shapes import TransformerShape
-from training.config import UPDATES_PER_EPOCH, DistillConfig
+from training.config import UPDATES_PER_EPOCH, DistillConfig, TrainingConfig
 from training.distillation_losses import (
     Compared,
     Made,
@@ -48,12 +48,12 @@ from training.distillation_losses import (
 )
 from training.ema import EMA
 from training.learning_rate import LearningRate
-from training.optimizer import step_unless
+from training.optimizer import check_optimizer, load_optimizer, make_optimizers, step_unless
 from training.transformer import transformer_contents
 from utils.device import autocast, send, strictly_deterministic
 from utils.plain import to_plain
 from utils.seeding import derive_seed, rng
-from utils.weights import load_moments, load_weights
+from utils.weights import load_weights
 
 START_SHARE = 1 / 8  # of the positions start from a sampled token
 # In the first steps the student only imitates the teacher: at most this many steps, and at most
@@ -124,8 +124,9 @@ class DistillationStage:
             LearningRate(peak, training.epochs, warmup, UPDATES_PER_EPOCH)
             for peak in (training.lr, training.auxiliary_lr)
         )
-        self.optimizer, self.auxiliary_optimizer = (
-            torch.optim.AdamW(network.parameters(), betas=BETAS, weight_decay=0.0, fused=True)
+        like = TrainingConfig(optimizer=training.optimizer, betas=BETAS, weight_decay=0.0)
+        self.optimizers, self.auxiliary_optimizers = (
+            [one for one in make_optimizers(network, config, like, precision) if one is not None]
             for network in (self.model, self.auxiliary)
         )
 
@@ -200,8 +201,7 @@ class DistillationStage:
             "model": self.model.state_dict(),
             "auxiliary": self.auxiliary.state_dict(),
             "ema": self.ema.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "auxiliary_optimizer": self.auxiliary_optimizer.state_dict(),
+            **{name: optimizer.state_dict() for name, optimizer in self._named_optimizers()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -209,8 +209,16 @@ class DistillationStage:
         load_weights(self.model, state["model"])
         load_weights(self.auxiliary, state["auxiliary"])
         load_weights(self.ema.module, state["ema"])
-        load_moments(self.optimizer, state["optimizer"])
-        load_moments(self.auxiliary_optimizer, state["auxiliary_optimizer"])
+        check_optimizer(state, "DistillConfig.optimizer", self.training.optimizer)
+        for name, optimizer in self._named_optimizers():
+            load_optimizer(optimizer, state[name])
+
+    def _named_optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
+        """Yield the optimizers with their names in a saved state."""
+        of_both = ("", self.optimizers), ("auxiliary_", self.auxiliary_optimizers)
+        for prefix, optimizers in of_both:
+            for name, optimizer in zip(("optimizer", "muon"), optimizers, strict=False):
+                yield prefix + name, optimizer
 
     def _make(
         self, student: Transformer, labels: np.ndarray, series: int, steps_before: int
@@ -287,8 +295,10 @@ class DistillationStage:
         is_lost = ~torch.stack(list(metrics.values())).isfinite().all()
         spoiled = is_lost | ~(norm + auxiliary_norm).isfinite()
         skip = spoiled.float()
-        step_unless(skip, self.optimizer, rate)
-        step_unless(skip, self.auxiliary_optimizer, self._auxiliary_rate(step))
+        for optimizer in self.optimizers:
+            step_unless(skip, optimizer, rate)
+        for optimizer in self.auxiliary_optimizers:
+            step_unless(skip, optimizer, self._auxiliary_rate(step))
         self.ema.update(step)
         finite = {name: value.masked_fill(is_lost, 0) for name, value in metrics.items()}
         loss = metrics["loss"].masked_fill(is_lost, torch.nan)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from models.families.tables import transformer_family
 from models.shapes import TransformerShape
 from training.config import OPTIMIZERS, TrainingConfig
-from training.muon import Muon
+from training.muon import MOMENTS, Muon
 from utils.errors import FieldError
+from utils.weights import load_moments
 
 SETTING = "TrainingConfig.optimizer"
 
@@ -71,6 +72,14 @@ def check_optimizer(state: Mapping[str, Any], setting: str, chosen: str) -> None
     used = "muon" if "muon" in state else "adamw"
     if used != chosen:
         raise ValueError(f"it was trained with `{setting}` {used}, not {chosen}")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load the moments of an AdamW or a Muon; ValueError if they do not fit."""
+    if isinstance(optimizer, Muon):
+        load_moments(optimizer, state, MOMENTS, counts=())
+    else:
+        load_moments(optimizer, state)
 
 
 def count_moments(model: nn.Module, training: TrainingConfig) -> int:

@@ -33,14 +33,19 @@ from training.freezing import freeze
 from training.growth import grown_state
 from training.learning_rate import LearningRate
 from training.masked_batch import MaskedBatch, hide, padded
-from training.muon import MOMENTS
-from training.optimizer import SETTING, check_optimizer, make_optimizers, step_unless
+from training.optimizer import (
+    SETTING,
+    check_optimizer,
+    load_optimizer,
+    make_optimizers,
+    step_unless,
+)
 from training.working_copy import WorkingCopy
 from utils.device import autocast, strictly_deterministic
 from utils.plain import to_plain
 from utils.processes import ALONE, Processes
 from utils.seeding import derive_seed, rng
-from utils.weights import load_moments, load_weights
+from utils.weights import load_weights
 
 # On the CPU a step is computed in parts of at most this many tokens; larger ones are slower.
 CPU_PART_TOKENS = 4096
@@ -262,9 +267,8 @@ class MaskGITStage:
         check_optimizer(state, SETTING, self.training.optimizer)
         load_weights(self.model, state["model"])
         load_weights(self.ema.module, state["ema"])
-        load_moments(self.optimizer, state["optimizer"])
-        if self.muon is not None:
-            load_moments(self.muon, state["muon"], MOMENTS, counts=())
+        for name, optimizer in self._optimizers.items():
+            load_optimizer(optimizer, state[name])
 
     @property
     def _class_names(self) -> list[str]:

@@ -41,6 +41,16 @@ class ModernConfig(AttentionShape):
         "logit_scale": 0.85,
     }
 
+    # The student of docs/log/few_steps.md.
+    usual_students: ClassVar[Mapping[str, Any]] = {
+        "epochs": 4,
+        "optimizer": "muon",
+        "lr": 1e-3,
+        "auxiliary_lr": 4e-3,
+        "teacher_logit_scale": 0.9,
+        "ema_decay": 0.99,
+    }
+
     codebook_size: int
     num_classes: int
     grid: tuple[int, ...]

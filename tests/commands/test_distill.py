@@ -14,6 +14,8 @@ import torch
 from conftest import TRAIN_TINY
 
 from MaskGIT import main
+from models.families.tables import new_transformer
+from models.modern.config import ModernConfig
 from models.open import load_model
 from training.distillation import DistillationStage, student_settings
 from utils.checkpoint import contents_of, load_checkpoint, save_checkpoint
@@ -139,6 +141,24 @@ def test_a_distillation_that_was_stopped_goes_on_bit_for_bit(run, teacher, tmp_p
     assert found["step"] == expected["step"] == 20
     for name, value in expected["ema"].items():
         assert torch.equal(found["ema"][name], value), name
+
+
+def test_the_defaults_are_those_of_the_teachers_family(run, teacher, tmp_path):
+    contents = contents_of(read_torch_file(teacher), teacher, "maskgit")
+    codes, classes = (contents["config"][name] for name in ("codebook_size", "num_classes"))
+    shape = ModernConfig(codes, classes, (8, 8), hidden_dim=8, depth=1, mlp_dim=8)
+    weights = new_transformer(shape).state_dict()
+    other = {"family": "modern", "config": to_plain(shape), "weights": weights, "ema": weights}
+    save_checkpoint(tmp_path / "modern.pt", "maskgit", {**contents, **other})
+    line = f"--distill 1 --checkpoint {tmp_path}/modern.pt --run_name few"
+    run(f"{line} {FEW}")
+    out = run(f"{line} --n_epochs_distill 2 --resume")
+    assert "student continues after step 10" in out
+    stored, usual = read_record(tmp_path / "few" / "config.json"), ModernConfig.usual_students
+    kept = {name: stored["student"][name] for name in ("lr_distill", "ema_decay")}
+    assert kept == {"lr_distill": usual["lr"], "ema_decay": usual["ema_decay"]}
+    state = load_checkpoint(tmp_path / "few" / "resume_student.pt", "student-resume")["stage"]
+    assert {"muon", "auxiliary_muon"} <= state.keys()
 
 
 def refusal(run, arguments, capsys) -> str:

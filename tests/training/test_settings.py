@@ -52,9 +52,9 @@ STAGES: dict[str, tuple[Callable[..., Any], Any, dict[str, Any]]] = {
         distill,
         DistillConfig,
         {
-            "num_steps": 2, "epochs": 30, "batch_size": 8, "lr": 1e-2, "auxiliary_lr": 1e-2,
-            "teacher_guidance": 3.0, "teacher_logit_scale": 2.0, "grad_clip": 1e-4,
-            "ema_decay": 0.0, "seed": 5,
+            "num_steps": 2, "epochs": 30, "batch_size": 8, "optimizer": "muon", "lr": 1e-2,
+            "auxiliary_lr": 1e-2, "teacher_guidance": 3.0, "teacher_logit_scale": 2.0,
+            "grad_clip": 1e-4, "ema_decay": 0.0, "seed": 5,
         },
     ),
 }  # fmt: skip
