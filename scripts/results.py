@@ -56,7 +56,9 @@ def title(found: Mapping[str, Any]) -> str:
     protocol = found["protocol"]
     extractor = protocol.get("extractor", {})
     network = " ".join(str(extractor[key]) for key in ("name", "sha256") if key in extractor)
-    parts = [protocol.get("protocol"), protocol["basis"], network, f"{protocol['images']} images"]
+    of_images = " ".join(protocol[key] for key in ("dataset", "split", "source") if key in protocol)
+    count = f"{protocol['images']} images"
+    parts = [protocol.get("protocol"), protocol["basis"], network, of_images, count]
     return ", ".join(str(part) for part in parts if part)
 
 

@@ -51,6 +51,13 @@ def test_scores_that_cannot_be_compared_are_never_in_one_table(results):
     assert "/c.json | 0.2 | f00d | 0 | bfloat16 |" in second
 
 
+def test_likelihoods_of_other_images_are_never_in_one_table(results):
+    found = {split: evaluation("tokens of f00d", nats_per_token=3) for split in ("a", "b")}
+    for split, one in found.items():
+        one["protocol"] |= {"dataset": "mnist", "split": split, "source": "1234"}
+    assert results(**found).stdout.count("### tokens of f00d, net.pt beef, mnist ") == 2
+
+
 @pytest.mark.parametrize("content", ["no json", "[]", '{"scores": {}}', '{"protocol": {}}'])
 def test_another_file_is_named_in_one_line(results, content):
     found = results(other=content)
