@@ -17,9 +17,8 @@ export const tokens = {
     const [rows, columns] = rowsAndColumns();
     const [across, down] = [canvas.width / columns, canvas.height / rows];
     context.drawImage(seen.picture, 0, 0, canvas.width, canvas.height);
-    if (chosen !== null) {
-      drawFrames(context, (i) => seen.tokens[i] === seen.tokens[chosen], color("--accent"), 1 / 10);
-    }
+    const isSame = (i) => seen.tokens[i] === seen.tokens[chosen];
+    if (chosen !== null) drawFrames(context, isSame, color("--accent"), 1 / 10);
     if (across < READABLE) return;
     context.font = `600 ${Math.round(across / 3.4)}px system-ui, sans-serif`;
     [context.textAlign, context.textBaseline, context.lineJoin] = ["center", "middle", "round"];

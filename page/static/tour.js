@@ -1,5 +1,5 @@
-// The tour: from a photo to an image in sixty seconds. Each step is a click on the page itself, with
-// the chosen model. The user's groups and easel are set aside meanwhile, and nothing of it is kept.
+// The tour: each step is a click on the page itself, with the chosen model. The user's groups and
+// easel are set aside meanwhile, and nothing of it is kept.
 
 import { attempt, getJson, ofModel, tell } from "./api.js";
 import { tokens } from "./codes.js";
@@ -23,7 +23,7 @@ const ofSteps = () => (store.chosen?.group.start.counts.length > 1 ? null : "Thi
 const STEPS = [
   { text: "The model learned from photos. Press Show to take one.", view: "edit", at: "#take-validation",
     isDone: () => easel.original, not: ofPhotos },
-  { text: "Let it make an image of which nothing is known. Press Generate.", view: "generate", at: "#generate-go",
+  { text: "Let it make an image from nothing. Press Generate.", view: "generate", at: "#generate-go",
     isDone: isMade("groups"), not: ofOthers },
   { text: "Press “Edit it”.", view: "generate", at: "#edit-this", isDone: () => easel.original, not: ofPictures },
   { text: "A tokenizer makes few numbers of all these pixels. Press Tokens.",
@@ -44,7 +44,7 @@ const STEPS = [
     isDone: () => id("step").value === id("step").max && id("play").textContent === "Play", not: ofSteps },
   { text: "All tokens are known, and the decoder draws them. Press Image.", at: "[data-shown=image]",
     isDone: isOn("[data-shown=image]"), not: ofSteps },
-  { text: "That is all: photo, tokens, hide, guess, keep, image. Leave, and your own images are back.", at: "#tour-leave",
+  { text: "Photo, tokens, hide, guess, keep, image: that is all. Leave, and your own images are back.", at: "#tour-leave",
     isDone: () => false, not: () => null },
 ];
 let saved = null; // what comes back at the end
@@ -66,7 +66,7 @@ function hide() {
 async function begin() {
   if (!store.model) return tell("Train a model first.");
   hasPhotos = await getJson(ofModel("validation/0")).then(() => true, () => false);
-  if (document.querySelector(".stop:not([hidden])")) return tell("Wait until the images are made, or stop them.");
+  if (document.querySelector(".stop:not([hidden])")) return tell("Wait for the images, or stop them.");
   if (saved) return; // a second click
   const { chosen, series } = store;
   const radios = [...document.querySelectorAll("#tools [aria-checked=true], #shown [aria-checked=true]")];
