@@ -1,4 +1,4 @@
-// Brings photos to the easel; there the user can turn one and choose its part before it is shrunk.
+// Brings photos to the easel, where one can be turned and cut before it is shrunk.
 
 import { attempt, fileOf, ofModel, tell, upload } from "./api.js";
 import { easelOf, keepEasel } from "./archive.js";

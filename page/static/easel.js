@@ -1,5 +1,5 @@
-// The easel: the image to edit, and the cells of it that are regenerated. What it shows in place of
-// the image, its tokens, variants or the photo that is cut, comes from codes.js, review.js and crop.js.
+// The easel: the image to edit, and the cells of it that are regenerated.
+// codes.js, review.js and crop.js show something else on it.
 
 import { toBase64 } from "./api.js";
 import { easelOf, keepEasel } from "./archive.js";

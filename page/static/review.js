@@ -18,7 +18,7 @@ const variant = {
     if (isHeld || !group) drawOriginal(context);
     else drawStep(canvas, group, index, group.steps.length - 1, "image", Math.max(canvas.width, canvas.height));
   },
-  state: () => (isHeld ? "The original" : "Press the image, or hold the space bar, to see the original."),
+  state: () => (isHeld ? "The original" : "Press the image, or hold space, to see the original."),
   press: () => hold(true),
   release: () => hold(false),
   key: ({ key }) => key === " " && (hold(true), true),
