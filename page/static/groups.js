@@ -16,7 +16,7 @@ let running = null;
  * that replaces `place` while it is there; `model` is the model that makes them.
  */
 export async function make(title, request, place, original = null, { versus = null, cell = null, model = store.model } = {}) {
-  // What goes on with the group names this model, too; the server refuses it once the file is another one.
+  // What goes on with the group names this model, too; the server refuses it once it is replaced.
   request = { ...request, model: model.id, version: model.version };
   const { before, ...sent } = request;
   running?.abort();

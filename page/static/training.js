@@ -6,7 +6,7 @@ import { color, figure } from "./draw.js";
 import { radios } from "./form.js";
 import { id, keep, on, store } from "./store.js";
 import { showSweep } from "./sweep.js";
-import { row } from "./table.js";
+import { cell, row } from "./table.js";
 import { why } from "./terms.js";
 
 const POLL_MS = 2000;
@@ -152,9 +152,7 @@ function boxOf(run, name) {
     keep();
     attempt(look);
   });
-  const title = document.createElement("span");
-  title.textContent = name;
-  box.append(input, document.createElement("i"), title, document.createElement("small"));
+  box.append(input, cell("i"), cell("span", name), cell("small"));
   return box;
 }
 
