@@ -116,8 +116,10 @@ class Decoding(NamedTuple):
             scale, temperature = float(plan.logit_scales[index]), float(plan.temperatures[index])
             logits = self.logits_fn(tokens, index).float() * scale  # (B, L, K)
             log_probs = logits.log_softmax(-1)
+            seen = logits if sampler.sees_logits else log_probs
+            del logits  # with a large codebook they take gigabytes
             here = StepNoise(noise.uniform[index], noise.gumbel[index], temperature, noise.order)
-            proposal = sampler.propose(logits if sampler.sees_logits else log_probs, here)
+            proposal = sampler.propose(seen, here)
             # Reveal the planned number at the hidden positions with the highest scores.
             revealed = hidden & (rank_among(proposal.score, hidden) < counts[:, index, None])
             tokens = torch.where(revealed, proposal.tokens, tokens)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from utils.errors import UserError, one_line
+from utils.errors import FieldError, UserError, one_line
 from utils.torch_file import OPTIMIZER, read_json
 
 log = logging.getLogger(__name__)
@@ -262,6 +262,23 @@ def shape_of(weights: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, 
 def count_modules(weights: Mapping[str, Tensor], prefix: str) -> int:
     """Count the different numbers that follow a prefix in the names of weights."""
     return len({k[len(prefix) :].split(".")[0] for k in weights if k.startswith(prefix)})
+
+
+def heads_of(width: int, given: int | None, published: Mapping[int, int]) -> int:
+    """Return the number of attention heads, which weights do not show.
+
+    Args:
+        width: that of the transformer.
+        given: what the user said; None takes the number of the published transformer of this width.
+        published: numbers of heads by width.
+
+    Raises:
+        FieldError: if neither is known.
+    """
+    heads = given or published.get(width)
+    if heads is None:
+        raise FieldError("transformer.heads", heads, f"give the right number for width {width}")
+    return heads
 
 
 def with_joined_qkv(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ Axes: B images of a step, E empty images, L tokens of an image, K codebook, N hi
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,13 @@ from training.distillation_losses import (
 )
 from training.ema import EMA
 from training.learning_rate import LearningRate
-from training.optimizer import check_optimizer, load_optimizer, make_optimizers, step_unless
+from training.optimizer import (
+    check_optimizer,
+    load_optimizer,
+    make_optimizers,
+    named_optimizers,
+    step_unless,
+)
 from training.transformer import transformer_contents
 from utils.device import autocast, send, strictly_deterministic
 from utils.plain import to_plain
@@ -126,7 +132,7 @@ class DistillationStage:
         )
         like = TrainingConfig(optimizer=training.optimizer, betas=BETAS, weight_decay=0.0)
         self.optimizers, self.auxiliary_optimizers = (
-            [one for one in make_optimizers(network, config, like, precision) if one is not None]
+            named_optimizers(*make_optimizers(network, config, like, precision))
             for network in (self.model, self.auxiliary)
         )
 
@@ -201,7 +207,7 @@ class DistillationStage:
             "model": self.model.state_dict(),
             "auxiliary": self.auxiliary.state_dict(),
             "ema": self.ema.module.state_dict(),
-            **{name: optimizer.state_dict() for name, optimizer in self._named_optimizers()},
+            **{name: optimizer.state_dict() for name, optimizer in self._all_optimizers().items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -210,15 +216,13 @@ class DistillationStage:
         load_weights(self.auxiliary, state["auxiliary"])
         load_weights(self.ema.module, state["ema"])
         check_optimizer(state, "DistillConfig.optimizer", self.training.optimizer)
-        for name, optimizer in self._named_optimizers():
+        for name, optimizer in self._all_optimizers().items():
             load_optimizer(optimizer, state[name])
 
-    def _named_optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
-        """Yield the optimizers with their names in a saved state."""
-        of_both = ("", self.optimizers), ("auxiliary_", self.auxiliary_optimizers)
-        for prefix, optimizers in of_both:
-            for name, optimizer in zip(("optimizer", "muon"), optimizers, strict=False):
-                yield prefix + name, optimizer
+    def _all_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return the optimizers of both models by their names in a saved state."""
+        auxiliary = {f"auxiliary_{name}": one for name, one in self.auxiliary_optimizers.items()}
+        return {**self.optimizers, **auxiliary}
 
     def _make(
         self, student: Transformer, labels: np.ndarray, series: int, steps_before: int
@@ -295,9 +299,9 @@ class DistillationStage:
         is_lost = ~torch.stack(list(metrics.values())).isfinite().all()
         spoiled = is_lost | ~(norm + auxiliary_norm).isfinite()
         skip = spoiled.float()
-        for optimizer in self.optimizers:
+        for optimizer in self.optimizers.values():
             step_unless(skip, optimizer, rate)
-        for optimizer in self.auxiliary_optimizers:
+        for optimizer in self.auxiliary_optimizers.values():
             step_unless(skip, optimizer, self._auxiliary_rate(step))
         self.ema.update(step)
         finite = {name: value.masked_fill(is_lost, 0) for name, value in metrics.items()}

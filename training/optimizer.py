@@ -74,6 +74,13 @@ def check_optimizer(state: Mapping[str, Any], setting: str, chosen: str) -> None
         raise ValueError(f"it was trained with `{setting}` {used}, not {chosen}")
 
 
+def named_optimizers(
+    adamw: torch.optim.AdamW, muon: Muon | None
+) -> dict[str, torch.optim.Optimizer]:
+    """Return the optimizers of a network by their names in a saved state."""
+    return {"optimizer": adamw, **({} if muon is None else {"muon": muon})}
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Load the moments of an AdamW or a Muon; ValueError if they do not fit."""
     if isinstance(optimizer, Muon):

@@ -38,6 +38,7 @@ from training.optimizer import (
     check_optimizer,
     load_optimizer,
     make_optimizers,
+    named_optimizers,
     step_unless,
 )
 from training.working_copy import WorkingCopy
@@ -278,7 +279,7 @@ class MaskGITStage:
     @property
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers, by their names in a saved state."""
-        return {"optimizer": self.optimizer, **({} if self.muon is None else {"muon": self.muon})}
+        return named_optimizers(self.optimizer, self.muon)
 
     def _change(self, former_classes: Sequence[str]) -> Callable[[str, Tensor], Tensor]:
         """Return the function that fits a weight of a model with these classes to the model."""
@@ -330,5 +331,5 @@ def num_parts(images: int, seq_len: int, grad_accum: int, device_type: str) -> i
 
 
 def row_multiple(device_type: str, precision: torch.dtype) -> int:
-    """Choose of what the number of hidden tokens that are computed at once is a multiple."""
+    """Choose the number to whose multiples the hidden tokens of a part are padded."""
     return CPU_ROWS if device_type == "cpu" and precision != torch.float32 else 1

@@ -23,8 +23,8 @@ from training.config import VQGANTrainingConfig
 from training.ema import EMA
 from training.freezing import freeze
 from training.learning_rate import LearningRate
-from training.muon import MOMENTS, Muon
-from training.optimizer import check_optimizer, step_unless
+from training.muon import Muon
+from training.optimizer import check_optimizer, load_optimizer, step_unless
 from training.vqgan_losses import Backward, Objective
 from utils.checkpoint import check_weights
 from utils.device import autocast, send
@@ -212,7 +212,7 @@ class VQGANStage:
         load_weights(self.averaged, state["ema"])
         load_moments(self.optimizer, state["optimizer"])
         if self.muon is not None:
-            load_moments(self.muon, state["muon"], MOMENTS, counts=())
+            load_optimizer(self.muon, state["muon"])
         check_weights({"usage": self.codebook.usage}, {"usage": state["codebook_usage"]})
         self.codebook.usage.copy_(state["codebook_usage"])
         if self.discriminator_optimizer is not None:

@@ -66,7 +66,7 @@ class _Lines(_Bar):
         """Count units of work."""
         self.n += n
         now = time.monotonic()
-        if now - self._last_line > LINE_EVERY and self.n < self.total:
+        if now - self._last_line > LINE_EVERY and self._first < self.n < self.total:
             left = (now - self._began) / (self.n - self._first) * (self.total - self.n)
             text = "%s: %d of %d %ss, %s left"
             log.info(text, self._title, self.n, self.total, self._unit, duration(left))

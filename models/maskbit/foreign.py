@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, count_modules, making, shape_of
+from models.foreign_file import ForeignFile, count_modules, heads_of, making, shape_of
 from models.maskbit.bits import signs
 from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
 from models.maskbit.tokenizer import BitTokenizer
@@ -23,7 +23,7 @@ from models.shapes import TokenizerShape
 from models.vqgan.foreign import adapt as adapt_vqgan
 from models.vqgan.foreign import model_of
 from utils.checkpoint import build_with_weights
-from utils.errors import FieldError, UserError
+from utils.errors import UserError
 from utils.size import Size
 
 TOKENIZER_LAYOUT = "tokenizer of MaskBit (quantize.codebook and so on)"
@@ -48,7 +48,7 @@ NAMES = (  # theirs, ours
     ("last_layer.*", "last.*"),
     ("prediction_layer.*", "out.*"),
 )
-PUBLISHED_HEADS = {1024: 16}  # by width; the weights do not show them
+PUBLISHED_HEADS = {1024: 16}  # by width
 
 
 def recognizes_tokenizer(file: ForeignFile) -> bool:
@@ -132,9 +132,6 @@ def infer_config(weights: Mapping[str, Tensor], heads: int | None) -> BitTransfo
     fitting = [n for n in range(1, bits + 1) if bits % n == 0 and n * 2 ** (bits // n) == outputs]
     if not fitting:
         raise ValueError(f"{outputs} outputs are not those of any parts of {bits} bits")
-    heads = heads or PUBLISHED_HEADS.get(width)
-    if heads is None:
-        raise FieldError("transformer.heads", heads, f"give the right number for width {width}")
     splits = fitting[0]
     return BitTransformerConfig(
         codebook_size=2 ** (bits // splits),
@@ -143,6 +140,6 @@ def infer_config(weights: Mapping[str, Tensor], heads: int | None) -> BitTransfo
         splits=splits,
         hidden_dim=width,
         depth=count_modules(weights, "blocks."),
-        heads=heads,
+        heads=heads_of(width, heads, PUBLISHED_HEADS),
         mlp_dim=shape_of(weights, "blocks.0.mlp.0.bias", 1)[0],
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from models.foreign_file import (
     ForeignFile,
     count_modules,
+    heads_of,
     making,
     shape_of,
     with_joined_qkv,
@@ -23,7 +24,6 @@ from models.shapes import TokenizerShape
 from models.titok.config import TitokTransformerConfig
 from models.titok.transformer import TitokTransformer
 from utils.checkpoint import build_with_weights
-from utils.errors import FieldError
 
 LAYOUT = "transformer of TiTok (model.lm_head.weight, or in_blocks.0.attn.qkv.weight, and so on)"
 BERT = ("model.lm_head.weight", "model.embeddings.word_embeddings.weight")
@@ -65,7 +65,7 @@ UVIT_NAMES = (
     ("norm.*", "layers.norm.*"),
     ("lm_head.*", "out.*"),
 )
-PUBLISHED_HEADS = {768: 16, 1024: 16}  # by width; the weights do not show them
+PUBLISHED_HEADS = {768: 16, 1024: 16}  # by width
 
 
 def recognizes(file: ForeignFile) -> bool:
@@ -112,9 +112,6 @@ def infer_config(
     outputs, width = shape_of(weights, "out.weight", 2)
     if outputs != codes:
         raise ValueError(f"it predicts {outputs} codes, but those of the tokenizer are {codes}")
-    heads = heads or PUBLISHED_HEADS.get(width)
-    if heads is None:
-        raise FieldError("transformer.heads", heads, f"give the right number for width {width}")
     down = count_modules(weights, "layers.down.")
     first = "layers.down.0" if down else "layers.blocks.0"
     return TitokTransformerConfig(
@@ -123,7 +120,7 @@ def infer_config(
         seq_len=shape_of(weights, "position_embedding", 2)[0] - 1,
         hidden_dim=width,
         depth=2 * down or count_modules(weights, "layers.blocks."),
-        heads=heads,
+        heads=heads_of(width, heads, PUBLISHED_HEADS),
         mlp_dim=shape_of(weights, f"{first}.mlp.0.bias", 1)[0],
         long_skips=bool(down),
     )

@@ -106,8 +106,8 @@ def gradients_of_a_step(stage: DistillationStage) -> dict[str, dict[str, torch.T
     """Train one step and return the gradients that both optimizers saw, by network and name."""
     captured = {}
     for kind, optimizer in (
-        ("model", stage.optimizers[0]),
-        ("auxiliary", stage.auxiliary_optimizers[0]),
+        ("model", stage.optimizers["optimizer"]),
+        ("auxiliary", stage.auxiliary_optimizers["optimizer"]),
     ):
         parameters = dict(getattr(stage, kind).named_parameters())
         optimizer.register_step_pre_hook(
@@ -211,7 +211,7 @@ def test_at_first_the_student_imitates_at_the_rate_of_the_auxiliary_model(monkey
     stage, rates = distillation_of(), []
     for step in range(4):
         stage.train_step(step)
-        rates += [group["lr"] for group in stage.optimizers[0].param_groups[:1]]
+        rates += [group["lr"] for group in stage.optimizers["optimizer"].param_groups[:1]]
     peaks = [stage.training.auxiliary_lr] * 2 + [stage.training.lr] * 2
     shares = [stage.learning_rate(step) / stage.training.lr for step in range(4)]
     assert rates == pytest.approx(np.multiply(peaks, shares))
@@ -330,7 +330,7 @@ def test_clipping_limits_the_step():
     for limit in (0.0, 1e-4):
         stage = distillation_of(grad_clip=limit)
         captured = []
-        stage.optimizers[0].register_step_pre_hook(
+        stage.optimizers["optimizer"].register_step_pre_hook(
             lambda *_, stage=stage, captured=captured: captured.append(
                 sum(p.grad.square().sum().item() for p in stage.model.parameters()) ** 0.5
             )
