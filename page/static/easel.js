@@ -124,7 +124,8 @@ export function draw() {
     over.draw(context);
   } else if (original) {
     drawOriginal(context);
-    drawPainted(context, (i) => marked()[i] && !isOutside(i));
+    const shown = marked();
+    drawPainted(context, (i) => shown[i] && !isOutside(i));
   } else {
     drawHidden(context, () => true);
   }

@@ -32,7 +32,8 @@ export const id = (name) => document.getElementById(name);
 /**
  * Listen to "model", "values", "chosen", "edit" (it is taken), "group" (its images changed),
  * "replaced" (the model's file), "open" (a model, and call back), "dropped" (a file), "easel" (has
- * another original), "tool" (of the easel), "laid" (something in place of the original), "kept" (groups of earlier visits are here) or "theme".
+ * another original), "tool" (of the easel), "laid" (something in place of the original), "kept"
+ * (groups of earlier visits are here) or "theme".
  */
 export function on(what, listener) {
   (listeners[what] ??= []).push(listener);

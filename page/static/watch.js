@@ -3,7 +3,7 @@
 import { fromBase64 } from "./api.js";
 import { openCell, midway, written } from "./cell.js";
 import { bars } from "./charts.js";
-import { cellAt, drawStep, hasCells, placeOf, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
+import { ARROWS, cellAt, drawStep, hasCells, placeOf, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
 import { changedSettings, classSelect, radios } from "./form.js";
 import { drawGroup, fileName, imageNumber, make } from "./groups.js";
 import { className, emit, id, isOpen, on, store } from "./store.js";
@@ -182,10 +182,10 @@ canvas.addEventListener("click", (event) => {
 
 canvas.addEventListener("keydown", (event) => {
   const [rows, columns] = rowsAndColumns(store.chosen?.group.model);
-  const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Enter: 0 }[event.key];
-  if (by === undefined || !store.chosen) return;
+  const [right, down] = ARROWS[event.key] ?? [0, 0];
+  if (!store.chosen || !(right || down || event.key === "Enter")) return;
   event.preventDefault();
-  focus = Math.min(rows * columns - 1, Math.max(0, focus + by));
+  focus = Math.min(rows * columns - 1, Math.max(0, focus + right + down * columns));
   open(focus);
 });
 
