@@ -97,7 +97,8 @@ function takeToken(group, index, state, cell, token) {
   const confidence = group.steps[state.steps - group.first].confidence;
   const cells = tokenCount(group.model);
   const before = confidence.slice(index * cells, (index + 1) * cells);
-  make(title, { ...requestOf(group, index), before, midway: written({ ...state, tokens }) }, group.place, group.original, { model: group.model });
+  const request = { ...requestOf(group, index), before, midway: written({ ...state, tokens }) };
+  make(title, request, group.place, group.original, { model: group.model });
 }
 
 export function close() {

@@ -185,7 +185,7 @@ function show(group) {
     return tile;
   }));
   group.rejected ??= []; // a version of the page that had none kept it
-  group.element.classList.toggle("of-tour", group.ofTour);
+  group.element.classList.toggle("of-tour", Boolean(group.ofTour));
   group.element.classList.toggle("versus", Boolean(group.versus));
   (group.cell ?? id(group.place)).prepend(group.element);
   store.groups.unshift(group);
