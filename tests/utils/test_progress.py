@@ -34,3 +34,11 @@ def test_without_a_terminal_a_line_a_minute_is_logged(clock, monkeypatch, caplog
     assert len(later) == len(said)
     for message, text in zip(later, said, strict=True):
         assert message == f"encoding: {text}"
+
+
+def test_a_minute_without_any_work_is_no_reason_to_fail(clock, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False)
+    with progress_bar("encoding", 400, done=50) as bar:
+        clock[0] += 61
+        bar.update(0)
+    assert bar.n == 50
