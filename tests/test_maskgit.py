@@ -537,7 +537,7 @@ def test_the_folder_of_a_model_that_is_not_there_is_looked_at(refused, trained, 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (f"--train_vae {TINY_VQGAN} {TINY_CODES}", "0.26 M parameters"),
+        (f"--train_vae {TINY_VQGAN} {TINY_CODES}", "0.29 M parameters"),
         (
             f"--train --checkpoint_vae {{tokenizer}} {TINY_TRANSFORMER}",
             "optimizer steps        100",

@@ -14,7 +14,7 @@ from models.renaming import all_renamed, levels_turned
 from models.vqgan.foreign import SIGNS, model_of
 from utils.size import Size
 
-LAYOUT = "VQ-GAN of aMUSEd (encoder.down_blocks.0.resnets.0 and so on)"
+LAYOUT = "VQ-GAN of aMUSEd (encoder.down_blocks.0.resnets.0, ...)"
 DIFFUSERS = (*SIGNS[:3], "encoder.down_blocks.0.resnets.0.conv1.weight")
 OPEN_MUSE = (*SIGNS[:3], "encoder.down.4.block.0.conv1.weight")
 OPEN_MUSE_CLASS = "VQGANModel"  # in config.json

@@ -17,7 +17,7 @@ from models.renaming import all_renamed
 from models.shapes import TokenizerShape
 from utils.checkpoint import build_with_weights
 
-LAYOUT = "transformer of google-research/maskgit (Embed_0.word_embeddings.embedding and so on)"
+LAYOUT = "transformer of google-research/maskgit (Embed_0.word_embeddings.embedding, ...)"
 SIGNS = ("Embed_0.word_embeddings.embedding", "MlmLayer_0.mlm_bias.bias")
 NAMES = (  # theirs, ours
     ("Embed_0.word_embeddings.embedding", "token_embedding.weight"),

@@ -16,7 +16,7 @@ from models.shapes import TokenizerShape
 from utils.checkpoint import build_with_weights
 from utils.errors import FieldError, UserError
 
-LAYOUT = "transformer in Halton-MaskGIT's layout (last_norm.norm_final.weight and so on)"
+LAYOUT = "transformer in Halton-MaskGIT's layout (last_norm.norm_final.weight, ...)"
 SIGNS = ("tok_emb.weight", "pos_emb.weight", "cls_emb.weight", "last_norm.norm_final.weight")
 TIED = "head.weight"  # equal to tok_emb.weight
 # Attention heads of the published sizes by width; the weights do not show them.

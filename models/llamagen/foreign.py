@@ -10,7 +10,7 @@ from models.renaming import all_renamed, levels_turned
 from models.vqgan.foreign import model_of
 from utils.size import Size
 
-LAYOUT = "VQ-GAN in LlamaGen's layout (encoder.conv_blocks.0.res.0 and so on)"
+LAYOUT = "VQ-GAN in LlamaGen's layout (encoder.conv_blocks.0.res.0, ...)"
 SIGNS = (
     "encoder.conv_blocks.0.res.0.conv1.weight",
     "decoder.conv_blocks.0.res.0.conv1.weight",

@@ -26,12 +26,12 @@ from utils.checkpoint import build_with_weights
 from utils.errors import UserError
 from utils.size import Size
 
-TOKENIZER_LAYOUT = "tokenizer of MaskBit (quantize.codebook and so on)"
+TOKENIZER_LAYOUT = "tokenizer of MaskBit (quantize.codebook, ...)"
 TOKENIZER_SIGNS = (
     "encoder.conv_in.weight", "quantize.codebook", "encoder.mid.res_blocks.0.norm1.weight",
 )  # fmt: skip
 CODEBOOK = "quantize.embedding.weight"
-LAYOUT = "transformer of MaskBit (prediction_layer.weight and so on)"
+LAYOUT = "transformer of MaskBit (prediction_layer.weight, ...)"
 SIGNS = ("class_emb.weight", "pos_emb", "prediction_layer.weight")
 IGNORED = {"bits_to_indices": "powers of 2", "quantize.bits_to_indices": "powers of 2"}
 NAMES = (  # theirs, ours

@@ -19,7 +19,7 @@ from models.renaming import all_renamed, levels_turned
 from models.vqgan.foreign import model_of
 from utils.size import Size
 
-LAYOUT = "VQ-GAN of MaskGIT, MAGE or VQGAN+ (encoder.mid.0.norm1.weight and so on)"
+LAYOUT = "VQ-GAN of MaskGIT, MAGE or VQGAN+ (encoder.mid.0.norm1.weight, ...)"
 COMMON = ("encoder.conv_in.weight", "decoder.conv_out.weight", "quantize.embedding.weight")
 MASKGIT = (*COMMON, "encoder.mid.0.norm1.weight", "encoder.down.0.block.0.norm1.weight")
 MASKBIT = (*COMMON, "encoder.mid.res_blocks.0.norm1.weight")

@@ -19,7 +19,7 @@ from utils.checkpoint import build_with_weights
 from utils.errors import UserError
 from utils.size import Size
 
-LAYOUT = "tokenizer of TiTok (latent_tokens, encoder.ln_pre.weight and so on)"
+LAYOUT = "tokenizer of TiTok (latent_tokens, encoder.ln_pre.weight, ...)"
 SIGNS = ("latent_tokens", "encoder.latent_token_positional_embedding", "encoder.ln_pre.weight")
 NEEDED = ("quantize.embedding.weight", "pixel_decoder.conv_in.weight")
 NAMES = (  # theirs, ours

@@ -25,7 +25,7 @@ from models.titok.config import TitokTransformerConfig
 from models.titok.transformer import TitokTransformer
 from utils.checkpoint import build_with_weights
 
-LAYOUT = "transformer of TiTok (model.lm_head.weight, or in_blocks.0.attn.qkv.weight, and so on)"
+LAYOUT = "transformer of TiTok (model.lm_head.weight, or in_blocks.0.attn.qkv.weight, ...)"
 BERT = ("model.lm_head.weight", "model.embeddings.word_embeddings.weight")
 UVIT = ("lm_head.weight", "embeddings.weight", "in_blocks.0.attn.qkv.weight")
 TOKEN_TYPES = "model.embeddings.token_type_embeddings.weight"

@@ -26,7 +26,7 @@ from utils.size import Size, size_of
 
 log = logging.getLogger(__name__)
 
-LAYOUT = "VQ-GAN in taming-transformers' layout (encoder.conv_in.weight and so on)"
+LAYOUT = "VQ-GAN in taming-transformers' layout (encoder.conv_in.weight, ...)"
 FIRST_STAGE = ("first_stage_model",)  # around the VQ-GAN in a file with its transformer
 SIGNS = (
     "encoder.conv_in.weight",

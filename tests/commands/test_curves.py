@@ -162,7 +162,6 @@ def test_a_dry_run_draws_nothing(curves, runs):
 
 def test_a_run_that_the_same_command_trains_is_drawn(run, trained, tokenizer_file, tmp_path):
     shutil.copytree(trained, tmp_path / "before")
-    (tmp_path / "before" / "curves.png").unlink()
     shape = "--embed_dim_t 8 --hidden_dim 16 --heads 2 --depth 1 --mlp_dim 16"
     told = run(
         f"--train --dataset mnist {shape} --n_epochs 1 --batch_size 16 --run_name now "

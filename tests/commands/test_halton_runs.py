@@ -9,7 +9,7 @@ import pytest
 from models.open import load_model
 from utils.checkpoint import load_checkpoint
 
-TRAIN = "--train --transformer halton --dataset mnist --hidden_dim 48 --depth 1 --heads 4 --lr 1e-3"
+TRAIN = "--train --transformer halton --dataset mnist --hidden_dim 48 --depth 1 --heads 4 --lr 1e-2"
 
 
 @pytest.fixture

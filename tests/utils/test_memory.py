@@ -16,7 +16,8 @@ def test_freed_memory_is_kept_for_the_next_tensors():
     keep_freed_memory()
     torch.ones(NUMBERS)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
+    for _ in range(100):
         torch.ones(NUMBERS)
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-    assert faults < 2 * 4 * NUMBERS / resource.getpagesize()  # of two tensors
+    # A tensor can lie in another place than the one before it, but places are few.
+    assert faults < 20 * 4 * NUMBERS / resource.getpagesize()
