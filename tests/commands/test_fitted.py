@@ -15,8 +15,8 @@ from MaskGIT import main
 def test_an_epoch_has_steps_enough_and_larger_sets_longer_runs(count):
     for defaults, most, batch, epochs in (
         (tokenizer_defaults, 128, "batch_size_vae", "n_epochs_vae"),
-        (lambda n: transformer_defaults(n, "adamw", 256, 10), 256, "batch_size", "n_epochs"),
-        (lambda n: transformer_defaults(n, "muon", 64, 6), 64, "batch_size", "n_epochs"),
+        (lambda n: transformer_defaults(n, "adamw", 5e-4, 256, 10), 256, "batch_size", "n_epochs"),
+        (lambda n: transformer_defaults(n, "muon", 8e-3, 64, 6), 64, "batch_size", "n_epochs"),
     ):
         values, more = defaults(count), defaults(4 * count)
         per_epoch = max(1, count // values[batch])
@@ -28,8 +28,12 @@ def test_an_epoch_has_steps_enough_and_larger_sets_longer_runs(count):
 
 
 def test_a_family_keeps_its_rate_and_a_small_set_has_no_larger_model_than_it():
-    modern = partial(transformer_defaults, optimizer="muon", most_images=64, most_blocks=5)
-    assert modern(9_000) == modern(9_000) | {"lr": 8e-3, "depth": 5, "batch_size": 64}
+    modern = partial(
+        transformer_defaults, optimizer="muon", rate=8e-3, most_images=64, most_blocks=5
+    )
+    assert modern(9_000) == modern(9_000) | {"depth": 5, "batch_size": 64}
+    assert "lr" not in modern(9_000)
+    assert transformer_defaults(300, "adamw", 5e-4, 256, 10)["lr"] == 1e-3
     assert "depth" not in modern(90_000)
     assert modern(300)["depth"] == 4
 
