@@ -40,8 +40,9 @@ export async function begin(next) {
 }
 
 async function show({ original, cells, shift, past, reviewed = null }) {
-  const isSame = original === easel.original;
+  const isSame = original === easel.original, { model } = store;
   const picture = original && (isSame ? easel.picture : await createImageBitmap(original.file));
+  if (store.model !== model) return; // chosen meanwhile
   if (!isSame) id("edit-class").selectedIndex = original?.label ?? id("edit-class").options.length - 1;
   Object.assign(easel, { original, picture, cells, shift, past, reviewed });
   lay(null);
