@@ -43,7 +43,7 @@ class ModernConfig(AttentionShape):
 
     # The student of docs/log/few_steps.md.
     usual_students: ClassVar[Mapping[str, Any]] = {
-        "epochs": 4,
+        "epochs": 14,
         "optimizer": "muon",
         "lr": 1e-3,
         "auxiliary_lr": 4e-3,
