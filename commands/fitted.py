@@ -9,11 +9,11 @@ import logging
 import math
 from typing import Any
 
+from commands.families import config_of
 from commands.kept_options import STAGE_OPTIONS
 from commands.parser import CommandLine
 from commands.request import Request
 from data.datasets import OWN_IMAGES
-from training.config import TrainingConfig
 from training.runs import read_config
 
 log = logging.getLogger(__name__)
@@ -29,21 +29,21 @@ def tokenizer_defaults(count: int) -> dict[str, Any]:
 
 
 def transformer_defaults(
-    count: int, optimizer: str, rate: float, most_images: int, most_blocks: int
+    count: int, optimizer: str, has_rate: bool, most_images: int, most_blocks: int
 ) -> dict[str, Any]:
     """Return options of stage 2.
 
     Args:
         count: number of training images.
         optimizer: "adamw" or "muon", which needs fewer steps.
-        rate: the default of the family; it stays if the family has one of its own.
+        has_rate: whether the family has a learning rate of its own, which stays.
         most_images: of a step; the default of the family.
         most_blocks: of the transformer; the default of the family.
     """
     batch = _batch(count / 25, 16, most_images)
     steps, lr = (1000, MUON_LR) if optimizer == "muon" else (4000, 1e-3 if batch < 256 else 5e-4)
     values: dict[str, Any] = {"batch_size": batch, "n_epochs": _epochs(count, batch, steps)}
-    if rate == TrainingConfig.lr:
+    if not has_rate:
         values["lr"] = lr
     if count < SMALL_SET:
         depth = min(most_blocks, 4 if count < 1000 else 6)
@@ -71,8 +71,8 @@ def with_fitted_defaults(request: Request) -> CommandLine:
     if "vqgan" in stages:
         values |= tokenizer_defaults(count)
     if "maskgit" in stages:
-        usual = line.optimizer, line.lr, line.batch_size, line.depth
-        values |= transformer_defaults(count, *usual)
+        has_rate = "lr" in config_of("transformer", line.transformer).usual
+        values |= transformer_defaults(count, line.optimizer, has_rate, line.batch_size, line.depth)
     timed = {STAGE_OPTIONS[stage].epochs for stage in stages if line.minutes is not None}
     values = {name: values[name] for name in values.keys() - line.given - timed}
     shown = " ".join(f"--{name} {values[name]}" for name in sorted(values))

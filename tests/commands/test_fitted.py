@@ -15,8 +15,8 @@ from MaskGIT import main
 def test_an_epoch_has_steps_enough_and_larger_sets_longer_runs(count):
     for defaults, most, batch, epochs in (
         (tokenizer_defaults, 128, "batch_size_vae", "n_epochs_vae"),
-        (lambda n: transformer_defaults(n, "adamw", 5e-4, 256, 10), 256, "batch_size", "n_epochs"),
-        (lambda n: transformer_defaults(n, "muon", 8e-3, 64, 6), 64, "batch_size", "n_epochs"),
+        (lambda n: transformer_defaults(n, "adamw", False, 256, 10), 256, "batch_size", "n_epochs"),
+        (lambda n: transformer_defaults(n, "muon", True, 64, 6), 64, "batch_size", "n_epochs"),
     ):
         values, more = defaults(count), defaults(4 * count)
         per_epoch = max(1, count // values[batch])
@@ -29,11 +29,11 @@ def test_an_epoch_has_steps_enough_and_larger_sets_longer_runs(count):
 
 def test_a_family_keeps_its_rate_and_a_small_set_has_no_larger_model_than_it():
     modern = partial(
-        transformer_defaults, optimizer="muon", rate=8e-3, most_images=64, most_blocks=5
+        transformer_defaults, optimizer="muon", has_rate=True, most_images=64, most_blocks=5
     )
     assert modern(9_000) == modern(9_000) | {"depth": 5, "batch_size": 64}
     assert "lr" not in modern(9_000)
-    assert transformer_defaults(300, "adamw", 5e-4, 256, 10)["lr"] == 1e-3
+    assert transformer_defaults(300, "adamw", False, 256, 10)["lr"] == 1e-3
     assert "depth" not in modern(90_000)
     assert modern(300)["depth"] == 4
 
@@ -53,6 +53,11 @@ def dry_run(tmp_path, capsys):
         return capsys.readouterr().out
 
     return run
+
+
+@pytest.mark.parametrize(("family", "rate"), [("maskgit", "0.001"), ("halton", "0.0001")])
+def test_a_family_with_a_rate_trains_own_images_with_it(dry_run, family, rate):
+    assert f"\nlr                     {rate}" in dry_run(f"--train --transformer {family}")
 
 
 def test_they_are_said_and_what_is_given_wins(dry_run):
