@@ -3,7 +3,9 @@
 import csv
 import gzip
 import json
+import os
 import shutil
+import signal
 import warnings
 
 import numpy as np
@@ -24,6 +26,7 @@ from metrics.better import BETTER
 from metrics.extractor import load_feature_net, load_inception
 from metrics.sweep_table import SweepTable
 from models.open import load_model
+from training.transformer import MaskGITStage
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.files import file_digest
@@ -476,6 +479,36 @@ def test_scores_while_training(evaluate, tokenizer_file, tmp_path):
     best = load_checkpoint(tmp_path / "on" / "MaskGIT_mnist_best_fid.pt", "maskgit")
     assert best["step"] == 3 * (1 + int(np.argmin(fids)))
     assert "no effect here: --feature_net" in evaluate(f"{command} --run_name idle --n_epochs 1")
+
+
+def test_a_run_with_scores_that_was_stopped_goes_on_bit_for_bit(
+    evaluate, tokenizer_file, tmp_path, monkeypatch
+):
+    command = f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --precision fp32 --step 2"
+    command += " --evaluate_every 1 --evaluate_samples 20"
+    evaluate(f"{command} --run_name whole")
+    train_step = MaskGITStage.train_step
+
+    def stopped(stage, step):
+        if step == 4:  # in the second epoch, after the first scores
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(stage, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskGITStage, "train_step", stopped)
+        with pytest.raises(SystemExit):
+            evaluate(f"{command} --run_name parts")
+    evaluate(f"{command} --run_name parts --resume")
+    for file in ("MaskGIT_mnist.pt", "MaskGIT_mnist_best_fid.pt"):
+        whole, parts = (load_checkpoint(tmp_path / n / file, "maskgit") for n in ("whole", "parts"))
+        assert whole["step"] == parts["step"]
+        assert all(torch.equal(parts["ema"][key], value) for key, value in whole["ema"].items())
+    fids = [
+        [row["samples/fid"] for row in map(json.loads, text.splitlines()) if "samples/fid" in row]
+        for text in ((tmp_path / n / "metrics.jsonl").read_text() for n in ("whole", "parts"))
+    ]
+    assert fids[0] == fids[1]
+    assert len(fids[0]) == 2
 
 
 def test_other_seeds_and_single_classes(evaluate, trained, tmp_path):
