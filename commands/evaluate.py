@@ -146,8 +146,13 @@ def resolve(request: Request) -> EvaluateJob:
     judge = resolve_judge(request, data, _reference(request), len(generation.labels))
     result = model.run.evaluation("samples")
     nearest = resolve_nearest(request, data, result)
-    if request.line.per_class and labels_of(data.open("train")).ndim > 1:
-        raise UserError(f"--per_class: an image of {model.dataset} has several classes, or none")
+    if request.line.per_class:
+        if labels_of(data.open("train")).ndim > 1:
+            raise UserError(
+                f"--per_class: an image of {model.dataset} has several classes, or none"
+            )
+        if min(generation.labels) >= model.shape.num_classes:
+            raise UserError("--per_class: no sample has a class; name some with --labels")
     return SamplesJob(
         generation,
         sampling,

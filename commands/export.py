@@ -15,7 +15,7 @@ from models.families.tables import transformer_family
 from models.model import Model
 from utils.checkpoint import save_folder, torch_save
 from utils.errors import UserError
-from utils.files import atomic_write, make_folder, temporary_folder, write_text_atomic
+from utils.files import atomic_write, check_place, make_folder, temporary_folder, write_text_atomic
 from utils.not_a_checkpoint import ENDINGS
 from utils.progress import log_written
 from utils.torch_file import read_json
@@ -39,9 +39,7 @@ def check(line: CommandLine) -> None:
         raise UserError(f"--export {path}: name the folder; its file is model.safetensors")
     if path.exists():
         raise UserError(f"--export {path} exists already; nothing is overwritten")
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise UserError(f"--export {path}: {above} is a file, not a folder")
+    check_place(path)
 
 
 def resolve(request: Request) -> ExportJob:

@@ -173,7 +173,12 @@ class GeneratedImages(ABC):
 
 
 def open_generated(
-    path: Path, size: Written, channels: int, resize: str | None = "default"
+    path: Path,
+    size: Written,
+    channels: int,
+    resize: str | None = "default",
+    *,
+    with_labels: bool = True,
 ) -> GeneratedImages:
     """Open a folder of image files (at any depth) or an array of images in a file.
 
@@ -185,6 +190,7 @@ def open_generated(
         channels: C of the images that `blocks` yields.
         resize: how images of another size are resized, a key of `data.spec.RESIZES`; None refuses
             them.
+        with_labels: whether to read labels, and to warn if there are none.
 
     Raises:
         UserError: if there are no such images. Some damage, and images of another size in a folder,
@@ -193,7 +199,7 @@ def open_generated(
     if path.is_dir():
         return _FolderImages(path, size_of(size), channels, resize)
     if path.is_file() and path.suffix in (".npz", ".npy"):
-        return _ArrayFile(path, size_of(size), channels, resize)
+        return _ArrayFile(path, size_of(size), channels, resize, with_labels)
     raise UserError(f"`images` {path} is neither a folder of images nor an .npz or .npy file")
 
 
@@ -236,13 +242,16 @@ class _FolderImages(GeneratedImages):
 class _ArrayFile(GeneratedImages):
     """The images of an .npz or .npy file, and its labels if each image has one."""
 
-    def __init__(self, path: Path, size: Size, channels: int, resize: str | None) -> None:
+    def __init__(
+        self, path: Path, size: Size, channels: int, resize: str | None, with_labels: bool
+    ) -> None:
         super().__init__([str(path)], size, channels, resize)
         self._path = path
         with open_npy(path, "arr_0") as (_, shape, dtype, in_fortran_order):
             self._shape = images_shape(shape, dtype, in_fortran_order)
         self._check_size(str(path), self._shape[1:3])
-        self._labels = self._read_labels()
+        no_labels = np.full(len(self), NO_LABEL)
+        self._labels = self._read_labels() if with_labels else no_labels
         if self._shape[1:3] != size:
             log.info("%s: images %s are resized to %d x %d", path, self._shape[1:3], *size)
 

@@ -27,11 +27,12 @@ from data.files import check_regular, reading
 from data.generated import Blocks, write_npz
 from metrics.features import FeatureSet, drawn_images
 from utils.errors import FieldError
-from utils.files import atomic_write, read_with_digest
+from utils.files import atomic_write, check_place, read_with_digest
 from utils.plain_pickle import Unpickler
 from utils.torch_file import PLAIN_BYTES, is_torch_file, read_torch_file
 
 MOST_WIDTH = 8192  # D of any known network is far below
+MOST_VALUE = 1e30  # likewise; squares and cubes of larger numbers are not finite
 MOST_ARRAYS = 32  # of an .npz; the others are not looked at
 MEANS = {"mu": ("sigma", "cov"), "mu_s": ("sigma_s",)}  # names of the covariance beside a mean
 SECTIONS = ("fid", "fd_dinov2")  # of EDM2, by kind of features
@@ -128,10 +129,11 @@ def write_reference(path: Path, real: FeatureSet, blocks: Blocks, section: str) 
 
 
 def check_written(path: Path) -> None:
-    """Refuse a name of a file to write that says no form."""
+    """Refuse a file to write whose name says no form, or whose folder cannot be made."""
     if path.suffix not in ENDINGS:
         reason = "its name must end in .npz (ADM, EDM, clean-fid) or .pkl (EDM2)"
         raise FieldError("write_reference", path, reason)
+    check_place(path)
 
 
 def _chosen(blocks: Blocks, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -241,7 +243,7 @@ def _statistics(arrays: Mapping[str, Any], name: str) -> tuple[Tensor, Tensor] |
 
 
 def _check_numbers(name: str, array: Any, axes: int) -> None:
-    """Refuse anything but a tensor of finite numbers with so many axes.
+    """Refuse anything but a tensor of usual numbers with so many axes.
 
     Raises:
         ValueError: naming what it is.
@@ -250,5 +252,5 @@ def _check_numbers(name: str, array: Any, axes: int) -> None:
         raise ValueError(f"{_described(name, array)} is not an array of float32 or float64")
     if array.ndim != axes or not array.numel() or array.shape[-1] > MOST_WIDTH:
         raise ValueError(f"{_described(name, array)} does not have {axes} axes of usual lengths")
-    if not array.isfinite().all():
-        raise ValueError(f"its {name} holds values that are not finite")
+    if not (array.abs() <= MOST_VALUE).all():
+        raise ValueError(f"its {name} holds values that are not finite, or above {MOST_VALUE:g}")

@@ -131,7 +131,7 @@ def file_features(
         if (height, width) != size:
             raise file.error(f"its images do not have the {size_text(size)} pixels of the others")
         about = replace(about, images=file.count or count)
-        images = open_generated(file.path, size, channels)
+        images = open_generated(file.path, size, channels, with_labels=False)
         found = cached_features(
             extractor,
             replace(about, images=count),

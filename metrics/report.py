@@ -1,6 +1,7 @@
 """Scores as text and as a file, each with the protocol of its measurement."""
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def write_scores(
     """Log scores with their protocol, and write both as JSON.
 
     Args:
-        scores: scores by name; None if not measured.
+        scores: scores by name; None if not measured. One that is not finite is written as null.
         protocol: from `Judge.protocol`, possibly with more entries; "basis" is shown beside every
             score.
 
@@ -27,6 +28,10 @@ def write_scores(
         UserError: if the file cannot be written.
     """
     make_folder(path.parent)
+    lost = [name for name, value in scores.items() if not math.isfinite(value or 0)]
+    if lost:
+        log.warning("%s: not a finite number, as the features are too large", ", ".join(lost))
+    scores = {**scores, **dict.fromkeys(lost)}
     warning = warning_for_few(protocol["images"], protocol["extractor"]["features"])
     found = {"scores": scores, "basis": protocol["basis"], "protocol": protocol, "warning": warning}
     write_json_atomic(path, found)

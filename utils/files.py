@@ -191,6 +191,17 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def check_place(path: Path) -> None:
+    """Refuse a file or folder to write that is to be in a folder that cannot be made.
+
+    Raises:
+        UserError: naming the file that is there in place of a folder.
+    """
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"cannot write {path}: {above} is a file, not a folder")
+
+
 @contextmanager
 def exclusive_lock(path: Path, busy: str, waits: bool = False) -> Iterator[None]:
     """Hold a lock file while the block runs.

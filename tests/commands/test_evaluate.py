@@ -213,6 +213,15 @@ def test_references_that_do_not_fit(evaluate, tmp_path, capsys, content, error):
     assert told.count("\n") == 1
 
 
+def test_a_reference_needs_no_labels(evaluate, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 1), np.uint8)
+    np.savez(tmp_path / "fake.npz", arr_0=images, arr_1=np.arange(20) % 10)
+    np.savez(tmp_path / "reference.npz", arr_0=images)
+    command = f"--evaluate --images {tmp_path}/fake.npz --reference {tmp_path}/reference.npz"
+    assert "without labels" not in evaluate(command)
+    assert scores_of(tmp_path)["scores"]["fid"] == pytest.approx(0, abs=1e-6)
+
+
 @pytest.fixture(scope="session")
 def spatial_net(tmp_path_factory):
     return save_script(SpatialNet(), tmp_path_factory.mktemp("net") / "spatial.pt")
@@ -697,6 +706,8 @@ def test_a_grid_is_every_combination():
         (["--evaluate", "--reference", "test"], "--reference test: it is neither train nor valid"),
         (["--evaluate", "--write_reference", "x.csv"], "its name must end in .npz (ADM, EDM"),
         (["--evaluate", "--write_reference", "x.npz", "--reference", __file__], "or name a split"),
+        (["--evaluate", "--write_reference", f"{__file__}/x.npz"], ".py is a file, not a folder"),
+        (["--evaluate", "--per_class", "--labels", "none"], "--per_class: no sample has a class"),
         (["--evaluate", "--reference", __file__], "it is no .npz, no pickle and no file of torch"),
         (["--evaluate", "--features", "dinov2"], "--features dinov2: leave --feature_net out"),
         (["--evaluate", "--feature_weights", __file__], "--feature_weights is for --features dino"),

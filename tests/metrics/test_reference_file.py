@@ -115,6 +115,7 @@ DAMAGED = {
     "no sigma": ({"mu": MU}, "mu without sigma or cov; it holds mu float64 (6,)"),
     "other width": ({"mu": MU[:4], "sigma": SIGMA}, "do not fit each other: mu (4,), sigma (6, 6)"),
     "nan": ({"mu": MU * np.nan, "sigma": SIGMA}, "its mu holds values that are not finite"),
+    "huge": ({"mu": MU + 1e200, "sigma": SIGMA}, "values that are not finite, or above 1e+30"),
     "not symmetric": ({"mu": MU, "sigma": np.triu(SIGMA)}, "sigma is not a covariance"),
     "negative": ({"mu": MU, "sigma": -SIGMA}, "sigma is not a covariance"),
     "integers": ({"mu": MU.astype(int), "sigma": SIGMA}, "mu is int64 (6,), not numbers"),

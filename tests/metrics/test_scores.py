@@ -1,6 +1,7 @@
 """The metrics on feature sets whose distance is known in closed form or computed in another way."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from metrics import scores as metrics
 from metrics.features import FeatureCollector
+from metrics.report import write_scores
 from metrics.scores import METRICS, class_accuracy, compare, frechet_distance
 
 
@@ -187,3 +189,11 @@ def test_a_row_of_the_table_is_all_that_a_new_metric_needs(monkeypatch):
     scores = compare(feature_set(gaussian(20, 4, 0, shift=1.0)), feature_set(gaussian(25, 4, 1)))
     assert list(scores) == ["fid", "kid", "kid_std", "precision", "recall", "shift"]
     assert scores["shift"] == pytest.approx(2)
+
+
+def test_a_score_that_is_not_finite_is_null_in_the_file_and_said(tmp_path, caplog):
+    protocol = {"basis": "none", "images": 50_000, "extractor": {"features": 2}}
+    write_scores(tmp_path / "a.json", {"fid": float("inf"), "recall": 0.5, "lpips": None}, protocol)
+    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+    assert found["scores"] == {"fid": None, "recall": 0.5, "lpips": None}
+    assert "fid: not a finite number" in caplog.text
