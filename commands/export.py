@@ -11,7 +11,7 @@ from commands.model_source import ModelSource, find_model
 from commands.parser import CommandLine
 from commands.request import Request
 from metrics.report import report
-from models.families.tables import transformer_family
+from models.families.tables import family_of
 from models.model import Model
 from utils.checkpoint import save_folder, torch_save
 from utils.errors import UserError
@@ -50,7 +50,7 @@ def resolve(request: Request) -> ExportJob:
     """
     model, name = find_model(request), request.line.export
     is_folder = not name.endswith(ENDINGS)
-    if not is_folder and transformer_family(model.shape).write is None:
+    if not is_folder and family_of(model.shape).write is None:
         raise UserError(
             f"--export: no other program reads the family of {model.path}: name a folder, which "
             "this program opens again"
@@ -70,7 +70,7 @@ def run(job: ExportJob) -> None:
         _write_folder(job, model)
         log_written(job.path, "the model with its tokenizer; README.md has a line to fill in")
         return
-    write = transformer_family(job.model.shape).write
+    write = family_of(job.model.shape).write
     assert write is not None, "resolve refuses such a family"
     if job.model.made_for is not None:
         log.warning("this layout cannot store the settings that the student is made for")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from commands.generation import changed_options
 from data.datasets import OWN_IMAGES
-from models.families.tables import family_named
+from models.families.tables import family_of
 from models.family import TokenizerNetwork, Transformer
 from models.model import Model
 from utils.size import size_text
@@ -70,8 +70,7 @@ def _network(network: Transformer | TokenizerNetwork) -> str:
 def _licenses(model: Model) -> str:
     """Name the licenses of the weights that the authors of the families publish."""
     families = [
-        family_named(network.config.kind, network.config.family)
-        for network in (model.transformer, model.tokenizer.network)
+        family_of(network.config) for network in (model.transformer, model.tokenizer.network)
     ]
     lines = [f"- {family.name}: {family.license}" for family in families if family.license]
     if not lines:

@@ -25,6 +25,7 @@ from data.datasets import DATASETS
 from data.readers import known_classes
 from data.spec import LOOK
 from models.families.tables import family_of_file
+from models.foreign_file import ForeignFile
 from models.model import BestSettings, Model
 from models.open import foreign_model, load_tokenizer, own_model
 from models.sampling import SamplingConfig
@@ -229,7 +230,7 @@ def _load_foreign(request: Request, stored: object, path: Path) -> Model:
         UserError: if they are missing, or do not fit the transformer.
     """
     line = request.line
-    family_of_file("transformer", stored, path)
+    family_of_file("transformer", ForeignFile(stored, path))
     if "dataset" not in line.given:
         raise UserError(
             f"{path} does not name its dataset and tokenizer: give them as --dataset and "

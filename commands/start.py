@@ -14,7 +14,8 @@ from commands.flags import given_fields, option_values, options_of
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.tokenizer_source import TokenizerSource, read_origin
-from models.families.tables import family_of_file, transformer_family
+from models.families.tables import read_network
+from models.family import Expected
 from models.fine_tuning import Change, same_classes, start_from
 from models.foreign_file import ForeignFile
 from models.open import own_model
@@ -128,10 +129,8 @@ def transformer_origin(request: Request, tokenizer: TokenizerSource) -> Origin |
                 f"--checkpoint_vae {path}, or train without --init"
             )
         return Origin(path, digest, model.transformer, model.class_names)
-    family = family_of_file("transformer", stored, path)
-    assert family.read is not None, "it recognizes a file"
-    given = given_fields("transformer", line)
-    network = family.read(ForeignFile(stored, path), tokenizer.shape, None, given)
+    expected = Expected(tokenizer.shape, None, given_fields("transformer", line))
+    network = read_network("transformer", ForeignFile(stored, path), expected)
     spec = request.data().spec
     known = spec.num_classes == network.config.num_classes
     return Origin(path, digest, network, spec.classes if known else ())
@@ -154,8 +153,7 @@ def carry_of(
     if new:
         shown = ", ".join(new[:10]) + (" ..." if len(new) > 10 else "")
         log.info("classes that start from the mean of the old ones: %s", shown)
-    carry = transformer_family(config).carry
-    return lambda name, weight: carry(name, weight, change)
+    return lambda name, weight: origin.network.carry(name, weight, change)
 
 
 def _square(seq_len: int) -> tuple[int, ...]:

@@ -7,14 +7,16 @@ Axes: B images of a batch, L tokens of an image, h w token grid, C H W of an ima
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
+from models.fine_tuning import Change
 from models.foreign_file import ForeignFile
-from models.shapes import TokenizerShape, TransformerShape, refuse_contradictions
+from models.shapes import NetworkShape, TokenizerShape, TransformerShape, refuse_contradictions
+from utils.checkpoint import build_with_weights
 from utils.plain import to_plain
 from utils.size import Size
 
@@ -23,6 +25,9 @@ class Transformer(nn.Module, ABC):
     """A network that predicts hidden tokens from the known ones and a class."""
 
     config: TransformerShape
+    # Number of matrices in a linear layer that computes several maps of its input, by the last part
+    # of the layer's name. Muon treats these matrices one by one.
+    joined: ClassVar[Mapping[str, int]] = {"qkv": 3, "queries_keys": 2}
 
     @abstractmethod
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
@@ -36,6 +41,14 @@ class Transformer(nn.Module, ABC):
         Returns:
             Logits (B, L, K), or (N, K) with `at`; in the precision of the computation.
         """
+
+    @staticmethod
+    def carry(name: str, weight: Tensor, change: Change) -> Tensor:
+        """Fit a weight to a new transformer with other classes or another token grid.
+
+        Weights that then have another shape than in the new one are not taken.
+        """
+        return weight
 
 
 class TokenizerNetwork(nn.Module, ABC):
@@ -68,12 +81,34 @@ class TokenizerNetwork(nn.Module, ABC):
 
 
 Network = TypeVar("Network", TokenizerNetwork, Transformer)
-ReadTransformer = Callable[
-    [ForeignFile, TokenizerShape, int | None, Mapping[str, Any]], Transformer
-]
+Module = TypeVar("Module", bound=nn.Module)
 
-Carry = Callable[[str, Tensor, Any], Tensor]
-"""(name, weight, `models.fine_tuning.Change`) -> the weight for a new transformer."""
+
+class Expected(NamedTuple):
+    """What the user says about the transformer in a file of another program.
+
+    Attributes:
+        tokenizer: the config of its tokenizer.
+        num_classes: the number of its classes; None if it is unknown.
+        given: fields of its config that the user set.
+    """
+
+    tokenizer: TokenizerShape
+    num_classes: int | None
+    given: Mapping[str, Any]
+
+    @property
+    def heads(self) -> int | None:
+        """The number of attention heads, if the user gave it."""
+        return self.given.get("heads")
+
+
+def built(
+    network: Callable[[Any], Module], config: NetworkShape, weights: Mapping[str, Tensor]
+) -> Module:
+    """Check a config and build its network; the rest as in `build_with_weights`."""
+    config.validate()
+    return build_with_weights(lambda: network(config), weights)
 
 
 def checked(network: Network, path: Path, given: Mapping[str, Any]) -> Network:
@@ -132,18 +167,11 @@ class TransformerFamily(Family):
     it has, and every other field that an option fills.
 
     Attributes:
-        read: (file of another program, config of the tokenizer, number of classes or None if it is
-            unknown, given fields) -> network on the CPU. It must refuse unused entries, as for
-            tokenizers.
+        read: (file of another program, what the user says) -> network on the CPU. It must refuse
+            unused entries, as for tokenizers.
         write: network -> its weights in the layout of another program; None if no program has one.
-        joined: number of matrices in a linear layer that computes several maps of its input, by the
-            last part of the layer's name. Muon treats these matrices one by one.
-        carry: fits a weight to a new transformer with other classes or another token grid. Weights
-            that then have another shape than in the new one are not taken.
     """
 
     network: Callable[[Any], Transformer]
-    read: ReadTransformer | None = None
+    read: Callable[[ForeignFile, Expected], Transformer] | None = None
     write: Callable[[Any], dict[str, Any]] | None = None
-    joined: Mapping[str, int] = field(default_factory=dict)
-    carry: Carry = lambda name, weight, change: weight

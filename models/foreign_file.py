@@ -8,7 +8,7 @@ file knows no names of wrappers, except those of averages. A network is where al
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,6 +58,11 @@ class ForeignFile:
         """What config.json in the same folder says; empty without one."""
         path = self.path.with_name("config.json")
         return read_json(path) if path.is_file() else {}
+
+
+def holding(*networks: Collection[str]) -> Callable[[ForeignFile], bool]:
+    """Return a function that tells whether a file has all these weights of one of the networks."""
+    return lambda file: any(map(file.holds, networks))
 
 
 class Wrapped(NamedTuple):

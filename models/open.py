@@ -1,6 +1,5 @@
 """Opens checkpoints: load_model, load_tokenizer, and the steps that they consist of."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -8,22 +7,26 @@ from typing import Any
 
 import torch
 
-from models.families.tables import FIRST_TOKENIZER, FIRST_TRANSFORMER, family_named, family_of_file
-from models.family import Family, TokenizerNetwork, Transformer
+from models.families.tables import (
+    FIRST_TOKENIZER,
+    FIRST_TRANSFORMER,
+    family_named,
+    family_of,
+    read_network,
+)
+from models.family import Expected, TokenizerNetwork, Transformer, built
 from models.foreign_file import ForeignFile
 from models.model import BEST_SETTINGS, LOOK_ENTRY, MADE_FOR, Model, read_best_settings
 from models.sampling import SamplingConfig
 from models.shapes import Given, refuse_contradictions
 from models.tokenizer import Tokenizer
-from utils.checkpoint import build_with_weights, contents_of, is_own_format, read_checkpoint
+from utils.checkpoint import contents_of, is_own_format, read_checkpoint
 from utils.device import choose_device, choose_precision, in_usual_torch
 from utils.errors import FieldError, UserError, check_whole, one_line
 from utils.hub import local_file
 from utils.plain import from_plain
 from utils.size import Size, Written, size_of
 from utils.torch_file import opening
-
-log = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent / "pretrained"
 BUNDLED_FOR_COLOR = BUNDLED / "VQGAN_color.pt"
@@ -168,14 +171,12 @@ def _own_transformer(contents: Mapping[str, Any]) -> tuple[Transformer, str, tup
     """
     family = family_named("transformer", contents.get("family", FIRST_TRANSFORMER))
     config = from_plain(family.config, contents["config"])
-    config.validate()
     names, dataset = contents["class_names"], contents["dataset"]
     if len(names) != config.num_classes or not all(isinstance(name, str) for name in names):
         raise ValueError(f"it does not name its {config.num_classes} classes")
     if not isinstance(dataset, str):
         raise ValueError("it does not name its dataset")
-    transformer = build_with_weights(lambda: family.network(config), contents["ema"])
-    return transformer, dataset, tuple(names)
+    return built(family.network, config, contents["ema"]), dataset, tuple(names)
 
 
 def foreign_model(
@@ -199,16 +200,13 @@ def foreign_model(
         UserError: if the file holds none, or it does not fit the tokenizer, the number of classes
             or a given field.
     """
-    family = family_of_file("transformer", stored, path)
-    assert family.read is not None, "it recognizes a file"
-    with opening(path):
-        transformer = family.read(ForeignFile(stored, path), tokenizer.config, num_classes, given)
-    _log_license(family, path)
+    expected = Expected(tokenizer.config, num_classes, given)
+    transformer = read_network("transformer", ForeignFile(stored, path), expected)
     refuse_contradictions(transformer.config, given, path)
     config = transformer.config
     if config.splits != tokenizer.config.splits:
-        row = family_named("tokenizer", tokenizer.config.family)
-        tokenizer = Tokenizer(row.adapt(tokenizer.network, path, {"splits": config.splits}))
+        adapt = family_of(tokenizer.config).adapt
+        tokenizer = Tokenizer(adapt(tokenizer.network, path, {"splits": config.splits}))
     if config.seq_len != tokenizer.config.seq_len:
         raise UserError(
             f"{path} needs images of {config.seq_len} tokens, but the tokenizer makes "
@@ -249,15 +247,13 @@ def _tokenizer_in(
         kind = "maskgit" if stored.get("kind") == "maskgit" else "vqgan"
         contents = contents_of(stored, path, kind, KINDS)
         network = _tokenizer_network(contents.get("tokenizer", {}), path)
-        family = family_named("tokenizer", network.config.family)
-        if named not in (None, family.name):
-            raise FieldError("tokenizer", named, f"that in {path} is of the family {family.name}")
+        family = network.config.family
+        if named not in (None, family):
+            raise FieldError("tokenizer", named, f"that in {path} is of the family {family}")
     else:
-        family = family_of_file("tokenizer", stored, path, named)
-        assert family.read is not None, "it recognizes a file"
-        network = family.read(ForeignFile(stored, path), image_size, given)
-        _log_license(family, path)
-    return Tokenizer(family.adapt(network, path, given))
+        file = ForeignFile(stored, path)
+        network = read_network("tokenizer", file, image_size, given, named=named)
+    return Tokenizer(family_of(network.config).adapt(network, path, given))
 
 
 def _tokenizer_network(entry: Any, source: Path | str) -> TokenizerNetwork:
@@ -268,17 +264,10 @@ def _tokenizer_network(entry: Any, source: Path | str) -> TokenizerNetwork:
     try:
         family = family_named("tokenizer", entry.get("family", FIRST_TOKENIZER))
         config = from_plain(family.config, entry["config"])
-        config.validate()
         weights = {
             name: value.float() if value.dtype == torch.float16 else value
             for name, value in entry["weights"].items()
         }
-        return build_with_weights(lambda: family.network(config), weights)
+        return built(family.network, config, weights)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"the tokenizer in {source} is damaged: {one_line(error)}") from error
-
-
-def _log_license(family: Family, path: Path) -> None:
-    """Log under which license the authors of a file of another program publish such weights."""
-    if family.license:
-        log.info("%s: %s, published under %s", path, family.name, family.license)

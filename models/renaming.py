@@ -19,9 +19,11 @@ def renamed(name: str, names: Names, *, to_ours: bool = True) -> str | None:
     return None
 
 
-def all_renamed(weights: Mapping[str, Value], names: Names) -> dict[str, Value]:
-    """Translate the names of weights to ours; names that no pair matches stay as they are."""
-    return {renamed(name, names) or name: value for name, value in weights.items()}
+def all_renamed(
+    weights: Mapping[str, Value], names: Names, *, to_ours: bool = True
+) -> dict[str, Value]:
+    """Translate the names of weights; names that no pair matches stay as they are."""
+    return {renamed(name, names, to_ours=to_ours) or name: v for name, v in weights.items()}
 
 
 def levels_turned(weights: Mapping[str, Value], prefix: str) -> dict[str, Value]:

@@ -9,7 +9,7 @@ Axes: L tokens of an image, h w token grid, H W pixels, C channels, K codebook.
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -126,15 +126,30 @@ class TransformerShape(NetworkShape):
         return self.num_classes + (self.null_class is not None)
 
 
+@dataclass(frozen=True)
 class AttentionShape(TransformerShape):
-    """The config of a network of attention blocks, a dataclass with these fields and more."""
+    """The config of a network of attention blocks; a checkpoint holds it.
+
+    A family adds `seq_len` or `grid`, and, if it has a null class, `null_trained`: whether that was
+    trained. Its weights exist in any case.
+
+    Attributes:
+        codebook_size: number of image tokens K; their ids are 0 .. K-1, and K is the mask token.
+        num_classes: number of classes; the null class, if there is one, follows them.
+        hidden_dim: width of the blocks D, a multiple of `heads`.
+        depth: number of blocks.
+        dropout: dropout rate on the embeddings and on the outputs of attention and MLP.
+    """
 
     may_be_zero: ClassVar[tuple[str, ...]] = ()  # fields with numbers; all others are at least 1
-    hidden_dim: int  # width of the blocks
-    depth: int
-    heads: int
-    dropout: float
-    null_trained: bool  # whether the null class was trained; its weights exist in any case
+
+    codebook_size: int
+    num_classes: int
+    _: KW_ONLY
+    hidden_dim: int = 128
+    depth: int = 10
+    heads: int = 8
+    dropout: float = 0.1
 
     @property
     def mask_token(self) -> int:
@@ -144,7 +159,7 @@ class AttentionShape(TransformerShape):
     @property
     def null_class(self) -> int | None:
         """The label that means "no class", the unconditional input of guidance; None untrained."""
-        return self.num_classes if self.null_trained else None
+        return self.num_classes if getattr(self, "null_trained", False) else None
 
     def validate(self) -> None:
         """Check that the numbers fit together.
@@ -152,7 +167,7 @@ class AttentionShape(TransformerShape):
         Raises:
             FieldError: naming the first field with a wrong value, and what would work.
         """
-        for one in fields(self):  # type: ignore[arg-type] # it is a dataclass
+        for one in fields(self):
             low = 0 if one.name in self.may_be_zero else 1
             if one.type is int and getattr(self, one.name) < low:
                 raise FieldError(_own(one.name), getattr(self, one.name), f"must be at least {low}")

@@ -55,7 +55,9 @@ def test_accumulation_differentiates_a_compiled_graph_twice():
 def test_generated_code_computes_the_same(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.manual_seed(0)
-    network = MaskedTransformer(TransformerConfig(8, 10, 16, 4, 8, 2, 1, 8)).eval()
+    network = MaskedTransformer(
+        TransformerConfig(8, 10, 16, 4, 8, hidden_dim=8, depth=2, heads=1)
+    ).eval()
     block, inputs = network.blocks[0], torch.randn(2, 16, 8)  # compiles in half of the time
     with torch.inference_mode():
         assert torch.allclose(torch.compile(block)(inputs), block(inputs), atol=1e-5)

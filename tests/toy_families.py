@@ -108,7 +108,8 @@ def is_count(file: ForeignFile) -> bool:
     return isinstance(file.stored, dict) and "table.weight" in file.stored
 
 
-def read_count(file, tokenizer, num_classes, given):
+def read_count(file, expected):
+    tokenizer = expected.tokenizer
     classes, width = file.stored["table.weight"].shape
     config = CountConfig(tokenizer.codebook_size, classes, tokenizer.seq_len, width)
     network = CountNetwork(config)

@@ -132,7 +132,7 @@ class DistillationStage:
         )
         like = TrainingConfig(optimizer=training.optimizer, betas=BETAS, weight_decay=0.0)
         self.optimizers, self.auxiliary_optimizers = (
-            named_optimizers(*make_optimizers(network, config, like, precision))
+            named_optimizers(*make_optimizers(network, like, precision))
             for network in (self.model, self.auxiliary)
         )
 

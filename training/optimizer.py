@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.families.tables import transformer_family
-from models.shapes import TransformerShape
+from models.family import Transformer
 from training.config import OPTIMIZERS, TrainingConfig
 from training.muon import MOMENTS, Muon
 from utils.errors import FieldError
@@ -17,7 +16,7 @@ SETTING = "TrainingConfig.optimizer"
 
 
 def make_optimizers(
-    model: nn.Module, config: TransformerShape, training: TrainingConfig, precision: torch.dtype
+    model: Transformer, training: TrainingConfig, precision: torch.dtype
 ) -> tuple[torch.optim.AdamW, Muon | None]:
     """Make the optimizers; both decay the weights of linear layers and nothing else.
 
@@ -44,16 +43,13 @@ def make_optimizers(
         for decay in ((False,) if by_muon else (True, False))
     ]
     adamw = torch.optim.AdamW(groups, lr=training.lr, betas=training.betas, fused=True)
-    return adamw, _make_muon(model, config, training, precision) if by_muon else None
+    return adamw, _make_muon(model, training, precision) if by_muon else None
 
 
-def _make_muon(
-    model: nn.Module, config: TransformerShape, training: TrainingConfig, precision: torch.dtype
-) -> Muon:
+def _make_muon(model: Transformer, training: TrainingConfig, precision: torch.dtype) -> Muon:
     """Make a Muon for the weights of linear layers; errors as in `make_optimizers`."""
-    joined = transformer_family(config).joined
     weights = {
-        layer.weight: joined.get(name.rpartition(".")[2], 1)
+        layer.weight: model.joined.get(name.rpartition(".")[2], 1)
         for name, layer in linear_layers(model).items()
         if layer.weight.requires_grad
     }

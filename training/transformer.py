@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.token_set import DeviceTokens, TokenSet
-from models.families.tables import new_transformer, transformer_family
+from models.families.tables import new_transformer
 from models.family import Transformer
 from models.fine_tuning import Change, same_classes
 from models.masking import draw_masks
@@ -120,7 +120,7 @@ class MaskGITStage:
         self.model.load_state_dict(start, strict=False)
         freeze(self.model, training.freeze, "TrainingConfig.freeze")
         self.ema = EMA(self.model, training.ema_decay)
-        self.optimizer, self.muon = make_optimizers(self.model, config, training, precision)
+        self.optimizer, self.muon = make_optimizers(self.model, training, precision)
         # This process's part of a step, and the exchange of gradients with the others.
         self._images_here = math.ceil(self.images_per_step / processes.size)
         self._num_parts = num_parts(
@@ -290,8 +290,7 @@ class MaskGITStage:
             same_classes(former_classes, self._class_names),
             (grid, grid),
         )
-        carry = transformer_family(self.config).carry
-        return lambda name, weight: carry(name, weight, change)
+        return lambda name, weight: self.model.carry(name, weight, change)
 
     def _fix_exchange_order(self) -> None:
         """With several processes, make one pass to fix the order in which gradients are exchanged.
@@ -309,7 +308,7 @@ def transformer_contents(
 ) -> dict[str, Any]:
     """Return the part of a checkpoint that describes a transformer after `step` steps."""
     return {
-        "family": transformer_family(config).name,
+        "family": config.family,
         "config": to_plain(config),
         "step": step,
         "weights": model.state_dict(),

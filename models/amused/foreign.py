@@ -9,12 +9,12 @@ from typing import Any
 
 from models.amused.config import AmusedConfig
 from models.amused.network import AmusedModel
-from models.foreign_file import ForeignFile, unwrapped
+from models.family import TokenizerFamily
+from models.foreign_file import ForeignFile, holding, unwrapped
 from models.renaming import all_renamed, levels_turned
-from models.vqgan.foreign import SIGNS, model_of
+from models.vqgan.foreign import NEEDED, SIGNS, adapt, model_of
 from utils.size import Size
 
-LAYOUT = "VQ-GAN of aMUSEd (encoder.down_blocks.0.resnets.0, ...)"
 DIFFUSERS = (*SIGNS[:3], "encoder.down_blocks.0.resnets.0.conv1.weight")
 OPEN_MUSE = (*SIGNS[:3], "encoder.down.4.block.0.conv1.weight")
 OPEN_MUSE_CLASS = "VQGANModel"  # in config.json
@@ -51,3 +51,15 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Amuse
         # Their first level of the decoder has the lowest resolution.
         weights = levels_turned(all_renamed(weights, NAMES), "decoder.up.")
     return model_of(AmusedConfig, AmusedModel, weights, file.path, image_size, given)
+
+
+FAMILY = TokenizerFamily(
+    config=AmusedConfig,
+    network=AmusedModel,
+    layout="VQ-GAN of aMUSEd (encoder.down_blocks.0.resnets.0, ...)",
+    license="openrail++ (amused/amused-512), or what the file's own page says",
+    recognizes=recognizes,
+    accepts=holding(DIFFUSERS, NEEDED),
+    read=read,
+    adapt=adapt,
+)

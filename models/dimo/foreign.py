@@ -5,19 +5,15 @@ its teacher. That one is in a dictionary with its training state, and the studen
 """
 
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 from models.dimo.config import DimoConfig
 from models.dimo.network import DimoTransformer
+from models.family import Expected, TransformerFamily, built
 from models.foreign_file import ForeignFile, making, unwrapped
-from models.maskgit.foreign import SIGNS, VALEOAI_HEADS, find_weights, infer_config
-from models.shapes import TokenizerShape
-from utils.checkpoint import build_with_weights
+from models.maskgit.foreign import SIGNS, VALEOAI_HEADS, find_weights, infer_config, to_foreign
 
 log = logging.getLogger(__name__)
 
-LAYOUT = "one-step student of Di[M]O (a bare state dict of valeoai/Maskgit-pytorch's 256 model)"
 TEACHER = {"tok_emb.weight": (2026, 768), "pos_emb": (1, 257, 768)}
 LAST_BLOCK = "transformer.layers.23.0.norm.weight"
 
@@ -29,17 +25,22 @@ def recognizes(file: ForeignFile) -> bool:
     return not wrappers and shapes == TEACHER and LAST_BLOCK in weights
 
 
-def read(
-    file: ForeignFile,
-    tokenizer: TokenizerShape,
-    num_classes: int | None,
-    given: Mapping[str, Any],
-) -> DimoTransformer:
-    """Build the student; arguments and errors as in `models.maskgit.foreign.read`."""
+def read(file: ForeignFile, expected: Expected) -> DimoTransformer:
+    """Build the student; errors as in `models.maskgit.foreign.read`."""
     weights = find_weights(file).weights
     log.info("%s: sampled in one step; it has no trained null class for guidance", file.path)
     with making("transformer", file.path):
-        like = infer_config(weights, tokenizer.codebook_size, given.get("heads") or VALEOAI_HEADS)
+        codes, heads = expected.tokenizer.codebook_size, expected.heads or VALEOAI_HEADS
+        like = infer_config(weights, codes, heads)
         config = DimoConfig(**{**vars(like), "null_trained": False})
-        config.validate()
-        return build_with_weights(lambda: DimoTransformer(config), weights)
+        return built(DimoTransformer, config, weights)
+
+
+FAMILY = TransformerFamily(
+    config=DimoConfig,
+    network=DimoTransformer,
+    layout="one-step student of Di[M]O (a bare state dict of valeoai/Maskgit-pytorch's 256 model)",
+    recognizes=recognizes,
+    read=read,
+    write=to_foreign,
+)

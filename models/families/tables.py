@@ -1,196 +1,57 @@
 """The tables of the families of networks, and how the family of a file or a config is found.
 
-To add a family, write its folder (config, network, reader of other programs' files) and add a row
-to TOKENIZERS or TRANSFORMERS. A checkpoint of this program names its families. A file of another
-program is recognized by its contents.
+To add a family, write its folder (config, network, reader of other programs' files, row) and name
+its row in TOKENIZERS or TRANSFORMERS. A checkpoint of this program names its families. A file of
+another program is recognized by its contents.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from models.amused import foreign as amused_files
-from models.amused.config import AmusedConfig
-from models.amused.network import AmusedModel
-from models.dimo import foreign as dimo_files
-from models.dimo.config import DimoConfig
-from models.dimo.network import DimoTransformer
+from models.amused import foreign as amused
+from models.dimo import foreign as dimo
 from models.family import Family, TokenizerFamily, Transformer, TransformerFamily
 from models.foreign_file import ForeignFile
-from models.google import foreign as google_files
-from models.google import transformer as google
-from models.google.config import BertConfig
-from models.halton import foreign as halton_files
-from models.halton import transformer as halton
-from models.halton.config import HaltonConfig
-from models.ibq import foreign as ibq_files
-from models.ibq.config import IBQConfig
-from models.ibq.network import IBQModel
-from models.llamagen import foreign as llamagen_files
-from models.llamagen.config import LlamaGenConfig
-from models.llamagen.network import LlamaGenModel
-from models.maskbit import foreign as maskbit_files
-from models.maskbit import transformer as maskbit
-from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
-from models.maskbit.tokenizer import BitTokenizer
-from models.maskgit import foreign as maskgit_files
-from models.maskgit import transformer as maskgit
-from models.maskgit.config import TransformerConfig
-from models.maskgit_vqgan import foreign as maskgit_vqgan_files
-from models.maskgit_vqgan.config import MaskgitVQGANConfig
-from models.maskgit_vqgan.network import MaskgitVQModel
-from models.modern import transformer as modern
+from models.google import foreign as google
+from models.halton import foreign as halton
+from models.ibq import foreign as ibq
+from models.llamagen import foreign as llamagen
+from models.maskbit import foreign as maskbit
+from models.maskgit import foreign as maskgit
+from models.maskgit_vqgan import foreign as maskgit_vqgan
 from models.modern.config import ModernConfig
-from models.shapes import TokenizerShape, TransformerShape
-from models.titok import foreign as titok_files
+from models.modern.transformer import ModernTransformer
+from models.shapes import NetworkShape, TokenizerShape, TransformerShape
+from models.titok import foreign as titok
 from models.titok import generators as titok_generators
-from models.titok.config import TitokConfig, TitokTransformerConfig
-from models.titok.network import TitokModel
-from models.titok.transformer import TitokTransformer
 from models.tokenizer import Tokenizer
-from models.vqgan import foreign as vqgan_files
-from models.vqgan.config import VQGANConfig
-from models.vqgan.network import VQModel
+from models.vqgan import foreign as vqgan
 from utils.errors import FieldError, UserError, one_line
 from utils.torch_file import opening, pickled_network
 
-TOKENIZERS = (
-    TokenizerFamily(
-        config=TitokConfig,
-        network=TitokModel,
-        layout=titok_files.LAYOUT,
-        license="Apache-2.0 (bytedance/1d-tokenizer)",
-        recognizes=titok_files.recognizes,
-        read=titok_files.read,
-        adapt=vqgan_files.adapt,
-    ),
-    TokenizerFamily(
-        config=LlamaGenConfig,
-        network=LlamaGenModel,
-        layout=llamagen_files.LAYOUT,
-        license="MIT (FoundationVision/LlamaGen)",
-        recognizes=llamagen_files.recognizes,
-        read=llamagen_files.read,
-        adapt=vqgan_files.adapt,
-    ),
-    TokenizerFamily(
-        config=MaskgitVQGANConfig,
-        network=MaskgitVQModel,
-        layout=maskgit_vqgan_files.LAYOUT,
-        license="Apache-2.0 (google-research/maskgit, markweberdev/maskbit); MAGE states none",
-        recognizes=maskgit_vqgan_files.recognizes,
-        read=maskgit_vqgan_files.read,
-        adapt=vqgan_files.adapt,
-    ),
-    TokenizerFamily(
-        config=BitTokenizerConfig,
-        network=BitTokenizer,
-        layout=maskbit_files.TOKENIZER_LAYOUT,
-        license="Apache-2.0 (markweberdev/maskbit)",
-        recognizes=maskbit_files.recognizes_tokenizer,
-        read=maskbit_files.read_tokenizer,
-        adapt=maskbit_files.adapt,
-    ),
-    TokenizerFamily(
-        config=IBQConfig,
-        network=IBQModel,
-        layout=ibq_files.LAYOUT,
-        license="Apache-2.0 (TencentARC/SEED-Voken)",
-        recognizes=ibq_files.recognizes,
-        accepts=vqgan_files.is_complete,
-        read=ibq_files.read,
-        adapt=vqgan_files.adapt,
-    ),
-    TokenizerFamily(
-        config=AmusedConfig,
-        network=AmusedModel,
-        layout=amused_files.LAYOUT,
-        license="openrail++ (amused/amused-512), or what the file's own page says",
-        recognizes=amused_files.recognizes,
-        accepts=lambda file: amused_files.recognizes(file) or vqgan_files.is_complete(file),
-        read=amused_files.read,
-        adapt=vqgan_files.adapt,
-    ),
-    TokenizerFamily(
-        config=VQGANConfig,
-        network=VQModel,
-        layout=vqgan_files.LAYOUT,
-        recognizes=vqgan_files.recognizes,
-        read=vqgan_files.read,
-        adapt=vqgan_files.adapt,
-    ),
+log = logging.getLogger(__name__)
+
+TOKENIZERS: tuple[TokenizerFamily, ...] = (
+    titok.FAMILY,
+    llamagen.FAMILY,
+    maskgit_vqgan.FAMILY,
+    maskbit.TOKENIZER,
+    ibq.FAMILY,
+    amused.FAMILY,
+    vqgan.FAMILY,
 )
-TRANSFORMERS = (
-    TransformerFamily(
-        config=HaltonConfig,
-        network=halton.HaltonTransformer,
-        layout=halton_files.LAYOUT,
-        license="MIT (valeoai/Halton-MaskGIT)",
-        recognizes=halton_files.recognizes,
-        read=halton_files.read,
-        write=halton_files.to_foreign,
-        carry=halton.carry,
-    ),
-    TransformerFamily(
-        config=BitTransformerConfig,
-        network=maskbit.BitTransformer,
-        layout=maskbit_files.LAYOUT,
-        license="Apache-2.0 (markweberdev/maskbit)",
-        recognizes=maskbit_files.recognizes,
-        read=maskbit_files.read,
-        write=maskbit_files.to_foreign,
-        joined=maskgit.JOINED,
-        carry=maskbit.carry,
-    ),
-    TransformerFamily(
-        config=BertConfig,
-        network=google.BertTransformer,
-        layout=google_files.LAYOUT,
-        license="Apache-2.0 (google-research/maskgit)",
-        recognizes=google_files.recognizes,
-        read=google_files.read,
-        joined=maskgit.JOINED,
-        carry=google.carry,
-    ),
-    TransformerFamily(
-        config=TitokTransformerConfig,
-        network=TitokTransformer,
-        layout=titok_generators.LAYOUT,
-        license="Apache-2.0 (bytedance/1d-tokenizer)",
-        recognizes=titok_generators.recognizes,
-        read=titok_generators.read,
-        write=titok_generators.to_foreign,
-        joined=maskgit.JOINED,
-        carry=maskgit.carry,
-    ),
-    TransformerFamily(
-        config=DimoConfig,
-        network=DimoTransformer,
-        layout=dimo_files.LAYOUT,
-        recognizes=dimo_files.recognizes,
-        read=dimo_files.read,
-        write=maskgit_files.to_foreign,
-        joined=maskgit.JOINED,
-        carry=maskgit.carry,
-    ),
-    TransformerFamily(
-        config=TransformerConfig,
-        network=maskgit.MaskedTransformer,
-        layout=maskgit_files.LAYOUT,
-        recognizes=maskgit_files.recognizes,
-        read=maskgit_files.read,
-        write=maskgit_files.to_foreign,
-        joined=maskgit.JOINED,
-        carry=maskgit.carry,
-    ),
-    TransformerFamily(
-        config=ModernConfig,
-        network=modern.ModernTransformer,
-        joined=modern.JOINED,
-        carry=modern.carry,
-    ),
+TRANSFORMERS: tuple[TransformerFamily, ...] = (
+    halton.FAMILY,
+    maskbit.TRANSFORMER,
+    google.FAMILY,
+    titok_generators.FAMILY,
+    dimo.FAMILY,
+    maskgit.FAMILY,
+    TransformerFamily(config=ModernConfig, network=ModernTransformer),
 )
 # Files of format version 1 do not name their families.
-FIRST_TOKENIZER, FIRST_TRANSFORMER = VQGANConfig.family, TransformerConfig.family
+FIRST_TOKENIZER, FIRST_TRANSFORMER = vqgan.FAMILY.name, maskgit.FAMILY.name
 
 
 def family_named(kind: str, name: Any) -> Any:
@@ -213,39 +74,37 @@ def family_named(kind: str, name: Any) -> Any:
 
 def new_tokenizer(config: TokenizerShape) -> Tokenizer:
     """Build an untrained tokenizer of a family on the CPU."""
-    return Tokenizer(family_named("tokenizer", config.family).network(config))
+    return Tokenizer(family_of(config).network(config))
 
 
 def new_transformer(config: TransformerShape) -> Transformer:
     """Build a transformer with random weights from torch's global generator."""
-    return transformer_family(config).network(config)
+    return family_of(config).network(config)
 
 
-def transformer_family(config: TransformerShape) -> TransformerFamily:
+def family_of(config: NetworkShape) -> Any:
     """Find the family that a config belongs to."""
-    return family_named("transformer", config.family)
+    return family_named(config.kind, config.family)
 
 
-def family_of_file(kind: str, stored: Any, path: Path, named: str | None = None) -> Any:
+def family_of_file(kind: str, file: ForeignFile, named: str | None = None) -> Any:
     """Find the family that recognizes a file of another program.
 
     Args:
         kind: "tokenizer" or "transformer".
-        stored: what `read_checkpoint` returned.
-        path: the file.
         named: the family that the user named; None tries all of them.
 
     Raises:
         UserError: if no family does; it names the known layouts.
     """
+    path = file.path
     families = _families(kind) if named is None else (_family_asked_for(kind, named, path),)
-    file = ForeignFile(stored, path)
     with opening(path):
         for family in families:
             accepts = family.accepts if named and family.accepts else family.recognizes
             if accepts(file):
                 return family
-    network = pickled_network(stored)
+    network = pickled_network(file.stored)
     if network:
         raise UserError(
             f"{path} holds a whole pickled network ({one_line(ValueError(network), 80)}), which "
@@ -255,6 +114,24 @@ def family_of_file(kind: str, stored: Any, path: Path, named: str | None = None)
     if named is not None:
         raise FieldError(kind, named, f"{path} holds no {known}")
     raise UserError(f"{path} is not a checkpoint of this program, and holds no {known}")
+
+
+def read_network(kind: str, file: ForeignFile, *said: Any, named: str | None = None) -> Any:
+    """Build the network in a file of another program, on the CPU.
+
+    Args:
+        kind: as in `family_of_file`; so is `named`.
+        *said: the other arguments of `Family.read`: what the user says about the network.
+
+    Raises:
+        UserError: as `family_of_file`; or if the network cannot be built.
+    """
+    family = family_of_file(kind, file, named)
+    with opening(file.path):
+        network = family.read(file, *said)
+    if family.license:
+        log.info("%s: %s, published under %s", file.path, family.name, family.license)
+    return network
 
 
 def _families(kind: str) -> tuple[Family, ...]:

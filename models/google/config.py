@@ -9,14 +9,12 @@ from models.shapes import AttentionShape
 
 @dataclass(frozen=True)
 class BertConfig(AttentionShape):
-    """Shape of google-research's MaskGIT, whose transformer is BERT's; a checkpoint holds it.
+    """Shape of google-research's MaskGIT, whose transformer is BERT's.
+
+    It has no null class, so it cannot be guided.
 
     Attributes:
-        codebook_size: number of image tokens K; their ids are 0 .. K-1, and K is the mask token.
-        num_classes: number of classes; the family has no null class.
         seq_len: number of tokens of an image, L = h * w.
-        hidden_dim: width of the blocks D, a multiple of `heads`.
-        dropout: dropout rate on the embeddings and on the outputs of attention and MLP.
     """
 
     family: ClassVar[str] = "google"
@@ -32,15 +30,5 @@ class BertConfig(AttentionShape):
         "choice_temperature": 4.21875,
     }
 
-    codebook_size: int
-    num_classes: int
     seq_len: int
-    hidden_dim: int = 128
-    depth: int = 10
-    heads: int = 8
     mlp_dim: int = 384
-    dropout: float = 0.1
-
-    @property
-    def null_class(self) -> None:
-        """There is none, so this transformer cannot be guided."""

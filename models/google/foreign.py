@@ -5,19 +5,23 @@ in the vocabulary, and the mask token is the last id.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, count_modules, making, shape_of, with_joined_qkv
+from models.family import Expected, TransformerFamily, built
+from models.foreign_file import (
+    ForeignFile,
+    count_modules,
+    holding,
+    making,
+    shape_of,
+    with_joined_qkv,
+)
 from models.google.config import BertConfig
 from models.google.transformer import BertTransformer
 from models.renaming import all_renamed
-from models.shapes import TokenizerShape
-from utils.checkpoint import build_with_weights
 
-LAYOUT = "transformer of google-research/maskgit (Embed_0.word_embeddings.embedding, ...)"
 SIGNS = ("Embed_0.word_embeddings.embedding", "MlmLayer_0.mlm_bias.bias")
 NAMES = (  # theirs, ours
     ("Embed_0.word_embeddings.embedding", "token_embedding.weight"),
@@ -35,26 +39,15 @@ NAMES = (  # theirs, ours
 FLAX_NAMES = (("*.scale", "*.weight"), ("*.kernel", "*.weight"))
 
 
-def recognizes(file: ForeignFile) -> bool:
-    """Return whether a file holds such a transformer."""
-    return file.holds(SIGNS)
-
-
-def read(
-    file: ForeignFile,
-    tokenizer: TokenizerShape,
-    num_classes: int | None,
-    given: Mapping[str, Any],
-) -> BertTransformer:
-    """Build the transformer; arguments and errors as in `models.maskgit.foreign.read`."""
+def read(file: ForeignFile, expected: Expected) -> BertTransformer:
+    """Build the transformer; errors as in `models.maskgit.foreign.read`."""
     weights = all_renamed(file.weights(SIGNS), NAMES)
     with making("transformer", file.path):
         heads = shape_of(weights, "blocks.0.attention.query.kernel", 3)[1]
         weights = all_renamed(_for_torch(weights), FLAX_NAMES)
-        config = infer_config(weights, tokenizer.codebook_size, heads)
-        config.validate()
+        config = infer_config(weights, expected.tokenizer.codebook_size, heads)
         _move_rows(weights, config)
-        return build_with_weights(lambda: BertTransformer(config), weights)
+        return built(BertTransformer, config, weights)
 
 
 def _for_torch(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,3 +99,13 @@ def _move_rows(weights: dict[str, Tensor], config: BertConfig) -> None:
     if shape_of(weights, "output_bias", 1) != table.shape[:1]:
         raise ValueError("the output bias does not have the size of the vocabulary")
     weights["output_bias"] = weights["output_bias"][:codes]
+
+
+FAMILY = TransformerFamily(
+    config=BertConfig,
+    network=BertTransformer,
+    layout="transformer of google-research/maskgit (Embed_0.word_embeddings.embedding, ...)",
+    license="Apache-2.0 (google-research/maskgit)",
+    recognizes=holding(SIGNS),
+    read=read,
+)

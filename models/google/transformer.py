@@ -50,12 +50,12 @@ class BertTransformer(Transformer):
             x = rows_at(x, at)  # (N, D)
         return F.linear(self.last(x), self.token_embedding.weight[:codes], self.output_bias)
 
-
-def carry(name: str, weight: Tensor, change: Change) -> Tensor:
-    """Fit the rows of classes and positions to another transformer; see `TransformerFamily`."""
-    if name == "token_embedding.weight":
-        first = change.old.mask_token + 1
-        return torch.cat([weight[:first], change.classes(weight[first:])])
-    if name == "position_embedding.weight":
-        return torch.cat([change.positions(weight[:-1]), weight[-1:]])
-    return weight
+    @staticmethod
+    def carry(name: str, weight: Tensor, change: Change) -> Tensor:
+        """Fit the rows of classes and positions; see `models.family.Transformer`."""
+        if name == "token_embedding.weight":
+            first = change.old.mask_token + 1
+            return torch.cat([weight[:first], change.classes(weight[first:])])
+        if name == "position_embedding.weight":
+            return torch.cat([change.positions(weight[:-1]), weight[-1:]])
+        return weight

@@ -4,7 +4,7 @@ This file imports nothing slow, because the command line reads it before it show
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 from models.shapes import AttentionShape
@@ -15,14 +15,10 @@ WIDTH_STEP = 256  # of the hidden layer of the feed-forward networks
 
 @dataclass(frozen=True)
 class HaltonConfig(AttentionShape):
-    """Shape of Halton-MaskGIT's transformer; a checkpoint holds it.
+    """Shape of Halton-MaskGIT's transformer.
 
     Attributes:
-        codebook_size: number of image tokens K; their ids are 0 .. K-1, and K is the mask token.
-        num_classes: number of classes; one more label, the null class, means "no class".
         seq_len: number of tokens of an image, L = h * w.
-        hidden_dim: width of the blocks D.
-        depth: number of blocks.
         heads: attention heads of hidden_dim // heads channels each. Their total may be smaller than
             `hidden_dim`, as in the published "small" models: 6 heads of 85 channels of 512.
         registers: tokens without a position that follow the image tokens and predict nothing.
@@ -49,14 +45,12 @@ class HaltonConfig(AttentionShape):
         "first_logit_scale": 0.5,
     }
 
-    codebook_size: int
-    num_classes: int
     seq_len: int
+    _: KW_ONLY
     hidden_dim: int = 384
     depth: int = 6
     heads: int = 6
     registers: int = 1
-    dropout: float = 0.1
     null_trained: bool = True
 
     @property

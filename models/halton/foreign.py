@@ -9,52 +9,35 @@ from typing import Any
 
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, count_modules, making, shape_of
+from models.family import Expected, TransformerFamily, built
+from models.foreign_file import ForeignFile, count_modules, holding, making, shape_of
 from models.halton.config import HaltonConfig
 from models.halton.transformer import HaltonTransformer
-from models.shapes import TokenizerShape
-from utils.checkpoint import build_with_weights
 from utils.errors import FieldError, UserError
 
-LAYOUT = "transformer in Halton-MaskGIT's layout (last_norm.norm_final.weight, ...)"
 SIGNS = ("tok_emb.weight", "pos_emb.weight", "cls_emb.weight", "last_norm.norm_final.weight")
 TIED = "head.weight"  # equal to tok_emb.weight
 # Attention heads of the published sizes by width; the weights do not show them.
 PUBLISHED_HEADS = {384: 6, 512: 6, 768: 12, 1024: 16, 1152: 16}
 
 
-def recognizes(file: ForeignFile) -> bool:
-    """Return whether a file holds such a transformer."""
-    return file.holds(SIGNS)
-
-
-def read(
-    file: ForeignFile,
-    tokenizer: TokenizerShape,
-    num_classes: int | None,
-    given: Mapping[str, Any],
-) -> HaltonTransformer:
-    """Build the transformer, on the CPU.
-
-    Args:
-        num_classes: not used, because the file shows the number of classes.
-        given: fields of HaltonConfig that the user set.
+def read(file: ForeignFile, expected: Expected) -> HaltonTransformer:
+    """Build the transformer, on the CPU; the file shows the number of classes.
 
     Raises:
         UserError: if the weights do not make a transformer, the file has other entries, or it is
             for another number of codes.
     """
-    path = file.path
+    path, codes = file.path, expected.tokenizer.codebook_size
     weights = file.weights(SIGNS)
     with making("transformer", path):
         _drop_tied(weights)
-        config = infer_config(weights, given.get("heads"))
-        config.validate()
-        transformer = build_with_weights(lambda: HaltonTransformer(config), weights)
-    if config.codebook_size != tokenizer.codebook_size:
+        config = infer_config(weights, expected.heads)
+        transformer = built(HaltonTransformer, config, weights)
+    if config.codebook_size != codes:
         raise UserError(
             f"{path} is for a tokenizer of {config.codebook_size} codes, but `checkpoint_vae` has "
-            f"{tokenizer.codebook_size}; the published ones are for LlamaGen's vq_ds16_c2i.pt"
+            f"{codes}; the published ones are for LlamaGen's vq_ds16_c2i.pt"
         )
     return transformer
 
@@ -104,3 +87,14 @@ def to_foreign(model: HaltonTransformer) -> dict[str, Any]:
         "model_state_dict": weights,
         "optimizer_state_dict": None,
     }
+
+
+FAMILY = TransformerFamily(
+    config=HaltonConfig,
+    network=HaltonTransformer,
+    layout="transformer in Halton-MaskGIT's layout (last_norm.norm_final.weight, ...)",
+    license="MIT (valeoai/Halton-MaskGIT)",
+    recognizes=holding(SIGNS),
+    read=read,
+    write=to_foreign,
+)

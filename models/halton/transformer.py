@@ -56,6 +56,13 @@ class HaltonTransformer(Transformer):
         logits = F.linear(x, self.tok_emb.weight[:codes], self.head.bias[:codes])
         return logits if at is None else logits[:, 0]
 
+    @staticmethod
+    def carry(name: str, weight: Tensor, change: Change) -> Tensor:
+        """Fit the rows of classes and positions; see `models.family.Transformer`."""
+        if name == "cls_emb.weight":
+            return change.classes_and_null(weight)
+        return change.positions(weight) if name == "pos_emb.weight" else weight
+
 
 class Blocks(nn.Module):
     """All blocks, one after the other."""
@@ -169,13 +176,6 @@ class OutputBias(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(size))
-
-
-def carry(name: str, weight: Tensor, change: Change) -> Tensor:
-    """Fit the rows of classes and positions to another transformer; see `TransformerFamily`."""
-    if name == "cls_emb.weight":
-        return change.classes_and_null(weight)
-    return change.positions(weight) if name == "pos_emb.weight" else weight
 
 
 def _initialize(module: nn.Module) -> None:

@@ -8,25 +8,32 @@ each resolution, which no published VQ-GAN of taming's family has.
 from collections.abc import Mapping
 from typing import Any
 
-from models.foreign_file import ForeignFile, averaged
+from models.family import TokenizerFamily
+from models.foreign_file import ForeignFile, averaged, holding
 from models.ibq.config import IBQConfig
 from models.ibq.network import IBQModel
-from models.vqgan.foreign import SIGNS, model_of
+from models.vqgan.foreign import NEEDED, SIGNS, adapt, model_of
 from utils.size import Size
 
-LAYOUT = "VQ-GAN of IBQ (model_ema.decay and four residual blocks)"
 AVERAGES = "model_ema."
 IBQ_SIGNS = (*SIGNS[:3], f"{AVERAGES}decay", "encoder.down.0.block.3.conv1.weight")
 LOSS = "networks of the losses"
 IGNORED = {"loss.": LOSS, f"{AVERAGES}loss": LOSS}
 
 
-def recognizes(file: ForeignFile) -> bool:
-    """Return whether a file holds such a VQ-GAN."""
-    return file.holds(IBQ_SIGNS)
-
-
 def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> IBQModel:
     """Build the VQ-GAN; arguments and errors as in `models.vqgan.foreign.read`."""
     weights = averaged(file.weights(SIGNS[:3], IGNORED), AVERAGES)
     return model_of(IBQConfig, IBQModel, weights, file.path, image_size, given)
+
+
+FAMILY = TokenizerFamily(
+    config=IBQConfig,
+    network=IBQModel,
+    layout="VQ-GAN of IBQ (model_ema.decay and four residual blocks)",
+    license="Apache-2.0 (TencentARC/SEED-Voken)",
+    recognizes=holding(IBQ_SIGNS),
+    accepts=holding(NEEDED),
+    read=read,
+    adapt=adapt,
+)

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from models.foreign_file import ForeignFile
+from models.family import TokenizerFamily
+from models.foreign_file import ForeignFile, holding
 from models.llamagen.config import LlamaGenConfig
 from models.llamagen.network import LlamaGenModel
 from models.renaming import all_renamed, levels_turned
-from models.vqgan.foreign import model_of
+from models.vqgan.foreign import adapt, model_of
 from utils.size import Size
 
-LAYOUT = "VQ-GAN in LlamaGen's layout (encoder.conv_blocks.0.res.0, ...)"
 SIGNS = (
     "encoder.conv_blocks.0.res.0.conv1.weight",
     "decoder.conv_blocks.0.res.0.conv1.weight",
@@ -28,14 +28,20 @@ NAMES = (  # theirs, taming's
 IGNORED = {"quantize.codebook_used": "the last codes of its training"}
 
 
-def recognizes(file: ForeignFile) -> bool:
-    """Return whether a file holds such a VQ-GAN."""
-    return file.holds(SIGNS)
-
-
 def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> LlamaGenModel:
     """Build the VQ-GAN; arguments and errors as in `models.vqgan.foreign.read`."""
     weights = file.weights(SIGNS, IGNORED)
     # Their first level of the decoder has the lowest resolution.
     weights = levels_turned(all_renamed(weights, NAMES), "decoder.up.")
     return model_of(LlamaGenConfig, LlamaGenModel, weights, file.path, image_size, given)
+
+
+FAMILY = TokenizerFamily(
+    config=LlamaGenConfig,
+    network=LlamaGenModel,
+    layout="VQ-GAN in LlamaGen's layout (encoder.conv_blocks.0.res.0, ...)",
+    license="MIT (FoundationVision/LlamaGen)",
+    recognizes=holding(SIGNS),
+    read=read,
+    adapt=adapt,
+)

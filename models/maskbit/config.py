@@ -53,15 +53,11 @@ class BitTokenizerConfig(MaskgitVQGANConfig):
 
 @dataclass(frozen=True)
 class BitTransformerConfig(AttentionShape):
-    """Shape of MaskBit's transformer; a checkpoint holds it.
+    """Shape of MaskBit's transformer; `codebook_size` is a power of 2.
 
     Attributes:
-        codebook_size: number of image tokens K, a power of 2; K is the mask token.
-        num_classes: number of classes; one more label, the null class, means "no class".
         seq_len: number of tokens of an image, L = h * w * splits.
         splits: tokens of a cell of the image, which share a position of the network.
-        hidden_dim: width of the blocks D, a multiple of `heads`.
-        dropout: dropout rate on the embeddings and on the outputs of attention and MLP.
     """
 
     family: ClassVar[str] = "maskbit"
@@ -80,15 +76,9 @@ class BitTransformerConfig(AttentionShape):
         "choice_temperature": 7.678125,
     }
 
-    codebook_size: int
-    num_classes: int
     seq_len: int
     splits: int = 1
-    hidden_dim: int = 128
-    depth: int = 10
-    heads: int = 8
     mlp_dim: int = 384
-    dropout: float = 0.1
     null_trained: bool = True
 
     @property

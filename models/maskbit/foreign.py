@@ -12,26 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, count_modules, heads_of, making, shape_of
+from models.family import Expected, TokenizerFamily, TransformerFamily, built
+from models.foreign_file import (
+    ForeignFile,
+    count_modules,
+    heads_of,
+    holding,
+    making,
+    shape_of,
+)
 from models.maskbit.bits import signs
 from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
 from models.maskbit.tokenizer import BitTokenizer
 from models.maskbit.transformer import BitTransformer
 from models.maskgit_vqgan.foreign import NAMES as TOKENIZER_NAMES
-from models.renaming import all_renamed, levels_turned, renamed
-from models.shapes import TokenizerShape
+from models.renaming import all_renamed, levels_turned
 from models.vqgan.foreign import adapt as adapt_vqgan
 from models.vqgan.foreign import model_of
-from utils.checkpoint import build_with_weights
 from utils.errors import UserError
 from utils.size import Size
 
-TOKENIZER_LAYOUT = "tokenizer of MaskBit (quantize.codebook, ...)"
 TOKENIZER_SIGNS = (
     "encoder.conv_in.weight", "quantize.codebook", "encoder.mid.res_blocks.0.norm1.weight",
 )  # fmt: skip
 CODEBOOK = "quantize.embedding.weight"
-LAYOUT = "transformer of MaskBit (prediction_layer.weight, ...)"
 SIGNS = ("class_emb.weight", "pos_emb", "prediction_layer.weight")
 IGNORED = {"bits_to_indices": "powers of 2", "quantize.bits_to_indices": "powers of 2"}
 NAMES = (  # theirs, ours
@@ -51,11 +55,6 @@ NAMES = (  # theirs, ours
 PUBLISHED_HEADS = {1024: 16}  # by width
 
 
-def recognizes_tokenizer(file: ForeignFile) -> bool:
-    """Return whether a file holds such a tokenizer."""
-    return file.holds(TOKENIZER_SIGNS)
-
-
 def read_tokenizer(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> BitTokenizer:
     """Build the tokenizer; arguments and errors as in `models.vqgan.foreign.read`."""
     weights = all_renamed(file.weights(TOKENIZER_SIGNS, IGNORED), TOKENIZER_NAMES)
@@ -72,30 +71,18 @@ def adapt(model: BitTokenizer, path: Path, given: Mapping[str, Any]) -> BitToken
     """Check a tokenizer against the given fields; apply `splits`, and what VQ-GANs apply."""
     if "splits" in given:
         config = replace(model.config, splits=given["splits"])
-        config.validate()
-        model = build_with_weights(lambda: BitTokenizer(config), model.state_dict())
+        model = built(BitTokenizer, config, model.state_dict())
     return adapt_vqgan(model, path, given)
 
 
-def recognizes(file: ForeignFile) -> bool:
-    """Return whether a file holds such a transformer."""
-    return file.holds(SIGNS)
-
-
-def read(
-    file: ForeignFile,
-    tokenizer: TokenizerShape,
-    num_classes: int | None,
-    given: Mapping[str, Any],
-) -> BitTransformer:
-    """Build the transformer; arguments and errors as in `models.halton.foreign.read`."""
-    path = file.path
+def read(file: ForeignFile, expected: Expected) -> BitTransformer:
+    """Build the transformer; errors as in `models.halton.foreign.read`."""
+    path, tokenizer = file.path, expected.tokenizer
     weights = all_renamed(file.weights(SIGNS, IGNORED), NAMES)
     with making("transformer", path):
-        config = infer_config(weights, given.get("heads"))
-        config.validate()
+        config = infer_config(weights, expected.heads)
         weights["position_embedding"] = weights["position_embedding"][0]
-        transformer = build_with_weights(lambda: BitTransformer(config), weights)
+        transformer = built(BitTransformer, config, weights)
     bits = config.bits * config.splits
     if not isinstance(tokenizer, BitTokenizerConfig) or tokenizer.embed_dim != bits:
         raise UserError(
@@ -107,10 +94,8 @@ def read(
 
 def to_foreign(model: BitTransformer) -> dict[str, Tensor]:
     """Return the weights as MaskBit's program saves and reads them."""
-    weights = {
-        renamed(name, NAMES, to_ours=False) or name: value.cpu().clone()
-        for name, value in model.state_dict().items()
-    }
+    weights = all_renamed(model.state_dict(), NAMES, to_ours=False)
+    weights = {name: value.cpu().clone() for name, value in weights.items()}
     weights["pos_emb"] = weights["pos_emb"][None]
     weights["bits_to_indices"] = 2 ** torch.arange(model.config.bits, dtype=torch.int32)
     return weights
@@ -143,3 +128,23 @@ def infer_config(weights: Mapping[str, Tensor], heads: int | None) -> BitTransfo
         heads=heads_of(width, heads, PUBLISHED_HEADS),
         mlp_dim=shape_of(weights, "blocks.0.mlp.0.bias", 1)[0],
     )
+
+
+TOKENIZER = TokenizerFamily(
+    config=BitTokenizerConfig,
+    network=BitTokenizer,
+    layout="tokenizer of MaskBit (quantize.codebook, ...)",
+    license="Apache-2.0 (markweberdev/maskbit)",
+    recognizes=holding(TOKENIZER_SIGNS),
+    read=read_tokenizer,
+    adapt=adapt,
+)
+TRANSFORMER = TransformerFamily(
+    config=BitTransformerConfig,
+    network=BitTransformer,
+    layout="transformer of MaskBit (prediction_layer.weight, ...)",
+    license="Apache-2.0 (markweberdev/maskbit)",
+    recognizes=holding(SIGNS),
+    read=read,
+    write=to_foreign,
+)

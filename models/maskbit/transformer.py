@@ -68,7 +68,7 @@ class BitTransformer(Transformer):
             logits = logits.index_select(0, first + at % splits)
         return logits
 
-
-def carry(name: str, weight: Tensor, change: Change) -> Tensor:
-    """Fit the rows of classes to another transformer; see `TransformerFamily`."""
-    return change.classes_and_null(weight) if name == "class_embedding.weight" else weight
+    @staticmethod
+    def carry(name: str, weight: Tensor, change: Change) -> Tensor:
+        """Fit the rows of classes; see `models.family.Transformer`."""
+        return change.classes_and_null(weight) if name == "class_embedding.weight" else weight

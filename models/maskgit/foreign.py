@@ -8,17 +8,24 @@ Token ids, class tokens and shapes are the same as here; only the names of the w
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, count_modules, making, shape_of, taken, unwrapped
+from models.family import Expected, TransformerFamily, built
+from models.foreign_file import (
+    ForeignFile,
+    count_modules,
+    holding,
+    making,
+    shape_of,
+    taken,
+    unwrapped,
+)
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
-from models.renaming import renamed
-from models.shapes import TokenizerShape
-from utils.checkpoint import build_with_weights
+from models.renaming import all_renamed, renamed
 from utils.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
@@ -43,37 +50,21 @@ NAMES = (  # theirs, ours
 )
 
 
-def recognizes(file: ForeignFile) -> bool:
-    """Return whether a file holds weights of such a transformer."""
-    return file.holds(SIGNS)
-
-
-def read(
-    file: ForeignFile,
-    tokenizer: TokenizerShape,
-    num_classes: int | None,
-    given: Mapping[str, Any],
-) -> MaskedTransformer:
+def read(file: ForeignFile, expected: Expected) -> MaskedTransformer:
     """Build the transformer in a file of another program, on the CPU.
-
-    Args:
-        num_classes: the expected number of classes; None if it is unknown.
-        given: fields of TransformerConfig that the user set.
 
     Raises:
         UserError: if the weights do not make a transformer, or the file has other entries.
     """
     foreign, path = find_weights(file), file.path
-    codes, used = tokenizer.all_codes, tokenizer.codebook_size
-    if codes != used and _counts_all_codes(foreign.weights, tokenizer, num_classes, path):
+    codes, used = expected.tokenizer.all_codes, expected.tokenizer.codebook_size
+    if codes != used and _counts_all_codes(foreign.weights, expected, path):
         log.info("%s counts all %d codes; keeping the %d in use", path, codes, used)
         foreign = foreign._replace(weights=without_codes(foreign.weights, used, codes))
-    return build_model(foreign, path, used, given.get("heads"))
+    return build_model(foreign, path, used, expected.heads)
 
 
-def _counts_all_codes(
-    weights: Mapping[str, Tensor], tokenizer: TokenizerShape, num_classes: int | None, path: Path
-) -> bool:
+def _counts_all_codes(weights: Mapping[str, Tensor], expected: Expected, path: Path) -> bool:
     """Whether a vocabulary has all codes of a remapped tokenizer, not only those in use.
 
     caetas/GenerativeZoo's has all of them. The size of the vocabulary is the sum of codes, mask
@@ -82,11 +73,11 @@ def _counts_all_codes(
     Raises:
         UserError: if the number of classes fits neither case.
     """
-    ids = weights["token_embedding.weight"].shape[:1].numel()
+    ids, tokenizer = weights["token_embedding.weight"].shape[:1].numel(), expected.tokenizer
     with_all, with_used = (ids - 2 - n for n in (tokenizer.all_codes, tokenizer.codebook_size))
-    if with_all < 1 or num_classes == with_used:
+    if with_all < 1 or expected.num_classes == with_used:
         return False
-    if num_classes != with_all:
+    if expected.num_classes != with_all:
         raise UserError(
             f"{path} is for {with_all} classes if it counts all {tokenizer.all_codes} codes of the "
             f"tokenizer, and for {with_used} if it counts the {tokenizer.codebook_size} in use: "
@@ -159,8 +150,7 @@ def build_model(
         log.info("%s does not say how many attention heads it has; using %d (`heads`)", path, heads)
     with making("transformer", path):
         config = infer_config(foreign.weights, codebook_size, heads)
-        config.validate()
-        return build_with_weights(lambda: MaskedTransformer(config), foreign.weights)
+        return built(MaskedTransformer, config, foreign.weights)
 
 
 def infer_config(
@@ -203,9 +193,15 @@ def to_foreign(model: MaskedTransformer) -> dict[str, Tensor]:
         table = weights["token_embedding.weight"].double() @ folding.double().T
         weights["token_embedding.weight"] = table.float()
     weights["position_embedding"] = weights["position_embedding"][None]
-    result = {}
-    for name, value in weights.items():
-        theirs = renamed(name, NAMES, to_ours=False)
-        assert theirs is not None, name
-        result[theirs] = value.contiguous().clone()
-    return result
+    theirs = all_renamed(weights, NAMES, to_ours=False)
+    return {name: value.contiguous().clone() for name, value in theirs.items()}
+
+
+FAMILY = TransformerFamily(
+    config=TransformerConfig,
+    network=MaskedTransformer,
+    layout=LAYOUT,
+    recognizes=holding(SIGNS),
+    read=read,
+    write=to_foreign,
+)

@@ -17,7 +17,6 @@ from models.layers import Dropout, PreNormBlock, rows_at
 from models.maskgit.config import TransformerConfig
 
 EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
-JOINED = {"qkv": 3}  # linear layers that compute several maps; see TransformerFamily
 
 
 class MaskedTransformer(Transformer):
@@ -86,22 +85,22 @@ class MaskedTransformer(Transformer):
         classes = self.config.mask_token + 1 + labels
         return self.token_embedding(torch.cat([tokens, classes[:, None]], dim=1))
 
+    @staticmethod
+    def carry(name: str, weight: Tensor, change: Change) -> Tensor:
+        """Fit the rows of classes and positions; see `models.family.Transformer`."""
+        first = change.old.mask_token + 1  # the first class in the vocabulary
 
-def carry(name: str, weight: Tensor, change: Change) -> Tensor:
-    """Fit the rows of classes and positions to another transformer; see `TransformerFamily`."""
-    first = change.old.mask_token + 1  # the first class in the vocabulary
+        def vocabulary(rows: Tensor) -> Tensor:  # (old V, ...) -> (new V, ...)
+            return torch.cat([rows[:first], change.classes_and_null(rows[first:])])
 
-    def vocabulary(rows: Tensor) -> Tensor:  # (old V, ...) -> (new V, ...)
-        return torch.cat([rows[:first], change.classes_and_null(rows[first:])])
+        def positions(rows: Tensor) -> Tensor:  # (old L + 1, ...) -> (new L + 1, ...)
+            return torch.cat([change.positions(rows[:-1]), rows[-1:]])
 
-    def positions(rows: Tensor) -> Tensor:  # (old L + 1, ...) -> (new L + 1, ...)
-        return torch.cat([change.positions(rows[:-1]), rows[-1:]])
-
-    if name == "token_embedding.weight":
-        return vocabulary(weight)
-    if name == "output_bias":
-        return vocabulary(positions(weight).T).T
-    return positions(weight) if name == "position_embedding" else weight
+        if name == "token_embedding.weight":
+            return vocabulary(weight)
+        if name == "output_bias":
+            return vocabulary(positions(weight).T).T
+        return positions(weight) if name == "position_embedding" else weight
 
 
 def _initialize(module: nn.Module) -> None:

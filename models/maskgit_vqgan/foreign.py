@@ -11,15 +11,15 @@ larger one.
 from collections.abc import Mapping
 from typing import Any
 
+from models.family import TokenizerFamily
 from models.foreign_file import ForeignFile, unwrapped
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
 from models.maskgit_vqgan.flax_names import with_our_names
 from models.maskgit_vqgan.network import MaskgitVQModel
 from models.renaming import all_renamed, levels_turned
-from models.vqgan.foreign import model_of
+from models.vqgan.foreign import adapt, model_of
 from utils.size import Size
 
-LAYOUT = "VQ-GAN of MaskGIT, MAGE or VQGAN+ (encoder.mid.0.norm1.weight, ...)"
 COMMON = ("encoder.conv_in.weight", "decoder.conv_out.weight", "quantize.embedding.weight")
 MASKGIT = (*COMMON, "encoder.mid.0.norm1.weight", "encoder.down.0.block.0.norm1.weight")
 MASKBIT = (*COMMON, "encoder.mid.res_blocks.0.norm1.weight")
@@ -60,3 +60,14 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Maskg
         given,
         strided="encoder.down.0.downsample.conv.weight" in weights,
     )
+
+
+FAMILY = TokenizerFamily(
+    config=MaskgitVQGANConfig,
+    network=MaskgitVQModel,
+    layout="VQ-GAN of MaskGIT, MAGE or VQGAN+ (encoder.mid.0.norm1.weight, ...)",
+    license="Apache-2.0 (google-research/maskgit, markweberdev/maskbit); MAGE states none",
+    recognizes=recognizes,
+    read=read,
+    adapt=adapt,
+)

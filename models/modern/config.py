@@ -5,7 +5,7 @@ This file imports nothing slow, because the command line reads it before it show
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 from models.shapes import AttentionShape
@@ -14,16 +14,12 @@ from utils.errors import FieldError
 
 @dataclass(frozen=True)
 class ModernConfig(AttentionShape):
-    """Shape of the modern transformer; a checkpoint holds it.
+    """Shape of the modern transformer; `hidden_dim` is a multiple of twice the `heads`.
+
+    Dropout acts on the outputs of attention and MLP, not on the embeddings.
 
     Attributes:
-        codebook_size: number of image tokens K; their ids are 0 .. K-1, and K is the mask token.
-        num_classes: number of classes; one more label, the null class, means "no class".
         grid: the token grid, (h, w), or (L,) for tokens in a row.
-        hidden_dim: width of the blocks D, a multiple of twice the `heads`.
-        depth: number of blocks.
-        mlp_dim: width inside the MLPs.
-        dropout: dropout rate on the outputs of attention and MLP.
     """
 
     family: ClassVar[str] = "modern"
@@ -51,10 +47,8 @@ class ModernConfig(AttentionShape):
         "ema_decay": 0.99,
     }
 
-    codebook_size: int
-    num_classes: int
     grid: tuple[int, ...]
-    hidden_dim: int = 128
+    _: KW_ONLY
     depth: int = 6
     heads: int = 2
     mlp_dim: int = 384

@@ -30,7 +30,6 @@ from models.layers import Dropout, attend, rows_at
 from models.modern.config import ModernConfig
 
 EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
-JOINED = {"queries_keys": 2}  # linear layers that compute several maps; see TransformerFamily
 SLOWEST = 0.01  # the slowest turn of rotary positions beside the fastest
 Turns = tuple[Tensor, Tensor]  # of `rotation`
 
@@ -62,6 +61,13 @@ class ModernTransformer(Transformer):
         x = last(x, turns, at)  # (B, L, D), or (N, D) with `at`
         # The output weights are the token embedding.
         return F.linear(normalize(x), self.token_embedding.weight[: self.config.codebook_size])
+
+    @staticmethod
+    def carry(name: str, weight: Tensor, change: Change) -> Tensor:
+        """Fit the rows of classes and positions; see `models.family.Transformer`."""
+        if name == "class_embedding.weight":
+            return change.classes_and_null(weight)
+        return change.positions(weight) if name == "position_embedding.weight" else weight
 
 
 class Block(nn.Module):
@@ -164,10 +170,3 @@ def _initialize(module: nn.Module) -> None:
     if isinstance(module, Block):  # it starts as the identity
         nn.init.zeros_(module.get_parameter("attention.out.weight"))
         nn.init.zeros_(module.get_parameter("mlp.2.weight"))
-
-
-def carry(name: str, weight: Tensor, change: Change) -> Tensor:
-    """Fit the rows of classes and positions to another transformer; see `TransformerFamily`."""
-    if name == "class_embedding.weight":
-        return change.classes_and_null(weight)
-    return change.positions(weight) if name == "position_embedding.weight" else weight

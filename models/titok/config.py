@@ -62,16 +62,12 @@ class TitokConfig(MaskgitVQGANConfig):
 
 @dataclass(frozen=True)
 class TitokTransformerConfig(AttentionShape):
-    """Shape of TiTok's transformer; a checkpoint holds it.
+    """Shape of TiTok's transformer.
 
     Attributes:
-        codebook_size: number of image tokens K; their ids are 0 .. K-1, and K is the mask token.
-        num_classes: number of classes; one more label, the null class, means "no class".
         seq_len: number of tokens of an image L.
-        hidden_dim: width of the blocks D, a multiple of `heads`.
-        depth: number of blocks; with long skips without the one in the middle.
-        dropout: dropout rate on the outputs of attention and MLP, and on the embeddings of BERT.
-        long_skips: whether it is a U-ViT, as for S-128, and not BERT.
+        long_skips: whether it is a U-ViT, as for S-128, and not BERT. It drops no embeddings, and
+            `depth` does not count its block in the middle.
     """
 
     family: ClassVar[str] = "titok"
@@ -91,14 +87,8 @@ class TitokTransformerConfig(AttentionShape):
         "choice_temperature": 8.3125,
     }
 
-    codebook_size: int
-    num_classes: int
     seq_len: int
-    hidden_dim: int = 128
-    depth: int = 10
-    heads: int = 8
     mlp_dim: int = 384
-    dropout: float = 0.1
     null_trained: bool = True
     long_skips: bool = False
 

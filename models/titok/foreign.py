@@ -11,15 +11,15 @@ from typing import Any
 
 from torch import Tensor
 
-from models.foreign_file import ForeignFile, count_modules, making, shape_of
+from models.family import TokenizerFamily, built
+from models.foreign_file import ForeignFile, count_modules, holding, making, shape_of
 from models.renaming import all_renamed
 from models.titok.config import TitokConfig
 from models.titok.network import TitokModel
-from utils.checkpoint import build_with_weights
+from models.vqgan.foreign import adapt
 from utils.errors import UserError
 from utils.size import Size
 
-LAYOUT = "tokenizer of TiTok (latent_tokens, encoder.ln_pre.weight, ...)"
 SIGNS = ("latent_tokens", "encoder.latent_token_positional_embedding", "encoder.ln_pre.weight")
 NEEDED = ("quantize.embedding.weight", "pixel_decoder.conv_in.weight")
 NAMES = (  # theirs, ours
@@ -45,11 +45,6 @@ NAMES = (  # theirs, ours
 )
 
 
-def recognizes(file: ForeignFile) -> bool:
-    """Return whether a file holds a tokenizer of TiTok, of any kind."""
-    return file.holds(SIGNS)
-
-
 def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> TitokModel:
     """Build the tokenizer, on the CPU; the file decides the size of its images.
 
@@ -60,9 +55,7 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Titok
     _refuse_other_kinds(theirs, file.path)
     with making("tokenizer of TiTok", file.path):
         weights = all_renamed(theirs, NAMES)
-        config = infer_config(weights)
-        config.validate()
-        return build_with_weights(lambda: TitokModel(config), weights)
+        return built(TitokModel, infer_config(weights), weights)
 
 
 def _refuse_other_kinds(weights: Mapping[str, Tensor], path: Path) -> None:
@@ -105,3 +98,14 @@ def infer_config(weights: Mapping[str, Tensor]) -> TitokConfig:
         decoder_depth=count_modules(weights, "decoder.vit.blocks."),
         cell_codes=cell_codes,
     )
+
+
+FAMILY = TokenizerFamily(
+    config=TitokConfig,
+    network=TitokModel,
+    layout="tokenizer of TiTok (latent_tokens, encoder.ln_pre.weight, ...)",
+    license="Apache-2.0 (bytedance/1d-tokenizer)",
+    recognizes=holding(SIGNS),
+    read=read,
+    adapt=adapt,
+)

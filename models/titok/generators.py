@@ -5,27 +5,25 @@ Their files are `model.safetensors` of `generator_titok_{l32,b64,s128}_imagenet`
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from models.family import Expected, TransformerFamily, built
 from models.foreign_file import (
     ForeignFile,
     count_modules,
     heads_of,
+    holding,
     making,
     shape_of,
     with_joined_qkv,
     with_split_qkv,
 )
-from models.renaming import all_renamed, renamed
-from models.shapes import TokenizerShape
+from models.renaming import all_renamed
 from models.titok.config import TitokTransformerConfig
 from models.titok.transformer import TitokTransformer
-from utils.checkpoint import build_with_weights
 
-LAYOUT = "transformer of TiTok (model.lm_head.weight, or in_blocks.0.attn.qkv.weight, ...)"
 BERT = ("model.lm_head.weight", "model.embeddings.word_embeddings.weight")
 UVIT = ("lm_head.weight", "embeddings.weight", "in_blocks.0.attn.qkv.weight")
 TOKEN_TYPES = "model.embeddings.token_type_embeddings.weight"
@@ -68,18 +66,8 @@ UVIT_NAMES = (
 PUBLISHED_HEADS = {768: 16, 1024: 16}  # by width
 
 
-def recognizes(file: ForeignFile) -> bool:
-    """Return whether a file holds such a transformer."""
-    return file.holds(BERT) or file.holds(UVIT)
-
-
-def read(
-    file: ForeignFile,
-    tokenizer: TokenizerShape,
-    num_classes: int | None,
-    given: Mapping[str, Any],
-) -> TitokTransformer:
-    """Build the transformer; arguments and errors as in `models.halton.foreign.read`."""
+def read(file: ForeignFile, expected: Expected) -> TitokTransformer:
+    """Build the transformer; errors as in `models.halton.foreign.read`."""
     is_bert = file.holds(BERT)
     theirs = file.weights(BERT if is_bert else UVIT, IGNORED)
     with making("transformer", file.path):
@@ -91,9 +79,8 @@ def read(
             positions = positions + weights.pop(TOKEN_TYPES)[0]  # all tokens are of the first type
             weights = with_joined_qkv(weights)
         weights["position_embedding"] = positions.roll(-1, 0)
-        config = infer_config(weights, tokenizer.codebook_size, given.get("heads"))
-        config.validate()
-        return build_with_weights(lambda: TitokTransformer(config), weights)
+        config = infer_config(weights, expected.tokenizer.codebook_size, expected.heads)
+        return built(TitokTransformer, config, weights)
 
 
 def infer_config(
@@ -135,7 +122,16 @@ def to_foreign(model: TitokTransformer) -> dict[str, Tensor]:
     else:
         names, weights = BERT_NAMES, with_split_qkv(weights)
         weights[TOKEN_TYPES] = torch.zeros(2, positions.shape[1])
-    return {
-        renamed(name, names, to_ours=False) or name: value.clone()
-        for name, value in weights.items()
-    }
+    renamed = all_renamed(weights, names, to_ours=False)
+    return {name: value.clone() for name, value in renamed.items()}
+
+
+FAMILY = TransformerFamily(
+    config=TitokTransformerConfig,
+    network=TitokTransformer,
+    layout="transformer of TiTok (model.lm_head.weight, or in_blocks.0.attn.qkv.weight, ...)",
+    license="Apache-2.0 (bytedance/1d-tokenizer)",
+    recognizes=holding(BERT, UVIT),
+    read=read,
+    write=to_foreign,
+)

@@ -20,6 +20,7 @@ from models.layers import (
     initialize_as_bert,
     rows_at,
 )
+from models.maskgit.transformer import MaskedTransformer
 from models.titok.config import TitokTransformerConfig
 
 
@@ -27,6 +28,7 @@ class TitokTransformer(Transformer):
     """Predicts the image token at each position from tokens, some of them hidden, and a class."""
 
     config: TitokTransformerConfig
+    carry = staticmethod(MaskedTransformer.carry)
 
     def __init__(self, config: TitokTransformerConfig) -> None:
         super().__init__()

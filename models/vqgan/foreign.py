@@ -16,17 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.family import TokenizerFamily, built
 from models.foreign_file import ForeignFile, count_modules, making, shape_of, unwrapped
 from models.shapes import refuse_contradictions
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
-from utils.checkpoint import build_with_weights
 from utils.errors import FieldError, UserError, one_line
 from utils.size import Size, size_of
 
 log = logging.getLogger(__name__)
 
-LAYOUT = "VQ-GAN in taming-transformers' layout (encoder.conv_in.weight, ...)"
 FIRST_STAGE = ("first_stage_model",)  # around the VQ-GAN in a file with its transformer
 SIGNS = (
     "encoder.conv_in.weight",
@@ -54,11 +53,6 @@ AnyModel = TypeVar("AnyModel", bound=VQModel)
 def recognizes(file: ForeignFile) -> bool:
     """Return whether a file holds any weights of a VQ-GAN, so that `read` can say what is wrong."""
     return bool(unwrapped(file.stored, SIGNS).weights)
-
-
-def is_complete(file: ForeignFile) -> bool:
-    """Return whether a file has all signs of a VQ-GAN in taming's layout."""
-    return file.holds(NEEDED)
 
 
 def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> VQModel:
@@ -104,8 +98,7 @@ def model_of(
         inferred = infer_config(weights, image_size)
         from_user = {name: given[name] for name in NOT_IN_WEIGHTS if name in given}
         config = config_class(**{**inferred, **from_user, **known})
-        config.validate()
-        return build_with_weights(lambda: network(config), weights)
+        return built(network, config, weights)
 
 
 def adapt(model: AnyModel, path: Path, given: Mapping[str, Any]) -> AnyModel:
@@ -143,18 +136,13 @@ def at_size(model: AnyModel, image_size: Size) -> AnyModel:
         FieldError: if the size is not a multiple of the model's factor.
     """
     config = model.config.for_images_of(image_size)
-    if config == model.config:
-        return model
-    config.validate()
-    return build_with_weights(lambda: type(model)(config), model.state_dict())
+    return model if config == model.config else built(type(model), config, model.state_dict())
 
 
 def remapped(model: AnyModel, remap: tuple[int, ...]) -> AnyModel:
     """Build the same model with fewer tokens: token i means code remap[i]."""
-    config = replace(model.config, remap=remap)
-    config.validate()
     weights = {**model.state_dict(), "quantize.used": torch.tensor(remap)}
-    return build_with_weights(lambda: type(model)(config), weights)
+    return built(type(model), replace(model.config, remap=remap), weights)
 
 
 def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:
@@ -280,3 +268,13 @@ def _used_codes(weights: Mapping[str, Tensor]) -> tuple[int, ...] | None:
     if used.dtype != torch.int64:
         raise ValueError("quantize.used does not hold numbers of codes")
     return tuple(used.tolist())
+
+
+FAMILY = TokenizerFamily(
+    config=VQGANConfig,
+    network=VQModel,
+    layout="VQ-GAN in taming-transformers' layout (encoder.conv_in.weight, ...)",
+    recognizes=recognizes,
+    read=read,
+    adapt=adapt,
+)

@@ -16,6 +16,7 @@ from models.dimo.config import DimoConfig
 from models.dimo.foreign import read, recognizes
 from models.dimo.network import DimoTransformer, noise_of
 from models.families.tables import family_of_file, new_transformer
+from models.family import Expected
 from models.foreign_file import ForeignFile
 from models.maskgit.foreign import to_foreign
 from models.predictors import prepare_decoding
@@ -30,7 +31,7 @@ def test_logits_are_the_original_s(case, codes, classes, side, heads, monkeypatc
     weights, expected = read_golden("dimo", case, "logits", fill=fill_transformer)
     file = ForeignFile(weights, Path("a.bin"))
     given = {} if heads is None else {"heads": heads}
-    network = read(file, VQGANConfig(n_embed=codes), None, given).eval()
+    network = read(file, Expected(VQGANConfig(n_embed=codes), None, given)).eval()
     assert network.config.null_class is None
     monkeypatch.setattr("models.dimo.network.noise_of", lambda tokens, width: noise(tokens, width))
     with torch.no_grad():
@@ -53,8 +54,8 @@ def test_it_is_recognized_by_the_size_of_its_teacher_without_a_training_state():
     path = Path("pytorch_model.bin")
     assert recognizes(ForeignFile(like | last, path))
     assert not recognizes(ForeignFile(like, path))
-    assert family_of_file("transformer", like | last, path).name == "dimo"
-    assert family_of_file("transformer", {"model_state_dict": like | last}, path).name == "maskgit"
+    files = [ForeignFile(s, path) for s in (like | last, {"model_state_dict": like | last})]
+    assert [family_of_file("transformer", one).name for one in files] == ["dimo", "maskgit"]
 
 
 def test_it_samples_in_one_step_from_random_tokens_and_noise():

@@ -44,8 +44,8 @@ def test_tokens_and_images_are_the_original_s(case, size, blocks, tmp_path):
 
 
 CASES = {
-    "two blocks": BertConfig(12, 5, 16, 32, depth=2, heads=4, mlp_dim=48),
-    "three blocks": BertConfig(20, 7, 9, 48, depth=3, heads=6, mlp_dim=40),
+    "two blocks": BertConfig(12, 5, 16, hidden_dim=32, depth=2, heads=4, mlp_dim=48),
+    "three blocks": BertConfig(20, 7, 9, hidden_dim=48, depth=3, heads=6, mlp_dim=40),
 }
 
 
@@ -95,7 +95,7 @@ def test_an_entry_more_or_less_is_refused(name, told, tmp_path):
 
 def test_it_learns_the_class():
     torch.manual_seed(0)
-    model = new_transformer(BertConfig(16, 3, 4, 48, depth=2, heads=4, dropout=0.0))
+    model = new_transformer(BertConfig(16, 3, 4, hidden_dim=48, depth=2, heads=4, dropout=0.0))
     tokens, labels = torch.full((3, 4), 16), torch.arange(3)
     loss = torch.nn.functional.cross_entropy(model(tokens, labels).flatten(0, 1), torch.arange(12))
     assert loss.item() == pytest.approx(np.log(16), abs=0.3)

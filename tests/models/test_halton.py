@@ -142,7 +142,9 @@ def test_the_published_sampling_is_the_usual_one():
 )
 def test_sizes_are_the_published_ones(width, depth, heads, millions):
     with torch.device("meta"):
-        model = HaltonTransformer(HaltonConfig(16384, 1000, 256, width, depth, heads))
+        model = HaltonTransformer(
+            HaltonConfig(16384, 1000, 256, hidden_dim=width, depth=depth, heads=heads)
+        )
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.4)
 
 

@@ -14,6 +14,7 @@ from golden_values import GOLDEN, fill_transformer, read_golden, transformer_inp
 
 from models.decoding import make_plan, reveal_counts
 from models.families.tables import new_transformer
+from models.family import Expected
 from models.foreign_file import ForeignFile
 from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
 from models.maskbit.foreign import read, to_foreign
@@ -25,8 +26,8 @@ from utils.errors import UserError
 from utils.torch_file import read_torch_file
 
 CASES = {
-    "two halves": BitTransformerConfig(8, 5, 32, 2, 32, depth=2, heads=4, mlp_dim=48),
-    "three parts": BitTransformerConfig(16, 7, 27, 3, 48, depth=3, heads=6, mlp_dim=40),
+    "two halves": BitTransformerConfig(8, 5, 32, 2, hidden_dim=32, depth=2, heads=4, mlp_dim=48),
+    "three parts": BitTransformerConfig(16, 7, 27, 3, hidden_dim=48, depth=3, heads=6, mlp_dim=40),
 }
 
 
@@ -38,7 +39,9 @@ def golden_weights(name):
 def opened(weights, config: BitTransformerConfig) -> BitTransformer:
     bits = config.bits * config.splits
     tokenizer = BitTokenizerConfig(n_embed=2**bits, embed_dim=bits)
-    return read(ForeignFile(weights, Path("a.bin")), tokenizer, None, {"heads": config.heads})
+    return read(
+        ForeignFile(weights, Path("a.bin")), Expected(tokenizer, None, {"heads": config.heads})
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -120,12 +123,14 @@ def test_another_tokenizer_is_refused():
     weights, _ = golden_weights("two halves")
     for shape in (BitTokenizerConfig(n_embed=32, embed_dim=5), VQGANConfig(n_embed=64)):
         with pytest.raises(UserError, match="needs MaskBit's tokenizer of 6 bits, but `checkpo"):
-            read(ForeignFile(weights, Path("a.bin")), shape, None, {"heads": 4})
+            read(ForeignFile(weights, Path("a.bin")), Expected(shape, None, {"heads": 4}))
 
 
 def test_it_learns_the_class_and_its_size_is_the_published_one():
     torch.manual_seed(0)
-    model = new_transformer(BitTransformerConfig(16, 3, 8, 2, 48, depth=2, heads=4, dropout=0.0))
+    model = new_transformer(
+        BitTransformerConfig(16, 3, 8, 2, hidden_dim=48, depth=2, heads=4, dropout=0.0)
+    )
     tokens, labels = torch.full((3, 8), 16), torch.arange(3)
     at = torch.arange(24)
     loss = torch.nn.functional.cross_entropy(model(tokens, labels, at), at % 16)
@@ -133,5 +138,7 @@ def test_it_learns_the_class_and_its_size_is_the_published_one():
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     with torch.device("meta"):
-        whole = BitTransformer(BitTransformerConfig(128, 1000, 512, 2, 1024, 24, 16, 4096))
+        whole = BitTransformer(
+            BitTransformerConfig(128, 1000, 512, 2, 4096, hidden_dim=1024, depth=24, heads=16)
+        )
     assert sum(p.numel() for p in whole.parameters()) / 1e6 == pytest.approx(305, abs=1)

@@ -14,6 +14,7 @@ import torch
 from golden_values import GOLDEN, fill_transformer, read_golden, transformer_inputs
 from safetensors.torch import save_file
 
+from models.family import Expected
 from models.foreign_file import ForeignFile
 from models.maskgit.config import TransformerConfig
 from models.maskgit.foreign import build_model, find_weights, read, to_foreign
@@ -103,7 +104,7 @@ def test_a_vocabulary_of_all_codes_of_a_remapped_tokenizer_is_cut(num_classes):
     ).eval()
     stored, path = to_foreign(whole), Path("model.pth")
     tokenizer = VQGANConfig(n_embed=12, remap=(3, 1, 4, 5, 9))
-    cut = read(ForeignFile(stored, path), tokenizer, num_classes, {})
+    cut = read(ForeignFile(stored, path), Expected(tokenizer, num_classes, {}))
     assert (cut.config.codebook_size, cut.config.num_classes) == (5, num_classes)
     tokens = torch.tensor([[0, 4, 2, 1]])
     hidden = torch.tensor([[0, 4, -1, 1]])  # position 2 is hidden
@@ -113,13 +114,13 @@ def test_a_vocabulary_of_all_codes_of_a_remapped_tokenizer_is_cut(num_classes):
         torch.testing.assert_close(ours, theirs[..., :5])
     assert cut(tokens, torch.tensor([1])).shape == (1, 4, 5)
     # Our own files count the codes in use.
-    own = read(ForeignFile(to_foreign(cut), path), tokenizer, num_classes, {})
+    own = read(ForeignFile(to_foreign(cut), path), Expected(tokenizer, num_classes, {}))
     assert own.state_dict().keys() == cut.state_dict().keys()
     assert all(own.state_dict()[name].equal(value) for name, value in cut.state_dict().items())
     with pytest.raises(
         UserError, match=rf"{num_classes} classes if it counts all 12 .* `n_classes`"
     ):
-        read(ForeignFile(stored, path), tokenizer, None, {})
+        read(ForeignFile(stored, path), Expected(tokenizer, None, {}))
 
 
 def ten_classes(trained, path, **changes):

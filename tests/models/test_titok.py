@@ -15,6 +15,7 @@ from toy_families import RowConfig
 
 from models.decoding import make_plan, reveal_counts
 from models.families.tables import family_of_file, new_transformer
+from models.family import Expected
 from models.foreign_file import ForeignFile
 from models.sampling import SamplingConfig
 from models.titok.config import TitokTransformerConfig as Config
@@ -23,10 +24,10 @@ from models.titok.transformer import TitokTransformer
 from utils.errors import UserError
 
 CASES = {
-    "bert": Config(12, 5, 16, 32, depth=2, heads=4, mlp_dim=48),
-    "bert 2": Config(20, 7, 9, 48, depth=3, heads=6, mlp_dim=40),
-    "uvit": Config(12, 5, 16, 32, depth=4, heads=4, mlp_dim=64, long_skips=True),
-    "uvit 2": Config(20, 7, 9, 48, depth=2, heads=6, mlp_dim=96, long_skips=True),
+    "bert": Config(12, 5, 16, hidden_dim=32, depth=2, heads=4, mlp_dim=48),
+    "bert 2": Config(20, 7, 9, hidden_dim=48, depth=3, heads=6, mlp_dim=40),
+    "uvit": Config(12, 5, 16, hidden_dim=32, depth=4, heads=4, mlp_dim=64, long_skips=True),
+    "uvit 2": Config(20, 7, 9, hidden_dim=48, depth=2, heads=6, mlp_dim=96, long_skips=True),
 }
 
 
@@ -36,14 +37,16 @@ def golden_weights(name):
 
 def opened(weights, config: Config, codes: int | None = None) -> TitokTransformer:
     tokenizer = RowConfig(codebook_size=codes or config.codebook_size)
-    return read(ForeignFile(weights, Path("a.bin")), tokenizer, None, {"heads": config.heads})
+    return read(
+        ForeignFile(weights, Path("a.bin")), Expected(tokenizer, None, {"heads": config.heads})
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits_are_the_original_s(name):
     config = CASES[name]
     weights, expected = golden_weights(name)
-    assert family_of_file("transformer", weights, Path("a.bin")).name == "titok"
+    assert family_of_file("transformer", ForeignFile(weights, Path("a.bin"))).name == "titok"
     network = opened(weights, config).eval()
     assert network.config == config
     tokens, labels = transformer_inputs(config.codebook_size, config.seq_len, config.num_classes)
@@ -116,7 +119,9 @@ def test_plans_are_the_original_s():
 def test_it_learns_the_class_and_its_size_is_the_published_one():
     torch.manual_seed(0)
     for long_skips in (False, True):
-        shape = Config(16, 3, 4, 48, depth=2, heads=4, dropout=0.0, long_skips=long_skips)
+        shape = Config(
+            16, 3, 4, hidden_dim=48, depth=2, heads=4, dropout=0.0, long_skips=long_skips
+        )
         model = new_transformer(shape)
         tokens, labels = torch.full((3, 4), 16), torch.arange(3)
         at = torch.arange(12)
@@ -125,5 +130,7 @@ def test_it_learns_the_class_and_its_size_is_the_published_one():
         loss.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     with torch.device("meta"):
-        whole = TitokTransformer(Config(4096, 1000, 32, 768, depth=24, heads=16, mlp_dim=3072))
+        whole = TitokTransformer(
+            Config(4096, 1000, 32, hidden_dim=768, depth=24, heads=16, mlp_dim=3072)
+        )
     assert sum(p.numel() for p in whole.parameters()) / 1e6 == pytest.approx(177, abs=1)

@@ -336,7 +336,7 @@ def test_an_unknown_optimizer_is_refused():
 def test_a_network_without_linear_layers_is_refused():
     stage = stage_of()
     with pytest.raises(FieldError, match="muon: this transformer has no linear layers"):
-        make_optimizers(nn.Embedding(3, 4), stage.config, stage.training, torch.float32)
+        make_optimizers(nn.Embedding(3, 4), stage.training, torch.float32)
 
 
 # --- On the command line ---
