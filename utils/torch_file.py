@@ -9,11 +9,9 @@ Memory: a storage takes its size in the file; plain data take at most PLAIN_BYTE
 import io
 import json
 import re
-import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -88,10 +86,7 @@ def read_torch_file(path: Path) -> Any:
                 f"it is part {shard[1]} of {shard[2]} of a checkpoint: load all parts where it was "
                 "made, and save them as one file"
             )
-        size = path.stat().st_size
-        stored = _read(path, size)
-        check_extent(stored, PLAIN_BYTES + 4 * size)
-        return stored
+        return _read(path, path.stat().st_size)
 
 
 def is_torch_file(path: Path) -> bool:
@@ -140,7 +135,7 @@ def _read(path: Path, size: int) -> Any:
         if beginning.startswith(b"PK\x03\x04"):
             return _read_archive(file, size)
         if beginning.startswith(b"\x80"):  # all pickles of torch begin with it
-            return _OldFile(file, size).read()
+            return _read_old_file(file, size)
         if is_flax(beginning) and not _is_safetensors(beginning):
             try:
                 return read_flax(file, size)
@@ -182,112 +177,76 @@ class _SmallReads(io.BufferedReader):
 
 
 def _read_archive(file: BinaryIO, size: int) -> Any:
-    """Read an archive of torch.save; raises any exception."""
+    """Read an archive of torch.save, without the state of optimizers; raises any exception."""
     try:
         archive = zipfile.ZipFile(file)
     except zipfile.BadZipFile as error:
         raise ValueError(CUT_OFF) from error
     with archive:
-        entries = archive.infolist()
-        records = {entry.filename: entry for entry in entries}
-        if len(records) < len(entries):
-            raise ValueError("two of its records have the same name")
-        found = [name for name in records if name.split("/")[-1] == "data.pkl"]
-        if len(found) != 1:
-            largest = sorted(entries, key=lambda entry: -entry.file_size)[:3]
-            names = ", ".join(entry.filename for entry in largest)
-            kind = "of numpy, with" if names.endswith(".npy") else "with"
-            raise ValueError(f"it is an archive {kind} {names}: unpack it first")
-        stored = [entry for entry in entries if entry.compress_type == zipfile.ZIP_STORED]
-        if sum(entry.file_size for entry in stored) > size:
-            raise ValueError("it claims to hold more than its size")
-        return _Archive(archive, records, found[0].removesuffix("data.pkl")).read()
-
-
-class _Archive:
-    """The records of an archive."""
-
-    def __init__(
-        self, archive: zipfile.ZipFile, records: dict[str, zipfile.ZipInfo], folder: str
-    ) -> None:
-        """Prepare to read; `folder` is the folder of data.pkl, with a slash, or empty."""
-        self._archive, self._records, self._folder = archive, records, folder
-        self._read: dict[str, Tensor] = {}
-
-    def read(self) -> Any:
-        if f"{self._folder}constants.pkl" in self._records:
+        folder = _folder_of_records(archive, size)
+        if f"{folder}constants.pkl" in archive.namelist():
             raise ValueError(
                 "it is a program of torch.jit.save; load it with torch.jit.load and save its "
                 "state_dict() with torch.save"
             )
-        says_order = f"{self._folder}byteorder" in self._records
-        if says_order and bytes(self._record("byteorder").numpy()) != b"little":
+        order = f"{folder}byteorder"
+        if order in archive.namelist() and _record(archive, order) != b"little":
             raise ValueError("its byte order is big")
-        pickle = bytes(self._record("data.pkl").numpy())  # arrays of numpy are in it
-        if b"optim" in pickle:
-            self._leave_out_moments(self._load(pickle, self._draft))
-        stored = self._load(pickle, self._record)
+        pickle = _record(archive, f"{folder}data.pkl")  # arrays of numpy are in it
+        storages = _Storages(size)
+        machine = Unpickler(storages.claim, PLAIN_BYTES + len(pickle))
+        stored = machine.load(io.BytesIO(pickle))
+        check_extent(stored, PLAIN_BYTES + 4 * size)
         for name in _optimizers(stored):
             del stored[name]
+        used = _addresses(stored)
+        for key, storage in storages.items():
+            if storage.data.data_ptr() in used:
+                with _opened(archive, f"{folder}data/{key}", storage) as record:
+                    _fill(storage.data, record)
         return stored
 
-    def _leave_out_moments(self, draft: Any) -> None:
-        """Leave records unread that only the state of an optimizer uses.
 
-        Args:
-            draft: what the file holds, with drafts instead of all records.
-        """
-        check_extent(draft, PLAIN_BYTES + 4 * sum(e.file_size for e in self._records.values()))
-        moments: set[int] = set()
-        for name in _optimizers(draft):
-            moments |= _addresses(draft.pop(name))
-        moments -= _addresses(draft)
-        self._read = {
-            name: data
-            for name, data in self._read.items()
-            if not name.startswith("data/") or data.data_ptr() in moments
-        }
+def _folder_of_records(archive: zipfile.ZipFile, size: int) -> str:
+    """Return the folder of data.pkl, with a slash, or empty.
 
-    def _draft(self, name: str) -> Tensor:
-        """Return memory of the size of a record, which takes no space until it is written."""
-        size = self._entry(name).file_size
-        return self._read.setdefault(name, torch.empty(size, dtype=torch.uint8))
+    Raises:
+        ValueError: if it is not the one folder of a file of torch.save.
+    """
+    entries, names = archive.infolist(), archive.namelist()
+    if len(set(names)) < len(names):
+        raise ValueError("two of its records have the same name")
+    found = [name for name in names if name.split("/")[-1] == "data.pkl"]
+    if len(found) != 1:
+        largest = sorted(entries, key=lambda entry: -entry.file_size)[:3]
+        shown = ", ".join(entry.filename for entry in largest)
+        kind = "of numpy, with" if shown.endswith(".npy") else "with"
+        raise ValueError(f"it is an archive {kind} {shown}: unpack it first")
+    stored = [entry for entry in entries if entry.compress_type == zipfile.ZIP_STORED]
+    if sum(entry.file_size for entry in stored) > size:
+        raise ValueError("it claims to hold more than its size")
+    return found[0].removesuffix("data.pkl")
 
-    def _load(self, pickle: bytes, read: Callable[[str], Tensor]) -> Any:
-        """Rebuild what the file holds; `read` returns the records."""
-        machine = Unpickler(partial(self._open_storage, read), PLAIN_BYTES + len(pickle))
-        return machine.load(io.BytesIO(pickle))
 
-    def _open_storage(self, read: Callable[[str], Tensor], reference: tuple[Any, ...]) -> Storage:
-        """Read a storage: ("storage", type, key, device, number of elements)."""
-        _, kind, key, _, count = reference
-        dtype = _checked(kind, key, count)
-        data = read(f"data/{key}")
-        if data.numel() != count * dtype.itemsize:
-            raise ValueError(
-                f"it claims {count * dtype.itemsize} bytes of data where it holds {data.numel()}"
-            )
-        return Storage(data, dtype)
+def _opened(archive: zipfile.ZipFile, name: str, storage: Storage | None = None) -> IO[bytes]:
+    """Open a record; ValueError if it is packed, or does not have the size of the storage."""
+    entry = archive.getinfo(name)
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(
+            "its records are packed, which torch.save does not do: unpack it, and pack it again "
+            "without compression (zip -0 -r)"
+        )
+    if storage is not None:
+        _check_size(storage, entry.file_size)
+    if entry.CRC == 0:  # torch can omit it
+        entry.CRC = None  # type: ignore[assignment] # then zipfile does not compare it
+    return archive.open(entry)
 
-    def _record(self, name: str) -> Tensor:
-        """Read a record as uint8 (N,), once."""
-        if name not in self._read:
-            entry = self._entry(name)
-            if entry.CRC == 0:  # torch can omit it
-                entry.CRC = None  # type: ignore[assignment] # then zipfile does not compare it
-            with self._archive.open(entry) as record:
-                self._read[name] = _read_bytes(record, entry.file_size)
-        return self._read[name]
 
-    def _entry(self, name: str) -> zipfile.ZipInfo:
-        """Find a record; ValueError if it is packed."""
-        entry = self._records[self._folder + name]
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(
-                "its records are packed, which torch.save does not do: unpack it, and pack it "
-                "again without compression (zip -0 -r)"
-            )
-        return entry
+def _record(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Read a record that is not the data of a storage."""
+    with _opened(archive, name) as record:
+        return _read_bytes(record, archive.getinfo(name).file_size)
 
 
 def _optimizers(stored: Any) -> list[str]:
@@ -308,23 +267,50 @@ def _addresses(value: Any) -> set[int]:
     return set().union(*map(_addresses, inside)) if is_container else set()
 
 
-def _checked(kind: Any, key: Any, count: Any) -> torch.dtype:
-    """Return the type of the elements of a storage that a pickle refers to.
+class _Storages(dict[Any, Storage]):
+    """The storages that the pickles of a file refer to, by key; their data are read afterwards.
 
-    Raises:
-        ValueError: if the type is unknown, or key or number of elements are invalid.
+    Until then they take no memory, because the system gives it when it is written.
     """
-    if not isinstance(kind, StandIn) or kind.name not in STORAGES:
-        raise ValueError("it holds data of an unknown type")
-    if type(key) not in (str, int) or type(count) is not int or count < 0:
-        raise ValueError("it refers to something other than a storage")
-    return STORAGES[kind.name]
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self._left = most_bytes
+
+    def claim(self, reference: tuple[Any, ...]) -> Storage:
+        """Return a storage by its reference in a pickle.
+
+        Args:
+            reference: ("storage", type, key, device, number of elements), and before torch 1.6 None
+                or a view, whose second entry is the first element.
+
+        Raises:
+            ValueError: if the reference is wrong, or all storages together exceed the file.
+        """
+        _, kind, key, _, count, *view = reference
+        if not isinstance(kind, StandIn) or kind.name not in STORAGES:
+            raise ValueError("it holds data of an unknown type")
+        if type(key) not in (str, int) or type(count) is not int or count < 0:
+            raise ValueError("it refers to something other than a storage")
+        dtype = STORAGES[kind.name]
+        if key not in self:
+            self._left -= count * dtype.itemsize
+            if self._left < 0:
+                raise ValueError(CUT_OFF)
+            self[key] = Storage(torch.empty(count * dtype.itemsize, dtype=torch.uint8), dtype)
+        return Storage(self[key].data, dtype, view[0][1] if view and view[0] is not None else 0)
 
 
-def _read_bytes(file: IO[bytes], size: int) -> Tensor:
-    """Read a number of bytes as uint8 (size,)."""
+def _check_size(storage: Storage, found: int) -> None:
+    """Raise a ValueError if the file holds another number of bytes for a storage."""
+    if found != storage.data.numel():
+        raise ValueError(f"it claims {storage.data.numel()} bytes of data where it holds {found}")
+
+
+def _read_bytes(file: IO[bytes], size: int) -> bytes:
+    """Read a number of bytes."""
     _fill(data := torch.empty(size, dtype=torch.uint8), file)
-    return data
+    return bytes(data.numpy())
 
 
 def _fill(data: Tensor, file: IO[bytes]) -> None:
@@ -340,61 +326,33 @@ def _fill(data: Tensor, file: IO[bytes]) -> None:
 # --- Series of pickles, as torch.save wrote them before torch 1.6 ---
 
 
-class _OldFile:
-    """A file with its storages after the pickles, which refer to them before they are read."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._size = file, size
-        self._storages: dict[Any, Storage] = {}
-        self._claimed = 0
-
-    def read(self) -> Any:
-        # The pickles: a number, the version, the machine, the contents, the keys of the storages.
-        stream = io.BytesIO(bytes(_read_bytes(self._file, min(self._size, PLAIN_BYTES)).numpy()))
-        if MAGIC not in stream.read(32):
-            raise ValueError(
-                "it is a pickle, but not of torch.save: load it where it was made, if you trust "
-                "it, and save its state dict with torch.save"
-            )
-        machine = Unpickler(self._claim, PLAIN_BYTES)
-        stream.seek(0)
-        try:
-            _, _, system, stored, keys = (machine.load(stream) for _ in range(5))
-        except ValueError as error:
-            is_cut = stream.tell() == self._size  # otherwise the file is wrong, not cut off
-            raise (ValueError(CUT_OFF) if is_cut else error) from error
-        if not system["little_endian"]:
-            raise ValueError("its byte order is big")
-        # The storages, each after its number of elements.
-        self._file.seek(stream.tell())
-        for key in keys:
-            self._read_storage(self._storages.pop(key))
-        if self._storages:
-            raise ValueError("it claims data that it does not hold")
-        return stored
-
-    def _claim(self, reference: tuple[Any, ...]) -> Storage:
-        """Make a storage: ("storage", type, key, device, number of elements, view)."""
-        _, kind, key, _, count, view = reference
-        dtype = _checked(kind, key, count)
-        if key not in self._storages:
-            self._claimed += count * dtype.itemsize
-            if self._claimed > self._size:
-                raise ValueError(CUT_OFF)
-            data = torch.empty(count * dtype.itemsize, dtype=torch.uint8)
-            self._storages[key] = Storage(data, dtype)
-        start = 0 if view is None else view[1]
-        return Storage(self._storages[key].data, dtype, start)
-
-    def _read_storage(self, storage: Storage) -> None:
-        """Read the data of a storage."""
-        number = self._file.read(8)
-        if len(number) < 8:
-            raise ValueError(CUT_OFF)
-        (count,) = struct.unpack("<q", number)
-        if count * storage.dtype.itemsize != storage.data.numel():
-            raise ValueError(
-                f"it claims {storage.data.numel()} bytes of data where it holds "
-                f"{count * storage.dtype.itemsize}"
-            )
-        _fill(storage.data, self._file)
+def _read_old_file(file: BinaryIO, size: int) -> Any:
+    """Read a file with its storages after the pickles; raises any exception."""
+    # The pickles: a number, the version, the machine, the contents, the keys of the storages.
+    stream = io.BytesIO(_read_bytes(file, min(size, PLAIN_BYTES)))
+    if MAGIC not in stream.read(32):
+        raise ValueError(
+            "it is a pickle, but not of torch.save: load it where it was made, if you trust "
+            "it, and save its state dict with torch.save"
+        )
+    storages = _Storages(size)
+    machine = Unpickler(storages.claim, PLAIN_BYTES)
+    stream.seek(0)
+    try:
+        _, _, system, stored, keys = (machine.load(stream) for _ in range(5))
+    except ValueError as error:
+        is_cut = stream.tell() == size  # otherwise the file is wrong, not cut off
+        raise (ValueError(CUT_OFF) if is_cut else error) from error
+    if not system["little_endian"]:
+        raise ValueError("its byte order is big")
+    # The storages, each after its number of elements.
+    file.seek(stream.tell())
+    for key in keys:
+        storage = storages.pop(key)
+        count = int.from_bytes(_read_bytes(file, 8), "little")
+        _check_size(storage, count * storage.dtype.itemsize)
+        _fill(storage.data, file)
+    if storages:
+        raise ValueError("it claims data that it does not hold")
+    check_extent(stored, PLAIN_BYTES + 4 * size)
+    return stored
