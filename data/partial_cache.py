@@ -6,8 +6,7 @@ the disk are found when encoding continues, and once more before the cache is fi
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,16 @@ from torch import Tensor
 from utils.errors import UserError
 from utils.files import file_digest, reserve_space
 from utils.links import follow, open_own
-from utils.plain import from_plain, to_plain
 from utils.records import read_record, write_record
 
 log = logging.getLogger(__name__)
 
 TOKENS, LABELS, RECORD = "tokens.npy", "labels.npy", "progress.json"
+Span = tuple[int, str]
+"""Images on the disk: the number after the last one, and their digest.
 
-
-@dataclass(frozen=True)
-class _Progress:
-    """The spans of images on the disk: the first starts at image 0, the others where one ends.
-
-    Attributes:
-        ends: for each span, the number of the image after its last one.
-    """
-
-    ends: tuple[int, ...] = ()
-    digests: tuple[str, ...] = ()
+The first span starts at image 0, the others where the one before ends.
+"""
 
 
 class PartialCache:
@@ -61,45 +52,39 @@ class PartialCache:
         self._record, self._folder = folder / RECORD, folder
         _, count, _ = tokens
         label_type = np.uint8 if label_shape else np.int64
-        self._progress = _read_progress(self._record, count)
+        spans = _read_spans(self._record)
         try:
             self._tokens = _open(folder / TOKENS, dtype, tokens)
             self._labels = _open(folder / LABELS, label_type, (count, *label_shape))
         except Exception:  # numpy parses the header as Python: damage raises anything
-            self._progress = _Progress()
+            spans = []
             self._tokens = _make(folder / TOKENS, dtype, tokens)
             self._labels = _make(folder / LABELS, label_type, (count, *label_shape))
         for name in (TOKENS, LABELS):
             reserve_space(folder / name)
-        before, self._progress = self.done, self._intact()
-        if self.done < before:
+        self._spans = self._intact(spans)
+        if self._spans != spans:
             log.warning(
                 "%s has changed since it was written: encoding starts again at image %d",
                 folder,
                 self.done,
             )
-        self._end, self._digest = self.done, _SpanDigest(len(self._tokens))
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
 
     @property
     def done(self) -> int:
         """Number of images on the disk."""
-        return self._progress.ends[-1] if self._progress.ends else 0
+        return self._spans[-1][0] if self._spans else 0
 
     def add(self, tokens: Sequence[Tensor], labels: Tensor) -> None:
-        """Write the next images.
+        """Take the next images, which `flush` writes.
 
         Args:
             tokens: int64 (B, L) for each view.
             labels: (B, ...).
         """
-        rows = [view.numpy().astype(self._tokens.dtype) for view in tokens]
-        label_rows = labels.numpy().astype(self._labels.dtype)
-        # The digest is of the encoded data, not of what the files hold later.
-        self._digest.add(rows, label_rows)
-        start, self._end = self._end, self._end + len(label_rows)
-        for view, view_rows in enumerate(rows):
-            self._tokens[view, start : self._end] = view_rows
-        self._labels[start : self._end] = label_rows
+        rows = np.stack([view.numpy().astype(self._tokens.dtype) for view in tokens])
+        self._waiting.append((rows, labels.numpy().astype(self._labels.dtype)))
 
     def flush(self) -> None:
         """Write the images to the disk, then the record that counts them.
@@ -107,15 +92,19 @@ class PartialCache:
         Raises:
             OSError or UserError: if that fails.
         """
-        if self._end == self.done:
+        if not self._waiting:
             return
+        all_tokens, all_labels = zip(*self._waiting, strict=True)
+        tokens, labels = np.concatenate(all_tokens, 1), np.concatenate(all_labels)
+        start, end = self.done, self.done + len(labels)
+        self._tokens[:, start:end], self._labels[start:end] = tokens, labels
         for array in (self._tokens, self._labels):
             array.flush()
-        self._progress = _Progress(
-            (*self._progress.ends, self._end), (*self._progress.digests, self._digest.text())
-        )
-        write_record(self._record, to_plain(self._progress))
-        self._digest = _SpanDigest(len(self._tokens))
+        # The digest is of the encoded data, not of what the files hold later.
+        self._spans = [*self._spans, (end, _digest(tokens, labels))]
+        ends, digests = zip(*self._spans, strict=True)
+        write_record(self._record, {"ends": ends, "digests": digests})
+        self._waiting = []
 
     def digests(self) -> dict[str, str]:
         """Compute the SHA-256 of each file, once all images are on the disk.
@@ -125,58 +114,38 @@ class PartialCache:
         """
         found = {name: file_digest(self._folder / name) for name in (TOKENS, LABELS)}
         # Checked after the digests are computed: they reveal later changes.
-        intact = self._intact()
-        if intact != self._progress:
+        if self._intact(self._spans) != self._spans:
             raise UserError(
                 f"{self._folder} has changed while it was written: give the same command again, "
                 "which makes the changed part again"
             )
         return found
 
-    def _intact(self) -> _Progress:
-        """Return the spans up to the first one whose digest differs."""
-        progress = self._progress
-        good = 0
-        for start, end, digest in _spans(progress):
-            found = _SpanDigest(len(self._tokens))
-            found.add(self._tokens[:, start:end], self._labels[start:end])
-            if found.text() != digest:
-                break
-            good += 1
-        return _Progress(progress.ends[:good], progress.digests[:good])
+    def _intact(self, spans: Sequence[Span]) -> list[Span]:
+        """Return the spans up to the first one that is wrong, or whose digest differs."""
+        start = 0
+        for number, (end, digest) in enumerate(spans):
+            is_span = type(end) is int and start < end <= len(self._labels)
+            part = slice(start, end)
+            if not is_span or _digest(self._tokens[:, part], self._labels[part]) != digest:
+                return [*spans[:number]]
+            start = end
+        return [*spans]
 
 
-class _SpanDigest:
-    """The digest of the images of a span; it does not depend on the batches."""
-
-    def __init__(self, views: int) -> None:
-        self._parts = [hashlib.sha256() for _ in range(views + 1)]
-
-    def add(self, tokens: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray) -> None:
-        """Add images: their tokens (B, L) for each view, and their labels."""
-        for part, rows in zip(self._parts, [*tokens, labels], strict=True):
-            part.update(np.ascontiguousarray(rows).data)
-
-    def text(self) -> str:
-        """Return the digest, in hexadecimal digits."""
-        return hashlib.sha256(b"".join(part.digest() for part in self._parts)).hexdigest()[:32]
+def _digest(tokens: np.ndarray, labels: np.ndarray) -> str:
+    """Compute the digest of images: tokens (views, B, L), and labels (B, ...)."""
+    parts = (hashlib.sha256(np.ascontiguousarray(part).data).digest() for part in (*tokens, labels))
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:32]
 
 
-def _spans(progress: _Progress) -> Iterator[tuple[int, int, str]]:
-    """Yield start, end and digest of each span."""
-    starts = (0, *progress.ends)
-    return zip(starts, progress.ends, progress.digests, strict=False)
-
-
-def _read_progress(path: Path, count: int) -> _Progress:
-    """Read the record of a cache of `count` images; an empty record if it is missing or wrong."""
+def _read_spans(path: Path) -> list[Span]:
+    """Read the spans of a progress record; none if it is missing or damaged."""
     try:
-        progress = from_plain(_Progress, read_record(path))
-    except (UserError, ValueError):
-        return _Progress()
-    are_numbered = len(progress.ends) == len(progress.digests)
-    is_rising = all(start < end <= count for start, end, _ in _spans(progress))
-    return progress if are_numbered and is_rising else _Progress()
+        record = read_record(path)
+        return [*zip(record.get("ends", ()), record.get("digests", ()), strict=True)]
+    except (UserError, TypeError, ValueError):
+        return []
 
 
 def _make(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
