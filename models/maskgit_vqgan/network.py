@@ -11,13 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
-from models.vqgan.network import Downsample, Upsample, VQModel
-from models.vqgan.norm import GroupNorm
-
-
-def _norm(channels: int) -> GroupNorm:
-    """Make the normalization layer of all blocks."""
-    return GroupNorm(32, channels, eps=1e-6)
+from models.vqgan import network
+from models.vqgan.network import Downsample, Level, Upsample, VQModel, norm_layer
 
 
 def _conv(in_channels: int, out_channels: int, side: int) -> nn.Conv2d:
@@ -34,9 +29,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm1 = _norm(in_channels)
+        self.norm1 = norm_layer(in_channels)
         self.conv1 = _conv(in_channels, out_channels, 3)
-        self.norm2 = _norm(out_channels)
+        self.norm2 = norm_layer(out_channels)
         self.conv2 = _conv(out_channels, out_channels, 3)
         self.has_shortcut = in_channels != out_channels
         if self.has_shortcut:
@@ -55,77 +50,40 @@ def _blocks(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
     return nn.Sequential(*(ResidualBlock(width, out_channels) for width in widths))
 
 
-class Level(nn.Module):
-    """The residual blocks at one resolution, and what changes the resolution after them."""
-
-    downsample: nn.Module | None
-    upsample: nn.Module | None
-
-    def __init__(self, in_channels: int, out_channels: int, count: int) -> None:
-        super().__init__()
-        self.block = _blocks(in_channels, out_channels, count)
-        self.downsample = self.upsample = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H, W), or half or twice that size."""
-        x = self.block(x)
-        if self.downsample is not None:
-            x = self.downsample(x)
-        return x if self.upsample is None else self.upsample(x)
-
-
-class Encoder(nn.Module):
+class Encoder(network.Encoder):
     """Turns images into feature maps at the resolution of the tokens."""
 
     def __init__(self, config: MaskgitVQGANConfig) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         widths = config.widths
         self.conv_in = _conv(config.image_channels, config.channels, 3)
         self.down = nn.ModuleList()
         for before, width in zip((config.channels, *widths), widths, strict=False):
-            level = Level(before, width, config.num_res_blocks)
+            level = Level(before, width, config.num_res_blocks, ResidualBlock)
             if len(self.down) < len(widths) - 1:
                 level.downsample = Downsample(width) if config.strided else nn.AvgPool2d(2)
             self.down.append(level)
         self.mid = _blocks(widths[-1], widths[-1], config.num_res_blocks)
-        self.norm_out = _norm(widths[-1])
+        self.norm_out = norm_layer(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.embed_dim, 1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, D, h, w)."""
-        x = self.conv_in(images)
-        for level in self.down:
-            x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
-
-class Decoder(nn.Module):
+class Decoder(network.Decoder):
     """Turns feature maps at the resolution of the tokens into images."""
 
     def __init__(self, config: MaskgitVQGANConfig) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         widths = config.widths
         self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, padding=1)
         self.mid = _blocks(widths[-1], widths[-1], config.num_res_blocks)
         self.up = nn.ModuleList()  # full resolution first, as in `down`
         for before, width in zip((*widths[1:], widths[-1]), widths, strict=True):
-            level = Level(before, width, config.num_res_blocks)
+            level = Level(before, width, config.num_res_blocks, ResidualBlock)
             if len(self.up):
                 level.upsample = Upsample(width)
             self.up.append(level)
-        self.norm_out = _norm(widths[0])
+        self.norm_out = norm_layer(widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.image_channels, 3, padding=1)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """(B, Z, h, w) -> (B, C, H, W)."""
-        return self.conv_out(self.features(z))
-
-    def features(self, z: Tensor) -> Tensor:
-        """Compute the input of the last convolution: (B, Z, h, w) -> (B, channels, H, W)."""
-        x = self.mid(self.conv_in(z))
-        for level in reversed(self.up):
-            x = level(x)
-        return F.silu(self.norm_out(x))
 
 
 class MaskgitVQModel(VQModel):

@@ -6,7 +6,8 @@ token grid, Z z_channels, D width of a code.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ NOT_ENCODING = {"image_size", "attn_resolutions", "dropout", "sane_index_shape",
 DECODER = ("decoder.", "post_quant_conv.", "colorize")  # starts of the names of what only decodes
 
 
-def _norm(channels: int) -> GroupNorm:
+def norm_layer(channels: int) -> GroupNorm:
     """Make the normalization layer of all blocks; VQModel sets the number of its groups."""
     return GroupNorm(1, channels, eps=1e-6)
 
@@ -41,9 +42,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
         super().__init__()
-        self.norm1 = _norm(in_channels)
+        self.norm1 = norm_layer(in_channels)
         self.conv1 = _conv3x3(in_channels, out_channels)
-        self.norm2 = _norm(out_channels)
+        self.norm2 = norm_layer(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = _conv3x3(out_channels, out_channels)
         self.has_shortcut = in_channels != out_channels
@@ -62,7 +63,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = norm_layer(channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -109,15 +110,20 @@ class Level(nn.Module):
     The last level of a network keeps its resolution; the others have a `downsample` or `upsample`.
     """
 
-    downsample: Downsample | None
-    upsample: Upsample | None
+    downsample: nn.Module | None
+    upsample: nn.Module | None
 
     def __init__(
-        self, in_channels: int, channels: int, num_blocks: int, dropout: float, with_attention: bool
+        self,
+        in_channels: int,
+        channels: int,
+        num_blocks: int,
+        block: Callable[[int, int], nn.Module],
+        with_attention: bool = False,
     ) -> None:
         super().__init__()
         widths = [in_channels] + [channels] * (num_blocks - 1)
-        self.block = nn.ModuleList(ResidualBlock(width, channels, dropout) for width in widths)
+        self.block = nn.ModuleList(block(width, channels) for width in widths)
         self.attn = nn.ModuleList(AttentionBlock(channels) for _ in widths if with_attention)
         self.downsample = self.upsample = None
 
@@ -151,21 +157,23 @@ class Middle(nn.Module):
 class Encoder(nn.Module):
     """Turns images into feature maps at the resolution of the tokens."""
 
+    mid: nn.Module
+
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
-        widths = config.widths
+        widths, block = config.widths, partial(ResidualBlock, dropout=config.dropout)
         self.conv_in = _conv3x3(config.image_channels, config.channels)
         self.down = nn.ModuleList()
         in_channels = config.channels
         for width, resolution in zip(widths, config.resolutions, strict=True):
             with_attention = resolution in config.attn_resolutions
-            level = Level(in_channels, width, config.num_res_blocks, config.dropout, with_attention)
+            level = Level(in_channels, width, config.num_res_blocks, block, with_attention)
             if len(self.down) < len(widths) - 1:
                 level.downsample = Downsample(width)
             self.down.append(level)
             in_channels = width
         self.mid = Middle(widths[-1], config.dropout, config.middle_attention)
-        self.norm_out = _norm(widths[-1])
+        self.norm_out = norm_layer(widths[-1])
         self.conv_out = _conv3x3(widths[-1], config.z_channels * (2 if config.double_z else 1))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -179,23 +187,24 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Turns feature maps at the resolution of the tokens into images; mirrors the encoder."""
 
+    mid: nn.Module
+
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
-        widths = config.widths
+        widths, block = config.widths, partial(ResidualBlock, dropout=config.dropout)
         self.conv_in = _conv3x3(config.z_channels, widths[-1])
         self.mid = Middle(widths[-1], config.dropout, config.middle_attention)
         levels: list[Level] = []  # from the lowest resolution up
         in_channels = widths[-1]
         for width, resolution in zip(reversed(widths), reversed(config.resolutions), strict=True):
             with_attention = resolution in config.attn_resolutions
-            blocks = config.num_res_blocks + 1
-            level = Level(in_channels, width, blocks, config.dropout, with_attention)
+            level = Level(in_channels, width, config.num_res_blocks + 1, block, with_attention)
             if len(levels) < len(widths) - 1:
                 level.upsample = Upsample(width)
             levels.append(level)
             in_channels = width
         self.up = nn.ModuleList(reversed(levels))  # full resolution first, as in `down`
-        self.norm_out = _norm(in_channels)
+        self.norm_out = norm_layer(in_channels)
         self.conv_out = _conv3x3(in_channels, config.image_channels)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from models.fine_tuning import Change, same_classes, start_from
 from models.halton.config import HaltonConfig
 from models.halton.transformer import HaltonTransformer
 from models.maskgit.config import TransformerConfig
-from models.maskgit.transformer import MaskedTransformer, carry
+from models.maskgit.transformer import MaskedTransformer
 
 SHAPE = TransformerConfig(
     codebook_size=5,
@@ -50,7 +50,8 @@ def test_equal_positions_stay_equal_in_every_grid():
 def test_the_same_classes_and_grid_change_nothing():
     weights = MaskedTransformer(SHAPE).state_dict()
     same = change()
-    assert start_from(weights, weights, lambda name, w: carry(name, w, same)).fitted == ()
+    kept = start_from(weights, weights, lambda name, w: MaskedTransformer.carry(name, w, same))
+    assert kept.fitted == ()
 
 
 def test_every_weight_fits_another_grid_and_other_classes():
@@ -59,7 +60,7 @@ def test_every_weight_fits_another_grid_and_other_classes():
     torch.nn.init.normal_(old.output_bias)
     new = change(labels=(2, None, 0, None), grids=((4, 4), (8, 8)), seq_len=64)
     expected = MaskedTransformer(new.new).state_dict()
-    start = start_from(old.state_dict(), expected, lambda name, weight: carry(name, weight, new))
+    start = start_from(old.state_dict(), expected, lambda name, w: old.carry(name, w, new))
     assert (start.new, start.left_out, start.share) == ((), (), 1.0)
     rows = start.weights["token_embedding.weight"]
     before = old.token_embedding.weight
@@ -87,7 +88,7 @@ def test_another_family_fits_its_own_rows():
 def test_an_untrained_no_class_becomes_the_mean():
     old = replace(SHAPE, null_trained=False)
     table = MaskedTransformer(old).token_embedding.weight
-    new = carry("token_embedding.weight", table, change(old, null_trained=True))
+    new = MaskedTransformer.carry("token_embedding.weight", table, change(old, null_trained=True))
     assert torch.allclose(new[-1], table[6:9].mean(0))
     assert torch.equal(new[:-1], table[:-1])
 

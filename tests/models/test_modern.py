@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from models.families.tables import new_transformer
 from models.fine_tuning import Change
 from models.modern.config import ModernConfig
-from models.modern.transformer import carry
+from models.modern.transformer import ModernTransformer
 from utils.errors import FieldError
 
 
@@ -97,9 +97,10 @@ def test_it_begins_with_even_predictions_and_all_of_it_learns():
 def test_classes_and_positions_are_carried():
     old, new = (ModernConfig(16, 3, grid) for grid in ((2, 2), (4, 4)))
     change = Change(old, new, (2, None, 0), (old.grid, new.grid))
-    classes = carry("class_embedding.weight", torch.eye(4), change)
+    classes = ModernTransformer.carry("class_embedding.weight", torch.eye(4), change)
     assert classes[[0, 2, 3]].equal(torch.eye(4)[[2, 0, 3]])
-    assert carry("position_embedding.weight", torch.ones(4, 5), change).shape == (16, 5)
+    positions = ModernTransformer.carry("position_embedding.weight", torch.ones(4, 5), change)
+    assert positions.shape == (16, 5)
 
 
 def test_odd_heads_are_refused():
