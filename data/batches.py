@@ -4,14 +4,14 @@ Images go to the device as bytes, a quarter of the size of floats, and become fl
 copied from pinned memory, so that the program does not wait for the copy.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
-from data.images import ImageDataset, flip_view
+from data.images import Copies, ImageDataset, flip_view
 from utils.device import send
 from utils.pictures import from_uint8
 from utils.seeding import rng
@@ -37,10 +37,11 @@ def training_batches(
         views = rng(seed, "image views", epoch).integers(0, images.num_views, len(images))
         used = slice(first_batch * batch_size, num_batches * batch_size)
         copies, flips = np.divmod(views[used], images.num_flips)
-        chosen = _Copies(images, order[used], copies)
+        chosen = [(i, [c]) for i, c in zip(order[used].tolist(), copies.tolist(), strict=True)]
+        loader = _loader(Copies(images), chosen, batch_size, num_workers)
         flips = torch.from_numpy(flips).split(batch_size)
-        for (pixels, _), view in zip(_loader(chosen, batch_size, num_workers), flips, strict=True):
-            yield from_uint8(send(_flip(pixels, view), device))
+        for (pixels, _), view in zip(loader, flips, strict=True):
+            yield from_uint8(send(_flip(pixels[:, 0], view), device))
 
     return batches
 
@@ -53,7 +54,7 @@ def labeled_batches(
     Yields:
         Images float (B, C, H, W) in [-1, 1] on the device, labels on the host.
     """
-    for pixels, labels in _loader(_from(images, first), batch_size, num_workers):
+    for pixels, labels in _loader(images, range(first, len(images)), batch_size, num_workers):
         yield from_uint8(send(pixels, device)), labels
 
 
@@ -72,35 +73,18 @@ def uint8_blocks(
     Args:
         first: the first image to yield.
     """
-    for pixels, labels in _loader(_from(images, first), batch_size, num_workers):
+    for pixels, labels in _loader(images, range(first, len(images)), batch_size, num_workers):
         yield pixels.permute(0, 2, 3, 1).numpy(), labels.numpy()
 
 
-class _Copies(Dataset):
-    """Some images of a dataset, each as one of its copies."""
-
-    def __init__(self, images: ImageDataset, indices: np.ndarray, copies: np.ndarray) -> None:
-        """Choose the images, int (N,), and the number of the copy of each, int (N,)."""
-        self._images, self._indices, self._copies = images, indices, copies
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
-        chosen, copy = int(self._indices[index]), int(self._copies[index])
-        pixels, label = self._images.copies(chosen, [copy])
-        return pixels[0], label
-
-
-def _from(images: ImageDataset, first: int) -> Dataset:
-    """Leave out the images before the `first`."""
-    return Subset(images, range(first, len(images)))
-
-
-def _loader(images: Dataset, batch_size: int, num_workers: int) -> Iterator:
-    """Read batches in order, into pinned memory if the program uses CUDA."""
+def _loader(images: Dataset, keys: Iterable, batch_size: int, num_workers: int) -> Iterator:
+    """Read the images with these keys in order, into pinned memory if the program uses CUDA."""
     loader = DataLoader(
-        images, batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_initialized()
+        images,
+        batch_size,
+        sampler=keys,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_initialized(),
     )
     return batches_of(loader)
 

@@ -12,6 +12,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -92,10 +93,10 @@ class ImageDataset(Dataset):
             FileError: if its file is damaged.
         """
         image, label = self.source.items[index]
-        how = self.preparation
-        changes = (self._change(index, number) for number in numbers)
-        shown = [to_tensor(image, self.size, self.channels, how, one) for one in changes]
-        return torch.stack(shown), _plain_label(label)
+        how, changes = self.preparation, (self._change(index, number) for number in numbers)
+        shown = [to_array(image, self.size, self.channels, how, one) for one in changes]
+        pixels = np.ascontiguousarray(np.stack(shown).transpose(0, 3, 1, 2))
+        return torch.from_numpy(pixels), _plain_label(label)
 
     def _change(self, index: int, number: int) -> Change | None:
         """Return the change that makes a copy of an image; None for the image itself.
@@ -157,6 +158,16 @@ class ImageDataset(Dataset):
         return repr(ranges).encode() if ranges and any(ranges) else b""
 
 
+@dataclass(frozen=True)
+class Copies(Dataset):
+    """The copies of images; a key has the arguments of `ImageDataset.copies`."""
+
+    images: ImageDataset
+
+    def __getitem__(self, key: tuple[int, Iterable[int]]) -> tuple[Tensor, int | Tensor]:
+        return self.images.copies(*key)
+
+
 class FileImages:
     """Images that are one file each, read when an index asks for them.
 
@@ -201,18 +212,6 @@ class ArrayImages:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
         return Image.fromarray(self.images[index]), self.labels[index]
-
-
-def to_tensor(
-    image: Image.Image,
-    size: Written,
-    channels: int,
-    how: Preparation = AS_IT_IS,
-    change: Change | None = None,
-) -> Tensor:
-    """Do what `to_array` does; uint8 (channels, H, W)."""
-    pixels = to_array(image, size, channels, how, change).transpose(2, 0, 1)
-    return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
 def to_array(

@@ -41,19 +41,15 @@ class Looks:
     cut: np.ndarray
 
 
+@dataclass(frozen=True)
 class _Seen(Dataset):
-    """What is seen of each of some images, as an item of ROW."""
+    """What is seen of an image, as an item of ROW."""
 
-    def __init__(self, images: ImageDataset, indices: Sequence[int]) -> None:
-        self._images, self._indices = images, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
+    images: ImageDataset
 
     def __getitem__(self, index: int) -> np.ndarray:
-        images = self._images
-        image, _ = images.source.items[self._indices[index]]
-        prepared = images.preparation
+        images, prepared = self.images, self.images.preparation
+        image, _ = images.source.items[index]
         shown = to_array(image, images.size, images.channels, prepared)
         first = shown[0, 0]
         color = int.from_bytes(np.broadcast_to(first, 3).tobytes(), "big")
@@ -77,7 +73,7 @@ def look_at(images: ImageDataset, indices: Sequence[int], num_workers: int = 0) 
         FileError: if a file is damaged.
     """
     loader: DataLoader = DataLoader(
-        _Seen(images, indices), 32, num_workers=num_workers, collate_fn=np.stack
+        _Seen(images), 32, sampler=indices, num_workers=num_workers, collate_fn=np.stack
     )
     rows = []
     with progress_bar("looking", len(indices), unit="image") as bar:

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from data.earlier_tokens import EarlierTokens, matching_rows
-from data.images import ImageDataset, flip_view
+from data.images import Copies, ImageDataset, flip_view
 from data.partial_cache import LABELS, RECORD, TOKENS, PartialCache
 from data.token_set import TokenSet, token_type
 from utils.errors import UserError
@@ -155,19 +155,6 @@ def cache_bytes(num_images: int, num_views: int, seq_len: int, dtype: np.dtype) 
 
 
 @dataclass(frozen=True)
-class _AllCopies(Dataset):
-    """Every image with all its copies: uint8 (copies, C, H, W), and its label."""
-
-    images: ImageDataset
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
-        return self.images.copies(index, range(self.images.num_copies))
-
-
-@dataclass(frozen=True)
 class _Encoding:
     """Encodes images with several processes: each encodes its share of every block of images."""
 
@@ -190,7 +177,7 @@ class _Encoding:
         blocks = [range(s, min(s + block_size, count)) for s in range(start, count, block_size)]
         missing = [self._missing(block) for block in blocks]
         loader = DataLoader(
-            _AllCopies(images),
+            Copies(images),
             batch_sampler=[self._share(part) for part in missing if part],
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_initialized(),
@@ -214,11 +201,14 @@ class _Encoding:
             return block
         return [index for index in block if self.earlier.rows[index] < 0]
 
-    def _share(self, images: Sequence[int]) -> list[int]:
-        """Choose this process's images; all get the same number, so the last image may repeat."""
-        each = math.ceil(len(images) / self.processes.size)
+    def _share(self, images: Sequence[int]) -> list[tuple[int, range]]:
+        """Choose this process's images, with all their copies.
+
+        All processes get the same number, so the last image may repeat.
+        """
+        each, copies = math.ceil(len(images) / self.processes.size), range(self.images.num_copies)
         first = self.processes.rank * each
-        return [images[min(index, len(images) - 1)] for index in range(first, first + each)]
+        return [(images[min(i, len(images) - 1)], copies) for i in range(first, first + each)]
 
 
 def _write_alone(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> None:

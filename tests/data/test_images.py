@@ -14,12 +14,16 @@ from torch.utils.data import DataLoader
 from data.files import FileError
 from data.folder import held_out
 from data.image_file import load_image, problems
-from data.images import FileImages, ImageDataset, flip_view, to_tensor
+from data.images import FileImages, ImageDataset, flip_view, to_array
 from data.open import open_dataset
 from data.spec import Source, Split
 from utils.errors import UserError
 
 SPLITS: tuple[Split, Split] = ("train", "validation")
+
+
+def to_tensor(image, size, channels):
+    return torch.from_numpy(to_array(image, size, channels)).permute(2, 0, 1)
 
 
 def both_splits(folder: Path, size: int = 8) -> dict[str, list[tuple[Any, Any]]]:
