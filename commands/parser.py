@@ -4,8 +4,9 @@ import argparse
 import difflib
 import logging
 import sys
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from commands import kinds
@@ -25,11 +26,13 @@ class CommandLine:
     Attributes:
         values: the value of every option, given or default.
         given: names of the options and modes that the user wrote.
+        began: when the program was started, by `time.monotonic`.
     """
 
     values: argparse.Namespace
     given: frozenset[str]
     modes: tuple[Mode, ...]
+    began: float = field(default_factory=time.monotonic)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.values, name)
@@ -37,7 +40,7 @@ class CommandLine:
     def replace(self, **values: Any) -> "CommandLine":
         """Return a copy with some values changed; `given` and the modes stay."""
         changed = argparse.Namespace(**{**vars(self.values), **values})
-        return CommandLine(changed, self.given, self.modes)
+        return CommandLine(changed, self.given, self.modes, self.began)
 
     def fill(self, values: Mapping[str, Any]) -> "CommandLine":
         """Return a copy with these values for the options that the user did not give."""

@@ -1,7 +1,6 @@
 """The Request, from which every mode makes its Job, and the common parts of several Jobs."""
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -93,7 +92,6 @@ class Request:
             tokenizer --train_vae will make.
         continued: for each stage that continues, its settings in config.json.
         opened: models, splits and networks that modes share.
-        began: when the program was started, by `time.monotonic`.
     """
 
     line: CommandLine
@@ -101,7 +99,6 @@ class Request:
     jobs: dict[str, Any] = field(default_factory=dict)
     continued: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     opened: dict[Any, Any] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
 
     def data(self, dataset: str | None = None, size: Size | None = None) -> Data:
         """Return the dataset of the command line, or that of a checkpoint.

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 TOKENIZER_SHARE = 0.4  # of --minutes, if the same command also trains the transformer
 USING_SHARE = 0.05  # of --minutes, for modes that use what is trained
+FIRST_PICTURE = 60.0  # seconds until the first picture, if no epoch writes one before
 
 SHOWN = {"count": "number", "class_names": "classes", "labels": "labels", "source": "contents"}
 """What messages call the fields of a Content."""
@@ -207,13 +208,13 @@ def loop_config(
         request.line,
         epochs=epochs,
         images_per_step=min(batch_size, len(images)),
-        ends_at=_ends_at(request, mode),
+        ends_at=_ends_at(request.line, mode),
+        picture_at=request.line.began + FIRST_PICTURE,
     )
 
 
-def _ends_at(request: Request, mode: str) -> float | None:
+def _ends_at(line: CommandLine, mode: str) -> float | None:
     """Return when a mode must have ended so that the command keeps to --minutes, if given."""
-    line = request.line
     if line.minutes is None:
         return None
     is_last = line.modes[-1].name in ("train_vae", "train")
@@ -221,7 +222,7 @@ def _ends_at(request: Request, mode: str) -> float | None:
     if mode == "train_vae" and line.asks_for("train"):
         minutes *= TOKENIZER_SHARE
     log.info("--minutes %g: --%s ends after %.2g minutes", line.minutes, mode, minutes)
-    return request.began + 60 * minutes
+    return line.began + 60 * minutes
 
 
 def log_small_dataset(images: ImageDataset, batch_size: int, flag: str) -> None:

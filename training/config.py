@@ -3,6 +3,7 @@
 This file imports nothing slow, because the command line reads it before it shows its help.
 """
 
+import math
 from dataclasses import dataclass
 
 from models.schedules import CUMULATIVE_SCHEDULES
@@ -214,7 +215,8 @@ class LoopConfig:
             lowest validation loss.
         early_stop: end the run after this many epochs without a lower validation loss; 0 never.
         ends_at: the time at which the run must have ended, by `time.monotonic`; the speed of its
-            first steps then decides its length. None for `epochs`.
+            steps then decides its length. None for `epochs`.
+        picture_at: the time from which on the first picture is due.
     """
 
     epochs: int
@@ -225,6 +227,7 @@ class LoopConfig:
     publish: str = PUBLISHED[0]
     early_stop: int = 0
     ends_at: float | None = None
+    picture_at: float = math.inf
 
     @property
     def keeps_best(self) -> bool:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from training.config import LoopConfig
 from training.evaluation import Evaluation
 from training.meter import Meter
-from training.pace import measured_pace
+from training.pace import LEAST_CHANGE, MARGIN, Pace, measured_pace
 from training.run_folder import RunFolder
 from training.stage import Position, Stage, load_state, publish, run_length, save_state
 from training.tracking import Tracker
@@ -37,7 +37,6 @@ SAVE_EVERY_MINUTES = 10.0  # most minutes between two saved states
 LOG_EVERY = 50  # steps between two rows of metrics
 TIMED_STEPS = 10  # after this many steps a line says when the training will end
 TIMED_SHARE = 0.03  # of the time that there is; measuring many steps must not take longer
-FIRST_PICTURE = 60.0  # seconds until the first picture, if no epoch writes one before
 # Log a line after this many epochs, and this share of the run, without a lower validation loss.
 STALLED_EPOCHS, STALLED_SHARE = 5, 0.1
 
@@ -66,7 +65,7 @@ def train_loop(
         SystemExit: with 128 plus the signal's number after a signal, once the state is saved.
         UserError: if the loss is not finite, images cannot be read, or a file cannot be written.
     """
-    meter = Meter(position.sums)
+    meter = Meter(position.sums, clock)
     _Loop(stage, config, run, tracker, position, processes, meter, clock, evaluation).train()
 
 
@@ -88,6 +87,7 @@ class _Loop:
         self.first_step = self.position.step
         self.began = self.last_save = self.last_line = self.clock()
         self.has_picture = False
+        self.pace: Pace | None = None  # known if this process chose the length
 
     @property
     def total(self) -> int:
@@ -101,12 +101,13 @@ class _Loop:
             if position.step == 0 and self.processes.is_main:
                 # A run always has a state; a checkpoint without one is a finished model.
                 self._save_state()
-            if self.config.ends_at is not None and not position.length:
-                self._choose_length(self.config.ends_at)
+            ends_at = self.config.ends_at
+            if ends_at is not None and not position.length and self._has_time(ends_at):
+                self._choose_length(ends_at)
             if position.length:
-                epochs = position.length / stage.steps_per_epoch
-                stage.learning_rate = replace(stage.learning_rate, epochs=epochs)
+                self._set_length(position.length)
             self.began = self.last_line = self.clock()
+            self.meter.restart_clock()
             title, done = f"training {stage.name}", position.step * images
             total = self.total * images
             with progress_bar(title, total, done, "image", lines=False, unit_scale=True) as bar:
@@ -118,10 +119,13 @@ class _Loop:
                     self._end_if_time_is_over()
                     is_last = position.step == self.total
                     epoch_ends = position.step % stage.steps_per_epoch == 0 or is_last
-                    if position.step % LOG_EVERY == 0 or epoch_ends:
+                    has_row = position.step % LOG_EVERY == 0 or epoch_ends
+                    if has_row:
                         self._log_numbers(bar)
                     if epoch_ends:
                         self._end_epoch()
+                    if has_row:
+                        self._keep_pace(bar)
                     self._log_time(metrics["loss"].device)
                     self._save_or_stop(stop)
 
@@ -131,20 +135,47 @@ class _Loop:
         Some steps are made to measure their speed, and taken back.
         """
         stage, position, processes = self.stage, self.position, self.processes
-        per_epoch, save_every = stage.steps_per_epoch, self.config.save_every_epochs
         processes.wait()  # until the main process has saved the state
         most = TIMED_SHARE * (ends_at - self.clock())
         pace = measured_pace(stage, position.step, self._try_saving, most, self.clock, processes)
         load_state(stage, self.run)
-        left = ends_at - self.clock()
-        steps = processes.from_main(lambda: pace.steps_in(left, per_epoch, save_every))
-        position.length = position.step + steps
+        now = self.clock()
+        self.pace, self.plan_end = pace, now + MARGIN * (ends_at - now)
+        position.length = position.step + self._steps_left(pace)
         if processes.is_main:
             self._save_state()
         log.info(
             "%s: %d steps (%.3g epochs) fit into %s, at %.3g s a step",
-            stage.name, steps, steps / per_epoch, duration(left), pace.step,
+            stage.name, position.length, position.length / stage.steps_per_epoch,
+            duration(ends_at - now), pace.step,
         )  # fmt: skip
+
+    def _steps_left(self, pace: Pace) -> int:
+        """Compute how many steps fit into the planned time from now on."""
+        left, per_epoch = self.plan_end - self.clock(), self.stage.steps_per_epoch
+        save_every = self.config.save_every_epochs
+        return self.processes.from_main(lambda: pace.steps_in(left, per_epoch, save_every))
+
+    def _keep_pace(self, bar: tqdm) -> None:
+        """Choose the length again if steps became slower or faster than planned."""
+        position = self.position
+        if self.pace is None or position.step == self.total:
+            return
+        images = self.config.images_per_step
+        self.pace = self.pace.nearer_to(images / self.meter.last["train/images_per_second"])
+        planned, steps = self.total - position.step, self._steps_left(self.pace)
+        left = planned * self.pace.step
+        if abs(steps - planned) * self.pace.step > self.pace.end + LEAST_CHANGE * left:
+            self._set_length(position.step + steps)
+            text = "a step takes %.3g s now: %s ends after step %d"
+            log.info(text, self.pace.step, self.stage.name, self.total)
+            bar.total = images * self.total
+
+    def _set_length(self, steps: int) -> None:
+        """Let the run, and the fall of its learning rate, have this many steps."""
+        stage = self.stage
+        self.position.length = steps
+        stage.learning_rate = replace(stage.learning_rate, epochs=steps / stage.steps_per_epoch)
 
     def _try_saving(self) -> None:
         """Write what a save writes, without keeping it, in the main process."""
@@ -159,11 +190,16 @@ class _Loop:
         ends_at, position = self.config.ends_at, self.position
         if ends_at is None or position.step == self.total:
             return
-        if self.processes.largest(self.clock() > ends_at)[0]:
+        end = self.pace.end if self.pace else 0
+        if not self._has_time(ends_at - end):
             text = "the time is over: %s ends after step %d of %d, with its learning rate at %.2g"
             rate = self.stage.learning_rate(position.step - 1)
             log.info(text, self.stage.name, position.step, self.total, rate)
             position.length = position.step
+
+    def _has_time(self, until: float) -> bool:
+        """Whether a time has not come yet; all processes agree."""
+        return not self.processes.largest(self.clock() > until)[0]
 
     def _log_time(self, device: torch.device) -> None:
         """Log when the run will end: after its first steps, and where no bar shows it every minute.
@@ -182,7 +218,8 @@ class _Loop:
                 peak_memory(device) / 1e9,
             )  # fmt: skip
             self.last_line = now
-        if not self.has_picture and now - self.began > FIRST_PICTURE and self.processes.is_main:
+        is_due = now > self.config.picture_at and made >= TIMED_STEPS
+        if is_due and not self.has_picture and self.processes.is_main:
             self._publish()
 
     def _step(self) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Averages training metrics on the device without waiting for it."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -18,14 +18,19 @@ class Meter:
         last: the means that `take` returned last.
     """
 
-    def __init__(self, sums: dict[str, tuple[Tensor, int]]) -> None:
+    def __init__(
+        self,
+        sums: dict[str, tuple[Tensor, int]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Start with `Position.sums`, which is changed in place."""
+        self._clock = clock
         self.last: dict[str, float] = {}
         self._sums = sums
         self._images = 0
         self._bad_step: Tensor | None = None
         self._skipped: Tensor | int = 0  # steps in a row
-        self._since = time.monotonic()
+        self._since = clock()
 
     def add(self, metrics: Mapping[str, Tensor], images: int, step: int) -> None:
         """Add one step's metrics, without waiting for the device."""
@@ -65,7 +70,7 @@ class Meter:
     def take(self) -> dict[str, float]:
         """Return the means since the last call under "train/<name>"; waits for the device."""
         self.check()
-        elapsed = time.monotonic() - self._since
+        elapsed = self._clock() - self._since
         self.last = {f"train/{k}": v.item() / count for k, (v, count) in self._sums.items()}
         self.last["train/images_per_second"] = self._images / max(elapsed, 1e-9)
         self._sums.clear()
@@ -75,4 +80,4 @@ class Meter:
     def restart_clock(self) -> None:
         """Start timing the next rate now, without validation and saving."""
         self._images = 0
-        self._since = time.monotonic()
+        self._since = self._clock()

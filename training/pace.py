@@ -10,6 +10,7 @@ from utils.processes import ALONE, Processes
 MOST_STEPS = 10  # measured at most
 LEAST_STEPS = 3
 MARGIN = 0.95  # the part of the time that is planned
+LEAST_CHANGE = 0.1  # of the steps that are left; smaller changes of the pace change no plan
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,17 @@ class Pace:
         """Compute how many steps fit into a time, with validations and saves; at least 1."""
         per_epoch = self.validation + self.save / save_every_epochs
         spent = self.step + per_epoch / steps_per_epoch
-        end = self.validation + self.save
-        return max(1, int((MARGIN * seconds - end) / max(spent, 1e-9)))
+        return max(1, int((seconds - self.end) / max(spent, 1e-9)))
+
+    @property
+    def end(self) -> float:
+        """Seconds from the last step to the end of the run."""
+        return self.validation + self.save
+
+    def nearer_to(self, step: float) -> "Pace":
+        """Return the pace if a step takes another time; one odd time counts only half."""
+        factor = (1 + step / max(self.step, 1e-9)) / 2
+        return Pace(factor * self.step, factor * self.validation, factor * self.save)
 
 
 def measured_pace(

@@ -21,16 +21,16 @@ STEP, VALIDATION, PREVIEW = 2.0, 3.0, 5.0  # seconds
 class TimedStage(CountingStage):
     """Takes time; remembers the rates of the steps that count."""
 
-    def __init__(self, slow_from=10**9, **more):
+    def __init__(self, slow_from=10**9, factor=100.0, **more):
         super().__init__(**more)
         self.learning_rate = LearningRate(1.0, 100, 1, self.steps_per_epoch)
-        self.now, self.slow_from, self.rates = 0.0, slow_from, {}
+        self.now, self.slow_from, self.factor, self.rates = 0.0, slow_from, factor, {}
 
     def clock(self):
         return self.now
 
     def train_step(self, step):
-        self.now += STEP * (100 if step >= self.slow_from else 1)
+        self.now += STEP * (self.factor if step >= self.slow_from else 1)
         self.rates[step] = self.learning_rate(step)
         metrics = super().train_step(step)
         self.signal_step = None if step == self.signal_step else self.signal_step  # once
@@ -102,13 +102,25 @@ def test_steps_that_become_slower_end_the_run_in_time(run, caplog):
     assert load_state(TimedStage(), run).length == position.step
 
 
-def test_no_time_is_one_step(run):
-    assert train(TimedStage(), run, ends_at=1).step == 1
+@pytest.mark.parametrize("factor", [0.3, 0.8, 1.3, 3.0])
+def test_another_speed_moves_the_end_and_the_fall_of_the_rate(run, factor):
+    stage = TimedStage(slow_from=40, factor=factor)
+    position = train(stage, run, ends_at=1000)
+    assert 850 < stage.now <= 1000
+    assert stage.rates[position.step - 1] < 0.01
+    assert load_state(TimedStage(), run).length == position.step
+
+
+@pytest.mark.parametrize("ends_at", [-100, 1])
+def test_no_time_is_one_step(run, ends_at):
+    stage = TimedStage()
+    assert train(stage, run, ends_at=ends_at).step == 1
+    assert ends_at > 0 or stage.now == STEP + VALIDATION + PREVIEW  # nothing was measured
 
 
 def test_a_pace_counts_validations_and_saves():
     pace = Pace(step=1.0, validation=10.0, save=20.0)
-    assert pace.steps_in(950 / 0.95, steps_per_epoch=10, save_every_epochs=2) == 920 // 3
+    assert pace.steps_in(950, steps_per_epoch=10, save_every_epochs=2) == 920 // 3
     assert pace.steps_in(0, 10, 2) == 1
 
 
@@ -117,7 +129,7 @@ def test_the_first_picture_and_the_lines_come_by_time(run, caplog, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
     stage = TimedStage()
     stage.steps_per_epoch = 100
-    train(stage, run, epochs=1)
+    train(stage, run, epochs=1, picture_at=60)
     pictures = sorted(path.name for path in run.samples.iterdir())
     assert pictures == ["maskgit_step_0000031.png", "maskgit_step_0000100.png"]
     lines = [r.getMessage() for r in caplog.records if "ends at" in r.getMessage()]
