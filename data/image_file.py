@@ -92,14 +92,13 @@ def load_image(path: str | Path, page: str = "white", ranges: SetOfRanges = None
             return shown(_load(path), page, ranges)
 
 
-def image_of_bytes(data: bytes, name: str, most: int, page: str = "white") -> Image.Image:
+def image_of_bytes(data: bytes, name: str, most: int) -> Image.Image:
     """Read an image file that is in memory, as `load_image` reads one on disk.
 
     Args:
         data: the bytes of the file.
         name: name of the image in messages.
         most: largest number of pixels.
-        page: color behind transparent parts.
 
     Raises:
         FileError: if the bytes cannot be read as an image, or it has more pixels.
@@ -108,7 +107,7 @@ def image_of_bytes(data: bytes, name: str, most: int, page: str = "white") -> Im
         raise FileError(f"cannot read the image {name}: it is empty")
     with warnings.catch_warnings(), reading(name, "the image"):
         warnings.simplefilter("ignore")
-        return shown(_decoded(data, name, min(most, MOST_PIXELS)), page)
+        return shown(_decoded(data, name, min(most, MOST_PIXELS)))
 
 
 def problems(paths: Sequence[str]) -> list[FileError | Range | None]:

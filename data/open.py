@@ -9,6 +9,7 @@ from data.file_names import medmnist_file
 from data.files import FileError
 from data.images import FileImages, ImageDataset
 from data.spec import AS_IT_IS, VIEWS, DatasetSpec, Preparation, Reader, Source, Split
+from data.token_set import wrong_label
 from data.tree import entries, is_litter, named
 from utils.errors import UserError, one_line
 from utils.size import Written, size_of
@@ -124,21 +125,9 @@ def _check_labels(source: Source, num_classes: int) -> None:
     labels, count, file = source.items.labels, len(source.items), source.labels_from
     if len(labels) != count:
         raise UserError(f"{file} has {len(labels)} labels for {count} images")
-    if labels.ndim == 2:  # 1 or 0 for each finding; the last class is "no finding"
-        wrong = labels[(labels < 0) | (labels > 1)]
-        if labels.shape[1] != num_classes - 1 or wrong.size:
-            odd = f", among them {wrong[0]}" if wrong.size else ""
-            raise UserError(
-                f"{file} has {labels.shape[1]} marks for each image{odd}, not {num_classes - 1} "
-                "that are 0 or 1"
-            )
-        return
-    wrong = labels[(labels < 0) | (labels >= num_classes)]
-    if wrong.size:
-        raise UserError(
-            f"{file} has the label {wrong[0]}, but there are {num_classes} classes, numbered 0 to "
-            f"{num_classes - 1}"
-        )
+    wrong = wrong_label(labels, num_classes)
+    if wrong:
+        raise UserError(f"{file} has {wrong}")
 
 
 def _reason(error: FileNotFoundError) -> str:

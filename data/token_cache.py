@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from data.earlier_tokens import EarlierTokens, matching_rows
 from data.images import Copies, ImageDataset, flip_view
 from data.partial_cache import LABELS, RECORD, TOKENS, PartialCache
-from data.token_set import TokenSet, token_type
+from data.token_set import TokenSet, token_type, wrong_label
 from utils.errors import UserError
 from utils.files import (
     atomic_write,
@@ -355,16 +355,11 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
 
 def _check_ranges(found: TokenSet, folder: Path, codebook_size: int, num_classes: int) -> None:
     """Refuse tokens outside the codebook and labels that are not classes."""
-    tokens, labels = found.tokens, found.labels
-    if tokens.max(initial=0) >= codebook_size:
-        problem = f"a token is {tokens.max()} and the codebook has {codebook_size} codes"
-    elif labels.ndim == 1 and not ((labels >= 0) & (labels < num_classes)).all():
-        wrong = labels[(labels < 0) | (labels >= num_classes)][0]
-        problem = f"a label is {wrong} and there are {num_classes} classes"
-    elif labels.ndim > 1 and (labels.shape[1] != num_classes - 1 or labels.max(initial=0) > 1):
-        problem = f"its labels are not findings of {num_classes - 1} kinds"
-    else:
-        return
-    raise UserError(
-        f"the token cache {folder} is damaged ({problem}); delete the folder to make it again"
-    )
+    problem, largest = wrong_label(found.labels, num_classes), found.tokens.max(initial=0)
+    if largest >= codebook_size:
+        problem = f"the token {largest}, but the codebook has {codebook_size} codes"
+    if problem:
+        raise UserError(
+            f"the token cache {folder} is damaged (it has {problem}); delete the folder to make it "
+            "again"
+        )

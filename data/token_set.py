@@ -57,6 +57,25 @@ class TokenSet:
         return np.where(labels.any(axis=1), scores.argmax(axis=1), labels.shape[1])
 
 
+def wrong_label(labels: np.ndarray, num_classes: int) -> str | None:
+    """Describe a label that is not one of the classes; None if all are.
+
+    Args:
+        labels: whole numbers (N,); or (N, F), a 1 or a 0 for each of F findings. Then there is one
+            more class, "no finding".
+        num_classes: number of classes.
+    """
+    top = num_classes - 1 if labels.ndim == 1 else 1
+    wrong = labels[(labels < 0) | (labels > top)]
+    if labels.ndim == 1:
+        classes = f"{num_classes} classes, numbered 0 to {top}"
+        return f"the label {wrong[0]}, but there are {classes}" if wrong.size else None
+    if labels.shape[1] == num_classes - 1 and not wrong.size:
+        return None
+    odd = f", among them {wrong[0]}" if wrong.size else ""
+    return f"{labels.shape[1]} marks for each image{odd}, not {num_classes - 1} that are 0 or 1"
+
+
 def token_type(codebook_size: int) -> np.dtype:
     """Return the smallest type of a `TokenSet` that holds the tokens 0 .. codebook_size - 1."""
     return np.dtype(np.uint16 if codebook_size <= 2**16 else np.uint32)

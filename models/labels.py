@@ -3,7 +3,6 @@
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -38,7 +37,7 @@ def parse_labels(
     Raises:
         UserError: naming an item that is not a class, and similar class names.
     """
-    names = _Names.of(class_names)
+    names = _Names(class_names)
     labels = []
     for item in items:
         whole = item.strip()
@@ -136,7 +135,6 @@ def label_text(label: int, class_names: Sequence[str]) -> str:
     return name if is_plain else str(label)
 
 
-@dataclass(frozen=True)
 class _Names:
     """The classes of a model.
 
@@ -146,23 +144,16 @@ class _Names:
         numbers: label by the number in its name if all names are numbers, else by position.
     """
 
-    names: Sequence[str]
-    exact: dict[str, int]
-    folded: dict[str, list[int]]
-    numbers: dict[int, int]
-
-    @classmethod
-    def of(cls, names: Sequence[str]) -> "_Names":
-        """Prepare the names of a model's classes."""
-        exact = {name: label for label, name in enumerate(names)}
-        folded: dict[str, list[int]] = {}
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.exact = {name: label for label, name in enumerate(names)}
+        self.folded: dict[str, list[int]] = {}
         for label, name in enumerate(names):
-            folded.setdefault(_folded(name), []).append(label)
+            self.folded.setdefault(_folded(name), []).append(label)
         for name in NO_CLASS:
-            folded.setdefault(name, [len(names)])
+            self.folded.setdefault(name, [len(names)])
         are_numbers = all(re.fullmatch("[0-9]+", name) for name in names)
-        numbers = {int(name) if are_numbers else label: label for label, name in enumerate(names)}
-        return cls(names, exact, folded, numbers)
+        self.numbers = {int(n) if are_numbers else label: label for label, n in enumerate(names)}
 
     def find(self, item: str) -> int | None:
         """Return the label of a name, or None.

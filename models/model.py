@@ -29,7 +29,6 @@ from utils.plain import from_plain, to_plain
 # how the images of the training were shown.
 BEST_SETTINGS, MADE_FOR, LOOK_ENTRY = "best_settings", "made_for", "look"
 LIKELIEST = 5  # tokens of a cell that `Model.cell_choice` tells about
-MAX_DEPTH = 8  # of its nested plain data; a protocol needs three
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,11 @@ def read_best_settings(entry: Any) -> BestSettings:
     Raises:
         ValueError: if a value is wrong; a FieldError if it is a setting.
     """
-    if not isinstance(entry, Mapping) or not _is_plain(entry, MAX_DEPTH):
-        raise ValueError("its best settings are not plain data")
-    sampling = from_plain(SamplingConfig, entry.get("sampling", {}))
+    try:
+        entry = json.loads(json.dumps(entry))
+        sampling = from_plain(SamplingConfig, entry["sampling"])
+    except (TypeError, KeyError, RecursionError) as error:
+        raise ValueError("its best settings are not plain data") from error
     found = from_plain(BestSettings, {**entry, "sampling": sampling})
     found.sampling.validate()
     are_numbers = all(type(v) in (int, float) and math.isfinite(v) for v in found.scores.values())
@@ -82,16 +83,6 @@ def read_best_settings(entry: Any) -> BestSettings:
     if type(found.protocol.get("images")) is not int:
         raise ValueError("its best settings do not say how many images were measured")
     return found
-
-
-def _is_plain(value: Any, depth: int) -> bool:
-    """Whether a value is plain data with at most `depth` nested containers."""
-    if isinstance(value, Mapping):
-        inside = all(type(name) is str for name in value)
-        return inside and depth > 0 and all(_is_plain(v, depth - 1) for v in value.values())
-    if isinstance(value, list):
-        return depth > 0 and all(_is_plain(v, depth - 1) for v in value)
-    return value is None or type(value) in (str, int, float, bool)
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity, so that sets can hold it

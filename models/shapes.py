@@ -46,18 +46,10 @@ class TokenizerShape(NetworkShape):
     """The config of a tokenizer."""
 
     kind = "tokenizer"
+    image_size: Size  # height and width of an image in pixels
+    image_channels: int  # C: 1 for gray, 3 for color
 
     if TYPE_CHECKING:  # a dataclass would take these properties for defaults of its fields
-
-        @property
-        @abstractmethod
-        def image_size(self) -> Size:
-            """Height and width of an image in pixels, (H, W)."""
-
-        @property
-        @abstractmethod
-        def image_channels(self) -> int:
-            """The number of channels of an image, C: 1 for gray, 3 for color."""
 
         @property
         @abstractmethod
@@ -92,18 +84,10 @@ class TransformerShape(NetworkShape):
     kind = "transformer"
     # The family's own defaults of fields of DistillConfig, for students of its networks.
     usual_students: ClassVar[Mapping[str, Any]] = {}
+    codebook_size: int  # K; the ids of image tokens are 0 .. K-1
+    num_classes: int  # their labels are 0 .. num_classes - 1
 
     if TYPE_CHECKING:  # as above
-
-        @property
-        @abstractmethod
-        def codebook_size(self) -> int:
-            """The number of image tokens K; their ids are 0 .. K-1."""
-
-        @property
-        @abstractmethod
-        def num_classes(self) -> int:
-            """The number of classes; their labels are 0 .. num_classes - 1."""
 
         @property
         @abstractmethod

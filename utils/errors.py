@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
-from typing import Any
 
 from utils.signals import Stopped, exit_code
 from utils.streams import mute
@@ -51,18 +50,12 @@ class FieldError(UserError, ValueError):
             value: what was asked for.
             reason: what would work, for example "must divide hidden_dim 128".
         """
+        super().__init__(field, value_text(value), reason)  # these rebuild it in other processes
         self.field = field
-        super().__init__(f"`{field}` {value_text(value)}: {reason}")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _field_error, (self.field, str(self))
-
-
-def _field_error(field: str, message: str) -> FieldError:
-    """Rebuild a FieldError that came from another process."""
-    error = FieldError.__new__(FieldError)
-    error.field, error.args = field, (message,)
-    return error
+    def __str__(self) -> str:
+        field, value, reason = self.args
+        return f"`{field}` {value}: {reason}"
 
 
 def is_number(value: object) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor
 from utils.files import atomic_write
 
 TITLE_HEIGHT = 16  # pixels above a strip
+FRAME_TIME = 250  # milliseconds of a frame of an animation
 NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -207,7 +208,8 @@ def save_film(folder: Path, frames: Sequence[np.ndarray]) -> None:
     """Write pictures of how images come about step by step.
 
     `steps.png` has a row for each image and a column for each step. `steps.gif` is an animation of
-    all images.
+    all images, which repeats
+    forever and shows its last frame longer.
 
     Args:
         folder: folder for both files.
@@ -218,24 +220,9 @@ def save_film(folder: Path, frames: Sequence[np.ndarray]) -> None:
     """
     strip = [image for row in zip(*frames, strict=True) for image in row]
     save_grid(folder / "steps.png", strip, columns=len(frames))
-    sheets = [grid(frame, columns=len(frame)) for frame in frames]
-    save_animation(folder / "steps.gif", sheets)
-
-
-def save_animation(path: Path, frames: Sequence[np.ndarray], milliseconds: int = 250) -> None:
-    """Write an animation that repeats forever and shows its last frame longer.
-
-    Args:
-        path: a .gif file.
-        frames: uint8 (H, W, C) each, at least one, all of one shape.
-        milliseconds: duration of a frame.
-
-    Raises:
-        UserError: if the file cannot be written.
-    """
-    pictures = [to_picture(frame) for frame in frames]
-    durations = [milliseconds] * (len(pictures) - 1) + [6 * milliseconds]
-    with atomic_write(path) as file:
+    pictures = [to_picture(grid(frame, columns=len(frame))) for frame in frames]
+    durations = [FRAME_TIME] * (len(pictures) - 1) + [6 * FRAME_TIME]
+    with atomic_write(folder / "steps.gif") as file:
         pictures[0].save(
             file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
         )

@@ -27,7 +27,7 @@ def recognizes(file: ForeignFile) -> bool:
 
 def read(file: ForeignFile, expected: Expected) -> DimoTransformer:
     """Build the student; errors as in `models.maskgit.foreign.read`."""
-    weights = find_weights(file).weights
+    weights, _ = find_weights(file)
     log.info("%s: sampled in one step; it has no trained null class for guidance", file.path)
     with making("transformer", file.path):
         codes, heads = expected.tokenizer.codebook_size, expected.heads or VALEOAI_HEADS

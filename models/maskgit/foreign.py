@@ -8,7 +8,6 @@ Token ids, class tokens and shapes are the same as here; only the names of the w
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ from utils.errors import UserError, one_line
 log = logging.getLogger(__name__)
 
 LAYOUT = "transformer in the layout of valeoai/Maskgit-pytorch v1.0 or caetas/GenerativeZoo"
-# The weights do not show the number of heads. These are the programs' own defaults.
+# The programs' own defaults.
 VALEOAI_HEADS = 16
 GENERATIVEZOO_HEADS = 8
 SIGNS = ("tok_emb.weight", "pos_emb")
@@ -56,12 +55,16 @@ def read(file: ForeignFile, expected: Expected) -> MaskedTransformer:
     Raises:
         UserError: if the weights do not make a transformer, or the file has other entries.
     """
-    foreign, path = find_weights(file), file.path
+    (weights, heads), path = find_weights(file), file.path
     codes, used = expected.tokenizer.all_codes, expected.tokenizer.codebook_size
-    if codes != used and _counts_all_codes(foreign.weights, expected, path):
+    if codes != used and _counts_all_codes(weights, expected, path):
         log.info("%s counts all %d codes; keeping the %d in use", path, codes, used)
-        foreign = foreign._replace(weights=without_codes(foreign.weights, used, codes))
-    return build_model(foreign, path, used, expected.heads)
+        weights = without_codes(weights, used, codes)
+    if expected.heads is None:
+        log.info("%s does not say how many attention heads it has; using %d (`heads`)", path, heads)
+    with making("transformer", path):
+        config = infer_config(weights, used, expected.heads or heads)
+        return built(MaskedTransformer, config, weights)
 
 
 def _counts_all_codes(weights: Mapping[str, Tensor], expected: Expected, path: Path) -> bool:
@@ -96,20 +99,12 @@ def without_codes(weights: Mapping[str, Tensor], first: int, stop: int) -> dict[
     }
 
 
-class ForeignWeights(NamedTuple):
-    """Weights of another program's transformer.
-
-    Attributes:
-        weights: float32 tensors under this program's names.
-        heads: number of attention heads of that program's default model.
-    """
-
-    weights: dict[str, Tensor]
-    heads: int
-
-
-def find_weights(file: ForeignFile) -> ForeignWeights:
+def find_weights(file: ForeignFile) -> tuple[dict[str, Tensor], int]:
     """Pick the transformer's weights from a file.
+
+    Returns:
+        Float32 tensors under this program's names; and the number of attention heads of the default
+        model of the file's program, because the weights do not show it.
 
     Raises:
         UserError: if the file holds none, or any other entry.
@@ -127,30 +122,7 @@ def find_weights(file: ForeignFile) -> ForeignWeights:
     positions = weights["position_embedding"]
     weights["position_embedding"] = positions.flatten(0, -2) if positions.ndim > 1 else positions
     is_valeoai = "model_state_dict" in wrappers
-    return ForeignWeights(weights, VALEOAI_HEADS if is_valeoai else GENERATIVEZOO_HEADS)
-
-
-def build_model(
-    foreign: ForeignWeights, path: Path, codebook_size: int, heads: int | None
-) -> MaskedTransformer:
-    """Build the model; most of its config follows from the shapes of the weights.
-
-    Args:
-        codebook_size: K of the tokenizer; the weights show only the sum of K and the classes.
-        heads: attention heads that the user gave; None uses the other program's default.
-
-    Returns:
-        The model on the CPU in evaluation mode.
-
-    Raises:
-        UserError: if the weights do not make a transformer.
-    """
-    if heads is None:
-        heads = foreign.heads
-        log.info("%s does not say how many attention heads it has; using %d (`heads`)", path, heads)
-    with making("transformer", path):
-        config = infer_config(foreign.weights, codebook_size, heads)
-        return built(MaskedTransformer, config, foreign.weights)
+    return weights, VALEOAI_HEADS if is_valeoai else GENERATIVEZOO_HEADS
 
 
 def infer_config(

@@ -223,8 +223,8 @@ def test_a_kill_after_the_last_step_loses_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"codes": 29}, r"a token is 29 and the codebook has 29 codes"),
-     ({"classes": 6}, r"a label is 6 and there are 6 classes")],
+    [({"codes": 29}, r"it has the token 29, but the codebook has 29 codes"),
+     ({"classes": 6}, r"it has the label 6, but there are 6 classes, numbered 0 to 5")],
 )  # fmt: skip
 def test_tokens_and_labels_that_cannot_be_are_found_on_opening(tmp_path, options, told):
     make(Images(), tmp_path)
@@ -239,7 +239,7 @@ def test_a_label_outside_the_classes_is_found_on_opening(tmp_path, value):
             image, label = super().__getitem__(index)
             return image, value if index == 11 else label
 
-    with pytest.raises(UserError, match=rf"a label is {value} and there are 7 classes"):
+    with pytest.raises(UserError, match=rf"it has the label {value}, but there are 7 classes"):
         make(Wrong(), tmp_path)
 
 

@@ -20,10 +20,10 @@ from data.generated import open_generated
 from data.image_file import load_image
 from data.token_cache import cached_tokens
 from data.token_set import TokenSet
-from models.family import Transformer
+from models.family import Expected, Transformer
 from models.foreign_file import ForeignFile
 from models.maskgit.config import TransformerConfig
-from models.maskgit.foreign import build_model, find_weights, to_foreign
+from models.maskgit.foreign import read, to_foreign
 from models.maskgit.transformer import MaskedTransformer
 from models.open import load_model, load_tokenizer
 from models.tokenizer import Tokenizer
@@ -231,7 +231,8 @@ def read_foreign(path: Path) -> Any:
     """As for --sample of another program's file."""
     stored = read_torch_file(path)
     with opening(path):
-        model = build_model(find_weights(ForeignFile(stored, path)), path, 8, 2)
+        expected = Expected(VQGANConfig(n_embed=8), None, {"heads": 2})
+        model = read(ForeignFile(stored, path), expected)
     check_logits(model)
 
 

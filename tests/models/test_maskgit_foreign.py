@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from models.family import Expected
 from models.foreign_file import ForeignFile
 from models.maskgit.config import TransformerConfig
-from models.maskgit.foreign import build_model, find_weights, read, to_foreign
+from models.maskgit.foreign import read, to_foreign
 from models.maskgit.transformer import MaskedTransformer
 from models.open import foreign_model, load_tokenizer
 from models.vqgan.config import VQGANConfig
@@ -34,8 +34,8 @@ GOLDEN_CASES = {
 
 
 def load(stored, codebook_size):
-    path = Path("model.pth")
-    return build_model(find_weights(ForeignFile(stored, path)), path, codebook_size, None)
+    expected = Expected(VQGANConfig(n_embed=codebook_size), None, {})
+    return read(ForeignFile(stored, Path("model.pth")), expected)
 
 
 def golden_weights(name):

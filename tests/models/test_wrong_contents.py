@@ -93,7 +93,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "names of two lines": (lambda c: c["ema"].update({"a\nb": MATRIX}), "a b is not part of it"),
     "no best settings": (lambda c: c.update(best_settings=None), "not plain data"),
     "a matrix as best settings": (lambda c: c.update(best_settings=MATRIX), "not plain data"),
-    "deep best settings": (lambda c: c.update(best_settings=best(protocol=deep(80))), "not plain"),
+    "deep best settings": (lambda c: c.update(best_settings=best(protocol=deep(80))), "of type"),
     "an unknown sampler": (best_sampling(sampler="psychic"), "sampler` psychic: unknown; choose"),
     "too much guidance": (best_sampling(guidance=1e9), "guidance` 1000000000.0: must be a number"),
     "infinite noise": (best_sampling(choice_temperature=torch.inf), "choice_temperature` inf: "),
