@@ -29,7 +29,7 @@ from data.image_file import load_image, problems
 from data.images import to_array
 from data.spec import Preparation
 from data.tree import SUFFIXES, described, walk
-from utils.errors import FieldError, UserError
+from utils.errors import FieldError, UserError, failures_of
 from utils.files import atomic_write, make_folder
 from utils.pictures import NO_TEXTS, Texts, write_png
 from utils.progress import progress_bar
@@ -68,14 +68,12 @@ def write_pngs(
     """
     make_folder(folder)
     number = iter(itertools.count() if numbers is None else numbers)
-    try:
+    with failures_of(f"cannot write images into {folder}"):
         for images, labels in blocks:
             for image in images:
                 with (folder / f"{next(number):06d}.png").open("wb") as file:
                     write_png(file, image, texts)
             yield images, labels
-    except OSError as error:
-        raise UserError(f"cannot write images into {folder}: {error.strerror or error}") from error
     os.sync()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import failures_of
 from utils.files import exclusive_lock, make_folder, remove_leftovers, replace_file
 
 BESIDE = "partial"
@@ -55,7 +55,7 @@ def publish(folder: Path, names: tuple[str, ...]) -> None:
         UserError: if a file cannot be moved.
     """
     made = folder / BESIDE
-    try:
+    with failures_of(f"cannot write into {folder}"):
         for name in names:
             if (made / name).exists():
                 replace_file(made / name, folder / name)
@@ -68,5 +68,3 @@ def publish(folder: Path, names: tuple[str, ...]) -> None:
         (made / "images").rename(folder / "images")
         os.sync()
         shutil.rmtree(made)
-    except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error

@@ -28,7 +28,7 @@ from data.earlier_tokens import EarlierTokens, matching_rows
 from data.images import Copies, ImageDataset, flip_view
 from data.partial_cache import LABELS, RECORD, TOKENS, PartialCache
 from data.token_set import TokenSet, token_type, wrong_label
-from utils.errors import UserError
+from utils.errors import UserError, failures_of
 from utils.files import (
     atomic_write,
     exclusive_lock,
@@ -239,7 +239,10 @@ def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> No
         tokens = np.load(path / TOKENS, mmap_mode="r", allow_pickle=False)
         known = EarlierTokens(rows, tokens, encoding.images.source.items.labels)
         encoding = replace(encoding, earlier=known)
-    try:
+    with failures_of(
+        f"cannot write the token cache {partial}",
+        "; it continues from here once there is space (or set `cache_dir`)",
+    ):
         cache = _open_partial(encoding, manifest, partial) if processes.is_main else None
         done = processes.from_main(lambda: cache.done if cache else 0)
         if cache is None:
@@ -263,11 +266,6 @@ def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> No
             sums[STAMPS] = file_digest(partial / STAMPS)
         write_json_atomic(partial / "manifest.json", {**manifest, "sha256": sums})
         partial.rename(folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the token cache {partial}: {error.strerror or error}; it continues from "
-            "here once there is space (or set `cache_dir`)"
-        ) from error
 
 
 def _find_earlier(

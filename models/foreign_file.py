@@ -118,13 +118,12 @@ def unwrapped(
     if not candidates:
         return NOTHING
 
-    def missing(candidate: Wrapped) -> int:
-        return sum(sign not in candidate.weights for sign in signs)
+    def rank(one: Wrapped) -> tuple[int, bool, bool]:
+        missing = sum(sign not in one.weights for sign in signs)
+        return missing, set(usual).isdisjoint(one.wrappers), not one.is_averaged
 
-    fewest = min(map(missing, candidates))
-    best = [one for one in candidates if missing(one) == fewest]
-    best = [one for one in best if not set(usual).isdisjoint(one.wrappers)] or best
-    best = [one for one in best if one.is_averaged] or best
+    first_rank = min(map(rank, candidates))
+    best = [one for one in candidates if rank(one) == first_rank]
     best = [one for one in best if not any(_is_inside(one, other) for other in best)]
     first = best[0]
     if path is None:

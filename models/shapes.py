@@ -37,6 +37,19 @@ class NetworkShape:
     def validate(self) -> None:
         """Check that the numbers fit together; raises FieldError or ValueError."""
 
+    def need(self, holds: bool, field: str, reason: str) -> None:
+        """Raise a FieldError, with what would work, if a condition on a field does not hold.
+
+        The field may stand behind a dot, to tell it from those of other configs.
+        """
+        if not holds:
+            raise FieldError(field, self.shown(field.rpartition(".")[2]), reason)
+
+    def shown(self, field: str) -> Any:
+        """Return the value of a field for a message."""
+        value = getattr(self, field)
+        return size_text(value) if field == "image_size" else value
+
     def agrees(self, field: str, value: object) -> bool:
         """Return whether the user may say that a field has this value."""
         return same_value(value, getattr(self, field))
@@ -153,24 +166,18 @@ class AttentionShape(TransformerShape):
         """
         for one in fields(self):
             low = 0 if one.name in self.may_be_zero else 1
-            if one.type is int and getattr(self, one.name) < low:
-                raise FieldError(_own(one.name), getattr(self, one.name), f"must be at least {low}")
-        if not 0 <= self.dropout < 1:
-            raise FieldError(_own("dropout"), self.dropout, "must be at least 0 and below 1")
-        if self.depth > MAX_DEPTH:
-            raise FieldError("depth", self.depth, f"must be at most {MAX_DEPTH}")
+            if one.type is int:
+                is_enough = getattr(self, one.name) >= low
+                self.need(is_enough, f"TransformerConfig.{one.name}", f"must be at least {low}")
+        in_range = 0 <= self.dropout < 1
+        self.need(in_range, "TransformerConfig.dropout", "must be at least 0 and below 1")
+        self.need(self.depth <= MAX_DEPTH, "depth", f"must be at most {MAX_DEPTH}")
         self.validate_heads()
 
     def validate_heads(self) -> None:
         """Check that the heads fit the width; raises FieldError."""
-        if self.hidden_dim % self.heads:
-            reason = f"must be divisible by `heads` {self.heads}"
-            raise FieldError("hidden_dim", self.hidden_dim, reason)
-
-
-def _own(field: str) -> str:
-    """Name a transformer's field for a FieldError, if other configs have a field of this name."""
-    return f"TransformerConfig.{field}"
+        fits = self.hidden_dim % self.heads == 0
+        self.need(fits, "hidden_dim", f"must be divisible by `heads` {self.heads}")
 
 
 # --- The fields that the user set ---
@@ -213,9 +220,7 @@ def refuse_contradictions(
     refuse_unknown(type(config), given, f"the {config.kind} of {source}")
     for name, value in given.items():
         if not config.agrees(name, value):
-            own = getattr(config, name)
-            own = size_text(own) if name == "image_size" else own
             raise UserError(
                 f"`{config.kind}.{name}` {value_text(value)} contradicts {source}, which says "
-                f"{value_text(own)}; leave it out{config.contradiction_hint}"
+                f"{value_text(config.shown(name))}; leave it out{config.contradiction_hint}"
             )

@@ -107,6 +107,19 @@ def one_line(error: BaseException, length: int = 300) -> str:
 
 
 @contextmanager
+def failures_of(what: str, advice: str = "") -> Iterator[None]:
+    """Turn an OSError of the block into a UserError: what failed, the reason, and the advice.
+
+    Raises:
+        UserError: for an OSError; other errors pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what}: {error.strerror or error}{advice}") from error
+
+
+@contextmanager
 def errors_on_one_line(program: str, rewrite: Callable[[str], str] = str) -> Iterator[None]:
     """Report an error of the user or the machine in one line and end the process.
 

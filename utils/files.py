@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
 
-from utils.errors import UserError
+from utils.errors import UserError, failures_of
 from utils.links import FOREIGN_LINK, check_regular, follow, open_own
 
 T = TypeVar("T")
@@ -180,14 +180,12 @@ def make_folder(path: Path) -> Path:
     Raises:
         UserError: if it cannot be created or written.
     """
-    try:
+    with failures_of(f"cannot write to the folder {path}"):
         path.mkdir(parents=True, exist_ok=True)
         if follow(path).is_symlink():
             raise PermissionError(None, FOREIGN_LINK)
         if not os.access(path, os.W_OK):
             raise PermissionError(None, "no permission to write")
-    except OSError as error:
-        raise UserError(f"cannot write to the folder {path}: {error.strerror or error}") from error
     return path
 
 
@@ -217,10 +215,8 @@ def exclusive_lock(path: Path, busy: str, waits: bool = False) -> Iterator[None]
     Raises:
         UserError: with the text `busy` if the lock is held; or if the file cannot be written.
     """
-    try:
+    with failures_of(f"cannot write {path}"):
         open_own(path, "ab").close()  # the lock itself would make missing folders
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     # Not a soft lock, a file that must be deleted: it would stay after a kill.
     lock = FileLock(follow(path), timeout=0, fallback_to_soft=False, preserve_lock_file=True)
     try:

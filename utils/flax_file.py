@@ -6,14 +6,12 @@ and its bytes, again as MessagePack.
 """
 
 import importlib
-import math
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-import torch
 from torch import Tensor
 
-from utils.plain_pickle import DTYPES, MOST_AXES, MOST_LEVELS
+from utils.plain_pickle import DTYPES, MOST_AXES, MOST_LEVELS, array_of
 
 ARRAYS = (1, 3)  # types of extensions: an array, and a single number as an array without axes
 MOST_ENTRIES = 1 << 17  # of a map or a list; published files have about a thousand in all
@@ -81,16 +79,10 @@ def _array(described: Any) -> Tensor:
     """Make an array from its shape, the name of its type, and its bytes; ValueError if wrong."""
     try:
         shape, name, data = described
-        dtype = DTYPES[f"torch.{name}"]
-        are_sides = all(type(n) is int and n >= 0 for n in shape)
-        fits = are_sides and math.prod(shape) * dtype.itemsize == len(data)
-    except (TypeError, KeyError) as error:
+        shape, dtype = tuple(shape), DTYPES[f"torch.{name}"]
+    except (TypeError, ValueError, KeyError) as error:
         raise ValueError("an array in it is not described") from error
-    if not fits:
-        raise ValueError("the data of an array do not have its size")
-    if not data:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape)
+    return array_of(shape, dtype, False, data)
 
 
 def _flat(stored: dict[str, Any], before: str, level: int) -> Iterator[tuple[str, Any]]:

@@ -132,8 +132,8 @@ def _parameter(data: Any, *_: Any) -> Tensor:
     return data
 
 
-def _array(shape: Any, dtype: torch.dtype, by_columns: Any, data: Any) -> Tensor:
-    """Build the tensor of an array of numpy, whose bytes are in the pickle."""
+def array_of(shape: Any, dtype: torch.dtype, by_columns: Any, data: Any) -> Tensor:
+    """Build the tensor of an array from its bytes; ValueError if these are wrong."""
     is_shape = type(shape) is tuple and len(shape) <= MOST_AXES
     if not is_shape or not all(type(length) is int and length >= 0 for length in shape):
         raise ValueError("it holds an array without a shape")
@@ -148,7 +148,7 @@ def _array_of_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Any:
     """Build the tensor of an array of numpy from a buffer; arrays of other types have none."""
     if not isinstance(dtype, torch.dtype):
         return StandIn("numpy.ndarray")
-    return _array(shape, dtype, order == "F", bytes(data) if type(data) is bytearray else data)
+    return array_of(shape, dtype, order == "F", bytes(data) if type(data) is bytearray else data)
 
 
 def _encoded(text: Any, codec: Any = None) -> bytes:
@@ -293,7 +293,7 @@ class Unpickler:
         elif isinstance(target, Tensor) and type(state) is tuple and len(state) == 5:
             _, shape, dtype, by_columns, data = state
             if isinstance(dtype, torch.dtype):  # others are of objects
-                target.data = _array(shape, dtype, by_columns, data)
+                target.data = array_of(shape, dtype, by_columns, data)
 
     def name(self, text: str) -> None:
         """Put the stand-in for a class or function on the stack; "module name" is its name."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError, one_line
+from utils.errors import UserError, failures_of, one_line
 from utils.files import write_json_atomic
 
 CHECKSUM = "checksum"
@@ -95,10 +95,8 @@ def read_lines(
     Raises:
         UserError: if the file cannot be read.
     """
-    try:
+    with failures_of(f"cannot read {path}"):
         lines = path.read_bytes().splitlines() if path.is_file() else []
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     rows = [row for row in (read_line(line, is_valid) for line in lines) if row is not None]
     return rows, len(lines) - len(rows)
 

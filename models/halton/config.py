@@ -8,7 +8,6 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 from models.shapes import AttentionShape
-from utils.errors import FieldError
 
 WIDTH_STEP = 256  # of the hidden layer of the feed-forward networks
 
@@ -65,5 +64,5 @@ class HaltonConfig(AttentionShape):
 
     def validate_heads(self) -> None:
         """Check that the heads fit the width; raises FieldError."""
-        if self.heads > self.hidden_dim:
-            raise FieldError("heads", self.heads, f"must be at most `hidden_dim` {self.hidden_dim}")
+        reason = f"must be at most `hidden_dim` {self.hidden_dim}"
+        self.need(self.heads <= self.hidden_dim, "heads", reason)

@@ -41,14 +41,14 @@ class BitTokenizerConfig(MaskgitVQGANConfig):
     def validate(self) -> None:
         """Check that the numbers fit together; errors as in `VQGANConfig`."""
         super().validate()
-        if self.n_embed != 2**self.embed_dim:
-            reason = f"must be 2 to the power of its {self.embed_dim} bits"
-            raise FieldError("n_embed", self.n_embed, reason)
+        are_all = self.n_embed == 2**self.embed_dim
+        self.need(are_all, "n_embed", f"must be 2 to the power of its {self.embed_dim} bits")
         if self.remap is not None:
             raise FieldError("remap", len(self.remap), "no code of bits can be left out")
-        if self.splits < 1 or self.embed_dim % self.splits or self.factor % self.splits:
-            reason = f"must divide {self.embed_dim} bits, and {self.factor} pixels"
-            raise FieldError("tokenizer.splits", self.splits, reason)
+        numbers = (self.embed_dim, self.factor)
+        divides = self.splits >= 1 and not any(number % self.splits for number in numbers)
+        reason = f"must divide {self.embed_dim} bits, and {self.factor} pixels"
+        self.need(divides, "tokenizer.splits", reason)
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,7 @@ class BitTransformerConfig(AttentionShape):
     def validate(self) -> None:
         """Check that the numbers fit together; errors as in `AttentionShape`."""
         super().validate()
-        if self.codebook_size != 2**self.bits:
-            reason = "must be a power of 2, because this transformer sees the bits of tokens"
-            raise FieldError("transformer.codebook_size", self.codebook_size, reason)
-        if self.seq_len % self.splits:
-            raise FieldError("transformer.splits", self.splits, f"must divide {self.seq_len}")
+        reason = "must be a power of 2, because this transformer sees the bits of tokens"
+        self.need(self.codebook_size == 2**self.bits, "transformer.codebook_size", reason)
+        divides = self.seq_len % self.splits == 0
+        self.need(divides, "transformer.splits", f"must divide {self.seq_len}")

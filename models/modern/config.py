@@ -9,7 +9,6 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 from models.shapes import AttentionShape
-from utils.errors import FieldError
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,10 @@ class ModernConfig(AttentionShape):
 
     def validate(self) -> None:
         """Check that the numbers fit together; errors as in `AttentionShape`."""
-        if not self.grid or min(self.grid) < 1:
-            raise FieldError("grid", self.grid, "must be sizes of at least 1")
+        self.need(min(self.grid, default=0) >= 1, "grid", "must be sizes of at least 1")
         super().validate()
 
     def validate_heads(self) -> None:
         """Check that the heads fit the width; raises FieldError."""
-        if self.hidden_dim % (2 * self.heads):
-            reason = f"must be divisible by twice the `heads` {self.heads}"
-            raise FieldError("hidden_dim", self.hidden_dim, reason)
+        fits = self.hidden_dim % (2 * self.heads) == 0
+        self.need(fits, "hidden_dim", f"must be divisible by twice the `heads` {self.heads}")

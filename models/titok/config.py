@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
 from models.shapes import AttentionShape
 from models.vqgan.config import VQGANConfig
-from utils.errors import FieldError
 from utils.size import Size
 
 HEAD_WIDTH = 64  # channels of an attention head, at all published widths
@@ -55,9 +54,8 @@ class TitokConfig(MaskgitVQGANConfig):
         super().validate()
         for part in ("encoder", "decoder"):
             for name, step in ((f"{part}_width", HEAD_WIDTH), (f"{part}_depth", 1)):
-                value = getattr(self, name)
-                if value < step or value % step:
-                    raise FieldError(f"tokenizer.{name}", value, f"must be a multiple of {step}")
+                fits = getattr(self, name) >= step and getattr(self, name) % step == 0
+                self.need(fits, f"tokenizer.{name}", f"must be a multiple of {step}")
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,5 @@ class TitokTransformerConfig(AttentionShape):
     def validate(self) -> None:
         """Check that the numbers fit together; errors as in `AttentionShape`."""
         super().validate()
-        if self.long_skips and self.depth % 2:
-            raise FieldError(
-                "depth", self.depth, "must be even, because each skip joins two blocks"
-            )
+        is_even = not self.long_skips or self.depth % 2 == 0
+        self.need(is_even, "depth", "must be even, because each skip joins two blocks")

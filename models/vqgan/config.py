@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from models.shapes import TokenizerShape
-from utils.errors import FieldError, value_text
+from utils.errors import value_text
 from utils.plain import ADDED_LATER, written_by
 from utils.size import Size, size_of, size_text
 
@@ -117,9 +117,28 @@ class VQGANConfig(TokenizerShape):
             FieldError: naming the first field with a wrong value, and what would work.
             ValueError: if `remap` is empty or has a wrong or repeated code.
         """
-        self._validate_counts()
-        self._validate_sizes()
-        self._validate_codebook()
+        levels = len(self.ch_mult)
+        self.need(min(self.image_size) >= 1, "image_size", "must be at least 1")
+        for name in ("image_channels", "channels", "z_channels", "num_res_blocks", "n_embed",
+                     "embed_dim", "norm_groups"):  # fmt: skip
+            self.need(getattr(self, name) >= 1, f"VQGANConfig.{name}", "must be at least 1")
+        are_positive = 1 <= levels <= MAX_LEVELS and min(self.ch_mult) >= 1
+        self.need(are_positive, "ch_mult", f"needs 1 to {MAX_LEVELS} numbers, each from 1 up")
+        most = MAX_BLOCKS // levels
+        reason = f"must be at most {most} with {levels} resolutions"
+        self.need(self.num_res_blocks <= most, "num_res_blocks", reason)
+        in_range = 0 <= self.dropout < 1
+        self.need(in_range, "VQGANConfig.dropout", "must be at least 0 and below 1")
+        self.need(
+            self.colorize_nlabels in (None, self.image_channels),
+            "colorize_nlabels",
+            f"the images have {self.image_channels} channel(s), and each label is a channel",
+        )
+        self._validate_sizes(f"`ch_mult` {value_text(self.ch_mult)}")
+        fits = self.codebook_size <= MAX_CODES
+        self.need(fits, "n_embed", f"at most {MAX_CODES} codes can be used")
+        if self.remap is not None:
+            _check_remap(self.remap, self.n_embed)
 
     def agrees(self, field: str, value: object) -> bool:
         """Return whether a value that the user gave is the value of the field.
@@ -135,73 +154,33 @@ class VQGANConfig(TokenizerShape):
             return set(value) & occurring == set(own) & occurring
         return super().agrees(field, value)
 
-    def _validate_counts(self) -> None:
-        """Check fields that do not depend on the image size."""
-        if min(self.image_size) < 1:
-            raise FieldError("image_size", size_text(self.image_size), "must be at least 1")
-        for name in ("image_channels", "channels", "z_channels", "num_res_blocks", "n_embed",
-                     "embed_dim", "norm_groups"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise FieldError(_own(name), getattr(self, name), "must be at least 1")
-        if not 1 <= len(self.ch_mult) <= MAX_LEVELS or min(self.ch_mult) < 1:
-            reason = f"needs 1 to {MAX_LEVELS} numbers, each from 1 up"
-            raise FieldError("ch_mult", self.ch_mult, reason)
-        most = MAX_BLOCKS // len(self.ch_mult)
-        if self.num_res_blocks > most:
-            reason = f"must be at most {most} with {len(self.ch_mult)} resolutions"
-            raise FieldError("num_res_blocks", self.num_res_blocks, reason)
-        if not 0 <= self.dropout < 1:
-            raise FieldError(_own("dropout"), self.dropout, "must be at least 0 and below 1")
-        if self.colorize_nlabels not in (None, self.image_channels):
-            raise FieldError(
-                "colorize_nlabels",
-                self.colorize_nlabels,
-                f"the images have {self.image_channels} channel(s), and each label is a channel",
-            )
-
-    def _validate_sizes(self) -> None:
+    def _validate_sizes(self, widths: str) -> None:
         """Check that GroupNorm divides all widths and the image can be halved often enough."""
         for width in (self.channels, *self.widths):
-            if width % self.norm_groups:
-                raise FieldError(
-                    "channels",
-                    self.channels,
-                    f"with `ch_mult` {value_text(self.ch_mult)} there are layers of {width} "
-                    f"channels, which GroupNorm's {self.norm_groups} groups do not divide; use "
-                    f"multiples of {self.norm_groups}",
-                )
-        wrong = [side for side in self.image_size if side % self.factor]
-        if wrong:
-            below = wrong[0] // self.factor * self.factor
+            self.need(
+                width % self.norm_groups == 0,
+                "channels",
+                f"with {widths} there are layers of {width} channels, which GroupNorm's "
+                f"{self.norm_groups} groups do not divide; use multiples of {self.norm_groups}",
+            )
+        for side in self.image_size:
+            below = side // self.factor * self.factor
             fits = f"{below} or {below + self.factor}" if below else f"{self.factor}"
-            raise FieldError(
+            self.need(
+                side == below,
                 "image_size",
-                size_text(self.image_size),
-                f"{len(self.ch_mult)} resolutions (`ch_mult` {value_text(self.ch_mult)}) halve it "
-                f"{len(self.ch_mult) - 1} times, so it must be a multiple of {self.factor}, e.g. "
-                f"{fits}",
+                f"{len(self.ch_mult)} resolutions ({widths}) halve it {len(self.ch_mult) - 1} "
+                f"times, so it must be a multiple of {self.factor}, e.g. {fits}",
             )
 
-    def _validate_codebook(self) -> None:
-        """Check the number of codes and the remap."""
-        if self.codebook_size > MAX_CODES:
-            raise FieldError(
-                "n_embed",
-                self.n_embed,
-                f"at most {MAX_CODES} codes can be used",
-            )
-        if self.remap is None:
-            return
-        if not self.remap:
-            raise ValueError("the list of used codes is empty")
-        wrong = [code for code in self.remap if not 0 <= code < self.n_embed]
-        if wrong:
-            raise ValueError(f"code {wrong[0]} is not in the codebook (0..{self.n_embed - 1})")
-        code, times = Counter(self.remap).most_common(1)[0]
-        if times > 1:
-            raise ValueError(f"code {code} occurs more than once")
 
-
-def _own(field: str) -> str:
-    """Name a field for a FieldError, if other configs have a field of this name too."""
-    return f"VQGANConfig.{field}"
+def _check_remap(remap: tuple[int, ...], n_embed: int) -> None:
+    """Raise a ValueError unless these are different codes of the codebook."""
+    if not remap:
+        raise ValueError("the list of used codes is empty")
+    wrong = [code for code in remap if not 0 <= code < n_embed]
+    if wrong:
+        raise ValueError(f"code {wrong[0]} is not in the codebook (0..{n_embed - 1})")
+    code, times = Counter(remap).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"code {code} occurs more than once")

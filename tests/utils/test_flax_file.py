@@ -60,8 +60,8 @@ def array(description: object) -> bytes:
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (array([[2, 2], "float32", bytes(15)]), "do not have its size"),
-        (array([[-1], "float32", bytes(4)]), "do not have its size"),
+        (array([[2, 2], "float32", bytes(15)]), "an array of shape"),
+        (array([[-1], "float32", bytes(4)]), "an array without a shape"),
         (array([[1] * 65, "float32", bytes(4)]), "65 exceeds max_array_len"),
         (array([[1], "object", bytes(8)]), "is not described"),
         (array([1, "float32", bytes(4)]), "is not described"),
