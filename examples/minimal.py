@@ -66,7 +66,7 @@ def train(model: MaskedTransformer, tokens: Tensor, labels: Tensor, num_steps: i
 
 
 def masked_loss(model: MaskedTransformer, tokens: Tensor, labels: Tensor) -> Tensor:
-    """Hide a random share of the tokens, int64 (B, L), and compute the cross-entropy of those.
+    """Hide a random share of the tokens, int64 (B, L), and return their cross-entropy.
 
     A tenth of the labels, int64 (B,), is replaced by "no class", which guidance needs in sampling.
     """

@@ -1,7 +1,7 @@
 """Makes the program's folders importable under `maskgit.`, next to other models and utils.
 
 Inside the program `utils.errors` is a top-level name, and a user's own utils.py may come first. So
-the library has its own copy of these modules. models/open.py is `maskgit.models.open`,
+the library loads these modules again under its own name: models/open.py is `maskgit.models.open`,
 and `from utils.errors import ...` in it means `maskgit.utils.errors`.
 """
 

@@ -138,7 +138,7 @@ def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) ->
     """Plan the decoding of a block.
 
     There are never more steps than the largest number of hidden tokens. An image with fewer hidden
-    tokens than steps reveals nothing at first, and then one token per step.
+    tokens than steps reveals nothing in the first steps, then one token per step.
 
     Args:
         num_hidden: int (B,), hidden tokens of each image, 0 allowed.

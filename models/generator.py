@@ -30,8 +30,8 @@ from utils.pictures import to_uint8
 from utils.weights import with_linear_weights_in
 
 BLOCK_SIZE = 256  # images computed at once, by default
-# Logits of all images that are decoded at once, without guidance: 1 GiB. Larger blocks are decoded
-# in parts; with 16,384 codes a block of 256 images would need tens of gigabytes.
+# Most logits of the images that are decoded at once, without guidance: 1 GiB. Larger blocks are
+# decoded in parts; with 16,384 codes a block of 256 images would need tens of gigabytes.
 MOST_LOGITS = 2**28
 Labels = Iterable[int | str] | np.ndarray | Tensor | int | str
 """One class per image, as on the command line: numbers, names, ranges, or "none" for no class."""
@@ -75,8 +75,8 @@ class ImageGenerator:
     def _predictor(self) -> Transformer:
         """The transformer for sampling, with linear weights in the precision of matrix products.
 
-        Otherwise autocast casts them at every step, which takes a quarter of the kernel launches on
-        a GPU. The results are the same, bit for bit.
+        Otherwise autocast casts them at every step: a quarter of the kernel launches on a GPU. The
+        results are the same, bit for bit.
         """
         if self.precision == torch.float32:
             return self.transformer

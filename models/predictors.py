@@ -84,8 +84,8 @@ def guided_predictor(
 
     At a step with guidance 0, only the conditional half is computed. If all images start from equal
     tokens and there are at least as many images as labels, the first step is computed once per
-    label. Unused labels are computed too, so that an image does not depend on the labels of the
-    other images, bit for bit.
+    label. Unused labels are computed too: so an image does not depend on the labels of the other
+    images, bit for bit.
 
     Args:
         labels: int64 (B,), on the model's device.

@@ -35,7 +35,7 @@ class Proposal(NamedTuple):
 
     Attributes:
         tokens: int64 (B, L), a token for every position; only those at hidden positions are used.
-        score: float32 (B, L), the hidden positions with the highest scores are revealed.
+        score: float32 (B, L); the hidden positions with the highest scores are revealed.
     """
 
     tokens: Tensor
@@ -130,7 +130,7 @@ def draw_tokens(log_probs: Tensor, uniform: Tensor) -> Tensor:
 
     cdf = log_probs.exp().cumsum(-1)  # (B, L, K)
     total = cdf[..., -1:]
-    # Rounding must not raise the threshold to the total: beyond it are tokens of probability 0.
+    # Rounding must not raise the threshold to the total: the tokens there have probability 0.
     threshold = (uniform[..., None] * total).minimum(total.nextafter(torch.zeros_like(total)))
     drawn = torch.searchsorted(cdf, threshold, right=True)  # (B, L, 1)
     return drawn.clamp_(max=log_probs.shape[-1] - 1).squeeze(-1)

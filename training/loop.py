@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 SAVE_EVERY_MINUTES = 10.0  # most minutes between two saved states
 LOG_EVERY = 50  # steps between two rows of metrics
 TIMED_STEPS = 10  # after this many steps a line says when the training will end
-TIMED_SHARE = 0.03  # of the time that there is; measuring many steps must not take longer
+TIMED_SHARE = 0.03  # of a time limit; measuring the first steps must not take longer
 # Log a line after this many epochs, and this share of the run, without a lower validation loss.
 STALLED_EPOCHS, STALLED_SHARE = 5, 0.1
 
@@ -59,7 +59,7 @@ def train_loop(
         position: where to start; it is updated in place.
         processes: the processes that train together, with this one.
         clock: returns the time in seconds, that of `LoopConfig.ends_at`.
-        evaluation: scores samples as the run goes; None does not.
+        evaluation: scores samples during the run; None for no scores.
 
     Raises:
         SystemExit: with 128 plus the signal's number after a signal, once the state is saved.
@@ -172,7 +172,7 @@ class _Loop:
             bar.total = images * self.total
 
     def _set_length(self, steps: int) -> None:
-        """Let the run, and the fall of its learning rate, have this many steps."""
+        """Set the number of steps of the run, over which its learning rate falls."""
         stage = self.stage
         self.position.length = steps
         stage.learning_rate = replace(stage.learning_rate, epochs=steps / stage.steps_per_epoch)
@@ -198,13 +198,13 @@ class _Loop:
             position.length = position.step
 
     def _has_time(self, until: float) -> bool:
-        """Whether a time has not come yet; all processes agree."""
+        """Return whether the time `until` is still to come, the same in all processes."""
         return not self.processes.largest(self.clock() > until)[0]
 
     def _log_time(self, device: torch.device) -> None:
-        """Log when the run will end: after its first steps, and where no bar shows it every minute.
+        """Log when the run will end: after its first steps, and every minute without a bar.
 
-        Then also write the first picture, if it is due.
+        Also write the first picture when it is due.
         """
         position, now = self.position, self.clock()
         made = position.step - self.first_step

@@ -80,9 +80,10 @@ class Position:
         wandb_id: id of the run at Weights & Biases; None without one.
         wandb_home: identity of the run folder that the id belongs to (`marks_of`); empty in older
             states.
-        length: steps of the whole run, if not its epochs decide: chosen for the time that it may
-            take, or the step after which it ended early; 0 where the epochs decide.
-        best_fid: lowest FID of samples so far, and `fid_basis`, the `Evaluation.basis` of it.
+        length: steps of the whole run if they were chosen to fit a time limit, or if it ended
+            early; 0 if the number of epochs decides.
+        best_fid: lowest FID of samples so far.
+        fid_basis: the `Evaluation.basis` of `best_fid`.
         sums: sum of each metric since the last logged row, and its number of steps. They let a
             resumed run log the same rows as an uninterrupted one.
     """

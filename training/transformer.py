@@ -50,8 +50,8 @@ from utils.weights import load_weights
 
 # On the CPU a step is computed in parts of at most this many tokens; larger ones are slower.
 CPU_PART_TOKENS = 4096
-# On the CPU torch prepares a product in bfloat16 again for each number of rows, and keeps what it
-# prepared. So the hidden tokens of a part are padded to a multiple of this.
+# On the CPU torch sets up a matrix product in bfloat16 once for each number of rows, and keeps
+# every setup in memory. So the hidden tokens of a part are padded to a multiple of this.
 CPU_ROWS = 128
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -93,8 +93,8 @@ class MaskGITStage:
             checkpoint_entries: what else a checkpoint holds: dataset, class names, tokenizer.
             preview: writes a picture of samples of a transformer to a path.
             start: weights by name that replace the random ones.
-            former_classes: names of the classes of a saved state that does not name them; it may
-                have fewer than the model.
+            former_classes: class names for a saved state that holds none; the state may have fewer
+                classes than the model.
             compile_model: whether the training step runs through torch.compile.
             processes: the processes that train together, at most one per image of a step.
 
@@ -136,8 +136,8 @@ class MaskGITStage:
         """Make an optimizer step.
 
         Returns:
-            Scalars on the device: "loss"; "gradient_norm" before clipping; and "skipped", 1 if
-            one of the two was not finite, so that the weights are unchanged.
+            Scalars on the device: "loss"; "gradient_norm" before clipping; and "skipped", 1 if one
+            of the two was not finite. The weights are unchanged then.
         """
         # Draw the batch.
         self._shared.train()

@@ -36,7 +36,7 @@ class ModernConfig(AttentionShape):
         "logit_scale": 0.85,
     }
 
-    # The student of docs/log/few_steps.md.
+    # The students of docs/log/few_steps.md.
     usual_students: ClassVar[Mapping[str, Any]] = {
         "epochs": 14,
         "optimizer": "muon",

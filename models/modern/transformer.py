@@ -1,7 +1,7 @@
 """A bidirectional transformer that learns faster than that of models/maskgit, with the same task.
 
-It differs by what made text models of this kind learn faster since. docs/log/modern.md has the
-measured gain of each choice, and of those that were left out.
+It has the changes that made text models of this kind learn faster since 2022. docs/log/modern.md
+has the measured gain of each, and of those that were left out.
 
 - The last layers of attention and MLP start at 0, so that a block starts as the identity (Goyal et
   al. 2017, *Accurate, Large Minibatch SGD*).
@@ -9,8 +9,8 @@ measured gain of each choice, and of those that were left out.
 - Queries and keys are normalized for each head (Henry et al. 2020, *Query-Key Normalization for
   Transformers*).
 - No bias, and no weights in a norm: fewer operations.
-- The class is added to every position. A place of its own in the sequence costs more time than it
-  seems: 65 positions do not fill the tiles of the hardware.
+- The class is added to every position. A position of its own costs more time than it seems: 65
+  positions do not fill the tiles of the hardware.
 - The activations between blocks have the precision of matrix products.
 
 Ids 0 .. K-1 are image tokens, and K is the mask token.
@@ -30,8 +30,8 @@ from models.layers import Dropout, attend, rows_at
 from models.modern.config import ModernConfig
 
 EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
-SLOWEST = 0.01  # the slowest turn of rotary positions beside the fastest
-Turns = tuple[Tensor, Tensor]  # of `rotation`
+SLOWEST = 0.01  # angle of the slowest rotary channels, as a share of that of the fastest
+Turns = tuple[Tensor, Tensor]  # what `rotation` returns
 
 
 class ModernTransformer(Transformer):
@@ -98,7 +98,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        # Two layers, because a part of the output of one is a copy before its norm.
+        # Two layers: the norm would have to copy a part of the output of a single one.
         self.queries_keys = nn.Linear(width, 2 * width, bias=False)
         self.values = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -124,11 +124,11 @@ def normalize(x: Tensor) -> Tensor:
 
 
 def rotation(grid: tuple[int, ...], width: int, like: Tensor) -> Turns:
-    """Compute by which angles the positions of a grid turn the channels of a head.
+    """Compute the angles by which the positions of a grid turn the channels of a head.
 
-    These are the rotary positions of Su et al. 2021, *RoFormer*, for several axes: each axis turns
-    its share of the pairs of channels, the first of them by a quarter of a turn per step along the
-    axis, the others more slowly.
+    These are the rotary positions of Su et al. 2021, *RoFormer*, for several axes. Each axis turns
+    its share of the pairs of channels: the first pair by a quarter turn per step along the axis,
+    the others more slowly.
 
     Args:
         grid: sizes of the axes; their product is L.

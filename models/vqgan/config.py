@@ -36,7 +36,7 @@ class VQGANConfig(TokenizerShape):
         remap: rows of the codebook in use: token i means row remap[i]. None uses all rows.
         sane_index_shape: whether the quantizer returns tokens as (B, h, w), not flat.
         colorize_nlabels: number of channels if the channels of the images are labels, not colors.
-            Such images are shown through a fixed random projection to RGB. None for other images.
+            Such images are shown in fixed random colors. None for other images.
         middle_attention: whether there is attention at the resolution of the tokens, between the
             two middle blocks.
         norm_groups: groups of every GroupNorm; all widths are multiples of it. With one channel in

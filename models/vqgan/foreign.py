@@ -180,7 +180,7 @@ def find_weights(file: ForeignFile) -> dict[str, Tensor]:
     _refuse_other_kinds(weights, file.path)
     images, colorize = weights["encoder.conv_in.weight"], weights.get("colorize")
     if colorize is not None and colorize.shape[1:2] != images.shape[1:2]:
-        # taming creates the buffer with any number of labels, but uses it only for label images.
+        # taming makes this buffer for any number of labels, but uses it only for label images.
         log.info("%s: ignoring its colors of labels, because its images are not labels", file.path)
         del weights["colorize"]
     return weights

@@ -21,8 +21,8 @@ from models.vqgan.norm import GroupNorm
 from models.vqgan.quantizer import VectorQuantizer
 from utils.plain import to_plain
 
-# Fields of the config that do not change what a trained encoder computes. Which levels have
-# attention is seen in its weights.
+# Fields of the config that do not change what a trained encoder computes. Its weights show which
+# levels have attention.
 NOT_ENCODING = {"image_size", "attn_resolutions", "dropout", "sane_index_shape", "colorize_nlabels"}
 DECODER = ("decoder.", "post_quant_conv.", "colorize")  # starts of the names of what only decodes
 
@@ -212,7 +212,7 @@ class Decoder(nn.Module):
         return self.conv_out(self.features(z))
 
     def features(self, z: Tensor) -> Tensor:
-        """Compute the input of the last convolution: (B, Z, h, w) -> (B, channels, H, W)."""
+        """Compute the last convolution's input: (B, Z, h, w) -> (B, channels, H, W)."""
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
