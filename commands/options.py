@@ -8,7 +8,7 @@ messages appear at once.
 
 import enum
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,513 +149,401 @@ def _modes(text: str) -> frozenset[str]:
 AUTO = "auto"  # a value of --device and --precision
 BEST = "best"  # a value of --settings
 TRAINING = _modes("train_vae train distill")
-GENERATING = _modes("train sample edit evaluate sweep page")  # --train makes its sample grids
-OPENING = _modes("distill show_plan sample edit evaluate sweep export page")  # a trained model
-READING = _modes("train_vae reconstruct train edit evaluate sweep page")  # images of a dataset
+# --train makes its sample grids.
+GENERATING = _modes("train sample edit evaluate sweep page")
+OPENING = (GENERATING - {"train"}) | {"distill", "show_plan", "export"}  # a trained model
+READING = (GENERATING - {"sample"}) | {"train_vae", "reconstruct"}  # images of a dataset
 LOOKING = READING | {"look"}
-COMPUTING = READING | _modes("distill sample")
+SHOWN = LOOKING - {"edit", "page"}  # images of a dataset, shown as the options say
+COMPUTING = READING | {"distill", "sample"}
+EVERY_RUN = COMPUTING | _modes("look show_plan export curves")
 WARMUP = "epochs of linear warm-up, at most a tenth of the run; cosine decay follows"
 
 
-def _data() -> Iterator[Option]:
-    """Yield the options about the images of the dataset."""
+def _rows(modes: str | frozenset[str], *configs: type, **common: Any) -> Callable[..., Option]:
+    """Return a function that makes options with some values in common.
 
-    def prepares(name: str, kind: Any, unit: str, text: str, modes: Any, **more: Any) -> Option:
-        """Make an option for the field of Preparation with the same name."""
-        fills = (Fill(Preparation, name),)
-        return Option(name, kind, unit, text, modes, fills, resume=Resume.RUN, **more)
+    Args:
+        modes: names of their modes.
+        *configs: the configs whose field they fill; none fill no field.
+        **common: other values of an Option.
+    """
 
-    yield Option(
-        "dataset", str, "NAME", "dataset", LOOKING | OPENING | {"download_only", "sample"},
-        default="mnist", resume=Resume.RUN, choices=tuple(DATASETS),
-    )  # fmt: skip
-    yield Option(
-        "data_dir", kinds.path, "DIR", "folder of the datasets", LOOKING | {"download_only"},
-        default="datasets", resume=Resume.FREE,
-    )  # fmt: skip
-    shown = LOOKING - {"edit", "page"}
-    text = "crop takes the center of an image, pad adds bars so that all of it is seen"
-    yield prepares("fit", str, "HOW", text, shown, choices=FITS)
-    text = "filter that resizes images, bilinear, ADM's or bicubic"
-    yield prepares("resize", str, "RULE", text, shown, choices=tuple(RESIZES))
-    text = "color behind transparent parts, and of the bars of --fit pad: a name, or #rrggbb"
-    yield prepares("background", kinds.color, "COLOR", text, shown)
-    text = "flips of the training images; letters and flags need none [the dataset's own]"
-    yield prepares("flips", str, "HOW", text, _modes("train_vae train"), choices=tuple(VIEWS))
-    text = "also train on N changed copies of every image: shifted, cropped, in other colors"
-    yield prepares("augment", kinds.whole_number, "N", text, _modes("train_vae train"))
-    text = "folder of the token caches [<output_dir>/tokens]"
-    yield Option("cache_dir", kinds.path, "DIR", text, LOOKING, resume=Resume.FREE)
-    yield Option(
-        "size", kinds.image_size, "PIXELS",
-        "height and width of the images, as in 64 or 32x64 [the dataset's own]",
-        LOOKING | {"download_only"}, (Fill(VQGANConfig, "image_size"),), default=None,
-        compared=True, resume=Resume.RUN,
-    )  # fmt: skip
-    yield Option(
-        "n_classes", kinds.positive_int, "N",
-        "number of classes; every dataset has its own, so this only checks it",
-        _modes("train"), default=10, compared=True,
-    )  # fmt: skip
-    yield Option(
-        "num_workers", kinds.whole_number, "N", "extra processes that read images; 0 for none",
-        shown, default=0, resume=Resume.FREE,
-    )  # fmt: skip
-    yield Option(
-        "checkpoint_vae", kinds.checkpoint, "FILE",
-        "trained VQ-GAN, as in --checkpoint [the run's own, else the one bundled for the dataset]",
-        OPENING | _modes("reconstruct train"), resume=Resume.FREE,
-    )  # fmt: skip
-    yield Option(
-        "tokenizer", str, "NAME",
-        "family of a new tokenizer, or of --checkpoint_vae where its contents do not tell",
-        OPENING | _modes("train_vae reconstruct train"), default=VQGANConfig.family,
-        resume=Resume.STAGE,
-    )  # fmt: skip
-    yield Option(
-        "splits", kinds.positive_int, "N",
-        "tokens per cell, which share its bits (family maskbit)", _modes("train"),
-        (Fill(BitTokenizerConfig, "splits"),), compared=True, resume=Resume.STAGE,
-    )  # fmt: skip
-
-
-def _tokenizer() -> Iterator[Option]:
-    """Yield the options that shape a new tokenizer."""
-
-    def shape(name: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
-        """Make an option for the field of VQGANConfig with the same name."""
-        return Option(
-            name, kind, unit, text, _modes("train_vae"), (Fill(VQGANConfig, name),),
-            compared=True, resume=Resume.STAGE, **more,
-        )  # fmt: skip
-
-    yield shape("channels", kinds.positive_int, "N", "channels at full resolution")
-    yield shape("z_channels", kinds.positive_int, "N", "channels before the codebook")
-    text = "channel multipliers, one per resolution"
-    yield shape("ch_mult", kinds.int_list, "N", text, many=Many.LIST)
-    yield shape("num_res_blocks", kinds.positive_int, "N", "residual blocks per resolution")
-    text = "groups of each normalization; few channels in a group lose the colors of flat images"
-    yield shape("norm_groups", kinds.positive_int, "N", text)
-    text = "feature maps with attention, by their side in pixels; [] for none"
-    yield shape("attn_resolutions", kinds.int_list, "N", text, many=Many.LIST)
-    yield Option(
-        "no_middle_attention", None, "",
-        "no attention between the middle blocks; with --attn_resolutions [] any size works",
-        _modes("train_vae"), (Fill(VQGANConfig, "middle_attention", operator.not_),),
-        default=False, resume=Resume.STAGE,
-    )  # fmt: skip
-    yield shape("dropout", kinds.rate, "P", "dropout in encoder and decoder")
-    yield shape("double_z", None, "", "the encoder returns 2 * z_channels channels")
-    yield shape("n_embed", kinds.positive_int, "K", "codebook size")
-    yield shape("embed_dim", kinds.positive_int, "N", "width of a code")
-    text = ".npy file with the numbers of the used codes; tokens count only these"
-    yield shape("remap", kinds.path, "FILE", text)
-    text = "the quantizer returns tokens as (B, h, w), not flat"
-    yield shape("sane_index_shape", None, "", text)
-    text = "channels of images whose channels are labels; they are shown in random colors"
-    yield shape("colorize_nlabels", kinds.positive_int, "N", text)
-
-
-def _tokenizer_training() -> Iterator[Option]:
-    """Yield the options of stage 1."""
-
-    def learns(
+    def row(
         name: str,
-        field: str,
-        kind: Any,
+        kind: Callable[[str], Any] | None,
         unit: str,
         text: str,
-        modes: str = "train_vae",
+        field: str = "",
+        modes: str | frozenset[str] = modes,
+        configs: tuple[type, ...] = configs,
         **more: Any,
     ) -> Option:
-        """Make an option for a field of VQGANTrainingConfig."""
-        fills = (Fill(VQGANTrainingConfig, field),)
-        values = {"resume": Resume.STAGE, **more}
-        return Option(name, kind, unit, text, _modes(modes), fills, **values)
+        """Make an option; `field` names its field if it is not called like the option."""
+        names = _modes(modes) if isinstance(modes, str) else modes
+        fills = tuple(Fill(config, field or name) for config in configs)
+        return Option(name, kind, unit, text, names, **{"fills": fills, **common, **more})
 
-    yield learns("n_epochs_vae", "epochs", kinds.positive_int, "N", "epochs", resume=Resume.GROW)
-    yield learns(
-        "batch_size_vae", "batch_size", kinds.positive_int, "N", "images per step",
-        "train_vae reconstruct",
-    )  # fmt: skip
-    text = "muon trains the weights of convolutions, AdamW the others"
-    yield learns("optimizer_vae", "optimizer", str, "NAME", text, choices=OPTIMIZERS)
-    text = "start with residual blocks that do nothing and convolutions that keep the variance"
-    yield learns("linear_start", "linear_start", None, "", text)
-    yield learns("lr_vae", "lr", kinds.positive, "LR", "peak learning rate")
-    yield learns("warmup_vae", "warmup_epochs", kinds.non_negative, "EPOCHS", WARMUP)
-    text = "betas of Adam, two numbers"
-    yield learns("betas_vae", "betas", kinds.beta_list, "B", text, many=Many.LIST, length=2)
-    text = "first step with the discriminator"
-    yield learns("disc_start", "disc_start", kinds.whole_number, "STEP", text)
-    text = "weight of the adversarial loss; 0 trains without a discriminator"
-    yield learns("disc_weight", "disc_weight", kinds.non_negative, "W", text)
-    text = "trained VQ-GAN whose averaged weights the new one starts from"
-    yield learns("init_vae", "init", kinds.checkpoint, "FILE", text)
-    text = "parameters of the VQ-GAN that are not trained: names with * and commas"
-    yield learns("freeze_vae", "freeze", kinds.pattern_list, "PATTERN", text, many=Many.LIST)
-    text = "weight of the codebook's loss"
-    yield learns("codebook_weight", "codebook_weight", kinds.non_negative, "W", text)
-    text = "weight of the color differences (red - green, blue - yellow) in the reconstruction loss"
-    yield learns("chroma_weight", "chroma_weight", kinds.non_negative, "W", text)
-    text = "weight of the perceptual loss; 0 needs no VGG weights"
-    yield learns("perceptual_weight", "perceptual_weight", kinds.non_negative, "W", text)
-    yield learns(
-        "perceptual_vgg", "perceptual_vgg", kinds.checkpoint, "FILE",
-        "torchvision's vgg16-397923af.pth, if it cannot be downloaded", "train_vae evaluate",
-        resume=Resume.FREE,
-    )  # fmt: skip
+    return row
 
 
-def _transformer() -> Iterator[Option]:
-    """Yield the options that shape a new transformer."""
+# The tables: each option in the form name, kind, unit, help, field.
+# fmt: off
+row = _rows("", resume=Resume.FREE)
+shown = _rows(SHOWN, Preparation, resume=Resume.RUN)
+DATA = (
+    row("dataset", str, "NAME", "dataset", modes=LOOKING | OPENING | {"download_only"},
+        default="mnist", resume=Resume.RUN, choices=tuple(DATASETS)),
+    row("data_dir", kinds.path, "DIR", "folder of the datasets",
+        modes=LOOKING | {"download_only"}, default="datasets"),
+    shown("fit", str, "HOW",
+          "crop takes the center of an image, pad adds bars so that all of it is seen",
+          choices=FITS),
+    shown("resize", str, "RULE", "filter that resizes images, bilinear, ADM's or bicubic",
+          choices=tuple(RESIZES)),
+    shown("background", kinds.color, "COLOR",
+          "color behind transparent parts, and of the bars of --fit pad: a name, or #rrggbb"),
+    shown("flips", str, "HOW",
+          "flips of the training images; letters and flags need none [the dataset's own]",
+          modes="train_vae train", choices=tuple(VIEWS)),
+    shown("augment", kinds.whole_number, "N",
+          "also train on N changed copies of every image: shifted, cropped, in other colors",
+          modes="train_vae train"),
+    row("cache_dir", kinds.path, "DIR", "folder of the token caches [<output_dir>/tokens]",
+        modes=LOOKING),
+    row("size", kinds.image_size, "PIXELS",
+        "height and width of the images, as in 64 or 32x64 [the dataset's own]",
+        "image_size", LOOKING | {"download_only"}, (VQGANConfig,), default=None, compared=True,
+        resume=Resume.RUN),
+    row("n_classes", kinds.positive_int, "N",
+        "number of classes; every dataset has its own, so this only checks it",
+        modes="train", default=10, compared=True, resume=Resume.FORGET),
+    row("num_workers", kinds.whole_number, "N", "extra processes that read images; 0 for none",
+        modes=SHOWN, default=0),
+    row("checkpoint_vae", kinds.checkpoint, "FILE",
+        "trained VQ-GAN, as in --checkpoint [the run's own, else the one bundled for the dataset]",
+        modes=OPENING | {"reconstruct", "train"}),
+    row("tokenizer", str, "NAME",
+        "family of a new tokenizer, or of --checkpoint_vae where its contents do not tell",
+        modes=OPENING | {"train_vae", "reconstruct", "train"}, default=VQGANConfig.family,
+        resume=Resume.STAGE),
+    row("splits", kinds.positive_int, "N",
+        "tokens per cell, which share its bits (family maskbit)", modes="train",
+        configs=(BitTokenizerConfig,), compared=True, resume=Resume.STAGE),
+)
 
-    def shape(name: str, field: str, kind: Any, unit: str, text: str) -> Option:
-        """Make an option for a field of TransformerConfig, and of any family that has it."""
-        return Option(
-            name, kind, unit, text, _modes("train"), (Fill(TransformerConfig, field),),
-            compared=True, resume=Resume.STAGE,
-        )  # fmt: skip
+row = _rows("train_vae", VQGANConfig, compared=True, resume=Resume.STAGE)
+TOKENIZER = (
+    row("channels", kinds.positive_int, "N", "channels at full resolution"),
+    row("z_channels", kinds.positive_int, "N", "channels before the codebook"),
+    row("ch_mult", kinds.int_list, "N", "channel multipliers, one per resolution", many=Many.LIST),
+    row("num_res_blocks", kinds.positive_int, "N", "residual blocks per resolution"),
+    row("norm_groups", kinds.positive_int, "N",
+        "groups of each normalization; few channels in a group lose the colors of flat images"),
+    row("attn_resolutions", kinds.int_list, "N",
+        "feature maps with attention, by their side in pixels; [] for none", many=Many.LIST),
+    row("no_middle_attention", None, "",
+        "no attention between the middle blocks; with --attn_resolutions [] any size works",
+        fills=(Fill(VQGANConfig, "middle_attention", operator.not_),), default=False,
+        compared=False),
+    row("dropout", kinds.rate, "P", "dropout in encoder and decoder"),
+    row("double_z", None, "", "the encoder returns 2 * z_channels channels"),
+    row("n_embed", kinds.positive_int, "K", "codebook size"),
+    row("embed_dim", kinds.positive_int, "N", "width of a code"),
+    row("remap", kinds.path, "FILE",
+        ".npy file with the numbers of the used codes; tokens count only these"),
+    row("sane_index_shape", None, "", "the quantizer returns tokens as (B, h, w), not flat"),
+    row("colorize_nlabels", kinds.positive_int, "N",
+        "channels of images whose channels are labels; they are shown in random colors"),
+)
 
-    yield Option(
-        "transformer", str, "NAME", "family of a new transformer", _modes("train"),
-        default=TransformerConfig.family, resume=Resume.STAGE,
-    )  # fmt: skip
-    text = "width of the token embedding"
-    yield shape("embed_dim_t", "embed_dim", kinds.positive_int, "N", text)
-    text = "width of the blocks, a multiple of --heads"
-    yield shape("hidden_dim", "hidden_dim", kinds.positive_int, "N", text)
-    yield shape("heads", "heads", kinds.positive_int, "N", "attention heads")
-    yield shape("depth", "depth", kinds.positive_int, "N", "number of blocks")
-    yield shape("mlp_dim", "mlp_dim", kinds.positive_int, "N", "width of the MLPs")
-    yield shape("dropout_t", "dropout", kinds.rate, "P", "dropout in the transformer")
+row = _rows("train_vae", VQGANTrainingConfig, resume=Resume.STAGE)
+TOKENIZER_TRAINING = (
+    row("n_epochs_vae", kinds.positive_int, "N", "epochs", "epochs", resume=Resume.GROW),
+    row("batch_size_vae", kinds.positive_int, "N", "images per step", "batch_size",
+        "train_vae reconstruct"),
+    row("optimizer_vae", str, "NAME", "muon trains the weights of convolutions, AdamW the others",
+        "optimizer", choices=OPTIMIZERS),
+    row("linear_start", None, "",
+        "start with residual blocks that do nothing and convolutions that keep the variance"),
+    row("lr_vae", kinds.positive, "LR", "peak learning rate", "lr"),
+    row("warmup_vae", kinds.non_negative, "EPOCHS", WARMUP, "warmup_epochs"),
+    row("betas_vae", kinds.beta_list, "B", "betas of Adam, two numbers", "betas",
+        many=Many.LIST, length=2),
+    row("disc_start", kinds.whole_number, "STEP", "first step with the discriminator"),
+    row("disc_weight", kinds.non_negative, "W",
+        "weight of the adversarial loss; 0 trains without a discriminator"),
+    row("init_vae", kinds.checkpoint, "FILE",
+        "trained VQ-GAN whose averaged weights the new one starts from", "init"),
+    row("freeze_vae", kinds.pattern_list, "PATTERN",
+        "parameters of the VQ-GAN that are not trained: names with * and commas", "freeze",
+        many=Many.LIST),
+    row("codebook_weight", kinds.non_negative, "W", "weight of the codebook's loss"),
+    row("chroma_weight", kinds.non_negative, "W",
+        "weight of the color differences (red - green, blue - yellow) in the reconstruction loss"),
+    row("perceptual_weight", kinds.non_negative, "W",
+        "weight of the perceptual loss; 0 needs no VGG weights"),
+    row("perceptual_vgg", kinds.checkpoint, "FILE",
+        "torchvision's vgg16-397923af.pth, if it cannot be downloaded",
+        modes="train_vae evaluate", resume=Resume.FREE),
+)
 
+row = _rows("train", TransformerConfig, compared=True, resume=Resume.STAGE)  # of any family
+TRANSFORMER = (
+    row("transformer", str, "NAME", "family of a new transformer", configs=(),
+        default=TransformerConfig.family, compared=False),
+    row("embed_dim_t", kinds.positive_int, "N", "width of the token embedding", "embed_dim"),
+    row("hidden_dim", kinds.positive_int, "N", "width of the blocks, a multiple of --heads"),
+    row("heads", kinds.positive_int, "N", "attention heads"),
+    row("depth", kinds.positive_int, "N", "number of blocks"),
+    row("mlp_dim", kinds.positive_int, "N", "width of the MLPs"),
+    row("dropout_t", kinds.rate, "P", "dropout in the transformer", "dropout"),
+)
 
-def _training() -> Iterator[Option]:
-    """Yield the options of --train, and those of every training."""
-
-    def learns(
-        name: str, field: str, kind: Any, unit: str, text: str, modes: Any = ("train",), **more: Any
-    ) -> Option:
-        """Make an option for a field of TrainingConfig and, by its modes, of the other stages'."""
-        others = {"train_vae": VQGANTrainingConfig, "distill": DistillConfig}
-        configs = [TrainingConfig, *(others[mode] for mode in others if mode in modes)]
-        fills = tuple(Fill(config, field) for config in configs)
-        values = {"resume": Resume.STAGE, **more}
-        return Option(name, kind, unit, text, frozenset(modes), fills, **values)
-
-    yield learns("n_epochs", "epochs", kinds.positive_int, "N", "epochs", resume=Resume.GROW)
-    text = "images per step over all processes, and images sampled at once"
-    yield learns("batch_size", "batch_size", kinds.positive_int, "N", text, GENERATING)
-    text = "muon trains the weights of linear layers, AdamW the others"
-    yield learns("optimizer", "optimizer", str, "NAME", text, choices=OPTIMIZERS)
-    yield learns("lr", "lr", kinds.positive, "LR", "peak learning rate")
-    yield learns("warmup", "warmup_epochs", kinds.whole_number, "EPOCHS", WARMUP)
-    text = "betas of AdamW, two numbers"
-    yield learns("betas", "betas", kinds.beta_list, "B", text, many=Many.LIST, length=2)
-    text = "weight decay, on the weights of linear layers"
-    yield learns("weight_decay", "weight_decay", kinds.non_negative, "W", text)
-    yield Option(
-        "sched_mode", str, "NAME",
+row = _rows("train", TrainingConfig, resume=Resume.STAGE)
+both = _rows("train_vae train", TrainingConfig, resume=Resume.STAGE)
+TRANSFORMER_TRAINING = (
+    row("n_epochs", kinds.positive_int, "N", "epochs", "epochs", resume=Resume.GROW),
+    row("batch_size", kinds.positive_int, "N",
+        "images per step over all processes, and images sampled at once", modes=GENERATING),
+    row("optimizer", str, "NAME", "muon trains the weights of linear layers, AdamW the others",
+        choices=OPTIMIZERS),
+    row("lr", kinds.positive, "LR", "peak learning rate"),
+    row("warmup", kinds.whole_number, "EPOCHS", WARMUP, "warmup_epochs"),
+    row("betas", kinds.beta_list, "B", "betas of AdamW, two numbers", many=Many.LIST, length=2),
+    row("weight_decay", kinds.non_negative, "W", "weight decay, on the weights of linear layers"),
+    row("sched_mode", str, "NAME",
         "mask schedule; -cumulative is the paper's plan, in sampling only",
-        GENERATING | {"show_plan"},
-        (Fill(TrainingConfig, "schedule", training_schedule), Fill(SamplingConfig, "schedule")),
-        resume=Resume.STAGE, choices=CHOICES["schedule"],
-    )  # fmt: skip
-    text = "share of images trained without their class, for guidance; 0 leaves no guidance"
-    yield learns("drop-label", "label_drop", kinds.rate, "P", text)
-    modes = _modes("train_vae train")
-    text = "trained model whose averaged weights the new one starts from; without --train a VQ-GAN"
-    yield Option(
-        "init", kinds.checkpoint, "FILE", text, modes, (Fill(TrainingConfig, "init"),),
-        resume=Resume.STAGE,
-    )  # fmt: skip
-    text = "parameters that are not trained: names with * and commas; without --train the VQ-GAN's"
-    yield Option(
-        "freeze", kinds.pattern_list, "PATTERN", text, modes, (Fill(TrainingConfig, "freeze"),),
-        resume=Resume.STAGE, many=Many.LIST,
-    )  # fmt: skip
-    text = "label smoothing of the cross-entropy"
-    yield learns("label_smoothing", "label_smoothing", kinds.rate, "P", text)
-    text = "largest gradient norm; 0 for no clipping"
-    modes = _modes("train distill")
-    yield learns("grad_clip", "grad_clip", kinds.non_negative, "NORM", text, modes)
-    text = "compute a batch in N parts, to save memory"
-    modes = _modes("train_vae train")
-    yield learns(
-        "grad_accum", "grad_accum", kinds.positive_int, "N", text, modes, resume=Resume.FREE
-    )
-    text = "decay of the averaged weights; 0 for none"
-    yield learns("ema_decay", "ema_decay", kinds.rate, "D", text, TRAINING)
+        modes=GENERATING | {"show_plan"}, choices=CHOICES["schedule"],
+        fills=(Fill(TrainingConfig, "schedule", training_schedule),
+               Fill(SamplingConfig, "schedule"))),
+    row("drop-label", kinds.rate, "P",
+        "share of images trained without their class, for guidance; 0 leaves no guidance",
+        "label_drop"),
+    both("init", kinds.checkpoint, "FILE",
+         "trained model whose averaged weights the new one starts from; without --train a VQ-GAN"),
+    both("freeze", kinds.pattern_list, "PATTERN",
+         "parameters that are not trained: names with * and commas; without --train the VQ-GAN's",
+         many=Many.LIST),
+    row("label_smoothing", kinds.rate, "P", "label smoothing of the cross-entropy"),
+    row("grad_clip", kinds.non_negative, "NORM", "largest gradient norm; 0 for no clipping",
+        modes="train distill", configs=(TrainingConfig, DistillConfig)),
+    both("grad_accum", kinds.positive_int, "N", "compute a batch in N parts, to save memory",
+         configs=(TrainingConfig, VQGANTrainingConfig), resume=Resume.FREE),
+    row("ema_decay", kinds.rate, "D", "decay of the averaged weights; 0 for none",
+        modes=TRAINING, configs=(TrainingConfig, VQGANTrainingConfig, DistillConfig)),
+)
 
+row = _rows(TRAINING, LoopConfig, resume=Resume.FREE)
+scores = _rows("train")
+SAVING = (
+    row("sample_and_save_freq", kinds.positive_int, "EPOCHS",
+        "write a sample grid and a checkpoint every EPOCHS epochs", "save_every_epochs"),
+    row("keep_checkpoints", kinds.whole_number, "N",
+        "also keep the last N checkpoints, with their step in the name"),
+    row("keep_best_loss", None, "",
+        "also keep the checkpoint of the lowest validation loss (<name>_best.pt)"),
+    row("publish", str, "WHICH",
+        "weights to publish, of the last step or of the lowest validation loss",
+        choices=PUBLISHED),
+    row("early_stop", kinds.whole_number, "N",
+        "end after N epochs without a lower validation loss; 0 never"),
+    scores("evaluate_every", kinds.whole_number, "EPOCHS",
+           "score samples every EPOCHS epochs, and keep the checkpoint of the lowest FID; "
+           "0: never", default=0),
+    scores("evaluate_samples", kinds.positive_int, "N", "samples for --evaluate_every",
+           default=2000),
+    both("minutes", kinds.positive, "MIN",
+         "the command ends within this time: the speed of the first steps decides the epochs",
+         configs=(), resume=Resume.RUN),
+    row("resume", None, "", "continue the run from its last saved state, if there is one",
+        configs=(), resume=Resume.FORGET),
+    both("new_images", None, "",
+         "with --resume: go on with images and classes that were added since (--dataset folder)",
+         configs=(), resume=Resume.FORGET),
+)
 
-def _saving() -> Iterator[Option]:
-    """Yield the options that say when a training ends and what it writes."""
+row = _rows("distill", DistillConfig, resume=Resume.STAGE)
+DISTILLING = (
+    row("n_epochs_distill", kinds.positive_int, "N",
+        f"epochs of {UPDATES_PER_EPOCH} optimizer steps", "epochs", resume=Resume.GROW),
+    row("batch_size_distill", kinds.positive_int, "N", "images per step", "batch_size"),
+    row("lr_distill", kinds.positive, "LR", "peak learning rate of the student", "lr"),
+    row("teacher_cfg_w", kinds.strength, "W",
+        "guidance of the teacher, as --cfg_w; the student then needs none", "teacher_guidance"),
+)
 
-    def saves(name: str, field: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
-        """Make an option for a field of LoopConfig."""
-        fills = (Fill(LoopConfig, field),)
-        return Option(name, kind, unit, text, TRAINING, fills, resume=Resume.FREE, **more)
-
-    text = "write a sample grid and a checkpoint every EPOCHS epochs"
-    yield saves("sample_and_save_freq", "save_every_epochs", kinds.positive_int, "EPOCHS", text)
-    text = "also keep the last N checkpoints, with their step in the name"
-    yield saves("keep_checkpoints", "keep_checkpoints", kinds.whole_number, "N", text)
-    text = "also keep the checkpoint of the lowest validation loss (<name>_best.pt)"
-    yield saves("keep_best_loss", "keep_best_loss", None, "", text)
-    text = "weights to publish, of the last step or of the lowest validation loss"
-    yield saves("publish", "publish", str, "WHICH", text, choices=PUBLISHED)
-    text = "end after N epochs without a lower validation loss; 0 never"
-    yield saves("early_stop", "early_stop", kinds.whole_number, "N", text)
-    text = "score samples every EPOCHS epochs, and keep the checkpoint of the lowest FID; 0: never"
-    yield Option("evaluate_every", kinds.whole_number, "EPOCHS", text, _modes("train"), default=0)
-    text = "samples for --evaluate_every"
-    yield Option("evaluate_samples", kinds.positive_int, "N", text, _modes("train"), default=2000)
-    yield Option(
-        "minutes", kinds.positive, "MIN",
-        "the command ends within this time: the speed of the first steps decides the epochs",
-        _modes("train_vae train"), resume=Resume.RUN,
-    )  # fmt: skip
-    text = "continue the run from its last saved state, if there is one"
-    yield Option("resume", None, "", text, TRAINING)
-    text = "with --resume: go on with images and classes that were added since (--dataset folder)"
-    yield Option("new_images", None, "", text, _modes("train_vae train"))
-
-
-def _distilling() -> Iterator[Option]:
-    """Yield the options of --distill."""
-
-    def learns(name: str, field: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
-        """Make an option for a field of DistillConfig."""
-        fills, values = (Fill(DistillConfig, field),), {"resume": Resume.STAGE, **more}
-        return Option(name, kind, unit, text, _modes("distill"), fills, **values)
-
-    text = f"epochs of {UPDATES_PER_EPOCH} optimizer steps"
-    yield learns("n_epochs_distill", "epochs", kinds.positive_int, "N", text, resume=Resume.GROW)
-    yield learns("batch_size_distill", "batch_size", kinds.positive_int, "N", "images per step")
-    yield learns("lr_distill", "lr", kinds.positive, "LR", "peak learning rate of the student")
-    text = "guidance of the teacher, as --cfg_w; the student then needs none"
-    yield learns("teacher_cfg_w", "teacher_guidance", kinds.strength, "W", text)
-
-
-def _images() -> Iterator[Option]:
-    """Yield the options that choose the model and the images to make."""
-    text = (
+row = _rows(GENERATING)
+IMAGES = (
+    row("checkpoint", kinds.checkpoint, "FILE",
         "trained model, the teacher of --distill: a file, the only one in a folder, or "
-        "hf:owner/name[/file][@revision] [the run's own]"
-    )
-    yield Option("checkpoint", kinds.checkpoint, "FILE", text, OPENING | {"reconstruct"})
-    yield Option(
-        "num_samples", kinds.sample_count, "N",
+        "hf:owner/name[/file][@revision] [the run's own]", modes=OPENING | {"reconstruct"}),
+    row("num_samples", kinds.sample_count, "N",
         "images to make; without it one per label of --labels, 50000 for --evaluate (and all real "
-        "ones for its likelihood), 1000 for each row of --sweep",
-        GENERATING, default=16, resume=Resume.FREE,
-    )  # fmt: skip
-    text = "classes to make in turn: numbers, names, ranges (0-9), none; 3x8 is 3 eight times [all]"
-    yield Option("labels", str, "C", text, GENERATING, resume=Resume.FREE, many=Many.WORDS)
-    yield Option(
-        "first_image", kinds.image_index, "I",
+        "ones for its likelihood), 1000 for each row of --sweep", default=16, resume=Resume.FREE),
+    row("labels", str, "C",
+        "classes to make in turn: numbers, names, ranges (0-9), none; 3x8 is 3 eight times [all]",
+        resume=Resume.FREE, many=Many.WORDS),
+    row("first_image", kinds.image_index, "I",
         "index of the first image; an image depends on its class and index, not on the others",
-        GENERATING, default=0,
-    )  # fmt: skip
-    yield Option(
-        "start_tokens", kinds.path, "FILE",
+        default=0),
+    row("start_tokens", kinds.path, "FILE",
         "continue all images in the middle of a decoding, where a branch on the page begins",
-        _modes("sample edit"),
-    )  # fmt: skip
+        modes="sample edit"),
+)
 
-
-def _sampling() -> Iterator[Option]:
-    """Yield the options that say how images are decoded."""
-
-    def decodes(name: str, field: str, kind: Any, unit: str, text: str, **more: Any) -> Option:
-        """Make an option for a field of SamplingConfig."""
-        return Option(
-            name, kind, unit, text, GENERATING | {"show_plan"}, (Fill(SamplingConfig, field),),
-            resume=Resume.FREE, choices=CHOICES.get(field), **more,
-        )  # fmt: skip
-
-    text = "decoding steps, at most one per token"
-    yield decodes("step", "num_steps", kinds.positive_int, "T", text)
-    text = "largest guidance of all steps: (1 + W) * class - W * no class"
-    yield decodes("cfg_w", "guidance", kinds.strength, "W", text)
-    text = "Gumbel noise on the confidence, falling to 0 at the last step; not for halton, random"
-    yield decodes("r_temp", "choice_temperature", kinds.strength, "T", text)
-    text = "factor on the logits before the softmax; above 1 sharpens"
-    yield decodes("sm_temp", "logit_scale", kinds.scale, "S", text)
-    text = "another factor on the logits of the first step only; below 1 flattens"
-    yield decodes("sm_temp_first", "first_logit_scale", kinds.scale, "S", text)
-    text = "each image starts at a random point of the order of --sampler halton: on, off"
-    yield decodes("halton_roll", "halton_roll", str, "NAME", text)
-    text = "token at hidden positions at the start; negative: random ones [none: the mask token]"
-    yield decodes("mask-value", "start_token", kinds.token_or_none, "ID", text)
-    text = "which hidden positions are revealed first"
-    yield decodes("sampler", "sampler", str, "NAME", text)
-    text = "guidance over the steps: rising from 0; the same; on inside --cfg_interval; rising late"
-    yield decodes("cfg_schedule", "guidance_schedule", str, "NAME", text)
-    text = "shares of hidden tokens between which --cfg_schedule interval guides, two numbers"
-    yield decodes(
-        "cfg_interval", "guidance_interval", kinds.share_list, "SHARE", text,
-        many=Many.LIST, length=2,
-    )  # fmt: skip
-    text = "how late --cfg_schedule power-cosine rises"
-    yield decodes("cfg_power", "guidance_power", kinds.scale, "P", text)
-    yield Option(
-        "settings", str, "NAME",
+row = _rows(GENERATING | {"show_plan"}, SamplingConfig, resume=Resume.FREE)
+SAMPLING = (
+    row("step", kinds.positive_int, "T", "decoding steps, at most one per token", "num_steps"),
+    row("cfg_w", kinds.strength, "W",
+        "largest guidance of all steps: (1 + W) * class - W * no class", "guidance"),
+    row("r_temp", kinds.strength, "T",
+        "Gumbel noise on the confidence, falling to 0 at the last step; not for halton, random",
+        "choice_temperature"),
+    row("sm_temp", kinds.scale, "S",
+        "factor on the logits before the softmax; above 1 sharpens", "logit_scale"),
+    row("sm_temp_first", kinds.scale, "S",
+        "another factor on the logits of the first step only; below 1 flattens",
+        "first_logit_scale"),
+    row("halton_roll", str, "NAME",
+        "each image starts at a random point of the order of --sampler halton: on, off",
+        choices=CHOICES["halton_roll"]),
+    row("mask-value", kinds.token_or_none, "ID",
+        "token at hidden positions at the start; negative: random ones [none: the mask token]",
+        "start_token"),
+    row("sampler", str, "NAME", "which hidden positions are revealed first",
+        choices=CHOICES["sampler"]),
+    row("cfg_schedule", str, "NAME",
+        "guidance over the steps: rising from 0; the same; on inside --cfg_interval; rising late",
+        "guidance_schedule", choices=CHOICES["guidance_schedule"]),
+    row("cfg_interval", kinds.share_list, "SHARE",
+        "shares of hidden tokens between which --cfg_schedule interval guides, two numbers",
+        "guidance_interval", many=Many.LIST, length=2),
+    row("cfg_power", kinds.scale, "P", "how late --cfg_schedule power-cosine rises",
+        "guidance_power"),
+    row("settings", str, "NAME",
         "where options that you leave out get their values: the defaults, or the best settings "
-        "that --sweep --keep_best wrote into the checkpoint",
-        _modes("show_plan sample edit evaluate sweep"), default="defaults",
-        choices=("defaults", BEST),
-    )  # fmt: skip
-    yield Option(
-        "save_steps", str, "VIEW",
+        "that --sweep --keep_best wrote into the checkpoint", configs=(),
+        modes="show_plan sample edit evaluate sweep", default="defaults", resume=Resume.FORGET,
+        choices=("defaults", BEST)),
+    row("save_steps", str, "VIEW",
         "also write pictures of the first images at every decoding step: with the hidden cells "
-        "covered, or as the model imagines the whole image", _modes("sample"),
-        default=None, choices=("hidden", "imagined"), bare="hidden",
-    )  # fmt: skip
+        "covered, or as the model imagines the whole image", configs=(), modes="sample",
+        resume=Resume.FORGET, choices=("hidden", "imagined"), bare="hidden"),
+)
 
+row = _rows("edit")
+EDITING = (
+    row("init_image", kinds.path, "IMAGE",
+        "image to edit: a file, or <dataset>:<index> for an image of the validation split"),
+    row("mask_box", kinds.box_of, "X0,Y0,X1,Y1",
+        "rectangle to regenerate, in pixels of the model's images; may be repeated",
+        many=Many.REPEATED),
+    row("mask_image", kinds.path, "FILE",
+        "image whose white parts, or transparent hole, are regenerated; resized like the image"),
+    row("mask_threshold", kinds.brightness, "LEVEL",
+        "lowest brightness that --mask_image marks, for masks that are not black and white"),
+    row("outpaint", kinds.margin, "SIDE=PIXELS",
+        "shift the image and regenerate the free margin: left, right, top or bottom, in pixels",
+        many=Many.WORDS_REPEATED),
+    row("mask_grow", kinds.whole_number, "TOKENS",
+        "grow the region to regenerate by this number of tokens on every side",
+        modes="edit page", default=0),
+    row("no_composite", None, "", "do not put the original pixels back outside the region",
+        modes="edit page"),
+)
 
-def _editing() -> Iterator[Option]:
-    """Yield the options that choose what to regenerate."""
-
-    def edits(
-        name: str, kind: Any, unit: str, text: str, modes: str = "edit", **more: Any
-    ) -> Option:
-        """Make an option of --edit."""
-        return Option(name, kind, unit, text, _modes(modes), **more)
-
-    text = "image to edit: a file, or <dataset>:<index> for an image of the validation split"
-    yield edits("init_image", kinds.path, "IMAGE", text)
-    text = "rectangle to regenerate, in pixels of the model's images; may be repeated"
-    yield edits("mask_box", kinds.box_of, "X0,Y0,X1,Y1", text, many=Many.REPEATED)
-    text = "image whose white parts, or transparent hole, are regenerated; resized like the image"
-    yield edits("mask_image", kinds.path, "FILE", text)
-    text = "lowest brightness that --mask_image marks, for masks that are not black and white"
-    yield edits("mask_threshold", kinds.brightness, "LEVEL", text)
-    text = "shift the image and regenerate the free margin: left, right, top or bottom, in pixels"
-    yield edits("outpaint", kinds.margin, "SIDE=PIXELS", text, many=Many.WORDS_REPEATED)
-    text = "grow the region to regenerate by this number of tokens on every side"
-    yield edits("mask_grow", kinds.whole_number, "TOKENS", text, "edit page", default=0)
-    text = "do not put the original pixels back outside the region"
-    yield edits("no_composite", None, "", text, "edit page")
-
-
-def _measuring() -> Iterator[Option]:
-    """Yield the options that choose what to measure, and with which networks."""
-    modes = _modes("evaluate sweep train")  # in --train with --evaluate_every
-    yield Option(
-        "images", kinds.path, "PATH",
-        "score these instead of samples: a folder of images, an .npz file with arr_0, or an .npy",
-        _modes("evaluate"),
-    )  # fmt: skip
-    yield Option(
-        "reference", kinds.path, "SPLIT",
-        "real images to compare with: train, validation [train; for a tokenizer validation], or a "
-        "file of statistics of ADM, EDM, EDM2, MAR, MaskBit, clean-fid or Halton MaskGIT",
-        modes,
-    )  # fmt: skip
-    yield Option(
-        "protocol", str, "NAME",
-        "count as the program whose figures yours will stand beside: ADM's evaluator, EDM2, "
-        "clean-fid, or this program",
-        modes, default="ours", choices=PROTOCOLS,
-    )  # fmt: skip
-    text = "also write the statistics of the split, for the programs of others: an .npz (ADM), .pkl"
-    yield Option("write_reference", kinds.path, "FILE", text, _modes("evaluate"))
-    yield Option(
-        "feature_net", kinds.checkpoint, "FILE",
-        "your own feature extractor, TorchScript: uint8 (B, C, H, W) -> features (B, D) or "
-        "(features, logits) or (features, logits, spatial features); runs the code in that file",
-        modes,
-    )  # fmt: skip
-    yield Option(
-        "features", str, "KIND",
+row = _rows("evaluate")
+judge = _rows("evaluate sweep train")  # in --train with --evaluate_every
+MEASURING = (
+    row("images", kinds.path, "PATH",
+        "score these instead of samples: a folder of images, an .npz file with arr_0, or an .npy"),
+    judge("reference", kinds.path, "SPLIT",
+          "real images to compare with: train, validation [train; for a tokenizer validation], or "
+          "a file of statistics of ADM, EDM, EDM2, MAR, MaskBit, clean-fid or Halton MaskGIT"),
+    judge("protocol", str, "NAME",
+          "count as the program whose figures yours will stand beside: ADM's evaluator, EDM2, "
+          "clean-fid, or this program", default="ours", choices=PROTOCOLS),
+    row("write_reference", kinds.path, "FILE",
+        "also write the statistics of the split, for the programs of others: an .npz (ADM), .pkl"),
+    judge("feature_net", kinds.checkpoint, "FILE",
+          "your own feature extractor, TorchScript: uint8 (B, C, H, W) -> features (B, D) or "
+          "(features, logits) or (features, logits, spatial features); runs the code in that "
+          "file"),
+    row("features", str, "KIND",
         "features to compare: Inception's, or DINOv2's for FD_DINOv2, resized as by EDM2 or, with "
-        "-pil, as by dgm-eval",
-        _modes("evaluate"), default=FEATURES[0], choices=FEATURES,
-    )  # fmt: skip
-    text = "DINOv2's dinov2_vitl14_pretrain.pth, if it cannot be downloaded"
-    yield Option("feature_weights", kinds.checkpoint, "FILE", text, _modes("evaluate"))
-    text = "weights-inception-2015-12-05-6726825d.pth, if it cannot be downloaded"
-    yield Option("inception_weights", kinds.checkpoint, "FILE", text, modes)
-    text = "sample N times, with this and the next seeds: mean and spread of every score"
-    yield Option("repeats", kinds.positive_int, "N", text, _modes("evaluate"), default=1)
-    text = "also write FID and accuracy of each class alone, as a table and a picture"
-    yield Option("per_class", None, "", text, _modes("evaluate"))
-    text = "also find the training image nearest to each sample: are the samples copies?"
-    yield Option("nearest", None, "", text, _modes("evaluate"))
-    yield Option(
-        "classify", kinds.whole_number, "N",
+        "-pil, as by dgm-eval", default=FEATURES[0], choices=FEATURES),
+    row("feature_weights", kinds.checkpoint, "FILE",
+        "DINOv2's dinov2_vitl14_pretrain.pth, if it cannot be downloaded"),
+    judge("inception_weights", kinds.checkpoint, "FILE",
+          "weights-inception-2015-12-05-6726825d.pth, if it cannot be downloaded"),
+    row("repeats", kinds.positive_int, "N",
+        "sample N times, with this and the next seeds: mean and spread of every score",
+        default=1),
+    row("per_class", None, "",
+        "also write FID and accuracy of each class alone, as a table and a picture"),
+    row("nearest", None, "",
+        "also find the training image nearest to each sample: are the samples copies?"),
+    row("classify", kinds.whole_number, "N",
         "with --evaluate likelihood: also classify N images, each by its most likely class",
-        _modes("evaluate"), default=0,
-    )  # fmt: skip
-    yield Option(
-        "keep_best", str, "METRIC",
-        "write the best settings of the sweep into the checkpoint, for --settings best: those with "
-        f"the lowest fid, or by another score ({', '.join(BETTER)})",
-        _modes("sweep"), choices=tuple(BETTER), bare="fid",
-    )  # fmt: skip
+        default=0),
+    row("keep_best", str, "METRIC",
+        "write the best settings of the sweep into the checkpoint, for --settings best: those "
+        f"with the lowest fid, or by another score ({', '.join(BETTER)})",
+        modes="sweep", choices=tuple(BETTER), bare="fid"),
+)
 
+row = _rows("page")
+PAGE = (
+    row("host", kinds.text, "HOST",
+        "where the page listens; any other address requires the token from the printed URL",
+        default="127.0.0.1"),
+)
 
-MEASURING = tuple(_measuring())
-
-
-def _run() -> Iterator[Option]:
-    """Yield the options of all runs."""
-    every_run = COMPUTING | _modes("look show_plan export curves")
-    yield Option("output_dir", kinds.path, "DIR", "folder of all runs", every_run, default="runs")
-    text = "folder of this run [the dataset's name]"
-    yield Option("run_name", kinds.plain_name, "NAME", text, every_run)
-    yield Option(
-        "seed", kinds.whole_number, "N", "seed of all random numbers", TRAINING | GENERATING,
-        (
-            Fill(TrainingConfig, "seed"), Fill(VQGANTrainingConfig, "seed"),
-            Fill(DistillConfig, "seed"), Fill(Preparation, "seed"),
-        ),
-        resume=Resume.STAGE,
-    )  # fmt: skip
-    text = "auto, cpu, cuda, cuda:<i> or mps"
-    yield Option("device", kinds.text, "NAME", text, COMPUTING, default=AUTO)
-    yield Option(
-        "precision", str, "NAME", "dtype of matrix products; auto: bf16 where it is faster",
-        COMPUTING, default=AUTO, resume=Resume.RUN, choices=(AUTO, "fp32", "bf16"),
-    )  # fmt: skip
-    text = "run all networks through torch.compile: a slow start, then faster on GPUs"
-    yield Option("compile", None, "", text, COMPUTING - {"distill"})
-    text = "bit-equal results on CUDA too, somewhat slower"
-    yield Option("deterministic", None, "", text, COMPUTING, resume=Resume.FREE)
-    yield Option("no_wandb", None, "", "do not use Weights & Biases", TRAINING, resume=Resume.FREE)
-    text = "print what the modes would do, and stop"
-    yield Option("dry_run", None, "", text, every_run | {"page", "download_only"})
-
-
-def _paging() -> Iterator[Option]:
-    """Yield the options of --page."""
-    text = "where the page listens; any other address requires the token from the printed URL"
-    yield Option("host", kinds.text, "HOST", text, _modes("page"), default="127.0.0.1")
-
+row = _rows(COMPUTING)
+RUN = (
+    row("output_dir", kinds.path, "DIR", "folder of all runs", modes=EVERY_RUN, default="runs"),
+    row("run_name", kinds.plain_name, "NAME", "folder of this run [the dataset's name]",
+        modes=EVERY_RUN),
+    row("seed", kinds.whole_number, "N", "seed of all random numbers",
+        modes=TRAINING | GENERATING, resume=Resume.STAGE,
+        configs=(TrainingConfig, VQGANTrainingConfig, DistillConfig, Preparation)),
+    row("device", kinds.text, "NAME", "auto, cpu, cuda, cuda:<i> or mps", default=AUTO),
+    row("precision", str, "NAME", "dtype of matrix products; auto: bf16 where it is faster",
+        default=AUTO, resume=Resume.RUN, choices=(AUTO, "fp32", "bf16")),
+    row("compile", None, "",
+        "run all networks through torch.compile: a slow start, then faster on GPUs",
+        modes=COMPUTING - {"distill"}),
+    row("deterministic", None, "", "bit-equal results on CUDA too, somewhat slower",
+        resume=Resume.FREE),
+    row("no_wandb", None, "", "do not use Weights & Biases", modes=TRAINING,
+        resume=Resume.FREE),
+    row("dry_run", None, "", "print what the modes would do, and stop",
+        modes=EVERY_RUN | {"page", "download_only"}),
+)
+# fmt: on
 
 GROUPS = (
-    Group("data", tuple(_data())),
+    Group("data", DATA),
     Group(
         f"tokenizer (for a new {VQGANConfig.family}; a checkpoint has its own values)",
-        tuple(_tokenizer()),
+        TOKENIZER,
     ),
-    Group("tokenizer training (--train_vae)", tuple(_tokenizer_training())),
+    Group("tokenizer training (--train_vae)", TOKENIZER_TRAINING),
     Group(
         f"transformer (for a new {TransformerConfig.family}; a checkpoint has its own values)",
-        tuple(_transformer()),
+        TRANSFORMER,
     ),
-    Group("training (--train)", (*_training(), *_saving())),
-    Group("distillation (--distill)", tuple(_distilling())),
-    Group("sampling (--sample, and the grids of --train)", (*_images(), *_sampling()), "sample"),
+    Group("training (--train)", (*TRANSFORMER_TRAINING, *SAVING)),
+    Group("distillation (--distill)", DISTILLING),
+    Group("sampling (--sample, and the grids of --train)", (*IMAGES, *SAMPLING), "sample"),
     Group(
         "editing (--edit; a token is regenerated if its cell overlaps the marked pixels)",
-        tuple(_editing()),
+        EDITING,
     ),
     Group("measuring (--evaluate, --sweep, --train --evaluate_every)", MEASURING, "evaluate"),
-    Group("page (--page)", tuple(_paging())),
-    Group("run", tuple(_run())),
+    Group("page (--page)", PAGE),
+    Group("run", RUN),
 )
 OPTIONS: dict[str, Option] = {option.name: option for group in GROUPS for option in group.options}
 
