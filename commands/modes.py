@@ -54,10 +54,14 @@ class Mode:
 
 
 MODES = (
-    Mode("download_only", "fetch the dataset"),
-    Mode("look", "look at the images as the networks see them: a contact sheet, and what is odd"),
+    Mode("download_only", "download the dataset"),
+    Mode("look", "show the images as the networks see them, and say what may be wrong with them"),
     Mode("train_vae", "train the VQ-GAN (stage 1)"),
-    Mode("reconstruct", "measure the VQ-GAN on the validation split", opens_networks=True),
+    Mode(
+        "reconstruct",
+        "measure how well the VQ-GAN reconstructs validation images",
+        opens_networks=True,
+    ),
     Mode(
         "train",
         "train the MaskGIT transformer (stage 2)",
@@ -71,13 +75,13 @@ MODES = (
         unit="STEPS",
         choices=("1", "2", "4"),
     ),
-    Mode("show_plan", "print what sampling would do at each step", opens_networks=True),
+    Mode("show_plan", "print what each step of sampling would do", opens_networks=True),
     Mode("sample", "generate images with a trained model", opens_networks=True, runs_shared=True),
     Mode("edit", "regenerate part of an image with a trained model", opens_networks=True),
     Mode(
         "evaluate",
-        "score images against the dataset: samples of the model (or --images), or reconstructions "
-        "of the tokenizer; or the model's likelihood: samples, tokenizer, likelihood [samples]",
+        "score samples of the model (or --images), reconstructions of the tokenizer, or the "
+        "likelihood that the model gives to real images: samples, tokenizer, likelihood [samples]",
         opens_networks=True,
         unit="WHAT",
         choices=("samples", "tokenizer", "likelihood"),
@@ -85,28 +89,28 @@ MODES = (
     ),
     Mode(
         "sweep",
-        'score a grid of sampling options, as in "step=4,8,16 cfg_w=0,1,3"',
+        'score all combinations of sampling options, as in "step=4,8,16 cfg_w=0,1,3"',
         opens_networks=True,
         unit="GRID",
     ),
     Mode(
         "export",
-        "write the model into a folder, to publish it; or the transformer alone into a file that "
-        "ends in .pt, .pth or .bin, as other programs read it",
+        "write the model into a folder, to publish it; or, to a PATH that ends in .pt, .pth or "
+        ".bin, the transformer alone, for other programs",
         opens_networks=True,
         unit="PATH",
         kind=kinds.path,
     ),
     Mode(
         "curves",
-        "draw the curves of runs, by name or folder, on top of each other",
+        "draw the training curves of runs, by name or folder, in one chart",
         takes_several=True,
         unit="RUN",
         kind=kinds.path,
     ),
     Mode(
         "page",
-        "show a page in the browser: generate, watch, edit, follow the runs in --output_dir [8000]",
+        "serve a page for browsers: generate, watch, edit, follow the runs of --output_dir [8000]",
         opens_networks=True,
         unit="PORT",
         kind=kinds.port,
