@@ -73,7 +73,7 @@ def log_short_look(train: ImageDataset, validation: ImageDataset) -> None:
     problems = problems_of_classes(train) + problems_of_files(train, validation)
     of_pixels = problems_of_pixels(train, looks)
     if of_pixels:
-        problems.append(f"of {len(looks.names)} seen, " + "; ".join(of_pixels))
+        problems.append(f"of {len(looks)} seen, " + "; ".join(of_pixels))
     log.info(
         "%d training images of %s pixels, %d to %d in a class, %d validation images: %s",
         len(train),

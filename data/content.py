@@ -7,7 +7,6 @@ compare it. Modification times and the path of the data folder are not part of i
 import hashlib
 import os
 from collections.abc import Collection, Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,12 +110,11 @@ def _with_items(
     images: ImageDataset, items: FileImages, class_names: Sequence[str]
 ) -> ImageDataset:
     """Copy a split, with other image files or other labels."""
-    before, changed = images.source.items, copy(images)
+    before = images.source.items
     assert isinstance(before, FileImages)
     items.page = before.page
-    changed.class_names = tuple(class_names)
-    changed.source = replace(images.source, items=items)
-    return changed
+    source = replace(images.source, items=items)
+    return replace(images, source=source, class_names=tuple(class_names))
 
 
 def _digest(parts: Iterator[bytes]) -> str:

@@ -2,11 +2,13 @@
 
 import csv
 import errno
+import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from utils.errors import UserError, one_line
 
@@ -77,6 +79,29 @@ def check_regular(path: str | Path) -> None:
     """
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (a million Paths are slow)
         raise FileError(f"{path} is not a file")
+
+
+def file_lines(files: Iterable[str | Path], root: str = "") -> Iterator[bytes]:
+    """Yield path, without the root, size and time of change of files, as a line each.
+
+    Raises:
+        FileError: if one is missing.
+    """
+    for file in map(str, files):
+        try:
+            status = os.stat(file)  # noqa: PTH116 (a million Paths are slow)
+        except OSError as error:
+            raise FileError(f"cannot read {file}: {error.strerror}") from error
+        line = f"{file.removeprefix(root)} {status.st_size} {status.st_mtime_ns}\n"
+        yield os.fsencode(line)  # names need not be UTF-8
+
+
+def digest_of_files(files: Iterable[str | Path], root: str = "") -> Any:
+    """Hash the lines of `file_lines`: a hash object of hashlib, to add more; errors as there."""
+    digest = hashlib.sha256()
+    for line in file_lines(files, root):
+        digest.update(line)
+    return digest
 
 
 def missing(path: Path) -> FileNotFoundError:

@@ -8,7 +8,6 @@ of another size or number of channels are converted in the same way as those of 
 Axes: N images, B images of a block, H W pixels, C channels.
 """
 
-import hashlib
 import itertools
 import logging
 import math
@@ -24,7 +23,7 @@ from PIL import Image
 
 from data.arrays import class_labels, images_shape, open_npy, read_npz
 from data.deep_pixels import Ranges, common_ranges
-from data.files import FileError, reading
+from data.files import FileError, digest_of_files, reading
 from data.image_file import load_image, problems
 from data.images import to_array
 from data.spec import Preparation
@@ -140,11 +139,7 @@ class GeneratedImages(ABC):
     @property
     def fingerprint(self) -> str:
         """Hash of the paths, sizes and times of change of the files."""
-        digest = hashlib.sha256()
-        for path in self._paths:
-            status = os.stat(path)  # noqa: PTH116 (a million Paths are slow)
-            digest.update(os.fsencode(f"{path} {status.st_size} {status.st_mtime_ns}\n"))
-        return digest.hexdigest()
+        return digest_of_files(self._paths).hexdigest()
 
     @abstractmethod
     def __len__(self) -> int: ...

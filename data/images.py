@@ -11,7 +11,7 @@ prepared in the same way. Axes: B batch, C channels, H W pixels.
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +25,10 @@ from torch.utils.data import Dataset
 
 from data.augment import Box, Change, drawn_change
 from data.deep_pixels import Ranges
-from data.files import FileError
+from data.files import digest_of_files, file_lines
 from data.image_file import load_image
 from data.spec import AS_IT_IS, Preparation, Source
-from utils.size import Written, size_of
+from utils.size import Size, Written, size_of
 
 FILTERS = {  # of what is left to resize, for each way in data.spec.RESIZES
     "default": Image.Resampling.BILINEAR,
@@ -37,6 +37,7 @@ FILTERS = {  # of what is left to resize, for each way in data.spec.RESIZES
 }
 
 
+@dataclass(eq=False)
 class ImageDataset(Dataset):
     """A split of a dataset at one image size.
 
@@ -50,22 +51,13 @@ class ImageDataset(Dataset):
         num_copies: 1, and more with changed copies of every image.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        class_names: Sequence[str],
-        channels: int,
-        size: Written,
-        num_flips: int = 1,
-        num_copies: int = 1,
-        preparation: Preparation = AS_IT_IS,
-    ) -> None:
-        self.source = source
-        self.class_names = tuple(class_names)
-        self.channels = channels
-        self.size = size_of(size)
-        self.num_flips, self.num_copies = num_flips, num_copies
-        self.preparation = preparation
+    source: Source
+    class_names: tuple[str, ...]
+    channels: int
+    size: Size
+    num_flips: int = 1
+    num_copies: int = 1
+    preparation: Preparation = AS_IT_IS
 
     @property
     def num_views(self) -> int:
@@ -118,9 +110,7 @@ class ImageDataset(Dataset):
         Raises:
             FileError: if a file is missing.
         """
-        digest = hashlib.sha256()
-        for line in self._lines(self.source.files):
-            digest.update(line)
+        digest = digest_of_files(self.source.files, str(self.source.root))
         digest.update(self._ranges())
         return digest.hexdigest()
 
@@ -137,20 +127,9 @@ class ImageDataset(Dataset):
         if not isinstance(self.source.items, FileImages):
             return None
         ranges = self._ranges()
-        lines = self._lines(self.source.items.paths)
+        lines = file_lines(self.source.items.paths, str(self.source.root))
         stamps = (hashlib.blake2b(line + ranges, digest_size=8).digest() for line in lines)
         return np.frombuffer(b"".join(stamps), "<u8")
-
-    def _lines(self, files: Sequence[str | Path]) -> Iterator[bytes]:
-        """Yield path, size and time of change of files; errors as in `fingerprint`."""
-        root = str(self.source.root)
-        for file in map(str, files):
-            try:
-                status = os.stat(file)  # noqa: PTH116 (a million Paths are slow)
-            except OSError as error:
-                raise FileError(f"cannot read {file}: {error.strerror}") from error
-            line = f"{file.removeprefix(root)} {status.st_size} {status.st_mtime_ns}\n"
-            yield os.fsencode(line)  # names need not be UTF-8
 
     def _ranges(self) -> bytes:
         """Write the common ranges of images of more than 8 bits; empty if there are none."""
@@ -195,6 +174,7 @@ class FileImages:
         return load_image(self.paths[index], self.page, self.ranges), int(self.labels[index])
 
 
+@dataclass
 class ArrayImages:
     """Images that are in memory.
 
@@ -203,9 +183,8 @@ class ArrayImages:
         labels: int64 (N,), or uint8 (N, F) with a 1 for every finding.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
-        self.images = images
-        self.labels = labels
+    images: np.ndarray
+    labels: np.ndarray
 
     def __len__(self) -> int:
         return len(self.images)

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -20,69 +21,60 @@ FEW = 20  # training images of a class; with fewer it is hardly learned
 CUT = 0.3  # share of an image; if the crop cuts off more, it is said
 SEEN_AT_START = 64  # images that every start looks at
 MOST_COMPARED = 2000  # files of equal size that every start compares
-ROW = np.dtype([("digest", "<u8"), ("color", "<i8"), ("cut", "<f8")])
 COLORS = {0xFFFFFF: "white", 0: "black"}
 
 
-@dataclass(frozen=True)
-class Looks:
-    """What was seen of some images.
+class Look(NamedTuple):
+    """What was seen of an image.
 
     Attributes:
-        names: the images.
-        digest: of the pixels that the networks see, uint64 (N,).
-        color: 0xRRGGBB if all pixels are equal, else -1; int64 (N,).
-        cut: share of the image that the crop cuts off, float64 (N,).
+        digest: of the pixels that the networks see.
+        color: 0xRRGGBB if all pixels are equal, else None.
+        cut: share of the image that the crop cuts off.
     """
 
-    names: list[str]
-    digest: np.ndarray
-    color: np.ndarray
-    cut: np.ndarray
+    name: str
+    digest: bytes
+    color: int | None
+    cut: float
 
 
 @dataclass(frozen=True)
 class _Seen(Dataset):
-    """What is seen of an image, as an item of ROW."""
+    """The look of an image."""
 
     images: ImageDataset
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> Look:
         images, prepared = self.images, self.images.preparation
         image, _ = images.source.items[index]
         shown = to_array(image, images.size, images.channels, prepared)
-        first = shown[0, 0]
-        color = int.from_bytes(np.broadcast_to(first, 3).tobytes(), "big")
+        color = int.from_bytes(np.broadcast_to(shown[0, 0], 3).tobytes(), "big")
         left, top, right, bottom = center_box(image.size, *images.size)
         kept = (right - left) * (bottom - top) / (image.width * image.height)
-        digest = hashlib.blake2b(shown.tobytes(), digest_size=8).digest()
-        return np.array(
-            (
-                int.from_bytes(digest, "little"),
-                color if (shown == first).all() else -1,
-                1 - kept if prepared.fit == "crop" else 0.0,
-            ),
-            ROW,
+        return Look(
+            name_of(images, index),
+            hashlib.blake2b(shown.tobytes(), digest_size=8).digest(),
+            color if (shown == shown[0, 0]).all() else None,
+            1 - kept if prepared.fit == "crop" else 0.0,
         )
 
 
-def look_at(images: ImageDataset, indices: Sequence[int], num_workers: int = 0) -> Looks:
+def look_at(images: ImageDataset, indices: Sequence[int], num_workers: int = 0) -> list[Look]:
     """Read some images of a split.
 
     Raises:
         FileError: if a file is damaged.
     """
     loader: DataLoader = DataLoader(
-        _Seen(images), 32, sampler=indices, num_workers=num_workers, collate_fn=np.stack
+        _Seen(images), 32, sampler=indices, num_workers=num_workers, collate_fn=list
     )
-    rows = []
+    looks = []
     with progress_bar("looking", len(indices), unit="image") as bar:
         for batch in batches_of(loader):
-            rows.append(batch)
+            looks += batch
             bar.update(len(batch))
-    found = np.concatenate([np.empty(0, ROW), *rows])
-    names = [name_of(images, index) for index in indices]
-    return Looks(names, found["digest"], found["color"], found["cut"])
+    return looks
 
 
 def name_of(images: ImageDataset, index: int) -> str:
@@ -121,17 +113,17 @@ def class_counts(images: ImageDataset) -> dict[str, int]:
     return dict(zip(names, np.bincount(labels.ravel(), minlength=len(names)).tolist(), strict=True))
 
 
-def problems_of_pixels(images: ImageDataset, looks: Looks) -> list[str]:
+def problems_of_pixels(images: ImageDataset, looks: Sequence[Look]) -> list[str]:
     """Name images of one color, and images that the crop cuts."""
     problems = []
-    for color in np.unique(looks.color[looks.color >= 0]).tolist():
-        names = [n for n, own in zip(looks.names, looks.color, strict=True) if own == color]
+    for color in sorted({look.color for look in looks if look.color is not None}):
+        names = [look.name for look in looks if look.color == color]
         text = f"{len(names)} all {COLORS.get(color, f'#{color:06x}')}: {named(names)}"
         hidden = sum(_differs_on_black(images, name) for name in names)
         if hidden:
             text += f" ({hidden} drawn on transparent ground: another `background` shows them)"
         problems.append(text)
-    cut = [n for n, share in zip(looks.names, looks.cut, strict=True) if share > CUT]
+    cut = [look.name for look in looks if look.cut > CUT]
     if cut:
         problems.append(
             f"{len(cut)} lose more than {CUT:.0%} to the crop (`fit` pad keeps all): {named(cut)}"
@@ -156,19 +148,17 @@ def repeated(groups: Iterable[tuple[object, str]]) -> list[list[str]]:
     return [names for names in found.values() if len(names) > 1]
 
 
-def problems_of_copies(train: Looks, validation: Looks) -> list[str]:
+def problems_of_copies(train: Sequence[Look], validation: Sequence[Look]) -> list[str]:
     """Name images with equal pixels, within the training images and across both splits."""
-    constant = set(train.digest[train.color >= 0].tolist())
-    pairs = [(d, n) for d, n in zip(train.digest.tolist(), train.names, strict=True)]
-    groups = repeated((digest, name) for digest, name in pairs if digest not in constant)
+    pairs = [(look.digest, look.name) for look in train if look.color is None]
+    groups = repeated(pairs)
     problems = []
     if groups:
         extra = sum(len(group) - 1 for group in groups)
         shown = named(" = ".join(group[:2]) for group in groups)
         problems.append(f"{extra} training images repeat others: {shown}")
-    known = {digest: name for digest, name in pairs if digest not in constant}
-    held_out = zip(validation.digest.tolist(), validation.names, strict=True)
-    twins = [f"{known[digest]} = {name}" for digest, name in held_out if digest in known]
+    known = dict(pairs)
+    twins = [f"{known[one.digest]} = {one.name}" for one in validation if one.digest in known]
     if twins:
         problems.append(
             f"{len(twins)} validation images are also training images: {named(twins)}; the "

@@ -9,7 +9,6 @@ import logging
 import re
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torchvision.datasets
@@ -39,7 +38,6 @@ TINY_IMAGENET = (
 WNID = re.compile(r"n\d{8}")
 
 
-@dataclass(frozen=True)
 class Places365:
     """Places365-Standard with images of 256 pixels.
 
@@ -91,7 +89,6 @@ class Places365:
         return _files(root, pairs, lists, lists[1], names)
 
 
-@dataclass(frozen=True)
 class Dtd:
     """Describable Textures, partition 1 of the official ten.
 
@@ -115,7 +112,6 @@ class Dtd:
         torchvision.datasets.DTD(root, download=True)
 
 
-@dataclass(frozen=True)
 class CelebA:
     """Aligned and cropped faces; the class is the attribute Male.
 
@@ -193,7 +189,6 @@ class CelebA:
         raise missing(home / names[0])
 
 
-@dataclass(frozen=True)
 class TinyImageNet:
     """The folder tiny-imagenet-200 of Stanford's course CS231n.
 
@@ -247,7 +242,6 @@ class TinyImageNet:
         download_and_extract_archive(self.url, root, md5=self.md5)
 
 
-@dataclass(frozen=True)
 class ImageNet:
     """ILSVRC2012: train/<wnid> and val/<wnid> in the data folder or in imagenet/ below it.
 

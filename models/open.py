@@ -14,7 +14,7 @@ from models.families.tables import (
     family_of,
     read_network,
 )
-from models.family import Expected, TokenizerNetwork, Transformer, built
+from models.family import Expected, TokenizerNetwork, built
 from models.foreign_file import ForeignFile
 from models.model import BEST_SETTINGS, LOOK_ENTRY, MADE_FOR, Model, read_best_settings
 from models.sampling import SamplingConfig
@@ -136,20 +136,26 @@ def own_model(stored: Any, path: Path, given: Given = NOTHING_GIVEN) -> Model:
         if missing:
             raise UserError(f"{path} is damaged: it has no {min(missing)}")
         try:
-            transformer, dataset, names = _own_transformer(contents)
+            family = family_named("transformer", contents.get("family", FIRST_TRANSFORMER))
+            config = from_plain(family.config, contents["config"])
+            transformer = built(family.network, config, contents["ema"])
+            names, dataset = contents["class_names"], contents["dataset"]
+            if len(names) != config.num_classes or not all(isinstance(n, str) for n in names):
+                raise ValueError(f"it does not name its {config.num_classes} classes")
+            if not isinstance(dataset, str):
+                raise ValueError("it does not name its dataset")
             best = made_for = None
             if BEST_SETTINGS in contents:
                 best = read_best_settings(contents[BEST_SETTINGS])
-                best.sampling.validate_for(transformer.config)
+                best.sampling.validate_for(config)
             if MADE_FOR in contents:
                 made_for = from_plain(SamplingConfig, contents[MADE_FOR])
-                made_for.validate_for(transformer.config)
+                made_for.validate_for(config)
             look = contents.get(LOOK_ENTRY, {})
             if not isinstance(look, Mapping) or not all(type(v) is str for v in look.values()):
                 raise ValueError("it does not say how its images were shown")
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged: {one_line(error)}") from error
-        config = transformer.config
         # The tokenizer, and whether it fits the transformer and the given fields.
         tokenizer = tokenizer_of(contents["tokenizer"], path)
         shape = (tokenizer.codebook_size, tokenizer.config.seq_len)
@@ -157,26 +163,10 @@ def own_model(stored: Any, path: Path, given: Given = NOTHING_GIVEN) -> Model:
             raise UserError(f"{path} is damaged: its transformer is not for its tokenizer")
         refuse_contradictions(config, given.transformer, path)
         refuse_contradictions(tokenizer.config, given.tokenizer, path)
+        names = tuple(names)
         return Model(
             transformer, tokenizer, dataset, names, best=best, made_for=made_for, look=look
         )
-
-
-def _own_transformer(contents: Mapping[str, Any]) -> tuple[Transformer, str, tuple[str, ...]]:
-    """Build the transformer in a checkpoint; also return its dataset and class names.
-
-    Raises:
-        TypeError: if an entry has the wrong type.
-        ValueError: if an entry has a wrong value.
-    """
-    family = family_named("transformer", contents.get("family", FIRST_TRANSFORMER))
-    config = from_plain(family.config, contents["config"])
-    names, dataset = contents["class_names"], contents["dataset"]
-    if len(names) != config.num_classes or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"it does not name its {config.num_classes} classes")
-    if not isinstance(dataset, str):
-        raise ValueError("it does not name its dataset")
-    return built(family.network, config, contents["ema"]), dataset, tuple(names)
 
 
 def foreign_model(

@@ -137,7 +137,7 @@ def test_an_error_in_a_worker_is_one_line(tmp_path):
     path = tmp_path / "text.jpg"
     path.write_bytes(b"not found")
     source = Source(FileImages([path], [0]), tmp_path, [path], tmp_path)
-    images = ImageDataset(source, ["one"], 3, 8, 1)
+    images = ImageDataset(source, ("one",), 3, (8, 8), 1)
     with pytest.raises(FileError) as error:
         list(DataLoader(images, num_workers=1))
     assert str(error.value).startswith(f"cannot read the image {path}")

@@ -407,7 +407,7 @@ def folder_of_images(tmp_path):
         classes = sorted({path.parent.name for path in found})
         items = FileImages(found, [classes.index(path.parent.name) for path in found])
         source = Source(items, tmp_path / "images", found, tmp_path / "images")
-        return ImageDataset(source, classes, 1, 4, 2)
+        return ImageDataset(source, classes, 1, (4, 4), 2)
 
     return open_images
 
