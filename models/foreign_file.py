@@ -9,7 +9,6 @@ file knows no names of wrappers, except those of averages. A network is where al
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -193,20 +192,6 @@ def _networks(
     for before in prefixes:
         weights = {name[len(before) :]: v for name, v in plain.items() if name.startswith(before)}
         yield tuple(before.split(".")[:-1]), weights
-
-
-@contextmanager
-def making(network: str, path: Path) -> Iterator[None]:
-    """Say that the weights in a file do not make this kind of network, if the block fails.
-
-    Raises:
-        UserError: for a ValueError.
-    """
-    try:
-        yield
-    except ValueError as error:
-        reason = one_line(error)
-        raise UserError(f"the weights in {path} do not make a {network}: {reason}") from error
 
 
 def taken(weights: Mapping[str, Tensor], ignored: Mapping[str, str] = NONE) -> dict[str, Tensor]:

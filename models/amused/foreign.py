@@ -50,7 +50,7 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Amuse
     if set(DIFFUSERS) <= weights.keys():
         # Their first level of the decoder has the lowest resolution.
         weights = levels_turned(all_renamed(weights, NAMES), "decoder.up.")
-    return model_of(AmusedConfig, AmusedModel, weights, file.path, image_size, given)
+    return model_of(AmusedConfig, AmusedModel, weights, image_size, given)
 
 
 FAMILY = TokenizerFamily(

@@ -9,7 +9,7 @@ import logging
 from models.dimo.config import DimoConfig
 from models.dimo.network import DimoTransformer
 from models.family import Expected, TransformerFamily, built
-from models.foreign_file import ForeignFile, making, unwrapped
+from models.foreign_file import ForeignFile, unwrapped
 from models.maskgit.foreign import SIGNS, VALEOAI_HEADS, find_weights, infer_config, to_foreign
 
 log = logging.getLogger(__name__)
@@ -29,11 +29,10 @@ def read(file: ForeignFile, expected: Expected) -> DimoTransformer:
     """Build the student; errors as in `models.maskgit.foreign.read`."""
     weights, _ = find_weights(file)
     log.info("%s: sampled in one step; it has no trained null class for guidance", file.path)
-    with making("transformer", file.path):
-        codes, heads = expected.tokenizer.codebook_size, expected.heads or VALEOAI_HEADS
-        like = infer_config(weights, codes, heads)
-        config = DimoConfig(**{**vars(like), "null_trained": False})
-        return built(DimoTransformer, config, weights)
+    codes, heads = expected.tokenizer.codebook_size, expected.heads or VALEOAI_HEADS
+    like = infer_config(weights, codes, heads)
+    config = DimoConfig(**{**vars(like), "null_trained": False})
+    return built(DimoTransformer, config, weights)
 
 
 FAMILY = TransformerFamily(

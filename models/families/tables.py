@@ -128,7 +128,11 @@ def read_network(kind: str, file: ForeignFile, *said: Any, named: str | None = N
     """
     family = family_of_file(kind, file, named)
     with opening(file.path):
-        network = family.read(file, *said)
+        try:
+            network = family.read(file, *said)
+        except ValueError as error:
+            reason = one_line(error)
+            raise UserError(f"the weights in {file.path} do not make a {kind}: {reason}") from error
     if family.license:
         log.info("%s: %s, published under %s", file.path, family.name, family.license)
     return network

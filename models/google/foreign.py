@@ -10,14 +10,7 @@ import torch
 from torch import Tensor
 
 from models.family import Expected, TransformerFamily, built
-from models.foreign_file import (
-    ForeignFile,
-    count_modules,
-    holding,
-    making,
-    shape_of,
-    with_joined_qkv,
-)
+from models.foreign_file import ForeignFile, count_modules, holding, shape_of, with_joined_qkv
 from models.google.config import BertConfig
 from models.google.transformer import BertTransformer
 from models.renaming import all_renamed
@@ -42,12 +35,11 @@ FLAX_NAMES = (("*.scale", "*.weight"), ("*.kernel", "*.weight"))
 def read(file: ForeignFile, expected: Expected) -> BertTransformer:
     """Build the transformer; errors as in `models.maskgit.foreign.read`."""
     weights = all_renamed(file.weights(SIGNS), NAMES)
-    with making("transformer", file.path):
-        heads = shape_of(weights, "blocks.0.attention.query.kernel", 3)[1]
-        weights = all_renamed(_for_torch(weights), FLAX_NAMES)
-        config = infer_config(weights, expected.tokenizer.codebook_size, heads)
-        _move_rows(weights, config)
-        return built(BertTransformer, config, weights)
+    heads = shape_of(weights, "blocks.0.attention.query.kernel", 3)[1]
+    weights = all_renamed(_for_torch(weights), FLAX_NAMES)
+    config = infer_config(weights, expected.tokenizer.codebook_size, heads)
+    _move_rows(weights, config)
+    return built(BertTransformer, config, weights)
 
 
 def _for_torch(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

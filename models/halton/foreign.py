@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from models.family import Expected, TransformerFamily, built
-from models.foreign_file import ForeignFile, count_modules, holding, making, shape_of
+from models.foreign_file import ForeignFile, count_modules, holding, shape_of
 from models.halton.config import HaltonConfig
 from models.halton.transformer import HaltonTransformer
 from utils.errors import FieldError, UserError
@@ -30,10 +30,9 @@ def read(file: ForeignFile, expected: Expected) -> HaltonTransformer:
     """
     path, codes = file.path, expected.tokenizer.codebook_size
     weights = file.weights(SIGNS)
-    with making("transformer", path):
-        _drop_tied(weights)
-        config = infer_config(weights, expected.heads)
-        transformer = built(HaltonTransformer, config, weights)
+    _drop_tied(weights)
+    config = infer_config(weights, expected.heads)
+    transformer = built(HaltonTransformer, config, weights)
     if config.codebook_size != codes:
         raise UserError(
             f"{path} is for a tokenizer of {config.codebook_size} codes, but `checkpoint_vae` has "

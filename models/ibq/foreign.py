@@ -24,7 +24,7 @@ IGNORED = {"loss.": LOSS, f"{AVERAGES}loss": LOSS}
 def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> IBQModel:
     """Build the VQ-GAN; arguments and errors as in `models.vqgan.foreign.read`."""
     weights = averaged(file.weights(SIGNS[:3], IGNORED), AVERAGES)
-    return model_of(IBQConfig, IBQModel, weights, file.path, image_size, given)
+    return model_of(IBQConfig, IBQModel, weights, image_size, given)
 
 
 FAMILY = TokenizerFamily(

@@ -33,7 +33,7 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Llama
     weights = file.weights(SIGNS, IGNORED)
     # Their first level of the decoder has the lowest resolution.
     weights = levels_turned(all_renamed(weights, NAMES), "decoder.up.")
-    return model_of(LlamaGenConfig, LlamaGenModel, weights, file.path, image_size, given)
+    return model_of(LlamaGenConfig, LlamaGenModel, weights, image_size, given)
 
 
 FAMILY = TokenizerFamily(

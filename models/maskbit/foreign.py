@@ -13,14 +13,7 @@ import torch
 from torch import Tensor
 
 from models.family import Expected, TokenizerFamily, TransformerFamily, built
-from models.foreign_file import (
-    ForeignFile,
-    count_modules,
-    heads_of,
-    holding,
-    making,
-    shape_of,
-)
+from models.foreign_file import ForeignFile, count_modules, heads_of, holding, shape_of
 from models.maskbit.bits import signs
 from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
 from models.maskbit.tokenizer import BitTokenizer
@@ -62,9 +55,7 @@ def read_tokenizer(file: ForeignFile, image_size: Size, given: Mapping[str, Any]
     table = weights[CODEBOOK] = weights.pop("quantize.codebook")
     if table.ndim != 2 or not table.equal(signs(torch.arange(len(table)), table.shape[1])):
         raise UserError(f"quantize.codebook in {file.path} does not hold the bits of all numbers")
-    return model_of(
-        BitTokenizerConfig, BitTokenizer, weights, file.path, image_size, given, strided=True
-    )
+    return model_of(BitTokenizerConfig, BitTokenizer, weights, image_size, given, strided=True)
 
 
 def adapt(model: BitTokenizer, path: Path, given: Mapping[str, Any]) -> BitTokenizer:
@@ -79,10 +70,9 @@ def read(file: ForeignFile, expected: Expected) -> BitTransformer:
     """Build the transformer; errors as in `models.halton.foreign.read`."""
     path, tokenizer = file.path, expected.tokenizer
     weights = all_renamed(file.weights(SIGNS, IGNORED), NAMES)
-    with making("transformer", path):
-        config = infer_config(weights, expected.heads)
-        weights["position_embedding"] = weights["position_embedding"][0]
-        transformer = built(BitTransformer, config, weights)
+    config = infer_config(weights, expected.heads)
+    weights["position_embedding"] = weights["position_embedding"][0]
+    transformer = built(BitTransformer, config, weights)
     bits = config.bits * config.splits
     if not isinstance(tokenizer, BitTokenizerConfig) or tokenizer.embed_dim != bits:
         raise UserError(

@@ -13,15 +13,7 @@ import torch
 from torch import Tensor
 
 from models.family import Expected, TransformerFamily, built
-from models.foreign_file import (
-    ForeignFile,
-    count_modules,
-    holding,
-    making,
-    shape_of,
-    taken,
-    unwrapped,
-)
+from models.foreign_file import ForeignFile, count_modules, holding, shape_of, taken, unwrapped
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 from models.renaming import all_renamed, renamed
@@ -62,9 +54,8 @@ def read(file: ForeignFile, expected: Expected) -> MaskedTransformer:
         weights = without_codes(weights, used, codes)
     if expected.heads is None:
         log.info("%s does not say how many attention heads it has; using %d (`heads`)", path, heads)
-    with making("transformer", path):
-        config = infer_config(weights, used, expected.heads or heads)
-        return built(MaskedTransformer, config, weights)
+    config = infer_config(weights, used, expected.heads or heads)
+    return built(MaskedTransformer, config, weights)
 
 
 def _counts_all_codes(weights: Mapping[str, Tensor], expected: Expected, path: Path) -> bool:

@@ -55,7 +55,6 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Maskg
         MaskgitVQGANConfig,
         MaskgitVQModel,
         weights,
-        file.path,
         image_size,
         given,
         strided="encoder.down.0.downsample.conv.weight" in weights,

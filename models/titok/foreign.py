@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from models.family import TokenizerFamily, built
-from models.foreign_file import ForeignFile, count_modules, holding, making, shape_of
+from models.foreign_file import ForeignFile, count_modules, holding, shape_of
 from models.renaming import all_renamed
 from models.titok.config import TitokConfig
 from models.titok.network import TitokModel
@@ -53,9 +53,8 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Titok
     """
     theirs = file.weights(SIGNS)
     _refuse_other_kinds(theirs, file.path)
-    with making("tokenizer of TiTok", file.path):
-        weights = all_renamed(theirs, NAMES)
-        return built(TitokModel, infer_config(weights), weights)
+    weights = all_renamed(theirs, NAMES)
+    return built(TitokModel, infer_config(weights), weights)
 
 
 def _refuse_other_kinds(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -15,7 +15,6 @@ from models.foreign_file import (
     count_modules,
     heads_of,
     holding,
-    making,
     shape_of,
     with_joined_qkv,
     with_split_qkv,
@@ -70,17 +69,16 @@ def read(file: ForeignFile, expected: Expected) -> TitokTransformer:
     """Build the transformer; errors as in `models.halton.foreign.read`."""
     is_bert = file.holds(BERT)
     theirs = file.weights(BERT if is_bert else UVIT, IGNORED)
-    with making("transformer", file.path):
-        weights = all_renamed(theirs, BERT_NAMES if is_bert else UVIT_NAMES)
-        width = shape_of(weights, "out.weight", 2)[1]
-        positions = weights.get("position_embedding", torch.empty(0)).reshape(-1, width)
-        if is_bert:
-            shape_of(weights, TOKEN_TYPES, 2)
-            positions = positions + weights.pop(TOKEN_TYPES)[0]  # all tokens are of the first type
-            weights = with_joined_qkv(weights)
-        weights["position_embedding"] = positions.roll(-1, 0)
-        config = infer_config(weights, expected.tokenizer.codebook_size, expected.heads)
-        return built(TitokTransformer, config, weights)
+    weights = all_renamed(theirs, BERT_NAMES if is_bert else UVIT_NAMES)
+    width = shape_of(weights, "out.weight", 2)[1]
+    positions = weights.get("position_embedding", torch.empty(0)).reshape(-1, width)
+    if is_bert:
+        shape_of(weights, TOKEN_TYPES, 2)
+        positions = positions + weights.pop(TOKEN_TYPES)[0]  # all tokens are of the first type
+        weights = with_joined_qkv(weights)
+    weights["position_embedding"] = positions.roll(-1, 0)
+    config = infer_config(weights, expected.tokenizer.codebook_size, expected.heads)
+    return built(TitokTransformer, config, weights)
 
 
 def infer_config(

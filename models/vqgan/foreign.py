@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from models.family import TokenizerFamily, built
-from models.foreign_file import ForeignFile, count_modules, making, shape_of, unwrapped
+from models.foreign_file import ForeignFile, count_modules, shape_of, unwrapped
 from models.shapes import refuse_contradictions
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
@@ -63,9 +63,10 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> VQMod
         given: fields of VQGANConfig that the user set.
 
     Raises:
-        UserError: if the weights do not make a VQ-GAN, or contradict a given field.
+        ValueError: if the weights do not make a VQ-GAN.
+        UserError: if they are of another kind of VQ-GAN.
     """
-    model = model_of(VQGANConfig, VQModel, find_weights(file), file.path, image_size, given)
+    model = model_of(VQGANConfig, VQModel, find_weights(file), image_size, given)
     if model.config.num_res_blocks == 4:
         log.warning(
             "%s could be of IBQ, without its averages; if so, give `tokenizer` ibq", file.path
@@ -77,7 +78,6 @@ def model_of(
     config_class: type[VQGANConfig],
     network: type[AnyModel],
     weights: Mapping[str, Tensor],
-    path: Path,
     image_size: Size,
     given: Mapping[str, Any],
     **known: Any,
@@ -92,13 +92,12 @@ def model_of(
         **known: fields that only the config of the family has.
 
     Raises:
-        UserError: as `read`.
+        ValueError: as `read`.
     """
-    with making("VQ-GAN", path):
-        inferred = infer_config(weights, image_size)
-        from_user = {name: given[name] for name in NOT_IN_WEIGHTS if name in given}
-        config = config_class(**{**inferred, **from_user, **known})
-        return built(network, config, weights)
+    inferred = infer_config(weights, image_size)
+    from_user = {name: given[name] for name in NOT_IN_WEIGHTS if name in given}
+    config = config_class(**{**inferred, **from_user, **known})
+    return built(network, config, weights)
 
 
 def adapt(model: AnyModel, path: Path, given: Mapping[str, Any]) -> AnyModel:

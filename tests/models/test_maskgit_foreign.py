@@ -14,6 +14,7 @@ import torch
 from golden_values import GOLDEN, fill_transformer, read_golden, transformer_inputs
 from safetensors.torch import save_file
 
+from models.families.tables import read_network
 from models.family import Expected
 from models.foreign_file import ForeignFile
 from models.maskgit.config import TransformerConfig
@@ -35,7 +36,7 @@ GOLDEN_CASES = {
 
 def load(stored, codebook_size):
     expected = Expected(VQGANConfig(n_embed=codebook_size), None, {})
-    return read(ForeignFile(stored, Path("model.pth")), expected)
+    return read_network("transformer", ForeignFile(stored, Path("model.pth")), expected)
 
 
 def golden_weights(name):

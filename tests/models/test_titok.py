@@ -14,12 +14,12 @@ from golden_values import GOLDEN, fill_transformer, read_golden, transformer_inp
 from toy_families import RowConfig
 
 from models.decoding import make_plan, reveal_counts
-from models.families.tables import family_of_file, new_transformer
+from models.families.tables import family_of_file, new_transformer, read_network
 from models.family import Expected
 from models.foreign_file import ForeignFile
 from models.sampling import SamplingConfig
 from models.titok.config import TitokTransformerConfig as Config
-from models.titok.generators import read, to_foreign
+from models.titok.generators import to_foreign
 from models.titok.transformer import TitokTransformer
 from utils.errors import UserError
 
@@ -37,8 +37,10 @@ def golden_weights(name):
 
 def opened(weights, config: Config, codes: int | None = None) -> TitokTransformer:
     tokenizer = RowConfig(codebook_size=codes or config.codebook_size)
-    return read(
-        ForeignFile(weights, Path("a.bin")), Expected(tokenizer, None, {"heads": config.heads})
+    return read_network(
+        "transformer",
+        ForeignFile(weights, Path("a.bin")),
+        Expected(tokenizer, None, {"heads": config.heads}),
     )
 
 
