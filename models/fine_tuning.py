@@ -2,7 +2,7 @@
 
 A weight is taken if both networks have one of its name and shape. Before that, the family of a
 transformer may fit a weight to the classes and the token grid of the new one
-(`TransformerFamily.carry`).
+(`Transformer.carry` in models/family.py).
 
 Axes: L tokens of an image, h w token grid.
 """
