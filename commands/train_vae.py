@@ -39,8 +39,7 @@ from commands.trial import cost_of, cost_of_training, steps_of
 from models.open import load_tokenizer
 from models.perceptual import has_vgg_weights
 from models.tokenizer import Tokenizer
-from models.vqgan.config import VQGANConfig
-from models.vqgan.foreign import read_remap
+from models.vqgan.config import VQGANConfig, read_remap
 from models.vqgan.network import VQModel
 from training.config import VQGANTrainingConfig
 from training.vqgan import VQGANStage, freeze_vqgan

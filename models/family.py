@@ -8,14 +8,13 @@ Axes: B images of a batch, L tokens of an image, h w token grid, C H W of an ima
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
 from models.fine_tuning import Change
 from models.foreign_file import ForeignFile
-from models.shapes import NetworkShape, TokenizerShape, TransformerShape, refuse_contradictions
+from models.shapes import NetworkShape, TokenizerShape, TransformerShape
 from utils.checkpoint import build_with_weights
 from utils.plain import to_plain
 from utils.size import Size
@@ -72,6 +71,13 @@ class TokenizerNetwork(nn.Module, ABC):
         """
         return to_plain(self.config), self.state_dict()
 
+    def weights_for(self, config: TokenizerShape) -> Mapping[str, Tensor]:
+        """Return the weights for the same network with a config that `TokenizerShape.adapted` made.
+
+        The default is the network's own.
+        """
+        return self.state_dict()
+
     def to_rgb(self, images: Tensor) -> Tensor:
         """Turn images into displayable ones: (B, 1 or 3, H, W) in [-1, 1]."""
         return images
@@ -111,12 +117,6 @@ def built(
     return build_with_weights(lambda: network(config), weights)
 
 
-def checked(network: Network, path: Path, given: Mapping[str, Any]) -> Network:
-    """Return a network that agrees with these fields; errors as in `refuse_contradictions`."""
-    refuse_contradictions(network.config, given, path)
-    return network
-
-
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """What tokenizer and transformer families share.
@@ -150,13 +150,10 @@ class TokenizerFamily(Family):
         read: (file of another program, image size, given fields) -> network on the CPU. It must
             refuse a file with an entry that the network does not use, unless the entry is on the
             family's list of entries without effect.
-        adapt: (network, path, given fields) -> network. Checks the given fields against the config,
-            and applies those that change the network.
     """
 
     network: Callable[[Any], TokenizerNetwork]
     read: Callable[[ForeignFile, Size, Mapping[str, Any]], TokenizerNetwork] | None = None
-    adapt: Callable[[Any, Path, Mapping[str, Any]], TokenizerNetwork] = checked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from models.families.tables import (
     FIRST_TOKENIZER,
     FIRST_TRANSFORMER,
     family_named,
-    family_of,
     read_network,
 )
 from models.family import Expected, TokenizerNetwork, built
@@ -195,8 +194,7 @@ def foreign_model(
     refuse_contradictions(transformer.config, given, path)
     config = transformer.config
     if config.splits != tokenizer.config.splits:
-        adapt = family_of(tokenizer.config).adapt
-        tokenizer = Tokenizer(adapt(tokenizer.network, path, {"splits": config.splits}))
+        tokenizer = Tokenizer(_adapted(tokenizer.network, path, {"splits": config.splits}))
     if config.seq_len != tokenizer.config.seq_len:
         raise UserError(
             f"{path} needs images of {config.seq_len} tokens, but the tokenizer makes "
@@ -243,7 +241,16 @@ def _tokenizer_in(
     else:
         file = ForeignFile(stored, path)
         network = read_network("tokenizer", file, image_size, given, named=named)
-    return Tokenizer(family_of(network.config).adapt(network, path, given))
+    return Tokenizer(_adapted(network, path, given))
+
+
+def _adapted(network: TokenizerNetwork, path: Path, given: Mapping[str, Any]) -> TokenizerNetwork:
+    """Check a network against the given fields, or rebuild it with those that it can take."""
+    config = network.config.adapted(given, path)
+    refuse_contradictions(config, given, path)
+    if config == network.config:
+        return network
+    return built(type(network), config, network.weights_for(config))
 
 
 def _tokenizer_network(entry: Any, source: Path | str) -> TokenizerNetwork:

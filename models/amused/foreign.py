@@ -12,7 +12,7 @@ from models.amused.network import AmusedModel
 from models.family import TokenizerFamily
 from models.foreign_file import ForeignFile, holding, unwrapped
 from models.renaming import all_renamed, levels_turned
-from models.vqgan.foreign import NEEDED, SIGNS, adapt, model_of
+from models.vqgan.foreign import NEEDED, SIGNS, model_of
 from utils.size import Size
 
 DIFFUSERS = (*SIGNS[:3], "encoder.down_blocks.0.resnets.0.conv1.weight")
@@ -61,5 +61,4 @@ FAMILY = TokenizerFamily(
     recognizes=recognizes,
     accepts=holding(DIFFUSERS, NEEDED),
     read=read,
-    adapt=adapt,
 )

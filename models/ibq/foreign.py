@@ -12,7 +12,7 @@ from models.family import TokenizerFamily
 from models.foreign_file import ForeignFile, averaged, holding
 from models.ibq.config import IBQConfig
 from models.ibq.network import IBQModel
-from models.vqgan.foreign import NEEDED, SIGNS, adapt, model_of
+from models.vqgan.foreign import NEEDED, SIGNS, model_of
 from utils.size import Size
 
 AVERAGES = "model_ema."
@@ -35,5 +35,4 @@ FAMILY = TokenizerFamily(
     recognizes=holding(IBQ_SIGNS),
     accepts=holding(NEEDED),
     read=read,
-    adapt=adapt,
 )

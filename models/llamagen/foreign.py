@@ -8,7 +8,7 @@ from models.foreign_file import ForeignFile, holding
 from models.llamagen.config import LlamaGenConfig
 from models.llamagen.network import LlamaGenModel
 from models.renaming import all_renamed, levels_turned
-from models.vqgan.foreign import adapt, model_of
+from models.vqgan.foreign import model_of
 from utils.size import Size
 
 SIGNS = (
@@ -43,5 +43,4 @@ FAMILY = TokenizerFamily(
     license="MIT (FoundationVision/LlamaGen)",
     recognizes=holding(SIGNS),
     read=read,
-    adapt=adapt,
 )

@@ -1,11 +1,13 @@
 """The configs of MaskBit's tokenizer and transformer; imports nothing slow."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
 from models.shapes import AttentionShape
+from models.vqgan.config import VQGANConfig
 from utils.errors import FieldError
 
 
@@ -37,6 +39,11 @@ class BitTokenizerConfig(MaskgitVQGANConfig):
         """Rows and columns of tokens, (h, w * splits)."""
         rows, columns = super().grid
         return rows, columns * self.splits
+
+    def adapted(self, given: Mapping[str, Any], source: Path | str) -> VQGANConfig:
+        """Take over `splits`, and what VQ-GANs take over."""
+        changed = replace(self, splits=given.get("splits", self.splits))
+        return super(BitTokenizerConfig, changed).adapted(given, source)
 
     def validate(self) -> None:
         """Check that the numbers fit together; errors as in `VQGANConfig`."""

@@ -5,8 +5,6 @@ These are `maskbit_tokenizer_14bit.bin` and `maskbit_generator_14bit.bin`, also 
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +18,6 @@ from models.maskbit.tokenizer import BitTokenizer
 from models.maskbit.transformer import BitTransformer
 from models.maskgit_vqgan.foreign import NAMES as TOKENIZER_NAMES
 from models.renaming import all_renamed, levels_turned
-from models.vqgan.foreign import adapt as adapt_vqgan
 from models.vqgan.foreign import model_of
 from utils.errors import UserError
 from utils.size import Size
@@ -56,14 +53,6 @@ def read_tokenizer(file: ForeignFile, image_size: Size, given: Mapping[str, Any]
     if table.ndim != 2 or not table.equal(signs(torch.arange(len(table)), table.shape[1])):
         raise UserError(f"quantize.codebook in {file.path} does not hold the bits of all numbers")
     return model_of(BitTokenizerConfig, BitTokenizer, weights, image_size, given, strided=True)
-
-
-def adapt(model: BitTokenizer, path: Path, given: Mapping[str, Any]) -> BitTokenizer:
-    """Check a tokenizer against the given fields; apply `splits`, and what VQ-GANs apply."""
-    if "splits" in given:
-        config = replace(model.config, splits=given["splits"])
-        model = built(BitTokenizer, config, model.state_dict())
-    return adapt_vqgan(model, path, given)
 
 
 def read(file: ForeignFile, expected: Expected) -> BitTransformer:
@@ -127,7 +116,6 @@ TOKENIZER = TokenizerFamily(
     license="Apache-2.0 (markweberdev/maskbit)",
     recognizes=holding(TOKENIZER_SIGNS),
     read=read_tokenizer,
-    adapt=adapt,
 )
 TRANSFORMER = TransformerFamily(
     config=BitTransformerConfig,

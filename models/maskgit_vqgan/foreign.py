@@ -17,7 +17,7 @@ from models.maskgit_vqgan.config import MaskgitVQGANConfig
 from models.maskgit_vqgan.flax_names import with_our_names
 from models.maskgit_vqgan.network import MaskgitVQModel
 from models.renaming import all_renamed, levels_turned
-from models.vqgan.foreign import adapt, model_of
+from models.vqgan.foreign import model_of
 from utils.size import Size
 
 COMMON = ("encoder.conv_in.weight", "decoder.conv_out.weight", "quantize.embedding.weight")
@@ -68,5 +68,4 @@ FAMILY = TokenizerFamily(
     license="Apache-2.0 (google-research/maskgit, markweberdev/maskbit); MAGE states none",
     recognizes=recognizes,
     read=read,
-    adapt=adapt,
 )

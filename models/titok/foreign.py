@@ -16,7 +16,6 @@ from models.foreign_file import ForeignFile, count_modules, holding, shape_of
 from models.renaming import all_renamed
 from models.titok.config import TitokConfig
 from models.titok.network import TitokModel
-from models.vqgan.foreign import adapt
 from utils.errors import UserError
 from utils.size import Size
 
@@ -106,5 +105,4 @@ FAMILY = TokenizerFamily(
     license="Apache-2.0 (bytedance/1d-tokenizer)",
     recognizes=holding(SIGNS),
     read=read,
-    adapt=adapt,
 )

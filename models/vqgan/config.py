@@ -4,11 +4,15 @@ This file imports nothing slow, because the command line reads it before it show
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
 
 from models.shapes import TokenizerShape
-from utils.errors import value_text
+from utils.errors import FieldError, UserError, one_line, value_text
 from utils.plain import ADDED_LATER, written_by
 from utils.size import Size, size_of, size_text
 
@@ -106,6 +110,19 @@ class VQGANConfig(TokenizerShape):
         attention = {*self.attn_resolutions} & {*self.resolutions, *other.resolutions}
         return self if attention or self.middle_attention else other
 
+    def adapted(self, given: Mapping[str, Any], source: Path | str) -> "VQGANConfig":
+        """Take over an image size, and a remap, the path of an .npy file; errors as in the base."""
+        resized = self.for_images_of(size_of(given.get("image_size", self.image_size)))
+        if given.get("remap") is None:
+            return resized
+        remap = read_remap(Path(given["remap"]), self.n_embed)
+        if self.remap not in (None, remap):
+            raise UserError(
+                f"`remap` {given['remap']} names {len(remap)} codes, which differ from the "
+                f"{self.codebook_size} in use in {source}; leave it out"
+            )
+        return replace(resized, remap=remap)
+
     def unused_attn_resolutions(self) -> tuple[int, ...]:
         """Return the attention resolutions that do not occur; they have no effect."""
         return tuple(size for size in self.attn_resolutions if size not in self.resolutions)
@@ -145,7 +162,7 @@ class VQGANConfig(TokenizerShape):
 
         Lists count as tuples.
         """
-        if field == "remap":  # given as a path; `foreign.adapt` compares the contents of the file
+        if field == "remap":  # given as a path; `adapted` compares the contents of the file
             return True
         own = getattr(self, field)
         if field == "attn_resolutions" and isinstance(value, tuple | list):
@@ -184,3 +201,26 @@ def _check_remap(remap: tuple[int, ...], n_embed: int) -> None:
     code, times = Counter(remap).most_common(1)[0]
     if times > 1:
         raise ValueError(f"code {code} occurs more than once")
+
+
+def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:
+    """Read the numbers of the used codes from an .npy file.
+
+    Raises:
+        FieldError: if it is missing, or is not a list of different codes in [0, n_embed).
+    """
+    try:
+        codes = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise FieldError("remap", path, error.strerror or one_line(error)) from error
+    except Exception as error:
+        # numpy parses the header as Python, so damage can raise any exception.
+        raise FieldError("remap", path, "is not a complete .npy file of numbers") from error
+    if not isinstance(codes, np.ndarray) or codes.ndim != 1 or codes.dtype.kind not in "iu":
+        raise FieldError("remap", path, "must hold one array of whole numbers, the used codes")
+    remap = tuple(codes.tolist())
+    try:
+        _check_remap(remap, n_embed)
+    except ValueError as error:
+        raise FieldError("remap", path, str(error)) from error
+    return remap

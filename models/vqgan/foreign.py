@@ -8,21 +8,18 @@ under `first_stage_model.`; each of them in any further wrappers (models/foreign
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from models.family import TokenizerFamily, built
 from models.foreign_file import ForeignFile, count_modules, shape_of, unwrapped
-from models.shapes import refuse_contradictions
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
-from utils.errors import FieldError, UserError, one_line
-from utils.size import Size, size_of
+from utils.errors import UserError
+from utils.size import Size
 
 log = logging.getLogger(__name__)
 
@@ -98,73 +95,6 @@ def model_of(
     from_user = {name: given[name] for name in NOT_IN_WEIGHTS if name in given}
     config = config_class(**{**inferred, **from_user, **known})
     return built(network, config, weights)
-
-
-def adapt(model: AnyModel, path: Path, given: Mapping[str, Any]) -> AnyModel:
-    """Check a VQ-GAN on the CPU against the given fields; apply an image size and a remap.
-
-    Args:
-        given: fields of VQGANConfig that the user set; "remap" is the path of an .npy file.
-
-    Returns:
-        The model, or a new one with the remap, or for the size if it has no attention.
-
-    Raises:
-        UserError: if a field contradicts the VQ-GAN, or the remap cannot be read.
-    """
-    if "image_size" in given:
-        model = at_size(model, size_of(given["image_size"]))
-    refuse_contradictions(model.config, given, path)
-    if given.get("remap") is None:
-        return model
-    remap = read_remap(Path(given["remap"]), model.config.n_embed)
-    if model.config.remap is None:
-        return remapped(model, remap)
-    if model.config.remap != remap:
-        raise UserError(
-            f"`remap` {given['remap']} names {len(remap)} codes, which differ from the "
-            f"{model.config.codebook_size} in use in {path}; leave it out"
-        )
-    return model
-
-
-def at_size(model: AnyModel, image_size: Size) -> AnyModel:
-    """Build the same model for images of another size; a model with attention is returned as it is.
-
-    Raises:
-        FieldError: if the size is not a multiple of the model's factor.
-    """
-    config = model.config.for_images_of(image_size)
-    return model if config == model.config else built(type(model), config, model.state_dict())
-
-
-def remapped(model: AnyModel, remap: tuple[int, ...]) -> AnyModel:
-    """Build the same model with fewer tokens: token i means code remap[i]."""
-    weights = {**model.state_dict(), "quantize.used": torch.tensor(remap)}
-    return built(type(model), replace(model.config, remap=remap), weights)
-
-
-def read_remap(path: Path, n_embed: int) -> tuple[int, ...]:
-    """Read the numbers of the used codes from an .npy file.
-
-    Raises:
-        FieldError: if it is missing, or is not a list of different codes in [0, n_embed).
-    """
-    try:
-        codes = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise FieldError("remap", path, error.strerror or one_line(error)) from error
-    except Exception as error:
-        # numpy parses the header as Python, so damage can raise any exception.
-        raise FieldError("remap", path, "is not a complete .npy file of numbers") from error
-    if not isinstance(codes, np.ndarray) or codes.ndim != 1 or codes.dtype.kind not in "iu":
-        raise FieldError("remap", path, "must hold one array of whole numbers, the used codes")
-    remap = tuple(codes.tolist())
-    try:
-        VQGANConfig(n_embed=n_embed, remap=remap).validate()
-    except ValueError as error:
-        raise FieldError("remap", path, str(error)) from error
-    return remap
 
 
 def find_weights(file: ForeignFile) -> dict[str, Tensor]:
@@ -275,5 +205,4 @@ FAMILY = TokenizerFamily(
     layout="VQ-GAN in taming-transformers' layout (encoder.conv_in.weight, ...)",
     recognizes=recognizes,
     read=read,
-    adapt=adapt,
 )

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.family import TokenizerNetwork
+from models.shapes import TokenizerShape
 from models.vqgan.config import VQGANConfig
 from models.vqgan.norm import GroupNorm
 from models.vqgan.quantizer import VectorQuantizer
@@ -310,6 +311,12 @@ class VQModel(TokenizerNetwork):
         settings = {name: config[name] for name in config.keys() - NOT_ENCODING}
         parts = {name: w for name, w in weights.items() if not name.startswith(DECODER)}
         return {**settings, "family": self.config.family}, parts
+
+    def weights_for(self, config: TokenizerShape) -> Mapping[str, Tensor]:
+        """Return the weights; with the numbers of the used codes if there is a remap."""
+        assert isinstance(config, VQGANConfig)
+        used = {} if config.remap is None else {"quantize.used": torch.tensor(config.remap)}
+        return {**self.state_dict(), **used}
 
     def compile_networks(self, dynamic: bool) -> None:
         """Run encoder and decoder through torch.compile with `dynamic`.

@@ -27,8 +27,7 @@ from models.maskgit.foreign import read, to_foreign
 from models.maskgit.transformer import MaskedTransformer
 from models.open import load_model, load_tokenizer
 from models.tokenizer import Tokenizer
-from models.vqgan.config import VQGANConfig
-from models.vqgan.foreign import read_remap
+from models.vqgan.config import VQGANConfig, read_remap
 from models.vqgan.network import VQModel
 from training.config import TrainingConfig, VQGANTrainingConfig
 from training.run_folder import RunFolder

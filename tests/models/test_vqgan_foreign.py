@@ -12,8 +12,8 @@ from torch import Tensor
 
 from models.open import load_tokenizer, tokenizer_of
 from models.tokenizer import Tokenizer
-from models.vqgan.config import VQGANConfig
-from models.vqgan.foreign import infer_config, read_remap
+from models.vqgan.config import VQGANConfig, read_remap
+from models.vqgan.foreign import infer_config
 from models.vqgan.network import VQModel
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
