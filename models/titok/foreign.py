@@ -6,7 +6,6 @@ Their files are `model.safetensors` of `tokenizer_titok_{l32,b64,s128}_imagenet`
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -51,19 +50,15 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Titok
         UserError: if it is of another kind, or the weights do not make one.
     """
     theirs = file.weights(SIGNS)
-    _refuse_other_kinds(theirs, file.path)
+    # Later kinds have no codes, or not the decoder of MaskGIT's VQ-GAN.
+    lacking = [name for name in NEEDED if name not in theirs]
+    if lacking:
+        raise UserError(
+            f"{file.path} holds no tokenizer as TiTok-L-32, B-64 or S-128, but one of another "
+            f"kind: it has no {lacking[0]}"
+        )
     weights = all_renamed(theirs, NAMES)
     return built(TitokModel, infer_config(weights), weights)
-
-
-def _refuse_other_kinds(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse later kinds of TiTok: without codes, or without the decoder of MaskGIT's VQ-GAN."""
-    for name in NEEDED:
-        if name not in weights:
-            raise UserError(
-                f"{path} holds no tokenizer as TiTok-L-32, B-64 or S-128, but one of another kind: "
-                f"it has no {name}"
-            )
 
 
 def infer_config(weights: Mapping[str, Tensor]) -> TitokConfig:

@@ -13,7 +13,7 @@ import torch
 from golden_values import GOLDEN, fill_transformer, read_golden, transformer_inputs
 
 from models.decoding import make_plan, reveal_counts
-from models.families.tables import new_transformer
+from models.families.tables import new_transformer, read_network
 from models.family import Expected
 from models.foreign_file import ForeignFile
 from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
@@ -39,8 +39,10 @@ def golden_weights(name):
 def opened(weights, config: BitTransformerConfig) -> BitTransformer:
     bits = config.bits * config.splits
     tokenizer = BitTokenizerConfig(n_embed=2**bits, embed_dim=bits)
-    return read(
-        ForeignFile(weights, Path("a.bin")), Expected(tokenizer, None, {"heads": config.heads})
+    return read_network(
+        "transformer",
+        ForeignFile(weights, Path("a.bin")),
+        Expected(tokenizer, None, {"heads": config.heads}),
     )
 
 
