@@ -1,6 +1,7 @@
 """What a new family must implement: the base classes of the networks, and the row of a family.
 
-models/shapes.py has the base classes of their configs, models/families/tables.py the rows.
+models/shapes.py has the base classes of their configs. The row stands in the folder of the family;
+models/families/tables.py names all rows.
 
 Axes: B images of a batch, L tokens of an image, h w token grid, C H W of an image, K codebook.
 """
@@ -17,7 +18,6 @@ from models.foreign_file import ForeignFile
 from models.shapes import NetworkShape, TokenizerShape, TransformerShape
 from utils.checkpoint import build_with_weights
 from utils.plain import to_plain
-from utils.size import Size
 
 
 class Transformer(nn.Module, ABC):
@@ -86,7 +86,6 @@ class TokenizerNetwork(nn.Module, ABC):
         """Run the slow parts through torch.compile with `dynamic`; the default compiles nothing."""
 
 
-Network = TypeVar("Network", TokenizerNetwork, Transformer)
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -119,56 +118,36 @@ def built(
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What tokenizer and transformer families share.
-
-    Attributes:
-        config: its config dataclass, which also holds the family's name.
-        layout: describes the files of other programs that it reads, for messages; empty if none.
-        license: that of the weights which its authors publish; empty if they publish none.
-        recognizes: tells whether a file of another program is one of these. The rows are asked in
-            order, so a family whose files also look like another's comes first.
-        accepts: tells whether a file can be one of these if the user says so; None: `recognizes`.
-    """
-
-    config: Any
-    layout: str = ""
-    license: str = ""
-    recognizes: Callable[[ForeignFile], bool] = lambda file: False
-    accepts: Callable[[ForeignFile], bool] | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of the family in checkpoints."""
-        return self.config.family
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerFamily(Family):
-    """A kind of tokenizer; its config is a `TokenizerShape`.
-
-    Attributes:
-        read: (file of another program, image size, given fields) -> network on the CPU. It must
-            refuse a file with an entry that the network does not use, unless the entry is on the
-            family's list of entries without effect.
-    """
-
-    network: Callable[[Any], TokenizerNetwork]
-    read: Callable[[ForeignFile, Size, Mapping[str, Any]], TokenizerNetwork] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransformerFamily(Family):
-    """A kind of transformer; its config is a `TransformerShape`.
+    """A kind of tokenizer or transformer, and the files of other programs that it reads.
 
     The config of a new transformer gets those of codebook_size, num_classes, seq_len and grid that
     it has, and every other field that an option fills.
 
     Attributes:
-        read: (file of another program, what the user says) -> network on the CPU. It must refuse
-            unused entries, as for tokenizers.
+        config: its config, a `TokenizerShape` or `TransformerShape`, with the family's name.
+        network: config -> a `TokenizerNetwork` or a `Transformer`.
+        layout: describes the files of other programs, for messages; empty if it reads none.
+        license: that of the weights which its authors publish; empty if they publish none.
+        recognizes: tells whether a file of another program is one of these. The rows are asked in
+            order, so a family whose files also look like another's comes first.
+        accepts: tells whether a file can be one of these if the user says so; None: `recognizes`.
+        read: (file of another program, what the user says) -> network on the CPU. Of a transformer
+            the user says what is `Expected`, and of a tokenizer, as two arguments, the image size
+            and the fields of its config. It must refuse a file with an entry that the network does
+            not use, unless the entry is on the family's list of entries without effect.
         write: network -> its weights in the layout of another program; None if no program has one.
     """
 
-    network: Callable[[Any], Transformer]
-    read: Callable[[ForeignFile, Expected], Transformer] | None = None
+    config: Any
+    network: Callable[[Any], Any]
+    layout: str = ""
+    license: str = ""
+    recognizes: Callable[[ForeignFile], bool] = lambda file: False
+    accepts: Callable[[ForeignFile], bool] | None = None
+    read: Callable[..., Any] | None = None
     write: Callable[[Any], dict[str, Any]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the family in checkpoints."""
+        return self.config.family

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.family import TokenizerFamily, TokenizerNetwork, Transformer, TransformerFamily
+from models.family import Family, TokenizerNetwork, Transformer
 from models.foreign_file import ForeignFile
 from models.shapes import TokenizerShape, TransformerShape
 
@@ -118,17 +118,17 @@ def read_count(file, expected):
 
 
 TOKENIZERS = (
-    TokenizerFamily(
+    Family(
         config=GrayConfig,
         network=GrayNetwork,
         layout="gray levels",
         recognizes=is_gray,
         read=read_gray,
     ),
-    TokenizerFamily(config=RowConfig, network=RowNetwork),
+    Family(config=RowConfig, network=RowNetwork),
 )
 TRANSFORMERS = (
-    TransformerFamily(
+    Family(
         config=CountConfig,
         network=CountNetwork,
         layout="table of counts",

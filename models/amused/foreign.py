@@ -9,7 +9,7 @@ from typing import Any
 
 from models.amused.config import AmusedConfig
 from models.amused.network import AmusedModel
-from models.family import TokenizerFamily
+from models.family import Family
 from models.foreign_file import ForeignFile, holding, unwrapped
 from models.renaming import all_renamed, levels_turned
 from models.vqgan.foreign import NEEDED, SIGNS, model_of
@@ -53,7 +53,7 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Amuse
     return model_of(AmusedConfig, AmusedModel, weights, image_size, given)
 
 
-FAMILY = TokenizerFamily(
+FAMILY = Family(
     config=AmusedConfig,
     network=AmusedModel,
     layout="VQ-GAN of aMUSEd (encoder.down_blocks.0.resnets.0, ...)",

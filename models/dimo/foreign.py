@@ -8,7 +8,7 @@ import logging
 
 from models.dimo.config import DimoConfig
 from models.dimo.network import DimoTransformer
-from models.family import Expected, TransformerFamily, built
+from models.family import Expected, Family, built
 from models.foreign_file import ForeignFile, unwrapped
 from models.maskgit.foreign import SIGNS, VALEOAI_HEADS, find_weights, infer_config, to_foreign
 
@@ -35,7 +35,7 @@ def read(file: ForeignFile, expected: Expected) -> DimoTransformer:
     return built(DimoTransformer, config, weights)
 
 
-FAMILY = TransformerFamily(
+FAMILY = Family(
     config=DimoConfig,
     network=DimoTransformer,
     layout="one-step student of Di[M]O (a bare state dict of valeoai/Maskgit-pytorch's 256 model)",

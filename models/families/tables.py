@@ -11,7 +11,7 @@ from typing import Any
 
 from models.amused import foreign as amused
 from models.dimo import foreign as dimo
-from models.family import Family, TokenizerFamily, Transformer, TransformerFamily
+from models.family import Family, Transformer
 from models.foreign_file import ForeignFile
 from models.google import foreign as google
 from models.halton import foreign as halton
@@ -32,7 +32,7 @@ from utils.torch_file import opening, pickled_network
 
 log = logging.getLogger(__name__)
 
-TOKENIZERS: tuple[TokenizerFamily, ...] = (
+TOKENIZERS: tuple[Family, ...] = (
     titok.FAMILY,
     llamagen.FAMILY,
     maskgit_vqgan.FAMILY,
@@ -41,14 +41,14 @@ TOKENIZERS: tuple[TokenizerFamily, ...] = (
     amused.FAMILY,
     vqgan.FAMILY,
 )
-TRANSFORMERS: tuple[TransformerFamily, ...] = (
+TRANSFORMERS: tuple[Family, ...] = (
     halton.FAMILY,
     maskbit.TRANSFORMER,
     google.FAMILY,
     titok_generators.FAMILY,
     dimo.FAMILY,
     maskgit.FAMILY,
-    TransformerFamily(config=ModernConfig, network=ModernTransformer),
+    Family(config=ModernConfig, network=ModernTransformer),
 )
 # Files of format version 1 do not name their families.
 FIRST_TOKENIZER, FIRST_TRANSFORMER = vqgan.FAMILY.name, maskgit.FAMILY.name

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from models.family import Expected, TransformerFamily, built
+from models.family import Expected, Family, built
 from models.foreign_file import ForeignFile, count_modules, holding, shape_of, with_joined_qkv
 from models.google.config import BertConfig
 from models.google.transformer import BertTransformer
@@ -93,7 +93,7 @@ def _move_rows(weights: dict[str, Tensor], config: BertConfig) -> None:
     weights["output_bias"] = weights["output_bias"][:codes]
 
 
-FAMILY = TransformerFamily(
+FAMILY = Family(
     config=BertConfig,
     network=BertTransformer,
     layout="transformer of google-research/maskgit (Embed_0.word_embeddings.embedding, ...)",

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.family import Expected, TransformerFamily, built
+from models.family import Expected, Family, built
 from models.foreign_file import ForeignFile, count_modules, holding, shape_of
 from models.halton.config import HaltonConfig
 from models.halton.transformer import HaltonTransformer
@@ -88,7 +88,7 @@ def to_foreign(model: HaltonTransformer) -> dict[str, Any]:
     }
 
 
-FAMILY = TransformerFamily(
+FAMILY = Family(
     config=HaltonConfig,
     network=HaltonTransformer,
     layout="transformer in Halton-MaskGIT's layout (last_norm.norm_final.weight, ...)",

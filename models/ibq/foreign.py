@@ -8,7 +8,7 @@ each resolution, which no published VQ-GAN of taming's family has.
 from collections.abc import Mapping
 from typing import Any
 
-from models.family import TokenizerFamily
+from models.family import Family
 from models.foreign_file import ForeignFile, averaged, holding
 from models.ibq.config import IBQConfig
 from models.ibq.network import IBQModel
@@ -27,7 +27,7 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> IBQMo
     return model_of(IBQConfig, IBQModel, weights, image_size, given)
 
 
-FAMILY = TokenizerFamily(
+FAMILY = Family(
     config=IBQConfig,
     network=IBQModel,
     layout="VQ-GAN of IBQ (model_ema.decay and four residual blocks)",

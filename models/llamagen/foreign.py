@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from models.family import TokenizerFamily
+from models.family import Family
 from models.foreign_file import ForeignFile, holding
 from models.llamagen.config import LlamaGenConfig
 from models.llamagen.network import LlamaGenModel
@@ -36,7 +36,7 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Llama
     return model_of(LlamaGenConfig, LlamaGenModel, weights, image_size, given)
 
 
-FAMILY = TokenizerFamily(
+FAMILY = Family(
     config=LlamaGenConfig,
     network=LlamaGenModel,
     layout="VQ-GAN in LlamaGen's layout (encoder.conv_blocks.0.res.0, ...)",

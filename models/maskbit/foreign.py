@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.family import Expected, TokenizerFamily, TransformerFamily, built
+from models.family import Expected, Family, built
 from models.foreign_file import ForeignFile, count_modules, heads_of, holding, shape_of
 from models.maskbit.bits import signs
 from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
@@ -109,7 +109,7 @@ def infer_config(weights: Mapping[str, Tensor], heads: int | None) -> BitTransfo
     )
 
 
-TOKENIZER = TokenizerFamily(
+TOKENIZER = Family(
     config=BitTokenizerConfig,
     network=BitTokenizer,
     layout="tokenizer of MaskBit (quantize.codebook, ...)",
@@ -117,7 +117,7 @@ TOKENIZER = TokenizerFamily(
     recognizes=holding(TOKENIZER_SIGNS),
     read=read_tokenizer,
 )
-TRANSFORMER = TransformerFamily(
+TRANSFORMER = Family(
     config=BitTransformerConfig,
     network=BitTransformer,
     layout="transformer of MaskBit (prediction_layer.weight, ...)",

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.family import Expected, TransformerFamily, built
+from models.family import Expected, Family, built
 from models.foreign_file import ForeignFile, count_modules, holding, shape_of, taken, unwrapped
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
@@ -160,7 +160,7 @@ def to_foreign(model: MaskedTransformer) -> dict[str, Tensor]:
     return {name: value.contiguous().clone() for name, value in theirs.items()}
 
 
-FAMILY = TransformerFamily(
+FAMILY = Family(
     config=TransformerConfig,
     network=MaskedTransformer,
     layout=LAYOUT,

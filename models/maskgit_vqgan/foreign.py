@@ -11,7 +11,7 @@ larger one.
 from collections.abc import Mapping
 from typing import Any
 
-from models.family import TokenizerFamily
+from models.family import Family
 from models.foreign_file import ForeignFile, unwrapped
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
 from models.maskgit_vqgan.flax_names import with_our_names
@@ -61,7 +61,7 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Maskg
     )
 
 
-FAMILY = TokenizerFamily(
+FAMILY = Family(
     config=MaskgitVQGANConfig,
     network=MaskgitVQModel,
     layout="VQ-GAN of MaskGIT, MAGE or VQGAN+ (encoder.mid.0.norm1.weight, ...)",

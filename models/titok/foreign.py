@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.family import TokenizerFamily, built
+from models.family import Family, built
 from models.foreign_file import ForeignFile, count_modules, holding, shape_of
 from models.renaming import all_renamed
 from models.titok.config import TitokConfig
@@ -93,7 +93,7 @@ def infer_config(weights: Mapping[str, Tensor]) -> TitokConfig:
     )
 
 
-FAMILY = TokenizerFamily(
+FAMILY = Family(
     config=TitokConfig,
     network=TitokModel,
     layout="tokenizer of TiTok (latent_tokens, encoder.ln_pre.weight, ...)",

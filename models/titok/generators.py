@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from models.family import Expected, TransformerFamily, built
+from models.family import Expected, Family, built
 from models.foreign_file import (
     ForeignFile,
     count_modules,
@@ -124,7 +124,7 @@ def to_foreign(model: TitokTransformer) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in renamed.items()}
 
 
-FAMILY = TransformerFamily(
+FAMILY = Family(
     config=TitokTransformerConfig,
     network=TitokTransformer,
     layout="transformer of TiTok (model.lm_head.weight, or in_blocks.0.attn.qkv.weight, ...)",

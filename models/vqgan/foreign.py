@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from models.family import TokenizerFamily, built
+from models.family import Family, built
 from models.foreign_file import ForeignFile, count_modules, shape_of, unwrapped
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
@@ -199,7 +199,7 @@ def _used_codes(weights: Mapping[str, Tensor]) -> tuple[int, ...] | None:
     return tuple(used.tolist())
 
 
-FAMILY = TokenizerFamily(
+FAMILY = Family(
     config=VQGANConfig,
     network=VQModel,
     layout="VQ-GAN in taming-transformers' layout (encoder.conv_in.weight, ...)",
