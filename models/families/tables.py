@@ -54,7 +54,7 @@ TRANSFORMERS: tuple[Family, ...] = (
 FIRST_TOKENIZER, FIRST_TRANSFORMER = vqgan.FAMILY.name, maskgit.FAMILY.name
 
 
-def family_named(kind: str, name: Any) -> Any:
+def family_named(kind: str, name: Any) -> Family:
     """Find a family by its name.
 
     Args:
@@ -82,12 +82,12 @@ def new_transformer(config: TransformerShape) -> Transformer:
     return family_of(config).network(config)
 
 
-def family_of(config: NetworkShape) -> Any:
+def family_of(config: NetworkShape) -> Family:
     """Find the family that a config belongs to."""
     return family_named(config.kind, config.family)
 
 
-def family_of_file(kind: str, file: ForeignFile, named: str | None = None) -> Any:
+def family_of_file(kind: str, file: ForeignFile, named: str | None = None) -> Family:
     """Find the family that recognizes a file of another program.
 
     Args:
@@ -127,6 +127,7 @@ def read_network(kind: str, file: ForeignFile, *said: Any, named: str | None = N
         UserError: as `family_of_file`; or if the network cannot be built.
     """
     family = family_of_file(kind, file, named)
+    assert family.read is not None, "it recognizes a file"
     with opening(file.path):
         try:
             network = family.read(file, *said)
@@ -143,7 +144,7 @@ def _families(kind: str) -> tuple[Family, ...]:
     return TOKENIZERS if kind == "tokenizer" else TRANSFORMERS
 
 
-def _family_asked_for(kind: str, name: str, path: Path) -> Any:
+def _family_asked_for(kind: str, name: str, path: Path) -> Family:
     """Find the family that the user named for a file of another program.
 
     Raises:
