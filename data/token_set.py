@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.device import send
+from utils.device import send, send_array
 
 SIGNED = {"uint16": (np.int16, 2**16 - 1), "uint32": (np.int32, 2**32 - 1)}
 RESIDENT_SHARE = 0.25  # the part of a GPU's free memory that tokens may take
@@ -112,11 +112,3 @@ class DeviceTokens:
         at = send_array(views * len(self.source) + indices, self._rows.device)
         rows = send(self._rows.index_select(0, at), self.device)
         return rows.long() & self._bits
-
-
-def send_array(array: np.ndarray, device: torch.device) -> Tensor:
-    """Copy an array to a device; on CUDA the program does not wait for the copy."""
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return send(tensor, device)

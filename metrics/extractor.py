@@ -20,8 +20,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
     FeatureExtractorInceptionV3,
 )
 
-from data.token_set import send_array
-from utils.device import fetch
+from utils.device import fetch, send_array
 from utils.errors import FieldError, UserError, is_out_of_memory, one_line
 from utils.files import file_digest, read_with_digest
 

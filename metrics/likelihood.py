@@ -26,10 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.token_set import DeviceTokens, send_array
+from data.token_set import DeviceTokens
 from models.family import Transformer
 from models.start import predict_empty
-from utils.device import autocast
+from utils.device import autocast, send_array
 from utils.progress import progress_bar
 from utils.seeding import rng
 

@@ -16,18 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.samplers import SAMPLERS, Proposal, StepNoise
+from models.samplers import SAMPLERS, Noise, Proposal
 from models.sampling import SamplingConfig
-from models.schedules import (
-    CUMULATIVE_SCHEDULES,
-    GUIDANCE_SCHEDULES,
-    Course,
-    CumulativePlan,
-    mask_ratio,
-)
+from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, mask_ratio
 from utils.device import send
 from utils.seeding import rng
 
+DIGITS = 10  # behind the point; rounding errors of float64 are after them
 LogitsFn = Callable[[Tensor, int], Tensor]
 """(tokens int64 (B, L), number of the step) -> guided logits (B, L, K)."""
 
@@ -56,21 +51,6 @@ class Plan:
         return len(self.guidance)
 
 
-class Noise(NamedTuple):
-    """The random numbers for decoding a block.
-
-    Attributes:
-        uniform: float32 (T, B, L) in [0, 1], to draw tokens.
-        gumbel: float32 (T, B, L), standard Gumbel noise, to choose positions.
-        order: float32 (B, L), the place of each position in the Halton order of its image, from 0;
-            None unless the sampler uses an order.
-    """
-
-    uniform: Tensor
-    gumbel: Tensor
-    order: Tensor | None = None
-
-
 class Step(NamedTuple):
     """The result of a decoding step.
 
@@ -92,7 +72,7 @@ class Decoding(NamedTuple):
 
     Attributes:
         logits_fn: predicts the tokens at a step; guidance is already in its logits.
-        noise: the noise of this block, for at least plan.num_steps steps.
+        noise: the noise of this block, with an axis of at least plan.num_steps steps.
         tokens: int64 (B, L), what the predictor sees before the first step.
         hidden: bool (B, L), True where a token is to be filled in.
         first_step: the step of the plan to begin with.
@@ -113,13 +93,12 @@ class Decoding(NamedTuple):
         counts = send(torch.from_numpy(plan.counts), tokens.device)  # (B, T)
         for index in range(self.first_step, plan.num_steps):
             # Predict all tokens; the sampler draws them and scores the positions.
-            scale, temperature = float(plan.logit_scales[index]), float(plan.temperatures[index])
-            logits = self.logits_fn(tokens, index).float() * scale  # (B, L, K)
-            log_probs = logits.log_softmax(-1)
+            logits = self.logits_fn(tokens, index).float() * float(plan.logit_scales[index])
+            log_probs = logits.log_softmax(-1)  # (B, L, K)
             seen = logits if sampler.sees_logits else log_probs
             del logits  # with a large codebook they take gigabytes
-            here = StepNoise(noise.uniform[index], noise.gumbel[index], temperature, noise.order)
-            proposal = sampler.propose(seen, here)
+            here = Noise(noise.uniform[index], noise.gumbel[index], noise.order)
+            proposal = sampler.propose(seen, here, float(plan.temperatures[index]))
             # Reveal the planned number at the hidden positions with the highest scores.
             revealed = hidden & (rank_among(proposal.score, hidden) < counts[:, index, None])
             tokens = torch.where(revealed, proposal.tokens, tokens)
@@ -159,13 +138,13 @@ def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) ->
     # The guidance schedule sees the share of tokens that is still hidden in the whole block.
     revealed = counts.sum(0)  # (T,)
     hidden = revealed[::-1].cumsum()[::-1] / max(1, revealed.sum())  # before each step
-    course = Course(progress, hidden, config.guidance_interval, config.guidance_power)
+    share = GUIDANCE_SCHEDULES[config.guidance_schedule].share(progress, hidden, config)
     logit_scales = np.full(num_steps, config.logit_scale)
     logit_scales[:1] *= config.first_logit_scale
     return Plan(
         counts=counts,
         temperatures=temperature * (1 - progress),
-        guidance=config.guidance * GUIDANCE_SCHEDULES[config.guidance_schedule].share(course),
+        guidance=config.guidance * share,
         logit_scales=logit_scales,
         sampler=config.sampler,
     )
@@ -186,11 +165,11 @@ def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
         int64 (T,), each at least 1, with sum N.
     """
     if schedule in CUMULATIVE_SCHEDULES:
-        return _cumulative_counts(num_hidden, num_steps, CUMULATIVE_SCHEDULES[schedule])
+        return _cumulative_counts(num_hidden, num_steps, schedule)
     if num_steps == 1:
         return np.array([num_hidden])
     shares = mask_ratio(1 - np.arange(num_steps) / (num_steps - 1), schedule)
-    wanted = _without_noise(shares / shares.sum() * num_hidden)
+    wanted = (shares / shares.sum() * num_hidden).round(DIGITS)
     counts = np.maximum(1, np.rint(wanted)).astype(np.int64)
     counts[-1] = num_hidden - counts[:-1].sum()
     while counts[-1] < 1:  # too many shares were rounded up
@@ -202,16 +181,9 @@ def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
 
 
 def rank_among(score: Tensor, hidden: Tensor) -> Tensor:
-    """Rank the positions of each image: hidden ones first, the highest score first.
+    """Rank the positions of each image, (B, L), from 0: hidden ones first, the highest score first.
 
     The ranks of an image are a permutation, so equal scores cannot reveal more than was planned.
-
-    Args:
-        score: float32 (B, L).
-        hidden: bool (B, L).
-
-    Returns:
-        int64 (B, L), 0 for the hidden position with the highest score.
     """
     # A hidden token of probability 0 (score -inf) must still come before every known position.
     finite = score.clamp(min=torch.finfo(score.dtype).min)
@@ -222,46 +194,32 @@ def rank_among(score: Tensor, hidden: Tensor) -> Tensor:
 def draw_noise(
     seed: int, image_indices: np.ndarray, num_steps: int, seq_len: int, device: torch.device
 ) -> Noise:
-    """Draw the noise of each image, without an order.
+    """Draw the noise of images with these indices, int (B,), at all steps, without an order.
 
     The noise of a step does not depend on the number of steps after it. It is drawn on the CPU in
     float64, which keeps the tails of the Gumbel distribution.
-
-    Args:
-        image_indices: int (B,), the index of each image.
     """
-    uniforms = np.empty((num_steps, len(image_indices), 2, seq_len))
-    for column, index in enumerate(image_indices):
-        draws = rng(seed, "decode", int(index)).random((num_steps, 2, seq_len))
-        uniforms[:, column] = draws
+    shape = (num_steps, 2, seq_len)
+    draws = [rng(seed, "decode", int(index)).random(shape) for index in image_indices]
     # Exclude 0 and 1, where the logarithms below are infinite.
-    uniforms = np.clip(uniforms, np.finfo(np.float64).tiny, 1 - 2**-53)
-    gumbel = -np.log(-np.log(uniforms[:, :, 1]))
-    arrays = (uniforms[:, :, 0], gumbel)
+    numbers = np.clip(np.stack(draws, 2), np.finfo(np.float64).tiny, 1 - 2**-53)  # (T, 2, B, L)
+    arrays = (numbers[:, 0], -np.log(-np.log(numbers[:, 1])))
     return Noise(*(send(torch.from_numpy(a.astype(np.float32)), device) for a in arrays))
 
 
-def _cumulative_counts(num_hidden: int, num_steps: int, plan: CumulativePlan) -> np.ndarray:
+def _cumulative_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
     """Return `reveal_counts` of a plan in the paper's form."""
+    plan = CUMULATIVE_SCHEDULES[schedule]
     ratios = mask_ratio(np.arange(1, num_steps + 1) / num_steps, plan.schedule)
     if plan.rounds_revealed:
         # They compute in float32, where an integer result, as at u = 1/2, is often just below it.
         revealed = (1 - ratios.astype(np.float32)) * np.float32(num_hidden)
         wanted = num_hidden - np.floor(revealed)
     else:
-        wanted = np.floor(_without_noise(num_hidden * ratios))
-    counts = []
-    left = num_hidden
-    for step, kept in enumerate(wanted):
-        # Each step reveals at least one token and leaves at least one for each later step. The last
-        # step leaves none; gamma(1) is 0 only up to rounding.
-        steps_after = num_steps - step - 1
-        still_hidden = int(np.clip(kept, steps_after, left - 1)) if steps_after else 0
-        counts.append(left - still_hidden)
-        left = still_hidden
-    return np.array(counts)
-
-
-def _without_noise(values: np.ndarray) -> np.ndarray:
-    """Round off float64 errors, so that exact integers and halves stay exact."""
-    return values.round(10)
+        wanted = np.floor((num_hidden * ratios).round(DIGITS))
+    wanted[-1] = 0  # gamma(1) is 0 only up to rounding
+    # Each step reveals at least one token and leaves at least one for each later step.
+    steps = np.arange(num_steps)
+    least = np.maximum(wanted, num_steps - 1 - steps)
+    left = np.minimum.accumulate(np.minimum(least + steps, num_hidden - 1)) - steps
+    return -np.diff(left.astype(np.int64), prepend=num_hidden)

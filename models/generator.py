@@ -117,8 +117,7 @@ class ImageGenerator:
 
         The length of `class_names` stands for no class.
         """
-        has_null = self.transformer.config.null_class is not None
-        return read_labels(labels, self.class_names, has_null)
+        return read_labels(labels, self.class_names, self.transformer.config.null_class is not None)
 
     @in_usual_torch
     def sample_blocks(
@@ -147,25 +146,23 @@ class ImageGenerator:
         """
         series.validate()
         block_size = min(series.block_size, len(labels))
+        size = self._images_at_once(block_size)
         for index in range(math.ceil(len(labels) / block_size)) if blocks is None else blocks:
             start = index * block_size
             block_labels = np.asarray(labels[start : start + block_size])
             padded = np.pad(block_labels, (0, block_size - len(block_labels)), mode="edge")
-            tokens = torch.cat(
-                [
-                    self._decoding(part, config, series, start + first, known, midway).result()
-                    for first, part in self._parts(padded)
-                ]
+            parts = (
+                self._decoding(padded[at : at + size], config, series, start + at, known, midway)
+                for at in range(0, block_size, size)
             )
+            tokens = torch.cat([part.result() for part in parts])
             yield self._pixels(tokens, rounding)[: len(block_labels)], block_labels
 
-    def _parts(self, labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Split the labels of a block into parts that are decoded at once, with their places."""
-        config = self.transformer.config
-        logits = len(labels) * config.seq_len * config.codebook_size
-        size = math.ceil(len(labels) / math.ceil(logits / MOST_LOGITS))
-        for first in range(0, len(labels), size):
-            yield first, labels[first : first + size]
+    def _images_at_once(self, block_size: int) -> int:
+        """Choose how many images of a block are decoded at once."""
+        shape = self.transformer.config
+        num_parts = math.ceil(block_size * shape.seq_len * shape.codebook_size / MOST_LOGITS)
+        return math.ceil(block_size / num_parts)
 
     def _decoding(
         self,

@@ -1,12 +1,59 @@
-"""Chooses the tokens that training hides.
+"""Hides tokens, as training does: the input of the transformer and its targets.
 
 Training hides ceil(gamma(u) * L) tokens of an image for a uniform u (Chang et al. 2022, section
 3.2). The functions gamma are in models/schedules.py.
+
+Axes: B images, L tokens of an image, N hidden tokens.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
 from models.schedules import mask_ratio
+from utils.device import send_array
+
+NO_TARGET = -100  # F.cross_entropy ignores it
+
+
+class MaskedBatch(NamedTuple):
+    """The images of a training step, or of a part of it.
+
+    Attributes:
+        inputs: int64 (B, L), with the mask token at hidden positions.
+        labels: int64 (B,), the null class for a dropped label.
+        hidden: int64 (N,), indices of the hidden ones among the B * L positions.
+        targets: int64 (N,), the tokens at these positions.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    hidden: Tensor
+    targets: Tensor
+
+
+def hide(
+    tokens: Tensor, labels: np.ndarray, masks: np.ndarray, mask_token: int, multiple: int = 1
+) -> MaskedBatch:
+    """Make a batch with the mask token wherever `masks` is True.
+
+    Args:
+        tokens: int64 (B, L), on the device for the batch.
+        labels: int64 (B,), classes or the null class.
+        masks: bool (B, L), True where a token is hidden.
+        multiple: hidden positions without targets are added until N is a multiple of it.
+    """
+    hidden = send_array(np.flatnonzero(masks), tokens.device)
+    targets = tokens.flatten().index_select(0, hidden)
+    extra = (0, -len(hidden) % multiple)
+    return MaskedBatch(
+        inputs=tokens.masked_fill(send_array(masks, tokens.device), mask_token),
+        labels=send_array(labels, tokens.device),
+        hidden=F.pad(hidden, extra),
+        targets=F.pad(targets, extra, value=NO_TARGET),
+    )
 
 
 def draw_masks(
@@ -22,8 +69,7 @@ def draw_masks(
     Returns:
         bool (B, L), True where a token is hidden.
     """
-    ratios = mask_ratio(generator.random(batch), schedule)
-    return masks_of_ratio(generator, ratios, seq_len)
+    return masks_of_ratio(generator, mask_ratio(generator.random(batch), schedule), seq_len)
 
 
 def masks_of_ratio(generator: np.random.Generator, ratios: np.ndarray, seq_len: int) -> np.ndarray:

@@ -62,14 +62,15 @@ def prepare_decoding(
         tokens = torch.where(hidden, tokens, known.tokens.to(device))
     # The plan and the noise.
     num_hidden = seq_len if known is None else int(known.hidden.sum())
-    plan = make_plan(np.full(len(labels), num_hidden), config)
+    plan = make_plan([num_hidden] * len(labels), config)
     noise = draw_noise(seed, image_indices, plan.num_steps, seq_len, device)
     if SAMPLERS[config.sampler].uses_order:
         roll = config.halton_roll == "on"
         order = torch.from_numpy(halton_orders(seed, image_indices, grid or (seq_len,), roll))
         noise = noise._replace(order=send(order, device))
-    same_start = has_same_start(config)
-    logits_fn = guided_predictor(model, device_labels, plan.guidance, precision, same_start)
+    logits_fn = guided_predictor(
+        model, device_labels, plan.guidance, precision, has_same_start(config)
+    )
     return Decoding(logits_fn, plan, noise, tokens, hidden)
 
 
@@ -102,15 +103,14 @@ def guided_predictor(
         with autocast(tokens.device, precision):
             if step == 0 and once_per_label:
                 predicted = model(tokens[: len(all_labels)], all_labels).float()  # (C, L, K)
-                if weight == 0:
-                    return predicted[labels]
-                return guided_logits(predicted[labels], predicted[null_class], weight)
-            if weight == 0:
+                conditional, unconditional = predicted[labels], predicted[null_class]
+            elif weight == 0:
                 return model(tokens, labels)
-            both_labels = torch.cat([labels, torch.full_like(labels, null_class)])
-            predicted = model(tokens.repeat(2, 1), both_labels).float()  # (2B, L, K)
-        conditional, unconditional = predicted.chunk(2)
-        return guided_logits(conditional, unconditional, weight)
+            else:
+                both_labels = torch.cat([labels, torch.full_like(labels, null_class)])
+                predicted = model(tokens.repeat(2, 1), both_labels).float()  # (2B, L, K)
+                conditional, unconditional = predicted.chunk(2)
+        return guided_logits(conditional, unconditional, weight) if weight else conditional
 
     return logits_fn
 

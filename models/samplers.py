@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class StepNoise(NamedTuple):
-    """The random numbers of one step, drawn before decoding starts.
+class Noise(NamedTuple):
+    """The random numbers of a decoding step, or with an axis T in front those of all T steps.
 
     Attributes:
-        uniform, gumbel, order: each float32 (B, L), as in `decoding.Noise`.
-        temperature: the step's choice temperature, the weight of the Gumbel noise; at least 0.
+        uniform: float32 (B, L) in [0, 1], to draw tokens.
+        gumbel: float32 (B, L), standard Gumbel noise, to choose positions.
+        order: float32 (B, L), the place of each position in the Halton order of its image, from 0,
+            the same at all steps; None unless the sampler uses an order.
     """
 
     uniform: Tensor
     gumbel: Tensor
-    temperature: float
-    order: Tensor | None
+    order: Tensor | None = None
 
 
 class Proposal(NamedTuple):
@@ -46,27 +47,27 @@ class Sampler(NamedTuple):
     """A row of the table.
 
     Attributes:
-        propose: the sampler's function; its input is the predicted log-probabilities, float32
-            (B, L, K).
-        sees_logits: whether its input is the logits instead.
+        propose: the sampler's function. It gets the predicted log-probabilities, float32 (B, L, K),
+            the noise and the choice temperature of the step, at least 0.
+        sees_logits: whether it gets the logits instead of log-probabilities.
     """
 
-    propose: Callable[[Tensor, StepNoise], Proposal]
+    propose: Callable[[Tensor, Noise, float], Proposal]
     uses_temperature: bool = False
     uses_order: bool = False
     sees_logits: bool = False
 
 
-def propose_confident(log_probs: Tensor, noise: StepNoise) -> Proposal:
+def propose_confident(log_probs: Tensor, noise: Noise, temperature: float) -> Proposal:
     """Draw tokens; score = log p(token) + temperature * Gumbel noise (Chang et al. 2022)."""
     tokens = draw_tokens(log_probs, noise.uniform)
     score = log_probs.gather(-1, tokens[..., None]).squeeze(-1)  # (B, L)
-    if noise.temperature > 0:
-        score = score + noise.temperature * noise.gumbel
+    if temperature > 0:
+        score = score + temperature * noise.gumbel
     return Proposal(tokens, score)
 
 
-def propose_by_moment(log_probs: Tensor, noise: StepNoise) -> Proposal:
+def propose_by_moment(log_probs: Tensor, noise: Noise, temperature: float) -> Proposal:
     """Choose positions before tokens: the moment sampler of Hayakawa et al. 2025.
 
     If few of many positions are revealed, the confidence sampler at temperature a reveals position
@@ -75,31 +76,30 @@ def propose_by_moment(log_probs: Tensor, noise: StepNoise) -> Proposal:
     replacement, and draws its token from p_i^b, that is at temperature a / (1 + a). At a = 0, the
     last step, all hidden positions are revealed, so no position is chosen and p_i is not changed.
     """
-    if noise.temperature == 0:
+    if temperature == 0:
         return Proposal(draw_tokens(log_probs, noise.uniform), log_probs.amax(-1))
-    sharpened = log_probs * (1 + 1 / noise.temperature)  # (B, L, K)
+    sharpened = log_probs * (1 + 1 / temperature)  # (B, L, K)
     moment = sharpened.logsumexp(-1)  # (B, L)
     tokens = draw_tokens(sharpened - moment[..., None], noise.uniform)
     return Proposal(tokens, moment + noise.gumbel)
 
 
-def propose_in_order(log_probs: Tensor, noise: StepNoise) -> Proposal:
+def propose_in_order(log_probs: Tensor, noise: Noise, temperature: float) -> Proposal:
     """Draw tokens; reveal positions in a given order that ignores the prediction."""
     assert noise.order is not None, "see Sampler.uses_order"
     return Proposal(draw_tokens(log_probs, noise.uniform), -noise.order)
 
 
-def propose_at_random(log_probs: Tensor, noise: StepNoise) -> Proposal:
+def propose_at_random(log_probs: Tensor, noise: Noise, temperature: float) -> Proposal:
     """Draw tokens; reveal positions in random order."""
     return Proposal(draw_tokens(log_probs, noise.uniform), noise.gumbel)
 
 
-def propose_annealed(logits: Tensor, noise: StepNoise) -> Proposal:
+def propose_annealed(logits: Tensor, noise: Noise, temperature: float) -> Proposal:
     """Draw tokens at the choice temperature a; score = logit of the token + a * Gumbel noise.
 
     As in TiTok (Yu et al. 2024): nearly random tokens at first, and the likeliest at the last step.
     """
-    temperature = noise.temperature
     if temperature == 0:
         return Proposal(logits.argmax(-1), logits.amax(-1))
     tokens = draw_tokens((logits / temperature).log_softmax(-1), noise.uniform)
@@ -117,18 +117,15 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def draw_tokens(log_probs: Tensor, uniform: Tensor) -> Tensor:
-    """Draw one token per position, by inverting the cumulative distribution (CDF).
+    """Draw a token for each position, int64 (B, L), by inverting the cumulative distribution (CDF).
 
     Args:
         log_probs: float32 (B, L, K).
         uniform: float32 (B, L) in [0, 1], the noise.
-
-    Returns:
-        Tokens int64 (B, L) in [0, K).
     """
     import torch  # only here: the names of the samplers are read before torch is loaded
 
-    cdf = log_probs.exp().cumsum(-1)  # (B, L, K)
+    cdf = log_probs.exp().cumsum_(-1)  # (B, L, K)
     total = cdf[..., -1:]
     # Rounding must not raise the threshold to the total: the tokens there have probability 0.
     threshold = (uniform[..., None] * total).minimum(total.nextafter(torch.zeros_like(total)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from models.samplers import SAMPLERS
 from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, MASK_SCHEDULES
-from utils.errors import FieldError, check_number, check_whole, is_number
+from utils.errors import FieldError, check_choice, check_number, check_whole, is_number
 from utils.plain import ADDED_LATER
 
 if TYPE_CHECKING:
@@ -81,10 +81,7 @@ class SamplingConfig:
             FieldError: naming the first field with a wrong value, and what would work.
         """
         for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if not isinstance(value, str) or value not in choices:
-                reason = f"unknown; choose from {', '.join(choices)}"
-                raise FieldError(f"SamplingConfig.{name}", value, reason)
+            check_choice(f"SamplingConfig.{name}", getattr(self, name), choices)
         check_whole("num_steps", self.num_steps, 1)
         for name in ("guidance", "choice_temperature"):
             check_number(name, getattr(self, name), 0, MAX_STRENGTH)

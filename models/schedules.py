@@ -7,10 +7,15 @@ same function shapes the plan of decoding. To add a schedule, add a row.
 The command line reads the names before torch is loaded, so this file imports only numpy.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from models.sampling import SamplingConfig
 
 MASK_SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "arccos": lambda u: 2 / np.pi * np.arccos(u),  # valeoai/Maskgit-pytorch v1.0
@@ -22,13 +27,13 @@ MASK_SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def mask_ratio(u: np.ndarray, schedule: str) -> np.ndarray:
-    """Compute the share of tokens that is hidden at progress u.
+    """Compute the share of tokens that is hidden at progress u: 1 at u = 0, 0 at u = 1.
 
     Args:
-        u: uniform noise in training, progress in decoding; float64, any shape, in [0, 1].
+        u: uniform noise in training, progress in decoding; any shape, in [0, 1].
 
     Returns:
-        Ratios in [0, 1], float64, in the shape of u: 1 at u = 0, 0 at u = 1.
+        Ratios in [0, 1], float64, in the shape of u.
 
     Raises:
         ValueError: if the schedule is not a key of MASK_SCHEDULES.
@@ -56,52 +61,38 @@ CUMULATIVE_SCHEDULES = {
 }
 
 
-class Course(NamedTuple):
-    """The course of a decoding, the input of a guidance schedule; T steps.
-
-    Attributes:
-        progress: float64 (T,), 0 at the first step and 1 at the last.
-        hidden: float64 (T,), share of the tokens to fill in that are hidden before each step; 1 at
-            the first.
-        interval: two of these shares, between which guidance is on (`guidance_interval`).
-        power: how late guidance rises (`guidance_power`).
-    """
-
-    progress: np.ndarray
-    hidden: np.ndarray
-    interval: tuple[float, float]
-    power: float
-
-
 class GuidanceSchedule(NamedTuple):
     """A row of the table of guidance schedules.
 
     Attributes:
-        share: share of the guidance at each step, float64 (T,) in [0, 1]. Where it is 0, the
+        share: (progress, hidden, settings) -> share of the guidance at each step. All are float64
+            (T,) in [0, 1]: progress is 0 at the first step and 1 at the last; hidden is the share
+            of the tokens to fill in that are hidden before a step. Where the result is 0, the
             prediction without a class is not computed.
-        uses_interval, uses_power: whether it uses these fields of the course.
+        uses_interval, uses_power: whether it uses these settings, `guidance_interval` and
+            `guidance_power`.
     """
 
-    share: Callable[[Course], np.ndarray]
+    share: Callable[[np.ndarray, np.ndarray, SamplingConfig], np.ndarray]
     uses_interval: bool = False
     uses_power: bool = False
 
 
-def _share_inside(course: Course) -> np.ndarray:
+def _share_inside(progress: np.ndarray, hidden: np.ndarray, config: SamplingConfig) -> np.ndarray:
     """Return 1 where the hidden share is in the interval, both ends included, and 0 elsewhere."""
-    low, high = course.interval
-    return np.where((low <= course.hidden) & (course.hidden <= high), 1.0, 0.0)
+    low, high = config.guidance_interval
+    return np.where((low <= hidden) & (hidden <= high), 1.0, 0.0)
 
 
-def _power_cosine(course: Course) -> np.ndarray:
+def _power_cosine(progress: np.ndarray, hidden: np.ndarray, config: SamplingConfig) -> np.ndarray:
     """Return (1 - cos(pi (t / T)^power)) / 2 at step t of T, as in MaskBit and TiTok."""
-    num_steps = len(course.progress)
-    return (1 - np.cos(np.pi * (np.arange(num_steps) / num_steps) ** course.power)) / 2
+    steps = np.arange(len(progress)) / len(progress)
+    return (1 - np.cos(np.pi * steps**config.guidance_power)) / 2
 
 
 GUIDANCE_SCHEDULES: dict[str, GuidanceSchedule] = {
-    "linear": GuidanceSchedule(lambda course: course.progress),
-    "constant": GuidanceSchedule(lambda course: np.ones_like(course.progress)),
+    "linear": GuidanceSchedule(lambda progress, hidden, config: progress),
+    "constant": GuidanceSchedule(lambda progress, hidden, config: np.ones_like(progress)),
     # The default interval is eMIGM's for 16 steps.
     "interval": GuidanceSchedule(_share_inside, uses_interval=True),
     "power-cosine": GuidanceSchedule(_power_cosine, uses_power=True),

@@ -368,6 +368,22 @@ def test_nothing_heavy_before_the_arguments_are_parsed(module: str) -> None:
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.parametrize(("title", "most_lines"), [("A training step", 800), ("Decoding", 900)])
+def test_the_files_to_read_are_few_and_short(title: str, most_lines: int) -> None:
+    guide = (ROOT / "docs/architecture.md").read_text()
+    section = guide.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    assert f"{most_lines} lines" in section
+    files = re.findall(r"^\| `(\S+\.py)` \|", section, re.MULTILINE)
+    assert 1 < len(files) <= 6
+    assert sum(len((ROOT / file).read_text().splitlines()) for file in files) <= most_lines
+
+
+def test_the_guide_names_files_that_exist() -> None:
+    guide = (ROOT / "docs/architecture.md").read_text()
+    for file in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", guide):
+        assert (ROOT / file).is_file(), file
+
+
 def test_package_files_are_empty() -> None:
     for name, text in program().items():
         if name.endswith("__init__"):

@@ -5,11 +5,12 @@ This file imports nothing slow, because the command line reads it before it show
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from models.schedules import CUMULATIVE_SCHEDULES
 from models.shapes import TransformerShape
 from models.vqgan.config import VQGANConfig
-from utils.errors import FieldError
+from utils.errors import FieldError, check_choice
 
 OPTIMIZERS = ("adamw", "muon")
 PUBLISHED = ("last", "best")
@@ -149,9 +150,7 @@ class VQGANTrainingConfig:
                      "disc_start"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise FieldError(_own(name), getattr(self, name), "must not be negative")
-        if self.optimizer not in OPTIMIZERS:
-            reason = f"choose from {', '.join(OPTIMIZERS)}"
-            raise FieldError(_own("optimizer"), self.optimizer, reason)
+        check_choice(_own("optimizer"), self.optimizer, OPTIMIZERS)
         if self.chroma_weight and architecture.image_channels != 3:
             reason = f"images of {architecture.image_channels} channel(s) have no colors; use 0"
             raise FieldError("chroma_weight", self.chroma_weight, reason)
@@ -187,6 +186,9 @@ class DistillConfig:
         grad_clip: largest norm of the gradient of each network; 0 turns clipping off.
         ema_decay: decay of the averaged weights; 0 makes them equal to the raw weights.
     """
+
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
+    weight_decay: ClassVar[float] = 0.0
 
     num_steps: int = 1
     epochs: int = 20

@@ -29,7 +29,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.token_set import send_array
 from models.family import Transformer
 from models.masking import draw_masks
 from models.model import MADE_FOR
@@ -37,7 +36,7 @@ from models.predictors import guided_logits, prepare_decoding
 from models.samplers import draw_tokens
 from models.sampling import SamplingConfig
 from models.shapes import TransformerShape
-from training.config import UPDATES_PER_EPOCH, DistillConfig, TrainingConfig
+from training.config import UPDATES_PER_EPOCH, DistillConfig
 from training.distillation_losses import (
     Compared,
     Made,
@@ -48,15 +47,9 @@ from training.distillation_losses import (
 )
 from training.ema import EMA
 from training.learning_rate import LearningRate
-from training.optimizer import (
-    check_optimizer,
-    load_optimizer,
-    make_optimizers,
-    named_optimizers,
-    step_unless,
-)
-from training.transformer import transformer_contents
-from utils.device import autocast, send, strictly_deterministic
+from training.optimizer import load_optimizers, make_optimizers, step_unless
+from training.stage import transformer_contents
+from utils.device import autocast, send, send_array, strictly_deterministic
 from utils.plain import to_plain
 from utils.seeding import derive_seed, rng
 from utils.weights import load_weights
@@ -67,7 +60,6 @@ START_SHARE = 1 / 8  # of the positions start from a sampled token
 IMITATION, IMITATION_SHARE = 100, 0.05
 WARMUP_SHARE = 0.05  # of the run
 IMAGES_PER_EMPTY = 8  # images of a step for each empty image, which is fully hidden
-BETAS = (0.9, 0.99)
 MASK_SCHEDULE = "arccos"  # of the tokens that are hidden from teacher and auxiliary model
 VALIDATION_SEED, VALIDATION_BATCHES = 0, 8
 
@@ -130,11 +122,11 @@ class DistillationStage:
             LearningRate(peak, training.epochs, warmup, UPDATES_PER_EPOCH)
             for peak in (training.lr, training.auxiliary_lr)
         )
-        like = TrainingConfig(optimizer=training.optimizer, betas=BETAS, weight_decay=0.0)
-        self.optimizers, self.auxiliary_optimizers = (
-            named_optimizers(*make_optimizers(network, like, precision))
+        self.optimizers, auxiliary = (
+            make_optimizers(network, training, precision)
             for network in (self.model, self.auxiliary)
         )
+        self.auxiliary_optimizers = {f"auxiliary_{name}": one for name, one in auxiliary.items()}
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """Make an optimizer step of the student, and one of the auxiliary model.
@@ -207,7 +199,7 @@ class DistillationStage:
             "model": self.model.state_dict(),
             "auxiliary": self.auxiliary.state_dict(),
             "ema": self.ema.module.state_dict(),
-            **{name: optimizer.state_dict() for name, optimizer in self._all_optimizers().items()},
+            **{name: one.state_dict() for name, one in self._all_optimizers.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -215,14 +207,12 @@ class DistillationStage:
         load_weights(self.model, state["model"])
         load_weights(self.auxiliary, state["auxiliary"])
         load_weights(self.ema.module, state["ema"])
-        check_optimizer(state, "DistillConfig.optimizer", self.training.optimizer)
-        for name, optimizer in self._all_optimizers().items():
-            load_optimizer(optimizer, state[name])
+        load_optimizers(self._all_optimizers, state, self.training)
 
+    @property
     def _all_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Return the optimizers of both models by their names in a saved state."""
-        auxiliary = {f"auxiliary_{name}": one for name, one in self.auxiliary_optimizers.items()}
-        return {**self.optimizers, **auxiliary}
+        """The optimizers of both models, by their names in a saved state."""
+        return {**self.optimizers, **self.auxiliary_optimizers}
 
     def _make(
         self, student: Transformer, labels: np.ndarray, series: int, steps_before: int

@@ -1,19 +1,22 @@
 """Continues a training with more classes than its saved state has."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.fine_tuning import start_from
+from models.family import Transformer
+from models.fine_tuning import Change, same_classes, start_from
 
 
 def grown_state(
     state: Mapping[str, Any],
-    model: nn.Module,
+    model: Transformer,
     optimizers: Mapping[str, torch.optim.Optimizer],
-    carry: Callable[[str, Tensor], Tensor],
+    former: Sequence[str],
+    classes: Sequence[str],
 ) -> dict[str, Any]:
     """Fit the saved state of a training to a model with more classes.
 
@@ -23,8 +26,16 @@ def grown_state(
         state: it has the entries "model" and "ema", and an entry for each optimizer.
         model: the model with random weights, which stay where the state has none that fit.
         optimizers: its optimizers, by their names in the state.
-        carry: fits a weight, or a moment of it, to the model, by the name of the weight.
+        former: names of the classes of the state, in the order of their labels.
+        classes: those of the model.
     """
+    config, grid = model.config, (model.config.seq_len,)
+    old = replace(config, num_classes=len(former))  # type: ignore[type-var]
+    change = Change(old, config, same_classes(former, classes), (grid, grid))
+
+    def carry(name: str, weight: Tensor) -> Tensor:  # also a moment of the weight
+        return model.carry(name, weight, change)
+
     fresh = model.state_dict()
     weights = {
         part: {**fresh, **start_from(state[part], fresh, carry).weights}

@@ -97,21 +97,13 @@ class Muon(torch.optim.Optimizer):
         state = self.state[weight]
         if not state:
             state["momentum"] = torch.zeros_like(weight)
-        if weight.dim() == 4:  # a loaded state need not have the weight's layout
+        gradient = weight.grad
+        assert gradient is not None
+        if weight.dim() == 4:  # a loaded state and a gradient need not have the weight's layout
             state["momentum"] = state["momentum"].contiguous(memory_format=torch.channels_last)
-        assert weight.grad is not None
-        views = [
-            [part if part.shape[0] <= part.shape[1] else part.mT for part in of_weight]
-            for of_weight in (
-                matrix.chunk(self._joined[weight])
-                for matrix in (
-                    _flat(weight).view(len(weight), -1),
-                    _flat(state["momentum"]).view(len(weight), -1),
-                    _flat(weight.grad).reshape(len(weight), -1),
-                )
-            )
-        ]
-        return map(_Matrix, *views)
+            gradient = gradient.contiguous(memory_format=torch.channels_last)
+        tensors = (weight, state["momentum"], gradient)
+        return map(_Matrix, *(_views(tensor, self._joined[weight]) for tensor in tensors))
 
 
 class _Matrix(NamedTuple):
@@ -122,9 +114,11 @@ class _Matrix(NamedTuple):
     gradient: Tensor
 
 
-def _flat(weight: Tensor) -> Tensor:
-    """Put the input channels of a convolution last, so that in channels_last its rows are views."""
-    return weight.permute(0, 2, 3, 1) if weight.dim() == 4 else weight
+def _views(tensor: Tensor, joined: int) -> list[Tensor]:
+    """View the matrices, each (r, c), that a weight stacks; a convolution is in channels_last."""
+    rows = tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
+    matrices = rows.view(len(rows), -1).chunk(joined)
+    return [m if m.shape[0] <= m.shape[1] else m.mT for m in matrices]
 
 
 def _write(places: list[Tensor], old: Tensor, new: Tensor, moves: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""The optimizers of stage 2, and an optimizer step that skips bad gradients."""
+"""The optimizers of transformers, and an optimizer step that skips bad gradients."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,30 +7,29 @@ import torch
 from torch import Tensor, nn
 
 from models.family import Transformer
-from training.config import OPTIMIZERS, TrainingConfig
+from training.config import OPTIMIZERS, DistillConfig, TrainingConfig, VQGANTrainingConfig
 from training.muon import MOMENTS, Muon
-from utils.errors import FieldError
+from utils.errors import FieldError, check_choice
 from utils.weights import load_moments
 
-SETTING = "TrainingConfig.optimizer"
+Training = TrainingConfig | DistillConfig
 
 
 def make_optimizers(
-    model: Transformer, training: TrainingConfig, precision: torch.dtype
-) -> tuple[torch.optim.AdamW, Muon | None]:
-    """Make the optimizers; both decay the weights of linear layers and nothing else.
+    model: Transformer, training: Training, precision: torch.dtype
+) -> dict[str, torch.optim.Optimizer]:
+    """Make the optimizers; they decay the weights of linear layers and nothing else.
 
     Parameters without gradients are left out.
 
     Returns:
-        An AdamW of all weights and None; or, with "muon", an AdamW of the other weights and a Muon
-        of the weights of linear layers.
+        By their names in a saved state: "optimizer", an AdamW of all weights; or, with "muon", an
+        AdamW of the other weights, and "muon", a Muon of the weights of linear layers.
 
     Raises:
         FieldError: if the optimizer is unknown, or is "muon" but the model has no linear layers.
     """
-    if training.optimizer not in OPTIMIZERS:
-        raise FieldError(SETTING, training.optimizer, f"choose from {', '.join(OPTIMIZERS)}")
+    check_choice(_setting(training), training.optimizer, OPTIMIZERS)
     by_muon = training.optimizer == "muon"
     linear = {id(layer.weight) for layer in linear_layers(model).values()}
     groups = [
@@ -43,10 +42,11 @@ def make_optimizers(
         for decay in ((False,) if by_muon else (True, False))
     ]
     adamw = torch.optim.AdamW(groups, lr=training.lr, betas=training.betas, fused=True)
-    return adamw, _make_muon(model, training, precision) if by_muon else None
+    muon = {"muon": _make_muon(model, training, precision)} if by_muon else {}
+    return {"optimizer": adamw, **muon}
 
 
-def _make_muon(model: Transformer, training: TrainingConfig, precision: torch.dtype) -> Muon:
+def _make_muon(model: Transformer, training: Training, precision: torch.dtype) -> Muon:
     """Make a Muon for the weights of linear layers; errors as in `make_optimizers`."""
     weights = {
         layer.weight: model.joined.get(name.rpartition(".")[2], 1)
@@ -55,34 +55,34 @@ def _make_muon(model: Transformer, training: TrainingConfig, precision: torch.dt
     }
     if not weights:
         reason = "this transformer has no linear layers to train; use adamw"
-        raise FieldError(SETTING, "muon", reason)
+        raise FieldError(_setting(training), "muon", reason)
     return Muon(weights, training.lr, training.weight_decay, precision)
 
 
-def check_optimizer(state: Mapping[str, Any], setting: str, chosen: str) -> None:
-    """Refuse the saved state of a stage with another optimizer.
+def _setting(training: Training | VQGANTrainingConfig) -> str:
+    """Name the setting of the optimizer for a message."""
+    return f"{type(training).__name__}.optimizer"
+
+
+def load_optimizers(
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    state: Mapping[str, Any],
+    training: Training | VQGANTrainingConfig,
+) -> None:
+    """Load the moments of the optimizers, AdamW or Muon, from the saved state of a stage.
 
     Raises:
-        ValueError: naming the setting and both optimizers.
+        ValueError: if they do not fit, or the stage was trained with another optimizer.
     """
     used = "muon" if "muon" in state else "adamw"
-    if used != chosen:
-        raise ValueError(f"it was trained with `{setting}` {used}, not {chosen}")
-
-
-def named_optimizers(
-    adamw: torch.optim.AdamW, muon: Muon | None
-) -> dict[str, torch.optim.Optimizer]:
-    """Return the optimizers of a network by their names in a saved state."""
-    return {"optimizer": adamw, **({} if muon is None else {"muon": muon})}
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load the moments of an AdamW or a Muon; ValueError if they do not fit."""
-    if isinstance(optimizer, Muon):
-        load_moments(optimizer, state, MOMENTS, counts=())
-    else:
-        load_moments(optimizer, state)
+    if used != training.optimizer:
+        text = f"it was trained with `{_setting(training)}` {used}, not {training.optimizer}"
+        raise ValueError(text)
+    for name, optimizer in optimizers.items():
+        if isinstance(optimizer, Muon):
+            load_moments(optimizer, state[name], MOMENTS, counts=())
+        else:
+            load_moments(optimizer, state[name])
 
 
 def count_moments(model: nn.Module, training: TrainingConfig) -> int:

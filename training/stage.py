@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from models.shapes import TransformerShape
 from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
 from training.learning_rate import LearningRate
 from training.run_folder import RunFolder
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError, one_line
 from utils.files import atomic_write
-from utils.plain import ADDED_LATER, from_plain
+from utils.plain import ADDED_LATER, from_plain, to_plain
 
 
 class Stage(Protocol):
@@ -162,3 +163,16 @@ def publish(stage: Stage, run: RunFolder, step: int, config: LoopConfig, keep: i
     if keep:
         for old in run.all_kept(stage.name)[:-keep]:
             old.unlink()
+
+
+def transformer_contents(
+    config: TransformerShape, model: nn.Module, averaged: nn.Module, step: int
+) -> dict[str, Any]:
+    """Return the part of a checkpoint that describes a transformer after `step` steps."""
+    return {
+        "family": config.family,
+        "config": to_plain(config),
+        "step": step,
+        "weights": model.state_dict(),
+        "ema": averaged.state_dict(),
+    }

@@ -10,9 +10,8 @@ Axes: B images of a step, L tokens of an image, K codebook, N hidden tokens.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,7 @@ from torch import Tensor, nn
 from data.token_set import DeviceTokens, TokenSet
 from models.families.tables import new_transformer
 from models.family import Transformer
-from models.fine_tuning import Change, same_classes
-from models.masking import draw_masks
+from models.masking import MaskedBatch, draw_masks, hide
 from models.shapes import TransformerShape
 from training import validation
 from training.config import TrainingConfig
@@ -32,18 +30,10 @@ from training.ema import EMA
 from training.freezing import freeze
 from training.growth import grown_state
 from training.learning_rate import LearningRate
-from training.masked_batch import MaskedBatch, hide, padded
-from training.optimizer import (
-    SETTING,
-    check_optimizer,
-    load_optimizer,
-    make_optimizers,
-    named_optimizers,
-    step_unless,
-)
+from training.optimizer import load_optimizers, make_optimizers, step_unless
+from training.stage import transformer_contents
 from training.working_copy import WorkingCopy
 from utils.device import autocast, strictly_deterministic
-from utils.plain import to_plain
 from utils.processes import ALONE, Processes
 from utils.seeding import derive_seed, rng
 from utils.weights import load_weights
@@ -53,17 +43,15 @@ CPU_PART_TOKENS = 4096
 # On the CPU torch sets up a matrix product in bfloat16 once for each number of rows, and keeps
 # every setup in memory. So the hidden tokens of a part are padded to a multiple of this.
 CPU_ROWS = 128
-NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class MaskGITStage:
-    """The transformer, its optimizer and its data, as a `Stage` of training/stage.py.
+    """The transformer, its optimizers and its data, as a `Stage` of training/stage.py.
 
     Attributes:
         model: the network with the raw weights.
         ema: the averaged weights, for validation and sampling.
-        optimizer: AdamW of all weights, or of those that `muon` does not train.
-        muon: Muon of the weights of linear layers; None if AdamW trains them.
+        optimizers: as `make_optimizers` returns them.
         images_per_step: images per step over all processes.
         steps_per_epoch: full steps per epoch; the remaining images are left out.
     """
@@ -82,7 +70,7 @@ class MaskGITStage:
         precision: torch.dtype,
         checkpoint_entries: Mapping[str, Any],
         preview: Callable[[Transformer, Path], None],
-        start: Mapping[str, Tensor] = NOTHING,
+        start: Mapping[str, Tensor] | None = None,
         former_classes: Sequence[str] = (),
         compile_model: bool = False,
         processes: Processes = ALONE,
@@ -92,7 +80,7 @@ class MaskGITStage:
         Args:
             checkpoint_entries: what else a checkpoint holds: dataset, class names, tokenizer.
             preview: writes a picture of samples of a transformer to a path.
-            start: weights by name that replace the random ones.
+            start: weights by name that replace the random ones; None for random weights.
             former_classes: class names for a saved state that holds none; the state may have fewer
                 classes than the model.
             compile_model: whether the training step runs through torch.compile.
@@ -108,6 +96,7 @@ class MaskGITStage:
         self.validation_tokens = DeviceTokens(held_out, device)
         self.device, self.precision, self.processes = device, precision, processes
         self._checkpoint_entries, self._preview = checkpoint_entries, preview
+        self._class_names = list(checkpoint_entries.get("class_names", ()))
         self._former_classes = former_classes
         self.images_per_step = min(training.batch_size, len(train))
         self.steps_per_epoch = len(train) // self.images_per_step
@@ -117,10 +106,10 @@ class MaskGITStage:
         # The model and its optimizers.
         torch.manual_seed(derive_seed(training.seed, "weights"))
         self.model = new_transformer(config).to(device)
-        self.model.load_state_dict(start, strict=False)
+        self.model.load_state_dict(start or {}, strict=False)
         freeze(self.model, training.freeze, "TrainingConfig.freeze")
         self.ema = EMA(self.model, training.ema_decay)
-        self.optimizer, self.muon = make_optimizers(self.model, training, precision)
+        self.optimizers = make_optimizers(self.model, training, precision)
         # This process's part of a step, and the exchange of gradients with the others.
         self._images_here = math.ceil(self.images_per_step / processes.size)
         self._num_parts = num_parts(
@@ -129,7 +118,6 @@ class MaskGITStage:
         self._copy = WorkingCopy(self.model, precision, processes)
         self._shared = processes.share_gradients(self._copy.network)
         self._forward = torch.compile(self._shared) if compile_model else self._shared
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
         self._fix_exchange_order()
 
     def train_step(self, step: int) -> dict[str, Tensor]:
@@ -186,6 +174,7 @@ class MaskGITStage:
                 labels[part],
                 masks[part],
                 self.config.mask_token,
+                row_multiple(self.device.type, self.precision),
             )
             for part in np.array_split(here, self._num_parts)
             if len(part)
@@ -195,15 +184,12 @@ class MaskGITStage:
     def _indices(self, step: int) -> np.ndarray:
         """Choose the images of a step, in a new order every epoch."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            count = len(self.train_tokens.source)
-            self._order = epoch, rng(self.training.seed, "order", epoch).permutation(count)
+        order = image_order(self.training.seed, epoch, len(self.train_tokens.source))
         start = position * self.images_per_step
-        return self._order[1][start : start + self.images_per_step]
+        return order[start : start + self.images_per_step]
 
     def _loss(self, batch: MaskedBatch) -> Tensor:
         """Compute the cross-entropy with label smoothing, summed over the hidden tokens."""
-        batch = padded(batch, row_multiple(self.device.type, self.precision))
         with autocast(self.device, self.precision):
             logits = self._forward(batch.inputs, batch.labels, batch.hidden)  # (N, K)
         return F.cross_entropy(
@@ -222,7 +208,7 @@ class MaskGITStage:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         spoiled = ~(loss + norm).isfinite()
         skip = spoiled.float()
-        for optimizer in self._optimizers.values():
+        for optimizer in self.optimizers.values():
             step_unless(skip, optimizer, self.learning_rate(step))
         self.ema.update(step)
         return {"gradient_norm": norm.masked_fill(spoiled, 0), "skipped": skip}
@@ -231,12 +217,7 @@ class MaskGITStage:
         """Measure loss and token accuracy of the averaged weights (`training.validation`)."""
         part_size = math.ceil(self._images_here / self._num_parts)  # fits in memory, as in training
         return validation.validate(
-            self.ema.module,
-            self.config.mask_token,
-            self.validation_tokens,
-            part_size,
-            self.precision,
-            self.processes,
+            self.ema.module, self.validation_tokens, part_size, self.precision, self.processes
         )
 
     def preview(self, path: Path) -> None:
@@ -251,10 +232,10 @@ class MaskGITStage:
     def state_dict(self) -> dict[str, Any]:
         """Return the weights, the averaged weights and the moments of the optimizers."""
         return {
-            "class_names": list(self._class_names),
+            "class_names": self._class_names,
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict(),
-            **{name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
+            **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -264,33 +245,10 @@ class MaskGITStage:
         """
         former = state.get("class_names", self._former_classes)
         if former and list(former) != self._class_names:
-            state = grown_state(state, self.model, self._optimizers, self._change(former))
-        check_optimizer(state, SETTING, self.training.optimizer)
+            state = grown_state(state, self.model, self.optimizers, former, self._class_names)
         load_weights(self.model, state["model"])
         load_weights(self.ema.module, state["ema"])
-        for name, optimizer in self._optimizers.items():
-            load_optimizer(optimizer, state[name])
-
-    @property
-    def _class_names(self) -> list[str]:
-        """Names of the classes, in the order of the labels."""
-        return list(self._checkpoint_entries.get("class_names", ()))
-
-    @property
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimizers, by their names in a saved state."""
-        return named_optimizers(self.optimizer, self.muon)
-
-    def _change(self, former_classes: Sequence[str]) -> Callable[[str, Tensor], Tensor]:
-        """Return the function that fits a weight of a model with these classes to the model."""
-        grid = (self.config.seq_len,)
-        change = Change(
-            replace(self.config, num_classes=len(former_classes)),  # type: ignore[type-var]
-            self.config,
-            same_classes(former_classes, self._class_names),
-            (grid, grid),
-        )
-        return lambda name, weight: self.model.carry(name, weight, change)
+        load_optimizers(self.optimizers, state, self.training)
 
     def _fix_exchange_order(self) -> None:
         """With several processes, make one pass to fix the order in which gradients are exchanged.
@@ -303,28 +261,14 @@ class MaskGITStage:
             self.model.zero_grad()
 
 
-def transformer_contents(
-    config: TransformerShape, model: nn.Module, averaged: nn.Module, step: int
-) -> dict[str, Any]:
-    """Return the part of a checkpoint that describes a transformer after `step` steps."""
-    return {
-        "family": config.family,
-        "config": to_plain(config),
-        "step": step,
-        "weights": model.state_dict(),
-        "ema": averaged.state_dict(),
-    }
+@lru_cache(maxsize=1)
+def image_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Return the images of an epoch, int64 (count,), in its order."""
+    return rng(seed, "order", epoch).permutation(count)
 
 
 def num_parts(images: int, seq_len: int, grad_accum: int, device_type: str) -> int:
-    """Choose the number of parts, one after the other, in which a process computes its share.
-
-    Args:
-        images: images of the share.
-        seq_len: L.
-        grad_accum: smallest number of parts.
-        device_type: "cpu", "cuda" or "mps".
-    """
+    """Choose in how many parts, at least `grad_accum`, a process computes its images of a step."""
     most_tokens = CPU_PART_TOKENS if device_type == "cpu" else math.inf
     return max(grad_accum, math.ceil(images * seq_len / most_tokens))
 

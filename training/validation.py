@@ -6,12 +6,12 @@ Axes: B images of a part, L tokens of an image, K codebook, N hidden tokens.
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.token_set import DeviceTokens
-from models.masking import masks_of_ratio
+from models.family import Transformer
+from models.masking import hide, masks_of_ratio
 from models.schedules import mask_ratio
-from training.masked_batch import hide
 from utils.device import autocast
 from utils.processes import Processes
 from utils.seeding import rng
@@ -23,8 +23,7 @@ SUMS = (3, len(RATIO_BINS) - 1)  # shape of the sums of loss, correct and hidden
 
 
 def validate(
-    network: nn.Module,
-    mask_token: int,
+    network: Transformer,
     tokens: DeviceTokens,
     part_size: int,
     precision: torch.dtype,
@@ -54,7 +53,7 @@ def validate(
     for start in range(share.start, share.stop, part_size):
         part = slice(start, min(start + part_size, share.stop))
         masks = fixed_masks(chosen[part], ratios[part], tokens.source.seq_len)
-        batch = hide(tokens.take(chosen[part]), labels[part], masks, mask_token)
+        batch = hide(tokens.take(chosen[part]), labels[part], masks, network.config.mask_token)
         with torch.no_grad(), autocast(tokens.device, precision):
             logits = network(batch.inputs, batch.labels, batch.hidden).float()  # (N, K)
         sums += sums_by_ratio(logits, batch.targets, masks)

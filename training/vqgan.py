@@ -7,7 +7,6 @@ grid, N = B * h * w encoder outputs, D width of a code, K codes.
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,19 +23,19 @@ from training.ema import EMA
 from training.freezing import freeze
 from training.learning_rate import LearningRate
 from training.muon import Muon
-from training.optimizer import check_optimizer, load_optimizer, step_unless
+from training.optimizer import load_optimizers, step_unless
 from training.vqgan_losses import Backward, Objective
 from utils.checkpoint import check_weights
 from utils.device import autocast, send
 from utils.errors import FieldError
 from utils.pictures import save_grid, to_uint8
 from utils.seeding import derive_seed, rng
-from utils.weights import load_moments, load_weights
+from utils.weights import load_weights
 
 PREVIEW_IMAGES = 8
 LEAST_CHANNELS = 8  # of a convolution that Muon trains; it is not for the colors of an image
 CODES = "quantize.embedding.weight"  # name of the codebook
-NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+OF_DISCRIMINATOR = "discriminator_optimizer"  # name of its optimizer
 
 
 class VQGANStage:
@@ -46,10 +45,10 @@ class VQGANStage:
         model: the network with the raw weights.
         averaged: their moving average, for validation, previews and checkpoints.
         objective: the losses on images, with the discriminator.
-        optimizer: AdamW of the autoencoder, or of what Muon does not train.
-        muon: Muon of the autoencoder's convolutions; None if AdamW trains them.
-        discriminator_optimizer: AdamW of the discriminator; None without one.
-        learning_rate: the learning rate of each step, for both optimizers.
+        optimizers: by their names in a saved state: "optimizer", AdamW of the autoencoder, or of
+            what "muon" does not train; "muon", Muon of the autoencoder's convolutions;
+            "discriminator_optimizer", AdamW of the discriminator.
+        learning_rate: the learning rate of each step, for all optimizers.
     """
 
     name = kind = "vqgan"
@@ -66,7 +65,7 @@ class VQGANStage:
         device: torch.device,
         precision: torch.dtype,
         checkpoint_entries: Mapping[str, Any],
-        start: Mapping[str, Tensor] = NOTHING,
+        start: Mapping[str, Tensor] | None = None,
         compile_model: bool = False,
     ) -> None:
         """Build the models with the run's seed.
@@ -77,8 +76,8 @@ class VQGANStage:
             validation: yields all validation images in such batches.
             precision: dtype of convolutions and matrix products; the quantizer is always float32.
             checkpoint_entries: what else a checkpoint holds: dataset, class names.
-            start: weights by name that replace the random ones. A codebook among them stays as it
-                is at the first step.
+            start: weights by name that replace the random ones; None for random weights. A
+                codebook among them stays as it is at the first step.
             compile_model: whether the model runs through torch.compile.
 
         Raises:
@@ -98,20 +97,15 @@ class VQGANStage:
         self._next_step = -1  # the step that the next batch of _current belongs to
         # The networks and their optimizers.
         torch.manual_seed(derive_seed(training.seed, "vqgan weights"))
-        self.model = self._make_model(start)
+        self.model = self._make_model(start or {})
         self.objective = Objective(config, training, device)
         self.ema = EMA(self.model, training.ema_decay)
-        self.muon = self._make_muon() if training.optimizer == "muon" else None
-        self.optimizer = self._make_optimizer(self.model)
-        self.discriminator_optimizer = (
-            self._make_optimizer(self.objective.discriminator)
-            if self.objective.discriminator is not None
-            else None
-        )
+        self.optimizers = self._make_optimizers()
         self.averaged = self.ema.module
         quantizers = (self.model.quantize, self.averaged.quantize)
-        self.codebook = CodebookCare(*quantizers, self.optimizer, training.revive_below)
-        self._has_codes = CODES in start or self.codebook.is_frozen
+        of_codes = self.optimizers["optimizer"]
+        self.codebook = CodebookCare(*quantizers, of_codes, training.revive_below)
+        self._has_codes = self.codebook.is_frozen or (start is not None and CODES in start)
         if compile_model:
             self.model.compile_networks(dynamic=False)
 
@@ -194,31 +188,22 @@ class VQGANStage:
         state = {
             "model": self.model.state_dict(),
             "ema": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "codebook_usage": self.codebook.usage,
+            **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
         }
-        if self.muon is not None:
-            state["muon"] = self.muon.state_dict()
-        if self.discriminator_optimizer is not None:
-            assert self.objective.discriminator is not None
+        if self.objective.discriminator is not None:
             state["discriminator"] = self.objective.discriminator.state_dict()
-            state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned; ValueError if it does not fit."""
-        check_optimizer(state, "VQGANTrainingConfig.optimizer", self.training.optimizer)
         load_weights(self.model, state["model"])
         load_weights(self.averaged, state["ema"])
-        load_moments(self.optimizer, state["optimizer"])
-        if self.muon is not None:
-            load_optimizer(self.muon, state["muon"])
+        load_optimizers(self.optimizers, state, self.training)
         check_weights({"usage": self.codebook.usage}, {"usage": state["codebook_usage"]})
         self.codebook.usage.copy_(state["codebook_usage"])
-        if self.discriminator_optimizer is not None:
-            assert self.objective.discriminator is not None
+        if self.objective.discriminator is not None:
             load_weights(self.objective.discriminator, state["discriminator"])
-            load_moments(self.discriminator_optimizer, state["discriminator_optimizer"])
         self._next_step = -1
 
     def _make_model(self, start: Mapping[str, Tensor]) -> VQModel:
@@ -230,27 +215,31 @@ class VQGANStage:
         freeze_vqgan(model, self.training)
         return model
 
-    def _make_optimizer(self, module: nn.Module) -> torch.optim.AdamW:
-        """Make an AdamW without weight decay for a module's weights, but frozen and Muon's ones."""
-        by_muon = set() if self.muon is None else set(self.muon.param_groups[0]["params"])
-        weights = [w for w in module.parameters() if w.requires_grad and w not in by_muon]
-        return torch.optim.AdamW(
-            weights, self.training.lr, self.training.betas, weight_decay=0, fused=True
-        )
-
-    def _make_muon(self) -> Muon:
-        """Make a Muon for the convolutions inside the autoencoder."""
-        weights = [
-            layer.weight
+    def _make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Make the optimizers, without weight decay, of all weights that are not frozen."""
+        lr, betas = self.training.lr, self.training.betas
+        convolutions = {
+            layer.weight: 1
             for layer in self.model.modules()
             if isinstance(layer, nn.Conv2d) and min(layer.weight.shape[:2]) >= LEAST_CHANNELS
             if layer.weight.requires_grad
-        ]
-        return Muon(dict.fromkeys(weights, 1), self.training.lr, 0, self.precision)
+        }
+        by_muon = convolutions if self.training.optimizer == "muon" else {}
+        others = [w for w in self.model.parameters() if w.requires_grad and w not in by_muon]
+        made: dict[str, torch.optim.Optimizer] = {
+            "optimizer": torch.optim.AdamW(others, lr, betas, weight_decay=0, fused=True)
+        }
+        if self.training.optimizer == "muon":
+            made["muon"] = Muon(by_muon, lr, 0, self.precision)
+        if self.objective.discriminator is not None:
+            made[OF_DISCRIMINATOR] = torch.optim.AdamW(
+                self.objective.discriminator.parameters(), lr, betas, weight_decay=0, fused=True
+            )
+        return made
 
     def _is_adversarial(self, step: int) -> bool:
         """Whether a step uses the discriminator."""
-        return self.discriminator_optimizer is not None and step >= self.training.disc_start
+        return OF_DISCRIMINATOR in self.optimizers and step >= self.training.disc_start
 
     def _images(self, step: int) -> Tensor:
         """Read the batch of a step; reading restarts at each epoch and after a jump."""
@@ -306,11 +295,11 @@ class VQGANStage:
         Returns:
             bool scalar, whether losses and gradients are finite; if not, no weight has changed.
         """
-        optimizers: list[torch.optim.Optimizer] = [self.optimizer]
-        if self.muon is not None:
-            optimizers.append(self.muon)
-        if self.discriminator_optimizer is not None and "discriminator" in metrics:
-            optimizers.append(self.discriminator_optimizer)
+        optimizers = [
+            optimizer
+            for name, optimizer in self.optimizers.items()
+            if name != OF_DISCRIMINATOR or "discriminator" in metrics
+        ]
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
         total = nn.utils.get_total_norm(gradients) + sum(metrics.values())

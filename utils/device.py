@@ -8,6 +8,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -201,6 +202,14 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     (pytorch issue 139550).
     """
     return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def send_array(array: np.ndarray, device: torch.device) -> Tensor:
+    """Copy an array to a device; on CUDA the program does not wait for the copy."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return send(tensor, device)
 
 
 def fetch(tensor: Tensor) -> Callable[[], Tensor]:

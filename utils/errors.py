@@ -3,7 +3,7 @@
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
 
@@ -76,6 +76,12 @@ def check_number(field: str, value: object, low: float, high: float, above: bool
     if not is_number(value) or not low <= value <= high or (above and value == low):  # type: ignore[operator]
         bounds = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
         raise FieldError(field, value, f"must be a number {bounds}")
+
+
+def check_choice(field: str, value: object, choices: Collection[str]) -> None:
+    """Raise a FieldError unless a value is one of these names."""
+    if not isinstance(value, str) or value not in choices:
+        raise FieldError(field, value, f"unknown; choose from {', '.join(choices)}")
 
 
 def value_text(value: object) -> str:

@@ -7,14 +7,13 @@ import torch
 
 from models.decoding import (
     Decoding,
-    Noise,
     draw_noise,
     make_plan,
     reveal_counts,
 )
 from models.halton_order import halton_order, halton_orders
 from models.predictors import guided_logits
-from models.samplers import SAMPLERS, StepNoise, draw_tokens, propose_by_moment
+from models.samplers import SAMPLERS, Noise, draw_tokens, propose_by_moment
 from models.sampling import SamplingConfig
 from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, MASK_SCHEDULES
 from utils.errors import FieldError
@@ -199,8 +198,7 @@ def test_the_moment_sampler_chooses_and_draws_as_its_law_says():
     count = 20_000
     noise = draw_noise(0, np.arange(count), 1, 2, CPU)
     log_probs = probabilities.log().expand(count, 2, 3)
-    step_noise = StepNoise(noise.uniform[0], noise.gumbel[0], temperature=1.0, order=None)
-    tokens, score = propose_by_moment(log_probs, step_noise)
+    tokens, score = propose_by_moment(log_probs, Noise(noise.uniform[0], noise.gumbel[0]), 1.0)
     squares = probabilities.square()
     first = (score[:, 0] > score[:, 1]).float().mean().item()
     assert first == pytest.approx((squares[0].sum() / squares.sum()).item(), abs=0.02)

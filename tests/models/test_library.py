@@ -17,7 +17,7 @@ from models.open import load_model, load_tokenizer
 from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
 from models.vqgan.network import VQModel
-from training.transformer import transformer_contents
+from training.stage import transformer_contents
 from utils.checkpoint import save_checkpoint
 from utils.device import autocast
 from utils.errors import FieldError, UserError

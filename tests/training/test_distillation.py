@@ -23,6 +23,7 @@ from training.distillation_losses import (
     imitation_loss,
     student_loss,
 )
+from utils.errors import FieldError
 from utils.seeding import derive_seed, rng
 
 # --- The losses ---
@@ -107,7 +108,7 @@ def gradients_of_a_step(stage: DistillationStage) -> dict[str, dict[str, torch.T
     captured = {}
     for kind, optimizer in (
         ("model", stage.optimizers["optimizer"]),
-        ("auxiliary", stage.auxiliary_optimizers["optimizer"]),
+        ("auxiliary", stage.auxiliary_optimizers["auxiliary_optimizer"]),
     ):
         parameters = dict(getattr(stage, kind).named_parameters())
         optimizer.register_step_pre_hook(
@@ -339,3 +340,8 @@ def test_clipping_limits_the_step():
         sizes[limit] = captured[0]
     assert sizes[1e-4] == pytest.approx(1e-4, rel=0.01)
     assert sizes[0.0] > 1e-3
+
+
+def test_an_unknown_optimizer_is_named_by_the_setting_of_distillation():
+    with pytest.raises(FieldError, match=r"^`DistillConfig\.optimizer` sgd: .*adamw, muon"):
+        distillation_of(optimizer="sgd")

@@ -28,7 +28,7 @@ def test_a_frozen_part_stays_while_the_rest_learns(training, patterns):
                 assert torch.equal(weight, before[name]), name
     changed = {n for n, weight in stage.model.state_dict().items() if not weight.equal(before[n])}
     assert {name.split(".")[0] for name in changed} >= {"decoder", "post_quant_conv"}
-    trained = [p for group in stage.optimizer.param_groups for p in group["params"]]
+    trained = [p for group in stage.optimizers["optimizer"].param_groups for p in group["params"]]
     assert all(parameter.requires_grad for parameter in trained)
 
 

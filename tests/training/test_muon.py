@@ -220,12 +220,14 @@ def test_linear_weights_are_muons_and_the_others_adamws():
     stage = stage_of()
     linear = {f"{name}.weight" for name in linear_layers(stage.model)}
     names = {id(p): name for name, p in stage.model.named_parameters()}
-    (of_muon,), (_, of_adamw) = stage.muon.param_groups, [None, *stage.optimizer.param_groups]
+    (of_muon,), (of_adamw,) = (
+        stage.optimizers[name].param_groups for name in ("muon", "optimizer")
+    )
     assert {names[id(p)] for p in of_muon["params"]} == linear
     assert {names[id(p)] for p in of_adamw["params"]} == set(names.values()) - linear
     assert len(of_muon["params"]) + len(of_adamw["params"]) == len(names)
     assert (of_muon["weight_decay"], of_adamw["weight_decay"]) == (0.1, 0.0)
-    assert make_stage().muon is None
+    assert list(make_stage().optimizers) == ["optimizer"]
 
 
 def test_queries_keys_and_values_are_three_matrices(monkeypatch):
@@ -245,7 +247,7 @@ def test_both_follow_the_schedule():
     stage = stage_of(epochs=20, warmup_epochs=10)
     for step in (0, 3):
         stage.train_step(step)
-        groups = [*stage.optimizer.param_groups, *stage.muon.param_groups]
+        groups = [group for one in stage.optimizers.values() for group in one.param_groups]
         assert {group["lr"] for group in groups} == {stage.learning_rate(step)}
 
 
@@ -328,7 +330,7 @@ def test_moments_are_counted():
 
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(
-        FieldError, match=r"`TrainingConfig\.optimizer` sgd: choose from adamw, muon"
+        FieldError, match=r"`TrainingConfig\.optimizer` sgd: unknown; choose from adamw, muon"
     ):
         make_stage(optimizer="sgd")
 

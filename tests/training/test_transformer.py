@@ -11,10 +11,10 @@ from tiny_stages import CLASSES, SHAPE, K, L, make_stage, token_set
 from data.token_set import DeviceTokens, TokenSet
 from models.families.tables import new_transformer
 from models.maskgit.config import TransformerConfig
+from models.masking import hide
 from training import transformer
 from training.config import TrainingConfig
-from training.masked_batch import hide, padded
-from training.transformer import MaskGITStage, row_multiple
+from training.transformer import MaskGITStage
 from utils.errors import FieldError
 
 
@@ -63,7 +63,7 @@ def gradients_of_a_step(stage):
     def capture(*_):
         captured.update((n, p.grad.clone()) for n, p in stage.model.named_parameters())
 
-    stage.optimizer.register_step_pre_hook(capture)
+    stage.optimizers["optimizer"].register_step_pre_hook(capture)
     stage.train_step(0)
     return captured
 
@@ -78,11 +78,14 @@ def test_gradient_accumulation_changes_nothing_but_memory():
 def test_padded_rows_change_neither_the_loss_nor_a_gradient(monkeypatch):
     exact, more = make_stage(label_smoothing=0.1), make_stage(label_smoothing=0.1)
     (batch,), num_hidden = exact.draw_batch(0)
+    assert len(batch.hidden) == num_hidden
+    (in_bfloat16,), _ = make_stage(precision=torch.bfloat16).draw_batch(0)
+    assert len(in_bfloat16.hidden) == transformer.CPU_ROWS
     loss, gradients = exact._loss(batch), gradients_of_a_step(exact)
-    for precision, rows in ((torch.float32, num_hidden), (torch.bfloat16, transformer.CPU_ROWS)):
-        assert len(padded(batch, row_multiple("cpu", precision)).hidden) == rows
     monkeypatch.setattr(transformer, "row_multiple", lambda *_: num_hidden + 7)
-    torch.testing.assert_close(more._loss(batch), loss)
+    (padded,), _ = more.draw_batch(0)
+    assert len(padded.hidden) == num_hidden + 7
+    torch.testing.assert_close(more._loss(padded), loss)
     torch.testing.assert_close(gradients_of_a_step(more), gradients)
 
 
@@ -128,7 +131,7 @@ def test_the_mask_schedule_of_the_options_is_used():
 
 def test_weight_decay_is_on_linear_weights_alone():
     stage = make_stage()
-    decayed, others = stage.optimizer.param_groups
+    decayed, others = stage.optimizers["optimizer"].param_groups
     names = {id(p): name for name, p in stage.model.named_parameters()}
     assert {names[id(p)] for p in decayed["params"]} == {
         f"{layer}.weight"
@@ -143,7 +146,7 @@ def test_weight_decay_is_on_linear_weights_alone():
 
 
 def test_optimizer_takes_rate_and_betas():
-    optimizer = make_stage(lr=3e-4, betas=(0.5, 0.6)).optimizer
+    optimizer = make_stage(lr=3e-4, betas=(0.5, 0.6)).optimizers["optimizer"]
     assert all(g["lr"] == 3e-4 and g["betas"] == (0.5, 0.6) for g in optimizer.param_groups)
 
 
@@ -183,7 +186,7 @@ def test_averaged_weights_follow_the_formula():
 def test_a_non_finite_loss_leaves_weights_and_moments_alone():
     stage = make_stage()
     stage.train_step(0)
-    before, moments = weights(stage), str(stage.optimizer.state_dict()["state"])
+    before, moments = weights(stage), str(stage.optimizers["optimizer"].state_dict()["state"])
     with torch.no_grad():
         kept = stage.model.output_bias[0, 0].clone()
         stage.model.output_bias[0, 0] = math.nan
@@ -193,7 +196,7 @@ def test_a_non_finite_loss_leaves_weights_and_moments_alone():
         stage.model.output_bias[0, 0] = kept
     for name, value in stage.model.state_dict().items():
         assert value.equal(before[name]), name
-    assert str(stage.optimizer.state_dict()["state"]) == moments
+    assert str(stage.optimizers["optimizer"].state_dict()["state"]) == moments
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_told():

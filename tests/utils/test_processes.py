@@ -321,7 +321,7 @@ def test_validation_counts_every_image_once():
 
         sums, stage = [], make_stage()
         network, tokens = stage.ema.module, stage.validation_tokens
-        validate(network, stage.config.mask_token, tokens, 7, torch.float32, Recording(rank, size))
+        validate(network, tokens, 7, torch.float32, Recording(rank, size))
         return sums[0]
 
     expected = sums_of(0, 1)
