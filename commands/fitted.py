@@ -73,8 +73,9 @@ def with_fitted_defaults(request: Request) -> CommandLine:
     if "maskgit" in stages:
         has_rate = "lr" in config_of("transformer", line.transformer).usual
         values |= transformer_defaults(count, line.optimizer, has_rate, line.batch_size, line.depth)
-    timed = {STAGE_OPTIONS[stage].epochs for stage in stages if line.minutes is not None}
-    values = {name: values[name] for name in values.keys() - line.given - timed}
+    decided = {STAGE_OPTIONS[stage].epochs for stage in stages if line.minutes is not None}
+    decided |= {"depth"} if line.init else set()
+    values = {name: values[name] for name in values.keys() - line.given - decided}
     shown = " ".join(f"--{name} {values[name]}" for name in sorted(values))
     if shown:
         log.info("defaults for %d images: %s", count, shown)

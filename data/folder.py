@@ -106,7 +106,9 @@ def held_out(names: Collection[str], class_of: Callable[[str], str] = class_of) 
         classes[class_of(name)].append(name)
     spare = [name for members in classes.values() for name in members[:-1]]
     if not spare:
-        raise UserError("no class has two images, one to train on and one to validate on")
+        raise UserError(
+            "`data_dir` needs a class with two images, one to train on and one to validate on"
+        )
     chosen = {name for name in spare if positions[name] < HELD_OUT}
     return chosen or {min(spare, key=positions.__getitem__)}
 

@@ -1,6 +1,7 @@
 """Measures how well a tokenizer reconstructs images and uses its codebook."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,16 +131,17 @@ class ReconstructionMeter:
         Returns:
             "l1" in units of [-1, 1], "psnr" in dB, "ssim" in [-1, 1], "lpips" from 0 (if it is
             measured), "codebook_usage" (share of the codes that occur) and "codebook_perplexity"
-            in [1, K]. For color images also "luma_correlation", "red_green_correlation" and
-            "blue_yellow_correlation" in [-1, 1]: those of all pixels with their reconstructions.
+            in [1, K]. For color images also the correlations in [-1, 1] of all pixels with their
+            reconstructions, "luma_correlation", "red_green_correlation" and
+            "blue_yellow_correlation"; gray images have no colors to correlate.
         """
         usage, perplexity = codebook_usage(self._counts)
         found = {name: metric.compute() for name, metric in self._metrics.items()}
-        correlations = found.pop("colors").tolist() if "colors" in found else ()
-        names = (f"{name}_correlation" for name in OPPONENT_NAMES)
+        colors = found.pop("colors", torch.empty(0)).tolist()
+        correlations = zip(OPPONENT_NAMES, colors, strict=False)
         return {
             **{name: float(value) for name, value in found.items()},
-            **dict(zip(names, correlations, strict=False)),
+            **{f"{name}_correlation": one for name, one in correlations if math.isfinite(one)},
             "codebook_usage": usage,
             "codebook_perplexity": perplexity,
         }

@@ -52,8 +52,11 @@ def test_color_correlations_are_those_of_numpy():
         assert result[f"{name}_correlation"] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:The variance of predictions or target")
 @pytest.mark.usefixtures("count_codes")
-def test_gray_images_have_no_color_correlations():
-    meter = ReconstructionMeter(fading(0.1, channels=1))
-    list(meter.reconstruct(iter([(torch.rand(2, 1, 16, 16), torch.zeros(2))])))
-    assert not [name for name in meter.result() if "correlation" in name]
+@pytest.mark.parametrize(("channels", "found"), [(1, []), (3, ["luma_correlation"])])
+def test_gray_images_have_no_color_correlations(channels, found):
+    meter = ReconstructionMeter(fading(0.1, channels))
+    images = torch.rand(2, 1, 16, 16).repeat(1, channels, 1, 1)
+    list(meter.reconstruct(iter([(images, torch.zeros(2))])))
+    assert [name for name in meter.result() if "correlation" in name] == found
