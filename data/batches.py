@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from data.images import Copies, ImageDataset, flip_view
 from utils.device import send
@@ -78,15 +78,8 @@ def uint8_blocks(
 
 
 def _loader(images: Dataset, keys: Iterable, batch_size: int, num_workers: int) -> Iterator:
-    """Read the images with these keys in order, into pinned memory if the program uses CUDA."""
-    loader = DataLoader(
-        images,
-        batch_size,
-        sampler=keys,
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_initialized(),
-    )
-    return batches_of(loader)
+    """Read the images with these keys in order."""
+    return batches_of(images, num_workers, batch_size=batch_size, sampler=keys)
 
 
 def _flip(pixels: Tensor, views: Tensor) -> Tensor:

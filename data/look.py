@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from data.image_file import load_image
 from data.images import FileImages, ImageDataset, center_box, to_array
@@ -66,12 +66,12 @@ def look_at(images: ImageDataset, indices: Sequence[int], num_workers: int = 0) 
     Raises:
         FileError: if a file is damaged.
     """
-    loader: DataLoader = DataLoader(
-        _Seen(images), 32, sampler=indices, num_workers=num_workers, collate_fn=list
+    batches = batches_of(
+        _Seen(images), num_workers, batch_size=32, sampler=indices, collate_fn=list
     )
     looks = []
     with progress_bar("looking", len(indices), unit="image") as bar:
-        for batch in batches_of(loader):
+        for batch in batches:
             looks += batch
             bar.update(len(batch))
     return looks

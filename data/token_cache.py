@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from data.earlier_tokens import EarlierTokens, matching_rows
 from data.images import Copies, ImageDataset, flip_view
@@ -176,13 +175,8 @@ class _Encoding:
         block_size = self.batch_size * self.processes.size
         blocks = [range(s, min(s + block_size, count)) for s in range(start, count, block_size)]
         missing = [self._missing(block) for block in blocks]
-        loader = DataLoader(
-            Copies(images),
-            batch_sampler=[self._share(part) for part in missing if part],
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_initialized(),
-        )
-        batches = batches_of(loader)
+        shares = [self._share(part) for part in missing if part]
+        batches = batches_of(Copies(images), self.num_workers, batch_sampler=shares)
         for block, part in zip(blocks, missing, strict=True):
             tokens, labels = None, torch.empty(0)
             if part:

@@ -378,6 +378,14 @@ def test_the_files_to_read_are_few_and_short(title: str, most_lines: int) -> Non
     assert sum(len((ROOT / file).read_text().splitlines()) for file in files) <= most_lines
 
 
+def test_the_walk_of_an_image_is_short() -> None:
+    guide = (ROOT / "docs/architecture.md").read_text()
+    section = guide.split("\n## An image, from disk to loss\n")[1].split("\n## ")[0]
+    table = "".join(line for line in section.splitlines() if line.startswith("|"))
+    assert len(set(re.findall(r"`(\S+\.py)`", table))) == 14
+    assert "has 14 files" in section
+
+
 def test_the_guide_names_files_that_exist() -> None:
     guide = (ROOT / "docs/architecture.md").read_text()
     for file in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", guide):

@@ -9,12 +9,14 @@ import multiprocessing
 import resource
 import shutil
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from utils.errors import FieldError, UserError
 from utils.signals import children_leave_signals, obey_parent
@@ -67,20 +69,29 @@ def check_workers(num_workers: int, batch_bytes: int) -> None:
         )
 
 
-def batches_of(loader: DataLoader) -> Iterator[Any]:
-    """Yield the batches of a loader; its workers ignore signals, which this process handles.
+def batches_of(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any]:
+    """Yield the batches of a dataset, in pinned memory if the program uses CUDA.
+
+    The workers ignore signals, which this process handles.
+
+    Args:
+        dataset: what the workers read.
+        num_workers: number of workers; with 0 this process reads.
+        **how: passed to torch's DataLoader: what makes a batch.
 
     Raises:
         UserError: between two batches, if a worker was killed, or shared memory or open files run
             out.
     """
-    if not loader.num_workers:
-        yield from loader
+    how |= {"num_workers": num_workers, "pin_memory": torch.cuda.is_initialized()}
+    if not num_workers:
+        yield from DataLoader(dataset, **how)
         return
-    with _errors_of_workers(loader.num_workers):
-        batches = _start(loader)
+    with _errors_of_workers(num_workers), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of more workers than cores
+        batches = _start(DataLoader(dataset, **how))
     while True:
-        with _errors_of_workers(loader.num_workers):
+        with _errors_of_workers(num_workers):
             try:
                 batch = next(batches)
             except StopIteration:

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from utils.errors import FieldError, UserError, errors_on_one_line
 from utils.signals import Stopped, end_if_asked, end_on_signals, exit_code, stop_on_signals
@@ -159,17 +160,24 @@ def open_too_much():
 
 
 def read(deed=None, **options):
-    loader = DataLoader(Numbers(deed), batch_size=2, num_workers=2, **options)
-    return [batch[0, 0].item() for batch in batches_of(loader)]
+    batches = batches_of(Numbers(deed), 2, batch_size=2, **options)
+    return [batch[0, 0].item() for batch in batches]
 
 
 def test_workers_read_everything_in_order():
     assert read() == list(range(0, 40, 2))
 
 
+def test_more_workers_than_cores_are_no_reason_for_a_warning(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert next(batches_of(Numbers(), 2, batch_size=2))[0, 0] == 0
+
+
 def test_workers_live_on_when_all_processes_are_asked_to_stop():
     """As systemd, docker and Ctrl-C do it."""
-    batches = batches_of(DataLoader(Numbers(), batch_size=2, num_workers=2))
+    batches = batches_of(Numbers(), 2, batch_size=2)
     before = set(multiprocessing.active_children())
     found = [next(batches)[0, 0].item()]
     workers = set(multiprocessing.active_children()) - before
@@ -200,7 +208,7 @@ def test_what_happens_to_workers_is_one_line(deed, told):
 
 def test_workers_obey_the_main_process_when_it_ends():
     """Python ends them so, where an error keeps the loader alive until the end."""
-    batches = batches_of(DataLoader(Numbers(), batch_size=2, num_workers=2))
+    batches = batches_of(Numbers(), 2, batch_size=2)
     before = set(multiprocessing.active_children())
     next(batches)
     workers = set(multiprocessing.active_children()) - before
