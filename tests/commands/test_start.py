@@ -1,6 +1,7 @@
 """--init and --freeze on the real command line: what is taken, what stays, what is refused."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def test_a_wider_network_is_refused_with_the_options_that_differ(run, model_file
     assert "--hidden_dim 64, there 16" in told
 
 
-def test_old_classes_keep_their_rows_and_new_ones_are_the_mean(tmp_path):
+def test_old_classes_keep_their_rows_and_new_ones_are_the_mean(tmp_path, capsys):
     """The rows are found by name: the new class comes between the two old ones."""
     write_images(tmp_path / "two", ("cat", "dog"))
     write_images(tmp_path / "three", ("cat", "cow", "dog"))
@@ -101,6 +102,8 @@ def test_old_classes_keep_their_rows_and_new_ones_are_the_mean(tmp_path):
         f"--train {common} --data_dir {tmp_path}/three --run_name three --n_epochs 1 "
         f"--batch_size 4 {STILL} --init {first}".split()
     )
+    (defaults,) = re.findall("defaults for .*", capsys.readouterr().out.split(str(first))[0])[-1:]
+    assert "--depth" not in defaults  # the file decides it
     old, new = (
         load_model(tmp_path / name / "MaskGIT_folder.pt").transformer.state_dict()
         for name in ("two", "three")
