@@ -1,4 +1,4 @@
-"""Brings photos to the size of a model, and shows an image as its tokenizer sees it."""
+"""Originals to edit: brings photos to the size of a model, reads images, and shows their tokens."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +11,22 @@ from data.image_file import image_of_bytes
 from data.images import to_array
 from models.tokenizer import Tokenizer
 from page.catalog import OpenModel
-from page.checks import MOST_UPLOAD_PIXELS, Json, RequestError, encode, number_in_text
-from page.decoding import png, read_original
+from page.checks import (
+    MOST_UPLOAD_PIXELS,
+    Json,
+    RequestError,
+    encode,
+    file_bytes,
+    number_in_text,
+    whole_number,
+)
+from page.decoding import png
 from utils.pictures import to_uint8
 
 TURNS = (None, *(getattr(Image.Transpose, f"ROTATE_{angle}") for angle in (270, 180, 90)))
 """What Pillow calls 0 to 3 quarter turns to the right; its angles go to the left."""
 SIDES = ("left", "top", "right", "bottom")
+ORIGINAL = "original.png"  # what a command calls the file that the user has to save first
 
 
 def shrink(data: bytes, part: Mapping[str, str], tokenizer: Tokenizer) -> dict[str, Any]:
@@ -45,6 +54,27 @@ def shrink(data: bytes, part: Mapping[str, str], tokenizer: Tokenizer) -> dict[s
     return {"file": png(to_array(photo, tokenizer.image_size, tokenizer.channels)), "was": was}
 
 
+def read_original(values: Json, opened: OpenModel) -> tuple[np.ndarray, str]:
+    """Read the image to edit: an index of the validation split, or a file in base64.
+
+    Returns:
+        The image, uint8 (H, W, C), and its name on the command line.
+
+    Raises:
+        UserError: if there is no such image, or it has another size.
+    """
+    model = opened.model
+    if "validation" in values:
+        split = opened.validation()
+        index = whole_number(values, "validation", 0, len(split) - 1)
+        return split[index][0].permute(1, 2, 0).numpy(), f"{model.dataset}:{index}"
+    height, width = model.tokenizer.image_size
+    picture = image_of_bytes(file_bytes(values, "file"), "to edit", height * width)
+    if picture.size != (width, height):
+        raise RequestError(f"the image to edit must have {width} x {height} pixels")
+    return to_array(picture, (height, width), model.tokenizer.channels), ORIGINAL
+
+
 def show_tokens(values: Json, opened: OpenModel) -> dict[str, Any]:
     """Return the tokens of an image to edit, and the image that they stand for.
 
@@ -57,3 +87,14 @@ def show_tokens(values: Json, opened: OpenModel) -> dict[str, Any]:
     tokens = tokenizer.encode_bytes(pixels)  # (1, L)
     decoded = to_uint8(tokenizer.to_rgb(tokenizer.decode(tokens)))[0]
     return {"tokens": encode(tokens[0].cpu().numpy(), "<u4"), "file": png(decoded)}
+
+
+def show_validation(opened: OpenModel, index: int) -> dict[str, Any]:
+    """Return an image of the validation split for the page, with its class if it has one."""
+    split = opened.validation()
+    if not 0 <= index < len(split):
+        raise RequestError(f"the validation split has the images 0 to {len(split) - 1}", 404)
+    image, label = split[index]
+    number = int(label) if np.ndim(label) == 0 else None
+    file = png(image.permute(1, 2, 0).numpy())
+    return {"file": file, "label": number, "count": len(split)}

@@ -6,8 +6,8 @@ from typing import Any
 from models.labels import classes_in_turn, in_turn, labels_in_turn
 from page.catalog import Catalog, OpenModel
 from page.checks import RequestError
-from page.decoding import MOST_IMAGES
 from page.form import COMMAND, MODEL, CommandForm, ReadCommand
+from page.reading import MOST_IMAGES
 from utils.pictures import png_texts
 
 MOST_TRIED = 8  # models that are opened to find the one of a picture

@@ -7,10 +7,8 @@ is one line under "message". Needs starlette.
 import asyncio
 import json
 import socket
-import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,20 +31,16 @@ from page.checks import (
     whole_number,
 )
 from page.connections import running
-from page.decoding import (
-    MOST_IMAGES,
-    Decoding,
-    read_decoding,
-    read_tokens,
-    show_validation,
-)
+from page.decoding import Decoding
 from page.form import CommandForm
 from page.nearest import show_nearest
-from page.originals import show_tokens, shrink
+from page.originals import show_tokens, show_validation, shrink
+from page.reading import MOST_IMAGES, read_decoding, read_tokens
 from page.refill import refill
 from page.runs import RunReader
 from page.safety import Guard
-from page.worker import Event, Job, Worker, message_of
+from page.stream import Stream, compressed
+from page.worker import Job, Worker, message_of
 from utils.errors import UserError
 from utils.version import VERSION
 
@@ -209,12 +203,12 @@ class _Answers:
         values = await _json(request)
         tab = text(values, "tab")
         decoding = await self._on_worker(lambda: self._decoding(values))
-        stream = _Stream(self._worker, self._page.form.with_flags)
+        stream = Stream(self._worker, self._page.form.with_flags)
         job = Job(tab, decoding.events, stream.send_soon)
         self._worker.submit(job)
         events, headers = stream.read(job), {"X-Accel-Buffering": "no"}
         if "gzip" in request.headers.get("accept-encoding", ""):
-            events, headers = _compressed(events), {**headers, "Content-Encoding": "gzip"}
+            events, headers = compressed(events), {**headers, "Content-Encoding": "gzip"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
     async def cell(self, request: Request) -> Response:
@@ -303,46 +297,6 @@ class _Answers:
         """Let the thread that owns the networks call a function."""
         future: Future[Any] = self._worker.call(function)
         return await asyncio.wrap_future(future)
-
-
-class _Stream:
-    """The events of a Job on their way from its thread to the server's."""
-
-    def __init__(self, worker: Worker, with_flags: Callable[[str], str]) -> None:
-        self._worker, self._with_flags = worker, with_flags
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
-
-    def send_soon(self, event: Event | None) -> None:
-        """Hand over an event; called by the thread that owns the networks."""
-        try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-        except RuntimeError:  # the server has ended
-            return
-
-    async def read(self, job: Job) -> AsyncGenerator[bytes, None]:
-        """Yield the events of a Job as server-sent events; it ends when its reader leaves."""
-        try:
-            while (event := await self._events.get()) is not None:
-                name = event["event"]
-                if name == "failed":
-                    event = {**event, "message": self._with_flags(event["message"])}
-                yield f"event: {name}\ndata: {json.dumps(event)}\n\n".encode()
-                yield b""  # goes on when the event has left
-                job.was_read()
-                self._worker.wake()
-        finally:
-            job.end()
-            self._worker.wake()
-
-
-async def _compressed(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """Compress a stream of events; each one arrives without waiting for the next."""
-    gzip = zlib.compressobj(wbits=31)  # with the header of gzip
-    async with aclosing(events):
-        async for event in events:
-            yield gzip.compress(event) + gzip.flush(zlib.Z_SYNC_FLUSH) if event else event
-    yield gzip.flush()
 
 
 async def _json(request: Request) -> Json:

@@ -1,6 +1,5 @@
 """A family is a folder and a row: toys go through the whole command line without another change."""
 
-import base64
 import json
 import warnings
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 import torch
 import toy_families
 from conftest import TRAIN_TINY
+from page_events import byte_by_byte
 from torch import Tensor, nn
 from toy_families import (
     CountConfig,
@@ -29,7 +29,7 @@ from models.families import tables
 from models.open import load_model, load_tokenizer
 from models.tokenizer import Tokenizer
 from page.catalog import OpenModel
-from page.decoding import read_decoding
+from page.reading import read_decoding
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 
@@ -176,7 +176,7 @@ def test_the_page_decodes_it(world):
     events = read_decoding(request, opened, form).events()
     _, first, *_, last = [event for event in events if event["event"] == "step"]
     assert len(last["files"]) == 2
-    tokens = np.frombuffer(base64.b64decode(first["tokens"]), "<u4")
+    tokens = byte_by_byte(first["tokens"])
     config = world.case.network.config
     assert len(tokens) == 2 * config.seq_len
     assert tokens.max() < config.codebook_size

@@ -1,8 +1,8 @@
 // Talks with the server. Every error ends up as one line in the message bar.
 
-import { emit, store } from "./store.js";
+import { emit, id, store } from "./store.js";
 
-const bar = document.getElementById("message");
+const bar = id("message");
 const TAB = Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("");
 
 bar.querySelector("button").addEventListener("click", () => tell(""));
@@ -78,12 +78,13 @@ export async function askJson(path, request) {
 /** Ask the chosen model for a decoding; `onEvent` gets every server-sent event. A newer one of this tab ends it. */
 export async function decode(request, onEvent, signal) {
   const answer = await post("api/decode", request, signal);
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = answer.body.getReader();
+  const decoder = new TextDecoder();
   let text = "";
   for (;;) {
     const { value, done } = await reader.read();
     if (done) throw new Error("The server ended before the images were finished.");
-    text += value;
+    text += decoder.decode(value, { stream: true });
     const events = text.split("\n\n");
     text = events.pop();
     for (const event of events) {
@@ -98,6 +99,13 @@ export async function decode(request, onEvent, signal) {
 
 export function fromBase64(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
+
+/** Read numbers of four bytes that come as the first byte of all, the second of all, and so on. */
+export function fromByteByByte(text, Numbers) {
+  const bytes = fromBase64(text);
+  const count = bytes.length / 4;
+  return new Numbers(bytes.map((_, i) => bytes[(i % 4) * count + (i >> 2)]).buffer);
 }
 
 /** The file of a picture that the server has sent. */

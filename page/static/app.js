@@ -2,7 +2,7 @@
 
 import { attempt, getJson, openModel, tell } from "./api.js";
 import { makeForms } from "./form.js";
-import { emit, keep, on, store } from "./store.js";
+import { emit, id, keep, on, store } from "./store.js";
 import { follow } from "./training.js";
 import "./groups.js";
 import "./generate.js";
@@ -14,7 +14,7 @@ import "./tour.js";
 
 const VIEWS = ["generate", "edit", "training"];
 const LOOK_MS = 4000;
-const select = document.getElementById("model");
+const select = id("model");
 
 function view() {
   const wanted = location.hash.slice(1);
@@ -25,10 +25,12 @@ function showView() {
   const now = view();
   for (const name of VIEWS) {
     const needsModel = name !== "training" && !store.model;
-    document.getElementById(name).hidden = name !== now || needsModel;
+    id(name).hidden = name !== now || needsModel;
   }
-  document.getElementById("no-model").hidden = now === "training" || store.page?.models.length !== 0;
-  document.getElementById("watch").hidden = now === "training" || !store.chosen;
+  id("no-model").hidden = now === "training" || store.page?.models.length !== 0;
+  const isWatching = now !== "training" && Boolean(store.chosen);
+  id("watch").hidden = !isWatching;
+  document.querySelector("main").classList.toggle("watching", isWatching);
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${now}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -36,14 +38,14 @@ function showView() {
   follow(now === "training");
 }
 
-async function chooseModel(id) {
-  select.value = id;
+async function chooseModel(wanted) {
+  select.value = wanted;
   opening(true);
   try {
-    store.model = await openModel(id);
+    store.model = await openModel(wanted);
     // The classes of the command line, unless others were chosen in this tab.
-    if (store.modelId !== id) store.labels = store.model.chosen;
-    store.modelId = id;
+    if (store.modelId !== wanted) store.labels = store.model.chosen;
+    store.modelId = wanted;
     keep();
     emit("model");
   } finally {
@@ -52,7 +54,7 @@ async function chooseModel(id) {
 }
 
 function opening(is) {
-  document.getElementById("opening").hidden = !is || view() === "training";
+  id("opening").hidden = !is || view() === "training";
   if (!is) showView();
 }
 

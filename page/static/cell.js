@@ -3,10 +3,11 @@
 import { askJson, attempt, fileOf, toBase64 } from "./api.js";
 import { hasCells, placeOf, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
 import { imageNumber, make } from "./groups.js";
-import { className, id, isOpen, on, store } from "./store.js";
+import { className, element, id, isOpen, on, store } from "./store.js";
 import { row as tableRow } from "./table.js";
 
 const PATCH = 3; // cells across a picture: the cell with its neighbors
+const SIDE = 42; // pixels of it
 const box = id("cell");
 let latest = 0; // number of the newest question; older answers come too late
 
@@ -59,9 +60,10 @@ export async function openCell(group, index, number, cell) {
   const state = midway(group, index, decided);
   const isLast = group.first + decided >= group.start.counts.length;
   id("cell-choices").replaceChildren(...got.tokens.map((token, i) => {
-    const shares = [got.with_class, got.without_class, got.guided].map((of) => (of ? `${short(100 * of[i])} %` : "–"));
-    const take = Object.assign(document.createElement("button"),
-      { type: "button", className: "quiet", textContent: "Take it", ariaLabel: `Take it: token ${token}` });
+    // In percent.
+    const shares = [got.with_class, got.without_class, got.guided].map((of) => (of ? short(100 * of[i]) : "–"));
+    const take = element("button", { className: "quiet" }, "Take");
+    take.setAttribute("aria-label", `Take it: token ${token}`);
     // Only a known cell can change without changing how many are hidden.
     take.disabled = !isKnown || isLast || token === got.drawn || !isOpen(group);
     take.addEventListener("click", () => takeToken(group, index, state, cell, token));
@@ -77,14 +79,16 @@ function short(value) {
 function patchOf(picture, cell, model) {
   const [rows, columns] = rowsAndColumns(model);
   const [down, across] = [picture.height / rows, picture.width / columns];
-  const canvas = Object.assign(document.createElement("canvas"), { width: 48, height: 48 });
+  const canvas = element("canvas", { width: SIDE, height: SIDE });
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = false;
   const [row, column] = placeOf(cell, model);
   const [x, y] = [(column - 1) * across, (row - 1) * down];
-  context.drawImage(picture, x, y, PATCH * across, PATCH * down, 0, 0, 48, 48);
-  context.strokeStyle = "#fff";
-  context.strokeRect(15.5, 15.5, 17, 17);
+  context.drawImage(picture, x, y, PATCH * across, PATCH * down, 0, 0, SIDE, SIDE);
+  for (const [style, at] of [["#000", SIDE / PATCH - 0.5], ["#fff", SIDE / PATCH + 0.5]]) {
+    context.strokeStyle = style;
+    context.strokeRect(at, at, SIDE - 2 * at, SIDE - 2 * at);
+  }
   return canvas;
 }
 
@@ -93,7 +97,8 @@ function takeToken(group, index, state, cell, token) {
   const tokens = new Uint8Array(state.tokens);
   new DataView(tokens.buffer).setUint32(4 * cell, token, true);
   const label = group.start.labels[index];
-  const title = `${className(label)}, token ${token} at step ${state.steps} of “${className(label)} · ${imageNumber(group, index)}”`;
+  const of = `${className(label)} · ${imageNumber(group, index)}`;
+  const title = `${className(label)}, token ${token} at step ${state.steps} of “${of}”`;
   const confidence = group.steps[state.steps - group.first].confidence;
   const cells = tokenCount(group.model);
   const before = confidence.slice(index * cells, (index + 1) * cells);

@@ -1,15 +1,17 @@
 // Small charts in SVG: lines over steps, and the bars of a plan.
 
+import { element } from "./store.js";
+
 const NS = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [360, 200, 44, 22, 8];
 const MOST_POINTS = 300; // groups of points of a line; more cannot be seen
 const KEYS = 50; // presses of an arrow from one end to the other
 
 function svg(name, attributes, text) {
-  const element = document.createElementNS(NS, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  if (text !== undefined) element.textContent = text;
-  return element;
+  const made = document.createElementNS(NS, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== undefined) made.textContent = text;
+  return made;
 }
 
 /** Round values between two bounds, about `count` of them. */
@@ -127,8 +129,7 @@ export function lines(place, series, { unit, isLog, smoothing }) {
     drawn.append(svg("circle", { cx: px(xs[kept[0]]), cy: py(scaled(ys[kept[0]])), r: 2.5, fill: color }));
   }
   const cursor = svg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM });
-  const readout = document.createElement("div");
-  readout.className = "read";
+  const readout = element("div", { className: "read" });
   drawn.append(cursor);
   place.replaceChildren(drawn, readout);
   place.reach = [x0, x1];
@@ -145,11 +146,7 @@ export function lines(place, series, { unit, isLog, smoothing }) {
       const values = shown.filter((line) => line.run === run).map((line) => reading(line, x, x1));
       return run ? [`${run}:`, ...values] : values;
     });
-    readout.replaceChildren(...[`${unit} ${short(x ?? x1)}`, ...runs].map((one) => {
-      const part = document.createElement("span");
-      part.append(one);
-      return part;
-    }));
+    readout.replaceChildren(...[`${unit} ${short(x ?? x1)}`, ...runs].map((one) => element("span", {}, one)));
   };
   place.read(cursorAt);
 }
@@ -169,10 +166,12 @@ function nearest(xs, x) {
 function reading(line, x, end) {
   const last = line.xs.at(-1);
   const atLast = last < end ? ` at ${short(last)}` : "";
-  const text = document.createElement("b");
+  const text = element("b");
   text.style.color = line.color;
   if (line.dashes) text.append(dashSample(line));
-  const shown = x === null ? short(line.ys.at(-1)) + atLast : x > last ? `ended${atLast}` : short(line.ys[nearest(line.xs, x)]);
+  const shown = x === null
+    ? short(line.ys.at(-1)) + atLast
+    : x > last ? `ended${atLast}` : short(line.ys[nearest(line.xs, x)]);
   text.append(`${line.name} ${shown}`);
   return text;
 }
@@ -192,17 +191,16 @@ export function bars(place, { counts, temperatures, guidance }, now) {
   const wide = WIDTH / counts.length;
   counts.forEach((count, i) => {
     const tall = (count / most) * (height - top - 4);
-    const box = { x: i * wide + wide * 0.1, width: wide * 0.8, y: height - tall, height: tall, rx: Math.min(3, wide / 4) };
+    const box = { x: i * wide + wide * 0.1, width: wide * 0.8, y: height - tall, height: tall, rx: 3 };
     drawn.append(svg("rect", { class: i === now ? "bar now" : "bar", ...box }));
     if (wide >= 20) {
       drawn.append(svg("text", { x: (i + 0.5) * wide, y: height - tall - 4, "text-anchor": "middle" }, count));
     }
   });
   drawn.setAttribute("aria-label", `Tokens revealed at each step: ${counts.join(", ")}`);
-  const read = document.createElement("div");
-  read.className = "read";
-  read.textContent = now < 0
+  const [temperature, weight] = [temperatures, guidance].map((values) => values[now]?.toFixed(2));
+  const words = now < 0
     ? "Before the first step everything is hidden."
-    : `Step ${now + 1}: ${counts[now]} tokens, temperature ${temperatures[now].toFixed(2)}, guidance ${guidance[now].toFixed(2)}`;
-  place.replaceChildren(drawn, read);
+    : `Step ${now + 1}: ${counts[now]} tokens, temperature ${temperature}, guidance ${weight}`;
+  place.replaceChildren(drawn, element("div", { className: "read" }, words));
 }

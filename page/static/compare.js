@@ -1,9 +1,9 @@
 // Beside a group: the same images with one difference, or a grid of two settings.
 
-import { attempt, openModel, tell } from "./api.js";
+import { attempt, openModel } from "./api.js";
 import { classSelect, control, valueOf } from "./form.js";
 import { imageNumber, make, remove, stop } from "./groups.js";
-import { className, id, on, store } from "./store.js";
+import { className, element, id, on, store } from "./store.js";
 import { crossTable } from "./table.js";
 
 const MOST_CELLS = 25;
@@ -26,14 +26,14 @@ function showInput() {
   if (!store.chosen) return;
   const { start, request } = store.chosen.group;
   const isSetting = setting(what.value) !== undefined;
-  input = isSetting ? control(setting(what.value)) : document.createElement("select");
+  input = isSetting ? control(setting(what.value)) : element("select");
   if (isSetting) input.value = request.sampling[what.value] ?? "";
   else if (what.value === "class") classSelect(input, start.labels[0]);
   else {
     const others = store.page.models.filter((model) => model.id !== store.model.id);
     input.append(...others.map((model) => new Option(`${model.run}: ${model.name}`, model.id)));
   }
-  input.ariaLabel = "The other value";
+  input.setAttribute("aria-label", "The other value");
   id("versus-value").replaceChildren(input);
 }
 
@@ -82,29 +82,35 @@ id("versus-form").addEventListener("submit", (event) => {
 function valuesOf(axis) {
   const name = id(`axis-${axis}`).value;
   const texts = id(`values-${axis}`).value.split(",").map((text) => text.trim());
-  return [name, texts.map((text) => valueOf({ value: text }, setting(name)))];
+  return [name, texts.map((text) => {
+    const field = Object.assign(control(setting(name)), { value: text });
+    if (field.value !== text || !field.checkValidity()) throw new Error(`“${text}” is not a value of ${name}.`);
+    return valueOf(field, setting(name));
+  })];
 }
 
 /** Suggest values around the one of the chosen group. */
 function suggest(axis) {
   const { name, kind, choices, is_whole: isWhole } = setting(id(`axis-${axis}`).value);
   const now = Number(store.chosen?.group.request.sampling[name] ?? store.sampling[name]);
-  const around = isWhole ? [Math.max(1, Math.round(now / 2)), now || 2, 2 * now || 4] : now ? [now / 2, now, 2 * now] : [0, 1, 2];
+  const around = isWhole
+    ? [Math.max(1, Math.round(now / 2)), now || 2, 2 * now || 4]
+    : now ? [now / 2, now, 2 * now] : [0, 1, 2];
   id(`values-${axis}`).value = (kind === "choice" ? choices : around).join(", ");
 }
 
-id("cross-form").addEventListener("submit", async (event) => {
-  event.preventDefault();
+async function makeGrid() {
   const { group, index } = store.chosen;
   const [[x, across], [y, down]] = ["x", "y"].map(valuesOf);
-  if (x === y) return tell("The two settings of a grid must differ.");
-  if (across.length * down.length > MOST_CELLS) return tell(`A grid has at most ${MOST_CELLS} images.`);
+  if (x === y) throw new Error("The two settings of a grid must differ.");
+  if (across.length * down.length > MOST_CELLS) throw new Error(`A grid has at most ${MOST_CELLS} images.`);
   const image = { labels: [group.start.labels[index]], count: 1, first_image: imageNumber(group, index) };
   const cells = [];
   const sheet = id("sheet").content.firstElementChild.cloneNode(true);
-  sheet.querySelector("h2").textContent = `${x} and ${y} of “${className(image.labels[0], group.model)} · ${image.first_image}”`;
+  const name = `${className(image.labels[0], group.model)} · ${image.first_image}`;
+  sheet.querySelector("h2").textContent = `${x} and ${y} of “${name}”`;
   sheet.append(crossTable(x, across, y, down, (right, below) => {
-    const place = document.createElement("div");
+    const place = element("div");
     cells.push({ place, values: { [x]: right, [y]: below } });
     return place;
   }));
@@ -122,8 +128,12 @@ id("cross-form").addEventListener("submit", async (event) => {
     made.push(one);
     if (!one.files.length) break; // stopped, refused, or another request took its place
   }
-});
+}
 
+id("cross-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  attempt(makeGrid);
+});
 what.addEventListener("change", showInput);
 for (const axis of ["x", "y"]) id(`axis-${axis}`).addEventListener("change", () => suggest(axis));
 on("chosen", () => {

@@ -4,7 +4,7 @@ import { attempt, fileOf, ofModel, tell, upload } from "./api.js";
 import { easelOf, keepEasel } from "./archive.js";
 import { begin, easel, isLaid, lay } from "./easel.js";
 import { ARROWS } from "./draw.js";
-import { id, on, store } from "./store.js";
+import { element, id, on, store } from "./store.js";
 
 const slider = id("crop-size");
 const SIDE = 512; // pixels of the longer side of a photo as it is shown
@@ -80,7 +80,7 @@ function turn(wanted) {
   const { across, down, largest } = size();
   const scale = SIDE / Math.max(across, down);
   const [width, height] = [Math.ceil(across * scale), Math.ceil(down * scale)];
-  turned = Object.assign(document.createElement("canvas"), { width, height });
+  turned = element("canvas", { width, height });
   const context = turned.getContext("2d");
   context.fillStyle = "#fff"; // behind transparent parts, as the server has it
   context.fillRect(0, 0, width, height);
@@ -161,7 +161,8 @@ const cutting = {
     const { left, top, width, height } = box;
     const isNear = (at, start, length) => Math.min(Math.abs(at - start), Math.abs(at - start - length)) < REACH * scale;
     const isCorner = isNear(x, left, width) && isNear(y, top, height);
-    if (!isCorner && !(x > left && x < left + width && y > top && y < top + height)) place(x - width / 2, y - height / 2);
+    const isInside = x > left && x < left + width && y > top && y < top + height;
+    if (!isCorner && !isInside) place(x - width / 2, y - height / 2);
     drag = { isCorner, x: x - box.left, y: y - box.top };
   },
   move(event) {

@@ -1,7 +1,6 @@
 // Draws images with their hidden cells, what the model imagines, maps and the image to edit.
 
-import { store } from "./store.js";
-import { cell } from "./table.js";
+import { element, store } from "./store.js";
 
 const STOPS = [[30, 34, 71], [43, 75, 143], [47, 143, 157], [143, 201, 122], [246, 229, 141]];
 
@@ -139,9 +138,7 @@ export function drawStep(canvas, group, index, number, shown = "image", wanted =
 
 /** Make a figure of a picture. */
 export function figure(src, alt, words) {
-  const made = document.createElement("figure");
-  made.append(Object.assign(new Image(), { src, alt }), cell("figcaption", words));
-  return made;
+  return element("figure", {}, element("img", { src, alt }), element("figcaption", {}, words));
 }
 
 /** Draw how much the colors of two drawings differ, on black. */

@@ -1,16 +1,13 @@
 // Fields of a form, made from the descriptions that the server sends.
 
-import { emit, keep, on, store } from "./store.js";
+import { element, emit, id, keep, on, store } from "./store.js";
 import { why } from "./terms.js";
 
 let made = 0;
 
 /** Make a field for a value in `values`; `title` replaces the option's name. */
 function field(description, values, title) {
-  const box = document.createElement("div");
-  box.className = "field";
-  const label = document.createElement("label");
-  label.textContent = title ?? description.title;
+  const label = element("label", {}, title ?? description.title);
   const input = control(description);
   input.id = label.htmlFor = `field-${++made}`;
   input.name = description.name;
@@ -23,19 +20,16 @@ function field(description, values, title) {
   });
   on("values", (from) => from !== input && show(input, values[description.name]));
   const ask = description.help.replace(/\s*\[.*\]$/, "");
-  box.append(label, why(label.textContent, `${ask[0].toUpperCase()}${ask.slice(1)}.`), input);
-  return box;
+  const help = why(label.textContent, `${ask[0].toUpperCase()}${ask.slice(1)}.`);
+  return element("div", { className: "field" }, label, help, input);
 }
 
 /** Make the field of a setting. */
 export function control(description) {
   if (description.kind === "choice") {
-    const select = document.createElement("select");
-    for (const choice of description.choices) select.append(new Option(choice, choice));
-    return select;
+    return element("select", {}, ...description.choices.map((choice) => new Option(choice, choice)));
   }
-  const input = document.createElement("input");
-  input.type = { switch: "checkbox", numbers: "text" }[description.kind] ?? "number";
+  const input = element("input", { type: { switch: "checkbox", numbers: "text" }[description.kind] ?? "number" });
   if (description.kind === "numbers") {
     const number = "\\s*[0-9]*\\.?[0-9]+\\s*";
     input.pattern = `${number}(,${number}){${description.length - 1}}`;
@@ -86,13 +80,13 @@ export function makeForms() {
   withDefaults(store.editing, named(editing));
   store.series.count = Math.min(store.series.count, most);
   const titles = { seed: "Seed", first_image: "First image", count: "Images" };
-  const place = document.getElementById("series");
+  const place = id("series");
   place.append(...["count", "seed", "first_image"].map((name) =>
     field(ofSeries.find((one) => one.name === name), store.series, titles[name])));
   const editingTitles = { grow: "Grow by cells", keep_decoded: "Keep decoded pixels" };
-  document.getElementById("editing").append(
+  id("editing").append(
     ...named(editing).map((one) => field(one, store.editing, editingTitles[one.name])));
-  const settings = document.getElementById("settings").content;
+  const settings = id("settings").content;
   for (const place of document.querySelectorAll(".settings")) place.replaceWith(settings.cloneNode(true));
   for (const place of document.querySelectorAll(".sampling")) {
     place.append(...sampling.map((one) => field(one, store.sampling)));

@@ -2,12 +2,12 @@
 
 import { attempt, upload } from "./api.js";
 import { make } from "./groups.js";
-import { choose, className, emit, id, keep, on, store } from "./store.js";
+import { choose, className, element, emit, id, keep, on, store } from "./store.js";
 
-const place = document.getElementById("classes");
-const filter = document.getElementById("class-filter");
-const hint = document.getElementById("classes-hint");
-const lock = document.getElementById("lock");
+const place = id("classes");
+const filter = id("class-filter");
+const hint = id("classes-hint");
+const lock = id("lock");
 const MOST_CHIPS = 40; // classes that are shown at once; with more of them there is a field to find one
 const MOST_NAMES = 4; // classes in the title of a group
 let usedSeed = null; // of the last images; without the lock the next ones get another
@@ -25,13 +25,8 @@ function showClasses() {
   const isMany = names.length > MOST_CHIPS;
   const shown = isMany ? [...all.filter(isChosen), ...fitting.slice(0, MOST_CHIPS)] : all;
   place.replaceChildren(...shown.map(({ name, label }) => {
-    const box = document.createElement("label");
-    const input = document.createElement("input");
-    input.type = "checkbox";
-    input.value = label;
-    input.checked = isChosen({ label });
-    box.append(input, name);
-    return box;
+    const input = element("input", { type: "checkbox", value: label, checked: isChosen({ label }) });
+    return element("label", {}, input, element("span", {}, name));
   }));
   filter.hidden = !isMany;
   const more = isMany ? fitting.length - MOST_CHIPS : 0;
@@ -50,7 +45,7 @@ place.addEventListener("change", ({ target }) => {
 
 filter.addEventListener("input", showClasses);
 
-document.getElementById("generate-form").addEventListener("submit", (event) => {
+id("generate-form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (!lock.checked && store.series.seed === usedSeed) rollSeed();
   const { labels, series, sampling } = store;
@@ -75,7 +70,8 @@ async function refill(picture, otherwise) {
     keep();
     emit("values", null);
     showClasses();
-    id("opened").textContent = `The form is as it was for ${picture.name}${note && `: ${note}`}. Generate makes it again.`;
+    const words = `The form is as it was for ${picture.name}${note && `: ${note}`}`;
+    id("opened").textContent = `${words}. Generate makes it again.`;
   });
 }
 
@@ -103,7 +99,7 @@ function rollSeed() {
   emit("values", null);
 }
 
-document.getElementById("dice").addEventListener("click", rollSeed);
+id("dice").addEventListener("click", rollSeed);
 
 on("model", () => {
   const last = store.model.classes.length + (store.model.has_null ? 1 : 0);

@@ -1,9 +1,9 @@
 // Groups of images that were asked for together: shows them while they are decoded, and keeps them.
 
-import { attempt, decode, fileOf, fromBase64 } from "./api.js";
+import { attempt, decode, fileOf, fromBase64, fromByteByByte } from "./api.js";
 import { dropGroup, groupsOf, isKept, keepGroup } from "./archive.js";
 import { drawDifference, drawStep } from "./draw.js";
-import { choose, className, emit, id, on, store } from "./store.js";
+import { choose, className, element, emit, id, on, store } from "./store.js";
 import { zip } from "./zip.js";
 
 const MOST_GROUPS = 100; // of a model; of more, the oldest one without a star goes
@@ -15,7 +15,8 @@ let running = null;
  * of the group with the key `versus` the same ones are drawn, and what differs. `cell` is an element
  * that replaces `place` while it is there; `model` is the model that makes them.
  */
-export async function make(title, request, place, original = null, { versus = null, cell = null, model = store.model } = {}) {
+export async function make(title, request, place, original = null, more = {}) {
+  const { versus = null, cell = null, model = store.model } = more;
   // What goes on with the group names this model, too; the server refuses it once it is replaced.
   request = { ...request, model: model.id, version: model.version };
   const { before, ...sent } = request;
@@ -41,7 +42,7 @@ export async function make(title, request, place, original = null, { versus = nu
     running = null;
     busy(false);
   }
-  if (group.start) finish(group);
+  if (group.start && !group.isRemoved) finish(group);
   return group;
 }
 
@@ -57,12 +58,14 @@ async function take(group, event) {
   if (event.event === "start") {
     group.start = event;
     show(group);
+    keep(group);
     choose(group, 0);
   } else if (event.event === "step") {
     const last = group.steps.at(-1);
     if (!last) group.first = event.step;
-    const tokens = filled(last, last && new Uint32Array(last.tokens.buffer), new Uint32Array(fromBase64(event.tokens).buffer));
-    const confidence = filled(last, last?.confidence, new Float32Array(fromBase64(event.confidence).buffer));
+    const before = last && new Uint32Array(last.tokens.buffer);
+    const tokens = filled(last, before, fromByteByByte(event.tokens, Uint32Array));
+    const confidence = filled(last, last?.confidence, fromByteByByte(event.confidence, Float32Array));
     group.files = event.files?.map((file) => fileOf(file)) ?? [];
     group.seconds = event.seconds;
     group.steps.push(await drawable({
@@ -138,6 +141,7 @@ function keep({ element, cell, steps, ...group }) {
 }
 
 export function remove(group) {
+  group.isRemoved = true; // it may still be in the making
   dropGroup(group.key);
   group.element.remove();
   store.groups = store.groups.filter((one) => one !== group);
@@ -148,7 +152,7 @@ export function remove(group) {
 
 function show(group) {
   const { start, model } = group;
-  group.element = document.getElementById("group").content.firstElementChild.cloneNode(true);
+  group.element = id("group").content.firstElementChild.cloneNode(true);
   const part = (selector) => group.element.querySelector(selector);
   part("h2").textContent = group.title;
   const star = part(".star");
@@ -169,13 +173,10 @@ function show(group) {
   });
   part(".save-all").addEventListener("click", () => attempt(() => saveAll(group)));
   part(".tiles").append(...start.labels.map((label, index) => {
-    const tile = document.createElement("button");
-    tile.type = "button";
-    tile.className = "tile";
+    const caption = group.cell ? group.title : `${className(label, model)} · ${imageNumber(group, index)}`;
+    const canvases = Array.from({ length: group.versus ? 3 : 1 }, () => element("canvas"));
+    const tile = element("button", { className: "tile" }, ...canvases, element("span", {}, caption));
     tile.setAttribute("aria-pressed", "false");
-    const caption = document.createElement("span");
-    caption.textContent = group.cell ? group.title : `${className(label, model)} · ${imageNumber(group, index)}`;
-    tile.append(...Array.from({ length: group.versus ? 3 : 1 }, () => document.createElement("canvas")), caption);
     tile.addEventListener("click", () => {
       choose(group, index);
       // Where the panel is below the images, go there.
@@ -202,11 +203,10 @@ export function fileName(group, index) {
 }
 
 async function saveAll(group) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(await zip(group.files.map((file, index) => [fileName(group, index), file])));
-  link.download = `${group.title}.zip`;
+  const href = URL.createObjectURL(await zip(group.files.map((file, index) => [fileName(group, index), file])));
+  const link = element("a", { href, download: `${group.title}.zip` });
   link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // when the browser has saved it
+  setTimeout(() => URL.revokeObjectURL(href), 60_000); // when the browser has saved it
 }
 
 /** Draw all images of a group at a step; the images beside them at the same share of their steps. */

@@ -29,6 +29,13 @@ export function keep() {
 
 export const id = (name) => document.getElementById(name);
 
+/** Make an element with properties and contents. */
+export function element(tag, properties = {}, ...contents) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...contents);
+  return made;
+}
+
 /**
  * Listen to "model", "values", "chosen", "edit" (it is taken), "group" (its images changed),
  * "replaced" (the model's file), "open" (a model, and call back), "dropped" (a file), "easel" (has

@@ -4,7 +4,7 @@
 import { getJson } from "./api.js";
 import { short } from "./charts.js";
 import { heat } from "./draw.js";
-import { id } from "./store.js";
+import { element, id } from "./store.js";
 import { crossTable, row } from "./table.js";
 
 let sweep = null; // { run, settings, scores, rows, strips, better }
@@ -50,8 +50,9 @@ function showHeat() {
   const merit = (i) => Number(sweep.rows[i][score]) * (better === "lower" ? -1 : 1);
   id("heat").replaceChildren(crossTable(x, valuesOf(x), y, down, (right, below) => {
     // Other settings may vary, too: the cell shows the best of its rows.
-    const fitting = sweep.rows.flatMap((one, i) => (one[x] === right && (below === null || one[y] === below) ? [i] : []));
-    if (!fitting.length) return null;
+    const fits = (one) => one[x] === right && (below === null || one[y] === below);
+    const fitting = sweep.rows.flatMap((one, i) => (fits(one) ? [i] : []));
+    if (!fitting.length) return "";
     const shown = better ? fitting.reduce((a, b) => (merit(b) > merit(a) ? b : a)) : fitting[0];
     const isBest = Boolean(better) && Number(sweep.rows[shown][score]) === range[better === "lower" ? 0 : 1];
     return heatButton(shown, score, range, isBest);
@@ -62,8 +63,7 @@ function showHeat() {
 function heatButton(number, score, [low, high], isBest) {
   const value = Number(sweep.rows[number][score]);
   const share = high > low ? (value - low) / (high - low) : 0;
-  const button = Object.assign(document.createElement("button"), { textContent: short(value) });
-  button.type = "button";
+  const button = element("button", {}, short(value));
   button.style.background = heat(share);
   button.style.color = share > 0.55 ? "#14161a" : "#fff";
   button.classList.toggle("best", isBest);

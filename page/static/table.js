@@ -1,29 +1,20 @@
 // Tables: of rows, and of two axes.
 
-/** Make a cell, or another element; `content` is a text or an element, or nothing. */
-export function cell(tag, content = "") {
-  const made = document.createElement(tag);
-  if (content !== null) made.append(content);
-  return made;
-}
+import { element } from "./store.js";
 
-/** Make a row of cells. */
+/** Make a row of cells; each is a text or an element. */
 export function row(tag, contents) {
-  const made = document.createElement("tr");
-  made.append(...contents.map((content) => cell(tag, content)));
-  return made;
+  return element("tr", {}, ...contents.map((content) => element(tag, {}, content)));
 }
 
 /** Make a table of two axes by name and values; `contentAt` makes the content for a value of each. */
 export function crossTable(x, across, y, down, contentAt) {
-  const table = document.createElement("table");
-  table.className = "cross";
   const head = row("th", across.map((value) => `${x} ${value}`));
-  head.prepend(cell("td"));
-  table.append(head);
+  head.prepend(element("td"));
+  const table = element("table", { className: "cross" }, head);
   for (const below of down) {
     const line = below === null ? row("td", [""]) : row("th", [`${y} ${below}`]);
-    line.append(...across.map((right) => cell("td", contentAt(right, below))));
+    line.append(...across.map((right) => element("td", {}, contentAt(right, below))));
     table.append(line);
   }
   return table;

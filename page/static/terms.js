@@ -1,23 +1,25 @@
 // What the words on the page mean, in one sentence each, and the "?" that shows it.
 
+import { element } from "./store.js";
+
 const TERMS = {
   class: "What the image should show; the model learned these classes from the labels of its training images.",
   seed: "The start of all random numbers: with the same seed, class and settings an image is always the same.",
-  "new seed": "With the same seed and settings you get the same images, so each press takes a new one, unless you keep it or type one.",
+  "new seed": "The same seed and settings make the same images, so each press takes a new one, unless you keep it.",
   variant: "One of several versions of the edited image; only their random numbers differ.",
-  decoding: "An image is a grid of tokens, and each step predicts all hidden tokens and keeps some of them, until none is hidden.",
-  confidence: "The probability that the model gave to a token when it was revealed; for a hidden cell, to the token that it would take now.",
-  cell: "The five likeliest tokens of this cell at the step that decided about it; a known one can be changed, and the rest decoded again.",
+  decoding: "An image is a grid of tokens; each step predicts all hidden ones and keeps some, until none is hidden.",
+  confidence: "The probability of a token when it was revealed; in a hidden cell, of the one that it would take now.",
+  cell: "The five likeliest tokens of this cell at the step that decided; take another, and the rest is made again.",
   plan: "How many tokens each step reveals; early steps reveal few, while little is known.",
   branch: "Keeps what is known at this step and decodes the rest again, with another seed or class.",
-  beside: "All images of the group again, with the same seed: each beside its first version, and what differs between them on black.",
+  beside: "All images of the group with the same seed, each beside its first version, and the difference on black.",
   grid: "The chosen image with every pair of values, separated by commas; each has a command of its own.",
   command: "Type this in the program's folder and it makes the same image again, bit for bit, on this machine.",
-  nearest: "The training images with most tokens in common, as the tokenizer shows them; nearly all in common means memorized.",
+  nearest: "The training images with most tokens in common, as the tokenizer shows them; nearly all: memorized.",
   outpainting: "Move the image: what comes into the frame from outside is hidden and regenerated.",
   loss: "How wrong the model is about hidden tokens while it trains: the mean cross-entropy, lower is better.",
   "validation loss": "The loss on images that the model does not train on, always with the same tokens hidden.",
-  divergence: "How far a student's images are from what its teacher would make of them, as an auxiliary model sees it; lower is better.",
+  divergence: "How far a student's images are from its teacher's, as an auxiliary model sees it; lower is better.",
   accuracy: "The share of hidden tokens that the model guesses exactly, by the share of the image that is hidden.",
   "learning rate": "How far each step of the training moves the weights; it warms up and then falls.",
   speed: "Images that the training reads per second.",
@@ -51,10 +53,7 @@ function show(button, text) {
 
 /** Make the "?" of a word; `text` is needed where TERMS has none. */
 export function why(word, text = TERMS[word]) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.className = "why";
-  button.textContent = "?";
+  const button = element("button", { type: "button", className: "why" }, "?");
   button.setAttribute("aria-label", `What does “${word}” mean?`);
   button.addEventListener("click", () => (owner === button ? hide() : show(button, text)));
   return button;

@@ -12,40 +12,42 @@ const LOOK_MS = 150;
 const isOn = (selector) => () => document.querySelector(`${selector}[aria-checked=true]`);
 const isMade = (place) => () => store.chosen?.group.place === place && store.chosen.group.files.length > 0;
 const press = (key) => id("canvas").dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
-// Why a step does not apply: a sentence, or nothing to say; null where it does.
-const ofCells = () => (hasCells() ? null : "This model's tokens are of the whole image, so no part of a photo can be hidden.");
-const ofPhotos = () => ofCells() ?? (hasPhotos ? null : "This model's photos are not here.");
-const ofOthers = () => (hasCells() && hasPhotos ? "" : null);
-const ofPictures = () => (hasCells() ? ofOthers() : "");
-const ofSteps = () => (store.chosen?.group.start.counts.length > 1 ? null : "This model guesses all in one step.");
+// What a step needs: whether it is there, and what to say where it is not.
+const NEEDS = {
+  cells: [hasCells, "This model's tokens are of the whole image, so no part of a photo can be hidden."],
+  photos: [() => hasPhotos, "This model's photos are not here."],
+  anotherStart: [() => !hasCells() || !hasPhotos, ""],
+  steps: [() => store.chosen?.group.start.counts.length !== 1, "This model guesses all in one step."],
+};
 
-// What to say, the view, what to press, whether that is done, whether it applies; how to do it by itself.
+// What to say, the view, what to press, what it needs, whether it is done; how to do it by itself.
 const STEPS = [
   { text: "The model learned from photos. Press Show to take one.", view: "edit", at: "#take-validation",
-    isDone: () => easel.original, not: ofPhotos },
+    needs: ["cells", "photos"], isDone: () => easel.original },
   { text: "Let it make an image from nothing. Press Generate.", view: "generate", at: "#generate-go",
-    isDone: isMade("groups"), not: ofOthers },
-  { text: "Press “Edit it”.", view: "generate", at: "#edit-this", isDone: () => easel.original, not: ofPictures },
-  { text: "A tokenizer makes few numbers of all these pixels. Press Tokens.",
-    view: "edit", at: "[data-tool=tokens]", isDone: () => isLaid(tokens), not: ofCells },
-  { text: "These numbers are all that the model sees. Each stands for a patch. Choose a cell.",
-    view: "edit", at: "#canvas", isDone: () => !id("code").hidden, not: ofCells, act: () => press("ArrowRight") },
+    needs: ["anotherStart"], isDone: isMade("groups") },
+  { text: "Press “Edit it”.", view: "generate", at: "#edit-this",
+    needs: ["anotherStart", "cells"], isDone: () => easel.original },
+  { text: "A tokenizer makes few numbers of all these pixels. Press Tokens.", view: "edit", at: "[data-tool=tokens]",
+    needs: ["cells"], isDone: () => isLaid(tokens) },
+  { text: "These numbers are all that the model sees. Each stands for a patch. Choose a cell.", view: "edit",
+    at: "#canvas", needs: ["cells"], isDone: () => !id("code").hidden, act: () => press("ArrowRight") },
   { text: "Its code and patch are below. Now hide a part: press Brush.", view: "edit", at: "[data-tool=brush]",
-    isDone: isOn("[data-tool=brush]"), not: ofCells },
+    needs: ["cells"], isDone: isOn("[data-tool=brush]") },
   { text: "Hide four cells or more from the model: paint them, or use arrows and space.", view: "edit", at: "#canvas",
-    isDone: () => easel.cells.filter(Boolean).length >= 4 && !isPainting(), not: ofCells, act: hide },
+    needs: ["cells"], isDone: () => easel.cells.filter(Boolean).length >= 4 && !isPainting(), act: hide },
   { text: "Let the model guess what is hidden. Press “Make variants”.", view: "edit", at: "#edit-go",
-    isDone: isMade("variants"), not: ofCells },
+    needs: ["cells"], isDone: isMade("variants") },
   { text: "It went step by step, as this row shows. Press step 1.", at: "#film button:nth-child(2)",
-    isDone: () => Number(id("step").value) === store.chosen?.group.first + 1, not: ofSteps },
+    needs: ["steps"], isDone: () => Number(id("step").value) === store.chosen?.group.first + 1 },
   { text: "Most hidden tokens remain, but it has a guess for each. Press Imagined.", at: "[data-shown=imagined]",
-    isDone: isOn("[data-shown=imagined]"), not: ofSteps },
+    needs: ["steps"], isDone: isOn("[data-shown=imagined]") },
   { text: "It keeps the surest guesses, inside the line, and makes the others again. Press Play.", at: "#play",
-    isDone: () => id("step").value === id("step").max && id("play").textContent === "Play", not: ofSteps },
+    needs: ["steps"], isDone: () => id("step").value === id("step").max && id("play").textContent === "Play" },
   { text: "All tokens are known, and the decoder draws them. Press Image.", at: "[data-shown=image]",
-    isDone: isOn("[data-shown=image]"), not: ofSteps },
-  { text: "Photo, tokens, hide, guess, keep, image: that is all. Leave, and your own images are back.", at: "#tour-leave",
-    isDone: () => false, not: () => null },
+    needs: ["steps"], isDone: isOn("[data-shown=image]") },
+  { text: "Photo, tokens, hide, guess, keep, image: that is all. Leave, and your own images are back.",
+    at: "#tour-leave", needs: [], isDone: () => false },
 ];
 let saved = null; // what comes back at the end
 let at = 0; // number of the step
@@ -81,10 +83,14 @@ async function begin() {
   enter(0);
 }
 
-/** Come to a step, or to the next one that applies. */
+/** The first need of a step that is not met, if there is one. */
+const lack = ({ needs }) => needs.map((name) => NEEDS[name]).find(([isThere]) => !isThere());
+
+/** Come to a step, or to the next one that has what it needs. */
 function enter(number) {
-  const why = STEPS[number].not();
-  if (why !== null) {
+  const missing = lack(STEPS[number]);
+  if (missing) {
+    const [, why] = missing;
     if (why && !said.has(why)) notes.push(why);
     said.add(why);
     return enter(number + 1);
@@ -99,7 +105,7 @@ function enter(number) {
     store.tour = at;
     keep();
   }
-  const ones = STEPS.filter((step) => step.not === ofSteps || step.not() === null);
+  const ones = STEPS.filter((step) => !lack(step));
   id("tour-at").textContent = `${ones.indexOf(STEPS[at]) + 1} of ${ones.length}`;
   id("tour-do").hidden = at === STEPS.length - 1;
   document.documentElement.style.setProperty("--tour", `${id("tour").offsetHeight}px`);

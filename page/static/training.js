@@ -4,9 +4,9 @@ import { attempt, getJson } from "./api.js";
 import { lines, readable, short } from "./charts.js";
 import { color, figure } from "./draw.js";
 import { radios } from "./form.js";
-import { id, keep, on, store } from "./store.js";
+import { element, id, keep, on, store } from "./store.js";
 import { showSweep } from "./sweep.js";
-import { cell, row } from "./table.js";
+import { row } from "./table.js";
 import { why } from "./terms.js";
 
 const POLL_MS = 2000;
@@ -37,7 +37,8 @@ function charts(names) {
     ["Images per second", "speed", ["train/images_per_second"]],
   ];
   const used = new Set([...Object.values(CLOCK), ...first.flatMap(([, , of]) => of)]);
-  const titled = (name) => name.replace("val/", "Validation ").replace("samples/", "Samples: ").replace(/^train\/(.)/, (_, one) => one.toUpperCase());
+  const titled = (name) => name.replace("val/", "Validation ").replace("samples/", "Samples: ")
+    .replace(/^train\/(.)/, (_, one) => one.toUpperCase());
   const others = names.filter((name) => !used.has(name))
     .map((name) => [titled(name).replaceAll("_", " "), "number", [name]]);
   return [...first, ...others].filter(([, , of]) => of.some((name) => names.includes(name)));
@@ -124,7 +125,8 @@ function runColor(run) {
 }
 
 function duration(seconds) {
-  const [size, unit] = seconds < 90 ? [1, "s"] : seconds < 5400 ? [60, "min"] : seconds < 172800 ? [3600, "h"] : [86400, "days"];
+  const units = [[90, 1, "s"], [5400, 60, "min"], [172800, 3600, "h"], [Infinity, 86400, "days"]];
+  const [, size, unit] = units.find(([most]) => seconds < most);
   return `${Math.round(seconds / size)} ${unit}`;
 }
 
@@ -140,10 +142,7 @@ function state({ age, trains, progress, left }) {
 
 /** Make the row of a run; it stays while the run is there, so that nothing moves under the pointer. */
 function boxOf(run, name) {
-  const box = document.createElement("label");
-  box.className = "run";
-  const input = document.createElement("input");
-  input.type = "checkbox";
+  const input = element("input", { type: "checkbox" });
   input.addEventListener("change", () => {
     const free = [...Array(runs.length).keys()].find((n) => ![...shown.values()].includes(n));
     if (input.checked) shown.set(run, free);
@@ -152,8 +151,7 @@ function boxOf(run, name) {
     keep();
     attempt(look);
   });
-  box.append(input, cell("i"), cell("span", name), cell("small"));
-  return box;
+  return element("label", { className: "run" }, input, element("i"), element("span", {}, name), element("small"));
 }
 
 function showRuns() {
@@ -180,19 +178,15 @@ function showCharts() {
   if (place.dataset.titles !== titles.join()) {
     place.dataset.titles = titles.join();
     place.replaceChildren(...wanted.map(([title, term]) => {
-      const box = document.createElement("article");
-      box.className = "chart";
-      const head = document.createElement("h2");
-      head.append(`${title} `, why(term));
-      const drawing = document.createElement("div");
-      drawing.ariaLabel = `${title}; the arrows read it`;
+      const drawing = element("div");
+      drawing.setAttribute("aria-label", `${title}; the arrows read it`);
       readable(drawing);
-      box.append(head, drawing);
-      return box;
+      return element("article", { className: "chart" }, element("h2", {}, `${title} `, why(term)), drawing);
     }));
   }
   const { unit, isLog, smoothing } = store.watched;
-  wanted.forEach(([, , of], i) => lines(place.children[i].lastElementChild, seriesOf(of, unit), { unit, isLog, smoothing }));
+  wanted.forEach(([, , of], i) =>
+    lines(place.children[i].lastElementChild, seriesOf(of, unit), { unit, isLog, smoothing }));
   const silent = chosen().filter((run) => tableOf(run).count && tableOf(run).clock.step.length < 2);
   id("no-clock").hidden = unit === "step" || !silent.length;
 }

@@ -6,8 +6,7 @@ import { bars } from "./charts.js";
 import { ARROWS, cellAt, drawStep, hasCells, placeOf, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
 import { changedSettings, classSelect, radios } from "./form.js";
 import { drawGroup, fileName, imageNumber, make } from "./groups.js";
-import { className, emit, id, isOpen, on, store } from "./store.js";
-import { cell } from "./table.js";
+import { className, element, emit, id, isOpen, on, store } from "./store.js";
 
 const panel = id("watch");
 const canvas = id("watch-canvas");
@@ -41,16 +40,17 @@ function showChosen() {
   follows = true;
   const { group, index } = store.chosen;
   const { start, request, model } = group;
+  const isLess = start.counts.length < request.sampling.step;
   classSelect(id("branch-class"), start.labels[index]);
   id("chance").textContent = `${(100 / model.codes).toPrecision(2)} %, mere chance`;
   id("facts").replaceChildren(...[
     ["Class", className(start.labels[index], model)],
     ["Seed", start.seed],
     ["Image", `${imageNumber(group, index)} (${index + 1} of ${start.labels.length})`],
-    ["Steps", `${start.counts.length}${start.counts.length < request.sampling.step ? ", as many as there are hidden tokens" : ""}`],
+    ["Steps", start.counts.length + (isLess ? ", as many as there are hidden tokens" : "")],
     ["Settings", changedSettings(request.sampling, model)],
     ["Model", `${model.run}, ${start.fingerprint}`],
-  ].flatMap(([name, value]) => [cell("dt", name), cell("dd", value)]));
+  ].flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
   // An option a line, as a shell reads it.
   id("command").textContent = start.command_lines.join(" \\\n  ");
   id("command-note").replaceChildren(...commandNote(group, index));
@@ -69,9 +69,7 @@ function commandNote(group, index) {
 }
 
 function download(name, file) {
-  const link = document.createElement("a");
-  Object.assign(link, { href: URL.createObjectURL(file), download: name, textContent: name });
-  return link;
+  return element("a", { href: URL.createObjectURL(file), download: name }, name);
 }
 
 /** Write the start of a branch as the command line reads it. */
@@ -106,7 +104,8 @@ function draw() {
   drawGroup(group, number, shown);
   for (const frame of film.children) {
     const isNow = frame.dataset.number === String(number);
-    if (isNow && frame.getAttribute("aria-pressed") !== "true") film.scrollLeft = frame.offsetLeft - film.clientWidth / 2;
+    const wasNow = frame.getAttribute("aria-pressed") === "true";
+    if (isNow && !wasNow) film.scrollLeft = frame.offsetLeft - film.clientWidth / 2;
     frame.setAttribute("aria-pressed", isNow);
   }
   const steps = group.start.counts.length;
@@ -128,16 +127,14 @@ function drawFilm() {
   while (film.children.length > group.steps.length) film.lastElementChild.remove();
   group.steps.forEach((_, number) => {
     const frame = film.children[number] ?? film.appendChild(newFrame(number));
-    frame.ariaLabel = `Step ${group.first + number}`;
+    frame.setAttribute("aria-label", `Step ${group.first + number}`);
     drawStep(frame.firstElementChild, group, index, number, shown, FRAME_PIXELS);
   });
 }
 
 function newFrame(number) {
-  const frame = document.createElement("button");
-  frame.type = "button";
+  const frame = element("button", {}, element("canvas"));
   frame.dataset.number = number;
-  frame.append(document.createElement("canvas"));
   frame.addEventListener("click", () => {
     slider.value = store.chosen.group.first + number;
     slider.dispatchEvent(new Event("input"));
@@ -197,7 +194,9 @@ canvas.addEventListener("pointermove", (event) => {
   const [row, column] = placeOf(place, group.model);
   const cell = index * tokenCount(group.model) + place;
   const share = (step.confidence[cell] * 100).toPrecision(2);
-  const state = step.hidden[cell] ? "hidden; the model would be" : `known since step ${revealedAt(group, cell)}; the model was`;
+  const state = step.hidden[cell]
+    ? "hidden; the model would be"
+    : `known since step ${revealedAt(group, cell)}; the model was`;
   id("watch-cell").textContent = `Row ${row + 1}, column ${column + 1}: ${state} ${share} % sure`;
 });
 

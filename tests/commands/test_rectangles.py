@@ -16,7 +16,7 @@ from data.open import open_dataset
 from MaskGIT import main
 from models.open import load_model
 from page.catalog import OpenModel
-from page.decoding import read_decoding
+from page.reading import read_decoding
 
 TINY = (
     "--channels 32 --ch_mult 1,1 --num_res_blocks 1 --attn_resolutions 8 --z_channels 8 "

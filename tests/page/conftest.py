@@ -14,19 +14,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from page_events import byte_by_byte
 
 from page.connections import listen, running
 from page.server import Page, application
 from page.worker import Worker
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 @dataclass
@@ -83,12 +83,15 @@ class Served:
         for event in events:
             if event["event"] == "surest":
                 steps[event["step"]].update(surest=event["surest"])
-        for before, step in pairwise(steps.values()):
-            was_hidden = _bytes(before["hidden"]) != 0
+        values: dict[str, np.ndarray] = {}
+        was_hidden: Any = slice(None)
+        for step in steps.values():
             for name in ("tokens", "confidence"):
-                values = _bytes(before[name], "<u4").copy()
-                values[was_hidden] = _bytes(step[name], "<u4")
-                step[name] = base64.b64encode(values.tobytes()).decode()
+                new = byte_by_byte(step[name])
+                values[name] = values.get(name, np.zeros_like(new)).copy()
+                values[name][was_hidden] = new
+                step[name] = base64.b64encode(values[name].tobytes()).decode()
+            was_hidden = np.frombuffer(base64.b64decode(step["hidden"]), "u1") != 0
         if steps:
             events[-1].update(files=list(steps.values())[-1].get("files"))
         return [event for event in events if event["event"] != "surest"]
@@ -100,10 +103,6 @@ class Served:
         message = json.loads(body)["message"]
         assert message.count("\n") == 0
         return message
-
-
-def _bytes(text: str, dtype: str = "u1") -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), dtype)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TRAIN_TINY
+from page_browser import PATIENCE_SECONDS, Browser, chromium
 from PIL import Image
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select
 
 from commands.sweep import keep_best_settings
 from models.model import BestSettings
@@ -24,113 +28,13 @@ from utils.checkpoint import contents_of, save_checkpoint
 from utils.plain import to_plain
 from utils.torch_file import read_torch_file
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-selenium = pytest.importorskip("selenium", reason="selenium is not installed")
-if not (CHROMIUM and DRIVER):
-    pytest.skip("chromium and chromedriver are not installed", allow_module_level=True)
-
-from selenium.webdriver import ActionChains, Chrome, ChromeOptions, Keys  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.support.ui import Select  # noqa: E402
-
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 90
 WIDTHS = (320, 1440)
-
-
-class Browser:
-    """A tab on the page."""
-
-    def __init__(self, driver, url):
-        self.driver, self.url = driver, url
-
-    def open(self, view="generate", width=1440):
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        self.driver.get("about:blank")
-        self.driver.get(f"{self.url}#{view}")
-        self.wait("document.querySelectorAll('#classes input').length === 11")
-
-    def forget(self):
-        """Empty what the browser has kept, from a file of the page that runs no scripts."""
-        self.driver.get(f"{self.url}icon.svg")
-        self.driver.execute_async_script(
-            "sessionStorage.clear();"
-            "indexedDB.deleteDatabase('maskgit').onsuccess = () => arguments[0]();"
-        )
-
-    def run(self, script, *arguments):
-        return self.driver.execute_script(script, *arguments)
-
-    def get(self, expression):
-        return self.run(f"return {expression}")
-
-    def wait(self, expression):
-        until = time.monotonic() + PATIENCE_SECONDS
-        while not self.get(expression):
-            assert time.monotonic() < until, (expression, self.message())
-            time.sleep(0.05)
-
-    def one(self, selector):
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector):
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def click(self, selector):
-        element = self.one(selector)
-        self.run("arguments[0].scrollIntoView({block: 'center'})", element)
-        element.click()
-
-    def fill(self, selector, value):
-        field = self.one(selector)
-        field.clear()
-        field.send_keys(str(value))
-
-    def scrub(self, selector, value):
-        script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
-        self.run(script, self.one(selector), value)
-
-    def message(self):
-        return self.one("#message span").text
-
-    def pixels(self, selector):
-        """The pixels of a canvas, uint8 (H, W, 4)."""
-        size, values = self.run(
-            "const c = document.querySelector(arguments[0]);"
-            "return [c.width, [...c.getContext('2d').getImageData(0, 0, c.width, c.width).data]]",
-            selector,
-        )
-        return np.array(values, np.uint8).reshape(size, size, 4)
-
-    def is_in_view(self, selector):
-        """Whether the upper edge of an element is inside the window."""
-        box = "document.querySelector(arguments[0]).getBoundingClientRect().top"
-        return self.run(f"const top = {box}; return top >= 0 && top < innerHeight", selector)
-
-    def generate(self, count=2, place="#groups"):
-        """Make images; returns when they are finished."""
-        before = len(self.all(f"{place} .group"))
-        self.fill("#series input[name=count]", count)
-        self.click("#generate-go")
-        self.wait_for_group(before + 1)
-
-    def wait_for_group(self, number, place="#groups"):
-        self.wait(
-            f"document.querySelectorAll('{place} .group').length === {number} && "
-            f"document.querySelector('{place} .group small').textContent.endsWith(' s')"
-        )
 
 
 @pytest.fixture(scope="module")
 def driver():
-    options = ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options=options, service=Service(DRIVER))
+    driver = chromium()
     yield driver
     driver.quit()
 
@@ -164,20 +68,12 @@ def with_settings(serve, trained, tmp_path_factory):
     return serve(folder).url
 
 
-CHOOSE = """
-    const select = document.getElementById("model");
-    const wanted = [...select.options].find((one) => one.text.startsWith(arguments[0]));
-    select.value = wanted.value;
-    select.dispatchEvent(new Event("change"));
-"""
-
-
 def test_the_best_settings_of_a_sweep_fill_the_form(driver, with_settings):
     """And a list of numbers is written with commas."""
     page = Browser(driver, with_settings)
     page.forget()
     page.open()
-    page.run(CHOOSE, "swept")
+    page.choose_model("swept")
     page.click("#generate summary")
     page.wait("document.querySelector('#generate .best')?.checkVisibility()")
     interval = "#generate .sampling input[name=cfg_interval]"
@@ -203,7 +99,7 @@ def test_a_student_begins_with_the_settings_that_it_is_made_for(driver, with_set
     page.forget()
     page.open()
     steps = "document.querySelector('.sampling input[name=step]').value"
-    page.run(CHOOSE, "student")
+    page.choose_model("student")
     page.wait(f"{steps} === '2'")
     page.click("#generate summary")
     assert page.one("#generate .sampling input[name=cfg_w]").get_attribute("value") == "0"
@@ -218,7 +114,7 @@ def test_a_student_begins_with_the_settings_that_it_is_made_for(driver, with_set
     assert page.one("#generate .sampling input[name=cfg_w]").get_attribute("value") == "3"
     page.click("#generate .reset")
     assert page.one("#generate .sampling input[name=cfg_w]").get_attribute("value") == "0"
-    page.run(CHOOSE, "teacher")
+    page.choose_model("teacher")
     page.wait(f"{steps} === '8'")
 
 
@@ -379,15 +275,10 @@ def test_images_and_the_easel_survive_a_reload_and_another_model(page, runs):
     # The model's file is another one's for a while.
     shutil.copytree(runs / "mnist", runs / "other")
     try:
-        choose = (
-            "const s = document.getElementById('model');"
-            "s.value = [...s.options].find((o) => o.text.startsWith(arguments[0])).value;"
-            "s.dispatchEvent(new Event('change'))"
-        )
         page.wait("document.querySelectorAll('#model option').length === 2")
-        page.run(choose, "other")
+        page.choose_model("other")
         page.wait("document.querySelectorAll('#groups .group').length === 0")
-        page.run(choose, "mnist")
+        page.choose_model("mnist")
         page.wait("document.querySelectorAll('#groups .group').length === 2")
         assert [bytes_of(page, number) for number in range(2)] == made[:2]
     finally:
@@ -924,12 +815,7 @@ def test_a_model_that_is_new_can_be_chosen(page, runs):
     try:
         page.run("location.hash = 'generate'")
         page.wait("document.querySelectorAll('#model option').length === 2")
-        page.run(
-            "const s = document.getElementById('model');"
-            "s.value = [...s.options].find((o) => o.text.startsWith('new')).value;"
-            "s.dispatchEvent(new Event('change'))"
-        )
-        page.wait("document.getElementById('opening').hidden")
+        page.choose_model("new")
         page.generate()
         assert "/new/MaskGIT_mnist.pt" in page.one("#command").text
     finally:

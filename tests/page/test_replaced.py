@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
+from page_events import byte_by_byte
 from PIL import Image
 
 from commands.page import _form
@@ -149,7 +150,7 @@ def draws(site, served, described, **more):
     start, *steps = [event for event in events if event["event"] in ("start", "step")]
     assert start["fingerprint"] == described["fingerprint"]
     for step in steps:
-        tokens = np.frombuffer(base64.b64decode(step["tokens"]), "<u4")
+        tokens = byte_by_byte(step["tokens"])
         assert tokens.size <= 2 * np.prod(described["grid"])
         assert tokens.max(initial=0) < described["codes"]
     name = described["classes"][0].removesuffix(" 0")

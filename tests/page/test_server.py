@@ -739,6 +739,28 @@ def test_the_page_is_small_and_loads_nothing_from_elsewhere(served):
         assert not found, (file.name, found)
 
 
+# Of browsers after Firefox 102 and Safari 16, the ones of 2022.
+TOO_NEW = {
+    "*.css": r":has\(|@container|@layer|@scope|color-mix\(|light-dark\(|\d[dsl]v[hw]\b|subgrid|"
+    r"text-wrap|^\s*&",
+    "*.js": r"\.aria[A-Z]|groupBy|\.to(Sorted|Reversed|Spliced)\(|\.with\(|withResolvers|fromAsync|"
+    r"(Dec|C)ompressionStream|Text(De|En)coderStream|OffscreenCanvas|scrollend|structuredClone|"
+    r"\.inert\b|[pP]opover|checkVisibility|startViewTransition|Set\.prototype|\.isSubsetOf|"
+    r"findLast|URL\.canParse|^await |roundRect|new Worker",
+    "*.html": r"\binert\b|popover|importmap|<dialog|<search",
+}
+
+
+@pytest.mark.parametrize("files", TOO_NEW)
+def test_the_page_needs_no_browser_newer_than_2022(files):
+    found = {
+        (path.name, match[0])
+        for path in (ROOT / "page" / "static").glob(files)
+        for match in re.finditer(TOO_NEW[files], path.read_text(), re.MULTILINE)
+    }
+    assert found == set()
+
+
 def test_the_form_begins_with_the_options_of_the_command_line():
     options = ["--step=5", "--seed=4", "--labels=3", "--batch_size=8", "--device=cpu"]
     line = parse(["--page", *options, "--mask_grow=2", "--no_composite"])
