@@ -39,7 +39,7 @@ def zoo(tmp_path_factory):
     write_images(world / "images", ("a2", "a10"))
     main(
         f"--train_vae --train --dataset folder --data_dir {world}/images --output_dir {world}/runs "
-        f"--n_epochs 1 --n_epochs_vae 1 --no_wandb {BOTH}".split()
+        f"--n_epochs 1 --n_epochs_vae 1 --publish last --no_wandb {BOTH}".split()
     )
     return world
 
