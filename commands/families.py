@@ -45,7 +45,9 @@ def with_defaults(line: CommandLine) -> CommandLine:
             if OPTIONS[name].default is OF_FIELD
         }
         named = options_of(TrainingConfig) | options_of(SamplingConfig)
-        values |= {named[field]: value for field, value in config.usual.items()}
+        values |= {
+            named[field]: config.usual[field] for field in named.keys() & config.usual.keys()
+        }
         line = line.fill(values)
     return line
 

@@ -157,7 +157,7 @@ LOOKING = READING | {"look"}
 SHOWN = LOOKING - {"edit", "page"}  # images of a dataset, shown as the options say
 COMPUTING = READING | {"distill", "sample"}
 EVERY_RUN = COMPUTING | _modes("look show_plan export curves")
-WARMUP = "epochs of linear warm-up, at most a tenth of the run; cosine decay follows"
+WARMUP = "epochs of linear warm-up, at most a tenth of the run; a decay to 0 follows"
 
 
 def _rows(modes: str | frozenset[str], *configs: type, **common: Any) -> Callable[..., Option]:

@@ -59,13 +59,17 @@ from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
 from training.evaluation import Evaluation
 from training.freezing import freeze
+from training.learning_rate import DECAYS
 from training.optimizer import count_moments
-from training.runs import RunRecord
+from training.runs import MADE_FROM, RunRecord
 from training.transformer import MaskGITStage, num_parts
 from training.validation import MOST_IMAGES
 from utils.device import float32_name
+from utils.errors import UserError
 from utils.size import size_text
 from utils.weights import count_parameters
+
+DECAY = "decay"  # field of TrainingConfig without an option, and key in `RunRecord.made_from`
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,8 @@ def resolve(request: Request) -> TrainJob:
     config = _shape_for(replace(request, line=line), tokenizer.shape, splits.train, origin)
     # The training. Without a null class no label is dropped.
     line = guided_if_possible(line, TrainingConfig, "label_drop", config.null_class)
-    training = configure(TrainingConfig, line)
+    decay = _decay(request, config)
+    training = configure(TrainingConfig, line, decay=decay)
     training.validate_for(config)
     names = splits.train.class_names
     network = on_meta(lambda: new_transformer(config))
@@ -127,6 +132,7 @@ def resolve(request: Request) -> TrainJob:
         network, config, carry_of(origin, config, names, tokenizer.shape.grid)
     )
     made_from |= origin.made_from(config) if origin else kept_origin(request, "maskgit")
+    made_from |= {} if decay == TrainingConfig.decay else {DECAY: decay}
     loop = loop_config(request, "train", splits.train, training.epochs, training.batch_size)
     log_small_dataset(splits.train, training.batch_size, "--batch_size")
     request.machine.processes.check_share(loop.images_per_step)
@@ -153,6 +159,20 @@ def resolve(request: Request) -> TrainJob:
         preview_series=ImageSeries(line.seed, line.first_image, line.batch_size),
         scores=resolve_scores(request, data, config, sampling),
     )
+
+
+def _decay(request: Request, config: TransformerShape) -> str:
+    """Return how the learning rate falls: as in the run that continues, or as the family's does.
+
+    Raises:
+        UserError: if config.json of the run that continues was edited.
+    """
+    continues = request.continued.get("maskgit")
+    own = config.usual if continues is None else continues.get(MADE_FROM, {})
+    decay = str(own.get(DECAY, TrainingConfig.decay))
+    if decay not in DECAYS:
+        raise UserError(f"{request.run().config} is damaged: its {DECAY} of the learning rate")
+    return decay
 
 
 def _sampling_of_previews(line: CommandLine, config: TransformerShape) -> SamplingConfig:

@@ -33,8 +33,8 @@ class TrainingConfig:
             the others.
         lr: peak learning rate.
         weight_decay: weight decay, on the weights of linear layers only.
-        warmup_epochs: epochs of linear warm-up, at most a tenth of the run; a cosine decay to 0
-            follows.
+        warmup_epochs: epochs of linear warm-up, at most a tenth of the run; a decay to 0 follows.
+        decay: how the learning rate falls after warm-up; a key of `learning_rate.DECAYS`.
         label_drop: share of images that are trained without their class, in [0, 1).
         schedule: mask schedule; a key of MASK_SCHEDULES.
         label_smoothing: label smoothing of the cross-entropy, in [0, 1).
@@ -53,6 +53,7 @@ class TrainingConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
     warmup_epochs: int = 10
+    decay: str = "cosine"
     label_drop: float = 0.1
     schedule: str = "arccos"
     label_smoothing: float = 0.1

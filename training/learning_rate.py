@@ -1,16 +1,27 @@
 """The learning rate as a function of the step."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+
+DECAYS: Mapping[str, Callable[[float], float]] = MappingProxyType(
+    {
+        "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+        "trapezoid": lambda progress: min(1.0, 2 * (1 - progress)),
+    }
+)
+"""Factors on the peak learning rate, by the share of the steps after warm-up that were made."""
 
 
-def warmup_cosine(step: int, total_steps: int, warmup_steps: int) -> float:
-    """Compute the factor on the peak learning rate: linear warm-up, then half a cosine down to 0.
+def rate_factor(step: int, total_steps: int, warmup_steps: int, decay: str) -> float:
+    """Compute the factor on the peak learning rate: linear warm-up, then a decay down to 0.
 
     Args:
         step: optimizer step, from 0 to total_steps - 1.
         total_steps: length of the run in steps.
         warmup_steps: steps until the factor is 1; with 0 it starts at 1.
+        decay: a key of DECAYS.
 
     Returns:
         A factor in (0, 1]. Neither the first step of a warm-up nor the last step of the run has
@@ -19,7 +30,7 @@ def warmup_cosine(step: int, total_steps: int, warmup_steps: int) -> float:
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return DECAYS[decay](min(1.0, progress))
 
 
 def capped_warmup(warmup_epochs: float, epochs: float) -> float:
@@ -29,16 +40,18 @@ def capped_warmup(warmup_epochs: float, epochs: float) -> float:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The rate of every step of a run: capped warm-up, then cosine decay over the whole run.
+    """The rate of every step of a run: capped warm-up, then a decay over the whole run.
 
     Attributes:
         epochs: length of the run; not a whole number if its time decides it.
+        decay: a key of DECAYS.
     """
 
     peak: float
     epochs: float
     warmup_epochs: float
     steps_per_epoch: int
+    decay: str = "cosine"
 
     def __call__(self, step: int, epochs: float | None = None) -> float:
         """Compute the rate of a step.
@@ -50,4 +63,4 @@ class LearningRate:
         epochs = epochs or self.epochs
         warmup = capped_warmup(self.warmup_epochs, epochs) * self.steps_per_epoch
         total = round(epochs * self.steps_per_epoch)
-        return self.peak * warmup_cosine(step, total, round(warmup))
+        return self.peak * rate_factor(step, total, round(warmup), self.decay)

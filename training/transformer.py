@@ -100,9 +100,8 @@ class MaskGITStage:
         self._former_classes = former_classes
         self.images_per_step = min(training.batch_size, len(train))
         self.steps_per_epoch = len(train) // self.images_per_step
-        self.learning_rate = LearningRate(
-            training.lr, training.epochs, training.warmup_epochs, self.steps_per_epoch
-        )
+        times = training.epochs, training.warmup_epochs, self.steps_per_epoch
+        self.learning_rate = LearningRate(training.lr, *times, training.decay)
         # The model and its optimizers.
         torch.manual_seed(derive_seed(training.seed, "weights"))
         self.model = new_transformer(config).to(device)

@@ -27,6 +27,7 @@ class ModernConfig(AttentionShape):
         "batch_size": 64,
         "optimizer": "muon",
         "lr": 8e-3,
+        "decay": "trapezoid",
         "label_drop": 0.2,
         "ema_decay": 0.99,
         "label_smoothing": 0.0,

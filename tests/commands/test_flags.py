@@ -28,7 +28,7 @@ from utils.records import write_record
     ("kind", "known"),
     [
         (TransformerConfig, {"codebook_size", "num_classes", "seq_len", "null_trained"}),
-        (TrainingConfig, set()),
+        (TrainingConfig, {"decay"}),
         (SamplingConfig, {"start_share"}),
         (VQGANConfig, {"image_channels"}),
         (LoopConfig, {"epochs", "images_per_step", "ends_at"}),

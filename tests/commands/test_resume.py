@@ -24,6 +24,7 @@ import utils.device
 from MaskGIT import main
 from training.run_folder import RunFolder
 from training.runs import MADE_FROM, read_config
+from training.tracking import read_metrics
 from training.vqgan import VQGANStage
 from utils.checkpoint import load_checkpoint
 from utils.records import write_record
@@ -198,6 +199,36 @@ def test_everything_that_a_run_is_made_of_is_written_down(world, stage):
     assert made_from["class_names"] == ["a2", "a10"]
     of_tokens = {"tokenizer", "tokens"} if stage == "maskgit" else set()
     assert made_from.keys() == {"images", "class_names", "labels", "source"} | of_tokens
+
+
+@pytest.mark.parametrize(
+    ("kept", "factor"), [(True, 0.5), (False, 0.5 + 0.5 * np.cos(0.75 * np.pi))]
+)
+def test_a_run_keeps_the_decay_that_it_began_with(world, capsys, kept, factor):
+    """Runs of earlier versions wrote none down; all of them had a cosine."""
+    here = f"--dataset folder --data_dir {world}/images --output_dir {world}/runs --run_name new"
+    tokenizer = f"--checkpoint_vae {run_of(world).published('vqgan')}"
+    shape = "--transformer modern --hidden_dim 8 --heads 2 --depth 1 --mlp_dim 8 --batch_size 4"
+    main(f"--train {here} {tokenizer} {shape} --n_epochs 1 --no_wandb".split())
+    run = RunFolder(world / "runs" / "new", "folder")
+    config = read_config(run)
+    assert config["maskgit"][MADE_FROM]["decay"] == "trapezoid"
+
+    def go_on() -> None:
+        main(f"--train {here} --resume --n_epochs 2".split())
+
+    config["maskgit"][MADE_FROM]["decay"] = "stairs"
+    write_record(run.config, config)
+    with pytest.raises(SystemExit):
+        go_on()
+    assert f"{run.config} is damaged: its decay" in capsys.readouterr().err
+    config["maskgit"][MADE_FROM] |= {"decay": "trapezoid"}
+    if not kept:
+        del config["maskgit"][MADE_FROM]["decay"]
+    write_record(run.config, config)
+    go_on()
+    rates = [row["train/lr"] for row in read_metrics(run.metrics("maskgit")) if "train/lr" in row]
+    assert rates[-1] == pytest.approx(8e-3 * factor, rel=1e-4)  # of the last of four steps
 
 
 def test_a_job_that_waits_in_tokenising_does_not_take_over_the_run_of_another(

@@ -36,6 +36,7 @@ STAGES: dict[str, tuple[Callable[..., Any], Any, dict[str, Any]]] = {
             "epochs": 8, "batch_size": 4, "optimizer": "muon", "lr": 1e-3, "betas": (0.5, 0.6),
             "weight_decay": 30, "warmup_epochs": 1, "label_drop": 0.9, "schedule": "root",
             "label_smoothing": 0.5, "grad_clip": 1e-4, "ema_decay": 0.0, "seed": 5,
+            "decay": "trapezoid",
         },
     ),
     "vqgan": (

@@ -161,6 +161,13 @@ def test_learning_rate_warms_up_and_decays():
     assert make_stage(warmup_epochs=0, lr=1.0).learning_rate(0) == 1.0
 
 
+def test_a_trapezoid_holds_the_rate_for_half_of_the_steps_after_warm_up():
+    stage = make_stage(epochs=22, warmup_epochs=2, lr=1.0, decay="trapezoid")
+    rates = [stage.learning_rate(step) for step in range(110)]
+    assert rates[10:61] == [1.0] * 51
+    assert rates[61:] == pytest.approx([1 - part / 50 for part in range(1, 50)])
+
+
 def test_clipping_bounds_the_gradient():
     def norm(stage):
         return torch.cat([g.flatten() for g in gradients_of_a_step(stage).values()]).norm().item()
