@@ -21,6 +21,7 @@ from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 from models.open import load_tokenizer
 from models.tokenizer import Tokenizer
+from utils.device import choose_precision
 from utils.pictures import save_grid, to_uint8
 
 TOKENIZER = Path(__file__).parents[1] / "models" / "pretrained" / "VQGAN_fashionmnist.pt"
@@ -53,9 +54,11 @@ def train(model: MaskedTransformer, tokens: Tensor, labels: Tensor, num_steps: i
     """Train in steps of 64 images; the learning rate rises and falls once."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, num_steps, pct_start=0.1)
+    bfloat16_is_faster = choose_precision("auto", tokens.device) == torch.bfloat16
     for step in range(num_steps):
         batch = torch.randint(len(tokens), (64,))
-        loss = masked_loss(model, tokens[batch], labels[batch])
+        with torch.autocast("cpu", torch.bfloat16, bfloat16_is_faster):
+            loss = masked_loss(model, tokens[batch], labels[batch])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
