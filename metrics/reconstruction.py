@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,7 +137,9 @@ class ReconstructionMeter:
             "blue_yellow_correlation"; gray images have no colors to correlate.
         """
         usage, perplexity = codebook_usage(self._counts)
-        found = {name: metric.compute() for name, metric in self._metrics.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torchmetrics, about images of one color
+            found = {name: metric.compute() for name, metric in self._metrics.items()}
         colors = found.pop("colors", torch.empty(0)).tolist()
         correlations = zip(OPPONENT_NAMES, colors, strict=False)
         return {
