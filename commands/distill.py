@@ -81,7 +81,8 @@ def resolve(request: Request) -> DistillJob:
     line, source = request.line, find_model(request)
     if line.dataset != source.dataset:
         raise UserError(f"{source.path} was trained on {source.dataset}, not {line.dataset}")
-    if source.made_for is not None:
+    teacher = source.open()
+    if teacher.made_for is not None:
         raise UserError(f"{source.path} is a student itself: name the model that taught it")
     run, continues = request.run(), request.continued.get("student")
     # The defaults are those of the teacher's family; a run that continues has its own options.
@@ -97,7 +98,6 @@ def resolve(request: Request) -> DistillJob:
     sampling = student_settings(training.num_steps)
     sampling.validate_for(source.shape)
     # The networks that the run is made from.
-    teacher = source.open()
     made_from = {
         "steps": training.num_steps,
         "teacher": teacher.fingerprint,

@@ -72,7 +72,7 @@ def run(job: ExportJob) -> None:
         return
     write = family_of(job.model.shape).write
     assert write is not None, "resolve refuses such a family"
-    if job.model.made_for is not None:
+    if model.made_for is not None:
         log.warning("this layout cannot store the settings that the student is made for")
     if job.model.shape.null_class is None:
         log.warning("this layout cannot say that the null class is untrained: use no guidance")

@@ -7,7 +7,8 @@ these names by flags. `configure` fills a config from a command line.
 
 import re
 from collections import defaultdict
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any, TypeVar
 
@@ -80,12 +81,24 @@ def configure(config: type[Config], line: CommandLine, **known: Any) -> Config:
     Returns:
         The config, not validated.
     """
-    values = dict(known)
+    names = [name for name, fill in _fills(config) if fill.field not in known]
+    return config(**known, **_as_fields(config, {name: getattr(line, name) for name in names}))
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return a config with the values of the options that fill it; other options are ignored."""
+    fields_of: dict[str, Any] = _as_fields(type(config), values)
+    return replace(config, **fields_of)  # type: ignore[type-var]
+
+
+def _as_fields(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn values by option into values by field of a config."""
+    found = {}
     for name, fill in _fills(config):
-        if fill.field not in known:
-            value = getattr(line, name)
-            values[fill.field] = fill.convert(tuple(value) if isinstance(value, list) else value)
-    return config(**values)
+        if name in values:
+            value = values[name]
+            found[fill.field] = fill.convert(tuple(value) if isinstance(value, list) else value)
+    return found
 
 
 def option_values(config: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from commands.flags import configure, option_values, options_of
+from commands.flags import changed, configure, option_values, options_of
 from commands.model_source import ModelSource, find_model
 from commands.options import BEST
 from commands.parser import CommandLine
@@ -107,11 +107,11 @@ def resolve_generation(
     )
 
 
-def sampling_line(line: CommandLine, model: ModelSource) -> CommandLine:
-    """Fill in the sampling settings that come with a model; options given now win.
+def settings_of(line: CommandLine, model: ModelSource) -> SamplingConfig:
+    """Return the sampling settings for a model, not validated; options given now win.
 
-    These are the best settings if --settings asks for them. Otherwise they are those that a student
-    was made for, or the usual ones of the family.
+    The others come from the best settings if --settings asks for them. Otherwise they are those
+    that a student was made for, or the usual ones of the family.
 
     Raises:
         UserError: if --settings asks for best settings that the model does not have.
@@ -125,8 +125,9 @@ def sampling_line(line: CommandLine, model: ModelSource) -> CommandLine:
             )
         settings = model.best.sampling
     if settings is None:
-        return guided_if_possible(line, SamplingConfig, "guidance", model.shape.null_class)
-    return line.fill(option_values(settings))
+        line = guided_if_possible(line, SamplingConfig, "guidance", model.shape.null_class)
+        return configure(SamplingConfig, line)
+    return changed(settings, line.given_values)
 
 
 def guided_if_possible(
@@ -143,12 +144,6 @@ def guided_if_possible(
     return line if null_class is not None else line.fill({options_of(config)[field]: 0.0})
 
 
-def start_share(line: CommandLine, model: ModelSource) -> float:
-    """Return the share of sampled start tokens, which no option sets: a student's."""
-    settings = model.best.sampling if line.settings == BEST and model.best else model.usual
-    return 0.0 if settings is None else settings.start_share
-
-
 def sampling_of(line: CommandLine, model: ModelSource) -> SamplingConfig:
     """Return the sampling settings for a model.
 
@@ -156,8 +151,7 @@ def sampling_of(line: CommandLine, model: ModelSource) -> SamplingConfig:
         UserError: if a setting does not fit the model, or --settings asks for best settings that
             it does not have.
     """
-    share = start_share(line, model)
-    sampling = configure(SamplingConfig, sampling_line(line, model), start_share=share)
+    sampling = settings_of(line, model)
     sampling.validate_for(model.shape)
     return sampling
 

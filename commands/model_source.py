@@ -46,7 +46,6 @@ class ModelSource:
         class_names: names of the classes, in the order of the labels.
         open: returns it, on the device.
         best: the settings that a sweep found best for it; None without a sweep.
-        made_for: the settings that a student was distilled for; None for other models.
         usual: the settings for sampling that it brings; None for the defaults of the program.
         look: as that of a `Model`.
         keeps_settings: whether its file may be rewritten with the best settings of a sweep.
@@ -60,7 +59,6 @@ class ModelSource:
     tokenizer: TokenizerShape
     open: Callable[[], Model]
     best: BestSettings | None = None
-    made_for: SamplingConfig | None = None
     usual: SamplingConfig | None = None
     keeps_settings: bool = True
     look: Mapping[str, str] = field(default_factory=dict)
@@ -144,7 +142,6 @@ def _coming_student(request: Request, path: Path) -> ModelSource:
         run=job.run,
         open=_opens_later(request, path),
         best=None,
-        made_for=job.sampling,
         usual=job.sampling,
         keeps_settings=True,
     )
@@ -174,7 +171,6 @@ def _model_of_file(request: Request, path: Path) -> ModelSource:
         tokenizer=model.tokenizer.config,
         open=lambda: model,
         best=model.best,
-        made_for=model.made_for,
         usual=None if model.usual == SamplingConfig() else model.usual,
         keeps_settings=is_own and not _is_published(path),
         look=model.look,

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from commands.flags import configure, option_values, options_of, with_flags
+from commands.flags import changed, option_values, options_of, with_flags
 from commands.kept_options import read_value
 from commands.kinds import Number
 from commands.model_source import data_of, find_model, is_in_run
@@ -166,8 +166,7 @@ def _form(line: CommandLine) -> CommandForm:
 
 def _begins_with(line: CommandLine, settings: SamplingConfig) -> dict[str, Any]:
     """Return the form's first values: the given options, and these settings for the others."""
-    values = option_values(settings)
-    return values | {name: getattr(line, name) for name in values.keys() & line.given}
+    return option_values(changed(settings, line.given_values))
 
 
 def _field(line: CommandLine, name: str) -> Field:
@@ -197,8 +196,7 @@ def _read(line: CommandLine, values: Mapping[str, Any], usual: SamplingConfig) -
         if name not in names:
             raise UserError(f"{name[:40]!r} is not a sampling option")
     read = {name: read_value(OPTIONS[name], value) for name, value in values.items()}
-    line = line.replace(**{**_begins_with(line, usual), **read})
-    return configure(SamplingConfig, line, start_share=usual.start_share)
+    return changed(usual, {**line.given_values, **read})
 
 
 def _command(line: CommandLine, recipe: Recipe) -> list[str]:

@@ -37,6 +37,11 @@ class CommandLine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.values, name)
 
+    @property
+    def given_values(self) -> dict[str, Any]:
+        """The values of the options and modes that the user wrote, by name."""
+        return {name: getattr(self, name) for name in self.given}
+
     def replace(self, **values: Any) -> "CommandLine":
         """Return a copy with some values changed; `given` and the modes stay."""
         changed = argparse.Namespace(**{**vars(self.values), **values})

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from commands.flags import configure, option_values, options_of
+from commands.flags import changed, option_values, options_of
 from commands.generation import (
     Generation,
     changed_options,
     describe_model,
     resolve_generation,
-    sampling_line,
-    start_share,
+    settings_of,
 )
 from commands.judging import JudgeSource, check_judge, resolve_judge
 from commands.model_source import data_of
@@ -33,7 +32,6 @@ from models.sampling import SamplingConfig
 from utils.checkpoint import contents_of, save_checkpoint
 from utils.errors import UserError
 from utils.files import exclusive_lock, make_folder
-from utils.plain import from_plain
 from utils.progress import log_written
 from utils.torch_file import read_torch_file
 
@@ -72,12 +70,9 @@ def resolve(request: Request) -> SweepJob:
     """
     generation = resolve_generation(request, default_count=SWEPT_IMAGES)
     model = generation.model
-    line = sampling_line(request.line, model)
-    share = start_share(line, model)
-    grid = [
-        configure(SamplingConfig, line.replace(**values), start_share=share)
-        for values in _grid(line)
-    ]
+    line = request.line
+    sampling = settings_of(line, model)
+    grid = [changed(sampling, values) for values in _grid(line)]
     for sampling in grid:
         sampling.validate_for(model.shape)
     if line.keep_best and not model.keeps_settings:
@@ -133,13 +128,11 @@ def _keep_best(job: SweepJob, table: SweepTable, protocol: Mapping[str, Any]) ->
     assert job.kept_by is not None
     row = table.best(job.kept_by)
     # The table is a file, so its values are checked like those of a command line.
-    names = options_of(SamplingConfig)
-    texts = {field: row[name] for field, name in names.items()}
-    values = {f: parse_value(names[f], text) if text else None for f, text in texts.items()}
-    values["start_share"] = job.grid[0].start_share
-    sampling, model = from_plain(SamplingConfig, values), job.generation.model
+    names = options_of(SamplingConfig).values()
+    values = {name: parse_value(name, row[name]) if row[name] else None for name in names}
+    sampling, model = changed(job.grid[0], values), job.generation.model
     sampling.validate_for(model.shape)
-    numbers = {n: float(text) for n, text in row.items() if text and n not in names.values()}
+    numbers = {name: float(text) for name, text in row.items() if text and name not in names}
     scores = {name: number for name, number in numbers.items() if math.isfinite(number)}
     best = BestSettings(sampling, job.kept_by, scores, dict(protocol))
     keep_best_settings(model.path, model.open().fingerprint, best)
