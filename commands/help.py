@@ -49,7 +49,7 @@ def help_text(modes: Collection[Mode]) -> str:
 
 def _invocation(mode: Mode) -> str:
     """Write the option of a mode with its value."""
-    unit = f"[{mode.unit}]" if mode.default else mode.unit or ""
+    unit = f"[{mode.unit}]" if mode.bare else mode.unit
     return f"{mode.flag} {unit}".rstrip()
 
 

@@ -5,6 +5,7 @@ Each raises argparse.ArgumentTypeError, with a message for the user, for any oth
 
 import argparse
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,14 @@ probability = Number("a number from 0 to 1", float, low=0, high=1)
 rate = Number("a number from 0 to below 1", float, low=0, below=1)
 
 
+def list_of(kind: Number) -> Callable[[str], list[Any]]:
+    """Make the kind of one or several numbers: `1`, `1,2,2` or `[1, 2, 2]`."""
+    return lambda text: [kind(part) for part in _parts(text)]
+
+
+int_list, beta_list, share_list = map(list_of, (positive_int, rate, probability))
+
+
 def image_size(text: str) -> int | str:
     """Read the height and width of images: `64` for a square, `32x64` for others."""
     try:
@@ -145,27 +154,12 @@ def plain_name(value: str) -> str:
     return value
 
 
-def int_list(text: str) -> list[int]:
-    """Read one or several whole numbers above 0: `1`, `1,2,2` or `[1, 2, 2]`."""
-    return [positive_int(part) for part in _parts(text)]
-
-
 def pattern_list(text: str) -> list[str]:
     """Read one or several patterns of names, with commas in between."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
         raise argparse.ArgumentTypeError("needs patterns, such as blocks.0.*,first.*")
     return parts
-
-
-def beta_list(text: str) -> list[float]:
-    """Read one or several numbers in [0, 1), written as for `int_list`."""
-    return [rate(part) for part in _parts(text)]
-
-
-def share_list(text: str) -> list[float]:
-    """Read one or several numbers in [0, 1], written as for `int_list`."""
-    return [probability(part) for part in _parts(text)]
 
 
 def box_of(text: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from commands import kinds
+from commands.options import Many
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,19 @@ class Mode:
         opens_networks: whether it opens trained networks, and compares the options that shape a
             network with them.
         runs_shared: whether several processes may run it together.
-        takes_several: whether its option takes a list of values.
-        unit: name of the option's value in --help; None if the option takes no value.
-        kind: turns the value's text into a value.
-        choices: the values that the option accepts; None accepts any.
-        default: the value if the option is written without one; None if it needs one.
+        unit, kind, choices, many, bare: as in an `Option`.
     """
 
     name: str
     help: str
     opens_networks: bool = False
     runs_shared: bool = False
-    takes_several: bool = False
-    unit: str | None = None
-    kind: Callable[[str], Any] = kinds.text
+    unit: str = ""
+    kind: Callable[[str], Any] | None = None
     choices: tuple[str, ...] | None = None
-    default: str | None = None
+    many: Many | None = None
+    bare: str | None = None
+    default_value = None
 
     @property
     def flag(self) -> str:
@@ -73,6 +71,7 @@ MODES = (
         "distill the model in --checkpoint into a student that samples in 1, 2 or 4 steps",
         opens_networks=True,
         unit="STEPS",
+        kind=kinds.text,
         choices=("1", "2", "4"),
     ),
     Mode("show_plan", "print what each step of sampling would do", opens_networks=True),
@@ -84,14 +83,16 @@ MODES = (
         "likelihood that the model gives to real images: samples, tokenizer, likelihood [samples]",
         opens_networks=True,
         unit="WHAT",
+        kind=kinds.text,
         choices=("samples", "tokenizer", "likelihood"),
-        default="samples",
+        bare="samples",
     ),
     Mode(
         "sweep",
         'score all combinations of sampling options, as in "step=4,8,16 cfg_w=0,1,3"',
         opens_networks=True,
         unit="GRID",
+        kind=kinds.text,
     ),
     Mode(
         "export",
@@ -104,9 +105,9 @@ MODES = (
     Mode(
         "curves",
         "draw the training curves of runs, by name or folder, in one chart",
-        takes_several=True,
         unit="RUN",
         kind=kinds.path,
+        many=Many.WORDS_REPEATED,
     ),
     Mode(
         "page",
@@ -114,6 +115,6 @@ MODES = (
         opens_networks=True,
         unit="PORT",
         kind=kinds.port,
-        default="8000",
+        bare="8000",
     ),
 )

@@ -113,54 +113,29 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="MaskGIT.py", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"MaskGIT {VERSION}")
-    for mode in MODES:
-        _add_mode(parser, mode)
-    for option in OPTIONS.values():
-        _add_option(parser, option)
+    for row in (*MODES, *OPTIONS.values()):
+        _add(parser, row)
     return parser
 
 
-def _add_mode(parser: argparse.ArgumentParser, mode: Mode) -> None:
-    """Add the option of a mode: a switch, or one with a value if the mode has a unit."""
-    if mode.unit is None:
-        _add_switch(parser, mode.flag)
+def _add(parser: argparse.ArgumentParser, option: Mode | Option) -> None:
+    """Add the option of a row."""
+    if option.kind is None:  # a value is accepted for programs: `--compile=False`
+        parser.add_argument(option.flag, nargs="?", const=True, default=False, type=kinds.switch)
         return
-    number: dict[str, Any] = {"nargs": "?", "const": mode.default} if mode.default else {}
-    if mode.takes_several:
-        number = {"nargs": "+", "action": _Collect}
-    parser.add_argument(
-        mode.flag, metavar=mode.unit, choices=mode.choices, type=mode.kind, **number
-    )
-
-
-def _add_switch(parser: argparse.ArgumentParser, flag: str) -> None:
-    """Add an option without a value. A value is accepted for programs: `--compile=False`."""
-    parser.add_argument(flag, nargs="?", const=True, default=False, type=kinds.switch)
-
-
-def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
-    """Add an option as its row says."""
-    if option.kind is None:
-        _add_switch(parser, option.flag)
-        return
-    several: dict[str, Any] = {}
+    number: dict[str, Any] = {}
     if option.many is not None:
-        ways: dict[Many, dict[str, Any]] = {
-            Many.LIST: {"nargs": "+", "action": _Collect},
-            Many.WORDS: {"nargs": "+"},
-            Many.REPEATED: {"action": _Collect},
-            Many.WORDS_REPEATED: {"nargs": "+", "action": _Collect},
-        }
-        several = ways[option.many]
-    if option.bare is not None:
-        several = {"nargs": "?", "const": option.bare}
+        number = {} if option.many is Many.REPEATED else {"nargs": "+"}
+        number |= {} if option.many is Many.WORDS else {"action": _Collect}
+    elif option.bare is not None:
+        number = {"nargs": "?", "const": option.bare}
     parser.add_argument(
         option.flag,
         type=option.kind,
         default=option.default_value,
         metavar=option.unit,
         choices=option.choices,
-        **several,
+        **number,
     )
 
 

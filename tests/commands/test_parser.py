@@ -256,7 +256,7 @@ def test_the_specified_options_are_in_the_help_of_some_mode():
     assert shown >= set(SPECIFIED) - {mode.name for mode in MODES}
 
 
-@pytest.mark.parametrize("mode", [mode.name for mode in MODES if mode.unit is None])
+@pytest.mark.parametrize("mode", [mode.name for mode in MODES if not mode.unit])
 def test_an_option_of_other_modes_has_no_effect(mode):
     line = commands.parser.parse(
         ["--" + mode, "--double_z", "--no_wandb", "--save_steps", "--resume"]
