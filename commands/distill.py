@@ -112,7 +112,7 @@ def resolve(request: Request) -> DistillJob:
         loop=configure(
             LoopConfig, line, epochs=training.epochs, images_per_step=training.batch_size
         ),
-        record=run_record(line, "student", made_from, continues),
+        record=run_record(line, "student", made_from, continues, {}),
         use_wandb=wants_wandb(request),
         teacher=source,
         training=training,

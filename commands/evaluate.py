@@ -116,8 +116,6 @@ def check(line: CommandLine) -> None:
     if line.evaluate == "likelihood":
         return likelihood.check(line)
     check_judge(line)
-    if line.perceptual_vgg and not Path(line.perceptual_vgg).is_file():
-        raise FieldError("perceptual_vgg", line.perceptual_vgg, "there is no such file")
     if not line.images:
         return
     if line.evaluate == "tokenizer":
@@ -143,7 +141,7 @@ def resolve(request: Request) -> EvaluateJob:
     model = generation.model
     sampling = sampling_of(request.line, model)
     data = data_of(request, model)
-    judge = resolve_judge(request, data, _reference(request), len(generation.labels))
+    judge = resolve_judge(request, data, count=len(generation.labels))
     result = model.run.evaluation("samples")
     nearest = resolve_nearest(request, data, result)
     if request.line.per_class:
@@ -170,7 +168,7 @@ def _resolve_images(request: Request) -> ImagesJob:
     if request.line.checkpoint:  # the checkpoint has its dataset and image size
         model = find_model(request)
         data, run = data_of(request, model), model.run
-    judge = resolve_judge(request, data, _reference(request))
+    judge = resolve_judge(request, data)
     result = run.evaluation("images")
     nearest = resolve_nearest(request, data, result)
     return ImagesJob(Path(request.line.images), judge, nearest, result)
@@ -190,11 +188,6 @@ def _resolve_tokenizer(request: Request) -> TokenizerJob:
         machine=request.machine,
         result=run.evaluation("tokenizer"),
     )
-
-
-def _reference(request: Request) -> str:
-    """Return what samples and images are compared with: a split or a file."""
-    return request.line.reference or "train"
 
 
 def describe(job: EvaluateJob) -> dict[str, Any]:

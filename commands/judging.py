@@ -24,6 +24,8 @@ from utils.progress import log_written
 from utils.size import size_text
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+# The user's own network, Inception and DINOv2.
+NETWORK_FILES = ("feature_net", "inception_weights", "feature_weights")
 
 
 class SplitImages(NamedTuple):
@@ -40,33 +42,25 @@ class JudgeSource:
     Attributes:
         real: what images are compared with: a split, or a file of statistics.
         batch_size: real images read at once.
-        cache_folder: folder for the features of the real images.
         extractor: returns the network whose features are compared.
-        protocol: how to measure, a key of `metrics.protocols.PROTOCOLS`.
         written: file for the statistics of the split, for other programs; None writes none.
     """
 
     real: SplitImages | ReferenceFile
     data: Data
     batch_size: int
-    cache_folder: Path
     extractor: Callable[[], Extractor]
-    protocol: str
+    how: Protocol
     written: Path | None = None
-
-    @property
-    def how(self) -> Protocol:
-        """What the protocol says."""
-        return PROTOCOLS[self.protocol]
 
     def open(self) -> Judge:
         """Make the judge; take the features of the real images from the cache, or extract them."""
         extractor, data = self.extractor(), self.data
         if isinstance(self.real, ReferenceFile):
             known = file_features(
-                extractor, self.real, data.size, data.spec.channels, self.cache_folder, self.how
+                extractor, self.real, data.size, data.spec.channels, data.cache_folder, self.how
             )
-            return Judge(extractor, *known, data.spec.num_classes, self.protocol)
+            return Judge(extractor, *known, data.spec.num_classes, self.how)
         split, images = self.real
         reference = Reference(
             dataset=data.spec.name,
@@ -79,17 +73,17 @@ class JudgeSource:
             resize=images.preparation.rule,
         )
         blocks_from = partial(uint8_blocks, images, self.batch_size, data.num_workers)
-        real = cached_features(extractor, reference, blocks_from, self.cache_folder)
+        real = cached_features(extractor, reference, blocks_from, data.cache_folder)
         if self.written is not None:
             write_reference(self.written, real, blocks_from(), extractor.distance)
             log_written(self.written, f"the statistics of {reference.title}, for other programs")
-        return Judge(extractor, reference, real, len(images.class_names), self.protocol)
+        return Judge(extractor, reference, real, len(images.class_names), self.how)
 
 
 def check_judge(line: CommandLine) -> None:
     """Refuse files that are missing, and a --write_reference that cannot be written."""
-    for name, file in _network_files(line).items():
-        if file is not None and not file.is_file():
+    for name, file in _files(line, *NETWORK_FILES, "perceptual_vgg").items():
+        if not file.is_file():
             raise FieldError(name, file, "there is no such file")
     _check_features(line)
     is_file = line.reference is not None and line.reference not in SPLITS
@@ -109,11 +103,9 @@ def check_judge(line: CommandLine) -> None:
             )
 
 
-def _network_files(line: CommandLine) -> dict[str, Path | None]:
-    """Return the files of the feature networks: the user's own, Inception's and DINOv2's."""
-    files = {"feature_net": line.feature_net, "inception_weights": line.inception_weights}
-    files["feature_weights"] = line.feature_weights
-    return {name: Path(file) if file else None for name, file in files.items()}
+def _files(line: CommandLine, *names: str) -> dict[str, Path]:
+    """Return those of some files that the user names, by option."""
+    return {name: Path(getattr(line, name)) for name in names if getattr(line, name)}
 
 
 def _check_features(line: CommandLine) -> None:
@@ -123,9 +115,8 @@ def _check_features(line: CommandLine) -> None:
         raise UserError(f"--feature_weights is for --features {' or '.join(FEATURES[1:])}")
     if is_inception:
         return
-    for name, file in _network_files(line).items():
-        if file is not None and name != "feature_weights":
-            raise UserError(f"--features {line.features}: leave --{name} out")
+    for name in _files(line, "feature_net", "inception_weights"):
+        raise UserError(f"--features {line.features}: leave --{name} out")
     if not PROTOCOLS[line.protocol].with_dinov2:
         raise UserError(f"--protocol {line.protocol} measures Inception's features alone")
 
@@ -135,8 +126,8 @@ def _extractor(request: Request, written: Path | None) -> Callable[[], Extractor
     line, device = request.line, request.machine.device
     how = PROTOCOLS[line.protocol]
     with_spatial = how.with_spatial or (written is not None and written.suffix == ".npz")
-    files = _network_files(line)
-    net, inception, weights = files.values()
+    files = _files(line, *NETWORK_FILES)
+    net, inception, weights = (files.get(name) for name in NETWORK_FILES)
 
     def load() -> Extractor:
         if net is not None:
@@ -145,20 +136,21 @@ def _extractor(request: Request, written: Path | None) -> Callable[[], Extractor
             return load_inception(inception, device, with_spatial, how.resize)
         return load_dinov2(line.features, weights, device)
 
-    key = ("extractor", *files.values(), line.features, with_spatial, how.resize)
+    key = ("extractor", net, inception, weights, line.features, with_spatial, how.resize)
     opened: Callable[[], Extractor] = request.opened.setdefault(key, cache(load))
     return opened
 
 
 def resolve_judge(
-    request: Request, data: Data, reference: str, count: int | None = None
+    request: Request, data: Data, reference: str | None = None, count: int | None = None
 ) -> JudgeSource:
     """Choose the real images, and open the feature network, except in a dry run.
 
     Args:
         request: the command line.
         data: the dataset.
-        reference: the split to compare with, or a file of statistics.
+        reference: the split to compare with, or a file of statistics; None takes --reference, or
+            else the training split.
         count: number of images to measure; None if it is not known yet.
 
     Raises:
@@ -166,6 +158,7 @@ def resolve_judge(
             images.
     """
     line = request.line
+    reference = reference or line.reference or "train"
     written = Path(line.write_reference) if line.write_reference else None
     extractor = _extractor(request, written)
     if not line.dry_run:
@@ -185,8 +178,7 @@ def resolve_judge(
         real=real,
         data=data,
         batch_size=line.batch_size,
-        cache_folder=request.cache_folder(),
         extractor=extractor,
-        protocol=line.protocol,
+        how=PROTOCOLS[line.protocol],
         written=written,
     )

@@ -1,7 +1,5 @@
 """--evaluate likelihood: how well a model predicts the tokens of real images."""
 
-import csv
-import io
 import logging
 import math
 from collections.abc import Mapping
@@ -28,7 +26,7 @@ from metrics.likelihood import Bounder, image_interval, mask_interval, typicalit
 from metrics.report import report
 from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError
-from utils.files import make_folder, write_json_atomic, write_text_atomic
+from utils.files import make_folder, write_csv_atomic, write_json_atomic
 from utils.pictures import save_grid
 from utils.progress import log_written
 from utils.seeding import rng
@@ -111,7 +109,9 @@ def resolved(request: Request) -> LikelihoodJob:
 def run(job: LikelihoodJob) -> None:
     """Measure the likelihood; write the scores, a row for each image, and a picture."""
     model = job.model.open()
-    tokens = _tokens(job)
+    tokens = tokens_of_split(
+        job.images, job.split, model.tokenizer, job.data, job.machine, job.batch_size
+    )
     bounder = Bounder(
         model.transformer,
         DeviceTokens(tokens, job.machine.device),
@@ -147,19 +147,6 @@ def run(job: LikelihoodJob) -> None:
 def spread_evenly(total: int, count: int) -> np.ndarray:
     """Choose `count` different indices of 0..total-1, evenly spread: int64 (count,)."""
     return np.arange(count) * total // count
-
-
-def _tokens(job: LikelihoodJob) -> TokenSet:
-    """Return the tokens of the split; encode those that are not in the cache."""
-    return tokens_of_split(
-        job.images,
-        job.split,
-        job.model.open().tokenizer,
-        job.data,
-        job.machine,
-        num_classes=job.model.shape.num_classes,
-        batch_size=job.batch_size,
-    )
 
 
 def _classification(job: LikelihoodJob, tokens: TokenSet, bounder: Bounder) -> dict[str, float]:
@@ -206,7 +193,5 @@ def _write_picture(job: LikelihoodJob, chosen: np.ndarray, odd: np.ndarray) -> N
 
 def _write_table(job: LikelihoodJob, columns: Mapping[str, np.ndarray]) -> None:
     """Write a row for each image, as CSV."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerows([columns, *zip(*(column.tolist() for column in columns.values()), strict=True)])
-    write_text_atomic(job.result.with_suffix(".csv"), text.getvalue())
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    write_csv_atomic(job.result.with_suffix(".csv"), [columns, *rows])

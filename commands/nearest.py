@@ -65,7 +65,7 @@ class NearestSource:
         They are the same for all seeds.
         """
         real = uint8_blocks(self.training, self.judge.batch_size, self.judge.data.num_workers)
-        with temporary_folder(make_folder(self.judge.cache_folder), "nearest") as folder:
+        with temporary_folder(make_folder(self.judge.data.cache_folder), "nearest") as folder:
             return write_features(
                 folder / "features.npy",
                 self.judge.extractor(),

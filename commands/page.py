@@ -25,7 +25,7 @@ from commands.request import Request
 from data.token_cache import find_tokens
 from models.sampling import SamplingConfig
 from page.catalog import Catalog, OpenModel
-from page.form import CommandForm, Field, Recipe
+from page.form import CommandForm, Field
 from page.runs import RunReader
 from page.safety import is_loopback, new_token
 from training.run_folder import RunFiles, RunFolder
@@ -126,7 +126,7 @@ def _load(request: Request, path: Path) -> OpenModel:
         model,
         validation=lambda: data.open("validation"),
         training=lambda: find_tokens(
-            of_path.cache_folder(), source.dataset, "train", tokenizer, classes
+            data.cache_folder, source.dataset, "train", tokenizer, classes
         ),
     )
 
@@ -156,17 +156,12 @@ def _form(line: CommandLine) -> CommandForm:
         block_size=line.batch_size,
         read=partial(_read, line),
         values=option_values,
-        begins_with=partial(_begins_with, line),
-        write=partial(_command, line),
-        text=partial(_text, line),
+        begins_with=lambda settings: option_values(changed(settings, line.given_values)),
+        write=lambda recipe: command_lines(recipe, [*same_again(line)], Path(line.output_dir)),
+        text=lambda recipe: command_text(recipe, [*same_again(line, to_share=True)]),
         read_command=partial(read_command, line),
         with_flags=with_flags,
     )
-
-
-def _begins_with(line: CommandLine, settings: SamplingConfig) -> dict[str, Any]:
-    """Return the form's first values: the given options, and these settings for the others."""
-    return option_values(changed(settings, line.given_values))
 
 
 def _field(line: CommandLine, name: str) -> Field:
@@ -197,13 +192,3 @@ def _read(line: CommandLine, values: Mapping[str, Any], usual: SamplingConfig) -
             raise UserError(f"{name[:40]!r} is not a sampling option")
     read = {name: read_value(OPTIONS[name], value) for name, value in values.items()}
     return changed(usual, {**line.given_values, **read})
-
-
-def _command(line: CommandLine, recipe: Recipe) -> list[str]:
-    """Write the command line that makes the images of a recipe again, an option a line."""
-    return command_lines(recipe, [*same_again(line)], Path(line.output_dir))
-
-
-def _text(line: CommandLine, recipe: Recipe) -> str:
-    """Write the command line that a picture holds."""
-    return command_text(recipe, [*same_again(line, to_share=True)])

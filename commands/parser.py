@@ -113,7 +113,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="MaskGIT.py", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"MaskGIT {VERSION}")
-    for row in (*MODES, *OPTIONS.values()):
+    rows: list[Mode | Option] = [*MODES, *OPTIONS.values()]
+    for row in rows:
         _add(parser, row)
     return parser
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ class Request:
             spec=spec,
             size=size or asked,
             folder=Path(line.data_dir),
-            cache_folder=self.cache_folder(),
+            cache_folder=Path(line.cache_dir or Path(line.output_dir) / "tokens"),
             num_workers=line.num_workers,
             # Several processes may run on machines with a data folder each.
             may_download=processes.size == 1 and not line.dry_run and is_ours,
@@ -136,14 +136,6 @@ class Request:
         """Return the run folder for a dataset; None takes --dataset."""
         dataset = dataset or self.line.dataset
         return RunFolder(Path(self.line.output_dir) / (self.line.run_name or dataset), dataset)
-
-    def cache_folder(self) -> Path:
-        """Return the folder of the token caches, which all runs share."""
-        return Path(self.line.cache_dir or Path(self.line.output_dir) / "tokens")
-
-    def after(self, mode: str, job: Any) -> "Request":
-        """Return the request for the modes after `mode`, with its Job."""
-        return replace(self, jobs={**self.jobs, mode: job})
 
     def check_n_classes(self, num_classes: int, source: Path | str) -> None:
         """Refuse an --n_classes that differs from the number of classes of `source`."""

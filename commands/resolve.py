@@ -103,11 +103,10 @@ def _resolve_jobs(request: Request, idle: set[str]) -> dict[Mode, Any]:
     if spec.num_classes is not None and not line.checkpoint:
         request.check_n_classes(spec.num_classes, spec.name)
     # Make the Jobs; each request has the Jobs before it.
-    jobs: dict[Mode, Any] = {}
     for mode in line.modes:
-        jobs[mode] = mode.module().resolve(request)
-        request = request.after(mode.name, jobs[mode])
-    return jobs
+        job = mode.module().resolve(request)
+        request = replace(request, jobs={**request.jobs, mode.name: job})
+    return {mode: request.jobs[mode.name] for mode in line.modes}
 
 
 def _choose_machine(line: CommandLine, processes: Processes) -> Machine:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from commands.flags import options_of
@@ -20,8 +19,6 @@ from utils.hub import hub_name
 from utils.plain import same_value
 
 log = logging.getLogger(__name__)
-
-NO_FILES: Mapping[str, int] = MappingProxyType({})
 
 Settings = Mapping[str, Any]
 """The settings of a stage in config.json: its options, and `made_from`."""
@@ -98,7 +95,7 @@ def run_record(
     stage: str,
     made_from: Mapping[str, Any],
     continues: Settings | None,
-    files: Mapping[str, int] = NO_FILES,
+    files: Mapping[str, int],
 ) -> RunRecord:
     """Make the record of a stage for config.json.
 

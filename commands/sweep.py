@@ -81,7 +81,7 @@ def resolve(request: Request) -> SweepJob:
             "or --distill wrote can, outside the cache of the hub"
         )
     data = data_of(request, model)
-    judge = resolve_judge(request, data, line.reference or "train", len(generation.labels))
+    judge = resolve_judge(request, data, count=len(generation.labels))
     return SweepJob(generation, grid, judge, model.run.path / "sweep", line.keep_best)
 
 

@@ -34,14 +34,13 @@ from commands.tokenizer_source import TokenizerSource, find_tokenizer
 from commands.training_jobs import (
     TrainingJob,
     check_trained_mode,
-    log_small_dataset,
     loop_config,
     made_from_images,
     open_splits,
     record_of,
     wants_wandb,
 )
-from commands.training_scores import ScoresSource, check_scores, evaluation_of, resolve_scores
+from commands.training_scores import ScoresSource, check_scores, resolve_scores
 from commands.trial import Cost, cost_of, cost_of_training, steps_of
 from data.content import digest_of
 from data.images import ImageDataset
@@ -57,7 +56,6 @@ from models.sampling import SamplingConfig
 from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
-from training.evaluation import Evaluation
 from training.freezing import freeze
 from training.learning_rate import DECAYS
 from training.optimizer import count_moments
@@ -90,6 +88,11 @@ class TrainJob(TrainingJob):
     preview_series: ImageSeries
     start: Mapping[str, Tensor]
     scores: ScoresSource | None
+
+    def model(self, network: Transformer, tokenizer: Tokenizer) -> Model:
+        """Return the model of a transformer in training."""
+        names = self.splits.train.class_names
+        return Model(network, tokenizer, self.data.spec.name, names, self.machine.precision)
 
     @property
     def former_classes(self) -> list[str]:
@@ -133,8 +136,7 @@ def resolve(request: Request) -> TrainJob:
     )
     made_from |= origin.made_from(config) if origin else kept_origin(request, "maskgit")
     made_from |= {} if decay == TrainingConfig.decay else {DECAY: decay}
-    loop = loop_config(request, "train", splits.train, training.epochs, training.batch_size)
-    log_small_dataset(splits.train, training.batch_size, "--batch_size")
+    loop = loop_config(request, "train", splits.train, training)
     request.machine.processes.check_share(loop.images_per_step)
     settings = {"transformer's shape": vars(config), "settings of the training": vars(training)}
     request.machine.processes.check_equal(settings)
@@ -191,8 +193,7 @@ def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:
         tokenizer,
         job.data,
         job.machine,
-        num_classes=job.config.num_classes,
-        batch_size=job.training.batch_size,
+        job.training.batch_size,
     )
 
 
@@ -202,8 +203,6 @@ def tokens_of_split(
     tokenizer: Tokenizer,
     data: Data,
     machine: Machine,
-    *,
-    num_classes: int,
     batch_size: int,
 ) -> TokenSet:
     """Return the tokens of the images of a split; encode those that are not in the cache.
@@ -231,7 +230,7 @@ def tokens_of_split(
         data.cache_folder,
         earlier={"tokenizer": tokenizer.fingerprint},
         codebook_size=tokenizer.codebook_size,
-        num_classes=num_classes,
+        num_classes=len(images.class_names),
         batch_size=batch_size,
         num_workers=data.num_workers,
         processes=machine.processes,
@@ -254,20 +253,12 @@ def completed_record(job: TrainJob, tokenizer: Tokenizer, tokens: TokenSet) -> R
 
 def previews_of(job: TrainJob, tokenizer: Tokenizer) -> Callable[[Transformer, Path], None]:
     """Return the function that writes the preview grids, as `preview_writer` does."""
-    names = job.splits.train.class_names
-    dataset, precision = job.data.spec.name, job.machine.precision
     return preview_writer(
-        lambda network: Model(network, tokenizer, dataset, names, precision),
+        lambda network: job.model(network, tokenizer),
         job.preview_labels,
         job.sampling,
         job.preview_series,
     )
-
-
-def evaluation_in(job: TrainJob, tokenizer: Tokenizer, network: Transformer) -> Evaluation | None:
-    """Return the evaluation of a network in training; None without `evaluate_every`."""
-    names = job.splits.train.class_names
-    return evaluation_of(job.scores, network, tokenizer, names, job.machine)
 
 
 def describe(job: TrainJob) -> dict[str, Any]:

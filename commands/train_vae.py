@@ -28,7 +28,6 @@ from commands.tokenizer_source import read_origin
 from commands.training_jobs import (
     TrainingJob,
     check_trained_mode,
-    log_small_dataset,
     loop_config,
     made_from_images,
     open_splits,
@@ -113,8 +112,7 @@ def resolve(request: Request) -> TrainVaeJob:
         else kept_origin(request, "vqgan")
     )
     made_from = made_from_images(request, splits, "vqgan") | kept
-    loop = loop_config(request, "train_vae", splits.train, training.epochs, training.batch_size)
-    log_small_dataset(splits.train, training.batch_size, "--batch_size_vae")
+    loop = loop_config(request, "train_vae", splits.train, training)
     job = TrainVaeJob(
         run=request.run(),
         machine=request.machine,

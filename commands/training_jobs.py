@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from commands.flags import configure
+from commands.flags import configure, options_of
 from commands.look import log_short_look
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
@@ -16,7 +16,7 @@ from data.datasets import OWN_IMAGES
 from data.images import ImageDataset
 from data.tree import named
 from models.model import image_entries
-from training.config import LoopConfig
+from training.config import LoopConfig, TrainingConfig, VQGANTrainingConfig
 from training.run_folder import RunFolder
 from training.runs import CLASS_NAMES, RunRecord, check_made_from, read_files
 from training.tracking import wandb_obstacle
@@ -200,14 +200,21 @@ def wants_wandb(request: Request) -> bool:
 
 
 def loop_config(
-    request: Request, mode: str, images: ImageDataset, epochs: int, batch_size: int
+    request: Request,
+    mode: str,
+    images: ImageDataset,
+    training: TrainingConfig | VQGANTrainingConfig,
 ) -> LoopConfig:
     """Make the settings of the loop of a mode; a batch is never larger than the dataset."""
+    if len(images) < training.batch_size:
+        kind: Any = type(training)
+        flag = f"--{options_of(kind)['batch_size']} {training.batch_size}"
+        log.info("%s: there are only %d images, so an epoch is one batch", flag, len(images))
     return configure(
         LoopConfig,
         request.line,
-        epochs=epochs,
-        images_per_step=min(batch_size, len(images)),
+        epochs=training.epochs,
+        images_per_step=min(training.batch_size, len(images)),
         ends_at=_ends_at(request.line, mode),
         picture_at=request.line.began + FIRST_PICTURE,
     )
@@ -223,17 +230,6 @@ def _ends_at(line: CommandLine, mode: str) -> float | None:
         minutes *= TOKENIZER_SHARE
     log.info("--minutes %g: --%s ends after %.2g minutes", line.minutes, mode, minutes)
     return line.began + 60 * minutes
-
-
-def log_small_dataset(images: ImageDataset, batch_size: int, flag: str) -> None:
-    """Log a line if the dataset is smaller than a batch; an epoch is then one smaller batch."""
-    if len(images) < batch_size:
-        log.info(
-            "%s %d: there are only %d images, so an epoch is one batch",
-            flag,
-            batch_size,
-            len(images),
-        )
 
 
 def check_trained_mode(

@@ -2,22 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from commands.flags import option_values
 from commands.judging import JudgeSource, check_judge, resolve_judge
 from commands.options import MEASURING
 from commands.parser import CommandLine, log_idle
-from commands.request import Data, Machine, Request
-from models.family import Transformer
+from commands.request import Data, Request
 from models.generator import ImageSeries
 from models.labels import classes_in_turn, labels_in_turn
 from models.model import Model
 from models.sampling import SamplingConfig
 from models.shapes import TransformerShape
-from models.tokenizer import Tokenizer
 from training.evaluation import Evaluation
+from utils.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def resolve_scores(
     has_null, count = config.null_class is not None, line.evaluate_samples
     return ScoresSource(
         every=line.evaluate_every,
-        judge=resolve_judge(request, data, line.reference or "train", count),
+        judge=resolve_judge(request, data, count=count),
         labels=labels_in_turn(line.labels, names, in_turn, count, has_null=has_null),
         sampling=sampling,
         series=ImageSeries(line.seed, line.first_image, line.batch_size),
@@ -69,24 +68,21 @@ def resolve_scores(
 
 
 def evaluation_of(
-    source: ScoresSource | None,
-    network: Transformer,
-    tokenizer: Tokenizer,
-    names: tuple[str, ...],
-    machine: Machine,
+    source: ScoresSource | None, model: Callable[[], Model], processes: Processes
 ) -> Evaluation | None:
-    """Return the evaluation of a network in training; the main process opens the judge now."""
+    """Return the evaluation of a model in training; None without `evaluate_every`.
+
+    The main process opens the judge now.
+    """
     if source is None:
         return None
-    if not machine.processes.is_main:
+    if not processes.is_main:
         return Evaluation(source.every, "", dict)  # waits for the main process
     judge, count = source.judge.open(), len(source.labels)
-    dataset = source.judge.data.spec.name
 
     def measure() -> Mapping[str, float]:
-        model = Model(network, tokenizer, dataset, names, machine.precision)
         rounding = source.judge.how.rounding
-        blocks = model.sample_blocks(
+        blocks = model().sample_blocks(
             source.labels, source.sampling, source.series, rounding=rounding
         )
         return judge.score(blocks, count, "sampling for the scores")

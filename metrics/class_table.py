@@ -5,8 +5,6 @@ Axes: N images, D width of a feature, C classes.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from metrics.features import MIN_IMAGES, FeatureCollector, FeatureSet, kept_images
 from metrics.scores import frechet_distance, is_recognized
-from utils.files import write_text_atomic
+from utils.files import write_csv_atomic
 from utils.pictures import save_png
 from utils.plots import COLORS, draw
 
@@ -83,11 +81,7 @@ def class_rows(
 
 def write_rows(path: Path, rows: Sequence[ClassRow]) -> None:
     """Write a table as CSV; a score that is not measured is empty."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(field.name for field in fields(ClassRow))
-    table.writerows(map(astuple, rows))
-    write_text_atomic(path, text.getvalue())
+    write_csv_atomic(path, [[field.name for field in fields(ClassRow)], *map(astuple, rows)])
 
 
 def draw_rows(path: Path, rows: Sequence[ClassRow]) -> None:

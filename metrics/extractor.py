@@ -8,6 +8,7 @@ spatial feature, K classes.
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,39 +45,27 @@ class Features(NamedTuple):
     spatial: Tensor | None = None
 
 
+@dataclass(frozen=True)
 class Extractor:
     """A fixed network from images to features.
 
     Attributes:
         name: name in messages and protocols.
         digest: first 16 digits of the SHA-256 of the network's file.
+        net: uint8 (B, C, H, W) -> features (B, D), or a tuple of features, logits (B, K) and
+            perhaps spatial features (B, S).
+        needs_color: whether gray images need three equal channels.
         variant: what the features depend on, beside the images and the file.
         distance: name of the Frechet distance of these features.
     """
 
-    def __init__(
-        self,
-        name: str,
-        digest: str,
-        net: Callable[[Tensor], Any],
-        device: torch.device,
-        needs_color: bool,
-        variant: str = "",
-        distance: str = "fid",
-    ) -> None:
-        """Wrap a network.
-
-        Args:
-            name: name in messages and protocols.
-            digest: first 16 digits of the SHA-256 of its file.
-            net: uint8 (B, C, H, W) -> features (B, D), or a tuple of features, logits (B, K) and
-                perhaps spatial features (B, S).
-            needs_color: whether gray images need three equal channels.
-            variant: what the features depend on, beside the images and the file.
-            distance: name of the Frechet distance of these features.
-        """
-        self.name, self.digest, self.variant, self.distance = name, digest, variant, distance
-        self._net, self.device, self._needs_color = net, device, needs_color
+    name: str
+    digest: str
+    net: Callable[[Tensor], Any]
+    device: torch.device
+    needs_color: bool
+    variant: str = ""
+    distance: str = "fid"
 
     def __call__(self, images: np.ndarray) -> Features:
         """Extract features; as `start`, without anything in between."""
@@ -100,10 +89,10 @@ class Extractor:
             UserError: if the network cannot take the images or returns something else.
         """
         pixels = send_array(images.transpose(0, 3, 1, 2).copy(), self.device)
-        if self._needs_color and pixels.shape[1] == 1:
+        if self.needs_color and pixels.shape[1] == 1:
             pixels = pixels.expand(-1, 3, -1, -1)
         try:
-            result = self._net(pixels)
+            result = self.net(pixels)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise

@@ -6,7 +6,7 @@ classes.
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ class FeatureSet:
     spatial: tuple[Tensor, Tensor] | None = None
 
 
+@dataclass
 class Moments:
     """Mean and covariance of features that come batch by batch.
 
@@ -59,38 +60,33 @@ class Moments:
     much larger than the spread.
     """
 
-    def __init__(self) -> None:
-        self._seen = 0
-        self._mean: Tensor = torch.zeros(())
-        self._scatter: Tensor = torch.zeros(())
+    seen: int = 0
+    mean: Tensor = field(default_factory=lambda: torch.zeros(()))
+    scatter: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def add(self, features: Tensor) -> None:
         """Add the features (B, D) of the next images."""
         batch_mean = features.double().mean(0)
         centered = features.double() - batch_mean
         batch_scatter = centered.T @ centered  # (D, D)
-        new, total = len(features), self._seen + len(features)
-        if not self._seen:
-            self._mean, self._scatter = batch_mean, batch_scatter
+        new, total = len(features), self.seen + len(features)
+        if not self.seen:
+            self.mean, self.scatter = batch_mean, batch_scatter
         else:
-            shift = batch_mean - self._mean
-            self._scatter += batch_scatter + shift.outer(shift) * (self._seen * new / total)
-            self._mean = self._mean + shift * (new / total)
-        self._seen = total
+            shift = batch_mean - self.mean
+            self.scatter += batch_scatter + shift.outer(shift) * (self.seen * new / total)
+            self.mean = self.mean + shift * (new / total)
+        self.seen = total
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Return mean float64 (D,) and covariance float64 (D, D) of all images."""
-        assert self._seen, "no features"
-        return self._mean, self._scatter / (self._seen - 1)
+        assert self.seen, "no features"
+        return self.mean, self.scatter / (self.seen - 1)
 
-    def state(self) -> dict[str, Any]:
-        """Return everything that `restore` needs."""
-        return {"seen": self._seen, "mean": self._mean, "scatter": self._scatter}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from an earlier state."""
-        self._seen, self._mean = state["seen"], state["mean"]
-        self._scatter = state["scatter"].clone()  # it is changed in place
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> "Moments":
+        """Go on from an earlier state, the `vars` of moments."""
+        return cls(state["seen"], state["mean"], state["scatter"].clone())  # changed in place
 
 
 class FeatureCollector:
@@ -107,7 +103,6 @@ class FeatureCollector:
         self._drawn = np.ones(count, bool) if keeps_all else drawn_images(count)
         self._seen = 0
         self._moments, self._spatial = Moments(), Moments()
-        self._has_spatial = False
         self._kept: list[Tensor] = []
         self._logits: list[Tensor] = []
 
@@ -123,15 +118,14 @@ class FeatureCollector:
             self._logits.append(logits.detach().cpu())
         if spatial is not None:
             self._spatial.add(spatial.detach().cpu())
-            self._has_spatial = True
         self._seen = total
 
     def state(self) -> dict[str, Any]:
         """Return everything that `restore` needs, as tensors and plain data."""
         return {
             "seen": self._seen,
-            "moments": self._moments.state(),
-            "spatial": self._spatial.state() if self._has_spatial else None,
+            "moments": dict(vars(self._moments)),
+            "spatial": dict(vars(self._spatial)) if self._spatial.seen else None,
             "kept": self._kept,
             "logits": self._logits,
         }
@@ -139,10 +133,9 @@ class FeatureCollector:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from an earlier state; the result has the same bits as without a stop."""
         self._seen = state["seen"]
-        self._moments.restore(state["moments"])
-        self._has_spatial = state["spatial"] is not None
-        if self._has_spatial:
-            self._spatial.restore(state["spatial"])
+        self._moments = Moments.restored(state["moments"])
+        if state["spatial"] is not None:
+            self._spatial = Moments.restored(state["spatial"])
         self._kept, self._logits = list(state["kept"]), list(state["logits"])
 
     def result(self) -> FeatureSet:
@@ -157,7 +150,7 @@ class FeatureCollector:
             covariance=covariance,
             kept=kept[torch.from_numpy(order)],
             logits=torch.cat(self._logits) if self._logits else None,
-            spatial=self._spatial.result() if self._has_spatial else None,
+            spatial=self._spatial.result() if self._spatial.seen else None,
         )
 
 

@@ -18,6 +18,7 @@ class Protocol:
     """How a program measures.
 
     Attributes:
+        name: its name as an option.
         program: the program, in words.
         metrics: its metrics by name; None for `metrics.scores.METRICS`.
         settings: (number of images, features of the real ones) -> the settings of the metrics.
@@ -31,6 +32,7 @@ class Protocol:
             others measure files as they are, with all classes in turn.
     """
 
+    name: str
     program: str
     metrics: Mapping[str, Metric] | None
     settings: Callable[[int, FeatureSet], dict[str, str]]
@@ -44,15 +46,17 @@ class Protocol:
 
 FID = {"frechet_distance": scores.frechet_distance}
 
-PROTOCOLS: dict[str, Protocol] = {
-    "ours": Protocol(
+_TABLE = (
+    Protocol(
+        name="ours",
         program="this program and torch-fidelity",
         metrics=None,
         settings=scores.protocol,
         with_dinov2=True,
         takes_any=True,
     ),
-    "adm": Protocol(
+    Protocol(
+        name="adm",
         program="evaluator.py of guided-diffusion",
         metrics=FID | adm.METRICS,
         settings=adm.settings,
@@ -60,18 +64,21 @@ PROTOCOLS: dict[str, Protocol] = {
         with_spatial=True,
         keeps_all=True,
     ),
-    "edm2": Protocol(
+    Protocol(
+        name="edm2",
         program="calculate_metrics.py of EDM2",
         metrics=FID,
         settings=lambda count, real: {},
         rounding="half up",
         with_dinov2=True,
     ),
-    "clean": Protocol(
+    Protocol(
+        name="clean",
         program="clean-fid in its mode clean",
         metrics=FID | {"kernel_distance": scores.kernel_distance},
         settings=scores.kernel_settings,
         resize="clean",
         keeps_all=True,
     ),
-}
+)
+PROTOCOLS = {row.name: row for row in _TABLE}

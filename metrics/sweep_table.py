@@ -8,7 +8,6 @@ its names and values. A row that does not match it is ignored, and so measured a
 
 import csv
 import hashlib
-import io
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ import numpy as np
 
 from metrics.better import BETTER
 from utils.errors import UserError
-from utils.files import make_folder, remove_leftovers, write_text_atomic
+from utils.files import make_folder, remove_leftovers, write_csv_atomic
 from utils.pictures import is_intact_png, save_png, save_strips, tile
 from utils.plots import Sparing
 from utils.records import CHECKSUM, checksum, read_record, write_record
@@ -98,11 +97,9 @@ class SweepTable:
         """
         settings = {name: table_text(value) for name, value in setting.items()}
         self.rows.append(settings | {name: f"{value:.6g}" for name, value in scores.items()})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [*self.rows[0], CHECKSUM], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, CHECKSUM: checksum(row)} for row in self.rows)
-        write_text_atomic(self.csv, text.getvalue())
+        names = [*self.rows[0]]
+        rows = ([*(row.get(name, "") for name in names), checksum(row)] for row in self.rows)
+        write_csv_atomic(self.csv, [[*names, CHECKSUM], *rows])
         self._is_sheet_old = True
         if self._sparing.may_draw():
             self.draw_sheet(list(setting))

@@ -1,7 +1,9 @@
 """Atomic file writes, and locks."""
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import logging
 import os
@@ -11,7 +13,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -147,6 +149,13 @@ def write_text_atomic(path: Path, text: str) -> None:
 def write_json_atomic(path: Path, value: Any) -> None:
     """Write a JSON file, indented and with a final newline; errors as `atomic_write`."""
     write_text_atomic(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_csv_atomic(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write a CSV file, the names of its columns as its first row; errors as `atomic_write`."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text_atomic(path, text.getvalue())
 
 
 def file_digest(path: Path) -> str:
