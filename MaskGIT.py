@@ -104,8 +104,7 @@ def train_vae(job: TrainVaeJob) -> None:
 
 def train(job: TrainJob) -> None:
     """Stage 2: train the transformer to fill in hidden tokens."""
-    from commands.train import completed_record, previews_of, tokens_of
-    from commands.training_scores import evaluation_of
+    from commands.train import completed_record, evaluation_in, previews_of, tokens_of
     from training import runs, transformer
 
     machine, splits = job.machine, job.splits
@@ -135,8 +134,7 @@ def train(job: TrainJob) -> None:
     )
 
     # With --evaluate_every, samples of the averaged weights are scored as the run goes.
-    model = partial(job.model, stage.ema.module, tokenizer)
-    evaluation = evaluation_of(job.scores, model, machine.processes)
+    evaluation = evaluation_in(job, tokenizer, stage.ema.module)
 
     # Train it, from its last saved state if there is one; the result is MaskGIT_<dataset>.pt.
     record = completed_record(job, tokenizer, train_tokens)
@@ -153,13 +151,12 @@ def train(job: TrainJob) -> None:
 
 def sample(job: SampleJob) -> None:
     """Sample images from a trained model and write them; continue an interrupted sampling."""
-    from commands.generation import log_plan
-    from commands.sample import log_results, save_steps
+    from commands.sample import log_results, log_sampling_plan, save_steps
     from data.blocks import BlockFolder, publish_blocks
 
     generation, processes = job.generation, job.generation.machine.processes
     labels, series = generation.labels, generation.series
-    log_plan(job.sampling, generation.model.shape.seq_len)
+    log_sampling_plan(job)
 
     # All processes must use the same model, because their images form one set.
     identity = job.identity()

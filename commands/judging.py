@@ -24,8 +24,6 @@ from utils.progress import log_written
 from utils.size import size_text
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-# The user's own network, Inception and DINOv2.
-NETWORK_FILES = ("feature_net", "inception_weights", "feature_weights")
 
 
 class SplitImages(NamedTuple):
@@ -82,7 +80,9 @@ class JudgeSource:
 
 def check_judge(line: CommandLine) -> None:
     """Refuse files that are missing, and a --write_reference that cannot be written."""
-    for name, file in _files(line, *NETWORK_FILES, "perceptual_vgg").items():
+    for name, file in _files(
+        line, "feature_net", "inception_weights", "feature_weights", "perceptual_vgg"
+    ).items():
         if not file.is_file():
             raise FieldError(name, file, "there is no such file")
     _check_features(line)
@@ -126,8 +126,9 @@ def _extractor(request: Request, written: Path | None) -> Callable[[], Extractor
     line, device = request.line, request.machine.device
     how = PROTOCOLS[line.protocol]
     with_spatial = how.with_spatial or (written is not None and written.suffix == ".npz")
-    files = _files(line, *NETWORK_FILES)
-    net, inception, weights = (files.get(name) for name in NETWORK_FILES)
+    files = _files(line, "feature_net", "inception_weights", "feature_weights")
+    net, inception = files.get("feature_net"), files.get("inception_weights")
+    weights = files.get("feature_weights")
 
     def load() -> Extractor:
         if net is not None:

@@ -10,6 +10,7 @@ from commands.generation import (
     describe_model,
     grid_columns,
     log_best_settings,
+    log_plan,
     plan_table,
     resolve_generation,
     sampling_of,
@@ -113,6 +114,11 @@ def describe(job: SampleJob) -> dict[str, Any]:
         "images": len(job.generation.labels),
         "plan": plan_table(job.sampling, job.generation.model.shape.seq_len),
     }
+
+
+def log_sampling_plan(job: SampleJob) -> None:
+    """Log what decoding will do at each step."""
+    log_plan(job.sampling, job.generation.model.shape.seq_len)
 
 
 def save_steps(job: SampleJob, folder: Path) -> None:

@@ -40,7 +40,7 @@ from commands.training_jobs import (
     record_of,
     wants_wandb,
 )
-from commands.training_scores import ScoresSource, check_scores, resolve_scores
+from commands.training_scores import ScoresSource, check_scores, evaluation_of, resolve_scores
 from commands.trial import Cost, cost_of, cost_of_training, steps_of
 from data.content import digest_of
 from data.images import ImageDataset
@@ -56,6 +56,7 @@ from models.sampling import SamplingConfig
 from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
+from training.evaluation import Evaluation
 from training.freezing import freeze
 from training.learning_rate import DECAYS
 from training.optimizer import count_moments
@@ -259,6 +260,11 @@ def previews_of(job: TrainJob, tokenizer: Tokenizer) -> Callable[[Transformer, P
         job.sampling,
         job.preview_series,
     )
+
+
+def evaluation_in(job: TrainJob, tokenizer: Tokenizer, network: Transformer) -> Evaluation | None:
+    """Return the evaluation of a network in training; None without `evaluate_every`."""
+    return evaluation_of(job.scores, lambda: job.model(network, tokenizer), job.machine.processes)
 
 
 def describe(job: TrainJob) -> dict[str, Any]:
