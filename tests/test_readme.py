@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+import data.datasets
 from commands.modes import MODES
 from commands.options import OPTIONS, documentation
 from data.datasets import DATASETS, documentation_table
+from data.spec import DatasetSpec
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -43,6 +45,12 @@ def test_the_example_runs(trained):
     assert (names["variants"][:, 16:] == names["images"][1, 16:]).all()
     assert names["hidden"][0] == 2 * 64
     assert names["hidden"][-1] == 0
+
+
+def test_the_row_of_a_new_dataset_makes_one():
+    (code,) = re.findall(r"```python\n(.*?)```", PAGES["datasets.md"], re.DOTALL)
+    (row,) = eval(code, vars(data.datasets).copy())
+    assert isinstance(row, DatasetSpec)
 
 
 def test_the_table_of_options_is_that_of_the_program():

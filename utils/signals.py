@@ -67,6 +67,9 @@ def end_on_signals(is_alone: bool = True) -> Iterator[None]:
     try:
         with _handled(_not_ignored(END_SIGNALS) if is_alone else (), end):
             yield
+    except Exception:
+        end_if_asked()  # a library swallowed `Stopped`, and half an import of it is missing
+        raise
     finally:
         _ended.clear()
 

@@ -72,6 +72,18 @@ def test_a_signal_that_a_library_swallows_is_remembered():
     end_if_asked()  # the next program in this process knows nothing of it
 
 
+def test_an_error_after_a_swallowed_signal_is_the_signals():
+    def work():
+        with end_on_signals():
+            with suppress(BaseException):  # an import that is cut off
+                get(signal.SIGTERM)
+            raise AttributeError("half a module has no such name")
+
+    with pytest.raises(Stopped) as stop:
+        work()
+    assert stop.value.signal_number == signal.SIGTERM
+
+
 def test_ignored_signals_stay_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
