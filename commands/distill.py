@@ -18,7 +18,7 @@ from commands.model_source import ModelSource, find_model
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.resume import run_record
-from commands.training_jobs import StageJob, wants_wandb
+from commands.training_jobs import FIRST_PICTURE, StageJob, wants_wandb
 from commands.trial import cost_of, cost_of_training, steps_of
 from data.datasets import DATASETS
 from models.generator import ImageSeries
@@ -110,7 +110,11 @@ def resolve(request: Request) -> DistillJob:
         run=run,
         machine=request.machine,
         loop=configure(
-            LoopConfig, line, epochs=training.epochs, images_per_step=training.batch_size
+            LoopConfig,
+            line,
+            epochs=training.epochs,
+            images_per_step=training.batch_size,
+            picture_at=line.began + FIRST_PICTURE,
         ),
         record=run_record(line, "student", made_from, continues, {}),
         use_wandb=wants_wandb(request),

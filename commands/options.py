@@ -354,7 +354,7 @@ SAVING = (
     scores("evaluate_samples", kinds.positive_int, "N", "samples for --evaluate_every",
            default=2000),
     both("minutes", kinds.positive, "MIN",
-         "end the command within this time; the speed of the first steps decides the epochs",
+         "end the command within this time; the speed of the steps decides the epochs",
          configs=(), resume=Resume.RUN),
     row("resume", None, "", "continue the run from its last saved state, if there is one",
         configs=(), resume=Resume.FORGET),

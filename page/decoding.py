@@ -188,7 +188,9 @@ class Decoding:
             return ""
         images = self._images(step, surest=surest)
         is_exact = images.size <= MOST_EXACT
-        quality = min(QUALITY, QUALITY_STEPS // self.recipe.sampling.num_steps)
+        model, num_steps = self.opened.model, self.recipe.sampling.num_steps
+        steps = min(num_steps, model.transformer.config.seq_len)
+        quality = QUALITY if is_exact else min(QUALITY, QUALITY_STEPS // steps)
         # WebP takes no more than 16,383 pixels a side.
         sheet = tile(images, min(SHEET_COLUMNS, len(images)), padding=0)
         file = io.BytesIO()

@@ -161,7 +161,18 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: saved(torch.ones(1).expand(10**6, 10**6)),
         "shape (1000000, 1000000) without data",
     ),
-    "a tensor that claims more": (lambda: lying(77777, 2**31 - 1, zipped=True), "ends early"),
+    "a tensor that claims more": (
+        lambda: lying(77777, 2**31 - 1, zipped=True),
+        "more data than it holds",
+    ),
+    "a tensor that claims a little more": (
+        lambda: lying(77777, 77778, zipped=True),
+        "claims 311112 bytes of data where it holds 311108",
+    ),
+    "a tensor that claims less": (
+        lambda: lying(77777, 77776, zipped=True),
+        "claims 311104 bytes of data where it holds 311108",
+    ),
     "an old tensor that claims more": (lambda: lying(77777, 2**31 - 1, zipped=False), "ends early"),
     "packed zeros": (lambda: packed(torch.zeros(10**7)), "records are packed"),
     "an array that claims more": (lambda: claiming_array(10**12), "an array of shape"),

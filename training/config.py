@@ -10,6 +10,7 @@ from typing import ClassVar
 from models.schedules import CUMULATIVE_SCHEDULES
 from models.shapes import TransformerShape
 from models.vqgan.config import VQGANConfig
+from training.learning_rate import DECAYS
 from utils.errors import FieldError, check_choice
 
 OPTIMIZERS = ("adamw", "muon")
@@ -68,8 +69,9 @@ class TrainingConfig:
         """Check the settings against the transformer.
 
         Raises:
-            FieldError: if labels are dropped, but it has no null class.
+            FieldError: for an unknown decay, or if labels are dropped, but it has no null class.
         """
+        check_choice("TrainingConfig.decay", self.decay, DECAYS)
         if self.label_drop and shape.null_class is None:
             reason = "this transformer has no null class; use 0"
             raise FieldError("label_drop", self.label_drop, reason)
@@ -219,7 +221,7 @@ class LoopConfig:
         early_stop: end the run after this many epochs without a lower validation loss; 0 never.
         ends_at: the time at which the run must have ended, by `time.monotonic`; the speed of its
             steps then decides its length. None for `epochs`.
-        picture_at: the time from which on the first picture is due.
+        picture_at: the time, by `time.monotonic`, after which a first picture is written.
     """
 
     epochs: int

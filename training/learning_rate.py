@@ -11,7 +11,7 @@ DECAYS: Mapping[str, Callable[[float], float]] = MappingProxyType(
         "trapezoid": lambda progress: min(1.0, 2 * (1 - progress)),
     }
 )
-"""Factors on the peak learning rate, by the share of the steps after warm-up that were made."""
+"""Factors on the peak learning rate, by the share of the steps after warm-up that are done."""
 
 
 def rate_factor(step: int, total_steps: int, warmup_steps: int, decay: str) -> float:

@@ -141,7 +141,7 @@ class _Loop:
         load_state(stage, self.run)
         now = self.clock()
         self.pace, self.plan_end = pace, now + MARGIN * (ends_at - now)
-        position.length = position.step + self._steps_left(pace)
+        position.length = position.step + processes.from_main(self._steps_left)
         if processes.is_main:
             self._save_state()
         log.info(
@@ -150,25 +150,32 @@ class _Loop:
             duration(ends_at - now), pace.step,
         )  # fmt: skip
 
-    def _steps_left(self, pace: Pace) -> int:
+    def _steps_left(self) -> int:
         """Compute how many steps fit into the planned time from now on."""
+        assert self.pace is not None
         left, per_epoch = self.plan_end - self.clock(), self.stage.steps_per_epoch
-        save_every = self.config.save_every_epochs
-        return self.processes.from_main(lambda: pace.steps_in(left, per_epoch, save_every))
+        return self.pace.steps_in(left, per_epoch, self.config.save_every_epochs)
 
     def _keep_pace(self, bar: tqdm) -> None:
         """Choose the length again if steps became slower or faster than planned."""
         position = self.position
         if self.pace is None or position.step == self.total:
             return
-        images = self.config.images_per_step
-        self.pace = self.pace.nearer_to(images / self.meter.last["train/images_per_second"])
-        planned, steps = self.total - position.step, self._steps_left(self.pace)
-        left = planned * self.pace.step
-        if abs(steps - planned) * self.pace.step > self.pace.end + LEAST_CHANGE * left:
+        images, planned = self.config.images_per_step, self.total - position.step
+        pace = self.pace.nearer_to(images / self.meter.last["train/images_per_second"])
+        self.pace = pace
+
+        def choose() -> int:
+            steps = self._steps_left()
+            least = pace.end + LEAST_CHANGE * planned * pace.step
+            return steps if abs(steps - planned) * pace.step > least else planned
+
+        # The main process decides: the others measure other times, and save nothing.
+        steps = self.processes.from_main(choose)
+        if steps != planned:
             self._set_length(position.step + steps)
             text = "a step takes %.3g s now: %s ends after step %d"
-            log.info(text, self.pace.step, self.stage.name, self.total)
+            log.info(text, pace.step, self.stage.name, self.total)
             bar.total = images * self.total
 
     def _set_length(self, steps: int) -> None:
@@ -221,6 +228,7 @@ class _Loop:
         is_due = now > self.config.picture_at and made >= TIMED_STEPS
         if is_due and not self.has_picture and self.processes.is_main:
             self._publish()
+            self.meter.restart_clock()
 
     def _step(self) -> dict[str, Tensor]:
         """Make the next step; if its images cannot be read, save the state before the error."""
@@ -344,6 +352,7 @@ class _Loop:
                     self._publish()
             self.processes.wait()
             self.last_save = self.clock()
+            self.meter.restart_clock()
         if signal_number:
             log.info(
                 "stopped by a signal after step %d of %d; the state is saved in %s (continue "

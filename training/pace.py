@@ -10,7 +10,7 @@ from utils.processes import ALONE, Processes
 MOST_STEPS = 10  # measured at most
 LEAST_STEPS = 3
 MARGIN = 0.95  # the part of the time that is planned
-LEAST_CHANGE = 0.1  # of the steps that are left; smaller changes of the pace change no plan
+LEAST_CHANGE = 0.1  # of the steps that are left; a plan that would change by less stays
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Pace:
         return self.validation + self.save
 
     def nearer_to(self, step: float) -> "Pace":
-        """Return the pace if a step takes another time; one odd time counts only half."""
+        """Return the pace moved half of the way to a new time of a step."""
         factor = (1 + step / max(self.step, 1e-9)) / 2
         return Pace(factor * self.step, factor * self.validation, factor * self.save)
 

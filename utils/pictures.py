@@ -208,8 +208,7 @@ def save_film(folder: Path, frames: Sequence[np.ndarray]) -> None:
     """Write pictures of how images come about step by step.
 
     `steps.png` has a row for each image and a column for each step. `steps.gif` is an animation of
-    all images, which repeats
-    forever and shows its last frame longer.
+    all images, which repeats forever and shows its last frame longer.
 
     Args:
         folder: folder for both files.

@@ -193,7 +193,7 @@ def _read_archive(file: BinaryIO, size: int) -> Any:
         if order in archive.namelist() and _record(archive, order) != b"little":
             raise ValueError("its byte order is big")
         pickle = _record(archive, f"{folder}data.pkl")  # arrays of numpy are in it
-        storages = _Storages(size)
+        storages = _Storages(size, "it claims more data than it holds")
         machine = Unpickler(storages.claim, PLAIN_BYTES + len(pickle))
         stored = machine.load(io.BytesIO(pickle))
         check_extent(stored, PLAIN_BYTES + 4 * size)
@@ -270,12 +270,12 @@ def _addresses(value: Any) -> set[int]:
 class _Storages(dict[Any, Storage]):
     """The storages that the pickles of a file refer to, by key; their data are read afterwards.
 
-    Until then they take no memory, because the system gives it when it is written.
+    Until then they take no memory, because the system assigns it when it is first written.
     """
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, too_much: str) -> None:
         super().__init__()
-        self._left = most_bytes
+        self._left, self._too_much = most_bytes, too_much
 
     def claim(self, reference: tuple[Any, ...]) -> Storage:
         """Return a storage by its reference in a pickle.
@@ -296,7 +296,7 @@ class _Storages(dict[Any, Storage]):
         if key not in self:
             self._left -= count * dtype.itemsize
             if self._left < 0:
-                raise ValueError(CUT_OFF)
+                raise ValueError(self._too_much)
             self[key] = Storage(torch.empty(count * dtype.itemsize, dtype=torch.uint8), dtype)
         return Storage(self[key].data, dtype, view[0][1] if view and view[0] is not None else 0)
 
@@ -335,7 +335,7 @@ def _read_old_file(file: BinaryIO, size: int) -> Any:
             "it is a pickle, but not of torch.save: load it where it was made, if you trust "
             "it, and save its state dict with torch.save"
         )
-    storages = _Storages(size)
+    storages = _Storages(size, CUT_OFF)
     machine = Unpickler(storages.claim, PLAIN_BYTES)
     stream.seek(0)
     try:

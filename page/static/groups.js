@@ -20,8 +20,8 @@ export async function make(title, request, place, original = null, more = {}) {
   // What goes on with the group names this model, too; the server refuses it once it is replaced.
   request = { ...request, model: model.id, version: model.version };
   const { before, ...sent } = request;
-  running?.abort();
-  const abort = (running = new AbortController());
+  stop();
+  const abort = new AbortController();
   const group = {
     key: `${Date.now()} ${crypto.getRandomValues(new Uint32Array(1))[0]}`,
     modelId: store.model.id,
@@ -36,9 +36,10 @@ export async function make(title, request, place, original = null, more = {}) {
     seconds: 0,
     element: null,
   };
+  const own = (running = { group, abort });
   busy(true);
   await attempt(() => decode(sent, (event) => take(group, event), abort.signal));
-  if (running === abort) {
+  if (running === own) {
     running = null;
     busy(false);
   }
@@ -47,7 +48,7 @@ export async function make(title, request, place, original = null, more = {}) {
 }
 
 export function stop() {
-  running?.abort();
+  running?.abort.abort();
 }
 
 function busy(is) {
@@ -164,7 +165,7 @@ function show(group) {
     keep(group);
   });
   part(".delete").addEventListener("click", () => {
-    if (!group.files.length) stop();
+    if (running?.group === group) stop();
     remove(group);
   });
   part(".go-on").addEventListener("click", () => {

@@ -36,7 +36,7 @@ function valuesOf(name) {
 
 function showTable(varied) {
   const columns = [...varied, ...sweep.scores];
-  const rows = sweep.rows.map((one) => row("td", columns.map((name) => one[name])));
+  const rows = sweep.rows.map((one) => row("td", columns.map((name) => one[name] ?? "")));
   id("sweep-table").replaceChildren(row("th", columns), ...rows);
 }
 

@@ -13,10 +13,11 @@ from commands.options import OPTIONS, Resume
 from commands.parser import parse
 from commands.request import Machine, Request
 from commands.resume import apply_resume, class_order, run_options, take_over_options
+from models.families.tables import TRANSFORMERS
 from models.maskgit.config import TransformerConfig
 from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
-from training.config import LoopConfig, TrainingConfig, VQGANTrainingConfig
+from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
 from training.run_folder import RunFolder
 from training.runs import MADE_FROM
 from utils.errors import UserError
@@ -37,6 +38,14 @@ from utils.records import write_record
 )
 def test_every_field_of_a_config_has_an_option(kind, known):
     assert {field.name for field in fields(kind)} - options_of(kind).keys() == known
+
+
+@pytest.mark.parametrize("family", TRANSFORMERS)
+def test_the_defaults_of_a_family_are_fields_of_a_config(family):
+    config = family.config
+    names = {field.name for kind in (TrainingConfig, SamplingConfig) for field in fields(kind)}
+    assert config.usual.keys() <= names
+    assert config.usual_students.keys() <= {field.name for field in fields(DistillConfig)}
 
 
 def test_options_reach_their_fields():

@@ -5,7 +5,8 @@ tested in tests/training/test_settings.py.
 """
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,7 @@ LOOP = "--sample_and_save_freq 2 --keep_checkpoints 1 --keep_best_loss"
 )
 def test_options_reach_the_loop_of_every_training(resolve, mode, options):
     loop = resolve(mode, f"{options} {LOOP}")[mode].loop
-    assert loop == LoopConfig(5, 12, 2, 1, True)
+    assert replace(loop, picture_at=inf) == LoopConfig(5, 12, 2, 1, True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import logging
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tiny_stages import CountingStage
@@ -14,6 +16,7 @@ from training.run_folder import RunFolder
 from training.stage import Position, load_state
 from training.tracking import Trackers
 from utils.checkpoint import load_checkpoint
+from utils.processes import ALONE
 
 STEP, VALIDATION, PREVIEW = 2.0, 3.0, 5.0  # seconds
 
@@ -50,11 +53,36 @@ def run(tmp_path):
     return RunFolder(tmp_path, "toy")
 
 
-def train(stage, run, position=None, epochs=100, every=2, **settings):
+def train(stage, run, position=None, epochs=100, every=2, processes=ALONE, **settings):
     position = position or Position()
     config = LoopConfig(epochs, 8, every, **settings)
-    train_loop(stage, config, run, Trackers(), position, clock=stage.clock)
+    train_loop(stage, config, run, Trackers(), position, processes, clock=stage.clock)
     return position
+
+
+class OneOfTwo:
+    """A process of two; each is a thread."""
+
+    size = 2
+
+    def __init__(self, rank, barrier, values):
+        self.is_main, self.rank, self.barrier, self.values = rank == 0, rank, barrier, values
+
+    def exchange(self, value):
+        self.values[self.rank] = value
+        self.barrier.wait(60)
+        values = list(self.values)
+        self.barrier.wait(60)
+        return values
+
+    def wait(self):
+        self.exchange(None)
+
+    def from_main(self, work):
+        return self.exchange(work() if self.is_main else None)[0]
+
+    def largest(self, *numbers):
+        return [max(both) for both in zip(*self.exchange(numbers), strict=True)]
 
 
 @pytest.mark.parametrize("seconds", [60, 200, 1000])
@@ -109,6 +137,20 @@ def test_another_speed_moves_the_end_and_the_fall_of_the_rate(run, factor):
     assert 850 < stage.now <= 1000
     assert stage.rates[position.step - 1] < 0.01
     assert load_state(TimedStage(), run).length == position.step
+
+
+def test_processes_whose_clocks_differ_choose_the_same_length(run):
+    barrier, values = threading.Barrier(2), [None, None]
+    stages = [TimedStage(slow_from=40, factor=factor) for factor in (1.3, 3.0)]
+
+    def work(rank):
+        processes = OneOfTwo(rank, barrier, values)
+        return train(stages[rank], run, processes=processes, ends_at=1000).step
+
+    with ThreadPoolExecutor(2) as pool:
+        lengths = list(pool.map(work, [0, 1]))
+    assert lengths[0] == lengths[1]
+    assert stages[0].rates == stages[1].rates
 
 
 @pytest.mark.parametrize("ends_at", [-100, 1])

@@ -464,5 +464,5 @@ def test_the_tokens_of_a_share_come_in_the_images_order():
         processes = Processes(rank, 3)
         encoding = _Encoding(images, None, 2, 0, processes)
         blocks.append([encoding._share(range(s, min(s + 6, 11))) for s in (0, 6)])
-    whole = [list(chain(*shares)) for shares in zip(*blocks, strict=True)]
+    whole = [[index for index, _ in chain(*shares)] for shares in zip(*blocks, strict=True)]
     assert whole == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 10]]
