@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 TOKENIZER_SHARE = 0.4  # of --minutes, if the same command also trains the transformer
 USING_SHARE = 0.05  # of --minutes, for modes that use what is trained
-FIRST_PICTURE = 60.0  # seconds until the first picture, if no epoch writes one before
+FIRST_PICTURE = 90.0  # seconds until the first picture, if no epoch writes one before
 
 SHOWN = {"count": "number", "class_names": "classes", "labels": "labels", "source": "contents"}
 """What messages call the fields of a Content."""
