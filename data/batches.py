@@ -37,7 +37,7 @@ def training_batches(
         views = rng(seed, "image views", epoch).integers(0, images.num_views, len(images))
         used = slice(first_batch * batch_size, num_batches * batch_size)
         copies, flips = np.divmod(views[used], images.num_flips)
-        chosen = [(i, [c]) for i, c in zip(order[used].tolist(), copies.tolist(), strict=True)]
+        chosen = ((int(i), [int(c)]) for i, c in zip(order[used], copies, strict=True))
         loader = _loader(Copies(images), chosen, batch_size, num_workers)
         flips = torch.from_numpy(flips).split(batch_size)
         for (pixels, _), view in zip(loader, flips, strict=True):

@@ -26,7 +26,7 @@ class Transformer(nn.Module, ABC):
     config: TransformerShape
     # Number of matrices in a linear layer that computes several maps of its input, by the last part
     # of the layer's name. Muon treats these matrices one by one.
-    joined: ClassVar[Mapping[str, int]] = {"qkv": 3, "queries_keys": 2}
+    joined: ClassVar[Mapping[str, int]] = {"qkv": 3}
 
     @abstractmethod
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:

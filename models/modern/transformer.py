@@ -19,6 +19,8 @@ Axes: B batch, L image tokens, K codebook, D width, H heads, N rows.
 """
 
 import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +40,7 @@ class ModernTransformer(Transformer):
     """Predicts the image token at each position from tokens, some of them hidden, and a class."""
 
     config: ModernConfig
+    joined: ClassVar[Mapping[str, int]] = {"queries_keys": 2}
 
     def __init__(self, config: ModernConfig) -> None:
         super().__init__()
