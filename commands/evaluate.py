@@ -35,7 +35,7 @@ from metrics.class_table import class_rows, draw_rows, write_rows
 from metrics.features import FeatureSet
 from metrics.judge import Judge
 from metrics.reconstruction import ReconstructionMeter, perceptual_if_there
-from metrics.report import write_scores
+from metrics.report import SPREAD, write_scores
 from metrics.unfinished import Unfinished, unfinished_file
 from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError
@@ -271,7 +271,9 @@ def mean_and_spread(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
         values = [run[name] for run in runs]
         scores[name] = statistics.fmean(values)
         if len(runs) > 1:
-            scores[f"{name}_spread"] = statistics.stdev(values)
+            scores[name + SPREAD] = (
+                statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+            )
     return scores
 
 

@@ -12,6 +12,7 @@ from utils.progress import log_written
 log = logging.getLogger(__name__)
 
 STANDARD_IMAGES = 50_000  # for published scores
+SPREAD = "_spread"  # ends the name of a standard deviation over several seeds
 
 
 def write_scores(
@@ -63,19 +64,20 @@ def warning_for_few(count: int, width: int) -> str | None:
 
 def report(scores: Mapping[str, float | None], protocol: Mapping[str, Any]) -> str:
     """Format scores, each with the basis of its comparison, and the protocol as aligned lines."""
-    basis = protocol["basis"]
-    lines = [
-        f"{name:<22}{'not measured' if value is None else format(value, '.4f'):<14}{basis}"
-        for name, value in scores.items()
-    ]
-    return "\n".join([*lines, "", *_protocol_lines(protocol)])
-
-
-def _protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
-    """Format a protocol, one entry per line."""
+    values = {name: value for name, value in scores.items() if not name.endswith(SPREAD)}
+    described = {name: _describe(value) for name, value in protocol.items()}
+    width = max(map(len, [*values, *described])) + 2
     lines = []
-    for name, value in protocol.items():
-        if isinstance(value, Mapping):
-            value = ", ".join(f"{key} {entry}" for key, entry in value.items())
-        lines.append(f"{name:<22}{value}")
-    return lines
+    for name, value in values.items():
+        shown = "not measured" if value is None else f"{value:.4f}"
+        if (spread := scores.get(name + SPREAD)) is not None:
+            shown += f" ± {spread:.4f}"
+        lines.append(f"{name:<{width}}{shown:<20}{protocol['basis']}")
+    return "\n".join([*lines, "", *(f"{name:<{width}}{text}" for name, text in described.items())])
+
+
+def _describe(value: object) -> str:
+    """Write a value of a protocol in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {entry}" for key, entry in value.items())
+    return str(value)

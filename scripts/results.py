@@ -16,6 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from metrics.report import SPREAD
 from utils.errors import UserError, errors_on_one_line, one_line
 
 OF_FIGURE = {
@@ -73,7 +74,7 @@ def tables(results: Mapping[Path, Mapping[str, Any]]) -> str:
 def table(group: Mapping[Path, Mapping[str, Any]]) -> str:
     """Write files with one title as a table, a row for each; a score with its spread in a cell."""
     scores = [*dict.fromkeys(name for found in group.values() for name in found["scores"])]
-    shown = [name for name in scores if not name.endswith(("_std", "_spread"))]
+    shown = [name for name in scores if not name.endswith(("_std", SPREAD))]
     of_figure = [n for n in OF_FIGURE if any(n in found["protocol"] for found in group.values())]
     titles = [OF_FIGURE[name] for name in of_figure]
     rows: list[Sequence[str]] = [["file", *shown, "checkpoint", *titles]]
@@ -89,7 +90,7 @@ def table(group: Mapping[Path, Mapping[str, Any]]) -> str:
 
 def cell(scores: Mapping[str, float | None], name: str) -> str:
     """Write a score with 4 digits, and its spread over seeds if it has one."""
-    value, spread = scores.get(name), scores.get(f"{name}_spread")
+    value, spread = scores.get(name), scores.get(name + SPREAD)
     text = "" if value is None else f"{value:.4g}"
     return text if spread is None else f"{text} ± {spread:.2g}"
 
