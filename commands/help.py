@@ -35,9 +35,9 @@ WIDTH = 120
 def help_text(modes: Collection[Mode]) -> str:
     """Return the help of some modes; without any, the overview of all."""
     if not modes:
-        return OVERVIEW + "".join(_row(_invocation(mode), mode.help) for mode in MODES) + FURTHER
+        return OVERVIEW + "".join(_row(mode.usage, mode.help) for mode in MODES) + FURTHER
     names = {mode.name for mode in modes}
-    text, elsewhere = f"usage: MaskGIT.py {' '.join(map(_invocation, modes))} [options]\n", ""
+    text, elsewhere = f"usage: MaskGIT.py {' '.join(mode.usage for mode in modes)} [options]\n", ""
     for group in GROUPS:
         shown = [o for o in group.options if o.modes & names]
         if shown and group.home is not None and names <= TRAINING:
@@ -45,12 +45,6 @@ def help_text(modes: Collection[Mode]) -> str:
         elif shown:
             text += f"\n{group.title}:\n" + "".join(map(_option_row, shown))
     return f"{text}\n{elsewhere}" if elsewhere else text
-
-
-def _invocation(mode: Mode) -> str:
-    """Write the option of a mode with its value."""
-    unit = f"[{mode.unit}]" if mode.bare else mode.unit
-    return f"{mode.flag} {unit}".rstrip()
 
 
 def _option_row(option: Option) -> str:

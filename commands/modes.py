@@ -1,18 +1,16 @@
 """The modes: one row says what a mode does and what its option takes. They run in this order."""
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 from commands import kinds
-from commands.options import Many
+from commands.options import Many, Option
 
 
 @dataclass(frozen=True)
-class Mode:
-    """A mode, one thing that the program can do.
+class Mode(Option):
+    """A mode, one thing that the program can do, with the option that asks for it.
 
     Each mode has a file commands/<name>.py with these functions:
 
@@ -23,28 +21,10 @@ class Mode:
         describe(job)     optional; returns names and values that --dry_run prints
 
     Attributes:
-        name: name of the mode, of its option and of its file.
-        opens_networks: whether it opens trained networks, and compares the options that shape a
-            network with them.
         runs_shared: whether several processes may run it together.
-        unit, kind, choices, many, bare: as in an `Option`.
     """
 
-    name: str
-    help: str
-    opens_networks: bool = False
     runs_shared: bool = False
-    unit: str = ""
-    kind: Callable[[str], Any] | None = None
-    choices: tuple[str, ...] | None = None
-    many: Many | None = None
-    bare: str | None = None
-    default_value = None
-
-    @property
-    def flag(self) -> str:
-        """The option as the user writes it."""
-        return f"--{self.name}"
 
     def module(self) -> ModuleType:
         """Import the mode's file. Called after parsing only, because the file loads torch."""
@@ -55,33 +35,22 @@ MODES = (
     Mode("download_only", "download the dataset"),
     Mode("look", "show the images as the networks see them, and say what may be wrong with them"),
     Mode("train_vae", "train the VQ-GAN (stage 1)"),
-    Mode(
-        "reconstruct",
-        "measure how well the VQ-GAN reconstructs validation images",
-        opens_networks=True,
-    ),
-    Mode(
-        "train",
-        "train the MaskGIT transformer (stage 2)",
-        opens_networks=True,
-        runs_shared=True,
-    ),
+    Mode("reconstruct", "measure how well the VQ-GAN reconstructs validation images"),
+    Mode("train", "train the MaskGIT transformer (stage 2)", runs_shared=True),
     Mode(
         "distill",
         "distill the model in --checkpoint into a student that samples in 1, 2 or 4 steps",
-        opens_networks=True,
         unit="STEPS",
         kind=kinds.text,
         choices=("1", "2", "4"),
     ),
-    Mode("show_plan", "print what each step of sampling would do", opens_networks=True),
-    Mode("sample", "generate images with a trained model", opens_networks=True, runs_shared=True),
-    Mode("edit", "regenerate part of an image with a trained model", opens_networks=True),
+    Mode("show_plan", "print what each step of sampling would do"),
+    Mode("sample", "generate images with a trained model", runs_shared=True),
+    Mode("edit", "regenerate part of an image with a trained model"),
     Mode(
         "evaluate",
         "score samples of the model (or --images), reconstructions of the tokenizer, or the "
         "likelihood that the model gives to real images: samples, tokenizer, likelihood [samples]",
-        opens_networks=True,
         unit="WHAT",
         kind=kinds.text,
         choices=("samples", "tokenizer", "likelihood"),
@@ -90,7 +59,6 @@ MODES = (
     Mode(
         "sweep",
         'score all combinations of sampling options, as in "step=4,8,16 cfg_w=0,1,3"',
-        opens_networks=True,
         unit="GRID",
         kind=kinds.text,
     ),
@@ -98,7 +66,6 @@ MODES = (
         "export",
         "write the model into a folder, to publish it; or, to a PATH that ends in .pt, .pth or "
         ".bin, the transformer alone, for other programs",
-        opens_networks=True,
         unit="PATH",
         kind=kinds.path,
     ),
@@ -112,7 +79,6 @@ MODES = (
     Mode(
         "page",
         "serve a page for browsers: generate, watch, edit, follow the runs of --output_dir [8000]",
-        opens_networks=True,
         unit="PORT",
         kind=kinds.port,
         bare="8000",

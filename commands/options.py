@@ -72,9 +72,9 @@ class Option:
         spelling: the option as help shows it, without the two dashes.
         kind: turns a text into a value (commands/kinds.py); None for a switch.
         unit: name of a value in --help, in one word; empty for a switch.
-        default: the value without the option; see `default_value`.
         modes: names of the modes in which it has an effect.
-        compared: whether modes that open trained networks compare it with them.
+        default: the value without the option; see `default_value`.
+        compared: whether the modes in COMPARING compare it with the networks that they open.
         choices: the values that it accepts; None accepts any.
         many: how several values are written; None if it takes one value.
         length: how many values a list must have; None for any number.
@@ -82,10 +82,10 @@ class Option:
     """
 
     spelling: str
-    kind: Callable[[str], Any] | None
-    unit: str
     help: str
-    modes: frozenset[str]
+    kind: Callable[[str], Any] | None = None
+    unit: str = ""
+    modes: frozenset[str] = frozenset()
     fills: tuple[Fill, ...] = ()
     default: Any = OF_FIELD
     compared: bool = False
@@ -152,6 +152,7 @@ TRAINING = _modes("train_vae train distill")
 # --train makes its sample grids.
 GENERATING = _modes("train sample edit evaluate sweep page")
 OPENING = (GENERATING - {"train"}) | {"distill", "show_plan", "export"}  # a trained model
+COMPARING = OPENING | {"train", "reconstruct"}  # a trained network, with the options that shape it
 READING = (GENERATING - {"sample"}) | {"train_vae", "reconstruct"}  # images of a dataset
 LOOKING = READING | {"look"}
 SHOWN = LOOKING - {"edit", "page"}  # images of a dataset, shown as the options say
@@ -182,7 +183,7 @@ def _rows(modes: str | frozenset[str], *configs: type, **common: Any) -> Callabl
         """Make an option; `field` names its field if it is not called like the option."""
         names = _modes(modes) if isinstance(modes, str) else modes
         fills = tuple(Fill(config, field or name) for config in configs)
-        return Option(name, kind, unit, text, names, **{"fills": fills, **common, **more})
+        return Option(name, text, kind, unit, names, **{"fills": fills, **common, **more})
 
     return row
 
@@ -222,11 +223,10 @@ DATA = (
         modes=SHOWN, default=0),
     row("checkpoint_vae", kinds.checkpoint, "FILE",
         "trained VQ-GAN, as in --checkpoint [the run's own, else the one bundled for the dataset]",
-        modes=OPENING | {"reconstruct", "train"}),
+        modes=COMPARING),
     row("tokenizer", str, "NAME",
         "family of a new tokenizer, or of --checkpoint_vae if the file does not say it",
-        modes=OPENING | {"train_vae", "reconstruct", "train"}, default=VQGANConfig.family,
-        resume=Resume.STAGE),
+        modes=COMPARING | {"train_vae"}, default=VQGANConfig.family, resume=Resume.STAGE),
     row("splits", kinds.positive_int, "N",
         "number of tokens that share the bits of a cell (family maskbit)", modes="train",
         configs=(BitTokenizerConfig,), compared=True, resume=Resume.STAGE),

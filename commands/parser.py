@@ -113,14 +113,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="MaskGIT.py", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"MaskGIT {VERSION}")
-    rows: list[Mode | Option] = [*MODES, *OPTIONS.values()]
-    for row in rows:
-        _add(parser, row)
+    for option in (*MODES, *OPTIONS.values()):
+        _add(parser, option)
     return parser
 
 
-def _add(parser: argparse.ArgumentParser, option: Mode | Option) -> None:
-    """Add the option of a row."""
+def _add(parser: argparse.ArgumentParser, option: Option) -> None:
+    """Add an option or a mode."""
     if option.kind is None:  # a value is accepted for programs: `--compile=False`
         parser.add_argument(option.flag, nargs="?", const=True, default=False, type=kinds.switch)
         return

@@ -15,7 +15,7 @@ from commands.families import with_defaults
 from commands.fitted import with_fitted_defaults
 from commands.flags import configure, options_of, with_flags
 from commands.modes import Mode
-from commands.options import BEST, OPTIONS
+from commands.options import BEST, COMPARING, OPTIONS
 from commands.parser import CommandLine, log_idle
 from commands.request import Machine, Request
 from commands.resume import apply_resume
@@ -133,9 +133,8 @@ def idle_options(line: CommandLine) -> set[str]:
     """List the names of options that the user gave and that no mode uses."""
     # Options that belong to other modes.
     names = {mode.name for mode in line.modes}
-    compares = any(mode.opens_networks for mode in line.modes)
     given = [OPTIONS[name] for name in line.given & OPTIONS.keys()]
-    idle = {o.name for o in given if not (o.modes & names or (o.compared and compares))}
+    idle = {o.name for o in given if not names & (o.modes | (COMPARING if o.compared else set()))}
     # Options that the sampler or the guidance schedule ignores. A sweep may use several samplers
     # and schedules, and a checkpoint may choose others.
     if not line.asks_for("sweep") and line.settings != BEST:
