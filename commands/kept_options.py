@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from commands import kinds
 from commands.families import config_of
 from commands.flags import options_of, options_of_kind
 from commands.options import OPTIONS, Many, Option, Resume
@@ -114,12 +115,9 @@ def kept_options(
     for name, value in stored.items():
         if name == MADE_FROM or name in FORMER:
             continue
-        if name not in known:
-            raise UserError(
-                f"{file}: {name!r} is not an option of this stage; the file was edited: restore it "
-                "from a copy, or start another --run_name"
-            )
         try:
+            if name not in known:
+                raise UserError(f"{name!r} is not an option of this stage")
             kept[name] = read_value(known[name], value)
         except UserError as error:
             raise UserError(
@@ -136,55 +134,26 @@ def read_value(option: Option, value: Any) -> Any:
     Raises:
         UserError: naming the option and the value, if the option does not accept it.
     """
-    try:
-        return _checked(option, value)
-    except (argparse.ArgumentTypeError, ValueError, TypeError) as error:
-        raise UserError(f"--{option.name} {value_text(value)[:80]} {error}") from error
-
-
-def _checked(option: Option, value: Any) -> Any:
-    """Do what `read_value` does.
-
-    Raises:
-        ArgumentTypeError, ValueError or TypeError: saying what is wrong with the value.
-    """
     if value is None and option.default_value is None:
         return None
-    if option.kind is None:
-        if not isinstance(value, bool):
-            raise ValueError("is neither true nor false")
-        return value
-    if option.many is None:
-        return _one(option, value)
-    if not isinstance(value, list):
-        raise ValueError("is not a list")
+    parts = value if option.many is not None and isinstance(value, list) else [value]
+    try:
+        read = [(option.kind or kinds.switch)(str(part)) for part in parts]
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        raise UserError(f"--{option.name} {value_text(value)[:80]} {error}") from error
     if option.many is Many.LIST:
-        read = [item for part in value for item in option.kind(_text(part))]
-    else:
-        read = [_one(option, part) for part in value]
-    if read != value:
-        raise ValueError("is not a value of this option")
-    if option.length is not None and len(read) != option.length:
-        raise ValueError(f"needs {option.length} numbers")
-    return read
-
-
-def _one(option: Option, value: Any) -> Any:
-    """Read a single value; errors as in `_checked`."""
-    assert option.kind is not None
-    read = option.kind(_text(value))
-    if isinstance(value, str) != isinstance(read, str) or isinstance(value, bool):
-        raise ValueError("does not have the type of this option")
-    if option.choices is not None and read not in option.choices:
-        raise ValueError(f"is none of {', '.join(option.choices)}")
-    return read
-
-
-def _text(value: Any) -> str:
-    """Write a value as on the command line."""
-    if not isinstance(value, str | int | float):
-        raise ValueError("is not a single value")
-    return str(value)
+        read = [item for one in read for item in one]
+    found = read[0] if option.many is None else read
+    reason = ""
+    if found != value or isinstance(found, bool) != isinstance(value, bool):  # true is not 1
+        reason = "is not a value of this option"
+    elif option.choices is not None and found not in option.choices:
+        reason = f"is none of {', '.join(option.choices)}"
+    elif option.length is not None and len(read) != option.length:
+        reason = f"needs {option.length} numbers"
+    if reason:
+        raise UserError(f"--{option.name} {value_text(value)[:80]} {reason}")
+    return found
 
 
 def _leave_out_places(kept: dict[str, Any], line: CommandLine) -> None:
