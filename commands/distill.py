@@ -1,7 +1,6 @@
 """--distill: train a student of a trained model that samples in few steps."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from commands.parser import CommandLine
 from commands.request import Request
 from commands.resume import run_record
 from commands.training_jobs import FIRST_PICTURE, StageJob, wants_wandb
-from commands.trial import cost_of, cost_of_training, steps_of
+from commands.trial import cost_of_steps, cost_of_training
 from data.datasets import DATASETS
 from models.generator import ImageSeries
 from models.labels import labels_in_turn
@@ -165,18 +164,15 @@ def describe(job: DistillJob) -> dict[str, Any]:
 
 def _cost(job: DistillJob) -> str:
     """Measure what the training needs."""
-    device, network = job.machine.device, job.teacher.open().transformer
+    images, device = job.training.batch_size, job.machine.device
+    network = job.teacher.open().transformer
 
-    def steps(count: int) -> Callable[[], float]:
+    def stage(count: int) -> DistillationStage:
         training = replace(job.training, batch_size=count)
-        return steps_of(
-            DistillationStage(
-                network, job.teacher.shape, training, device=device,
-                precision=job.machine.precision, checkpoint_entries={}, preview=lambda *_: None,
-            )
+        return DistillationStage(
+            network, job.teacher.shape, training, device=device,
+            precision=job.machine.precision, checkpoint_entries={}, preview=lambda *_: None,
         )  # fmt: skip
 
-    epochs, images = job.loop.epochs, job.training.batch_size
-    held_out = VALIDATION_BATCHES * images
-    step = cost_of(steps, images, device)
-    return cost_of_training(step, epochs * UPDATES_PER_EPOCH, epochs, images, held_out)
+    step, total = cost_of_steps(stage, images, 1, device), job.loop.epochs * UPDATES_PER_EPOCH
+    return cost_of_training(step, total, job.loop, VALIDATION_BATCHES * images)

@@ -41,7 +41,7 @@ from commands.training_jobs import (
     wants_wandb,
 )
 from commands.training_scores import ScoresSource, check_scores, evaluation_of, resolve_scores
-from commands.trial import Cost, cost_of, cost_of_training, steps_of
+from commands.trial import Cost, cost_of, cost_of_steps, cost_of_training
 from data.content import digest_of
 from data.images import ImageDataset
 from data.spec import RESIZE, Split
@@ -281,7 +281,7 @@ def describe(job: TrainJob) -> dict[str, Any]:
         "images": f"{len(splits.train)} train, {len(splits.validation)} validation",
         "tokens per image": f"{config.seq_len}, codebook of {config.codebook_size}",
         "transformer": f"{parameters / 1e6:.2f} M parameters",
-        "optimizer steps": job.steps_per_epoch * job.loop.epochs,
+        "optimizer steps": job.num_steps,
         "stage 2 takes": _cost(job),
         "disk": f"{cache / 1e6:.0f} MB of tokens, {checkpoints / 1e6:.0f} MB of checkpoints",
         "plan": plan_table(job.sampling, config.seq_len),
@@ -291,18 +291,17 @@ def describe(job: TrainJob) -> dict[str, Any]:
 def _cost(job: TrainJob) -> str:
     """Measure what a process needs for the training, and for the tokens."""
     config, machine, splits = job.config, job.machine, job.splits
+    training = replace(job.training, grad_accum=1)
     generator = np.random.default_rng(0)
     dtype = token_type(config.codebook_size)
 
-    def steps(count: int) -> Callable[[], float]:
+    def stage(count: int) -> MaskGITStage:
         shape = (1, count, config.seq_len)
         tokens = generator.integers(0, config.codebook_size, shape).astype(dtype)
         some = TokenSet(tokens, np.zeros(count, np.int64))
-        return steps_of(
-            MaskGITStage(
-                config, replace(job.training, grad_accum=1), some, some, device=machine.device,
-                precision=machine.precision, checkpoint_entries={}, preview=lambda *_: None,
-            )
+        return MaskGITStage(
+            config, training, some, some, device=machine.device, precision=machine.precision,
+            checkpoint_entries={}, preview=lambda *_: None,
         )  # fmt: skip
 
     def encoding(count: int) -> Callable[[], Tensor]:
@@ -313,14 +312,13 @@ def _cost(job: TrainJob) -> str:
     # A process computes its share of a batch in parts.
     own = math.ceil(job.loop.images_per_step / machine.processes.size)
     parts = num_parts(own, config.seq_len, job.training.grad_accum, machine.device.type)
-    step = cost_of(steps, math.ceil(own / parts), machine.device)
+    step = cost_of_steps(stage, own, parts, machine.device)
     tokens = cost_of(encoding, own, machine.device)
-    step = Cost(step.seconds * parts, max(step.memory, tokens.memory))
     images = len(splits.train) * splits.train.num_views + len(splits.validation)
     seconds = tokens.seconds * images / own / machine.processes.size
-    epochs, held_out = job.loop.epochs, min(len(splits.validation), MOST_IMAGES)
-    total = job.steps_per_epoch * epochs
-    return cost_of_training(step, total, epochs, job.loop.images_per_step, held_out, seconds)
+    step = Cost(step.seconds, max(step.memory, tokens.memory))
+    held_out = min(len(splits.validation), MOST_IMAGES)
+    return cost_of_training(step, job.num_steps, job.loop, held_out, seconds)
 
 
 def _shape_for(

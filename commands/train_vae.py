@@ -2,8 +2,7 @@
 
 import dataclasses
 import logging
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -34,7 +33,7 @@ from commands.training_jobs import (
     record_of,
     wants_wandb,
 )
-from commands.trial import cost_of, cost_of_training, steps_of
+from commands.trial import cost_of_steps, cost_of_training
 from models.open import load_tokenizer
 from models.perceptual import has_vgg_weights
 from models.tokenizer import Tokenizer
@@ -133,40 +132,30 @@ def resolve(request: Request) -> TrainVaeJob:
 def describe(job: TrainVaeJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
     count, batch = len(job.splits.train), job.loop.images_per_step
-    steps = job.steps_per_epoch * job.loop.epochs
     return {
         "VQ-GAN": f"{count_parameters(VQModel(job.config)) / 1e6:.2f} M parameters",
-        "steps": f"{steps} of {batch} images, {count} in all",
+        "steps": f"{job.num_steps} of {batch} images, {count} in all",
         "stage 1 takes": _cost(job),
     }
 
 
 def _cost(job: TrainVaeJob) -> str:
     """Measure what the training needs."""
-    training, notes, device = (
-        dataclasses.replace(job.training, grad_accum=1),
-        "",
-        job.machine.device,
-    )
+    training, notes, loop = dataclasses.replace(job.training, grad_accum=1), "", job.loop
     if training.perceptual_weight and not has_vgg_weights(training.perceptual_vgg):
         training = dataclasses.replace(training, perceptual_weight=0.0)
         notes = "; more with the perceptual loss, whose weights are not on this machine"
 
-    def steps(count: int) -> Callable[[], float]:
+    def stage(count: int) -> VQGANStage:
         images = torch.rand(count, job.config.image_channels, *job.config.image_size) * 2 - 1
-        return steps_of(
-            VQGANStage(
-                job.config, training, lambda epoch, first: repeat(images),
-                lambda: iter([images]), job.steps_per_epoch, device=device,
-                precision=job.machine.precision, checkpoint_entries={},
-            )
+        return VQGANStage(
+            job.config, training, lambda epoch, first: repeat(images), lambda: iter([images]),
+            job.steps_per_epoch, device=job.machine.device, precision=job.machine.precision,
+            checkpoint_entries={},
         )  # fmt: skip
 
-    batch, parts = job.loop.images_per_step, job.training.grad_accum
-    step = cost_of(steps, math.ceil(batch / parts), device)
-    step = dataclasses.replace(step, seconds=step.seconds * parts)
-    epochs, held_out = job.loop.epochs, len(job.splits.validation)
-    return cost_of_training(step, job.steps_per_epoch * epochs, epochs, batch, held_out) + notes
+    step = cost_of_steps(stage, loop.images_per_step, job.training.grad_accum, job.machine.device)
+    return cost_of_training(step, job.num_steps, loop, len(job.splits.validation)) + notes
 
 
 def _origin(request: Request) -> Origin | None:
@@ -243,6 +232,6 @@ def _new_config(request: Request, origin: Origin | None) -> VQGANConfig:
 
 def _log_late_discriminator(job: TrainVaeJob) -> None:
     """Log a line if the run ends before the first step with the discriminator."""
-    start, steps = job.training.disc_start, job.steps_per_epoch * job.loop.epochs
+    start, steps = job.training.disc_start, job.num_steps
     if job.training.disc_weight and start >= steps and job.loop.ends_at is None:
         log.info("--disc_start %d: the run ends before that, after %d steps", start, steps)

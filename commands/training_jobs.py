@@ -81,6 +81,11 @@ class TrainingJob(StageJob):
         """Optimizer steps of an epoch; images that do not fill a batch are left out."""
         return len(self.splits.train) // self.loop.images_per_step
 
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the run, if no time limits it."""
+        return self.steps_per_epoch * self.loop.epochs
+
 
 def open_splits(request: Request, data: Data, stage: str) -> Splits:
     """Open both splits of a dataset, with the classes in the order of the run to continue.

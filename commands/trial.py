@@ -1,5 +1,6 @@
 """What a training will need: measured for --dry_run on a few steps with random data."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 
+from training.config import LoopConfig
 from training.stage import Stage
 from utils.memory import peak_memory, reset_peak
 from utils.progress import duration
@@ -68,26 +70,37 @@ def _sizes(images: int) -> list[int]:
     return [*sizes[:-1], images]
 
 
-def steps_of(stage: Stage) -> Callable[[], float]:
-    """Return a function that makes the next step of a stage and waits for it."""
-    steps = count()
-    return lambda: stage.train_step(next(steps))["loss"].item()
+def cost_of_steps(
+    stage_of: Callable[[int], Stage], images: int, parts: int, device: torch.device
+) -> Cost:
+    """Measure an optimizer step whose batch is computed in parts.
+
+    Args:
+        stage_of: makes a stage with this number of images in a batch, in one part.
+        images: images of the batch.
+        parts: number of parts.
+    """
+
+    def prepare(size: int) -> Callable[[], float]:
+        stage, steps = stage_of(size), count()
+        return lambda: stage.train_step(next(steps))["loss"].item()
+
+    cost = cost_of(prepare, math.ceil(images / parts), device)
+    return Cost(cost.seconds * parts, cost.memory)
 
 
 def cost_of_training(
-    step: Cost, steps: int, epochs: int, images: int, held_out: int, encoding: float = 0.0
+    step: Cost, steps: int, loop: LoopConfig, held_out: int, encoding: float = 0.0
 ) -> str:
     """Describe the cost of a whole training.
 
     Args:
         step: the cost of one step.
         steps: number of steps.
-        epochs: number of validations.
-        images: images of a step.
-        held_out: images of a validation.
+        held_out: images of a validation, of which each epoch has one.
         encoding: seconds for the tokens of all images.
     """
-    validation = FORWARD_SHARE * step.seconds * held_out / images
-    total = steps * step.seconds + epochs * validation + encoding
+    validation = FORWARD_SHARE * step.seconds * held_out / loop.images_per_step
+    total = steps * step.seconds + loop.epochs * validation + encoding
     tokens = f", with {duration(encoding)} for the tokens" if encoding else ""
     return f"{Cost(total, step.memory)}; {step.seconds:.2g} s a step{tokens}"

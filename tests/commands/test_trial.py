@@ -8,6 +8,7 @@ import torch
 
 from commands import trial
 from commands.trial import Cost, cost_of, cost_of_training
+from training.config import LoopConfig
 
 CPU = torch.device("cpu")
 PER_IMAGE = 4 << 20  # bytes
@@ -55,5 +56,5 @@ def test_memory_is_extrapolated_from_a_few_images(clock):
 
 def test_the_whole_is_steps_and_validations_and_tokens():
     step = Cost(seconds=3.0, memory=5.6e9)
-    text = cost_of_training(step, steps=100, epochs=5, images=10, held_out=20, encoding=50)
+    text = cost_of_training(step, 100, LoopConfig(5, images_per_step=10), held_out=20, encoding=50)
     assert text == "6 min, 5.6 GB of memory; 3 s a step, with 50 s for the tokens"
