@@ -17,7 +17,7 @@ from commands.model_source import ModelSource, find_model
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.resume import run_record
-from commands.training_jobs import FIRST_PICTURE, StageJob, wants_wandb
+from commands.training_jobs import StageJob, loop_config, wants_wandb
 from commands.trial import cost_of_steps, cost_of_training
 from data.datasets import DATASETS
 from models.generator import ImageSeries
@@ -25,12 +25,11 @@ from models.labels import labels_in_turn
 from models.model import image_entries
 from models.sampling import SamplingConfig
 from training import runs
-from training.config import UPDATES_PER_EPOCH, DistillConfig, LoopConfig
+from training.config import UPDATES_PER_EPOCH, DistillConfig
 from training.distillation import VALIDATION_BATCHES, DistillationStage, student_settings
 from training.runs import check_made_from
 from utils.checkpoint import contents_of, is_own_format, read_checkpoint
 from utils.errors import FieldError, UserError
-from utils.size import size_text
 from utils.weights import count_parameters
 
 log = logging.getLogger(__name__)
@@ -104,18 +103,11 @@ def resolve(request: Request) -> DistillJob:
     }
     if continues is not None:
         check_made_from(made_from, continues, run)
-    line = line.replace(size=size_text(source.tokenizer.image_size))
     return DistillJob(
         run=run,
         machine=request.machine,
-        loop=configure(
-            LoopConfig,
-            line,
-            epochs=training.epochs,
-            images_per_step=training.batch_size,
-            picture_at=line.began + FIRST_PICTURE,
-        ),
-        record=run_record(line, "student", made_from, continues, {}),
+        loop=loop_config(line, "student", training),
+        record=run_record(request, line, "student", made_from, source.tokenizer.image_size),
         use_wandb=wants_wandb(request),
         teacher=source,
         training=training,

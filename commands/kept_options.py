@@ -138,7 +138,7 @@ def read_value(option: Option, value: Any) -> Any:
         return None
     parts = value if option.many is not None and isinstance(value, list) else [value]
     try:
-        read = [(option.kind or kinds.switch)(str(part)) for part in parts]
+        read: list[Any] = [(option.kind or kinds.switch)(str(part)) for part in parts]
     except (argparse.ArgumentTypeError, ValueError) as error:
         raise UserError(f"--{option.name} {value_text(value)[:80]} {error}") from error
     if option.many is Many.LIST:

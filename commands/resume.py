@@ -10,6 +10,7 @@ from commands.flags import options_of
 from commands.kept_options import STAGE_OPTIONS, kept_options, options_of_run
 from commands.options import AUTO, OPTIONS, Resume
 from commands.parser import CommandLine
+from commands.request import Request
 from models.sampling import SamplingConfig
 from training.run_folder import RunFolder
 from training.runs import CLASS_NAMES, MADE_FROM, RunRecord, check_alone, read_config
@@ -17,6 +18,7 @@ from utils.checkpoint import load_checkpoint
 from utils.errors import UserError, value_text
 from utils.hub import hub_name
 from utils.plain import same_value
+from utils.size import Size, size_text
 
 log = logging.getLogger(__name__)
 
@@ -91,21 +93,23 @@ def run_options(line: CommandLine, stage: str) -> dict[str, Any]:
 
 
 def run_record(
+    request: Request,
     line: CommandLine,
     stage: str,
     made_from: Mapping[str, Any],
-    continues: Settings | None,
-    files: Mapping[str, int],
+    size: Size,
+    files: Mapping[str, int] | None = None,
 ) -> RunRecord:
     """Make the record of a stage for config.json.
 
     Args:
-        line: the command line; its size is that of the run's images, not None.
+        line: the options that the run keeps.
         stage: one of `training.runs.STAGES`.
         made_from: what the run depends on apart from its options, by name.
-        continues: the settings in config.json that the run continues; None for a new run.
-        files: names and sizes of the image files; empty for a set that cannot grow.
+        size: of its images.
+        files: names and sizes of the image files; None for a set that cannot grow.
     """
+    line, continues = line.replace(size=size_text(size)), request.continued.get(stage)
     stages = [name for name, of_stage in STAGE_OPTIONS.items() if line.asks_for(of_stage.mode)]
     paths = {option.name for option in OPTIONS.values() if option.is_path}
     of_classes = {CLASS_NAMES, "labels"}
@@ -116,7 +120,7 @@ def run_record(
         private=frozenset(paths | of_classes),
         epochs_name=STAGE_OPTIONS[stage].epochs,
         continues=continues,
-        files=files,
+        files=files or {},
         has_new_images=line.new_images and continues is not None,
     )
 

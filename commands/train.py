@@ -20,7 +20,7 @@ from commands.generation import (
 )
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
-from commands.resume import former_classes
+from commands.resume import former_classes, run_record
 from commands.start import (
     Origin,
     carry_of,
@@ -33,11 +33,10 @@ from commands.start import (
 from commands.tokenizer_source import TokenizerSource, find_tokenizer
 from commands.training_jobs import (
     TrainingJob,
-    check_trained_mode,
+    check_training,
     loop_config,
     made_from_images,
     open_splits,
-    record_of,
     wants_wandb,
 )
 from commands.training_scores import ScoresSource, check_scores, evaluation_of, resolve_scores
@@ -103,7 +102,7 @@ class TrainJob(TrainingJob):
 
 def check(line: CommandLine) -> None:
     """Refuse options that contradict --train or each other."""
-    check_trained_mode(line, "train", "checkpoint", "batch_size", "n_epochs")
+    check_training(line, "maskgit", "checkpoint")
     check_scores(line)
 
 
@@ -137,7 +136,7 @@ def resolve(request: Request) -> TrainJob:
     )
     made_from |= origin.made_from(config) if origin else kept_origin(request, "maskgit")
     made_from |= {} if decay == TrainingConfig.decay else {DECAY: decay}
-    loop = loop_config(request, "train", splits.train, training)
+    loop = loop_config(request.line, "maskgit", training, len(splits.train))
     request.machine.processes.check_share(loop.images_per_step)
     settings = {"transformer's shape": vars(config), "settings of the training": vars(training)}
     request.machine.processes.check_equal(settings)
@@ -149,7 +148,7 @@ def resolve(request: Request) -> TrainJob:
         splits=splits,
         data=data,
         loop=loop,
-        record=record_of(request, line, data, splits, made_from, "maskgit"),
+        record=run_record(request, line, "maskgit", made_from, data.size, splits.files),
         use_wandb=wants_wandb(request),
         tokenizer=tokenizer,
         config=config,

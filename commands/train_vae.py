@@ -15,6 +15,7 @@ from commands.families import new_config
 from commands.flags import configure, options_of
 from commands.parser import CommandLine
 from commands.request import Request
+from commands.resume import run_record
 from commands.start import (
     CODES,
     Origin,
@@ -26,11 +27,10 @@ from commands.start import (
 from commands.tokenizer_source import read_origin
 from commands.training_jobs import (
     TrainingJob,
-    check_trained_mode,
+    check_training,
     loop_config,
     made_from_images,
     open_splits,
-    record_of,
     wants_wandb,
 )
 from commands.trial import cost_of_steps, cost_of_training
@@ -85,7 +85,7 @@ def complete(line: CommandLine) -> CommandLine:
 
 def check(line: CommandLine) -> None:
     """Refuse options that contradict --train_vae or each other."""
-    check_trained_mode(line, "train_vae", "checkpoint_vae", "batch_size_vae", "n_epochs_vae")
+    check_training(line, "vqgan", "checkpoint_vae")
 
 
 def resolve(request: Request) -> TrainVaeJob:
@@ -111,14 +111,13 @@ def resolve(request: Request) -> TrainVaeJob:
         else kept_origin(request, "vqgan")
     )
     made_from = made_from_images(request, splits, "vqgan") | kept
-    loop = loop_config(request, "train_vae", splits.train, training)
     job = TrainVaeJob(
         run=request.run(),
         machine=request.machine,
         splits=splits,
         data=data,
-        loop=loop,
-        record=record_of(request, line, data, splits, made_from, "vqgan"),
+        loop=loop_config(line, "vqgan", training, len(splits.train)),
+        record=run_record(request, line, "vqgan", made_from, data.size, splits.files),
         use_wandb=wants_wandb(request),
         config=config,
         training=training,

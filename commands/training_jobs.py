@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from commands.flags import configure, options_of
+from commands.kept_options import STAGE_OPTIONS
 from commands.look import log_short_look
+from commands.options import OPTIONS
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
-from commands.resume import Settings, class_order, former_classes, run_record
+from commands.resume import class_order, former_classes
 from data.content import Content, chosen_files, content_of, in_order, sizes_of_files
 from data.datasets import OWN_IMAGES
 from data.images import ImageDataset
 from data.tree import named
 from models.model import image_entries
-from training.config import LoopConfig, TrainingConfig, VQGANTrainingConfig
+from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
 from training.run_folder import RunFolder
 from training.runs import CLASS_NAMES, RunRecord, check_made_from, read_files
 from training.tracking import wandb_obstacle
 from utils.errors import UserError
-from utils.size import size_text
 
 log = logging.getLogger(__name__)
 
@@ -118,29 +119,20 @@ def made_from_images(request: Request, splits: Splits, stage: str) -> dict[str, 
     Raises:
         UserError: if the run to continue was made from other images or classes.
     """
-    content, run = splits.content, request.run()
-    if stage not in request.continued:
-        return _described(content)
-    continues = request.continued[stage]
+    now, run, continues = _described(splits.content), request.run(), request.continued.get(stage)
+    if continues is None:
+        return now
     if request.line.new_images:
         earlier = _images_before(splits, continues, run, stage)
         check_made_from(_described(content_of(earlier)), continues, run)
         _log_added(splits.train, earlier)
-        return _described(content)
+        return now
     try:
-        check_made_from(_described(content), continues, run)
+        check_made_from(now, continues, run)
     except UserError as error:
         hint = "; if images were only added, --new_images goes on with them"
         raise UserError(f"{error}{hint if splits.files else ''}") from error
-    return _described(content)
-
-
-def record_of(
-    request: Request, line: CommandLine, data: Data, splits: Splits, made_from: Settings, stage: str
-) -> RunRecord:
-    """Make the record of a stage for config.json; `line` has the options that the run keeps."""
-    line = line.replace(size=size_text(data.size))
-    return run_record(line, stage, made_from, request.continued.get(stage), splits.files)
+    return now
 
 
 def _described(content: Content) -> dict[str, Any]:
@@ -205,67 +197,70 @@ def wants_wandb(request: Request) -> bool:
 
 
 def loop_config(
-    request: Request,
-    mode: str,
-    images: ImageDataset,
-    training: TrainingConfig | VQGANTrainingConfig,
+    line: CommandLine,
+    stage: str,
+    training: TrainingConfig | VQGANTrainingConfig | DistillConfig,
+    num_images: int | None = None,
 ) -> LoopConfig:
-    """Make the settings of the loop of a mode; a batch is never larger than the dataset."""
-    if len(images) < training.batch_size:
-        kind: Any = type(training)
-        flag = f"--{options_of(kind)['batch_size']} {training.batch_size}"
-        log.info("%s: there are only %d images, so an epoch is one batch", flag, len(images))
+    """Make the settings of the loop of a stage.
+
+    Args:
+        num_images: of the dataset; a batch is never larger. None without a dataset.
+    """
+    batch_size = training.batch_size
+    if num_images is not None and num_images < batch_size:
+        text = "`%s.batch_size` %d: there are only %d images, so an epoch is one batch"
+        log.info(text, type(training).__name__, batch_size, num_images)
+        batch_size = num_images
     return configure(
         LoopConfig,
-        request.line,
+        line,
         epochs=training.epochs,
-        images_per_step=min(training.batch_size, len(images)),
-        ends_at=_ends_at(request.line, mode),
-        picture_at=request.line.began + FIRST_PICTURE,
+        images_per_step=batch_size,
+        ends_at=_ends_at(line, STAGE_OPTIONS[stage].mode),
+        picture_at=line.began + FIRST_PICTURE,
     )
 
 
 def _ends_at(line: CommandLine, mode: str) -> float | None:
     """Return when a mode must have ended so that the command keeps to --minutes, if given."""
-    if line.minutes is None:
+    limited = OPTIONS["minutes"].modes
+    if line.minutes is None or mode not in limited:
         return None
-    is_last = line.modes[-1].name in ("train_vae", "train")
-    minutes = line.minutes * (1 if is_last else 1 - USING_SHARE)
+    minutes = line.minutes * (1 if line.modes[-1].name in limited else 1 - USING_SHARE)
     if mode == "train_vae" and line.asks_for("train"):
         minutes *= TOKENIZER_SHARE
     log.info("--minutes %g: --%s ends after %.2g minutes", line.minutes, mode, minutes)
     return line.began + 60 * minutes
 
 
-def check_trained_mode(
-    line: CommandLine, mode: str, result: str, batch_size: str, epochs: str
-) -> None:
+def check_training(line: CommandLine, stage: str, result: str) -> None:
     """Refuse options that contradict each other in a mode that trains.
 
     These are a trained model beside it, more parts than images in a batch, and epochs beside the
     time that decides their number.
 
     Args:
-        line: the command line.
-        mode: name of the mode, "train_vae" or "train".
-        result: name of the option for a trained model of the same kind.
-        batch_size: name of the option for the images of a step.
-        epochs: name of the option for the number of epochs.
+        stage: "vqgan" or "maskgit".
+        result: name of the option for a trained network of the stage.
 
     Raises:
         UserError: naming the option and its value.
     """
+    of_stage = STAGE_OPTIONS[stage]
     if getattr(line, result):
         raise UserError(
-            f"--{result} names a trained model and --{mode} trains one: leave one of them out"
+            f"--{result} names a trained model and --{of_stage.mode} trains one: leave one of them "
+            "out"
         )
     if line.new_images and not line.resume:
         raise UserError("--new_images is for a run that goes on: give --resume too")
-    if line.minutes is not None and epochs in line.given:
+    if line.minutes is not None and of_stage.epochs in line.given:
         raise UserError(
             f"--minutes {line.minutes:g} decides the number of epochs: leave it or "
-            f"--{epochs} {getattr(line, epochs)} out"
+            f"--{of_stage.epochs} {getattr(line, of_stage.epochs)} out"
         )
+    batch_size = options_of(of_stage.config)["batch_size"]
     images = getattr(line, batch_size)
     if line.grad_accum > images:
         raise UserError(f"--grad_accum {line.grad_accum}: --{batch_size} has only {images} images")

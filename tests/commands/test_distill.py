@@ -144,7 +144,7 @@ def test_a_distillation_that_was_stopped_goes_on_bit_for_bit(run, teacher, tmp_p
 
 
 def test_the_first_picture_comes_before_the_first_save(run, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr("commands.distill.FIRST_PICTURE", -1e9)  # seconds: it is due at once
+    monkeypatch.setattr("commands.training_jobs.FIRST_PICTURE", -1e9)  # seconds: it is due at once
     run(f"--distill 1 --checkpoint {teacher} --batch_size_distill 4 --n_epochs_distill 2")
     pictures = sorted(path.name for path in (tmp_path / "mnist_1_step" / "samples").iterdir())
     assert pictures == ["student_step_0000010.png", "student_step_0000020.png"]
