@@ -109,7 +109,7 @@ def train(job: TrainJob) -> None:
 
     machine, splits = job.machine, job.splits
     counts = (job.config.num_classes, len(splits.train), len(splits.validation))
-    log.info("%d classes, %d training images, %d validation images", *counts)
+    log.info("%d class(es), %d training images, %d validation images", *counts)
 
     # The frozen tokenizer encodes every image once. A cache on disk keeps the tokens.
     tokenizer = job.tokenizer.open()

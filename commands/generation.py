@@ -175,7 +175,7 @@ def describe_model(source: ModelSource) -> dict[str, Any]:
     """Return what --dry_run prints about a model."""
     return {
         "model": source.path,
-        "trained on": f"{source.dataset}, {source.shape.num_classes} classes",
+        "trained on": f"{source.dataset}, {source.shape.num_classes} class(es)",
     }
 
 

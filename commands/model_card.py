@@ -53,7 +53,7 @@ def _facts(model: Model) -> Iterator[str]:
     tokenizer, config = model.tokenizer, model.transformer.config
     size = f"{size_text(tokenizer.image_size)} pixels"
     yield "| | |\n| --- | --- |"
-    yield f"| images | {size}, {tokenizer.channels} channels, {config.num_classes} classes |"
+    yield f"| images | {size}, {tokenizer.channels} channels, {config.num_classes} class(es) |"
     yield f"| transformer | {_network(model.transformer)}, {config.seq_len} tokens |"
     yield f"| tokenizer | {_network(tokenizer.network)}, {tokenizer.codebook_size:,} codes |"
     yield f"| usual sampling | {changed_options(model.usual)} |"

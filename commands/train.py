@@ -280,7 +280,7 @@ def describe(job: TrainJob) -> dict[str, Any]:
         "images": f"{len(splits.train)} train, {len(splits.validation)} validation",
         "tokens per image": f"{config.seq_len}, codebook of {config.codebook_size}",
         "transformer": f"{parameters / 1e6:.2f} M parameters",
-        "optimizer steps": job.num_steps,
+        "optimizer steps": job.length,
         "stage 2 takes": _cost(job),
         "disk": f"{cache / 1e6:.0f} MB of tokens, {checkpoints / 1e6:.0f} MB of checkpoints",
         "plan": plan_table(job.sampling, config.seq_len),

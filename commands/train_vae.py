@@ -133,7 +133,7 @@ def describe(job: TrainVaeJob) -> dict[str, Any]:
     count, batch = len(job.splits.train), job.loop.images_per_step
     return {
         "VQ-GAN": f"{count_parameters(VQModel(job.config)) / 1e6:.2f} M parameters",
-        "steps": f"{job.num_steps} of {batch} images, {count} in all",
+        "steps": f"{job.length} of {batch} images, {count} in all",
         "stage 1 takes": _cost(job),
     }
 

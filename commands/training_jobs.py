@@ -87,6 +87,12 @@ class TrainingJob(StageJob):
         """Optimizer steps of the run, if no time limits it."""
         return self.steps_per_epoch * self.loop.epochs
 
+    @property
+    def length(self) -> str:
+        """The number of optimizer steps in words."""
+        is_limited = self.loop.ends_at is not None
+        return "as many as --minutes allows" if is_limited else str(self.num_steps)
+
 
 def open_splits(request: Request, data: Data, stage: str) -> Splits:
     """Open both splits of a dataset, with the classes in the order of the run to continue.

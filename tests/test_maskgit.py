@@ -544,7 +544,7 @@ def test_the_folder_of_a_model_that_is_not_there_is_looked_at(refused, trained, 
         ),
         (f"--train_vae --train {TINY_VQGAN} {TINY_CODES} {TINY_TRANSFORMER}", "codebook of 16"),
         ("--sample --checkpoint {model} --labels 3,3", "images                 2"),
-        ("--evaluate --checkpoint {model}", "trained on             mnist, 10 classes"),
+        ("--evaluate --checkpoint {model}", "trained on             mnist, 10 class(es)"),
     ],
 )
 def test_a_dry_run_tells_what_would_be_done(run, trained, tokenizer_file, tmp_path, options, told):
