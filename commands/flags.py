@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from commands.modes import MODES
 from commands.options import OPTIONS, Fill
 from commands.parser import CommandLine
+from utils.plain import to_plain
 
 Config = TypeVar("Config")
 
@@ -102,30 +103,35 @@ def _as_fields(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def option_values(config: Any) -> dict[str, Any]:
-    """Return the values of the options that would fill a config like this one."""
-    values = {name: (fill, getattr(config, fill.field)) for name, fill in _fills(type(config))}
+    """Return the values of the options that would fill a config like this one, as parsed."""
+    plain = {**vars(config), **to_plain(config)}  # which leaves some defaults out
     return {
         # A switch may mean the opposite of its field.
         name: fill.convert(value) if isinstance(value, bool) else value
-        for name, (fill, value) in values.items()
+        for name, fill in _fills(type(config))
+        for value in [plain[fill.field]]
     }
 
 
 def options_of_kind(kind: str) -> dict[str, str]:
     """Return, for each field of a network of any family that an option fills, its name."""
-    return {
-        fill.field: option.name
-        for option in OPTIONS.values()
-        for fill in option.fills
-        if kind_of(fill.config) == kind
-    }
+    return {fill.field: name for name, fill in _fills_of_kind(kind)}
 
 
 def given_fields(kind: str, line: CommandLine) -> dict[str, Any]:
     """Return the fields of a network that the user set on the command line, with their values."""
     return {
         fill.field: fill.convert(getattr(line, name))
-        for name, option in OPTIONS.items()
-        for fill in option.fills
-        if kind_of(fill.config) == kind and name in line.given
+        for name, fill in _fills_of_kind(kind)
+        if name in line.given
     }
+
+
+def _fills_of_kind(kind: str) -> list[tuple[str, Fill]]:
+    """List the options for networks of a kind, of all families, each as (name, Fill)."""
+    return [
+        (option.name, fill)
+        for option in OPTIONS.values()
+        for fill in option.fills
+        if kind_of(fill.config) == kind
+    ]

@@ -94,11 +94,7 @@ def shaped_as(line: CommandLine, config: NetworkShape) -> CommandLine:
     """Fill in the family and shape of a network where the user gave no other."""
     if config.kind not in line.given:
         line = with_defaults(line.replace(**{config.kind: config.family}))
-    kind: Any = type(config)
-    plain, named = to_plain(config), options_of(kind)
-    values = option_values(config)
-    values |= {n: plain[f] for f, n in named.items() if f in plain and type(plain[f]) is not bool}
-    return line.fill(values)
+    return line.fill(option_values(config))
 
 
 def transformer_origin(request: Request, tokenizer: TokenizerSource) -> Origin | None:
