@@ -20,6 +20,7 @@ from models.generator import ImageSeries
 from models.labels import classes_in_turn, labels_in_turn
 from models.model import BestSettings, Model
 from models.sampling import SamplingConfig
+from models.shapes import TransformerShape
 from models.steps import Midway
 from utils.errors import UserError
 from utils.pictures import save_grid
@@ -125,9 +126,15 @@ def settings_of(line: CommandLine, model: ModelSource) -> SamplingConfig:
             )
         settings = model.best.sampling
     if settings is None:
-        line = guided_if_possible(line, SamplingConfig, "guidance", model.shape.null_class)
-        return configure(SamplingConfig, line)
+        return sampling_of_line(line, model.shape)
     return changed(settings, line.given_values)
+
+
+def sampling_of_line(line: CommandLine, shape: TransformerShape) -> SamplingConfig:
+    """Return the sampling settings of a command line, not validated."""
+    return configure(
+        SamplingConfig, guided_if_possible(line, SamplingConfig, "guidance", shape.null_class)
+    )
 
 
 def guided_if_possible(

@@ -74,7 +74,7 @@ MODES = (
         "draw the training curves of runs, by name or folder, in one chart",
         unit="RUN",
         kind=kinds.path,
-        many=Many.WORDS_REPEATED,
+        many=Many.REPEATED,
     ),
     Mode(
         "page",

@@ -47,8 +47,7 @@ class Many(enum.Enum):
 
     LIST = "one list, written as `1 2`, `1,2` or `[1,2]`"
     WORDS = "several words"
-    REPEATED = "the option is repeated"
-    WORDS_REPEATED = "several words, and the option may be repeated"
+    REPEATED = "several words, and the option may be repeated"
 
 
 @dataclass(frozen=True)
@@ -446,7 +445,7 @@ EDITING = (
         "lowest brightness that marks the region, for a --mask_image with gray parts"),
     row("outpaint", kinds.margin, "SIDE=PIXELS",
         "shift the image and regenerate the free margin: left, right, top or bottom, in pixels",
-        many=Many.WORDS_REPEATED),
+        many=Many.REPEATED),
     row("mask_grow", kinds.whole_number, "TOKENS",
         "grow the region to regenerate by this number of tokens on every side",
         modes="edit page", default=0),

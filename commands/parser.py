@@ -125,8 +125,7 @@ def _add(parser: argparse.ArgumentParser, option: Option) -> None:
         return
     number: dict[str, Any] = {}
     if option.many is not None:
-        number = {} if option.many is Many.REPEATED else {"nargs": "+"}
-        number |= {} if option.many is Many.WORDS else {"action": _Collect}
+        number = {"nargs": "+", "action": "store" if option.many is Many.WORDS else _Collect}
     elif option.bare is not None:
         number = {"nargs": "?", "const": option.bare}
     parser.add_argument(
@@ -172,12 +171,11 @@ class _Collect(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        new, earlier = values if self.nargs else [values], getattr(namespace, self.dest)
-        if isinstance(new[0], list):
-            new = [item for part in new for item in part]
-        elif type(earlier) is list:
-            new = [*earlier, *new]
-        setattr(namespace, self.dest, new)
+        if isinstance(values[0], list):
+            values = [item for part in values for item in part]
+        elif type(earlier := getattr(namespace, self.dest)) is list:
+            values = [*earlier, *values]
+        setattr(namespace, self.dest, values)
 
 
 class _Parser(argparse.ArgumentParser):

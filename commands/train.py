@@ -17,6 +17,7 @@ from commands.generation import (
     guided_if_possible,
     plan_table,
     preview_writer,
+    sampling_of_line,
 )
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
@@ -140,7 +141,8 @@ def resolve(request: Request) -> TrainJob:
     request.machine.processes.check_share(loop.images_per_step)
     settings = {"transformer's shape": vars(config), "settings of the training": vars(training)}
     request.machine.processes.check_equal(settings)
-    sampling = _sampling_of_previews(line, config)
+    sampling = sampling_of_line(line, config)
+    sampling.validate_for(config)
     shown = min(line.num_samples, PREVIEW_IMAGES)
     return TrainJob(
         run=request.run(),
@@ -175,14 +177,6 @@ def _decay(request: Request, config: TransformerShape) -> str:
     if decay not in DECAYS:
         raise UserError(f"{request.run().config} is damaged: its {DECAY} of the learning rate")
     return decay
-
-
-def _sampling_of_previews(line: CommandLine, config: TransformerShape) -> SamplingConfig:
-    """Return the sampling settings of the previews; errors as in `resolve`."""
-    guided = guided_if_possible(line, SamplingConfig, "guidance", config.null_class)
-    sampling = configure(SamplingConfig, guided)
-    sampling.validate_for(config)
-    return sampling
 
 
 def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:
