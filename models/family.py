@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from models.fine_tuning import Change
@@ -40,6 +41,9 @@ class Transformer(nn.Module, ABC):
         Returns:
             Logits (B, L, K), or (N, K) with `at`; in the precision of the computation.
         """
+
+    def fit_to(self, tokens: np.ndarray) -> None:
+        """Fit the first weights to the tokens (N, L) of the training; the default keeps them."""
 
     @staticmethod
     def carry(name: str, weight: Tensor, change: Change) -> Tensor:
