@@ -88,28 +88,32 @@ def serve(
 
 def application(page: Page, worker: Worker) -> Starlette:
     """Make the application: a route per address."""
-    answers = _Answers(page, worker)
-    routes = [
-        Route("/", _file("index.html")),
-        *(Route(f"/{path.name}", _file(path.name)) for path in sorted(STATIC.iterdir())),
-        Route("/api/page", _with_errors(page, answers.page)),
-        Route("/api/models", _with_errors(page, answers.models)),
-        Route("/api/models/{model}", _with_errors(page, answers.model)),
-        Route("/api/models/{model}/validation/{index}", _with_errors(page, answers.validation)),
-        Route("/api/models/{model}/upload", _with_errors(page, answers.upload), methods=["POST"]),
-        Route("/api/decode", _with_errors(page, answers.decode), methods=["POST"]),
-        Route("/api/cell", _with_errors(page, answers.cell), methods=["POST"]),
-        Route("/api/tokens", _with_errors(page, answers.tokens), methods=["POST"]),
-        Route("/api/nearest", _with_errors(page, answers.nearest), methods=["POST"]),
-        Route("/api/refill/{model}", _with_errors(page, answers.refill), methods=["POST"]),
-        Route("/api/runs", _with_errors(page, answers.runs)),
-        Route("/api/runs/{run}/rows/{stage}", _with_errors(page, answers.rows)),
-        Route("/api/runs/{run}/settings/{stage}", _with_errors(page, answers.settings)),
-        Route("/api/runs/{run}/preview/{stage}/{step}", _with_errors(page, answers.preview)),
-        Route("/api/runs/{run}/reconstructions", _with_errors(page, answers.reconstructions)),
-        Route("/api/runs/{run}/sweep", _with_errors(page, answers.sweep)),
-        Route("/api/runs/{run}/sweep/{row}", _with_errors(page, answers.strip)),
-    ]
+    answers, runs = _Answers(page, worker), page.runs
+    shown = {
+        "/api/page": answers.page,
+        "/api/models": answers.models,
+        "/api/models/{model}": answers.model,
+        "/api/models/{model}/validation/{index}": answers.validation,
+        "/api/runs": _reads(runs.described),
+        "/api/runs/{run}/rows/{stage}": answers.rows,
+        "/api/runs/{run}/settings/{stage}": _reads(runs.settings),
+        "/api/runs/{run}/preview/{stage}/{step}": _reads(runs.preview),
+        "/api/runs/{run}/reconstructions": _reads(runs.reconstructions),
+        "/api/runs/{run}/sweep": _reads(runs.sweep),
+        "/api/runs/{run}/sweep/{row}": _reads(runs.strip),
+    }
+    asked = {
+        "/api/models/{model}/upload": answers.upload,
+        "/api/decode": answers.decode,
+        "/api/cell": answers.cell,
+        "/api/tokens": answers.tokens,
+        "/api/nearest": answers.nearest,
+        "/api/refill/{model}": answers.refill,
+    }
+    routes = [Route("/", _file("index.html"))]
+    routes += [Route(f"/{path.name}", _file(path.name)) for path in sorted(STATIC.iterdir())]
+    for method, named in (("GET", shown), ("POST", asked)):
+        routes += [Route(p, _with_errors(page, a), methods=[method]) for p, a in named.items()]
     return Starlette(routes=routes)
 
 
@@ -138,6 +142,18 @@ def _with_errors(page: Page, answer: Answer) -> Answer:
             return _Json({"message": message}, status, {"Connection": "close"})
 
     return answer_or_error
+
+
+def _reads(read: Callable[..., Any]) -> Answer:
+    """Answer with the picture or the data that `read` returns for the places in the address."""
+
+    async def answer(request: Request) -> Response:
+        names = request.path_params
+        place = [_number(request, n) if n in ("step", "row") else names[n] for n in names]
+        found = await run_in_threadpool(read, *place)
+        return Response(found, media_type="image/png") if type(found) is bytes else _Json(found)
+
+    return answer
 
 
 class _Json(Response):
@@ -252,10 +268,6 @@ class _Answers:
         version = text(values, "version") if "version" in values else ""
         return self._page.catalog.open(text(values, "model"), version)
 
-    async def runs(self, request: Request) -> Response:
-        """List the runs."""
-        return _Json(await run_in_threadpool(self._page.runs.described))
-
     async def rows(self, request: Request) -> Response:
         """Send the numbers of a training that the tab does not have yet."""
         run, stage = request.path_params["run"], request.path_params["stage"]
@@ -263,30 +275,6 @@ class _Answers:
         version, known = (number_in_text(query.get(n, "0"), n) for n in ("version", "known"))
         rows = await run_in_threadpool(self._page.runs.rows, run, stage, version, known)
         return _Json(rows)
-
-    async def settings(self, request: Request) -> Response:
-        """Send the options of a stage."""
-        place = request.path_params["run"], request.path_params["stage"]
-        return _Json(await run_in_threadpool(self._page.runs.settings, *place))
-
-    async def preview(self, request: Request) -> Response:
-        """Send a picture that was made while a stage trained."""
-        run, stage = request.path_params["run"], request.path_params["stage"]
-        return await _png(self._page.runs.preview, run, stage, _number(request, "step"))
-
-    async def reconstructions(self, request: Request) -> Response:
-        """Send the originals beside the tokenizer's reconstructions."""
-        return await _png(self._page.runs.reconstructions, request.path_params["run"])
-
-    async def sweep(self, request: Request) -> Response:
-        """Send the table of a sweep."""
-        run = request.path_params["run"]
-        return _Json(await run_in_threadpool(self._page.runs.sweep, run))
-
-    async def strip(self, request: Request) -> Response:
-        """Send the images of a row of a sweep."""
-        run = request.path_params["run"]
-        return await _png(self._page.runs.strip, run, _number(request, "row"))
 
     def _open(self, request: Request) -> OpenModel:
         """Open the model in an address."""
@@ -335,8 +323,3 @@ async def _body(request: Request, most: int) -> bytes:
 def _number(request: Request, name: str) -> int:
     """Take a whole number out of the path of an address; errors as in `number_in_text`."""
     return number_in_text(request.path_params[name], name)
-
-
-async def _png(read: Callable[..., bytes], *place: Any) -> Response:
-    """Answer with a picture that `read` reads."""
-    return Response(await run_in_threadpool(read, *place), media_type="image/png")
