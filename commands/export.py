@@ -14,7 +14,7 @@ from metrics.report import report
 from models.families.tables import family_of
 from models.model import Model
 from utils.checkpoint import save_folder, torch_save
-from utils.errors import UserError
+from utils.errors import UserError, failures_of
 from utils.files import atomic_write, check_place, make_folder, temporary_folder, write_text_atomic
 from utils.not_a_checkpoint import ENDINGS
 from utils.progress import log_written
@@ -83,15 +83,12 @@ def run(job: ExportJob) -> None:
 
 def _write_folder(job: ExportJob, model: Model) -> None:
     """Write the folder; it gets its name when it is complete."""
-    parent = make_folder(job.path.absolute().parent)
-    try:
-        with temporary_folder(parent, job.path.name) as around:
-            folder = make_folder(around / job.path.name)
-            save_folder(folder, "maskgit", model.contents())
-            write_text_atomic(folder / "README.md", model_card(model, _measured(job, model)))
-            folder.rename(job.path)
-    except OSError as error:
-        raise UserError(f"--export {job.path}: {error.strerror or error}") from error
+    parent, name = make_folder(job.path.absolute().parent), job.path.name
+    with failures_of(f"--export {job.path}"), temporary_folder(parent, name) as around:
+        folder = make_folder(around / name)
+        save_folder(folder, "maskgit", model.contents())
+        write_text_atomic(folder / "README.md", model_card(model, _measured(job, model)))
+        folder.rename(job.path)
 
 
 def _measured(job: ExportJob, model: Model) -> str:

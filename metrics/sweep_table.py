@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from metrics.better import BETTER
-from utils.errors import UserError
+from utils.errors import UserError, failures_of
 from utils.files import make_folder, remove_leftovers, write_csv_atomic
 from utils.pictures import is_intact_png, save_png, save_strips, tile
 from utils.plots import Sparing
@@ -152,10 +152,8 @@ def read_rows(file: Path) -> list[dict[str, str]]:
     Raises:
         UserError: if it cannot be read, or all rows are damaged.
     """
-    try:
+    with failures_of(f"cannot read {file}"):
         return rows_of(file, file.read_bytes()) if file.is_file() else []
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
 
 
 def rows_of(file: Path, content: bytes) -> list[dict[str, str]]:

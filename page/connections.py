@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from utils.errors import UserError
+from utils.errors import failures_of
 
 CLOSING_SECONDS = 1.0
 HEADER_SECONDS = 10.0  # for a request to come in, up to its body
@@ -99,18 +99,15 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         UserError: if host or port cannot be had.
     """
-    try:
+    what = f"cannot listen on {host} port {port}"
+    with failures_of(what, "; choose another"), ExitStack() as opened:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with ExitStack() as opened:
-            listening = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)
-            listening.bind(address)
-            listening.listen(WAITING_CONNECTIONS)
-            opened.pop_all()
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot listen on {host} port {port}: {reason}; choose another") from error
+        listening = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)
+        listening.bind(address)
+        listening.listen(WAITING_CONNECTIONS)
+        opened.pop_all()
     return listening
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from utils.errors import UserError, one_line
+from utils.errors import failures_of, one_line
 from utils.files import write_text_atomic
 from utils.links import open_own
 from utils.records import checksum, read_lines, record_line
@@ -90,14 +90,9 @@ class MetricsFile(Tracker):
     @contextmanager
     def _appending(self) -> Iterator[BinaryIO]:
         """Open the file for appending; errors as in `log`."""
-        try:
-            with open_own(self.path, "ab") as file:
-                yield file
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.path}: {error.strerror or error}; the last saved state is "
-                "intact (continue with `resume`)"
-            ) from error
+        advice = "; the last saved state is intact (continue with `resume`)"
+        with failures_of(f"cannot write {self.path}", advice), open_own(self.path, "ab") as file:
+            yield file
 
 
 class WandbTracker(Tracker):
