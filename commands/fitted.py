@@ -9,10 +9,9 @@ import logging
 import math
 from typing import Any
 
-from commands.families import config_of
-from commands.kept_options import STAGE_OPTIONS
 from commands.parser import CommandLine
 from commands.request import Request
+from commands.stages import STAGE_OPTIONS, config_of
 from data.datasets import OWN_IMAGES
 from training.runs import read_config
 

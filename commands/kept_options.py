@@ -8,16 +8,13 @@ is used only if it already holds token caches.
 import argparse
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from commands import kinds
-from commands.families import config_of
-from commands.flags import options_of, options_of_kind
 from commands.options import OPTIONS, Many, Option, Resume
 from commands.parser import CommandLine
-from training.config import DistillConfig, TrainingConfig, VQGANTrainingConfig
+from commands.stages import STAGE_OPTIONS
 from training.runs import MADE_FROM
 from utils.errors import UserError, value_text
 
@@ -26,50 +23,6 @@ log = logging.getLogger(__name__)
 CACHE_FOLDER = "cache_dir"
 # Options of earlier versions. Their values are constants now.
 FORMER = frozenset({"save_every_minutes", "lr_auxiliary", "teacher_sm_temp", "start_share"})
-
-
-@dataclass(frozen=True)
-class StageOptions:
-    """The options that belong to a stage of training.
-
-    Attributes:
-        mode: name of the mode that trains it.
-        config: config of its training. The options that fill it are the stage's options.
-        makes: the kind of its new network, None without one. The option for its family, and the
-            options that fill its config, are the stage's options too.
-        reads: kinds of networks that it reads from files. If the user gives options that fill
-            their configs, these say how to read another program's file.
-    """
-
-    mode: str
-    config: type
-    makes: str | None = None
-    reads: tuple[str, ...] = ()
-
-    @property
-    def epochs(self) -> str:
-        """Name of the option for the number of epochs."""
-        return options_of(self.config)["epochs"]
-
-    @property
-    def reading(self) -> frozenset[str]:
-        """Names of the options that may say how to read a file."""
-        return frozenset(name for kind in self.reads for name in options_of_kind(kind).values())
-
-    def names(self, values: Mapping[str, Any]) -> set[str]:
-        """Return the names of the stage's options, given the values of all options."""
-        names = set(options_of(self.config).values())
-        if self.makes is not None:
-            family = values.get(self.makes, OPTIONS[self.makes].default_value)
-            names |= {self.makes, *options_of(config_of(self.makes, family)).values()}
-        return names
-
-
-STAGE_OPTIONS = {
-    "vqgan": StageOptions("train_vae", VQGANTrainingConfig, makes="tokenizer"),
-    "maskgit": StageOptions("train", TrainingConfig, makes="transformer", reads=("tokenizer",)),
-    "student": StageOptions("distill", DistillConfig, reads=("tokenizer", "transformer")),
-}
 
 
 def options_of_run(

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 from commands import dry_run, kinds
-from commands.families import with_defaults
 from commands.fitted import with_fitted_defaults
 from commands.flags import configure, options_of, with_flags
 from commands.modes import Mode
@@ -19,6 +18,7 @@ from commands.options import BEST, COMPARING, OPTIONS
 from commands.parser import CommandLine, log_idle
 from commands.request import Machine, Request
 from commands.resume import apply_resume
+from commands.stages import with_defaults
 from data.datasets import DATASETS
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from commands.flags import options_of
-from commands.kept_options import STAGE_OPTIONS, kept_options, options_of_run
+from commands.kept_options import kept_options, options_of_run
 from commands.options import AUTO, OPTIONS, Resume
 from commands.parser import CommandLine
 from commands.request import Request
+from commands.stages import STAGE_OPTIONS
 from models.sampling import SamplingConfig
 from training.run_folder import RunFolder
 from training.runs import CLASS_NAMES, MADE_FROM, RunRecord, check_alone, read_config

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from commands.families import with_defaults
 from commands.flags import given_fields, option_values, options_of
 from commands.parser import CommandLine
 from commands.request import Request
+from commands.stages import with_defaults
 from commands.tokenizer_source import TokenizerSource, read_origin
 from models.families.tables import read_network
 from models.family import Expected

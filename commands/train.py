@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from commands.families import new_config
 from commands.flags import configure
 from commands.generation import (
     PREVIEW_IMAGES,
@@ -22,6 +21,7 @@ from commands.generation import (
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
 from commands.resume import former_classes, run_record
+from commands.stages import new_config
 from commands.start import (
     Origin,
     carry_of,

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from commands.families import new_config
 from commands.flags import configure, options_of
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.resume import run_record
+from commands.stages import new_config
 from commands.start import (
     CODES,
     Origin,

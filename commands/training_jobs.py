@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from commands.flags import configure, options_of
-from commands.kept_options import STAGE_OPTIONS
 from commands.look import log_short_look
 from commands.options import OPTIONS
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
 from commands.resume import class_order, former_classes
+from commands.stages import STAGE_OPTIONS
 from data.content import Content, chosen_files, content_of, in_order, sizes_of_files
 from data.datasets import OWN_IMAGES
 from data.images import ImageDataset

@@ -1,0 +1,105 @@
+"""The stages of training: the options of each, and the families of their new networks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from commands.flags import given_fields, options_of, options_of_kind
+from commands.options import OF_FIELD, OPTIONS
+from commands.parser import CommandLine
+from models.families.tables import family_named
+from models.sampling import SamplingConfig
+from models.shapes import refuse_unknown
+from training.config import DistillConfig, TrainingConfig, VQGANTrainingConfig
+from utils.errors import FieldError
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """The options that belong to a stage of training.
+
+    Attributes:
+        mode: name of the mode that trains it.
+        config: config of its training. The options that fill it are the stage's options.
+        makes: the kind of its new network, None without one. The option for its family, and the
+            options that fill its config, are the stage's options too.
+        reads: kinds of networks that it reads from files. If the user gives options that fill
+            their configs, these say how to read another program's file.
+    """
+
+    mode: str
+    config: type
+    makes: str | None = None
+    reads: tuple[str, ...] = ()
+
+    @property
+    def epochs(self) -> str:
+        """Name of the option for the number of epochs."""
+        return options_of(self.config)["epochs"]
+
+    @property
+    def reading(self) -> frozenset[str]:
+        """Names of the options that may say how to read a file."""
+        return frozenset(name for kind in self.reads for name in options_of_kind(kind).values())
+
+    def names(self, values: Mapping[str, Any]) -> set[str]:
+        """Return the names of the stage's options, given the values of all options."""
+        names = set(options_of(self.config).values())
+        if self.makes is not None:
+            family = values.get(self.makes, OPTIONS[self.makes].default_value)
+            names |= {self.makes, *options_of(config_of(self.makes, family)).values()}
+        return names
+
+
+STAGE_OPTIONS = {
+    "vqgan": StageOptions("train_vae", VQGANTrainingConfig, makes="tokenizer"),
+    "maskgit": StageOptions("train", TrainingConfig, makes="transformer", reads=("tokenizer",)),
+    "student": StageOptions("distill", DistillConfig, reads=("tokenizer", "transformer")),
+}
+
+
+def config_of(kind: str, name: Any) -> Any:
+    """Return the config class of a family.
+
+    Raises:
+        FieldError: if there is no such family.
+    """
+    try:
+        return family_named(kind, name).config
+    except ValueError as error:
+        raise FieldError(kind, name, str(error)) from error
+
+
+def with_defaults(line: CommandLine) -> CommandLine:
+    """Fill in the defaults of the families of new networks.
+
+    Raises:
+        FieldError: if there is no such family.
+    """
+    for stage in STAGE_OPTIONS.values():
+        if stage.makes is None or not line.asks_for(stage.mode):
+            continue
+        config = config_of(stage.makes, getattr(line, stage.makes))
+        own: dict[str, Any] = {one.name: one.default for one in fields(config)}
+        values = {
+            name: list(own[field]) if isinstance(own[field], tuple) else own[field]
+            for field, name in options_of(config).items()
+            if OPTIONS[name].default is OF_FIELD
+        }
+        named = options_of(stage.config) | options_of(SamplingConfig)
+        values |= {
+            named[field]: config.usual[field] for field in named.keys() & config.usual.keys()
+        }
+        line = line.fill(values)
+    return line
+
+
+def new_config(kind: str, line: CommandLine) -> Any:
+    """Return the config class of a new network.
+
+    Raises:
+        UserError: if there is no such family, or it does not have an option that the user gave.
+    """
+    config = config_of(kind, getattr(line, kind))
+    refuse_unknown(config, given_fields(kind, line), f"the new {kind}")
+    return config
