@@ -127,17 +127,15 @@ def _extractor(request: Request, written: Path | None) -> Callable[[], Extractor
     how = PROTOCOLS[line.protocol]
     with_spatial = how.with_spatial or (written is not None and written.suffix == ".npz")
     files = _files(line, "feature_net", "inception_weights", "feature_weights")
-    net, inception = files.get("feature_net"), files.get("inception_weights")
-    weights = files.get("feature_weights")
 
     def load() -> Extractor:
-        if net is not None:
-            return load_feature_net(net, device)
+        if "feature_net" in files:
+            return load_feature_net(files["feature_net"], device)
         if line.features == FEATURES[0]:
-            return load_inception(inception, device, with_spatial, how.resize)
-        return load_dinov2(line.features, weights, device)
+            return load_inception(files.get("inception_weights"), device, with_spatial, how.resize)
+        return load_dinov2(line.features, files.get("feature_weights"), device)
 
-    key = ("extractor", net, inception, weights, line.features, with_spatial, how.resize)
+    key = ("extractor", *files.items(), line.features, with_spatial, how.resize)
     opened: Callable[[], Extractor] = request.opened.setdefault(key, cache(load))
     return opened
 
@@ -171,10 +169,8 @@ def resolve_judge(
         real = SplitImages(reference, data.open(reference))
         check_count(len(real.images), f"features of {data.spec.name} ({reference})")
     else:
-        real, written = (
-            read_reference(Path(reference), "fid" if line.features == FEATURES[0] else "fd_dinov2"),
-            None,
-        )
+        distance = "fid" if line.features == FEATURES[0] else "fd_dinov2"
+        real, written = read_reference(Path(reference), distance), None
     return JudgeSource(
         real=real,
         data=data,

@@ -167,17 +167,15 @@ def _form(line: CommandLine) -> CommandForm:
 def _field(line: CommandLine, name: str) -> Field:
     """Describe an option."""
     option = OPTIONS[name]
-    shown = Field(name, option.flag, option.help, "number", getattr(line, name))
+    field = partial(Field, name, option.flag, option.help, getattr(line, name))
     if option.choices is not None:
-        return replace(shown, kind="choice", choices=option.choices)
+        return field("choice", choices=option.choices)
     if option.many is Many.LIST:
-        return replace(shown, kind="numbers", length=option.length)
+        return field("numbers", length=option.length)
     if isinstance(option.kind, Number):
-        kind = option.kind
-        return replace(
-            shown, low=kind.low, high=kind.high, above=kind.above, is_whole=kind.convert is int
-        )
-    return replace(shown, kind="switch")
+        low, high, above = option.kind.low, option.kind.high, option.kind.above
+        return field("number", low=low, high=high, above=above, is_whole=option.kind.convert is int)
+    return field("switch")
 
 
 def _read(line: CommandLine, values: Mapping[str, Any], usual: SamplingConfig) -> SamplingConfig:

@@ -143,12 +143,9 @@ def _quoted(word: str) -> str:
     """Quote a word for bash; write characters as bytes if they are not printable UTF-8."""
     if word.isprintable():
         return shlex.quote(word)
-    letters = (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in _escaped(word))
+    escaped = os.fsencode(word.replace("\\", "\\\\").replace("'", "\\'"))
+    letters = (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in escaped)
     return f"$'{''.join(letters)}'"
-
-
-def _escaped(word: str) -> bytes:
-    return os.fsencode(word.replace("\\", "\\\\").replace("'", "\\'"))
 
 
 def _words(recipe: Recipe) -> list[str]:

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,9 +174,7 @@ def _timed(
         yield block
 
 
-def parse_grid(
-    text: str, names: Collection[str], parse: Callable[[str, str], Any] = parse_value
-) -> list[dict[str, Any]]:
+def parse_grid(text: str, names: Collection[str]) -> list[dict[str, Any]]:
     """Turn a text such as `step=4,8 cfg_w=0,3` into combinations; the last option varies fastest.
 
     A value that is a list has brackets: `cfg_interval=[0.4,0.8],[0.2,0.9]`.
@@ -184,7 +182,6 @@ def parse_grid(
     Args:
         text: options with their values, separated by spaces.
         names: names of the options that a grid may have.
-        parse: turns (name of an option, text of one value) into the value.
 
     Returns:
         The combinations, each with its values by name of the option.
@@ -197,7 +194,7 @@ def parse_grid(
     for part in text.split():
         spelled, equals, values = part.partition("=")
         name = spelled.lstrip("-").replace("-", "_")
-        texts = _values_in(values)
+        texts = re.split(r",(?![^\[\]]*\])", values)  # at the commas outside brackets
         if not equals or not all(texts):
             raise UserError(f'--sweep {part!r}: needs option=value,value, as in "step=4,8 cfg_w=0"')
         if name not in names:
@@ -207,17 +204,12 @@ def parse_grid(
             )
         if name in axes:
             raise UserError(f"--sweep names {name} twice; give all its values at once")
-        read = (parse(name, value) for value in texts)
+        read = (parse_value(name, value) for value in texts)
         axes[name] = list(dict.fromkeys(tuple(v) if isinstance(v, list) else v for v in read))
     if not axes:
         raise UserError('--sweep needs options with values, as in "step=4,8,16 cfg_w=0,1,3"')
     # Their combinations.
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-
-
-def _values_in(text: str) -> list[str]:
-    """Split values at the commas outside brackets."""
-    return re.split(r",(?![^\[\]]*\])", text)
 
 
 def _grid(line: CommandLine) -> list[dict[str, Any]]:

@@ -133,19 +133,9 @@ class Decoding:
         choice = self.opened.model.cell_choice(
             self.labels[0], recipe.sampling, series, cell, known=known, midway=self.midway
         )
-        without = choice.without_class
-        return {
-            "tokens": choice.tokens.tolist(),
-            "guided": choice.guided.tolist(),
-            "with_class": choice.with_class.tolist(),
-            "without_class": None if without is None else without.tolist(),
-            "files": [png(image) for image in choice.images],
-            "drawn": choice.drawn,
-            "score": choice.score,
-            "rank": choice.rank,
-            "line": choice.line if choice.num_kept else None,
-            "num_kept": choice.num_kept,
-        }
+        values = {**vars(choice), "line": choice.line if choice.num_kept else None}
+        values["files"] = [png(image) for image in values.pop("images")]
+        return {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in values.items()}
 
     def _start(self) -> Event:
         """Return what is known before the first step."""

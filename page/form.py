@@ -27,8 +27,8 @@ class Field:
     """A setting, as a form shows it.
 
     Attributes:
-        kind: "number", "numbers", "choice" or "switch".
         default: the value that the form begins with; None for an empty field.
+        kind: "number", "numbers", "choice" or "switch".
         choices: the values of a choice.
         low: smallest number, None for no bound.
         high: largest number, None for no bound.
@@ -40,8 +40,8 @@ class Field:
     name: str
     title: str
     help: str
-    kind: str
     default: Any
+    kind: str
     choices: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None

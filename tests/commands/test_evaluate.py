@@ -700,8 +700,8 @@ def test_a_sweep_without_rows_can_be_another(evaluate, trained, tmp_path):
 def test_a_grid_is_every_combination():
     grid = parse_grid("mask_value=none,3", ["mask_value"])
     assert grid == [{"mask_value": None}, {"mask_value": 3}]
-    grid = parse_grid("a=1,2 --b-c=x", ["a", "b_c"], lambda name, text: name + text)
-    assert grid == [{"a": "a1", "b_c": "b_cx"}, {"a": "a2", "b_c": "b_cx"}]
+    grid = parse_grid("step=1,2 --cfg-w=3", ["step", "cfg_w"])
+    assert grid == [{"step": 1, "cfg_w": 3.0}, {"step": 2, "cfg_w": 3.0}]
 
 
 @pytest.mark.parametrize(
