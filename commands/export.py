@@ -1,26 +1,51 @@
 """--export: write the model as a folder for the hub, or the transformer for another program."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.generation import describe_model
-from commands.model_card import model_card
+from commands.generation import changed_options, describe_model
 from commands.model_source import ModelSource, find_model
 from commands.parser import CommandLine
 from commands.request import Request
+from data.datasets import OWN_IMAGES
 from metrics.report import report
 from models.families.tables import family_of
+from models.family import TokenizerNetwork, Transformer
 from models.model import Model
 from utils.checkpoint import save_folder, torch_save
 from utils.errors import UserError, failures_of
 from utils.files import atomic_write, check_place, make_folder, temporary_folder, write_text_atomic
 from utils.not_a_checkpoint import ENDINGS
 from utils.progress import log_written
+from utils.size import size_text
 from utils.torch_file import read_json
+from utils.version import VERSION
+from utils.weights import count_parameters
 
 log = logging.getLogger(__name__)
+
+# With the header that the Hugging Face Hub reads.
+CARD = """---
+license: unknown  # write the license under which you publish these weights
+pipeline_tag: unconditional-image-generation
+tags:
+- maskgit
+- image-generation
+{datasets}---
+
+# MaskGIT of {name}
+
+{facts}
+
+```bash
+python MaskGIT.py --sample --checkpoint hf:OWNER/NAME --num_samples 16{settings}
+```
+
+`OWNER/NAME` is the repository with these files; `--checkpoint FOLDER` opens them from a folder.
+{scores}{licenses}"""
 
 
 @dataclass(frozen=True)
@@ -87,7 +112,7 @@ def _write_folder(job: ExportJob, model: Model) -> None:
     with failures_of(f"--export {job.path}"), temporary_folder(parent, name) as around:
         folder = make_folder(around / name)
         save_folder(folder, "maskgit", model.contents())
-        write_text_atomic(folder / "README.md", model_card(model, _measured(job, model)))
+        write_text_atomic(folder / "README.md", _model_card(model, _measured(job, model)))
         folder.rename(job.path)
 
 
@@ -100,3 +125,47 @@ def _measured(job: ExportJob, model: Model) -> str:
     except (OSError, KeyError, TypeError, ValueError):  # not measured, or not written by --evaluate
         pass
     return report(model.best.scores, {"basis": "", **model.best.protocol}) if model.best else ""
+
+
+def _model_card(model: Model, measured: str) -> str:
+    """Write README.md; `measured` are scores of samples with their protocol, or empty."""
+    is_own_set = model.dataset == OWN_IMAGES
+    return CARD.format(
+        datasets="" if is_own_set else f"datasets:\n- {model.dataset}\n",
+        name="a folder of images" if is_own_set else model.dataset,
+        facts="\n".join(_facts(model)),
+        settings=" --settings best" if model.best else "",
+        scores=f"\n## Scores\n\n```\n{measured}\n```\n" if measured else "",
+        licenses=_licenses(model),
+    )
+
+
+def _facts(model: Model) -> Iterator[str]:
+    """Yield the lines of a table about the networks and how they are sampled."""
+    tokenizer, config = model.tokenizer, model.transformer.config
+    size = f"{size_text(tokenizer.image_size)} pixels"
+    yield "| | |\n| --- | --- |"
+    yield f"| images | {size}, {tokenizer.channels} channels, {config.num_classes} class(es) |"
+    yield f"| transformer | {_network(model.transformer)}, {config.seq_len} tokens |"
+    yield f"| tokenizer | {_network(tokenizer.network)}, {tokenizer.codebook_size:,} codes |"
+    yield f"| usual sampling | {changed_options(model.usual)} |"
+    if model.best:
+        yield f"| best sampling | {changed_options(model.best.sampling)} |"
+    yield f"| written by | MaskGIT {VERSION} |"
+
+
+def _network(network: Transformer | TokenizerNetwork) -> str:
+    """Name a network and its size."""
+    return f"{network.config.family}, {count_parameters(network) / 1e6:.1f} M parameters"
+
+
+def _licenses(model: Model) -> str:
+    """Name the licenses of the weights that the authors of the families publish."""
+    families = [
+        family_of(network.config) for network in (model.transformer, model.tokenizer.network)
+    ]
+    lines = [f"- {family.name}: {family.license}" for family in families if family.license]
+    if not lines:
+        return ""
+    said = "If these weights were made from those that others publish, their licenses hold too:"
+    return "\n".join([f"\n## Licenses\n\n{said}\n", *lines, ""])

@@ -5,12 +5,12 @@ begins. A Job is complete and never changes. Only the results of earlier modes a
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from commands import dry_run, kinds
+from commands import kinds
 from commands.fitted import with_fitted_defaults
 from commands.flags import configure, options_of, with_flags
 from commands.modes import Mode
@@ -75,10 +75,10 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
             request = Request(line, machine, continued=continued)
             request = replace(request, line=with_fitted_defaults(request))
             if line.dry_run:
-                dry_run.show_options(request)
+                _show_options(request)
             jobs = _resolve_jobs(request, idle)
             if line.dry_run:
-                dry_run.show_jobs(jobs)
+                _show_jobs(jobs)
             yield {} if line.dry_run else jobs
 
 
@@ -107,6 +107,38 @@ def _resolve_jobs(request: Request, idle: set[str]) -> dict[Mode, Any]:
         job = mode.module().resolve(request)
         request = replace(request, jobs={**request.jobs, mode.name: job})
     return {mode: request.jobs[mode.name] for mode in line.modes}
+
+
+def _show_options(request: Request) -> None:
+    """Print for --dry_run the value of every option, and what follows from them."""
+    line, machine = request.line, request.machine
+    for name, value in sorted(vars(line.values).items()):
+        if name != "n_classes" or name in line.given:  # its default, 10, is used nowhere
+            _row(name, f"{value}{'  (given)' if name in line.given else ''}")
+    if not line.checkpoint:  # its results go to the folder of its own run
+        _row("run folder", request.run().path)
+    _row("device, precision", f"{machine.device}, {machine.precision}")
+
+
+def _show_jobs(jobs: Mapping[Mode, Any]) -> None:
+    """Print what each mode's `describe` says. The plan is a table and comes last."""
+    shown: set[tuple[str, str]] = set()
+    plan = None
+    for mode, job in jobs.items():
+        describe = getattr(mode.module(), "describe", None)
+        described = describe(job) if describe else {}
+        plan = described.pop("plan", plan)
+        for name, value in described.items():
+            if (name, str(value)) not in shown:  # modes with the same model repeat rows
+                _row(name, value)
+            shown.add((name, str(value)))
+    if plan:
+        log.info("%s", plan)
+
+
+def _row(name: str, value: Any) -> None:
+    """Print a name and its value in two columns."""
+    log.info("%-22s %s", name, value)
 
 
 def _choose_machine(line: CommandLine, processes: Processes) -> Machine:

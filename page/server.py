@@ -39,8 +39,7 @@ from page.reading import MOST_IMAGES, read_decoding, read_tokens
 from page.refill import refill
 from page.runs import RunReader
 from page.safety import Guard
-from page.stream import Stream, compressed
-from page.worker import Job, Worker, message_of
+from page.worker import Job, Stream, Worker, compressed, message_of
 from utils.errors import UserError
 from utils.version import VERSION
 

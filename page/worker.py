@@ -3,16 +3,19 @@
 Work is an iterator of events. `Worker.run` takes the next event of one Job after another. The
 newest few Jobs share the time equally, so a new request soon shows something, however many wait. A
 Job pauses while its reader is behind, and then it is not one of those few. A newer Job of a tab
-ends the older one at its next step.
+ends the older one at its next step. The events of a Job reach its browser through a Stream.
 """
 
+import asyncio
+import json
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from page.checks import RequestError
@@ -208,6 +211,46 @@ class Worker:
     def _refuse_if_closed(self) -> None:
         if self._is_closed:
             raise CLOSED
+
+
+class Stream:
+    """The events of a Job on their way from its thread to the server's."""
+
+    def __init__(self, worker: Worker, with_flags: Callable[[str], str]) -> None:
+        self._worker, self._with_flags = worker, with_flags
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+
+    def send_soon(self, event: Event | None) -> None:
+        """Hand over an event; called by the thread that owns the networks."""
+        try:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        except RuntimeError:  # the server has ended
+            return
+
+    async def read(self, job: Job) -> AsyncGenerator[bytes, None]:
+        """Yield the events of a Job as server-sent events; it ends when its reader leaves."""
+        try:
+            while (event := await self._events.get()) is not None:
+                name = event["event"]
+                if name == "failed":
+                    event = {**event, "message": self._with_flags(event["message"])}
+                yield f"event: {name}\ndata: {json.dumps(event)}\n\n".encode()
+                yield b""  # goes on when the event has left
+                job.was_read()
+                self._worker.wake()
+        finally:
+            job.end()
+            self._worker.wake()
+
+
+async def compressed(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """Compress a stream of events; each one arrives without waiting for the next."""
+    gzip = zlib.compressobj(wbits=31)  # with the header of gzip
+    async with aclosing(events):
+        async for event in events:
+            yield gzip.compress(event) + gzip.flush(zlib.Z_SYNC_FLUSH) if event else event
+    yield gzip.flush()
 
 
 def message_of(error: Exception) -> str:
