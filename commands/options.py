@@ -10,6 +10,7 @@ import enum
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from commands import kinds
@@ -160,37 +161,33 @@ EVERY_RUN = COMPUTING | _modes("look show_plan export curves")
 WARMUP = "epochs of linear warm-up, at most a tenth of the run; a decay to 0 follows"
 
 
-def _rows(modes: str | frozenset[str], *configs: type, **common: Any) -> Callable[..., Option]:
-    """Return a function that makes options with some values in common.
+def _row(
+    name: str,
+    kind: Callable[[str], Any] | None,
+    unit: str,
+    text: str,
+    field: str = "",
+    *,
+    modes: str | frozenset[str],
+    configs: tuple[type, ...] = (),
+    **more: Any,
+) -> Option:
+    """Make an option.
 
     Args:
-        modes: names of their modes.
-        *configs: the configs whose field they fill; none fill no field.
-        **common: other values of an Option.
+        configs: the configs whose field it fills.
+        field: name of that field, if it is not called like the option.
+        **more: other values of an Option.
     """
-
-    def row(
-        name: str,
-        kind: Callable[[str], Any] | None,
-        unit: str,
-        text: str,
-        field: str = "",
-        modes: str | frozenset[str] = modes,
-        configs: tuple[type, ...] = configs,
-        **more: Any,
-    ) -> Option:
-        """Make an option; `field` names its field if it is not called like the option."""
-        names = _modes(modes) if isinstance(modes, str) else modes
-        fills = tuple(Fill(config, field or name) for config in configs)
-        return Option(name, text, kind, unit, names, **{"fills": fills, **common, **more})
-
-    return row
+    names = _modes(modes) if isinstance(modes, str) else modes
+    fills = tuple(Fill(config, field or name) for config in configs)
+    return Option(name, text, kind, unit, names, **{"fills": fills, **more})
 
 
 # The tables: each option in the form name, kind, unit, help, field.
 # fmt: off
-row = _rows("", resume=Resume.FREE)
-shown = _rows(SHOWN, Preparation, resume=Resume.RUN)
+row = partial(_row, modes="", resume=Resume.FREE)
+shown = partial(_row, modes=SHOWN, configs=(Preparation,), resume=Resume.RUN)
 DATA = (
     row("dataset", str, "NAME", "dataset", modes=LOOKING | OPENING | {"download_only"},
         default="mnist", resume=Resume.RUN, choices=tuple(DATASETS)),
@@ -213,8 +210,8 @@ DATA = (
         modes=LOOKING),
     row("size", kinds.image_size, "PIXELS",
         "height and width of the images, as in 64 or 32x64 [the dataset's own]",
-        "image_size", LOOKING | {"download_only"}, (VQGANConfig,), default=None, compared=True,
-        resume=Resume.RUN),
+        "image_size", modes=LOOKING | {"download_only"}, configs=(VQGANConfig,), default=None,
+        compared=True, resume=Resume.RUN),
     row("n_classes", kinds.positive_int, "N",
         "number of classes; every dataset has its own, so the option only checks it",
         modes="train", default=10, compared=True, resume=Resume.FORGET),
@@ -231,7 +228,7 @@ DATA = (
         configs=(BitTokenizerConfig,), compared=True, resume=Resume.STAGE),
 )
 
-row = _rows("train_vae", VQGANConfig, compared=True, resume=Resume.STAGE)
+row = partial(_row, modes="train_vae", configs=(VQGANConfig,), compared=True, resume=Resume.STAGE)
 TOKENIZER = (
     row("channels", kinds.positive_int, "N", "channels at full resolution"),
     row("z_channels", kinds.positive_int, "N", "channels before the codebook"),
@@ -256,11 +253,11 @@ TOKENIZER = (
         "number of channels, if they are labels; each is shown in a random color"),
 )
 
-row = _rows("train_vae", VQGANTrainingConfig, resume=Resume.STAGE)
+row = partial(_row, modes="train_vae", configs=(VQGANTrainingConfig,), resume=Resume.STAGE)
 TOKENIZER_TRAINING = (
     row("n_epochs_vae", kinds.positive_int, "N", "epochs", "epochs", resume=Resume.GROW),
     row("batch_size_vae", kinds.positive_int, "N", "images per step", "batch_size",
-        "train_vae reconstruct"),
+        modes="train_vae reconstruct"),
     row("optimizer_vae", str, "NAME", "muon trains the weights of convolutions, AdamW the others",
         "optimizer", choices=OPTIMIZERS),
     row("linear_start", None, "",
@@ -287,8 +284,8 @@ TOKENIZER_TRAINING = (
         modes="train_vae evaluate", resume=Resume.FREE),
 )
 
-row = _rows("train", TransformerConfig, compared=True, resume=Resume.STAGE)  # of any family
-TRANSFORMER = (
+row = partial(_row, modes="train", configs=(TransformerConfig,), compared=True, resume=Resume.STAGE)
+TRANSFORMER = (  # of any family
     row("transformer", str, "NAME", "family of a new transformer", configs=(),
         default=TransformerConfig.family, compared=False),
     row("embed_dim_t", kinds.positive_int, "N", "width of the token embedding", "embed_dim"),
@@ -299,8 +296,8 @@ TRANSFORMER = (
     row("dropout_t", kinds.rate, "P", "dropout in the transformer", "dropout"),
 )
 
-row = _rows("train", TrainingConfig, resume=Resume.STAGE)
-both = _rows("train_vae train", TrainingConfig, resume=Resume.STAGE)
+row = partial(_row, modes="train", configs=(TrainingConfig,), resume=Resume.STAGE)
+both = partial(_row, modes="train_vae train", configs=(TrainingConfig,), resume=Resume.STAGE)
 TRANSFORMER_TRAINING = (
     row("n_epochs", kinds.positive_int, "N", "epochs", "epochs", resume=Resume.GROW),
     row("batch_size", kinds.positive_int, "N",
@@ -333,8 +330,8 @@ TRANSFORMER_TRAINING = (
         modes=TRAINING, configs=(TrainingConfig, VQGANTrainingConfig, DistillConfig)),
 )
 
-row = _rows(TRAINING, LoopConfig, resume=Resume.FREE)
-scores = _rows("train")
+row = partial(_row, modes=TRAINING, configs=(LoopConfig,), resume=Resume.FREE)
+scores = partial(_row, modes="train")
 SAVING = (
     row("sample_and_save_freq", kinds.positive_int, "EPOCHS",
         "write a sample grid and a checkpoint every EPOCHS epochs", "save_every_epochs"),
@@ -362,7 +359,7 @@ SAVING = (
          configs=(), resume=Resume.FORGET),
 )
 
-row = _rows("distill", DistillConfig, resume=Resume.STAGE)
+row = partial(_row, modes="distill", configs=(DistillConfig,), resume=Resume.STAGE)
 DISTILLING = (
     row("n_epochs_distill", kinds.positive_int, "N",
         f"epochs of {UPDATES_PER_EPOCH} optimizer steps", "epochs", resume=Resume.GROW),
@@ -372,7 +369,7 @@ DISTILLING = (
         "guidance of the teacher, as --cfg_w; the student then needs none", "teacher_guidance"),
 )
 
-row = _rows(GENERATING)
+row = partial(_row, modes=GENERATING)
 IMAGES = (
     row("checkpoint", kinds.checkpoint, "FILE",
         "trained model, the teacher of --distill: a file, the only one in a folder, or "
@@ -392,7 +389,7 @@ IMAGES = (
         modes="sample edit"),
 )
 
-row = _rows(GENERATING | {"show_plan"}, SamplingConfig, resume=Resume.FREE)
+row = partial(_row, modes=GENERATING | {"show_plan"}, configs=(SamplingConfig,), resume=Resume.FREE)
 SAMPLING = (
     row("step", kinds.positive_int, "T", "decoding steps, at most one per token", "num_steps"),
     row("cfg_w", kinds.strength, "W",
@@ -432,7 +429,7 @@ SAMPLING = (
         resume=Resume.FORGET, choices=("hidden", "imagined"), bare="hidden"),
 )
 
-row = _rows("edit")
+row = partial(_row, modes="edit")
 EDITING = (
     row("init_image", kinds.path, "IMAGE",
         "image to edit: a file, or <dataset>:<index> for an image of the validation split"),
@@ -453,8 +450,8 @@ EDITING = (
         modes="edit page"),
 )
 
-row = _rows("evaluate")
-judge = _rows("evaluate sweep train")  # in --train with --evaluate_every
+row = partial(_row, modes="evaluate")
+judge = partial(_row, modes="evaluate sweep train")  # in --train with --evaluate_every
 MEASURING = (
     row("images", kinds.path, "PATH",
         "score these instead of samples: a folder of images, an .npz file with arr_0, or an .npy"),
@@ -492,14 +489,14 @@ MEASURING = (
         modes="sweep", choices=tuple(BETTER), bare="fid"),
 )
 
-row = _rows("page")
+row = partial(_row, modes="page")
 PAGE = (
     row("host", kinds.text, "HOST",
         "where the page listens; any other address requires the token from the printed URL",
         default="127.0.0.1"),
 )
 
-row = _rows(COMPUTING)
+row = partial(_row, modes=COMPUTING)
 RUN = (
     row("output_dir", kinds.path, "DIR", "folder of all runs", modes=EVERY_RUN, default="runs"),
     row("run_name", kinds.plain_name, "NAME", "folder of this run [the dataset's name]",
