@@ -118,8 +118,7 @@ class Catalog:
             file, opened = self._loaded(file)
         # Drop older versions of the file, and then the least recently used model.
         kept = {other: value for other, value in self._open.items() if other.path != file.path}
-        self._open = dict(list(kept.items())[1 - MOST_OPEN :] if MOST_OPEN > 1 else {})
-        self._open[file] = opened
+        self._open = dict([*kept.items(), (file, opened)][-MOST_OPEN:])
         if version not in ("", opened.version):
             raise RequestError(REPLACED, 409)
         return opened

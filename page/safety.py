@@ -69,9 +69,7 @@ class Guard:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it in one line; what fails is logged."""
-        if scope["type"] != "http":  # start and end of the server; websockets are off
-            if scope["type"] == "lifespan":
-                await self._app(scope, receive, send)
+        if scope["type"] != "http":
             return
         try:
             await self._answer_request(scope, receive, send)
