@@ -36,7 +36,6 @@ from commands.training_jobs import (
     TrainingJob,
     check_training,
     loop_config,
-    made_from_images,
     open_splits,
     wants_wandb,
 )
@@ -120,7 +119,6 @@ def resolve(request: Request) -> TrainJob:
     data = request.data(size=tokenizer.shape.image_size)
     data.check_workers(line.batch_size)
     splits = open_splits(request, data, "maskgit")
-    made_from = made_from_images(request, splits, "maskgit")
     origin = transformer_origin(request, tokenizer)
     line = shaped_as(line, origin.network.config) if origin else line
     config = _shape_for(replace(request, line=line), tokenizer.shape, splits.train, origin)
@@ -135,7 +133,8 @@ def resolve(request: Request) -> TrainJob:
     start = origin and origin.start(
         network, config, carry_of(origin, config, names, tokenizer.shape.grid)
     )
-    made_from |= origin.made_from(config) if origin else kept_origin(request, "maskgit")
+    kept = origin.made_from(config) if origin else kept_origin(request, "maskgit")
+    made_from = splits.made_from | kept
     made_from |= {} if decay == TrainingConfig.decay else {DECAY: decay}
     loop = loop_config(request.line, "maskgit", training, len(splits.train))
     request.machine.processes.check_share(loop.images_per_step)

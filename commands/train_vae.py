@@ -29,7 +29,6 @@ from commands.training_jobs import (
     TrainingJob,
     check_training,
     loop_config,
-    made_from_images,
     open_splits,
     wants_wandb,
 )
@@ -110,14 +109,13 @@ def resolve(request: Request) -> TrainVaeJob:
         if origin
         else kept_origin(request, "vqgan")
     )
-    made_from = made_from_images(request, splits, "vqgan") | kept
     job = TrainVaeJob(
         run=request.run(),
         machine=request.machine,
         splits=splits,
         data=data,
         loop=loop_config(line, "vqgan", training, len(splits.train)),
-        record=run_record(request, line, "vqgan", made_from, data.size, splits.files),
+        record=run_record(request, line, "vqgan", splits.made_from | kept, data.size, splits.files),
         use_wandb=wants_wandb(request),
         config=config,
         training=training,

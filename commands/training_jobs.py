@@ -39,14 +39,14 @@ class Splits:
     """The images of both splits of a dataset.
 
     Attributes:
-        content: fingerprint of the training images.
-        files: names and sizes of their files, if images can be added to the set; else empty.
+        files: names and sizes of the training images, if more can be added to the set; else empty.
+        made_from: the part of `RunRecord.made_from` that describes the training images.
     """
 
     train: ImageDataset
     validation: ImageDataset
-    content: Content
     files: Mapping[str, int]
+    made_from: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def open_splits(request: Request, data: Data, stage: str) -> Splits:
     """Open both splits of a dataset, with the classes in the order of the run to continue.
 
     Raises:
-        UserError: as `Data.open`; or if the processes have different images.
+        UserError: as `Data.open`; if the processes have different images; or if the run to continue
+            was made from other images or classes.
     """
     train, validation = data.open("train"), data.open("validation")
     if data.spec.num_classes is None and stage in request.continued:
@@ -116,29 +117,25 @@ def open_splits(request: Request, data: Data, stage: str) -> Splits:
     if data.spec.name == OWN_IMAGES and not request.jobs and request.machine.processes.is_main:
         log_short_look(train, validation)
     files = sizes_of_files(train) if data.spec.num_classes is None else {}
-    return Splits(train, validation, contents["training"], files)
+    splits = Splits(train, validation, files, _described(contents["training"]))
+    if stage in request.continued:
+        _check_images(request, splits, stage)
+    return splits
 
 
-def made_from_images(request: Request, splits: Splits, stage: str) -> dict[str, Any]:
-    """Return the part of `RunRecord.made_from` that describes the images.
-
-    Raises:
-        UserError: if the run to continue was made from other images or classes.
-    """
-    now, run, continues = _described(splits.content), request.run(), request.continued.get(stage)
-    if continues is None:
-        return now
+def _check_images(request: Request, splits: Splits, stage: str) -> None:
+    """Refuse images or classes that are not those of the run to continue."""
+    run, continues = request.run(), request.continued[stage]
     if request.line.new_images:
         earlier = _images_before(splits, continues, run, stage)
         check_made_from(_described(content_of(earlier)), continues, run)
         _log_added(splits.train, earlier)
-        return now
+        return
     try:
-        check_made_from(now, continues, run)
+        check_made_from(splits.made_from, continues, run)
     except UserError as error:
         hint = "; if images were only added, --new_images goes on with them"
         raise UserError(f"{error}{hint if splits.files else ''}") from error
-    return now
 
 
 def _described(content: Content) -> dict[str, Any]:
