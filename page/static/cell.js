@@ -2,7 +2,7 @@
 
 import { askJson, attempt, fileOf, toBase64 } from "./api.js";
 import { hasCells, placeOf, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
-import { imageNumber, make } from "./groups.js";
+import { imageName, imageNumber, make } from "./groups.js";
 import { className, element, id, isOpen, on, store } from "./store.js";
 import { row as tableRow } from "./table.js";
 
@@ -14,15 +14,17 @@ let latest = 0; // number of the newest question; older answers come too late
 /** What a decoding needs to continue from a step of a group's image. */
 export function midway(group, index, number) {
   const cells = tokenCount(group.model);
-  const { tokens, hidden } = group.steps[number];
+  const { tokens, hidden, confidence } = group.steps[number];
+  const [from, to] = [index * cells, (index + 1) * cells];
   return {
     steps: group.first + number,
-    tokens: tokens.slice(4 * index * cells, 4 * (index + 1) * cells),
-    hidden: hidden.slice(index * cells, (index + 1) * cells),
+    tokens: tokens.slice(4 * from, 4 * to),
+    hidden: hidden.slice(from, to),
+    before: confidence.slice(from, to), // stays with what is known
   };
 }
 
-/** Write it as the server reads it. */
+/** Write it as the server reads it, which does not need the confidence. */
 export function written({ steps, tokens, hidden }) {
   return { steps, tokens: toBase64(tokens), hidden: toBase64(hidden) };
 }
@@ -96,12 +98,9 @@ function patchOf(picture, cell, model) {
 function takeToken(group, index, state, cell, token) {
   const tokens = new Uint8Array(state.tokens);
   new DataView(tokens.buffer).setUint32(4 * cell, token, true);
-  const label = group.start.labels[index];
-  const of = `${className(label)} · ${imageNumber(group, index)}`;
-  const title = `${className(label)}, token ${token} at step ${state.steps} of “${of}”`;
-  const confidence = group.steps[state.steps - group.first].confidence;
-  const cells = tokenCount(group.model);
-  const before = confidence.slice(index * cells, (index + 1) * cells);
+  const label = className(group.start.labels[index]);
+  const title = `${label}, token ${token} at step ${state.steps} of “${imageName(group, index)}”`;
+  const { before } = state;
   const request = { ...requestOf(group, index), before, midway: written({ ...state, tokens }) };
   make(title, request, group.place, group.original, { model: group.model });
 }

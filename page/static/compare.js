@@ -2,7 +2,7 @@
 
 import { attempt, openModel } from "./api.js";
 import { classSelect, control, valueOf } from "./form.js";
-import { imageNumber, make, remove, stop } from "./groups.js";
+import { imageName, imageNumber, make, remove, stop } from "./groups.js";
 import { className, element, id, on, store } from "./store.js";
 import { crossTable } from "./table.js";
 
@@ -107,8 +107,7 @@ async function makeGrid() {
   const image = { labels: [group.start.labels[index]], count: 1, first_image: imageNumber(group, index) };
   const cells = [];
   const sheet = id("sheet").content.firstElementChild.cloneNode(true);
-  const name = `${className(image.labels[0], group.model)} · ${image.first_image}`;
-  sheet.querySelector("h2").textContent = `${x} and ${y} of “${name}”`;
+  sheet.querySelector("h2").textContent = `${x} and ${y} of “${imageName(group, index)}”`;
   sheet.append(crossTable(x, across, y, down, (right, below) => {
     const place = element("div");
     cells.push({ place, values: { [x]: right, [y]: below } });

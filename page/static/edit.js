@@ -4,7 +4,7 @@ import { attempt, getJson, ofModel, tell } from "./api.js";
 import { openPhoto, received } from "./crop.js";
 import { begin, easel, restore, sourceOf } from "./easel.js";
 import { classSelect } from "./form.js";
-import { imageNumber, make } from "./groups.js";
+import { imageName, make } from "./groups.js";
 import { review } from "./review.js";
 import { className, emit, id, on, store } from "./store.js";
 import "./codes.js";
@@ -14,8 +14,7 @@ function takeChosen(chosen) {
   const file = chosen?.group.files[chosen.index];
   if (!file) return tell("Choose a finished image first, under Generate or below.");
   const { group, index } = chosen;
-  const label = group.start.labels[index];
-  return begin({ file, label, name: `${className(label, group.model)} · ${imageNumber(group, index)}` });
+  return begin({ file, label: group.start.labels[index], name: imageName(group, index) });
 }
 
 id("take-generated").addEventListener("click", () => attempt(() => takeChosen(store.chosen)));

@@ -152,7 +152,6 @@ export function remove(group) {
 }
 
 function show(group) {
-  const { start, model } = group;
   group.element = id("group").content.firstElementChild.cloneNode(true);
   const part = (selector) => group.element.querySelector(selector);
   part("h2").textContent = group.title;
@@ -173,8 +172,8 @@ function show(group) {
     make(group.title, group.request, group.place, group.original, group);
   });
   part(".save-all").addEventListener("click", () => attempt(() => saveAll(group)));
-  part(".tiles").append(...start.labels.map((label, index) => {
-    const caption = group.cell ? group.title : `${className(label, model)} · ${imageNumber(group, index)}`;
+  part(".tiles").append(...group.start.labels.map((_, index) => {
+    const caption = group.cell ? group.title : imageName(group, index);
     const canvases = Array.from({ length: group.versus ? 3 : 1 }, () => element("canvas"));
     const tile = element("button", { className: "tile" }, ...canvases, element("span", {}, caption));
     tile.setAttribute("aria-pressed", "false");
@@ -196,6 +195,11 @@ function show(group) {
 /** The index of an image in its series, exact also above 2^53. */
 export function imageNumber(group, index) {
   return String(BigInt(group.start.first_image) + BigInt(index));
+}
+
+/** What the page calls an image: its class and its number. */
+export function imageName(group, index) {
+  return `${className(group.start.labels[index], group.model)} · ${imageNumber(group, index)}`;
 }
 
 /** Name the file of an image. */

@@ -5,7 +5,7 @@ import { openCell, midway, written } from "./cell.js";
 import { bars } from "./charts.js";
 import { ARROWS, cellAt, drawStep, hasCells, placeOf, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
 import { changedSettings, classSelect, radios } from "./form.js";
-import { drawGroup, fileName, imageNumber, make } from "./groups.js";
+import { drawGroup, fileName, imageName, imageNumber, make } from "./groups.js";
 import { className, element, emit, id, isOpen, on, store } from "./store.js";
 
 const panel = id("watch");
@@ -202,21 +202,20 @@ canvas.addEventListener("pointermove", (event) => {
 
 id("branch-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  const { group, index, number, step } = view();
-  const cells = tokenCount(group.model);
+  const { group, index, number } = view();
   const label = Number(id("branch-class").value);
-  const steps = Number(slider.value);
+  const state = midway(group, index, number);
   const request = {
     ...group.request,
     labels: [label],
     seed: id("branch-seed").value,
     count: Number(id("branch-count").value),
     first_image: imageNumber(group, index),
-    before: step.confidence.subarray(index * cells, (index + 1) * cells),
-    midway: written(midway(group, index, number)),
+    before: state.before,
+    midway: written(state),
   };
-  const from = `${className(group.start.labels[index])} · ${imageNumber(group, index)}`;
-  const title = `${className(label)}, seed ${request.seed}, from step ${steps} of “${from}”`;
+  const from = `step ${state.steps} of “${imageName(group, index)}”`;
+  const title = `${className(label)}, seed ${request.seed}, from ${from}`;
   make(title, request, group.place, group.original, { model: group.model });
 });
 
