@@ -95,7 +95,10 @@ class Decoding:
             branch = self.midway if number == done else None
             if branch:  # what the earlier decoding has drawn here
                 tokens = branch.tokens.reshape(model.tokenizer.grid).numpy()
-                step = replace(step, proposed=np.broadcast_to(tokens, step.tokens.shape))
+                proposed = np.broadcast_to(
+                    tokens, step.tokens.shape
+                ).copy()  # torch warns of others
+                step = replace(step, proposed=proposed)
             if step.hidden.any() and not branch:  # otherwise the surest tokens are the same
                 unsure.append((number, step))
             event = {
