@@ -113,10 +113,12 @@ def text(value: str) -> str:
 def color(value: str) -> str:
     """Read a color: a name of the web, or #rrggbb."""
     try:
-        ImageColor.getrgb(value)
+        channels = len(ImageColor.getrgb(value))
     except ValueError:
+        channels = 0
+    if channels != 3:  # with a fourth one the color itself is transparent
         need = "needs a color, as white, gray or #00ff00"
-        raise argparse.ArgumentTypeError(f"{need}, got {value[:40]!r}") from None
+        raise argparse.ArgumentTypeError(f"{need}, got {value[:40]!r}")
     return value
 
 

@@ -11,6 +11,7 @@ from utils.errors import FieldError, UserError
 NO_CLASS = ("none", "no class")
 UNTRAINED = "this model was never trained without classes"
 MAX_SAMPLES = 10_000_000  # in one call
+NUMBER = "[0-9]{1,18}"  # of a class; Python refuses to read thousands of digits
 MOST_IN_TURN = 4096  # labels of which `in_turn` finds the repetition
 TOO_MANY = f"more than {MAX_SAMPLES} images; take them in parts"
 
@@ -152,7 +153,7 @@ class _Names:
             self.folded.setdefault(_folded(name), []).append(label)
         for name in NO_CLASS:
             self.folded.setdefault(name, [len(names)])
-        are_numbers = all(re.fullmatch("[0-9]+", name) for name in names)
+        are_numbers = all(re.fullmatch(NUMBER, name) for name in names)
         self.numbers = {int(n) if are_numbers else label: label for label, n in enumerate(names)}
 
     def find(self, item: str) -> int | None:
@@ -176,14 +177,14 @@ def _labels_of(item: str, names: _Names) -> list[int]:
     if found is not None:
         return [found]
     # "<item>xN".
-    repeated = re.fullmatch(r"(.+?)\s*x([0-9]+)", item)
+    repeated = re.fullmatch(rf"(.+?)\s*x({NUMBER})", item)
     if repeated:
         once, times = _labels_of(repeated[1], names), int(repeated[2])
         if len(once) * times > MAX_SAMPLES:
             raise UserError(f"`labels` {item}: {TOO_MANY}")
         return once * times
     # A number or a range.
-    bounds = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", item)
+    bounds = re.fullmatch(f"({NUMBER})(?:-({NUMBER}))?", item)
     if not bounds:
         close = difflib.get_close_matches(_folded(item), names.folded, n=3)
         hint = f"did you mean {' or '.join(map(repr, close))}?" if close else _known(names.names)

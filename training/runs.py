@@ -309,9 +309,10 @@ def check_made_from(
             difference = f"the classes of the run in {run.path} changed: {_renamed(before, value)}"
         elif name in DIGESTS:
             difference = f"the {DIGESTS[name]} of the run in {run.path} changed"
-        raise UserError(
-            f"{difference}: give the run's own {OWN.get(name, FILES)}, or start another `run_name`"
-        )
+        advice = f"give the run's own {OWN.get(name, FILES)}"
+        if name == "tokenizer" and run.model.is_file():  # stage 1 may have gone on
+            advice = f"its model holds its own: give `checkpoint_vae` {run.model}"
+        raise UserError(f"{difference}: {advice}, or start another `run_name`")
 
 
 def _renamed(before: Any, now: list[str]) -> str:

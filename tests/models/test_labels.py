@@ -38,6 +38,9 @@ def test_numbers_names_ranges_and_repeats(items, labels):
         (["3-1"], "1-3"),
         (["-2"], "-2"),
         ([","], "`labels` ,: names no image"),
+        (["9" * 5000], "there are T-shirt/top, Trouser"),
+        (["0-" + "9" * 5000], "there are T-shirt/top, Trouser"),
+        (["Trouserx" + "9" * 5000], "there are T-shirt/top, Trouser"),
     ],
 )
 def test_what_is_no_class_is_named_with_a_way_out(items, told):
@@ -61,6 +64,10 @@ TEXT_ORDER = sorted(map(str, range(12)))  # as older models have them: 0 1 10 11
 @pytest.mark.parametrize("order", [TEXT_ORDER, sorted(TEXT_ORDER, key=int)])
 def test_numbers_are_names_where_all_names_are_numbers(item, names, order):
     assert [order[label] for label in parse_labels([item], order)] == names
+
+
+def test_a_name_with_thousands_of_digits_is_a_name_like_others():
+    assert parse_labels(["0", "9" * 5000], ["1", "9" * 5000]) == [0, 1]
 
 
 def test_names_that_are_numbers_need_not_start_at_zero_or_be_complete():

@@ -224,6 +224,13 @@ def test_what_differs_from_the_run_is_named(run, name, now, told):
         check_made_from({**IMAGES, name: now}, {MADE_FROM: IMAGES}, run)
 
 
+def test_a_run_finds_the_tokenizer_that_it_began_with_in_its_model(run):
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.model.touch()
+    with pytest.raises(UserError, match=f"give `checkpoint_vae` {run.model}"):
+        check_made_from({**IMAGES, "tokenizer": "0"}, {MADE_FROM: IMAGES}, run)
+
+
 def test_what_a_run_of_before_did_not_write_down_is_not_compared(run):
     check_made_from(IMAGES, {MADE_FROM: {"images": 3, "tokenizer": "3c"}}, run)
     check_made_from(IMAGES, {}, run)
