@@ -14,13 +14,13 @@ from training.learning_rate import capped_warmup
 from training.loop import train_loop
 from training.run_folder import RunFolder
 from training.stage import Position, Stage, load_state, publish, run_length, save_state
-from training.tracking import Trackers, marks_of, open_trackers
+from training.tracking import MetricsFile, Tracker, Trackers, WandbTracker
 from utils.checkpoint import load_checkpoint
 from utils.errors import UserError, value_text
 from utils.files import exclusive_lock, make_folder, remove_leftovers
 from utils.processes import ALONE, Processes
 from utils.progress import log_written
-from utils.records import read_record, write_record
+from utils.records import checksum, read_record, write_record
 
 log = logging.getLogger(__name__)
 
@@ -154,25 +154,22 @@ def _open_trackers(
 ) -> Trackers:
     """Open the trackers; this may set the position's id at Weights & Biases.
 
-    An id belongs to the folder where it was created: a copy of the folder is another run.
+    An id belongs to the folder where it was created: a copy of the folder is another run. A copy
+    has neither the path nor the number of the folder on the disk.
     """
-    home = marks_of(run.path)
-    if use_wandb and position.wandb_home and not set(home) & set(position.wandb_home):
-        log.info("%s is a copy of another folder: starting a new wandb run", run.path)
-        position.wandb_id = None
-    recorded, position.wandb_id = open_trackers(
-        run.metrics(stage),
-        position.step,
-        run.path if use_wandb else None,
-        f"{run.path.name}-{stage}",
-        record.public(),
-        position.wandb_id,
-    )
+    trackers: list[Tracker] = [MetricsFile(run.metrics(stage), position.step)]
     if use_wandb:
-        position.wandb_home = home
+        home = checksum(str(run.path.resolve())), checksum(run.path.stat().st_ino)
+        if position.wandb_home and not set(home) & set(position.wandb_home):
+            log.info("%s is a copy of another folder: starting a new wandb run", run.path)
+            position.wandb_id = None
+        name = f"{run.path.name}-{stage}"
+        wandb = WandbTracker(run.path, name, record.public(), position.wandb_id)
+        position.wandb_id, position.wandb_home = wandb.run_id, home
+        trackers.append(wandb)
     # Last, because it reads the metrics file.
-    picture = CurvePicture(run.curves(stage), run.metrics(stage), stage)
-    return Trackers(recorded, picture)
+    trackers.append(CurvePicture(run.curves(stage), run.metrics(stage), stage))
+    return Trackers(*trackers)
 
 
 def _mend_checkpoint(stage: Stage, run: RunFolder, step: int, config: LoopConfig) -> None:

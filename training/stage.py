@@ -79,8 +79,8 @@ class Position:
         best_step: the step after which `best_loss` was measured.
         best_train_loss: the training loss at that time.
         wandb_id: id of the run at Weights & Biases; None without one.
-        wandb_home: identity of the run folder that the id belongs to (`marks_of`); empty in older
-            states.
+        wandb_home: digests of the path and the number of the run folder that the id belongs to;
+            empty in older states.
         length: steps of the whole run if they were chosen to fit a time limit, or if it ended
             early; 0 if the number of epochs decides.
         best_fid: lowest FID of samples so far.

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from utils.errors import failures_of, one_line
 from utils.files import write_text_atomic
 from utils.links import open_own
-from utils.records import checksum, read_lines, record_line
+from utils.records import read_lines, record_line
 
 log = logging.getLogger(__name__)
 
@@ -204,39 +204,6 @@ class Trackers(Tracker):
         """Close each tracker."""
         for tracker in self.trackers:
             tracker.close()
-
-
-def marks_of(folder: Path) -> tuple[str, ...]:
-    """Identify a folder by its path and its number on the disk: a copy shares neither."""
-    return checksum(str(folder.resolve())), checksum(folder.stat().st_ino)
-
-
-def open_trackers(
-    metrics_path: Path,
-    from_step: int,
-    wandb_folder: Path | None,
-    name: str,
-    config: Mapping[str, Any],
-    wandb_id: str | None,
-) -> tuple[Trackers, str | None]:
-    """Open the trackers of a run.
-
-    Args:
-        metrics_path: the metrics file; rows after `from_step` are removed.
-        from_step: where the run continues, 0 for a new one.
-        wandb_folder: where wandb keeps its files; None leaves wandb out.
-        name: displayed name of the wandb run.
-        config: settings to record in wandb; no paths.
-        wandb_id: id of the wandb run to continue; None starts a new one.
-
-    Returns:
-        The trackers as one, and the id of the wandb run if there is one.
-    """
-    metrics = MetricsFile(metrics_path, from_step)
-    if wandb_folder is None:
-        return Trackers(metrics), wandb_id
-    wandb_tracker = WandbTracker(wandb_folder, name, config, wandb_id)
-    return Trackers(metrics, wandb_tracker), wandb_tracker.run_id
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -99,7 +99,7 @@ class Wandb:
 
 
 def test_an_id_of_wandb_belongs_to_the_folder_it_was_made_in(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.tracking.WandbTracker", Wandb)
+    monkeypatch.setattr("training.runs.WandbTracker", Wandb)
     monkeypatch.setattr(Wandb, "ids", ())
     train(run, use_wandb=True)
     shutil.copytree(run.path, tmp_path / "copy")

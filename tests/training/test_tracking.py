@@ -21,7 +21,6 @@ from training.tracking import (
     MetricsFile,
     Trackers,
     WandbTracker,
-    open_trackers,
     wandb_obstacle,
 )
 from utils.processes import ALONE
@@ -106,14 +105,18 @@ def test_without_wandb_it_is_not_even_imported(tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from training.tracking import open_trackers\n"
-        f"path = Path({str(tmp_path / 'm.jsonl')!r})\n"
-        "tracker, run_id = open_trackers(path, 0, None, 'a', {}, None)\n"
+        "from training.run_folder import RunFolder\n"
+        "from training.runs import RunRecord, _open_trackers\n"
+        "from training.stage import Position\n"
+        f"run = RunFolder(Path({str(tmp_path)!r}), 'toy')\n"
+        "record = RunRecord({}, {}, {}, frozenset(), '')\n"
+        "tracker = _open_trackers('vqgan', run, record, Position(), use_wandb=False)\n"
         "tracker.log({'loss': 1.0}, 1); tracker.close()\n"
-        "assert run_id is None and 'wandb' not in sys.modules"
+        "assert 'wandb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert read_lines(tmp_path / "m.jsonl", bool) == ([{"step": 1, "loss": 1.0}], 0)
+    path = RunFolder(tmp_path, "toy").metrics("vqgan")
+    assert read_lines(path, bool) == ([{"step": 1, "loss": 1.0}], 0)
 
 
 def test_training_with_no_wandb_leaves_no_trace(trained):
@@ -131,9 +134,15 @@ class BrokenRun:
     finish = log
 
 
+def both_trackers(folder: Path, run_id: str | None = None) -> Trackers:
+    """The numbers in a file and at wandb."""
+    wandb = WandbTracker(folder, "toy", {}, run_id)
+    return Trackers(MetricsFile(folder / "m.jsonl", 0), wandb)
+
+
 def test_a_wandb_that_cannot_be_imported_stops_nothing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    tracker, _ = open_trackers(tmp_path / "m.jsonl", 0, tmp_path, "toy", {}, None)
+    tracker = both_trackers(tmp_path)
     tracker.log({"loss": 1.0}, 1)
     tracker.log_image("samples", tmp_path / "absent.png", 1)
     tracker.close()
@@ -155,11 +164,10 @@ def test_whatever_wandb_raises_the_numbers_are_kept(monkeypatch, tmp_path, caplo
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setattr(wandb, "setup", lambda settings: None)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    tracker, run_id = open_trackers(tmp_path / "m.jsonl", 0, tmp_path, "toy", {}, "abc")
+    tracker = both_trackers(tmp_path, "abc")
     assert calls == [(mode, "abc", "allow") for mode in ("online", "offline")[: len(calls)]]
     assert len(calls) == (2 if unreachable else 1)
-    assert run_id == "abc"
-    assert isinstance(tracker.trackers[1], WandbTracker)
+    assert tracker.trackers[1].run_id == "abc"
     tracker.log({"loss": 1.0}, 1)
     tracker.log({"loss": 0.5}, 2)
     tracker.log_image("samples", tmp_path / "absent.png", 2)
@@ -314,6 +322,6 @@ def test_an_account_without_a_home_folder_trains_without_wandb(calls, monkeypatc
     monkeypatch.setattr(Path, "expanduser", lambda path: home())
     monkeypatch.delenv("NETRC")
     assert "this account has no home folder" in wandb_obstacle()
-    tracker, _ = open_trackers(tmp_path / "m.jsonl", 0, tmp_path, "toy", {}, None)
+    tracker = both_trackers(tmp_path)
     tracker.log({"loss": 1.0}, 1)
     assert "loss" in (tmp_path / "m.jsonl").read_text()
