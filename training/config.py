@@ -107,6 +107,8 @@ class VQGANTrainingConfig:
         freeze: shell patterns of the names of the parameters that are not trained.
     """
 
+    weight_decay: ClassVar[float] = 0.0
+
     epochs: int = 100
     batch_size: int = 128
     optimizer: str = "adamw"

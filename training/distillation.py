@@ -47,7 +47,7 @@ from training.distillation_losses import (
 )
 from training.ema import EMA
 from training.learning_rate import LearningRate
-from training.optimizer import load_optimizers, make_optimizers, step_unless
+from training.optimizer import linear_weights, load_optimizers, make_optimizers, step_unless
 from training.stage import transformer_contents
 from utils.device import autocast, send, send_array, strictly_deterministic
 from utils.plain import to_plain
@@ -123,7 +123,7 @@ class DistillationStage:
             for peak in (training.lr, training.auxiliary_lr)
         )
         self.optimizers, auxiliary = (
-            make_optimizers(network, training, precision)
+            make_optimizers(network, linear_weights(network), training, precision)
             for network in (self.model, self.auxiliary)
         )
         self.auxiliary_optimizers = {f"auxiliary_{name}": one for name, one in auxiliary.items()}

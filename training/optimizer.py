@@ -1,6 +1,7 @@
-"""The optimizers of transformers, and an optimizer step that skips bad gradients."""
+"""The optimizers of a stage, and an optimizer step that skips bad gradients."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,54 +13,41 @@ from training.muon import MOMENTS, Muon
 from utils.errors import FieldError, check_choice
 from utils.weights import load_moments
 
-Training = TrainingConfig | DistillConfig
+Training = TrainingConfig | VQGANTrainingConfig | DistillConfig
 
 
 def make_optimizers(
-    model: Transformer, training: Training, precision: torch.dtype
+    network: nn.Module, matrices: Mapping[Tensor, int], training: Training, precision: torch.dtype
 ) -> dict[str, torch.optim.Optimizer]:
-    """Make the optimizers; they decay the weights of linear layers and nothing else.
+    """Make the optimizers of a network; parameters without gradients are left out.
 
-    Parameters without gradients are left out.
+    Args:
+        matrices: the weights that are decayed, and that "muon" trains, each with the number of
+            matrices that it stacks.
 
     Returns:
         By their names in a saved state: "optimizer", an AdamW of all weights; or, with "muon", an
-        AdamW of the other weights, and "muon", a Muon of the weights of linear layers.
+        AdamW of the other weights, and "muon", a Muon of the matrices.
 
     Raises:
-        FieldError: if the optimizer is unknown, or is "muon" but the model has no linear layers.
+        FieldError: if the optimizer is unknown, or is "muon" but has no matrices to train.
     """
     check_choice(_setting(training), training.optimizer, OPTIMIZERS)
-    by_muon = training.optimizer == "muon"
-    linear = {id(layer.weight) for layer in linear_layers(model).values()}
-    groups = [
-        {
-            "params": [
-                p for p in model.parameters() if p.requires_grad and (id(p) in linear) == decay
-            ],
-            "weight_decay": training.weight_decay if decay else 0.0,
-        }
-        for decay in ((False,) if by_muon else (True, False))
-    ]
-    adamw = torch.optim.AdamW(groups, lr=training.lr, betas=training.betas, fused=True)
-    muon = {"muon": _make_muon(model, training, precision)} if by_muon else {}
-    return {"optimizer": adamw, **muon}
-
-
-def _make_muon(model: Transformer, training: Training, precision: torch.dtype) -> Muon:
-    """Make a Muon for the weights of linear layers; errors as in `make_optimizers`."""
-    weights = {
-        layer.weight: model.joined.get(name.rpartition(".")[2], 1)
-        for name, layer in linear_layers(model).items()
-        if layer.weight.requires_grad
-    }
-    if not weights:
-        reason = "this transformer has no linear layers to train; use adamw"
+    trained = [p for p in network.parameters() if p.requires_grad]
+    matrices = {p: matrices[p] for p in trained if p in matrices}
+    decayed: dict[str, Any] = {"params": [*matrices], "weight_decay": training.weight_decay}
+    others = {"params": [p for p in trained if p not in matrices], "weight_decay": 0.0}
+    adamw = partial(torch.optim.AdamW, lr=training.lr, betas=training.betas, fused=True)
+    if training.optimizer == "adamw":
+        return {"optimizer": adamw([decayed, others])}
+    if not matrices:
+        reason = "this network has no layers that it could train; use adamw"
         raise FieldError(_setting(training), "muon", reason)
-    return Muon(weights, training.lr, training.weight_decay, precision)
+    muon = Muon(matrices, training.lr, training.weight_decay, precision)
+    return {"optimizer": adamw([others]), "muon": muon}
 
 
-def _setting(training: Training | VQGANTrainingConfig) -> str:
+def _setting(training: Training) -> str:
     """Name the setting of the optimizer for a message."""
     return f"{type(training).__name__}.optimizer"
 
@@ -67,7 +55,7 @@ def _setting(training: Training | VQGANTrainingConfig) -> str:
 def load_optimizers(
     optimizers: Mapping[str, torch.optim.Optimizer],
     state: Mapping[str, Any],
-    training: Training | VQGANTrainingConfig,
+    training: Training,
 ) -> None:
     """Load the moments of the optimizers, AdamW or Muon, from the saved state of a stage.
 
@@ -85,17 +73,20 @@ def load_optimizers(
             load_moments(optimizer, state[name])
 
 
-def count_moments(model: nn.Module, training: TrainingConfig) -> int:
+def count_moments(model: Transformer, training: TrainingConfig) -> int:
     """Count the float32 moments of the optimizers: two per weight with AdamW, one with Muon."""
+    by_muon = linear_weights(model) if training.optimizer == "muon" else {}
     trained = [p for p in model.parameters() if p.requires_grad]
-    of_muon = linear_layers(model).values() if training.optimizer == "muon" else ()
-    by_muon = {id(layer.weight) for layer in of_muon}
-    return sum(p.numel() * (1 if id(p) in by_muon else 2) for p in trained)
+    return sum(p.numel() * (1 if p in by_muon else 2) for p in trained)
 
 
-def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """Return the linear layers of a network by their names."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+def linear_weights(model: Transformer) -> dict[Tensor, int]:
+    """Return the weights of linear layers, each with the number of matrices that it stacks."""
+    return {
+        layer.weight: model.joined.get(name.rpartition(".")[2], 1)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+    }
 
 
 def step_unless(skip: Tensor, optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -30,7 +30,7 @@ from training.ema import EMA
 from training.freezing import freeze
 from training.growth import grown_state
 from training.learning_rate import LearningRate
-from training.optimizer import load_optimizers, make_optimizers, step_unless
+from training.optimizer import linear_weights, load_optimizers, make_optimizers, step_unless
 from training.stage import transformer_contents
 from training.working_copy import WorkingCopy
 from utils.device import autocast, strictly_deterministic
@@ -109,7 +109,8 @@ class MaskGITStage:
         self.model.load_state_dict(start or {}, strict=False)
         freeze(self.model, training.freeze, "TrainingConfig.freeze")
         self.ema = EMA(self.model, training.ema_decay)
-        self.optimizers = make_optimizers(self.model, training, precision)
+        weights = linear_weights(self.model)
+        self.optimizers = make_optimizers(self.model, weights, training, precision)
         # This process's part of a step, and the exchange of gradients with the others.
         self._images_here = math.ceil(self.images_per_step / processes.size)
         self._num_parts = num_parts(

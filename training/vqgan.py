@@ -22,8 +22,7 @@ from training.config import VQGANTrainingConfig
 from training.ema import EMA
 from training.freezing import freeze
 from training.learning_rate import LearningRate
-from training.muon import Muon
-from training.optimizer import load_optimizers, step_unless
+from training.optimizer import load_optimizers, make_optimizers, step_unless
 from training.vqgan_losses import Backward, Objective
 from utils.checkpoint import check_weights
 from utils.device import autocast, send
@@ -216,25 +215,21 @@ class VQGANStage:
         return model
 
     def _make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Make the optimizers, without weight decay, of all weights that are not frozen."""
-        lr, betas = self.training.lr, self.training.betas
+        """Make the optimizers of all weights that are not frozen."""
+        training = self.training
         convolutions = {
             layer.weight: 1
             for layer in self.model.modules()
             if isinstance(layer, nn.Conv2d) and min(layer.weight.shape[:2]) >= LEAST_CHANNELS
-            if layer.weight.requires_grad
         }
-        by_muon = convolutions if self.training.optimizer == "muon" else {}
-        others = [w for w in self.model.parameters() if w.requires_grad and w not in by_muon]
-        made: dict[str, torch.optim.Optimizer] = {
-            "optimizer": torch.optim.AdamW(others, lr, betas, weight_decay=0, fused=True)
-        }
-        if self.training.optimizer == "muon":
-            made["muon"] = Muon(by_muon, lr, 0, self.precision)
+        # Without weight decay an AdamW alone keeps all weights in one group, in their order.
+        matrices = convolutions if training.optimizer == "muon" else {}
+        made = make_optimizers(self.model, matrices, training, self.precision)
         if self.objective.discriminator is not None:
             made[OF_DISCRIMINATOR] = torch.optim.AdamW(
-                self.objective.discriminator.parameters(), lr, betas, weight_decay=0, fused=True
-            )
+                self.objective.discriminator.parameters(), training.lr, training.betas,
+                weight_decay=0, fused=True,
+            )  # fmt: skip
         return made
 
     def _is_adversarial(self, step: int) -> bool:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import TRAIN_TINY
-from tiny_stages import make_stage
+from tiny_stages import make_stage, make_vqgan_stage
 from torch import nn
 
 from training import muon
 from training.config import TrainingConfig
 from training.muon import ITERATIONS, QUINTIC, Muon, orthogonalize
-from training.optimizer import count_moments, linear_layers, make_optimizers
+from training.optimizer import count_moments, linear_weights, make_optimizers
 from training.run_folder import RunFolder
 from training.runs import read_config
 from training.transformer import MaskGITStage
@@ -218,8 +218,8 @@ def all_of(stage) -> dict[str, torch.Tensor]:
 
 def test_linear_weights_are_muons_and_the_others_adamws():
     stage = stage_of()
-    linear = {f"{name}.weight" for name in linear_layers(stage.model)}
     names = {id(p): name for name, p in stage.model.named_parameters()}
+    linear = {names[id(p)] for p in linear_weights(stage.model)}
     (of_muon,), (of_adamw,) = (
         stage.optimizers[name].param_groups for name in ("muon", "optimizer")
     )
@@ -335,10 +335,12 @@ def test_an_unknown_optimizer_is_refused():
         make_stage(optimizer="sgd")
 
 
-def test_a_network_without_linear_layers_is_refused():
+def test_a_network_without_layers_for_muon_is_refused():
     stage = stage_of()
-    with pytest.raises(FieldError, match="muon: this transformer has no linear layers"):
-        make_optimizers(nn.Embedding(3, 4), stage.training, torch.float32)
+    with pytest.raises(FieldError, match="muon: this network has no layers that it could train"):
+        make_optimizers(nn.Embedding(3, 4), {}, stage.training, torch.float32)
+    with pytest.raises(FieldError, match=r"`VQGANTrainingConfig\.optimizer` muon"):
+        make_vqgan_stage(optimizer="muon", disc_weight=0, freeze=("encoder.*", "decoder.*"))
 
 
 # --- On the command line ---
