@@ -339,7 +339,7 @@ def _measure_tokenizer(job: TokenizerJob) -> None:
     features = judge.measure(blocks, len(images), "reconstructing", unfinished)
     # The FID of reconstructions is called rFID. The meter has no LPIPS without VGG weights.
     scores = judge.compare(features)
-    distance = judge.distance
+    distance = judge.extractor.distance
     all_scores = {f"r{distance}": scores.pop(distance), **scores, "lpips": None, **meter.result()}
     write_scores(job.result, all_scores, protocol)
     if reference is not None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from metrics.features import MIN_IMAGES, FeatureCollector, FeatureSet, kept_images
-from metrics.scores import frechet_distance, is_recognized
+from metrics.features import MIN_IMAGES, FeatureSet, Moments, kept_images
+from metrics.scores import distance_of, is_recognized
 from utils.files import write_csv_atomic
 from utils.pictures import save_png
 from utils.plots import COLORS, draw
@@ -106,7 +106,7 @@ def _fid(fake: Tensor, true: Tensor) -> float:
     """Compute the FID between features (N, D) of two sides."""
     sides = []
     for features in (fake, true):
-        collector = FeatureCollector(len(features))
-        collector.add(features)
-        sides.append(collector.result())
-    return frechet_distance(*sides)["fid"]
+        moments = Moments()
+        moments.add(features)
+        sides += moments.result()
+    return distance_of(*sides)

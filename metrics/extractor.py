@@ -7,7 +7,7 @@ spatial feature, K classes.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,17 +123,6 @@ class Extractor:
                 f"{self.name} returns {shape} for {count} images; it must return features (B, D), "
                 "or a tuple of features, logits (B, K) and perhaps spatial features (B, S)"
             )
-
-
-def one_later(started: Iterable[Callable[[], Features]]) -> Iterator[Features]:
-    """Call what `Extractor.start` returns, each after the next block is started."""
-    waiting: Callable[[], Features] | None = None
-    for read in started:
-        if waiting is not None:
-            yield waiting()
-        waiting = read
-    if waiting is not None:
-        yield waiting()
 
 
 def load_feature_net(path: Path, device: torch.device) -> Extractor:

@@ -40,11 +40,6 @@ class Judge:
         """Compute all metrics of `count` images; arguments and errors as in `measure`."""
         return self.compare(self.measure(blocks, count, title))
 
-    @property
-    def distance(self) -> str:
-        """Name of the Frechet distance of the extractor's features."""
-        return self.extractor.distance
-
     def measure(
         self, blocks: Blocks, count: int, title: str, unfinished: Unfinished | None = None
     ) -> FeatureSet:
@@ -87,7 +82,8 @@ class Judge:
         for limit in metrics.limits(generated, self.real):
             log.info("%s", limit)
         scores = metrics.compare(generated, self.real, self.how.metrics)
-        return {self.distance if name == "fid" else name: scores[name] for name in scores}
+        distance = self.extractor.distance
+        return {distance if name == "fid" else name: scores[name] for name in scores}
 
     def protocol(self, count: int) -> dict[str, Any]:
         """Describe what is needed to compare the scores of `count` images with others."""

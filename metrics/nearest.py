@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from data.generated import Blocks
-from metrics.extractor import Extractor, one_later
+from metrics.extractor import Extractor
 from utils.progress import progress_bar
 
 BLOCK = 1000  # training images compared at once
@@ -65,8 +65,8 @@ def write_features(
     rows: np.ndarray | None = None
     done = 0
     with progress_bar(title, count, unit="image") as bar:
-        for seen in one_later(extractor.start(images) for images, _ in blocks):
-            found = seen.features.float().numpy()
+        for images, _ in blocks:
+            found = extractor(images).features.float().numpy()
             if rows is None:
                 shape = (count, found.shape[1])
                 rows = np.lib.format.open_memmap(path, "w+", np.float32, shape)
