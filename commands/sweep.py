@@ -3,7 +3,6 @@
 import difflib
 import itertools
 import logging
-import math
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -33,6 +32,7 @@ from utils.checkpoint import contents_of, save_checkpoint
 from utils.errors import UserError
 from utils.files import exclusive_lock, make_folder
 from utils.progress import log_written
+from utils.records import finite
 from utils.torch_file import read_torch_file
 
 log = logging.getLogger(__name__)
@@ -132,9 +132,8 @@ def _keep_best(job: SweepJob, table: SweepTable, protocol: Mapping[str, Any]) ->
     values = {name: parse_value(name, row[name]) if row[name] else None for name in names}
     sampling, model = changed(job.grid[0], values), job.generation.model
     sampling.validate_for(model.shape)
-    numbers = {name: float(text) for name, text in row.items() if text and name not in names}
-    scores = {name: number for name, number in numbers.items() if math.isfinite(number)}
-    best = BestSettings(sampling, job.kept_by, scores, dict(protocol))
+    scores = {name: float(text) for name, text in row.items() if text and name not in names}
+    best = BestSettings(sampling, job.kept_by, finite(scores), dict(protocol))
     keep_best_settings(model.path, model.open().fingerprint, best)
     log.info("kept in %s: %s, %s", model.path, changed_options(sampling), best.summary())
 

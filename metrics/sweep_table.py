@@ -21,7 +21,7 @@ from utils.errors import UserError, failures_of
 from utils.files import make_folder, remove_leftovers, write_csv_atomic
 from utils.pictures import is_intact_png, save_png, save_strips, tile
 from utils.plots import Sparing
-from utils.records import CHECKSUM, checksum, read_record, write_record
+from utils.records import CHECKSUM, checksum, finite, read_record, write_record
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +93,12 @@ class SweepTable:
 
         Args:
             setting: the values of all sampling settings by name.
-            scores: numbers by name, the same names for each row.
+            scores: numbers by name, the same names for each row; a cell of one that is not finite
+                is empty.
         """
         settings = {name: table_text(value) for name, value in setting.items()}
-        self.rows.append(settings | {name: f"{value:.6g}" for name, value in scores.items()})
+        numbers = {name: f"{value:.6g}" for name, value in finite(scores).items()}
+        self.rows.append(settings | dict.fromkeys(scores, "") | numbers)
         names = [*self.rows[0]]
         rows = ([*(row.get(name, "") for name in names), checksum(row)] for row in self.rows)
         write_csv_atomic(self.csv, [[*names, CHECKSUM], *rows])
@@ -137,7 +139,8 @@ class SweepTable:
             path = strip_file(self._folder, {name: row[name] for name in names})
             title = "  ".join(f"{name}={row[name]}" for name in varied)
             if is_intact_png(path):
-                strips.append((f"{title}  fid={float(row['fid']):.4g}".strip(), path))
+                fid = f"{float(row['fid']):.4g}" if row["fid"] else "not finite"
+                strips.append((f"{title}  fid={fid}".strip(), path))
         if len(strips) < len(self.rows):
             log.warning("%s lacks %d strip(s)", self.sheet, len(self.rows) - len(strips))
         if strips:
@@ -222,9 +225,8 @@ def _row(names: list[str], line: str) -> dict[str, str] | None:
     expected = row.pop(CHECKSUM, None)
     # Older tables have no checksums; their last column is the time in seconds.
     is_older = expected is None and names[-1:] == ["seconds"]
-    if len(cells) != len(names) or (expected != checksum(row) and not is_older):
-        return None
-    return row if _is_number(row.get("fid")) else None
+    is_intact = _is_number(row.get("fid")) if is_older else expected == checksum(row)
+    return row if is_intact and len(cells) == len(names) else None
 
 
 def _is_number(text: str | None) -> bool:

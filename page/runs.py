@@ -6,7 +6,6 @@ are read on from where the last look ended.
 
 import json
 import logging
-import math
 import os
 import stat
 import threading
@@ -25,7 +24,7 @@ from training.run_folder import RunFiles
 from training.runs import STAGES
 from training.tracking import is_row
 from utils.errors import one_line
-from utils.records import read_line
+from utils.records import finite, read_line
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ class _Tail:
         self.offset += len(complete) if len(added) - len(complete) <= MOST_LINE else len(added)
         lines = (line for line in complete.splitlines() if len(line) <= MOST_LINE)
         rows = (read_line(line, is_row) for line in lines)
-        self.rows += [_finite(row) for row in rows if row is not None]
+        self.rows += [finite(row) for row in rows if row is not None]
         del self.rows[MOST_ROWS:]
 
 
@@ -265,7 +264,7 @@ def _progress(run: RunFiles, stage: str) -> dict[str, float | None]:
             rows = [read_line(line, is_row) for line in file.read(MOST_END).splitlines()]
     except OSError:
         rows = []
-    for row in map(_finite, filter(None, reversed(rows))):
+    for row in map(finite, filter(None, reversed(rows))):
         progress, speed = row.get("train/progress", 0), row.get("train/images_per_second", 0)
         if progress > 0 and speed > 0:
             left = row.get("train/images", 0) * (1 / progress - 1) / speed
@@ -283,8 +282,3 @@ def _picture(run: RunFiles, path: Path) -> bytes:
         return read_inside(run.path, path, MOST_PICTURE)
     except OSError as error:
         raise RequestError("this run has no such picture", 404) from error
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what JSON cannot say: NaN and infinity."""
-    return {name: value for name, value in row.items() if math.isfinite(value)}

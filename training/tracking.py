@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from utils.errors import failures_of, one_line
 from utils.files import write_text_atomic
 from utils.links import open_own
-from utils.records import read_lines, record_line
+from utils.records import finite, read_lines, record_line
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +69,12 @@ class MetricsFile(Tracker):
         write_text_atomic(path, "".join(map(record_line, kept)))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Append one row, each number with 6 digits.
+        """Append one row, each finite number with 6 digits.
 
         Raises:
             UserError: if it cannot be written.
         """
-        rounded = {name: float(f"{value:.6g}") for name, value in metrics.items()}
+        rounded = {name: float(f"{value:.6g}") for name, value in finite(metrics).items()}
         with self._appending() as file:
             file.write(record_line({"step": step, **rounded}).encode())
 

@@ -7,6 +7,7 @@ without one, unless the caller refuses them. Callers check types and ranges.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ def checksum(value: Any) -> str:
     """Compute 16 hexadecimal digits of plain data; the order of names does not matter."""
     plain = json.loads(json.dumps(value))  # as it will be when read
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def finite(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Leave out what JSON cannot say: NaN and infinity."""
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,25 +43,25 @@ function showTable(varied) {
 function showHeat() {
   const [x, y, score] = ["sweep-x", "sweep-y", "sweep-score"].map((name) => id(name).value);
   const down = x === y ? [null] : valuesOf(y);
-  const numbers = sweep.rows.map((row) => Number(row[score])).filter(Number.isFinite);
+  const numbers = sweep.rows.map((row) => parseFloat(row[score])).filter(Number.isFinite);
   const range = [Math.min(...numbers), Math.max(...numbers)];
   const better = sweep.better[score]; // undefined for a number that does not rank settings
   id("better").textContent = better ? `${better} is better` : "";
-  const merit = (i) => Number(sweep.rows[i][score]) * (better === "lower" ? -1 : 1);
+  const merit = (i) => parseFloat(sweep.rows[i][score]) * (better === "lower" ? -1 : 1);
   id("heat").replaceChildren(crossTable(x, valuesOf(x), y, down, (right, below) => {
     // Other settings may vary, too: the cell shows the best of its rows.
     const fits = (one) => one[x] === right && (below === null || one[y] === below);
     const fitting = sweep.rows.flatMap((one, i) => (fits(one) ? [i] : []));
     if (!fitting.length) return "";
-    const shown = better ? fitting.reduce((a, b) => (merit(b) > merit(a) ? b : a)) : fitting[0];
-    const isBest = Boolean(better) && Number(sweep.rows[shown][score]) === range[better === "lower" ? 0 : 1];
+    const shown = better ? fitting.reduce((a, b) => (merit(b) > merit(a) || isNaN(merit(a)) ? b : a)) : fitting[0];
+    const isBest = Boolean(better) && parseFloat(sweep.rows[shown][score]) === range[better === "lower" ? 0 : 1];
     return heatButton(shown, score, range, isBest);
   }));
   id("strip").hidden = true;
 }
 
 function heatButton(number, score, [low, high], isBest) {
-  const value = Number(sweep.rows[number][score]);
+  const value = parseFloat(sweep.rows[number][score]);
   const share = high > low ? (value - low) / (high - low) : 0;
   const button = element("button", {}, short(value));
   button.style.background = heat(share);

@@ -50,6 +50,16 @@ def test_the_best_row_is_the_lowest_or_the_highest(tmp_path):
         table.best("class_accuracy")
 
 
+def test_a_score_that_is_not_finite_is_an_empty_cell(tmp_path):
+    (setting, *_), table = SETTINGS, SweepTable(tmp_path, PROTOCOL)
+    list(table.keep_strip(setting, iter([(np.zeros((12, 8, 8, 1), np.uint8), np.zeros(12))])))
+    table.add(setting, {"fid": math.inf, "kid": math.nan, "seconds": 1.0})
+    expected = {"step": "2", "cfg_w": "1.5", "fid": "", "kid": "", "seconds": "1"}
+    assert SweepTable(tmp_path, PROTOCOL).find(setting) == expected  # it is not measured again
+    table.draw_sheet([*setting])
+    assert height(table.sheet) > 8
+
+
 @pytest.mark.usefixtures("no_sync")
 def test_no_flip_of_the_table_is_believed(tmp_path, caplog):
     rows = measured(tmp_path).rows

@@ -1,5 +1,6 @@
 """Numbers in a file that is not trusted blindly; wandb, for real but offline, never asking."""
 
+import math
 import os
 import pty
 import subprocess
@@ -222,6 +223,12 @@ def test_lines_of_the_version_before_are_kept(tmp_path):
     MetricsFile(path, 1).log({"loss": 1.0}, 2)
     assert rows_of(path) == [(1, 0.25), (2, 1.0)]
     assert path.read_text().count("checksum") == 2
+
+
+def test_a_number_that_is_not_finite_is_left_out(tmp_path):
+    path = tmp_path / "m.jsonl"
+    MetricsFile(path, 0).log({"samples/fid": math.inf, "samples/kid": math.nan, "loss": 0.5}, 1)
+    assert read_lines(path, bool)[0] == [{"step": 1, "loss": 0.5}]
 
 
 def test_the_rows_are_on_the_disk_before_a_state_counts_them(tmp_path, monkeypatch):
