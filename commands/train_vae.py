@@ -98,7 +98,7 @@ def resolve(request: Request) -> TrainVaeJob:
     line, data = request.line, request.data()
     config = _new_config(request, origin)
     training = configure(VQGANTrainingConfig, line)
-    training.validate(config)
+    training.validate_for(config)
     network = on_meta(lambda: VQModel(config))
     freeze_vqgan(network, training)
     start = origin.start(network, config) if origin else {}

@@ -142,20 +142,12 @@ class VQGANTrainingConfig:
             return self.disc_layers
         return 1 if image_size < 32 else 2 if image_size < 64 else 3
 
-    def validate(self, architecture: VQGANConfig) -> None:
-        """Check the settings, also against the shape of the VQ-GAN.
+    def validate_for(self, architecture: VQGANConfig) -> None:
+        """Check the settings against the shape of the VQ-GAN.
 
         Raises:
             FieldError: naming the first field with a wrong value, and what would work.
         """
-        for name in ("epochs", "batch_size", "grad_accum", "disc_channels"):
-            if getattr(self, name) < 1:
-                raise FieldError(_own(name), getattr(self, name), "must be at least 1")
-        for name in ("lr", "codebook_weight", "chroma_weight", "perceptual_weight", "disc_weight",
-                     "disc_start"):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise FieldError(_own(name), getattr(self, name), "must not be negative")
-        check_choice(_own("optimizer"), self.optimizer, OPTIMIZERS)
         if self.chroma_weight and architecture.image_channels != 3:
             reason = f"images of {architecture.image_channels} channel(s) have no colors; use 0"
             raise FieldError("chroma_weight", self.chroma_weight, reason)
@@ -240,8 +232,3 @@ class LoopConfig:
     def keeps_best(self) -> bool:
         """Whether the checkpoint with the lowest validation loss is kept."""
         return self.keep_best_loss or self.publish == "best"
-
-
-def _own(name: str) -> str:
-    """Name a field for a FieldError, if other configs have a field of this name too."""
-    return f"VQGANTrainingConfig.{name}"
