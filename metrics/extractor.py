@@ -22,7 +22,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 )
 
 from utils.device import fetch, send_array
-from utils.errors import FieldError, UserError, is_out_of_memory, one_line
+from utils.errors import UserError, is_out_of_memory, one_line
 from utils.files import file_digest, read_with_digest
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -132,10 +132,8 @@ def load_feature_net(path: Path, device: torch.device) -> Extractor:
         path: a TorchScript file.
 
     Raises:
-        UserError: if it is missing or not TorchScript.
+        UserError: if it is not TorchScript.
     """
-    if not path.is_file():
-        raise FieldError("feature_net", path, "there is no such file")
 
     def read(path: Path) -> Any:
         with warnings.catch_warnings():
@@ -180,8 +178,6 @@ def load_inception(
         path = downloaded(
             URL_INCEPTION_V3, INCEPTION_FILE, wanted, "inception_weights", INCEPTION_SHA256
         )
-    if not path.is_file():
-        raise FieldError("inception_weights", path, f"there is no such file; it must be {wanted}")
     net, digest = read_with_digest(path, lambda path: _inception(path, wanted))
     net = net.to(device)
     if resize == "clean":

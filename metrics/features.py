@@ -223,7 +223,6 @@ def extract(
         try:
             for images, block_labels in blocks:
                 found.add(extractor.start(images), block_labels)
-                found.save_if_due()
                 bar.update(len(images))
             found.read_all()
         except BaseException:
@@ -260,20 +259,17 @@ class _Extraction:
         return sum(map(len, self.labels))
 
     def add(self, read: Callable[[], Features], labels: np.ndarray) -> None:
-        """Add a block that the network has started, and read the one before it."""
+        """Add a block that the network has started, and read the one before it; save if it is due."""
         self._waiting.append((read, labels))
         if len(self._waiting) > 1:
             self._read()
+        if self._unfinished is not None and self._unfinished.is_due:
+            self.save()
 
     def read_all(self) -> None:
         """Read the features of all blocks that were added."""
         while self._waiting:
             self._read()
-
-    def save_if_due(self) -> None:
-        """Save if the last time was long ago."""
-        if self._unfinished is not None and self._unfinished.is_due:
-            self.save()
 
     def save(self) -> None:
         """Write what an interrupted measurement keeps of all blocks that were added."""

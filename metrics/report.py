@@ -33,7 +33,7 @@ def write_scores(
     if lost:
         log.warning("%s: not a finite number, as the features are too large", ", ".join(lost))
     scores = {**scores, **dict.fromkeys(lost)}
-    warning = warning_for_few(protocol["images"], protocol["extractor"]["features"])
+    warning = warning_for_few(protocol["images"])
     found = {"scores": scores, "basis": protocol["basis"], "protocol": protocol, "warning": warning}
     write_json_atomic(path, found)
     log.info("%s", report(scores, protocol))
@@ -42,23 +42,13 @@ def write_scores(
     log_written(path)
 
 
-def warning_for_few(count: int, width: int) -> str | None:
-    """Return a warning if scores come from fewer than STANDARD_IMAGES images, else None.
-
-    Args:
-        count: number of images.
-        width: width of a feature.
-    """
+def warning_for_few(count: int) -> str | None:
+    """Return a warning if scores come from fewer than STANDARD_IMAGES images, else None."""
     if count >= STANDARD_IMAGES:
         return None
-    singular = (
-        f"; {count} images do not fix a covariance of {width} features, so FID is far too high"
-        if count <= width
-        else ""
-    )
     return (
         f"measured on {count} images: published figures use {STANDARD_IMAGES}, and FID falls as "
-        f"the number grows, so compare only with scores of the same number{singular}"
+        "the number grows, so compare only with scores of the same number"
     )
 
 
