@@ -55,9 +55,9 @@ from models.sampling import SamplingConfig
 from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
-from training.evaluation import Evaluation
 from training.freezing import freeze
 from training.learning_rate import DECAYS
+from training.loop import Evaluation
 from training.optimizer import count_moments
 from training.runs import MADE_FROM, RunRecord
 from training.transformer import MaskGITStage, num_parts

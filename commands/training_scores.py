@@ -15,7 +15,7 @@ from models.labels import classes_in_turn, labels_in_turn
 from models.model import Model
 from models.sampling import SamplingConfig
 from models.shapes import TransformerShape
-from training.evaluation import Evaluation
+from training.loop import Evaluation
 from utils.processes import Processes
 
 

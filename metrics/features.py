@@ -259,7 +259,7 @@ class _Extraction:
         return sum(map(len, self.labels))
 
     def add(self, read: Callable[[], Features], labels: np.ndarray) -> None:
-        """Add a block that the network has started, and read the one before it; save if it is due."""
+        """Add a block that the network has started; read the one before it, and save in time."""
         self._waiting.append((read, labels))
         if len(self._waiting) > 1:
             self._read()

@@ -20,7 +20,7 @@ from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
 from training import distillation
 from training.config import OPTIMIZERS, LoopConfig, VQGANTrainingConfig
-from training.loop import LOG_EVERY, train_loop
+from training.loop import LOG_EVERY, Loop
 from training.run_folder import RunFolder
 from training.stage import Position
 from training.tracking import Trackers
@@ -91,7 +91,7 @@ def test_the_loop_first_waits_when_it_logs(tmp_path):
     position = Position(step=1)  # before the first step a state is saved
     config = LoopConfig(1, stage.images_per_step, 1, keep_checkpoints=0)
     with pytest.raises(AssertionError, match="waits"), no_waiting():
-        train_loop(stage, config, RunFolder(tmp_path, "toy"), Trackers(), position)
+        Loop(stage, config, RunFolder(tmp_path, "toy"), Trackers(), position).train()
     assert position.step == LOG_EVERY
 
 

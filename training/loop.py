@@ -9,7 +9,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.config import LoopConfig
-from training.evaluation import Evaluation
 from training.meter import Meter
 from training.pace import LEAST_CHANGE, MARGIN, Pace, measured_pace
 from training.run_folder import RunFolder
@@ -41,49 +40,47 @@ TIMED_SHARE = 0.03  # of a time limit; measuring the first steps must not take l
 STALLED_EPOCHS, STALLED_SHARE = 5, 0.1
 
 
-def train_loop(
-    stage: Stage,
-    config: LoopConfig,
-    run: RunFolder,
-    tracker: Tracker,
-    position: Position,
-    processes: Processes = ALONE,
-    clock: Callable[[], float] = time.monotonic,
-    evaluation: Evaluation | None = None,
-) -> None:
-    """Train a stage from `position` to the end of the run.
+@dataclass(frozen=True)
+class Evaluation:
+    """When samples are scored while a model trains, and how; the caller knows the metrics.
 
-    Args:
+    Attributes:
+        every: epochs between two evaluations; the last epoch is evaluated too.
+        basis: digest of what the scores depend on besides the weights; equal ones can be compared.
+        measure: scores samples of the averaged weights, by name; "fid" is one of them. It may
+            change neither the weights nor the state of random numbers. Only the main process
+            calls it.
+    """
+
+    every: int
+    basis: str
+    measure: Callable[[], Mapping[str, float]]
+
+
+@dataclass
+class Loop:
+    """The loop of one stage, from `position` to the end of the run.
+
+    Attributes:
         stage: its losses must be the same in every process.
         run: the run folder; only the main process writes to it.
         position: where to start; it is updated in place.
         processes: the processes that train together, with this one.
-        clock: returns the time in seconds, that of `LoopConfig.ends_at`.
         evaluation: scores samples during the run; None for no scores.
-
-    Raises:
-        SystemExit: with 128 plus the signal's number after a signal, once the state is saved.
-        UserError: if the loss is not finite, images cannot be read, or a file cannot be written.
+        clock: returns the time in seconds, that of `LoopConfig.ends_at`.
     """
-    meter = Meter(position.sums, clock)
-    _Loop(stage, config, run, tracker, position, processes, meter, clock, evaluation).train()
-
-
-@dataclass
-class _Loop:
-    """The steps of `train_loop`, which share its arguments."""
 
     stage: Stage
     config: LoopConfig
     run: RunFolder
     tracker: Tracker
     position: Position
-    processes: Processes
-    meter: Meter
-    clock: Callable[[], float]
-    evaluation: Evaluation | None
+    processes: Processes = ALONE
+    evaluation: Evaluation | None = None
+    clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
+        self.meter = Meter(self.position.sums, self.clock)
         self.first_step = self.position.step
         self.began = self.last_save = self.last_line = self.clock()
         self.has_picture = False
@@ -95,7 +92,12 @@ class _Loop:
         return run_length(self.stage, self.config, self.position)
 
     def train(self) -> None:
-        """Make all remaining steps, and log and save in between."""
+        """Make all remaining steps, and log and save in between.
+
+        Raises:
+            SystemExit: with 128 plus the signal's number after a signal, once the state is saved.
+            UserError: if the loss is not finite, or a file cannot be read or written.
+        """
         stage, position, images = self.stage, self.position, self.config.images_per_step
         with stop_on_signals(may_repeat=self.processes.size > 1) as stop:
             if position.step == 0 and self.processes.is_main:

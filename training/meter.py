@@ -1,6 +1,5 @@
 """Averages training metrics on the device without waiting for it."""
 
-import time
 from collections.abc import Callable, Mapping
 
 import torch
@@ -18,11 +17,7 @@ class Meter:
         last: the means that `take` returned last.
     """
 
-    def __init__(
-        self,
-        sums: dict[str, tuple[Tensor, int]],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, sums: dict[str, tuple[Tensor, int]], clock: Callable[[], float]) -> None:
         """Start with `Position.sums`, which is changed in place."""
         self._clock = clock
         self.last: dict[str, float] = {}

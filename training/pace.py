@@ -1,11 +1,10 @@
 """How fast a stage is: measured on a few of its own steps."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from training.stage import Stage
-from utils.processes import ALONE, Processes
+from utils.processes import Processes
 
 MOST_STEPS = 10  # measured at most
 LEAST_STEPS = 3
@@ -43,8 +42,8 @@ def measured_pace(
     first_step: int,
     save: Callable[[], None],
     most_seconds: float,
-    clock: Callable[[], float] = time.monotonic,
-    processes: Processes = ALONE,
+    clock: Callable[[], float],
+    processes: Processes,
 ) -> Pace:
     """Make a few steps and a validation. The stage changes: load its state afterwards.
 

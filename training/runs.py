@@ -9,9 +9,8 @@ from typing import Any
 
 from training.config import LoopConfig
 from training.curves import CurvePicture
-from training.evaluation import Evaluation
 from training.learning_rate import capped_warmup
-from training.loop import train_loop
+from training.loop import Evaluation, Loop
 from training.run_folder import RunFolder
 from training.stage import Position, Stage, load_state, publish, run_length, save_state
 from training.tracking import MetricsFile, Tracker, Trackers, WandbTracker
@@ -128,7 +127,7 @@ def run_stage(
         if config.ends_at is None:
             _log_capped_warmup(stage)
         try:
-            train_loop(stage, config, run, tracker, position, processes, evaluation=evaluation)
+            Loop(stage, config, run, tracker, position, processes, evaluation).train()
         finally:
             tracker.close()
         _log_results(stage, run, config, position)

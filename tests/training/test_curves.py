@@ -11,7 +11,7 @@ from tiny_stages import make_stage, make_vqgan_stage
 
 from training.config import LoopConfig
 from training.curves import PANELS, CurvePicture, Panel, draw_curves, draw_run
-from training.loop import train_loop
+from training.loop import Loop
 from training.run_folder import RunFolder
 from training.stage import Position
 from training.tracking import MetricsFile, Trackers, read_metrics
@@ -58,7 +58,7 @@ def test_every_number_of_a_real_stage_is_drawn(tmp_path, make):
         CurvePicture(run.curves(stage.name), run.metrics(stage.name), stage.name),
     )
     stage.preview = lambda path: None
-    train_loop(stage, LoopConfig(4, 8), run, tracker, Position())
+    Loop(stage, LoopConfig(4, 8), run, tracker, Position()).train()
     tracker.close()
     recorded = {name for row in read_metrics(run.metrics(stage.name)) for name in row}
     drawn = {name for panel in PANELS[stage.name] for name in panel.lines}

@@ -15,8 +15,7 @@ import torch
 from tiny_stages import CountingStage
 
 from training.config import LoopConfig
-from training.evaluation import Evaluation
-from training.loop import train_loop
+from training.loop import Evaluation, Loop
 from training.run_folder import RunFolder
 from training.stage import Position, load_state
 from training.tracking import MetricsFile, Trackers
@@ -35,7 +34,7 @@ def train(stage, run, epochs=3, every=2, position=None):
     position = position or Position()
     tracker = Trackers(MetricsFile(run.metrics("maskgit"), position.step))
     config = LoopConfig(epochs, 8, every, keep_checkpoints=0)
-    train_loop(stage, config, run, tracker, position)
+    Loop(stage, config, run, tracker, position).train()
     return position
 
 
@@ -63,9 +62,9 @@ def test_the_checkpoint_of_the_lowest_loss_is_kept(run, caplog, stops):
     caplog.set_level(logging.INFO)
     if stops:
         with pytest.raises(SystemExit):
-            train_loop(stage, config, run, Trackers(), position)
+            Loop(stage, config, run, Trackers(), position).train()
         position, stage.signal_step = load_state(stage, run), None
-    train_loop(stage, config, run, Trackers(), position)
+    Loop(stage, config, run, Trackers(), position).train()
     assert (position.best_loss, position.best_step) == (2, 44)
     assert load_checkpoint(run.best("maskgit"), "maskgit")["step"] == 44
     assert load_checkpoint(run.model, "maskgit")["step"] == 48
@@ -88,7 +87,7 @@ def test_samples_are_scored_and_the_lowest_fid_is_kept(run, signal_step):
 
         tracker = Trackers(MetricsFile(run.metrics("maskgit"), position.step))
         evaluation = Evaluation(2, basis, measure)
-        train_loop(stage, config, run, tracker, position, evaluation=evaluation)
+        Loop(stage, config, run, tracker, position, evaluation=evaluation).train()
 
     if signal_step:
         with pytest.raises(SystemExit):
@@ -143,7 +142,7 @@ def test_previews_that_show_the_dataset_stay_here(run):
     for generated in (True, False):
         shown, stage = [], CountingStage()
         stage.previews_are_generated = generated
-        train_loop(stage, config, run, Watching(), Position())
+        Loop(stage, config, run, Watching(), Position()).train()
         assert shown == ([4, 8] if generated else [])
 
 
@@ -169,7 +168,7 @@ def test_samples_and_checkpoints_at_their_frequency_and_at_the_end(run):
 @pytest.mark.parametrize(("keep", "steps"), [(0, []), (1, [12]), (2, [8, 12]), (9, [4, 8, 12])])
 def test_the_newest_checkpoints_are_kept_under_their_steps(run, keep, steps):
     config = LoopConfig(3, 8, 1, keep_checkpoints=keep)
-    train_loop(CountingStage(), config, run, Trackers(), Position())
+    Loop(CountingStage(), config, run, Trackers(), Position()).train()
     names = {path.name for path in run.path.glob("*.pt")}
     kept = {f"MaskGIT_toy_step_{step:07d}.pt" for step in steps}
     assert names == {"MaskGIT_toy.pt", "resume_maskgit.pt"} | kept
@@ -356,7 +355,7 @@ def test_saving_by_time(run, monkeypatch):
     stage = CountingStage(bad_step=3)
     config = LoopConfig(3, 8, 99, keep_checkpoints=0)
     with pytest.raises(UserError):
-        train_loop(stage, config, run, Trackers(), Position())
+        Loop(stage, config, run, Trackers(), Position()).train()
     assert load_checkpoint(run.resume_state("maskgit"), "maskgit-resume")["position"]["step"] == 3
 
 

@@ -10,7 +10,7 @@ from tiny_stages import CountingStage
 
 from training.config import LoopConfig
 from training.learning_rate import LearningRate
-from training.loop import train_loop
+from training.loop import Loop
 from training.pace import Pace
 from training.run_folder import RunFolder
 from training.stage import Position, load_state
@@ -56,7 +56,7 @@ def run(tmp_path):
 def train(stage, run, position=None, epochs=100, every=2, processes=ALONE, **settings):
     position = position or Position()
     config = LoopConfig(epochs, 8, every, **settings)
-    train_loop(stage, config, run, Trackers(), position, processes, clock=stage.clock)
+    Loop(stage, config, run, Trackers(), position, processes, clock=stage.clock).train()
     return position
 
 

@@ -14,8 +14,7 @@ from PIL import Image
 from tiny_stages import make_stage
 
 from training.config import LoopConfig
-from training.loop import _Loop
-from training.meter import Meter
+from training.loop import Loop
 from training.run_folder import RunFolder
 from training.stage import Position
 from training.tracking import (
@@ -24,7 +23,6 @@ from training.tracking import (
     WandbTracker,
     wandb_obstacle,
 )
-from utils.processes import ALONE
 from utils.records import read_lines
 
 
@@ -248,10 +246,7 @@ def test_the_rows_are_on_the_disk_before_a_state_counts_them(tmp_path, monkeypat
 def save_state(folder, tracker):
     """The state of a stage in training is saved."""
     stage, run = make_stage(), RunFolder(folder, "toy")
-    config = LoopConfig(4, 8)
-    _Loop(
-        stage, config, run, tracker, Position(), ALONE, Meter(Position().sums), time.monotonic, None
-    )._save_state()
+    Loop(stage, LoopConfig(4, 8), run, tracker, Position())._save_state()
 
 
 # --- What the user has set for wandb ---
