@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import get_type_hints
 
@@ -58,6 +59,7 @@ Files = dict[str, str]  # name of the module -> its text
 Rule = Callable[[Files], Iterator[str]]
 
 
+@cache
 def program() -> Files:
     """The program's own files."""
     files = {"MaskGIT": (ROOT / "MaskGIT.py").read_text()}
@@ -66,6 +68,17 @@ def program() -> Files:
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             files[name] = path.read_text()
     return files
+
+
+@cache
+def parsed(text: str) -> ast.Module:
+    """Parse a file; most tests change a single one of them."""
+    return ast.parse(text)
+
+
+@cache
+def imports_in(text: str) -> frozenset[str]:
+    return frozenset(imports_of(parsed(text)))
 
 
 def imports_of(tree: ast.AST) -> Iterator[str]:
@@ -90,7 +103,7 @@ def strings_of(tree: ast.AST) -> Iterator[str]:
 
 def below_commands(files: Files) -> dict[str, ast.Module]:
     return {
-        name: ast.parse(text)
+        name: parsed(text)
         for name, text in files.items()
         if name.split(".")[0] not in ("MaskGIT", "commands")
     }
@@ -98,9 +111,7 @@ def below_commands(files: Files) -> dict[str, ast.Module]:
 
 def imports_go_down(files: Files) -> Iterator[str]:
     """Rule 1: by whatever detour, no file reaches a folder that its own may not import."""
-    direct = {
-        name: {i for i in imports_of(ast.parse(text)) if i in files} for name, text in files.items()
-    }
+    direct = {name: imports_in(text) & files.keys() for name, text in files.items()}
     for name in files:
         reached, waiting = set(), [name]
         while waiting:
@@ -145,7 +156,7 @@ def no_list_of_options(files: Files) -> Iterator[str]:
     for name, text in files.items():
         if name == "commands.options":
             continue
-        for names in collections_of(ast.parse(text)):
+        for names in collections_of(parsed(text)):
             found = names & OPTIONS.keys() - {"dataset", "size", "channels", "labels", "images"}
             if len(found) > 2 and name.split(".")[0] in ("MaskGIT", "commands"):
                 yield f"{name} lists options: {sorted(found)}"
@@ -168,7 +179,7 @@ def is_literal(node: ast.expr) -> bool:
 def jobs_are_resolved_once(files: Files) -> Iterator[str]:
     """Rule 4: only commands.resolve resolves, and no function rebinds the Job that it gets."""
     for name, text in files.items():
-        for function in functions_of(ast.parse(text)):
+        for function in functions_of(parsed(text)):
             gets_job = "job" in {argument.arg for argument in function.args.args}
             for node in ast.walk(function):
                 is_bound = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
@@ -186,7 +197,7 @@ def few_imports_inside_functions(files: Files) -> Iterator[str]:
     found = []
     for name, text in files.items():
         lines = text.splitlines()
-        for function in functions_of(ast.parse(text)):
+        for function in functions_of(parsed(text)):
             for node in ast.walk(function):
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     found.append(name)
@@ -207,7 +218,7 @@ def no_registry_twice(files: Files) -> Iterator[str]:
         "metrics.scores": set(METRICS),
     }
     for name, text in files.items():
-        for names in collections_of(ast.parse(text)):
+        for names in collections_of(parsed(text)):
             for home, registry in registries.items():
                 if name != home and len(names & registry) > (3 if home == "MaskGIT" else 2):
                     yield f"{name} lists {sorted(names & registry)} of {home}"
@@ -236,7 +247,7 @@ def story_and_functions_are_short(files: Files) -> Iterator[str]:
     if len(files["MaskGIT"].splitlines()) > MOST_LINES_OF_STORY:
         yield "MaskGIT.py is no longer a short story"
     for name, text in files.items():
-        for function in functions_of(ast.parse(text)):
+        for function in functions_of(parsed(text)):
             length = (function.end_lineno or 0) - function.lineno + 1
             lengths.append(length)
             if length > LONGEST_FUNCTION:
@@ -247,7 +258,7 @@ def story_and_functions_are_short(files: Files) -> Iterator[str]:
 
 def packages_have_one_home(files: Files) -> Iterator[str]:
     for name, text in files.items():
-        for package in HOMES.keys() & set(imports_of(ast.parse(text))):
+        for package in HOMES.keys() & imports_in(text):
             if name not in HOMES[package]:
                 yield f"{name} imports {package}"
 
@@ -259,7 +270,7 @@ def families_are_known_to_few(files: Files) -> Iterator[str]:
     may = {"models.families.tables", "commands.options", "commands.train_vae", *of_stage}
     for name, text in files.items():
         is_of_family = ".".join(name.split(".")[:2]) in folders
-        for imported in imports_of(ast.parse(text)):
+        for imported in imports_in(text):
             home = ".".join(imported.split(".")[:2])
             if home in folders and name not in may and not is_of_family:
                 yield f"{name} imports {imported}"
