@@ -97,6 +97,13 @@ def _no_curves() -> None:
     training.curves.draw_run = lambda *_: None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_sync() -> None:
+    """Nothing waits for the disk: only after a loss of power would a file be another one."""
+    os.fsync = lambda _: None
+    os.sync = lambda: None
+
+
 @pytest.fixture(autouse=True)
 def _usual_logs() -> Iterator[None]:
     """A run of the program, also in a fixture, sets the level of all messages; tests do not."""
@@ -105,13 +112,6 @@ def _usual_logs() -> Iterator[None]:
     handlers = root.handlers[:]
     yield
     root.handlers[:] = handlers
-
-
-@pytest.fixture
-def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting for the disk, for tests that write a small file hundreds of times."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(os, "sync", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from MaskGIT import main
 from metrics import extractor as extractors
 from metrics.better import BETTER
 from metrics.extractor import load_feature_net, load_inception
+from metrics.references import Reference, cached_features
 from metrics.report import report
 from metrics.sweep_table import SweepTable
 from models.open import load_model
@@ -339,9 +340,8 @@ def stop_at(monkeypatch):
 
 @pytest.mark.parametrize(
     ("what", "protocol"),
-    [("samples", "ours"), ("samples", "adm"), ("images", "ours"), ("images", "adm"),
-     ("tokenizer", "ours")],
-)  # fmt: skip
+    [("samples", "adm"), ("images", "ours"), ("tokenizer", "ours")],
+)
 def test_an_interrupted_evaluation_goes_on(
     run, spatial_net, trained, data_dir, tmp_path, stop_at, monkeypatch, what, protocol
 ):
@@ -842,20 +842,21 @@ def test_damaged_kept_features_are_noticed(evaluate, data_dir, tmp_path, capsys)
     [{"count": 19}, {"count": "20"}, {"mean": None}, {"kept": torch.zeros(3)}, {"more": 1}],
     ids=str,
 )
-def test_kept_features_that_cannot_be_are_noticed(evaluate, tmp_path, capsys, change):
-    np.savez(tmp_path / "fake.npz", arr_0=np.zeros((20, 32, 32, 1), np.uint8))
-    command = f"--evaluate --images {tmp_path}/fake.npz --reference validation"
-    evaluate(command)
-    (kept,) = (tmp_path / "tokens").glob("features-mnist-validation-*.pt")
+def test_kept_features_that_cannot_be_are_noticed(feature_net, tmp_path, change):
+    extractor = load_feature_net(feature_net, torch.device("cpu"))
+    about = Reference("mnist", "validation", "1234", 20, 10, 32, 1, "none")
+    blocks = [(np.zeros((20, 32, 32, 1), np.uint8), np.zeros(20, np.int64))]
+
+    def features():
+        return cached_features(extractor, about, lambda start: blocks, tmp_path)
+
+    features()
+    (kept,) = tmp_path.glob("features-mnist-validation-*.pt")
     stored = load_checkpoint(kept, "reference features")
     stored["features"] |= change
     save_checkpoint(kept, "reference features", stored)
-    with pytest.raises(SystemExit, match="2"):
-        evaluate(command)
-    error = capsys.readouterr().err
-    assert str(kept) in error
-    assert "delete the file to extract the features again" in error
-    assert error.count("\n") == 1
+    with pytest.raises(UserError, match=rf"{kept.name} is damaged .*; delete the file to extract"):
+        features()
 
 
 def test_inception_weights_that_cannot_be_had_name_the_file(

@@ -46,7 +46,6 @@ def flipped(path, bit):
     path.write_bytes(content)
 
 
-@pytest.mark.usefixtures("no_sync")
 def test_every_flip_of_a_block_makes_it_anew_and_is_said(tmp_path, caplog):
     path = made(tmp_path, 2).path / "block_000001.npy"
     whole = path.read_bytes()
@@ -64,7 +63,6 @@ def test_a_block_in_the_place_of_another_is_made_anew(tmp_path):
     assert BlockFolder(tmp_path, {"seed": 0}).missing(2) == [1]
 
 
-@pytest.mark.usefixtures("no_sync")
 def test_a_flip_in_the_identity_loses_the_blocks_but_mixes_none(tmp_path):
     record = made(tmp_path, 1).path / "identity.json"
     for bit in range(8 * len(record.read_bytes())):

@@ -180,7 +180,6 @@ def test_what_a_flip_spoils_is_encoded_again(unfinished, name, at, goes_on):
     assert finished(unfinished) == goes_on
 
 
-@pytest.mark.usefixtures("no_sync")
 def test_no_flip_in_the_progress_record_is_believed(unfinished, tmp_path):
     content = (unfinished / "progress.json").read_bytes()
     for at in range(len(content)):

@@ -60,7 +60,6 @@ def test_a_score_that_is_not_finite_is_an_empty_cell(tmp_path):
     assert height(table.sheet) > 8
 
 
-@pytest.mark.usefixtures("no_sync")
 def test_no_flip_of_the_table_is_believed(tmp_path, caplog):
     rows = measured(tmp_path).rows
     path = tmp_path / "sweep.csv"
@@ -91,7 +90,6 @@ def test_a_flip_of_a_name_is_refused_and_loses_no_row(tmp_path):
     assert path.read_text() == text.replace("checksum", "xhecksum")
 
 
-@pytest.mark.usefixtures("no_sync")
 def test_no_flip_of_the_protocol_is_believed(tmp_path):
     measured(tmp_path)
     path = tmp_path / "protocol.json"
@@ -136,7 +134,6 @@ def test_a_sheet_that_is_older_than_its_table_is_drawn_again(tmp_path, age):
     assert height(table.sheet) == full
 
 
-@pytest.mark.usefixtures("no_sync")
 def test_a_damaged_strip_is_left_out_and_said(tmp_path, caplog):
     table = measured(tmp_path)
     full, (strip, *_) = height(table.sheet), sorted((tmp_path / "strips").iterdir())

@@ -203,7 +203,6 @@ def test_a_line_that_cannot_be_read_is_left_out_alone_and_said(tmp_path, caplog,
     assert caplog.messages == [f"{path}: 1 line(s) cannot be read and are left out"]
 
 
-@pytest.mark.usefixtures("no_sync")
 def test_no_flip_of_a_line_is_taken_for_a_number(tmp_path):
     path = tmp_path / "m.jsonl"
     first, second, third = three_rows(path)
