@@ -109,13 +109,13 @@ class Trainer:
         self.model, self.vqgan = model, vqgan
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95))
 
-    def step(self, images: Tensor, labels: Tensor, label_drop: float = 0.1) -> float:
+    def step(self, images: Tensor, labels: Tensor) -> float:
         """One step on float images (B, C, H, W) and labels int64 (B,); returns the loss."""
         config = self.model.config
         self.model.train()
         with torch.no_grad():
             tokens = self.vqgan.encode(images).flatten(1)  # (B, L)
-        dropped = torch.rand(len(labels), device=labels.device) < label_drop
+        dropped = torch.rand(len(labels), device=labels.device) < 0.1
         labels = labels.masked_fill(dropped, config.num_classes)
         ratios = torch.arccos(torch.rand(len(tokens), 1, device=tokens.device)) * 2 / math.pi
         hidden = torch.rand(tokens.shape, device=tokens.device) < ratios

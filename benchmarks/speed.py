@@ -149,7 +149,7 @@ class Bench:
                 self.train_images,
                 counted_flops(lambda: self.vqgan.encode(images[:1])),
                 torch.float32,
-                self._tokenise,
+                lambda: self.tokenizer.encode(from_uint8(self.pixels.to(self.device))),
                 lambda: self.plain_vqgan.encode(images),
             ),
         }
@@ -171,9 +171,6 @@ class Bench:
                 self.plain, self.plain_vqgan, device_labels, self.sampling, counts
             ),
         )
-
-    def _tokenise(self) -> None:
-        self.tokenizer.encode(from_uint8(self.pixels.to(self.device)))
 
 
 def main() -> None:

@@ -1,7 +1,5 @@
 """--evaluate_every: the scores of --evaluate while a model trains."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +15,7 @@ from models.sampling import SamplingConfig
 from models.shapes import TransformerShape
 from training.loop import Evaluation
 from utils.processes import Processes
+from utils.records import checksum
 
 
 @dataclass(frozen=True)
@@ -89,5 +88,4 @@ def evaluation_of(
 
     depends = {**judge.protocol(count), "sampling": option_values(source.sampling)}
     depends |= {"labels": source.labels, "series": vars(source.series)}
-    basis = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
-    return Evaluation(source.every, basis, measure)
+    return Evaluation(source.every, checksum(depends), measure)

@@ -4,8 +4,6 @@ Those of images are extracted once and cached in a file. Its name has a digest o
 they depend on.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,6 +22,7 @@ from metrics.unfinished import Unfinished
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.device import float32_name
 from utils.errors import UserError, one_line
+from utils.records import checksum
 from utils.size import Size, size_text
 
 READ_IMAGES = 100  # of a reference file, at once
@@ -183,8 +182,7 @@ def cached_features(
         "kept": f"{'all' if keeps_all else KEPT} in random order",
         **({"variant": extractor.variant} if extractor.variant else {}),
     }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    path = cache_dir / f"features-{reference.key}-{digest}.pt"
+    path = cache_dir / f"features-{reference.key}-{checksum(identity)[:12]}.pt"
     if not path.is_file():
         unfinished = Unfinished(path, identity)
         found, _ = extract(
@@ -198,16 +196,13 @@ def cached_features(
         )
         save_checkpoint(path, CACHE_KIND, {"identity": identity, "features": vars(found)})
         unfinished.remove()
+    advice = "delete the file to extract the features again"
     try:
-        stored = load_checkpoint(path, CACHE_KIND)
+        return _kept_features(load_checkpoint(path, CACHE_KIND), identity)
     except UserError as error:
-        raise UserError(f"{error}; delete the file to extract the features again") from error
-    try:
-        return _kept_features(stored, identity)
+        raise UserError(f"{error}; {advice}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged ({one_line(error)}); delete the file to extract the features again"
-        ) from error
+        raise UserError(f"{path} is damaged ({one_line(error)}); {advice}") from error
 
 
 def _kept_features(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> FeatureSet:
