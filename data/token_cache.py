@@ -7,7 +7,6 @@ training never reads it. A cache of image files also has a stamp of each, so tha
 more images takes over the tokens of those that are the same.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -38,6 +37,7 @@ from utils.files import (
 )
 from utils.processes import ALONE, Processes
 from utils.progress import progress_bar
+from utils.records import checksum
 from utils.workers import batches_of
 
 log = logging.getLogger(__name__)
@@ -144,8 +144,8 @@ def _manifest(
 
 def _folder_of(manifest: Mapping[str, Any], cache_dir: Path) -> Path:
     """Name the folder of a cache by everything that its contents depend on."""
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
-    return cache_dir / f"{manifest['dataset']}-{manifest['split']}-{digest}"
+    name = f"{manifest['dataset']}-{manifest['split']}-{checksum(manifest)[:12]}"
+    return cache_dir / name
 
 
 def cache_bytes(num_images: int, num_views: int, seq_len: int, dtype: np.dtype) -> int:

@@ -3,9 +3,12 @@
 import gzip
 import logging
 import os
+import signal
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,6 +42,7 @@ SLOW_FILES = (
 )  # fmt: skip
 
 Run = Callable[[str], str]
+Refusal = Callable[[Callable[[], object]], str]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -152,6 +156,45 @@ def run(
         return capsys.readouterr().out
 
     return call
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Refusal:
+    """Run the program with a mistake: it ends with code 2 and one line, which is returned."""
+
+    def call(program: Callable[[], object]) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            program()
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1, error
+        return error
+
+    return call
+
+
+@pytest.fixture
+def refused(run: Run, refusal: Refusal) -> Run:
+    """Run the program as `run` does, with a mistake; returns the line that says so."""
+    return lambda arguments: refusal(lambda: run(arguments))
+
+
+@contextmanager
+def stopped_at(stage: type, step: int) -> Iterator[None]:
+    """A training in the block gets SIGTERM at this step, and ends."""
+    train_step = stage.train_step
+
+    def stopping(self: Any, number: int) -> Any:
+        if number == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(self, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "train_step", stopping)
+        with pytest.raises(SystemExit) as stop:
+            yield
+    assert stop.value.code == 128 + signal.SIGTERM
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,7 @@
 """--distill through the command line, and what a student brings to the other modes."""
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TRAIN_TINY
+from conftest import TRAIN_TINY, stopped_at
 
 from MaskGIT import main
 from models.families.tables import new_transformer
@@ -118,21 +116,11 @@ def test_an_edit_by_a_student_keeps_the_tokens_that_are_not_marked(student):
     assert before.hidden[:, ~kept].all()
 
 
-def test_a_distillation_that_was_stopped_goes_on_bit_for_bit(run, teacher, tmp_path, monkeypatch):
+def test_a_distillation_that_was_stopped_goes_on_bit_for_bit(run, teacher, tmp_path):
     more = f"--distill 1 --checkpoint {teacher} --batch_size_distill 4"
     run(f"{more} --n_epochs_distill 2 --run_name whole")
-    train_step = DistillationStage.train_step
-
-    def stopped(stage, step):
-        if step == 13:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return train_step(stage, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(DistillationStage, "train_step", stopped)
-        with pytest.raises(SystemExit) as left:
-            run(f"{more} --n_epochs_distill 2 --run_name parts")
-    assert left.value.code == 128 + signal.SIGTERM
+    with stopped_at(DistillationStage, 13):
+        run(f"{more} --n_epochs_distill 2 --run_name parts")
     assert "student continues after step 14" in run(f"{more} --run_name parts --resume")
     found, expected = (
         load_checkpoint(tmp_path / name / "MaskGIT_mnist.pt", "maskgit")
@@ -168,43 +156,34 @@ def test_the_defaults_are_those_of_the_teachers_family(run, teacher, tmp_path):
     assert {"muon", "auxiliary_muon"} <= state.keys()
 
 
-def refusal(run, arguments, capsys) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        run(arguments)
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1
-    return error
-
-
-def test_mistakes_are_refused_in_one_line(run, teacher, student, capsys, tmp_path):
+def test_mistakes_are_refused_in_one_line(run, teacher, student, refused, tmp_path):
     again = f"--distill 1 --checkpoint {teacher} {FEW}"
-    assert "--checkpoint" in refusal(run, f"--distill 1 {FEW}", capsys)
-    assert "--train" in refusal(run, f"--distill 1 --train --checkpoint {teacher}", capsys)
-    assert "already holds a student run" in refusal(run, again, capsys)
+    assert "--checkpoint" in refused(f"--distill 1 {FEW}")
+    assert "--train" in refused(f"--distill 1 --train --checkpoint {teacher}")
+    assert "already holds a student run" in refused(again)
     # Nor does a student overwrite a model that was trained in the folder.
     shutil.copytree(teacher.parent, tmp_path / "mnist")
-    assert "nothing is overwritten" in refusal(run, f"{again} --run_name mnist", capsys)
+    assert "nothing is overwritten" in refused(f"{again} --run_name mnist")
     # Another teacher, or another number of steps.
     resumed = f"{again} --run_name mnist_1_step --resume"
-    error = refusal(run, resumed.replace("--distill 1", "--distill 2"), capsys)
+    error = refused(resumed.replace("--distill 1", "--distill 2"))
     assert "changed from 1 to 2: give the run's own number of steps" in error
     contents = contents_of(read_torch_file(teacher), teacher, "maskgit")
     changed = {name: value + 1 for name, value in contents["ema"].items()}
     other = tmp_path / "other.pt"
     save_checkpoint(other, "maskgit", {**contents, "ema": changed})
-    error = refusal(run, resumed.replace(str(teacher), str(other)), capsys)
+    error = refused(resumed.replace(str(teacher), str(other)))
     assert "weights of the teacher" in error
     # A student does not teach, and no other training runs in its folder or in the same command.
-    error = refusal(run, f"--distill 1 --checkpoint {student} {FEW} --run_name s", capsys)
+    error = refused(f"--distill 1 --checkpoint {student} {FEW} --run_name s")
     assert "is a student itself" in error
-    assert "--train_vae" in refusal(run, f"--train_vae {again}", capsys)
+    assert "--train_vae" in refused(f"--train_vae {again}")
     train = f"--train {TRAIN_TINY} --run_name mnist_1_step"
-    assert "holds a student run" in refusal(run, train, capsys)
-    assert "holds a student run" in refusal(run, f"{train} --resume", capsys)
-    assert "invalid choice" in refusal(run, f"--distill 3 --checkpoint {teacher}", capsys)
+    assert "holds a student run" in refused(train)
+    assert "holds a student run" in refused(f"{train} --resume")
+    assert "invalid choice" in refused(f"--distill 3 --checkpoint {teacher}")
     missing = tmp_path / "missing.pt"
-    assert "missing.pt" in refusal(run, f"--distill 1 --checkpoint {missing}", capsys)
+    assert "missing.pt" in refused(f"--distill 1 --checkpoint {missing}")
 
 
 @pytest.mark.parametrize(
@@ -216,10 +195,10 @@ def test_mistakes_are_refused_in_one_line(run, teacher, student, capsys, tmp_pat
         ({**to_plain(student_settings(1)), "num_steps": True}, "num_steps True is not of type"),
     ],
 )
-def test_a_student_with_wrong_settings_is_refused(run, student, capsys, entry, told):
+def test_a_student_with_wrong_settings_is_refused(student, refused, entry, told):
     contents = contents_of(read_torch_file(student), student, "maskgit")
     save_checkpoint(student, "maskgit", {**contents, "made_for": entry})
-    error = refusal(run, f"--sample --checkpoint {student}", capsys)
+    error = refused(f"--sample --checkpoint {student}")
     assert f"{student} is damaged" in error
     assert told in error
 
@@ -255,8 +234,8 @@ def test_curves_of_a_student_are_drawn_in_the_same_command(run, teacher, tmp_pat
     assert (tmp_path / "few" / "curves_student.png").is_file()
 
 
-def test_another_token_to_start_with_is_refused_beside_a_students_own(run, student, capsys):
-    error = refusal(run, f"--sample --checkpoint {student} --mask-value 3", capsys)
+def test_another_token_to_start_with_is_refused_beside_a_students_own(student, refused):
+    error = refused(f"--sample --checkpoint {student} --mask-value 3")
     assert "--mask-value 3: `start_share` 0.125 already sets the start" in error
 
 
@@ -264,7 +243,7 @@ def test_an_export_says_what_it_cannot_hold(run, student, tmp_path):
     assert "cannot store the settings" in run(f"--export {tmp_path}/out.pt --checkpoint {student}")
 
 
-def test_how_a_foreign_teacher_is_read_is_kept(run, teacher, tokenizer_file, tmp_path, capsys):
+def test_how_a_foreign_teacher_is_read_is_kept(run, teacher, tokenizer_file, tmp_path, refused):
     foreign = tmp_path / "foreign.pth"
     run(f"--export {foreign} --checkpoint {teacher}")
     more = f"--distill 1 --checkpoint {foreign} --dataset mnist --checkpoint_vae {tokenizer_file}"
@@ -278,7 +257,7 @@ def test_how_a_foreign_teacher_is_read_is_kept(run, teacher, tokenizer_file, tmp
     other = tmp_path / "other_tokenizer.pt"
     save_checkpoint(other, "vqgan", {**contents, "tokenizer": {**entry, "weights": weights}})
     more = more.replace(str(tokenizer_file), str(other))
-    error = refusal(run, f"{more} --n_epochs_distill 3 --resume", capsys)
+    error = refused(f"{more} --n_epochs_distill 3 --resume")
     assert "the tokenizer of the run" in error
 
 
@@ -287,10 +266,10 @@ def test_compile_has_no_effect_and_that_is_said(run, teacher):
     assert "no effect here: --compile, --data_dir" in out
 
 
-def test_a_dataset_that_is_not_the_teachers_is_refused(run, teacher, student, capsys):
+def test_a_dataset_that_is_not_the_teachers_is_refused(teacher, student, refused):
     config = student.parent / "config.json"
     stored = read_record(config)
     write_record(config, {"student": {**stored["student"], "dataset": "cifar10"}})
     (student.parent / "MaskGIT_mnist.pt").rename(student.parent / "MaskGIT_cifar10.pt")
     line = f"--distill 1 --checkpoint {teacher} --resume"
-    assert "was trained on mnist, not cifar10" in refusal(run, line, capsys)
+    assert "was trained on mnist, not cifar10" in refused(line)

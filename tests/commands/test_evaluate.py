@@ -4,10 +4,8 @@ import csv
 import gzip
 import json
 import math
-import os
 import re
 import shutil
-import signal
 import warnings
 
 import numpy as np
@@ -15,7 +13,7 @@ import pytest
 import scipy.linalg
 import torch
 import torchvision
-from conftest import REAL_FASHION_MNIST, TRAIN_TINY, write_idx
+from conftest import REAL_FASHION_MNIST, TRAIN_TINY, stopped_at, write_idx
 from dinov2_weights import weights
 from PIL import Image
 from torch import nn
@@ -142,6 +140,11 @@ def evaluate(run, feature_net):
     return lambda arguments: run(f"--feature_net {feature_net} {arguments}")
 
 
+@pytest.fixture
+def refused(evaluate, refusal):
+    return lambda arguments: refusal(lambda: evaluate(arguments))
+
+
 def test_the_dataset_itself_is_at_no_distance(evaluate, data_dir, tmp_path):
     with gzip.open(data_dir / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz") as file:
         images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
@@ -208,14 +211,11 @@ def test_a_tokenizer_is_compared_with_both_references(
         ({"other": np.zeros(9)}, "it has no mu and sigma, feats, arr_0; it holds other float64"),
     ],
 )
-def test_references_that_do_not_fit(evaluate, tmp_path, capsys, content, error):
+def test_references_that_do_not_fit(refused, tmp_path, content, error):
     np.savez(tmp_path / "fake.npz", arr_0=np.zeros((20, 32, 32, 1), np.uint8))
     np.savez(tmp_path / "reference.npz", **content)
-    with pytest.raises(SystemExit, match="2"):
-        evaluate(f"--evaluate --images {tmp_path}/fake.npz --reference {tmp_path}/reference.npz")
-    told = capsys.readouterr().err
-    assert error in told
-    assert told.count("\n") == 1
+    command = f"--evaluate --images {tmp_path}/fake.npz --reference {tmp_path}/reference.npz"
+    assert error in refused(command)
 
 
 def test_a_reference_needs_no_labels(evaluate, tmp_path):
@@ -262,7 +262,7 @@ def test_the_protocol_of_adm_from_end_to_end(run, spatial_net, trained, tmp_path
     ],
 )  # fmt: skip
 def test_what_does_not_fit_the_protocol(
-    run, spatial_net, trained, tmp_path, capsys, monkeypatch, options, error
+    refused, spatial_net, trained, tmp_path, monkeypatch, options, error
 ):
     monkeypatch.chdir(tmp_path)
     np.savez("edm.npz", mu=np.zeros(16), sigma=np.eye(16))
@@ -271,14 +271,10 @@ def test_what_does_not_fit_the_protocol(
     (tmp_path / "small").mkdir()
     for index, image in enumerate(images):
         Image.fromarray(image[..., 0]).save(f"small/{index:03d}.png")
-    with pytest.raises(SystemExit, match="2"):
-        run(
-            f"--evaluate --protocol adm --feature_net {spatial_net} --num_samples 20 --step 2 "
-            f"--checkpoint {trained}/MaskGIT_mnist.pt {options}"
-        )
-    told = capsys.readouterr().err
-    assert error in told
-    assert told.count("\n") == 1
+    assert error in refused(
+        f"--evaluate --protocol adm --feature_net {spatial_net} --num_samples 20 --step 2 "
+        f"--checkpoint {trained}/MaskGIT_mnist.pt {options}"
+    )
 
 
 def test_classes_that_are_missing_are_named(evaluate, tmp_path):
@@ -288,13 +284,12 @@ def test_classes_that_are_missing_are_named(evaluate, tmp_path):
     assert "3 of 10 classes have no image" in told
 
 
-def test_a_sweep_refuses_rows_of_another_protocol(evaluate, trained, tmp_path, capsys):
+def test_a_sweep_refuses_rows_of_another_protocol(evaluate, refused, trained, tmp_path):
     command = f"--sweep step=2 --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 20"
     evaluate(f"{command} --protocol edm2")
     assert table_of(tmp_path)[0]["fid"]
-    with pytest.raises(SystemExit, match="2"):
-        evaluate(f"{command} --protocol adm")
-    assert "sweep.csv was measured with another basis (edm2, mnist train" in capsys.readouterr().err
+    told = refused(f"{command} --protocol adm")
+    assert "sweep.csv was measured with another basis (edm2, mnist train" in told
 
 
 def test_dinov2_from_end_to_end(run, tmp_path):
@@ -451,7 +446,7 @@ def test_samples_of_a_checkpoint(evaluate, trained, tmp_path):
     assert scores_of(tmp_path)["scores"] == pytest.approx(measured["scores"], rel=1e-4)
 
 
-def test_real_images_are_shown_as_in_the_training(evaluate, tokenizer_file, tmp_path, capsys):
+def test_real_images_are_shown_as_in_the_training(evaluate, refused, tokenizer_file, tmp_path):
     shown = "--fit pad --background gray"
     evaluate(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} {shown}")
     path = tmp_path / "mnist" / "MaskGIT_mnist.pt"
@@ -464,9 +459,7 @@ def test_real_images_are_shown_as_in_the_training(evaluate, tokenizer_file, tmp_
     assert rule.endswith("centre crop, on gray")
     contents = load_checkpoint(path, "maskgit")
     save_checkpoint(path, "maskgit", {**contents, "look": {"fit": "squeeze"}})
-    with pytest.raises(SystemExit, match="2"):
-        evaluate(command)
-    assert "--fit squeeze is none of crop, pad" in capsys.readouterr().err
+    assert "--fit squeeze is none of crop, pad" in refused(command)
 
 
 def test_scores_while_training(evaluate, tokenizer_file, tmp_path):
@@ -493,23 +486,12 @@ def test_scores_while_training(evaluate, tokenizer_file, tmp_path):
     assert "no effect here: --feature_net" in evaluate(f"{command} --run_name idle --n_epochs 1")
 
 
-def test_a_run_with_scores_that_was_stopped_goes_on_bit_for_bit(
-    evaluate, tokenizer_file, tmp_path, monkeypatch
-):
+def test_a_run_with_scores_that_was_stopped_goes_on_bit_for_bit(evaluate, tokenizer_file, tmp_path):
     command = f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --precision fp32 --step 2"
     command += " --evaluate_every 1 --evaluate_samples 20"
     evaluate(f"{command} --run_name whole")
-    train_step = MaskGITStage.train_step
-
-    def stopped(stage, step):
-        if step == 4:  # in the second epoch, after the first scores
-            os.kill(os.getpid(), signal.SIGTERM)
-        return train_step(stage, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MaskGITStage, "train_step", stopped)
-        with pytest.raises(SystemExit):
-            evaluate(f"{command} --run_name parts")
+    with stopped_at(MaskGITStage, 4):  # in the second epoch, after the first scores
+        evaluate(f"{command} --run_name parts")
     evaluate(f"{command} --run_name parts --resume")
     for file in ("MaskGIT_mnist.pt", "MaskGIT_mnist_best_fid.pt"):
         whole, parts = (load_checkpoint(tmp_path / n / file, "maskgit") for n in ("whole", "parts"))
@@ -636,7 +618,7 @@ def table_of(folder):
         return list(csv.DictReader(file))
 
 
-def test_a_sweep_measures_every_setting_once(evaluate, trained, tmp_path, capsys):
+def test_a_sweep_measures_every_setting_once(evaluate, refused, trained, tmp_path):
     command = f"--checkpoint {trained}/MaskGIT_mnist.pt --num_samples 20 --precision fp32"
     told = evaluate(f"--sweep step=2,4 {command} --cfg_w 1")
     rows = table_of(tmp_path)
@@ -659,9 +641,8 @@ def test_a_sweep_measures_every_setting_once(evaluate, trained, tmp_path, capsys
     assert float(extended[2]["fid"]) == pytest.approx(alone, rel=1e-4)
 
     # Rows that were measured in another way are not mixed in.
-    with pytest.raises(SystemExit):
-        evaluate(f"--sweep step=2 {command} --seed 7")
-    assert "sweep.csv was measured with another seed (1, now 7)" in capsys.readouterr().err
+    told = refused(f"--sweep step=2 {command} --seed 7")
+    assert "sweep.csv was measured with another seed (1, now 7)" in told
     assert table_of(tmp_path) == extended
 
     # A damaged row is measured again.
@@ -738,17 +719,12 @@ def test_a_grid_is_every_combination():
     ],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(
-    trained, data_dir, feature_net, tmp_path, capsys, arguments, error
+    trained, data_dir, feature_net, tmp_path, refusal, arguments, error
 ):
     if "--feature_net" not in arguments and "--inception_weights" not in arguments:
         arguments = [*arguments, "--feature_net", str(feature_net)]
     common = f"--checkpoint {trained}/MaskGIT_mnist.pt --data_dir {data_dir} --output_dir"
-    with pytest.raises(SystemExit) as stop:
-        main([*arguments, *common.split(), str(tmp_path)])
-    assert stop.value.code == 2
-    told = capsys.readouterr().err
-    assert error in told
-    assert told.count("\n") == 1
+    assert error in refusal(lambda: main([*arguments, *common.split(), str(tmp_path)]))
 
 
 @pytest.mark.parametrize(
@@ -760,15 +736,13 @@ def test_mistakes_are_told_in_one_line(
         (b"PK no archive", "fake.npz: File is not a zip file"),
     ],
 )
-def test_files_without_images(evaluate, tmp_path, capsys, content, error):
+def test_files_without_images(refused, tmp_path, content, error):
     file = tmp_path / "fake.npz"
     if isinstance(content, bytes):
         file.write_bytes(content)
     else:
         np.savez(file, **content)
-    with pytest.raises(SystemExit):
-        evaluate(f"--evaluate --images {file}")
-    assert error in capsys.readouterr().err
+    assert error in refused(f"--evaluate --images {file}")
 
 
 def test_a_feature_net_that_is_replaced_meanwhile_is_not_named_for_another(
@@ -811,18 +785,16 @@ class Wrong(nn.Module):
         ("nan", "returns values that are not finite"),
     ],
 )
-def test_networks_that_do_not_fit(run, tmp_path, capsys, kind, error):
+def test_networks_that_do_not_fit(refused, tmp_path, kind, error):
     save_script(Wrong(kind), tmp_path / "wrong.pt")
     np.savez(tmp_path / "fake.npz", arr_0=np.zeros((20, 32, 32, 1), np.uint8))
-    with pytest.raises(SystemExit):
-        run(
-            f"--evaluate --images {tmp_path}/fake.npz --feature_net {tmp_path}/wrong.pt "
-            "--reference validation"
-        )
-    assert error in capsys.readouterr().err
+    assert error in refused(
+        f"--evaluate --images {tmp_path}/fake.npz --feature_net {tmp_path}/wrong.pt "
+        "--reference validation"
+    )
 
 
-def test_damaged_kept_features_are_noticed(evaluate, data_dir, tmp_path, capsys):
+def test_damaged_kept_features_are_noticed(evaluate, refused, tmp_path):
     np.savez(tmp_path / "fake.npz", arr_0=np.zeros((20, 32, 32, 1), np.uint8))
     command = f"--evaluate --images {tmp_path}/fake.npz --reference validation"
     evaluate(command)
@@ -830,9 +802,7 @@ def test_damaged_kept_features_are_noticed(evaluate, data_dir, tmp_path, capsys)
     content = bytearray(kept.read_bytes())
     content[len(content) // 2] ^= 255
     kept.write_bytes(content)
-    with pytest.raises(SystemExit):
-        evaluate(command)
-    error = capsys.readouterr().err
+    error = refused(command)
     assert str(kept) in error
     assert "delete the file to extract the features again" in error
 

@@ -23,15 +23,6 @@ STAGE_1 = "--train_vae --n_epochs_vae 1 --batch_size_vae 16 --perceptual_weight 
 STILL = "--lr 1e-30 --weight_decay 0"  # the weights stay where they start
 
 
-def refusal(call, capsys) -> str:
-    with pytest.raises(SystemExit) as stop:
-        call()
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
-
-
 @pytest.fixture
 def model_file(trained: Path) -> Path:
     return trained / "MaskGIT_mnist.pt"
@@ -83,8 +74,8 @@ def test_more_blocks_start_at_random_and_are_named(run, model_file):
     assert "new       blocks.1.attention_norm.weight" in printed
 
 
-def test_a_wider_network_is_refused_with_the_options_that_differ(run, model_file, capsys):
-    told = refusal(lambda: run(f"--train --init {model_file} --hidden_dim 64"), capsys)
+def test_a_wider_network_is_refused_with_the_options_that_differ(model_file, refused):
+    told = refused(f"--train --init {model_file} --hidden_dim 64")
     assert "--hidden_dim 64, there 16" in told
 
 
@@ -216,12 +207,12 @@ def test_both_stages_start_from_files_in_one_command(run, tokenizer_file, model_
     )
 
 
-def test_other_tokens_are_refused(run, tokenizer_file, model_file, tmp_path, capsys):
+def test_other_tokens_are_refused(run, tokenizer_file, model_file, tmp_path, refused):
     both = f"{STAGE_1} --init_vae {tokenizer_file} --train {ONE_EPOCH} --init {model_file}"
-    assert "makes new tokens" in refusal(lambda: run(both), capsys)
+    assert "makes new tokens" in refused(both)
     run(f"{STAGE_1} --run_name other {TINY_VQGAN} {TINY_CODES}")
     other = tmp_path / "other" / "VQGAN_mnist.pt"
-    told = refusal(lambda: run(f"--train --init {model_file} --checkpoint_vae {other}"), capsys)
+    told = refused(f"--train --init {model_file} --checkpoint_vae {other}")
     assert "learned the tokens of another tokenizer" in told
     assert f"--checkpoint_vae {model_file}" in told
 
@@ -232,7 +223,7 @@ def test_a_codebook_of_the_file_is_not_placed_again(run, tokenizer_file, tmp_pat
     assert new.fingerprint == old.fingerprint
 
 
-def test_wrong_files_and_patterns_are_one_line(run, trained, tokenizer_file, tmp_path, capsys):
+def test_wrong_files_and_patterns_are_one_line(run, trained, tokenizer_file, tmp_path, refused):
     model = trained / "MaskGIT_mnist.pt"
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes(model.read_bytes()[:-500])
@@ -254,12 +245,12 @@ def test_wrong_files_and_patterns_are_one_line(run, trained, tokenizer_file, tmp
             "--disc_weight 0.5",
         ),
     ):
-        assert told in refusal(lambda arguments=arguments: run(arguments), capsys), arguments
+        assert told in refused(arguments), arguments
     assert not (tmp_path / "mnist").exists()
 
 
-def test_init_of_a_run_that_continues_is_refused(run, model_file, trained, tmp_path, capsys):
+def test_init_of_a_run_that_continues_is_refused(run, model_file, trained, tmp_path, refused):
     shutil.copytree(trained, tmp_path / "mnist")
-    told = refusal(lambda: run(f"--train --resume --init {model_file}"), capsys)
+    told = refused(f"--train --resume --init {model_file}")
     assert "--init" in told
     assert "is not what the run" in told

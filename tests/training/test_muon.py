@@ -2,14 +2,12 @@
 
 import copy
 import math
-import os
 import re
-import signal
 
 import numpy as np
 import pytest
 import torch
-from conftest import TRAIN_TINY
+from conftest import TRAIN_TINY, stopped_at
 from tiny_stages import make_stage, make_vqgan_stage
 from torch import nn
 
@@ -354,31 +352,12 @@ def train(run, tokenizer_file):
     )
 
 
-def refused(capsys, call) -> str:
-    with pytest.raises(SystemExit) as stop:
-        call()
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_stopped_run_goes_on_bit_for_bit(train, tmp_path, monkeypatch, precision):
+def test_a_stopped_run_goes_on_bit_for_bit(train, tmp_path, precision):
     options = f"--optimizer muon --precision {precision} --dropout_t 0.2"
     train("straight", options)
-    make_step = MaskGITStage.train_step
-
-    def stopping(stage, step):
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return make_step(stage, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MaskGITStage, "train_step", stopping)
-        with pytest.raises(SystemExit) as stop:
-            train("stopped", options)
-    assert stop.value.code == 128 + signal.SIGTERM
+    with stopped_at(MaskGITStage, 3):
+        train("stopped", options)
     train("stopped", "--resume")  # the optimiser is the run's own
     states = [
         load_checkpoint(tmp_path / name / "resume_maskgit.pt", "maskgit-resume")
@@ -402,10 +381,10 @@ def tensors_of(nested, name=""):
             yield f"{name} {key}", value
 
 
-def test_another_optimizer_is_refused_where_a_run_goes_on(train, tmp_path, capsys):
+def test_another_optimizer_is_refused_where_a_run_goes_on(train, tmp_path, refusal):
     train("run", "--n_epochs 1")
     config = (tmp_path / "run" / "config.json").read_bytes()
-    told = refused(capsys, lambda: train("run", "--resume --optimizer muon"))
+    told = refusal(lambda: train("run", "--resume --optimizer muon"))
     assert "--optimizer muon is not what the run in" in told
     assert "was started with (adamw)" in told
     # A run of before the option has no such entry.
@@ -413,7 +392,7 @@ def test_another_optimizer_is_refused_where_a_run_goes_on(train, tmp_path, capsy
     stored = read_config(run)
     del stored["maskgit"]["optimizer"]
     write_record(run.config, stored)
-    told = refused(capsys, lambda: train("run", "--resume --optimizer muon"))
+    told = refusal(lambda: train("run", "--resume --optimizer muon"))
     assert "was started with (adamw)" in told
     train("run", "--resume")
     assert read_config(run)["maskgit"]["optimizer"] == "adamw"
