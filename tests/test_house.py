@@ -156,10 +156,15 @@ def no_list_of_options(files: Files) -> Iterator[str]:
     for name, text in files.items():
         if name == "commands.options":
             continue
-        for names in collections_of(parsed(text)):
+        for names in collections_in(text):
             found = names & OPTIONS.keys() - {"dataset", "size", "channels", "labels", "images"}
             if len(found) > 2 and name.split(".")[0] in ("MaskGIT", "commands"):
                 yield f"{name} lists options: {sorted(found)}"
+
+
+@cache
+def collections_in(text: str) -> list[set[str]]:
+    return [names for names in collections_of(parsed(text)) if names]
 
 
 def collections_of(tree: ast.AST) -> Iterator[set[str]]:
@@ -218,7 +223,7 @@ def no_registry_twice(files: Files) -> Iterator[str]:
         "metrics.scores": set(METRICS),
     }
     for name, text in files.items():
-        for names in collections_of(parsed(text)):
+        for names in collections_in(text):
             for home, registry in registries.items():
                 if name != home and len(names & registry) > (3 if home == "MaskGIT" else 2):
                     yield f"{name} lists {sorted(names & registry)} of {home}"
