@@ -104,7 +104,7 @@ def draw_rows(path: Path, rows: Sequence[ClassRow]) -> None:
 
 def _fid(fake: Tensor, true: Tensor) -> float:
     """Compute the FID between features (N, D) of two sides."""
-    sides = []
+    sides: list[Tensor] = []
     for features in (fake, true):
         moments = Moments()
         moments.add(features)

@@ -93,10 +93,15 @@ def sample(trained, tmp_path, extra="", count=12):
     return samples_of(tmp_path)[0]
 
 
-def test_samples_repeat_with_the_seed_alone(trained, tmp_path):
-    first = sample(trained, tmp_path)
-    assert (sample(trained, tmp_path) == first).all()
-    assert (sample(trained, tmp_path, "--seed 1") != first).any()
+@pytest.fixture(scope="module")
+def usual(trained, tmp_path_factory):
+    """Samples at the default settings."""
+    return sample(trained, tmp_path_factory.mktemp("usual"))
+
+
+def test_samples_repeat_with_the_seed_alone(trained, usual, tmp_path):
+    assert (sample(trained, tmp_path) == usual).all()
+    assert (sample(trained, tmp_path, "--seed 1") != usual).any()
 
 
 def test_an_image_does_not_depend_on_how_many_are_made(trained, tmp_path):
@@ -110,8 +115,8 @@ def test_an_image_does_not_depend_on_how_many_are_made(trained, tmp_path):
     ["--step 2", "--sched_mode root", "--sched_mode cosine-cumulative", "--cfg_w 0", "--r_temp 0",
      "--sm_temp 3", "--mask-value -1", "--mask-value 3"],
 )  # fmt: skip
-def test_every_sampling_option_changes_the_images(trained, tmp_path, option):
-    assert (sample(trained, tmp_path) != sample(trained, tmp_path, option)).any()
+def test_every_sampling_option_changes_the_images(trained, usual, tmp_path, option):
+    assert (sample(trained, tmp_path, option) != usual).any()
 
 
 def test_labels_choose_classes(trained, tmp_path):
@@ -134,34 +139,46 @@ def test_the_token_cache_is_made_once(run, tokenizer_file, tmp_path):
     assert len(list((tmp_path / "tokens").glob("mnist-*"))) == 2
 
 
+@pytest.fixture(scope="module")
+def finished(data_dir, tokenizer_file, tmp_path_factory):
+    """The output folder of a finished run of 6 steps."""
+    folder = tmp_path_factory.mktemp("finished")
+    main(
+        f"--train {TRAIN_TINY} --precision fp32 --checkpoint_vae {tokenizer_file} --seed 1 "
+        f"--data_dir {data_dir} --output_dir {folder} --no_wandb".split()
+    )
+    return folder
+
+
+@pytest.fixture
+def resumable(finished, tmp_path):
+    """A copy of it as the output folder of `run`; gives the options that go on with it."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    return "--train --resume --dataset mnist"
+
+
 def test_training_twice_is_refused_and_resuming_a_finished_run_trains_nothing(
-    run, tokenizer_file, tmp_path, capsys
+    run, resumable, refusal, tokenizer_file, tmp_path
 ):
     command = f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}"
-    run(command)
     before = (tmp_path / "mnist" / "MaskGIT_mnist.pt").read_bytes()
-    with pytest.raises(SystemExit) as stop:
-        run(command)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
+    error = refusal(lambda: run(command))
     assert all(name in error for name in ("--resume", "--run_name", "--output_dir"))
     assert "already been trained" in run(f"{command} --resume")
     assert (tmp_path / "mnist" / "MaskGIT_mnist.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"PK damaged")])
-def test_resuming_a_finished_run_mends_its_checkpoint(harm, run, tokenizer_file, tmp_path):
-    run(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}")
+def test_resuming_a_finished_run_mends_its_checkpoint(harm, run, resumable, tmp_path):
     model = tmp_path / "mnist" / "MaskGIT_mnist.pt"
     before = model.read_bytes()
     harm(model)
-    told = run("--train --resume --dataset mnist")
+    told = run(resumable)
     assert "written again from the saved state" in told
     assert model.read_bytes() == before
 
 
-def test_resuming_takes_the_options_of_the_run(run, tokenizer_file, tmp_path, capsys):
-    run(f"--train {TRAIN_TINY} --precision fp32 --checkpoint_vae {tokenizer_file}")
+def test_resuming_takes_the_options_of_the_run(run, resumable, refusal, tmp_path):
     contents = load_checkpoint(tmp_path / "mnist" / "MaskGIT_mnist.pt", "maskgit")
     assert contents["config"]["depth"] == 1
     for another in (
@@ -169,27 +186,20 @@ def test_resuming_takes_the_options_of_the_run(run, tokenizer_file, tmp_path, ca
         "--dropout_t 0", "--ema_decay 0", "--sched_mode root", "--size 64", "--precision bf16",
         "--weight_decay 0", "--label_smoothing 0", "--betas 0 0",
     ):  # fmt: skip
-        with pytest.raises(SystemExit) as stop:
-            run(f"--train --resume --dataset mnist --n_epochs 2 {another}")
-        assert stop.value.code == 2
-        error = capsys.readouterr().err
+        error = refusal(lambda another=another: run(f"{resumable} --n_epochs 2 {another}"))
         assert another.split()[0] in error
         assert "is not what the run" in error
-    assert "already been trained" in run("--train --resume --dataset mnist")
+    assert "already been trained" in run(resumable)
 
 
 def test_a_finished_model_whose_state_is_gone_is_not_overwritten(
-    run, tokenizer_file, tmp_path, capsys
+    run, resumable, refusal, tokenizer_file, tmp_path
 ):
     command = f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}"
-    run(command)
     model = tmp_path / "mnist" / "MaskGIT_mnist.pt"
     before = model.read_bytes()
     (tmp_path / "mnist" / "resume_maskgit.pt").unlink()
-    with pytest.raises(SystemExit) as stop:
-        run(f"{command} --resume --n_epochs 3")
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
+    error = refusal(lambda: run(f"{command} --resume --n_epochs 3"))
     assert all(name in error for name in (str(model), "resume_maskgit.pt", "--run_name"))
     assert model.read_bytes() == before
 
@@ -215,13 +225,6 @@ def test_a_tokenizer_decides_the_size_of_images(run, tmp_path):
     run(f"--reconstruct --train {TRAIN_TINY}")
     contents = load_checkpoint(tmp_path / "mnist" / "MaskGIT_mnist.pt", "maskgit")
     assert contents["config"]["seq_len"] == 16
-
-
-@pytest.fixture
-def resumable(run, tokenizer_file, tmp_path):
-    """A finished run of 6 steps; gives its options for more epochs."""
-    run(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}")
-    return "--train --resume --dataset mnist"
 
 
 def test_more_epochs_recompute_the_schedule_from_here_on(run, resumable, tmp_path):
@@ -257,23 +260,22 @@ def test_resuming_takes_harmless_options_and_files_that_moved(
 
 
 def test_resuming_with_another_tokenizer_or_other_images_is_refused(
-    run, resumable, tmp_path, data_dir, capsys
+    run, resumable, refusal, tmp_path, data_dir
 ):
     run(
         f"--train_vae --dataset mnist --run_name other --n_epochs_vae 1 --batch_size_vae 16 "
         f"{TINY_VQGAN} {TINY_CODES}"
     )
     other = tmp_path / "other" / "VQGAN_mnist.pt"
-    with pytest.raises(SystemExit):
-        run(f"{resumable} --n_epochs 3 --checkpoint_vae {other}")
-    assert "the tokenizer of the run" in capsys.readouterr().err
+    command = f"{resumable} --n_epochs 3"
+    told = refusal(lambda: run(f"{command} --checkpoint_vae {other}"))
+    assert "the tokenizer of the run" in told
     raw = tmp_path / "fewer" / "MNIST" / "raw"
     shutil.copytree(data_dir / "MNIST" / "raw", raw)
     for kind in ("images-idx3", "labels-idx1"):
         shutil.copy(raw / f"t10k-{kind}-ubyte.gz", raw / f"train-{kind}-ubyte.gz")
-    with pytest.raises(SystemExit):
-        run(f"{resumable} --n_epochs 3 --data_dir {tmp_path}/fewer")
-    assert "the images of the run" in capsys.readouterr().err
+    told = refusal(lambda: run(f"{command} --data_dir {tmp_path}/fewer"))
+    assert "the images of the run" in told
 
 
 def test_every_mode_goes_on_with_the_options_of_the_run(run, tokenizer_file, tmp_path):
@@ -370,14 +372,10 @@ def test_dry_run_tells_and_writes_nothing(run, tokenizer_file, tmp_path):
 
 
 @pytest.fixture
-def refused(run, tmp_path, capsys):
+def refused(run, refusal, tmp_path):
     def call(arguments: str) -> str:
         before = {path for path in tmp_path.rglob("*") if path.name != ".lock"}
-        with pytest.raises(SystemExit) as stop:
-            run(arguments)
-        assert stop.value.code == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
+        error = refusal(lambda: run(arguments))
         assert error.startswith("MaskGIT.py: error: ")
         files = {p for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"}
         assert files <= before, "something was written"
@@ -587,33 +585,26 @@ def test_a_dry_run_and_several_processes_download_nothing(refused, tmp_path, mon
         Request(line, machine).data().open("train")
 
 
-def test_missing_dataset_says_what_to_put_where(tmp_path, tokenizer_file, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(
-            f"--train --dataset mnist --checkpoint_vae {tokenizer_file} --no_wandb "
-            f"--data_dir {tmp_path}/empty --output_dir {tmp_path}/out".split()
-        )
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
+def test_missing_dataset_says_what_to_put_where(refused, tmp_path, tokenizer_file):
+    error = refused(
+        f"--train --dataset mnist --checkpoint_vae {tokenizer_file} --data_dir {tmp_path}/empty"
+    )
     assert "train-images-idx3-ubyte" in error
     assert "MNIST/raw" in error
 
 
-def test_a_second_job_in_the_folder_is_refused(run, tokenizer_file, tmp_path, capsys):
+def test_a_second_job_in_the_folder_is_refused(run, refusal, tokenizer_file, tmp_path):
     from utils.files import exclusive_lock, make_folder
 
     lock = make_folder(tmp_path / "mnist") / ".lock"
-    with exclusive_lock(lock, "taken"), pytest.raises(SystemExit) as stop:
-        run(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}")
-    assert stop.value.code == 2
-    assert "another job" in capsys.readouterr().err
+    with exclusive_lock(lock, "taken"):
+        told = refusal(lambda: run(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}"))
+    assert "another job" in told
     assert list(lock.parent.iterdir()) == [lock]
 
 
-def test_an_output_folder_that_cannot_be_made(run, tokenizer_file, tmp_path, capsys):
+def test_an_output_folder_that_cannot_be_made(run, refusal, tokenizer_file, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    with pytest.raises(SystemExit) as stop:
-        run(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --run_name file/run")
-    assert stop.value.code == 2
-    assert "file/run" in capsys.readouterr().err
+    command = f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --run_name file/run"
+    assert "file/run" in refusal(lambda: run(command))

@@ -36,7 +36,8 @@ def make_optimizers(
     trained = [p for p in network.parameters() if p.requires_grad]
     matrices = {p: matrices[p] for p in trained if p in matrices}
     decayed: dict[str, Any] = {"params": [*matrices], "weight_decay": training.weight_decay}
-    others = {"params": [p for p in trained if p not in matrices], "weight_decay": 0.0}
+    rest = [p for p in trained if p not in matrices]
+    others: dict[str, Any] = {"params": rest, "weight_decay": 0.0}
     adamw = partial(torch.optim.AdamW, lr=training.lr, betas=training.betas, fused=True)
     if training.optimizer == "adamw":
         return {"optimizer": adamw([decayed, others])}
