@@ -40,7 +40,7 @@ def make_optimizers(
     others: dict[str, Any] = {"params": rest, "weight_decay": 0.0}
     adamw = partial(torch.optim.AdamW, lr=training.lr, betas=training.betas, fused=True)
     if training.optimizer == "adamw":
-        return {"optimizer": adamw([decayed, others])}
+        return {"optimizer": adamw([group for group in (decayed, others) if group["params"]])}
     if not matrices:
         reason = "this network has no layers that it could train; use adamw"
         raise FieldError(_setting(training), "muon", reason)
