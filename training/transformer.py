@@ -112,10 +112,8 @@ class MaskGITStage:
         weights = linear_weights(self.model)
         self.optimizers = make_optimizers(self.model, weights, training, precision)
         # This process's part of a step, and the exchange of gradients with the others.
-        self._images_here = math.ceil(self.images_per_step / processes.size)
-        self._num_parts = num_parts(
-            self._images_here, config.seq_len, training.grad_accum, device.type
-        )
+        images = self._images_here = math.ceil(self.images_per_step / processes.size)
+        self._num_parts = num_parts(images, config.seq_len, training.grad_accum, device.type)
         self._copy = WorkingCopy(self.model, precision, processes)
         self._shared = processes.share_gradients(self._copy.network)
         self._forward = torch.compile(self._shared) if compile_model else self._shared
