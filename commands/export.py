@@ -12,9 +12,9 @@ from commands.parser import CommandLine
 from commands.request import Request
 from data.datasets import OWN_IMAGES
 from metrics.report import report
-from models.families.tables import family_of
 from models.family import TokenizerNetwork, Transformer
 from models.model import Model
+from models.open import family_of
 from utils.checkpoint import save_folder, torch_save
 from utils.errors import UserError, failures_of
 from utils.files import atomic_write, check_place, make_folder, temporary_folder, write_text_atomic

@@ -11,8 +11,9 @@ from typing import Any
 
 from commands.parser import CommandLine
 from commands.request import Request
-from commands.stages import STAGE_OPTIONS, config_of
+from commands.stages import STAGE_OPTIONS
 from data.datasets import OWN_IMAGES
+from models.open import family_asked_for
 from training.runs import read_config
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def with_fitted_defaults(request: Request) -> CommandLine:
     if "vqgan" in stages:
         values |= tokenizer_defaults(count)
     if "maskgit" in stages:
-        has_rate = "lr" in config_of("transformer", line.transformer).usual
+        has_rate = "lr" in family_asked_for("transformer", line.transformer).config.usual
         values |= transformer_defaults(count, line.optimizer, has_rate, line.batch_size, line.depth)
     decided = {STAGE_OPTIONS[stage].epochs for stage in stages if line.minutes is not None}
     decided |= {"depth"} if line.init else set()

@@ -11,23 +11,22 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
+from commands.flags import given_fields
 from commands.kept_options import read_value
 from commands.options import OPTIONS
 from commands.request import Data, Machine, Request
 from commands.tokenizer_source import (
     TokenizerSource,
     find_tokenizer,
-    given_networks,
     read_tokenizer,
     tokenizer_file,
 )
 from data.datasets import DATASETS
 from data.readers import known_classes
 from data.spec import LOOK
-from models.families.tables import family_of_file
 from models.foreign_file import ForeignFile
 from models.model import BestSettings, Model
-from models.open import foreign_model, load_tokenizer, own_model
+from models.open import FAMILIES, family_of_file, foreign_model, load_tokenizer, own_model
 from models.sampling import SamplingConfig
 from models.shapes import TokenizerShape, TransformerShape
 from training.run_folder import RunFiles, RunFolder
@@ -187,7 +186,8 @@ def _load_model(request: Request, path: Path) -> tuple[Model, bool]:
     stored = read_checkpoint(path)
     if not is_own_format(stored):
         return _load_foreign(request, stored, path), False
-    model = own_model(stored, path, given_networks(line))
+    given = {kind: given_fields(kind, line) for kind in FAMILIES}
+    model = own_model(stored, path, given)
     # The options must agree with the checkpoint.
     if model.dataset not in DATASETS:
         raise UserError(f"{path} was trained on {model.dataset!r}, an unknown dataset")
@@ -207,7 +207,7 @@ def _with_named_tokenizer(request: Request, model: Model, path: Path) -> Model:
     line = request.line
     data = request.data(model.dataset, model.tokenizer.image_size)
     named = load_tokenizer(
-        line.checkpoint_vae, data.size, data.spec.channels, given_networks(line).tokenizer
+        line.checkpoint_vae, data.size, data.spec.channels, given_fields("tokenizer", line)
     )
     if (named.codes, named.grid) != (model.tokenizer.codes, model.tokenizer.grid):
         raise UserError(
@@ -238,7 +238,7 @@ def _load_foreign(request: Request, stored: object, path: Path) -> Model:
     num_classes = line.n_classes if "n_classes" in line.given else spec.num_classes
     model = foreign_model(
         stored, path, tokenizer, spec.name, known_classes(spec), num_classes,
-        given_networks(line).transformer,
+        given_fields("transformer", line),
     )  # fmt: skip
     names, trained = model.class_names, spec.num_classes
     if trained is not None and trained < len(names):

@@ -7,11 +7,10 @@ from typing import Any
 from commands.flags import given_fields, options_of, options_of_kind
 from commands.options import OF_FIELD, OPTIONS
 from commands.parser import CommandLine
-from models.families.tables import family_named
+from models.family import refuse_unknown
+from models.open import family_asked_for
 from models.sampling import SamplingConfig
-from models.shapes import refuse_unknown
 from training.config import DistillConfig, TrainingConfig, VQGANTrainingConfig
-from utils.errors import FieldError
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,8 @@ class StageOptions:
         names = set(options_of(self.config).values())
         if self.makes is not None:
             family = values.get(self.makes, OPTIONS[self.makes].default_value)
-            names |= {self.makes, *options_of(config_of(self.makes, family)).values()}
+            config = family_asked_for(self.makes, family).config
+            names |= {self.makes, *options_of(config).values()}
         return names
 
 
@@ -56,18 +56,6 @@ STAGE_OPTIONS = {
     "maskgit": StageOptions("train", TrainingConfig, makes="transformer", reads=("tokenizer",)),
     "student": StageOptions("distill", DistillConfig, reads=("tokenizer", "transformer")),
 }
-
-
-def config_of(kind: str, name: Any) -> Any:
-    """Return the config class of a family.
-
-    Raises:
-        FieldError: if there is no such family.
-    """
-    try:
-        return family_named(kind, name).config
-    except ValueError as error:
-        raise FieldError(kind, name, str(error)) from error
 
 
 def with_defaults(line: CommandLine) -> CommandLine:
@@ -79,7 +67,7 @@ def with_defaults(line: CommandLine) -> CommandLine:
     for stage in STAGE_OPTIONS.values():
         if stage.makes is None or not line.asks_for(stage.mode):
             continue
-        config = config_of(stage.makes, getattr(line, stage.makes))
+        config = family_asked_for(stage.makes, getattr(line, stage.makes)).config
         own: dict[str, Any] = {one.name: one.default for one in fields(config)}
         values = {
             name: list(own[field]) if isinstance(own[field], tuple) else own[field]
@@ -100,6 +88,6 @@ def new_config(kind: str, line: CommandLine) -> Any:
     Raises:
         UserError: if there is no such family, or it does not have an option that the user gave.
     """
-    config = config_of(kind, getattr(line, kind))
+    config = family_asked_for(kind, getattr(line, kind)).config
     refuse_unknown(config, given_fields(kind, line), f"the new {kind}")
     return config

@@ -14,11 +14,10 @@ from commands.parser import CommandLine
 from commands.request import Request
 from commands.stages import with_defaults
 from commands.tokenizer_source import TokenizerSource, read_origin
-from models.families.tables import read_network
 from models.family import Expected
 from models.fine_tuning import Change, same_classes, start_from
 from models.foreign_file import ForeignFile
-from models.open import own_model
+from models.open import own_model, read_network
 from models.shapes import NetworkShape, TransformerShape
 from training.runs import MADE_FROM
 from utils.checkpoint import is_own_format

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from commands.flags import given_fields
-from commands.parser import CommandLine
 from commands.request import Machine, Request
 from models.open import BUNDLED, BUNDLED_FOR_COLOR, load_tokenizer
-from models.shapes import Given, TokenizerShape
+from models.shapes import TokenizerShape
 from models.tokenizer import Tokenizer
 from utils.checkpoint import is_own_format, read_checkpoint, save_checkpoint
 from utils.errors import UserError
@@ -104,7 +103,7 @@ def tokenizer_file(request: Request) -> Path:
 def read_tokenizer(request: Request, path: Path) -> Tokenizer:
     """Load a tokenizer on the CPU, and check it against the options and the dataset."""
     line, data = request.line, request.data()
-    given = given_networks(line).tokenizer
+    given = given_fields("tokenizer", line)
     if path.parent == BUNDLED:  # it has no size of its own that the dataset should follow
         given = {**given, "image_size": size_text(data.size)}
     family = line.tokenizer if "tokenizer" in line.given else None
@@ -125,11 +124,6 @@ def read_origin(request: Request, file: str) -> tuple[Path, Any, str]:
         request.opened[path, "init"] = read_with_digest(path, read_checkpoint)
     stored, digest = request.opened[path, "init"]
     return path, stored, digest[:16]
-
-
-def given_networks(line: CommandLine) -> Given:
-    """Return the fields of networks that the user set."""
-    return Given(given_fields("tokenizer", line), given_fields("transformer", line))
 
 
 def _put_on_device(tokenizer: Tokenizer, machine: Machine) -> Tokenizer:

@@ -46,11 +46,11 @@ from data.images import ImageDataset
 from data.spec import RESIZE, Split
 from data.token_cache import cache_bytes, cached_tokens
 from data.token_set import TokenSet, token_type
-from models.families.tables import new_tokenizer, new_transformer
 from models.family import Transformer
 from models.generator import ImageSeries
 from models.labels import labels_in_turn
 from models.model import Model
+from models.open import family_of, new_transformer
 from models.sampling import SamplingConfig
 from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
@@ -297,7 +297,9 @@ def _cost(job: TrainJob) -> str:
         )  # fmt: skip
 
     def encoding(count: int) -> Callable[[], Tensor]:
-        tokenizer = new_tokenizer(job.tokenizer.shape)  # that of the run may not be trained yet
+        # Its own tokenizer may not be trained yet.
+        shape = job.tokenizer.shape
+        tokenizer = Tokenizer(family_of(shape).network(shape))
         pixels = torch.zeros(count, job.data.spec.channels, *job.data.size, dtype=torch.uint8)
         return lambda: tokenizer.to(machine.device).encode_bytes(pixels).cpu()
 

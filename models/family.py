@@ -1,15 +1,16 @@
 """What a new family must implement: the base classes of the networks, and the row of a family.
 
 models/shapes.py has the base classes of their configs. The row stands in the folder of the family;
-models/families/tables.py names all rows.
+models/open.py names all rows. At the end is what the user says about networks, and its checks.
 
 Axes: B images of a batch, L tokens of an image, h w token grid, C H W of an image, K codebook.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from models.fine_tuning import Change
 from models.foreign_file import ForeignFile
 from models.shapes import NetworkShape, TokenizerShape, TransformerShape
-from utils.checkpoint import build_with_weights
+from utils.errors import UserError, value_text
 from utils.plain import to_plain
 
 
@@ -90,7 +91,49 @@ class TokenizerNetwork(nn.Module, ABC):
         """Run the slow parts through torch.compile with `dynamic`; the default compiles nothing."""
 
 
-Module = TypeVar("Module", bound=nn.Module)
+Found = tuple[NetworkShape, Mapping[str, Tensor]]
+"""The config and the weights of a network in a file of another program."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A kind of tokenizer or transformer, and the files of other programs that it reads.
+
+    The config of a new transformer gets those of codebook_size, num_classes, seq_len and grid that
+    it has, and every other field that an option fills.
+
+    Attributes:
+        config: its config, a `TokenizerShape` or `TransformerShape`, with the family's name.
+        network: config -> a `TokenizerNetwork` or a `Transformer`.
+        layout: describes the files of other programs, for messages; empty if it reads none.
+        license: that of the weights which its authors publish; empty if they publish none.
+        recognizes: tells whether a file of another program is one of these. The rows are asked in
+            order, so a family whose files also look like another's comes first.
+        accepts: tells whether a file can be one of these if the user says so; None: `recognizes`.
+        read: (file of another program, what the user says) -> its config, and all its weights
+            except those on the family's list of entries without effect. A file with a weight that
+            the network does not have is then refused. Of a transformer the user says what is
+            `Expected`, and of a tokenizer, as two arguments, the image size and the fields of its
+            config.
+        write: network -> its weights in the layout of another program; None if no program has one.
+    """
+
+    config: Any
+    network: Callable[[Any], Any]
+    layout: str = ""
+    license: str = ""
+    recognizes: Callable[[ForeignFile], bool] = lambda file: False
+    accepts: Callable[[ForeignFile], bool] | None = None
+    read: Callable[..., Found] | None = None
+    write: Callable[[Any], dict[str, Any]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the family in checkpoints."""
+        return self.config.family
+
+
+# --- What the user says about networks ---
 
 
 class Expected(NamedTuple):
@@ -112,46 +155,36 @@ class Expected(NamedTuple):
         return self.given.get("heads")
 
 
-def built(
-    network: Callable[[Any], Module], config: NetworkShape, weights: Mapping[str, Tensor]
-) -> Module:
-    """Check a config and build its network; the rest as in `build_with_weights`."""
-    config.validate()
-    return build_with_weights(lambda: network(config), weights)
+def refuse_unknown(config: type[NetworkShape], given: Mapping[str, Any], network: str) -> None:
+    """Refuse fields that the networks of a family do not have.
 
+    Args:
+        network: names the network in the message.
 
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """A kind of tokenizer or transformer, and the files of other programs that it reads.
-
-    The config of a new transformer gets those of codebook_size, num_classes, seq_len and grid that
-    it has, and every other field that an option fills.
-
-    Attributes:
-        config: its config, a `TokenizerShape` or `TransformerShape`, with the family's name.
-        network: config -> a `TokenizerNetwork` or a `Transformer`.
-        layout: describes the files of other programs, for messages; empty if it reads none.
-        license: that of the weights which its authors publish; empty if they publish none.
-        recognizes: tells whether a file of another program is one of these. The rows are asked in
-            order, so a family whose files also look like another's comes first.
-        accepts: tells whether a file can be one of these if the user says so; None: `recognizes`.
-        read: (file of another program, what the user says) -> network on the CPU. Of a transformer
-            the user says what is `Expected`, and of a tokenizer, as two arguments, the image size
-            and the fields of its config. It must refuse a file with an entry that the network does
-            not use, unless the entry is on the family's list of entries without effect.
-        write: network -> its weights in the layout of another program; None if no program has one.
+    Raises:
+        UserError: naming the field and the family.
     """
+    known = {one.name for one in fields(config)}  # type: ignore[arg-type] # it is a dataclass
+    for name, value in given.items():
+        if name not in known and not hasattr(config, name):
+            raise UserError(
+                f"`{config.kind}.{name}` {value_text(value)}: {network} belongs to the "
+                f"family {config.family}, which has no such field; leave it out"
+            )
 
-    config: Any
-    network: Callable[[Any], Any]
-    layout: str = ""
-    license: str = ""
-    recognizes: Callable[[ForeignFile], bool] = lambda file: False
-    accepts: Callable[[ForeignFile], bool] | None = None
-    read: Callable[..., Any] | None = None
-    write: Callable[[Any], dict[str, Any]] | None = None
 
-    @property
-    def name(self) -> str:
-        """The name of the family in checkpoints."""
-        return self.config.family
+def refuse_contradictions(
+    config: NetworkShape, given: Mapping[str, Any], source: Path | str
+) -> None:
+    """Refuse a value from the user that contradicts the checkpoint.
+
+    Raises:
+        UserError: naming the field, its value, the file and the file's value.
+    """
+    refuse_unknown(type(config), given, f"the {config.kind} of {source}")
+    for name, value in given.items():
+        if not config.agrees(name, value):
+            raise UserError(
+                f"`{config.kind}.{name}` {value_text(value)} contradicts {source}, which says "
+                f"{value_text(config.shown(name))}; leave it out{config.contradiction_hint}"
+            )

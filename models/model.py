@@ -19,6 +19,7 @@ from models.generator import BLOCK_SIZE, ImageGenerator, ImageSeries, Labels
 from models.labels import label_without_class
 from models.predictors import KnownTokens
 from models.sampling import SamplingConfig
+from models.shapes import TransformerShape
 from models.steps import CellChoice, DecodedStep, Midway
 from utils.checkpoint import weights_digest
 from utils.device import autocast, in_usual_torch
@@ -46,7 +47,7 @@ class BestSettings:
     protocol: dict[str, Any]
 
     def entry(self) -> dict[str, Any]:
-        """Return plain data for a checkpoint; `read_best_settings` reads it."""
+        """Return plain data for a checkpoint; `read_settings` reads it."""
         entry = {**vars(self), "sampling": to_plain(self.sampling)}
         plain: dict[str, Any] = json.loads(json.dumps(entry))  # lists for tuples, at any depth
         return plain
@@ -64,19 +65,35 @@ def image_entries(
     return {"dataset": dataset, "class_names": list(class_names), **shown}
 
 
-def read_best_settings(entry: Any) -> BestSettings:
-    """Read the settings in a checkpoint. The file may come from anyone, so every value is checked.
+def read_settings(contents: Mapping[str, Any], shape: TransformerShape) -> dict[str, Any]:
+    """Read what `Model.contents` says besides its networks and names: more fields of the Model.
+
+    The file may come from anyone, so every value is checked.
 
     Raises:
         ValueError: if a value is wrong; a FieldError if it is a setting.
     """
+    found: dict[str, Any] = {"look": contents.get(LOOK_ENTRY, {})}
+    if BEST_SETTINGS in contents:
+        found["best"] = _read_best_settings(contents[BEST_SETTINGS])
+        found["best"].sampling.validate_for(shape)
+    if MADE_FOR in contents:
+        found["made_for"] = from_plain(SamplingConfig, contents[MADE_FOR])
+        found["made_for"].validate_for(shape)
+    look = found["look"]
+    if not isinstance(look, Mapping) or not all(type(v) is str for v in look.values()):
+        raise ValueError("it does not say how its images were shown")
+    return found
+
+
+def _read_best_settings(entry: Any) -> BestSettings:
+    """Read the settings that a sweep found; errors as in `read_settings`."""
     try:
         entry = json.loads(json.dumps(entry))
         sampling = from_plain(SamplingConfig, entry["sampling"])
     except (TypeError, KeyError, RecursionError) as error:
         raise ValueError("its best settings are not plain data") from error
     found = from_plain(BestSettings, {**entry, "sampling": sampling})
-    found.sampling.validate()
     are_numbers = all(type(v) in (int, float) and math.isfinite(v) for v in found.scores.values())
     if not found.metric.isidentifier() or found.metric not in found.scores or not are_numbers:
         raise ValueError(f"its best settings have no scores, or none called {found.metric[:40]!r}")

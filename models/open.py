@@ -1,36 +1,80 @@
-"""Opens checkpoints: load_model, load_tokenizer, and the steps that they consist of."""
+"""Opens checkpoints: load_model, load_tokenizer, and the steps that they consist of.
 
-from collections.abc import Mapping
+To add a family of networks, write its folder (config, network, reader of other programs' files,
+row) and name its row in FAMILIES. A checkpoint of this program names its families. A file of
+another program is recognized by its contents.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor, nn
 
-from models.families.tables import (
-    FIRST_TOKENIZER,
-    FIRST_TRANSFORMER,
-    family_named,
-    read_network,
+from models.amused import foreign as amused
+from models.dimo import foreign as dimo
+from models.family import (
+    Expected,
+    Family,
+    Transformer,
+    refuse_contradictions,
 )
-from models.family import Expected, TokenizerNetwork, built
 from models.foreign_file import ForeignFile
-from models.model import BEST_SETTINGS, LOOK_ENTRY, MADE_FOR, Model, read_best_settings
-from models.sampling import SamplingConfig
-from models.shapes import Given, refuse_contradictions
+from models.google import foreign as google
+from models.halton import foreign as halton
+from models.ibq import foreign as ibq
+from models.llamagen import foreign as llamagen
+from models.maskbit import foreign as maskbit
+from models.maskgit import foreign as maskgit
+from models.maskgit_vqgan import foreign as maskgit_vqgan
+from models.model import Model, read_settings
+from models.modern.config import ModernConfig
+from models.modern.transformer import ModernTransformer
+from models.shapes import NetworkShape, TransformerShape
+from models.titok import foreign as titok
+from models.titok import generators as titok_generators
 from models.tokenizer import Tokenizer
-from utils.checkpoint import contents_of, is_own_format, read_checkpoint
+from models.vqgan import foreign as vqgan
+from utils.checkpoint import build_with_weights, contents_of, is_own_format, read_checkpoint
 from utils.device import choose_device, choose_precision, in_usual_torch
 from utils.errors import FieldError, UserError, check_whole, one_line
 from utils.hub import local_file
 from utils.plain import from_plain
-from utils.size import Size, Written, size_of
-from utils.torch_file import opening
+from utils.size import Written, size_of
+from utils.torch_file import opening, pickled_network
+
+log = logging.getLogger(__name__)
+
+Network = TypeVar("Network", bound=nn.Module)
 
 BUNDLED = Path(__file__).parent / "pretrained"
 BUNDLED_FOR_COLOR = BUNDLED / "VQGAN_color.pt"
-NOTHING_GIVEN = Given()
-MODEL_ENTRIES = frozenset({"config", "ema", "tokenizer", "dataset", "class_names"})
+FAMILIES: dict[str, tuple[Family, ...]] = {
+    "tokenizer": (
+        titok.FAMILY,
+        llamagen.FAMILY,
+        maskgit_vqgan.FAMILY,
+        maskbit.TOKENIZER,
+        ibq.FAMILY,
+        amused.FAMILY,
+        vqgan.FAMILY,
+    ),
+    "transformer": (
+        halton.FAMILY,
+        maskbit.TRANSFORMER,
+        google.FAMILY,
+        titok_generators.FAMILY,
+        dimo.FAMILY,
+        maskgit.FAMILY,
+        Family(config=ModernConfig, network=ModernTransformer),
+    ),
+}
+# Files of format version 1 do not name their families.
+FIRST_FAMILIES = {"tokenizer": vqgan.FAMILY.name, "transformer": maskgit.FAMILY.name}
+NOTHING_GIVEN: Mapping[str, Any] = MappingProxyType({})
 RESUMED = "the state of a training (`resume` continues it)"
 KINDS = {"maskgit": "a trained transformer", "vqgan": "a trained VQ-GAN (`checkpoint_vae`)"}
 KINDS |= dict.fromkeys(("maskgit-resume", "vqgan-resume", "student-resume"), RESUMED)
@@ -84,7 +128,7 @@ def load_tokenizer(
     path: str | Path,
     image_size: Written = 32,
     channels: int | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] = NOTHING_GIVEN,
     family: str | None = None,
 ) -> Tokenizer:
     """Open a tokenizer, on the CPU.
@@ -106,7 +150,17 @@ def load_tokenizer(
     path = local_file(Path(path).expanduser())
     stored = read_checkpoint(path)
     with opening(path):
-        tokenizer = _tokenizer_in(stored, path, size_of(image_size), given or {}, family)
+        if is_own_format(stored):
+            kind = "maskgit" if stored.get("kind") == "maskgit" else "vqgan"
+            contents = contents_of(stored, path, kind, KINDS)
+            tokenizer = tokenizer_of(contents.get("tokenizer", {}), path)
+            own = tokenizer.config.family
+            if family not in (None, own):
+                raise FieldError("tokenizer", family, f"that in {path} is of the family {own}")
+        else:
+            file, size = ForeignFile(stored, path), size_of(image_size)
+            tokenizer = Tokenizer(read_network("tokenizer", file, size, given, named=family))
+        tokenizer = _adapted(tokenizer, path, given)
     if channels not in (None, tokenizer.channels):
         raise UserError(
             f"{path} is for images of {tokenizer.channels} channel(s); those of the dataset have "
@@ -115,14 +169,110 @@ def load_tokenizer(
     return tokenizer
 
 
+# --- Families ---
+
+
+def family_named(kind: str, name: Any) -> Family:
+    """Find a family by its name.
+
+    Args:
+        kind: a key of FAMILIES.
+        name: from a file or a user; any type.
+
+    Raises:
+        ValueError: if this program does not have it.
+    """
+    for family in FAMILIES[kind]:
+        if isinstance(name, str) and family.name == name:
+            return family
+    shown = repr(name[:40]) if isinstance(name, str) else f"of type {type(name).__name__}"
+    known = ", ".join(family.name for family in FAMILIES[kind])
+    raise ValueError(f"unknown {kind} family {shown}; this program has {known}")
+
+
+def family_asked_for(kind: str, name: str) -> Family:
+    """Find the family that the user named; FieldError if there is none of this name."""
+    try:
+        return family_named(kind, name)
+    except ValueError as error:
+        raise FieldError(kind, name, one_line(error)) from error
+
+
+def family_of(config: NetworkShape) -> Family:
+    """Find the family that a config belongs to."""
+    return family_named(config.kind, config.family)
+
+
+def new_transformer(config: TransformerShape) -> Transformer:
+    """Build a transformer with random weights from torch's global generator."""
+    return family_of(config).network(config)
+
+
+def family_of_file(kind: str, file: ForeignFile, named: str | None = None) -> Family:
+    """Find the family that recognizes a file of another program.
+
+    Args:
+        kind: a key of FAMILIES.
+        named: the family that the user named; None tries all of them.
+
+    Raises:
+        UserError: if no family does; it names the known layouts.
+    """
+    path = file.path
+    families = FAMILIES[kind] if named is None else (family_asked_for(kind, named),)
+    with opening(path):
+        for family in families:
+            accepts = family.accepts if named and family.accepts else family.recognizes
+            if accepts(file):
+                return family
+    network = pickled_network(file.stored)
+    if network:
+        raise UserError(
+            f"{path} holds a whole pickled network ({one_line(ValueError(network), 80)}), which "
+            "only the program that made it can open: load it there and save its state_dict()"
+        )
+    known = ", no ".join(family.layout for family in families if family.layout)
+    if named is not None:
+        reason = f"{path} holds no {known}" if known else "is for files of this program only"
+        raise FieldError(kind, named, reason)
+    raise UserError(f"{path} is not a checkpoint of this program, and holds no {known}")
+
+
+def read_network(kind: str, file: ForeignFile, *said: Any, named: str | None = None) -> Any:
+    """Build the network in a file of another program, on the CPU.
+
+    Args:
+        kind: as in `family_of_file`; so is `named`.
+        *said: the other arguments of `Family.read`: what the user says about the network.
+
+    Raises:
+        UserError: as `family_of_file`; or if the network cannot be built.
+    """
+    family = family_of_file(kind, file, named)
+    assert family.read is not None, "it recognizes a file"
+    with opening(file.path):
+        try:
+            config, weights = family.read(file, *said)
+            network = _built(family.network, config, weights)
+        except ValueError as error:
+            reason = one_line(error)
+            raise UserError(f"the weights in {file.path} do not make a {kind}: {reason}") from error
+    if family.license:
+        log.info("%s: %s, published under %s", file.path, family.name, family.license)
+    return network
+
+
 # --- Steps of opening a file, also for commands/ ---
 
 
-def own_model(stored: Any, path: Path, given: Given = NOTHING_GIVEN) -> Model:
+def own_model(
+    stored: Any, path: Path, given: Mapping[str, Mapping[str, Any]] = NOTHING_GIVEN
+) -> Model:
     """Build the model in a checkpoint of this program, with the averaged weights, on the CPU.
 
     Args:
         stored: what `read_checkpoint` returned.
+        given: the fields that the user set in the config of each kind of network.
 
     Raises:
         UserError: if the contents do not fit together, a weight is not finite, or the file
@@ -131,41 +281,28 @@ def own_model(stored: Any, path: Path, given: Given = NOTHING_GIVEN) -> Model:
     with opening(path):
         # The transformer.
         contents = contents_of(stored, path, "maskgit", KINDS)
-        missing = MODEL_ENTRIES.difference(contents)
-        if missing:
-            raise UserError(f"{path} is damaged: it has no {min(missing)}")
         try:
-            family = family_named("transformer", contents.get("family", FIRST_TRANSFORMER))
-            config = from_plain(family.config, contents["config"])
-            transformer = built(family.network, config, contents["ema"])
+            entry = contents["tokenizer"]
+            transformer = _stored_network("transformer", contents, contents["ema"])
+            config = transformer.config
             names, dataset = contents["class_names"], contents["dataset"]
             if len(names) != config.num_classes or not all(isinstance(n, str) for n in names):
                 raise ValueError(f"it does not name its {config.num_classes} classes")
             if not isinstance(dataset, str):
                 raise ValueError("it does not name its dataset")
-            best = made_for = None
-            if BEST_SETTINGS in contents:
-                best = read_best_settings(contents[BEST_SETTINGS])
-                best.sampling.validate_for(config)
-            if MADE_FOR in contents:
-                made_for = from_plain(SamplingConfig, contents[MADE_FOR])
-                made_for.validate_for(config)
-            look = contents.get(LOOK_ENTRY, {})
-            if not isinstance(look, Mapping) or not all(type(v) is str for v in look.values()):
-                raise ValueError("it does not say how its images were shown")
+            settings = read_settings(contents, config)
+        except KeyError as error:
+            raise UserError(f"{path} is damaged: it has no {error.args[0]}") from error
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged: {one_line(error)}") from error
         # The tokenizer, and whether it fits the transformer and the given fields.
-        tokenizer = tokenizer_of(contents["tokenizer"], path)
+        tokenizer = tokenizer_of(entry, path)
         shape = (tokenizer.codebook_size, tokenizer.config.seq_len)
         if (config.codebook_size, config.seq_len) != shape:
             raise UserError(f"{path} is damaged: its transformer is not for its tokenizer")
-        refuse_contradictions(config, given.transformer, path)
-        refuse_contradictions(tokenizer.config, given.tokenizer, path)
-        names = tuple(names)
-        return Model(
-            transformer, tokenizer, dataset, names, best=best, made_for=made_for, look=look
-        )
+        for one in (config, tokenizer.config):
+            refuse_contradictions(one, given.get(one.kind, {}), path)
+        return Model(transformer, tokenizer, dataset, tuple(names), **settings)
 
 
 def foreign_model(
@@ -175,7 +312,7 @@ def foreign_model(
     dataset: str = "",
     class_names: tuple[str, ...] = (),
     num_classes: int | None = None,
-    given: Mapping[str, Any] = MappingProxyType({}),
+    given: Mapping[str, Any] = NOTHING_GIVEN,
 ) -> Model:
     """Build a model from the transformer in a file of another program, on the CPU.
 
@@ -194,7 +331,7 @@ def foreign_model(
     refuse_contradictions(transformer.config, given, path)
     config = transformer.config
     if config.splits != tokenizer.config.splits:
-        tokenizer = Tokenizer(_adapted(tokenizer.network, path, {"splits": config.splits}))
+        tokenizer = _adapted(tokenizer, path, {"splits": config.splits})
     if config.seq_len != tokenizer.config.seq_len:
         raise UserError(
             f"{path} needs images of {config.seq_len} tokens, but the tokenizer makes "
@@ -212,59 +349,45 @@ def foreign_model(
     return Model(transformer, tokenizer, dataset, tuple(names))
 
 
-def tokenizer_of(entry: Any, source: Path | str = "this checkpoint") -> Tokenizer:
+def tokenizer_of(entry: Any, source: Path | str) -> Tokenizer:
     """Build the tokenizer from `Tokenizer.entry` in the checkpoint `source`, on the CPU.
+
+    Weights may be stored in half precision (scripts/half_weights.py); they are computed in float32.
 
     Raises:
         UserError: if a weight is not finite, or the weights do not fit config or fingerprint.
     """
-    tokenizer = Tokenizer(_tokenizer_network(entry, source))
-    fingerprint = entry.get("fingerprint")
-    if type(fingerprint) is not str or tokenizer.fingerprint != fingerprint:
-        raise UserError(
-            f"the tokenizer in {source} is damaged: its fingerprint is not {tokenizer.fingerprint}"
-        )
-    return tokenizer
-
-
-def _tokenizer_in(
-    stored: Any, path: Path, image_size: Size, given: Mapping[str, Any], named: str | None
-) -> Tokenizer:
-    """Build the tokenizer in any file that has one; errors as in `load_tokenizer`, or any other."""
-    if is_own_format(stored):
-        kind = "maskgit" if stored.get("kind") == "maskgit" else "vqgan"
-        contents = contents_of(stored, path, kind, KINDS)
-        network = _tokenizer_network(contents.get("tokenizer", {}), path)
-        family = network.config.family
-        if named not in (None, family):
-            raise FieldError("tokenizer", named, f"that in {path} is of the family {family}")
-    else:
-        file = ForeignFile(stored, path)
-        network = read_network("tokenizer", file, image_size, given, named=named)
-    return Tokenizer(_adapted(network, path, given))
-
-
-def _adapted(network: TokenizerNetwork, path: Path, given: Mapping[str, Any]) -> TokenizerNetwork:
-    """Check a network against the given fields, or rebuild it with those that it can take."""
-    config = network.config.adapted(given, path)
-    refuse_contradictions(config, given, path)
-    if config == network.config:
-        return network
-    return built(type(network), config, network.weights_for(config))
-
-
-def _tokenizer_network(entry: Any, source: Path | str) -> TokenizerNetwork:
-    """Build the network of `Tokenizer.entry`; errors as in `tokenizer_of`.
-
-    Weights may be stored in half precision (scripts/half_weights.py); they are computed in float32.
-    """
     try:
-        family = family_named("tokenizer", entry.get("family", FIRST_TOKENIZER))
-        config = from_plain(family.config, entry["config"])
         weights = {
             name: value.float() if value.dtype == torch.float16 else value
             for name, value in entry["weights"].items()
         }
-        return built(family.network, config, weights)
+        tokenizer = Tokenizer(_stored_network("tokenizer", entry, weights))
+        if entry.get("fingerprint") != tokenizer.fingerprint:
+            raise ValueError(f"its fingerprint is not {tokenizer.fingerprint}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"the tokenizer in {source} is damaged: {one_line(error)}") from error
+    return tokenizer
+
+
+def _adapted(tokenizer: Tokenizer, path: Path, given: Mapping[str, Any]) -> Tokenizer:
+    """Check a tokenizer against the given fields, or rebuild it with those that it can take."""
+    network, config = tokenizer.network, tokenizer.config.adapted(given, path)
+    refuse_contradictions(config, given, path)
+    if config == network.config:
+        return tokenizer
+    return Tokenizer(_built(type(network), config, network.weights_for(config)))
+
+
+def _stored_network(kind: str, entry: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
+    """Build the network of a kind that an entry of a checkpoint describes; raises any exception."""
+    family = family_named(kind, entry.get("family", FIRST_FAMILIES[kind]))
+    return _built(family.network, from_plain(family.config, entry["config"]), weights)
+
+
+def _built(
+    network: Callable[[Any], Network], config: NetworkShape, weights: Mapping[str, Tensor]
+) -> Network:
+    """Check a config and build its network; the rest as in `build_with_weights`."""
+    config.validate()
+    return build_with_weights(lambda: network(config), weights)

@@ -1,4 +1,4 @@
-"""The base classes of the configs of networks, and checks of the fields that the user set.
+"""The base classes of the configs of networks.
 
 A config is a frozen dataclass. This file imports nothing slow, because the command line reads the
 configs before it shows its help.
@@ -9,11 +9,11 @@ Axes: L tokens of an image, h w token grid, H W pixels, C channels, K codebook.
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from utils.errors import FieldError, UserError, value_text
+from utils.errors import FieldError
 from utils.plain import same_value
 from utils.size import Size, size_of, size_text
 
@@ -190,49 +190,3 @@ class AttentionShape(TransformerShape):
         """Check that the heads fit the width; raises FieldError."""
         fits = self.hidden_dim % self.heads == 0
         self.need(fits, "hidden_dim", f"must be divisible by `heads` {self.heads}")
-
-
-# --- The fields that the user set ---
-
-
-@dataclass(frozen=True)
-class Given:
-    """The config fields that the user set, with their values, for each network."""
-
-    tokenizer: Mapping[str, Any] = field(default_factory=dict)
-    transformer: Mapping[str, Any] = field(default_factory=dict)
-
-
-def refuse_unknown(config: type[NetworkShape], given: Mapping[str, Any], network: str) -> None:
-    """Refuse fields that the networks of a family do not have.
-
-    Args:
-        network: names the network in the message.
-
-    Raises:
-        UserError: naming the field and the family.
-    """
-    known = {one.name for one in fields(config)}  # type: ignore[arg-type] # it is a dataclass
-    for name, value in given.items():
-        if name not in known and not hasattr(config, name):
-            raise UserError(
-                f"`{config.kind}.{name}` {value_text(value)}: {network} belongs to the "
-                f"family {config.family}, which has no such field; leave it out"
-            )
-
-
-def refuse_contradictions(
-    config: NetworkShape, given: Mapping[str, Any], source: Path | str
-) -> None:
-    """Refuse a value from the user that contradicts the checkpoint.
-
-    Raises:
-        UserError: naming the field, its value, the file and the file's value.
-    """
-    refuse_unknown(type(config), given, f"the {config.kind} of {source}")
-    for name, value in given.items():
-        if not config.agrees(name, value):
-            raise UserError(
-                f"`{config.kind}.{name}` {value_text(value)} contradicts {source}, which says "
-                f"{value_text(config.shown(name))}; leave it out{config.contradiction_hint}"
-            )

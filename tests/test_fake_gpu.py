@@ -15,8 +15,8 @@ from tiny_stages import CLASSES, SHAPE, K, L, make_distillation, make_stage, tok
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from metrics.extractor import Extractor
-from models.families.tables import new_transformer
 from models.maskgit.config import TransformerConfig
+from models.open import new_transformer
 from models.predictors import prepare_decoding
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig

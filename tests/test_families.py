@@ -25,8 +25,7 @@ from toy_families import (
 from commands import page as page_mode
 from commands.parser import parse
 from MaskGIT import main
-from models.families import tables
-from models.open import load_model, load_tokenizer
+from models.open import FAMILIES, load_model, load_tokenizer
 from models.tokenizer import Tokenizer
 from page.catalog import OpenModel
 from page.reading import read_decoding
@@ -43,9 +42,10 @@ TRAIN_COUNT = "--train --transformer count --dataset mnist --batch_size 16 --hid
 @pytest.fixture(autouse=True, scope="module")
 def _toys() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables, "TOKENIZERS", (*tables.TOKENIZERS, *toy_families.TOKENIZERS))
-        rows = (*tables.TRANSFORMERS, *toy_families.TRANSFORMERS)
-        patch.setattr(tables, "TRANSFORMERS", rows)
+        tokenizers = (*FAMILIES["tokenizer"], *toy_families.TOKENIZERS)
+        patch.setitem(FAMILIES, "tokenizer", tokenizers)
+        transformers = (*FAMILIES["transformer"], *toy_families.TRANSFORMERS)
+        patch.setitem(FAMILIES, "transformer", transformers)
         yield
 
 

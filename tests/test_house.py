@@ -22,7 +22,7 @@ from commands.options import GROUPS, OPTIONS
 from commands.parser import build_parser
 from data.datasets import DATASETS
 from metrics.scores import METRICS
-from models.families.tables import TOKENIZERS, TRANSFORMERS
+from models.open import FAMILIES
 from models.samplers import SAMPLERS
 from models.sampling import CHOICES
 from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, MASK_SCHEDULES
@@ -269,10 +269,10 @@ def packages_have_one_home(files: Files) -> Iterator[str]:
 
 
 def families_are_known_to_few(files: Files) -> Iterator[str]:
-    """Rule 8: only two tables, the stage that trains a family, and other families import it."""
-    folders = {f"models.{family.name}" for family in (*TOKENIZERS, *TRANSFORMERS)}
+    """Rule 8: only the table, the stage that trains a family, and other families import it."""
+    folders = {f"models.{family.name}" for families in FAMILIES.values() for family in families}
     of_stage = {"training.config", "training.vqgan", "training.vqgan_losses", "training.codebook"}
-    may = {"models.families.tables", "commands.options", "commands.train_vae", *of_stage}
+    may = {"models.open", "commands.options", "commands.train_vae", *of_stage}
     for name, text in files.items():
         is_of_family = ".".join(name.split(".")[:2]) in folders
         for imported in imports_in(text):
@@ -369,7 +369,7 @@ def test_the_command_line_takes_its_names_from_the_registries() -> None:
     assert CHOICES["schedule"] == (*MASK_SCHEDULES, *CUMULATIVE_SCHEDULES)
     assert CHOICES["guidance_schedule"] == tuple(GUIDANCE_SCHEDULES)
     assert OPTIONS["dataset"].choices == tuple(DATASETS)
-    for families in (TOKENIZERS, TRANSFORMERS):
+    for families in FAMILIES.values():
         names = [family.name for family in families]
         assert len(set(names)) == len(names)
 
@@ -382,12 +382,20 @@ def test_nothing_heavy_before_the_arguments_are_parsed() -> None:
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.parametrize(("title", "most_lines"), [("A training step", 800), ("Decoding", 900)])
-def test_the_files_to_read_are_few_and_short(title: str, most_lines: int) -> None:
+def files_to_read(title: str) -> list[str]:
+    """Those of the table in a section of the guide."""
     guide = (ROOT / "docs/architecture.md").read_text()
     section = guide.split(f"\n## {title}\n")[1].split("\n## ")[0]
-    assert f"{most_lines} lines" in section
-    files = re.findall(r"^\| `(\S+\.py)` \|", section, re.MULTILINE)
+    return re.findall(r"^\| `(\S+\.py)` \|", section, re.MULTILINE)
+
+
+def test_the_files_to_read_to_open_a_checkpoint_are_few() -> None:
+    assert len(files_to_read("A checkpoint")) == 8
+
+
+@pytest.mark.parametrize(("title", "most_lines"), [("A training step", 800), ("Decoding", 900)])
+def test_the_files_to_read_are_few_and_short(title: str, most_lines: int) -> None:
+    files = files_to_read(title)
     assert 1 < len(files) <= 6
     assert sum(len((ROOT / file).read_text().splitlines()) for file in files) <= most_lines
 

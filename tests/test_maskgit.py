@@ -430,7 +430,7 @@ def test_a_tokenizer_that_is_not_the_models(refused, trained, tokenizer_file, tm
 
     entry = contents["tokenizer"]
     entry["fingerprint"] = weights_digest(entry["config"], entry["weights"])
-    assert tokenizer_of(entry).codebook_size == 16
+    assert tokenizer_of(entry, "a.pt").codebook_size == 16
     other = tmp_path / "other_vqgan.pt"
     save_checkpoint(other, "vqgan", contents)
     model = trained / "MaskGIT_mnist.pt"

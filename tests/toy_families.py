@@ -99,9 +99,7 @@ def is_gray(file: ForeignFile) -> bool:
 
 
 def read_gray(file, image_size, given):
-    network = GrayNetwork(GrayConfig(image_size, codebook_size=len(file.stored["levels"])))
-    network.load_state_dict(file.stored)
-    return network
+    return GrayConfig(image_size, codebook_size=len(file.stored["levels"])), file.stored
 
 
 def is_count(file: ForeignFile) -> bool:
@@ -112,9 +110,7 @@ def read_count(file, expected):
     tokenizer = expected.tokenizer
     classes, width = file.stored["table.weight"].shape
     config = CountConfig(tokenizer.codebook_size, classes, tokenizer.seq_len, width)
-    network = CountNetwork(config)
-    network.load_state_dict(file.stored)
-    return network
+    return config, file.stored
 
 
 TOKENIZERS = (

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.token_set import DeviceTokens, TokenSet
-from models.families.tables import new_transformer
 from models.family import Transformer
 from models.masking import MaskedBatch, draw_masks, hide
+from models.open import new_transformer
 from models.shapes import TransformerShape
 from training import validation
 from training.config import TrainingConfig

@@ -9,10 +9,10 @@ from typing import Any
 
 from models.amused.config import AmusedConfig
 from models.amused.network import AmusedModel
-from models.family import Family
+from models.family import Family, Found
 from models.foreign_file import ForeignFile, holding, unwrapped
 from models.renaming import all_renamed, levels_turned
-from models.vqgan.foreign import NEEDED, SIGNS, model_of
+from models.vqgan.foreign import NEEDED, SIGNS, config_of
 from utils.size import Size
 
 DIFFUSERS = (*SIGNS[:3], "encoder.down_blocks.0.resnets.0.conv1.weight")
@@ -44,13 +44,13 @@ def recognizes(file: ForeignFile) -> bool:
     return last == 6 * first and not any(".attn" in name for name in weights)
 
 
-def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> AmusedModel:
-    """Build the VQ-GAN; arguments and errors as in `models.vqgan.foreign.read`."""
+def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Found:
+    """Read the VQ-GAN; arguments, result and errors as in `models.vqgan.foreign.read`."""
     weights = file.weights(SIGNS[:3])
     if set(DIFFUSERS) <= weights.keys():
         # Their first level of the decoder has the lowest resolution.
         weights = levels_turned(all_renamed(weights, NAMES), "decoder.up.")
-    return model_of(AmusedConfig, AmusedModel, weights, image_size, given)
+    return config_of(AmusedConfig, weights, image_size, given), weights
 
 
 FAMILY = Family(

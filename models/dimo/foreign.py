@@ -8,7 +8,7 @@ import logging
 
 from models.dimo.config import DimoConfig
 from models.dimo.network import DimoTransformer
-from models.family import Expected, Family, built
+from models.family import Expected, Family, Found
 from models.foreign_file import ForeignFile, unwrapped
 from models.maskgit.foreign import SIGNS, VALEOAI_HEADS, find_weights, infer_config, to_foreign
 
@@ -25,14 +25,13 @@ def recognizes(file: ForeignFile) -> bool:
     return not wrappers and shapes == TEACHER and LAST_BLOCK in weights
 
 
-def read(file: ForeignFile, expected: Expected) -> DimoTransformer:
-    """Build the student; errors as in `models.maskgit.foreign.read`."""
+def read(file: ForeignFile, expected: Expected) -> Found:
+    """Read the student; result and errors as in `models.maskgit.foreign.read`."""
     weights, _ = find_weights(file)
     log.info("%s: sampled in one step; it has no trained null class for guidance", file.path)
     codes, heads = expected.tokenizer.codebook_size, expected.heads or VALEOAI_HEADS
     like = infer_config(weights, codes, heads)
-    config = DimoConfig(**{**vars(like), "null_trained": False})
-    return built(DimoTransformer, config, weights)
+    return DimoConfig(**{**vars(like), "null_trained": False}), weights
 
 
 FAMILY = Family(

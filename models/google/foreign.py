@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from models.family import Expected, Family, built
+from models.family import Expected, Family, Found
 from models.foreign_file import ForeignFile, count_modules, holding, shape_of, with_joined_qkv
 from models.google.config import BertConfig
 from models.google.transformer import BertTransformer
@@ -32,14 +32,14 @@ NAMES = (  # theirs, ours
 FLAX_NAMES = (("*.scale", "*.weight"), ("*.kernel", "*.weight"))
 
 
-def read(file: ForeignFile, expected: Expected) -> BertTransformer:
-    """Build the transformer; errors as in `models.maskgit.foreign.read`."""
+def read(file: ForeignFile, expected: Expected) -> Found:
+    """Read the transformer; result and errors as in `models.halton.foreign.read`."""
     weights = all_renamed(file.weights(SIGNS), NAMES)
     heads = shape_of(weights, "blocks.0.attention.query.kernel", 3)[1]
     weights = all_renamed(_for_torch(weights), FLAX_NAMES)
     config = infer_config(weights, expected.tokenizer.codebook_size, heads)
     _move_rows(weights, config)
-    return built(BertTransformer, config, weights)
+    return config, weights
 
 
 def _for_torch(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.family import Expected, Family, built
+from models.family import Expected, Family, Found
 from models.foreign_file import ForeignFile, count_modules, holding, shape_of
 from models.halton.config import HaltonConfig
 from models.halton.transformer import HaltonTransformer
@@ -21,24 +21,23 @@ TIED = "head.weight"  # equal to tok_emb.weight
 PUBLISHED_HEADS = {384: 6, 512: 6, 768: 12, 1024: 16, 1152: 16}
 
 
-def read(file: ForeignFile, expected: Expected) -> HaltonTransformer:
-    """Build the transformer, on the CPU; the file shows the number of classes.
+def read(file: ForeignFile, expected: Expected) -> Found:
+    """Read the transformer: its config, and its weights. They show the number of classes.
 
     Raises:
-        UserError: if the weights do not make a transformer, the file has other entries, or it is
-            for another number of codes.
+        ValueError: if the weights do not make a transformer.
+        UserError: if it is for another number of codes.
     """
     path, codes = file.path, expected.tokenizer.codebook_size
     weights = file.weights(SIGNS)
     _drop_tied(weights)
     config = infer_config(weights, expected.heads)
-    transformer = built(HaltonTransformer, config, weights)
     if config.codebook_size != codes:
         raise UserError(
             f"{path} is for a tokenizer of {config.codebook_size} codes, but `checkpoint_vae` has "
             f"{codes}; the published ones are for LlamaGen's vq_ds16_c2i.pt"
         )
-    return transformer
+    return config, weights
 
 
 def _drop_tied(weights: dict[str, Tensor]) -> None:

@@ -8,11 +8,11 @@ each resolution, which no published VQ-GAN of taming's family has.
 from collections.abc import Mapping
 from typing import Any
 
-from models.family import Family
+from models.family import Family, Found
 from models.foreign_file import ForeignFile, averaged, holding
 from models.ibq.config import IBQConfig
 from models.ibq.network import IBQModel
-from models.vqgan.foreign import NEEDED, SIGNS, model_of
+from models.vqgan.foreign import NEEDED, SIGNS, config_of
 from utils.size import Size
 
 AVERAGES = "model_ema."
@@ -21,10 +21,10 @@ LOSS = "networks of the losses"
 IGNORED = {"loss.": LOSS, f"{AVERAGES}loss": LOSS}
 
 
-def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> IBQModel:
-    """Build the VQ-GAN; arguments and errors as in `models.vqgan.foreign.read`."""
+def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Found:
+    """Read the VQ-GAN; arguments, result and errors as in `models.vqgan.foreign.read`."""
     weights = averaged(file.weights(SIGNS[:3], IGNORED), AVERAGES)
-    return model_of(IBQConfig, IBQModel, weights, image_size, given)
+    return config_of(IBQConfig, weights, image_size, given), weights
 
 
 FAMILY = Family(

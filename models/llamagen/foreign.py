@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from models.family import Family
+from models.family import Family, Found
 from models.foreign_file import ForeignFile, holding
 from models.llamagen.config import LlamaGenConfig
 from models.llamagen.network import LlamaGenModel
 from models.renaming import all_renamed, levels_turned
-from models.vqgan.foreign import model_of
+from models.vqgan.foreign import config_of
 from utils.size import Size
 
 SIGNS = (
@@ -28,12 +28,12 @@ NAMES = (  # theirs, taming's
 IGNORED = {"quantize.codebook_used": "the last codes of its training"}
 
 
-def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> LlamaGenModel:
-    """Build the VQ-GAN; arguments and errors as in `models.vqgan.foreign.read`."""
+def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Found:
+    """Read the VQ-GAN; arguments, result and errors as in `models.vqgan.foreign.read`."""
     weights = file.weights(SIGNS, IGNORED)
     # Their first level of the decoder has the lowest resolution.
     weights = levels_turned(all_renamed(weights, NAMES), "decoder.up.")
-    return model_of(LlamaGenConfig, LlamaGenModel, weights, image_size, given)
+    return config_of(LlamaGenConfig, weights, image_size, given), weights
 
 
 FAMILY = Family(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.family import Expected, Family, built
+from models.family import Expected, Family, Found
 from models.foreign_file import ForeignFile, count_modules, heads_of, holding, shape_of
 from models.maskbit.bits import signs
 from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
@@ -18,7 +18,7 @@ from models.maskbit.tokenizer import BitTokenizer
 from models.maskbit.transformer import BitTransformer
 from models.maskgit_vqgan.foreign import NAMES as TOKENIZER_NAMES
 from models.renaming import all_renamed, levels_turned
-from models.vqgan.foreign import model_of
+from models.vqgan.foreign import config_of
 from utils.errors import UserError
 from utils.size import Size
 
@@ -45,30 +45,30 @@ NAMES = (  # theirs, ours
 PUBLISHED_HEADS = {1024: 16}  # by width
 
 
-def read_tokenizer(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> BitTokenizer:
-    """Build the tokenizer; arguments and errors as in `models.vqgan.foreign.read`."""
+def read_tokenizer(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Found:
+    """Read the tokenizer; arguments, result and errors as in `models.vqgan.foreign.read`."""
     weights = all_renamed(file.weights(TOKENIZER_SIGNS, IGNORED), TOKENIZER_NAMES)
     weights = levels_turned(weights, "decoder.up.")
     table = weights[CODEBOOK] = weights.pop("quantize.codebook")
     if table.ndim != 2 or not table.equal(signs(torch.arange(len(table)), table.shape[1])):
         raise UserError(f"quantize.codebook in {file.path} does not hold the bits of all numbers")
-    return model_of(BitTokenizerConfig, BitTokenizer, weights, image_size, given, strided=True)
+    config = config_of(BitTokenizerConfig, weights, image_size, given, strided=True)
+    return config, weights
 
 
-def read(file: ForeignFile, expected: Expected) -> BitTransformer:
-    """Build the transformer; errors as in `models.halton.foreign.read`."""
+def read(file: ForeignFile, expected: Expected) -> Found:
+    """Read the transformer; result and errors as in `models.halton.foreign.read`."""
     path, tokenizer = file.path, expected.tokenizer
     weights = all_renamed(file.weights(SIGNS, IGNORED), NAMES)
     config = infer_config(weights, expected.heads)
     weights["position_embedding"] = weights["position_embedding"][0]
-    transformer = built(BitTransformer, config, weights)
     bits = config.bits * config.splits
     if not isinstance(tokenizer, BitTokenizerConfig) or tokenizer.embed_dim != bits:
         raise UserError(
             f"{path} needs MaskBit's tokenizer of {bits} bits, but `checkpoint_vae` is of the "
             f"family {tokenizer.family} and has {tokenizer.all_codes} codes"
         )
-    return transformer
+    return config, weights
 
 
 def to_foreign(model: BitTransformer) -> dict[str, Tensor]:

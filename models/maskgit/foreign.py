@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.family import Expected, Family, built
+from models.family import Expected, Family, Found
 from models.foreign_file import ForeignFile, count_modules, holding, shape_of, taken, unwrapped
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
@@ -41,11 +41,12 @@ NAMES = (  # theirs, ours
 )
 
 
-def read(file: ForeignFile, expected: Expected) -> MaskedTransformer:
-    """Build the transformer in a file of another program, on the CPU.
+def read(file: ForeignFile, expected: Expected) -> Found:
+    """Read the transformer in a file of another program: its config, and its weights.
 
     Raises:
-        UserError: if the weights do not make a transformer, or the file has other entries.
+        ValueError: if the weights do not make a transformer.
+        UserError: if the file has other entries.
     """
     (weights, heads), path = find_weights(file), file.path
     codes, used = expected.tokenizer.all_codes, expected.tokenizer.codebook_size
@@ -54,8 +55,7 @@ def read(file: ForeignFile, expected: Expected) -> MaskedTransformer:
         weights = without_codes(weights, used, codes)
     if expected.heads is None:
         log.info("%s does not say how many attention heads it has; using %d (`heads`)", path, heads)
-    config = infer_config(weights, used, expected.heads or heads)
-    return built(MaskedTransformer, config, weights)
+    return infer_config(weights, used, expected.heads or heads), weights
 
 
 def _counts_all_codes(weights: Mapping[str, Tensor], expected: Expected, path: Path) -> bool:

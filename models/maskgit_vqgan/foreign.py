@@ -11,13 +11,13 @@ larger one.
 from collections.abc import Mapping
 from typing import Any
 
-from models.family import Family
+from models.family import Family, Found
 from models.foreign_file import ForeignFile, unwrapped
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
 from models.maskgit_vqgan.flax_names import with_our_names
 from models.maskgit_vqgan.network import MaskgitVQModel
 from models.renaming import all_renamed, levels_turned
-from models.vqgan.foreign import model_of
+from models.vqgan.foreign import config_of
 from utils.size import Size
 
 COMMON = ("encoder.conv_in.weight", "decoder.conv_out.weight", "quantize.embedding.weight")
@@ -43,22 +43,17 @@ def recognizes(file: ForeignFile) -> bool:
     return set(MAGE) <= weights.keys() and "encoder.conv_in.bias" not in weights
 
 
-def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> MaskgitVQModel:
-    """Build the VQ-GAN; arguments and errors as in `models.vqgan.foreign.read`."""
+def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Found:
+    """Read the VQ-GAN; arguments, result and errors as in `models.vqgan.foreign.read`."""
     if file.holds(FLAX):
         weights = with_our_names(file.weights(FLAX))
     else:
         weights = all_renamed(file.weights(COMMON), NAMES)
     if "decoder.up.0.upsample.conv.weight" in weights:
         weights = levels_turned(weights, "decoder.up.")
-    return model_of(
-        MaskgitVQGANConfig,
-        MaskgitVQModel,
-        weights,
-        image_size,
-        given,
-        strided="encoder.down.0.downsample.conv.weight" in weights,
-    )
+    strided = "encoder.down.0.downsample.conv.weight" in weights
+    config = config_of(MaskgitVQGANConfig, weights, image_size, given, strided=strided)
+    return config, weights
 
 
 FAMILY = Family(

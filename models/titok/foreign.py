@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.family import Family, built
+from models.family import Family, Found
 from models.foreign_file import ForeignFile, count_modules, holding, shape_of
 from models.renaming import all_renamed
 from models.titok.config import TitokConfig
@@ -43,11 +43,11 @@ NAMES = (  # theirs, ours
 )
 
 
-def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> TitokModel:
-    """Build the tokenizer, on the CPU; the file decides the size of its images.
+def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Found:
+    """Read the tokenizer: its config, and its weights. They show the size of its images.
 
     Raises:
-        UserError: if it is of another kind, or the weights do not make one.
+        UserError: if it is of another kind.
     """
     theirs = file.weights(SIGNS)
     # Later kinds have no codes, or not the decoder of MaskGIT's VQ-GAN.
@@ -58,7 +58,7 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Titok
             f"kind: it has no {lacking[0]}"
         )
     weights = all_renamed(theirs, NAMES)
-    return built(TitokModel, infer_config(weights), weights)
+    return infer_config(weights), weights
 
 
 def infer_config(weights: Mapping[str, Tensor]) -> TitokConfig:

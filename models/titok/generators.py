@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from models.family import Expected, Family, built
+from models.family import Expected, Family, Found
 from models.foreign_file import (
     ForeignFile,
     count_modules,
@@ -65,8 +65,8 @@ UVIT_NAMES = (
 PUBLISHED_HEADS = {768: 16, 1024: 16}  # by width
 
 
-def read(file: ForeignFile, expected: Expected) -> TitokTransformer:
-    """Build the transformer; errors as in `models.halton.foreign.read`."""
+def read(file: ForeignFile, expected: Expected) -> Found:
+    """Read the transformer; result and errors as in `models.halton.foreign.read`."""
     is_bert = file.holds(BERT)
     theirs = file.weights(BERT if is_bert else UVIT, IGNORED)
     weights = all_renamed(theirs, BERT_NAMES if is_bert else UVIT_NAMES)
@@ -78,7 +78,7 @@ def read(file: ForeignFile, expected: Expected) -> TitokTransformer:
         weights = with_joined_qkv(weights)
     weights["position_embedding"] = positions.roll(-1, 0)
     config = infer_config(weights, expected.tokenizer.codebook_size, expected.heads)
-    return built(TitokTransformer, config, weights)
+    return config, weights
 
 
 def infer_config(

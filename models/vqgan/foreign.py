@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from models.family import Family, built
+from models.family import Family, Found
 from models.foreign_file import ForeignFile, count_modules, shape_of, unwrapped
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
@@ -44,7 +44,7 @@ IGNORED = {
     "quantize.codebook_used": STATISTICS,
 }
 NOT_IN_WEIGHTS = ("dropout", "sane_index_shape")  # fields that shapes do not show
-AnyModel = TypeVar("AnyModel", bound=VQModel)
+Config = TypeVar("Config", bound=VQGANConfig)
 
 
 def recognizes(file: ForeignFile) -> bool:
@@ -52,8 +52,8 @@ def recognizes(file: ForeignFile) -> bool:
     return bool(unwrapped(file.stored, SIGNS).weights)
 
 
-def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> VQModel:
-    """Build the VQ-GAN in a file of another program, on the CPU.
+def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Found:
+    """Read the VQ-GAN in a file of another program: its config, and its weights.
 
     Args:
         image_size: height and width of its images in pixels, which the file does not hold.
@@ -63,28 +63,27 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> VQMod
         ValueError: if the weights do not make a VQ-GAN.
         UserError: if they are of another kind of VQ-GAN.
     """
-    model = model_of(VQGANConfig, VQModel, find_weights(file), image_size, given)
-    if model.config.num_res_blocks == 4:
+    weights = find_weights(file)
+    config = config_of(VQGANConfig, weights, image_size, given)
+    if config.num_res_blocks == 4:
         log.warning(
             "%s could be of IBQ, without its averages; if so, give `tokenizer` ibq", file.path
         )
-    return model
+    return config, weights
 
 
-def model_of(
-    config_class: type[VQGANConfig],
-    network: type[AnyModel],
+def config_of(
+    kind: type[Config],
     weights: Mapping[str, Tensor],
     image_size: Size,
     given: Mapping[str, Any],
     **known: Any,
-) -> AnyModel:
-    """Build a VQ-GAN, or one of a family like it, from weights with taming's names.
+) -> Config:
+    """Make the config of a VQ-GAN, or of one of a family like it.
 
     Args:
-        config_class: the config of the family.
-        network: the network of the family.
-        weights: all weights of the network, and no others.
+        kind: the config class of the family.
+        weights: those of the network, with taming's names.
         given: fields of VQGANConfig that the user set.
         **known: fields that only the config of the family has.
 
@@ -93,8 +92,7 @@ def model_of(
     """
     inferred = infer_config(weights, image_size)
     from_user = {name: given[name] for name in NOT_IN_WEIGHTS if name in given}
-    config = config_class(**{**inferred, **from_user, **known})
-    return built(network, config, weights)
+    return kind(**{**inferred, **from_user, **known})
 
 
 def find_weights(file: ForeignFile) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from data.datasets import DATASETS
 from data.open import open_dataset
 from data.token_cache import cached_tokens
 from MaskGIT import main
-from models.families import tables
+from models.open import FAMILIES
 from models.tokenizer import Tokenizer
 from utils.checkpoint import save_checkpoint
 
@@ -60,7 +60,8 @@ def test_every_cached_row_shows_the_colour_of_its_label(dataset, tmp_path):
 @pytest.mark.slow
 def test_training_and_sampling_every_class_at_the_default_size(dataset, tmp_path, monkeypatch):
     spec = DATASETS[dataset]
-    monkeypatch.setattr(tables, "TOKENIZERS", (*tables.TOKENIZERS, *toy_families.TOKENIZERS))
+    rows = (*FAMILIES["tokenizer"], *toy_families.TOKENIZERS)
+    monkeypatch.setitem(FAMILIES, "tokenizer", rows)
     config = GrayConfig((spec.size, spec.size), spec.channels)
     tokenizer = tmp_path / "toy.pt"
     save_checkpoint(tokenizer, "vqgan", {"tokenizer": Tokenizer(GrayNetwork(config)).entry()})

@@ -12,9 +12,8 @@ import torch
 from conftest import TRAIN_TINY, stopped_at
 
 from MaskGIT import main
-from models.families.tables import new_transformer
 from models.modern.config import ModernConfig
-from models.open import load_model
+from models.open import load_model, new_transformer
 from training.distillation import DistillationStage, student_settings
 from utils.checkpoint import contents_of, load_checkpoint, save_checkpoint
 from utils.plain import to_plain

@@ -17,7 +17,7 @@ from conftest import TINY_CODES, TINY_TRANSFORMER, TINY_VQGAN
 from commands.options import OPTIONS
 from commands.parser import parse
 from commands.resolve import resolved
-from models.families.tables import new_transformer
+from models.open import new_transformer
 from models.vqgan.network import VQModel
 from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
 from utils.checkpoint import load_checkpoint

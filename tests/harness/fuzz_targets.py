@@ -23,9 +23,9 @@ from data.token_set import TokenSet
 from models.family import Expected, Transformer
 from models.foreign_file import ForeignFile
 from models.maskgit.config import TransformerConfig
-from models.maskgit.foreign import read, to_foreign
+from models.maskgit.foreign import to_foreign
 from models.maskgit.transformer import MaskedTransformer
-from models.open import load_model, load_tokenizer
+from models.open import load_model, load_tokenizer, read_network
 from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig, read_remap
 from models.vqgan.network import VQModel
@@ -37,7 +37,7 @@ from training.vqgan import VQGANStage
 from utils.checkpoint import FORMAT, FORMAT_VERSION, load_checkpoint, save_checkpoint
 from utils.files import file_digest
 from utils.plain_pickle import check_extent
-from utils.torch_file import opening, read_torch_file
+from utils.torch_file import read_torch_file
 
 VQGAN = VQGANConfig(
     image_size=8, channels=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(),
@@ -229,10 +229,8 @@ def read_transformer(path: Path) -> Any:
 def read_foreign(path: Path) -> Any:
     """As for --sample of another program's file."""
     stored = read_torch_file(path)
-    with opening(path):
-        expected = Expected(VQGANConfig(n_embed=8), None, {"heads": 2})
-        model = read(ForeignFile(stored, path), expected)
-    check_logits(model)
+    expected = Expected(VQGANConfig(n_embed=8), None, {"heads": 2})
+    check_logits(read_network("transformer", ForeignFile(stored, path), expected))
 
 
 def check_logits(model: Transformer) -> None:

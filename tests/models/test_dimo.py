@@ -15,13 +15,14 @@ from golden_values import fill_transformer, read_golden, transformer_inputs, uni
 from models.dimo.config import DimoConfig
 from models.dimo.foreign import read, recognizes
 from models.dimo.network import DimoTransformer, noise_of
-from models.families.tables import family_of_file, new_transformer
 from models.family import Expected
 from models.foreign_file import ForeignFile
 from models.maskgit.foreign import to_foreign
+from models.open import family_of_file, new_transformer
 from models.predictors import prepare_decoding
 from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
+from utils.checkpoint import build_with_weights
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,8 @@ def test_logits_are_the_original_s(case, codes, classes, side, heads, monkeypatc
     weights, expected = read_golden("dimo", case, "logits", fill=fill_transformer)
     file = ForeignFile(weights, Path("a.bin"))
     given = {} if heads is None else {"heads": heads}
-    network = read(file, Expected(VQGANConfig(n_embed=codes), None, given)).eval()
+    config, theirs = read(file, Expected(VQGANConfig(n_embed=codes), None, given))
+    network = build_with_weights(lambda: DimoTransformer(config), theirs)
     assert network.config.null_class is None
     monkeypatch.setattr("models.dimo.network.noise_of", lambda tokens, width: noise(tokens, width))
     with torch.no_grad():

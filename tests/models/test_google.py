@@ -12,10 +12,9 @@ from flax_files import nested, packed
 from golden_values import fill_flax, pictures, read_golden, transformer_inputs
 from toy_families import GrayConfig, GrayNetwork
 
-from models.families.tables import new_transformer
 from models.google.config import BertConfig
 from models.model import Model
-from models.open import load_model, load_tokenizer
+from models.open import load_model, load_tokenizer, new_transformer
 from models.tokenizer import Tokenizer
 from utils.errors import UserError
 

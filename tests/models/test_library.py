@@ -10,10 +10,9 @@ import pytest
 import torch
 from tiny_stages import VQGAN
 
-from models.families.tables import new_transformer
 from models.maskgit.config import TransformerConfig
 from models.model import BestSettings, Model
-from models.open import load_model, load_tokenizer
+from models.open import load_model, load_tokenizer, new_transformer
 from models.sampling import SamplingConfig
 from models.tokenizer import Tokenizer
 from models.vqgan.network import VQModel

@@ -13,13 +13,12 @@ import torch
 from golden_values import GOLDEN, fill_transformer, read_golden, transformer_inputs
 
 from models.decoding import make_plan, reveal_counts
-from models.families.tables import new_transformer, read_network
 from models.family import Expected
 from models.foreign_file import ForeignFile
 from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
 from models.maskbit.foreign import read, to_foreign
 from models.maskbit.transformer import BitTransformer
-from models.open import foreign_model, load_tokenizer
+from models.open import foreign_model, load_tokenizer, new_transformer, read_network
 from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
 from utils.errors import UserError

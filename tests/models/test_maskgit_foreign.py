@@ -14,13 +14,12 @@ import torch
 from golden_values import GOLDEN, fill_transformer, read_golden, transformer_inputs
 from safetensors.torch import save_file
 
-from models.families.tables import read_network
 from models.family import Expected
 from models.foreign_file import ForeignFile
 from models.maskgit.config import TransformerConfig
 from models.maskgit.foreign import read, to_foreign
 from models.maskgit.transformer import MaskedTransformer
-from models.open import foreign_model, load_tokenizer
+from models.open import foreign_model, load_tokenizer, read_network
 from models.vqgan.config import VQGANConfig
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
@@ -105,7 +104,8 @@ def test_a_vocabulary_of_all_codes_of_a_remapped_tokenizer_is_cut(num_classes):
     ).eval()
     stored, path = to_foreign(whole), Path("model.pth")
     tokenizer = VQGANConfig(n_embed=12, remap=(3, 1, 4, 5, 9))
-    cut = read(ForeignFile(stored, path), Expected(tokenizer, num_classes, {}))
+    expected = Expected(tokenizer, num_classes, {})
+    cut = read_network("transformer", ForeignFile(stored, path), expected)
     assert (cut.config.codebook_size, cut.config.num_classes) == (5, num_classes)
     tokens = torch.tensor([[0, 4, 2, 1]])
     hidden = torch.tensor([[0, 4, -1, 1]])  # position 2 is hidden
@@ -115,7 +115,7 @@ def test_a_vocabulary_of_all_codes_of_a_remapped_tokenizer_is_cut(num_classes):
         torch.testing.assert_close(ours, theirs[..., :5])
     assert cut(tokens, torch.tensor([1])).shape == (1, 4, 5)
     # Our own files count the codes in use.
-    own = read(ForeignFile(to_foreign(cut), path), Expected(tokenizer, num_classes, {}))
+    own = read_network("transformer", ForeignFile(to_foreign(cut), path), expected)
     assert own.state_dict().keys() == cut.state_dict().keys()
     assert all(own.state_dict()[name].equal(value) for name, value in cut.state_dict().items())
     with pytest.raises(

@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.families.tables import new_transformer
 from models.fine_tuning import Change
 from models.modern.config import ModernConfig
 from models.modern.start import code_vectors, neighbor_counts
 from models.modern.transformer import ModernTransformer
+from models.open import new_transformer
 from utils.errors import FieldError
 
 

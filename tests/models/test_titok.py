@@ -14,9 +14,9 @@ from golden_values import GOLDEN, fill_transformer, read_golden, transformer_inp
 from toy_families import RowConfig
 
 from models.decoding import make_plan, reveal_counts
-from models.families.tables import family_of_file, new_transformer, read_network
 from models.family import Expected
 from models.foreign_file import ForeignFile
+from models.open import family_of_file, new_transformer, read_network
 from models.sampling import SamplingConfig
 from models.titok.config import TitokTransformerConfig as Config
 from models.titok.generators import to_foreign

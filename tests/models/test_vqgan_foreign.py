@@ -307,9 +307,9 @@ def test_a_fingerprint_tells_weights_apart() -> None:
     assert Tokenizer(changed).fingerprint != tokenizer.fingerprint
     entry = {**tokenizer.entry(), "weights": changed.state_dict()}
     with pytest.raises(UserError, match="fingerprint"):
-        tokenizer_of(entry)
+        tokenizer_of(entry, "a.pt")
     with pytest.raises(UserError, match="damaged"):
-        tokenizer_of({"config": {"channels": 48}})
+        tokenizer_of({"config": {"channels": 48}}, "a.pt")
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,9 @@ from toy_families import GrayConfig, GrayNetwork, RowConfig, RowNetwork
 
 from commands.page import _form
 from commands.parser import parse
-from models.families import tables
-from models.families.tables import new_transformer
 from models.maskgit.config import TransformerConfig
 from models.model import Model
+from models.open import FAMILIES, new_transformer
 from models.tokenizer import Tokenizer
 from page.catalog import Catalog, OpenModel
 from page.runs import RunReader
@@ -28,7 +27,8 @@ GROUPS = 20
 
 @pytest.fixture(autouse=True)
 def _toys(monkeypatch):
-    monkeypatch.setattr(tables, "TOKENIZERS", (*tables.TOKENIZERS, *toy_families.TOKENIZERS))
+    rows = (*FAMILIES["tokenizer"], *toy_families.TOKENIZERS)
+    monkeypatch.setitem(FAMILIES, "tokenizer", rows)
 
 
 def random_model(network, num_steps):

@@ -15,10 +15,9 @@ from PIL import Image
 
 from commands.page import _form
 from commands.parser import parse
-from models.families.tables import new_transformer
 from models.maskgit.config import TransformerConfig
 from models.model import Model
-from models.open import load_model
+from models.open import load_model, new_transformer
 from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel

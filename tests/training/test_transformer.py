@@ -9,9 +9,9 @@ import torch
 from tiny_stages import CLASSES, SHAPE, K, L, make_stage, token_set
 
 from data.token_set import DeviceTokens, TokenSet
-from models.families.tables import new_transformer
 from models.maskgit.config import TransformerConfig
 from models.masking import hide
+from models.open import new_transformer
 from training import transformer
 from training.config import TrainingConfig
 from training.transformer import MaskGITStage

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny_stages import CLASSES, SHAPE, K, L, make_stage
 
-from models.families.tables import new_transformer
 from models.maskgit.config import TransformerConfig
+from models.open import new_transformer
 from training.config import OPTIMIZERS
 from training.working_copy import WorkingCopy
 from utils.device import autocast
