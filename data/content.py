@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import ArrayImages, FileImages, ImageDataset
+from data.images import FileImages, ImageDataset
 from utils.errors import UserError
 
 MOST_BYTES = 1 << 28  # if image files have more together, an even share of them is read
@@ -48,7 +48,6 @@ def content_of(images: ImageDataset) -> Content:
     if isinstance(items, FileImages):
         source = _digest(_files(items.paths, str(root)))
     else:
-        assert isinstance(items, ArrayImages)
         source = digest_of(items.images)
     return Content(len(images), images.class_names, digest_of(labels), source)
 

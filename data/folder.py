@@ -25,9 +25,8 @@ from data.checked_images import STAMP, examined, stamps_of
 from data.deep_pixels import Ranges, black_and_white
 from data.files import FileError
 from data.image_file import TooManyPixelsError
-from data.images import FileImages
+from data.images import FileImages, Source
 from data.label_tables import with_labels
-from data.spec import Source
 from data.tree import (
     ONLY_CLASS,
     SHOWN,

@@ -27,7 +27,7 @@ from data.augment import Box, Change, drawn_change
 from data.deep_pixels import Ranges
 from data.files import digest_of_files, file_lines
 from data.image_file import load_image
-from data.spec import AS_IT_IS, Preparation, Source
+from data.spec import AS_IT_IS, Preparation
 from utils.size import Size, Written, size_of
 
 FILTERS = {  # of what is left to resize, for each way in data.spec.RESIZES
@@ -35,6 +35,23 @@ FILTERS = {  # of what is left to resize, for each way in data.spec.RESIZES
     "adm": Image.Resampling.BICUBIC,
     "bicubic": Image.Resampling.BICUBIC,
 }
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened split of a dataset.
+
+    Attributes:
+        files: all files of the images and labels; the fingerprint depends on them.
+        labels_from: the file or folder of the labels.
+        class_names: names in the order of the labels; empty if the table has them.
+    """
+
+    items: "FileImages | ArrayImages"
+    root: Path
+    files: Sequence[str | Path]
+    labels_from: Path
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -97,9 +114,14 @@ class ImageDataset(Dataset):
         """
         if number == 0:
             return None
-        paths = getattr(self.source.items, "paths", None)
-        name = os.path.relpath(paths[index], self.source.root) if paths else str(index)
-        return drawn_change(self.preparation.seed, name, number)
+        return drawn_change(self.preparation.seed, self.name_of(index) or str(index), number)
+
+    def name_of(self, index: int) -> str | None:
+        """Return the path of an image in the dataset; None if it is not a file of its own."""
+        items = self.source.items
+        if isinstance(items, ArrayImages):
+            return None
+        return os.path.relpath(items.paths[index], self.source.root)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -133,7 +155,8 @@ class ImageDataset(Dataset):
 
     def _ranges(self) -> bytes:
         """Write the common ranges of images of more than 8 bits; empty if there are none."""
-        ranges = getattr(self.source.items, "ranges", None)
+        items = self.source.items
+        ranges = items.ranges if isinstance(items, FileImages) else None
         return repr(ranges).encode() if ranges and any(ranges) else b""
 
 

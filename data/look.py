@@ -53,7 +53,7 @@ class _Seen(Dataset):
         left, top, right, bottom = center_box(image.size, *images.size)
         kept = (right - left) * (bottom - top) / (image.width * image.height)
         return Look(
-            name_of(images, index),
+            images.name_of(index) or f"image {index}",
             hashlib.blake2b(shown.tobytes(), digest_size=8).digest(),
             color if (shown == shown[0, 0]).all() else None,
             1 - kept if prepared.fit == "crop" else 0.0,
@@ -75,14 +75,6 @@ def look_at(images: ImageDataset, indices: Sequence[int], num_workers: int = 0) 
             looks += batch
             bar.update(len(batch))
     return looks
-
-
-def name_of(images: ImageDataset, index: int) -> str:
-    """Name an image: its path in the dataset, or its number."""
-    items = images.source.items
-    if isinstance(items, FileImages):
-        return os.path.relpath(items.paths[index], images.source.root)
-    return f"image {index}"
 
 
 def evenly(count: int, most: int) -> list[int]:
@@ -170,9 +162,7 @@ def problems_of_copies(train: Sequence[Look], validation: Sequence[Look]) -> lis
 def problems_of_files(train: ImageDataset, validation: ImageDataset) -> list[str]:
     """Say how many files are equal; of many files of equal size only some are compared."""
     items = [one.source.items for one in (train, validation)]
-    if not all(isinstance(one, FileImages) for one in items):
-        return []
-    paths = [path for one in items for path in one.paths]  # type: ignore[attr-defined]
+    paths = [path for one in items if isinstance(one, FileImages) for path in one.paths]
     sizes = [os.stat(path).st_size for path in paths]  # noqa: PTH116 (a million Paths are slow)
     common = {size for size, count in Counter(sizes).items() if count > 1}
     alike = [path for path, size in zip(paths, sizes, strict=True) if size in common]

@@ -9,8 +9,7 @@ from torchvision.datasets.utils import download_url
 
 from data.arrays import read_npz
 from data.file_names import medmnist_file, medmnist_size
-from data.images import ArrayImages
-from data.spec import Source
+from data.images import ArrayImages, Source
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # medmnist warns if it cannot make ~/.medmnist

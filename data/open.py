@@ -7,8 +7,8 @@ from data import download as downloads
 from data.datasets import DATASETS
 from data.file_names import medmnist_file
 from data.files import FileError
-from data.images import FileImages, ImageDataset
-from data.spec import AS_IT_IS, VIEWS, DatasetSpec, Preparation, Reader, Source, Split
+from data.images import FileImages, ImageDataset, Source
+from data.spec import AS_IT_IS, VIEWS, DatasetSpec, Preparation, Reader, Split
 from data.token_set import wrong_label
 from data.tree import entries, is_litter, named
 from utils.errors import UserError, one_line

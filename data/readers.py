@@ -13,8 +13,8 @@ import torchvision.models
 from data.arrays import read_idx
 from data.file_names import IDX_FILES
 from data.files import missing, reading
-from data.images import ArrayImages
-from data.spec import DatasetSpec, Source
+from data.images import ArrayImages, Source
+from data.spec import DatasetSpec
 
 log = logging.getLogger(__name__)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from data.images import Source
 
 Split = Literal["train", "validation"]
 RESIZE = "shorter side, antialiased bilinear, centre crop"
@@ -74,37 +77,6 @@ class Preparation:
 
 
 AS_IT_IS = Preparation()
-
-
-class Items(Protocol):
-    """Images with their labels; an index returns (PIL image, label).
-
-    Attributes:
-        labels: whole numbers, (N,) or for several findings an image (N, F).
-    """
-
-    labels: Any
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[Any, Any]: ...
-
-
-@dataclass(frozen=True)
-class Source:
-    """An opened split of a dataset.
-
-    Attributes:
-        files: all files of the images and labels; the fingerprint depends on them.
-        labels_from: the file or folder of the labels.
-        class_names: names in the order of the labels; empty if the table has them.
-    """
-
-    items: Items
-    root: Path
-    files: Sequence[str | Path]
-    labels_from: Path
-    class_names: tuple[str, ...] = ()
 
 
 class Reader(Protocol):

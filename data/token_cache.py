@@ -114,16 +114,27 @@ def find_tokens(
     Args:
         tokenizers: what the cache may call the tokenizer.
     """
+
+    def fits(stored: Mapping[str, Any]) -> bool:
+        return stored["tokenizer"] in tokenizers and stored["classes"] == list(class_names)
+
+    return next((found for _, found in _finished(cache_dir, dataset, split, fits)), None)
+
+
+def _finished(
+    cache_dir: Path, dataset: str, split: str, fits: Callable[[Mapping[str, Any]], bool]
+) -> Iterator[tuple[Path, TokenSet]]:
+    """Yield the intact finished caches of a split whose manifests fit, the newest first."""
     folders = [path for path in cache_dir.glob(f"{dataset}-{split}-*") if not path.suffix]
     for folder in sorted(folders, key=lambda path: -path.stat().st_mtime):
         try:
             stored = json.loads((folder / "manifest.json").read_text())
-            known = stored["tokenizer"] in tokenizers and stored["classes"] == list(class_names)
-            if known and (stored["dataset"], stored["split"]) == (dataset, split):
-                return _read(folder, {name: stored[name] for name in stored if name != "sha256"})
+            if (stored["dataset"], stored["split"]) != (dataset, split) or not fits(stored):
+                continue
+            found = _read(folder, {name: stored[name] for name in stored if name != "sha256"})
         except (OSError, ValueError, KeyError, TypeError, UserError):
             continue  # damaged: another cache, or none, will do
-    return None
+        yield folder, found
 
 
 def _manifest(
@@ -272,18 +283,14 @@ def _find_earlier(
     """
     if stamps is None:
         return None
+
+    def fits(stored: Mapping[str, Any]) -> bool:
+        has_stamps = STAMPS in stored["sha256"]
+        return has_stamps and _without_images(stored) == _without_images(manifest)
+
     best: tuple[Path, np.ndarray] | None = None
-    for folder in sorted(cache_dir.glob(f"{manifest['dataset']}-{manifest['split']}-*")):
-        try:
-            stored = json.loads((folder / "manifest.json").read_text())
-            is_finished = folder.suffix != ".partial" and STAMPS in stored["sha256"]
-            if not is_finished or _without_images(stored) != _without_images(manifest):
-                continue
-            _read(folder, {name: stored[name] for name in stored if name != "sha256"})
-            theirs = np.load(folder / STAMPS, allow_pickle=False).tolist()
-        except (OSError, ValueError, KeyError, TypeError, UserError):
-            continue  # unfinished or damaged: another cache, or none, will do
-        rows = matching_rows(stamps, theirs)
+    for folder, _ in _finished(cache_dir, manifest["dataset"], manifest["split"], fits):
+        rows = matching_rows(stamps, np.load(folder / STAMPS, allow_pickle=False).tolist())
         if best is None or (rows >= 0).sum() > (best[1] >= 0).sum():
             best = folder, rows
     return best if best is not None and (best[1] >= 0).any() else None

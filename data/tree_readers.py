@@ -16,8 +16,7 @@ from torchvision.datasets.utils import check_integrity, download_and_extract_arc
 from torchvision.models import ResNet50_Weights
 
 from data.files import FileError, below, check_regular, missing, read_lines, read_table, reading
-from data.images import FileImages
-from data.spec import Source
+from data.images import FileImages, Source
 from data.tree import class_of, described, entries, folders_in, is_image, named, walk
 
 log = logging.getLogger(__name__)

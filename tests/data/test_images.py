@@ -16,7 +16,8 @@ from data.folder import held_out
 from data.image_file import load_image, problems
 from data.images import FileImages, ImageDataset, flip_view, to_array
 from data.open import open_dataset
-from data.spec import Source, Split
+from data.images import Source
+from data.spec import Split
 from utils.errors import UserError
 
 SPLITS: tuple[Split, Split] = ("train", "validation")

@@ -18,7 +18,7 @@ from tiny_stages import Images
 from data import partial_cache
 from data import token_cache as cache
 from data.images import FileImages, ImageDataset
-from data.spec import Source
+from data.images import Source
 from data.token_cache import cached_tokens
 from data.token_set import DeviceTokens
 from utils.errors import UserError
