@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from models.amused import foreign as amused
-from models.dimo import foreign as dimo
+from models.amused import vqgan as amused
+from models.dimo import student as dimo
 from models.family import (
     Expected,
     Family,
@@ -25,8 +25,8 @@ from models.family import (
 from models.foreign_file import ForeignFile
 from models.google import foreign as google
 from models.halton import foreign as halton
-from models.ibq import foreign as ibq
-from models.llamagen import foreign as llamagen
+from models.ibq import vqgan as ibq
+from models.llamagen import vqgan as llamagen
 from models.maskbit import foreign as maskbit
 from models.maskgit import foreign as maskgit
 from models.maskgit_vqgan import foreign as maskgit_vqgan

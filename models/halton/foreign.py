@@ -11,8 +11,7 @@ from torch import Tensor
 
 from models.family import Expected, Family, Found
 from models.foreign_file import ForeignFile, count_modules, holding, shape_of
-from models.halton.config import HaltonConfig
-from models.halton.transformer import HaltonTransformer
+from models.halton.transformer import HaltonConfig, HaltonTransformer
 from utils.errors import FieldError, UserError
 
 SIGNS = ("tok_emb.weight", "pos_emb.weight", "cls_emb.weight", "last_norm.norm_final.weight")

@@ -13,8 +13,7 @@ from torch import Tensor
 from models.family import Family, Found
 from models.foreign_file import ForeignFile, count_modules, holding, shape_of
 from models.renaming import all_renamed
-from models.titok.config import TitokConfig
-from models.titok.network import TitokModel
+from models.titok.network import TitokConfig, TitokModel
 from utils.errors import UserError
 from utils.size import Size
 

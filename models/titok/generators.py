@@ -20,8 +20,7 @@ from models.foreign_file import (
     with_split_qkv,
 )
 from models.renaming import all_renamed
-from models.titok.config import TitokTransformerConfig
-from models.titok.transformer import TitokTransformer
+from models.titok.transformer import TitokTransformer, TitokTransformerConfig
 
 BERT = ("model.lm_head.weight", "model.embeddings.word_embeddings.weight")
 UVIT = ("lm_head.weight", "embeddings.weight", "in_blocks.0.attn.qkv.weight")

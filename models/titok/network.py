@@ -9,16 +9,67 @@ E width of a ViT.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from models.layers import PreNormBlock
-from models.llamagen.network import SphereQuantizer
+from models.llamagen.vqgan import SphereQuantizer
+from models.maskgit_vqgan.config import MaskgitVQGANConfig
 from models.maskgit_vqgan.network import Decoder, MaskgitVQModel
-from models.titok.config import HEAD_WIDTH, TitokConfig
+from models.vqgan.config import VQGANConfig
 from models.vqgan.quantizer import VectorQuantizer
+from utils.size import Size
+
+HEAD_WIDTH = 64  # channels of an attention head, at all published widths
+
+
+@dataclass(frozen=True)
+class TitokConfig(MaskgitVQGANConfig):
+    """Shape of TiTok: two ViTs around the codes, and the decoder of MaskGIT's VQ-GAN behind them.
+
+    `channels`, `ch_mult`, `num_res_blocks` and `z_channels` are those of that decoder. The patches
+    of the ViTs have the size of its cells.
+
+    Attributes:
+        length: number of tokens of an image L.
+        encoder_width, decoder_width: widths of the ViTs, multiples of 64.
+        encoder_depth, decoder_depth: numbers of their blocks.
+        cell_codes: number of codes of MaskGIT's VQ-GAN, whose mixtures its decoder gets.
+    """
+
+    family: ClassVar[str] = "titok"
+
+    length: int = 32
+    encoder_width: int = 1024
+    encoder_depth: int = 24
+    decoder_width: int = 1024
+    decoder_depth: int = 24
+    cell_codes: int = 1024
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The number of tokens, (L,); each describes the whole image."""
+        return (self.length,)
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """Rows and columns of patches, (h, w)."""
+        return super().grid
+
+    def for_images_of(self, image_size: Size) -> VQGANConfig:
+        """Return this config: the patches have positions, so it has one size."""
+        return self
+
+    def validate(self) -> None:
+        """Check that the numbers fit together; errors as in `VQGANConfig`."""
+        super().validate()
+        for part in ("encoder", "decoder"):
+            for name, step in ((f"{part}_width", HEAD_WIDTH), (f"{part}_depth", 1)):
+                fits = getattr(self, name) >= step and getattr(self, name) % step == 0
+                self.need(fits, f"tokenizer.{name}", f"must be a multiple of {step}")
 
 
 class ViT(nn.Module):

@@ -7,6 +7,10 @@ moves its weight.
 Axes: B batch, L image tokens, K codebook, D width, N rows.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +25,46 @@ from models.layers import (
     rows_at,
 )
 from models.maskgit.transformer import MaskedTransformer
-from models.titok.config import TitokTransformerConfig
+from models.shapes import AttentionShape
+
+
+@dataclass(frozen=True)
+class TitokTransformerConfig(AttentionShape):
+    """Shape of TiTok's transformer.
+
+    Attributes:
+        seq_len: number of tokens of an image L.
+        long_skips: whether it is a U-ViT, as for S-128, and not BERT. It drops no embeddings, and
+            `depth` does not count its block in the middle.
+    """
+
+    family: ClassVar[str] = "titok"
+    # The training, as far as options express it, and the sampling of the published L-32. Their
+    # progress is 1/8 at the first of the 8 steps, so its temperature is 9.5 * 7/8, and its guidance
+    # rises to 4.5 * 7/8.
+    usual: ClassVar[Mapping[str, Any]] = {
+        "lr": 2e-4,
+        "betas": (0.9, 0.96),
+        "weight_decay": 0.03,
+        "label_drop": 0.1,
+        "grad_clip": 1.0,
+        "num_steps": 8,
+        "schedule": "arccos-cumulative",
+        "sampler": "annealed",
+        "guidance": 3.9375,
+        "choice_temperature": 8.3125,
+    }
+
+    seq_len: int
+    mlp_dim: int = 384
+    null_trained: bool = True
+    long_skips: bool = False
+
+    def validate(self) -> None:
+        """Check that the numbers fit together; errors as in `AttentionShape`."""
+        super().validate()
+        is_even = not self.long_skips or self.depth % 2 == 0
+        self.need(is_even, "depth", "must be even, because each skip joins two blocks")
 
 
 class TitokTransformer(Transformer):

@@ -11,12 +11,9 @@ from dataset_files import write_folder
 from golden_values import fill_vit, read_golden
 from PIL import Image
 
-from models.halton.config import HaltonConfig
 from models.halton.foreign import to_foreign
-from models.halton.transformer import HaltonTransformer
-from models.llamagen.config import LlamaGenConfig
-from models.llamagen.foreign import NAMES
-from models.llamagen.network import LlamaGenModel
+from models.halton.transformer import HaltonConfig, HaltonTransformer
+from models.llamagen.vqgan import NAMES, LlamaGenConfig, LlamaGenModel
 from models.maskbit import foreign as maskbit
 from models.maskbit.config import BitTransformerConfig
 from models.maskbit.transformer import BitTransformer

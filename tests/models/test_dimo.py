@@ -12,9 +12,7 @@ import pytest
 import torch
 from golden_values import fill_transformer, read_golden, transformer_inputs, uniform
 
-from models.dimo.config import DimoConfig
-from models.dimo.foreign import read, recognizes
-from models.dimo.network import DimoTransformer, noise_of
+from models.dimo.student import DimoConfig, DimoTransformer, noise_of, read, recognizes
 from models.family import Expected
 from models.foreign_file import ForeignFile
 from models.maskgit.foreign import to_foreign
@@ -35,7 +33,7 @@ def test_logits_are_the_original_s(case, codes, classes, side, heads, monkeypatc
     config, theirs = read(file, Expected(VQGANConfig(n_embed=codes), None, given))
     network = build_with_weights(lambda: DimoTransformer(config), theirs)
     assert network.config.null_class is None
-    monkeypatch.setattr("models.dimo.network.noise_of", lambda tokens, width: noise(tokens, width))
+    monkeypatch.setattr("models.dimo.student.noise_of", lambda tokens, width: noise(tokens, width))
     with torch.no_grad():
         logits = network(*transformer_inputs(codes, side**2, classes))
     # Theirs can predict the mask token too.

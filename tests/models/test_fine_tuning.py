@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from models.fine_tuning import Change, same_classes, start_from
-from models.halton.config import HaltonConfig
-from models.halton.transformer import HaltonTransformer
+from models.halton.transformer import HaltonConfig, HaltonTransformer
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 

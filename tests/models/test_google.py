@@ -12,7 +12,7 @@ from flax_files import nested, packed
 from golden_values import fill_flax, pictures, read_golden, transformer_inputs
 from toy_families import GrayConfig, GrayNetwork
 
-from models.google.config import BertConfig
+from models.google.transformer import BertConfig
 from models.model import Model
 from models.open import load_model, load_tokenizer, new_transformer
 from models.tokenizer import Tokenizer

@@ -12,9 +12,8 @@ from golden_values import GOLDEN, fill_transformer, read_golden, transformer_inp
 from toy_families import GrayConfig, GrayNetwork
 
 from models.decoding import make_plan, reveal_counts
-from models.halton.config import HaltonConfig
 from models.halton.foreign import to_foreign
-from models.halton.transformer import HaltonTransformer
+from models.halton.transformer import HaltonConfig, HaltonTransformer
 from models.halton_order import halton_order, halton_orders
 from models.model import Model
 from models.open import foreign_model, new_transformer

@@ -18,9 +18,9 @@ from models.family import Expected
 from models.foreign_file import ForeignFile
 from models.open import family_of_file, new_transformer, read_network
 from models.sampling import SamplingConfig
-from models.titok.config import TitokTransformerConfig as Config
 from models.titok.generators import to_foreign
 from models.titok.transformer import TitokTransformer
+from models.titok.transformer import TitokTransformerConfig as Config
 from utils.errors import UserError
 
 CASES = {

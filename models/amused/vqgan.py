@@ -1,18 +1,19 @@
-"""Reads aMUSEd's tokenizer, in the layouts of diffusers and of huggingface/open-muse.
+"""aMUSEd's VQ-GAN (Patil et al. 2024): taming's network without attention, for pixels in [0, 1].
 
-The names of open-muse are taming's. There the sign is `config.json` in the same folder, or the
-channels of the published file: 1, 2, 2, 4 and 6 times the first, without attention.
+It is read in the layouts of diffusers and of huggingface/open-muse. The names of open-muse are
+taming's. There the sign is `config.json` in the same folder, or the channels of the published file:
+1, 2, 2, 4 and 6 times the first, without attention.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from models.amused.config import AmusedConfig
-from models.amused.network import AmusedModel
 from models.family import Family, Found
 from models.foreign_file import ForeignFile, holding, unwrapped
 from models.renaming import all_renamed, levels_turned
+from models.vqgan.config import VQGANConfig
 from models.vqgan.foreign import NEEDED, SIGNS, config_of
+from models.vqgan.network import VQModel
 from utils.size import Size
 
 DIFFUSERS = (*SIGNS[:3], "encoder.down_blocks.0.resnets.0.conv1.weight")
@@ -29,6 +30,18 @@ NAMES = (  # diffusers', taming's
     ("*.mid_block.resnets.1.*", "*.mid.block_2.*"),
     ("*.conv_norm_out.*", "*.norm_out.*"),
 )
+
+
+class AmusedConfig(VQGANConfig):
+    """Shape of aMUSEd's VQ-GAN."""
+
+    family: ClassVar[str] = "amused"
+
+
+class AmusedModel(VQModel):
+    """aMUSEd's autoencoder."""
+
+    from_zero: ClassVar[bool] = True
 
 
 def recognizes(file: ForeignFile) -> bool:
