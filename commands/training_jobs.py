@@ -16,13 +16,12 @@ from commands.stages import STAGE_OPTIONS
 from data.content import Content, chosen_files, content_of, in_order, sizes_of_files
 from data.datasets import OWN_IMAGES
 from data.images import ImageDataset
-from data.tree import named
 from models.model import image_entries
 from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
 from training.run_folder import RunFolder
 from training.runs import CLASS_NAMES, RunRecord, check_made_from, read_files
 from training.tracking import wandb_obstacle
-from utils.errors import UserError
+from utils.errors import UserError, named
 
 log = logging.getLogger(__name__)
 

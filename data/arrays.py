@@ -17,7 +17,7 @@ import numpy as np
 
 from data.files import FileError, check_regular, reading
 from data.image_file import MOST_PIXELS
-from data.tree import named
+from utils.errors import named
 
 MOST_IDX_BYTES = 1 << 30  # twice the largest known dataset in this format
 HEADERS: dict[tuple[int, int], Callable[..., Any]] = {

@@ -74,8 +74,8 @@ def chosen_files(
     items, root = images.source.items, str(images.source.root)
     assert isinstance(items, FileImages)
     kept = [i for i, path in enumerate(items.paths) if _name(path, root) in names]
-    paths, labels = [items.paths[i] for i in kept], items.labels[kept]
-    return _with_items(images, FileImages(paths, labels, items.ranges), class_names)
+    items = replace(items, paths=[items.paths[i] for i in kept], labels=items.labels[kept])
+    return _with_items(images, items, class_names)
 
 
 def labels_of(images: ImageDataset) -> np.ndarray:
@@ -101,17 +101,13 @@ def in_order(images: ImageDataset, class_names: Sequence[str]) -> ImageDataset:
     if not isinstance(items, FileImages) or set(names) != set(images.class_names):
         return images
     numbers = np.array([names.index(name) for name in images.class_names])
-    renumbered = FileImages(items.paths, numbers[items.labels], items.ranges)
-    return _with_items(images, renumbered, names)
+    return _with_items(images, replace(items, labels=numbers[items.labels]), names)
 
 
 def _with_items(
     images: ImageDataset, items: FileImages, class_names: Sequence[str]
 ) -> ImageDataset:
     """Copy a split, with other image files or other labels."""
-    before = images.source.items
-    assert isinstance(before, FileImages)
-    items.page = before.page
     source = replace(images.source, items=items)
     return replace(images, source=source, class_names=tuple(class_names))
 

@@ -6,13 +6,10 @@ torch, torchvision, numpy nor medmnist; each row only names its reader.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal
 
 from data.file_names import IDX_FILES, MEDMNIST_DEFAULT, medmnist_files
 from data.spec import DatasetSpec, ReaderRef, Split
-
-__all__ = ["DATASETS", "DatasetSpec", "documentation_table"]
 
 IMAGENET_TERMS = "non-commercial research and education only; the images belong to their authors"
 MEDMNIST_PAGE = "https://zenodo.org/records/10519652"
@@ -249,24 +246,3 @@ _ROWS = (
 )
 OWN_IMAGES = "folder"  # name of the row for a user's own images
 DATASETS: dict[str, DatasetSpec] = {row.name: row for row in _ROWS}
-
-
-def documentation_table(specs: Iterable[DatasetSpec] = DATASETS.values()) -> str:
-    """Write the table as Markdown, as docs/datasets.md shows it."""
-    head = "| dataset | classes | channels | size | views | splits | source | license | files |"
-    lines = [head, "| --- " * head.count(" |") + "|"]
-    for spec in specs:
-        source = f"<{spec.source}>" if "://" in spec.source else spec.source
-        cells = (
-            f"`{spec.name}`",
-            spec.num_classes or "sub-folders, or 1",
-            spec.channels,
-            spec.size,
-            spec.num_views,
-            " / ".join(spec.splits.values()),
-            source,
-            spec.license,
-            ", ".join(f"`{file}`" for file in spec.files),
-        )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"

@@ -29,7 +29,6 @@ from data.images import FileImages, Source
 from data.label_tables import with_labels
 from data.tree import (
     ONLY_CLASS,
-    SHOWN,
     SUFFIXES,
     Left,
     Tree,
@@ -38,10 +37,9 @@ from data.tree import (
     entries,
     folders_in,
     is_image,
-    named,
     walk,
 )
-from utils.errors import UserError
+from utils.errors import NAMES_SHOWN, UserError, named
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +80,7 @@ class ImageFolder:
                 )
         labels = {name: label for label, name in enumerate(classes)}
         paths = [images.path(name) for name in images.names]
-        numbers = [labels[images.class_of(name)] for name in images.names]
+        numbers = np.array([labels[images.class_of(name)] for name in images.names], np.int64)
         pairs = zip(training.ranges, images.ranges, strict=True)
         items = FileImages(paths, numbers, Ranges(*(own or other for own, other in pairs)))
         files = [*paths, *([str(images.table)] if images.table else [])]
@@ -236,8 +234,8 @@ def _by_reason(folder: Path, errors: Mapping[str, FileError]) -> str:
         reason = str(error).removeprefix(f"cannot read the image {folder}/{name}: ")
         reasons[reason.partition(" (")[0]].append(name)  # in brackets are numbers of bytes
     most = sorted(reasons.items(), key=lambda item: -len(item[1]))
-    more = f"; {len(most) - SHOWN} more reasons" if len(most) > SHOWN else ""
-    return "; ".join(f"{named(names)} ({reason})" for reason, names in most[:SHOWN]) + more
+    more = f"; {len(most) - NAMES_SHOWN} more reasons" if len(most) > NAMES_SHOWN else ""
+    return "; ".join(f"{named(names)} ({reason})" for reason, names in most[:NAMES_SHOWN]) + more
 
 
 def _position(name: str) -> float:

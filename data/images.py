@@ -170,25 +170,20 @@ class Copies(Dataset):
         return self.images.copies(*key)
 
 
+@dataclass
 class FileImages:
     """Images that are one file each, read when an index asks for them.
 
     Attributes:
+        labels: int64 (N,); workers share an array, but would copy a list.
         ranges: the common ranges of samples of more than 8 bits; None if each image has its own.
         page: color behind transparent parts.
     """
 
-    page = "white"
-
-    def __init__(
-        self,
-        paths: Sequence[str | Path],
-        labels: Sequence[int] | np.ndarray,
-        ranges: Ranges | None = None,
-    ) -> None:
-        self.paths = [str(path) for path in paths]
-        self.labels = np.asarray(labels, np.int64)  # workers share an array, but would copy a list
-        self.ranges = ranges
+    paths: Sequence[str]
+    labels: np.ndarray
+    ranges: Ranges | None = None
+    page: str = "white"
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -18,8 +18,8 @@ from itertools import chain, takewhile
 from pathlib import Path
 
 from data.files import FileError, check_regular, reading
-from data.tree import SUFFIXES, Tree, class_of, entries, named
-from utils.errors import UserError
+from data.tree import SUFFIXES, Tree, class_of, entries
+from utils.errors import UserError, named
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from data.image_file import load_image
 from data.images import FileImages, ImageDataset, center_box, to_array
-from data.tree import folders_in, named
+from data.tree import folders_in
+from utils.errors import named
 from utils.progress import progress_bar
 from utils.workers import batches_of
 

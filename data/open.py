@@ -10,8 +10,8 @@ from data.files import FileError
 from data.images import FileImages, ImageDataset, Source
 from data.spec import AS_IT_IS, VIEWS, DatasetSpec, Preparation, Reader, Split
 from data.token_set import wrong_label
-from data.tree import entries, is_litter, named
-from utils.errors import UserError, one_line
+from data.tree import entries, is_litter
+from utils.errors import UserError, named, one_line
 from utils.size import Written, size_of
 
 log = logging.getLogger(__name__)

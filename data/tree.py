@@ -3,13 +3,14 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 from data.deep_pixels import NO_RANGES, Ranges
 from data.files import FileError
+from utils.errors import named
 
 READS_HEIF = find_spec("pillow_heif") is not None  # requirements-heif.txt
 
@@ -24,9 +25,6 @@ LITTER = {"__macosx", "@eadir", "lost+found", "thumbs.db", "desktop.ini", "$recy
 
 ONLY_CLASS = "images"
 """Name of the class of images without sub-folders."""
-
-SHOWN = 10
-"""Largest number of names in a message; the others are counted."""
 
 Left = Counter[tuple[str, str]]
 """Number of files that are left out, by reason and detail."""
@@ -179,13 +177,6 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     parts: list[str | int] = list(re.split(r"([0-9]+)", name))
     parts[1::2] = map(int, re.findall(r"[0-9]+", name))
     return parts, name
-
-
-def named(names: Iterable[str]) -> str:
-    """Write the first names, in printable text, and the number of the others."""
-    every = list(names)
-    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]).encode(errors="backslashreplace").decode() + more
 
 
 def described(left_out: Left) -> str:

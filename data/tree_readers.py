@@ -11,13 +11,15 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torchvision.datasets
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 from torchvision.models import ResNet50_Weights
 
 from data.files import FileError, below, check_regular, missing, read_lines, read_table, reading
 from data.images import FileImages, Source
-from data.tree import class_of, described, entries, folders_in, is_image, named, walk
+from data.tree import class_of, described, entries, folders_in, is_image, walk
+from utils.errors import named
 
 log = logging.getLogger(__name__)
 
@@ -354,7 +356,7 @@ def _files(
     if not pairs:
         raise FileError(f"{labels_from} names no images")
     paths, labels = zip(*pairs, strict=True)
-    images = FileImages(paths, labels)
+    images = FileImages(paths, np.array(labels, np.int64))
     return Source(images, root, [*lists, *images.paths], labels_from, tuple(names))
 
 

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.errors import named
+
 SHOWN = 6  # largest number of names in a row of the table
 
 
@@ -110,9 +112,9 @@ class Start:
         """Write what is taken, fitted, new and left out, a line each."""
         rows = {
             "taken": f"{len(self.weights)} weights, {self.share:.1%} of the new network",
-            "fitted": _some(self.fitted),
-            "new": _some(self.new),
-            "left out": _some(self.left_out),
+            "fitted": named(self.fitted, SHOWN),
+            "new": named(self.new, SHOWN),
+            "left out": named(self.left_out, SHOWN),
         }
         return "\n".join(f"  {name:<9} {text}" for name, text in rows.items() if text)
 
@@ -143,9 +145,3 @@ def start_from(
         left_out=tuple(name for name in found if name not in fits),
         share=sum(weight.numel() for weight in fits.values()) / max(total, 1),
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    """Write the first names, and the number of the others."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -3,7 +3,7 @@
 import re
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
 
@@ -19,6 +19,8 @@ OUT_OF_MEMORY = (
     "unable to find an engine",
     "Unable to find a valid cuDNN algorithm",
 )
+
+NAMES_SHOWN = 10  # in a message; the others are counted
 
 # Characters that control a terminal, or that change the order of the text around them.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -87,6 +89,13 @@ def check_choice(field: str, value: object, choices: Collection[str]) -> None:
 def value_text(value: object) -> str:
     """Format the value of a setting as on a command line."""
     return " ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
+
+
+def named(names: Iterable[str], most: int = NAMES_SHOWN) -> str:
+    """Write the first names, in printable text, and the number of the others."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]).encode(errors="backslashreplace").decode() + more
 
 
 def is_out_of_memory(error: BaseException) -> bool:

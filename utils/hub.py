@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from utils.errors import UserError, one_line
+from utils.errors import UserError, named, one_line
 from utils.not_a_checkpoint import ENDINGS, checkpoints_in
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,6 @@ PREFIX = "hf:"
 SPELLINGS = "hf:owner/name, hf:owner/name/file or either with @revision"
 NAME = re.compile(r"(?i:hf):([\w.-]+/[\w.-]+)(?:/([^@]*[^@/]))?(?:@([^@]+))?")
 CACHED = re.compile(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/(.+)$")
-MOST_NAMES = 20  # of files in a message
 SECONDS = 10  # until the hub must have answered
 
 
@@ -128,18 +127,13 @@ def _only_checkpoint(files: Collection[str]) -> str:
         return checkpoints[0]
     if not checkpoints:
         raise UserError(f"it has no checkpoint; {_contents_text(files)}")
-    raise UserError(f"name one of its checkpoints, as hf:owner/name/file: {_listed(checkpoints)}")
+    names = named(sorted(checkpoints))
+    raise UserError(f"name one of its checkpoints, as hf:owner/name/file: {names}")
 
 
 def _contents_text(files: Collection[str]) -> str:
     """Say which files a repository has."""
-    return f"it has {_listed(files)}" if files else "it is empty"
-
-
-def _listed(files: Collection[str]) -> str:
-    """Write the names of files for a message."""
-    more = f" and {len(files) - MOST_NAMES} others" if len(files) > MOST_NAMES else ""
-    return ", ".join(sorted(files)[:MOST_NAMES]) + more
+    return f"it has {named(sorted(files))}" if files else "it is empty"
 
 
 def _reason(errors: Any, error: Exception, page: str) -> str:

@@ -14,9 +14,8 @@ from torch.utils.data import DataLoader
 from data.files import FileError
 from data.folder import held_out
 from data.image_file import load_image, problems
-from data.images import FileImages, ImageDataset, flip_view, to_array
+from data.images import FileImages, ImageDataset, Source, flip_view, to_array
 from data.open import open_dataset
-from data.images import Source
 from data.spec import Split
 from utils.errors import UserError
 
@@ -137,7 +136,7 @@ def test_junk_after_the_end_of_an_image_does_no_harm(tmp_path):
 def test_an_error_in_a_worker_is_one_line(tmp_path):
     path = tmp_path / "text.jpg"
     path.write_bytes(b"not found")
-    source = Source(FileImages([path], [0]), tmp_path, [path], tmp_path)
+    source = Source(FileImages([str(path)], np.zeros(1, np.int64)), tmp_path, [path], tmp_path)
     images = ImageDataset(source, ("one",), 3, (8, 8), 1)
     with pytest.raises(FileError) as error:
         list(DataLoader(images, num_workers=1))

@@ -17,8 +17,7 @@ from tiny_stages import Images
 
 from data import partial_cache
 from data import token_cache as cache
-from data.images import FileImages, ImageDataset
-from data.images import Source
+from data.images import FileImages, ImageDataset, Source
 from data.token_cache import cached_tokens
 from data.token_set import DeviceTokens
 from utils.errors import UserError
@@ -404,7 +403,8 @@ def folder_of_images(tmp_path):
                 Image.fromarray(pixels).save(path)
         found = sorted((tmp_path / "images").rglob("*.png"))
         classes = sorted({path.parent.name for path in found})
-        items = FileImages(found, [classes.index(path.parent.name) for path in found])
+        labels = np.array([classes.index(path.parent.name) for path in found])
+        items = FileImages([*map(str, found)], labels)
         source = Source(items, tmp_path / "images", found, tmp_path / "images")
         return ImageDataset(source, classes, 1, (4, 4), 2)
 
