@@ -20,7 +20,8 @@ from data.generated import write_npz, write_pngs
 from data.publish import BESIDE, claim, publish
 from utils.errors import UserError, one_line
 from utils.files import atomic_write, make_folder, remove_leftovers
-from utils.pictures import NO_TEXTS, Texts, save_grid
+from utils.pictures import Texts, save_grid
+from utils.plain import NOTHING
 from utils.progress import progress_bar
 from utils.records import checksum, read_record, sealed_bytes, unsealed_bytes, write_record
 
@@ -126,7 +127,7 @@ def publish_blocks(
     block_size: int,
     columns: int,
     first_image: int = 0,
-    texts: Texts = NO_TEXTS,
+    texts: Texts = NOTHING,
 ) -> None:
     """Write `images/`, `samples.npz` and `grid.png` from finished blocks; earlier ones are removed.
 

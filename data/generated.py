@@ -30,7 +30,8 @@ from data.spec import Preparation
 from data.tree import SUFFIXES, described, walk
 from utils.errors import FieldError, UserError, failures_of
 from utils.files import atomic_write, make_folder
-from utils.pictures import NO_TEXTS, Texts, write_png
+from utils.pictures import Texts, write_png
+from utils.plain import NOTHING
 from utils.progress import progress_bar
 from utils.size import Size, Written, size_of, size_text
 
@@ -50,7 +51,7 @@ def write_pngs(
     folder: Path,
     blocks: Blocks,
     numbers: Iterable[int] | None = None,
-    texts: Texts = NO_TEXTS,
+    texts: Texts = NOTHING,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Write images as `000000.png` and so on, and yield them again.
 

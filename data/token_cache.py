@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ from utils.files import (
     remove_leftovers,
     write_json_atomic,
 )
+from utils.plain import NOTHING
 from utils.processes import ALONE, Processes
 from utils.progress import progress_bar
 from utils.records import checksum
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 CACHE_FORMAT = 2
 STAMPS = "stamps.npy"
 OF_IMAGES = {"source", "images", "classes", "sha256"}  # entries that differ when images are added
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 FLUSH_EVERY = 50  # batches between two progress records
 
 

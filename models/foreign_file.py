@@ -12,13 +12,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from utils.errors import FieldError, UserError, one_line
+from utils.plain import NOTHING
 from utils.torch_file import OPTIMIZER, read_json
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ AVERAGED = frozenset({"ema", "swa", "avg", "average", "averaged", "shadow"})
 # Modules that torch puts around others. They may also wrap a part of a network.
 INSIDE = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 PARTS = ("query", "key", "value")  # of a layer `qkv`
-NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,10 @@ class ForeignFile:
         return set(signs) <= unwrapped(self.stored, signs).weights.keys()
 
     def weights(
-        self, signs: Collection[str], ignored: Mapping[str, str] = NONE, usual: Collection[str] = ()
+        self,
+        signs: Collection[str],
+        ignored: Mapping[str, str] = NOTHING,
+        usual: Collection[str] = (),
     ) -> dict[str, Tensor]:
         """Return the weights of a network; arguments and errors as in `unwrapped` and `taken`."""
         return taken(unwrapped(self.stored, signs, self.path, usual).weights, ignored)
@@ -88,9 +90,6 @@ class Wrapped(NamedTuple):
         return f"`{inside}`" if self.wrappers else "no wrapper"
 
 
-NOTHING = Wrapped((), {})
-
-
 def unwrapped(
     stored: Any, signs: Collection[str], path: Path | None = None, usual: Collection[str] = ()
 ) -> Wrapped:
@@ -104,7 +103,7 @@ def unwrapped(
 
     Returns:
         The weights with the most signs. Ties are decided in this order: weights in the usual
-        wrappers, averaged weights, weights around the others. NOTHING without weights.
+        wrappers, averaged weights, weights around the others. Without weights both are empty.
 
     Raises:
         UserError: with a path, if different weights are still tied.
@@ -115,7 +114,7 @@ def unwrapped(
         for inner, weights in _networks(tensors, signs)
     ]
     if not candidates:
-        return NOTHING
+        return Wrapped((), {})
 
     def rank(one: Wrapped) -> tuple[int, bool, bool]:
         missing = sum(sign not in one.weights for sign in signs)
@@ -194,7 +193,7 @@ def _networks(
         yield tuple(before.split(".")[:-1]), weights
 
 
-def taken(weights: Mapping[str, Tensor], ignored: Mapping[str, str] = NONE) -> dict[str, Tensor]:
+def taken(weights: Mapping[str, Tensor], ignored: Mapping[str, str] = NOTHING) -> dict[str, Tensor]:
     """Return weights in float32, without the entries that have no effect on the network.
 
     Args:

@@ -8,7 +8,6 @@ another program is recognized by its contents.
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -42,7 +41,7 @@ from utils.checkpoint import build_with_weights, contents_of, is_own_format, rea
 from utils.device import choose_device, choose_precision, in_usual_torch
 from utils.errors import FieldError, UserError, check_whole, one_line
 from utils.hub import local_file
-from utils.plain import from_plain
+from utils.plain import NOTHING, from_plain
 from utils.size import Written, size_of
 from utils.torch_file import opening, pickled_network
 
@@ -74,7 +73,6 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
 }
 # Files of format version 1 do not name their families.
 FIRST_FAMILIES = {"tokenizer": vqgan.FAMILY.name, "transformer": maskgit.FAMILY.name}
-NOTHING_GIVEN: Mapping[str, Any] = MappingProxyType({})
 RESUMED = "the state of a training (`resume` continues it)"
 KINDS = {"maskgit": "a trained transformer", "vqgan": "a trained VQ-GAN (`checkpoint_vae`)"}
 KINDS |= dict.fromkeys(("maskgit-resume", "vqgan-resume", "student-resume"), RESUMED)
@@ -128,7 +126,7 @@ def load_tokenizer(
     path: str | Path,
     image_size: Written = 32,
     channels: int | None = None,
-    given: Mapping[str, Any] = NOTHING_GIVEN,
+    given: Mapping[str, Any] = NOTHING,
     family: str | None = None,
 ) -> Tokenizer:
     """Open a tokenizer, on the CPU.
@@ -265,9 +263,7 @@ def read_network(kind: str, file: ForeignFile, *said: Any, named: str | None = N
 # --- Steps of opening a file, also for commands/ ---
 
 
-def own_model(
-    stored: Any, path: Path, given: Mapping[str, Mapping[str, Any]] = NOTHING_GIVEN
-) -> Model:
+def own_model(stored: Any, path: Path, given: Mapping[str, Mapping[str, Any]] = NOTHING) -> Model:
     """Build the model in a checkpoint of this program, with the averaged weights, on the CPU.
 
     Args:
@@ -312,7 +308,7 @@ def foreign_model(
     dataset: str = "",
     class_names: tuple[str, ...] = (),
     num_classes: int | None = None,
-    given: Mapping[str, Any] = NOTHING_GIVEN,
+    given: Mapping[str, Any] = NOTHING,
 ) -> Model:
     """Build a model from the transformer in a file of another program, on the CPU.
 

@@ -25,7 +25,8 @@ from page.catalog import OpenModel
 from page.checks import RequestError, encode
 from page.form import Recipe
 from page.worker import Event
-from utils.pictures import NO_TEXTS, tile, to_picture, write_png
+from utils.pictures import tile, to_picture, write_png
+from utils.plain import NOTHING
 
 MOST_EXACT = 1 << 16  # bytes of the images of a step that are sent without loss
 QUALITY = 75  # of WebP, for larger ones
@@ -208,7 +209,7 @@ def byte_by_byte(values: np.ndarray, dtype: str) -> str:
     return encode(numbers.view("u1").T, "u1")
 
 
-def png(image: np.ndarray, texts: Mapping[str, str] = NO_TEXTS) -> str:
+def png(image: np.ndarray, texts: Mapping[str, str] = NOTHING) -> str:
     """Write an image, uint8 (H, W, C), as a PNG in base64."""
     file = io.BytesIO()
     write_png(file, image, texts)

@@ -13,7 +13,6 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, BinaryIO, TypeVar
 
 import safetensors.torch
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from utils.errors import UserError, one_line
 from utils.files import atomic_write, write_json_atomic
+from utils.plain import NOTHING
 from utils.torch_file import opening, read_json, read_torch_file
 from utils.version import VERSION
 
@@ -30,7 +30,6 @@ FORMAT_VERSION = 2
 PLAIN_DATA = "(plain data)"
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"  # the files of a folder
 Module = TypeVar("Module", bound=nn.Module)
-NO_KINDS: Mapping[str, str] = MappingProxyType({})
 
 
 def save_checkpoint(path: Path, kind: str, contents: Mapping[str, Any]) -> None:
@@ -173,7 +172,7 @@ def is_own_format(stored: Any) -> bool:
 
 
 def contents_of(
-    stored: Any, path: Path, kind: str, kinds: Mapping[str, str] = NO_KINDS
+    stored: Any, path: Path, kind: str, kinds: Mapping[str, str] = NOTHING
 ) -> dict[str, Any]:
     """Verify the return value of `read_torch_file`, and return the contents.
 

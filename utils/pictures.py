@@ -10,7 +10,6 @@ import struct
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import BinaryIO
 
 import numpy as np
@@ -20,10 +19,10 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from utils.files import atomic_write
+from utils.plain import NOTHING
 
 TITLE_HEIGHT = 16  # pixels above a strip
 FRAME_TIME = 250  # milliseconds of a frame of an animation
-NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 
 
 ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -57,7 +56,7 @@ Texts = Mapping[str, str]
 """What a PNG says about itself, by keyword."""
 
 
-def save_png(path: Path, image: np.ndarray, texts: Texts = NO_TEXTS) -> None:
+def save_png(path: Path, image: np.ndarray, texts: Texts = NOTHING) -> None:
     """Write an image as `write_png` to a file.
 
     Raises:
@@ -67,7 +66,7 @@ def save_png(path: Path, image: np.ndarray, texts: Texts = NO_TEXTS) -> None:
         write_png(file, image, texts)
 
 
-def write_png(file: BinaryIO, image: np.ndarray, texts: Texts = NO_TEXTS) -> None:
+def write_png(file: BinaryIO, image: np.ndarray, texts: Texts = NOTHING) -> None:
     """Write an image, uint8 (H, W, C) with C 1 (gray) or 3, as PNG."""
     chunks = PngInfo()
     for keyword, text in texts.items():
@@ -131,7 +130,7 @@ def save_grid(
     path: Path,
     images: np.ndarray | Sequence[np.ndarray],
     columns: int | None = None,
-    texts: Texts = NO_TEXTS,
+    texts: Texts = NOTHING,
 ) -> None:
     """Write images as one sheet, a PNG; arguments as `grid`, the rest as `save_png`."""
     save_png(path, grid(np.stack(list(images)), columns), texts)

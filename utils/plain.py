@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+NOTHING: Mapping[str, Any] = MappingProxyType({})  # the default of arguments
 
 # The metadata of a field that is newer than the first files with its dataclass. At its default it
 # is not written, so that the fingerprints of these files do not change.

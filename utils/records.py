@@ -30,13 +30,8 @@ def finite(numbers: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
-def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the checksum to plain data."""
-    return {**value, CHECKSUM: checksum(value)}
-
-
 def unsealed(value: Any) -> dict[str, Any]:
-    """Verify the return value of `sealed` and take the checksum out.
+    """Verify plain data with their checksum, and take it out.
 
     Raises:
         ValueError: if it is not a dictionary, or its checksum is wrong.
@@ -83,7 +78,7 @@ def read_record(path: Path, known: Collection[str] | None = None) -> dict[str, A
 
 def record_line(value: Mapping[str, Any]) -> str:
     """Format plain data with its checksum as one line of JSON."""
-    return json.dumps(sealed(value)) + "\n"
+    return json.dumps({**value, CHECKSUM: checksum(value)}) + "\n"
 
 
 def read_lines(
