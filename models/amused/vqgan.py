@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from models.family import Family, Found
 from models.foreign_file import ForeignFile, holding, unwrapped
-from models.renaming import all_renamed, levels_turned
+from models.foreign_weights import all_renamed, levels_turned
 from models.vqgan.config import VQGANConfig
 from models.vqgan.foreign import NEEDED, SIGNS, config_of
 from models.vqgan.network import VQModel

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from models.family import Expected, Family, Found
-from models.foreign_file import ForeignFile, count_modules, holding, shape_of, with_joined_qkv
+from models.foreign_file import ForeignFile, holding
+from models.foreign_weights import all_renamed, count_modules, shape_of, with_joined_qkv
 from models.google.transformer import BertConfig, BertTransformer
-from models.renaming import all_renamed
 
 SIGNS = ("Embed_0.word_embeddings.embedding", "MlmLayer_0.mlm_bias.bias")
 NAMES = (  # theirs, ours

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from models.family import Expected, Family, Found
-from models.foreign_file import ForeignFile, count_modules, holding, shape_of
+from models.foreign_file import ForeignFile, holding
+from models.foreign_weights import count_modules, shape_of
 from models.halton.transformer import HaltonConfig, HaltonTransformer
 from utils.errors import FieldError, UserError
 

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from models.family import Family, Found
-from models.foreign_file import ForeignFile, averaged, holding
+from models.foreign_file import ForeignFile, holding
+from models.foreign_weights import averaged
 from models.vqgan.config import VQGANConfig
 from models.vqgan.foreign import NEEDED, SIGNS, config_of
 from models.vqgan.network import VQModel

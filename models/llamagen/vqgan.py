@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.family import Family, Found
 from models.foreign_file import ForeignFile, holding
-from models.renaming import all_renamed, levels_turned
+from models.foreign_weights import all_renamed, levels_turned
 from models.vqgan.config import VQGANConfig
 from models.vqgan.foreign import config_of
 from models.vqgan.network import VQModel

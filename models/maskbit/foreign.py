@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from models.family import Expected, Family, Found
-from models.foreign_file import ForeignFile, count_modules, heads_of, holding, shape_of
+from models.foreign_file import ForeignFile, holding
+from models.foreign_weights import all_renamed, count_modules, heads_of, levels_turned, shape_of
 from models.maskbit.bits import signs
 from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
 from models.maskbit.tokenizer import BitTokenizer
 from models.maskbit.transformer import BitTransformer
 from models.maskgit_vqgan.foreign import NAMES as TOKENIZER_NAMES
-from models.renaming import all_renamed, levels_turned
 from models.vqgan.foreign import config_of
 from utils.errors import UserError
 from utils.size import Size

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from models.family import Expected, Family, Found
-from models.foreign_file import ForeignFile, count_modules, holding, shape_of, taken, unwrapped
+from models.foreign_file import ForeignFile, holding, taken, unwrapped
+from models.foreign_weights import all_renamed, count_modules, renamed, shape_of
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
-from models.renaming import all_renamed, renamed
 from utils.errors import UserError, one_line
 
 log = logging.getLogger(__name__)

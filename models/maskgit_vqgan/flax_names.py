@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.foreign_file import count_modules
+from models.foreign_weights import count_modules
 
 IN_BLOCK = {
     "GroupNorm_0": "norm1",

@@ -13,10 +13,10 @@ from typing import Any
 
 from models.family import Family, Found
 from models.foreign_file import ForeignFile, unwrapped
+from models.foreign_weights import all_renamed, levels_turned
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
 from models.maskgit_vqgan.flax_names import with_our_names
 from models.maskgit_vqgan.network import MaskgitVQModel
-from models.renaming import all_renamed, levels_turned
 from models.vqgan.foreign import config_of
 from utils.size import Size
 

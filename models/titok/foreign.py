@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from models.family import Family, Found
-from models.foreign_file import ForeignFile, count_modules, holding, shape_of
-from models.renaming import all_renamed
+from models.foreign_file import ForeignFile, holding
+from models.foreign_weights import all_renamed, count_modules, shape_of
 from models.titok.network import TitokConfig, TitokModel
 from utils.errors import UserError
 from utils.size import Size

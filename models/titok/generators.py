@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 
 from models.family import Expected, Family, Found
-from models.foreign_file import (
-    ForeignFile,
+from models.foreign_file import ForeignFile, holding
+from models.foreign_weights import (
+    all_renamed,
     count_modules,
     heads_of,
-    holding,
     shape_of,
     with_joined_qkv,
     with_split_qkv,
 )
-from models.renaming import all_renamed
 from models.titok.transformer import TitokTransformer, TitokTransformerConfig
 
 BERT = ("model.lm_head.weight", "model.embeddings.word_embeddings.weight")

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from models.family import Family, Found
-from models.foreign_file import ForeignFile, count_modules, shape_of, unwrapped
+from models.foreign_file import ForeignFile, unwrapped
+from models.foreign_weights import count_modules, shape_of
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from utils.errors import UserError

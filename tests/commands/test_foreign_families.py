@@ -11,13 +11,13 @@ from dataset_files import write_folder
 from golden_values import fill_vit, read_golden
 from PIL import Image
 
+from models.foreign_weights import levels_turned, renamed
 from models.halton.foreign import to_foreign
 from models.halton.transformer import HaltonConfig, HaltonTransformer
 from models.llamagen.vqgan import NAMES, LlamaGenConfig, LlamaGenModel
 from models.maskbit import foreign as maskbit
 from models.maskbit.config import BitTransformerConfig
 from models.maskbit.transformer import BitTransformer
-from models.renaming import levels_turned, renamed
 from utils.checkpoint import load_checkpoint
 
 NET = Path(__file__).parents[2] / "metrics" / "pretrained" / "fashionmnist_net.pt"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from models.foreign_file import ForeignFile, averaged, taken, unwrapped
+from models.foreign_file import ForeignFile, taken, unwrapped
+from models.foreign_weights import averaged
 from utils.errors import UserError
 
 NAMES = ("a.weight", "b.weight")
