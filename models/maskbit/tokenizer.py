@@ -1,7 +1,9 @@
 """MaskBit's tokenizer (Weber et al. 2024): VQGAN+ without a codebook.
 
-Each channel of a vector becomes its sign (lookup-free quantization, Yu et al. 2024). Axes: B batch,
-h w cells of an image, D bits of a cell, S tokens of a cell.
+Each channel of a vector becomes its sign (lookup-free quantization, Yu et al. 2024), a bit of the
+token; the first one has the value 1.
+
+Axes: B batch, h w cells of an image, D bits of a cell, S tokens of a cell.
 """
 
 from typing import ClassVar
@@ -9,7 +11,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from models.maskbit.bits import joined, signs
 from models.maskbit.config import BitTokenizerConfig
 from models.maskgit_vqgan.network import MaskgitVQModel
 from models.vqgan.quantizer import VectorQuantizer
@@ -39,3 +40,15 @@ class BitTokenizer(MaskgitVQModel):
 
     quantizer_class: ClassVar[type[VectorQuantizer]] = BitQuantizer
     config: BitTokenizerConfig
+
+
+def signs(tokens: Tensor, bits: int) -> Tensor:
+    """Return the bits of tokens: int64 (...,) -> float32 (..., bits), each -1 or 1."""
+    values = 2 ** torch.arange(bits, device=tokens.device)
+    return (tokens[..., None] & values).ne(0).float() * 2 - 1
+
+
+def joined(parts: Tensor, bits: int) -> Tensor:
+    """Join numbers of so many bits to one, the lowest bits first: int64 (..., N) -> (...,)."""
+    places = bits * torch.arange(parts.shape[-1], device=parts.device)
+    return (parts << places).sum(-1)

@@ -19,8 +19,8 @@ from models.layers import (
     initialize_as_bert,
     rows_at,
 )
-from models.maskbit.bits import signs
 from models.maskbit.config import BitTransformerConfig
+from models.maskbit.tokenizer import signs
 
 
 class BitTransformer(Transformer):
