@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Collection
 
 from commands.modes import MODES, Mode
-from commands.options import GROUPS, TRAINING, Option, written_value
+from commands.options import GROUPS, TRAINING, Option
 
 OVERVIEW = """\
 usage: MaskGIT.py MODE [MODE ...] [options]
@@ -50,10 +50,10 @@ def help_text(modes: Collection[Mode]) -> str:
 def _option_row(option: Option) -> str:
     """Write an option with its choices and its default."""
     text = option.help
-    if option.choices and option.default_value is not None:
+    if option.choices and option.default_text:
         text += ": " + ", ".join(option.choices)
-    if option.default_value is not None and option.default_value is not False:
-        text += f" [{written_value(option.default_value)}]"
+    if option.default_text:
+        text += f" [{option.default_text}]"
     return _row(option.usage, text)
 
 

@@ -7,6 +7,7 @@ import argparse
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import ge, gt, le, lt
 from typing import Any
 
 from PIL import ImageColor
@@ -59,12 +60,8 @@ class Number:
 
     def _accepts(self, value: float) -> bool:
         """Whether a number is within the bounds."""
-        return (
-            (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
+        bounds = ((ge, self.low), (le, self.high), (gt, self.above), (lt, self.below))
+        return all(bound is None or is_met(value, bound) for is_met, bound in bounds)
 
 
 positive_int = Number("a whole number of at least 1", low=1)

@@ -122,6 +122,14 @@ class Option:
         return list(value) if isinstance(value, tuple) else value
 
     @property
+    def default_text(self) -> str:
+        """The default as on the command line; empty for no value, and for a switch."""
+        value = self.default_value
+        if value is None or value is False:
+            return ""
+        return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    @property
     def is_path(self) -> bool:
         """Whether the value is the path of a file or folder."""
         return self.kind in (kinds.path, kinds.checkpoint)
@@ -551,16 +559,10 @@ def documentation() -> str:
         lines += [f"## {group.title[0].upper()}{group.title[1:]}", ""]
         lines += ["| option | | default | with --resume |", "| --- | --- | --- | --- |"]
         for option in group.options:
-            has_none = option.default_value is None or option.default_value is False
-            default = "" if has_none else f"`{written_value(option.default_value)}`"
+            default = f"`{option.default_text}`" if option.default_text else ""
             text = option.help.replace("|", "\\|")
-            if option.choices and option.default_value is not None:
+            if option.choices and default:
                 text += ": " + ", ".join(f"`{choice}`" for choice in option.choices)
             lines.append(f"| `{option.usage}` | {text} | {default} | {option.resume.value} |")
         lines.append("")
     return "\n".join(lines)
-
-
-def written_value(value: Any) -> str:
-    """Write a value as on the command line."""
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -171,13 +171,13 @@ def idle_options(line: CommandLine) -> set[str]:
     # and schedules, and a checkpoint may choose others.
     if not line.asks_for("sweep") and line.settings != BEST:
         sampling, named = configure(SamplingConfig, line), options_of(SamplingConfig)
-        if not SAMPLERS[sampling.sampler].uses_temperature:
-            idle |= line.given & {named["choice_temperature"]}
         schedule = GUIDANCE_SCHEDULES[sampling.guidance_schedule]
-        if not schedule.uses_interval:
-            idle |= line.given & {named["guidance_interval"]}
-        if not schedule.uses_power:
-            idle |= line.given & {named["guidance_power"]}
+        used = {
+            "choice_temperature": SAMPLERS[sampling.sampler].uses_temperature,
+            "guidance_interval": schedule.uses_interval,
+            "guidance_power": schedule.uses_power,
+        }
+        idle |= line.given & {named[field] for field, is_used in used.items() if not is_used}
     return idle
 
 
