@@ -1,7 +1,6 @@
 """Reads the image to edit, and marks the pixels to regenerate."""
 
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -48,9 +47,8 @@ def image_to_edit(
     name, _, index = source.partition(":")
     if name in (dataset, "dataset") and not Path(source).is_file():
         images = open_validation()
-        last = len(images) - 1
-        if not re.fullmatch("[0-9]{1,18}", index) or int(index) > last:
-            raise FieldError("init_image", source, f"the index goes from 0 to {last}")
+        if not index.isdecimal() or int(index) >= len(images):
+            raise FieldError("init_image", source, f"the index goes from 0 to {len(images) - 1}")
         pixels, label = images[int(index)]
         return pixels.permute(1, 2, 0).numpy(), int(label) if np.ndim(label) == 0 else None
     if index.isdecimal() and not Path(source).exists():

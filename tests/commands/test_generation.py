@@ -245,7 +245,6 @@ def test_images_of_the_dataset_and_other_sizes_can_be_edited(edited, tmp_path):
         ("--mask_box 0,0,8,8", "--init_image"),
         ("--init_image mnist:3", "--mask_box"),
         ("--init_image mnist:99 --mask_box 0,0,8,8", "0 to 19"),
-        (f"--init_image mnist:{'9' * 5000} --mask_box 0,0,8,8", "0 to 19"),
         ("--init_image absent.png --mask_box 0,0,8,8", "absent.png"),
         ("--init_image mnist:3 --mask_box 8,8,8,9", "empty"),
         ("--init_image mnist:3 --mask_box 8,8,40,9", "leaves the image"),
