@@ -69,11 +69,6 @@ class HaltonConfig(AttentionShape):
         """Width inside the feed-forward networks: 8/3 D, rounded up to a multiple of 256."""
         return -(-(2 * 4 * self.hidden_dim // 3) // WIDTH_STEP) * WIDTH_STEP
 
-    @property
-    def attention_width(self) -> int:
-        """Channels of all heads together, at most `hidden_dim`."""
-        return self.hidden_dim // self.heads * self.heads
-
     def validate_heads(self) -> None:
         """Check that the heads fit the width; raises FieldError."""
         reason = f"must be at most `hidden_dim` {self.hidden_dim}"
@@ -166,7 +161,8 @@ class Attention(nn.Module):
     def __init__(self, config: HaltonConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        width, inside = config.hidden_dim, config.attention_width
+        width = config.hidden_dim
+        inside = width // config.heads * config.heads  # channels of all heads, at most `width`
         self.wq = nn.Linear(width, inside, bias=False)
         self.wk = nn.Linear(width, inside, bias=False)
         self.wv = nn.Linear(width, inside, bias=False)
