@@ -24,13 +24,14 @@ from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
 from models.schedules import GUIDANCE_SCHEDULES
 from utils.device import (
+    check_works,
     choose_device,
     choose_precision,
     precision_name,
     set_up_device,
     settings_of_torch_kept,
 )
-from utils.errors import UserError, is_out_of_memory
+from utils.errors import UserError, is_out_of_memory, one_line
 from utils.hub import local_file
 from utils.memory import keep_freed_memory
 from utils.processes import Processes, launched_processes
@@ -38,6 +39,8 @@ from utils.progress import logging_kept, set_up_logging
 from utils.workers import raise_file_limit
 
 log = logging.getLogger(__name__)
+
+COMPILERS = ("torch._dynamo", "torch._inductor")  # where the errors of torch.compile are defined
 
 
 @contextmanager
@@ -50,9 +53,10 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
         The Jobs in the order in which they run; none for --dry_run, which only prints them.
 
     Raises:
-        UserError: if the modes cannot run as asked, or memory runs out in the block.
+        UserError: if the modes cannot run as asked; or if memory runs out in the block, or the
+            networks cannot be compiled.
     """
-    with logging_kept(), settings_of_torch_kept(), _memory_errors(line):
+    with logging_kept(), settings_of_torch_kept(), _errors_of_torch(line):
         # Messages of the lower folders name settings; the log shows the options instead.
         processes = launched_processes()
         set_up_logging(verbose=processes.is_main, rewrite=with_flags)
@@ -144,6 +148,7 @@ def _row(name: str, value: Any) -> None:
 def _choose_machine(line: CommandLine, processes: Processes) -> Machine:
     """Choose device and precision, and set torch up for them."""
     device = processes.own_device(choose_device(line.device))
+    check_works(device)
     precision = choose_precision(line.precision, device)
     set_up_device(device, precision, line.deterministic)
     if device.type == "cpu":
@@ -182,14 +187,18 @@ def idle_options(line: CommandLine) -> set[str]:
 
 
 @contextmanager
-def _memory_errors(line: CommandLine) -> Iterator[None]:
-    """Turn a lack of memory in the block into a UserError."""
+def _errors_of_torch(line: CommandLine) -> Iterator[None]:
+    """Turn a lack of memory in the block, or a failure of torch.compile, into a UserError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(_memory_hint(line)) from error
+        if is_out_of_memory(error):
+            raise UserError(_memory_hint(line)) from error
+        # It needs a C compiler, and its compiler for GPUs does not know older ones.
+        if line.compile and type(error).__module__.startswith(COMPILERS):
+            reason = f"torch.compile fails ({one_line(error)}): leave out --compile"
+            raise UserError(reason) from error
+        raise
 
 
 def _memory_hint(line: CommandLine) -> str:

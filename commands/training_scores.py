@@ -75,9 +75,10 @@ def evaluation_of(
     """
     if source is None:
         return None
-    if not processes.is_main:
-        return Evaluation(source.every, "", dict)  # waits for the main process
-    judge, count = source.judge.open(), len(source.labels)
+    with processes.main_first():  # the judge may measure all real images first
+        if not processes.is_main:
+            return Evaluation(source.every, "", dict)
+        judge, count = source.judge.open(), len(source.labels)
 
     def measure() -> Mapping[str, float]:
         rounding = source.judge.how.rounding

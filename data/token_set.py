@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.device import send, send_array
+from utils.device import send
 
 SIGNED = {"uint16": (np.int16, 2**16 - 1), "uint32": (np.int32, 2**32 - 1)}
 RESIDENT_SHARE = 0.25  # the part of a GPU's free memory that tokens may take
@@ -109,6 +109,6 @@ class DeviceTokens:
         Returns:
             int64 (B, L) on the device.
         """
-        at = send_array(views * len(self.source) + indices, self._rows.device)
+        at = send(views * len(self.source) + indices, self._rows.device)
         rows = send(self._rows.index_select(0, at), self.device)
         return rows.long() & self._bits

@@ -21,7 +21,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
     FeatureExtractorInceptionV3,
 )
 
-from utils.device import fetch, send_array
+from utils.device import fetch, send
 from utils.errors import UserError, is_out_of_memory, one_line
 from utils.files import file_digest, read_with_digest
 
@@ -88,7 +88,7 @@ class Extractor:
         Raises:
             UserError: if the network cannot take the images or returns something else.
         """
-        pixels = send_array(images.transpose(0, 3, 1, 2).copy(), self.device)
+        pixels = send(images.transpose(0, 3, 1, 2).copy(), self.device)
         if self.needs_color and pixels.shape[1] == 1:
             pixels = pixels.expand(-1, 3, -1, -1)
         try:

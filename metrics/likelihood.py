@@ -28,8 +28,9 @@ from torch import Tensor
 
 from data.token_set import DeviceTokens
 from models.family import Transformer
+from models.masking import hide
 from models.start import predict_empty
-from utils.device import autocast, send_array
+from utils.device import autocast, send
 from utils.progress import progress_bar
 from utils.seeding import rng
 
@@ -96,7 +97,7 @@ class Bounder:
     @torch.no_grad()
     def _batch(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Compute `nats` of a batch: float64 (B, P)."""
-        tokens, device_labels = self.tokens.take(images), send_array(labels, self.tokens.device)
+        tokens, device_labels = self.tokens.take(images), send(labels, self.tokens.device)
         empty = predict_empty(self.network, device_labels, self.precision)  # (B, L, K)
         unseen = F.cross_entropy(empty.mT, tokens, reduction="none")  # (B, L)
         length = tokens.shape[1]
@@ -105,7 +106,7 @@ class Bounder:
             for masks in pair_masks(images, self.num_pairs, length, self.seed)
         ]
         nats = unseen.mean(1, keepdim=True) - (length - 1) / length * torch.stack(gains, 1)
-        return nats.double().cpu().numpy()
+        return nats.cpu().double().numpy()  # not every device has float64
 
     @torch.no_grad()
     def _classify(self, images: np.ndarray, num_classes: int, num_masks: int) -> np.ndarray:
@@ -113,20 +114,19 @@ class Bounder:
         tokens = self.tokens.take(images)
         nats = torch.zeros(num_classes, len(images), device=tokens.device)
         for masks in class_masks(images, num_masks, tokens.shape[1], self.seed):
-            hidden = send_array(masks, tokens.device)
             for label, of_class in enumerate(nats):
                 labels = torch.full((len(images),), label, device=tokens.device)
-                of_class += self._losses(tokens, labels, hidden).sum(1)
+                of_class += self._losses(tokens, labels, masks).sum(1)
         return nats.argmin(0).cpu().numpy()
 
-    def _losses(self, tokens: Tensor, labels: Tensor, hidden: Tensor) -> Tensor:
+    def _losses(self, tokens: Tensor, labels: Tensor, masks: np.ndarray) -> Tensor:
         """Return the cross-entropy of each hidden token, and 0 for visible ones: float (B, L)."""
-        at = hidden.flatten().nonzero().squeeze(1)
-        inputs = tokens.masked_fill(hidden, self.network.config.mask_token)
+        batch = hide(tokens, labels, masks, self.network.config.mask_token)
         with autocast(tokens.device, self.precision):
-            logits = self.network(inputs, labels, at)
-        losses = F.cross_entropy(logits.float(), tokens[hidden], reduction="none")
-        return torch.zeros(hidden.shape, device=tokens.device).masked_scatter(hidden, losses)
+            logits = self.network(batch.inputs, batch.labels, batch.hidden)
+        losses = F.cross_entropy(logits.float(), batch.targets, reduction="none")
+        everywhere = torch.zeros(masks.size, device=tokens.device)
+        return everywhere.index_copy(0, batch.hidden, losses).view(masks.shape)
 
     def _gain(self, tokens: Tensor, labels: Tensor, unseen: Tensor, masks: np.ndarray) -> Tensor:
         """Average what the visible tokens tell about the hidden ones, over both masks of a pair.
@@ -138,8 +138,9 @@ class Bounder:
         Returns:
             float (B,), nats per hidden token.
         """
-        hidden = send_array(np.concatenate([masks, ~masks]), tokens.device)  # (2B, L)
-        losses = self._losses(tokens.repeat(2, 1), labels.repeat(2), hidden)
+        both = np.concatenate([masks, ~masks])  # (2B, L)
+        losses = self._losses(tokens.repeat(2, 1), labels.repeat(2), both)
+        hidden = send(both, tokens.device)
         gains = (unseen.repeat(2, 1) * hidden - losses).sum(1)
         return (gains / hidden.sum(1).clamp(min=1)).reshape(2, -1).mean(0)
 

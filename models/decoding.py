@@ -90,7 +90,7 @@ class Decoding(NamedTuple):
         """Fill in the hidden tokens, exactly the planned number per step; others never change."""
         _, plan, noise, tokens, hidden, _ = self
         sampler = SAMPLERS[plan.sampler]
-        counts = send(torch.from_numpy(plan.counts), tokens.device)  # (B, T)
+        counts = send(plan.counts, tokens.device)  # (B, T)
         for index in range(self.first_step, plan.num_steps):
             # Predict all tokens; the sampler draws them and scores the positions.
             logits = self.logits_fn(tokens, index).float() * float(plan.logit_scales[index])
@@ -204,7 +204,7 @@ def draw_noise(
     # Exclude 0 and 1, where the logarithms below are infinite.
     numbers = np.clip(np.stack(draws, 2), np.finfo(np.float64).tiny, 1 - 2**-53)  # (T, 2, B, L)
     arrays = (numbers[:, 0], -np.log(-np.log(numbers[:, 1])))
-    return Noise(*(send(torch.from_numpy(a.astype(np.float32)), device) for a in arrays))
+    return Noise(*(send(a.astype(np.float32), device) for a in arrays))
 
 
 def _cumulative_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.schedules import mask_ratio
-from utils.device import send_array
+from utils.device import send
 
 NO_TARGET = -100  # F.cross_entropy ignores it
 
@@ -35,7 +35,11 @@ class MaskedBatch(NamedTuple):
 
 
 def hide(
-    tokens: Tensor, labels: np.ndarray, masks: np.ndarray, mask_token: int, multiple: int = 1
+    tokens: Tensor,
+    labels: np.ndarray | Tensor,
+    masks: np.ndarray,
+    mask_token: int,
+    multiple: int = 1,
 ) -> MaskedBatch:
     """Make a batch with the mask token wherever `masks` is True.
 
@@ -45,12 +49,12 @@ def hide(
         masks: bool (B, L), True where a token is hidden.
         multiple: hidden positions without targets are added until N is a multiple of it.
     """
-    hidden = send_array(np.flatnonzero(masks), tokens.device)
+    hidden = send(np.flatnonzero(masks), tokens.device)
     targets = tokens.flatten().index_select(0, hidden)
     extra = (0, -len(hidden) % multiple)
     return MaskedBatch(
-        inputs=tokens.masked_fill(send_array(masks, tokens.device), mask_token),
-        labels=send_array(labels, tokens.device),
+        inputs=tokens.masked_fill(send(masks, tokens.device), mask_token),
+        labels=send(labels, tokens.device),
         hidden=F.pad(hidden, extra),
         targets=F.pad(targets, extra, value=NO_TARGET),
     )

@@ -38,7 +38,7 @@ from models.titok import generators as titok_generators
 from models.tokenizer import Tokenizer
 from models.vqgan import foreign as vqgan
 from utils.checkpoint import build_with_weights, contents_of, is_own_format, read_checkpoint
-from utils.device import choose_device, choose_precision, in_usual_torch
+from utils.device import check_works, choose_device, choose_precision, in_usual_torch
 from utils.errors import FieldError, UserError, check_whole, one_line
 from utils.hub import local_file
 from utils.plain import NOTHING, from_plain
@@ -105,6 +105,7 @@ def load_model(
             another argument has a wrong value.
     """
     where = choose_device(device)
+    check_works(where)
     dtype = choose_precision(precision, where)
     if num_classes is not None:
         check_whole("num_classes", num_classes, 1)

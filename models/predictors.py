@@ -53,7 +53,7 @@ def prepare_decoding(
     """
     device = next(model.parameters()).device
     seq_len = model.config.seq_len
-    device_labels = send(torch.from_numpy(labels), device)
+    device_labels = send(labels, device)
     # The tokens that the model sees at the start, and which of them are hidden.
     tokens = start_tokens(model, device_labels, image_indices, config, seed, precision)
     hidden = torch.ones_like(tokens, dtype=torch.bool)
@@ -66,7 +66,7 @@ def prepare_decoding(
     noise = draw_noise(seed, image_indices, plan.num_steps, seq_len, device)
     if SAMPLERS[config.sampler].uses_order:
         roll = config.halton_roll == "on"
-        order = torch.from_numpy(halton_orders(seed, image_indices, grid or (seq_len,), roll))
+        order = halton_orders(seed, image_indices, grid or (seq_len,), roll)
         noise = noise._replace(order=send(order, device))
     logits_fn = guided_predictor(
         model, device_labels, plan.guidance, precision, has_same_start(config)

@@ -83,3 +83,17 @@ def test_both_stages_and_sampling(run, captured_graphs, tokenizer_file, tmp_path
         assert compiled == pytest.approx(plain, rel=1e-3)
     plain, compiled = (np.load(f / "samples" / "samples.npz")["arr_0"] for f in folders)
     assert (np.abs(plain.astype(int) - compiled) <= 1).mean() > 0.99
+
+
+def test_a_machine_that_cannot_compile_is_one_line(run, trained, monkeypatch, capsys):
+    def fail(graph, inputs):
+        raise RuntimeError("Failed to find C compiler")
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=fail))
+    with pytest.raises(SystemExit) as stop:
+        run(f"--sample --num_samples 2 --checkpoint {trained}/MaskGIT_mnist.pt --compile")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "Failed to find C compiler" in error
+    assert error.endswith("leave out --compile")

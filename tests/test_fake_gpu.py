@@ -6,6 +6,7 @@ it is there, in backward passes too; and a read of a value (`item`) ends in an e
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -27,7 +28,16 @@ from training import distillation
 from training.config import VQGANTrainingConfig
 from training.transformer import MaskGITStage
 from training.vqgan import VQGANStage
-from utils.device import autocast, choose_device, choose_precision, fetch, set_up_device
+from utils.device import (
+    autocast,
+    check_works,
+    choose_device,
+    choose_precision,
+    fetch,
+    send,
+    set_up_device,
+)
+from utils.errors import UserError
 from utils.processes import ALONE
 
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -66,6 +76,7 @@ def test_the_backward_pass_is_that_of_torch(precision):
 def test_one_gpu_is_set_by_its_index(monkeypatch):
     chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
@@ -85,10 +96,45 @@ def test_deterministic_leaves_out_the_attention_that_is_not(monkeypatch, determi
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_, **__: None)
     monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", asked.append)
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     with torch.backends.cudnn.flags():  # restores them
         set_up_device(GPU, torch.bfloat16, deterministic)
     assert asked == [not deterministic]
+
+
+def test_a_setting_of_the_environment_that_is_not_deterministic_is_refused(monkeypatch):
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_, **__: None)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(UserError, match="CUBLAS_WORKSPACE_CONFIG=:0:0 is not deterministic"):
+        set_up_device(GPU, torch.bfloat16, deterministic=True)
+
+
+def test_a_gpu_whose_driver_is_too_old_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # NVML counts it all the same
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(UserError, match="the driver is too old"):
+        choose_device("cuda")
+
+
+def test_a_gpu_that_does_not_work_is_one_line(monkeypatch):
+    text = "CUDA error: no kernel image is available for execution on the device\nIt may be"
+    monkeypatch.setattr(torch, "ones", Mock(side_effect=RuntimeError(text)))
+    with pytest.raises(UserError) as refused:
+        check_works(GPU)
+    assert "no kernel image is available for execution on the device)" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+def test_what_is_sent_to_a_gpu_is_in_pinned_memory(on_fake_gpu, monkeypatch, as_array):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    for _ in range(2):
+        there = send(np.arange(3) if as_array else torch.arange(3), GPU)
+    assert there.device == GPU
+    assert send(there, GPU) is there  # only memory of the host can be pinned
+    assert len(pinned) == 2
 
 
 def stage_on_gpu(precision=torch.float32, **training) -> MaskGITStage:

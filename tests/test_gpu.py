@@ -34,6 +34,29 @@ def step_or_stop(stage, step):
     return train_step(stage, step)
 Stage.train_step = step_or_stop
 """
+# A job of one process has no group, so this one says that it is one of two; its group has itself.
+ONE_OF_TWO = """
+import torch
+from tiny_stages import make_stage
+from utils.processes import Processes
+
+def main(arguments):
+    device = torch.device(arguments[1])
+    processes, precision = Processes(0, 2), torch.bfloat16
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    with processes.connected(device):
+        stage = make_stage(device=device, precision=precision, processes=processes, grad_accum=2)
+        found = [stage.train_step(step) for step in range(3)]
+        assert processes.from_main(lambda: "a word") == "a word"
+        assert stage.validate()["loss"] > 0
+    assert all(value.isfinite() for metrics in found for value in metrics.values())
+"""
+WITHOUT_BFLOAT16 = """
+import torch
+from MaskGIT import main
+torch.cuda.is_bf16_supported = lambda *_, **__: False
+"""
 WITH_LITTLE_MEMORY = """
 import torch
 from MaskGIT import main
@@ -67,7 +90,7 @@ def program(data_dir, tmp_path):
         common = ("--data_dir", data_dir, "--output_dir", tmp_path, "--no_wandb", *device)
         done = subprocess.run(
             [sys.executable, *launcher, script, *arguments.split(), *common],
-            env={**environment, "PYTHONPATH": str(ROOT), **variables},
+            env={**environment, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", **variables},
             capture_output=True,
             text=True,
         )
@@ -135,6 +158,26 @@ def test_one_process_of_torchrun(program, tokenizer_file, tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
     program(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}", launcher=launcher)
     assert (tmp_path / "mnist" / "MaskGIT_mnist.pt").is_file()
+
+
+def test_gradients_and_values_go_through_nccl(program):
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": "1"}
+    program(f"--device {DEVICE}:0", ONE_OF_TWO, **group, RANK="0", LOCAL_RANK="0")
+
+
+def test_a_card_without_bfloat16_computes_in_float32(program, tokenizer_file, tmp_path):
+    tokenizer = f"--checkpoint_vae {tokenizer_file}"
+    program(f"--train --sample --num_samples 4 {TRAIN_TINY} {tokenizer}", WITHOUT_BFLOAT16)
+    config = json.loads((tmp_path / "mnist" / "config.json").read_text())
+    assert config["maskgit"]["precision"] == "fp32"
+
+
+def test_scores_while_it_trains(program, tokenizer_file, tmp_path):
+    program(
+        f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --evaluate_every 1 "
+        f"--evaluate_samples 20 --feature_net {FEATURE_NET}"
+    )
+    assert (tmp_path / "mnist" / "MaskGIT_mnist_best_fid.pt").is_file()
 
 
 def test_a_lack_of_memory_is_one_line(program, tokenizer_file):

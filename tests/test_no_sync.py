@@ -9,11 +9,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from tiny_stages import CLASSES, make_distillation, make_stage, token_set
+from tiny_stages import CLASSES, L, make_distillation, make_stage, token_set
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metrics.extractor import Extractor
+from metrics.likelihood import Bounder
 from models.predictors import prepare_decoding
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
@@ -121,6 +122,16 @@ def test_decoding(sampler, count):
         prepare_decoding(
             model, np.arange(count) % CLASSES, np.arange(count), config, seed=0
         ).result()
+
+
+def test_bounding_the_likelihood_first_waits_for_its_result():
+    stage = make_stage()
+    bounder = Bounder(stage.model.eval(), stage.validation_tokens, 2, 0, torch.float32, 4)
+    tokens, labels = stage.validation_tokens.take(np.arange(4)), torch.arange(4) % CLASSES
+    masks = np.arange(4 * L).reshape(4, L) % 3 == 0
+    with no_waiting(), torch.no_grad():
+        gain = bounder._gain(tokens, labels, torch.zeros(4, L), masks)
+    assert gain.shape == (4,)
 
 
 def test_starting_the_network_of_features():

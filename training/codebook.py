@@ -141,7 +141,7 @@ def _draw(dead: Tensor, vectors: Tensor, codes: Tensor, generator: np.random.Gen
     Returns:
         (K, D), rows of `vectors`; dead codes get different ones if N is large enough.
     """
-    uniform = torch.from_numpy(generator.random(len(vectors), dtype=np.float32))
+    uniform = generator.random(len(vectors), dtype=np.float32)
     squared_error = (vectors - codes).square().sum(1)  # (N,)
     order = draw_order(squared_error, send(uniform, vectors.device))
     # The first dead code takes the first of the order, the next one the second, and so on.

@@ -49,7 +49,7 @@ from training.ema import EMA
 from training.learning_rate import LearningRate
 from training.optimizer import linear_weights, load_optimizers, make_optimizers, step_unless
 from training.stage import transformer_contents
-from utils.device import autocast, send, send_array, strictly_deterministic
+from utils.device import autocast, send, strictly_deterministic
 from utils.plain import to_plain
 from utils.seeding import derive_seed, rng
 from utils.weights import load_weights
@@ -231,7 +231,7 @@ class DistillationStage:
         tokens, hidden = start.tokens, start.hidden
         for step in islice(start.steps(), steps_before):
             tokens, hidden = step.tokens, step.hidden
-        device_labels = send(torch.from_numpy(labels), self.device)
+        device_labels = send(labels, self.device)
         logits = self._predict(student, tokens, device_labels)
         drawn = draw_tokens(logits.detach().log_softmax(-1), start.noise.uniform[steps_before])
         return Made(logits, tokens, torch.where(hidden, drawn, tokens), hidden, device_labels)
@@ -240,8 +240,8 @@ class DistillationStage:
         """Hide tokens of images, and let teacher and auxiliary model predict them."""
         count, length = made.tokens.shape
         masks = draw_masks(draws, count, length, MASK_SCHEDULE)
-        at = send_array(np.flatnonzero(masks), self.device)
-        seen = made.tokens.masked_fill(send_array(masks, self.device), self.config.mask_token)
+        at = send(np.flatnonzero(masks), self.device)
+        seen = made.tokens.masked_fill(send(masks, self.device), self.config.mask_token)
         return Compared(
             at=at,
             targets=made.tokens.flatten().index_select(0, at),
@@ -273,7 +273,7 @@ class DistillationStage:
         labels = draws.integers(0, self.config.num_labels, count)
         shape = (count, self.config.seq_len)
         empty = torch.full(shape, self.config.mask_token, device=self.device)
-        return empty, send(torch.from_numpy(labels), self.device)
+        return empty, send(labels, self.device)
 
     def _update(self, step: int, rate: float, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Clip the gradients, update both models and the average; all or nothing.

@@ -15,6 +15,7 @@ from torch import Tensor
 from utils.errors import FieldError, UserError
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+DETERMINISTIC = (":4096:8", ":16:8")  # its values with which torch takes cuBLAS as deterministic
 CPU_INFO = Path("/proc/cpuinfo")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DEVICES = ("cpu", "cuda", "mps")
@@ -37,7 +38,8 @@ def choose_device(name: str | torch.device) -> torch.device:
     kind, _, index = name.partition(":")
     available = {
         "cpu": 1,
-        "cuda": torch.cuda.device_count(),
+        # With a driver that is too old for torch, the count alone is not 0.
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "mps": int(torch.backends.mps.is_available()),
     }
     if kind not in available or (index and not index.isdecimal()):
@@ -47,9 +49,23 @@ def choose_device(name: str | torch.device) -> torch.device:
             "device",
             name,
             f"this machine has {available[kind]} such devices (torch sees none if its build lacks "
-            "support); `device` auto takes the best one there is",
+            "support, or the driver is too old); `device` auto takes the best one there is",
         )
-    return torch.device(name)
+    return torch.device(kind, int(index)) if index else torch.device(kind)
+
+
+def check_works(device: torch.device) -> None:
+    """Compute something on a device: another program may keep it, or torch have no code for it.
+
+    Raises:
+        FieldError: with the reason that torch gives.
+    """
+    try:
+        torch.ones(1, device=device).sum().item()
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        advice = "choose another one, on CUDA also with CUDA_VISIBLE_DEVICES"
+        raise FieldError("device", device, f"it does not work ({reason}): {advice}") from error
 
 
 def choose_precision(name: str | torch.dtype, device: torch.device) -> torch.dtype:
@@ -164,9 +180,15 @@ def set_up_device(device: torch.device, precision: torch.dtype, deterministic: b
             be computed in TF32.
         deterministic: ask for equal bits in every run, also on CUDA. torch warns of operations
             without a deterministic version; see `strictly_deterministic`.
+
+    Raises:
+        UserError: if the environment has a setting of cuBLAS that is not deterministic.
     """
     if deterministic:
-        os.environ.setdefault(WORKSPACE, ":4096:8")
+        chosen = os.environ.setdefault(WORKSPACE, DETERMINISTIC[0])
+        if device.type == "cuda" and chosen not in DETERMINISTIC:
+            known = " or ".join(DETERMINISTIC)
+            raise UserError(f"{WORKSPACE}={chosen} is not deterministic: unset it, or use {known}")
         torch.use_deterministic_algorithms(True, warn_only=True)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -195,21 +217,17 @@ def strictly_deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(True, warn_only=warned)
 
 
-def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device; on CUDA the program does not wait for the copy.
+def send(values: Tensor | np.ndarray, device: torch.device) -> Tensor:
+    """Copy a tensor or an array to a device; on CUDA the program does not wait for the copy.
 
+    From memory that is not pinned CUDA would copy after all work before, and let the program wait.
     On MPS it waits, because MPS may read the memory of a temporary tensor after it is freed
     (pytorch issue 139550).
     """
-    return tensor.to(device, non_blocking=device.type == "cuda")
-
-
-def send_array(array: np.ndarray, device: torch.device) -> Tensor:
-    """Copy an array to a device; on CUDA the program does not wait for the copy."""
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(values)
+    if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
-    return send(tensor, device)
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def fetch(tensor: Tensor) -> Callable[[], Tensor]:

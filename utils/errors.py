@@ -16,6 +16,7 @@ OUT_OF_MEMORY = (
     "out of memory",
     "allocate memory",
     "ALLOC_FAILED",
+    "ALLOCATION_FAILED",  # cuDNN 9
     "unable to find an engine",
     "Unable to find a valid cuDNN algorithm",
 )

@@ -70,7 +70,7 @@ def noise_of(tokens: Tensor, width: int) -> Tensor:
     """
     rows = [rng(0, "embedding noise", *row) for row in tokens.tolist()]
     drawn = [row.standard_normal((tokens.shape[1], width), np.float32) for row in rows]
-    return send(torch.from_numpy(np.stack(drawn)), tokens.device)
+    return send(np.stack(drawn), tokens.device)
 
 
 def recognizes(file: ForeignFile) -> bool:

@@ -21,6 +21,7 @@ from training.stage import Position, load_state
 from training.tracking import MetricsFile, Trackers
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
+from utils.processes import Processes
 from utils.progress import set_up_logging
 from utils.signals import Stopped
 
@@ -71,6 +72,33 @@ def test_the_checkpoint_of_the_lowest_loss_is_kept(run, caplog, stops):
     told = [record.getMessage() for record in caplog.records if "fallen" in record.getMessage()]
     assert len(told) == 1
     assert "not fallen for 5 epochs: it was lowest after epoch 3 (`keep_best_loss`" in told[0]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_others_wait_for_scores_however_long_they_take(run, rank):
+    """A single collective would end after `processes.TIMEOUT`."""
+    places = []
+
+    class Several(Processes):
+        @contextmanager
+        def main_first(self):
+            places.append("main first")
+            yield
+            places.append("done")
+
+        def largest(self, *values):
+            places.append("collective")
+            return list(values)
+
+    def measure():
+        places.append("measures")
+        return {"fid": 1.0}
+
+    stage, config = CountingStage(), LoopConfig(1, 8, 1)
+    evaluation = Evaluation(1, "", measure)
+    train_loop(stage, config, run, Trackers(), Position(), Several(rank, 2), evaluation=evaluation)
+    start = places.index("main first")
+    assert places[start + 1 : places.index("done")] == (["measures"] if rank == 0 else [])
 
 
 @pytest.mark.parametrize("signal_step", [None, 10], ids=["at once", "resumed"])

@@ -424,6 +424,7 @@ def test_averaging_starts_quickly_and_copies_buffers():
     [
         ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
         ("GET was unable to find an engine to execute this computation", True),
         ("Expected all tensors to be on the same device", False),
     ],
