@@ -56,7 +56,7 @@ def test_a_run_on_a_tokenizer_of_the_hub_goes_on_without_a_connection(
 
 
 def test_a_model_of_the_hub_is_sampled_and_its_results_are_elsewhere(
-    run, hub, trained, tmp_path, capsys
+    run, refused, hub, trained, tmp_path
 ):
     model = trained / "MaskGIT_mnist.pt"
     old = folder(tmp_path / "old", a="no model", best__model=model)
@@ -68,9 +68,8 @@ def test_a_model_of_the_hub_is_sampled_and_its_results_are_elsewhere(
     assert np.array_equal(samples(tmp_path / "mnist"), expected)
     picture = Image.open(tmp_path / "mnist" / "samples" / "images" / "000000.png")
     assert "--checkpoint hf:me/models/best/model.pt@" in " ".join(picture.text.values())
-    with pytest.raises(SystemExit, match="2"):
-        run("--sweep step=1 --keep_best --checkpoint hf:me/models/best/model.pt@v1")
-    assert "model.pt cannot hold settings" in capsys.readouterr().err
+    told = refused("--sweep step=1 --keep_best --checkpoint hf:me/models/best/model.pt@v1")
+    assert "model.pt cannot hold settings" in told
     assert load_model("hf:me/models/best/model.pt@v1", device="cpu").dataset == "mnist"
 
 

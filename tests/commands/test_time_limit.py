@@ -28,11 +28,8 @@ def test_the_stages_share_the_time(modes, shares):
         ("--train_vae --n_epochs_vae 4", "--n_epochs_vae 4"),
     ],
 )
-def test_a_number_of_epochs_contradicts_it(capsys, tmp_path, options, named):
-    with pytest.raises(SystemExit) as stop:
-        main([*options.split(), "--minutes", "5", "--output_dir", str(tmp_path)])
-    assert stop.value.code == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1
+def test_a_number_of_epochs_contradicts_it(refusal, tmp_path, options, named):
+    command = [*options.split(), "--minutes", "5", "--output_dir", str(tmp_path)]
+    message = refusal(lambda: main(command))
     assert "--minutes 5" in message
     assert named in message
