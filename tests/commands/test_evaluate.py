@@ -710,6 +710,7 @@ def test_a_grid_is_every_combination():
         (["--evaluate", "--per_class", "--labels", "none"], "--per_class: no sample has a class"),
         (["--evaluate", "--reference", __file__], "it is no .npz, no pickle and no file of torch"),
         (["--evaluate", "--features", "dinov2"], "--features dinov2: leave --feature_net out"),
+        (["--evaluate", "--features", "dinov2", "--sweep", "step=2"], "run --evaluate alone"),
         (["--evaluate", "--feature_weights", __file__], "--feature_weights is for --features dino"),
         (["--evaluate", "--feature_weights", "x.pth"], "--feature_weights x.pth: there is no such"),
         (["--evaluate", "--size", "48"], "--size 48 contradicts"),
