@@ -96,7 +96,8 @@ def test_the_others_wait_for_scores_however_long_they_take(run, rank):
 
     stage, config = CountingStage(), LoopConfig(1, 8, 1)
     evaluation = Evaluation(1, "", measure)
-    train_loop(stage, config, run, Trackers(), Position(), Several(rank, 2), evaluation=evaluation)
+    several = Several(rank, 2)
+    Loop(stage, config, run, Trackers(), Position(), several, evaluation=evaluation).train()
     start = places.index("main first")
     assert places[start + 1 : places.index("done")] == (["measures"] if rank == 0 else [])
 
