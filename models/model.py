@@ -23,7 +23,7 @@ from models.shapes import TransformerShape
 from models.steps import CellChoice, DecodedStep, Midway
 from utils.checkpoint import weights_digest
 from utils.device import autocast, in_usual_torch
-from utils.errors import UserError
+from utils.errors import UserError, check_whole
 from utils.plain import from_plain, to_plain
 
 # Entries of a checkpoint: the settings that a sweep found, and those that a student was made for;
@@ -347,6 +347,7 @@ class Model(ImageGenerator):
         Returns:
             Its tokens, those to regenerate hidden; and bool (H, W), the pixels to regenerate.
         """
+        check_whole("grow", grow, 0)
         grid = self.tokenizer.grid
         check_cells(grid, "a part of an image cannot be kept")
         hidden = hidden_cells(mask, grid, grow, self.tokenizer.config.splits)  # (h, w)

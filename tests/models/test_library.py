@@ -193,6 +193,12 @@ def test_any_array_can_be_edited(model, kind):
     assert (image == before).all()
 
 
+@pytest.mark.parametrize("grow", [-1, 1.5, "1", None])
+def test_a_region_grows_by_whole_tokens(model, grow):
+    with pytest.raises(FieldError, match="`grow`"):
+        model.edit(np.zeros((16, 16, 1), np.uint8), np.eye(16, dtype=bool), grow=grow, **FEW)
+
+
 # --- A transformer without a trained null class ---
 
 
