@@ -36,6 +36,7 @@ from utils.device import (
     fetch,
     send,
     set_up_device,
+    settings_of_torch_kept,
 )
 from utils.errors import UserError
 from utils.processes import ALONE
@@ -107,6 +108,21 @@ def test_a_setting_of_the_environment_that_is_not_deterministic_is_refused(monke
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
     with pytest.raises(UserError, match="CUBLAS_WORKSPACE_CONFIG=:0:0 is not deterministic"):
         set_up_device(GPU, torch.bfloat16, deterministic=True)
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="before torch 2.9"
+)
+def test_a_caller_may_have_set_tf32_by_its_new_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    matmul = torch.backends.cuda.matmul
+    matmul.fp32_precision = "tf32"
+    try:
+        with settings_of_torch_kept():
+            torch.set_float32_matmul_precision("highest")
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_a_gpu_whose_driver_is_too_old_is_not_there(monkeypatch):

@@ -133,7 +133,11 @@ def settings_of_torch_kept() -> Iterator[None]:
             stack.callback(torch.cuda.set_device, torch.cuda.current_device())
         if torch.cuda.is_available():
             cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
-            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            try:
+                precision = torch.get_float32_matmul_precision()
+                stack.callback(torch.set_float32_matmul_precision, precision)
+            except RuntimeError:  # the caller set it by its name since torch 2.9
+                stack.callback(setattr, cuda.matmul, "fp32_precision", cuda.matmul.fp32_precision)
             stack.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
             stack.callback(setattr, cudnn, "benchmark", cudnn.benchmark)
             stack.callback(cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled())
