@@ -115,7 +115,7 @@ def guided_predictor(
     return logits_fn
 
 
-def guided_logits(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+def guided_logits(conditional: Tensor, unconditional: Tensor, guidance: float | Tensor) -> Tensor:
     """Extrapolate from the unconditional logits past the conditional ones; 0 turns guidance off.
 
     Overwrites both logits: with a large codebook each copy takes gigabytes.

@@ -179,6 +179,8 @@ class DistillConfig:
         optimizer: of student and auxiliary model, as in TrainingConfig.
         auxiliary_lr: peak learning rate of the auxiliary model, which must follow the student.
         teacher_guidance: weight w of the teacher's guidance, which the student learns.
+        guidance_rises: whether the weight rises from 0, where all tokens are hidden, to w, where
+            few are, as in sampling; otherwise it is always w.
         teacher_logit_scale: factor on the teacher's guided logits; above 1 sharpens.
         grad_clip: largest norm of the gradient of each network; 0 turns clipping off.
         ema_decay: decay of the averaged weights; 0 makes them equal to the raw weights.
@@ -194,6 +196,7 @@ class DistillConfig:
     lr: float = 3e-4
     auxiliary_lr: float = 1e-3
     teacher_guidance: float = 1.0
+    guidance_rises: bool = False
     teacher_logit_scale: float = 1.25
     grad_clip: float = 1.0
     ema_decay: float = 0.999

@@ -30,11 +30,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.family import Transformer
-from models.masking import draw_masks
+from models.masking import masks_of_ratio
 from models.model import MADE_FOR
 from models.predictors import guided_logits, prepare_decoding
 from models.samplers import draw_tokens
 from models.sampling import SamplingConfig
+from models.schedules import mask_ratio
 from models.shapes import TransformerShape
 from training.config import UPDATES_PER_EPOCH, DistillConfig
 from training.distillation_losses import (
@@ -149,9 +150,10 @@ class DistillationStage:
         compared = self._compare(made, draws)
         # The losses of the student and of the auxiliary model.
         empty = self._empty_images(draws)
-        loss = imitation_loss(self._predict(self.model, *empty), self._teach(*empty))
+        loss = imitation_loss(self._predict(self.model, *empty), self._teach(*empty, 0.0))
         if imitates:
-            loss = loss + imitation_loss(made.logits, self._teach(made.start, made.labels))
+            answer = self._teach(made.start, made.labels, START_SHARE)
+            loss = loss + imitation_loss(made.logits, answer)
         else:
             loss = loss + student_loss(made, compared)
         auxiliary_loss = F.nll_loss(compared.auxiliary, compared.targets)
@@ -239,25 +241,50 @@ class DistillationStage:
     def _compare(self, made: Made, draws: np.random.Generator) -> Compared:
         """Hide tokens of images, and let teacher and auxiliary model predict them."""
         count, length = made.tokens.shape
-        masks = draw_masks(draws, count, length, MASK_SCHEDULE)
+        progress = draws.random(count)
+        masks = masks_of_ratio(draws, mask_ratio(progress, MASK_SCHEDULE), length)
         at = send(np.flatnonzero(masks), self.device)
         seen = made.tokens.masked_fill(send(masks, self.device), self.config.mask_token)
         return Compared(
             at=at,
             targets=made.tokens.flatten().index_select(0, at),
-            teacher=self._teach(seen, made.labels, at),
+            teacher=self._teach(seen, made.labels, progress, at),
             auxiliary=self._predict(self.auxiliary, seen, made.labels, at).log_softmax(-1),
         )
 
     @torch.no_grad()
-    def _teach(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
-        """Return the teacher's log-probabilities, guided and sharpened: (B, L, K), or (N, K)."""
-        guidance, null_class = self.training.teacher_guidance, self.config.null_class
+    def _teach(
+        self,
+        tokens: Tensor,
+        labels: Tensor,
+        progress: float | np.ndarray,
+        at: Tensor | None = None,
+    ) -> Tensor:
+        """Return the teacher's log-probabilities, guided and scaled: (B, L, K), or (N, K).
+
+        Args:
+            progress: how far a decoding has come in which so many tokens are hidden, in [0, 1], of
+                all images or float64 (B,).
+        """
+        null_class = self.config.null_class
         logits = self._predict(self._teacher, tokens, labels, at)
-        if guidance and null_class is not None:
+        if self.training.teacher_guidance and null_class is not None:
             unguided = self._predict(self._teacher, tokens, torch.full_like(labels, null_class), at)
-            logits = guided_logits(logits, unguided, guidance)
+            logits = guided_logits(logits, unguided, self._guidance(tokens, progress, at))
         return (logits * self.training.teacher_logit_scale).log_softmax(-1)
+
+    def _guidance(
+        self, tokens: Tensor, progress: float | np.ndarray, at: Tensor | None
+    ) -> float | Tensor:
+        """Return the weight of the guidance, of all images or float32 (B, 1, 1), or (N, 1)."""
+        weight = self.training.teacher_guidance
+        if not self.training.guidance_rises:
+            return weight
+        weights = np.broadcast_to(weight * np.float32(progress), len(tokens))
+        of_images = send(weights.astype(np.float32), self.device)  # (B,)
+        if at is None:
+            return of_images[:, None, None]
+        return of_images.index_select(0, at // tokens.shape[1])[:, None]
 
     def _predict(
         self, network: nn.Module, tokens: Tensor, labels: Tensor, at: Tensor | None = None

@@ -39,10 +39,12 @@ class ModernConfig(AttentionShape):
 
     # The students of docs/log/few_steps.md.
     usual_students: ClassVar[Mapping[str, Any]] = {
-        "epochs": 14,
+        "epochs": 7,
         "optimizer": "muon",
         "lr": 1e-3,
         "auxiliary_lr": 4e-3,
+        "teacher_guidance": 2.5,
+        "guidance_rises": True,
         "teacher_logit_scale": 0.9,
         "ema_decay": 0.99,
     }

@@ -149,8 +149,8 @@ def test_the_defaults_are_those_of_the_teachers_family(run, teacher, tmp_path):
     out = run(f"{line} --n_epochs_distill 2 --resume")
     assert "student continues after step 10" in out
     stored, usual = read_record(tmp_path / "few" / "config.json"), ModernConfig.usual_students
-    kept = {name: stored["student"][name] for name in ("lr_distill", "ema_decay")}
-    assert kept == {"lr_distill": usual["lr"], "ema_decay": usual["ema_decay"]}
+    kept = [stored["student"][name] for name in ("lr_distill", "ema_decay", "teacher_cfg_w")]
+    assert kept == [usual[name] for name in ("lr", "ema_decay", "teacher_guidance")]
     state = load_checkpoint(tmp_path / "few" / "resume_student.pt", "student-resume")["stage"]
     assert {"muon", "auxiliary_muon"} <= state.keys()
 

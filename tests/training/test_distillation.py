@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from tiny_stages import CLASSES, K, L, make_distillation, make_stage
 
 from models.maskgit.config import TransformerConfig
-from models.masking import draw_masks
+from models.masking import masks_of_ratio
 from models.predictors import prepare_decoding
+from models.schedules import mask_ratio
 from training import distillation
-from training.distillation import DistillationStage, student_settings
+from training.distillation import START_SHARE, DistillationStage, student_settings
 from training.distillation_losses import (
     Compared,
     Made,
@@ -131,47 +132,52 @@ def losses_by_hand(stage: DistillationStage, imitates: bool) -> tuple[torch.Tens
     steps_before = int(draws.integers(training.num_steps))
     series = derive_seed(training.seed, "student's noise", 0)
     made = stage._make(stage.model, labels, series, 0 if imitates else steps_before)
-    masks = draw_masks(draws, count, L, "arccos")
+    progress = draws.random(count)
+    masks = masks_of_ratio(draws, mask_ratio(progress, "arccos"), L)
     empty_labels = draws.integers(0, CLASSES + 1, count // 8)
 
     def predict(network: torch.nn.Module, tokens: torch.Tensor, label: int) -> torch.Tensor:
         return network(tokens[None], torch.tensor([label]))[0].double()
 
-    def teach(tokens: torch.Tensor, label: int) -> torch.Tensor:
+    def teach(tokens: torch.Tensor, label: int, so_far: float) -> torch.Tensor:
+        weight = training.teacher_guidance * (so_far if training.guidance_rises else 1)
         with torch.no_grad():
             plain, null = (predict(teacher(), tokens, of) for of in (label, CLASSES))
-            guided = plain + training.teacher_guidance * (plain - null)
+            guided = plain + weight * (plain - null)
             return (training.teacher_logit_scale * guided).softmax(-1)
 
-    def imitation(tokens: torch.Tensor, label: int) -> torch.Tensor:
+    def imitation(tokens: torch.Tensor, label: int, so_far: float) -> torch.Tensor:
         student = predict(stage.model, tokens, label).log_softmax(-1)
-        return -(teach(tokens, label) * student).sum(-1).mean()
+        return -(teach(tokens, label, so_far) * student).sum(-1).mean()
 
     of_student, of_auxiliary = [], []
-    for image, label, mask in zip(made.tokens, labels, torch.from_numpy(masks), strict=True):
+    images = zip(made.tokens, labels, torch.from_numpy(masks), progress, strict=True)
+    for image, label, mask, so_far in images:
         seen = torch.where(mask, K, image)
         judged = predict(stage.auxiliary, seen, label).log_softmax(-1)
-        push = judged.detach().exp() - teach(seen, label)
+        push = judged.detach().exp() - teach(seen, label, so_far)
         index = len(of_auxiliary)
         of_auxiliary.append(-judged[mask].gather(1, image[mask][:, None]).sum())
         ours = mask & made.drawn[index]
         of_student.append((made.logits[index][ours] * push[ours]).sum())
     hidden = torch.from_numpy(masks)
     empty = torch.full((L,), K)
-    loss = torch.stack([imitation(empty, label) for label in empty_labels]).mean()
+    loss = torch.stack([imitation(empty, label, 0) for label in empty_labels]).mean()
     if imitates:
         starts = zip(made.start, labels, strict=True)
-        loss = loss + torch.stack([imitation(start, label) for start, label in starts]).mean()
+        answers = [imitation(start, label, START_SHARE) for start, label in starts]
+        loss = loss + torch.stack(answers).mean()
     else:
         loss = loss + torch.stack(of_student).sum() / (hidden & made.drawn).sum()
     return loss, torch.stack(of_auxiliary).sum() / hidden.sum()
 
 
 @pytest.mark.parametrize("imitates", [True, False])
-@pytest.mark.parametrize("steps", [1, 2])
-def test_a_step_has_the_gradients_of_the_losses_by_hand(monkeypatch, steps, imitates):
+@pytest.mark.parametrize(("steps", "rises"), [(1, False), (1, True), (2, False)])
+def test_a_step_has_the_gradients_of_the_losses_by_hand(monkeypatch, steps, rises, imitates):
     monkeypatch.setattr(distillation, "IMITATION", int(imitates))
-    stage = distillation_of(steps, teacher_guidance=1.5, teacher_logit_scale=1.2, grad_clip=0.0)
+    teaching = {"teacher_guidance": 1.5, "guidance_rises": rises, "teacher_logit_scale": 1.2}
+    stage = distillation_of(steps, **teaching, grad_clip=0.0)
     with torch.no_grad():  # so that the auxiliary model is not the teacher
         stage.auxiliary.output_bias.add_(torch.randn(stage.auxiliary.output_bias.shape))
     losses = losses_by_hand(stage, imitates)
