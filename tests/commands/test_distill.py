@@ -15,7 +15,7 @@ from MaskGIT import main
 from models.modern.config import ModernConfig
 from models.open import load_model, new_transformer
 from training.distillation import DistillationStage, student_settings
-from utils.checkpoint import contents_of, load_checkpoint, save_checkpoint
+from utils.checkpoint import contents_of, load_checkpoint, save_checkpoint, weights_digest
 from utils.plain import to_plain
 from utils.records import read_record, write_record
 from utils.torch_file import read_torch_file
@@ -254,7 +254,8 @@ def test_how_a_foreign_teacher_is_read_is_kept(run, teacher, tokenizer_file, tmp
     entry = contents["tokenizer"]
     weights = {name: value * 1.01 for name, value in entry["weights"].items()}
     other = tmp_path / "other_tokenizer.pt"
-    save_checkpoint(other, "vqgan", {**contents, "tokenizer": {**entry, "weights": weights}})
+    entry |= {"weights": weights, "fingerprint": weights_digest(entry["config"], weights)}
+    save_checkpoint(other, "vqgan", contents)
     more = more.replace(str(tokenizer_file), str(other))
     error = refused(f"{more} --n_epochs_distill 3 --resume")
     assert "the tokenizer of the run" in error
