@@ -27,12 +27,15 @@ from models.sampling import SamplingConfig
 from training import runs
 from training.config import UPDATES_PER_EPOCH, DistillConfig
 from training.distillation import VALIDATION_BATCHES, DistillationStage, student_settings
-from training.runs import check_made_from
+from training.runs import MADE_FROM, check_made_from
 from utils.checkpoint import contents_of, is_own_format, read_checkpoint
 from utils.errors import FieldError, UserError
 from utils.weights import count_parameters
 
 log = logging.getLogger(__name__)
+
+# Field of DistillConfig without an option, and key in `RunRecord.made_from`.
+RISES = "guidance_rises"
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ def resolve(request: Request) -> DistillJob:
         line = line.fill({named[field]: usual[field] for field in usual.keys() & named.keys()})
     line = guided_if_possible(line, DistillConfig, "teacher_guidance", source.shape.null_class)
     without_option = {field: usual[field] for field in usual.keys() - named.keys()}
+    if continues is not None:
+        without_option[RISES] = continues.get(MADE_FROM, {}).get(RISES) is True
     training = configure(DistillConfig, line, num_steps=int(line.distill), **without_option)
     if training.teacher_guidance and source.shape.null_class is None:
         reason = "this transformer has no trained null class, so it cannot be guided; use 0"
@@ -100,6 +105,7 @@ def resolve(request: Request) -> DistillJob:
         "steps": training.num_steps,
         "teacher": teacher.fingerprint,
         "tokenizer": teacher.tokenizer.fingerprint,
+        **({RISES: True} if training.guidance_rises else {}),
     }
     if continues is not None:
         check_made_from(made_from, continues, run)

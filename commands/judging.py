@@ -115,8 +115,8 @@ def _check_features(line: CommandLine) -> None:
         raise UserError(f"--feature_weights is for --features {' or '.join(FEATURES[1:])}")
     if is_inception:
         return
-    if line.asks_for("sweep") or line.evaluate_every:
-        reason = "--sweep and --evaluate_every choose by the FID of other features"
+    if line.asks_for("sweep") or (line.asks_for("train") and line.evaluate_every):
+        reason = "--sweep and --evaluate_every choose by FID, which it does not measure"
         raise UserError(f"--features {line.features}: {reason}; run --evaluate alone")
     for name in _files(line, "feature_net", "inception_weights"):
         raise UserError(f"--features {line.features}: leave --{name} out")

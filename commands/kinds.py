@@ -110,12 +110,10 @@ def text(value: str) -> str:
 def color(value: str) -> str:
     """Read a color: a name of the web, or #rrggbb."""
     try:
-        channels = len(ImageColor.getrgb(value))
+        ImageColor.getrgb(value)
     except ValueError:
-        channels = 0
-    if channels != 3:  # with a fourth one the color itself is transparent
         need = "needs a color, as white, gray or #00ff00"
-        raise argparse.ArgumentTypeError(f"{need}, got {value[:40]!r}")
+        raise argparse.ArgumentTypeError(f"{need}, got {value[:40]!r}") from None
     return value
 
 

@@ -14,7 +14,7 @@ from commands import kinds
 from commands.fitted import with_fitted_defaults
 from commands.flags import configure, options_of, with_flags
 from commands.modes import Mode
-from commands.options import BEST, COMPARING, OPTIONS
+from commands.options import BEST, COMPARING, COMPUTING, OPTIONS
 from commands.parser import CommandLine, log_idle
 from commands.request import Machine, Request
 from commands.resume import apply_resume
@@ -148,7 +148,8 @@ def _row(name: str, value: Any) -> None:
 def _choose_machine(line: CommandLine, processes: Processes) -> Machine:
     """Choose device and precision, and set torch up for them."""
     device = processes.own_device(choose_device(line.device))
-    check_works(device)
+    if {mode.name for mode in line.modes} & (COMPUTING | {"page"}):
+        check_works(device)
     precision = choose_precision(line.precision, device)
     set_up_device(device, precision, line.deterministic)
     if device.type == "cpu":

@@ -289,7 +289,11 @@ def _find_earlier(
 
     best: tuple[Path, np.ndarray] | None = None
     for folder, _ in _finished(cache_dir, manifest["dataset"], manifest["split"], fits):
-        rows = matching_rows(stamps, np.load(folder / STAMPS, allow_pickle=False).tolist())
+        try:
+            known = np.load(folder / STAMPS, allow_pickle=False).tolist()
+        except (OSError, ValueError):  # not stamps, or just deleted
+            continue
+        rows = matching_rows(stamps, known)
         if best is None or (rows >= 0).sum() > (best[1] >= 0).sum():
             best = folder, rows
     return best if best is not None and (best[1] >= 0).any() else None

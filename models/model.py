@@ -66,7 +66,7 @@ def image_entries(
 
 
 def read_settings(contents: Mapping[str, Any], shape: TransformerShape) -> dict[str, Any]:
-    """Read what `Model.contents` says besides its networks and names: more fields of the Model.
+    """Read the entries of `Model.contents` that are optional, as fields of the Model.
 
     The file may come from anyone, so every value is checked.
 

@@ -6,6 +6,7 @@ it is there, in backward passes too; and a read of a value (`item`) ends in an e
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import reduce
 from unittest.mock import Mock
 
 import numpy as np
@@ -113,16 +114,26 @@ def test_a_setting_of_the_environment_that_is_not_deterministic_is_refused(monke
 @pytest.mark.skipif(
     not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="before torch 2.9"
 )
-def test_a_caller_may_have_set_tf32_by_its_new_name(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("cuda.matmul", "tf32"), ("cudnn.conv", "ieee"), ("cudnn", "ieee"), ("", "ieee")],
+)
+def test_a_caller_may_have_set_tf32_by_its_new_name(monkeypatch, name, precision):
+    backends = torch.backends
+    owners = (backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    owner = reduce(getattr, filter(None, name.split(".")), backends)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    matmul = torch.backends.cuda.matmul
-    matmul.fp32_precision = "tf32"
+    owner.fp32_precision = precision
+    before = [one.fp32_precision for one in owners]
     try:
         with settings_of_torch_kept():
-            torch.set_float32_matmul_precision("highest")
-        assert matmul.fp32_precision == "tf32"
+            torch.set_float32_matmul_precision("high")
+            backends.cudnn.allow_tf32 = True
+        assert [one.fp32_precision for one in owners] == before
     finally:
+        owner.fp32_precision = "none"
         torch.set_float32_matmul_precision("highest")
+        backends.cudnn.allow_tf32 = True
 
 
 def test_a_gpu_whose_driver_is_too_old_is_not_there(monkeypatch):
@@ -140,6 +151,12 @@ def test_a_gpu_that_does_not_work_is_one_line(monkeypatch):
         check_works(GPU)
     assert "no kernel image is available for execution on the device)" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_only_modes_that_compute_need_a_device_that_works(run, refused, monkeypatch):
+    monkeypatch.setattr("commands.resolve.check_works", Mock(side_effect=UserError("busy")))
+    assert "busy" in refused("--sample --checkpoint absent.pt")
+    assert "512 codes" in run("--show_plan --dataset fashionmnist")
 
 
 @pytest.mark.parametrize("as_array", [False, True])

@@ -382,27 +382,31 @@ def test_nothing_heavy_before_the_arguments_are_parsed() -> None:
     assert done.stdout.strip() == ""
 
 
-def files_to_read(title: str) -> list[str]:
-    """Those of the table in a section of the guide."""
+def section_of_the_guide(title: str) -> str:
     guide = (ROOT / "docs/architecture.md").read_text()
-    section = guide.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return guide.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def files_to_read(section: str) -> list[str]:
+    """The files of the table in a section."""
     return re.findall(r"^\| `(\S+\.py)` \|", section, re.MULTILINE)
 
 
 def test_the_files_to_read_to_open_a_checkpoint_are_few() -> None:
-    assert len(files_to_read("A checkpoint")) == 8
+    assert len(files_to_read(section_of_the_guide("A checkpoint"))) == 8
 
 
 @pytest.mark.parametrize(("title", "most_lines"), [("A training step", 800), ("Decoding", 900)])
 def test_the_files_to_read_are_few_and_short(title: str, most_lines: int) -> None:
-    files = files_to_read(title)
+    section = section_of_the_guide(title)
+    assert f"{most_lines} lines" in section
+    files = files_to_read(section)
     assert 1 < len(files) <= 6
     assert sum(len((ROOT / file).read_text().splitlines()) for file in files) <= most_lines
 
 
 def test_the_walk_of_an_image_is_short() -> None:
-    guide = (ROOT / "docs/architecture.md").read_text()
-    section = guide.split("\n## An image, from disk to loss\n")[1].split("\n## ")[0]
+    section = section_of_the_guide("An image, from disk to loss")
     table = "".join(line for line in section.splitlines() if line.startswith("|"))
     assert len(set(re.findall(r"`(\S+\.py)`", table))) == 14
     assert "has 14 files" in section

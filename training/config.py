@@ -179,8 +179,8 @@ class DistillConfig:
         optimizer: of student and auxiliary model, as in TrainingConfig.
         auxiliary_lr: peak learning rate of the auxiliary model, which must follow the student.
         teacher_guidance: weight w of the teacher's guidance, which the student learns.
-        guidance_rises: whether the weight rises from 0, where all tokens are hidden, to w, where
-            few are, as in sampling; otherwise it is always w.
+        guidance_rises: whether the weight rises as in sampling, from 0 where all tokens are hidden
+            to w where few are. If not, it is w everywhere.
         teacher_logit_scale: factor on the teacher's guided logits; above 1 sharpens.
         grad_clip: largest norm of the gradient of each network; 0 turns clipping off.
         ema_decay: decay of the averaged weights; 0 makes them equal to the raw weights.

@@ -257,30 +257,30 @@ class DistillationStage:
         self,
         tokens: Tensor,
         labels: Tensor,
-        progress: float | np.ndarray,
+        risen: float | np.ndarray,
         at: Tensor | None = None,
     ) -> Tensor:
         """Return the teacher's log-probabilities, guided and scaled: (B, L, K), or (N, K).
 
         Args:
-            progress: how far a decoding has come in which so many tokens are hidden, in [0, 1], of
-                all images or float64 (B,).
+            risen: the share of its full weight that rising guidance has, in [0, 1]: one number, or
+                float64 (B,).
         """
         null_class = self.config.null_class
         logits = self._predict(self._teacher, tokens, labels, at)
         if self.training.teacher_guidance and null_class is not None:
             unguided = self._predict(self._teacher, tokens, torch.full_like(labels, null_class), at)
-            logits = guided_logits(logits, unguided, self._guidance(tokens, progress, at))
+            logits = guided_logits(logits, unguided, self._guidance(tokens, risen, at))
         return (logits * self.training.teacher_logit_scale).log_softmax(-1)
 
     def _guidance(
-        self, tokens: Tensor, progress: float | np.ndarray, at: Tensor | None
+        self, tokens: Tensor, risen: float | np.ndarray, at: Tensor | None
     ) -> float | Tensor:
         """Return the weight of the guidance, of all images or float32 (B, 1, 1), or (N, 1)."""
         weight = self.training.teacher_guidance
         if not self.training.guidance_rises:
             return weight
-        weights = np.broadcast_to(weight * np.float32(progress), len(tokens))
+        weights = np.broadcast_to(weight * np.float32(risen), len(tokens))
         of_images = send(weights.astype(np.float32), self.device)  # (B,)
         if at is None:
             return of_images[:, None, None]

@@ -42,7 +42,7 @@ def make_optimizers(
     if training.optimizer == "adamw":
         return {"optimizer": adamw([group for group in (decayed, others) if group["params"]])}
     if not matrices:
-        reason = "this network has no layers that it could train; use adamw"
+        reason = "this network has no matrices for muon to train; use adamw"
         raise FieldError(_setting(training), "muon", reason)
     muon = Muon(matrices, training.lr, training.weight_decay, precision)
     return {"optimizer": adamw([others]), "muon": muon}

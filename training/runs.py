@@ -307,7 +307,7 @@ def check_made_from(
             difference = f"the {DIGESTS[name]} of the run in {run.path} changed"
         advice = f"give the run's own {OWN.get(name, FILES)}"
         if name == "tokenizer" and run.model.is_file():  # stage 1 may have gone on
-            advice = f"its model holds its own: give `checkpoint_vae` {run.model}"
+            advice = f"give `checkpoint_vae` {run.model}, which holds the former one"
         raise UserError(f"{difference}: {advice}, or start another `run_name`")
 
 

@@ -65,7 +65,7 @@ class MetricsFile(Tracker):
             from_step: last step whose row stays.
         """
         self.path = path
-        kept = [row for row in read_metrics(path) if row["step"] <= from_step]
+        kept = [finite(row) for row in read_metrics(path) if row["step"] <= from_step]
         write_text_atomic(path, "".join(map(record_line, kept)))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:

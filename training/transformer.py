@@ -108,7 +108,6 @@ class MaskGITStage:
         self.model.fit_to(train.tokens.reshape(-1, config.seq_len))
         self.model.load_state_dict(start or {}, strict=False)
         freeze(self.model, training.freeze, "TrainingConfig.freeze")
-        self.ema = EMA(self.model, training.ema_decay)
         weights = linear_weights(self.model)
         self.optimizers = make_optimizers(self.model, weights, training, precision)
         # This process's part of a step, and the exchange of gradients with the others.
@@ -117,6 +116,8 @@ class MaskGITStage:
         self._copy = WorkingCopy(self.model, precision, processes)
         self._shared = processes.share_gradients(self._copy.network)
         self._forward = torch.compile(self._shared) if compile_model else self._shared
+        # Sharing gave all processes the same weights, which the average starts from.
+        self.ema = EMA(self.model, training.ema_decay)
         self._fix_exchange_order()
 
     def train_step(self, step: int) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ def choose_device(name: str | torch.device) -> torch.device:
 
 
 def check_works(device: torch.device) -> None:
-    """Compute something on a device: another program may keep it, or torch have no code for it.
+    """Compute something on a device: another program may keep it, or torch may not know it.
 
     Raises:
         FieldError: with the reason that torch gives.
@@ -137,13 +137,22 @@ def settings_of_torch_kept() -> Iterator[None]:
                 precision = torch.get_float32_matmul_precision()
                 stack.callback(torch.set_float32_matmul_precision, precision)
             except RuntimeError:  # the caller set it by its name since torch 2.9
-                stack.callback(setattr, cuda.matmul, "fp32_precision", cuda.matmul.fp32_precision)
-            stack.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
+                _keep_precisions(stack, cuda.matmul, torch.backends.mkldnn.matmul)
+            try:
+                stack.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
+            except RuntimeError:
+                _keep_precisions(stack, cudnn.conv, cudnn.rnn)
             stack.callback(setattr, cudnn, "benchmark", cudnn.benchmark)
             stack.callback(cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled())
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(usual_torch())
         yield
+
+
+def _keep_precisions(stack: ExitStack, *backends: Any) -> None:
+    """Let the precisions of float32 products come back when the stack ends."""
+    for backend in backends:
+        stack.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
 
 
 def in_usual_torch(function: Function) -> Function:
@@ -224,7 +233,7 @@ def strictly_deterministic() -> Iterator[None]:
 def send(values: Tensor | np.ndarray, device: torch.device) -> Tensor:
     """Copy a tensor or an array to a device; on CUDA the program does not wait for the copy.
 
-    From memory that is not pinned CUDA would copy after all work before, and let the program wait.
+    CUDA copies memory that is not pinned only after all earlier work, and the program waits for it.
     On MPS it waits, because MPS may read the memory of a temporary tensor after it is freed
     (pytorch issue 139550).
     """

@@ -62,8 +62,8 @@ function showHeat() {
 
 function heatButton(number, score, [low, high], isBest) {
   const value = parseFloat(sweep.rows[number][score]);
-  const share = high > low ? (value - low) / (high - low) : 0;
-  const button = element("button", {}, short(value));
+  const share = high > low && value >= low ? (value - low) / (high - low) : 0;
+  const button = element("button", {}, isNaN(value) ? "none" : short(value));
   button.style.background = heat(share);
   button.style.color = share > 0.55 ? "#14161a" : "#fff";
   button.classList.toggle("best", isBest);

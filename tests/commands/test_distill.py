@@ -137,14 +137,20 @@ def test_the_first_picture_comes_before_the_first_save(run, teacher, tmp_path, m
     assert pictures == ["student_step_0000010.png", "student_step_0000020.png"]
 
 
-def test_the_defaults_are_those_of_the_teachers_family(run, teacher, tmp_path):
+@pytest.fixture
+def modern_teacher(teacher: Path, tmp_path: Path) -> Path:
     contents = contents_of(read_torch_file(teacher), teacher, "maskgit")
     codes, classes = (contents["config"][name] for name in ("codebook_size", "num_classes"))
     shape = ModernConfig(codes, classes, (8, 8), hidden_dim=8, depth=1, mlp_dim=8)
     weights = new_transformer(shape).state_dict()
     other = {"family": "modern", "config": to_plain(shape), "weights": weights, "ema": weights}
-    save_checkpoint(tmp_path / "modern.pt", "maskgit", {**contents, **other})
-    line = f"--distill 1 --checkpoint {tmp_path}/modern.pt --run_name few"
+    path = tmp_path / "modern.pt"
+    save_checkpoint(path, "maskgit", {**contents, **other})
+    return path
+
+
+def test_the_defaults_are_those_of_the_teachers_family(run, modern_teacher, tmp_path):
+    line = f"--distill 1 --checkpoint {modern_teacher} --run_name few"
     run(f"{line} {FEW}")
     out = run(f"{line} --n_epochs_distill 2 --resume")
     assert "student continues after step 10" in out
@@ -153,6 +159,23 @@ def test_the_defaults_are_those_of_the_teachers_family(run, teacher, tmp_path):
     assert kept == [usual[name] for name in ("lr", "ema_decay", "teacher_guidance")]
     state = load_checkpoint(tmp_path / "few" / "resume_student.pt", "student-resume")["stage"]
     assert {"muon", "auxiliary_muon"} <= state.keys()
+
+
+def test_a_run_that_continues_keeps_how_its_guidance_rises(run, modern_teacher, tmp_path):
+    line = f"--distill 1 --checkpoint {modern_teacher} --run_name few"
+    run(f"{line} {FEW}")
+    config = tmp_path / "few" / "config.json"
+    stored = read_record(config)
+    assert stored["student"]["made_from"]["guidance_rises"] is True
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("commands.distill.run", lambda job: seen.append(job.training))
+        run(f"{line} --n_epochs_distill 2 --resume")
+        # A run of an earlier version, without rising guidance.
+        del stored["student"]["made_from"]["guidance_rises"]
+        write_record(config, stored)
+        run(f"{line} --n_epochs_distill 2 --resume")
+    assert [training.guidance_rises for training in seen] == [True, False]
 
 
 def test_mistakes_are_refused_in_one_line(run, teacher, student, refused, tmp_path):

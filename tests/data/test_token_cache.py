@@ -1,5 +1,6 @@
 """The token cache: made once, never stale, never half, never damaged unnoticed."""
 
+import hashlib
 import json
 import resource
 import shutil
@@ -466,3 +467,16 @@ def test_tokens_of_another_tokenizer_or_of_a_damaged_cache_are_not_taken_over(
     calls.clear()
     make_of_files(folder_of_images("a/4.png"), tmp_path / "c", calls, tokenizer="x")
     assert len(calls) == 8
+
+
+def test_a_cache_whose_stamps_are_not_an_array_is_passed_over(folder_of_images, tmp_path):
+    calls: list[int] = []
+    make_of_files(folder_of_images("a/1.png", "a/2.png"), tmp_path / "c", calls)
+    (stamps,) = tmp_path.glob("c/*/stamps.npy")
+    stamps.write_bytes(b"no array")
+    manifest = json.loads((stamps.parent / "manifest.json").read_text())
+    manifest["sha256"][stamps.name] = hashlib.sha256(b"no array").hexdigest()
+    (stamps.parent / "manifest.json").write_text(json.dumps(manifest))
+    calls.clear()
+    make_of_files(folder_of_images("a/3.png"), tmp_path / "c", calls)
+    assert len(calls) == 6

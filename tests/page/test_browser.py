@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -824,15 +825,16 @@ def test_a_model_that_is_new_can_be_chosen(page, runs):
 
 @pytest.fixture
 def sweep(runs):
-    """The table of a sweep in the run, with an image for each row."""
+    """The table of a sweep in the run, with an image for each row; the last has no FID."""
     from metrics.sweep_table import SweepTable
 
     table = SweepTable(runs / "mnist" / "sweep", {"images": 10})
-    for number, (steps, guidance) in enumerate([(4, 0), (4, 3), (8, 0)]):
+    for number, (steps, guidance) in enumerate([(4, 0), (4, 3), (8, 0), (8, 3)]):
         setting = {"step": steps, "cfg_w": guidance}
         images = np.full((10, 32, 32, 1), 80 * number, np.uint8)
         list(table.keep_strip(setting, iter([(images, np.zeros(10))])))
-        scores = {"fid": 1.5 - number / 4, "recall": 0.5 - number / 8, "seconds": 2}
+        fid = 1.5 - number / 4 if number < 3 else math.inf
+        scores = {"fid": fid, "recall": 0.5 - number / 8, "seconds": 2}
         table.add(setting, scores)
     yield
     shutil.rmtree(runs / "mnist" / "sweep")
@@ -841,13 +843,13 @@ def sweep(runs):
 @pytest.mark.usefixtures("sweep")
 def test_the_cells_of_a_sweep_show_their_images(page):
     page.open("training")
-    page.wait("document.querySelectorAll('#heat button').length === 3")
+    page.wait("document.querySelectorAll('#heat button').length === 4")
     texts = {button.text: button for button in page.all("#heat button")}
-    assert texts.keys() == {"1.5", "1.25", "1"}
+    assert texts.keys() == {"1.5", "1.25", "1", "none"}
     page.run("arguments[0].click()", texts["1"])
     page.wait("document.querySelector('#strip img').naturalWidth > 0")
     assert "step 8, cfg_w 0, fid 1" in page.one("#strip figcaption").text
-    assert len(page.all("#sweep-table tr")) == 4
+    assert len(page.all("#sweep-table tr")) == 5
     # The best cell has a frame, whichever way the score shown goes.
     for score, best, better in (
         ("fid", ["1"], "lower is better"),
@@ -888,7 +890,7 @@ def test_every_word_is_explained(page):
 def test_nothing_is_cut_off_and_everything_has_a_name(page, width):
     page.open("generate", width)
     page.generate()
-    for _ in views(page, "document.querySelectorAll('#heat button').length === 3"):
+    for _ in views(page, "document.querySelectorAll('#heat button').length === 4"):
         assert page.get("document.documentElement.scrollWidth") <= width
         nameless = page.get(
             "[...document.querySelectorAll('button, input, select, canvas[tabindex], a')]"

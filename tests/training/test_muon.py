@@ -335,7 +335,7 @@ def test_an_unknown_optimizer_is_refused():
 
 def test_a_network_without_layers_for_muon_is_refused():
     stage = stage_of()
-    with pytest.raises(FieldError, match="muon: this network has no layers that it could train"):
+    with pytest.raises(FieldError, match="muon: this network has no matrices for muon to train"):
         make_optimizers(nn.Embedding(3, 4), {}, stage.training, torch.float32)
     with pytest.raises(FieldError, match=r"`VQGANTrainingConfig\.optimizer` muon"):
         make_vqgan_stage(optimizer="muon", disc_weight=0, freeze=("encoder.*", "decoder.*"))

@@ -216,10 +216,11 @@ def test_no_flip_of_a_line_is_taken_for_a_number(tmp_path):
 
 def test_lines_of_the_version_before_are_kept(tmp_path):
     path = tmp_path / "m.jsonl"
-    path.write_text('{"step": 1, "loss": 0.25}\n{"step": 2, "loss": NaN}\n')
+    path.write_text('{"step": 1, "loss": 0.25, "fid": NaN}\n{"step": 2, "loss": NaN}\n')
     MetricsFile(path, 1).log({"loss": 1.0}, 2)
     assert rows_of(path) == [(1, 0.25), (2, 1.0)]
     assert path.read_text().count("checksum") == 2
+    assert "NaN" not in path.read_text()
 
 
 def test_a_number_that_is_not_finite_is_left_out(tmp_path):
