@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -137,11 +138,11 @@ def settings_of_torch_kept() -> Iterator[None]:
                 precision = torch.get_float32_matmul_precision()
                 stack.callback(torch.set_float32_matmul_precision, precision)
             except RuntimeError:  # the caller set it by its name since torch 2.9
-                _keep_precisions(stack, cuda.matmul, torch.backends.mkldnn.matmul)
+                _keep_precisions(stack, "cuda.matmul", "mkldnn.matmul")
             try:
                 stack.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
             except RuntimeError:
-                _keep_precisions(stack, cudnn.conv, cudnn.rnn)
+                _keep_precisions(stack, "cudnn.conv", "cudnn.rnn")
             stack.callback(setattr, cudnn, "benchmark", cudnn.benchmark)
             stack.callback(cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled())
         stack.enter_context(torch.random.fork_rng(devices=[]))
@@ -149,9 +150,9 @@ def settings_of_torch_kept() -> Iterator[None]:
         yield
 
 
-def _keep_precisions(stack: ExitStack, *backends: Any) -> None:
-    """Let the precisions of float32 products come back when the stack ends."""
-    for backend in backends:
+def _keep_precisions(stack: ExitStack, *names: str) -> None:
+    """Let the precisions of float32 products of backends come back when the stack ends."""
+    for backend in (attrgetter(name)(torch.backends) for name in names):
         stack.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
 
 
