@@ -34,8 +34,8 @@ from utils.weights import count_parameters
 
 log = logging.getLogger(__name__)
 
-# Field of DistillConfig without an option, and key in `RunRecord.made_from`.
-RISES = "guidance_rises"
+# Of runs of `modern` that did not store the fields of DistillConfig without an option.
+FORMER = {"guidance_rises": False, "teacher_logit_scale": 0.9}
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,10 @@ def resolve(request: Request) -> DistillJob:
     if continues is None:
         line = line.fill({named[field]: usual[field] for field in usual.keys() & named.keys()})
     line = guided_if_possible(line, DistillConfig, "teacher_guidance", source.shape.null_class)
-    without_option = {field: usual[field] for field in usual.keys() - named.keys()}
-    if continues is not None:
-        without_option[RISES] = continues.get(MADE_FROM, {}).get(RISES) is True
+    kept = {} if continues is None else {**FORMER, **continues.get(MADE_FROM, {})}
+    without_option = {field: kept.get(field, usual[field]) for field in usual.keys() - named.keys()}
+    if any(type(value) is not type(usual[field]) for field, value in without_option.items()):
+        raise UserError(f"{run.config} is damaged: {MADE_FROM} holds {without_option}")
     training = configure(DistillConfig, line, num_steps=int(line.distill), **without_option)
     if training.teacher_guidance and source.shape.null_class is None:
         reason = "this transformer has no trained null class, so it cannot be guided; use 0"
@@ -105,7 +106,7 @@ def resolve(request: Request) -> DistillJob:
         "steps": training.num_steps,
         "teacher": teacher.fingerprint,
         "tokenizer": teacher.tokenizer.fingerprint,
-        **({RISES: True} if training.guidance_rises else {}),
+        **without_option,
     }
     if continues is not None:
         check_made_from(made_from, continues, run)

@@ -161,21 +161,28 @@ def test_the_defaults_are_those_of_the_teachers_family(run, modern_teacher, tmp_
     assert {"muon", "auxiliary_muon"} <= state.keys()
 
 
-def test_a_run_that_continues_keeps_how_its_guidance_rises(run, modern_teacher, tmp_path):
+def test_a_run_that_continues_keeps_its_settings_without_option(
+    run, refused, modern_teacher, tmp_path
+):
     line = f"--distill 1 --checkpoint {modern_teacher} --run_name few"
     run(f"{line} {FEW}")
     config = tmp_path / "few" / "config.json"
     stored = read_record(config)
-    assert stored["student"]["made_from"]["guidance_rises"] is True
+    made_from, usual = stored["student"]["made_from"], ModernConfig.usual_students
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("commands.distill.run", lambda job: seen.append(job.training))
         run(f"{line} --n_epochs_distill 2 --resume")
-        # A run of an earlier version, without rising guidance.
-        del stored["student"]["made_from"]["guidance_rises"]
+        # A run of an earlier version, which stored none of them.
+        for name in ("guidance_rises", "teacher_logit_scale"):
+            assert made_from.pop(name) == usual[name]
         write_record(config, stored)
         run(f"{line} --n_epochs_distill 2 --resume")
-    assert [training.guidance_rises for training in seen] == [True, False]
+    settings = [(training.guidance_rises, training.teacher_logit_scale) for training in seen]
+    assert settings == [(True, usual["teacher_logit_scale"]), (False, 0.9)]
+    made_from["teacher_logit_scale"] = "much"
+    write_record(config, stored)
+    assert "config.json is damaged" in refused(f"{line} --n_epochs_distill 2 --resume")
 
 
 def test_mistakes_are_refused_in_one_line(run, teacher, student, refused, tmp_path):
