@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 from torch import Tensor, nn
 
 from models.fine_tuning import Change
@@ -42,9 +41,6 @@ class Transformer(nn.Module, ABC):
         Returns:
             Logits (B, L, K), or (N, K) with `at`; in the precision of the computation.
         """
-
-    def fit_to(self, tokens: np.ndarray) -> None:
-        """Fit the first weights to the tokens (N, L) of the training; the default keeps them."""
 
     @staticmethod
     def carry(name: str, weight: Tensor, change: Change) -> Tensor:

@@ -105,7 +105,6 @@ class MaskGITStage:
         # The model and its optimizers.
         torch.manual_seed(derive_seed(training.seed, "weights"))
         self.model = new_transformer(config).to(device)
-        self.model.fit_to(train.tokens.reshape(-1, config.seq_len))
         self.model.load_state_dict(start or {}, strict=False)
         freeze(self.model, training.freeze, "TrainingConfig.freeze")
         weights = linear_weights(self.model)

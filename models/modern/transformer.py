@@ -12,7 +12,6 @@ has the measured gain of each, and of those that were left out.
 - The class is added to every position. A position of its own costs more time than it seems: 65
   positions do not fill the tiles of the hardware.
 - The activations between blocks have the precision of matrix products.
-- The embedding of the codes starts from which codes are neighbors in the training images.
 
 Ids 0 .. K-1 are image tokens, and K is the mask token.
 
@@ -23,7 +22,6 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,10 +30,8 @@ from models.family import Transformer
 from models.fine_tuning import Change
 from models.layers import Dropout, attend, rows_at
 from models.modern.config import ModernConfig
-from models.modern.start import MOST_CODES, code_vectors, neighbor_counts
 
 EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
-VECTORS_STD = 0.1  # of the code vectors that are added to them
 SLOWEST = 0.01  # angle of the slowest rotary channels, as a share of that of the fastest
 Turns = tuple[Tensor, Tensor]  # what `rotation` returns
 
@@ -68,16 +64,6 @@ class ModernTransformer(Transformer):
         x = last(x, turns, at)  # (B, L, D), or (N, D) with `at`
         # The output weights are the token embedding.
         return F.linear(normalize(x), self.token_embedding.weight[: self.config.codebook_size])
-
-    @torch.no_grad()
-    def fit_to(self, tokens: np.ndarray) -> None:
-        """Add the vectors of models/modern/start.py to the embedding of the codes."""
-        config = self.config
-        if config.codebook_size <= MOST_CODES:
-            counts = neighbor_counts(tokens, config.grid, config.codebook_size)
-            weight = self.token_embedding.weight[: config.codebook_size]
-            vectors = code_vectors(counts, config.hidden_dim)
-            weight += VECTORS_STD * torch.from_numpy(vectors).to(weight)
 
     @staticmethod
     def carry(name: str, weight: Tensor, change: Change) -> Tensor:

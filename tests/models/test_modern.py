@@ -3,14 +3,12 @@
 import cmath
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from models.fine_tuning import Change
 from models.modern.config import ModernConfig
-from models.modern.start import code_vectors, neighbor_counts
 from models.modern.transformer import ModernTransformer
 from models.open import new_transformer
 from utils.errors import FieldError
@@ -108,49 +106,3 @@ def test_classes_and_positions_are_carried():
 def test_odd_heads_are_refused():
     with pytest.raises(FieldError, match="twice"):
         ModernConfig(16, 3, (2, 2), hidden_dim=9, heads=3).validate()
-
-
-@pytest.mark.parametrize(
-    ("grid", "pairs"),
-    [((2, 3), [(0, 1), (1, 2), (3, 4), (4, 5), (0, 3), (1, 4), (2, 5)]), ((3,), [(0, 1), (1, 2)])],
-    ids=str,
-)
-def test_neighbors_are_counted_in_both_orders(grid, pairs):
-    tokens = np.random.default_rng(0).integers(0, 5, (7, math.prod(grid))).astype(np.uint16)
-    expected = np.zeros((5, 5))
-    for image in tokens:
-        for one, other in pairs:
-            expected[image[one], image[other]] += 1
-            expected[image[other], image[one]] += 1
-    assert np.array_equal(neighbor_counts(tokens, grid, 5), expected)
-
-
-@pytest.mark.parametrize("width", [4, 24])
-def test_codes_with_equal_neighbors_start_with_equal_vectors(width):
-    of_code = np.arange(16) // 4 % 2  # two kinds of codes, which are neighbors of their kind
-    counts = 1000.0 * (of_code[:, None] == of_code)
-    vectors = code_vectors(counts, width)
-    assert vectors.shape == (16, width)
-    assert (vectors**2).mean() == pytest.approx(1)
-    products = vectors @ vectors.T / width
-    assert products == pytest.approx(np.where(of_code[:, None] == of_code, 1, -1))
-
-
-@pytest.mark.parametrize("code", [None, 3], ids=["no image", "one code"])
-def test_tokens_that_tell_nothing_give_finite_vectors(code):
-    tokens = np.full((0 if code is None else 2, 4), code or 0)
-    assert np.isfinite(code_vectors(neighbor_counts(tokens, (2, 2), 16), 24)).all()
-
-
-def test_only_the_codes_start_from_the_training_tokens():
-    model, same = model_for((2, 2)), model_for((2, 2))
-    model.fit_to(np.arange(16).reshape(4, 4))
-    changed = {
-        name for name, w in model.state_dict().items() if not w.equal(same.state_dict()[name])
-    }
-    assert changed == {"token_embedding.weight"}
-    assert model.token_embedding.weight[16].equal(same.token_embedding.weight[16])
-    large = new_transformer(ModernConfig(4096, 3, (2, 2), hidden_dim=8))
-    before = large.token_embedding.weight.clone()
-    large.fit_to(np.arange(16).reshape(4, 4))
-    assert large.token_embedding.weight.equal(before)
