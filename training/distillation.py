@@ -152,7 +152,7 @@ class DistillationStage:
         empty = self._empty_images(draws)
         loss = imitation_loss(self._predict(self.model, *empty), self._teach(*empty, 0.0))
         if imitates:
-            answer = self._teach(made.start, made.labels, 1.0)
+            answer = self._teach(made.start, made.labels, START_SHARE)
             loss = loss + imitation_loss(made.logits, answer)
         else:
             loss = loss + student_loss(made, compared)

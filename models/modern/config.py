@@ -45,7 +45,7 @@ class ModernConfig(AttentionShape):
         "auxiliary_lr": 4e-3,
         "teacher_guidance": 2.5,
         "guidance_rises": True,
-        "teacher_logit_scale": 1.15,
+        "teacher_logit_scale": 1.0,
         "ema_decay": 0.99,
     }
 

@@ -15,7 +15,7 @@ from models.masking import masks_of_ratio
 from models.predictors import prepare_decoding
 from models.schedules import mask_ratio
 from training import distillation
-from training.distillation import DistillationStage, student_settings
+from training.distillation import START_SHARE, DistillationStage, student_settings
 from training.distillation_losses import (
     Compared,
     Made,
@@ -165,7 +165,7 @@ def losses_by_hand(stage: DistillationStage, imitates: bool) -> tuple[torch.Tens
     loss = torch.stack([imitation(empty, label, 0) for label in empty_labels]).mean()
     if imitates:
         starts = zip(made.start, labels, strict=True)
-        answers = [imitation(start, label, 1.0) for start, label in starts]
+        answers = [imitation(start, label, START_SHARE) for start, label in starts]
         loss = loss + torch.stack(answers).mean()
     else:
         loss = loss + torch.stack(of_student).sum() / (hidden & made.drawn).sum()
