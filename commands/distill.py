@@ -16,7 +16,7 @@ from commands.generation import (
 from commands.model_source import ModelSource, find_model
 from commands.parser import CommandLine
 from commands.request import Request
-from commands.resume import run_record
+from commands.resume import kept_fields, run_record
 from commands.training_jobs import StageJob, loop_config, wants_wandb
 from commands.trial import cost_of_steps, cost_of_training
 from data.datasets import DATASETS
@@ -27,15 +27,12 @@ from models.sampling import SamplingConfig
 from training import runs
 from training.config import UPDATES_PER_EPOCH, DistillConfig
 from training.distillation import VALIDATION_BATCHES, DistillationStage, student_settings
-from training.runs import MADE_FROM, check_made_from
+from training.runs import check_made_from
 from utils.checkpoint import contents_of, is_own_format, read_checkpoint
 from utils.errors import FieldError, UserError
 from utils.weights import count_parameters
 
 log = logging.getLogger(__name__)
-
-# Of runs of `modern` that did not store the fields of DistillConfig without an option.
-FORMER = {"guidance_rises": False, "teacher_logit_scale": 0.9}
 
 
 @dataclass(frozen=True)
@@ -91,11 +88,8 @@ def resolve(request: Request) -> DistillJob:
     if continues is None:
         line = line.fill({named[field]: usual[field] for field in usual.keys() & named.keys()})
     line = guided_if_possible(line, DistillConfig, "teacher_guidance", source.shape.null_class)
-    kept = {} if continues is None else {**FORMER, **continues.get(MADE_FROM, {})}
-    without_option = {field: kept.get(field, usual[field]) for field in usual.keys() - named.keys()}
-    if any(type(value) is not type(usual[field]) for field, value in without_option.items()):
-        raise UserError(f"{run.config} is damaged: {MADE_FROM} holds {without_option}")
-    training = configure(DistillConfig, line, num_steps=int(line.distill), **without_option)
+    kept = kept_fields(request, "student", usual)
+    training = configure(DistillConfig, line, num_steps=int(line.distill), **kept)
     if training.teacher_guidance and source.shape.null_class is None:
         reason = "this transformer has no trained null class, so it cannot be guided; use 0"
         raise FieldError("teacher_guidance", training.teacher_guidance, reason)
@@ -106,7 +100,7 @@ def resolve(request: Request) -> DistillJob:
         "steps": training.num_steps,
         "teacher": teacher.fingerprint,
         "tokenizer": teacher.tokenizer.fingerprint,
-        **without_option,
+        **kept,
     }
     if continues is not None:
         check_made_from(made_from, continues, run)

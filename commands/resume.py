@@ -1,8 +1,8 @@
 """--resume: the options that a run keeps in config.json, and how a resumed run uses them."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from commands.parser import CommandLine
 from commands.request import Request
 from commands.stages import STAGE_OPTIONS
 from models.sampling import SamplingConfig
+from training.config import OPTIMIZERS
+from training.learning_rate import DECAYS
 from training.run_folder import RunFolder
 from training.runs import CLASS_NAMES, MADE_FROM, RunRecord, check_alone, read_config
 from utils.checkpoint import load_checkpoint
@@ -22,6 +24,11 @@ from utils.plain import same_value
 from utils.size import Size, size_text
 
 log = logging.getLogger(__name__)
+
+# Fields of a training without an option: their choices, and their values in runs that do not keep
+# them, as those of earlier versions.
+CHOICES: Mapping[str, Collection[str]] = {"decay": DECAYS, "optimizer": OPTIMIZERS}
+FORMER = {"decay": "cosine", "guidance_rises": False, "teacher_logit_scale": 0.9}
 
 Settings = Mapping[str, Any]
 """The settings of a stage in config.json: its options, and `made_from`."""
@@ -162,6 +169,29 @@ def take_over_options(
     return replace(line.replace(**taken), given=given)
 
 
+def kept_fields(request: Request, stage: str, usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a training that have no option, if the family has values for them.
+
+    A run keeps these values in `made_from`: it goes on with its own if the family has others then.
+
+    Args:
+        stage: one of `training.runs.STAGES`.
+        usual: the values of the family, by field; other fields are ignored.
+
+    Raises:
+        UserError: if config.json of the run that continues was edited.
+    """
+    config, continues = STAGE_OPTIONS[stage].config, request.continued.get(stage)
+    names = [field.name for field in fields(config) if field.name not in options_of(config)]
+    values = {name: usual[name] for name in names if name in usual}
+    for source in (FORMER, continues.get(MADE_FROM, {})) if continues is not None else ():
+        values |= {name: source[name] for name in values.keys() & source.keys()}
+    for name, value in values.items():
+        if type(value) is not type(usual[name]) or value not in CHOICES.get(name, [value]):
+            raise UserError(f"{request.run().config} is damaged: its {name} is {value_text(value)}")
+    return values
+
+
 def class_order(
     continues: Settings, run: RunFolder, stage: str, class_names: Sequence[str]
 ) -> list[str]:
@@ -182,8 +212,7 @@ def class_order(
 
 def former_classes(continues: Settings, run: RunFolder, stage: str) -> list[str]:
     """Return the names of the classes of a run in the order of their labels; empty if unknown."""
-    made_from = continues.get(MADE_FROM)
-    order = made_from.get(CLASS_NAMES) if isinstance(made_from, Mapping) else None
+    order = continues.get(MADE_FROM, {}).get(CLASS_NAMES)
     # Earlier versions kept the names only in the checkpoint, and sorted them as texts.
     if order is None and run.published(stage).is_file():
         order = load_checkpoint(run.published(stage), stage).get(CLASS_NAMES)

@@ -159,8 +159,7 @@ def _square(seq_len: int) -> tuple[int, ...]:
 
 def kept_origin(request: Request, stage: str) -> dict[str, Any]:
     """Return what a run that continues keeps about the network that it started from."""
-    made_from = request.continued.get(stage, {}).get(MADE_FROM, {})
-    known = made_from if isinstance(made_from, Mapping) else {}
+    known = request.continued.get(stage, {}).get(MADE_FROM, {})
     return {name: known[name] for name in (ORIGIN, SHAPE, CODES) if name in known}
 
 

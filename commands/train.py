@@ -20,7 +20,7 @@ from commands.generation import (
 )
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
-from commands.resume import former_classes, run_record
+from commands.resume import former_classes, kept_fields, run_record
 from commands.stages import new_config
 from commands.start import (
     Origin,
@@ -56,18 +56,14 @@ from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
 from training.freezing import freeze
-from training.learning_rate import DECAYS
 from training.loop import Evaluation
 from training.optimizer import count_moments
-from training.runs import MADE_FROM, RunRecord
+from training.runs import RunRecord
 from training.transformer import MaskGITStage, num_parts
 from training.validation import MOST_IMAGES
 from utils.device import float32_name
-from utils.errors import UserError
 from utils.size import size_text
 from utils.weights import count_parameters
-
-DECAY = "decay"  # field of TrainingConfig without an option, and key in `RunRecord.made_from`
 
 
 @dataclass(frozen=True)
@@ -124,8 +120,8 @@ def resolve(request: Request) -> TrainJob:
     config = _shape_for(replace(request, line=line), tokenizer.shape, splits.train, origin)
     # The training. Without a null class no label is dropped.
     line = guided_if_possible(line, TrainingConfig, "label_drop", config.null_class)
-    decay = _decay(request, config)
-    training = configure(TrainingConfig, line, decay=decay)
+    kept = kept_fields(request, "maskgit", config.usual)
+    training = configure(TrainingConfig, line, **kept)
     training.validate_for(config)
     names = splits.train.class_names
     network = on_meta(lambda: new_transformer(config))
@@ -133,9 +129,7 @@ def resolve(request: Request) -> TrainJob:
     start = origin and origin.start(
         network, config, carry_of(origin, config, names, tokenizer.shape.grid)
     )
-    kept = origin.made_from(config) if origin else kept_origin(request, "maskgit")
-    made_from = splits.made_from | kept
-    made_from |= {} if decay == TrainingConfig.decay else {DECAY: decay}
+    begun = origin.made_from(config) if origin else kept_origin(request, "maskgit")
     loop = loop_config(request.line, "maskgit", training, len(splits.train))
     request.machine.processes.check_share(loop.images_per_step)
     settings = {"transformer's shape": vars(config), "settings of the training": vars(training)}
@@ -149,7 +143,9 @@ def resolve(request: Request) -> TrainJob:
         splits=splits,
         data=data,
         loop=loop,
-        record=run_record(request, line, "maskgit", made_from, data.size, splits.files),
+        record=run_record(
+            request, line, "maskgit", {**splits.made_from, **begun, **kept}, data.size, splits.files
+        ),
         use_wandb=wants_wandb(request),
         tokenizer=tokenizer,
         config=config,
@@ -162,20 +158,6 @@ def resolve(request: Request) -> TrainJob:
         preview_series=ImageSeries(line.seed, line.first_image, line.batch_size),
         scores=resolve_scores(request, data, config, sampling),
     )
-
-
-def _decay(request: Request, config: TransformerShape) -> str:
-    """Return how the learning rate falls: as in the run that continues, or as the family's does.
-
-    Raises:
-        UserError: if config.json of the run that continues was edited.
-    """
-    continues = request.continued.get("maskgit")
-    own = config.usual if continues is None else continues.get(MADE_FROM, {})
-    decay = str(own.get(DECAY, TrainingConfig.decay))
-    if decay not in DECAYS:
-        raise UserError(f"{request.run().config} is damaged: its {DECAY} of the learning rate")
-    return decay
 
 
 def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:

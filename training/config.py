@@ -10,8 +10,7 @@ from typing import ClassVar
 from models.schedules import CUMULATIVE_SCHEDULES
 from models.shapes import TransformerShape
 from models.vqgan.config import VQGANConfig
-from training.learning_rate import DECAYS
-from utils.errors import FieldError, check_choice
+from utils.errors import FieldError
 
 OPTIMIZERS = ("adamw", "muon")
 PUBLISHED = ("last", "best")
@@ -69,9 +68,8 @@ class TrainingConfig:
         """Check the settings against the transformer.
 
         Raises:
-            FieldError: for an unknown decay, or if labels are dropped, but it has no null class.
+            FieldError: if labels are dropped, but it has no null class.
         """
-        check_choice("TrainingConfig.decay", self.decay, DECAYS)
         if self.label_drop and shape.null_class is None:
             reason = "this transformer has no null class; use 0"
             raise FieldError("label_drop", self.label_drop, reason)

@@ -270,7 +270,7 @@ def read_config(run: RunFolder) -> dict[str, dict[str, Any]]:
     """
     stored = read_record(run.config, STAGES)
     for stage, settings in stored.items():
-        if not isinstance(settings, dict):
+        if not isinstance(settings, dict) or not isinstance(settings.get(MADE_FROM, {}), dict):
             raise UserError(f"{run.config} is damaged: its entry {stage!r} holds no settings")
     return stored
 
@@ -291,8 +291,6 @@ def check_made_from(
         UserError: naming the first difference.
     """
     earlier = stored.get(MADE_FROM, {})
-    if not isinstance(earlier, Mapping):
-        raise UserError(f"{run.config} is damaged: its entry {MADE_FROM!r} is {earlier!r}")
     for name, value in made_from.items():
         before = earlier.get(name, value)
         if before == value:

@@ -257,3 +257,11 @@ def test_settings_that_changed_on_the_disk_are_refused_by_name(run, was, now):
     run.config.write_text(run.config.read_text().replace(was, now))
     with pytest.raises(UserError, match=r"config\.json is damaged \(its checksum is that of"):
         read_config(run)
+
+
+@pytest.mark.parametrize("settings", [["n_epochs"], {MADE_FROM: "images"}])
+def test_settings_of_another_kind_are_refused_by_name(run, settings):
+    run.path.mkdir()
+    write_record(run.config, {"vqgan": settings})
+    with pytest.raises(UserError, match=r"config\.json is damaged: its entry 'vqgan' holds no"):
+        read_config(run)
