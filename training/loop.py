@@ -319,7 +319,7 @@ class Loop:
 
     def _publish(self, keep: int = 0) -> None:
         """Write checkpoint and preview; `keep` as in `publish`."""
-        publish(self.stage, self.run, self.position.step, self.config, keep)
+        publish(self.stage, self.run, self.position, self.config, keep)
         picture = self.run.preview(self.stage.name, self.position.step)
         self.stage.preview(picture)
         if self.stage.previews_are_generated:
@@ -354,7 +354,7 @@ class Loop:
             if self.processes.is_main:
                 self._save_state()
                 if signal_number:
-                    publish(self.stage, self.run, self.position.step, self.config)
+                    publish(self.stage, self.run, self.position, self.config)
                 elif overdue:
                     self._publish()
             self.processes.wait()

@@ -114,7 +114,7 @@ def run_stage(
             epochs = position.step / stage.steps_per_epoch
             log.info("%s has already been trained for %.6g epochs", stage.name, epochs)
             if processes.is_main:
-                _mend_checkpoint(stage, run, position.step, config)
+                _mend_checkpoint(stage, run, position, config)
             return
 
         # Write the record, and train.
@@ -171,13 +171,13 @@ def _open_trackers(
     return Trackers(*trackers)
 
 
-def _mend_checkpoint(stage: Stage, run: RunFolder, step: int, config: LoopConfig) -> None:
+def _mend_checkpoint(stage: Stage, run: RunFolder, position: Position, config: LoopConfig) -> None:
     """Write the checkpoint of a finished training again if it is missing or damaged."""
     try:
         load_checkpoint(run.published(stage.name), stage.kind)
     except UserError as error:
         log.warning("%s; it is written again from the saved state", error)
-        publish(stage, run, step, config)
+        publish(stage, run, position, config)
 
 
 def check_alone(run: RunFolder, stage: str) -> None:

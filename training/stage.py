@@ -146,16 +146,19 @@ def save_state(stage: Stage, run: RunFolder, position: Position) -> None:
     save_checkpoint(run.resume_state(stage.name), f"{stage.name}-resume", contents)
 
 
-def publish(stage: Stage, run: RunFolder, step: int, config: LoopConfig, keep: int = 0) -> None:
+def publish(
+    stage: Stage, run: RunFolder, position: Position, config: LoopConfig, keep: int = 0
+) -> None:
     """Write the checkpoint, and keep the last `keep` ones with their step in the name.
 
     The oldest is deleted last, so at least `keep` complete ones exist at all times.
     """
     best = run.best(stage.name)
-    contents = stage.checkpoint(step)
+    contents = stage.checkpoint(position.step)
     if keep:
-        save_checkpoint(run.kept(stage.name, step), stage.kind, contents)
-    if config.publish == "best" and best.is_file():
+        save_checkpoint(run.kept(stage.name, position.step), stage.kind, contents)
+    # Before the first validation the best file is of another run, or of fewer images and classes.
+    if config.publish == "best" and best.is_file() and position.best_loss < math.inf:
         with atomic_write(run.published(stage.name)) as file:
             file.write(best.read_bytes())
     else:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BOTH, write_images
+from conftest import BOTH, stopped_at, write_images
 
 import commands.train
 import training.runs
@@ -25,6 +25,7 @@ from MaskGIT import main
 from training.run_folder import RunFolder
 from training.runs import MADE_FROM, read_config
 from training.tracking import read_metrics
+from training.transformer import MaskGITStage
 from training.vqgan import VQGANStage
 from utils.checkpoint import load_checkpoint
 from utils.records import write_record
@@ -466,6 +467,16 @@ def test_a_grown_transformer_keeps_what_it_knows(world, monkeypatch):
         if grown["exp_avg"].shape == moments["exp_avg"].shape:
             assert torch.equal(grown["exp_avg"], moments["exp_avg"])
     resume(world, "maskgit", "--new_images")
+    assert names_of(world, "maskgit") == ["a2", "a10", "a5"]
+
+
+def test_a_best_checkpoint_without_the_new_classes_is_not_published(world):
+    """The run is stopped before its first validation with the new images."""
+    resume(world, "maskgit", "--publish best")
+    add_images(world)
+    with stopped_at(MaskGITStage, 5):
+        resume(world, "maskgit", "--publish best --new_images")
+    assert run_of(world).best("maskgit").is_file()
     assert names_of(world, "maskgit") == ["a2", "a10", "a5"]
 
 
