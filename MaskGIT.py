@@ -174,9 +174,9 @@ def sample(job: SampleJob) -> None:
 
         # Each process decodes its share of them: labels -> tokens, step by step -> images.
         own = missing[processes.rank :: processes.size]
-        decoded = generation.blocks(job.sampling, own)
-        blocks.write(own, (images for images, _ in decoded))
-        processes.wait()
+        with processes.together():  # the fastest waits for the slowest
+            decoded = generation.blocks(job.sampling, own)
+            blocks.write(own, (images for images, _ in decoded))
 
         # When all blocks are complete, the images are written; those of an earlier sampling go.
         if processes.is_main:

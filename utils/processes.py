@@ -143,26 +143,39 @@ class Processes(Launch):
 
         The others wait while the main one works. The block must not contain collectives.
         """
+        if self.is_main:
+            with self.together():
+                yield
+        else:
+            with self.together():
+                pass
+            yield
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run the block in every process, and leave it when all have ended it, however late.
+
+        The block must not contain collectives.
+        """
         if self.size == 1:
             yield
             return
-        if not self.is_main:
-            while self.largest(0) != [0]:
-                pass
-            yield
-            return
-        # One collective for the whole block would end at TIMEOUT; many short ones do not.
-        has_ended = threading.Event()
+        # One collective after the block would end at TIMEOUT; many short ones do not.
+        has_ended, has_failed = threading.Event(), threading.Event()
 
         def beat() -> None:
             with suppress(RuntimeError):  # another process has ended; the last call below raises
-                while not has_ended.wait(BEAT_SECONDS):
-                    self.largest(1)
+                while self.largest(not has_ended.wait(BEAT_SECONDS)) != [0]:
+                    if has_failed.is_set():
+                        return
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
         try:
             yield
+        except BaseException:
+            has_failed.set()
+            raise
         finally:
             has_ended.set()
             thread.join()

@@ -366,8 +366,12 @@ def test_a_process_that_another_one_has_left_says_so(monkeypatch):
         work("a mistake")
 
 
-def test_the_others_wait_as_long_as_the_main_process_works_alone(monkeypatch):
-    """Threads stand for processes; the work lasts for several collectives."""
+@pytest.fixture
+def two(monkeypatch):
+    """Threads stand for two processes; gives the order of what happens, and a sign.
+
+    The sign is given when process 1 has come back from five collectives in which 0 was at work.
+    """
     monkeypatch.setattr("utils.processes.BEAT_SECONDS", 0.001)
     monkeypatch.setattr("torch.distributed.broadcast_object_list", lambda *_, **__: None)
     meeting, votes, order, has_waited = Barrier(2, timeout=60), [0, 0], [], Event()
@@ -378,11 +382,16 @@ def test_the_others_wait_as_long_as_the_main_process_works_alone(monkeypatch):
         found = max(votes)
         meeting.wait()
         order.append((self.rank, found))
-        if order.count((1, 1)) == 5:  # rank 1 has come back from five collectives
+        if order.count((1, 1)) == 5:
             has_waited.set()
         return [found]
 
     monkeypatch.setattr(Processes, "largest", largest)
+    return order, has_waited
+
+
+def test_the_others_wait_as_long_as_the_main_process_works_alone(two):
+    order, has_waited = two
 
     def other():
         with Processes(1, 2).main_first():
@@ -398,6 +407,23 @@ def test_the_others_wait_as_long_as_the_main_process_works_alone(monkeypatch):
     thread.join(60)
     told = [event for event in order if isinstance(event, str)]
     assert told == ["main", "the other"]
+
+
+def test_the_fastest_waits_for_the_slowest_however_long_that_takes(two):
+    order, has_waited = two
+
+    def fast():
+        with Processes(1, 2).together():
+            order.append("fast")
+        order.append("both are done")
+
+    thread = Thread(target=fast)
+    thread.start()
+    with Processes(0, 2).together():
+        assert has_waited.wait(60)
+        order.append("slow")
+    thread.join(60)
+    assert [event for event in order if isinstance(event, str)] == ["fast", "slow", "both are done"]
 
 
 def test_what_the_main_process_raises_alone_is_raised(monkeypatch):
