@@ -219,21 +219,22 @@ def loop_config(
         line,
         epochs=training.epochs,
         images_per_step=batch_size,
-        ends_at=_ends_at(line, STAGE_OPTIONS[stage].mode),
+        **_time_limit(line, STAGE_OPTIONS[stage].mode),
         picture_at=line.began + FIRST_PICTURE,
     )
 
 
-def _ends_at(line: CommandLine, mode: str) -> float | None:
-    """Return when a mode must have ended so that the command keeps to --minutes, if given."""
+def _time_limit(line: CommandLine, mode: str) -> dict[str, float]:
+    """Return when a mode begins, and must have ended so that the command keeps to --minutes."""
     limited = OPTIONS["minutes"].modes
     if line.minutes is None or mode not in limited:
-        return None
+        return {}
     minutes = line.minutes * (1 if line.modes[-1].name in limited else 1 - USING_SHARE)
-    if mode == "train_vae" and line.asks_for("train"):
-        minutes *= TOKENIZER_SHARE
-    log.info("--minutes %g: --%s ends after %.2g minutes", line.minutes, mode, minutes)
-    return line.began + 60 * minutes
+    both = line.asks_for("train_vae") and line.asks_for("train")
+    middle = TOKENIZER_SHARE * minutes if both else 0.0
+    begin, end = (0.0, middle) if both and mode == "train_vae" else (middle, minutes)
+    log.info("--minutes %g: --%s ends after %.2g minutes", line.minutes, mode, end)
+    return {"begins_at": line.began + 60 * begin, "ends_at": line.began + 60 * end}
 
 
 def check_training(line: CommandLine, stage: str, result: str) -> None:

@@ -103,6 +103,6 @@ def cost_of_training(
     validation = FORWARD_SHARE * step.seconds * held_out / loop.images_per_step
     total = steps * step.seconds + loop.epochs * validation + encoding
     if loop.ends_at is not None:
-        total = loop.ends_at - time.monotonic()
+        total = loop.ends_at - loop.begins_at
     tokens = f", with {duration(encoding)} for the tokens" if encoding else ""
     return f"{Cost(total, step.memory)}; {step.seconds:.2g} s a step{tokens}"

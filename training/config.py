@@ -214,8 +214,9 @@ class LoopConfig:
         publish: which weights the published checkpoint has: "last", or "best" for those with the
             lowest validation loss.
         early_stop: end the run after this many epochs without a lower validation loss; 0 never.
-        ends_at: the time at which the run must have ended, by `time.monotonic`; the speed of its
-            steps then decides its length. None for `epochs`.
+        begins_at: the time at which the stage begins, by `time.monotonic`, if it has an `ends_at`.
+        ends_at: the time at which the run must have ended; the speed of its steps then decides its
+            length. None for `epochs`.
         picture_at: the time, by `time.monotonic`, after which a first picture is written.
     """
 
@@ -226,6 +227,7 @@ class LoopConfig:
     keep_best_loss: bool = False
     publish: str = PUBLISHED[0]
     early_stop: int = 0
+    begins_at: float = 0.0
     ends_at: float | None = None
     picture_at: float = math.inf
 

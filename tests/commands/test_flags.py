@@ -32,7 +32,7 @@ from utils.records import write_record
         (TrainingConfig, {"decay"}),
         (SamplingConfig, {"start_share"}),
         (VQGANConfig, {"image_channels"}),
-        (LoopConfig, {"epochs", "images_per_step", "ends_at", "picture_at"}),
+        (LoopConfig, {"epochs", "images_per_step", "begins_at", "ends_at", "picture_at"}),
         (VQGANTrainingConfig, {"disc_channels", "disc_layers", "revive_every", "revive_below"}),
     ],
 )

@@ -3,22 +3,27 @@
 import pytest
 
 from commands.parser import parse
-from commands.training_jobs import TOKENIZER_SHARE, USING_SHARE, _ends_at
+from commands.training_jobs import TOKENIZER_SHARE, USING_SHARE, _time_limit
 from MaskGIT import main
 
 
 @pytest.mark.parametrize(
     ("modes", "shares"),
     [
-        ("--train", {"train": 1}),
-        ("--train --sample", {"train": 1 - USING_SHARE}),
-        ("--train_vae --train", {"train_vae": TOKENIZER_SHARE, "train": 1}),
+        ("--train", {"train": (0, 1)}),
+        ("--train --sample", {"train": (0, 1 - USING_SHARE)}),
+        (
+            "--train_vae --train",
+            {"train_vae": (0, TOKENIZER_SHARE), "train": (TOKENIZER_SHARE, 1)},
+        ),
     ],
 )
 def test_the_stages_share_the_time(modes, shares):
     line = parse([*modes.split(), "--minutes", "10"])
-    ends = {mode: (_ends_at(line, mode) - line.began) / 600 for mode in shares}
-    assert ends == pytest.approx(shares)
+    for mode, share in shares.items():
+        limits = _time_limit(line, mode)
+        found = [(limits[name] - line.began) / 600 for name in ("begins_at", "ends_at")]
+        assert found == pytest.approx(share)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_the_whole_is_steps_and_validations_and_tokens():
     assert text == "6 min, 5.6 GB of memory; 3 s a step, with 50 s for the tokens"
 
 
-def test_a_limited_time_is_the_cost(clock):
-    loop = LoopConfig(5, images_per_step=10, ends_at=1800.0)
+def test_a_limited_time_is_the_cost():
+    loop = LoopConfig(5, images_per_step=10, begins_at=600.0, ends_at=2400.0)
     text = cost_of_training(Cost(3.0, 5.6e9), 100_000, loop, held_out=20)
     assert text == "30 min, 5.6 GB of memory; 3 s a step"
