@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from commands import likelihood
-from commands.flags import option_values
+from commands.flags import option_values, options_of
 from commands.generation import (
     Generation,
     describe_model,
@@ -25,6 +25,7 @@ from commands.generation import (
 from commands.judging import SPLITS, JudgeSource, SplitImages, check_judge, resolve_judge
 from commands.model_source import data_of, find_model, find_tokenizer_to_measure
 from commands.nearest import NearestSource, resolve_nearest
+from commands.options import IMAGES, MEASURING, SAMPLING
 from commands.parser import CommandLine
 from commands.request import Machine, Request
 from commands.tokenizer_source import TokenizerSource
@@ -123,6 +124,18 @@ def check(line: CommandLine) -> None:
     are_made_first = any(line.asks_for(mode) for mode in ("sample", "edit", "reconstruct"))
     if not are_made_first and not Path(line.images).exists():
         raise FieldError("images", line.images, "there is no such folder or file")
+
+
+def ignores(line: CommandLine) -> set[str]:
+    """Name the options of --evaluate that what it measures does not depend on."""
+    of_samples = {option.name for option in (*IMAGES, *SAMPLING)} - {"checkpoint"}
+    of_samples |= {*options_of(SamplingConfig).values()}
+    if line.evaluate == "likelihood":
+        measuring = {option.name for option in MEASURING} - {"reference", "classify"}
+        return (of_samples - {"num_samples"}) | measuring | {"perceptual_vgg"}
+    if line.evaluate == "tokenizer":
+        return of_samples | {"classify"}
+    return (of_samples if line.images else set()) | {"classify", "perceptual_vgg"}
 
 
 def resolve(request: Request) -> EvaluateJob:

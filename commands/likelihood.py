@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from commands.flags import options_of
 from commands.generation import GRID_COLUMNS
 from commands.judging import SPLITS
 from commands.model_source import ModelSource, data_of, find_model
 from commands.nearest import pixels_of
-from commands.options import MEASURING
-from commands.parser import CommandLine, log_idle
+from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
 from commands.train import tokens_of_split
 from data.content import in_order
@@ -24,7 +22,6 @@ from data.spec import Split
 from data.token_set import DeviceTokens, TokenSet
 from metrics.likelihood import Bounder, image_interval, mask_interval, typicality
 from metrics.report import report
-from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError
 from utils.files import make_folder, write_csv_atomic, write_json_atomic
 from utils.pictures import save_grid
@@ -61,13 +58,11 @@ class LikelihoodJob:
 
 
 def check(line: CommandLine) -> None:
-    """Refuse a reference that is not a split, and name options without effect on the likelihood."""
+    """Refuse images in files, and a reference that is not a split."""
     if line.reference not in (None, *SPLITS):
         raise FieldError("reference", line.reference, f"choose from {', '.join(SPLITS)}")
     if line.images:
         raise UserError("--evaluate likelihood measures the dataset's images; leave --images out")
-    measuring = {option.name for option in MEASURING} - {"reference", "classify"}
-    log_idle(({*options_of(SamplingConfig).values()} | measuring) & line.given)
 
 
 def resolved(request: Request) -> LikelihoodJob:

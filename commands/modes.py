@@ -16,6 +16,7 @@ class Mode(Option):
 
         complete(line)    optional; fills in options that a file decides, before all else
         check(line)       optional; refuses mistakes that need no file to be seen
+        ignores(line)     optional; names options of the mode without effect on what is asked
         resolve(request)  returns the mode's Job
         run(job)          does the Job (MaskGIT.py does those of train_vae, train and sample)
         describe(job)     optional; returns names and values that --dry_run prints

@@ -14,7 +14,7 @@ from commands import kinds
 from commands.fitted import with_fitted_defaults
 from commands.flags import configure, options_of, with_flags
 from commands.modes import Mode
-from commands.options import BEST, COMPARING, COMPUTING, OPTIONS
+from commands.options import BEST, COMPARING, COMPUTING, OPTIONS, Option
 from commands.parser import CommandLine, log_idle
 from commands.request import Machine, Request
 from commands.resume import apply_resume
@@ -170,9 +170,11 @@ def _check_processes(line: CommandLine, machine: Machine) -> None:
 def idle_options(line: CommandLine) -> set[str]:
     """List the names of options that the user gave and that no mode uses."""
     # Options that belong to other modes.
-    names = {mode.name for mode in line.modes}
-    given = [OPTIONS[name] for name in line.given & OPTIONS.keys()]
-    idle = {o.name for o in given if not names & (o.modes | (COMPARING if o.compared else set()))}
+    idle = set(line.given & OPTIONS.keys())
+    for mode in line.modes:
+        ignores = getattr(mode.module(), "ignores", None)
+        ignored = ignores(line) if ignores else set()
+        idle -= {name for name in idle - ignored if mode.name in _modes_of(OPTIONS[name])}
     # Options that the sampler or the guidance schedule ignores. A sweep may use several samplers
     # and schedules, and a checkpoint may choose others.
     if not line.asks_for("sweep") and line.settings != BEST:
@@ -185,6 +187,11 @@ def idle_options(line: CommandLine) -> set[str]:
         }
         idle |= line.given & {named[field] for field, is_used in used.items() if not is_used}
     return idle
+
+
+def _modes_of(option: Option) -> frozenset[str]:
+    """Return the names of the modes that look at an option."""
+    return option.modes | (COMPARING if option.compared else frozenset())
 
 
 @contextmanager

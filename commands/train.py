@@ -18,6 +18,8 @@ from commands.generation import (
     preview_writer,
     sampling_of_line,
 )
+from commands.judging import check_judge
+from commands.options import MEASURING
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
 from commands.resume import former_classes, kept_fields, run_record
@@ -39,7 +41,7 @@ from commands.training_jobs import (
     open_splits,
     wants_wandb,
 )
-from commands.training_scores import ScoresSource, check_scores, evaluation_of, resolve_scores
+from commands.training_scores import ScoresSource, evaluation_of, resolve_scores
 from commands.trial import Cost, cost_of, cost_of_steps, cost_of_training
 from data.content import digest_of
 from data.images import ImageDataset
@@ -99,7 +101,14 @@ class TrainJob(TrainingJob):
 def check(line: CommandLine) -> None:
     """Refuse options that contradict --train or each other."""
     check_training(line, "maskgit", "checkpoint")
-    check_scores(line)
+    if line.evaluate_every:
+        check_judge(line)
+
+
+def ignores(line: CommandLine) -> set[str]:
+    """Name the options of --train that have no effect without --evaluate_every."""
+    of_scores = {"evaluate_samples", *(o.name for o in MEASURING if "train" in o.modes)}
+    return set() if line.evaluate_every else of_scores
 
 
 def resolve(request: Request) -> TrainJob:

@@ -4,9 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from commands.flags import option_values
-from commands.judging import JudgeSource, check_judge, resolve_judge
-from commands.options import MEASURING
-from commands.parser import CommandLine, log_idle
+from commands.judging import JudgeSource, resolve_judge
 from commands.request import Data, Request
 from models.generator import ImageSeries
 from models.labels import classes_in_turn, labels_in_turn
@@ -32,15 +30,6 @@ class ScoresSource:
     labels: list[int]
     sampling: SamplingConfig
     series: ImageSeries
-
-
-def check_scores(line: CommandLine) -> None:
-    """Check the options of --evaluate_every; without it, name those that have no effect."""
-    if line.evaluate_every:
-        check_judge(line)
-    elif not (line.asks_for("evaluate") or line.asks_for("sweep")):
-        names = {"evaluate_samples", *(o.name for o in MEASURING if "train" in o.modes)}
-        log_idle(names & line.given)
 
 
 def resolve_scores(

@@ -281,6 +281,23 @@ def test_an_option_of_other_modes_has_no_effect(mode):
     assert ("double_z" in idle) == opens_none
 
 
+@pytest.mark.parametrize(
+    ("what", "idle"),
+    [
+        ("samples", "classify"),
+        ("samples --images x.npz", "cfg_w classify first_image labels num_samples settings"),
+        ("tokenizer", "cfg_w classify first_image labels num_samples settings"),
+        ("likelihood", "cfg_w first_image labels repeats settings"),
+        ("likelihood --sample", "repeats"),
+    ],
+)
+def test_an_evaluation_names_what_it_does_not_depend_on(what, idle):
+    given = "--cfg_w 2 --classify 9 --first_image 3 --labels 1 --num_samples 9 --settings defaults"
+    command = f"--evaluate {what} {given} --batch_size 8 --deterministic"
+    command += " --repeats 2" if what.startswith("likelihood") else ""
+    assert idle_options(commands.parser.parse(command.split())) == set(idle.split())
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as stop:
         commands.parser.parse(["--version"])

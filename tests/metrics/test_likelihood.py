@@ -181,7 +181,7 @@ def test_typicality_is_in_standard_deviations_of_the_class():
 def test_a_command(run, trained, tmp_path):
     command = f"--evaluate likelihood --checkpoint {trained}/MaskGIT_mnist.pt --precision fp32"
     shown = run(f"{command} --classify 6 --batch_size 7 --cfg_w 2 --protocol adm")
-    assert "no effect here: --cfg_w, --protocol" in shown
+    assert "no effect here: --cfg_w, --no_wandb, --protocol\n" in shown
     assert re.search("nats_per_token .* tokens of [0-9a-f]{16}, not pixels", shown)
     path = tmp_path / "mnist" / "evaluation_likelihood.json"
     result = json.loads(path.read_text())
