@@ -8,15 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from commands.flags import option_values, options_of
+from commands.flags import option_values
 from commands.options import OPTIONS, Option
 from commands.parser import CommandLine, parse
 from metrics.sweep_table import table_text
-from models.sampling import SamplingConfig
-from page.form import MOST_CHARACTERS, ReadCommand, Recipe
+from page.form import Recipe
 from utils.errors import UserError
 from utils.hub import hub_name
 
+# Keywords of the texts in a PNG: the command that makes it, and the fingerprint of the model.
+COMMAND, MODEL = "MaskGIT command", "MaskGIT model"
+MOST_CHARACTERS = 1 << 16  # of the command
 SAMPLE = ["python", "MaskGIT.py", "--sample"]
 
 
@@ -34,15 +36,20 @@ def command_lines(recipe: Recipe, more: Sequence[str], output_dir: Path) -> list
     return _lines([*words, "--output_dir", _path_text(output_dir), *_own_run(words)])
 
 
-def command_text(recipe: Recipe, more: Sequence[str]) -> str:
-    """Write the command line for a file that others may get: names of folders stay here.
+def command_texts(recipe: Recipe, fingerprint: str, more: Sequence[str]) -> dict[str, str]:
+    """Say for a PNG, which others may get, how it was made: names of folders stay here.
 
     Args:
         recipe: what the images are made from.
+        fingerprint: of the model.
         more: the words of `same_again` with `to_share`.
+
+    Returns:
+        The texts by keyword; none if the command is too long.
     """
     words = [*_words(replace(recipe, model=Path(_shared(str(recipe.model))))), *more]
-    return " ".join(_lines([*words, *_own_run(words)]))
+    command = " ".join(_lines([*words, *_own_run(words)]))
+    return {COMMAND: command, MODEL: fingerprint} if len(command) <= MOST_CHARACTERS else {}
 
 
 def same_again(line: CommandLine, *, to_share: bool = False) -> Iterator[str]:
@@ -50,7 +57,7 @@ def same_again(line: CommandLine, *, to_share: bool = False) -> Iterator[str]:
 
     Args:
         line: the command line.
-        to_share: for `command_text`, which only samples.
+        to_share: for `command_texts`, which only samples.
     """
     for name in sorted(line.given & _computing() - {"batch_size"}):
         option, value = OPTIONS[name], getattr(line, name)
@@ -63,12 +70,16 @@ def same_again(line: CommandLine, *, to_share: bool = False) -> Iterator[str]:
             yield from _written(option, value)
 
 
-def read_command(line: CommandLine, text: str) -> ReadCommand:
+def read_command(line: CommandLine, text: str) -> tuple[CommandLine, str]:
     """Read the command in a picture, which may come from anybody.
 
     Args:
         line: the command line of this page.
-        text: as `command_text` writes it.
+        text: as `command_texts` writes it.
+
+    Returns:
+        The command, and those of its options that the page does not take from it, as words; empty
+        if they are the same here.
 
     Raises:
         UserError: if it is anything else.
@@ -89,17 +100,8 @@ def read_command(line: CommandLine, text: str) -> ReadCommand:
         if word.startswith("-") and word.partition("=")[0] not in allowed:
             raise UserError(f"{where} has {word[:40]!r}, which the page cannot fill in")
     made = parse(words[2:])
-    settings = set(options_of(SamplingConfig).values())
     other = sorted(n for n in made.given & _computing() if getattr(made, n) != getattr(line, n))
-    return ReadCommand(
-        model=Path(made.checkpoint or ""),
-        labels=made.labels,
-        count=made.num_samples,
-        seed=made.seed,
-        first_image=made.first_image,
-        sampling={name: getattr(made, name) for name in settings & made.given},
-        other=" ".join(w for n in other for w in _written(OPTIONS[n], getattr(made, n))),
-    )
+    return made, " ".join(w for n in other for w in _written(OPTIONS[n], getattr(made, n)))
 
 
 def _computing() -> set[str]:

@@ -16,13 +16,13 @@ from commands.generation import (
     sampling_of,
 )
 from commands.options import BEST
-from commands.recipe import command_text, same_again
+from commands.recipe import command_texts, same_again
 from commands.request import Request
 from commands.start_tokens import read_start_tokens
 from models.cells import check_cells
 from models.labels import written_labels
 from models.sampling import SamplingConfig
-from page.form import Recipe, texts_of
+from page.form import Recipe
 from utils.pictures import hatch_hidden, save_film
 from utils.plain import to_plain
 from utils.progress import log_written
@@ -64,7 +64,7 @@ class SampleJob:
             sampling=self.sampling,
             usual=model.usual,
         )
-        return texts_of(command_text(recipe, self.same_again), model.fingerprint)
+        return command_texts(recipe, model.fingerprint, self.same_again)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the bits of the images depend on, as plain data."""

@@ -53,8 +53,7 @@ def read_start_tokens(
     try:
         check_midway(midway, make_plan([num_hidden], sampling))
     except UserError as error:
-        need = f"{error}; give the settings that it was made with"
-        raise FieldError("start_tokens", path, need) from error
+        raise FieldError("start_tokens", path, str(error)) from error
     return midway
 
 

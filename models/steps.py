@@ -93,10 +93,13 @@ def continued(decoding: Decoding, midway: Midway) -> Decoding:
 
 def check_midway(midway: Midway, plan: Plan) -> None:
     """Refuse an image that no decoding with this plan comes to; errors as in `continued`."""
-    if not 0 <= midway.steps <= plan.num_steps:
-        raise UserError(f"the decoding has {plan.num_steps} steps, so none after {midway.steps}")
-    found, planned = int(midway.hidden.sum()), int(plan.counts[0, midway.steps :].sum())
+    steps, found = midway.steps, int(midway.hidden.sum())
+    need = "an image goes on with the `num_steps` and `schedule` that it began with"
+    if not 0 <= steps <= plan.num_steps:
+        raise UserError(f"the decoding has {plan.num_steps} steps, so none after {steps}: {need}")
+    planned = int(plan.counts[0, steps:].sum())
     if found != planned:
         raise UserError(
-            f"{found} tokens are hidden after {midway.steps} steps; the plan leaves {planned}"
+            f"{found} tokens are hidden after {steps} steps, but {planned} with these settings: "
+            f"{need}"
         )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from data.images import ImageDataset
 from data.token_set import TokenSet
-from models.labels import labels_in_turn
+from models.labels import parse_labels
 from models.model import Model
 from page.checks import RequestError
 from page.form import CommandForm
@@ -44,7 +44,7 @@ class OpenModel:
             **names_of(self.path),
             "dataset": model.dataset,
             "classes": list(names),
-            "chosen": labels_in_turn(labels, names, [], None, has_null=has_null) if labels else [],
+            "chosen": parse_labels(labels, names, has_null) if labels else [],
             "size": tokenizer.image_size,
             "channels": tokenizer.channels,
             "grid": tokenizer.grid,

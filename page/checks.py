@@ -58,11 +58,12 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def whole_number(values: Json, name: str, low: int, high: int, default: int | None = None) -> int:
-    """Take a whole number out of a request; it may be a text, as JavaScript rounds large ones.
+    """Take a whole number out of a request.
 
     Args:
         values: the request, or an object in it.
-        name: of the entry.
+        name: of the entry. It may be a text of digits, as those of an address are, and as
+            JavaScript rounds large numbers.
         low: smallest value.
         high: largest value.
         default: what a missing entry means; None refuses that.
@@ -70,25 +71,14 @@ def whole_number(values: Json, name: str, low: int, high: int, default: int | No
     Raises:
         RequestError: if it is missing, of another type or out of range.
     """
-    value = values.get(name, default)
-    if isinstance(value, str):
-        value = number_in_text(value, name, high)
+    value = given = values.get(name, default)
+    # Python refuses to read thousands of digits.
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
+        value = int(value)
     if type(value) is not int or not low <= value <= high:
-        given = value_text(value)[:40]
-        raise RequestError(f"{name} is {given}; it must be a whole number from {low} to {high}")
+        shown = value_text(given)[:40]
+        raise RequestError(f"{name} is {shown}; it must be a whole number from {low} to {high}")
     return value
-
-
-def number_in_text(value: str, name: str, high: int = MOST_NUMBER) -> int:
-    """Read a whole number from 0 to `high`, from an address or as a text of a request.
-
-    Raises:
-        RequestError: if it is something else.
-    """
-    is_short = 0 < len(value) <= len(str(high))  # int() takes no more than 4,300 digits
-    if not (is_short and value.isascii() and value.isdecimal() and int(value) <= high):
-        raise RequestError(f"{name} is {value[:40]}; it must be a whole number from 0 to {high}")
-    return int(value)
 
 
 def text(values: Json, name: str) -> str:

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from models.cells import composite
-from models.decoding import make_plan
+from models.decoding import Plan
 from models.generator import ImageSeries
 from models.predictors import KnownTokens
+from models.sampling import SamplingConfig
 from models.steps import DecodedStep, Midway
 from page.catalog import OpenModel
-from page.checks import RequestError, encode
+from page.checks import Json, RequestError, encode, whole_number
 from page.form import Recipe
 from page.worker import Event
 from utils.pictures import tile, to_picture, write_png
@@ -42,13 +43,11 @@ class Region:
         image: uint8 (H, W, C), shifted if there are margins.
         mask: bool (H, W), True where pixels are regenerated.
         known: tokens that are kept.
-        put_back: whether the other pixels get their original values back.
     """
 
     image: np.ndarray
     mask: np.ndarray
     known: KnownTokens
-    put_back: bool
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ class Decoding:
         opened: the model.
         labels: class of each image, one number per image.
         recipe: what they are made from.
+        plan: what each step does.
         region: what is edited; None for images that are all new.
         midway: the step of an earlier decoding that they go on from; None for none.
         command: the command line that makes them again, in lines.
@@ -68,6 +68,7 @@ class Decoding:
     opened: OpenModel
     labels: list[int]
     recipe: Recipe
+    plan: Plan
     region: Region | None
     midway: Midway | None
     command: list[str]
@@ -80,34 +81,25 @@ class Decoding:
         the last one has the finished images.
         """
         started = time.monotonic()
-        recipe, model = self.recipe, self.opened.model
+        model, branch = self.opened.model, self.midway
         yield self._start()
         steps = model.sample_steps(
-            self.labels,
-            recipe.sampling,
-            ImageSeries(recipe.seed, recipe.first_image),
-            known=self.region.known if self.region else None,
-            midway=self.midway,
+            self.labels, *self._settings(), known=self._known(), midway=branch
         )
-        done = self.midway.steps if self.midway else 0
         unsure = []
         was_hidden = np.ones((len(self.labels), *model.tokenizer.grid), bool)
-        for number, step in enumerate(steps, start=done):
-            branch = self.midway if number == done else None
-            if branch:  # what the earlier decoding has drawn here
-                tokens = branch.tokens.reshape(model.tokenizer.grid).numpy()
-                proposed = np.broadcast_to(
-                    tokens, step.tokens.shape
-                ).copy()  # torch warns of others
-                step = replace(step, proposed=proposed)
-            if step.hidden.any() and not branch:  # otherwise the surest tokens are the same
+        for number, step in enumerate(steps, start=branch.steps if branch else 0):
+            if branch:  # its first step shows what the earlier decoding has drawn
+                tokens = branch.tokens.numpy().reshape(model.tokenizer.grid)
+                step = replace(step, proposed=np.zeros_like(step.proposed) + tokens)
+            elif step.hidden.any():  # otherwise the surest tokens are the same
                 unsure.append((number, step))
+            branch = None
+            drawn = step.proposed.clip(max=model.tokenizer.codebook_size - 1)
             event = {
                 "event": "step",
                 "step": number,
-                "tokens": byte_by_byte(
-                    np.minimum(step.proposed, model.tokenizer.codebook_size - 1)[was_hidden], "<u4"
-                ),
+                "tokens": byte_by_byte(drawn[was_hidden], "<u4"),
                 "hidden": encode(step.hidden, "u1"),
                 "confidence": byte_by_byte(in_few_digits(step.confidence[was_hidden]), "<f4"),
             }
@@ -119,39 +111,43 @@ class Decoding:
             yield event
             was_hidden = step.hidden
         # Not before the next step, because it takes as long as one.
-        for number, unsure_step in unsure:
-            sheet = self._sheet(unsure_step, surest=True)
-            yield {"event": "surest", "step": number, "surest": sheet}
+        for number, step in unsure:
+            yield {"event": "surest", "step": number, "surest": self._sheet(step, surest=True)}
         yield {"event": "done"}
 
-    def choice(self, cell: int) -> dict[str, Any]:
+    def choice(self, values: Json) -> dict[str, Any]:
         """Tell how the step after `midway` decides about a cell of the first image.
+
+        Args:
+            values: the request, with the number of the cell.
 
         Raises:
             UserError: if nothing is decided there.
         """
         if self.midway is None:
             raise RequestError("midway is missing")
-        recipe, series = self.recipe, ImageSeries(self.recipe.seed, self.recipe.first_image)
-        known = self.region.known if self.region else None
+        cell = whole_number(values, "cell", 0, self.opened.model.transformer.config.seq_len - 1)
         choice = self.opened.model.cell_choice(
-            self.labels[0], recipe.sampling, series, cell, known=known, midway=self.midway
+            self.labels[0], *self._settings(), cell, known=self._known(), midway=self.midway
         )
-        values = {**vars(choice), "line": choice.line if choice.num_kept else None}
-        values["files"] = [png(image) for image in values.pop("images")]
-        return {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in values.items()}
+        told = {**vars(choice), "line": choice.line if choice.num_kept else None}
+        told["files"] = [png(image) for image in told.pop("images")]
+        return {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in told.items()}
+
+    def _settings(self) -> tuple[SamplingConfig, ImageSeries]:
+        return self.recipe.sampling, ImageSeries(self.recipe.seed, self.recipe.first_image)
+
+    def _known(self) -> KnownTokens | None:
+        return self.region.known if self.region else None
 
     def _start(self) -> Event:
         """Return what is known before the first step."""
-        recipe, region = self.recipe, self.region
-        hidden = self.opened.model.transformer.config.seq_len
-        plan = make_plan([int(region.known.hidden.sum()) if region else hidden], recipe.sampling)
+        recipe, plan = self.recipe, self.plan
         return {
             "event": "start",
             "labels": self.labels,
             "seed": str(recipe.seed),
             "first_image": str(recipe.first_image),
-            "command": " ".join(self.command),
             "command_lines": self.command,
             "fingerprint": self.opened.model.fingerprint,
             "counts": plan.counts[0].tolist(),
@@ -169,7 +165,7 @@ class Decoding:
         if step.hidden.any() and model.tokenizer.device.type == "cpu":
             model = replace(model, precision=torch.float32)
         images = model.image_of(step, surest=surest)
-        if self.region and self.region.put_back:
+        if self.region and self.recipe.edited and self.recipe.edited.put_back:
             return composite(self.region.image, images, self.region.mask)
         return images
 

@@ -1,53 +1,28 @@
 """What the page knows of the command line: descriptions of settings, and a writer of commands.
 
-commands/ fills these in from its table of options, so that defaults, ranges and help texts are
-written only there.
+commands/page.py fills these in from the table of options, so that defaults, ranges and help texts
+are written only there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.edit_region import Box
 from models.sampling import SamplingConfig
 
-# Keywords of the texts in a PNG: the command that makes it, and the fingerprint of the model.
-COMMAND, MODEL = "MaskGIT command", "MaskGIT model"
-MOST_CHARACTERS = 1 << 16  # of the command
+if TYPE_CHECKING:
+    from page.catalog import Catalog
 
+Field = Mapping[str, Any]
+"""A setting as a form shows it, for the browser: plain data by name.
 
-def texts_of(command: str, fingerprint: str) -> dict[str, str]:
-    """Return what a PNG says about how it was made; nothing where that is too long."""
-    return {COMMAND: command, MODEL: fingerprint} if len(command) <= MOST_CHARACTERS else {}
-
-
-@dataclass(frozen=True)
-class Field:
-    """A setting, as a form shows it.
-
-    Attributes:
-        default: the value that the form begins with; None for an empty field.
-        kind: "number", "numbers", "choice" or "switch".
-        choices: the values of a choice.
-        low: smallest number, None for no bound.
-        high: largest number, None for no bound.
-        above: what a number must exceed, None for no bound.
-        is_whole: whether a number must be whole.
-        length: how many numbers there are; None for any number of them.
-    """
-
-    name: str
-    title: str
-    help: str
-    default: Any
-    kind: str
-    choices: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    is_whole: bool = False
-    length: int | None = None
+name, title and help are texts; default is what the form begins with, null for an empty field. kind
+is "switch", "choice" with its choices, "numbers" with their length (null for any), or "number" with
+is_whole (whether it must be whole) and its bounds, each null for none: low, high, and above, which
+it must exceed.
+"""
 
 
 @dataclass(frozen=True)
@@ -94,32 +69,12 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class ReadCommand:
-    """The command in a picture, as read.
-
-    Attributes:
-        model: its file, perhaps without its folder.
-        labels: classes in turn, as the command line writes them; None for all.
-        sampling: the settings that it names.
-        other: its other options that differ from those of this page.
-    """
-
-    model: Path
-    labels: Sequence[str] | None
-    count: int
-    seed: int
-    first_image: int
-    sampling: Mapping[str, Any]
-    other: str
-
-
-@dataclass(frozen=True)
 class CommandForm:
     """The command line, as far as the page needs it.
 
     Attributes:
-        series: by the page's own names: "seed", "first_image", "count".
-        editing: by the page's own names: "grow", "keep_decoded".
+        series: in the page's own names "count", "seed" and "first_image".
+        editing: in the page's own names "grow" and "keep_decoded".
         labels: the classes that the form begins with, as the user wrote them; None for all.
         block_size: images that are computed at once, at most.
         read: turns values by name into settings of sampling; those that are missing are as in the
@@ -127,20 +82,22 @@ class CommandForm:
         values: turns settings of sampling into values by name.
         begins_with: the same, but options of the command line win.
         write: writes the command that makes images again, in lines that a shell joins.
-        text: writes it for a PNG.
-        read_command: reads it from there; raises UserError if it is anything else.
+        texts: says for a PNG how it was made; takes the fingerprint of the model, too.
+        refill: takes a file of any kind, the id of the model that the tab shows, and the models;
+            returns what the form must hold to make this picture again, None if it does not say how.
+            Raises UserError if the page cannot do that.
         with_flags: rewrites a message so that it names settings by their flags.
     """
 
-    sampling: tuple[Field, ...]
-    series: Mapping[str, Field]
-    editing: Mapping[str, Field]
+    sampling: Sequence[Field]
+    series: Sequence[Field]
+    editing: Sequence[Field]
     labels: Sequence[str] | None
     block_size: int
     read: Callable[[Mapping[str, Any], SamplingConfig], SamplingConfig]
     values: Callable[[SamplingConfig], dict[str, Any]]
     begins_with: Callable[[SamplingConfig], dict[str, Any]]
     write: Callable[[Recipe], list[str]]
-    text: Callable[[Recipe], str]
-    read_command: Callable[[str], ReadCommand]
+    texts: Callable[[Recipe, str], dict[str, str]]
+    refill: Callable[[bytes, str, "Catalog"], dict[str, Any] | None]
     with_flags: Callable[[str], str]

@@ -1,6 +1,5 @@
 """Originals to edit: brings photos to the size of a model, reads images, and shows their tokens."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,29 +11,30 @@ from data.images import to_array
 from models.tokenizer import Tokenizer
 from page.catalog import OpenModel
 from page.checks import (
+    MOST_NUMBER,
     MOST_UPLOAD_PIXELS,
     Json,
     RequestError,
     encode,
     file_bytes,
-    number_in_text,
     whole_number,
 )
 from page.decoding import png
 from utils.pictures import to_uint8
 
-TURNS = (None, *(getattr(Image.Transpose, f"ROTATE_{angle}") for angle in (270, 180, 90)))
+TURN = Image.Transpose
+TURNS = (None, TURN.ROTATE_270, TURN.ROTATE_180, TURN.ROTATE_90)
 """What Pillow calls 0 to 3 quarter turns to the right; its angles go to the left."""
 SIDES = ("left", "top", "right", "bottom")
 ORIGINAL = "original.png"  # what a command calls the file that the user has to save first
 
 
-def shrink(data: bytes, part: Mapping[str, str], tokenizer: Tokenizer) -> dict[str, Any]:
+def shrink(data: bytes, part: Json, tokenizer: Tokenizer) -> dict[str, Any]:
     """Turn, cut and shrink a photo.
 
     Args:
         data: the file.
-        part: what a browser wants of it, as texts: quarter turns to the right, "turns", and the
+        part: what a browser wants of it: quarter turns to the right, "turns", and the
             pixels of the turned photo from "left" and "top" to "right" and "bottom". Without them
             it is the largest part in the middle.
         tokenizer: it has the size and the channels.
@@ -44,10 +44,10 @@ def shrink(data: bytes, part: Mapping[str, str], tokenizer: Tokenizer) -> dict[s
     """
     photo = image_of_bytes(data, "that you gave", MOST_UPLOAD_PIXELS)
     was = list(photo.size)
-    turn = TURNS[number_in_text(part.get("turns", "0"), "turns", 3)]
+    turn = TURNS[whole_number(part, "turns", 0, 3, default=0)]
     photo = photo if turn is None else photo.transpose(turn)
     if "right" in part:
-        left, top, right, bottom = (number_in_text(part.get(side, ""), side) for side in SIDES)
+        left, top, right, bottom = (whole_number(part, side, 0, MOST_NUMBER) for side in SIDES)
         if not (left < right <= photo.width and top < bottom <= photo.height):
             raise RequestError(f"the part to cut is not inside {photo.width} x {photo.height}")
         photo = photo.crop((left, top, right, bottom))

@@ -1,16 +1,15 @@
 """Reads what a tab wants decoded: the form, the image to edit, and the step to go on from."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from data.edit_region import Box, region_to_make
 from models.cells import check_cells
+from models.decoding import make_plan
 from models.labels import classes_in_turn, label_text, written_labels
-from models.sampling import SamplingConfig
-from models.steps import Midway
+from models.steps import Midway, check_midway
 from page.catalog import OpenModel
 from page.checks import (
     MOST_NUMBER,
@@ -23,7 +22,7 @@ from page.checks import (
     whole_number,
 )
 from page.decoding import Decoding, Region
-from page.form import CommandForm, EditedPart, Recipe, texts_of
+from page.form import CommandForm, EditedPart, Recipe
 from page.originals import read_original
 from utils.size import Size
 
@@ -43,44 +42,46 @@ def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> Decodin
     Raises:
         UserError: naming what is wrong with it.
     """
-    names, tokenizer = opened.model.class_names, opened.model.tokenizer
-    sampling = form.read(entries(values, "sampling"), opened.model.usual)
-    sampling.validate()
-    sampling.validate_for(opened.model.transformer.config)
+    model, names = opened.model, opened.model.class_names
+    config, tokenizer = model.transformer.config, model.tokenizer
+    sampling = form.read(entries(values, "sampling"), model.usual)
+    sampling.validate_for(config)
     # How many images, and which.
     bytes_of_image = math.prod(tokenizer.image_size) * tokenizer.channels
     most = max(1, min(MOST_IMAGES, form.block_size, MOST_BYTES // bytes_of_image))
     count = whole_number(values, "count", 1, most)
-    seed = whole_number(values, "seed", 0, MOST_SEED)
     first_image = whole_number(values, "first_image", 0, MOST_NUMBER, default=0)
-    num_labels = opened.model.transformer.config.num_labels
-    given = numbers(values, "labels", num_labels - 1, max(num_labels, MOST_IMAGES))
+    given = numbers(values, "labels", config.num_labels - 1, max(config.num_labels, MOST_IMAGES))
     in_turn = given or classes_in_turn(len(names), first_image)
     labels = [in_turn[i % len(in_turn)] for i in range(count)]
-    recipe = Recipe(
-        model=opened.path,
-        labels=written_labels(labels, names, first_image),
-        count=count,
-        seed=seed,
-        first_image=first_image,
-        block_size=count,
-        sampling=sampling,
-        usual=opened.model.usual,
-    )
+    written = written_labels(labels, names, first_image)
     # What is kept of an image, or of an earlier decoding.
-    region = None
+    region = edited = midway = None
     if "edit" in values:
         region, edited = _read_region(entries(values, "edit"), opened)
         # Without labels an edited image keeps its own class.
-        named = [label_text(label, names) for label in in_turn]
-        recipe = replace(recipe, edited=edited, labels=named)
-    midway = None
+        written = [label_text(label, names) for label in in_turn]
     if "midway" in values:
-        midway = _read_midway(entries(values, "midway"), opened, sampling)
-        recipe = replace(recipe, start=START)
+        midway = _read_midway(entries(values, "midway"), opened)
+    num_hidden = int(region.known.hidden.sum()) if region else config.seq_len
+    plan = make_plan([num_hidden], sampling)
+    if midway:
+        check_midway(midway, plan)
+    recipe = Recipe(
+        model=opened.path,
+        labels=written,
+        count=count,
+        seed=whole_number(values, "seed", 0, MOST_SEED),
+        first_image=first_image,
+        block_size=count,
+        sampling=sampling,
+        usual=model.usual,
+        edited=edited,
+        start=START if midway else None,
+    )
     is_sampled = region is None and midway is None
-    texts = texts_of(form.text(recipe), opened.model.fingerprint) if is_sampled else {}
-    return Decoding(opened, labels, recipe, region, midway, form.write(recipe), texts)
+    texts = form.texts(recipe, model.fingerprint) if is_sampled else {}
+    return Decoding(opened, labels, recipe, plan, region, midway, form.write(recipe), texts)
 
 
 def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:
@@ -91,12 +92,10 @@ def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:
     cell = (size[0] // grid[0], size[1] // grid[1])
     image, name = read_original(values, opened)
     # What is regenerated: the free margin of a shifted image, and the cells that are marked.
-    margins = {}
-    directions = (("right", ("left", "right")), ("down", ("top", "bottom")))
-    for (axis, sides), count, pixels in zip(directions, grid[::-1], cell[::-1], strict=True):
-        shift = whole_number(values, axis, 1 - count, count - 1, default=0)
-        if shift:
-            margins[sides[shift < 0]] = abs(shift) * pixels
+    right = cell[1] * whole_number(values, "right", 1 - grid[1], grid[1] - 1, default=0)
+    down = cell[0] * whole_number(values, "down", 1 - grid[0], grid[0] - 1, default=0)
+    free = {"left": right, "right": -right, "top": down, "bottom": -down}
+    margins = {side: pixels for side, pixels in free.items() if pixels > 0}
     cells = np.zeros(grid, bool)
     cells.flat[numbers(values, "cells", cells.size - 1, cells.size)] = True
     if not margins and not cells.any():
@@ -111,14 +110,14 @@ def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:
         raise RequestError("put_back must be true or false")
     known, mask = model.known_tokens(image, mask, grow)
     part = EditedPart(name, boxes, margins, grow, put_back)
-    return Region(image, mask, known, put_back), part
+    return Region(image, mask, known), part
 
 
-def _read_midway(values: Json, opened: OpenModel, sampling: SamplingConfig) -> Midway:
+def _read_midway(values: Json, opened: OpenModel) -> Midway:
     """Read the step of an earlier decoding; errors as in `read_decoding`."""
     tokens = read_tokens(values, opened)
     hidden = array(values, "hidden", "u1", tokens.shape) != 0
-    steps = whole_number(values, "steps", 0, sampling.num_steps - 1)
+    steps = whole_number(values, "steps", 0, MOST_NUMBER)
     return Midway(steps, torch.from_numpy(tokens), torch.from_numpy(hidden))
 
 

@@ -10,7 +10,8 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -108,13 +109,10 @@ class RunReader:
         """
         run = self._run(run_id)
         path = run.metrics(_stage(stage))
-        try:
-            with open_inside(run.path, path) as file:
-                tail = self._tail(path, os.fstat(file.fileno()))
-                with tail.lock:
-                    tail.read_on(file)
-        except OSError as error:
-            raise RequestError(f"this run has no numbers of {stage}", 404) from error
+        with _there(f"numbers of {stage}"), open_inside(run.path, path) as file:
+            tail = self._tail(path, os.fstat(file.fileno()))
+            with tail.lock:
+                tail.read_on(file)
         start = known if version == tail.version else 0
         return {"version": tail.version, "start": start, "rows": tail.rows[start:]}
 
@@ -224,12 +222,10 @@ def _sweep_folder(run: RunFiles) -> Path:
 def _sweep_rows(run: RunFiles) -> list[dict[str, str]]:
     """Read the table of a run's sweep; errors as in `RunReader.sweep`."""
     file = _sweep_folder(run) / "sweep.csv"
-    try:
+    with _there("sweep"):
         rows = rows_of(file, read_inside(run.path, file, MOST_TABLE))
-    except OSError:
-        rows = []
-    if not rows:
-        raise RequestError("this run has no sweep", 404)
+        if not rows:
+            raise FileNotFoundError
     return rows
 
 
@@ -278,7 +274,14 @@ def _picture(run: RunFiles, path: Path) -> bytes:
     Raises:
         RequestError: if it is not there.
     """
-    try:
+    with _there("such picture"):
         return read_inside(run.path, path, MOST_PICTURE)
+
+
+@contextmanager
+def _there(what: str) -> Iterator[None]:
+    """Say of an OSError of the block that the run has no such thing."""
+    try:
+        yield
     except OSError as error:
-        raise RequestError("this run has no such picture", 404) from error
+        raise RequestError(f"this run has no {what}", 404) from error

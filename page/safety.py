@@ -42,10 +42,8 @@ COOKIE_DAYS = 7
 
 def is_loopback(host: str) -> bool:
     """Whether a server on this host can be reached only from this machine."""
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
@@ -71,21 +69,32 @@ class Guard:
         """Answer a request, or refuse it in one line; what fails is logged."""
         if scope["type"] != "http":
             return
+        headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in scope["headers"]}
         try:
-            await self._answer_request(scope, receive, send)
+            if instead := self._instead(scope, headers):
+                await _answer(send, *instead)
+            else:
+                await self._app(scope, receive, _with_headers(send))
         except Exception:  # one request must not end the server
             log.exception("a request failed")
 
-    async def _answer_request(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer a request, or refuse it in one line."""
-        headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in scope["headers"]}
-        refusal = self._refusal(scope["method"], scope["path"], headers)
-        if refusal:
-            await _answer(send, 403, refusal)
-        elif self._token is None:
-            await self._app(scope, receive, _with_headers(send))
-        else:
-            await self._with_token(self._token, scope, headers, receive, send)
+    def _instead(
+        self, scope: Message, headers: dict[str, str]
+    ) -> tuple[int, str, dict[str, str]] | None:
+        """Return status, text and headers of what the application does not answer itself."""
+        if refusal := self._refusal(scope["method"], scope["path"], headers):
+            return 403, refusal, {}
+        if self._token is None:
+            return None
+        name = f"maskgit_{scope['server'][1]}"  # cookies are shared by all ports
+        shown = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        if scope["path"] == "/" and _is_equal(shown, self._token):
+            cookie = f"{name}={self._token}; Path=/; HttpOnly; SameSite=Strict"
+            cookie += f"; Max-Age={COOKIE_DAYS * 24 * 3600}"
+            return 303, "", {"Location": "/", "Set-Cookie": cookie}
+        if _is_equal(_cookie(headers.get("cookie", ""), name), self._token):
+            return None
+        return 401, "open the address with the token that the server printed", {}
 
     def _refusal(self, method: str, path: str, headers: dict[str, str]) -> str | None:
         """Say why a request is refused; None if it is not."""
@@ -105,30 +114,12 @@ class Guard:
         """Whether a Host names this machine; the port may be that of a tunnel."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
-        if name in self._names:
-            return True
-        try:
+            if name in self._names:
+                return True
             ipaddress.ip_address(name)
         except ValueError:
             return False
         return self._takes_addresses  # an address cannot be made to mean another machine
-
-    async def _with_token(
-        self, token: str, scope: Message, headers: dict[str, str], receive: Receive, send: Send
-    ) -> None:
-        """Answer a request that shows the token, or refuse it."""
-        name = f"maskgit_{scope['server'][1]}"  # cookies are shared by all ports
-        shown = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        if scope["path"] == "/" and _is_equal(shown, token):
-            cookie = f"{name}={token}; Path=/; HttpOnly; SameSite=Strict"
-            cookie += f"; Max-Age={COOKIE_DAYS * 24 * 3600}"
-            await _answer(send, 303, "", {"Location": "/", "Set-Cookie": cookie})
-        elif _is_equal(_cookie(headers.get("cookie", ""), name), token):
-            await self._app(scope, receive, _with_headers(send))
-        else:
-            await _answer(send, 401, "open the address with the token that the server printed")
 
 
 def new_token() -> str:
@@ -163,9 +154,9 @@ def _with_headers(send: Send) -> Send:
     return send_more
 
 
-async def _answer(send: Send, status: int, text: str, more: dict[str, str] | None = None) -> None:
+async def _answer(send: Send, status: int, text: str, more: dict[str, str]) -> None:
     """Send a short answer."""
-    headers = {"Content-Type": "text/plain; charset=utf-8", "Connection": "close", **(more or {})}
+    headers = {"Content-Type": "text/plain; charset=utf-8", "Connection": "close", **more}
     pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     with_headers = _with_headers(send)
     await with_headers({"type": "http.response.start", "status": status, "headers": pairs})

@@ -1,15 +1,16 @@
 """The server: what each address answers, and how it runs beside the thread that owns the networks.
 
-An answer is JSON, a picture, a file of the page, or a stream of server-sent events. What goes wrong
-is one line under "message". Needs starlette.
+What a request asks for is one mapping: the JSON object in its body, its query, and the names in its
+address. An answer is JSON, a picture, a file of the page, or a stream of server-sent events. What
+goes wrong is one line under "message". Needs starlette.
 """
 
 import asyncio
 import json
 import socket
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +23,24 @@ from starlette.routing import Route
 from page.catalog import Catalog, OpenModel, names_of
 from page.checks import (
     MOST_JSON,
+    MOST_NUMBER,
     MOST_UPLOAD,
     Json,
     RequestError,
-    number_in_text,
     parse_json,
     text,
     whole_number,
 )
 from page.connections import running
-from page.decoding import Decoding
 from page.form import CommandForm
 from page.nearest import show_nearest
 from page.originals import show_tokens, show_validation, shrink
 from page.reading import MOST_IMAGES, read_decoding, read_tokens
-from page.refill import refill
 from page.runs import RunReader
 from page.safety import Guard
-from page.worker import Job, Stream, Worker, compressed, message_of
+from page.worker import Worker, compressed, message_of, stream
 from utils.errors import UserError
+from utils.plain import NOTHING
 from utils.version import VERSION
 
 STATIC = Path(__file__).parent / "static"
@@ -51,8 +51,6 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 MOST_READ = 64 << 20  # bytes of a body that are read, though not kept
-
-Answer = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -87,82 +85,73 @@ def serve(
 
 def application(page: Page, worker: Worker) -> Starlette:
     """Make the application: a route per address."""
-    answers, runs = _Answers(page, worker), page.runs
-    shown = {
-        "/api/page": answers.page,
-        "/api/models": answers.models,
-        "/api/models/{model}": answers.model,
-        "/api/models/{model}/validation/{index}": answers.validation,
-        "/api/runs": _reads(runs.described),
-        "/api/runs/{run}/rows/{stage}": answers.rows,
-        "/api/runs/{run}/settings/{stage}": _reads(runs.settings),
-        "/api/runs/{run}/preview/{stage}/{step}": _reads(runs.preview),
-        "/api/runs/{run}/reconstructions": _reads(runs.reconstructions),
-        "/api/runs/{run}/sweep": _reads(runs.sweep),
-        "/api/runs/{run}/sweep/{row}": _reads(runs.strip),
+    answers = _Answers(page, worker)
+    replies: dict[str, Reply] = {
+        "GET /api/page": partial(answers.read, lambda _: _described(page)),
+        "GET /api/models": partial(answers.read, lambda _: _models(page.catalog)),
+        **{f"GET {path}": partial(answers.read, partial(a, page.runs)) for path, a in RUNS.items()},
+        **{address: partial(answers.compute, answer) for address, answer in COMPUTED.items()},
+        "POST /api/models/{model}/upload": answers.upload,
+        "POST /api/refill/{model}": answers.refill,
+        "POST /api/decode": answers.decode,
     }
-    asked = {
-        "/api/models/{model}/upload": answers.upload,
-        "/api/decode": answers.decode,
-        "/api/cell": answers.cell,
-        "/api/tokens": answers.tokens,
-        "/api/nearest": answers.nearest,
-        "/api/refill/{model}": answers.refill,
-    }
-    routes = [Route("/", _file("index.html"))]
-    routes += [Route(f"/{path.name}", _file(path.name)) for path in sorted(STATIC.iterdir())]
-    for method, named in (("GET", shown), ("POST", asked)):
-        routes += [Route(p, _with_errors(page, a), methods=[method]) for p, a in named.items()]
+    files = {"/": "index.html", **{f"/{path.name}": path.name for path in STATIC.iterdir()}}
+    routes = [Route(path, _file(STATIC / name)) for path, name in files.items()]
+    for address, reply in replies.items():
+        method, path = address.split()
+        routes.append(Route(path, _with_errors(page.form, reply), methods=[method]))
     return Starlette(routes=routes)
 
 
-def _file(name: str) -> Answer:
-    """Answer with a file of the page."""
-    path = STATIC / name
-
-    async def answer(request: Request) -> Response:
-        return Response(path.read_bytes(), media_type=TYPES[path.suffix])
-
-    return answer
-
-
-def _with_errors(page: Page, answer: Answer) -> Answer:
-    """Turn what `answer` raises into one line."""
-
-    async def answer_or_error(request: Request) -> Response:
-        try:
-            return await answer(request)
-        except ClientDisconnect:
-            return Response(status_code=400)
-        except Exception as error:  # one request must not end the server
-            status = error.status if isinstance(error, RequestError) else 400
-            status = status if isinstance(error, UserError) else 500
-            message = page.form.with_flags(message_of(error))
-            return _Json({"message": message}, status, {"Connection": "close"})
-
-    return answer_or_error
+def _described(page: Page) -> dict[str, Any]:
+    """Describe models and settings."""
+    form = page.form
+    return {
+        "version": VERSION,
+        "models": _models(page.catalog),
+        "sampling": form.sampling,
+        "series": form.series,
+        "editing": form.editing,
+        "most_images": min(MOST_IMAGES, form.block_size),
+        "most_upload": MOST_UPLOAD,
+    }
 
 
-def _reads(read: Callable[..., Any]) -> Answer:
-    """Answer with the picture or the data that `read` returns for the places in the address."""
-
-    async def answer(request: Request) -> Response:
-        names = request.path_params
-        place = [_number(request, n) if n in ("step", "row") else names[n] for n in names]
-        found = await run_in_threadpool(read, *place)
-        return Response(found, media_type="image/png") if type(found) is bytes else _Json(found)
-
-    return answer
+def _models(catalog: Catalog) -> list[dict[str, str]]:
+    """List the models."""
+    return [{**names_of(file.path), "version": file.version} for file in catalog.files()]
 
 
-class _Json(Response):
-    """An answer in JSON; what is not valid Unicode (a folder's name may not be) is escaped."""
+def _number(ask: Json, name: str) -> int:
+    """Take a whole number out of a request; 0 if it is missing."""
+    return whole_number(ask, name, 0, MOST_NUMBER, default=0)
 
-    media_type = "application/json"
 
-    def render(self, content: Any) -> bytes:
-        """Write plain data."""
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+# What is read of runs. An answer is plain data for JSON, or the bytes of a PNG.
+RUNS: dict[str, Callable[[RunReader, Json], Any]] = {
+    "/api/runs": lambda runs, _: runs.described(),
+    "/api/runs/{run}/rows/{stage}": lambda runs, ask: runs.rows(
+        ask["run"], ask["stage"], _number(ask, "version"), _number(ask, "known")
+    ),
+    "/api/runs/{run}/settings/{stage}": lambda runs, ask: runs.settings(ask["run"], ask["stage"]),
+    "/api/runs/{run}/preview/{stage}/{step}": lambda runs, ask: runs.preview(
+        ask["run"], ask["stage"], _number(ask, "step")
+    ),
+    "/api/runs/{run}/reconstructions": lambda runs, ask: runs.reconstructions(ask["run"]),
+    "/api/runs/{run}/sweep": lambda runs, ask: runs.sweep(ask["run"]),
+    "/api/runs/{run}/sweep/{row}": lambda runs, ask: runs.strip(ask["run"], _number(ask, "row")),
+}
+# What the thread that owns the networks answers, with the model that is asked for.
+COMPUTED: dict[str, Callable[[CommandForm, Json, OpenModel], Any]] = {
+    "GET /api/models/{model}": lambda form, _, opened: opened.describe(form),
+    "GET /api/models/{model}/validation/{index}": lambda _, ask, opened: show_validation(
+        opened, _number(ask, "index")
+    ),
+    "POST /api/cell": lambda form, ask, opened: read_decoding(ask, opened, form).choice(ask),
+    "POST /api/tokens": lambda _, ask, opened: show_tokens(ask, opened),
+    "POST /api/nearest": lambda _, ask, opened: show_nearest(opened, read_tokens(ask, opened)),
+}
+Reply = Callable[[Request], Awaitable[Any]]
 
 
 class _Answers:
@@ -172,125 +161,99 @@ class _Answers:
         self._page, self._worker = page, worker
         self._uploading = asyncio.Semaphore(1)  # a decoded upload may be large
 
-    async def page(self, request: Request) -> Response:
-        """Describe models and settings."""
-        form = self._page.form
-        return _Json(
-            {
-                "version": VERSION,
-                "models": await self._models(),
-                "sampling": [asdict(field) for field in form.sampling],
-                "series": {name: asdict(field) for name, field in form.series.items()},
-                "editing": {name: asdict(field) for name, field in form.editing.items()},
-                "most_images": min(MOST_IMAGES, form.block_size),
-                "most_upload": MOST_UPLOAD,
-            }
-        )
+    async def read(self, answer: Callable[[Json], Any], request: Request) -> Any:
+        """Let a thread of the server answer."""
+        return await run_in_threadpool(answer, await _asked(request))
 
-    async def models(self, request: Request) -> Response:
-        """List the models."""
-        return _Json(await self._models())
+    async def compute(
+        self, answer: Callable[[CommandForm, Json, OpenModel], Any], request: Request
+    ) -> Any:
+        """Let the thread that owns the networks answer."""
+        return await self._opened(answer, await _asked(request))
 
-    async def _models(self) -> list[dict[str, str]]:
-        files = await run_in_threadpool(self._page.catalog.files)
-        return [{**names_of(file.path), "version": file.version} for file in files]
-
-    async def model(self, request: Request) -> Response:
-        """Open and describe a model."""
-        model = request.path_params["model"]
-        open_model, form = self._page.catalog.open, self._page.form
-        return _Json(await self._on_worker(lambda: open_model(model).describe(form)))
-
-    async def validation(self, request: Request) -> Response:
-        """Show an image of the validation split."""
-        index = _number(request, "index")
-        return _Json(await self._on_worker(lambda: show_validation(self._open(request), index)))
-
-    async def upload(self, request: Request) -> Response:
+    async def upload(self, request: Request) -> Any:
         """Bring an image file, or the part of it that is wanted, to the model's size."""
-        tokenizer = (await self._on_worker(lambda: self._open(request))).model.tokenizer
+        ask = {**request.query_params, **request.path_params}
+        tokenizer = await self._opened(lambda _, __, opened: opened.model.tokenizer, ask)
         data = await _body(request, MOST_UPLOAD)
         async with self._uploading:
-            return _Json(await run_in_threadpool(shrink, data, request.query_params, tokenizer))
+            return await run_in_threadpool(shrink, data, ask, tokenizer)
+
+    async def refill(self, request: Request) -> Any:
+        """Say what the form must hold to make a picture again."""
+        data, chosen = await _body(request, MOST_UPLOAD), request.path_params["model"]
+        form, catalog = self._page.form, self._page.catalog
+        return await self._called(lambda: form.refill(data, chosen, catalog))
 
     async def decode(self, request: Request) -> Response:
         """Decode images, and send every step as an event."""
-        values = await _json(request)
-        tab = text(values, "tab")
-        decoding = await self._on_worker(lambda: self._decoding(values))
-        stream = Stream(self._worker, self._page.form.with_flags)
-        job = Job(tab, decoding.events, stream.send_soon)
-        self._worker.submit(job)
-        events, headers = stream.read(job), {"X-Accel-Buffering": "no"}
+        ask = await _asked(request)
+        tab = text(ask, "tab")
+        decoding = await self._opened(
+            lambda form, ask, opened: read_decoding(ask, opened, form), ask
+        )
+        events = stream(self._worker, tab, decoding.events(), self._page.form.with_flags)
+        headers = {"X-Accel-Buffering": "no"}
         if "gzip" in request.headers.get("accept-encoding", ""):
             events, headers = compressed(events), {**headers, "Content-Encoding": "gzip"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
-    async def cell(self, request: Request) -> Response:
-        """Tell how a step of a decoding decides about a cell."""
-        values = await _json(request)
+    async def _opened(
+        self, answer: Callable[[CommandForm, Json, OpenModel], Any], ask: Json
+    ) -> Any:
+        """Answer with the model that is asked for."""
+        form, catalog = self._page.form, self._page.catalog
+        model, version = ask.get("model", ""), ask.get("version", "")
+        return await self._called(lambda: answer(form, ask, catalog.open(model, version)))
 
-        def choice() -> dict[str, Any]:
-            decoding = self._decoding(values)
-            cells = decoding.opened.model.transformer.config.seq_len
-            return decoding.choice(whole_number(values, "cell", 0, cells - 1))
-
-        return _Json(await self._on_worker(choice))
-
-    async def tokens(self, request: Request) -> Response:
-        """Show an image to edit as the tokenizer sees it."""
-        values = await _json(request)
-        return _Json(await self._on_worker(lambda: show_tokens(values, self._opened(values))))
-
-    async def nearest(self, request: Request) -> Response:
-        """Show the training images nearest to an image."""
-        values = await _json(request)
-
-        def show() -> dict[str, Any]:
-            opened = self._opened(values)
-            return show_nearest(opened, read_tokens(values, opened))
-
-        return _Json(await self._on_worker(show))
-
-    async def refill(self, request: Request) -> Response:
-        """Say what the form must hold to make a picture again."""
-        chosen, page = request.path_params["model"], self._page
-        data = await _body(request, MOST_UPLOAD)
-        return _Json(await self._on_worker(lambda: refill(data, chosen, page.catalog, page.form)))
-
-    def _decoding(self, values: Json) -> Decoding:
-        """Read what a tab wants decoded."""
-        return read_decoding(values, self._opened(values), self._page.form)
-
-    def _opened(self, values: Json) -> OpenModel:
-        """Open the model that a tab names."""
-        version = text(values, "version") if "version" in values else ""
-        return self._page.catalog.open(text(values, "model"), version)
-
-    async def rows(self, request: Request) -> Response:
-        """Send the numbers of a training that the tab does not have yet."""
-        run, stage = request.path_params["run"], request.path_params["stage"]
-        query = request.query_params
-        version, known = (number_in_text(query.get(n, "0"), n) for n in ("version", "known"))
-        rows = await run_in_threadpool(self._page.runs.rows, run, stage, version, known)
-        return _Json(rows)
-
-    def _open(self, request: Request) -> OpenModel:
-        """Open the model in an address."""
-        version = request.query_params.get("version", "")
-        return self._page.catalog.open(request.path_params["model"], version)
-
-    async def _on_worker(self, function: Callable[[], Any]) -> Any:
+    async def _called(self, function: Callable[[], Any]) -> Any:
         """Let the thread that owns the networks call a function."""
-        future: Future[Any] = self._worker.call(function)
-        return await asyncio.wrap_future(future)
+        return await asyncio.wrap_future(self._worker.call(function))
 
 
-async def _json(request: Request) -> Json:
-    """Read the JSON object that a request sends; errors as in `parse_json`."""
-    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-        raise RequestError("the request must be application/json", 415)
-    return parse_json(await _body(request, MOST_JSON))
+def _file(path: Path) -> Reply:
+    """Answer with a file of the page."""
+
+    async def reply(request: Request) -> Response:
+        return Response(path.read_bytes(), media_type=TYPES[path.suffix])
+
+    return reply
+
+
+def _with_errors(form: CommandForm, reply: Reply) -> Reply:
+    """Write what `reply` returns; turn what it raises into one line."""
+
+    async def reply_or_error(request: Request) -> Response:
+        try:
+            return _response(await reply(request))
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Exception as error:  # one request must not end the server
+            status = getattr(error, "status", 400) if isinstance(error, UserError) else 500
+            message = form.with_flags(message_of(error))
+            return _response({"message": message}, status, {"Connection": "close"})
+
+    return reply_or_error
+
+
+def _response(found: Any, status: int = 200, headers: Mapping[str, str] = NOTHING) -> Response:
+    """Send a PNG, or plain data as JSON; what is not valid Unicode is escaped."""
+    if isinstance(found, Response):
+        return found
+    if isinstance(found, bytes):
+        return Response(found, media_type="image/png")
+    content = json.dumps(found, allow_nan=False, separators=(",", ":"))
+    return Response(content, status, headers, "application/json")
+
+
+async def _asked(request: Request) -> Json:
+    """Read what a request asks for; errors as in `parse_json`."""
+    body: Json = {}
+    if request.method == "POST":
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            raise RequestError("the request must be application/json", 415)
+        body = parse_json(await _body(request, MOST_JSON))
+    return {**body, **request.query_params, **request.path_params}
 
 
 async def _body(request: Request, most: int) -> bytes:
@@ -317,8 +280,3 @@ async def _body(request: Request, most: int) -> bytes:
     if size > most:
         raise refusal
     return b"".join(parts)
-
-
-def _number(request: Request, name: str) -> int:
-    """Take a whole number out of the path of an address; errors as in `number_in_text`."""
-    return number_in_text(request.path_params[name], name)

@@ -3,7 +3,7 @@
 Work is an iterator of events. `Worker.run` takes the next event of one Job after another. The
 newest few Jobs share the time equally, so a new request soon shows something, however many wait. A
 Job pauses while its reader is behind, and then it is not one of those few. A newer Job of a tab
-ends the older one at its next step. The events of a Job reach its browser through a Stream.
+ends the older one at its next step.
 """
 
 import asyncio
@@ -42,19 +42,18 @@ class Job:
     """
 
     def __init__(
-        self, tab: str, begin: Callable[[], Iterator[Event]], send: Callable[[Event | None], None]
+        self, tab: str, events: Iterator[Event], send: Callable[[Event | None], None]
     ) -> None:
         """Describe the work.
 
         Args:
             tab: the tab.
-            begin: returns the events; called by the thread that owns the networks.
+            events: what the thread that owns the networks makes, one at a time.
             send: takes each event, and None after the last one; called by that thread.
         """
         self.tab = tab
         self.served = 0.0
-        self._begin, self._send = begin, send
-        self._events: Iterator[Event] | None = None
+        self._events, self._send = events, send
         self._num_sent = 0  # only the thread that owns the networks changes it
         self._num_read = 0  # only the reader's thread changes it
         self._ended: str | None = None
@@ -78,32 +77,21 @@ class Job:
     def step(self) -> bool:
         """Send the next event; returns whether there may be more."""
         began = time.monotonic()
-        is_going_on = self._step()
-        self.served += time.monotonic() - began
-        return is_going_on
-
-    def _step(self) -> bool:
+        event: Event | None
         if self._ended is not None:
-            self._put({"event": "ended", "reason": self._ended})
-            return self._close()
-        try:
-            self._events = self._events or self._begin()
-            event = next(self._events, None)
-        except Exception as error:  # one request must not end the server
-            self._put({"event": "failed", "message": message_of(error)})
-            return self._close()
-        if event is None:
-            return self._close()
-        self._put(event)
-        return True
-
-    def _put(self, event: Event) -> None:
-        self._num_sent += 1
-        self._send(event)
-
-    def _close(self) -> bool:
-        """End the work, and let the reader know that nothing follows."""
-        self._events = None
+            event = {"event": "ended", "reason": self._ended}
+        else:
+            try:
+                event = next(self._events, None)
+            except Exception as error:  # one request must not end the server
+                event = {"event": "failed", "message": message_of(error)}
+        self.served += time.monotonic() - began
+        if event is not None:
+            self._num_sent += 1
+            self._send(event)
+        if event is not None and event["event"] not in ("ended", "failed"):
+            return True
+        self._events = iter(())  # what it holds is not needed while the rest is read
         self._send(None)
         return False
 
@@ -190,7 +178,16 @@ class Worker:
         while self._calls:
             with self._lock:
                 function, future = self._calls.pop(0)
-            _answer(function, future)
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(function())
+            except Exception as error:  # the caller reports it
+                future.set_exception(error)
+            except BaseException:  # Ctrl-C, perhaps after the result was set
+                if not future.done():
+                    future.set_exception(CLOSED)
+                raise
 
     def _next_job(self) -> Job | None:
         """Choose the Job that takes a step: of the newest few, the one that was served least.
@@ -213,35 +210,37 @@ class Worker:
             raise CLOSED
 
 
-class Stream:
-    """The events of a Job on their way from its thread to the server's."""
+def stream(
+    worker: Worker, tab: str, events: Iterator[Event], with_flags: Callable[[str], str]
+) -> AsyncGenerator[bytes, None]:
+    """Begin a Job; returns its events as server-sent ones, and ends it when their reader leaves.
 
-    def __init__(self, worker: Worker, with_flags: Callable[[str], str]) -> None:
-        self._worker, self._with_flags = worker, with_flags
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+    Raises:
+        RequestError: if the thread has ended.
+    """
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Queue[Event | None] = asyncio.Queue()
 
-    def send_soon(self, event: Event | None) -> None:
-        """Hand over an event; called by the thread that owns the networks."""
+    def send_soon(event: Event | None) -> None:
+        with suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(waiting.put_nowait, event)
+
+    async def read() -> AsyncGenerator[bytes, None]:
         try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-        except RuntimeError:  # the server has ended
-            return
-
-    async def read(self, job: Job) -> AsyncGenerator[bytes, None]:
-        """Yield the events of a Job as server-sent events; it ends when its reader leaves."""
-        try:
-            while (event := await self._events.get()) is not None:
-                name = event["event"]
-                if name == "failed":
-                    event = {**event, "message": self._with_flags(event["message"])}
-                yield f"event: {name}\ndata: {json.dumps(event)}\n\n".encode()
+            while (event := await waiting.get()) is not None:
+                if event["event"] == "failed":
+                    event = {**event, "message": with_flags(event["message"])}
+                yield f"event: {event['event']}\ndata: {json.dumps(event)}\n\n".encode()
                 yield b""  # goes on when the event has left
                 job.was_read()
-                self._worker.wake()
+                worker.wake()
         finally:
             job.end()
-            self._worker.wake()
+            worker.wake()
+
+    job = Job(tab, events, send_soon)
+    worker.submit(job)
+    return read()
 
 
 async def compressed(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -261,17 +260,3 @@ def message_of(error: Exception) -> str:
         return "out of memory: make fewer images at once"
     log.error("a request failed", exc_info=error)
     return f"the server failed: {type(error).__name__}: {one_line(error, 200)}"
-
-
-def _answer(function: Callable[[], Any], future: Future[Any]) -> None:
-    """Call a function and hand over what it returns or raises."""
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(function())
-    except Exception as error:  # the caller reports it
-        future.set_exception(error)
-    except BaseException:  # Ctrl-C, perhaps after the result was set
-        if not future.done():
-            future.set_exception(CLOSED)
-        raise

@@ -3,11 +3,15 @@
 import { element, emit, id, keep, on, store } from "./store.js";
 import { why } from "./terms.js";
 
+// The page's own names for some options.
+const TITLES = {
+  count: "Images", seed: "Seed", first_image: "First image", grow: "Grow by cells", keep_decoded: "Keep decoded pixels",
+};
 let made = 0;
 
-/** Make a field for a value in `values`; `title` replaces the option's name. */
-function field(description, values, title) {
-  const label = element("label", {}, title ?? description.title);
+/** Make a field for a value in `values`. */
+function field(description, values) {
+  const label = element("label", {}, TITLES[description.name] ?? description.title);
   const input = control(description);
   input.id = label.htmlFor = `field-${++made}`;
   input.name = description.name;
@@ -72,20 +76,10 @@ function withDefaults(values, descriptions) {
 /** Fill all forms, once the server has described the settings. */
 export function makeForms() {
   const { sampling, series, editing, most_images: most } = store.page;
-  // In the page's own names.
-  const named = (fields) => Object.entries(fields).map(([name, value]) => ({ ...value, name }));
-  const ofSeries = named(series).map((one) => (one.name === "count" ? { ...one, high: most } : one));
-  withDefaults(store.sampling, sampling);
-  withDefaults(store.series, ofSeries);
-  withDefaults(store.editing, named(editing));
-  store.series.count = Math.min(store.series.count, most);
-  const titles = { seed: "Seed", first_image: "First image", count: "Images" };
-  const place = id("series");
-  place.append(...["count", "seed", "first_image"].map((name) =>
-    field(ofSeries.find((one) => one.name === name), store.series, titles[name])));
-  const editingTitles = { grow: "Grow by cells", keep_decoded: "Keep decoded pixels" };
-  id("editing").append(
-    ...named(editing).map((one) => field(one, store.editing, editingTitles[one.name])));
+  for (const part of ["sampling", "series", "editing"]) withDefaults(store[part], store.page[part]);
+  store.series.count = Math.min(store.series.count, series[0].high = most);
+  id("series").append(...series.map((one) => field(one, store.series)));
+  id("editing").append(...editing.map((one) => field(one, store.editing)));
   const settings = id("settings").content;
   for (const place of document.querySelectorAll(".settings")) place.replaceWith(settings.cloneNode(true));
   for (const place of document.querySelectorAll(".sampling")) {

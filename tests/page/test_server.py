@@ -27,12 +27,13 @@ from PIL.PngImagePlugin import PngInfo
 from commands import page as module
 from commands.options import OPTIONS
 from commands.parser import parse
+from commands.recipe import COMMAND, MODEL
 from commands.resolve import idle_options
 from MaskGIT import main
 from models.sampling import SamplingConfig
 from page import connections
 from page.connections import MOST_CONNECTIONS
-from page.form import COMMAND, MODEL, Recipe
+from page.form import Recipe
 from page.safety import _cookie
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +129,7 @@ def test_the_command_that_is_shown_makes_the_same_bits(served, tmp_path, monkeyp
     made = [base64.b64decode(file) for file in done["files"]]
     if "file" in more.get("edit", {}):  # the user saves the original under this name
         (tmp_path / "original.png").write_bytes(base64.b64decode(more["edit"]["file"]))
-    python, program, *arguments = shlex.split(start["command"])
+    python, program, *arguments = shlex.split(" ".join(start["command_lines"]))
     assert (python, program) == ("python", "MaskGIT.py")
     monkeypatch.chdir(tmp_path)
     main(arguments)
@@ -259,7 +260,7 @@ def test_the_command_of_a_branch_makes_the_same_bits(served, tmp_path, monkeypat
     start, *_, done = served.events(**{**one, "seed": 9, "count": 3}, midway=branch)
     tokens, hidden = (decoded(steps[4], *of) for of in (("tokens", "<u4"), ("hidden",)))
     known = [None if is_hidden else int(t) for t, is_hidden in zip(tokens, hidden, strict=True)]
-    _, _, *arguments = shlex.split(start["command"])
+    _, _, *arguments = shlex.split(" ".join(start["command_lines"]))
     monkeypatch.chdir(tmp_path)
     file = tmp_path / arguments[arguments.index("--start_tokens") + 1]
     # What does not fit is refused in one line.
@@ -362,8 +363,15 @@ def test_the_nearest_training_images_are_shown(served):
 
 def test_a_branch_that_no_plan_comes_to_is_refused(served):
     _, *steps, _ = served.events(labels=[3], count=1)
-    *_, failed = served.events(midway=midway(steps[3], 2))
-    assert failed["message"] == "52 tokens are hidden after 2 steps; the plan leaves 58"
+    for number, sampling, message in (
+        (2, {}, "52 tokens are hidden after 2 steps, but 58 with these settings"),
+        (3, {"step": 2}, "the decoding has 2 steps, so none after 3"),
+        (3, {"step": 4}, "52 tokens are hidden after 3 steps, but"),
+        (3, {"sched_mode": "linear"}, "52 tokens are hidden after 3 steps, but"),
+    ):
+        refusal = served.refusal(midway=midway(steps[3], number), sampling=sampling)
+        assert refusal.startswith(message)
+        assert refusal.endswith("goes on with the --step and --sched_mode that it began with")
     tokens = {**midway(steps[3], 3), "tokens": in_base64([CODES] * GRID**2, "<u4")}
     assert "tokens must be 0 to 15" in served.refusal(midway=tokens)
 
@@ -575,8 +583,8 @@ def test_an_upload_without_a_length_is_cut_off(served):
 @pytest.mark.parametrize(
     "path",
     [
-        "api/models/x/validation/" + "9" * 5000,
-        "api/models/x/validation/one",
+        "api/models/{}/validation/" + "9" * 5000,
+        "api/models/{}/validation/one",
         "api/runs/x/preview/maskgit/" + "9" * 5000,
         "api/runs/x/sweep/-1",
         "api/runs/x/rows/maskgit?known=" + "9" * 5000,
@@ -584,7 +592,7 @@ def test_an_upload_without_a_length_is_cut_off(served):
     ],
 )
 def test_a_number_of_an_address_must_be_one(served, path):
-    status, _, body = served.ask(path)
+    status, _, body = served.ask(path.format(served.model))
     assert status == 400
     assert "must be a whole number from 0 to" in json.loads(body)["message"]
 
@@ -766,9 +774,9 @@ def test_the_form_begins_with_the_options_of_the_command_line():
     line = parse(["--page", *options, "--mask_grow=2", "--no_composite"])
     assert not idle_options(line)
     form = module._form(line)
-    assert [field.default for field in form.editing.values()] == [2, True]
-    assert {field.name: field.default for field in form.sampling}["step"] == 5
-    assert form.series["seed"].default == 4
+    assert [field["default"] for field in form.editing] == [2, True]
+    assert {field["name"]: field["default"] for field in form.sampling}["step"] == 5
+    assert {field["name"]: field["default"] for field in form.series}["seed"] == 4
     assert form.labels == ["3"]
     assert form.read({}, SamplingConfig()).num_steps == 5
     recipe = Recipe(
@@ -834,11 +842,11 @@ def test_hostile_names_pass_through_bash():
 
 def test_every_field_of_the_form_is_an_option_with_its_help_and_range():
     form = module._form(parse(["--page"]))
-    for field in (*form.sampling, *form.series.values(), *form.editing.values()):
-        option = OPTIONS[field.title.removeprefix("--").replace("-", "_")]
-        assert field.help == option.help
-        assert field.choices == (option.choices or ())
-        for bound in (field.low, field.high):
+    for field in (*form.sampling, *form.series, *form.editing):
+        option = OPTIONS[field["title"].removeprefix("--").replace("-", "_")]
+        assert field["help"] == option.help
+        assert field.get("choices") == option.choices
+        for bound in (field.get("low"), field.get("high")):
             assert bound is None or option.kind(str(bound)) == bound
 
 
