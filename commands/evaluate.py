@@ -208,7 +208,11 @@ def describe(job: EvaluateJob) -> dict[str, Any]:
     if not isinstance(job, SamplesJob):
         return {}
     model = job.generation.model
-    return {**describe_model(model), "plan": plan_table(job.sampling, model.shape.seq_len)}
+    return {
+        **describe_model(model),
+        "images": len(job.generation.labels),
+        "plan": plan_table(job.sampling, model.shape.seq_len),
+    }
 
 
 def run(job: EvaluateJob) -> None:

@@ -7,12 +7,13 @@ begins. A Job is complete and never changes. Only the results of earlier modes a
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from commands import kinds
 from commands.fitted import with_fitted_defaults
-from commands.flags import configure, options_of, with_flags
+from commands.flags import configure, option_values, options_of, with_flags
+from commands.model_source import ModelSource
 from commands.modes import Mode
 from commands.options import BEST, COMPARING, COMPUTING, OPTIONS, Option
 from commands.parser import CommandLine, log_idle
@@ -78,10 +79,9 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
         with processes.connected(machine.device):
             request = Request(line, machine, continued=continued)
             request = replace(request, line=with_fitted_defaults(request))
-            if line.dry_run:
-                _show_options(request)
             jobs = _resolve_jobs(request, idle)
             if line.dry_run:
+                _show_options(request, jobs)
                 _show_jobs(jobs)
             yield {} if line.dry_run else jobs
 
@@ -113,15 +113,38 @@ def _resolve_jobs(request: Request, idle: set[str]) -> dict[Mode, Any]:
     return {mode: request.jobs[mode.name] for mode in line.modes}
 
 
-def _show_options(request: Request) -> None:
-    """Print for --dry_run the value of every option, and what follows from them."""
-    line, machine = request.line, request.machine
-    for name, value in sorted(vars(line.values).items()):
-        if name != "n_classes" or name in line.given:  # its default, 10, is used nowhere
-            _row(name, f"{value}{'  (given)' if name in line.given else ''}")
+def _show_options(request: Request, jobs: Mapping[Mode, Any]) -> None:
+    """Print for --dry_run the options that act in the modes, and what follows from them.
+
+    A family or a model decides some that the user leaves out: the Jobs have their values.
+    """
+    line, machine, names = request.line, request.machine, {mode.name for mode in jobs}
+    models = (one for one in request.opened.values() if isinstance(one, ModelSource))
+    used: dict[str, list[Any]] = {"dataset": [model.dataset for model in models][:1]}
+    for config in (config for job in jobs.values() for config in _configs_in(job)):
+        for name, value in option_values(config).items():
+            used[name] = [*(one for one in used.get(name, []) if one != value), value]
+    # The shape of a network that is not new is in its file. The modes say how many images.
+    elsewhere = {o.name for o in OPTIONS.values() if o.compared} - used.keys() | {"num_samples"}
+    acting = {o.name for o in OPTIONS.values() if o.modes & names} - elsewhere
+    for name in sorted(acting | line.given):
+        value = ", ".join(map(str, used.get(name) or [getattr(line, name)]))
+        _row(name, f"{getattr(line, name)}  (given)" if name in line.given else value)
     if not line.checkpoint:  # its results go to the folder of its own run
         _row("run folder", request.run().path)
     _row("device, precision", f"{machine.device}, {machine.precision}")
+
+
+def _configs_in(part: Any) -> Iterator[Any]:
+    """Yield the configs in a part of a Job that options fill."""
+    if isinstance(part, list):
+        for one in part:
+            yield from _configs_in(one)
+    elif is_dataclass(part) and options_of(type(part)):
+        yield part
+    elif is_dataclass(part) and not isinstance(part, ModelSource):  # it has settings to choose from
+        for field in fields(part):
+            yield from _configs_in(getattr(part, field.name))
 
 
 def _show_jobs(jobs: Mapping[Mode, Any]) -> None:

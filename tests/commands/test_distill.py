@@ -161,6 +161,29 @@ def test_the_defaults_are_those_of_the_teachers_family(run, modern_teacher, tmp_
     assert {"muon", "auxiliary_muon"} <= state.keys()
 
 
+def test_a_dry_run_prints_what_the_family_of_a_model_decides(
+    run, modern_teacher, tokenizer_file, monkeypatch
+):
+    for mode in ("distill", "train"):
+        monkeypatch.setattr(f"commands.{mode}._cost", lambda job: "nothing")
+
+    def told(options):
+        rows = [line.split(maxsplit=1) for line in run(f"{options} --dry_run").splitlines()]
+        return {row[0]: row[1].strip() for row in rows if len(row) == 2}
+
+    at_once = f"--checkpoint {modern_teacher}"
+    assert told(f"--distill 1 {at_once}")["teacher_cfg_w"] == "2.5"
+    sampled = told(f"--sample {at_once} --r_temp 3")
+    assert [sampled[name] for name in ("cfg_w", "r_temp")] == ["2.5", "3.0  (given)"]
+    assert "depth" not in sampled  # of another network than the file's
+    swept = told(f"--sweep step=4,8 {at_once}")
+    assert [swept[name] for name in ("cfg_w", "step")] == ["2.5", "4, 8"]
+    made = f"--checkpoint_vae {tokenizer_file} --dataset mnist"
+    trained = told(f"--train --transformer modern {made}")
+    assert [trained[name] for name in ("heads", "lr", "cfg_w")] == ["2", "0.008", "2.5"]
+    assert "embed_dim_t" not in trained
+
+
 def test_a_run_that_continues_keeps_its_settings_without_option(
     run, refused, modern_teacher, tmp_path
 ):
