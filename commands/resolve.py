@@ -137,14 +137,15 @@ def _show_options(request: Request, jobs: Mapping[Mode, Any]) -> None:
 
 def _configs_in(part: Any) -> Iterator[Any]:
     """Yield the configs in a part of a Job that options fill."""
-    if isinstance(part, list):
-        for one in part:
-            yield from _configs_in(one)
-    elif is_dataclass(part) and options_of(type(part)):
+    kind: Any = type(part)
+    if is_dataclass(part) and options_of(kind):
         yield part
-    elif is_dataclass(part) and not isinstance(part, ModelSource):  # it has settings to choose from
-        for field in fields(part):
-            yield from _configs_in(getattr(part, field.name))
+        return
+    parts = part if isinstance(part, list) else []
+    if is_dataclass(part) and kind is not ModelSource:  # which has settings to choose from
+        parts = [getattr(part, field.name) for field in fields(part)]
+    for one in parts:
+        yield from _configs_in(one)
 
 
 def _show_jobs(jobs: Mapping[Mode, Any]) -> None:

@@ -280,7 +280,7 @@ def own_model(stored: Any, path: Path, given: Mapping[str, Mapping[str, Any]] = 
         contents = contents_of(stored, path, "maskgit", KINDS)
         try:
             entry = contents["tokenizer"]
-            transformer = _stored_network("transformer", contents, contents["ema"])
+            transformer = _stored_network("transformer", contents, contents["ema"], path)
             config = transformer.config
             names, dataset = contents["class_names"], contents["dataset"]
             if len(names) != config.num_classes or not all(isinstance(n, str) for n in names):
@@ -359,7 +359,7 @@ def tokenizer_of(entry: Any, source: Path | str) -> Tokenizer:
             name: value.float() if value.dtype == torch.float16 else value
             for name, value in entry["weights"].items()
         }
-        tokenizer = Tokenizer(_stored_network("tokenizer", entry, weights))
+        tokenizer = Tokenizer(_stored_network("tokenizer", entry, weights, source))
         if entry.get("fingerprint") != tokenizer.fingerprint:
             raise ValueError(f"its fingerprint is not {tokenizer.fingerprint}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -376,9 +376,18 @@ def _adapted(tokenizer: Tokenizer, path: Path, given: Mapping[str, Any]) -> Toke
     return Tokenizer(_built(type(network), config, network.weights_for(config)))
 
 
-def _stored_network(kind: str, entry: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
-    """Build the network of a kind that an entry of a checkpoint describes; raises any exception."""
-    family = family_named(kind, entry.get("family", FIRST_FAMILIES[kind]))
+def _stored_network(
+    kind: str, entry: Mapping[str, Any], weights: Mapping[str, Tensor], source: Path | str
+) -> Any:
+    """Build the network of a kind that an entry of a checkpoint describes; raises any exception.
+
+    Raises:
+        UserError: if this program does not have its family, as that of a newer version.
+    """
+    try:
+        family = family_named(kind, entry.get("family", FIRST_FAMILIES[kind]))
+    except ValueError as error:
+        raise UserError(f"{source} cannot be opened: {one_line(error)}") from error
     return _built(family.network, from_plain(family.config, entry["config"]), weights)
 
 
