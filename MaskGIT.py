@@ -151,8 +151,8 @@ def train(job: TrainJob) -> None:
 
 def sample(job: SampleJob) -> None:
     """Sample images from a trained model and write them; continue an interrupted sampling."""
-    from commands.sample import log_results, log_sampling_plan, save_steps
-    from data.blocks import BlockFolder, publish_blocks
+    from commands.sample import blocks_of, log_results, log_sampling_plan, save_steps
+    from data.publish import claim, publish_blocks, write_blocks
 
     generation, processes = job.generation, job.generation.machine.processes
     labels, series = generation.labels, generation.series
@@ -163,8 +163,8 @@ def sample(job: SampleJob) -> None:
     if identity != processes.from_main(lambda: identity):
         raise UserError(f"{generation.model.path} is not the same file for all processes")
 
-    blocks = BlockFolder(job.folder, identity)
-    with blocks.claimed() if processes.is_main else nullcontext():
+    blocks = blocks_of(job, identity)
+    with claim(job.folder, "sampling") if processes.is_main else nullcontext():
         # Find the missing blocks. Blocks of other settings or of another model are deleted.
         block_size = min(series.block_size, len(labels))
         num_blocks = math.ceil(len(labels) / block_size)
@@ -176,7 +176,7 @@ def sample(job: SampleJob) -> None:
         own = missing[processes.rank :: processes.size]
         with processes.together():  # the fastest waits for the slowest
             decoded = generation.blocks(job.sampling, own)
-            blocks.write(own, (images for images, _ in decoded))
+            write_blocks(blocks, own, (images for images, _ in decoded))
 
         # When all blocks are complete, the images are written; those of an earlier sampling go.
         if processes.is_main:

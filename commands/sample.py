@@ -1,6 +1,7 @@
 """--sample: its Job, and pictures of the decoding steps; MaskGIT.py runs it."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from commands.options import BEST
 from commands.recipe import command_texts, same_again
 from commands.request import Request
 from commands.start_tokens import read_start_tokens
+from data.blocks import BlockFolder
+from data.publish import BESIDE
 from models.cells import check_cells
 from models.labels import written_labels
 from models.sampling import SamplingConfig
@@ -134,6 +137,11 @@ def save_steps(job: SampleJob, folder: Path) -> None:
         for step in steps
     ]
     save_film(folder, frames)
+
+
+def blocks_of(job: SampleJob, identity: Mapping[str, Any]) -> BlockFolder:
+    """Return the folder of the blocks of images; `identity` is that of the job."""
+    return BlockFolder(job.folder / BESIDE, identity)
 
 
 def log_results(job: SampleJob) -> None:

@@ -1,52 +1,41 @@
-"""Keeps blocks of generated images on disk, so that an interrupted sampling can continue.
+"""Keeps blocks of images or of their tokens on disk, so that interrupted work can continue.
 
-Images are made in blocks. A block depends only on its index and on the identity record of the
-sampling. Each finished block is a file in a partial folder, with a digest. After a stop, the next
-run makes the blocks that are missing or damaged; several processes share them. When all blocks are
-complete, the PNGs and the .npz are written from them and replace earlier ones.
+A block depends only on its number and on the identity record of the work. Each finished block is a
+file with a digest in a folder. After a stop, the next run makes the blocks that are missing or
+damaged; several processes share them. When all blocks are complete, the results are written from
+them: images in data/publish.py, a token cache in data/token_cache.py.
 """
 
 import io
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.generated import write_npz, write_pngs
-from data.publish import BESIDE, claim, publish
 from utils.errors import UserError, one_line
 from utils.files import atomic_write, make_folder, remove_leftovers
-from utils.pictures import Texts, save_grid
-from utils.plain import NOTHING
-from utils.progress import progress_bar
 from utils.records import checksum, read_record, sealed_bytes, unsealed_bytes, write_record
 
 log = logging.getLogger(__name__)
 
 RECORD = "identity.json"
-FILM = ("steps.png", "steps.gif")
 
 
 class BlockFolder:
-    """The folder of the blocks of a sampling."""
+    """A folder of numbered arrays."""
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Name the folder of the blocks, which `missing` makes.
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Name the folder, which `missing` makes.
 
         Args:
-            folder: folder for the samples.
-            identity: everything that the images depend on, as plain data.
+            path: the folder.
+            identity: everything that the blocks depend on, as plain data.
         """
-        self.folder, self.path = folder, folder / BESIDE
+        self.path = path
         self._identity, self._checksum = identity, checksum(identity)
-
-    def claimed(self) -> AbstractContextManager[None]:
-        """Keep other jobs out of the folder in a block; errors as in `data.publish.claim`."""
-        return claim(self.folder, "sampling")
 
     def missing(self, num_blocks: int) -> list[int]:
         """List the indices of the blocks that are still to be made.
@@ -71,26 +60,15 @@ class BlockFolder:
             log.warning("%d of %d blocks are damaged: made again", len(damaged), len(there))
         return sorted({*range(num_blocks)} - {*there} | {*damaged})
 
-    def write(self, indices: Sequence[int], blocks: Iterable[np.ndarray]) -> None:
-        """Write blocks to files as they come.
-
-        Args:
-            indices: indices of the blocks.
-            blocks: uint8 (B, H, W, C) each, one per index.
-
-        Raises:
-            UserError: if a file cannot be written.
-        """
-        with progress_bar("sampling", len(indices), unit="block") as bar:
-            for index, images in zip(indices, blocks, strict=True):
-                content = io.BytesIO()
-                np.save(content, images, allow_pickle=False)
-                with atomic_write(self._file(index)) as file:
-                    file.write(sealed_bytes(content.getvalue(), self._about(index)))
-                bar.update(1)
+    def write(self, index: int, block: np.ndarray) -> None:
+        """Write a block; UserError if that fails."""
+        content = io.BytesIO()
+        np.save(content, block, allow_pickle=False)
+        with atomic_write(self._file(index)) as file:
+            file.write(sealed_bytes(content.getvalue(), self._about(index)))
 
     def read(self, index: int) -> np.ndarray:
-        """Read the images of a block.
+        """Read a block.
 
         Raises:
             UserError: if it is missing or damaged.
@@ -113,48 +91,9 @@ class BlockFolder:
         return True
 
     def _about(self, index: int) -> str:
-        """Name the block and its sampling, for the digest."""
+        """Name the block and its work, for the digest."""
         return f"block {index} of {self._checksum}"
 
     def _file(self, index: int) -> Path:
         """Name the file of a block."""
         return self.path / f"block_{index:06d}.npy"
-
-
-def publish_blocks(
-    blocks: BlockFolder,
-    labels: Sequence[int],
-    block_size: int,
-    columns: int,
-    first_image: int = 0,
-    texts: Texts = NOTHING,
-) -> None:
-    """Write `images/`, `samples.npz` and `grid.png` from finished blocks; earlier ones are removed.
-
-    Args:
-        blocks: the blocks; they are removed at the end.
-        labels: labels of the images, in their order.
-        block_size: images per block; the last block may have fewer.
-        columns: images per row of `grid.png`.
-        first_image: number of the first image; the files are named by number.
-        texts: what every PNG says about itself.
-
-    Raises:
-        UserError: if a file cannot be written, or a block is damaged. Earlier files and the blocks
-            then stay.
-    """
-    made = blocks.path
-    shutil.rmtree(made / "images", ignore_errors=True)
-    numbers = range(first_image, first_image + len(labels))
-    passed = write_pngs(made / "images", _labeled(blocks, labels, block_size), numbers, texts)
-    first = write_npz(made / "samples.npz", passed, len(labels), "writing")
-    save_grid(made / "grid.png", first, columns, texts)
-    publish(blocks.folder, ("samples.npz", "grid.png", *FILM))
-
-
-def _labeled(
-    blocks: BlockFolder, labels: Sequence[int], block_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the images of each block and their labels, in order."""
-    for index, start in enumerate(range(0, len(labels), block_size)):
-        yield blocks.read(index), np.asarray(labels[start : start + block_size], np.int64)

@@ -3,12 +3,10 @@
 Axes: N images of the new cache, B images of a block, L tokens of an image.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -18,30 +16,29 @@ class EarlierTokens:
     Attributes:
         rows: int64 (N,), the row of each image in the earlier cache; -1 for an image that it lacks.
         tokens: of the earlier cache, (views, rows, L).
-        labels: int64 (N,), of all images of the new cache.
     """
 
     rows: np.ndarray
     tokens: np.ndarray
-    labels: np.ndarray
 
-    def completed(self, block: range, encoded: list[Tensor] | None) -> tuple[list[Tensor], Tensor]:
+    def missing(self, block: range) -> list[int]:
+        """Return the images of a block that the earlier cache lacks."""
+        return [index for index in block if self.rows[index] < 0]
+
+    def completed(self, block: range, encoded: Sequence[np.ndarray]) -> np.ndarray:
         """Add the images that the earlier cache has to the others of a block.
 
         Args:
-            encoded: int64 (number of images that it lacks, L) for each view; None if it lacks none.
+            encoded: the tokens of the others, batch by batch: (views, images of the batch, L).
 
         Returns:
-            int64 (B, L) for each view, and the labels (B,).
+            (views, B, L).
         """
         rows = self.rows[block.start : block.stop]
-        views = []
-        for number, tokens in enumerate(self.tokens):
-            view = torch.from_numpy(tokens[rows.clip(0)].astype(np.int64))
-            if encoded is not None:
-                view[torch.from_numpy(rows < 0)] = encoded[number]
-            views.append(view)
-        return views, torch.from_numpy(self.labels[block.start : block.stop])
+        tokens = np.array(self.tokens[:, rows.clip(0)])
+        if encoded:
+            tokens[:, rows < 0] = np.concatenate(encoded, 1)
+        return tokens
 
 
 def matching_rows(stamps: np.ndarray, earlier: Iterable[int]) -> np.ndarray:

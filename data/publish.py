@@ -6,14 +6,22 @@ ones, or both.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
+from data.blocks import BlockFolder
+from data.generated import write_npz, write_pngs
 from utils.errors import failures_of
 from utils.files import exclusive_lock, make_folder, remove_leftovers, replace_file
+from utils.pictures import Texts, save_grid
+from utils.plain import NOTHING
+from utils.progress import progress_bar
 
 BESIDE = "partial"
+FILM = ("steps.png", "steps.gif")
 REPLACED = "replaced"  # holds an earlier folder until the new one is in its place
 
 
@@ -68,3 +76,50 @@ def publish(folder: Path, names: tuple[str, ...]) -> None:
         (made / "images").rename(folder / "images")
         os.sync()
         shutil.rmtree(made)
+
+
+def write_blocks(blocks: BlockFolder, indices: Sequence[int], made: Iterable[np.ndarray]) -> None:
+    """Write blocks of a sampling as they come, one per index; errors as in `BlockFolder.write`."""
+    with progress_bar("sampling", len(indices), unit="block") as bar:
+        for index, images in zip(indices, made, strict=True):
+            blocks.write(index, images)
+            bar.update(1)
+
+
+def publish_blocks(
+    blocks: BlockFolder,
+    labels: Sequence[int],
+    block_size: int,
+    columns: int,
+    first_image: int = 0,
+    texts: Texts = NOTHING,
+) -> None:
+    """Write `images/`, `samples.npz` and `grid.png` from finished blocks; earlier ones are removed.
+
+    Args:
+        blocks: the blocks, in the folder BESIDE of a claimed folder; they are removed at the end.
+        labels: labels of the images, in their order.
+        block_size: images per block; the last block may have fewer.
+        columns: images per row of `grid.png`.
+        first_image: number of the first image; the files are named by number.
+        texts: what every PNG says about itself.
+
+    Raises:
+        UserError: if a file cannot be written, or a block is damaged. Earlier files and the blocks
+            then stay.
+    """
+    made = blocks.path
+    shutil.rmtree(made / "images", ignore_errors=True)
+    numbers = range(first_image, first_image + len(labels))
+    passed = write_pngs(made / "images", _labeled(blocks, labels, block_size), numbers, texts)
+    first = write_npz(made / "samples.npz", passed, len(labels), "writing")
+    save_grid(made / "grid.png", first, columns, texts)
+    publish(made.parent, ("samples.npz", "grid.png", *FILM))
+
+
+def _labeled(
+    blocks: BlockFolder, labels: Sequence[int], block_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the images of each block and their labels, in order."""
+    for index, start in enumerate(range(0, len(labels), block_size)):
+        yield blocks.read(index), np.asarray(labels[start : start + block_size], np.int64)

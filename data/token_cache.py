@@ -2,7 +2,7 @@
 
 A cache is a folder with the tokens of every view, the labels and a manifest. The name of the folder
 contains a hash of everything that the tokens depend on, so that the wrong cache is never used. An
-unfinished cache has a partial name and a progress record: encoding continues where it stopped, and
+unfinished cache is a folder of blocks (data/blocks.py): encoding continues where it stopped, and
 training never reads it. A cache of image files also has a stamp of each, so that a later cache of
 more images takes over the tokens of those that are the same.
 """
@@ -10,9 +10,10 @@ more images takes over the tokens of those that are the same.
 import json
 import logging
 import math
+import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.blocks import BlockFolder
+from data.content import labels_of
 from data.earlier_tokens import EarlierTokens, matching_rows
 from data.images import Copies, ImageDataset, flip_view
-from data.partial_cache import LABELS, RECORD, TOKENS, PartialCache
 from data.token_set import TokenSet, token_type, wrong_label
 from utils.errors import UserError, failures_of
 from utils.files import (
-    atomic_write,
     exclusive_lock,
     file_digest,
     make_folder,
-    remove_leftovers,
+    reserve_space,
+    temporary_folder,
     write_json_atomic,
 )
 from utils.plain import NOTHING
@@ -43,9 +45,10 @@ from utils.workers import batches_of
 log = logging.getLogger(__name__)
 
 CACHE_FORMAT = 2
-STAMPS = "stamps.npy"
+TOKENS, LABELS, STAMPS = "tokens.npy", "labels.npy", "stamps.npy"
 OF_IMAGES = {"source", "images", "classes", "sha256"}  # entries that differ when images are added
-FLUSH_EVERY = 50  # batches between two progress records
+BLOCK = 1024  # images that are encoded between two writes
+GOES_ON = "it goes on from here once there is space (or set `cache_dir`)"
 
 
 def cached_tokens(
@@ -76,10 +79,10 @@ def cached_tokens(
         cache_dir: folder of all caches.
         codebook_size: K; tokens must be below it.
         num_classes: number of classes; labels must be below it.
-        batch_size: number of images that a process encodes at once.
+        batch_size: number of images that a process encodes at once, at most BLOCK.
         num_workers: number of processes that read images for each encoding process.
         earlier: entries of the identity as earlier versions wrote them, for their caches.
-        processes: the processes that encode together; the main one writes.
+        processes: the processes that encode together.
 
     Raises:
         UserError: if the disk is too small, or the files of a finished cache are damaged or hold
@@ -93,9 +96,8 @@ def cached_tokens(
     # Write the cache if it is not there.
     if not processes.from_main(folder.is_dir):
         make_folder(cache_dir)
-        encoding = _Encoding(images, encode, batch_size, num_workers, processes)
-        _write_alone(encoding, manifest, folder)
-        processes.wait()
+        encoding = _Encoding(images, encode, batch_size, num_workers)
+        _write_alone(encoding, manifest, folder, processes)
     found = _read(folder, manifest)
     _check_ranges(found, folder, codebook_size, num_classes)
     return found
@@ -165,59 +167,49 @@ def cache_bytes(num_images: int, num_views: int, seq_len: int, dtype: np.dtype) 
 
 @dataclass(frozen=True)
 class _Encoding:
-    """Encodes images with several processes: each encodes its share of every block of images."""
+    """Encodes images, block by block.
+
+    Attributes:
+        earlier: the tokens of some of the images; None if all are to be encoded.
+    """
 
     images: ImageDataset
     encode: Callable[[Tensor], Tensor]
     batch_size: int
     num_workers: int
-    processes: Processes
     earlier: EarlierTokens | None = None
 
-    def blocks(self, start: int) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """Yield the tokens and labels of the images from `start` on, in order.
+    def blocks(self, numbers: Sequence[int], title: str) -> Iterator[np.ndarray]:
+        """Yield the tokens (views, B, L) of the blocks with these numbers."""
+        size, count = self.batch_size, len(self.images)
+        blocks = [range(n * BLOCK, min((n + 1) * BLOCK, count)) for n in numbers]
+        parts = [self.earlier.missing(block) if self.earlier else block for block in blocks]
+        encoded = self._encoded([p[s : s + size] for p in parts for s in range(0, len(p), size)])
+        with progress_bar(title, sum(map(len, parts)), unit="image") as bar:
+            for block, part in zip(blocks, parts, strict=True):
+                found = []
+                for _ in range(0, len(part), size):
+                    found.append(next(encoded))
+                    bar.update(found[-1].shape[1])
+                if self.earlier is None:
+                    yield np.concatenate(found, 1)
+                else:
+                    yield self.earlier.completed(block, found)
 
-        Yields:
-            A list with int64 (B, L) for each view, and the labels (B, ...).
-        """
-        images, count = self.images, len(self.images)
+    def _encoded(self, batches: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+        """Yield the tokens (views, B, L) of batches of images."""
+        images, copies = self.images, range(self.images.num_copies)
+        keys = [[(index, copies) for index in batch] for batch in batches]
         views = [divmod(view, images.num_flips) for view in range(images.num_views)]
-        block_size = self.batch_size * self.processes.size
-        blocks = [range(s, min(s + block_size, count)) for s in range(start, count, block_size)]
-        missing = [self._missing(block) for block in blocks]
-        shares = [self._share(part) for part in missing if part]
-        batches = batches_of(Copies(images), self.num_workers, batch_sampler=shares)
-        for block, part in zip(blocks, missing, strict=True):
-            tokens, labels = None, torch.empty(0)
-            if part:
-                pixels, labels = next(batches)
-                shown = (flip_view(pixels[:, copy], flip) for copy, flip in views)
-                encoded = [*(self.encode(view).cpu() for view in shown), labels]
-                *tokens, labels = (self.processes.gather(one)[: len(part)] for one in encoded)
-            if self.earlier is not None:
-                tokens, labels = self.earlier.completed(block, tokens)
-            assert tokens is not None
-            yield tokens, labels
-
-    def _missing(self, block: range) -> Sequence[int]:
-        """Return the images of a block that no earlier cache has."""
-        if self.earlier is None:
-            return block
-        return [index for index in block if self.earlier.rows[index] < 0]
-
-    def _share(self, images: Sequence[int]) -> list[tuple[int, range]]:
-        """Choose this process's images, with all their copies.
-
-        All processes get the same number, so the last image may repeat.
-        """
-        each, copies = math.ceil(len(images) / self.processes.size), range(self.images.num_copies)
-        first = self.processes.rank * each
-        return [(images[min(i, len(images) - 1)], copies) for i in range(first, first + each)]
+        for pixels, _ in batches_of(Copies(images), self.num_workers, batch_sampler=keys):
+            shown = (flip_view(pixels[:, copy], flip) for copy, flip in views)
+            yield torch.stack([self.encode(view).cpu() for view in shown]).numpy()
 
 
-def _write_alone(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> None:
+def _write_alone(
+    encoding: _Encoding, manifest: Mapping[str, Any], folder: Path, processes: Processes
+) -> None:
     """Write a cache; if another process is writing it, wait and write what that one has not."""
-    processes = encoding.processes
     busy = f"another process is writing the token cache {folder}: waiting for it"
     with ExitStack() as held:
         with processes.main_first():
@@ -225,51 +217,85 @@ def _write_alone(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path)
                 lock = exclusive_lock(folder.with_name(f".{folder.name}.lock"), busy, waits=True)
                 held.enter_context(lock)
         if not processes.from_main(folder.is_dir):
-            _write(encoding, manifest, folder)
+            _write(encoding, manifest, folder, processes)
 
 
-def _write(encoding: _Encoding, manifest: Mapping[str, Any], folder: Path) -> None:
-    """Write a cache, or its missing part, and give it its final name.
+def _write(
+    encoding: _Encoding, manifest: Mapping[str, Any], folder: Path, processes: Processes
+) -> None:
+    """Write a cache, or its missing blocks, and give it its final name.
 
-    Every process encodes; the main one writes.
+    Each process encodes its share of the blocks; the main one joins them.
     """
-    partial = make_folder(folder.with_name(f"{folder.name}.partial"))
-    processes, count = encoding.processes, manifest["images"]
+    # Find what is to be encoded.
+    num_blocks = math.ceil(manifest["images"] / BLOCK)
+    blocks = BlockFolder(_unfinished(folder), {**manifest, "block": BLOCK})
+    missing = processes.from_main(lambda: blocks.missing(num_blocks))
+    processes.from_main(lambda: _check_space(folder.parent, manifest, len(missing) * BLOCK))
     stamps = processes.from_main(encoding.images.stamps)
     earlier = processes.from_main(lambda: _find_earlier(stamps, manifest, folder.parent))
     if earlier is not None:
         path, rows = earlier
-        log.info("%d of %d images have their tokens in %s", (rows >= 0).sum(), count, path)
+        log.info("%d of %d images have their tokens in %s", (rows >= 0).sum(), len(rows), path)
         tokens = np.load(path / TOKENS, mmap_mode="r", allow_pickle=False)
-        known = EarlierTokens(rows, tokens, encoding.images.source.items.labels)
-        encoding = replace(encoding, earlier=known)
-    with failures_of(
-        f"cannot write the token cache {partial}",
-        "; it continues from here once there is space (or set `cache_dir`)",
+        encoding = replace(encoding, earlier=EarlierTokens(rows, tokens))
+    # Encode it, and join all blocks.
+    own = missing[processes.rank :: processes.size]
+    title = f"tokenizing {manifest['dataset']} ({manifest['split']})"
+    with processes.together():
+        for number, tokens in zip(own, encoding.blocks(own, title), strict=True):
+            try:
+                blocks.write(number, tokens.astype(_dtype_of(manifest)))
+            except UserError as error:
+                raise UserError(f"{error}; {GOES_ON}") from error
+    labels = labels_of(encoding.images)
+    processes.from_main(lambda: _join(blocks, labels, stamps, manifest, folder))
+
+
+def _unfinished(folder: Path) -> Path:
+    """Name the folder of the blocks of a cache."""
+    return folder.with_name(f"{folder.name}.partial")
+
+
+def _check_space(cache_dir: Path, manifest: Mapping[str, Any], missing: int) -> None:
+    """Refuse a disk that is too small for a cache and its missing images, which it has twice."""
+    views, count, seq_len = _shape_of(manifest)
+    needed = cache_bytes(count + min(missing, count), views, seq_len, _dtype_of(manifest))
+    free = shutil.disk_usage(cache_dir).free
+    if free < needed:
+        raise UserError(
+            f"the token cache needs {needed / 1e9:.1f} GB and {cache_dir} has "
+            f"{free / 1e9:.1f} GB free; set `cache_dir` to a larger disk"
+        )
+
+
+def _join(
+    blocks: BlockFolder,
+    labels: np.ndarray,
+    stamps: np.ndarray | None,
+    manifest: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Write a cache from its blocks."""
+    with (
+        failures_of(f"cannot write the token cache {folder}", f"; {GOES_ON}"),
+        temporary_folder(folder.parent, folder.name) as around,
     ):
-        cache = _open_partial(encoding, manifest, partial) if processes.is_main else None
-        done = processes.from_main(lambda: cache.done if cache else 0)
-        if cache is None:
-            for _ in encoding.blocks(done):
-                pass
-            return
-        # Fill the files.
-        title = f"tokenizing {manifest['dataset']} ({manifest['split']})"
-        with progress_bar(title, total=count, done=done, unit="image") as bar:
-            for number, (tokens, labels) in enumerate(encoding.blocks(done), start=1):
-                cache.add(tokens, labels)
-                bar.update(len(labels))
-                if number % FLUSH_EVERY == 0:
-                    cache.flush()
-        cache.flush()
-        # All images are written: finish.
-        sums = cache.digests()
+        made = make_folder(around / folder.name)
+        tokens = np.lib.format.open_memmap(
+            made / TOKENS, "w+", _dtype_of(manifest), _shape_of(manifest)
+        )
+        reserve_space(made / TOKENS)
+        for number in range(math.ceil(len(labels) / BLOCK)):
+            tokens[:, number * BLOCK : (number + 1) * BLOCK] = blocks.read(number)
+        tokens.flush()
+        np.save(made / LABELS, labels if labels.ndim == 1 else labels.astype(np.uint8))
         if stamps is not None:
-            with atomic_write(partial / STAMPS) as file:
-                np.save(file, stamps)
-            sums[STAMPS] = file_digest(partial / STAMPS)
-        write_json_atomic(partial / "manifest.json", {**manifest, "sha256": sums})
-        partial.rename(folder)
+            np.save(made / STAMPS, stamps)
+        sums = {path.name: file_digest(path) for path in made.iterdir()}
+        write_json_atomic(made / "manifest.json", {**manifest, "sha256": sums})
+        os.sync()
+        made.rename(folder)
 
 
 def _find_earlier(
@@ -304,36 +330,19 @@ def _without_images(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in manifest.items() if name not in OF_IMAGES}
 
 
-def _open_partial(encoding: _Encoding, manifest: Mapping[str, Any], partial: Path) -> PartialCache:
-    """Make the files of a cache, or open those of an earlier start."""
-    remove_leftovers(partial)
-    shape = (manifest["views"], manifest["images"], manifest["seq_len"])
-    dtype = _dtype_of(manifest)
-    views, count, seq_len = shape
-    _check_space(partial, cache_bytes(count, views, seq_len, dtype))
-    return PartialCache(partial, shape, dtype, np.asarray(encoding.images[0][1]).shape)
-
-
 def _dtype_of(manifest: Mapping[str, Any]) -> np.dtype:
     """Return the type of the tokens of a cache."""
     return np.dtype(manifest.get("dtype", "uint16"))
 
 
-def _check_space(folder: Path, needed: int) -> None:
-    """Refuse a disk that is too small; space that an earlier start reserved counts as free."""
-    free = shutil.disk_usage(folder).free
-    reserved = sum(512 * path.stat().st_blocks for path in folder.glob("*.npy"))
-    if free + reserved < needed:
-        raise UserError(
-            f"the token cache needs {needed / 1e9:.1f} GB and {folder.parent} has "
-            f"{free / 1e9:.1f} GB free; set `cache_dir` to a larger disk"
-        )
+def _shape_of(manifest: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return the numbers of views, of images, and of tokens per image."""
+    return manifest["views"], manifest["images"], manifest["seq_len"]
 
 
 def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
     """Open a finished cache and check that it is intact."""
-    with suppress(OSError):  # a kill may have left the record, which a finished cache does not need
-        (folder / RECORD).unlink()
+    shutil.rmtree(_unfinished(folder), ignore_errors=True)
     try:
         stored = json.loads((folder / "manifest.json").read_text())
         sums = stored.pop("sha256")
@@ -343,7 +352,7 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
         # "c": torch wants a writable array; the file does not change.
         tokens = np.load(folder / TOKENS, mmap_mode="c", allow_pickle=False)
         labels = np.load(folder / LABELS, allow_pickle=False)
-        shape = tuple(manifest[name] for name in ("views", "images", "seq_len"))
+        shape = _shape_of(manifest)
         if (tokens.dtype, tokens.shape) != (_dtype_of(manifest), shape) or len(labels) != shape[1]:
             raise ValueError(f"tokens of shape {tokens.shape}, not {shape}")
         if labels.dtype != (np.int64 if labels.ndim == 1 else np.uint8):

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -87,14 +88,21 @@ class Images:
     def stamps(self):
         return None
 
+    @property
+    def source(self):
+        items = SimpleNamespace(labels=[self.label(index) for index in range(self.count)])
+        return SimpleNamespace(items=items)
+
+    def label(self, index):
+        return [index % 2, 1, 0] if self.findings else index % 7
+
     def __getitem__(self, index):
         if index >= self.count:
             raise IndexError(index)
         self.read.append(index)
         image = torch.zeros(1, 4, 4, dtype=torch.uint8)
         image[:, :, 0] = index
-        label = torch.tensor([index % 2, 1, 0], dtype=torch.uint8) if self.findings else index % 7
-        return image, label
+        return image, self.label(index)
 
     def copies(self, index, numbers):
         image, label = self[index]

@@ -236,14 +236,6 @@ class Processes(Launch):
             dist.all_reduce(tensor)
         return tensor
 
-    def gather(self, tensor: Tensor) -> Tensor:
-        """Join the tensors (B, ...) of all processes, of equal shape, by rank: (size * B, ...)."""
-        if self.size == 1:
-            return tensor
-        parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(parts, tensor)
-        return torch.cat(parts)
-
     def share_gradients(self, module: nn.Module) -> nn.Module:
         """Wrap a module so that backward passes average its gradients over the processes."""
         if self.size == 1:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import blocks as sample_blocks
-from data.blocks import BlockFolder, publish_blocks
+import data.blocks
+import data.publish
+from data.blocks import BlockFolder
+from data.publish import BESIDE, publish_blocks
 from MaskGIT import main
 from utils.errors import UserError
 from utils.files import exclusive_lock
@@ -19,25 +21,26 @@ def block(index, size=4):
 
 def made(folder, count, identity=None, value=0):
     """The folder of a sampling whose blocks are all there."""
-    blocks = BlockFolder(folder, identity or {"seed": 0})
-    missing = blocks.missing(count)
-    blocks.write(missing, (block(value + index) for index in missing))
+    blocks = BlockFolder(folder / BESIDE, identity or {"seed": 0})
+    for index in blocks.missing(count):
+        blocks.write(index, block(value + index))
     return blocks
 
 
 def test_what_is_missing_is_told(tmp_path):
-    blocks = BlockFolder(tmp_path, {"seed": 0})
+    blocks = BlockFolder(tmp_path / "made", {"seed": 0})
     assert blocks.missing(8) == list(range(8))
-    blocks.write([2, 5], iter([block(2), block(5)]))
+    for index in (2, 5):
+        blocks.write(index, block(index))
     assert blocks.missing(8) == [0, 1, 3, 4, 6, 7]
     assert (blocks.read(5) == 5).all()
 
 
 def test_blocks_stay_for_the_same_images_alone(tmp_path):
     for identity, kept in (({"seed": 0}, 0), ({"seed": 0}, 1), ({"seed": 1}, 0)):
-        blocks = BlockFolder(tmp_path, identity)
+        blocks = BlockFolder(tmp_path / "made", identity)
         assert len(blocks.missing(1)) == 1 - kept
-        blocks.write([0], iter([block(0)]))
+        blocks.write(0, block(0))
 
 
 def flipped(path, bit):
@@ -60,7 +63,7 @@ def test_every_flip_of_a_block_makes_it_anew_and_is_said(tmp_path, caplog):
 def test_a_block_in_the_place_of_another_is_made_anew(tmp_path):
     folder = made(tmp_path, 2).path
     (folder / "block_000001.npy").write_bytes((folder / "block_000000.npy").read_bytes())
-    assert BlockFolder(tmp_path, {"seed": 0}).missing(2) == [1]
+    assert BlockFolder(folder, {"seed": 0}).missing(2) == [1]
 
 
 def test_a_flip_in_the_identity_loses_the_blocks_but_mixes_none(tmp_path):
@@ -126,8 +129,9 @@ def contents(folder):
 
 
 def interrupted(monkeypatch, name, after):
-    """Let a function of data.blocks fail as a kill would, at its call after so many."""
-    real, calls = getattr(sample_blocks, name), []
+    """Let a function fail as a kill would, at its call after so many."""
+    module = data.blocks if name == "atomic_write" else data.publish
+    real, calls = getattr(module, name), []
 
     def failing(*arguments, **options):
         calls.append(1)
@@ -135,7 +139,7 @@ def interrupted(monkeypatch, name, after):
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(sample_blocks, name, failing)
+    monkeypatch.setattr(module, name, failing)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import resource
-import shutil
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 from tiny_stages import Images
 
-from data import partial_cache
+from data import blocks
 from data import token_cache as cache
 from data.images import FileImages, ImageDataset, Source
 from data.token_cache import cached_tokens
@@ -96,8 +95,8 @@ def test_whatever_tokens_depend_on_makes_another_cache(tmp_path, images, identit
 
 @pytest.fixture
 def unfinished(tmp_path, monkeypatch):
-    """A cache in writing, stopped at image 21: 16 images in two spans are on the disk."""
-    monkeypatch.setattr(cache, "FLUSH_EVERY", 2)
+    """A cache in writing, stopped at image 21: two blocks of 8 images are on the disk."""
+    monkeypatch.setattr(cache, "BLOCK", 8)
 
     class Failing(Images):
         def __getitem__(self, index):
@@ -116,7 +115,7 @@ def test_an_interrupted_cache_goes_on_where_it_stopped(tmp_path):
     assert not any(p.name.startswith("toy") and p.suffix != ".partial" for p in tmp_path.iterdir())
     rest = Images()
     result = make(rest, tmp_path)
-    assert min(i for i in rest.read if i > 0) == 16
+    assert rest.read == list(range(16, 30))
     assert result.tokens[0, :, 0].tolist() == list(range(30))
     assert result.labels.tolist() == [i % 7 for i in range(30)]
 
@@ -149,74 +148,45 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(content)
 
 
-def finished(folder: Path) -> int:
-    """Finish the cache, whose contents must be right; gives the image at which it went on."""
+def finished(folder: Path) -> list[int]:
+    """Finish the cache, whose contents must be right; gives the images that it read."""
     rest = Images()
     result = make(rest, folder.parent)
     assert result.tokens[0].tolist() == [[i, 0, 0, 0] for i in range(30)]
     assert result.labels.tolist() == [i % 7 for i in range(30)]
-    return min([i for i in rest.read if i > 0], default=30)
-
-
-def test_every_flip_in_what_is_half_written_is_noticed(unfinished, caplog):
-    """Image 9 is in the second span, so the first one, images 0 to 7, stays."""
-    record = json.loads((unfinished / "progress.json").read_text())
-    assert record["ends"] == [8, 16]
-    flip(unfinished / "tokens.npy", 128 + 2 * L * 9)
-    assert finished(unfinished) == 8
-    logged = [r.message for r in caplog.records if "encoding starts" in r.message]
-    assert logged == [
-        f"{unfinished} has changed since it was written: encoding starts again at image 8"
-    ]
+    return rest.read
 
 
 @pytest.mark.parametrize(
-    ("name", "at", "goes_on"),
-    [("labels.npy", 128 + 8 * 3, 1), ("labels.npy", 128 + 8 * 15, 8), ("tokens.npy", 61, 1),
-     ("tokens.npy", 128 + 2 * L * 20, 16)],
+    ("name", "again"),
+    [("block_000000.npy", range(8)), ("block_000001.npy", range(8, 16)),
+     ("identity.json", range(16))],
 )  # fmt: skip
-def test_what_a_flip_spoils_is_encoded_again(unfinished, name, at, goes_on):
-    flip(unfinished / name, at)
-    assert finished(unfinished) == goes_on
+def test_what_a_flip_spoils_is_encoded_again(unfinished, name, again, caplog):
+    flip(unfinished / name, 140)
+    assert finished(unfinished) == [*again, *range(16, 30)]
+    assert ("1 of 2 blocks are damaged: made again" in caplog.messages) == (len(again) == 8)
 
 
-def test_no_flip_in_the_progress_record_is_believed(unfinished, tmp_path):
-    content = (unfinished / "progress.json").read_bytes()
-    for at in range(len(content)):
-        place = tmp_path / f"flip{at}" / unfinished.name
-        place.parent.mkdir()
-        shutil.copytree(unfinished, place)
-        flip(place / "progress.json", at)
-        assert finished(place) in (1, 16)  # 16: a changed space or line end says the same
-
-
-@pytest.mark.parametrize(
-    "record", ["", '{"ima', '{"images": 16}', '{"ends": [99], "digests": ["a"]}', "[1]",
-               '{"ends": [8, 4], "digests": ["a", "b"]}', '{"ends": [8], "digests": []}',
-               '{"ends": ["8"], "digests": ["a"]}'],
-)  # fmt: skip
-def test_a_progress_record_that_cannot_be_starts_again(unfinished, record):
-    (unfinished / "progress.json").write_text(record)
-    assert finished(unfinished) == 1
-
-
-def test_a_flip_before_the_end_is_never_sealed(unfinished, monkeypatch, tmp_path):
+def test_a_flip_before_the_end_is_never_sealed(unfinished, tmp_path):
     def stop_late(pixels):
         if pixels[-1, 0, 0, 0] == 29:
-            flip(unfinished / "tokens.npy", 128 + 2 * L * 4)
+            flip(unfinished / "block_000000.npy", 140)
         return encode(pixels)
 
-    with pytest.raises(UserError, match=r"partial has changed while it was written: give the same"):
+    with pytest.raises(UserError, match=r"block_000000.npy is damaged .*same command makes it"):
         make(Images(), tmp_path, stop_late)
-    assert finished(unfinished) == 1
+    assert finished(unfinished) == list(range(8))
 
 
-def test_a_kill_after_the_last_step_loses_nothing(tmp_path, monkeypatch):
+def test_a_kill_after_the_last_step_loses_nothing(tmp_path):
     make(Images(), tmp_path)
-    (folder := cache_folder(tmp_path)).joinpath("progress.json").write_text("{}")
+    folder = cache_folder(tmp_path)
+    (partial := folder.with_name(f"{folder.name}.partial")).mkdir()
     images = Images()
     make(images, folder.parent)
     assert images.read == []
+    assert not partial.exists()
     assert sorted(p.name for p in folder.iterdir()) == ["labels.npy", "manifest.json", "tokens.npy"]
 
 
@@ -234,9 +204,8 @@ def test_tokens_and_labels_that_cannot_be_are_found_on_opening(tmp_path, options
 @pytest.mark.parametrize("value", [-1, -500, 7])
 def test_a_label_outside_the_classes_is_found_on_opening(tmp_path, value):
     class Wrong(Images):
-        def __getitem__(self, index):
-            image, label = super().__getitem__(index)
-            return image, value if index == 11 else label
+        def label(self, index):
+            return value if index == 11 else super().label(index)
 
     with pytest.raises(UserError, match=rf"it has the label {value}, but there are 7 classes"):
         make(Wrong(), tmp_path)
@@ -247,7 +216,7 @@ def writer(tmp_path, caplog):
     """A thread that writes the cache. It stops at the third batch until `end` is called."""
     goes_on, stops = threading.Event(), threading.Event()
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(cache, "FLUSH_EVERY", 1)
+    monkeypatch.setattr(cache, "BLOCK", 4)
     caplog.set_level("INFO")
 
     def slow(pixels):
@@ -258,7 +227,7 @@ def writer(tmp_path, caplog):
         return encode(pixels)
 
     def write():
-        with suppress(UserError):
+        with suppress(InterruptedError):
             make(Images(), tmp_path, slow)
 
     def end(in_the_middle: bool) -> None:
@@ -275,7 +244,7 @@ def writer(tmp_path, caplog):
 
     thread = threading.Thread(target=write)
     thread.start()
-    while not list(tmp_path.glob("*.partial/progress.json")):
+    while not list(tmp_path.glob("*.partial/block_*1.npy")):
         assert thread.is_alive()
     yield end
     goes_on.set()
@@ -297,7 +266,7 @@ def test_a_second_writer_takes_over_from_one_that_ends_in_the_middle(writer, tmp
     writer(in_the_middle=True)
     images = Images()
     result = make(images, tmp_path)
-    assert min(i for i in images.read if i > 0) == 8
+    assert min(images.read) == 8
     assert result.tokens[0, :, 0].tolist() == list(range(30))
 
 
@@ -324,64 +293,52 @@ def test_too_little_disk_is_said_before_anything_is_encoded(tmp_path, monkeypatc
     assert images.read == []
 
 
-def test_an_interrupted_cache_does_not_stand_in_its_own_way(tmp_path, monkeypatch):
-    def stopped(pixels):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        make(Images(), tmp_path, stopped)
-    # The first start has reserved everything, and so filled the disk.
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("", (), {"free": 10})())
-    assert make(Images(), tmp_path).tokens[0, :, 0].tolist() == list(range(30))
-
-
 def test_a_cache_that_is_too_large_for_the_disk_goes_on_later(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
     try:
-        with pytest.raises(UserError, match=r"cannot write the token cache .*File too large"):
+        with pytest.raises(UserError, match=r"cannot write .*File too large.*`cache_dir`"):
             make(Images(), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert make(Images(), tmp_path).tokens[0, :, 0].tolist() == list(range(30))
 
 
-def test_a_disk_that_fills_up_meanwhile_is_told_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("size", ["64k", "104k"])  # for some blocks; for all, but not the cache
+def test_a_disk_that_fills_up_meanwhile_is_told(tmp_path, monkeypatch, size):
     """Another program may take the space that was free a moment ago; SIGBUS would be the end."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small disk is not allowed here")
     try:
         free = type("", (), {"free": 10**9})()
         monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: free)
-        images = Images(count=20_000)
-        with pytest.raises(UserError, match=r"No space left on device; it continues from here"):
-            make(images, disk)
-        assert images.read == [0]
+        monkeypatch.setattr(cache, "BLOCK", 8)
+        with pytest.raises(UserError, match=r"No space left on device.*goes on.*`cache_dir`"):
+            make(Images(count=200), disk, codes=200)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_full_disk_keeps_what_is_done(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "FLUSH_EVERY", 1)
-    real = partial_cache.write_record
+    monkeypatch.setattr(cache, "BLOCK", 4)
+    real = blocks.sealed_bytes
     calls = []
 
-    def full_at_the_third(path, value):
-        calls.append(path)
+    def full_at_the_third(content, about):
+        calls.append(about)
         if len(calls) == 3:
             raise OSError(28, "No space left on device")
-        real(path, value)
+        return real(content, about)
 
-    monkeypatch.setattr(partial_cache, "write_record", full_at_the_third)
+    monkeypatch.setattr(blocks, "sealed_bytes", full_at_the_third)
     with pytest.raises(UserError, match="No space left"):
         make(Images(), tmp_path)
-    monkeypatch.setattr(partial_cache, "write_record", real)
     rest = Images()
     make(rest, tmp_path)
-    assert min(i for i in rest.read if i > 0) == 8
+    assert rest.read == list(range(8, 30))
 
 
 def test_manifest_says_what_the_tokens_are(tmp_path):

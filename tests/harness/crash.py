@@ -118,7 +118,7 @@ def start(command: str, folder: Path, before: Callable[[], None]) -> int:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
         torch.set_num_threads(1)
-        data.token_cache.FLUSH_EVERY = 2
+        data.token_cache.BLOCK = 40
         before()
         MaskGIT.main(command.split())
         code = 0

@@ -338,12 +338,12 @@ def test_sampling_of_a_foreign_file_starts_afresh_with_other_heads(
     foreign = f"--sample --checkpoint {exported} --dataset mnist --checkpoint_vae {tokenizer_file}"
     with monkeypatch.context() as patch:
         # All blocks are made, and the results are not published.
-        patch.setattr("data.blocks.publish_blocks", lambda *_: None)
+        patch.setattr("data.publish.publish_blocks", lambda *_: None)
         run(f"{foreign} --heads 2 --num_samples 8")
     identity = tmp_path / "mnist" / "samples" / "partial" / "identity.json"
     with_two = identity.read_text()
     with monkeypatch.context() as patch:
-        patch.setattr("data.blocks.publish_blocks", lambda *_: None)
+        patch.setattr("data.publish.publish_blocks", lambda *_: None)
         run(f"{foreign} --heads 4 --num_samples 8")
     assert identity.read_text() != with_two
 

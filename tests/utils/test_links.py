@@ -3,12 +3,10 @@
 import os
 import re
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from data.checked_images import NOTES, examined, stamps_of
-from data.partial_cache import PartialCache
 from data.publish import claim, new_folder, publish
 from training.tracking import MetricsFile
 from utils import files
@@ -28,11 +26,6 @@ def put(path, content=b"new"):
         file.write(content)
 
 
-def cache_in(folder):
-    folder.mkdir(exist_ok=True)
-    return PartialCache(folder, (1, 2, 3), np.dtype(np.uint16), ())
-
-
 def publish_grid(folder):
     """A sampling's results take their places."""
     with claim(folder, "sampling"):
@@ -47,8 +40,6 @@ DOORS = {
     "checkpoint": ("a.pt", lambda run: put(run / "a.pt")),
     "record": ("config.json", lambda run: write_json_atomic(run / "config.json", {})),
     "numbers": ("m.jsonl", lambda run: MetricsFile(run / "m.jsonl", 9).log({"loss": 1.0}, 1)),
-    "tokens": ("tokens.npy", cache_in),
-    "labels": ("labels.npy", cache_in),
     "results": ("grid.png", publish_grid),
 }
 
@@ -181,11 +172,3 @@ def test_links_in_a_circle_and_to_a_disk_that_is_gone_are_said_or_replaced(tmp_p
     with pytest.raises(UserError, match="gone: No such file or directory"):
         put(tmp_path / "gone")
     assert not (tmp_path / "disk").exists()
-
-
-def test_an_array_in_the_making_is_the_same_file_as_numpy_makes(tmp_path):
-    cache_in(tmp_path / "a").flush()
-    for name, dtype, shape in (("tokens", np.uint16, (1, 2, 3)), ("labels", np.int64, (2,))):
-        np.lib.format.open_memmap(tmp_path / name, "w+", dtype, shape).flush()
-        made = tmp_path / "a" / f"{name}.npy"
-        assert made.read_bytes() == (tmp_path / name).read_bytes()

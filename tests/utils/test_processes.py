@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from itertools import chain
 from pathlib import Path
 from threading import Barrier, Event, Thread
 from unittest.mock import Mock
@@ -17,9 +16,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_TRANSFORMER, write_idx
-from tiny_stages import Images, make_stage, token_set
+from tiny_stages import make_stage, token_set
 
-from data.token_cache import _Encoding
 from MaskGIT import main
 from training.validation import validate
 from utils.checkpoint import load_checkpoint, save_checkpoint, weights_digest
@@ -157,7 +155,7 @@ def test_a_stopped_run_goes_on_with_any_number_of_processes(folders):
 
 
 @pytest.mark.slow
-def test_processes_share_the_tokens_and_one_writes(folders):
+def test_processes_share_the_tokens(folders):
     for cache in (folders[1] / "tokens").glob("mnist-*"):
         for file in ("tokens.npy", "labels.npy"):
             found = np.load(folders[3] / "tokens" / cache.name / file)
@@ -482,13 +480,3 @@ def test_more_processes_than_images_in_a_step():
     Processes(size=3).check_share(3)
     with pytest.raises(UserError, match="2 images"):
         Processes(size=3).check_share(2)
-
-
-def test_the_tokens_of_a_share_come_in_the_images_order():
-    images, blocks = Images(count=11), []
-    for rank in range(3):
-        processes = Processes(rank, 3)
-        encoding = _Encoding(images, None, 2, 0, processes)
-        blocks.append([encoding._share(range(s, min(s + 6, 11))) for s in (0, 6)])
-    whole = [[index for index, _ in chain(*shares)] for shares in zip(*blocks, strict=True)]
-    assert whole == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 10]]
