@@ -13,16 +13,16 @@ import logging
 import math
 import os
 import zipfile
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from data.arrays import class_labels, images_shape, open_npy, read_npz
-from data.deep_pixels import Ranges, common_ranges
+from data.deep_pixels import common_ranges
 from data.files import FileError, digest_of_files, reading
 from data.image_file import load_image, problems
 from data.images import to_array
@@ -130,40 +130,43 @@ def write_npz(
     return np.stack(first)
 
 
-class GeneratedImages(ABC):
-    """Images that are read block by block."""
+@dataclass(frozen=True)
+class GeneratedImages:
+    """Images that are read one after the other.
 
-    def __init__(self, paths: Sequence[str], size: Size, channels: int, resize: str | None) -> None:
-        """Name the files; the other arguments are those of `open_generated`."""
-        self._paths, self._size, self._channels, self._resize = paths, size, channels, resize
+    Attributes:
+        paths: their files.
+        labels: int64 (N,), NO_LABEL for images without one.
+        read: opens the files, and yields the images in their order.
+        size: height and width that the images get.
+        channels: C that the images get.
+        resize: as in `open_generated`.
+    """
+
+    paths: Sequence[str]
+    labels: np.ndarray
+    read: Callable[[], Iterator[Image.Image]]
+    size: Size
+    channels: int
+    resize: str | None
 
     @property
     def fingerprint(self) -> str:
         """Hash of the paths, sizes and times of change of the files."""
-        return digest_of_files(self._paths).hexdigest()
+        return digest_of_files(self.paths).hexdigest()
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.labels)
 
-    @abstractmethod
     def blocks(self, batch_size: int) -> Iterator[Block]:
         """Yield all images in their order."""
-
-    def _check_size(self, path: str, found: Size) -> None:
-        """Refuse an image of another size if none is to be resized."""
-        if self._resize is None and found != self._size:
-            raise FieldError(
-                "images",
-                path,
-                f"{size_text(found)} pixels, and the images to compare with have "
-                f"{size_text(self._size)}: this `protocol` takes images as they are, and ours "
-                "resizes them",
-            )
-
-    def _sized(self, image: Image.Image) -> np.ndarray:
-        """Give an image its size and channels."""
-        how = Preparation(resize=self._resize or "default")
-        return to_array(image, self._size, self._channels, how)
+        how = Preparation(resize=self.resize or "default")
+        images = self.read()
+        for start in range(0, len(self), batch_size):
+            labels = self.labels[start : start + batch_size]
+            # One by one: they may be much larger than the wanted size.
+            block = [to_array(next(images), self.size, self.channels, how) for _ in labels]
+            yield np.stack(block), labels
 
 
 def open_generated(
@@ -190,11 +193,18 @@ def open_generated(
         UserError: if there are no such images. Some damage, and images of another size in a folder,
             are found only while `blocks` reads them.
     """
+    wanted = size_of(size)
+    only = wanted if resize is None else None
     if path.is_dir():
-        return _FolderImages(path, size_of(size), channels, resize)
-    if path.is_file() and path.suffix in (".npz", ".npy"):
-        return _ArrayFile(path, size_of(size), channels, resize, with_labels)
-    raise UserError(f"`images` {path} is neither a folder of images nor an .npz or .npy file")
+        paths = _paths_in(path)
+        labels, read = np.full(len(paths), NO_LABEL), partial(_read_files, paths, only)
+    elif path.is_file() and path.suffix in (".npz", ".npy"):
+        paths, shape = [str(path)], _shape_of(path, wanted, only)
+        labels = _labels_of(path, shape[0]) if with_labels else np.full(shape[0], NO_LABEL)
+        read = partial(_read_array, path, shape)
+    else:
+        raise UserError(f"`images` {path} is neither a folder of images nor an .npz or .npy file")
+    return GeneratedImages(paths, labels, read, wanted, channels, resize)
 
 
 def images_from(images: GeneratedImages, batch_size: int, first: int) -> Iterator[Block]:
@@ -202,86 +212,67 @@ def images_from(images: GeneratedImages, batch_size: int, first: int) -> Iterato
     return itertools.islice(images.blocks(batch_size), math.ceil(first / batch_size), None)
 
 
-class _FolderImages(GeneratedImages):
-    """The image files of a folder, sorted by path, without labels."""
-
-    def __init__(self, folder: Path, size: Size, channels: int, resize: str | None) -> None:
-        tree = walk(folder)
-        super().__init__([tree.path(name) for name in tree.names], size, channels, resize)
-        if not self._paths:
-            reason = f"({' '.join(SUFFIXES)}){described(tree.left_out)}"
-            raise UserError(f"`images` {folder} has no images {reason}")
-        log.info("%s: %d images%s", folder, len(self), described(tree.left_out))
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def blocks(self, batch_size: int) -> Iterator[Block]:
-        for start in range(0, len(self), batch_size):
-            images = [self._read(path) for path in self._paths[start : start + batch_size]]
-            yield np.stack(images), np.full(len(images), NO_LABEL)
-
-    def _read(self, path: str) -> np.ndarray:
-        """Read an image as uint8 (H, W, C)."""
-        image = load_image(path, ranges=lambda: self._ranges)
-        self._check_size(path, (image.height, image.width))
-        return self._sized(image)
-
-    @cached_property
-    def _ranges(self) -> Ranges:
-        """The ranges of all images, which are read at the first one of more than 8 bits."""
-        return common_ranges(problems(self._paths))
+def _check_size(path: Path | str, found: Size, only: Size | None) -> None:
+    """Refuse an image of another size than `only`; None accepts any."""
+    if only is not None and found != only:
+        raise FieldError(
+            "images",
+            path,
+            f"{size_text(found)} pixels, and the images to compare with have "
+            f"{size_text(only)}: this `protocol` takes images as they are, and ours resizes them",
+        )
 
 
-class _ArrayFile(GeneratedImages):
-    """The images of an .npz or .npy file, and its labels if each image has one."""
+def _paths_in(folder: Path) -> list[str]:
+    """List the image files of a folder, sorted."""
+    tree = walk(folder)
+    if not tree.names:
+        reason = f"({' '.join(SUFFIXES)}){described(tree.left_out)}"
+        raise UserError(f"`images` {folder} has no images {reason}")
+    log.info("%s: %d images%s", folder, len(tree.names), described(tree.left_out))
+    return [tree.path(name) for name in tree.names]
 
-    def __init__(
-        self, path: Path, size: Size, channels: int, resize: str | None, with_labels: bool
-    ) -> None:
-        super().__init__([str(path)], size, channels, resize)
-        self._path = path
-        with open_npy(path, "arr_0") as (_, shape, dtype, in_fortran_order):
-            self._shape = images_shape(shape, dtype, in_fortran_order)
-        self._check_size(str(path), self._shape[1:3])
-        no_labels = np.full(len(self), NO_LABEL)
-        self._labels = self._read_labels() if with_labels else no_labels
-        if self._shape[1:3] != size:
-            log.info("%s: images %s are resized to %d x %d", path, self._shape[1:3], *size)
 
-    def __len__(self) -> int:
-        return self._shape[0]
+def _read_files(paths: Sequence[str], only: Size | None) -> Iterator[Image.Image]:
+    """Read image files; those of more than 8 bits have one range, for which all are read first."""
+    ranges = cache(lambda: common_ranges(problems(paths)))
+    for path in paths:
+        image = load_image(path, ranges=ranges)
+        _check_size(path, (image.height, image.width), only)
+        yield image
 
-    def blocks(self, batch_size: int) -> Iterator[Block]:
-        length = math.prod(self._shape[1:])
-        for_picture = self._shape[1:3] if self._shape[3] == 1 else self._shape[1:]
-        wanted = (*self._size, self._channels)
-        with open_npy(self._path, "arr_0") as (file, *_):
-            for start in range(0, len(self), batch_size):
-                labels = self._labels[start : start + batch_size]
-                images = []
-                # One by one: they may be much larger than the wanted size.
-                for _ in labels:
-                    image = np.frombuffer(file.read(length), np.uint8).reshape(self._shape[1:])
-                    if image.shape != wanted:
-                        picture = Image.fromarray(image.reshape(for_picture))
-                        image = self._sized(picture)
-                    images.append(image)
-                yield np.stack(images), labels
 
-    def _read_labels(self) -> np.ndarray:
-        """Read the labels; NO_LABEL, with a warning for wrong ones, if there are none to use."""
-        count = len(self)
-        try:
-            if self._path.suffix == ".npz":
-                labels = read_npz(
-                    self._path,
-                    "arr_1",
-                    lambda shape, _: shape[:1] == (count,),
-                    f"a label for each of {count} images",
-                )
-                with reading(self._path, "the labels arr_1 of"):
-                    return class_labels(labels)
-        except FileError as error:
-            log.warning("%s; the images are used without labels", error)
-        return np.full(count, NO_LABEL)
+def _shape_of(path: Path, wanted: Size, only: Size | None) -> tuple[int, int, int, int]:
+    """Read N, H, W, C of the images in an .npz or .npy file."""
+    with open_npy(path, "arr_0") as (_, found, dtype, in_fortran_order):
+        shape = images_shape(found, dtype, in_fortran_order)
+    _check_size(path, shape[1:3], only)
+    if shape[1:3] != wanted:
+        log.info("%s: images %s are resized to %d x %d", path, shape[1:3], *wanted)
+    return shape
+
+
+def _read_array(path: Path, shape: tuple[int, int, int, int]) -> Iterator[Image.Image]:
+    """Read the images in an .npz or .npy file."""
+    count, *sides, channels = shape
+    with open_npy(path, "arr_0") as (file, *_):
+        for _ in range(count):
+            image = np.frombuffer(file.read(math.prod(shape[1:])), np.uint8)
+            yield Image.fromarray(image.reshape(sides if channels == 1 else shape[1:]))
+
+
+def _labels_of(path: Path, count: int) -> np.ndarray:
+    """Read the labels; NO_LABEL, with a warning for wrong ones, if there are none to use."""
+    try:
+        if path.suffix == ".npz":
+            labels = read_npz(
+                path,
+                "arr_1",
+                lambda shape, _: shape[:1] == (count,),
+                f"a label for each of {count} images",
+            )
+            with reading(path, "the labels arr_1 of"):
+                return class_labels(labels)
+    except FileError as error:
+        log.warning("%s; the images are used without labels", error)
+    return np.full(count, NO_LABEL)
