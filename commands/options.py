@@ -550,19 +550,3 @@ GROUPS = (
     Group("run", RUN),
 )
 OPTIONS: dict[str, Option] = {option.name: option for group in GROUPS for option in group.options}
-
-
-def documentation() -> str:
-    """Write all options as the Markdown tables of docs/options.md."""
-    lines = []
-    for group in GROUPS:
-        lines += [f"## {group.title[0].upper()}{group.title[1:]}", ""]
-        lines += ["| option | | default | with --resume |", "| --- | --- | --- | --- |"]
-        for option in group.options:
-            default = f"`{option.default_text}`" if option.default_text else ""
-            text = option.help.replace("|", "\\|")
-            if option.choices and default:
-                text += ": " + ", ".join(f"`{choice}`" for choice in option.choices)
-            lines.append(f"| `{option.usage}` | {text} | {default} | {option.resume.value} |")
-        lines.append("")
-    return "\n".join(lines)

@@ -7,11 +7,10 @@ more than 8 bits have their own notes, with their ranges.
 """
 
 import hashlib
-import logging
 import os
 import zlib
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,7 @@ from data.deep_pixels import Range, Ranges, common_ranges
 from data.files import FileError
 from data.image_file import MOST_PIXELS, problems
 from utils.links import open_own
-from utils.progress import progress_bar
-
-log = logging.getLogger(__name__)
+from utils.progress import log_once, progress_bar
 
 NOTES = "checked_images"
 DEEP_NOTES = "checked_deep_images"
@@ -54,14 +51,13 @@ def stamps_of(folder: Path, names: Sequence[str]) -> np.ndarray:
 
 
 def examined(
-    folder: Path, names: Sequence[str], stamps: np.ndarray, notes: Path | None
+    folder: Path, names: tuple[str, ...], notes: Path | None
 ) -> tuple[dict[str, FileError], Ranges]:
     """Decode the images without a note, and note the good ones.
 
     Args:
         folder: the folder of the files.
         names: their paths relative to it.
-        stamps: the files' stamps from `stamps_of`.
         notes: the folder of the notes; None reads and writes none.
 
     Returns:
@@ -71,6 +67,15 @@ def examined(
     Raises:
         FileError: if the permission to read a file is missing.
     """
+    return _examined(folder, names, stamps_of(folder, names).tobytes(), notes)
+
+
+@lru_cache(maxsize=4)
+def _examined(
+    folder: Path, names: tuple[str, ...], stamps_of_names: bytes, notes: Path | None
+) -> tuple[dict[str, FileError], Ranges]:
+    """Do what `examined` does, once: both splits may come from the same images."""
+    stamps = np.frombuffer(stamps_of_names, STAMP)
     noted = _noted(notes, NOTES, STAMP)
     deep = _noted(notes, DEEP_NOTES, DEEP)
     deep_stamps = deep["stamp"] ^ _checksums(deep)
@@ -120,10 +125,5 @@ def _note(notes: Path | None, name: str, rows: np.ndarray) -> None:
             end.truncate(end.tell() // rows.itemsize * rows.itemsize)  # a note cut by a crash
             end.write(rows.tobytes())
     except OSError as error:
-        _log_unwritten(notes / name, error.strerror or str(error))
-
-
-@cache
-def _log_unwritten(file: Path, reason: str) -> None:
-    """Log, once, that the images will be checked again."""
-    log.info("cannot write %s (%s): the next start checks the images again", file, reason)
+        reason = error.strerror or error
+        log_once(f"cannot write {notes / name} ({reason}): the next start checks the images again")

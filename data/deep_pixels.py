@@ -3,19 +3,22 @@
 Gray and color follow the same rule, and all images of a folder have one range. Axes: H W pixels.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor
 
-log = logging.getLogger(__name__)
+from utils.progress import log_once
 
 BAND = 1 << 20  # pixels converted at once
 WHITES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
+RULE = (  # of `black_and_white`
+    "samples of more than 8 bits: 0 is black, white is the first of 255, 1023, 4095, 16383, 65535 "
+    "that no value of the image or folder exceeds (for floats 1); other values go from the "
+    "smallest to the largest"
+)
 
 
 class Range(NamedTuple):
@@ -86,7 +89,7 @@ def eight_bits(deep: Deep, page: str, ranges: SetOfRanges) -> Image.Image:
     ranges = ranges() if callable(ranges) else ranges
     common = ranges and (ranges.floats if deep.is_float else ranges.whole)
     if common is None:
-        _log_rule()
+        log_once(RULE)
     black, white = black_and_white(common or deep.range)
     flat = np.empty(deep.values.shape, np.uint8)
     back = np.asarray(ImageColor.getcolor(page, "L" if flat.ndim == 2 else "RGB"), np.float64)
@@ -123,16 +126,6 @@ def black_and_white(found: Range) -> tuple[float, float]:
     if found.low >= 0 and whites:
         return 0.0, whites[0]
     return found.low, found.high if found.high > found.low else found.low + 1
-
-
-@cache
-def _log_rule() -> None:
-    """Log the rule of `black_and_white`, once."""
-    log.info(
-        "samples of more than 8 bits: 0 is black, white is the first of %s that no value of the "
-        "image or folder exceeds (for floats 1); other values go from the smallest to the largest",
-        ", ".join(f"{white:.0f}" for white in WHITES),
-    )
 
 
 def bands(height: int, width: int) -> Iterator[slice]:

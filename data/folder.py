@@ -12,16 +12,14 @@ its path relative to the folder, with forward slashes.
 import hashlib
 import logging
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
-from data.checked_images import STAMP, examined, stamps_of
+from data.checked_images import examined
 from data.deep_pixels import Ranges, black_and_white
 from data.files import FileError
 from data.image_file import TooManyPixelsError
@@ -30,7 +28,6 @@ from data.label_tables import with_labels
 from data.tree import (
     ONLY_CLASS,
     SUFFIXES,
-    Left,
     Tree,
     class_of,
     described,
@@ -40,8 +37,7 @@ from data.tree import (
     walk,
 )
 from utils.errors import NAMES_SHOWN, UserError, named
-
-log = logging.getLogger(__name__)
+from utils.progress import log_once
 
 TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation", "test", "testing")
@@ -144,7 +140,7 @@ def _find(home: Path, root: Path) -> tuple[Tree, Tree | None]:
     used = {train, *(tree.folder for tree in fitting[:1])}
     unused = [name for name in folders.values() if home / name not in used]
     if unused:
-        log.info("%s: not used are the folders %s", home, named(unused))
+        log_once(f"{home}: not used are the folders {named(unused)}")
     return training, fitting[0] if fitting else None
 
 
@@ -166,40 +162,20 @@ def _kind(tree: Tree) -> tuple[bool, bool]:
 
 
 def _readable(tree: Tree, notes: Path | None) -> Tree:
-    """Leave out images that cannot be read, and images beside class folders, with a warning.
+    """Leave out images that cannot be read, and images beside class folders; log what is left.
 
     Raises:
         UserError: if no images are left.
     """
-    stamps = stamps_of(tree.folder, tree.names).tobytes()
-    left_out = tuple(tree.left_out.items())
-    labels = tuple(map(tree.class_of, tree.names)) if tree.labels else ()
-    names, ranges = _examine(tree.folder, tree.names, stamps, left_out, labels, notes)
-    return replace(tree, names=names, ranges=ranges)
-
-
-@lru_cache(maxsize=4)
-def _examine(
-    folder: Path,
-    names: tuple[str, ...],
-    stamps: bytes,
-    left_out: tuple[tuple[tuple[str, str], int], ...],
-    labels: tuple[str, ...],
-    notes: Path | None,
-) -> tuple[tuple[str, ...], Ranges]:
-    """Do what `_readable` does, and log the classes.
-
-    The result is cached, because both splits may come from the same images. The stamps are an
-    argument so that a changed file is examined again.
-    """
     # Choose the images.
-    is_chosen = np.array(["/" in name for name in names], bool)
-    is_chosen |= bool(labels) or not is_chosen.any()
-    rest, loose = list(compress(names, is_chosen)), list(compress(names, ~is_chosen))
-    errors, ranges = examined(folder, rest, np.frombuffer(stamps, STAMP)[is_chosen], notes)
-    kept = tuple(name for name in rest if name not in errors)
+    folder, in_folders = tree.folder, tuple(name for name in tree.names if "/" in name)
+    takes_all = bool(tree.labels) or not in_folders
+    loose = [] if takes_all else [name for name in tree.names if "/" not in name]
+    chosen = tree.names if takes_all else in_folders
+    errors, ranges = examined(folder, chosen, notes)
+    kept = tuple(name for name in chosen if name not in errors)
     # Log what is left out.
-    counts: Left = Counter(dict(left_out))
+    counts = tree.left_out.copy()
     large = [name for name, error in errors.items() if isinstance(error, TooManyPixelsError)]
     how = str(errors[large[0]]).rpartition(": ")[2] if large else ""
     unread = {name: e for name, e in errors.items() if not isinstance(e, TooManyPixelsError)}
@@ -210,21 +186,23 @@ def _examine(
     ):
         if members:
             counts[reason, ""] += len(members)
-            log.warning("%s: left out, as %s: %s", folder, reason, which)
+            log_once(f"{folder}: left out, as {reason}: {which}", logging.WARNING)
     if not kept:
         suffixes = " ".join(SUFFIXES)
         raise UserError(
             f"`data_dir` {folder} has no readable images ({suffixes}){described(counts)}"
         )
     if counts["other endings", ".heic"]:
-        log.warning("%s: .heic images need pip install -r requirements-heif.txt", folder)
-    classes = Tree(folder, kept, labels=dict(zip(names, labels, strict=False))).classes
-    log.info("%s: %d classes, %s%s", folder, len(classes), named(classes), described(counts))
+        reason = ".heic images need pip install -r requirements-heif.txt"
+        log_once(f"{folder}: {reason}", logging.WARNING)
+    found = replace(tree, names=kept, ranges=ranges)
+    classes = found.classes
+    log_once(f"{folder}: {len(classes)} classes, {named(classes)}{described(counts)}")
     for common in filter(None, ranges):
         black, white = black_and_white(common)
         samples = "floats" if common.is_float else "samples of more than 8 bits"
-        log.info("%s: %s go from %g, black, to %g, white", folder, samples, black, white)
-    return kept, ranges
+        log_once(f"{folder}: {samples} go from {black:g}, black, to {white:g}, white")
+    return found
 
 
 def _by_reason(folder: Path, errors: Mapping[str, FileError]) -> str:

@@ -9,19 +9,16 @@ column, or there is a column for each class with a 1 in one of them.
 import csv
 import io
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from itertools import chain, takewhile
 from pathlib import Path
 
 from data.files import FileError, check_regular, reading
 from data.tree import SUFFIXES, Tree, class_of, entries
 from utils.errors import UserError, named
-
-log = logging.getLogger(__name__)
+from utils.progress import log_once
 
 TABLE = re.compile(r"(?!test|val)(.*metadata|.*labels|train)\.(csv|tsv|jsonl)", re.IGNORECASE)
 LABELS = (
@@ -69,7 +66,7 @@ def with_labels(tree: Tree, root: Path, *, named_in_full: bool = False) -> Tree:
         except UserError as error:
             if len(tree.classes) == 1:
                 raise
-            _log_once(f"{error}; the sub-folders are the classes")
+            log_once(f"{error}; the sub-folders are the classes")
             continue
         if found:
             return found
@@ -85,7 +82,7 @@ def _labeled(tree: Tree, file: Path, named_in_full: bool) -> Tree | None:
     images = {c: _images_of([row.get(c, "") for row in rows], index) for c in columns}
     files = max(columns, key=lambda c: len(rows) - images[c].count(None), default="")
     if not any(images.get(files, ())):
-        _log_once(f"{file} is not used: it names no image in {tree.folder}")
+        log_once(f"{file} is not used: it names no image in {tree.folder}")
         return None
     if files.lower().endswith(SUFFIXES):
         raise FileError(f"{file} has no line with the names of its columns; put one before {files}")
@@ -101,20 +98,20 @@ def _labeled(tree: Tree, file: Path, named_in_full: bool) -> Tree | None:
                 f"{file} gives {image} the classes {found[image]} and {label}; keep one of the rows"
             )
     if not found:
-        _log_once(f"{file} is not used: none of its columns holds classes ({named(columns)})")
+        log_once(f"{file} is not used: none of its columns holds classes ({named(columns)})")
         return None
     pairs = {(class_of(image), label) for image, label in found.items()}
     if len(tree.classes) > 1 and len(pairs) == len(dict(pairs)) == len(set(found.values())):
-        _log_once(f"{file} is not used: it divides the images as the sub-folders do")
+        log_once(f"{file} is not used: it divides the images as the sub-folders do")
         return None
     names = tuple(name for name in tree.names if name in found)
     left_out = tree.left_out.copy()
     left_out[f"in no row of {file.name}", ""] = len(tree.names) - len(names)
     if tree.folder in file.parents:
         left_out["other endings", file.suffix.lower()] -= 1
-    _log_once(f"{file}: classes from {named(classes)}, images from {named([files])}")
+    log_once(f"{file}: classes from {named(classes)}, images from {named([files])}")
     if unknown:
-        _log_once(f"{file}: {len(unknown)} rows name no image here, or several: {named(unknown)}")
+        log_once(f"{file}: {len(unknown)} rows name no image here, or several: {named(unknown)}")
     return replace(tree, names=names, labels=found, table=file, left_out=left_out)
 
 
@@ -190,12 +187,6 @@ def _rows(file: Path) -> list[Row]:
         lines = io.StringIO(text, newline="")
         rows = csv.DictReader(lines, delimiter=delimiter, restval="", skipinitialspace=True)
         return [{key: text for key, text in row.items() if key is not None} for row in rows]
-
-
-@cache
-def _log_once(text: str) -> None:
-    """Log a line once: both splits are made from the same files."""
-    log.info("%s", text)
 
 
 def _text(value: object) -> str:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ def log_written(path: Path, what: str = "") -> None:
     """
     quoted = shlex.quote(str(path.absolute()))
     log.info("written: %s", f"{quoted} ({what})" if what else quoted)
+
+
+@cache
+def log_once(text: str, level: int = logging.INFO) -> None:
+    """Log a line at its first time only: both splits of a dataset are read in the same way."""
+    log.log(level, "%s", text)
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY_CODES, TINY_VQGAN
 from PIL import Image
 
-from data import checked_images, folder
+from data import checked_images
 from data.deep_pixels import Range, Ranges
 from data.open import open_dataset
 from MaskGIT import main
@@ -41,7 +41,7 @@ def images(tmp_path):
 
 def start(images: Path, notes: Path | None) -> int:
     """Open both splits as a new process does; gives the number of images."""
-    folder._examine.cache_clear()
+    checked_images._examined.cache_clear()
     splits = [open_dataset("folder", s, images, 8, notes=notes) for s in ("train", "validation")]
     return sum(map(len, splits))
 
@@ -167,7 +167,7 @@ def test_the_command_line_keeps_the_notes_with_the_token_cache(tmp_path, images,
     )
     main(command.split())
     assert len(decoded) == 11
-    folder._examine.cache_clear()
+    checked_images._examined.cache_clear()
     decoded.clear()
     main(command.split())
     assert decoded == ["bad.png"]

@@ -14,6 +14,7 @@ from data.files import FileError
 from data.generated import open_generated
 from data.image_file import load_image
 from data.open import open_dataset
+from utils.progress import log_once
 
 RAMP = np.linspace(0, 1, 12 * 16).reshape(12, 16)
 COLORS = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], -1)
@@ -314,7 +315,7 @@ def test_a_folder_with_another_range_has_another_fingerprint(tmp_path):
 
 
 def test_the_rule_for_deep_samples_is_said_once(tmp_path, caplog):
-    deep_pixels._log_rule.cache_clear()
+    log_once.cache_clear()
     caplog.set_level("INFO")
     for _ in range(3):
         read(tmp_path, png(np.full((4, 4, 1), 300), 16, 0))

@@ -6,7 +6,7 @@ import re
 import pytest
 from PIL import Image
 
-from data.checked_images import NOTES, examined, stamps_of
+from data.checked_images import NOTES, examined
 from data.publish import claim, new_folder, publish
 from training.tracking import MetricsFile
 from utils import files
@@ -99,8 +99,7 @@ def test_notes_of_checked_images_do_not_go_through_the_link_of_another(tmp_path,
     diary.write_bytes(b"ten years of notes")
     strangers_link(tmp_path / NOTES, diary)
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
-    stamps = stamps_of(tmp_path, ["a.png"])
-    assert examined(tmp_path, ["a.png"], stamps, notes=tmp_path)[0] == {}
+    assert examined(tmp_path, ("a.png",), notes=tmp_path)[0] == {}
     assert diary.read_bytes() == b"ten years of notes"
 
 
