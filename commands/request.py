@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from commands.flags import configure
+from commands.options import OPTIONS
 from commands.parser import CommandLine
 from data.datasets import DATASETS
 from data.images import ImageDataset
@@ -118,7 +119,7 @@ class Request:
             raise FieldError("image_size", line.size, reason)
         processes = self.machine.processes
         # If config.json names the folder, it is only read: the file may come from anybody.
-        is_ours = not self.continued or "data_dir" in line.given
+        is_ours = "data_dir" in line.given or line.data_dir == OPTIONS["data_dir"].default_value
         return Data(
             spec=spec,
             size=size or asked,

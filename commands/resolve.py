@@ -19,11 +19,12 @@ from commands.options import BEST, COMPARING, COMPUTING, OPTIONS, Option
 from commands.parser import CommandLine, log_idle
 from commands.request import Machine, Request
 from commands.resume import apply_resume
-from commands.stages import with_defaults
+from commands.stages import STAGE_OPTIONS, with_defaults
 from data.datasets import DATASETS
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
 from models.schedules import GUIDANCE_SCHEDULES
+from training.runs import keep_settings
 from utils.device import (
     check_works,
     choose_device,
@@ -83,7 +84,9 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
             if line.dry_run:
                 _show_options(request, jobs)
                 _show_jobs(jobs)
-            yield {} if line.dry_run else jobs
+                jobs = {}
+            _keep_options(jobs)
+            yield jobs
 
 
 def _with_local_files(line: CommandLine) -> CommandLine:
@@ -111,6 +114,14 @@ def _resolve_jobs(request: Request, idle: set[str]) -> dict[Mode, Any]:
         job = mode.module().resolve(request)
         request = replace(request, jobs={**request.jobs, mode.name: job})
     return {mode: request.jobs[mode.name] for mode in line.modes}
+
+
+def _keep_options(jobs: Mapping[Mode, Any]) -> None:
+    """Write the options of new runs, so that --resume knows them whenever the command stops."""
+    stages = {of_stage.mode: stage for stage, of_stage in STAGE_OPTIONS.items()}
+    for mode, job in jobs.items():
+        if mode.name in stages and job.machine.processes.is_main:
+            keep_settings(stages[mode.name], job.run, job.record)
 
 
 def _show_options(request: Request, jobs: Mapping[Mode, Any]) -> None:

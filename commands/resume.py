@@ -72,18 +72,19 @@ def _apply_to_stage(
     if not line.resume:
         return line, None
     # Take the options that config.json keeps.
-    stored = read_config(run).get(stage)
-    if not state.is_file():
-        log.info("nothing to resume in %s: a new %s run starts", run.path, stage)
-        if stored is not None:  # the run was planned but not started; options given now win
-            line = line.fill(kept_options(line, stored, stage, run.config))
-        return line, None
-    if stored is None:
+    stored, has_begun = read_config(run).get(stage), state.is_file()
+    if stored is None and has_begun:
         raise UserError(
             f"{run.config} does not hold the options of {state.name}, so the run cannot be "
             f"resumed; {elsewhere}"
         )
-    return take_over_options(line, stored, stage, run), stored
+    if stored is None:
+        log.info("nothing to resume in %s: a new %s run starts", run.path, stage)
+        return line, None
+    if not has_begun:
+        log.info("the %s run in %s has not begun: it starts with its options", stage, run.path)
+    line = take_over_options(line, stored, stage, run, has_begun=has_begun)
+    return line, stored if has_begun else None
 
 
 def run_options(line: CommandLine, stage: str) -> dict[str, Any]:
@@ -118,13 +119,11 @@ def run_record(
         files: names and sizes of the image files; None for a set that cannot grow.
     """
     line, continues = line.replace(size=size_text(size)), request.continued.get(stage)
-    stages = [name for name, of_stage in STAGE_OPTIONS.items() if line.asks_for(of_stage.mode)]
     paths = {option.name for option in OPTIONS.values() if option.is_path}
     of_classes = {CLASS_NAMES, "labels"}
     return RunRecord(
         settings=run_options(line, stage),
         made_from=dict(made_from),
-        planned={name: run_options(line, name) for name in stages if name != stage},
         private=frozenset(paths | of_classes),
         epochs_name=STAGE_OPTIONS[stage].epochs,
         continues=continues,
@@ -134,9 +133,9 @@ def run_record(
 
 
 def take_over_options(
-    line: CommandLine, stored: Settings, stage: str, run: RunFolder
+    line: CommandLine, stored: Settings, stage: str, run: RunFolder, *, has_begun: bool = True
 ) -> CommandLine:
-    """Take over the options of a resumed run, and refuse other values.
+    """Take over the options of a resumed run, and refuse other values once it has begun.
 
     Accepted are more epochs, any value of an option with Resume.FREE, "auto" for the value that it
     became in the run, and any value where an earlier version kept "auto".
@@ -153,9 +152,10 @@ def take_over_options(
     taken = {}
     for name, value in kept.items():
         may_grow = name == STAGE_OPTIONS[stage].epochs
+        may_change = not has_begun or OPTIONS[name].resume is Resume.FREE
         if name not in line.given or now[name] == AUTO:
             taken[name] = value
-        elif OPTIONS[name].resume is Resume.FREE or (may_grow and now[name] >= value):
+        elif may_change or (may_grow and now[name] >= value):
             continue
         elif value != AUTO and not same_value(now[name], value):
             raise UserError(

@@ -27,11 +27,13 @@ class TokenizerSource:
     Attributes:
         open: returns it, on the device.
         codes: its `Tokenizer.codes`; None if they are unknown until it is trained.
+        fingerprint: its `Tokenizer.fingerprint`; None until it is trained.
     """
 
     shape: TokenizerShape
     open: Callable[[], Tokenizer]
     codes: str | None = None
+    fingerprint: str | None = None
 
 
 def find_tokenizer(request: Request) -> TokenizerSource:
@@ -44,8 +46,8 @@ def find_tokenizer(request: Request) -> TokenizerSource:
     Raises:
         UserError: if there is none, or it does not fit the options or the dataset.
     """
-    if "train_vae" in request.jobs:
-        job = request.jobs["train_vae"]
+    job = request.jobs.get("train_vae")
+    if job is not None and (job.goes_on or not job.run.tokenizer.is_file()):
         path = job.run.tokenizer
 
         @cache
@@ -61,7 +63,7 @@ def find_tokenizer(request: Request) -> TokenizerSource:
             _keep_tokenizer(request, tokenizer)  # to continue the run without this file
         return tokenizer
 
-    return TokenizerSource(tokenizer.config, opened, tokenizer.codes)
+    return TokenizerSource(tokenizer.config, opened, tokenizer.codes, tokenizer.fingerprint)
 
 
 def _file_to_start_from(request: Request) -> Path | None:

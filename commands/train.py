@@ -60,10 +60,11 @@ from training.config import TrainingConfig
 from training.freezing import freeze
 from training.loop import Evaluation
 from training.optimizer import count_moments
-from training.runs import RunRecord
+from training.runs import RunRecord, check_made_from
 from training.transformer import MaskGITStage, num_parts
 from training.validation import MOST_IMAGES
 from utils.device import float32_name
+from utils.errors import UserError
 from utils.size import size_text
 from utils.weights import count_parameters
 
@@ -121,6 +122,7 @@ def resolve(request: Request) -> TrainJob:
     # The tokenizer decides the size of the images; both decide the shape of the transformer.
     line = request.line
     tokenizer = find_tokenizer(request)
+    _check_tokenizer(request, tokenizer)
     data = request.data(size=tokenizer.shape.image_size)
     data.check_workers(line.batch_size)
     splits = open_splits(request, data, "maskgit")
@@ -169,6 +171,24 @@ def resolve(request: Request) -> TrainJob:
     )
 
 
+def _check_tokenizer(request: Request, tokenizer: TokenizerSource) -> None:
+    """Refuse another tokenizer than that of the run that continues, before any work.
+
+    Raises:
+        UserError: if it is another one, or will be; or if the processes have different ones.
+    """
+    run, continues = request.run(), request.continued.get("maskgit")
+    if tokenizer.fingerprint is not None:
+        now = {"tokenizer": tokenizer.fingerprint}
+        request.machine.processes.check_equal(now)
+        check_made_from(now, continues or {}, run)
+    elif continues is not None and request.jobs["train_vae"].goes_on:
+        raise UserError(
+            f"--train_vae goes on, and would change the tokenizer of the transformer in {run.path}"
+            ": leave --train_vae out, or start another --run_name"
+        )
+
+
 def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:
     """Return the tokens of a split; errors as in `tokens_of_split`."""
     return tokens_of_split(
@@ -192,10 +212,8 @@ def tokens_of_split(
     """Return the tokens of the images of a split; encode those that are not in the cache.
 
     Raises:
-        UserError: if the cache is damaged, another job writes it, the disk is too small, or the
-            processes have different tokenizers.
+        UserError: if the cache is damaged, another job writes it, or the disk is too small.
     """
-    machine.processes.check_equal({"tokenizer": tokenizer.fingerprint})
     identity = {
         "dataset": data.spec.name,
         "split": split,

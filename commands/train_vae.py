@@ -39,6 +39,7 @@ from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig, read_remap
 from models.vqgan.network import VQModel
 from training.config import VQGANTrainingConfig
+from training.runs import has_steps_left
 from training.vqgan import VQGANStage, freeze_vqgan
 from utils.errors import FieldError, UserError, value_text
 from utils.size import size_of
@@ -60,6 +61,11 @@ class TrainVaeJob(TrainingJob):
     training: VQGANTrainingConfig
     start: Mapping[str, Tensor]
     codes: str | None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the training has steps left, so that the VQ-GAN will be another one."""
+        return has_steps_left("vqgan", self.run, self.record, self.num_steps)
 
 
 def complete(line: CommandLine) -> CommandLine:

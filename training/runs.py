@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,15 @@ from training.curves import CurvePicture
 from training.learning_rate import capped_warmup
 from training.loop import Evaluation, Loop
 from training.run_folder import RunFolder
-from training.stage import Position, Stage, load_state, publish, run_length, save_state
+from training.stage import (
+    Position,
+    Stage,
+    load_position,
+    load_state,
+    publish,
+    run_length,
+    save_state,
+)
 from training.tracking import MetricsFile, Tracker, Trackers, WandbTracker
 from utils.checkpoint import load_checkpoint
 from utils.errors import UserError, value_text
@@ -47,7 +55,6 @@ class RunRecord:
     Attributes:
         made_from: what the run depends on besides its settings, by name; stored among the settings
             under the key MADE_FROM.
-        planned: settings of the stages that the same command trains later, by stage.
         private: names of values that must not leave the machine: paths, names of classes.
         epochs_name: name of the setting that holds the number of epochs.
         continues: the stored settings that this run continues; None for a new run.
@@ -57,12 +64,17 @@ class RunRecord:
 
     settings: Mapping[str, Any]
     made_from: Mapping[str, Any]
-    planned: Mapping[str, Mapping[str, Any]]
     private: frozenset[str]
     epochs_name: str
     continues: Mapping[str, Any] | None = None
     files: Mapping[str, int] = field(default_factory=dict)
     has_new_images: bool = False
+
+    @property
+    def is_longer(self) -> bool:
+        """Whether the run that continues has more images or epochs now."""
+        now = self.settings[self.epochs_name]
+        return self.has_new_images or now > (self.continues or {}).get(self.epochs_name, now)
 
     def entry(self) -> dict[str, Any]:
         """Return what config.json stores for the stage."""
@@ -75,6 +87,35 @@ class RunRecord:
             for named in (self.settings, self.made_from)
         )
         return {**settings, MADE_FROM: made_from}
+
+
+@contextmanager
+def _locked(run: RunFolder) -> Iterator[None]:
+    """Make the folder of a run, and keep other jobs out of it in the block."""
+    make_folder(run.path)
+    busy = f"another job is training in {run.path}; choose another `run_name` or `output_dir`"
+    with exclusive_lock(run.lock, busy):
+        yield
+
+
+def keep_settings(stage: str, run: RunFolder, record: RunRecord) -> None:
+    """Write the settings of a new run before its work begins: its tokens may take hours.
+
+    Raises:
+        UserError: if another job trains in the folder.
+    """
+    if record.continues is None:
+        with _locked(run):
+            _check_unchanged(stage, run, record)
+            _write_record(run, stage, record)
+
+
+def has_steps_left(stage: str, run: RunFolder, record: RunRecord, length: int) -> bool:
+    """Return whether a run will make steps; `length` is their number in all its epochs."""
+    if record.continues is None:
+        return True
+    position = load_position(stage, run)
+    return position.step < ((not record.is_longer and position.length) or length)
 
 
 def run_stage(
@@ -98,10 +139,7 @@ def run_stage(
         UserError: if another job trains in the folder, or has trained there since the record was
             made; if the run was made from other data; or if training fails.
     """
-    busy = f"another job is training in {run.path}; choose another `run_name` or `output_dir`"
-    make_folder(run.path)
-    lock = exclusive_lock(run.lock, busy)
-    with lock if processes.is_main else nullcontext():
+    with _locked(run) if processes.is_main else nullcontext():
         if processes.is_main:
             for folder in (run.path, run.samples):
                 remove_leftovers(folder)
@@ -226,28 +264,20 @@ def _start(stage: Stage, run: RunFolder, record: RunRecord) -> Position:
     position = load_state(stage, run)
     log.info("%s continues after step %d", stage.name, position.step)
     if record.has_new_images:  # also for validation: its loss cannot be compared with earlier ones
-        position.best_loss, position.best_step, position.length = math.inf, position.step, 0
+        position.best_loss, position.best_step = math.inf, position.step
         log.info("an epoch has %d steps with the new images", stage.steps_per_epoch)
+    if record.is_longer:
+        position.length = 0
     now = record.settings[record.epochs_name]
     before = stored.get(record.epochs_name, now)
     if now > before:
-        position.length = 0
         _log_new_learning_rate(stage, position.step, before, now)
     return position
 
 
 def _write_record(run: RunFolder, stage: str, record: RunRecord) -> None:
-    """Write the stage's settings to config.json.
-
-    The settings of stages that the same command trains later are written too, unless these stages
-    have started before. So they are not lost if the command stops in this stage.
-    """
-    planned = {
-        name: dict(settings)
-        for name, settings in record.planned.items()
-        if not run.resume_state(name).is_file()
-    }
-    write_record(run.config, {**read_config(run), stage: record.entry(), **planned})
+    """Write the stage's settings to config.json, and the list of its images."""
+    write_record(run.config, {**read_config(run), stage: record.entry()})
     if record.files:
         write_record(run.images(stage), {FILES_ENTRY: dict(record.files)})
 

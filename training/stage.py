@@ -1,7 +1,7 @@
 """What every stage of training can do, and the files that it is saved in."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,10 +123,21 @@ def load_state(stage: Stage, run: RunFolder) -> Position:
     Raises:
         UserError: if the state cannot be read or does not belong to this stage.
     """
-    path = run.resume_state(stage.name)
-    state = load_checkpoint(path, f"{stage.name}-resume")
+    return load_position(stage.name, run, stage.load_state_dict)
+
+
+def load_position(
+    name: str, run: RunFolder, load: Callable[[Mapping[str, Any]], None] = lambda _state: None
+) -> Position:
+    """Load the position in the last saved state of a stage; the rest of the state goes to `load`.
+
+    Raises:
+        UserError: as `load_state`.
+    """
+    path = run.resume_state(name)
+    state = load_checkpoint(path, f"{name}-resume")
     try:
-        stage.load_state_dict(state["stage"])
+        load(state["stage"])
         position = from_plain(Position, state["position"])
         position.validate()
         position.best_step = position.best_step or position.step  # earlier versions did not save it

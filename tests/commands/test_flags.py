@@ -179,12 +179,11 @@ def test_token_caches_are_made_where_some_are_and_nowhere_else(tmp_path, caplog)
 def test_nothing_is_downloaded_into_a_folder_that_config_json_names():
     machine = Machine(torch.device("cpu"), torch.float32, Processes(), compiled=False)
     line = parse(["--train"])
-    stored = {"maskgit": kept("--data_dir /etc")}
+    stored = kept("--data_dir /etc")
     assert Request(line, machine).data().may_download
-    assert not Request(line, machine, continued=stored).data().may_download
-    named = parse(["--train", "--data_dir", "here"])
-    assert Request(named, machine, continued=stored).data().may_download
-    assert resume(stored["maskgit"], "--download_only").data_dir == "datasets"
+    assert not Request(resume(stored), machine).data().may_download
+    assert Request(resume(stored, "--data_dir here"), machine).data().may_download
+    assert resume(stored, "--download_only").data_dir == "datasets"
 
 
 # --- The order of the classes ---

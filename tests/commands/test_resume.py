@@ -260,6 +260,36 @@ def test_a_job_that_waits_in_tokenising_does_not_take_over_the_run_of_another(
     )
 
 
+def test_a_run_that_is_stopped_while_it_makes_its_tokens_keeps_its_options(
+    world, monkeypatch, capsys
+):
+    here = f"--dataset folder --data_dir {world}/images --output_dir {world}/runs --run_name new"
+    given = f"--checkpoint_vae {run_of(world).tokenizer} --lr 0.25 --n_epochs 3 --depth 2 --heads 4"
+
+    def stop(*_arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("commands.train.tokens_of", stop)
+        with pytest.raises(SystemExit):
+            main(f"--train {here} {BOTH} {given} --no_wandb".split())
+    main(f"--train {here} --resume --n_epochs 1".split())
+    assert "the maskgit run in" in capsys.readouterr().out
+    kept = read_config(RunFolder(world / "runs" / "new", "folder"))["maskgit"]
+    found = [kept[name] for name in ("lr", "n_epochs", "depth", "heads", "batch_size")]
+    assert found == [0.25, 1, 2, 4, 4]  # what is given now is stronger
+
+
+def test_a_tokenizer_that_will_be_another_one_is_refused_before_it_is_trained(world, capsys):
+    both = "--train --n_epochs 2"
+    resume(world, "vqgan", f"{both} --n_epochs_vae 1 {BOTH}")  # stage 1 has ended
+    assert epochs_of(world, "maskgit") == 2
+    assert "--train_vae goes on, and would change" in refusal(world, "vqgan", capsys, both)
+    resume(world, "vqgan")
+    assert "the tokenizer of the run in" in refusal(world, "vqgan", capsys, both)
+    assert "the tokenizer of the run in" in refusal(world, "maskgit", capsys, "--dry_run")
+
+
 def test_code_that_config_json_names_is_not_run(world, tmp_path, capsys):
     run, config = run_of(world), read_config(run_of(world))
     config["maskgit"]["feature_net"] = str(tmp_path / "evil.pt")

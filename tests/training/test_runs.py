@@ -10,7 +10,15 @@ import torch
 from training.config import LoopConfig, TrainingConfig
 from training.learning_rate import LearningRate
 from training.run_folder import RunFolder
-from training.runs import MADE_FROM, RunRecord, check_made_from, read_config, run_stage
+from training.runs import (
+    MADE_FROM,
+    RunRecord,
+    check_made_from,
+    has_steps_left,
+    keep_settings,
+    read_config,
+    run_stage,
+)
 from utils.errors import UserError
 from utils.records import write_record
 
@@ -55,7 +63,6 @@ def run(tmp_path):
 RECORD = RunRecord(
     settings={"n_epochs": 2, "data_dir": "/home/me"},
     made_from={"images": 5},
-    planned={"maskgit": {"n_epochs": 7}},
     private=frozenset({"data_dir"}),
     epochs_name="n_epochs",
 )
@@ -79,10 +86,10 @@ def written(run):
     return read_config(run)
 
 
-def test_a_run_writes_down_what_it_is_made_of_and_what_will_follow(run):
+def test_a_run_writes_down_what_it_is_made_of(run):
     assert train(run).steps == 4
     entry = {"n_epochs": 2, "data_dir": "/home/me", MADE_FROM: {"images": 5}}
-    assert written(run) == {"vqgan": entry, "maskgit": {"n_epochs": 7}}
+    assert written(run) == {"vqgan": entry}
     assert RECORD.public() == {"n_epochs": 2, MADE_FROM: {"images": 5}}
 
 
@@ -119,12 +126,21 @@ def test_an_id_of_wandb_belongs_to_the_folder_it_was_made_in(run, tmp_path, monk
     assert Wandb.ids[3:] == ("id-1", "id-1", "id-1")
 
 
-def test_what_will_follow_is_not_written_over_what_has_begun(run):
-    train(run)
-    run.resume_state("maskgit").touch()
-    train(run, epochs=3, planned={"maskgit": {"n_epochs": 9}})
-    assert written(run)["maskgit"] == {"n_epochs": 7}
+def test_settings_are_kept_before_a_run_begins_and_not_over_one_that_has_begun(run):
+    keep_settings("vqgan", run, looked_at(run, epochs=3))
     assert written(run)["vqgan"]["n_epochs"] == 3
+    train(run)
+    keep_settings("vqgan", run, looked_at(run, epochs=9))
+    assert written(run)["vqgan"]["n_epochs"] == 2
+    with pytest.raises(UserError, match="another job"):
+        keep_settings("vqgan", run, RECORD)
+
+
+@pytest.mark.parametrize(("epochs", "left"), [(2, False), (3, True)])
+def test_whether_a_run_has_steps_left_is_known_before_it_goes_on(run, epochs, left):
+    assert has_steps_left("vqgan", run, looked_at(run), 4)
+    train(run)
+    assert has_steps_left("vqgan", run, looked_at(run, epochs), 2 * epochs) == left
 
 
 def test_more_epochs_continue_a_run_and_are_told(run, caplog):

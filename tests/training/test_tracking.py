@@ -108,7 +108,7 @@ def test_without_wandb_it_is_not_even_imported(tmp_path):
         "from training.runs import RunRecord, _open_trackers\n"
         "from training.stage import Position\n"
         f"run = RunFolder(Path({str(tmp_path)!r}), 'toy')\n"
-        "record = RunRecord({}, {}, {}, frozenset(), '')\n"
+        "record = RunRecord({}, {}, frozenset(), '')\n"
         "tracker = _open_trackers('vqgan', run, record, Position(), use_wandb=False)\n"
         "tracker.log({'loss': 1.0}, 1); tracker.close()\n"
         "assert 'wandb' not in sys.modules"
