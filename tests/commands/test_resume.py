@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pytest
 import torch
+from children import exit_code, fork
 from conftest import BOTH, stopped_at, write_images
 
 import commands.train
@@ -323,48 +325,65 @@ def test_a_home_folder_is_found_in_paths(zoo, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def start(zoo, tmp_path):
-    """Start a stage that would train for long, in a session of its own; gives the process."""
-    started = []
+def command(zoo, tmp_path):
+    """The arguments of a stage that trains for long."""
 
-    def call(
-        stage: str,
-        more: str = "",
-        epochs: int = 100_000,
-        before: Sequence[str] = (),
-        **options: Any,
-    ) -> subprocess.Popen:
+    def call(stage: str, more: str = "--no_wandb", epochs: int = 100_000) -> list[str]:
         tokenizer = f"--checkpoint_vae {zoo}/runs/folder/VQGAN_folder.pt"
-        command = (
+        return (
             f"{STAGES[stage].rsplit(' ', 1)[0]} {epochs} --dataset folder --data_dir {zoo}/images "
             f"--output_dir {tmp_path}/out {BOTH} {tokenizer if stage == 'maskgit' else ''} {more}"
-        )
-        process = subprocess.Popen(
-            [*before, sys.executable, ROOT / "MaskGIT.py", *command.split()],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, **options,
-        )  # fmt: skip
-        started.append(process)
-        return process
+        ).split()
 
-    yield call
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    return call
+
+
+@dataclass(frozen=True)
+class Started:
+    """A child in a session of its own, and what it writes into a pipe and a file."""
+
+    number: int
+    output: TextIO
+    errors: Path
+
+
+@pytest.fixture
+def start(tmp_path, request):
+    """Run the program in a child, until it prints a text."""
+
+    def call(arguments: list[str], text: str) -> Started:
+        def work() -> None:
+            os.setsid()
+            os.close(output)
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_DFL)
+            main(arguments)
+
+        output, into = os.pipe()
+        with (tmp_path / "errors").open("wb") as errors:
+            started = Started(
+                fork(work, into, errors.fileno()), os.fdopen(output), tmp_path / "errors"
+            )
+        os.close(into)
+        request.addfinalizer(lambda: end(started))
+        if not any(text in line for line in started.output):
+            pytest.fail(f"{text} is not in the output; {started.errors.read_text()}")
+        return started
+
+    return call
+
+
+def end(started: Started) -> None:
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.killpg(started.number, signal.SIGKILL)
+        os.waitpid(started.number, 0)
+    started.output.close()
 
 
 def steps_of(folder: Path, stage: str) -> int:
     """Steps in the saved state."""
     path = RunFolder(folder / "out" / "folder", "folder").resume_state(stage)
     return load_checkpoint(path, f"{stage}-resume")["position"]["step"]
-
-
-def read_until(process: subprocess.Popen, text: str) -> None:
-    for line in process.stdout:
-        if text in line:
-            return
-    pytest.fail(f"{text} is not in the output; {process.stderr.read()}")
 
 
 @pytest.mark.slow
@@ -375,13 +394,14 @@ def read_until(process: subprocess.Popen, text: str) -> None:
         ("maskgit", "--no_wandb", signal.SIGUSR1, 138),
     ],
 )
-def test_a_signal_to_all_processes_saves_and_leaves(start, tmp_path, stage, more, number, code):
-    process = start(stage, more, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
-    read_until(process, "epoch 2/")
-    os.killpg(process.pid, number)
-    out, error = process.communicate(timeout=60)
-    assert process.returncode == code, error
-    assert error.strip().splitlines() == [
+def test_a_signal_to_all_processes_saves_and_leaves(
+    start, command, tmp_path, stage, more, number, code
+):
+    process = start(command(stage, more), "epoch 2/")
+    os.killpg(process.number, number)
+    out = process.output.read()
+    assert exit_code(process.number) == code, process.errors.read_text()
+    assert process.errors.read_text().splitlines() == [
         "stopping after this step; a second signal exits at once, unsaved"
     ]
     assert "stopped by a signal after step" in out
@@ -412,25 +432,32 @@ def test_a_killed_reader_of_images_saves_and_leaves(zoo, tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_a_reader_of_the_output_that_leaves_saves_and_leaves(start, tmp_path):
-    process = start("maskgit", "--no_wandb")
-    read_until(process, "epoch 2/")
-    process.stdout.close()
-    assert process.wait(60) == 141
-    assert process.stderr.read() == ""
+def test_a_reader_of_the_output_that_leaves_saves_and_leaves(start, command, tmp_path):
+    process = start(command("maskgit"), "epoch 2/")
+    process.output.close()
+    assert exit_code(process.number) == 141
+    assert process.errors.read_text() == ""
     assert steps_of(tmp_path, "maskgit") >= 4
 
 
+def program(arguments: list[str], before: Sequence[str] = (), **options: Any) -> str:
+    """Run the program as its users do; returns what it printed."""
+    done = subprocess.run(
+        [*before, sys.executable, ROOT / "MaskGIT.py", *arguments], capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=60, check=False, **options,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.mark.slow
-def test_closed_streams_stop_nothing(start, tmp_path):
+def test_closed_streams_stop_nothing(command, tmp_path):
     def close():
         for number in (0, 1, 2):
             os.close(number)
 
-    process = start("maskgit", "--no_wandb", epochs=2, preexec_fn=close)
-    out, error = process.communicate(timeout=60)
-    assert process.returncode == 0, error
-    assert "Traceback" not in out + error
+    program(command("maskgit", epochs=2), preexec_fn=close)
     assert steps_of(tmp_path, "maskgit") == 4
 
 
@@ -438,13 +465,11 @@ UNKNOWN_USER = ["unshare", "--user", "--map-user=54321", "env", "-u", "HOME"]
 
 
 @pytest.mark.slow
-def test_an_unknown_user_without_a_home_trains(start, tmp_path):
+def test_an_unknown_user_without_a_home_trains(command, tmp_path):
     """As in a container that is started with a user id of one's own; wandb is not turned off."""
     if shutil.which("unshare") is None or subprocess.run([*UNKNOWN_USER, "true"]).returncode:
         pytest.skip("nobody can be unknown here")
-    process = start("maskgit", epochs=2, before=UNKNOWN_USER)
-    out, error = process.communicate(timeout=60)
-    assert process.returncode == 0, error
+    out = program(command("maskgit", "", epochs=2), UNKNOWN_USER)
     assert "wandb records nothing: this account has no home folder (set HOME)" in out
     assert steps_of(tmp_path, "maskgit") == 4
 

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 import torch
+from children import exit_code, fork
 from conftest import TINY_TRANSFORMER, write_real_subset
 from tiny_stages import VQGAN
 
@@ -40,16 +41,6 @@ import training.loop
 from models.tokenizer import Tokenizer
 from models.vqgan.network import VQModel
 from utils.checkpoint import save_checkpoint
-
-# Imported by the modes when they need them: here once for all children.
-for module in ("commands.resolve", "commands.train", "commands.train_vae", "commands.sample",
-               "commands.edit", "commands.sweep", "data.readers", "data.batches", "data.blocks",
-               "data.token_cache", "models.vqgan.foreign", "training.tracking", "training.vqgan",
-               "metrics.judge", "matplotlib.pyplot"):  # fmt: skip
-    importlib.import_module(module)
-
-training.loop.SAVE_EVERY_MINUTES = 0.001  # so that kills come between many saves
-training.curves.draw_run = lambda *_: None  # half of a short run; other pictures are written too
 
 TRAIN = (
     f"--train --resume --dataset fashionmnist {TINY_TRANSFORMER} --batch_size 20 --n_epochs 6 "
@@ -80,6 +71,15 @@ class SlowFile(io.FileIO):
         return super().write(view[: max(1, len(view) // 2)]) or 0
 
 
+def load_modes() -> None:
+    """Import what the modes import when they need it: here once for all children."""
+    for module in ("commands.resolve", "commands.train", "commands.train_vae", "commands.sample",
+                   "commands.edit", "commands.sweep", "data.readers", "data.batches", "data.blocks",
+                   "data.token_cache", "models.vqgan.foreign", "training.tracking",
+                   "training.vqgan", "metrics.judge", "matplotlib.pyplot"):  # fmt: skip
+        importlib.import_module(module)
+
+
 def write_inputs(base: Path) -> str:
     """Write real images and an untrained tokenizer; returns the options that name them."""
     torch.manual_seed(0)
@@ -107,31 +107,17 @@ def slow_writes() -> None:
 
 def start(command: str, folder: Path, before: Callable[[], None]) -> int:
     """Fork a child that runs a command line; its output goes to `output.txt`. Gives its id."""
-    child = os.fork()
-    if child:
-        return child
-    code = 70
-    try:
-        output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+    def work() -> None:
         torch.set_num_threads(1)
+        training.loop.SAVE_EVERY_MINUTES = 0.001  # so that kills come between many saves
+        training.curves.draw_run = lambda *_: None  # half of a short run; others are written too
         data.token_cache.BLOCK = 40
         before()
         MaskGIT.main(command.split())
-        code = 0
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 1
-    except BaseException:
-        import traceback
 
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    with (folder / "output.txt").open("wb") as output:
+        return fork(work, output.fileno(), output.fileno())
 
 
 def outcome(child: int) -> int | None:
@@ -142,8 +128,7 @@ def outcome(child: int) -> int | None:
 
 def run_to_the_end(command: str, folder: Path, before: Callable[[], None] = lambda: None) -> int:
     """Run a command line undisturbed; gives its exit code."""
-    child = start(command, folder, before)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return exit_code(start(command, folder, before))
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -260,6 +245,7 @@ def check_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 def crash(kills: int, seed: int) -> None:
     """Kill training and sampling so often, and compare; AssertionError if anything differs."""
+    load_modes()
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)

@@ -102,6 +102,7 @@ def make_works(base: Path) -> dict[str, Work]:
     import torch
     from conftest import TINY_CODES, TINY_VQGAN
 
+    crash.load_modes()
     inputs = crash.write_inputs(base)
     train = f"{crash.TRAIN} --n_epochs 2 {inputs}"
     made = base / "made"

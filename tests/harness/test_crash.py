@@ -2,26 +2,22 @@
 
 import re
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import REAL_FASHION_MNIST, TRAIN_TINY
-
-ROOT = Path(__file__).parents[2]
+from crash import crash
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
     not REAL_FASHION_MNIST.is_dir(), reason="needs Debian's package dataset-fashion-mnist"
 )
-def test_killed_at_random_moments_and_resumed_equals_undisturbed():
-    command = [sys.executable, "tests/harness/crash.py", "--kills", "5"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_killed_at_random_moments_and_resumed_equals_undisturbed(capsys):
+    crash(kills=5, seed=0)
+    output = capsys.readouterr().out
     for kind in ("training", "sampling"):
-        (told,) = re.findall(rf"{kind}: (\d+) kills, (\d+) inside a write", done.stdout)
+        (told,) = re.findall(rf"{kind}: (\d+) kills, (\d+) inside a write", output)
         assert int(told[0]) >= 5
         assert int(told[1]) >= 1
 

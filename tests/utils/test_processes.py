@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,10 +13,12 @@ from pathlib import Path
 from threading import Barrier, Event, Thread
 from unittest.mock import Mock
 
+import distributed_runs
 import numpy as np
 import pytest
 import torch
 from conftest import TINY_TRANSFORMER, write_idx
+from distributed_runs import forked
 from tiny_stages import make_stage, token_set
 
 from MaskGIT import main
@@ -32,34 +35,6 @@ VARIANTS = {
 UNEVEN = {"uneven": "--batch_size 10 --grad_accum 3"}
 STOPPED = "plain"  # what the run that is stopped and continued is
 STOP_STEP = 3
-Launch = Callable[..., subprocess.CompletedProcess]
-
-
-@pytest.fixture(scope="module")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    """Run a plan of distributed_runs.py in several processes, under torchrun if asked to."""
-
-    def call(
-        size: int, under_torchrun: bool = False, **plan: object
-    ) -> subprocess.CompletedProcess:
-        path = tmp_path_factory.mktemp("plan") / "plan.json"
-        torchrun = f"-m torch.distributed.run --standalone --nproc_per_node={size}".split()
-        path.write_text(json.dumps(plan if under_torchrun else {**plan, "size": size}))
-        return subprocess.run(
-            [
-                sys.executable,
-                *(torchrun if under_torchrun else ()),
-                str(Path(__file__).parents[1] / "distributed_runs.py"),
-                path,
-            ],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -76,18 +51,87 @@ def command(data_dir: Path, tokenizer_file: Path) -> Callable[..., str]:
     return call
 
 
+def read_idx(folder: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read what `write_idx` wrote."""
+    kinds = ("images-idx3", "labels-idx1")
+    files = [(folder / f"{prefix}-{kind}-ubyte.gz").read_bytes() for kind in kinds]
+    images, labels = map(gzip.decompress, files)
+    pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)
+    return pixels, np.frombuffer(labels, np.uint8, offset=8)
+
+
+def other_pixels(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return 255 - images, labels
+
+
+def fewer(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return images[:-3], labels[:-3]
+
+
+def other_labels(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return images, (labels + 1) % 10
+
+
+UNEQUAL = [
+    ("train", other_pixels, "contents of the training images: process 1 (RANK) has"),
+    ("train", fewer, "number of the training images: process 1 (RANK) has 45,"),
+    ("train", other_labels, "labels of the training images: process 1 (RANK) has"),
+    ("t10k", fewer, "number of the validation images: process 1 (RANK) has 17,"),
+]
+
+
+@pytest.fixture(scope="module")
+def launched(
+    command: Callable[..., str],
+    data_dir: Path,
+    tokenizer_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, subprocess.CompletedProcess]:
+    """One launch of torchrun: trainings of three processes that differ in what they read, and then
+    one that is stopped.
+
+    Returns:
+        The folder with all that they wrote, and what they said.
+    """
+    folder = tmp_path_factory.mktemp("launched")
+    plan = {"signal": (1, STOP_STEP, "SIGTERM"), "refused": []}
+    for number, (prefix, change, _) in enumerate(UNEQUAL):
+        data = folder / f"{number}data"
+        for rank in range(3):
+            shutil.copytree(data_dir, f"{data}{rank}", copy_function=shutil.copyfile)
+        raw = Path(f"{data}1", "MNIST", "raw")
+        write_idx(raw, *change(*read_idx(raw, prefix)), prefix)
+        options = f"--batch_size 12 --data_dir {data}RANK"
+        plan["refused"].append(command(folder / "out", "run", options))
+    contents = load_checkpoint(tokenizer_file, "vqgan")
+    entry = contents["tokenizer"]
+    entry["weights"]["decoder.conv_out.bias"] += 1
+    entry["fingerprint"] = weights_digest(entry["config"], entry["weights"])
+    save_checkpoint(folder / "1.pt", "vqgan", contents)
+    for rank in (0, 2):
+        shutil.copy(tokenizer_file, folder / f"{rank}.pt")
+    options = f"--batch_size 12 --checkpoint_vae {folder}/RANK.pt"
+    plan["refused"].append(command(folder / "out", "run", options))
+    plan["runs"] = [command(folder / "stopped", "stopped", VARIANTS[STOPPED])]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"]
+    return folder, subprocess.run(
+        [sys.executable, *torchrun, distributed_runs.__file__, folder / "plan.json"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def folders(
-    launch: Launch, command: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+    launched: tuple[Path, subprocess.CompletedProcess],
+    command: Callable[..., str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[int, Path]:
     """Output folders by number of processes: every variant, and one run stopped and continued."""
     folders = {size: tmp_path_factory.mktemp(f"processes_{size}") for size in (1, 3)}
-    stop = command(folders[3], "stopped", VARIANTS[STOPPED])
-    stopped = launch(3, under_torchrun=True, runs=[stop], signal=(1, STOP_STEP, "SIGTERM"))
-    assert "exitcode  : 143" in stopped.stderr, stopped.stderr
-    assert stopped.stdout.count("stopped by a signal") == 1
-    shutil.copytree(folders[3] / "stopped", folders[1] / "stopped")
     for size, folder in folders.items():
+        shutil.copytree(launched[0] / "stopped" / "stopped", folder / "stopped")
         runs = [command(folder, *variant) for variant in {**VARIANTS, **UNEVEN}.items()]
         runs[0] += " --sample --num_samples 5"
         runs.append(command(folder, "stopped", f"{VARIANTS[STOPPED]} --resume"))
@@ -95,7 +139,7 @@ def folders(
             for arguments in runs:
                 main(arguments.split())
         else:
-            result = launch(size, runs=runs)
+            result = forked(size, runs=runs)
             assert result.returncode == 0, result.stderr
             assert result.stdout.count("epoch 2/2") == len(runs)
     return folders
@@ -166,102 +210,44 @@ def test_processes_share_the_tokens(folders):
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_job(launch, command, tmp_path):
+def test_a_stopped_process_stops_all(launched):
+    _, result = launched
+    assert "exitcode  : 143" in result.stderr, result.stderr
+    assert result.stdout.count("stopped by a signal") == 1
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job(command, tmp_path):
     run = command(tmp_path, "run", VARIANTS["plain"])
-    result = launch(2, runs=[run], signal=(0, 2, "SIGKILL"))
-    assert result.returncode == 1
+    result = forked(2, runs=[run], signal=(0, 2, "SIGKILL"), grace=0)
+    assert result.returncode == -signal.SIGKILL
     assert "another process of this job has ended" in result.stderr
     assert not (tmp_path / "run" / "MaskGIT_mnist.pt").exists()
-
-
-def other_pixels(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return 255 - images, labels
-
-
-def fewer(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return images[:-3], labels[:-3]
-
-
-def other_labels(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return images, (labels + 1) % 10
-
-
-UNEQUAL = [
-    ("train", other_pixels, "contents of the training images: process 1 (RANK) has"),
-    ("train", fewer, "number of the training images: process 1 (RANK) has 45,"),
-    ("train", other_labels, "labels of the training images: process 1 (RANK) has"),
-    ("t10k", fewer, "number of the validation images: process 1 (RANK) has 17,"),
-]
-
-
-@pytest.fixture(scope="module")
-def unequal(
-    launch: Launch,
-    command: Callable[..., str],
-    data_dir: Path,
-    tokenizer_file: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Path, subprocess.CompletedProcess]:
-    """Trainings of two processes that differ in what they read, and at last one of stage 1.
-
-    Returns:
-        The folder with all that they wrote, and what they said.
-    """
-    folder = tmp_path_factory.mktemp("unequal")
-    refused = []
-    for number, (prefix, change, _) in enumerate(UNEQUAL):
-        data = folder / f"{number}data"
-        for rank in (0, 1):
-            shutil.copytree(data_dir, f"{data}{rank}", copy_function=shutil.copyfile)
-        raw = Path(f"{data}1", "MNIST", "raw")
-        write_idx(raw, *change(*read_idx(raw, prefix)), prefix)
-        options = f"--batch_size 12 --data_dir {data}RANK"
-        refused.append(command(folder / "out", "run", options))
-    contents = load_checkpoint(tokenizer_file, "vqgan")
-    entry = contents["tokenizer"]
-    entry["weights"]["decoder.conv_out.bias"] += 1
-    entry["fingerprint"] = weights_digest(entry["config"], entry["weights"])
-    save_checkpoint(folder / "1.pt", "vqgan", contents)
-    shutil.copy(tokenizer_file, folder / "0.pt")
-    options = f"--batch_size 12 --checkpoint_vae {folder}/RANK.pt"
-    refused.append(command(folder / "out", "run", options))
-    stage_1 = f"--train_vae --dataset mnist --output_dir {folder / 'out'}"
-    # Of several processes that are refused one speaks, and torchrun ends the others.
-    return folder, launch(2, under_torchrun=True, refused=refused, runs=[stage_1])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "told", [*(told for *_, told in UNEQUAL), "tokenizer: process 1 (RANK) has"]
 )
-def test_processes_that_read_other_files_end_at_once(unequal, told):
-    _, result = unequal
+def test_processes_that_read_other_files_end_at_once(launched, told):
+    _, result = launched
     line = f"MaskGIT.py: error: the processes differ in the {told}"
-    assert result.stderr.count(line) == 2, result.stderr  # said by both
-
-
-@pytest.mark.slow
-def test_refused_processes_have_written_nothing(unequal):
-    folder, _ = unequal
-    assert not list(folder.rglob("tokens.npy"))
-    assert not (folder / "out" / "run").exists()
-
-
-@pytest.mark.slow
-def test_stage_1_is_refused_once(unequal):
-    _, result = unequal
-    assert result.stderr.count("MaskGIT.py: error: --train_vae uses one process") == 1
-    assert "exitcode  : 2 " in result.stderr
+    assert result.stderr.count(line) == 3, result.stderr  # said by all
     assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in result.stderr
 
 
-def read_idx(folder: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read what `write_idx` wrote."""
-    kinds = ("images-idx3", "labels-idx1")
-    files = [(folder / f"{prefix}-{kind}-ubyte.gz").read_bytes() for kind in kinds]
-    images, labels = map(gzip.decompress, files)
-    pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)
-    return pixels, np.frombuffer(labels, np.uint8, offset=8)
+@pytest.mark.slow
+def test_refused_processes_have_written_nothing(launched):
+    folder, _ = launched
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.slow
+def test_stage_1_is_refused_once(tmp_path):
+    result = forked(2, runs=[f"--train_vae --dataset mnist --output_dir {tmp_path}"])
+    assert result.stderr.startswith("MaskGIT.py: error: --train_vae uses one process")
+    assert result.stderr.count("\n") == 1
+    assert result.returncode == 2
 
 
 # --- Without a launch ---
