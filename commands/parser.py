@@ -2,10 +2,9 @@
 
 import argparse
 import difflib
-import logging
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -15,8 +14,6 @@ from commands.modes import MODES, Mode
 from commands.options import OPTIONS, Many, Option
 from utils.errors import UserError
 from utils.version import VERSION
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,12 +80,6 @@ def parse(argv: Sequence[str]) -> CommandLine:
         flags = ", ".join(mode.flag for mode in MODES)
         parser.error(f"choose what to do: {flags}")
     return CommandLine(argparse.Namespace(**values), given, chosen)
-
-
-def log_idle(names: Iterable[str]) -> None:
-    """Warn of given options that have no effect."""
-    if flags := ", ".join(OPTIONS[name].flag for name in sorted(names)):
-        log.warning("no effect here: %s", flags)
 
 
 def parse_value(name: str, text: str) -> Any:

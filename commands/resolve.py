@@ -16,7 +16,7 @@ from commands.flags import configure, option_values, options_of, with_flags
 from commands.model_source import ModelSource
 from commands.modes import Mode
 from commands.options import BEST, COMPARING, COMPUTING, OPTIONS, Option
-from commands.parser import CommandLine, log_idle
+from commands.parser import CommandLine
 from commands.request import Machine, Request
 from commands.resume import apply_resume
 from commands.stages import STAGE_OPTIONS, with_defaults
@@ -104,7 +104,8 @@ def _resolve_jobs(request: Request, idle: set[str]) -> dict[Mode, Any]:
         check = getattr(mode.module(), "check", None)
         if check:
             check(line)
-    log_idle(idle)  # not before: one that contradicts a mode is an error
+    if idle:  # said now, because one that contradicts a mode is an error
+        log.warning("no effect here: %s", ", ".join(OPTIONS[name].flag for name in sorted(idle)))
     spec = DATASETS[line.dataset]
     # commands/model_source.py compares the number with that of a model in a file.
     if spec.num_classes is not None and not line.checkpoint:
