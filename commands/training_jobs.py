@@ -13,13 +13,13 @@ from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
 from commands.resume import class_order, former_classes
 from commands.stages import STAGE_OPTIONS
-from data.content import Content, chosen_files, content_of, in_order, sizes_of_files
+from data.content import chosen_files, content_of, in_order, sizes_of_files
 from data.datasets import OWN_IMAGES
 from data.images import ImageDataset
 from models.model import image_entries
 from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
 from training.run_folder import RunFolder
-from training.runs import CLASS_NAMES, RunRecord, check_made_from, read_files
+from training.runs import RunRecord, check_made_from, read_files
 from training.tracking import wandb_obstacle
 from utils.errors import UserError, named
 
@@ -29,8 +29,8 @@ TOKENIZER_SHARE = 0.4  # of --minutes, if the same command also trains the trans
 USING_SHARE = 0.05  # of --minutes, for modes that use what is trained
 FIRST_PICTURE = 90.0  # seconds until the first picture, if no epoch writes one before
 
-SHOWN = {"count": "number", "class_names": "classes", "labels": "labels", "source": "contents"}
-"""What messages call the fields of a Content."""
+SHOWN = {"images": "number", "class_names": "classes", "labels": "labels", "source": "contents"}
+"""What messages call the entries of `content_of`."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def open_splits(request: Request, data: Data, stage: str) -> Splits:
     contents = {"training": content_of(train), "validation": content_of(validation)}
     request.machine.processes.check_equal(
         {
-            f"{shown} of the {split} images": getattr(content, name)
+            f"{shown} of the {split} images": content[name]
             for split, content in contents.items()
             for name, shown in SHOWN.items()
         }
@@ -116,7 +116,7 @@ def open_splits(request: Request, data: Data, stage: str) -> Splits:
     if data.spec.name == OWN_IMAGES and not request.jobs and request.machine.processes.is_main:
         log_short_look(train, validation)
     files = sizes_of_files(train) if data.spec.num_classes is None else {}
-    splits = Splits(train, validation, files, _described(contents["training"]))
+    splits = Splits(train, validation, files, contents["training"])
     if stage in request.continued:
         _check_images(request, splits, stage)
     return splits
@@ -127,7 +127,7 @@ def _check_images(request: Request, splits: Splits, stage: str) -> None:
     run, continues = request.run(), request.continued[stage]
     if request.line.new_images:
         earlier = _images_before(splits, continues, run, stage)
-        check_made_from(_described(content_of(earlier)), continues, run)
+        check_made_from(content_of(earlier), continues, run)
         _log_added(splits.train, earlier)
         return
     try:
@@ -135,16 +135,6 @@ def _check_images(request: Request, splits: Splits, stage: str) -> None:
     except UserError as error:
         hint = "; if images were only added, --new_images goes on with them"
         raise UserError(f"{error}{hint if splits.files else ''}") from error
-
-
-def _described(content: Content) -> dict[str, Any]:
-    """Return what `RunRecord.made_from` keeps about images."""
-    return {
-        "images": content.count,
-        CLASS_NAMES: list(content.class_names),
-        "labels": content.labels,
-        "source": content.source,
-    }
 
 
 def _images_before(

@@ -7,8 +7,9 @@ compare it. Modification times and the path of the data folder are not part of i
 import hashlib
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,25 +21,14 @@ MOST_FILES = 10_000
 ROWS = 4096  # rows of an array digested at once
 
 
-@dataclass(frozen=True)
-class Content:
-    """The images of a split.
-
-    Attributes:
-        class_names: names in the order of the labels.
-        source: digest of the images. If a few files hold all images as arrays, all pixels are in
-            it. If each image is a file, it has the names and sizes of all files and the contents of
-            all files up to MOST_BYTES and MOST_FILES, or of an even share of them in larger sets.
-    """
-
-    count: int
-    class_names: tuple[str, ...]
-    labels: str
-    source: str
-
-
-def content_of(images: ImageDataset) -> Content:
+def content_of(images: ImageDataset) -> dict[str, Any]:
     """Describe the images of a split.
+
+    Returns:
+        "images", their number; "class_names", in the order of the labels; "labels", a digest; and
+        "source", a digest of the images. If a few files hold all images as arrays, all pixels are
+        in it. If each image is a file, it has the names and sizes of all files and the contents of
+        all files up to MOST_BYTES and MOST_FILES, or of an even share of them in larger sets.
 
     Raises:
         UserError: if a file cannot be read.
@@ -49,7 +39,12 @@ def content_of(images: ImageDataset) -> Content:
         source = _digest(_files(items.paths, str(root)))
     else:
         source = digest_of(items.images)
-    return Content(len(images), images.class_names, digest_of(labels), source)
+    return {
+        "images": len(images),
+        "class_names": list(images.class_names),
+        "labels": digest_of(labels),
+        "source": source,
+    }
 
 
 def sizes_of_files(images: ImageDataset) -> dict[str, int]:
