@@ -14,9 +14,9 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from torch import Tensor
 
 from data.blocks import BlockFolder
 from data.content import labels_of
-from data.earlier_tokens import EarlierTokens, matching_rows
 from data.images import Copies, ImageDataset, flip_view
 from data.token_set import TokenSet, token_type, wrong_label
 from utils.errors import UserError, failures_of
@@ -167,34 +166,24 @@ def cache_bytes(num_images: int, num_views: int, seq_len: int, dtype: np.dtype) 
 
 @dataclass(frozen=True)
 class _Encoding:
-    """Encodes images, block by block.
-
-    Attributes:
-        earlier: the tokens of some of the images; None if all are to be encoded.
-    """
+    """How images are encoded."""
 
     images: ImageDataset
     encode: Callable[[Tensor], Tensor]
     batch_size: int
     num_workers: int
-    earlier: EarlierTokens | None = None
 
-    def blocks(self, numbers: Sequence[int], title: str) -> Iterator[np.ndarray]:
-        """Yield the tokens (views, B, L) of the blocks with these numbers."""
-        size, count = self.batch_size, len(self.images)
-        blocks = [range(n * BLOCK, min((n + 1) * BLOCK, count)) for n in numbers]
-        parts = [self.earlier.missing(block) if self.earlier else block for block in blocks]
+    def blocks(self, parts: Sequence[Sequence[int]], title: str) -> Iterator[np.ndarray]:
+        """Yield the tokens (views, B, L) of parts of the images, each given by their numbers."""
+        size = self.batch_size
         encoded = self._encoded([p[s : s + size] for p in parts for s in range(0, len(p), size)])
         with progress_bar(title, sum(map(len, parts)), unit="image") as bar:
-            for block, part in zip(blocks, parts, strict=True):
+            for part in parts:
                 found = []
                 for _ in range(0, len(part), size):
                     found.append(next(encoded))
                     bar.update(found[-1].shape[1])
-                if self.earlier is None:
-                    yield np.concatenate(found, 1)
-                else:
-                    yield self.earlier.completed(block, found)
+                yield np.concatenate(found, 1)
 
     def _encoded(self, batches: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
         """Yield the tokens (views, B, L) of batches of images."""
@@ -204,6 +193,18 @@ class _Encoding:
         for pixels, _ in batches_of(Copies(images), self.num_workers, batch_sampler=keys):
             shown = (flip_view(pixels[:, copy], flip) for copy, flip in views)
             yield torch.stack([self.encode(view).cpu() for view in shown]).numpy()
+
+
+class _Earlier(NamedTuple):
+    """An earlier cache, whose tokens are taken over.
+
+    Attributes:
+        folder: None if there is no such cache.
+        rows: int64 (N,), the row of each image in it; -1 for an image that it lacks.
+    """
+
+    folder: Path | None
+    rows: np.ndarray
 
 
 def _write_alone(
@@ -228,28 +229,28 @@ def _write(
     Each process encodes its share of the blocks; the main one joins them.
     """
     # Find what is to be encoded.
-    num_blocks = math.ceil(manifest["images"] / BLOCK)
-    blocks = BlockFolder(_unfinished(folder), {**manifest, "block": BLOCK})
-    missing = processes.from_main(lambda: blocks.missing(num_blocks))
-    processes.from_main(lambda: _check_space(folder.parent, manifest, len(missing) * BLOCK))
     stamps = processes.from_main(encoding.images.stamps)
     earlier = processes.from_main(lambda: _find_earlier(stamps, manifest, folder.parent))
-    if earlier is not None:
-        path, rows = earlier
-        log.info("%d of %d images have their tokens in %s", (rows >= 0).sum(), len(rows), path)
-        tokens = np.load(path / TOKENS, mmap_mode="r", allow_pickle=False)
-        encoding = replace(encoding, earlier=EarlierTokens(rows, tokens))
+    if earlier.folder:
+        known, count = (earlier.rows >= 0).sum(), manifest["images"]
+        log.info("%d of %d images have their tokens in %s", known, count, earlier.folder)
+    (todo,) = np.nonzero(earlier.rows < 0)
+    identity = {**manifest, "block": BLOCK, "earlier": earlier.folder and earlier.folder.name}
+    blocks = BlockFolder(_unfinished(folder), identity)
+    missing = processes.from_main(lambda: blocks.missing(math.ceil(len(todo) / BLOCK)))
+    processes.from_main(lambda: _check_space(folder.parent, manifest, len(missing) * BLOCK))
     # Encode it, and join all blocks.
     own = missing[processes.rank :: processes.size]
+    parts = [todo[n * BLOCK : (n + 1) * BLOCK].tolist() for n in own]
     title = f"tokenizing {manifest['dataset']} ({manifest['split']})"
     with processes.together():
-        for number, tokens in zip(own, encoding.blocks(own, title), strict=True):
+        for number, tokens in zip(own, encoding.blocks(parts, title), strict=True):
             try:
                 blocks.write(number, tokens.astype(_dtype_of(manifest)))
             except UserError as error:
                 raise UserError(f"{error}; {GOES_ON}") from error
-    labels = labels_of(encoding.images)
-    processes.from_main(lambda: _join(blocks, labels, stamps, manifest, folder))
+    images = encoding.images
+    processes.from_main(lambda: _join(blocks, earlier, images, stamps, manifest, folder))
 
 
 def _unfinished(folder: Path) -> Path:
@@ -271,12 +272,13 @@ def _check_space(cache_dir: Path, manifest: Mapping[str, Any], missing: int) -> 
 
 def _join(
     blocks: BlockFolder,
-    labels: np.ndarray,
+    earlier: _Earlier,
+    images: ImageDataset,
     stamps: np.ndarray | None,
     manifest: Mapping[str, Any],
     folder: Path,
 ) -> None:
-    """Write a cache from its blocks."""
+    """Write a cache from the tokens of an earlier one, and from blocks of the other images."""
     with (
         failures_of(f"cannot write the token cache {folder}", f"; {GOES_ON}"),
         temporary_folder(folder.parent, folder.name) as around,
@@ -286,9 +288,14 @@ def _join(
             made / TOKENS, "w+", _dtype_of(manifest), _shape_of(manifest)
         )
         reserve_space(made / TOKENS)
-        for number in range(math.ceil(len(labels) / BLOCK)):
-            tokens[:, number * BLOCK : (number + 1) * BLOCK] = blocks.read(number)
+        if earlier.folder:
+            known = np.load(earlier.folder / TOKENS, mmap_mode="r", allow_pickle=False)
+            tokens[:, earlier.rows >= 0] = known[:, earlier.rows[earlier.rows >= 0]]
+        (todo,) = np.nonzero(earlier.rows < 0)
+        for number, start in enumerate(range(0, len(todo), BLOCK)):
+            tokens[:, todo[start : start + BLOCK]] = blocks.read(number)
         tokens.flush()
+        labels = labels_of(images)
         np.save(made / LABELS, labels if labels.ndim == 1 else labels.astype(np.uint8))
         if stamps is not None:
             np.save(made / STAMPS, stamps)
@@ -300,29 +307,26 @@ def _join(
 
 def _find_earlier(
     stamps: np.ndarray | None, manifest: Mapping[str, Any], cache_dir: Path
-) -> tuple[Path, np.ndarray] | None:
-    """Find the finished cache with the tokens of most of the images.
-
-    Returns:
-        Its folder and the row of each image there, -1 for one that it lacks; None if there is none.
-    """
+) -> _Earlier:
+    """Find the finished cache with the tokens of most of the images."""
+    best = _Earlier(None, np.full(manifest["images"], -1))
     if stamps is None:
-        return None
+        return best
 
     def fits(stored: Mapping[str, Any]) -> bool:
         has_stamps = STAMPS in stored["sha256"]
         return has_stamps and _without_images(stored) == _without_images(manifest)
 
-    best: tuple[Path, np.ndarray] | None = None
     for folder, _ in _finished(cache_dir, manifest["dataset"], manifest["split"], fits):
         try:
             known = np.load(folder / STAMPS, allow_pickle=False).tolist()
         except (OSError, ValueError):  # not stamps, or just deleted
             continue
-        rows = matching_rows(stamps, known)
-        if best is None or (rows >= 0).sum() > (best[1] >= 0).sum():
-            best = folder, rows
-    return best if best is not None and (best[1] >= 0).any() else None
+        places = {stamp: row for row, stamp in enumerate(known)}
+        rows = np.array([places.get(stamp, -1) for stamp in stamps.tolist()])
+        if (rows >= 0).sum() > (best.rows >= 0).sum():
+            best = _Earlier(folder, rows)
+    return best
 
 
 def _without_images(manifest: Mapping[str, Any]) -> dict[str, Any]:
