@@ -124,14 +124,12 @@ def _load(request: Request, path: Path) -> OpenModel:
     source = find_model(of_path)
     data = replace(data_of(of_path, source), may_download=False)  # a click must not begin one
     model = source.open()
-    tokenizer, classes = (model.tokenizer.codes, model.tokenizer.fingerprint), model.class_names
+    codes, classes = model.tokenizer.codes, model.class_names
     return OpenModel(
         path,
         model,
         validation=lambda: data.open("validation"),
-        training=lambda: find_tokens(
-            data.cache_folder, source.dataset, "train", tokenizer, classes
-        ),
+        training=lambda: find_tokens(data.cache_folder, source.dataset, "train", codes, classes),
     )
 
 

@@ -230,7 +230,6 @@ def tokens_of_split(
         tokenizer.config.seq_len,
         identity,
         data.cache_folder,
-        earlier={"tokenizer": tokenizer.fingerprint},
         codebook_size=tokenizer.codebook_size,
         num_classes=len(images.class_names),
         batch_size=batch_size,

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,6 @@ from utils.files import (
     temporary_folder,
     write_json_atomic,
 )
-from utils.plain import NOTHING
 from utils.processes import ALONE, Processes
 from utils.progress import progress_bar
 from utils.records import checksum
@@ -61,7 +60,6 @@ def cached_tokens(
     num_classes: int,
     batch_size: int,
     num_workers: int,
-    earlier: Mapping[str, Any] = NOTHING,
     processes: Processes = ALONE,
 ) -> TokenSet:
     """Return the tokens of a split of a dataset; encode those that are not on the disk yet.
@@ -80,7 +78,6 @@ def cached_tokens(
         num_classes: number of classes; labels must be below it.
         batch_size: number of images that a process encodes at once, at most BLOCK.
         num_workers: number of processes that read images for each encoding process.
-        earlier: entries of the identity as earlier versions wrote them, for their caches.
         processes: the processes that encode together.
 
     Raises:
@@ -88,9 +85,6 @@ def cached_tokens(
             impossible tokens or labels.
     """
     manifest = processes.from_main(lambda: _manifest(images, identity, seq_len, codebook_size))
-    of_earlier = {**manifest, **earlier}
-    known = [one for one in (manifest, of_earlier) if _folder_of(one, cache_dir).is_dir()]
-    manifest = processes.from_main(lambda: known[0] if known else manifest)
     folder = _folder_of(manifest, cache_dir)
     # Write the cache if it is not there.
     if not processes.from_main(folder.is_dir):
@@ -106,17 +100,17 @@ def find_tokens(
     cache_dir: Path,
     dataset: str,
     split: str,
-    tokenizers: Collection[str],
+    tokenizer: str,
     class_names: Sequence[str],
 ) -> TokenSet | None:
     """Open the newest finished cache of a split without its images; None if there is none.
 
     Args:
-        tokenizers: what the cache may call the tokenizer.
+        tokenizer: `Tokenizer.codes`.
     """
 
     def fits(stored: Mapping[str, Any]) -> bool:
-        return stored["tokenizer"] in tokenizers and stored["classes"] == list(class_names)
+        return stored["tokenizer"] == tokenizer and stored["classes"] == list(class_names)
 
     return next((found for _, found in _finished(cache_dir, dataset, split, fits)), None)
 

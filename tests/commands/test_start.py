@@ -1,6 +1,5 @@
 """--init and --freeze on the real command line: what is taken, what stays, what is refused."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -9,7 +8,6 @@ import pytest
 import torch
 from conftest import BOTH, TINY_CODES, TINY_TRANSFORMER, TINY_VQGAN, write_images
 
-from data import token_cache
 from MaskGIT import main
 from models.fine_tuning import Change
 from models.open import load_model, load_tokenizer
@@ -178,22 +176,6 @@ def test_a_transformer_and_its_token_cache_serve_the_new_decoder(
     assert "tokenizing" not in run(
         f"{train} --run_name further --init {model_file} --checkpoint_vae {fine_tuned}"
     )
-
-
-def test_a_cache_of_an_earlier_version_is_used(run, tokenizer_file, tmp_path):
-    """It was named by the fingerprint of the whole tokenizer."""
-
-    train = (
-        f"--train {ONE_EPOCH} {TINY_TRANSFORMER} --dataset mnist --checkpoint_vae {tokenizer_file}"
-    )
-    run(f"{train} --run_name old")
-    for manifest in tmp_path.glob("tokens/*/manifest.json"):
-        stored = json.loads(manifest.read_text())
-        stored["tokenizer"] = load_tokenizer(tokenizer_file).fingerprint
-        manifest.write_text(json.dumps(stored))
-        without = {name: value for name, value in stored.items() if name != "sha256"}
-        manifest.parent.rename(token_cache._folder_of(without, tmp_path / "tokens"))
-    assert "tokenizing" not in run(f"{train} --run_name new")
 
 
 def test_both_stages_start_from_files_in_one_command(run, tokenizer_file, model_file, tmp_path):
