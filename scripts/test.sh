@@ -16,7 +16,6 @@ while [[ "${1:-}" =~ ^--(fast|gpu|lowest)$ ]]; do
 done
 "$install" requirements.txt requirements-{plots,page,heif,hub,flax,dev}.txt
 
-# A process per core, at most four: each loads torch. The tests of a file stay in one process, and the
-# slow files come first, as tests/conftest.py orders them.
-exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
-    --no-loadscope-reorder -m "$marked" "$@"
+# tests/conftest.py says how many processes. The tests of a file stay in one of them, and the slow files
+# come first.
+exec "$PYTHON" -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "$marked" "$@"

@@ -21,6 +21,7 @@ import training.curves
 from MaskGIT import main
 
 VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start; more threads than cores wait in loops
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared, and those of a GPU vary
 
 REAL_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -34,15 +35,27 @@ BOTH = (
     "--batch_size_vae 4"
 )
 
-# Those that take longest, in this order, as measured in processor time.
+# Those that take longest, in this order, as measured with three processes on two cores.
 SLOW_FILES = (
-    "test_processes.py", "test_browser.py", "test_compile.py", "test_resume.py", "test_server.py",
-    "test_end_to_end.py", "test_precision.py", "test_faults.py", "test_distill.py",
-    "test_fake_gpu.py", "test_datasets.py", "test_crash.py",
+    "test_browser.py", "test_compile.py", "test_evaluate.py", "test_start.py", "test_faults.py",
+    "test_families.py", "test_distill.py", "test_crash.py", "test_other_models.py",
+    "test_server.py", "test_maskgit.py", "test_processes.py", "test_resume.py", "test_fake_gpu.py",
+    "test_end_to_end.py", "test_fuzz.py", "test_tracking.py", "test_image_file.py",
+    "test_datasets.py", "test_replaced.py", "test_torch_file.py", "test_layouts.py",
 )  # fmt: skip
 
 Run = Callable[[str], str]
 Refusal = Callable[[Callable[[], object]], str]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: some tests wait. Each takes 12 s to load all files.
+
+    With more than eight the end comes no sooner: the longest file then decides.
+    """
+    has_affinity = hasattr(os, "sched_getaffinity")  # macOS has none
+    return min(1 + (len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1), 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

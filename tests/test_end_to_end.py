@@ -20,8 +20,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def real_subset(tmp_path_factory):
-    """The first 400 training and 100 test images of Fashion-MNIST, in its own format."""
-    return write_real_subset(tmp_path_factory.mktemp("real"), 400, 100)
+    """The first 200 training and 40 test images of Fashion-MNIST, in its own format."""
+    return write_real_subset(tmp_path_factory.mktemp("real"), 200, 40)
 
 
 def program(arguments, folder):
@@ -36,12 +36,12 @@ def program(arguments, folder):
 
 def test_train_and_sample(real_subset, tmp_path):
     train = (
-        f"--train --dataset fashionmnist --data_dir {real_subset} --batch_size 20 --n_epochs 4 "
-        "--lr 2e-3 --depth 2 --sample_and_save_freq 2"
+        f"--train --dataset fashionmnist --data_dir {real_subset} --batch_size 20 --n_epochs 8 "
+        "--lr 2e-3 --depth 2 --sample_and_save_freq 4"
     )
     out = program(f"{train} --sample --num_samples 20 --labels 0,8", tmp_path)
     assert "512 codes, 8 x 8 tokens" in out
-    assert out.count("epoch ") == 4
+    assert out.count("epoch ") == 8
 
     assert (tmp_path / "fashionmnist" / "curves.png").is_file()
     lines = (tmp_path / "fashionmnist" / "metrics.jsonl").read_text().splitlines()

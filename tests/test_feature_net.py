@@ -2,22 +2,35 @@
 
 import hashlib
 import json
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "scripts" / "feature_net.py"
 BUNDLED = ROOT / "metrics" / "pretrained"
 
 
-def test_a_classifier_of_a_dataset_measures_samples_of_it(run, trained, data_dir, tmp_path):
+@pytest.fixture
+def script(monkeypatch):
+    """Run the script with these arguments, as Python does."""
+
+    def call(arguments: str) -> None:
+        monkeypatch.setattr("sys.argv", [str(SCRIPT), *arguments.split()])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+
+    return call
+
+
+def test_a_classifier_of_a_dataset_measures_samples_of_it(
+    run, script, trained, data_dir, tmp_path, capsys
+):
     net = tmp_path / "net.pt"
-    command = [sys.executable, ROOT / "scripts" / "feature_net.py", "--dataset", "mnist"]
-    options = ["--data_dir", data_dir, "--epochs", "30", "--batch_size", "16", net]
-    told = subprocess.run([*command, *options], capture_output=True, text=True, check=True).stdout
-    assert f"{net}: 1.0000 of 20 images recognised" in told
+    options = f"--dataset mnist --data_dir {data_dir} --epochs 12 --batch_size 16 {net}"
+    script(options)
+    assert f"{net}: 1.0000 of 20 images recognised" in capsys.readouterr().out
     run(
         f"--evaluate --checkpoint {trained}/MaskGIT_mnist.pt --feature_net {net} --num_samples 20 "
         "--run_name here"
@@ -51,10 +64,8 @@ def test_the_bundled_network_measures_images_without_the_dataset(run, tmp_path):
     assert "class_accuracy" in scores
 
 
-def test_its_mistakes_are_told_in_one_line(data_dir, tmp_path):
-    command = [sys.executable, ROOT / "scripts" / "feature_net.py", "--dataset", "cifar10"]
-    options = ["--data_dir", data_dir, "--device", "none", tmp_path / "net.pt"]
-    result = subprocess.run([*command, *options], capture_output=True, text=True)
-    assert result.returncode == 2
-    assert result.stderr.startswith("feature_net.py: error: unknown device 'none'")
-    assert result.stderr.count("\n") == 1
+def test_its_mistakes_are_told_in_one_line(script, refusal, data_dir, tmp_path):
+    options = f"--dataset cifar10 --data_dir {data_dir} --device none {tmp_path}/net.pt"
+    assert refusal(lambda: script(options)).startswith(
+        "feature_net.py: error: unknown device 'none'"
+    )
