@@ -60,16 +60,19 @@ class JudgeSource:
             )
             return Judge(extractor, *known, data.spec.num_classes, self.how)
         split, images = self.real
-        reference = Reference(
-            dataset=data.spec.name,
-            split=split,
-            source=images.fingerprint[:16],
-            images=len(images),
-            classes=len(images.class_names),
-            size=size_text(images.size),
-            channels=images.channels,
-            resize=images.preparation.rule,
-        )
+        name, source = data.spec.name, images.fingerprint[:16]
+        facts = {
+            "dataset": name,
+            "split": split,
+            "source": source,
+            "images": len(images),
+            "classes": len(images.class_names),
+            "size": size_text(images.size),
+            "channels": images.channels,
+            "resize": images.preparation.rule,
+        }
+        names = (f"{name} ({split})", f"{name}-{split}", f"{name} {split} {source}")
+        reference = Reference(*names, facts)
         blocks_from = partial(uint8_blocks, images, self.batch_size, data.num_workers)
         real = cached_features(extractor, reference, blocks_from, data.cache_folder)
         if self.written is not None:

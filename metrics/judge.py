@@ -1,7 +1,7 @@
 """Scores generated images against real ones, with a protocol that describes the measurement."""
 
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -12,7 +12,7 @@ from metrics import scores as metrics
 from metrics.extractor import Extractor
 from metrics.features import FeatureSet, extract
 from metrics.protocols import Protocol
-from metrics.references import FileReference, Reference
+from metrics.references import Reference
 from metrics.unfinished import Unfinished
 from utils.version import VERSION
 
@@ -31,7 +31,7 @@ class Judge:
     """
 
     extractor: Extractor
-    about: Reference | FileReference
+    about: Reference
     real: FeatureSet
     classes: int | None
     how: Protocol
@@ -91,7 +91,7 @@ class Judge:
             "basis": f"{self.how.name}, {self.about.name}",
             "protocol": f"{self.how.name}, as {self.how.program}",
             "images": count,
-            "reference": asdict(self.about),
+            "reference": dict(self.about.facts),
             "extractor": {
                 "name": self.extractor.name,
                 "sha256": self.extractor.digest,

@@ -5,7 +5,7 @@ they depend on.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,71 +31,27 @@ CACHE_KIND = "reference features"
 
 @dataclass(frozen=True)
 class Reference:
-    """The real images to compare with.
+    """The real images to compare with: a split of a dataset, or what a file of statistics has.
 
     Attributes:
-        split: "train" or "validation".
-        source: digest of the dataset's files.
-        size: height and width of an image in pixels, as `size_text` writes it.
-        channels: channels of an image, 1 or 3.
-        resize: how the images were resized (`Preparation.rule`).
+        title: their name in messages.
+        key: start of the name of the file that keeps their features.
+        name: their name beside a score, with their digest.
+        facts: everything that identifies them, plain data for protocols and caches. "images" is
+            their number; None if a file does not say it.
     """
 
-    dataset: str
-    split: str
-    source: str
-    images: int
-    classes: int
-    size: int | str
-    channels: int
-    resize: str
-
-    @property
-    def title(self) -> str:
-        """Name of the images in messages."""
-        return f"{self.dataset} ({self.split})"
-
-    @property
-    def key(self) -> str:
-        """Start of the name of the file that keeps their features."""
-        return f"{self.dataset}-{self.split}"
-
-    @property
-    def name(self) -> str:
-        """Name of the images beside a score, with their digest."""
-        return f"{self.dataset} {self.split} {self.source}"
+    title: str
+    key: str
+    name: str
+    facts: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class FileReference:
-    """A file of statistics to compare with.
-
-    Attributes:
-        file: its name.
-        sha256: first 16 digits of its SHA-256.
-        holds: names, types and shapes of its contents.
-        images: number of images behind the statistics, or of images in the file; None if unknown.
-    """
-
-    file: str
-    sha256: str
-    holds: str
-    images: int | None
-
-    @property
-    def title(self) -> str:
-        """Name of the images in messages."""
-        return self.file
-
-    @property
-    def key(self) -> str:
-        """Start of the name of the file that keeps their features."""
-        return Path(self.file).stem
-
-    @property
-    def name(self) -> str:
-        """Name of the images beside a score, with their digest."""
-        return f"{self.file} {self.sha256}"
+def _reference_of(file: ReferenceFile, images: int | None) -> Reference:
+    """Describe a file of statistics, of this number of images."""
+    name = file.path.name
+    facts = {"file": name, "sha256": file.digest, "holds": file.holds, "images": images}
+    return Reference(name, file.path.stem, f"{name} {file.digest}", facts)
 
 
 def file_features(
@@ -105,7 +61,7 @@ def file_features(
     channels: int,
     cache_dir: Path,
     protocol: Protocol,
-) -> tuple[FileReference, FeatureSet]:
+) -> tuple[Reference, FeatureSet]:
     """Make the features of the real images from a file of statistics, as a protocol needs them.
 
     If it also has images, their features are extracted for the metrics that compare single images,
@@ -118,8 +74,7 @@ def file_features(
     Raises:
         UserError: if the file does not fit the extractor or the images.
     """
-    about = FileReference(file.path.name, file.digest, file.holds, file.count)
-    found = None
+    about, found = _reference_of(file, file.count), None
     if file.features is not None:
         check_count(len(file.features), file.path.name)
         collector = FeatureCollector(len(file.features), protocol.keeps_all)
@@ -129,11 +84,11 @@ def file_features(
         count, height, width, _ = file.images
         if (height, width) != size:
             raise file.error(f"its images do not have the {size_text(size)} pixels of the others")
-        about = replace(about, images=file.count or count)
+        about = _reference_of(file, file.count or count)
         images = open_generated(file.path, size, channels, with_labels=False)
         found = cached_features(
             extractor,
-            replace(about, images=count),
+            _reference_of(file, count),
             partial(images_from, images, READ_IMAGES),
             cache_dir,
             protocol.keeps_all,
@@ -159,7 +114,7 @@ def _check_width(file: ReferenceFile, net: str, what: str, seen: Tensor, mean: T
 
 def cached_features(
     extractor: Extractor,
-    reference: Reference | FileReference,
+    reference: Reference,
     blocks_from: Callable[[int], Blocks],
     cache_dir: Path,
     keeps_all: bool = False,
@@ -174,9 +129,8 @@ def cached_features(
     Raises:
         UserError: if there are too few images, or the cached features are damaged.
     """
-    assert reference.images is not None, "the images are known"
     identity = {
-        **asdict(reference),
+        **reference.facts,
         "extractor": extractor.digest,
         "precision": float32_name(extractor.device),
         "kept": f"{'all' if keeps_all else KEPT} in random order",
@@ -188,7 +142,7 @@ def cached_features(
         found, _ = extract(
             extractor,
             blocks_from(unfinished.done),
-            reference.images,
+            reference.facts["images"],
             f"features of {reference.title}",
             with_logits=False,
             keeps_all=keeps_all,

@@ -815,7 +815,7 @@ def test_damaged_kept_features_are_noticed(evaluate, refused, tmp_path):
 )
 def test_kept_features_that_cannot_be_are_noticed(feature_net, tmp_path, change):
     extractor = load_feature_net(feature_net, torch.device("cpu"))
-    about = Reference("mnist", "validation", "1234", 20, 10, 32, 1, "none")
+    about = Reference("mnist (validation)", "mnist-validation", "mnist 1234", {"images": 20})
     blocks = [(np.zeros((20, 32, 32, 1), np.uint8), np.zeros(20, np.int64))]
 
     def features():
