@@ -66,20 +66,16 @@ def parse(argv: Sequence[str]) -> CommandLine:
         written = {argument.partition("=")[0] for argument in argv}
         sys.stdout.write(help_text([mode for mode in MODES if mode.flag in written]))
         raise SystemExit(0)
-    defaults = vars(parser.parse_args([]))
-    # Parse with a marker as every default, to see which options were given.
-    unset = object()
-    parsed = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, unset))))
-    given = frozenset(name for name, value in parsed.items() if value is not unset)
-    values = {name: parsed[name] if name in given else defaults[name] for name in defaults}
+    given = vars(parser.parse_args(argv))
+    values = {row.name: row.default_value for row in (*MODES, *OPTIONS.values())} | given
     # Check what argparse cannot check.
-    for name in given & OPTIONS.keys():
+    for name in given.keys() & OPTIONS.keys():
         _check_length(parser, name, values[name])
     chosen = tuple(mode for mode in MODES if values[mode.name])
     if not chosen:
         flags = ", ".join(mode.flag for mode in MODES)
         parser.error(f"choose what to do: {flags}")
-    return CommandLine(argparse.Namespace(**values), given, chosen)
+    return CommandLine(argparse.Namespace(**values), frozenset(given), chosen)
 
 
 def parse_value(name: str, text: str) -> Any:
@@ -100,8 +96,16 @@ def _check_length(parser: argparse.ArgumentParser, name: str, value: Any) -> Non
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Make the parser of all modes and options; commands/help.py writes the help."""
-    parser = _Parser(prog="MaskGIT.py", add_help=False, allow_abbrev=False)
+    """Make the parser of all modes and options; commands/help.py writes the help.
+
+    What it returns holds only the options that were given.
+    """
+    parser = _Parser(
+        prog="MaskGIT.py",
+        add_help=False,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
     parser.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"MaskGIT {VERSION}")
     for option in (*MODES, *OPTIONS.values()):
@@ -112,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add(parser: argparse.ArgumentParser, option: Option) -> None:
     """Add an option or a mode."""
     if option.kind is None:  # a value is accepted for programs: `--compile=False`
-        parser.add_argument(option.flag, nargs="?", const=True, default=False, type=kinds.switch)
+        parser.add_argument(option.flag, nargs="?", const=True, type=kinds.switch)
         return
     number: dict[str, Any] = {}
     if option.many is not None:
@@ -122,7 +126,6 @@ def _add(parser: argparse.ArgumentParser, option: Option) -> None:
     parser.add_argument(
         option.flag,
         type=option.kind,
-        default=option.default_value,
         metavar=option.unit,
         choices=option.choices,
         **number,
@@ -164,7 +167,7 @@ class _Collect(argparse.Action):
     ) -> None:
         if isinstance(values[0], list):
             values = [item for part in values for item in part]
-        elif type(earlier := getattr(namespace, self.dest)) is list:
+        elif type(earlier := getattr(namespace, self.dest, None)) is list:
             values = [*earlier, *values]
         setattr(namespace, self.dest, values)
 
