@@ -67,20 +67,16 @@ class Panel:
     colors: Sequence[str] = COLORS
 
 
+LOSSES = {"val/loss": "validation", "train/loss": "training"}
+ACCURACIES = {f"val/accuracy_{n}_{n + 25}": f"{n}-{n + 25} %" for n in (0, 25, 50, 75)}
 LEARNING_RATE = Panel("learning rate", {"train/lr": ""}, lowest=0)
 SPEED = Panel("images per second", {"train/images_per_second": ""}, lowest=0)
 PANELS = {
     "maskgit": (
-        Panel("loss", {"val/loss": "validation", "train/loss": "training"}, "train/loss"),
+        Panel("loss", LOSSES, "train/loss"),
         Panel(
             "accuracy by share hidden",
-            {
-                "val/accuracy": "all",
-                "val/accuracy_0_25": "0-25 %",
-                "val/accuracy_25_50": "25-50 %",
-                "val/accuracy_50_75": "50-75 %",
-                "val/accuracy_75_100": "75-100 %",
-            },
+            {"val/accuracy": "all", **ACCURACIES},
             lowest=0,
             colors=DARK_TO_LIGHT,
         ),
@@ -106,12 +102,7 @@ PANELS = {
         SPEED,
     ),
     "student": (
-        Panel(
-            "divergence from the teacher",
-            {"val/loss": "validation", "train/loss": "training"},
-            "train/loss",
-            is_log=True,
-        ),
+        Panel("divergence from the teacher", LOSSES, "train/loss", is_log=True),
         Panel("entropy of the student's tokens", {"train/entropy": ""}, lowest=0),
         Panel("loss of the auxiliary model", {"train/auxiliary": ""}),
         LEARNING_RATE,
