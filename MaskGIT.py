@@ -151,12 +151,12 @@ def train(job: TrainJob) -> None:
 
 def sample(job: SampleJob) -> None:
     """Sample images from a trained model and write them; continue an interrupted sampling."""
-    from commands.sample import blocks_of, log_results, log_sampling_plan, save_steps
+    from commands.sample import blocks_of, log_results, save_steps
     from data.publish import claim, publish_blocks, write_blocks
 
     generation, processes = job.generation, job.generation.machine.processes
-    labels, series = generation.labels, generation.series
-    log_sampling_plan(job)
+    series, labels = generation.series, generation.series.labels
+    generation.log_plan()
 
     # All processes must use the same model, because their images form one set.
     identity = job.identity()
@@ -175,7 +175,7 @@ def sample(job: SampleJob) -> None:
         # Each process decodes its share of them: labels -> tokens, step by step -> images.
         own = missing[processes.rank :: processes.size]
         with processes.together():  # the fastest waits for the slowest
-            decoded = generation.blocks(job.sampling, own)
+            decoded = generation.blocks(own)
             write_blocks(blocks, own, (images for images, _ in decoded))
 
         # When all blocks are complete, the images are written; those of an earlier sampling go.

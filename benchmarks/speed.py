@@ -160,13 +160,13 @@ class Bench:
         few, device_labels = len(labels), labels.to(self.device)
         one_grid = torch.zeros((1, *self.vqgan.config.grid), dtype=torch.int64, device=self.device)
         counts = make_plan([self.config.seq_len], self.sampling).counts[0].tolist()
-        series = ImageSeries(block_size=few)
+        series = ImageSeries(labels.tolist(), sampling, block_size=few)
         return Pair(
             few,
             sampling_flops(self.config, few, sampling)
             + counted_flops(lambda: self.vqgan.decode_tokens(one_grid)),
             self.precision,
-            lambda: list(self.model.sample_blocks(labels.tolist(), sampling, series)),
+            lambda: list(self.model.sample_blocks(series)),
             lambda: plain_sample(
                 self.plain, self.plain_vqgan, device_labels, self.sampling, counts
             ),

@@ -133,9 +133,12 @@ def run(job: DistillJob) -> None:
         },
         preview=preview_writer(
             lambda student: replace(teacher, transformer=student),
-            labels_in_turn(None, names, range(len(names)), PREVIEW_IMAGES),
-            job.sampling,
-            ImageSeries(job.training.seed, block_size=PREVIEW_IMAGES),
+            ImageSeries(
+                labels_in_turn(None, names, range(len(names)), PREVIEW_IMAGES),
+                job.sampling,
+                job.training.seed,
+                block_size=PREVIEW_IMAGES,
+            ),
         ),
     )
     runs.run_stage(stage, job.run, job.loop, job.record, use_wandb=job.use_wandb)

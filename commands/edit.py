@@ -8,24 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from commands.generation import (
-    GRID_COLUMNS,
-    Generation,
-    describe_model,
-    plan_table,
-    resolve_generation,
-    sampling_of,
-)
+from commands.generation import GRID_COLUMNS, Generation, resolve_generation
 from commands.model_source import data_of, find_model
 from commands.parser import CommandLine
 from commands.request import Request
-from commands.start_tokens import read_start_tokens
+from commands.start_tokens import with_start_tokens
 from data.edit_region import image_to_edit, region_to_make
 from data.generated import write_pngs
 from data.publish import claim, new_folder, publish
 from models.cells import check_cells, composite, hidden_cells
 from models.labels import label_without_class
-from models.sampling import SamplingConfig
 from utils.errors import FieldError, UserError
 from utils.pictures import hatch_hidden, save_grid
 from utils.progress import log_written
@@ -43,16 +35,13 @@ class EditJob:
         original: the image, uint8 (H, W, C).
         mask: bool (H, W), True where pixels are regenerated.
         grow: tokens by which the region grows on every side.
-        num_hidden: number of tokens that are regenerated.
         put_back: whether the pixels outside the region keep their original values.
     """
 
     variants: Generation
-    sampling: SamplingConfig
     original: np.ndarray
     mask: np.ndarray
     grow: int
-    num_hidden: int
     put_back: bool
     folder: Path
 
@@ -82,9 +71,7 @@ def resolve(request: Request) -> EditJob:
     Raises:
         UserError: if the model or the image is missing, or an option does not fit them.
     """
-    # The model, and the settings of decoding.
     line, model = request.line, find_model(request)
-    sampling = sampling_of(line, model)
     check_cells(model.tokenizer.grid, "--edit keeps tokens")
     # The image, and its region to regenerate.
     size, channels = model.tokenizer.image_size, model.tokenizer.image_channels
@@ -104,18 +91,16 @@ def resolve(request: Request) -> EditJob:
     # Without --labels an image of the dataset keeps its class, and a file has no class.
     if label is None and not line.labels:
         label = label_without_class(model.shape.num_classes, model.shape.null_class)
-    variants = resolve_generation(request, None if label is None else [label])
     tokenizer = model.tokenizer
     hidden = hidden_cells(mask, tokenizer.grid, line.mask_grow, tokenizer.splits)  # (h, w)
-    num_hidden = int(hidden.sum())
-    midway = read_start_tokens(line, model, sampling, num_hidden)
+    variants = resolve_generation(
+        request, None if label is None else [label], num_hidden=int(hidden.sum())
+    )
     return EditJob(
-        variants=replace(variants, midway=midway),
-        sampling=sampling,
+        variants=with_start_tokens(line, variants),
         original=original,
         mask=mask,
         grow=line.mask_grow,
-        num_hidden=num_hidden,
         put_back=not line.no_composite,
         folder=model.run.path / "edits",
     )
@@ -123,27 +108,21 @@ def resolve(request: Request) -> EditJob:
 
 def describe(job: EditJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
-    return {
-        **describe_model(job.variants.model),
-        "images": len(job.variants.labels),
-        "plan": plan_table(job.sampling, job.num_hidden),
-    }
+    return job.variants.describe()
 
 
 def run(job: EditJob) -> None:
     """Make the variants and write them; the grid shows the original first."""
     # Choose the tokens to keep and those to regenerate.
-    model, variants = job.variants.model.open(), job.variants
+    model, series = job.variants.model.open(), job.variants.series
     known, mask = model.known_tokens(job.original, job.mask, job.grow)
     hidden = known.hidden.reshape(model.tokenizer.grid).numpy()  # (h, w)
     log.info("%d of %d tokens are regenerated", hidden.sum(), hidden.size)
+    series = series if series.known else replace(series, known=known)
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the variants uint8 (B, H, W, C) and their labels."""
-        sampled = model.sample_blocks(
-            variants.labels, job.sampling, variants.series, known=known, midway=variants.midway
-        )
-        for images, labels in sampled:
+        for images, labels in model.sample_blocks(series):
             yield (composite(job.original, images, mask) if job.put_back else images), labels
 
     # Write every variant to a file, and the first ones to a grid. Then replace earlier results.

@@ -15,13 +15,7 @@ import numpy as np
 
 from commands import likelihood
 from commands.flags import option_values, options_of
-from commands.generation import (
-    Generation,
-    describe_model,
-    plan_table,
-    resolve_generation,
-    sampling_of,
-)
+from commands.generation import Generation, resolve_generation
 from commands.judging import SPLITS, JudgeSource, SplitImages, check_judge, resolve_judge
 from commands.model_source import data_of, find_model, find_tokenizer_to_measure
 from commands.nearest import NearestSource, resolve_nearest
@@ -60,7 +54,6 @@ class SamplesJob:
     """
 
     generation: Generation
-    sampling: SamplingConfig
     judge: JudgeSource
     nearest: NearestSource | None
     repeats: int
@@ -151,10 +144,9 @@ def resolve(request: Request) -> EvaluateJob:
     if request.line.images:
         return _resolve_images(request)
     generation = resolve_generation(request, default_count=EVALUATED_IMAGES)
-    model = generation.model
-    sampling = sampling_of(request.line, model)
+    model, labels = generation.model, generation.series.labels
     data = data_of(request, model)
-    judge = resolve_judge(request, data, count=len(generation.labels))
+    judge = resolve_judge(request, data, count=len(labels))
     result = model.run.evaluation("samples")
     nearest = resolve_nearest(request, data, result)
     if request.line.per_class:
@@ -162,11 +154,10 @@ def resolve(request: Request) -> EvaluateJob:
             raise UserError(
                 f"--per_class: an image of {model.dataset} has several classes, or none"
             )
-        if min(generation.labels) >= model.shape.num_classes:
+        if min(labels) >= model.shape.num_classes:
             raise UserError("--per_class: no sample has a class; name some with --labels")
     return SamplesJob(
         generation,
-        sampling,
         judge,
         nearest,
         repeats=request.line.repeats,
@@ -205,14 +196,7 @@ def _resolve_tokenizer(request: Request) -> TokenizerJob:
 
 def describe(job: EvaluateJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
-    if not isinstance(job, SamplesJob):
-        return {}
-    model = job.generation.model
-    return {
-        **describe_model(model),
-        "images": len(job.generation.labels),
-        "plan": plan_table(job.sampling, model.shape.seq_len),
-    }
+    return job.generation.describe() if isinstance(job, SamplesJob) else {}
 
 
 def run(job: EvaluateJob) -> None:
@@ -233,7 +217,7 @@ def _measure_samples(job: SamplesJob) -> None:
     seeds = range(first, first + job.repeats)
     runs = [_scores_of_seed(job, judge, seed) for seed in seeds]
     repeats = {"repeats": job.repeats} if job.repeats > 1 else {}
-    protocol = {**_protocol(job, judge, job.generation), **repeats}
+    protocol = {**_protocol(judge, job.generation), **repeats}
     write_scores(job.result, mean_and_spread(runs), protocol)
     for seed in seeds:
         unfinished_file(_result_of_seed(job, seed)).unlink(missing_ok=True)
@@ -243,10 +227,10 @@ def _scores_of_seed(job: SamplesJob, judge: Judge, seed: int) -> dict[str, float
     """Sample the images of one seed and score them; write the scores of classes, if asked to."""
     series = replace(job.generation.series, seed=seed)
     generation = replace(job.generation, series=series)
-    count, machine = len(generation.labels), generation.machine
-    made = partial(generation.blocks, job.sampling, rounding=job.judge.how.rounding)
+    count, machine = len(series.labels), generation.machine
+    made = partial(generation.blocks, rounding=job.judge.how.rounding)
     identity = {
-        **_protocol(job, judge, generation),
+        **_protocol(judge, generation),
         "device": str(machine.device),
         "compiled": machine.compiled,
     }
@@ -268,12 +252,12 @@ def _result_of_seed(job: SamplesJob, seed: int) -> Path:
     return job.result.with_stem(f"{job.result.stem}_{nth}") if nth else job.result
 
 
-def _protocol(job: SamplesJob, judge: Judge, generation: Generation) -> dict[str, Any]:
+def _protocol(judge: Judge, generation: Generation) -> dict[str, Any]:
     """Describe what the scores of samples depend on."""
     return {
-        **judge.protocol(len(generation.labels)),
+        **judge.protocol(len(generation.series.labels)),
         **generation.protocol(),
-        "sampling": option_values(job.sampling),
+        "sampling": option_values(generation.series.sampling),
     }
 
 
@@ -298,7 +282,7 @@ def _write_classes(job: SamplesJob, generated: FeatureSet, real: FeatureSet) -> 
     """Write the scores of each class alone, and draw them."""
     assert isinstance(job.judge.real, SplitImages), "a file has no classes"
     images = job.judge.real.images
-    labels = np.asarray(job.generation.labels)
+    labels = np.asarray(job.generation.series.labels)
     rows = class_rows(generated, labels, real, labels_of(images), images.class_names)
     table = job.result.with_name(f"{job.result.stem}_classes.csv")
     make_folder(table.parent)

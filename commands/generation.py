@@ -18,10 +18,9 @@ from models.decoding import make_plan
 from models.family import Transformer
 from models.generator import ImageSeries
 from models.labels import classes_in_turn, labels_in_turn
-from models.model import BestSettings, Model
+from models.model import Model
 from models.sampling import SamplingConfig
 from models.shapes import TransformerShape
-from models.steps import Midway
 from utils.errors import UserError
 from utils.pictures import save_grid
 
@@ -36,28 +35,33 @@ class Generation:
     """Images to generate.
 
     Attributes:
-        labels: class of each image.
         labels_as_written: the classes as the user wrote them; "all in turn" without --labels.
-        midway: where all images continue; None for images that are all new.
+        num_hidden: number of tokens of an image that are made; the others are kept.
     """
 
     model: ModelSource
-    labels: list[int]
-    labels_as_written: list[str] | str
     series: ImageSeries
+    labels_as_written: list[str] | str
+    num_hidden: int
     machine: Machine
-    midway: Midway | None = None
 
     def blocks(
-        self,
-        config: SamplingConfig,
-        blocks: Iterable[int] | None = None,
-        rounding: str = "nearest",
+        self, blocks: Iterable[int] | None = None, rounding: str = "nearest"
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the images and labels of all blocks, or of some; see `Model.sample_blocks`."""
-        return self.model.open().sample_blocks(
-            self.labels, config, self.series, midway=self.midway, blocks=blocks, rounding=rounding
-        )
+        return self.model.open().sample_blocks(self.series, blocks, rounding)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what --dry_run prints about the images."""
+        return {
+            **describe_model(self.model),
+            "images": len(self.series.labels),
+            "plan": plan_table(self.series.sampling, self.num_hidden),
+        }
+
+    def log_plan(self) -> None:
+        """Log what decoding does at each step."""
+        log_plan(self.series.sampling, self.num_hidden)
 
     def protocol(self) -> dict[str, Any]:
         """Return what the images depend on, except the sampling settings."""
@@ -78,6 +82,7 @@ def resolve_generation(
     request: Request,
     default: Sequence[int] | None = None,
     default_count: int | None = None,
+    num_hidden: int | None = None,
 ) -> Generation:
     """Find the model and decide which images it generates.
 
@@ -86,9 +91,11 @@ def resolve_generation(
         default: labels to use without --labels; None means all classes in turn.
         default_count: number of images without --num_samples; None means one per label of
             --labels, or the default of --num_samples without --labels.
+        num_hidden: number of tokens of an image that are made; None means all.
 
     Raises:
-        UserError: if the model is missing, or --labels names a class that it does not have.
+        UserError: if the model is missing, a sampling option does not fit it, or --labels names a
+            class that it does not have.
     """
     line, model = request.line, find_model(request)
     num_classes, has_null = model.shape.num_classes, model.shape.null_class is not None
@@ -97,25 +104,28 @@ def resolve_generation(
     count = line.num_samples
     if "num_samples" not in line.given:
         count = default_count or (None if line.labels else count)
+    labels = labels_in_turn(
+        line.labels, model.class_names, default or in_turn, count, has_null=has_null
+    )
+    sampling = sampling_of(line, model)
     return Generation(
         model=model,
-        labels=labels_in_turn(
-            line.labels, model.class_names, default or in_turn, count, has_null=has_null
-        ),
+        series=ImageSeries(labels, sampling, line.seed, line.first_image, line.batch_size),
         labels_as_written=line.labels or "all in turn",
-        series=ImageSeries(line.seed, line.first_image, line.batch_size),
+        num_hidden=model.shape.seq_len if num_hidden is None else num_hidden,
         machine=request.machine,
     )
 
 
-def settings_of(line: CommandLine, model: ModelSource) -> SamplingConfig:
-    """Return the sampling settings for a model, not validated; options given now win.
+def sampling_of(line: CommandLine, model: ModelSource) -> SamplingConfig:
+    """Return the sampling settings for a model; options given now win.
 
     The others come from the best settings if --settings asks for them. Otherwise they are those
     that a student was made for, or the usual ones of the family.
 
     Raises:
-        UserError: if --settings asks for best settings that the model does not have.
+        UserError: if a setting does not fit the model, or --settings asks for best settings that
+            it does not have.
     """
     settings = model.usual
     if line.settings == BEST:
@@ -126,8 +136,11 @@ def settings_of(line: CommandLine, model: ModelSource) -> SamplingConfig:
             )
         settings = model.best.sampling
     if settings is None:
-        return sampling_of_line(line, model.shape)
-    return changed(settings, line.given_values)
+        sampling = sampling_of_line(line, model.shape)
+    else:
+        sampling = changed(settings, line.given_values)
+    sampling.validate_for(model.shape)
+    return sampling
 
 
 def sampling_of_line(line: CommandLine, shape: TransformerShape) -> SamplingConfig:
@@ -149,26 +162,6 @@ def guided_if_possible(
         null_class: the null class of the transformer.
     """
     return line if null_class is not None else line.fill({options_of(config)[field]: 0.0})
-
-
-def sampling_of(line: CommandLine, model: ModelSource) -> SamplingConfig:
-    """Return the sampling settings for a model.
-
-    Raises:
-        UserError: if a setting does not fit the model, or --settings asks for best settings that
-            it does not have.
-    """
-    sampling = settings_of(line, model)
-    sampling.validate_for(model.shape)
-    return sampling
-
-
-def log_best_settings(path: Path, best: BestSettings) -> None:
-    """Log that the file of a model holds the best settings of a sweep."""
-    options, found = changed_options(best.sampling), best.summary()
-    log.info(
-        "%s holds the best settings of a sweep (`settings` best): %s: %s", path, options, found
-    )
 
 
 def changed_options(sampling: SamplingConfig) -> str:
@@ -207,20 +200,13 @@ def plan_table(config: SamplingConfig, num_hidden: int) -> str:
 
 
 def preview_writer(
-    model_with: Callable[[Transformer], Model],
-    labels: Sequence[int],
-    sampling: SamplingConfig,
-    series: ImageSeries,
+    model_with: Callable[[Transformer], Model], series: ImageSeries
 ) -> Callable[[Transformer, Path], None]:
-    """Return a function (transformer, path) that writes a grid of samples as a PNG.
-
-    `series` decides the noise of the images.
-    """
+    """Return a function (transformer, path) that writes a grid of samples as a PNG."""
 
     def write(network: Transformer, path: Path) -> None:
         model = model_with(network)
-        blocks = model.sample_blocks(labels, sampling, series)
-        shown = [image for images, _ in blocks for image in images]
+        shown = [image for images, _ in model.sample_blocks(series) for image in images]
         save_grid(path, shown, columns=grid_columns(len(model.class_names)))
 
     return write

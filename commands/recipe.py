@@ -152,7 +152,8 @@ def _quoted(word: str) -> str:
 
 def _words(recipe: Recipe) -> list[str]:
     """Write a recipe as words of a command line."""
-    edited = recipe.edited
+    edited, series = recipe.edited, recipe.series
+    count = len(series.labels)
     words = ["--edit" if edited else "--sample", "--checkpoint", _path_text(recipe.model)]
     if edited:
         words += ["--init_image", edited.image]
@@ -164,11 +165,11 @@ def _words(recipe: Recipe) -> list[str]:
         words += [] if edited.put_back else ["--no_composite"]
     words += ["--start_tokens", recipe.start] if recipe.start else []
     words += ["--labels", *recipe.labels] if recipe.labels else []
-    words += ["--num_samples", str(recipe.count), "--seed", str(recipe.seed)]
-    words += ["--first_image", str(recipe.first_image)] if recipe.first_image else []
-    words += ["--batch_size", str(recipe.block_size)] if recipe.block_size < recipe.count else []
+    words += ["--num_samples", str(count), "--seed", str(series.seed)]
+    words += ["--first_image", str(series.first_image)] if series.first_image else []
+    words += ["--batch_size", str(series.block_size)] if series.block_size < count else []
     usual = option_values(recipe.usual)
-    for name, value in option_values(recipe.sampling).items():
+    for name, value in option_values(series.sampling).items():
         if value != usual[name]:
             words.append(f"{OPTIONS[name].flag}={table_text(value) or 'none'}")
     return words

@@ -6,25 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from commands.generation import (
-    Generation,
-    describe_model,
-    grid_columns,
-    log_best_settings,
-    log_plan,
-    plan_table,
-    resolve_generation,
-    sampling_of,
-)
+from commands.generation import Generation, changed_options, grid_columns, resolve_generation
 from commands.options import BEST
 from commands.recipe import command_texts, same_again
 from commands.request import Request
-from commands.start_tokens import read_start_tokens
+from commands.start_tokens import with_start_tokens
 from data.blocks import BlockFolder
 from data.publish import BESIDE
 from models.cells import check_cells
 from models.labels import written_labels
-from models.sampling import SamplingConfig
 from page.form import Recipe
 from utils.pictures import hatch_hidden, save_film
 from utils.plain import to_plain
@@ -46,7 +36,6 @@ class SampleJob:
     """
 
     generation: Generation
-    sampling: SamplingConfig
     folder: Path
     columns: int
     film: str | None
@@ -54,17 +43,13 @@ class SampleJob:
 
     def texts(self) -> dict[str, str]:
         """Return what the PNG files say about themselves: how they are made again."""
-        images, model = self.generation, self.generation.model.open()
-        if images.midway:
+        series, model = self.generation.series, self.generation.model.open()
+        if series.known:
             return {}  # another file is needed, too
         recipe = Recipe(
-            model=images.model.path,
-            labels=written_labels(images.labels, model.class_names, images.series.first_image),
-            count=len(images.labels),
-            seed=images.series.seed,
-            first_image=images.series.first_image,
-            block_size=images.series.block_size,
-            sampling=self.sampling,
+            model=self.generation.model.path,
+            series=series,
+            labels=written_labels(series.labels, model.class_names, series.first_image),
             usual=model.usual,
         )
         return command_texts(recipe, model.fingerprint, self.same_again)
@@ -72,15 +57,15 @@ class SampleJob:
     def identity(self) -> dict[str, Any]:
         """Return everything that the bits of the images depend on, as plain data."""
         model, machine = self.generation.model.open(), self.generation.machine
-        midway = self.generation.midway
-        start = {"start_tokens": [n.tolist() for n in midway[1:]]} if midway else {}
+        series, known = self.generation.series, self.generation.series.known
+        start = {"start_tokens": [known.tokens.tolist(), known.hidden.tolist()]} if known else {}
         return {
             **self.generation.protocol(),
-            "classes": self.generation.labels,
+            "classes": series.labels,
             "checkpoint": model.fingerprint,
             "device": machine.device.type,
             "compiled": machine.compiled,
-            "sampling": to_plain(self.sampling),
+            "sampling": to_plain(series.sampling),
             **start,
         }
 
@@ -91,44 +76,32 @@ def resolve(request: Request) -> SampleJob:
     Raises:
         UserError: if the model is missing, or an option does not fit it.
     """
-    generation = resolve_generation(request)
-    if request.line.save_steps:
-        check_cells(generation.model.tokenizer.grid, "--save_steps shows what is hidden")
-    sampling = sampling_of(request.line, generation.model)
-    midway = read_start_tokens(
-        request.line, generation.model, sampling, generation.model.shape.seq_len
-    )
-    if generation.model.best is not None and request.line.settings != BEST:
-        log_best_settings(generation.model.path, generation.model.best)
+    line = request.line
+    generation = with_start_tokens(line, resolve_generation(request))
+    model = generation.model
+    if line.save_steps:
+        check_cells(model.tokenizer.grid, "--save_steps shows what is hidden")
+    if model.best is not None and line.settings != BEST:
+        text = "%s holds the best settings of a sweep (`settings` best): %s: %s"
+        log.info(text, model.path, changed_options(model.best.sampling), model.best.summary())
     return SampleJob(
-        generation=replace(generation, midway=midway),
-        sampling=sampling,
-        folder=generation.model.run.samples,
-        columns=grid_columns(generation.model.shape.num_classes),
-        film=request.line.save_steps,
-        same_again=tuple(same_again(request.line, to_share=True)),
+        generation=generation,
+        folder=model.run.samples,
+        columns=grid_columns(model.shape.num_classes),
+        film=line.save_steps,
+        same_again=tuple(same_again(line, to_share=True)),
     )
 
 
 def describe(job: SampleJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
-    return {
-        **describe_model(job.generation.model),
-        "images": len(job.generation.labels),
-        "plan": plan_table(job.sampling, job.generation.model.shape.seq_len),
-    }
-
-
-def log_sampling_plan(job: SampleJob) -> None:
-    """Log what decoding will do at each step."""
-    log_plan(job.sampling, job.generation.model.shape.seq_len)
+    return job.generation.describe()
 
 
 def save_steps(job: SampleJob, folder: Path) -> None:
     """Write `steps.png` and `steps.gif`: the first images at every decoding step."""
-    model, labels = job.generation.model.open(), job.generation.labels[:FILMED_IMAGES]
-    series, midway = job.generation.series, job.generation.midway
-    steps = list(model.sample_steps(labels, job.sampling, series, midway=midway))
+    model, series = job.generation.model.open(), job.generation.series
+    steps = list(model.sample_steps(replace(series, labels=series.labels[:FILMED_IMAGES])))
     finished = model.image_of(steps[-1])
     frames = [
         model.image_of(step)

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from commands.generation import (
     changed_options,
     describe_model,
     resolve_generation,
-    settings_of,
 )
 from commands.judging import JudgeSource, check_judge, resolve_judge
 from commands.model_source import data_of
@@ -45,12 +44,12 @@ class SweepJob:
     """A grid to measure.
 
     Attributes:
+        grid: the same images with each combination of settings.
         kept_by: the score that chooses the best settings, which the checkpoint will hold; None
             writes none.
     """
 
-    generation: Generation
-    grid: list[SamplingConfig]
+    grid: list[Generation]
     judge: JudgeSource
     folder: Path
     kept_by: str | None
@@ -69,48 +68,49 @@ def resolve(request: Request) -> SweepJob:
         UserError: if the model is missing, or an option does not fit it.
     """
     generation = resolve_generation(request, default_count=SWEPT_IMAGES)
-    model = generation.model
-    line = request.line
-    sampling = settings_of(line, model)
-    grid = [changed(sampling, values) for values in _grid(line)]
-    for sampling in grid:
+    line, model, series = request.line, generation.model, generation.series
+    grid = []
+    for values in _grid(line):
+        sampling = changed(series.sampling, values)
         sampling.validate_for(model.shape)
+        grid.append(replace(generation, series=replace(series, sampling=sampling)))
     if line.keep_best and not model.keeps_settings:
         raise UserError(
             f"--keep_best: {model.path} cannot hold settings; only the .pt file that --train "
             "or --distill wrote can, outside the cache of the hub"
         )
     data = data_of(request, model)
-    judge = resolve_judge(request, data, count=len(generation.labels))
-    return SweepJob(generation, grid, judge, model.run.path / "sweep", line.keep_best)
+    judge = resolve_judge(request, data, count=len(series.labels))
+    return SweepJob(grid, judge, model.run.path / "sweep", line.keep_best)
 
 
 def describe(job: SweepJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
+    first, *_ = job.grid
     return {
-        **describe_model(job.generation.model),
-        "combinations": f"{len(job.grid)} of {len(job.generation.labels)} images",
-        "grid": "; ".join(changed_options(sampling) for sampling in job.grid),
+        **describe_model(first.model),
+        "combinations": f"{len(job.grid)} of {len(first.series.labels)} images",
+        "grid": "; ".join(changed_options(one.series.sampling) for one in job.grid),
     }
 
 
 def run(job: SweepJob) -> None:
     """Score the combinations that are not in the table yet, and print every row."""
     # The table belongs to one protocol, and to one job at a time.
-    count = len(job.generation.labels)
+    count = len(job.grid[0].series.labels)
     judge = job.judge.open()
-    protocol = {**judge.protocol(count), **job.generation.protocol()}
+    protocol = {**judge.protocol(count), **job.grid[0].protocol()}
     folder = make_folder(job.folder)
     busy = f"another job is measuring a grid in {folder}; choose another --run_name"
     with exclusive_lock(folder / ".lock", busy):
         table = SweepTable(folder, protocol, option_values(SamplingConfig()))
         log.info("%d combinations of %d images each", len(job.grid), count)
-        for number, sampling in enumerate(job.grid, start=1):
-            values, title = option_values(sampling), f"combination {number} of {len(job.grid)}"
+        for number, generation in enumerate(job.grid, start=1):
+            values = option_values(generation.series.sampling)
+            title = f"combination {number} of {len(job.grid)}"
             if table.find(values) is None:
                 start, made_in = time.monotonic(), [0.0]
-                blocks = job.generation.blocks(sampling, rounding=job.judge.how.rounding)
-                made = _timed(blocks, made_in)
+                made = _timed(generation.blocks(rounding=job.judge.how.rounding), made_in)
                 scores = judge.score(table.keep_strip(values, made), count, title)
                 times = {"images_per_s": count / sum(made_in), "seconds": time.monotonic() - start}
                 table.add(values, {**scores, **times})
@@ -130,7 +130,8 @@ def _keep_best(job: SweepJob, table: SweepTable, protocol: Mapping[str, Any]) ->
     # The table is a file, so its values are checked like those of a command line.
     names = options_of(SamplingConfig).values()
     values = {name: parse_value(name, row[name]) if row[name] else None for name in names}
-    sampling, model = changed(job.grid[0], values), job.generation.model
+    first, *_ = job.grid
+    sampling, model = changed(first.series.sampling, values), first.model
     sampling.validate_for(model.shape)
     scores = {name: float(text) for name, text in row.items() if text and name not in names}
     best = BestSettings(sampling, job.kept_by, finite(scores), dict(protocol))

@@ -53,7 +53,6 @@ from models.generator import ImageSeries
 from models.labels import labels_in_turn
 from models.model import Model
 from models.open import family_of, new_transformer
-from models.sampling import SamplingConfig
 from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
@@ -74,7 +73,7 @@ class TrainJob(TrainingJob):
     """A transformer to train.
 
     Attributes:
-        sampling: settings of the preview grids, and of samples to score.
+        previews: the images of the preview grids.
         start: weights of a trained transformer that it starts from; empty without one.
         scores: samples to score while training; None scores none.
     """
@@ -82,9 +81,7 @@ class TrainJob(TrainingJob):
     tokenizer: TokenizerSource
     config: TransformerShape
     training: TrainingConfig
-    sampling: SamplingConfig
-    preview_labels: list[int]
-    preview_series: ImageSeries
+    previews: ImageSeries
     start: Mapping[str, Tensor]
     scores: ScoresSource | None
 
@@ -148,6 +145,8 @@ def resolve(request: Request) -> TrainJob:
     sampling = sampling_of_line(line, config)
     sampling.validate_for(config)
     shown = min(line.num_samples, PREVIEW_IMAGES)
+    has_null = config.null_class is not None
+    labels = labels_in_turn(line.labels, names, range(len(names)), shown, has_null=has_null)
     return TrainJob(
         run=request.run(),
         machine=request.machine,
@@ -161,12 +160,8 @@ def resolve(request: Request) -> TrainJob:
         tokenizer=tokenizer,
         config=config,
         training=training,
-        sampling=sampling,
-        preview_labels=labels_in_turn(
-            line.labels, names, range(len(names)), shown, has_null=config.null_class is not None
-        ),
+        previews=ImageSeries(labels, sampling, line.seed, line.first_image, line.batch_size),
         start=start or {},
-        preview_series=ImageSeries(line.seed, line.first_image, line.batch_size),
         scores=resolve_scores(request, data, config, sampling),
     )
 
@@ -254,12 +249,7 @@ def completed_record(job: TrainJob, tokenizer: Tokenizer, tokens: TokenSet) -> R
 
 def previews_of(job: TrainJob, tokenizer: Tokenizer) -> Callable[[Transformer, Path], None]:
     """Return the function that writes the preview grids, as `preview_writer` does."""
-    return preview_writer(
-        lambda network: job.model(network, tokenizer),
-        job.preview_labels,
-        job.sampling,
-        job.preview_series,
-    )
+    return preview_writer(lambda network: job.model(network, tokenizer), job.previews)
 
 
 def evaluation_in(job: TrainJob, tokenizer: Tokenizer, network: Transformer) -> Evaluation | None:
@@ -284,7 +274,7 @@ def describe(job: TrainJob) -> dict[str, Any]:
         "optimizer steps": job.length,
         "stage 2 takes": _cost(job),
         "disk": f"{cache / 1e6:.0f} MB of tokens, {checkpoints / 1e6:.0f} MB of checkpoints",
-        "plan": plan_table(job.sampling, config.seq_len),
+        "plan": plan_table(job.previews.sampling, config.seq_len),
     }
 
 

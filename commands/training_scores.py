@@ -22,13 +22,10 @@ class ScoresSource:
 
     Attributes:
         every: epochs between two evaluations.
-        labels: class of each sample.
     """
 
     every: int
     judge: JudgeSource
-    labels: list[int]
-    sampling: SamplingConfig
     series: ImageSeries
 
 
@@ -46,13 +43,10 @@ def resolve_scores(
     names = data.open("train").class_names
     in_turn = classes_in_turn(len(names), line.first_image)
     has_null, count = config.null_class is not None, line.evaluate_samples
-    return ScoresSource(
-        every=line.evaluate_every,
-        judge=resolve_judge(request, data, count=count),
-        labels=labels_in_turn(line.labels, names, in_turn, count, has_null=has_null),
-        sampling=sampling,
-        series=ImageSeries(line.seed, line.first_image, line.batch_size),
-    )
+    judge = resolve_judge(request, data, count=count)
+    labels = labels_in_turn(line.labels, names, in_turn, count, has_null=has_null)
+    series = ImageSeries(labels, sampling, line.seed, line.first_image, line.batch_size)
+    return ScoresSource(line.evaluate_every, judge, series)
 
 
 def evaluation_of(
@@ -67,15 +61,17 @@ def evaluation_of(
     with processes.main_first():  # the judge may measure all real images first
         if not processes.is_main:
             return Evaluation(source.every, "", dict)
-        judge, count = source.judge.open(), len(source.labels)
+        judge, series = source.judge.open(), source.series
 
     def measure() -> Mapping[str, float]:
-        rounding = source.judge.how.rounding
-        blocks = model().sample_blocks(
-            source.labels, source.sampling, source.series, rounding=rounding
-        )
-        return judge.score(blocks, count, "sampling for the scores")
+        blocks = model().sample_blocks(series, rounding=source.judge.how.rounding)
+        return judge.score(blocks, len(series.labels), "sampling for the scores")
 
-    depends = {**judge.protocol(count), "sampling": option_values(source.sampling)}
-    depends |= {"labels": source.labels, "series": vars(source.series)}
+    numbers = {name: getattr(series, name) for name in ("seed", "first_image", "block_size")}
+    depends = {
+        **judge.protocol(len(series.labels)),
+        "sampling": option_values(series.sampling),
+        "labels": series.labels,
+        "series": numbers,
+    }
     return Evaluation(source.every, checksum(depends), measure)

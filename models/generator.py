@@ -8,7 +8,7 @@ Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,9 +20,9 @@ from torch import Tensor
 from models.decoding import Decoding
 from models.family import Transformer
 from models.labels import read_labels
-from models.predictors import KnownTokens, prepare_decoding
+from models.predictors import prepare_decoding
 from models.sampling import SamplingConfig
-from models.steps import Midway, continued
+from models.steps import KnownTokens
 from models.tokenizer import Tokenizer
 from utils.device import in_usual_torch
 from utils.errors import check_whole
@@ -39,14 +39,25 @@ Labels = Iterable[int | str] | np.ndarray | Tensor | int | str
 
 @dataclass(frozen=True)
 class ImageSeries:
-    """A numbered series of images: the seed of their noise, and their division into blocks."""
+    """A numbered series of images to sample.
 
+    Attributes:
+        labels: the class of each image, as `ImageGenerator.label_numbers` returns them.
+        seed: of their noise, which also depends on the number of an image.
+        first_image: the number of the first image.
+        block_size: images computed at once.
+        known: the tokens that all images have already; None hides all tokens.
+    """
+
+    labels: list[int]
+    sampling: SamplingConfig
     seed: int = 0
     first_image: int = 0
     block_size: int = BLOCK_SIZE
+    known: KnownTokens | None = None
 
     def validate(self) -> None:
-        """Check every field; raises a FieldError naming the first one that is wrong."""
+        """Check the numbers; raises a FieldError naming the first one that is wrong."""
         for name, low in (("seed", 0), ("first_image", 0), ("block_size", 1)):
             check_whole(name, getattr(self, name), low)
 
@@ -107,10 +118,9 @@ class ImageGenerator:
         Raises:
             UserError: if a label is not a class of the model, or a setting has a wrong value.
         """
-        series = ImageSeries(seed, first_image, block_size)
-        config = replace(self.usual, **sampling)
-        blocks = self.sample_blocks(self.label_numbers(labels), config, series)
-        return np.concatenate([images for images, _ in blocks])
+        numbers, settings = self.label_numbers(labels), replace(self.usual, **sampling)
+        series = ImageSeries(numbers, settings, seed, first_image, block_size)
+        return np.concatenate([images for images, _ in self.sample_blocks(series)])
 
     def label_numbers(self, labels: Labels) -> list[int]:
         """Turn labels into indices of `class_names`; raises a UserError that names a wrong one.
@@ -121,22 +131,11 @@ class ImageGenerator:
 
     @in_usual_torch
     def sample_blocks(
-        self,
-        labels: Sequence[int],
-        config: SamplingConfig,
-        series: ImageSeries,
-        *,
-        known: KnownTokens | None = None,
-        midway: Midway | None = None,
-        blocks: Iterable[int] | None = None,
-        rounding: str = "nearest",
+        self, series: ImageSeries, blocks: Iterable[int] | None = None, rounding: str = "nearest"
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Sample one image per label, block by block.
+        """Sample the images of a series, block by block.
 
         Args:
-            labels: what `label_numbers` returned; image i gets the i-th.
-            known: tokens that all images keep; None hides all tokens.
-            midway: the step of an earlier decoding where all images continue; None starts at 0.
             blocks: indices of the blocks to compute; None computes all.
             rounding: how pixels become bytes, a key of `utils.pictures.ROUNDINGS`.
 
@@ -145,6 +144,7 @@ class ImageGenerator:
             size.
         """
         series.validate()
+        labels = series.labels
         block_size = min(series.block_size, len(labels))
         size = self._images_at_once(block_size)
         for index in range(math.ceil(len(labels) / block_size)) if blocks is None else blocks:
@@ -152,7 +152,7 @@ class ImageGenerator:
             block_labels = np.asarray(labels[start : start + block_size])
             padded = np.pad(block_labels, (0, block_size - len(block_labels)), mode="edge")
             parts = (
-                self._decoding(padded[at : at + size], config, series, start + at, known, midway)
+                self._decoding(series, padded[at : at + size], start + at)
                 for at in range(0, block_size, size)
             )
             tokens = torch.cat([part.result() for part in parts])
@@ -164,28 +164,19 @@ class ImageGenerator:
         num_parts = math.ceil(block_size * shape.seq_len * shape.codebook_size / MOST_LOGITS)
         return math.ceil(block_size / num_parts)
 
-    def _decoding(
-        self,
-        labels: np.ndarray,
-        config: SamplingConfig,
-        series: ImageSeries,
-        start: int = 0,
-        known: KnownTokens | None = None,
-        midway: Midway | None = None,
-    ) -> Decoding:
+    def _decoding(self, series: ImageSeries, labels: np.ndarray, start: int = 0) -> Decoding:
         """Prepare the decoding of the images of a series from the `start`-th, one per label."""
-        config.validate_for(self.transformer.config)
-        decoding = prepare_decoding(
+        series.sampling.validate_for(self.transformer.config)
+        return prepare_decoding(
             self._predictor,
             labels,
             series.first_image + start + np.arange(len(labels)),
-            config,
+            series.sampling,
             series.seed,
             self.precision,
-            known,
+            series.known,
             self.tokenizer.grid,
         )
-        return decoding if midway is None else continued(decoding, midway)
 
     def _pixels(self, tokens: Tensor, rounding: str = "nearest") -> np.ndarray:
         """Decode tokens int64 (B, L) or (B, h, w) to images uint8 (B, H, W, C)."""

@@ -17,10 +17,9 @@ from torch import Tensor
 from models.cells import check_cells, check_image, composite, hidden_cells, pixels_of
 from models.generator import BLOCK_SIZE, ImageGenerator, ImageSeries, Labels
 from models.labels import label_without_class
-from models.predictors import KnownTokens
 from models.sampling import SamplingConfig
 from models.shapes import TransformerShape
-from models.steps import CellChoice, DecodedStep, Midway
+from models.steps import CellChoice, DecodedStep, KnownTokens
 from utils.checkpoint import weights_digest
 from utils.device import autocast, in_usual_torch
 from utils.errors import UserError, check_whole
@@ -202,13 +201,9 @@ class Model(ImageGenerator):
             numbers = [label_without_class(config.num_classes, config.null_class)]
         else:
             numbers = self.label_numbers(labels)
-        blocks = self.sample_blocks(
-            numbers,
-            replace(self.usual, **sampling),
-            ImageSeries(seed, first_image, block_size),
-            known=known,
-        )
-        images = np.concatenate([images for images, _ in blocks])
+        settings = replace(self.usual, **sampling)
+        series = ImageSeries(numbers, settings, seed, first_image, block_size, known)
+        images = np.concatenate([images for images, _ in self.sample_blocks(series)])
         return composite(image, images, mask) if put_back else images
 
     def decode_steps(
@@ -218,7 +213,6 @@ class Model(ImageGenerator):
         seed: int = 0,
         first_image: int = 0,
         known: KnownTokens | None = None,
-        midway: Midway | None = None,
         **sampling: Any,
     ) -> Iterator[DecodedStep]:
         """Decode one image per label, all in one block, and return every step.
@@ -226,37 +220,24 @@ class Model(ImageGenerator):
         The arguments that are not described here are those of `sample`.
 
         Args:
-            known: tokens that all images keep (`known_tokens`); None hides all tokens.
-            midway: the step of an earlier decoding where all images continue; None starts at 0.
+            known: tokens that all images have already: those of an image to edit (`known_tokens`),
+                or of a step of an earlier decoding, where all images continue. None hides all.
 
         Returns:
             The tokens before the first step, and then those after each step; `image_of` turns them
             into pixels.
 
         Raises:
-            UserError: as in `sample`; or if `midway` does not fit the plan.
+            UserError: as in `sample`; or if `known` does not fit the plan.
         """
-        config, series = replace(self.usual, **sampling), ImageSeries(seed, first_image)
-        numbers = self.label_numbers(labels)
-        return self.sample_steps(numbers, config, series, known=known, midway=midway)
+        numbers, settings = self.label_numbers(labels), replace(self.usual, **sampling)
+        return self.sample_steps(ImageSeries(numbers, settings, seed, first_image, known=known))
 
     @in_usual_torch
-    def sample_steps(
-        self,
-        labels: Sequence[int],
-        config: SamplingConfig,
-        series: ImageSeries,
-        *,
-        known: KnownTokens | None = None,
-        midway: Midway | None = None,
-    ) -> Iterator[DecodedStep]:
-        """Decode as `decode_steps`, with labels from `label_numbers`.
-
-        Args:
-            series: seed and index of the first image; its block size is not used.
-        """
+    def sample_steps(self, series: ImageSeries) -> Iterator[DecodedStep]:
+        """Decode a series as `decode_steps`; its block size is not used."""
         series.validate()
-        start = self._decoding(np.asarray(labels), config, series, known=known, midway=midway)
+        start = self._decoding(series, np.asarray(series.labels))
         hidden, confidence = start.hidden, (~start.hidden).float()  # (B, L)
         yield self._step(start.tokens, hidden, confidence, start.tokens, start.tokens)
         for step in start.steps():
@@ -272,26 +253,20 @@ class Model(ImageGenerator):
 
     @in_usual_torch
     @torch.no_grad()
-    def cell_choice(
-        self,
-        label: int,
-        config: SamplingConfig,
-        series: ImageSeries,
-        cell: int,
-        *,
-        known: KnownTokens | None = None,
-        midway: Midway,
-    ) -> CellChoice:
-        """Tell how the step after `midway` decides about a cell, one of the L tokens.
+    def cell_choice(self, series: ImageSeries, cell: int) -> CellChoice:
+        """Tell how the next step of the first image decides about a cell, one of the L tokens.
 
-        The other arguments are those of `sample_steps`, for the first image of the series.
+        Args:
+            series: its `known` tokens say which step is the next one.
 
         Raises:
             UserError: as in `decode_steps`; or if the cell is known already.
         """
-        start = self._decoding(np.array([label]), config, series, known=known, midway=midway)
-        if midway.steps >= start.plan.num_steps or not start.hidden[0, cell]:
-            raise UserError(f"nothing is decided about cell {cell} after {midway.steps} steps")
+        label = series.labels[0]
+        start = self._decoding(series, np.array([label]))
+        done = start.first_step
+        if done >= start.plan.num_steps or not start.hidden[0, cell]:
+            raise UserError(f"nothing is decided about cell {cell} after {done} steps")
         step = next(start.steps())
         # The prediction with and without the class, scaled as in sampling.
         null = self.transformer.config.null_class
@@ -300,7 +275,7 @@ class Model(ImageGenerator):
         )
         with autocast(start.tokens.device, self.precision):
             logits = self._predictor(start.tokens.expand(len(labels), -1), labels)
-        scale = float(start.plan.logit_scales[midway.steps])
+        scale = float(start.plan.logit_scales[done])
         unguided = (logits[:, cell].float() * scale).softmax(-1).cpu().numpy()  # (1 or 2, K)
         guided = step.log_probs[0, cell].exp().cpu()  # (K,)
         likeliest = guided.topk(min(LIKELIEST, len(guided))).indices  # (N,)
@@ -311,7 +286,7 @@ class Model(ImageGenerator):
         # Its place among the hidden cells.
         scores = step.proposal.score[0]
         candidates = scores[start.hidden[0]].sort(descending=True).values
-        num_kept = int(start.plan.counts[0, midway.steps])
+        num_kept = int(start.plan.counts[0, done])
         return CellChoice(
             tokens=likeliest.numpy(),
             guided=guided[likeliest].numpy(),

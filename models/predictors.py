@@ -5,7 +5,7 @@ Guidance is that of Muse (Chang et al. 2023), written as (1 + w) * conditional -
 Axes: B images of a block, L tokens of an image, K codebook, C labels of a model.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,19 +17,8 @@ from models.halton_order import halton_orders
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
 from models.start import has_same_start, start_tokens
+from models.steps import KnownTokens, check_known
 from utils.device import autocast, send
-
-
-class KnownTokens(NamedTuple):
-    """The tokens that an edited image keeps (Chang et al. 2022, section 4.3).
-
-    Attributes:
-        tokens: int64 (L,); those at hidden positions are ignored.
-        hidden: bool (L,), True where a token is regenerated.
-    """
-
-    tokens: Tensor
-    hidden: Tensor
 
 
 def prepare_decoding(
@@ -48,8 +37,11 @@ def prepare_decoding(
         model: the transformer, in evaluation mode.
         labels: int (B,), the class of each image.
         image_indices: int (B,); with `seed` they decide the noise of each image.
-        known: tokens that all images keep; None hides all tokens.
+        known: the tokens that all images have already; None hides all tokens.
         grid: the token grid, for samplers with an order of positions; None means a row of tokens.
+
+    Raises:
+        UserError: if the plan does not come to the known tokens after their number of steps.
     """
     device = next(model.parameters()).device
     seq_len = model.config.seq_len
@@ -57,12 +49,13 @@ def prepare_decoding(
     # The tokens that the model sees at the start, and which of them are hidden.
     tokens = start_tokens(model, device_labels, image_indices, config, seed, precision)
     hidden = torch.ones_like(tokens, dtype=torch.bool)
+    # The plan and the noise.
+    num_hidden = seq_len if known is None else known.num_planned
+    plan = make_plan([num_hidden] * len(labels), config)
     if known is not None:
+        check_known(known, plan)
         hidden = known.hidden.to(device).expand_as(hidden)
         tokens = torch.where(hidden, tokens, known.tokens.to(device))
-    # The plan and the noise.
-    num_hidden = seq_len if known is None else int(known.hidden.sum())
-    plan = make_plan([num_hidden] * len(labels), config)
     noise = draw_noise(seed, image_indices, plan.num_steps, seq_len, device)
     if SAMPLERS[config.sampler].uses_order:
         roll = config.halton_roll == "on"
@@ -71,7 +64,7 @@ def prepare_decoding(
     logits_fn = guided_predictor(
         model, device_labels, plan.guidance, precision, has_same_start(config)
     )
-    return Decoding(logits_fn, plan, noise, tokens, hidden)
+    return Decoding(logits_fn, plan, noise, tokens, hidden, known.steps if known else 0)
 
 
 def guided_predictor(

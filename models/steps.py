@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from models.decoding import Decoding, Plan
+from models.decoding import Plan
 from utils.errors import UserError
 
 
@@ -65,35 +64,36 @@ class CellChoice:
     num_kept: int
 
 
-class Midway(NamedTuple):
-    """An image in the middle of its decoding.
+class KnownTokens(NamedTuple):
+    """An image of which some tokens are known, because it is edited or partly decoded.
+
+    An edited image keeps its known tokens (Chang et al. 2022, section 4.3).
 
     Attributes:
         tokens: int64 (L,); those at hidden positions are ignored.
-        hidden: bool (L,), True where a token is still hidden.
+        hidden: bool (L,), True where a token is still to be made.
+        steps: number of steps of its decoding that are done.
+        planned: number of tokens that its decoding makes in all steps; None: the hidden ones.
     """
 
-    steps: int
     tokens: Tensor
     hidden: Tensor
+    steps: int = 0
+    planned: int | None = None
+
+    @property
+    def num_planned(self) -> int:
+        """The number of tokens that were hidden before the first step."""
+        return int(self.hidden.sum()) if self.planned is None else self.planned
 
 
-def continued(decoding: Decoding, midway: Midway) -> Decoding:
-    """Let all images of a decoding continue from an image in the middle of it.
+def check_known(known: KnownTokens, plan: Plan) -> None:
+    """Refuse an image that no decoding with this plan comes to.
 
     Raises:
         UserError: if the number of hidden tokens is not the planned one.
     """
-    check_midway(midway, decoding.plan)
-    device = decoding.tokens.device
-    hidden = midway.hidden.to(device).expand_as(decoding.tokens)
-    tokens = torch.where(hidden, decoding.tokens, midway.tokens.to(device))
-    return decoding._replace(tokens=tokens, hidden=hidden, first_step=midway.steps)
-
-
-def check_midway(midway: Midway, plan: Plan) -> None:
-    """Refuse an image that no decoding with this plan comes to; errors as in `continued`."""
-    steps, found = midway.steps, int(midway.hidden.sum())
+    steps, found = known.steps, int(known.hidden.sum())
     need = "an image goes on with the `num_steps` and `schedule` that it began with"
     if not 0 <= steps <= plan.num_steps:
         raise UserError(f"the decoding has {plan.num_steps} steps, so none after {steps}: {need}")

@@ -18,10 +18,7 @@ import torch
 
 from models.cells import composite
 from models.decoding import Plan
-from models.generator import ImageSeries
-from models.predictors import KnownTokens
-from models.sampling import SamplingConfig
-from models.steps import DecodedStep, Midway
+from models.steps import DecodedStep
 from page.catalog import OpenModel
 from page.checks import Json, RequestError, encode, whole_number
 from page.form import Recipe
@@ -42,12 +39,10 @@ class Region:
     Attributes:
         image: uint8 (H, W, C), shifted if there are margins.
         mask: bool (H, W), True where pixels are regenerated.
-        known: tokens that are kept.
     """
 
     image: np.ndarray
     mask: np.ndarray
-    known: KnownTokens
 
 
 @dataclass(frozen=True)
@@ -56,21 +51,17 @@ class Decoding:
 
     Attributes:
         opened: the model.
-        labels: class of each image, one number per image.
         recipe: what they are made from.
         plan: what each step does.
         region: what is edited; None for images that are all new.
-        midway: the step of an earlier decoding that they go on from; None for none.
         command: the command line that makes them again, in lines.
         texts: what the files of the images say about themselves.
     """
 
     opened: OpenModel
-    labels: list[int]
     recipe: Recipe
     plan: Plan
     region: Region | None
-    midway: Midway | None
     command: list[str]
     texts: Mapping[str, str]
 
@@ -81,14 +72,12 @@ class Decoding:
         the last one has the finished images.
         """
         started = time.monotonic()
-        model, branch = self.opened.model, self.midway
+        series, model = self.recipe.series, self.opened.model
+        branch = series.known if self.recipe.start else None
         yield self._start()
-        steps = model.sample_steps(
-            self.labels, *self._settings(), known=self._known(), midway=branch
-        )
         unsure = []
-        was_hidden = np.ones((len(self.labels), *model.tokenizer.grid), bool)
-        for number, step in enumerate(steps, start=branch.steps if branch else 0):
+        was_hidden = np.ones((len(series.labels), *model.tokenizer.grid), bool)
+        for number, step in enumerate(model.sample_steps(series), branch.steps if branch else 0):
             if branch:  # its first step shows what the earlier decoding has drawn
                 tokens = branch.tokens.numpy().reshape(model.tokenizer.grid)
                 step = replace(step, proposed=np.zeros_like(step.proposed) + tokens)
@@ -116,7 +105,7 @@ class Decoding:
         yield {"event": "done"}
 
     def choice(self, values: Json) -> dict[str, Any]:
-        """Tell how the step after `midway` decides about a cell of the first image.
+        """Tell how the next step of an earlier decoding decides about a cell of the first image.
 
         Args:
             values: the request, with the number of the cell.
@@ -124,30 +113,22 @@ class Decoding:
         Raises:
             UserError: if nothing is decided there.
         """
-        if self.midway is None:
+        if self.recipe.start is None:
             raise RequestError("midway is missing")
         cell = whole_number(values, "cell", 0, self.opened.model.transformer.config.seq_len - 1)
-        choice = self.opened.model.cell_choice(
-            self.labels[0], *self._settings(), cell, known=self._known(), midway=self.midway
-        )
+        choice = self.opened.model.cell_choice(self.recipe.series, cell)
         told = {**vars(choice), "line": choice.line if choice.num_kept else None}
         told["files"] = [png(image) for image in told.pop("images")]
         return {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in told.items()}
 
-    def _settings(self) -> tuple[SamplingConfig, ImageSeries]:
-        return self.recipe.sampling, ImageSeries(self.recipe.seed, self.recipe.first_image)
-
-    def _known(self) -> KnownTokens | None:
-        return self.region.known if self.region else None
-
     def _start(self) -> Event:
         """Return what is known before the first step."""
-        recipe, plan = self.recipe, self.plan
+        series, plan = self.recipe.series, self.plan
         return {
             "event": "start",
-            "labels": self.labels,
-            "seed": str(recipe.seed),
-            "first_image": str(recipe.first_image),
+            "labels": series.labels,
+            "seed": str(series.seed),
+            "first_image": str(series.first_image),
             "command_lines": self.command,
             "fingerprint": self.opened.model.fingerprint,
             "counts": plan.counts[0].tolist(),
@@ -178,7 +159,7 @@ class Decoding:
             return ""
         images = self._images(step, surest=surest)
         is_exact = images.size <= MOST_EXACT
-        model, num_steps = self.opened.model, self.recipe.sampling.num_steps
+        model, num_steps = self.opened.model, self.recipe.series.sampling.num_steps
         steps = min(num_steps, model.transformer.config.seq_len)
         quality = QUALITY if is_exact else min(QUALITY, QUALITY_STEPS // steps)
         # WebP takes no more than 16,383 pixels a side.

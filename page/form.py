@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.edit_region import Box
+from models.generator import ImageSeries
 from models.sampling import SamplingConfig
 
 if TYPE_CHECKING:
@@ -50,19 +51,14 @@ class Recipe:
 
     Attributes:
         labels: classes in turn, as the command line writes them; none for all.
-        block_size: images that are computed at once.
         usual: the settings that the command line takes where none are given.
         edited: what is edited; None for images that are all new.
         start: the file of the tokens that they continue from; None for no such file.
     """
 
     model: Path
+    series: ImageSeries
     labels: Sequence[str]
-    count: int
-    seed: int
-    first_image: int
-    block_size: int
-    sampling: SamplingConfig
     usual: SamplingConfig
     edited: EditedPart | None = None
     start: str | None = None

@@ -8,8 +8,9 @@ import torch
 from data.edit_region import Box, region_to_make
 from models.cells import check_cells
 from models.decoding import make_plan
+from models.generator import ImageSeries
 from models.labels import classes_in_turn, label_text, written_labels
-from models.steps import Midway, check_midway
+from models.steps import KnownTokens, check_known
 from page.catalog import OpenModel
 from page.checks import (
     MOST_NUMBER,
@@ -56,36 +57,25 @@ def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> Decodin
     labels = [in_turn[i % len(in_turn)] for i in range(count)]
     written = written_labels(labels, names, first_image)
     # What is kept of an image, or of an earlier decoding.
-    region = edited = midway = None
+    known = region = edited = start = None
     if "edit" in values:
-        region, edited = _read_region(entries(values, "edit"), opened)
+        known, region, edited = _read_region(entries(values, "edit"), opened)
         # Without labels an edited image keeps its own class.
         written = [label_text(label, names) for label in in_turn]
-    if "midway" in values:
-        midway = _read_midway(entries(values, "midway"), opened)
-    num_hidden = int(region.known.hidden.sum()) if region else config.seq_len
+    num_hidden = known.num_planned if known else config.seq_len
     plan = make_plan([num_hidden], sampling)
-    if midway:
-        check_midway(midway, plan)
-    recipe = Recipe(
-        model=opened.path,
-        labels=written,
-        count=count,
-        seed=whole_number(values, "seed", 0, MOST_SEED),
-        first_image=first_image,
-        block_size=count,
-        sampling=sampling,
-        usual=model.usual,
-        edited=edited,
-        start=START if midway else None,
-    )
-    is_sampled = region is None and midway is None
-    texts = form.texts(recipe, model.fingerprint) if is_sampled else {}
-    return Decoding(opened, labels, recipe, plan, region, midway, form.write(recipe), texts)
+    if "midway" in values:
+        known, start = _read_midway(entries(values, "midway"), opened, num_hidden), START
+        check_known(known, plan)
+    seed = whole_number(values, "seed", 0, MOST_SEED)
+    series = ImageSeries(labels, sampling, seed, first_image, block_size=count, known=known)
+    recipe = Recipe(opened.path, series, written, model.usual, edited, start)
+    texts = {} if known else form.texts(recipe, model.fingerprint)
+    return Decoding(opened, recipe, plan, region, form.write(recipe), texts)
 
 
-def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:
-    """Read the image to edit and which part of it is regenerated; errors as in `read_decoding`."""
+def _read_region(values: Json, opened: OpenModel) -> tuple[KnownTokens, Region, EditedPart]:
+    """Read the image to edit, and which part is regenerated; errors as in `read_decoding`."""
     model = opened.model
     size, grid = model.tokenizer.image_size, model.tokenizer.grid
     check_cells(grid, "editing keeps tokens")
@@ -110,15 +100,15 @@ def _read_region(values: Json, opened: OpenModel) -> tuple[Region, EditedPart]:
         raise RequestError("put_back must be true or false")
     known, mask = model.known_tokens(image, mask, grow)
     part = EditedPart(name, boxes, margins, grow, put_back)
-    return Region(image, mask, known), part
+    return known, Region(image, mask), part
 
 
-def _read_midway(values: Json, opened: OpenModel) -> Midway:
-    """Read the step of an earlier decoding; errors as in `read_decoding`."""
+def _read_midway(values: Json, opened: OpenModel, num_hidden: int) -> KnownTokens:
+    """Read the step of an earlier decoding of so many tokens; errors as in `read_decoding`."""
     tokens = read_tokens(values, opened)
     hidden = array(values, "hidden", "u1", tokens.shape) != 0
     steps = whole_number(values, "steps", 0, MOST_NUMBER)
-    return Midway(steps, torch.from_numpy(tokens), torch.from_numpy(hidden))
+    return KnownTokens(torch.from_numpy(tokens), torch.from_numpy(hidden), steps, num_hidden)
 
 
 def read_tokens(values: Json, opened: OpenModel) -> np.ndarray:

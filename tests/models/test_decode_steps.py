@@ -10,7 +10,6 @@ from models.open import load_model
 from models.predictors import KnownTokens, prepare_decoding
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
-from models.steps import Midway
 from utils.errors import UserError
 
 
@@ -88,8 +87,8 @@ def test_a_decoding_goes_on_from_any_of_its_steps(model, sampler, start_token):
     for number, step in enumerate(steps):
         tokens, hidden = (torch.from_numpy(a).flatten() for a in (step.tokens, step.hidden))
         # What stands at hidden positions is ignored.
-        midway = Midway(number, tokens.masked_fill(hidden, 0), hidden)
-        again = list(model.decode_steps([3], seed=7, midway=midway, **settings))
+        known = KnownTokens(tokens.masked_fill(hidden, 0), hidden, number, planned=64)
+        again = list(model.decode_steps([3], seed=7, known=known, **settings))
         assert len(again) == len(steps) - number
         for one, other in zip(again, steps[number:], strict=True):
             assert (one.tokens == other.tokens).all()
@@ -97,8 +96,8 @@ def test_a_decoding_goes_on_from_any_of_its_steps(model, sampler, start_token):
 
 
 def test_a_point_that_the_plan_does_not_come_to_is_refused(model):
-    hidden = torch.ones(64, dtype=torch.bool)
+    tokens, hidden = torch.zeros(64).long(), torch.ones(64, dtype=torch.bool)
     with pytest.raises(UserError, match="64 tokens are hidden after 2 steps, but"):
-        next(model.decode_steps([3], midway=Midway(2, torch.zeros(64).long(), hidden)))
+        next(model.decode_steps([3], known=KnownTokens(tokens, hidden, 2, planned=64)))
     with pytest.raises(UserError, match="the decoding has 8 steps, so none after 9"):
-        next(model.decode_steps([3], midway=Midway(9, torch.zeros(64).long(), ~hidden)))
+        next(model.decode_steps([3], known=KnownTokens(tokens, ~hidden, 9, planned=64)))

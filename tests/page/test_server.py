@@ -30,6 +30,7 @@ from commands.parser import parse
 from commands.recipe import COMMAND, MODEL
 from commands.resolve import idle_options
 from MaskGIT import main
+from models.generator import ImageSeries
 from models.sampling import SamplingConfig
 from page import connections
 from page.connections import MOST_CONNECTIONS
@@ -779,16 +780,8 @@ def test_the_form_begins_with_the_options_of_the_command_line():
     assert {field["name"]: field["default"] for field in form.series}["seed"] == 4
     assert form.labels == ["3"]
     assert form.read({}, SamplingConfig()).num_steps == 5
-    recipe = Recipe(
-        Path("m.pt"),
-        ["a b"],
-        2,
-        4,
-        0,
-        2,
-        form.read({"step": 6}, SamplingConfig()),
-        SamplingConfig(),
-    )
+    series = ImageSeries([0, 0], form.read({"step": 6}, SamplingConfig()), seed=4, block_size=2)
+    recipe = Recipe(Path("m.pt"), series, ["a b"], SamplingConfig())
     *lines, own = form.write(recipe)
     assert lines == [
         "python MaskGIT.py --sample",
@@ -825,10 +818,8 @@ def test_hostile_names_pass_through_bash():
     form = module._form(parse(["--page"]))
     script, wanted = [], []
     for name in names:
-        recipe = Recipe(
-            Path(name), [name], 2, 4, 0, 2, form.read({}, SamplingConfig()), SamplingConfig()
-        )
-        lines = form.write(recipe)
+        series = ImageSeries([0, 0], form.read({}, SamplingConfig()), seed=4, block_size=2)
+        lines = form.write(Recipe(Path(name), series, [name], SamplingConfig()))
         script.append("printf '%s\\0' " + " \\\n  ".join(lines).removeprefix("python MaskGIT.py "))
         path = str(Path(name).absolute()) if name[0] in "-~" else str(Path(name))
         own = re.search("again-[0-9a-f]{10}", lines[-1])[0]
