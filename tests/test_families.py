@@ -36,6 +36,7 @@ TRAIN_MODERN = (
     "--train --transformer modern --dataset mnist --batch_size 16 --hidden_dim 8 --heads 2 "
     "--depth 1 --mlp_dim 8"
 )
+QUICK = "--num_samples 2 --step 2"  # of previews, which take long with 70,000 codes
 TRAIN_COUNT = "--train --transformer count --dataset mnist --batch_size 16 --hidden_dim 6 --lr 1e-2"
 
 
@@ -119,7 +120,7 @@ def world(
         warnings.simplefilter("ignore")
         torch.jit.script(net).save(output / "net.pt")
     made = World(case, output, data_dir, output / "net.pt")
-    made.run(f"{case.train} --n_epochs 1 --checkpoint_vae {output / 'toy.pt'}")
+    made.run(f"{case.train} --n_epochs 1 --checkpoint_vae {output / 'toy.pt'} {QUICK}")
     made.run("--train --resume --n_epochs 2 --dataset mnist")
     return made
 
@@ -143,7 +144,7 @@ def test_it_goes_on_as_what_it_is(world, capsys):
 
 @pytest.mark.parametrize("sampler", ["confidence", "halton"])
 def test_it_is_sampled(world, sampler):
-    world.run(f"--sample --dataset mnist --num_samples 5 --sampler {sampler}")
+    world.run(f"--sample --dataset mnist --num_samples 5 --step 2 --sampler {sampler}")
     with np.load(world.output / "mnist" / "samples" / "samples.npz") as stored:
         assert stored["arr_0"].shape == (5, *world.case.shape)
         assert stored["arr_1"].tolist() == [0, 1, 2, 3, 4]
@@ -160,7 +161,7 @@ def test_an_image_of_it_is_edited_if_its_tokens_have_cells(world, capsys):
 
 
 def test_it_is_evaluated(world):
-    world.run(f"--evaluate --dataset mnist --num_samples 12 --feature_net {world.net}")
+    world.run(f"--evaluate --dataset mnist --num_samples 12 --step 2 --feature_net {world.net}")
     scores = json.loads((world.output / "mnist" / "evaluation_samples.json").read_text())
     assert scores["protocol"]["images"] == 12
 
