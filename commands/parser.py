@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -106,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
+    parser._negative_number_matcher = re.compile(r"-[\d.]")  # also -1,0,3,2 is a value
     parser.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"MaskGIT {VERSION}")
     for option in (*MODES, *OPTIONS.values()):

@@ -125,12 +125,13 @@ def problems_of_pixels(images: ImageDataset, looks: Sequence[Look]) -> list[str]
 
 
 def _differs_on_black(images: ImageDataset, name: str) -> bool:
-    """Whether a file that shows one color shows something before black or white."""
+    """Whether a file is transparent in places, and shows something before black or white."""
     if not isinstance(images.source.items, FileImages):
         return False
     path = Path(images.source.root) / name
-    extremes = [load_image(path, page).convert("L").getextrema() for page in ("black", "white")]
-    return any(low != high for low, high in extremes)
+    shown = [load_image(path, page).convert("RGB") for page in ("black", "white")]
+    extremes = [image.convert("L").getextrema() for image in shown]
+    return shown[0] != shown[1] and any(low != high for low, high in extremes)
 
 
 def repeated(groups: Iterable[tuple[object, str]]) -> list[list[str]]:

@@ -62,7 +62,7 @@ class SweepTable:
         if differing:
             name = differing[0]
             raise UserError(
-                f"{self.csv} was measured with another {name} ({stored.get(name)}, now "
+                f"{self.csv} was measured with other settings ({name}: {stored.get(name)}, now "
                 f"{protocol.get(name)}); move {folder} away or choose another `run_name`"
             )
         write_record(folder / "protocol.json", protocol)

@@ -25,7 +25,7 @@ from models.sampling import SamplingConfig
 from models.steps import KnownTokens
 from models.tokenizer import Tokenizer
 from utils.device import in_usual_torch
-from utils.errors import check_whole
+from utils.errors import check_number, check_whole
 from utils.pictures import to_uint8
 from utils.weights import with_linear_weights_in
 
@@ -33,6 +33,7 @@ BLOCK_SIZE = 256  # images computed at once, by default
 # Most logits of the images that are decoded at once, without guidance: 1 GiB. Larger blocks are
 # decoded in parts; with 16,384 codes a block of 256 images would need tens of gigabytes.
 MOST_LOGITS = 2**28
+MOST_INDEX = 2**53  # of an image, as on the command line
 Labels = Iterable[int | str] | np.ndarray | Tensor | int | str
 """One class per image, as on the command line: numbers, names, ranges, or "none" for no class."""
 
@@ -60,6 +61,7 @@ class ImageSeries:
         """Check the numbers; raises a FieldError naming the first one that is wrong."""
         for name, low in (("seed", 0), ("first_image", 0), ("block_size", 1)):
             check_whole(name, getattr(self, name), low)
+        check_number("first_image", self.first_image, 0, MOST_INDEX)
 
 
 @dataclass(frozen=True, eq=False)

@@ -194,6 +194,7 @@ class Model(ImageGenerator):
         Raises:
             UserError: if the image or the mask does not fit the model; and as in `sample`.
         """
+        image, mask = np.asarray(image), np.asarray(mask)
         check_image(image, mask, self.tokenizer.image_size, self.tokenizer.channels)
         known, mask = self.known_tokens(image, mask, grow)
         if labels is None:

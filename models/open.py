@@ -95,8 +95,9 @@ def load_model(
     Args:
         path: a MaskGIT_*.pt of this program, or a transformer of another program; or the folder
             where it is the only checkpoint, or `hf:owner/name[/file][@revision]` on the hub.
-        tokenizer: the tokenizer for a transformer of another program, whose file does not hold it.
-        num_classes: the number of classes of such a transformer; rarely needed.
+        tokenizer: the tokenizer for a transformer of another program, whose file does not hold it;
+            for other files it is refused.
+        num_classes: the number of classes of the transformer; only files of other programs need it.
         device: "auto", "cpu", "cuda", "cuda:<i>" or "mps", or a device of torch.
         precision: dtype of matrix products: "auto", "fp32" or "bf16", or a dtype of torch.
 
@@ -109,10 +110,13 @@ def load_model(
     dtype = choose_precision(precision, where)
     if num_classes is not None:
         check_whole("num_classes", num_classes, 1)
+    given = {} if num_classes is None else {"num_classes": num_classes}
     path = local_file(Path(path).expanduser())
     stored = read_checkpoint(path)
     if is_own_format(stored):
-        model = own_model(stored, path)
+        if tokenizer is not None:
+            raise UserError(f"{path} holds its tokenizer: leave `tokenizer` out")
+        model = own_model(stored, path, {"transformer": given})
     elif isinstance(tokenizer, Tokenizer):
         model = foreign_model(stored, path, tokenizer, num_classes=num_classes)
     else:

@@ -12,6 +12,7 @@ from torch import Tensor
 from models.family import TokenizerNetwork
 from utils.checkpoint import weights_digest
 from utils.device import autocast, in_usual_torch, send
+from utils.errors import FieldError
 from utils.pictures import from_uint8
 from utils.plain import to_plain
 from utils.size import Size
@@ -73,8 +74,15 @@ class Tokenizer:
 
         Returns:
             int64 in [0, K), (B, h, w), or (B, L) without cells, on the tokenizer's device.
+
+        Raises:
+            FieldError: if their shape or dtype is another one.
         """
-        images = images.to(self.device, memory_format=torch.channels_last)
+        images = torch.as_tensor(images)
+        shape = (self.channels, *self.image_size)
+        if not images.is_floating_point() or images.shape[1:] != shape:
+            raise FieldError("images", _described(images), f"must be float (B, *{shape})")
+        images = images.float().to(self.device, memory_format=torch.channels_last)
         return torch.cat([self.network.encode(part) for part in self._parts(images)])
 
     def encode_bytes(self, images: Tensor) -> Tensor:
@@ -95,8 +103,15 @@ class Tokenizer:
 
         Returns:
             float32 (B, C, H, W) in [-1, 1], on the tokenizer's device.
+
+        Raises:
+            FieldError: if their shape or dtype is another one.
         """
-        tokens = tokens.to(self.device).reshape(-1, *self.grid)
+        tokens = torch.as_tensor(tokens)
+        shapes = {self.grid, (self.config.seq_len,)}
+        if tokens.is_floating_point() or tuple(tokens.shape[1:]) not in shapes:
+            raise FieldError("tokens", _described(tokens), f"must be int64 (B, *{self.grid})")
+        tokens = tokens.to(self.device, torch.int64).reshape(-1, *self.grid)
         with autocast(self.device, precision):
             parts = [self.network.decode_tokens(part) for part in self._parts(tokens)]
         return torch.cat(parts).float().clamp(-1, 1)
@@ -131,3 +146,8 @@ class Tokenizer:
         """Split a batch of images or tokens into parts to compute one after the other."""
         pixels = CPU_PART_PIXELS if self.device.type == "cpu" else GPU_PART_PIXELS
         return batch.split(max(1, pixels // math.prod(self.image_size)))
+
+
+def _described(values: Tensor) -> str:
+    """Write dtype and shape for a message."""
+    return f"{values.dtype} {tuple(values.shape)}"

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
@@ -21,6 +22,8 @@ CPU_INFO = Path("/proc/cpuinfo")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DEVICES = ("cpu", "cuda", "mps")
 Function = TypeVar("Function", bound=Callable[..., Any])
+_blocks_lock = threading.Lock()
+_dtypes_before: list[torch.dtype] = []  # the caller's, once for each running `usual_torch`
 
 
 def choose_device(name: str | torch.device) -> torch.device:
@@ -98,9 +101,8 @@ def usual_torch() -> Iterator[None]:
     """Compute in the block with torch's default settings.
 
     The caller may have changed the default dtype or device, and may be in a block of autocast or
-    inference mode.
+    inference mode. The default dtype belongs to all threads, so it comes back after the last block.
     """
-    dtype = torch.get_default_dtype()
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         # torch.get_default_device of torch 2.6 raises after set_default_device(None).
@@ -109,11 +111,18 @@ def usual_torch() -> Iterator[None]:
         for device in DEVICES:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        torch.set_default_dtype(torch.float32)
+        with _blocks_lock:
+            _dtypes_before.append(
+                _dtypes_before[0] if _dtypes_before else torch.get_default_dtype()
+            )
+            torch.set_default_dtype(torch.float32)
         try:
             yield
         finally:
-            torch.set_default_dtype(dtype)
+            with _blocks_lock:
+                dtype = _dtypes_before.pop()
+                if not _dtypes_before:
+                    torch.set_default_dtype(dtype)
 
 
 @contextmanager

@@ -289,7 +289,7 @@ def test_a_sweep_refuses_rows_of_another_protocol(evaluate, refused, trained, tm
     evaluate(f"{command} --protocol edm2")
     assert table_of(tmp_path)[0]["fid"]
     told = refused(f"{command} --protocol adm")
-    assert "sweep.csv was measured with another basis (edm2, mnist train" in told
+    assert "sweep.csv was measured with other settings (basis: edm2, mnist train" in told
 
 
 def test_dinov2_from_end_to_end(run, tmp_path):
@@ -642,7 +642,7 @@ def test_a_sweep_measures_every_setting_once(evaluate, refused, trained, tmp_pat
 
     # Rows that were measured in another way are not mixed in.
     told = refused(f"--sweep step=2 {command} --seed 7")
-    assert "sweep.csv was measured with another seed (1, now 7)" in told
+    assert "sweep.csv was measured with other settings (seed: 1, now 7)" in told
     assert table_of(tmp_path) == extended
 
     # A damaged row is measured again.

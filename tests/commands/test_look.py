@@ -30,7 +30,9 @@ def odd(tmp_path):
     drawing = np.full((16, 16, 4), 255, np.uint8)
     drawing[..., 3] = np.eye(16) * 255
     put(folder / "train" / "few" / "drawn.png", Image.fromarray(drawing))
-    put(folder / "train" / "few" / "black.png", Image.new("RGB", (16, 16)))
+    edged = Image.new("RGB", (18, 16))
+    edged.putpixel((0, 0), (255, 0, 0))  # where the crop cuts
+    put(folder / "train" / "few" / "black.png", edged)
     return folder
 
 
@@ -57,6 +59,7 @@ def test_a_look_names_everything_that_is_odd(odd, tmp_path, capsys):
     out = look(odd, tmp_path, capsys)
     for text in FOUND:
         assert text in out
+    assert "few/black.png (" not in out  # it is opaque
     with Image.open(tmp_path / "runs" / "folder" / "look.png") as sheet:
         assert sheet.width > sheet.height
 

@@ -181,6 +181,7 @@ def test_no_mode_names_the_modes():
         (["--precision", "fp64"], "fp64"),
         (["--batch_size", "many"], "many"),
         (["--mask_box", "1,2,3"], "1,2,3"),
+        (["--mask_box", "-1,2,3,4"], "needs a whole number of at least 0, got '-1'"),
         (["--outpaint", "up=3"], "up=3"),
         (["--sampler", "greedy"], "greedy"),
         (["--unknown", "1"], "--unknown"),

@@ -18,7 +18,7 @@ from models.tokenizer import Tokenizer
 from models.vqgan.network import VQModel
 from training.stage import transformer_contents
 from utils.checkpoint import save_checkpoint
-from utils.device import autocast
+from utils.device import autocast, usual_torch
 from utils.errors import FieldError, UserError
 from utils.pictures import to_uint8
 
@@ -110,7 +110,7 @@ def test_classes_with_other_names_have_their_places_as_numbers(model):
     [
         *(("block_size", value) for value in (0, -1, 1.5, "4", True, None)),
         *(("seed", value) for value in (-1, 0.5, "0", True, None)),
-        *(("first_image", value) for value in (-1, 0.5, "0", True)),
+        *(("first_image", value) for value in (-1, 0.5, "0", True, 2**63)),
         *(("num_steps", value) for value in (0, -1, 4.0, "4", True, None)),
         *(("guidance", value) for value in (-1, "3", True, None, float("nan"), 1e9)),
         *(("choice_temperature", value) for value in (-0.1, "4.5", None)),
@@ -148,7 +148,8 @@ def test_numbers_of_numpy_are_numbers(model):
     [({"precision": "fp16"}, "precision"), ({"precision": torch.float16}, "precision"),
      ({"precision": None}, "precision"), ({"device": "tpu"}, "device"), ({"device": 0}, "device"),
      ({"device": torch.device("meta")}, "device"), ({"num_classes": "3"}, "num_classes"),
-     ({"num_classes": 0}, "num_classes")],
+     ({"num_classes": 0}, "num_classes"), ({"num_classes": 11}, "transformer.num_classes"),
+     ({"tokenizer": 3}, "tokenizer")],
     ids=str,
 )  # fmt: skip
 def test_a_wrong_argument_of_load_model_is_named(path, options, field):
@@ -191,6 +192,12 @@ def test_any_array_can_be_edited(model, kind):
     before = image.copy()
     assert (model.edit(image, mask, [3], **FEW) == wanted).all()
     assert (image == before).all()
+
+
+@pytest.mark.parametrize("image", [None, [[0]], np.zeros((16, 16)), np.zeros((16, 16), np.uint8)])
+def test_an_image_to_edit_has_the_shape_and_dtype_of_the_model(model, image):
+    with pytest.raises(FieldError, match="`image`"):
+        model.edit(image, np.eye(16, dtype=bool), **FEW)
 
 
 @pytest.mark.parametrize("grow", [-1, 1.5, "1", None])
@@ -301,6 +308,35 @@ def test_a_caller_between_two_steps_has_its_own_settings(model):
     with default_dtype():
         for _ in model.decode_steps([1], **FEW):
             assert torch.get_default_dtype() == torch.float64
+
+
+def test_threads_that_sample_at_once_leave_the_callers_dtype(model):
+    with default_dtype():
+        first, second = usual_torch(), usual_torch()  # as two threads interleave them
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.get_default_dtype() == torch.float32
+        second.__exit__(None, None, None)
+        assert torch.get_default_dtype() == torch.float64
+
+
+@pytest.mark.parametrize(
+    "images",
+    [torch.zeros(1, 1, 32, 32), torch.zeros(1, 3, 16, 16), torch.zeros(1, 16, 16),
+     torch.zeros(1, 1, 16, 16, dtype=torch.uint8)],
+    ids=lambda images: f"{images.dtype} {tuple(images.shape)}",
+)  # fmt: skip
+def test_a_tokenizer_refuses_images_of_another_shape_or_dtype(model, images):
+    with pytest.raises(FieldError, match="`images`"):
+        model.tokenizer.encode(images)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (8, 8), (64,), (1, 1, 8, 8)])
+def test_a_tokenizer_refuses_tokens_of_another_shape_or_dtype(model, shape):
+    for tokens in (torch.zeros(shape, dtype=torch.int64), torch.zeros(1, *model.tokenizer.grid)):
+        with pytest.raises(FieldError, match="`tokens`"):
+            model.tokenizer.decode(tokens)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
