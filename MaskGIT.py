@@ -25,13 +25,15 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from commands.flags import with_flags
-from commands.modes import Mode
-from commands.parser import parse
 from utils.errors import UserError, errors_on_one_line
 from utils.launch import read_launch
 from utils.signals import end_on_signals
 from utils.streams import draw_into_files, open_standard_streams
+
+with errors_on_one_line("MaskGIT.py"):  # these need packages
+    from commands.flags import with_flags
+    from commands.modes import Mode
+    from commands.parser import parse
 
 if TYPE_CHECKING:
     from commands.sample import SampleJob

@@ -144,9 +144,9 @@ def errors_on_one_line(program: str, rewrite: Callable[[str], str] = str) -> Ite
         rewrite: changes a message before it is shown, for example to name settings by their flags.
 
     Raises:
-        SystemExit: with code 2 for a UserError and for an OSError, 130 after Ctrl-C, 143, 129 or
-            138 after another signal (`end_on_signals`), 141 if the reader of the output has closed
-            it.
+        SystemExit: with code 2 for a UserError, an OSError and a missing package, 130 after Ctrl-C,
+            143, 129 or 138 after another signal (`end_on_signals`), 141 if the reader of the output
+            has closed it.
     """
     try:
         yield
@@ -157,6 +157,8 @@ def errors_on_one_line(program: str, rewrite: Callable[[str], str] = str) -> Ite
         reason, code = f"stopped by {name}", exit_code(stop.signal_number)
     except KeyboardInterrupt:
         reason, code = "stopped", exit_code(signal.SIGINT)
+    except ModuleNotFoundError as error:
+        reason, code = f"error: {error}: pip install -r requirements.txt", 2
     except BrokenPipeError:
         reason, code = "", exit_code(signal.SIGPIPE)
     except OSError as error:

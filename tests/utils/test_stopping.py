@@ -248,3 +248,12 @@ def test_workers_without_room_are_refused_before_anything_is_done(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (39, 39))
     with pytest.raises(FieldError, match="about 40 open files and a process may have 39"):
         check_workers(2, 1000)
+
+
+def test_a_missing_package_is_one_line():
+    """-S hides the installed packages."""
+    command = [sys.executable, "-S", "-E", str(ROOT / "MaskGIT.py"), "--help"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "pip install -r requirements.txt" in result.stderr
+    assert result.stderr.count("\n") == 1
