@@ -24,14 +24,18 @@ export async function attempt(action) {
   }
 }
 
-async function answered(path, options) {
-  let answer;
+/** Wait for something of the server, and say it in the same words if it breaks off. */
+async function reached(promise) {
   try {
-    answer = await fetch(path, options);
+    return await promise;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server does not answer. Is it still running?");
   }
+}
+
+async function answered(path, options) {
+  const answer = await reached(fetch(path, options));
   if (answer.ok) return answer;
   const text = await answer.text();
   let message = text;
@@ -82,7 +86,7 @@ export async function decode(request, onEvent, signal) {
   const decoder = new TextDecoder();
   let text = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reached(reader.read());
     if (done) throw new Error("The server ended before the images were finished.");
     text += decoder.decode(value, { stream: true });
     const events = text.split("\n\n");

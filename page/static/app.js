@@ -108,4 +108,4 @@ addEventListener("hashchange", () => {
 on("chosen", showView);
 on("open", (model, then) => attempt(() => chooseModel(model).then(then)));
 on("replaced", () => attempt(openAgain));
-attempt(start);
+attempt(start).finally(() => opening(false));

@@ -142,11 +142,11 @@ export function lines(place, series, { unit, isLog, smoothing }) {
   place.read = (x) => {
     cursor.setAttribute("visibility", x === null || x < x0 || x > x1 ? "hidden" : "visible");
     for (const name of ["x1", "x2"]) cursor.setAttribute(name, px(x ?? x1));
-    const runs = [...new Set(shown.map((line) => line.run))].flatMap((run) => {
-      const values = shown.filter((line) => line.run === run).map((line) => reading(line, x, x1));
-      return run ? [`${run}:`, ...values] : values;
+    const values = shown.map((line, i) => {
+      const isNext = line.run && line.run !== shown[i - 1]?.run;
+      return element("span", {}, isNext ? `${line.run}: ` : "", reading(line, x, x1));
     });
-    readout.replaceChildren(...[`${unit} ${short(x ?? x1)}`, ...runs].map((one) => element("span", {}, one)));
+    readout.replaceChildren(element("span", {}, `${unit} ${short(x ?? x1)}`), ...values);
   };
   place.read(cursorAt);
 }
@@ -201,6 +201,6 @@ export function bars(place, { counts, temperatures, guidance }, now) {
   const [temperature, weight] = [temperatures, guidance].map((values) => values[now]?.toFixed(2));
   const words = now < 0
     ? "Before the first step everything is hidden."
-    : `Step ${now + 1}: ${counts[now]} tokens, temperature ${temperature}, guidance ${weight}`;
+    : `Step ${now + 1}: ${counts[now]} token${counts[now] === 1 ? "" : "s"}, temperature ${temperature}, guidance ${weight}`;
   place.replaceChildren(drawn, element("div", { className: "read" }, words));
 }

@@ -1,12 +1,13 @@
 // Beside a group: the same images with one difference, or a grid of two settings.
 
 import { attempt, openModel } from "./api.js";
-import { classSelect, control, valueOf } from "./form.js";
-import { imageName, imageNumber, make, remove, stop } from "./groups.js";
+import { classSelect, control, fill, valueOf } from "./form.js";
+import { goTo, imageName, imageNumber, make, remove, stop } from "./groups.js";
 import { className, element, id, on, store } from "./store.js";
 import { crossTable } from "./table.js";
 
 const MOST_CELLS = 25;
+const OF_BRANCH = ["step", "sched_mode", "model"]; // what a branch has from the image that it comes from
 const what = id("versus-what");
 let input = null; // the field of the other value
 
@@ -17,21 +18,22 @@ function axes() {
   return store.page.sampling.filter(({ kind }) => kind === "number" || kind === "choice");
 }
 
-function option({ title, name }) {
-  return new Option(title.slice(2), name);
-}
+const optionOf = ({ title, name }) => [title.slice(2), name];
+
+/** Whether what a pair of a text and a value names may differ in the chosen group. */
+const mayDiffer = ([, value]) => !store.chosen.group.request.midway || !OF_BRANCH.includes(value);
 
 /** Show a field for the other value of what is chosen. */
 function showInput() {
   if (!store.chosen) return;
-  const { start, request } = store.chosen.group;
+  const { start, request, model } = store.chosen.group;
   const isSetting = setting(what.value) !== undefined;
   input = isSetting ? control(setting(what.value)) : element("select");
   if (isSetting) input.value = request.sampling[what.value] ?? "";
-  else if (what.value === "class") classSelect(input, start.labels[0]);
+  else if (what.value === "class") classSelect(input, start.labels[0], model);
   else {
-    const others = store.page.models.filter((model) => model.id !== store.model.id);
-    input.append(...others.map((model) => new Option(`${model.run}: ${model.name}`, model.id)));
+    const others = store.page.models.filter((other) => other.id !== model.id);
+    fill(input, others.map(({ run, name, id }) => [`${run}: ${name}`, id]));
   }
   input.setAttribute("aria-label", "The other value");
   id("versus-value").replaceChildren(input);
@@ -41,7 +43,7 @@ function showInput() {
 async function difference(group) {
   if (what.value === "class") {
     const label = Number(input.value);
-    return { words: className(label), change: { labels: [label] } };
+    return { words: className(label, group.model), change: { labels: [label] } };
   }
   if (what.value === "model") return otherModel(group);
   const value = valueOf(input, setting(what.value));
@@ -53,8 +55,11 @@ async function difference(group) {
 async function otherModel(group) {
   const model = await openModel(input.value);
   const { run, name } = model;
-  const shape = ({ size, channels }) => `${size} ${channels}`;
-  if (shape(model) !== shape(group.model)) throw new Error(`${run} makes images of another size.`);
+  const { edit } = group.request;
+  const shape = ({ size, channels, grid, dataset }) => String([size, channels, edit && [grid, dataset]]);
+  if (shape(model) !== shape(group.model)) {
+    throw new Error(`${run} ${edit ? "cannot edit this: its size, cells or dataset differ" : "makes images of another size"}.`);
+  }
   const labels = group.start.labels.map((label) => {
     const wanted = className(label, group.model);
     const found = label < group.model.classes.length ? model.classes.indexOf(wanted) : model.classes.length;
@@ -114,6 +119,7 @@ async function makeGrid() {
     return place;
   }));
   id(group.place).prepend(sheet);
+  goTo(sheet);
   const made = [];
   sheet.querySelector(".delete").addEventListener("click", () => {
     if (made.length < cells.length) stop();
@@ -127,6 +133,7 @@ async function makeGrid() {
     made.push(one);
     if (!one.files.length) break; // stopped, refused, or another request took its place
   }
+  if (!made.some(({ element }) => element)) sheet.remove();
 }
 
 id("cross-form").addEventListener("submit", (event) => {
@@ -137,15 +144,11 @@ what.addEventListener("change", showInput);
 for (const axis of ["x", "y"]) id(`axis-${axis}`).addEventListener("change", () => suggest(axis));
 on("chosen", () => {
   if (!store.chosen) return;
-  const before = what.value;
-  const kinds = [new Option("class", "class"), ...(store.page.models.length > 1 ? [new Option("model", "model")] : [])];
-  what.replaceChildren(...kinds, ...store.page.sampling.map(option));
-  what.value = before || "class";
+  const kinds = store.page.models.length > 1 ? ["class", "model"] : ["class"];
+  fill(what, [...kinds.map((kind) => [kind, kind]), ...store.page.sampling.map(optionOf)].filter(mayDiffer));
   showInput();
-  if (id("axis-x").options.length) return;
-  for (const [axis, name] of [["x", "step"], ["y", "cfg_w"]]) {
-    id(`axis-${axis}`).replaceChildren(...axes().map(option));
-    id(`axis-${axis}`).value = name;
-    suggest(axis);
+  const first = store.chosen.group.request.midway ? "r_temp" : "step";
+  for (const [axis, name] of [["x", first], ["y", "cfg_w"]]) {
+    if (fill(id(`axis-${axis}`), axes().map(optionOf).filter(mayDiffer), name)) suggest(axis);
   }
 });

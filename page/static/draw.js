@@ -86,16 +86,21 @@ export function drawHidden(context, isHidden, model = store.model) {
   }, model);
 }
 
-/** Draw a line between the cells that `isHidden` names and the others. */
-function outlineKnown(context, isHidden, model) {
-  const [rows, columns] = rowsAndColumns(model);
-  context.beginPath();
+/** Draw lines between those neighbors for which `isLine` holds. */
+function drawLines(context, style, width, isLine, model = store.model) {
+  const [, columns] = rowsAndColumns(model);
+  const before = (at) => Math.round(at) - (width >> 1);
+  context.fillStyle = style;
   eachCell(context.canvas, (i, x, y, across, down) => {
-    if (i % columns && isHidden(i) !== isHidden(i - 1)) context.rect(x - 1, y, 2, down);
-    if (i >= columns && isHidden(i) !== isHidden(i - columns)) context.rect(x, y - 1, across, 2);
+    if (i % columns && isLine(i, i - 1)) context.fillRect(before(x), y, width, down);
+    if (i >= columns && isLine(i, i - columns)) context.fillRect(x, before(y), across, width);
   }, model);
-  context.fillStyle = color("--accent");
-  context.fill();
+}
+
+/** Draw the lines between cells, thick enough to be seen where the canvas is shown smaller. */
+export function drawGrid(context) {
+  const { width, clientWidth } = context.canvas;
+  drawLines(context, "rgb(128 128 128 / 45%)", Math.round(width / clientWidth || 1) || 1, () => true);
 }
 
 /** Draw a frame inside each cell that `isIn` names; its width is a share of the cell. */
@@ -133,7 +138,7 @@ export function drawStep(canvas, group, index, number, shown = "image", wanted =
   context.drawImage(picture, left, top, width, height, 0, 0, canvas.width, canvas.height);
   if (!hasCells(model)) return;
   if (shown === "image") drawHidden(context, isHidden, model);
-  else outlineKnown(context, isHidden, model);
+  else drawLines(context, color("--accent"), 2, (i, j) => isHidden(i) !== isHidden(j), model);
 }
 
 /** Make a figure of a picture. */
@@ -167,26 +172,6 @@ function drawMap(context, group, step, cells, shown) {
 /** The number of the step that revealed a cell; the first step's for what was known before. */
 export function revealedAt(group, cell) {
   return group.first + group.steps.findIndex((step) => !step.hidden[cell]);
-}
-
-/** Draw the lines between cells. */
-export function drawGrid(context) {
-  const [rows, columns] = rowsAndColumns();
-  const { width, height } = context.canvas;
-  context.strokeStyle = "rgb(128 128 128 / 45%)";
-  context.lineWidth = 1;
-  context.beginPath();
-  for (let i = 1; i < columns; i++) {
-    const at = Math.round((i * width) / columns) + 0.5;
-    context.moveTo(at, 0);
-    context.lineTo(at, height);
-  }
-  for (let i = 1; i < rows; i++) {
-    const at = Math.round((i * height) / rows) + 0.5;
-    context.moveTo(0, at);
-    context.lineTo(width, at);
-  }
-  context.stroke();
 }
 
 /** Mark the painted cells. */

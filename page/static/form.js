@@ -78,6 +78,7 @@ export function makeForms() {
   const { sampling, series, editing, most_images: most } = store.page;
   for (const part of ["sampling", "series", "editing"]) withDefaults(store[part], store.page[part]);
   store.series.count = Math.min(store.series.count, series[0].high = most);
+  id("edit-count").max = id("branch-count").max = most;
   id("series").append(...series.map((one) => field(one, store.series)));
   id("editing").append(...editing.map((one) => field(one, store.editing)));
   const settings = id("settings").content;
@@ -116,10 +117,21 @@ export function changedSettings(sampling, { usual }) {
   return changed.join(", ") || "the defaults";
 }
 
+/**
+ * Fill a select with texts, or pairs of a text and a value. It keeps its value if that is among
+ * them, else it takes `usual` or the first one; returns whether it has changed.
+ */
+export function fill(select, entries, usual) {
+  const before = select.value;
+  const options = entries.map((entry) => [entry].flat()).map(([text, value = text]) => new Option(text, value));
+  select.replaceChildren(...options);
+  select.value = [before, usual, options[0]?.value].find((value) => options.some((one) => one.value === value)) ?? "";
+  return select.value !== before;
+}
+
 /** Fill a select with the classes and "no class". */
-export function classSelect(select, chosen) {
-  select.replaceChildren(...store.model.classes.map((name, label) => new Option(name, label)));
-  if (store.model.has_null) select.append(new Option("no class", store.model.classes.length));
+export function classSelect(select, chosen, { classes, has_null: hasNull } = store.model) {
+  fill(select, [...classes, ...(hasNull ? ["no class"] : [])].map((name, label) => [name, label]));
   select.value = chosen;
 }
 

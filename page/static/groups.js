@@ -61,6 +61,8 @@ async function take(group, event) {
     show(group);
     keep(group);
     choose(group, 0);
+    // Variants are looked through on the easel.
+    if (!group.cell) goTo(group.place === "variants" ? id("easel") : group.element);
   } else if (event.event === "step") {
     const last = group.steps.at(-1);
     if (!last) group.first = event.step;
@@ -190,6 +192,12 @@ function show(group) {
   group.element.classList.toggle("versus", Boolean(group.versus));
   (group.cell ?? id(group.place)).prepend(group.element);
   store.groups.unshift(group);
+}
+
+/** Go to what appears, where it is out of sight; the tour goes its own way. */
+export function goTo(element) {
+  const { top } = element.getBoundingClientRect();
+  if (!store.touring && (top < 0 || top > innerHeight - 100)) element.scrollIntoView();
 }
 
 /** The index of an image in its series, exact also above 2^53. */

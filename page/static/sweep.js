@@ -4,6 +4,7 @@
 import { getJson } from "./api.js";
 import { short } from "./charts.js";
 import { heat } from "./draw.js";
+import { fill } from "./form.js";
 import { element, id } from "./store.js";
 import { crossTable, row } from "./table.js";
 
@@ -17,16 +18,11 @@ export async function showSweep(run) {
   sweep = { ...got, run, scores };
   const varied = got.settings.filter((name) => valuesOf(name).length > 1);
   const axes = varied.length ? varied : got.settings.slice(0, 1);
-  fill(id("sweep-x"), axes, axes[0]);
-  fill(id("sweep-y"), axes, axes[1] ?? axes[0]);
+  fill(id("sweep-x"), axes);
+  fill(id("sweep-y"), axes, axes[1]);
   fill(id("sweep-score"), scores, "fid");
   showTable(varied);
   showHeat();
-}
-
-function fill(select, names, chosen) {
-  select.replaceChildren(...names.map((name) => new Option(name, name)));
-  select.value = chosen;
 }
 
 function valuesOf(name) {

@@ -3,7 +3,7 @@
 import { attempt, getJson } from "./api.js";
 import { lines, readable, short } from "./charts.js";
 import { color, figure } from "./draw.js";
-import { radios } from "./form.js";
+import { fill, radios } from "./form.js";
 import { element, id, keep, on, store } from "./store.js";
 import { showSweep } from "./sweep.js";
 import { row } from "./table.js";
@@ -60,6 +60,8 @@ async function look() {
   const failed = reads.find(({ status }) => status === "rejected");
   if (failed) throw failed.reason;
 }
+
+const named = ({ name, id }) => [name, id];
 
 function chosen() {
   return runs.filter((run) => shown.has(run.id));
@@ -238,7 +240,7 @@ function showPictures() {
   const withPreviews = chosen().filter((run) => run.previews[stage]?.length);
   if (isNew("previews", withPreviews.map((run) => [run.id, run.previews[stage]]))) {
     id("previews").hidden = !withPreviews.length;
-    options(id("preview-run"), withPreviews);
+    fill(id("preview-run"), withPreviews.map(named));
     showPreviews();
   }
   const withImages = chosen().filter((run) => run.reconstructions);
@@ -249,7 +251,7 @@ function showPictures() {
   const withSweep = chosen().filter((run) => run.sweep);
   if (isNew("sweep", withSweep.map((run) => [run.id, run.sweep]))) {
     id("sweep").hidden = !withSweep.length;
-    options(id("sweep-run"), withSweep);
+    fill(id("sweep-run"), withSweep.map(named));
     if (withSweep.length) attempt(() => showSweep(id("sweep-run").value));
   }
 }
@@ -257,13 +259,6 @@ function showPictures() {
 function reconstruction({ id: run, name, reconstructions: time }) {
   // With its time, so that a newer one loads.
   return figure(`api/runs/${run}/reconstructions?${time}`, `Originals and reconstructions of ${name}`, name);
-}
-
-/** Fill a select with runs, and keep what was chosen. */
-function options(select, of) {
-  const before = select.value;
-  select.replaceChildren(...of.map((run) => new Option(run.name, run.id)));
-  if (of.some((run) => run.id === before)) select.value = before;
 }
 
 function showPreviews() {

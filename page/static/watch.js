@@ -1,6 +1,6 @@
 // The panel "Watch the decoding": the chosen image at every step, its plan, a branch, its command.
 
-import { fromBase64 } from "./api.js";
+import { fromBase64, tell } from "./api.js";
 import { openCell, midway, written } from "./cell.js";
 import { bars } from "./charts.js";
 import { ARROWS, cellAt, drawStep, hasCells, placeOf, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
@@ -116,9 +116,8 @@ function draw() {
   slider.setAttribute("aria-valuetext", id("step-at").textContent);
   bars(id("plan"), group.start, Number(slider.value) - 1);
   id("watch-cell").textContent = "Click a cell to see what the model could take there.";
-  // From the last step nothing is left to decode, and the tokens mean nothing to another model.
-  id("branch-form").querySelector("button").disabled =
-    !step || Number(slider.value) >= steps || !isOpen(group);
+  // The tokens mean nothing to another model.
+  id("branch-form").querySelector("button").disabled = !step || !isOpen(group);
 }
 
 /** Draw the chosen image at every step, side by side; a click goes to the step. */
@@ -203,6 +202,9 @@ canvas.addEventListener("pointermove", (event) => {
 id("branch-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const { group, index, number } = view();
+  if (group.first + number >= group.start.counts.length) {
+    return tell("At the last step nothing is hidden: move the slider to an earlier one, and branch there.");
+  }
   const label = Number(id("branch-class").value);
   const state = midway(group, index, number);
   const request = {
