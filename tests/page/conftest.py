@@ -1,10 +1,12 @@
 """A page that is served by the real command line, and how a browser would ask it."""
 
 import base64
+import importlib
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -12,8 +14,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,10 @@ import numpy as np
 import pytest
 from page_events import byte_by_byte
 
+import page.server
+from MaskGIT import main
 from page.connections import listen, running
+from page.safety import Guard
 from page.server import Page, application
 from page.worker import Worker
 
@@ -40,12 +46,14 @@ class Served:
     output: Path | None = None
     process: "subprocess.Popen[str] | None" = None
     said_later: "Future[str] | None" = None
+    cookie: str = ""
 
     def ask(
         self, path: str, body: bytes | dict[str, Any] | None = None, **headers: str
     ) -> tuple[int, dict[str, str], bytes]:
         """Send a request; returns the status, the headers and the body."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        named = {"Cookie": self.cookie} if self.cookie else {}
+        named |= {name.replace("_", "-"): value for name, value in headers.items()}
         if isinstance(body, dict):
             body, named = json.dumps(body).encode(), {"Content-Type": "application/json", **named}
         request = urllib.request.Request(self.url + path, body, named)
@@ -105,50 +113,75 @@ class Served:
         return message
 
 
-@pytest.fixture(scope="session")
-def serve(
-    data_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Served]]:
-    """Start servers by the command line; they end with the tests."""
-    started: list[subprocess.Popen[str]] = []
-    readers: list[ThreadPoolExecutor] = []
+@contextmanager
+def in_threads(listening: socket.socket, application_on: Callable[[Worker], Any]) -> Iterator[None]:
+    """Serve by threads of this process."""
+    worker, is_over = Worker(), threading.Event()
+    thread = threading.Thread(target=worker.run, args=(is_over.is_set,), daemon=True)
+    thread.start()
+    with listening, running(application_on(worker), listening):
+        yield
+        is_over.set()
+        worker.wake()
+        thread.join()
 
-    def start(output: Path, *options: str) -> Served:
-        command = [sys.executable, ROOT / "MaskGIT.py", "--page", "0", "--output_dir", output]
-        server = subprocess.Popen(
-            [*map(str, command), "--data_dir", str(data_dir), *options],
+
+@pytest.fixture(scope="session")
+def serve(data_dir: Path) -> Iterator[Callable[..., Served]]:
+    """Serve the page of a command line by threads of this process; they end with the tests."""
+    with ExitStack() as servers:
+
+        def start(output: Path, *options: str) -> Served:
+            ports = []
+
+            def begin(page, listening, *of_guard) -> None:
+                app_on = partial(guarded, page, of_guard)
+                ports.append(listening.getsockname()[1])
+                servers.enter_context(in_threads(listening, app_on))
+
+            def guarded(page, of_guard, worker) -> Guard:
+                return Guard(application(page, worker), *of_guard)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(page.server, "serve", begin)
+                command = ["--page", "0", "--output_dir", output, "--data_dir", data_dir]
+                main([*map(str, command), *options])
+            return Served(f"http://127.0.0.1:{ports[0]}/", output)
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def process(data_dir: Path, runs: Path) -> Iterator[Served]:
+    """A server in a process of its own, open to other machines; a tab that has the token."""
+    command = [sys.executable, ROOT / "MaskGIT.py", "--page", "0", "--host", "0.0.0.0"]
+    command += ["--output_dir", runs, "--data_dir", data_dir]
+    with (
+        subprocess.Popen(
+            [*map(str, command)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             cwd=ROOT,
-        )
-        started.append(server)
+        ) as server,
+        ThreadPoolExecutor(1) as reader,
+    ):
         timer = threading.Timer(START_SECONDS, server.kill)
         timer.start()
         said = ""
-        assert server.stdout is not None
-        for line in server.stdout:
+        while not (found := re.search(r"open http://0.0.0.0:(\d+)/\?token=(\S+)", said)):
+            line = server.stdout.readline()
+            assert line, said
             said += line
-            found = re.search(r"open (http://\S+)", line)
-            if found:
-                timer.cancel()
-                server.stdout.readline()  # how to end it
-                # What it says later must not fill the pipe.
-                reader = ThreadPoolExecutor(1)
-                readers.append(reader)
-                return Served(found[1], output, server, reader.submit(server.stdout.read))
-        raise AssertionError(said)
-
-    yield start
-    for server in started:
+        timer.cancel()
+        server.stdout.readline()  # how to end it
+        port, token = found.groups()
+        # What it says later must not fill the pipe.
+        later = reader.submit(server.stdout.read)
+        cookie = f"maskgit_{port}={token}"
+        yield Served(f"http://127.0.0.1:{port}/", runs, server, later, cookie)
         server.terminate()
-        server.wait(20)
-    for reader in readers:
-        reader.shutdown()
-    for server in started:
-        assert server.stdout is not None
-        server.stdout.close()
 
 
 @pytest.fixture
@@ -157,17 +190,20 @@ def serve_here() -> Iterator[Callable[[Page], Served]]:
     with ExitStack() as servers:
 
         def start(page: Page) -> Served:
-            worker, is_over = Worker(), threading.Event()
-            thread = threading.Thread(target=worker.run, args=(is_over.is_set,), daemon=True)
-            thread.start()
-            listening = servers.enter_context(listen("127.0.0.1", 0))
-            servers.enter_context(running(application(page, worker), listening))
-            servers.callback(thread.join)
-            servers.callback(worker.wake)
-            servers.callback(is_over.set)
+            listening = listen("127.0.0.1", 0)
+            servers.enter_context(in_threads(listening, partial(application, page)))
             return Served(f"http://127.0.0.1:{listening.getsockname()[1]}/")
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def driver() -> Iterator[Any]:
+    """A browser; each server has an address of its own, and so its own storage in it."""
+    page_browser = importlib.import_module("page_browser")  # skips where there is no browser
+    driver = page_browser.chromium()
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture(scope="session")

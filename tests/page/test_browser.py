@@ -6,15 +6,10 @@ import json
 import math
 import re
 import shutil
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TRAIN_TINY
-from page_browser import PATIENCE_SECONDS, Browser, chromium
+from page_browser import Browser
 from PIL import Image
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
@@ -25,19 +20,15 @@ from models.model import BestSettings
 from models.open import load_model
 from models.sampling import SamplingConfig
 from training.distillation import student_settings
+from training.run_folder import RunFiles
+from training.tracking import MetricsFile
 from utils.checkpoint import contents_of, save_checkpoint
+from utils.files import exclusive_lock
+from utils.pictures import save_png
 from utils.plain import to_plain
 from utils.torch_file import read_torch_file
 
-ROOT = Path(__file__).parents[2]
 WIDTHS = (320, 1440)
-
-
-@pytest.fixture(scope="module")
-def driver():
-    driver = chromium()
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture
@@ -346,6 +337,8 @@ def test_a_model_that_is_replaced_is_opened_again(page, runs):
 
 def test_from_a_step_one_can_branch(page):
     page.generate()
+    page.click("#branch-form button")
+    assert "At the last step nothing is hidden" in page.message()
     page.scrub("#step", 5)
     before = page.pixels("#watch-canvas")
     page.run("document.getElementById('branch-class').value = 7")
@@ -368,6 +361,11 @@ def test_from_a_step_one_can_branch(page):
     stored = json.loads(text)
     assert stored["steps"] == 5
     assert 0 < stored["tokens"].count(None) < len(stored["tokens"]) == 64
+    # What it has from the image that it comes from cannot differ beside it.
+    for select in ("#versus-what", "#axis-x", "#axis-y"):
+        names = {option.get_attribute("value") for option in page.all(f"{select} option")}
+        assert "cfg_w" in names
+        assert not names & {"step", "sched_mode", "model"}
 
 
 def test_a_group_stands_beside_itself_with_one_difference(page):
@@ -411,6 +409,13 @@ def test_a_grid_of_two_settings_has_a_command_for_each_cell(page):
     assert sum("--step=2" in one for one in commands) == 2
     page.click(".sheet > header .delete")
     assert len(page.all("#groups .group")) == 1
+    page.click("#groups .tile")
+    # One that is refused leaves nothing behind.
+    Select(page.one("#axis-x")).select_by_value("mask_value")
+    page.fill("#values-x", "99")
+    page.click("#cross-form button")
+    page.wait("document.getElementById('message').textContent.includes('--mask-value 99')")
+    assert not page.all(".sheet")
 
 
 def drag(page, start, end):
@@ -728,51 +733,45 @@ def test_a_decoding_can_be_stopped(page):
     assert not page.one("#message").is_displayed()
 
 
-@pytest.fixture
-def training(runs, data_dir, tokenizer_file):
-    """A training that writes into the folder that the page shows."""
-    command = f"--train {TRAIN_TINY} --n_epochs 400 --sample_and_save_freq 20 --run_name live"
-    command += f" --checkpoint_vae {tokenizer_file} --data_dir {data_dir} --output_dir {runs}"
-    process = subprocess.Popen(
-        [sys.executable, "MaskGIT.py", *command.split(), "--no_wandb"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    yield process
-    process.terminate()
-    process.wait(60)
-    shutil.rmtree(runs / "live")
+def test_a_run_is_followed_while_it_trains(page, runs):
+    run = RunFiles(runs / "live")
+    run.samples.mkdir(parents=True)
 
+    def shows(step):
+        at = "document.querySelector('#charts .read')?.firstChild.textContent"
+        page.wait(f"{at} === 'step {step}'")
 
-def last_step(page):
-    text = page.get("document.querySelector('#charts .read')?.textContent ?? ''")
-    found = re.match(r"step ([\d.k]+)", text)
-    return float(found[1].replace("k", "e3")) if found else 0.0
+    try:
+        with exclusive_lock(run.lock, "busy"):
+            file = MetricsFile(run.metrics("maskgit"), 0)
 
+            def train(step):
+                done = {"train/progress": step / 100, "train/images": 32.0 * step}
+                row = {"train/loss": 5 / step, "train/images_per_second": 9.0, **done}
+                file.log(row, step)
+                save_png(run.preview("maskgit", step), np.zeros((8, 8, 1), np.uint8))
 
-def test_a_run_is_followed_while_it_trains(page, training, runs):
-    page.open("training")
-    page.wait(
-        "[...document.querySelectorAll('.run span')].some((one) => one.textContent === 'live')"
-    )
-    for box in page.all(".run"):
-        name = box.find_element(By.CSS_SELECTOR, "span").text
-        if (name == "live") != box.find_element(By.CSS_SELECTOR, "input").is_selected():
-            box.click()
-    page.wait("document.querySelector('.run .live') !== null")
-    page.wait("document.querySelector('#charts svg path') !== null")
-    seen = [last_step(page)]
-    until = time.monotonic() + PATIENCE_SECONDS
-    while len(seen) < 3:
-        assert time.monotonic() < until, seen
-        if last_step(page) > seen[-1]:
-            seen.append(last_step(page))
-        time.sleep(0.2)
-    # Its previews come, too, and the slider goes over them.
-    page.wait("document.querySelector('#preview').naturalWidth > 0")
-    written = (runs / "live" / "metrics.jsonl").read_text().splitlines()
-    assert seen[-1] <= json.loads(written[-1])["step"]
+            train(10)
+            page.open("training")
+            page.wait("document.querySelector('.run .live') !== null")
+            for box in page.all(".run"):
+                name = box.find_element(By.CSS_SELECTOR, "span").text
+                if (name == "live") != box.find_element(By.CSS_SELECTOR, "input").is_selected():
+                    box.click()
+            shows(10)
+            for step in (20, 30):
+                train(step)
+                shows(step)
+            assert "left" in page.one(".run .live").text
+            # Its previews come, too: the slider stays at the newest one.
+            page.wait("document.getElementById('preview-at').textContent === 'step 30'")
+            page.wait("document.getElementById('preview').naturalWidth > 0")
+            page.scrub("#preview-step", 0)
+            assert page.one("#preview-at").text == "step 10"
+        page.wait("document.querySelector('.run .live') === null")
+        assert "at 30 %" in page.one("#runs").text
+    finally:
+        shutil.rmtree(runs / "live")
 
 
 def test_several_runs_are_overlaid(page, runs):
@@ -790,7 +789,9 @@ def test_several_runs_are_overlaid(page, runs):
                            ".map((line) => line.getAttribute('stroke'))")  # fmt: skip
         assert len(set(colors)) == 2
         page.wait("document.querySelectorAll('#difference-table tr').length === 2")
-        assert page.one("#difference-table tr:last-child").text == "batch_size 16 17"
+        # Each look writes the table again.
+        row = page.get("document.querySelector('#difference-table tr:last-child').innerText")
+        assert row.split() == ["batch_size", "16", "17"]
         assert {note.text.split()[0] for note in page.all(".run small")} == {"finished"}
         # One cursor for all charts, by the arrows too, over any of three axes.
         places = (
@@ -890,6 +891,7 @@ def test_every_word_is_explained(page):
 def test_nothing_is_cut_off_and_everything_has_a_name(page, width):
     page.open("generate", width)
     page.generate()
+    assert page.is_in_view("#groups .group")
     for _ in views(page, "document.querySelectorAll('#heat button').length === 4"):
         assert page.get("document.documentElement.scrollWidth") <= width
         nameless = page.get(

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import toy_families
-from page_browser import Browser, chromium
+from page_browser import Browser
 from selenium.common.exceptions import WebDriverException
 from toy_families import GrayConfig, GrayNetwork, RowConfig, RowNetwork
 
@@ -42,8 +42,8 @@ def random_model(network, num_steps):
 
 
 @pytest.fixture
-def page(tmp_path, serve_here):
-    """A tab on four models, in a browser of its own."""
+def page(tmp_path, serve_here, driver):
+    """A tab on four models."""
     cells, row = GrayNetwork(GrayConfig()), RowNetwork(RowConfig())
     photo = torch.zeros(1, *GrayConfig().image_size, dtype=torch.uint8)
     here, gone = (lambda: [(photo, 3)]), _refuse
@@ -63,9 +63,7 @@ def page(tmp_path, serve_here):
 
     catalog = Catalog(lambda: sorted(tmp_path.glob("*/MaskGIT_*.pt")), load)
     served = serve_here(Page(catalog, RunReader(list, ["step"]), _form(parse(["--page"]))))
-    driver = chromium()
-    yield Browser(driver, served.url)
-    driver.quit()
+    return Browser(driver, served.url)
 
 
 def _refuse():
@@ -168,6 +166,7 @@ HOLD = """
         stream.enqueue(new TextEncoder().encode(start + "\\n\\n"));
         const end = () => stream.error(new DOMException("", "AbortError"));
         options.signal.addEventListener("abort", end);
+        window.breakOff = () => stream.error(new TypeError("network error"));
       } }));
     };
 """
@@ -184,6 +183,8 @@ def test_of_groups_in_the_making_a_reload_keeps_all_but_deleted_ones(page):
     page.wait(f"{group} === null")
     page.click("#generate-go")
     page.wait(f"{group} !== null")
+    page.run("breakOff()")
+    page.wait("document.getElementById('message').textContent.includes('does not answer')")
     page.driver.refresh()
     page.wait(f"{group} !== null")
     assert len(page.all("#groups .group")) == 1

@@ -647,16 +647,16 @@ def test_a_long_cookie_costs_no_time():
     assert time.process_time() - began < 1  # it took minutes
 
 
-def test_connections_that_say_nothing_do_not_keep_others_out(served):
+def test_connections_that_say_nothing_do_not_keep_others_out(process):
     """Nor those that begin a request and do not end it."""
-    place = urlsplit(served.url)
+    place = urlsplit(process.url)
     idle = []
     try:
         for number in range(MOST_CONNECTIONS + 200):
             idle.append(socket.create_connection((place.hostname, place.port), 30))
             if number % 2:
                 idle[-1].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
-        assert served.ask("api/page")[0] == 200
+        assert process.ask("api/page")[0] == 200
         # The oldest had to make room.
         idle[0].settimeout(30)
         with suppress(ConnectionError):
@@ -713,26 +713,6 @@ def test_an_answer_must_be_read_within_some_seconds(monkeypatch):
     ):
         connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert ended.wait(30)
-
-
-def test_ctrl_c_while_images_are_decoded_ends_in_one_line(serve, runs):
-    """Of two tabs one reads to the end; both pause, because they are not read before."""
-    page = serve(runs)
-    place = urlsplit(page.url)
-    head = f"POST /api/decode HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Type: application/json"
-    with ExitStack() as tabs:
-        for tab in ("one", "two"):
-            connection = socket.create_connection((place.hostname, place.port), HANG_SECONDS)
-            unread = tabs.enter_context(connection)
-            text = json.dumps(page.request(tab=tab, count=64, sampling={"step": 64}))
-            unread.sendall(f"{head}\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
-            assert unread.recv(1)
-        page.process.send_signal(signal.SIGINT)
-        with suppress(ConnectionError):  # what it hears is a matter of a second
-            while unread.recv(1 << 16):
-                pass
-        assert page.process.wait(HANG_SECONDS) == 130, page.said_later.result()
-    assert page.said_later.result() == "MaskGIT.py: stopped\n"
 
 
 # --- The page itself ---
@@ -889,23 +869,19 @@ def test_every_answer_forbids_what_is_not_ours(served):
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_another_host_needs_the_token_that_is_printed(serve, runs):
-    open_to_all = serve(runs, "--host", "0.0.0.0")
-    address, token = open_to_all.url.split("?token=")
-    place = urlsplit(address)
-    open_to_all.url = f"http://127.0.0.1:{place.port}/"
+def test_another_host_needs_the_token_that_is_printed(process):
     for path in ("", "app.js", "api/page", "?token=", "?token=wrong"):
-        assert open_to_all.ask(path)[0] == 401, path
+        assert process.ask(path, Cookie="")[0] == 401, path
     # The token becomes a cookie.
-    connection = http.client.HTTPConnection("127.0.0.1", place.port)
-    connection.request("GET", f"/?token={token}")
+    connection = http.client.HTTPConnection("127.0.0.1", urlsplit(process.url).port)
+    connection.request("GET", f"/?token={process.cookie.partition('=')[2]}")
     answer = connection.getresponse()
     assert (answer.status, answer.headers["location"]) == (303, "/")
     assert "HttpOnly; SameSite=Strict" in answer.headers["set-cookie"]
     connection.close()
-    cookie = answer.headers["set-cookie"].partition(";")[0]
-    assert open_to_all.ask("api/page", Cookie=cookie)[0] == 200
-    assert open_to_all.ask("api/page", Cookie=cookie, Host="evil.example")[0] == 403
+    assert answer.headers["set-cookie"].partition(";")[0] == process.cookie
+    assert process.ask("api/page")[0] == 200
+    assert process.ask("api/page", Host="evil.example")[0] == 403
 
 
 def test_a_port_that_is_taken_is_named(runs, served, capsys):
@@ -913,3 +889,23 @@ def test_a_port_that_is_taken_is_named(runs, served, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--page", str(port), "--output_dir", str(runs)])
     assert f"cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_images_are_decoded_ends_in_one_line(process):
+    """Of two tabs one reads to the end; both pause, because they are not read before."""
+    place = urlsplit(process.url)
+    head = f"POST /api/decode HTTP/1.1\r\nHost: {place.netloc}\r\nCookie: {process.cookie}\r\n"
+    head += "Content-Type: application/json"
+    with ExitStack() as tabs:
+        for tab in ("one", "two"):
+            connection = socket.create_connection((place.hostname, place.port), HANG_SECONDS)
+            unread = tabs.enter_context(connection)
+            text = json.dumps(process.request(tab=tab, count=64, sampling={"step": 64}))
+            unread.sendall(f"{head}\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
+            assert unread.recv(1)
+        process.process.send_signal(signal.SIGINT)
+        with suppress(ConnectionError):  # what it hears is a matter of a second
+            while unread.recv(1 << 16):
+                pass
+        assert process.process.wait(HANG_SECONDS) == 130, process.said_later.result()
+    assert process.said_later.result() == "MaskGIT.py: stopped\n"
