@@ -268,7 +268,7 @@ def _is_published(path: Path) -> bool:
 
 def _model_hint(run: RunFolder) -> str:
     """Return what the user can do if the run folder has no model of the dataset."""
-    others = sorted(run.path.glob("MaskGIT_*.pt"))
+    others = sorted(path for path in run.path.glob("MaskGIT_*.pt") if path.is_file())
     if others:
         dataset = re.sub("_(best|step_[0-9]+)$", "", others[0].stem.removeprefix("MaskGIT_"))
         option = f"--dataset {dataset}" if dataset != run.dataset else f"--checkpoint {others[0]}"

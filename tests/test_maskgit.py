@@ -66,6 +66,13 @@ def test_sampling_needs_nothing_but_the_checkpoint(trained, tmp_path, monkeypatc
     assert samples_of(tmp_path / "runs")[0].shape == (3, 32, 32, 1)
 
 
+def test_a_folder_in_place_of_the_checkpoint_is_not_recommended(refusal, tmp_path):
+    (tmp_path / "mnist" / "MaskGIT_mnist.pt").mkdir(parents=True)
+    told = refusal(lambda: main(["--sample", "--output_dir", str(tmp_path)]))
+    assert "no trained model" in told
+    assert "so give" not in told
+
+
 def test_samples_of_a_checkpoint_go_to_its_run(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained, tmp_path / "elsewhere" / "mnist")
