@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Imported only now, because it loads torch.
         resolve = importlib.import_module("commands.resolve")
         with resolve.resolved(line) as jobs:
+            resolve.keep_options(jobs)
             for mode in list(jobs):
                 function_of(mode)(jobs.pop(mode))  # popped: its memory is freed when the mode ends
 

@@ -85,7 +85,6 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
                 _show_options(request, jobs)
                 _show_jobs(jobs)
                 jobs = {}
-            _keep_options(jobs)
             yield jobs
 
 
@@ -117,7 +116,7 @@ def _resolve_jobs(request: Request, idle: set[str]) -> dict[Mode, Any]:
     return {mode: request.jobs[mode.name] for mode in line.modes}
 
 
-def _keep_options(jobs: Mapping[Mode, Any]) -> None:
+def keep_options(jobs: Mapping[Mode, Any]) -> None:
     """Write the options of new runs, so that --resume knows them whenever the command stops."""
     stages = {of_stage.mode: stage for stage, of_stage in STAGE_OPTIONS.items()}
     for mode, job in jobs.items():
