@@ -47,7 +47,7 @@ def find_tokenizer(request: Request) -> TokenizerSource:
         UserError: if there is none, or it does not fit the options or the dataset.
     """
     job = request.jobs.get("train_vae")
-    if job is not None and (job.goes_on or not job.run.tokenizer.is_file()):
+    if job is not None and job.writes_tokenizer():
         path = job.run.tokenizer
 
         @cache

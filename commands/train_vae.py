@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from models.vqgan.network import VQModel
 from training.config import VQGANTrainingConfig
 from training.runs import has_steps_left
 from training.vqgan import VQGANStage, freeze_vqgan
+from utils.checkpoint import load_checkpoint
 from utils.errors import FieldError, UserError, value_text
 from utils.size import size_of
 from utils.weights import count_parameters
@@ -62,10 +64,18 @@ class TrainVaeJob(TrainingJob):
     start: Mapping[str, Tensor]
     codes: str | None
 
-    @property
+    @cached_property
     def goes_on(self) -> bool:
         """Whether the training has steps left, so that the VQ-GAN will be another one."""
         return has_steps_left("vqgan", self.run, self.record, self.num_steps)
+
+    def writes_tokenizer(self) -> bool:
+        """Whether it will write the VQ-GAN: one that goes on, or is missing or damaged."""
+        try:
+            load_checkpoint(self.run.tokenizer, "vqgan")
+        except UserError:
+            return True
+        return self.goes_on
 
 
 def complete(line: CommandLine) -> CommandLine:

@@ -292,6 +292,17 @@ def test_a_tokenizer_that_will_be_another_one_is_refused_before_it_is_trained(wo
     assert "the tokenizer of the run in" in refusal(world, "maskgit", capsys, "--dry_run")
 
 
+def test_a_damaged_tokenizer_of_a_stage_that_has_ended_is_written_again(world, capsys):
+    both = f"--n_epochs_vae 1 --train --n_epochs 2 {BOTH}"
+    file = run_of(world).tokenizer
+    before = load_checkpoint(file, "vqgan")["tokenizer"]["fingerprint"]
+    file.write_bytes(file.read_bytes()[:-100])
+    resume(world, "vqgan", both)
+    assert "is written again from the saved state" in capsys.readouterr().out
+    assert load_checkpoint(file, "vqgan")["tokenizer"]["fingerprint"] == before
+    assert epochs_of(world, "maskgit") == 2
+
+
 def test_code_that_config_json_names_is_not_run(world, tmp_path, capsys):
     run, config = run_of(world), read_config(run_of(world))
     config["maskgit"]["feature_net"] = str(tmp_path / "evil.pt")
