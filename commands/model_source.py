@@ -22,7 +22,7 @@ from commands.tokenizer_source import (
     tokenizer_file,
 )
 from data.datasets import DATASETS
-from data.readers import known_classes
+from data.open import known_classes
 from data.spec import LOOK
 from models.foreign_file import ForeignFile
 from models.model import BestSettings, Model

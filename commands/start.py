@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from commands.flags import given_fields, option_values, options_of
@@ -27,7 +26,6 @@ from utils.plain import from_plain, to_plain
 log = logging.getLogger(__name__)
 
 Config = TypeVar("Config")
-Network = TypeVar("Network", bound=nn.Module)
 
 ORIGIN, SHAPE, CODES = "init", "shape", "codes"  # keys in `RunRecord.made_from`
 LEAST_SHARE = 0.5  # of the new network's numbers, must come from the trained one
@@ -180,9 +178,3 @@ def fields_without_option(
         return {}
     named = {one.name for one in fields(base)} - options_of(config).keys()  # type: ignore[arg-type]
     return {name: getattr(base, name) for name in named}
-
-
-def on_meta(build: Callable[[], Network]) -> Network:
-    """Build a network without memory."""
-    with torch.device("meta"):
-        return build()

@@ -29,7 +29,6 @@ from commands.start import (
     carry_of,
     fields_without_option,
     kept_origin,
-    on_meta,
     shaped_as,
     transformer_origin,
 )
@@ -62,6 +61,7 @@ from training.optimizer import count_moments
 from training.runs import RunRecord, check_made_from
 from training.transformer import MaskGITStage, num_parts
 from training.validation import MOST_IMAGES
+from utils.checkpoint import on_meta
 from utils.device import float32_name
 from utils.errors import UserError
 from utils.size import size_text

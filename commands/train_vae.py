@@ -22,7 +22,6 @@ from commands.start import (
     Origin,
     fields_without_option,
     kept_origin,
-    on_meta,
     shaped_as,
 )
 from commands.tokenizer_source import read_origin
@@ -42,7 +41,7 @@ from models.vqgan.network import VQModel
 from training.config import VQGANTrainingConfig
 from training.runs import has_steps_left
 from training.vqgan import VQGANStage, freeze_vqgan
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, on_meta
 from utils.errors import FieldError, UserError, value_text
 from utils.size import size_of
 from utils.weights import count_parameters

@@ -62,6 +62,11 @@ def open_dataset(
     return ImageDataset(source, classes, spec.channels, wanted, flips, copies, preparation)
 
 
+def known_classes(spec: DatasetSpec) -> tuple[str, ...]:
+    """Return the names of the classes of a dataset whose files are not here; empty if unknown."""
+    return spec.classes or getattr(spec.reader.load(), "classes", ())
+
+
 def fetch_dataset(name: str, data_dir: Path, size: Written | None = None) -> Path:
     """Fetch the missing files of both splits, so that a later job needs no network.
 

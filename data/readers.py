@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import torchvision.datasets
-import torchvision.models
 
 from data.arrays import read_idx
 from data.file_names import IDX_FILES
 from data.files import missing, reading
 from data.images import ArrayImages, Source
-from data.spec import DatasetSpec
 
 log = logging.getLogger(__name__)
 
@@ -102,13 +100,3 @@ class Torchvision:
         if "train" in inspect.signature(dataset).parameters:
             return dataset(root, train=split == "train", **options)
         return dataset(root, split=split, **options)
-
-
-def known_classes(spec: DatasetSpec) -> tuple[str, ...]:
-    """Return the names of the classes of a dataset whose files are not here; empty if unknown.
-
-    The folders of ImageNet have no names but numbers of WordNet; torchvision has the names.
-    """
-    if spec.name != "imagenet":
-        return spec.classes
-    return tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])

@@ -239,15 +239,16 @@ class ImageNet:
     """ILSVRC2012: train/<wnid> and val/<wnid> in the data folder or in imagenet/ below it.
 
     Or Kaggle's layout: both in ILSVRC/Data/CLS-LOC, the images of val in one folder, their classes
-    in LOC_val_solution.csv.
+    in LOC_val_solution.csv. The folders have no names but numbers of WordNet.
     """
+
+    classes = tuple(ResNet50_Weights.DEFAULT.meta["categories"])
 
     def open(self, root: Path, split: str, size: int) -> Source:
         """List the images of a split; the classes are in the order of torchvision's weights."""
         folder, wnids = self._folder(root, split)
-        names = list(ResNet50_Weights.DEFAULT.meta["categories"])
-        if len(wnids) != len(names):
-            names = wnids  # only a part of the dataset; open_dataset refuses it
+        # Of a part of the dataset only the numbers are known; open_dataset refuses it.
+        names = self.classes if len(wnids) == len(self.classes) else wnids
         solution = self._solution(folder, root)
         if split == "val" and not _wnids(folder / "val"):
             pairs = self._listed(folder / "val", solution, wnids)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import Mock
@@ -71,6 +73,23 @@ def test_a_folder_in_place_of_the_checkpoint_is_not_recommended(refusal, tmp_pat
     told = refusal(lambda: main(["--sample", "--output_dir", str(tmp_path)]))
     assert "no trained model" in told
     assert "so give" not in told
+
+
+def test_nothing_slow_is_loaded_without_need(trained, tmp_path):
+    """torch is not loaded before the help, nor its compiler to sample; either takes seconds."""
+    code = (
+        "import sys, MaskGIT\n"
+        "try: MaskGIT.main(['--train', '--help'])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "heavy = {'torch', 'medmnist', 'wandb', 'tqdm'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "MaskGIT.main(sys.argv[1:])\n"
+        "heavy = {'torch._dynamo', 'torchvision', 'scipy', 'wandb'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    sample = f"--sample --checkpoint {trained}/MaskGIT_mnist.pt --output_dir {tmp_path}".split()
+    command = [sys.executable, "-c", code, *sample, "--num_samples", "1"]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
 
 def test_samples_of_a_checkpoint_go_to_its_run(trained, tmp_path, monkeypatch):

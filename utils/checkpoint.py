@@ -11,13 +11,14 @@ damaged part.
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from utils.errors import UserError, one_line
 from utils.files import atomic_write, write_json_atomic
@@ -234,14 +235,36 @@ def build_with_weights(build: Callable[[], Module], weights: Mapping[str, Tensor
         ValueError: in one line, if the module cannot be built or the weights are not its own.
     """
     try:
-        with torch.device("meta"):
-            module = build()
+        module = on_meta(build)
         check_weights(module.state_dict(), weights)
         module.load_state_dict(weights, assign=True)
     except Exception as error:
         # A damaged configuration can fail in any way.
         raise ValueError(one_line(error)) from error
     return module.eval()
+
+
+def on_meta(build: Callable[[], Module]) -> Module:
+    """Build a module without memory."""
+    with torch.device("meta"), _UnfilledEmbeddings():
+        return build()
+
+
+class _UnfilledEmbeddings(TorchFunctionMode):
+    """Leaves out the initial values of embeddings.
+
+    On the meta device there is nothing to fill, but torch would load its compiler for it (1 s).
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call any function but `normal_`."""
+        return None if func is nn.init.normal_ else func(*args, **(kwargs or {}))
 
 
 def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -132,11 +132,7 @@ def settings_of_torch_kept() -> Iterator[None]:
     These are the settings of `set_up_device` and the state of the CPU's random numbers.
     """
     with ExitStack() as stack:
-        stack.callback(
-            torch.use_deterministic_algorithms,
-            torch.are_deterministic_algorithms_enabled(),
-            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
-        )
+        stack.callback(_restore_determinism, torch.get_deterministic_debug_mode())
         if WORKSPACE not in os.environ:
             stack.callback(os.environ.pop, WORKSPACE, None)
         if torch.cuda.is_initialized():
@@ -157,6 +153,13 @@ def settings_of_torch_kept() -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(usual_torch())
         yield
+
+
+def _restore_determinism(mode: int) -> None:
+    """Return to a mode of `torch.get_deterministic_debug_mode`: 0 off, 1 warnings, 2 errors."""
+    # Setting the same again would load torch's compiler, which takes 1 s.
+    if mode != torch.get_deterministic_debug_mode():
+        torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)
 
 
 def _keep_precisions(stack: ExitStack, *names: str) -> None:
