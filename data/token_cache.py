@@ -275,7 +275,7 @@ def _join(
     """Write a cache from the tokens of an earlier one, and from blocks of the other images."""
     with (
         failures_of(f"cannot write the token cache {folder}", f"; {GOES_ON}"),
-        temporary_folder(folder.parent, folder.name) as around,
+        temporary_folder(blocks.path, folder.name) as around,  # so `missing` deletes a leftover
     ):
         made = make_folder(around / folder.name)
         tokens = np.lib.format.open_memmap(
@@ -284,7 +284,10 @@ def _join(
         reserve_space(made / TOKENS)
         if earlier.folder:
             known = np.load(earlier.folder / TOKENS, mmap_mode="r", allow_pickle=False)
-            tokens[:, earlier.rows >= 0] = known[:, earlier.rows[earlier.rows >= 0]]
+            (there,) = np.nonzero(earlier.rows >= 0)
+            for start in range(0, len(there), BLOCK):  # all at once would need much memory
+                part = there[start : start + BLOCK]
+                tokens[:, part] = known[:, earlier.rows[part]]
         (todo,) = np.nonzero(earlier.rows < 0)
         for number, start in enumerate(range(0, len(todo), BLOCK)):
             tokens[:, todo[start : start + BLOCK]] = blocks.read(number)

@@ -18,6 +18,7 @@ from subprocess import CompletedProcess
 import torch
 from children import exit_code, fork
 
+import data.token_cache
 import training.curves
 from MaskGIT import main
 from training.transformer import MaskGITStage
@@ -41,6 +42,7 @@ def run_plan(plan):
     torch.set_num_threads(1)
     MaskGITStage.train_step = train_step
     training.curves.draw_run = lambda *_: None  # as conftest.py does
+    data.token_cache.BLOCK = 8  # so that every process has some
     with processes.connected(torch.device("cpu")):
         Processes.connected = lambda *_: nullcontext()  # one connection serves all runs
         grace, launch.GRACE_SECONDS = launch.GRACE_SECONDS, 0.0

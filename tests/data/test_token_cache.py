@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+import os
 import resource
+import signal
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from children import exit_code, fork
 from PIL import Image
 from tiny_stages import Images
 
@@ -286,7 +290,7 @@ def test_waiting_for_a_lock_can_be_stopped(tmp_path, monkeypatch):
 
 
 def test_too_little_disk_is_said_before_anything_is_encoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("", (), {"free": 10})())
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     images = Images()
     with pytest.raises(UserError, match=r"needs .* GB .*`cache_dir`"):
         make(images, tmp_path)
@@ -313,7 +317,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told(tmp_path, monkeypatch, size):
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small disk is not allowed here")
     try:
-        free = type("", (), {"free": 10**9})()
+        free = SimpleNamespace(free=10**9)
         monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: free)
         monkeypatch.setattr(cache, "BLOCK", 8)
         with pytest.raises(UserError, match=r"No space left on device.*goes on.*`cache_dir`"):
@@ -339,6 +343,26 @@ def test_a_full_disk_keeps_what_is_done(tmp_path, monkeypatch):
     rest = Images()
     make(rest, tmp_path)
     assert rest.read == list(range(8, 30))
+
+
+def test_a_kill_while_the_blocks_are_joined_takes_no_space(tmp_path, monkeypatch):
+    """What is left of it is as large as the cache: the disk could be too small for another one."""
+
+    def joined_and_killed() -> None:
+        monkeypatch.setattr(cache.os, "sync", lambda: os.kill(os.getpid(), signal.SIGKILL))
+        make(Images(), tmp_path)
+
+    def free(folder: Path) -> SimpleNamespace:
+        used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return SimpleNamespace(free=2000 - used)
+
+    assert exit_code(fork(joined_and_killed, 1, 2)) == -signal.SIGKILL
+    assert free(tmp_path).free < cache.cache_bytes(30, 1, L, np.dtype(np.uint16))
+    monkeypatch.setattr(cache.shutil, "disk_usage", free)
+    rest = Images()
+    assert make(rest, tmp_path).tokens[0, :, 0].tolist() == list(range(30))
+    assert rest.read == []
+    assert len(list(tmp_path.iterdir())) == 2  # the cache and its lock
 
 
 def test_manifest_says_what_the_tokens_are(tmp_path):
