@@ -73,7 +73,8 @@ class KnownTokens(NamedTuple):
         tokens: int64 (L,); those at hidden positions are ignored.
         hidden: bool (L,), True where a token is still to be made.
         steps: number of steps of its decoding that are done.
-        planned: number of tokens that its decoding makes in all steps; None: the hidden ones.
+        planned: number of tokens that its decoding makes in all steps; None: those that are hidden
+            before the first step, and all tokens after it, as of an image that is not edited.
     """
 
     tokens: Tensor
@@ -84,7 +85,8 @@ class KnownTokens(NamedTuple):
     @property
     def num_planned(self) -> int:
         """The number of tokens that were hidden before the first step."""
-        return int(self.hidden.sum()) if self.planned is None else self.planned
+        usual = self.hidden.numel() if self.steps else int(self.hidden.sum())
+        return usual if self.planned is None else self.planned
 
 
 def check_known(known: KnownTokens, plan: Plan) -> None:

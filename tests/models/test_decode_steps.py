@@ -87,7 +87,7 @@ def test_a_decoding_goes_on_from_any_of_its_steps(model, sampler, start_token):
     for number, step in enumerate(steps):
         tokens, hidden = (torch.from_numpy(a).flatten() for a in (step.tokens, step.hidden))
         # What stands at hidden positions is ignored.
-        known = KnownTokens(tokens.masked_fill(hidden, 0), hidden, number, planned=64)
+        known = KnownTokens(tokens.masked_fill(hidden, 0), hidden, number)
         again = list(model.decode_steps([3], seed=7, known=known, **settings))
         assert len(again) == len(steps) - number
         for one, other in zip(again, steps[number:], strict=True):
