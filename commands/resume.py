@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 # Fields of a training without an option: their choices, and their values in runs that do not keep
 # them, as those of earlier versions.
-CHOICES: Mapping[str, Collection[str]] = {"decay": DECAYS, "optimizer": OPTIMIZERS}
-FORMER = {"decay": "cosine", "guidance_rises": False, "teacher_logit_scale": 0.9}
+FIELD_CHOICES: Mapping[str, Collection[str]] = {"decay": DECAYS, "optimizer": OPTIMIZERS}
+FORMER_VALUES = {"decay": "cosine", "guidance_rises": False, "teacher_logit_scale": 0.9}
 
 Settings = Mapping[str, Any]
 """The settings of a stage in config.json: its options, and `made_from`."""
@@ -184,10 +184,10 @@ def kept_fields(request: Request, stage: str, usual: Mapping[str, Any]) -> dict[
     config, continues = STAGE_OPTIONS[stage].config, request.continued.get(stage)
     names = [field.name for field in fields(config) if field.name not in options_of(config)]
     values = {name: usual[name] for name in names if name in usual}
-    for source in (FORMER, continues.get(MADE_FROM, {})) if continues is not None else ():
+    for source in (FORMER_VALUES, continues.get(MADE_FROM, {})) if continues is not None else ():
         values |= {name: source[name] for name in values.keys() & source.keys()}
     for name, value in values.items():
-        if type(value) is not type(usual[name]) or value not in CHOICES.get(name, [value]):
+        if type(value) is not type(usual[name]) or value not in FIELD_CHOICES.get(name, [value]):
             raise UserError(f"{request.run().config} is damaged: its {name} is {value_text(value)}")
     return values
 
