@@ -81,7 +81,7 @@ class Tokenizer:
         images = torch.as_tensor(images)
         shape = (self.channels, *self.image_size)
         if not images.is_floating_point() or images.shape[1:] != shape:
-            raise FieldError("images", _described(images), f"must be float (B, *{shape})")
+            raise FieldError("images", _described(images), f"must be float {_batch_of(shape)}")
         images = images.float().to(self.device, memory_format=torch.channels_last)
         return torch.cat([self.network.encode(part) for part in self._parts(images)])
 
@@ -110,7 +110,7 @@ class Tokenizer:
         tokens = torch.as_tensor(tokens)
         shapes = {self.grid, (self.config.seq_len,)}
         if tokens.is_floating_point() or tuple(tokens.shape[1:]) not in shapes:
-            raise FieldError("tokens", _described(tokens), f"must be int64 (B, *{self.grid})")
+            raise FieldError("tokens", _described(tokens), f"must be int64 {_batch_of(self.grid)}")
         tokens = tokens.to(self.device, torch.int64).reshape(-1, *self.grid)
         with autocast(self.device, precision):
             parts = [self.network.decode_tokens(part) for part in self._parts(tokens)]
@@ -151,3 +151,8 @@ class Tokenizer:
 def _described(values: Tensor) -> str:
     """Write dtype and shape for a message."""
     return f"{values.dtype} {tuple(values.shape)}"
+
+
+def _batch_of(shape: tuple[int, ...]) -> str:
+    """Write the shape of B arrays of a shape: "(B, 3, 32, 32)"."""
+    return f"({', '.join(map(str, ('B', *shape)))})"
