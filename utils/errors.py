@@ -77,8 +77,8 @@ def check_whole(field: str, value: object, low: int | None = None) -> None:
 def check_number(field: str, value: object, low: float, high: float, above: bool = False) -> None:
     """Raise a FieldError unless a value is a number from `low`, or `above` it, to `high`."""
     if not is_number(value) or not low <= value <= high or (above and value == low):  # type: ignore[operator]
-        bounds = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
-        raise FieldError(field, value, f"must be a number {bounds}")
+        bounds = f"above {low:.16g} and at most" if above else f"from {low:.16g} to"
+        raise FieldError(field, value, f"must be a number {bounds} {high:.16g}")
 
 
 def check_choice(field: str, value: object, choices: Collection[str]) -> None:

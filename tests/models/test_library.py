@@ -131,6 +131,11 @@ def test_a_wrong_setting_is_named(model, field, value):
             assert told.value.field == field
 
 
+def test_the_bounds_of_a_number_are_shown_in_full(model):
+    with pytest.raises(FieldError, match=r"from 0 to 9007199254740992$"):
+        model.sample([1], first_image=2**53 + 1, **FEW)
+
+
 def test_numbers_of_numpy_are_numbers(model):
     settings = {"num_steps": 3, "guidance": 2.0, "guidance_interval": (0.25, 0.5), "seed": 7}
     of_numpy = {
