@@ -17,13 +17,7 @@ from commands.parser import CommandLine
 from commands.request import Request
 from commands.resume import run_record
 from commands.stages import new_config
-from commands.start import (
-    CODES,
-    Origin,
-    fields_without_option,
-    kept_origin,
-    shaped_as,
-)
+from commands.start import CODES, Origin, fields_without_option, kept_origin, shaped_as
 from commands.tokenizer_source import read_origin
 from commands.training_jobs import (
     TrainingJob,
@@ -100,6 +94,12 @@ def complete(line: CommandLine) -> CommandLine:
 def check(line: CommandLine) -> None:
     """Refuse options that contradict --train_vae or each other."""
     check_training(line, "vqgan", "checkpoint_vae")
+
+
+def ignores(line: CommandLine) -> set[str]:
+    """Name the options of losses that have no weight."""
+    idle = set() if line.disc_weight else {"disc_start"}
+    return idle if line.perceptual_weight else idle | {"perceptual_vgg"}
 
 
 def resolve(request: Request) -> TrainVaeJob:

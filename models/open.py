@@ -15,12 +15,7 @@ from torch import Tensor, nn
 
 from models.amused import vqgan as amused
 from models.dimo import student as dimo
-from models.family import (
-    Expected,
-    Family,
-    Transformer,
-    refuse_contradictions,
-)
+from models.family import Expected, Family, Transformer, refuse_contradictions
 from models.foreign_file import ForeignFile
 from models.google import foreign as google
 from models.halton import foreign as halton

@@ -16,6 +16,7 @@ from PIL import Image
 
 from commands.parser import parse
 from commands.request import Machine, Request
+from commands.resolve import idle_options
 from MaskGIT import main
 from utils.checkpoint import load_checkpoint
 from utils.errors import UserError
@@ -547,6 +548,13 @@ def test_options_that_nothing_looks_at_are_named(run, trained):
     out = run("--show_plan --dataset fashionmnist --save_steps --keep_checkpoints 2 --step 4")
     told = "--data_dir, --keep_checkpoints, --no_wandb, --save_steps, --seed"
     assert f"no effect here: {told}\n" in out
+
+
+def test_options_of_losses_without_weight_are_named():
+    given = "--disc_start 5 --perceptual_vgg vgg.pth"
+    line = parse(f"--train_vae --disc_weight 0 --perceptual_weight 0 {given}".split())
+    assert idle_options(line) == {"disc_start", "perceptual_vgg"}
+    assert idle_options(parse(f"--train_vae {given}".split())) == set()
 
 
 def test_the_folder_of_a_model_that_is_not_there_is_looked_at(refused, trained, tmp_path):
