@@ -1,9 +1,9 @@
-"""How fast training, sampling and tokenising are, against a plain implementation (baseline.py).
+"""How fast training, sampling and tokenizing are, against a plain implementation (baseline.py).
 
     python benchmarks/speed.py
 
 Both get the same weights and inputs and run alternately; the table shows the median of the rounds.
-Default options, the default VQ-GAN, 32 x 32 grey images, 64 tokens. Each peak of memory is that of
+Default options, the default VQ-GAN, 32 x 32 gray images, 64 tokens. Each peak of memory is that of
 a process of its own. Shares are of what a large matrix product of the same precision reaches in the
 same rounds. The second table doubles the image's side twice with the same number of tokens per
 batch, and puts the slowdown beside the one that the operation count predicts.
@@ -145,7 +145,7 @@ class Bench:
             "sampling": self._sampling(self.sampling),
             "interval": self._sampling(self.with_interval),
             "student": self._sampling(student_settings(1)),
-            "tokenising": Pair(
+            "tokenizing": Pair(
                 self.train_images,
                 counted_flops(lambda: self.vqgan.encode(images[:1])),
                 torch.float32,

@@ -79,7 +79,7 @@ def main() -> None:
     with warnings.catch_warnings(), atomic_write(options.file) as file:
         warnings.simplefilter("ignore")  # torch advises exporting, bound to one version of torch
         torch.jit.save(torch.jit.script(net.cpu()), file)
-    sys.stdout.write(f"{options.file}: {accuracy:.4f} of {len(validation)} images recognised\n")
+    sys.stdout.write(f"{options.file}: {accuracy:.4f} of {len(validation)} images recognized\n")
 
 
 def fit(net: FeatureNet, batches: DataLoader, epochs: int, device: torch.device) -> None:

@@ -1,6 +1,6 @@
 """Tiny datasets in the formats of the real ones, to be read by the real libraries.
 
-Every class has one colour (or grey level), so that an image tells which class it is. `write_<name>`
+Every class has one color (or gray level), so that an image tells which class it is. `write_<name>`
 writes `per_class` images of each class to train on and one to validate on, at the size of the real
 images, into the layout of the real files. Splits that must not be used are white.
 
@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-Colour = tuple[int, ...]
+Color = tuple[int, ...]
 
 
 def _words(text: str) -> list[str]:
@@ -91,8 +91,8 @@ def class_names(name: str) -> list[str]:
     }[name]
 
 
-def palette(num_classes: int, channels: int) -> list[Colour]:
-    """Colours that differ by at least 16 levels in a channel, none of them near white."""
+def palette(num_classes: int, channels: int) -> list[Color]:
+    """Colors that differ by at least 16 levels in a channel, none of them near white."""
     if channels == 1:
         return [(8 + 224 * label // max(1, num_classes - 1),) for label in range(num_classes)]
     base = math.ceil(round(num_classes ** (1 / 3), 6))
@@ -104,7 +104,7 @@ def palette(num_classes: int, channels: int) -> list[Colour]:
 
 
 def is_of_class(pixels: Any, names: Sequence[str], channels: int, name: str) -> bool:
-    """Whether an image uint8 (C, H, W) has, of all colours, that of the class `name`."""
+    """Whether an image uint8 (C, H, W) has, of all colors, that of the class `name`."""
     mean = np.asarray(pixels).reshape(channels, -1).mean(axis=1)
     distances = np.abs(np.array(palette(len(names), channels)) - mean).max(axis=1)
     return distances.min() < 8 and names[int(distances.argmin())] == name
@@ -153,7 +153,7 @@ def write_places365(folder: Path, per_class: int = 2) -> None:
     paths = [f"/{name[0]}/{name}" for name in SCENES]  # below their initials
     categories = [f"{path} {label}" for label, path in enumerate(paths)]
     (folder / "categories_places365.txt").write_text("\n".join(categories) + "\n")
-    encoded = [_jpeg(colour, 256, 256) for colour in palette(365, 3)]
+    encoded = [_jpeg(color, 256, 256) for color in palette(365, 3)]
     train: list[str] = []
     val: list[str] = []
     for label in _shuffled(range(365)):
@@ -171,11 +171,11 @@ def write_places365(folder: Path, per_class: int = 2) -> None:
 def write_dtd(folder: Path, per_class: int = 2) -> None:
     home = folder / "dtd" / "dtd"
     lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for texture, colour in zip(TEXTURES, palette(47, 3), strict=True):
+    for texture, color in zip(TEXTURES, palette(47, 3), strict=True):
         splits = ["train"] * per_class + ["val", "test"]
         for number, split in enumerate(splits):
             name = f"{texture}/{texture}_{number + 1:04d}.jpg"
-            shown = (255, 255, 255) if split == "test" else colour
+            shown = (255, 255, 255) if split == "test" else color
             _put(home / "images" / name, _jpeg(shown, 320, 300))
             lists[split].append(name + "\n")
     for split, names in lists.items():
@@ -257,8 +257,8 @@ def write_celeba(folder: Path, per_class: int = 2) -> None:
     }
     for number, (male, partition) in enumerate(faces, start=1):
         name = f"{number:06d}.jpg"
-        colour = (255, 255, 255) if partition == 2 else palette(2, 3)[male]
-        _put(home / "img_align_celeba" / name, _jpeg(colour, 178, 218))
+        color = (255, 255, 255) if partition == 2 else palette(2, 3)[male]
+        _put(home / "img_align_celeba" / name, _jpeg(color, 178, 218))
         values = [1 if (number + place) % 2 else -1 for place in range(40)]
         values[CELEBA_ATTRIBUTES.index("Male")] = 1 if male else -1
         attributes = " ".join(f"{value:2d}" for value in values)
@@ -274,10 +274,10 @@ def write_celeba(folder: Path, per_class: int = 2) -> None:
 def write_folder(folder: Path, per_class: int = 2) -> None:
     """Sub-folders of some depth, in several file formats; one image is held out."""
     formats = ("png", "jpg", "webp", "bmp", "tiff")
-    for fruit, colour in zip(FRUIT, palette(3, 3), strict=True):
+    for fruit, color in zip(FRUIT, palette(3, 3), strict=True):
         for number in range(per_class + 1):
             place = _make(folder / fruit / f"crate {number % 2}")
-            _solid(colour, 90, 70).save(place / f"{number}.{formats[number % len(formats)]}")
+            _solid(color, 90, 70).save(place / f"{number}.{formats[number % len(formats)]}")
 
 
 def write_medmnist(name: str, folder: Path, per_class: int = 2, size: int = 28) -> None:
@@ -345,8 +345,8 @@ def _arrays(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 (N, size, size, C) and labels int64 (N,), in no particular order."""
     labels = np.array(_shuffled(list(range(num_classes)) * per_class))
-    colours = np.array(palette(num_classes, channels), np.uint8)[labels]  # (N, C)
-    return colours[:, None, None].repeat(size, axis=1).repeat(size, axis=2), labels
+    colors = np.array(palette(num_classes, channels), np.uint8)[labels]  # (N, C)
+    return colors[:, None, None].repeat(size, axis=1).repeat(size, axis=2), labels
 
 
 def _shuffled(values: Sequence[Any]) -> list[Any]:
@@ -374,8 +374,8 @@ def _dump(path: Path, value: Any) -> None:
 
 
 def _imagenet_images() -> Iterator[tuple[int, str, bytes]]:
-    for label, (wnid, colour) in enumerate(zip(SYNSETS, palette(1000, 3), strict=True)):
-        yield label, wnid, _jpeg(colour, 500, 375) if label % 100 == 0 else _jpeg(colour, 75, 100)
+    for label, (wnid, color) in enumerate(zip(SYNSETS, palette(1000, 3), strict=True)):
+        yield label, wnid, _jpeg(color, 500, 375) if label % 100 == 0 else _jpeg(color, 75, 100)
 
 
 def _validation_number(label: int) -> int:
@@ -383,13 +383,13 @@ def _validation_number(label: int) -> int:
     return 1 + 7 * label % 1000
 
 
-def _solid(colour: Colour, width: int, height: int) -> Image.Image:
-    return Image.new("RGB", (width, height), (colour[0], colour[1], colour[2]))
+def _solid(color: Color, width: int, height: int) -> Image.Image:
+    return Image.new("RGB", (width, height), (color[0], color[1], color[2]))
 
 
-def _jpeg(colour: Colour, width: int, height: int) -> bytes:
+def _jpeg(color: Color, width: int, height: int) -> bytes:
     file = io.BytesIO()
-    _solid(colour, width, height).save(file, "JPEG", quality=95)
+    _solid(color, width, height).save(file, "JPEG", quality=95)
     return file.getvalue()
 
 

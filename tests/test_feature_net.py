@@ -30,7 +30,7 @@ def test_a_classifier_of_a_dataset_measures_samples_of_it(
     net = tmp_path / "net.pt"
     options = f"--dataset mnist --data_dir {data_dir} --epochs 12 --batch_size 16 {net}"
     script(options)
-    assert f"{net}: 1.0000 of 20 images recognised" in capsys.readouterr().out
+    assert f"{net}: 1.0000 of 20 images recognized" in capsys.readouterr().out
     run(
         f"--evaluate --checkpoint {trained}/MaskGIT_mnist.pt --feature_net {net} --num_samples 20 "
         "--run_name here"

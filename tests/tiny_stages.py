@@ -74,7 +74,7 @@ def make_distillation(
 
 
 class Images:
-    """Grey 4 x 4 images whose only bright column tells their index."""
+    """Gray 4 x 4 images whose only bright column tells their index."""
 
     def __init__(self, count=30, num_views=1, fingerprint="v1", findings=False):
         self.count, self.num_views, self.fingerprint = count, num_views, fingerprint

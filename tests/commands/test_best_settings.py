@@ -17,7 +17,7 @@ from utils.version import VERSION
 
 
 class Means(nn.Module):
-    """A feature network without logits: the mean grey of 14 parts of an image."""
+    """A feature network without logits: the mean gray of 14 parts of an image."""
 
     def forward(self, images):
         return nn.functional.adaptive_avg_pool2d(images.float(), (7, 2)).flatten(1)

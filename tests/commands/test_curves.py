@@ -65,11 +65,11 @@ def refused(curves, capsys, runs):
     return call
 
 
-def colours_in(path, *colours):
-    """For each colour, given as #rrggbb, whether some pixel has it."""
+def colors_in(path, *colors):
+    """For each color, given as #rrggbb, whether some pixel has it."""
     with Image.open(path) as picture:
         pixels = np.asarray(picture).astype(int)
-    wanted = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in colours]
+    wanted = [[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in colors]
     return [bool((abs(pixels - one).max(-1) < 8).any()) for one in wanted]
 
 
@@ -80,12 +80,12 @@ def test_runs_are_found_by_name_and_by_folder_and_drawn_in_the_output_folder(cur
     told = curves("one", "runs/two")
     picture = runs / "curves.png"
     assert told.splitlines() == [f"written: {picture}"]
-    assert colours_in(picture, BLUE, ORANGE, GREEN) == [True, True, False]
+    assert colors_in(picture, BLUE, ORANGE, GREEN) == [True, True, False]
     # The same run, written in two ways, is one.
     picture.unlink()
     curves("one", runs / "one")
     assert not picture.exists()
-    assert colours_in(runs / "one" / "curves.png", ORANGE)  # training beside validation
+    assert colors_in(runs / "one" / "curves.png", ORANGE)  # training beside validation
 
 
 def test_one_run_is_drawn_in_its_own_folder(curves, runs):
@@ -120,7 +120,7 @@ def test_a_pattern_of_the_shell_takes_what_is_no_run_too(curves, runs):
     told = curves(*sorted(runs.glob("*")))
     for name in ("curves.png", "new", "tokens"):
         assert f"--curves {runs}/{name}: no training has written numbers there" in told
-    assert colours_in(runs / "curves.png", BLUE, ORANGE) == [True, True]
+    assert colors_in(runs / "curves.png", BLUE, ORANGE) == [True, True]
 
 
 def test_damaged_lines_are_left_out_and_said(curves, runs):
@@ -172,7 +172,7 @@ def test_a_run_that_the_same_command_trains_is_drawn(
         f"--checkpoint_vae {tokenizer_file} --curves before now"
     )
     assert told.splitlines()[-1] == f"written: {tmp_path}/curves.png"
-    assert colours_in(tmp_path / "curves.png", BLUE, ORANGE) == [True, True]
+    assert colors_in(tmp_path / "curves.png", BLUE, ORANGE) == [True, True]
     assert (tmp_path / "now" / "curves.png").is_file()
     assert not (tmp_path / "before" / "curves.png").exists()
 

@@ -32,15 +32,15 @@ def dataset(request, tmp_path, monkeypatch):
     return request.param
 
 
-def test_every_cached_row_shows_the_colour_of_its_label(dataset, tmp_path):
-    """The cache is decoded by a tokenizer that any eye could check: a token is a colour."""
+def test_every_cached_row_shows_the_color_of_its_label(dataset, tmp_path):
+    """The cache is decoded by a tokenizer that any eye could check: a token is a color."""
     spec = DATASETS[dataset]
     names = class_names(dataset)
-    colours = torch.tensor(palette(len(names), spec.channels)).view(len(names), -1)
+    colors = torch.tensor(palette(len(names), spec.channels)).view(len(names), -1)
 
     def encode(pixels):
         middle = pixels[:, :, pixels.shape[2] // 2, pixels.shape[3] // 2]  # (B, C)
-        return torch.cdist(middle.double(), colours.double()).argmin(1, keepdim=True)
+        return torch.cdist(middle.double(), colors.double()).argmin(1, keepdim=True)
 
     for split in ("train", "validation"):
         images = open_dataset(dataset, split, tmp_path / "data", download=False)

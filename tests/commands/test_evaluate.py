@@ -650,9 +650,9 @@ def test_a_sweep_measures_every_setting_once(evaluate, refused, trained, tmp_pat
     table.write_text(table.read_text()[:-40])
     told = evaluate(f"--sweep r_temp=0 {command} --step 4 --cfg_w 1")
     assert f"{table}: 1 damaged row(s) are ignored and measured again" in told
-    anew = table_of(tmp_path)
-    assert anew[:2] == rows
-    assert anew[2]["fid"] == extended[2]["fid"]
+    again = table_of(tmp_path)
+    assert again[:2] == rows
+    assert again[2]["fid"] == extended[2]["fid"]
 
 
 def test_a_sweep_compares_schedules_and_intervals_of_guidance(evaluate, trained, tmp_path):
@@ -771,7 +771,7 @@ class Wrong(nn.Module):
         features = images.float().mean((2, 3))
         if self.kind == "maps":
             features = images.float()
-        if self.kind == "colour":
+        if self.kind == "color":
             features = images[:, 2].float().mean(2)
         if self.kind == "nan":
             features = features * float("nan")
@@ -782,7 +782,7 @@ class Wrong(nn.Module):
     ("kind", "error"),
     [
         ("maps", "returns (20, 1, 32, 32) for 20 images"),
-        ("colour", "fails on images uint8 (20, 1, 32, 32)"),
+        ("color", "fails on images uint8 (20, 1, 32, 32)"),
         ("nan", "returns values that are not finite"),
     ],
 )
@@ -848,7 +848,7 @@ def test_inception_weights_that_cannot_be_had_name_the_file(
         assert "sampling" not in told.out
 
 
-def test_inception_sees_grey_images_as_colour(tmp_path, monkeypatch):
+def test_inception_sees_gray_images_as_color(tmp_path, monkeypatch):
     # The true weights cannot be had here; those of a network that was not loaded have their shapes.
     library, file = "torch_fidelity.feature_extractor_inceptionv3", tmp_path / "weights.pth"
     with monkeypatch.context() as patch:
@@ -858,32 +858,32 @@ def test_inception_sees_grey_images_as_colour(tmp_path, monkeypatch):
     monkeypatch.setattr(extractors, "INCEPTION_SHA256", file_digest(file)[:8])
 
     inception = load_inception(file, torch.device("cpu"))
-    colour = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    features, logits, _ = inception(colour)
+    color = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    features, logits, _ = inception(color)
     reference = FeatureExtractorInceptionV3(
         "reference", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(file)
     )
-    expected = reference(torch.from_numpy(colour).permute(0, 3, 1, 2))
+    expected = reference(torch.from_numpy(color).permute(0, 3, 1, 2))
     torch.testing.assert_close((features, logits), expected)
     assert features.shape == (2, 2048)
-    grey = colour[..., :1]
-    assert inception(grey).features.equal(inception(grey.repeat(3, axis=3)).features)
+    gray = color[..., :1]
+    assert inception(gray).features.equal(inception(gray.repeat(3, axis=3)).features)
 
     # Images that have the size of the network are not resized, by any rule.
     full = np.random.default_rng(0).integers(0, 256, (1, 299, 299, 3), np.uint8)
     clean = load_inception(file, torch.device("cpu"), resize="clean")
     for found, expected in zip(clean(full)[:2], inception(full)[:2], strict=True):
         torch.testing.assert_close(found, expected)
-    assert not clean(colour).features.allclose(features)
+    assert not clean(color).features.allclose(features)
 
     # With the features of sFID the others stay the same, bit for bit.
-    both = load_inception(file, torch.device("cpu"), with_spatial=True)(colour)
+    both = load_inception(file, torch.device("cpu"), with_spatial=True)(color)
     assert both.features.equal(features)
     assert both.logits.equal(logits)
     maps = {}
     branch = reference.Mixed_6d.branch1x1
     branch.register_forward_hook(lambda layer, inputs, output: maps.update(found=output.numpy()))
-    reference(torch.from_numpy(colour).permute(0, 3, 1, 2))
+    reference(torch.from_numpy(color).permute(0, 3, 1, 2))
     # In the order of the TensorFlow graph, (B, H, W, C); it takes the first 7 channels.
     expected = np.moveaxis(maps["found"], 1, -1)[..., :7].reshape(2, 17 * 17 * 7)
     np.testing.assert_array_equal(both.spatial.numpy(), expected)

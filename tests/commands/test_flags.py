@@ -196,7 +196,7 @@ def test_nothing_is_downloaded_into_a_folder_that_config_json_names():
         ({"class_names": ["cat", "dog"]}, ["dog", "zebra"], ["zebra", "dog"]),
         ({"class_names": ["cat"]}, ["dog", "zebra"], ["dog", "zebra"]),
         ({"class_names": "cat"}, ["b", "a"], ["a", "b"]),
-        ({}, ["a2", "a10"], ["a10", "a2"]),  # a run of before, which sorted them as texts
+        ({}, ["a2", "a10"], ["a10", "a2"]),  # an earlier run, which sorted them as texts
     ],
 )
 def test_a_run_keeps_the_order_of_its_classes(made_from, now, expected):

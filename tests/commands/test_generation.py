@@ -92,8 +92,8 @@ def test_an_image_does_not_depend_on_the_others(sampled):
     all_images, _ = sampled("--labels 0-9 --batch_size 4")
     some, _ = sampled("--labels 4-7 --first_image 4 --batch_size 4")
     assert (some == all_images[4:8]).all()
-    other_neighbours, _ = sampled("--labels 9,9,9,3,0 --batch_size 4")
-    assert (other_neighbours[3] == all_images[3]).all()
+    other_neighbors, _ = sampled("--labels 9,9,9,3,0 --batch_size 4")
+    assert (other_neighbors[3] == all_images[3]).all()
 
 
 def test_a_wrong_label_is_found_before_training(refused, tokenizer_file, tmp_path):
@@ -220,7 +220,7 @@ def test_without_composition_the_tokenizer_renders_the_known_part_too(edited, pi
     assert (edited(f"{options} --no_composite")[:, 16:] != picture[16:]).any()
 
 
-def test_everything_may_be_made_anew(edited, picture, tmp_path):
+def test_everything_may_be_made_again(edited, picture, tmp_path):
     everything = edited(f"--init_image {tmp_path}/picture.png --mask_box 0,0,32,32")
     assert (everything != picture).any()
 

@@ -167,7 +167,7 @@ def test_images_that_moved_go_on(world, stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_keeps_the_order_of_its_classes(world, stage, capsys):
-    """A run of before had them as texts, a10 before a2, and wrote no names down."""
+    """An earlier run had them as texts, a10 before a2, and wrote no names down."""
     run = run_of(world)
     run.published(stage).unlink()
     config = read_config(run)
@@ -234,7 +234,7 @@ def test_a_run_keeps_the_decay_that_it_began_with(world, capsys, kept, factor):
     assert rates[-1] == pytest.approx(8e-3 * factor, rel=1e-4)  # of the last of four steps
 
 
-def test_a_job_that_waits_in_tokenising_does_not_take_over_the_run_of_another(
+def test_a_job_that_waits_in_tokenizing_does_not_take_over_the_run_of_another(
     world, monkeypatch, capsys
 ):
     """Job B passes its check of the folder; while it makes tokens, job A trains there."""

@@ -49,7 +49,7 @@ def flipped(path, bit):
     path.write_bytes(content)
 
 
-def test_every_flip_of_a_block_makes_it_anew_and_is_said(tmp_path, caplog):
+def test_every_flip_of_a_block_makes_it_again_and_is_said(tmp_path, caplog):
     path = made(tmp_path, 2).path / "block_000001.npy"
     whole = path.read_bytes()
     for bit in range(0, 8 * len(whole), 7):
@@ -60,7 +60,7 @@ def test_every_flip_of_a_block_makes_it_anew_and_is_said(tmp_path, caplog):
         assert path.read_bytes() == whole
 
 
-def test_a_block_in_the_place_of_another_is_made_anew(tmp_path):
+def test_a_block_in_the_place_of_another_is_made_again(tmp_path):
     folder = made(tmp_path, 2).path
     (folder / "block_000001.npy").write_bytes((folder / "block_000000.npy").read_bytes())
     assert BlockFolder(folder, {"seed": 0}).missing(2) == [1]

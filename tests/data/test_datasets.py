@@ -67,7 +67,7 @@ def test_the_table_has_the_specified_datasets():
 
 @pytest.mark.usefixtures("_trusting", "_no_network")
 @pytest.mark.parametrize("name", SPECIFIED)
-def test_every_image_has_the_colour_of_its_class(name, tmp_path):
+def test_every_image_has_the_color_of_its_class(name, tmp_path):
     WRITERS[name](tmp_path, per_class=2)
     spec, names = DATASETS[name], files.class_names(name)
     sizes = {}

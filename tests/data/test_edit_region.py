@@ -15,8 +15,8 @@ LEFT[:, :8] = True
 
 def alpha(shade: int, mode: str) -> Image.Image:
     """Strokes of one shade on a transparent page."""
-    colour = np.full((16, 16), shade, np.uint8)
-    bands = [colour] * (len(mode) - 1)
+    color = np.full((16, 16), shade, np.uint8)
+    bands = [color] * (len(mode) - 1)
     return Image.fromarray(np.dstack([*bands, LEFT * np.uint8(255)]).astype(np.uint8))
 
 
@@ -45,7 +45,7 @@ BLURRED[:, 7:9] = 150, 100
 MASKS = {
     "0 and 255": Image.fromarray(LEFT * np.uint8(255)),
     "0 and 1": Image.fromarray(LEFT.astype(np.uint8)),
-    "0 and 1 in colour": Image.fromarray(LEFT.astype(np.uint8)).convert("RGB"),
+    "0 and 1 in color": Image.fromarray(LEFT.astype(np.uint8)).convert("RGB"),
     "0 and 1 of 16 bits": Image.fromarray(LEFT.astype(np.uint16)),
     "0 and 65535": Image.fromarray(LEFT * np.uint16(65535)),
     "0 and 1, floats": Image.fromarray(LEFT.astype(np.float32)),
@@ -53,7 +53,7 @@ MASKS = {
     "palette": palette([0, 255]),
     "palette of 0 and 1": palette([0, 1]),
     "white strokes on transparent": alpha(255, "RGBA"),
-    "white strokes on transparent, grey": alpha(255, "LA"),
+    "white strokes on transparent, gray": alpha(255, "LA"),
     "strokes of 1 on transparent": alpha(1, "RGBA"),
     "hole in a photo": photo_with(HOLE),
     "hole in a gray photo": photo_with(HOLE, "L"),

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def blocks(size: int = 128) -> Image.Image:
-    """Coloured squares, so that every format stores something for every part."""
+    """Colored squares, so that every format stores something for every part."""
     levels = np.random.default_rng(0).integers(0, 256, (size // 8, size // 8, 3), np.uint8)
     return Image.fromarray(levels.repeat(8, axis=0).repeat(8, axis=1))
 
@@ -47,7 +47,7 @@ DAMAGED = {
         for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
     },
     "marked.jpg": cut_with_end_mark(JPEG, b"\xff\xd9"),
-    "marked_grey.jpg": cut_with_end_mark(encoded("JPEG", subsampling=0), b"\xff\xd9"),
+    "marked_gray.jpg": cut_with_end_mark(encoded("JPEG", subsampling=0), b"\xff\xd9"),
     "marked.png": cut_with_end_mark(PNG, PNG[-12:]),
     "changed.png": with_changed_bytes(PNG, PNG.index(b"IDAT") + 60),
     "changed.gif": with_changed_bytes(data := encoded("GIF"), len(data) // 3),
@@ -78,8 +78,8 @@ def test_a_png_with_a_flipped_bit_shows_no_other_pixels(tmp_path, level):
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
-def test_a_grey_jpeg_is_not_taken_for_a_damaged_one(tmp_path, options):
-    path = tmp_path / "grey.jpg"
+def test_a_gray_jpeg_is_not_taken_for_a_damaged_one(tmp_path, options):
+    path = tmp_path / "gray.jpg"
     Image.new("RGB", (20, 20), (128, 128, 128)).save(path, **options)
     assert load_image(path).getpixel((19, 19)) == (128, 128, 128)
 

@@ -58,7 +58,7 @@ def test_transparency_shows_a_white_page(tmp_path):
     assert [load_image(gray).getpixel((x, 0)) for x in (0, 1)] == [255, 10]
 
 
-def test_a_transparent_colour_of_a_palette_is_white(tmp_path):
+def test_a_transparent_color_of_a_palette_is_white(tmp_path):
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
@@ -94,13 +94,13 @@ def test_every_kind_of_image_gives_both_kinds_of_tensors(tmp_path, mode):
         assert pixels.shape == (channels, 4, 4)
 
 
-def test_cmyk_colours_are_right(tmp_path):
+def test_cmyk_colors_are_right(tmp_path):
     path = save(tmp_path / "print.jpg", Image.new("RGB", (16, 16), (200, 30, 60)).convert("CMYK"))
     np.testing.assert_allclose(np.asarray(load_image(path))[8, 8], (200, 30, 60), atol=4)
 
 
 def test_of_an_animation_the_first_frame(tmp_path):
-    frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (5, 5), color) for color in ("red", "lime", "blue")]
     path = save(tmp_path / "film.gif", frames[0], save_all=True, append_images=frames[1:])
     assert load_image(path).getpixel((2, 2)) == (255, 0, 0)
 

@@ -145,7 +145,7 @@ def test_an_image_without_a_class_is_left_out(tmp_path, missing, name):
     assert all_labels(tmp_path) == {number: EVERY[number] for number in range(7)}
 
 
-def test_test_images_of_the_same_names_are_not_labelled(tmp_path, caplog):
+def test_test_images_of_the_same_names_are_not_labeled(tmp_path, caplog):
     caplog.set_level("INFO")
     put(tmp_path / "train")
     put(tmp_path / "test")

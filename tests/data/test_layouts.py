@@ -26,7 +26,7 @@ def _trusting(monkeypatch):
 
 
 def shown(name: str, folder: Path) -> list[int]:
-    """Numbers of images of the splits; every image has the colour of its class."""
+    """Numbers of images of the splits; every image has the color of its class."""
     spec, names, sizes = DATASETS[name], files.class_names(name), []
     for split in SPLITS:
         images = open_dataset(name, split, folder, download=False)

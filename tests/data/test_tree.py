@@ -199,6 +199,6 @@ def test_the_images_of_an_npy_file_are_read(tmp_path):
     read, labels = zip(*found.blocks(2), strict=True)
     assert np.array_equal(np.concatenate(read), images)
     assert np.concatenate(labels).tolist() == [-1] * 5
-    np.save(tmp_path / "grey.npy", images[..., 0])
-    ((read_grey, _),) = open_generated(tmp_path / "grey.npy", 8, 1).blocks(8)
-    assert np.array_equal(read_grey[..., 0], images[..., 0])
+    np.save(tmp_path / "gray.npy", images[..., 0])
+    ((read_gray, _),) = open_generated(tmp_path / "gray.npy", 8, 1).blocks(8)
+    assert np.array_equal(read_gray[..., 0], images[..., 0])

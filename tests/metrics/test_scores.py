@@ -59,8 +59,8 @@ def test_frechet_distance_agrees_with_the_matrix_square_root():
 
 def test_images_sorted_by_class_are_as_good_as_shuffled_ones():
     random = np.random.default_rng(0)
-    centres = 20 * random.normal(size=(20, 8))
-    real, made = (centres.repeat(n, 0) + random.normal(size=(20 * n, 8)) for n in (100, 10))
+    centers = 20 * random.normal(size=(20, 8))
+    real, made = (centers.repeat(n, 0) + random.normal(size=(20 * n, 8)) for n in (100, 10))
     scores = compare(feature_set(made), feature_set(real))  # as many real ones as made are used
     assert min(scores["precision"], scores["recall"]) > 0.6
 
@@ -115,12 +115,12 @@ def test_precision_and_recall_agree_with_a_slow_count():
     random = np.random.default_rng(0)
     fake, real = random.normal(size=(60, 4)), random.normal(0.5, 1.5, size=(60, 4))
 
-    def covered(points, centres):
+    def covered(points, centers):
         hits = 0
         for point in points:
-            for centre in centres:
-                radius = sorted(np.linalg.norm(centres - centre, axis=1))[3]  # 0 is itself
-                if np.linalg.norm(point - centre) <= radius:
+            for center in centers:
+                radius = sorted(np.linalg.norm(centers - center, axis=1))[3]  # 0 is itself
+                if np.linalg.norm(point - center) <= radius:
                     hits += 1
                     break
         return hits / len(points)

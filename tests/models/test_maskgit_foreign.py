@@ -311,7 +311,7 @@ def instead(name, change):
         instead("output_bias", lambda weight: "text"),
         lambda contents: contents["ema"].update(extra=torch.ones(1)),
         lambda contents: contents["config"].update(heads=5),
-        lambda contents: contents["config"].update(colour="red"),
+        lambda contents: contents["config"].update(color="red"),
         lambda contents: contents.update(config=3),
         lambda contents: contents.pop("ema"),
         lambda contents: contents["tokenizer"]["weights"].popitem(),

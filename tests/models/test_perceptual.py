@@ -34,12 +34,12 @@ def test_the_linear_weights_are_the_published_ones(loss: PerceptualLoss) -> None
     assert all(value.min() >= 0 for value in linear)
 
 
-def test_grey_is_judged_as_colour(loss: PerceptualLoss) -> None:
-    grey, other = torch.rand(2, 2, 1, 16, 16) * 2 - 1
-    colour, other_colour = (x.expand(-1, 3, -1, -1) for x in (grey, other))
-    assert loss(grey, grey) == 0
-    assert loss(grey, other) > 0
-    torch.testing.assert_close(loss(grey, other), loss(colour, other_colour))
+def test_gray_is_judged_as_color(loss: PerceptualLoss) -> None:
+    gray, other = torch.rand(2, 2, 1, 16, 16) * 2 - 1
+    color, other_color = (x.expand(-1, 3, -1, -1) for x in (gray, other))
+    assert loss(gray, gray) == 0
+    assert loss(gray, other) > 0
+    torch.testing.assert_close(loss(gray, other), loss(color, other_color))
 
 
 def test_it_is_fixed_and_lets_gradients_through(loss: PerceptualLoss) -> None:

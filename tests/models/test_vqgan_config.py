@@ -62,6 +62,6 @@ def test_training_that_cannot_work_is_named(changes: dict[str, Any], told: str) 
         VQGANTrainingConfig(**changes).validate_for(VQGANConfig())
 
 
-def test_the_perceptual_loss_needs_grey_or_colour() -> None:
+def test_the_perceptual_loss_needs_gray_or_color() -> None:
     with pytest.raises(ValueError, match="not 2 channels"):
         VQGANTrainingConfig().validate_for(VQGANConfig(image_channels=2))

@@ -88,7 +88,7 @@ LAYOUTS: dict[str, Layout] = {
         "quantize.embedding.cluster_size": torch.ones(16),
         "quantize.embedding.embed_avg": torch.ones(16, 4),
     },
-    "colours for labels": lambda weights: {**weights, "colorize": torch.ones(3, 182, 1, 1)},
+    "colors for labels": lambda weights: {**weights, "colorize": torch.ones(3, 182, 1, 1)},
     "half precision": lambda weights: {name: value.half() for name, value in weights.items()},
 }
 
@@ -448,7 +448,7 @@ def test_tokenizer_is_frozen_and_outside_of_modules() -> None:
     assert torch.equal(images, tokenizer.decode(torch.zeros(2, 8, 8, dtype=torch.long)))
 
 
-def test_label_channels_are_shown_in_colour() -> None:
+def test_label_channels_are_shown_in_color() -> None:
     plain = Tokenizer(make_model())
     assert torch.equal(plain.to_rgb(IMAGES), IMAGES)
     tokenizer = Tokenizer(make_model(replace(CONFIG, image_channels=5, colorize_nlabels=5)))

@@ -100,7 +100,7 @@ def test_training_and_the_discriminator_see_the_exact_values_too(kind):
     assert relative_error(judged[1], judged[0]) < SMALL
 
 
-def test_a_group_far_from_zero_is_normalised_exactly():
+def test_a_group_far_from_zero_is_normalized_exactly():
     generator = torch.Generator().manual_seed(0)
     x = 1 + 0.01 * torch.randn(4, 64, 16, 16, generator=generator)
     norm = GroupNorm(32, 64, eps=1e-6)

@@ -19,7 +19,7 @@ class Tab:
     def __init__(self, worker, log, name, steps, reads=True):
         self.log, self.name, self.reads = log, name, reads
         self.over = threading.Event()
-        self.job = Job(name, lambda: ({"event": "step", "n": n} for n in steps), self.take)
+        self.job = Job(name, ({"event": "step", "n": n} for n in steps), self.take)
         worker.submit(self.job)
 
     def take(self, event):

@@ -16,7 +16,7 @@ def make_quantizer(n_embed: int = 16, remap: tuple[int, ...] | None = None) -> V
 
 
 def make_care(quantizer: VectorQuantizer) -> CodebookCare:
-    """With an optimiser that has made a step, so that it has moments."""
+    """With an optimizer that has made a step, so that it has moments."""
     averaged = make_quantizer(len(quantizer.embedding.weight), quantizer_remap(quantizer))
     optimizer = torch.optim.AdamW(quantizer.parameters(), fused=True)
     quantizer.embedding.weight.square().sum().backward()

@@ -44,9 +44,9 @@ def pixels(path):
         return np.asarray(picture).astype(int)
 
 
-def has_colour(path, colour):
-    """Whether some pixel has a colour, given as #rrggbb."""
-    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+def has_color(path, color):
+    """Whether some pixel has a color, given as #rrggbb."""
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     return (abs(pixels(path) - wanted).max(-1) < 8).any()
 
 
@@ -79,12 +79,12 @@ def test_the_picture_shows_what_is_in_the_rows(tmp_path):
     assert (pixels(one) == pixels(other)).all()
 
 
-def test_each_run_has_its_colour_also_where_its_name_is_odd(tmp_path):
+def test_each_run_has_its_color_also_where_its_name_is_odd(tmp_path):
     path = tmp_path / "curves.png"
     runs = {name: list(rows_of(3, 2, 1 / 2**i)) for i, name in enumerate(["_a", "$\\b", "c" * 200])}
     draw_curves(path, "maskgit", runs)
-    assert all(has_colour(path, colour) for colour in ("#0072B2", "#D55E00", "#009E73"))
-    assert not has_colour(path, "#CC79A7")  # that of a fourth run
+    assert all(has_color(path, color) for color in ("#0072B2", "#D55E00", "#009E73"))
+    assert not has_color(path, "#CC79A7")  # that of a fourth run
 
 
 def test_many_runs_and_their_names_fit(tmp_path):

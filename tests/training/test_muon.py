@@ -358,7 +358,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(train, tmp_path, precision):
     train("straight", options)
     with stopped_at(MaskGITStage, 3):
         train("stopped", options)
-    train("stopped", "--resume")  # the optimiser is the run's own
+    train("stopped", "--resume")  # the optimizer is the run's own
     states = [
         load_checkpoint(tmp_path / name / "resume_maskgit.pt", "maskgit-resume")
         for name in ("straight", "stopped")
@@ -387,7 +387,7 @@ def test_another_optimizer_is_refused_where_a_run_goes_on(train, tmp_path, refus
     told = refusal(lambda: train("run", "--resume --optimizer muon"))
     assert "--optimizer muon is not what the run in" in told
     assert "was started with (adamw)" in told
-    # A run of before the option has no such entry.
+    # A run before the option has no such entry.
     run = RunFolder(tmp_path / "run", "mnist")
     stored = read_config(run)
     del stored["maskgit"]["optimizer"]

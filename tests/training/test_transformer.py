@@ -57,7 +57,7 @@ def test_loss_is_the_mean_over_hidden_tokens_with_label_smoothing():
 
 
 def gradients_of_a_step(stage):
-    """Train one step and return the gradients that the optimiser saw, by name."""
+    """Train one step and return the gradients that the optimizer saw, by name."""
     captured = {}
 
     def capture(*_):
@@ -225,7 +225,7 @@ def test_it_learns_and_validation_shows_it():
     for step in range(150):
         stage.train_step(step)
     after = stage.validate()
-    # Labels and neighbours leave one bit per token: ln 2 is the floor, ln 16 the start.
+    # Labels and neighbors leave one bit per token: ln 2 is the floor, ln 16 the start.
     assert before["loss"] == pytest.approx(math.log(K), abs=0.1)
     assert after["loss"] < 0.75 * before["loss"]
     assert before["accuracy"] < 0.2

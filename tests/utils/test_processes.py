@@ -323,7 +323,7 @@ def test_dropout_differs_between_processes():
     assert len(losses) == 2
 
 
-def test_a_launcher_is_recognised(monkeypatch):
+def test_a_launcher_is_recognized(monkeypatch):
     assert launched_processes() == Processes()
     for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)

@@ -355,7 +355,7 @@ def test_bytes_and_floats_round_trip():
     assert to_uint8(torch.tensor([[[[-9.0, 9.0]]]])).ravel().tolist() == [0, 255]
 
 
-def test_pngs_keep_grey_and_colour(tmp_path):
+def test_pngs_keep_gray_and_color(tmp_path):
     for channels, mode in ((1, "L"), (3, "RGB")):
         image = np.random.default_rng(0).integers(0, 256, (5, 4, channels)).astype(np.uint8)
         save_png(tmp_path / "a.png", image)
@@ -429,7 +429,7 @@ def test_averaging_starts_quickly_and_copies_buffers():
         ("Expected all tensors to be on the same device", False),
     ],
 )
-def test_a_full_memory_is_recognised(text, expected):
+def test_a_full_memory_is_recognized(text, expected):
     assert is_out_of_memory(RuntimeError(text)) is expected
 
 

@@ -1,4 +1,4 @@
-"""What a file may make of modules, optimisers and configurations."""
+"""What a file may make of modules, optimizers and configurations."""
 
 import copy
 import resource
