@@ -72,9 +72,9 @@ async function readOn(run) {
   const key = `${run.id} ${stage}`;
   const known = numbers.get(key) ?? empty(0);
   const got = await getJson(`api/runs/${run.id}/rows/${stage}?version=${known.version}&known=${known.count}`);
-  // Not from the start: these are the rows after the known ones.
+  // Another look may have been first.
   const table = got.start ? known : empty(got.version);
-  got.rows.forEach((one) => add(table, one));
+  got.rows.slice(table.count - got.start).forEach((one) => add(table, one));
   numbers.set(key, table);
   if (!settings.has(key)) settings.set(key, await getJson(`api/runs/${run.id}/settings/${stage}`));
 }
