@@ -39,6 +39,17 @@ class Browser:
             "indexedDB.deleteDatabase('maskgit').onsuccess = () => arguments[0]();"
         )
 
+    def reload(self):
+        """Reload the page as soon as the browser has stored what the page keeps."""
+        self.driver.execute_async_script(
+            "indexedDB.open('maskgit').onsuccess = ({ target: { result: database } }) => {"
+            "  const stored = database.transaction([...database.objectStoreNames]);"
+            "  stored.oncomplete = () => { database.close(); arguments[0](); };"
+            "  stored.objectStore('easels').count();"
+            "};"
+        )
+        self.driver.refresh()
+
     def run(self, script, *arguments):
         return self.driver.execute_script(script, *arguments)
 

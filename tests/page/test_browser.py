@@ -256,7 +256,7 @@ def test_images_and_the_easel_survive_a_reload_and_another_model(page, runs):
     page.click("#take-validation")
     page.wait("document.getElementById('canvas-state').textContent.includes('image 0')")
     drag(page, (0, 0), (3, 0))
-    page.driver.refresh()
+    page.reload()
     page.wait("document.querySelectorAll('#groups .group').length === 2")
     assert [bytes_of(page, number) for number in range(2)] == made[:2]
     assert page.all("#groups .star[aria-pressed=true]")
@@ -569,7 +569,7 @@ def test_a_photo_is_pasted_and_cut_and_undo_brings_it_back(page):
     page.click("#undo")
     page.wait("!document.getElementById('canvas-state').textContent.includes('100 of')")
     assert num_marked(page) == 3
-    page.driver.refresh()
+    page.reload()
     page.wait("document.getElementById('canvas-state').textContent.includes('300 \u00d7 200')")
     page.click("#crop")  # the browser has kept the photo
     page.wait("!document.getElementById('cropper').hidden")
@@ -600,7 +600,7 @@ def test_variants_are_compared_accepted_and_rejected(page):
     page.wait("!document.getElementById('review').hidden")
     assert num_marked(page) == 6
     # Undo, and a reload, know which are rejected.
-    page.driver.refresh()
+    page.reload()
     page.wait("!document.getElementById('review').hidden")
     assert page.one("#reviewed").text == "Variant 2 of 4"
     assert len(page.all("#variants .rejected")) == 1
@@ -657,7 +657,7 @@ def test_the_tour_presses_the_page_itself_and_leaves_all_as_it_was(page):
     assert page.get("location.hash") == "#edit"
     assert len(page.all(".group")) == 1
     assert bytes_of(page, 0) == made
-    page.driver.refresh()
+    page.reload()
     page.wait("document.querySelectorAll('.group').length === 1")
     page.wait("document.getElementById('canvas-state').textContent.includes('image 0: 4 of')")
 
@@ -690,7 +690,7 @@ def test_a_reload_in_the_middle_keeps_the_form(page):
     page.fill("#series input[name=count]", 64)
     page.click("#generate-go")
     page.wait("document.querySelector('#groups .tile') !== null")
-    page.driver.refresh()
+    page.reload()
     page.wait("document.querySelectorAll('#classes input').length === 11")
     assert page.get("document.querySelector('#classes :checked').value") == "5"
     assert page.one("#series input[name=seed]").get_attribute("value") == "123"
@@ -724,7 +724,7 @@ def test_a_decoding_can_be_stopped(page):
     assert not page.one("#message").is_displayed()
     assert page.one("#save").get_attribute("href") is None
     assert re.fullmatch(r"stopped at step \d+ of 64", page.one("#groups small").text)
-    page.driver.refresh()
+    page.reload()
     page.wait("document.querySelector('#groups small')?.textContent.startsWith('stopped')")
     page.click("#groups .go-on")
     page.wait("document.querySelector('#groups .tile') !== null")

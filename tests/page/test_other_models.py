@@ -136,7 +136,7 @@ def test_twenty_groups_survive_a_reload_a_crash_and_another_model(page):
         page.generate(2)
     made = kept(page)
     assert len({file for files in made.values() for file in files}) == 2 * GROUPS
-    page.driver.refresh()
+    page.reload()
     assert kept(page) == made
     page.choose_model("without")
     page.wait("document.querySelectorAll('#groups .group').length === 0")
@@ -185,7 +185,7 @@ def test_of_groups_in_the_making_a_reload_keeps_all_but_deleted_ones(page):
     page.wait(f"{group} !== null")
     page.run("breakOff()")
     page.wait("document.getElementById('message').textContent.includes('does not answer')")
-    page.driver.refresh()
+    page.reload()
     page.wait(f"{group} !== null")
     assert len(page.all("#groups .group")) == 1
     assert page.one("#groups .group small").text == "stopped at step 0 of 4"
