@@ -33,14 +33,14 @@ def with_start_tokens(line: CommandLine, generation: Generation) -> Generation:
     if line.start_tokens is None:
         return generation
     path, shape, series = Path(line.start_tokens), generation.model.shape, generation.series
-    start = None
+    start: Start | None
     try:
         with path.open("rb") as file:
             start = from_plain(Start, json.loads(file.read(MOST_BYTES)))
     except OSError as error:
         raise FieldError("start_tokens", path, error.strerror or str(error)) from error
     except (ValueError, RecursionError):
-        pass  # `start` stays None
+        start = None
     codes = {None, *range(shape.codebook_size)}
     if start is None or len(start.tokens) != shape.seq_len or not codes.issuperset(start.tokens):
         need = (

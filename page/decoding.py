@@ -117,9 +117,9 @@ class Decoding:
             raise RequestError("midway is missing")
         cell = whole_number(values, "cell", 0, self.opened.model.transformer.config.seq_len - 1)
         choice = self.opened.model.cell_choice(self.recipe.series, cell)
-        told = {**vars(choice), "line": choice.line if choice.num_kept else None}
-        told["files"] = [png(image) for image in told.pop("images")]
-        return {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in told.items()}
+        answer = {**vars(choice), "line": choice.line if choice.num_kept else None}
+        answer["files"] = [png(image) for image in answer.pop("images")]
+        return {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in answer.items()}
 
     def _start(self) -> Event:
         """Return what is known before the first step."""
