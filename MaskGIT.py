@@ -79,7 +79,7 @@ def function_of(mode: Mode) -> Callable[[Any], None]:
 def train_vae(job: TrainVaeJob) -> None:
     """Stage 1: train a VQ-GAN that turns images into tokens and back."""
     from data.batches import training_batches, validation_batches
-    from training import runs, vqgan
+    from training import runs, vqgan_stage
 
     machine, workers, splits = job.machine, job.data.num_workers, job.splits
     batch_size = job.loop.images_per_step
@@ -88,7 +88,7 @@ def train_vae(job: TrainVaeJob) -> None:
     batches = training_batches(splits.train, batch_size, job.training.seed, workers, machine.device)
 
     # The stage: encoder, codebook and decoder, with their losses and optimizers.
-    stage = vqgan.VQGANStage(
+    stage = vqgan_stage.VQGANStage(
         job.config,
         job.training,
         batches,
@@ -108,7 +108,7 @@ def train_vae(job: TrainVaeJob) -> None:
 def train(job: TrainJob) -> None:
     """Stage 2: train the transformer to fill in hidden tokens."""
     from commands.train import completed_record, evaluation_in, previews_of, tokens_of
-    from training import runs, transformer
+    from training import runs, transformer_stage
 
     machine, splits = job.machine, job.splits
     counts = (job.config.num_classes, len(splits.train), len(splits.validation))
@@ -121,7 +121,7 @@ def train(job: TrainJob) -> None:
     )
 
     # The stage: a transformer that learns from images with some tokens hidden.
-    stage = transformer.MaskGITStage(
+    stage = transformer_stage.MaskGITStage(
         job.config,
         job.training,
         train_tokens,

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from commands.parser import parse
 from commands.resolve import resolved
 from commands.train import TrainJob, tokens_of
-from training.transformer import MaskGITStage
+from training.transformer_stage import MaskGITStage
 from utils.weights import count_parameters
 
 log = logging.getLogger(__name__)

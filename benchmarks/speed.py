@@ -44,7 +44,7 @@ from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from training.config import TrainingConfig
 from training.distillation import student_settings
-from training.transformer import MaskGITStage
+from training.transformer_stage import MaskGITStage
 from utils.device import choose_device, choose_precision, set_up_device
 from utils.pictures import from_uint8
 from utils.processes import ALONE

@@ -9,7 +9,7 @@ from typing import Any
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.training_jobs import StageJob
-from training.curves import draw_curves
+from training.charts import draw_curves
 from training.run_folder import RunFiles
 from training.runs import STAGES
 from training.tracking import read_metrics

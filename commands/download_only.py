@@ -3,7 +3,7 @@
 import logging
 
 from commands.request import Data, Request
-from data.open import fetch_dataset
+from data.open_dataset import fetch_dataset
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from data.content import in_order
 from data.images import ImageDataset
 from data.spec import Split
 from data.token_set import DeviceTokens, TokenSet
-from metrics.likelihood import Bounder, image_interval, mask_interval, typicality
+from metrics.likelihood_bound import Bounder, image_interval, mask_interval, typicality
 from metrics.report import report
 from utils.errors import FieldError, UserError
 from utils.files import make_folder, write_csv_atomic, write_json_atomic

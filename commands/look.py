@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from commands.request import Data, Request
 from data.images import ImageDataset
-from data.look import (
+from data.problems import (
     SEEN_AT_START,
     class_counts,
     evenly,

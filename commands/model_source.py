@@ -22,7 +22,7 @@ from commands.tokenizer_source import (
     tokenizer_file,
 )
 from data.datasets import DATASETS
-from data.open import known_classes
+from data.open_dataset import known_classes
 from data.spec import LOOK
 from models.foreign_file import ForeignFile
 from models.model import BestSettings, Model

@@ -16,7 +16,7 @@ from data.batches import uint8_blocks
 from data.generated import Blocks
 from data.images import ImageDataset
 from metrics.features import FeatureSet, kept_images
-from metrics.nearest import Nearest, find_nearest, write_features
+from metrics.nearest_features import Nearest, find_nearest, write_features
 from utils.files import make_folder, temporary_folder
 from utils.pictures import save_grid
 from utils.progress import log_written

@@ -37,7 +37,7 @@ from page.catalog import Catalog, OpenModel
 from page.checks import RequestError
 from page.form import CommandForm, Field
 from page.reading import MOST_IMAGES
-from page.runs import RunReader
+from page.run_reader import RunReader
 from page.safety import is_loopback, new_token
 from training.run_folder import RunFiles, RunFolder
 from training.runs import STAGES, read_config

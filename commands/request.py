@@ -14,7 +14,7 @@ from commands.options import OPTIONS
 from commands.parser import CommandLine
 from data.datasets import DATASETS
 from data.images import ImageDataset
-from data.open import open_dataset
+from data.open_dataset import open_dataset
 from data.spec import AS_IT_IS, DatasetSpec, Preparation, Split
 from training.run_folder import RunFolder
 from utils.errors import FieldError, UserError

@@ -18,13 +18,7 @@ from commands.generation import (
     preview_writer,
     sampling_of_line,
 )
-from commands.judging import check_judge
-from commands.options import MEASURING
-from commands.parser import CommandLine
-from commands.request import Data, Machine, Request
-from commands.resume import former_classes, kept_fields, run_record
-from commands.stages import new_config
-from commands.start import (
+from commands.init import (
     Origin,
     carry_of,
     fields_without_option,
@@ -32,6 +26,12 @@ from commands.start import (
     shaped_as,
     transformer_origin,
 )
+from commands.judging import check_judge
+from commands.options import MEASURING
+from commands.parser import CommandLine
+from commands.request import Data, Machine, Request
+from commands.resume import former_classes, kept_fields, run_record
+from commands.stages import new_config
 from commands.tokenizer_source import TokenizerSource, find_tokenizer
 from commands.training_jobs import (
     TrainingJob,
@@ -59,7 +59,7 @@ from training.freezing import freeze
 from training.loop import Evaluation
 from training.optimizer import count_moments
 from training.runs import RunRecord, check_made_from
-from training.transformer import MaskGITStage, num_parts
+from training.transformer_stage import MaskGITStage, num_parts
 from training.validation import MOST_IMAGES
 from utils.checkpoint import on_meta
 from utils.device import float32_name

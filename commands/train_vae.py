@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from commands.flags import configure, options_of
+from commands.init import CODES, Origin, fields_without_option, kept_origin, shaped_as
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.resume import run_record
 from commands.stages import new_config
-from commands.start import CODES, Origin, fields_without_option, kept_origin, shaped_as
 from commands.tokenizer_source import read_origin
 from commands.training_jobs import (
     TrainingJob,
@@ -34,7 +34,7 @@ from models.vqgan.config import VQGANConfig, read_remap
 from models.vqgan.network import VQModel
 from training.config import VQGANTrainingConfig
 from training.runs import has_steps_left
-from training.vqgan import VQGANStage, freeze_vqgan
+from training.vqgan_stage import VQGANStage, freeze_vqgan
 from utils.checkpoint import load_checkpoint, on_meta
 from utils.errors import FieldError, UserError, value_text
 from utils.size import size_of

@@ -15,8 +15,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from data.files import FileError, check_regular, reading
 from data.image_file import MOST_PIXELS
+from data.user_files import FileError, check_regular, reading
 from utils.errors import named
 
 MOST_IDX_BYTES = 1 << 30  # twice the largest known dataset in this format

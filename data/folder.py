@@ -21,7 +21,6 @@ import numpy as np
 
 from data.checked_images import examined
 from data.deep_pixels import Ranges, black_and_white
-from data.files import FileError
 from data.image_file import TooManyPixelsError
 from data.images import FileImages, Source
 from data.label_tables import with_labels
@@ -36,6 +35,7 @@ from data.tree import (
     is_image,
     walk,
 )
+from data.user_files import FileError
 from utils.errors import NAMES_SHOWN, UserError, named
 from utils.progress import log_once
 

@@ -23,11 +23,11 @@ from PIL import Image
 
 from data.arrays import class_labels, images_shape, open_npy, read_npz
 from data.deep_pixels import common_ranges
-from data.files import FileError, digest_of_files, reading
 from data.image_file import load_image, problems
 from data.images import to_array
 from data.spec import Preparation
 from data.tree import SUFFIXES, described, walk
+from data.user_files import FileError, digest_of_files, reading
 from utils.errors import FieldError, UserError, failures_of
 from utils.files import atomic_write, make_folder
 from utils.pictures import Texts, write_png

@@ -27,9 +27,9 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from data.deep_pixels import Deep, Range, SetOfRanges
-from data.files import FileError, check_regular, reading
 from data.pixels import decode, shown
 from data.tree import READS_HEIF
+from data.user_files import FileError, check_regular, reading
 from utils.errors import one_line
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")

@@ -25,9 +25,9 @@ from torch.utils.data import Dataset
 
 from data.augment import Box, Change, drawn_change
 from data.deep_pixels import Ranges
-from data.files import digest_of_files, file_lines
 from data.image_file import load_image
 from data.spec import AS_IT_IS, Preparation
+from data.user_files import digest_of_files, file_lines
 from utils.size import Size, Written, size_of
 
 FILTERS = {  # of what is left to resize, for each way in data.spec.RESIZES

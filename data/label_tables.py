@@ -15,8 +15,8 @@ from dataclasses import replace
 from itertools import chain, takewhile
 from pathlib import Path
 
-from data.files import FileError, check_regular, reading
 from data.tree import SUFFIXES, Tree, class_of, entries
+from data.user_files import FileError, check_regular, reading
 from utils.errors import UserError, named
 from utils.progress import log_once
 

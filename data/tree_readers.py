@@ -16,9 +16,17 @@ import torchvision.datasets
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 from torchvision.models import ResNet50_Weights
 
-from data.files import FileError, below, check_regular, missing, read_lines, read_table, reading
 from data.images import FileImages, Source
 from data.tree import class_of, described, entries, folders_in, is_image, walk
+from data.user_files import (
+    FileError,
+    below,
+    check_regular,
+    missing,
+    read_lines,
+    read_table,
+    reading,
+)
 from utils.errors import named
 
 log = logging.getLogger(__name__)

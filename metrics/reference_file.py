@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from data.arrays import images_shape, open_npy, read_npz
-from data.files import check_regular, reading
 from data.generated import Blocks, write_npz
+from data.user_files import check_regular, reading
 from metrics.features import FeatureSet, drawn_images
 from utils.errors import FieldError
 from utils.files import atomic_write, check_place, read_with_digest

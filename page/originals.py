@@ -19,7 +19,7 @@ from page.checks import (
     file_bytes,
     whole_number,
 )
-from page.decoding import png
+from page.tab_decoding import png
 from utils.pictures import to_uint8
 
 TURN = Image.Transpose

@@ -22,9 +22,9 @@ from page.checks import (
     numbers,
     whole_number,
 )
-from page.decoding import Decoding, Region
 from page.form import CommandForm, EditedPart, Recipe
 from page.originals import read_original
+from page.tab_decoding import Region, TabDecoding
 from utils.size import Size
 
 MOST_IMAGES = 64  # of a request
@@ -32,7 +32,7 @@ MOST_BYTES = 8 << 20  # pixels of all images of a request
 START = "start_tokens.json"  # what a command calls the file of tokens
 
 
-def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> Decoding:
+def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> TabDecoding:
     """Read what a tab wants decoded.
 
     Args:
@@ -71,7 +71,7 @@ def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> Decodin
     series = ImageSeries(labels, sampling, seed, first_image, block_size=count, known=known)
     recipe = Recipe(opened.path, series, written, model.usual, edited, start)
     texts = {} if known else form.texts(recipe, model.fingerprint)
-    return Decoding(opened, recipe, plan, region, form.write(recipe), texts)
+    return TabDecoding(opened, recipe, plan, region, form.write(recipe), texts)
 
 
 def _read_region(values: Json, opened: OpenModel) -> tuple[KnownTokens, Region, EditedPart]:

@@ -33,10 +33,10 @@ from page.checks import (
 )
 from page.connections import running
 from page.form import CommandForm
-from page.nearest import show_nearest
+from page.nearest_tokens import show_nearest
 from page.originals import show_tokens, show_validation, shrink
 from page.reading import MOST_IMAGES, read_decoding, read_tokens
-from page.runs import RunReader
+from page.run_reader import RunReader
 from page.safety import Guard
 from page.worker import Worker, compressed, message_of, stream
 from utils.errors import UserError

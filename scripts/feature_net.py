@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from commands.flags import with_flags
 from commands.kinds import image_size, positive_int
 from data.datasets import DATASETS
-from data.open import open_dataset
+from data.open_dataset import open_dataset
 from utils.device import choose_device
 from utils.errors import UserError, errors_on_one_line
 from utils.files import atomic_write

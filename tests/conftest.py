@@ -17,7 +17,7 @@ from fake_gpu import FIRST_TORCH
 from hub_server import Hub, import_again
 from PIL import Image
 
-import training.curves
+import training.charts
 from MaskGIT import main
 
 VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -37,7 +37,7 @@ BOTH = (
 
 # Those that take longest, in this order, as measured with three processes on two cores.
 SLOW_FILES = (
-    "test_browser.py", "test_compile.py", "test_evaluate.py", "test_start.py", "test_faults.py",
+    "test_browser.py", "test_compile.py", "test_evaluate.py", "test_init.py", "test_faults.py",
     "test_families.py", "test_distill.py", "test_crash.py", "test_other_models.py",
     "test_server.py", "test_maskgit.py", "test_processes.py", "test_resume.py", "test_fake_gpu.py",
     "test_end_to_end.py", "test_fuzz.py", "test_tracking.py", "test_image_file.py",
@@ -111,7 +111,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _no_curves() -> None:
     """Trainings draw no curves: that takes longer than all else in a tiny training."""
-    training.curves.draw_run = lambda *_: None
+    training.charts.draw_run = lambda *_: None
 
 
 @pytest.fixture(scope="session", autouse=True)

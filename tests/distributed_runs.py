@@ -19,9 +19,9 @@ import torch
 from children import exit_code, fork
 
 import data.token_cache
-import training.curves
+import training.charts
 from MaskGIT import main
-from training.transformer import MaskGITStage
+from training.transformer_stage import MaskGITStage
 from utils import launch
 from utils.processes import Processes, launched_processes
 
@@ -41,7 +41,7 @@ def run_plan(plan):
 
     torch.set_num_threads(1)
     MaskGITStage.train_step = train_step
-    training.curves.draw_run = lambda *_: None  # as conftest.py does
+    training.charts.draw_run = lambda *_: None  # as conftest.py does
     data.token_cache.BLOCK = 8  # so that every process has some
     with processes.connected(torch.device("cpu")):
         Processes.connected = lambda *_: nullcontext()  # one connection serves all runs

@@ -27,8 +27,8 @@ from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from training import distillation
 from training.config import VQGANTrainingConfig
-from training.transformer import MaskGITStage
-from training.vqgan import VQGANStage
+from training.transformer_stage import MaskGITStage
+from training.vqgan_stage import VQGANStage
 from utils.device import (
     autocast,
     check_works,

@@ -25,7 +25,7 @@ PLAIN = "from MaskGIT import main"
 STOPPED = """
 import os, signal
 from MaskGIT import main
-from training.transformer import MaskGITStage as Stage
+from training.transformer_stage import MaskGITStage as Stage
 
 train_step = Stage.train_step
 def step_or_stop(stage, step):

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metrics.extractor import Extractor
-from metrics.likelihood import Bounder
+from metrics.likelihood_bound import Bounder
 from models.predictors import prepare_decoding
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
@@ -25,7 +25,7 @@ from training.loop import LOG_EVERY, Loop
 from training.run_folder import RunFolder
 from training.stage import Position
 from training.tracking import Trackers
-from training.vqgan import VQGANStage
+from training.vqgan_stage import VQGANStage
 
 WAITING = {
     torch.ops.aten._local_scalar_dense.default,

@@ -7,12 +7,12 @@ import pytest
 import torch
 from conftest import REAL_FASHION_MNIST
 
-from data.open import open_dataset
+from data.open_dataset import open_dataset
 from data.token_set import TokenSet
 from models.maskgit.config import TransformerConfig
 from models.open import load_tokenizer
 from training.config import TrainingConfig
-from training.transformer import MaskGITStage
+from training.transformer_stage import MaskGITStage
 from utils.device import autocast
 from utils.pictures import from_uint8
 

@@ -17,8 +17,8 @@ from models.maskgit.config import TransformerConfig
 from models.vqgan.config import VQGANConfig
 from training.config import DistillConfig, TrainingConfig, VQGANTrainingConfig
 from training.distillation import DistillationStage
-from training.transformer import MaskGITStage
-from training.vqgan import VQGANStage
+from training.transformer_stage import MaskGITStage
+from training.vqgan_stage import VQGANStage
 from utils.processes import ALONE
 
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from training.charts import CurvePicture
 from training.config import LoopConfig
-from training.curves import CurvePicture
 from training.learning_rate import capped_warmup
 from training.loop import Evaluation, Loop
 from training.run_folder import RunFolder

@@ -14,7 +14,7 @@ from models.family import Expected, Family, Found
 from models.foreign_file import ForeignFile, holding
 from models.foreign_weights import all_renamed, count_modules, heads_of, levels_turned, shape_of
 from models.maskbit.config import BitTokenizerConfig, BitTransformerConfig
-from models.maskbit.tokenizer import BitTokenizer, signs
+from models.maskbit.network import BitTokenizer, signs
 from models.maskbit.transformer import BitTransformer
 from models.maskgit_vqgan.foreign import NAMES as TOKENIZER_NAMES
 from models.vqgan.foreign import config_of

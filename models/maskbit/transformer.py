@@ -20,7 +20,7 @@ from models.layers import (
     rows_at,
 )
 from models.maskbit.config import BitTransformerConfig
-from models.maskbit.tokenizer import signs
+from models.maskbit.network import signs
 
 
 class BitTransformer(Transformer):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from MaskGIT import main
-from training.curves import draw_run
+from training.charts import draw_run
 from training.tracking import MetricsFile
 
 
@@ -164,7 +164,7 @@ def test_a_dry_run_draws_nothing(curves, runs):
 def test_a_run_that_the_same_command_trains_is_drawn(
     run, trained, tokenizer_file, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("training.curves.draw_run", draw_run)
+    monkeypatch.setattr("training.charts.draw_run", draw_run)
     shutil.copytree(trained, tmp_path / "before")
     shape = "--embed_dim_t 8 --hidden_dim 16 --heads 2 --depth 1 --mlp_dim 16"
     told = run(

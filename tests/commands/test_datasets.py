@@ -12,7 +12,7 @@ from dataset_files import WRITERS, class_names, palette, trust_tiny_files
 from toy_families import GrayConfig, GrayNetwork
 
 from data.datasets import DATASETS
-from data.open import open_dataset
+from data.open_dataset import open_dataset
 from data.token_cache import cached_tokens
 from MaskGIT import main
 from models.open import FAMILIES

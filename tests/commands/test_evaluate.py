@@ -29,7 +29,7 @@ from metrics.references import Reference, cached_features
 from metrics.report import report
 from metrics.sweep_table import SweepTable
 from models.open import load_model
-from training.transformer import MaskGITStage
+from training.transformer_stage import MaskGITStage
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.files import file_digest

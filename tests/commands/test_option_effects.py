@@ -106,7 +106,7 @@ def test_no_option_of_a_training_is_left_out_above(mode, config):
     filled = {f.field for option in OPTIONS.values() for f in option.fills if f.config is config}
     tried = {field for other, _, field, _ in SETTINGS if other == mode}
     tried |= {"chroma_weight"} if mode == "train_vae" else set()  # these images have no colors
-    tried |= {"init", "freeze"} if mode != "distill" else set()  # in test_start.py
+    tried |= {"init", "freeze"} if mode != "distill" else set()  # in test_init.py
     assert tried - {"num_steps"} == filled & {field.name for field in fields(config)}
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from commands import page as page_mode
 from commands.parser import parse
-from data.open import open_dataset
+from data.open_dataset import open_dataset
 from MaskGIT import main
 from models.open import load_model
 from page.catalog import OpenModel

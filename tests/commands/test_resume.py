@@ -27,8 +27,8 @@ from MaskGIT import main
 from training.run_folder import RunFolder
 from training.runs import MADE_FROM, read_config
 from training.tracking import read_metrics
-from training.transformer import MaskGITStage
-from training.vqgan import VQGANStage
+from training.transformer_stage import MaskGITStage
+from training.vqgan_stage import VQGANStage
 from utils.checkpoint import load_checkpoint
 from utils.records import write_record
 

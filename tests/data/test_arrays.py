@@ -14,7 +14,7 @@ import pytest
 
 from data.arrays import read_idx
 from data.generated import open_generated
-from data.open import open_dataset
+from data.open_dataset import open_dataset
 from utils.errors import UserError
 
 TRAIN_IMAGES = "MNIST/raw/train-images-idx3-ubyte.gz"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data import checked_images
 from data.deep_pixels import Range, Ranges
-from data.open import open_dataset
+from data.open_dataset import open_dataset
 from MaskGIT import main
 
 

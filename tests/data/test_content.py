@@ -11,7 +11,7 @@ from PIL import Image
 
 import data.content
 from data.content import content_of, digest_of, in_order
-from data.open import open_dataset
+from data.open_dataset import open_dataset
 from utils.errors import UserError
 
 

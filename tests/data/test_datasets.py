@@ -25,7 +25,7 @@ from dataset_files import WRITERS
 from data import readers, tree_readers
 from data.datasets import DATASETS
 from data.file_names import medmnist_size
-from data.open import fetch_dataset, open_dataset
+from data.open_dataset import fetch_dataset, open_dataset
 from data.spec import ReaderRef, Split
 from utils.errors import UserError
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from data import image_file
-from data.files import FileError
 from data.image_file import load_image, problems
+from data.user_files import FileError
 
 ROOT = Path(__file__).parents[2]
 

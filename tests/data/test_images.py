@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from data.files import FileError
 from data.folder import held_out
 from data.image_file import load_image, problems
 from data.images import FileImages, ImageDataset, Source, flip_view, to_array
-from data.open import open_dataset
+from data.open_dataset import open_dataset
 from data.spec import Split
+from data.user_files import FileError
 from utils.errors import UserError
 
 SPLITS: tuple[Split, Split] = ("train", "validation")

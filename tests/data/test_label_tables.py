@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.open import open_dataset
+from data.open_dataset import open_dataset
 from data.spec import Split
 from utils.errors import UserError
 

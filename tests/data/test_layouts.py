@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from data.datasets import DATASETS
-from data.open import open_dataset
+from data.open_dataset import open_dataset
 from data.spec import Split
 from utils.errors import UserError
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from data import deep_pixels, pixels
-from data.files import FileError
 from data.generated import open_generated
 from data.image_file import load_image
-from data.open import open_dataset
+from data.open_dataset import open_dataset
+from data.user_files import FileError
 from utils.progress import log_once
 
 RAMP = np.linspace(0, 1, 12 * 16).reshape(12, 16)

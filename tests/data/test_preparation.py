@@ -9,7 +9,7 @@ from data.augment import Change
 from data.batches import training_batches
 from data.image_file import load_image
 from data.images import flip_view, to_array
-from data.open import open_dataset
+from data.open_dataset import open_dataset
 from data.spec import AS_IT_IS, FITS, RESIZE, RESIZES, Preparation
 from data.token_cache import cached_tokens
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.files import FileError
 from data.generated import open_generated
-from data.open import open_dataset
+from data.open_dataset import open_dataset
 from data.tree import natural_key, walk
+from data.user_files import FileError
 from utils.errors import UserError
 
 

@@ -36,7 +36,7 @@ from tiny_stages import VQGAN
 
 import data.token_cache
 import MaskGIT
-import training.curves
+import training.charts
 import training.loop
 from models.tokenizer import Tokenizer
 from models.vqgan.network import VQModel
@@ -76,7 +76,7 @@ def load_modes() -> None:
     for module in ("commands.resolve", "commands.train", "commands.train_vae", "commands.sample",
                    "commands.edit", "commands.sweep", "data.readers", "data.batches", "data.blocks",
                    "data.token_cache", "models.vqgan.foreign", "training.tracking",
-                   "training.vqgan", "metrics.judge", "matplotlib.pyplot"):  # fmt: skip
+                   "training.vqgan_stage", "metrics.judge", "matplotlib.pyplot"):  # fmt: skip
         importlib.import_module(module)
 
 
@@ -111,7 +111,7 @@ def start(command: str, folder: Path, before: Callable[[], None]) -> int:
     def work() -> None:
         torch.set_num_threads(1)
         training.loop.SAVE_EVERY_MINUTES = 0.001  # so that kills come between many saves
-        training.curves.draw_run = lambda *_: None  # half of a short run; others are written too
+        training.charts.draw_run = lambda *_: None  # half of a short run; others are written too
         data.token_cache.BLOCK = 40
         before()
         MaskGIT.main(command.split())

@@ -33,8 +33,8 @@ from models.vqgan.network import VQModel
 from training.config import TrainingConfig, VQGANTrainingConfig
 from training.run_folder import RunFolder
 from training.stage import Stage, load_state
-from training.transformer import MaskGITStage
-from training.vqgan import VQGANStage
+from training.transformer_stage import MaskGITStage
+from training.vqgan_stage import VQGANStage
 from utils.checkpoint import FORMAT, FORMAT_VERSION, load_checkpoint, save_checkpoint
 from utils.files import file_digest
 from utils.plain_pickle import check_extent

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import REAL_FASHION_MNIST, write_real_subset
 
-from data.open import open_dataset
+from data.open_dataset import open_dataset
 from models.open import load_tokenizer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.discriminator import PatchDiscriminator

@@ -16,7 +16,7 @@ from models.model import Model
 from models.open import FAMILIES, new_transformer
 from models.tokenizer import Tokenizer
 from page.catalog import Catalog, OpenModel
-from page.runs import RunReader
+from page.run_reader import RunReader
 from page.server import Page
 from training.distillation import student_settings
 from utils.errors import UserError

@@ -22,9 +22,9 @@ from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from page.catalog import Catalog, OpenModel, id_of
-from page.decoding import png
-from page.runs import RunReader
+from page.run_reader import RunReader
 from page.server import Page
+from page.tab_decoding import png
 from training.distillation import student_settings
 from utils.checkpoint import save_checkpoint
 

@@ -5,11 +5,11 @@ import threading
 
 import pytest
 
-from page import runs as module
+from page import run_reader as module
 from page.catalog import Catalog, id_of
 from page.checks import RequestError
 from page.run_files import names_inside, open_inside
-from page.runs import RunReader
+from page.run_reader import RunReader
 
 ROW = b'{"step": 1, "train/loss": 1.5}\n'
 

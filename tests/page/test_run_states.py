@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from page.runs import RunReader
+from page.run_reader import RunReader
 
 ROOT = Path(__file__).parents[2]
 # A process for each run holds its lock and writes rows until it is killed; the first one finishes.

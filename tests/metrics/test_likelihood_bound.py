@@ -14,8 +14,8 @@ from torch import nn
 
 from data.token_set import DeviceTokens, TokenSet
 from MaskGIT import main
-from metrics import likelihood
-from metrics.likelihood import Bounder, image_interval, mask_interval, pair_masks, typicality
+from metrics import likelihood_bound
+from metrics.likelihood_bound import Bounder, image_interval, mask_interval, pair_masks, typicality
 from models.maskgit.config import TransformerConfig
 
 L, K = 3, 2
@@ -87,7 +87,9 @@ def all_masks(monkeypatch):
     """Every pair of masks once, in place of random ones: the mean is then exact."""
     pairs = [np.arange(L) == hidden for hidden in range(L)]
     monkeypatch.setattr(
-        likelihood, "pair_masks", lambda images, *_: [np.tile(p, (len(images), 1)) for p in pairs]
+        likelihood_bound,
+        "pair_masks",
+        lambda images, *_: [np.tile(p, (len(images), 1)) for p in pairs],
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from tiny_stages import make_stage, make_vqgan_stage
 
+from training.charts import PANELS, CurvePicture, Panel, draw_curves, draw_run
 from training.config import LoopConfig
-from training.curves import PANELS, CurvePicture, Panel, draw_curves, draw_run
 from training.loop import Loop
 from training.run_folder import RunFolder
 from training.stage import Position
@@ -28,7 +28,7 @@ NOT_DRAWN = {
 @pytest.fixture(autouse=True)
 def _curves(monkeypatch):
     """Trainings draw their curves, which conftest.py turns off."""
-    monkeypatch.setattr("training.curves.draw_run", draw_run)
+    monkeypatch.setattr("training.charts.draw_run", draw_run)
 
 
 def rows_of(*losses, **more):
@@ -152,7 +152,7 @@ def record(tmp_path, clock, monkeypatch):
         clock.now += 1
         drawn.append(max(row["step"] for row in read_metrics(metrics)))
 
-    monkeypatch.setattr("training.curves.draw_run", slow)
+    monkeypatch.setattr("training.charts.draw_run", slow)
     metrics = MetricsFile(tmp_path / "m.jsonl", 0)
     tracker = Trackers(
         metrics, CurvePicture(tmp_path / "curves.png", metrics.path, "maskgit", clock)

@@ -14,7 +14,7 @@ import torch
 from data.token_set import TokenSet
 from page.catalog import OpenModel
 from page.checks import RequestError
-from page.decoding import png
+from page.tab_decoding import png
 from utils.pictures import to_uint8
 
 SHOWN = 4

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import nearest
+from metrics import nearest_features
 from metrics.features import FeatureCollector, kept_images
-from metrics.nearest import find_nearest, nearest_rows
+from metrics.nearest_features import find_nearest, nearest_rows
 
 
 def points(count, seed, width=6):
@@ -26,7 +26,7 @@ def by_hand(samples, training):
 
 @pytest.mark.parametrize("block", [7, 1000])
 def test_it_agrees_with_a_slow_count(monkeypatch, block):
-    monkeypatch.setattr(nearest, "BLOCK", block)
+    monkeypatch.setattr(nearest_features, "BLOCK", block)
     training, samples = points(200, 0), points(50, 1)
     found = find_nearest(torch.from_numpy(samples), torch.from_numpy(points(80, 2)), training)
     all_distances = np.linalg.norm(samples[:, None] - training, axis=2)

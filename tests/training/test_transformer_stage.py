@@ -12,9 +12,9 @@ from data.token_set import DeviceTokens, TokenSet
 from models.maskgit.config import TransformerConfig
 from models.masking import hide
 from models.open import new_transformer
-from training import transformer
+from training import transformer_stage
 from training.config import TrainingConfig
-from training.transformer import MaskGITStage
+from training.transformer_stage import MaskGITStage
 from utils.errors import FieldError
 
 
@@ -80,9 +80,9 @@ def test_padded_rows_change_neither_the_loss_nor_a_gradient(monkeypatch):
     (batch,), num_hidden = exact.draw_batch(0)
     assert len(batch.hidden) == num_hidden
     (in_bfloat16,), _ = make_stage(precision=torch.bfloat16).draw_batch(0)
-    assert len(in_bfloat16.hidden) == transformer.CPU_ROWS
+    assert len(in_bfloat16.hidden) == transformer_stage.CPU_ROWS
     loss, gradients = exact._loss(batch), gradients_of_a_step(exact)
-    monkeypatch.setattr(transformer, "row_multiple", lambda *_: num_hidden + 7)
+    monkeypatch.setattr(transformer_stage, "row_multiple", lambda *_: num_hidden + 7)
     (padded,), _ = more.draw_batch(0)
     assert len(padded.hidden) == num_hidden + 7
     torch.testing.assert_close(more._loss(padded), loss)
@@ -305,7 +305,7 @@ def test_without_a_null_class_no_label_is_dropped(monkeypatch):
     with pytest.raises(FieldError, match=r"`label_drop` 0\.1: this transformer has no null class"):
         build()
     shape = TransformerConfig(K, CLASSES, L, **SHAPE)
-    monkeypatch.setattr(transformer, "new_transformer", lambda config: new_transformer(shape))
+    monkeypatch.setattr(transformer_stage, "new_transformer", lambda config: new_transformer(shape))
     stage = build(label_drop=0)
     labels = torch.cat([b.labels for step in range(20) for b in stage.draw_batch(step)[0]])
     assert labels.max() < CLASSES

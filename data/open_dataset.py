@@ -6,11 +6,11 @@ from pathlib import Path
 from data import download as downloads
 from data.datasets import DATASETS
 from data.file_names import medmnist_file
-from data.files import FileError
 from data.images import FileImages, ImageDataset, Source
 from data.spec import AS_IT_IS, VIEWS, DatasetSpec, Preparation, Reader, Split
 from data.token_set import wrong_label
 from data.tree import entries, is_litter
+from data.user_files import FileError
 from utils.errors import UserError, named, one_line
 from utils.size import Written, size_of
 

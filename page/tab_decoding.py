@@ -46,7 +46,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Decoding:
+class TabDecoding:
     """Images to decode, all in one block.
 
     Attributes:
