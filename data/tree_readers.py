@@ -34,8 +34,11 @@ log = logging.getLogger(__name__)
 CELEBA_SPLITS = {"train": "0", "valid": "1", "test": "2"}
 KAGGLE_IMAGENET = "ILSVRC/Data/CLS-LOC"
 TINY_IMAGENET = (
-    "tiny-imagenet-200", "tiny-imagenet-200/tiny-imagenet-200", "tiny-imagenet", "tinyimagenet",
-)  # fmt: skip
+    "tiny-imagenet-200",
+    "tiny-imagenet-200/tiny-imagenet-200",
+    "tiny-imagenet",
+    "tinyimagenet",
+)
 WNID = re.compile(r"n\d{8}")
 
 

@@ -178,7 +178,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "an array that claims more": (lambda: claiming_array(10**12), "an array of shape"),
     "an array of no shape": (lambda: claiming_array(-1), "an array without a shape"),
     "a sparse tensor": (lambda: saved(torch.ones(3, 3).to_sparse()), "of an unknown kind"),
-}  # fmt: skip
+}
 
 
 def tuple_key() -> bytes:

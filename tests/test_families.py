@@ -185,8 +185,9 @@ def test_the_page_decodes_it(world):
 
 def test_a_dry_run_describes_it(world, capsys):
     capsys.readouterr()
-    world.run(f"{world.case.train} --checkpoint_vae {world.output / 'toy.pt'} --dry_run "
-              "--run_name new")  # fmt: skip
+    world.run(
+        f"{world.case.train} --checkpoint_vae {world.output / 'toy.pt'} --dry_run --run_name new"
+    )
     told = capsys.readouterr().out
     config = world.case.network.config
     assert f"{config.seq_len}, codebook of {config.codebook_size}" in told

@@ -66,7 +66,10 @@ def test_the_package_stands_beside_a_users_own_modules(tmp_path, build, imported
     ours = [name for name in ours if not name.endswith("__init__")]
     done = subprocess.run(
         [sys.executable, "program.py", str(tmp_path / "site"), imported, "other.pt", *ours],
-        cwd=user, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""},
-    )  # fmt: skip
+        cwd=user,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("other.pt ")

@@ -148,9 +148,12 @@ class Loop:
             self._save_state()
         log.info(
             "%s: %d steps (%.3g epochs) fit into %s, at %.3g s a step",
-            stage.name, position.length, position.length / stage.steps_per_epoch,
-            duration(ends_at - now), pace.step,
-        )  # fmt: skip
+            stage.name,
+            position.length,
+            position.length / stage.steps_per_epoch,
+            duration(ends_at - now),
+            pace.step,
+        )
 
     def _steps_left(self) -> int:
         """Compute how many steps fit into the planned time from now on."""

@@ -227,9 +227,12 @@ class VQGANStage:
         made = make_optimizers(self.model, matrices, training, self.precision)
         if self.objective.discriminator is not None:
             made[OF_DISCRIMINATOR] = torch.optim.AdamW(
-                self.objective.discriminator.parameters(), training.lr, training.betas,
-                weight_decay=0, fused=True,
-            )  # fmt: skip
+                self.objective.discriminator.parameters(),
+                training.lr,
+                training.betas,
+                weight_decay=0,
+                fused=True,
+            )
         return made
 
     def _is_adversarial(self, step: int) -> bool:

@@ -22,8 +22,10 @@ from utils.errors import UserError
 from utils.size import Size
 
 TOKENIZER_SIGNS = (
-    "encoder.conv_in.weight", "quantize.codebook", "encoder.mid.res_blocks.0.norm1.weight",
-)  # fmt: skip
+    "encoder.conv_in.weight",
+    "quantize.codebook",
+    "encoder.mid.res_blocks.0.norm1.weight",
+)
 CODEBOOK = "quantize.embedding.weight"
 SIGNS = ("class_emb.weight", "pos_emb", "prediction_layer.weight")
 IGNORED = {"bits_to_indices": "powers of 2", "quantize.bits_to_indices": "powers of 2"}

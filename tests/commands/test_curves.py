@@ -131,8 +131,10 @@ def test_damaged_lines_are_left_out_and_said(curves, runs):
 
 
 def test_mistakes(refused, runs):
-    assert "--curves tow: there is no such folder, and no run of this name in runs, which has " \
-        "one, two, vae" in refused("one", "tow")  # fmt: skip
+    assert (
+        "--curves tow: there is no such folder, and no run of this name in runs, which has "
+        "one, two, vae" in refused("one", "tow")
+    )
     (runs / "tokens").mkdir()
     assert "--curves tokens: no numbers to draw" in refused("tokens")
     (runs / "one" / "metrics.jsonl").write_text("no JSON\n")

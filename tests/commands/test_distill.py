@@ -92,8 +92,10 @@ def test_best_settings_of_a_sweep_can_be_kept_in_a_student(run, student):
     contents = contents_of(read_torch_file(student), student, "maskgit")
     best = {
         "sampling": {**contents["made_for"], "num_steps": 4, "guidance_interval": [0.39, 0.78]},
-        "metric": "fid", "scores": {"fid": 1.0}, "protocol": {"images": 5},
-    }  # fmt: skip
+        "metric": "fid",
+        "scores": {"fid": 1.0},
+        "protocol": {"images": 5},
+    }
     save_checkpoint(student, "maskgit", {**contents, "best_settings": best})
     assert len(run(f"--show_plan --checkpoint {student} --settings best").splitlines()) == 6
     assert len(run(f"--show_plan --checkpoint {student}").splitlines()) == 3

@@ -260,7 +260,7 @@ def test_the_protocol_of_adm_from_end_to_end(run, spatial_net, trained, tmp_path
         ("--images small", "000.png: 28 pixels, and the images to compare with have 32"),
         ("--labels 3", "--protocol adm samples all classes in turn; leave --labels out"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_the_protocol(
     refused, spatial_net, trained, tmp_path, monkeypatch, options, error
 ):
@@ -718,7 +718,7 @@ def test_a_grid_is_every_combination():
         (["--evaluate", "--inception_weights", "x.pth"], "--inception_weights x.pth: there is no"),
         (["--evaluate", "--inception_weights", __file__], "its SHA-256 starts with"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_told_in_one_line(
     trained, data_dir, feature_net, tmp_path, refusal, arguments, error
 ):

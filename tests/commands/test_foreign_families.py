@@ -71,8 +71,10 @@ def test_maskbit_is_sampled_edited_and_trained_on_its_bits(run, tmp_path):
     network = BitTransformer(BitTransformerConfig(8, 1000, 32, 2, hidden_dim=24, depth=1, heads=2))
     torch.save(maskbit.to_foreign(network), tmp_path / "generator.bin")
     tokenizer = f"--checkpoint_vae {tmp_path}/tokenizer.bin"
-    model = f"--dataset imagenet --size 32 --checkpoint {tmp_path}/generator.bin --heads 2 " \
-        f"{tokenizer} --step 4"  # fmt: skip
+    model = (
+        f"--dataset imagenet --size 32 --checkpoint {tmp_path}/generator.bin --heads 2 "
+        f"{tokenizer} --step 4"
+    )
     out = run(f"--sample {model} --labels goldfish --num_samples 2 --save_steps --cfg_power 2.5")
     assert out.count("maskbit, published under Apache-2.0") == 2
     image = next((tmp_path / "imagenet" / "samples" / "images").iterdir())

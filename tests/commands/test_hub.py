@@ -83,8 +83,9 @@ def test_a_file_that_cannot_be_had_is_one_line(hub, tmp_path, monkeypatch):
             local_file(name)
         return str(error.value)
 
-    assert told("hf:me/many").endswith("name one of its checkpoints, as hf:owner/name/file: "
-                                       "a.pt, sub/b.pt")  # fmt: skip
+    assert told("hf:me/many").endswith(
+        "name one of its checkpoints, as hf:owner/name/file: a.pt, sub/b.pt"
+    )
     assert told("hf:me/many/c.pt").endswith("it has no file c.pt; it has a.pt, sub/b.pt")
     (tmp_path / "empty").mkdir()
     hub.repositories["me/empty"] = {"main": tmp_path / "empty"}

@@ -130,9 +130,12 @@ def test_numbers_of_classes_beside_white_are_refused(tmp_path, others):
 
 @pytest.mark.parametrize(
     ("mask", "told"),
-    [("hole in a photo", "its transparent part is marked"),
-     ("white strokes on transparent", "its white parts are marked"), ("0 and 255", "")],
-)  # fmt: skip
+    [
+        ("hole in a photo", "its transparent part is marked"),
+        ("white strokes on transparent", "its white parts are marked"),
+        ("0 and 255", ""),
+    ],
+)
 def test_what_is_marked_beside_transparent_parts_is_said(tmp_path, caplog, mask, told):
     caplog.set_level("INFO")
     marked(tmp_path, MASKS[mask])

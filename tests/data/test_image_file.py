@@ -53,7 +53,7 @@ DAMAGED = {
     "changed.gif": with_changed_bytes(data := encoded("GIF"), len(data) // 3),
     "empty.png": b"",
     "page.jpg": b"<!DOCTYPE html><p>not found",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DAMAGED)

@@ -65,9 +65,12 @@ TABLES = [
     ("labels.csv", table("file", "label", form="../pets/{}.jpeg")),
     ("trainLabels.csv", table("image", "level", form="{}")),
     ("Pets_metadata.tsv", table("image", "label").replace(",", "\t")),
-    ("labels.csv", table("image", "cat", "dog", names=[]) + "".join(
-        f"\n{n},{CLASS[n] == 'cat'},{CLASS[n] == 'dog'}" for n in NAMES)),
-]  # fmt: skip
+    (
+        "labels.csv",
+        table("image", "cat", "dog", names=[])
+        + "".join(f"\n{n},{CLASS[n] == 'cat'},{CLASS[n] == 'dog'}" for n in NAMES),
+    ),
+]
 
 
 @pytest.mark.parametrize(("name", "text"), TABLES)

@@ -163,9 +163,12 @@ def finished(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize(
     ("name", "again"),
-    [("block_000000.npy", range(8)), ("block_000001.npy", range(8, 16)),
-     ("identity.json", range(16))],
-)  # fmt: skip
+    [
+        ("block_000000.npy", range(8)),
+        ("block_000001.npy", range(8, 16)),
+        ("identity.json", range(16)),
+    ],
+)
 def test_what_a_flip_spoils_is_encoded_again(unfinished, name, again, caplog):
     flip(unfinished / name, 140)
     assert finished(unfinished) == [*again, *range(16, 30)]
@@ -196,9 +199,11 @@ def test_a_kill_after_the_last_step_loses_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"codes": 29}, r"it has the token 29, but the codebook has 29 codes"),
-     ({"classes": 6}, r"it has the label 6, but there are 6 classes, numbered 0 to 5")],
-)  # fmt: skip
+    [
+        ({"codes": 29}, r"it has the token 29, but the codebook has 29 codes"),
+        ({"classes": 6}, r"it has the label 6, but there are 6 classes, numbered 0 to 5"),
+    ],
+)
 def test_tokens_and_labels_that_cannot_be_are_found_on_opening(tmp_path, options, told):
     make(Images(), tmp_path)
     with pytest.raises(UserError, match=rf"token cache .* is damaged \({told}\); delete"):

@@ -223,9 +223,12 @@ def read_transformer(path: Path) -> Any:
     model = load_model(path, device="cpu", precision="fp32")
     check_logits(model.transformer)
     return (
-        model.transformer.config, model.transformer.state_dict(), model.tokenizer.entry(),
-        model.dataset, model.class_names,
-    )  # fmt: skip
+        model.transformer.config,
+        model.transformer.state_dict(),
+        model.tokenizer.entry(),
+        model.dataset,
+        model.class_names,
+    )
 
 
 def read_foreign(path: Path) -> Any:

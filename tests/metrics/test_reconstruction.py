@@ -41,9 +41,7 @@ def test_color_correlations_are_those_of_numpy():
     batches = [(part, torch.zeros(len(part))) for part in images.split(3)]
     made = torch.cat([batch.reconstructions for batch in meter.reconstruct(iter(batches))])
     result = meter.result()
-    for name, weights in (
-        ("luma", LUMA), ("red_green", RED_GREEN), ("blue_yellow", BLUE_YELLOW)
-    ):  # fmt: skip
+    for name, weights in (("luma", LUMA), ("red_green", RED_GREEN), ("blue_yellow", BLUE_YELLOW)):
         one, other = (
             np.tensordot(x.numpy().astype(float), weights, (1, 0)).ravel() for x in (images, made)
         )

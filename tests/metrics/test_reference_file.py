@@ -130,7 +130,7 @@ DAMAGED = {
     "list": (pickle.dumps([MU, SIGMA]), "it holds a list and not arrays by name"),
     "code": (pickle.dumps({"fid": Harmful()}), "no fid with mu and sigma; it holds fid StandIn"),
     "text in it": (pickle.dumps({"mu": "0", "sigma": SIGMA}), "mu str is not an array of float32"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DAMAGED)

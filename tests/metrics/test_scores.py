@@ -49,10 +49,9 @@ def test_frechet_distance_agrees_with_the_matrix_square_root():
     random = np.random.default_rng(0)
     a, b = (random.normal(size=(500, 24)) @ random.normal(size=(24, 24)) for _ in range(2))
     root = scipy.linalg.sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)).real
-    expected = (
-        np.square(a.mean(0) - b.mean(0)).sum()
-        + np.trace(np.cov(a, rowvar=False) + np.cov(b, rowvar=False) - 2 * root)
-    )  # fmt: skip
+    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(
+        np.cov(a, rowvar=False) + np.cov(b, rowvar=False) - 2 * root
+    )
     found = frechet_distance(feature_set(a), feature_set(b))["fid"]
     assert found == pytest.approx(expected, rel=1e-9)
 

@@ -121,7 +121,7 @@ def test_classes_with_other_names_have_their_places_as_numbers(model):
         *(("SamplingConfig.schedule", value) for value in (None, 3, "round", ["arccos"])),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_wrong_setting_is_named(model, field, value):
     settings = FEW | {field.removeprefix("SamplingConfig."): value}
     for make in (model.sample, lambda *a, **k: list(model.decode_steps(*a, **k))):
@@ -296,14 +296,20 @@ def test_settings_of_torch_change_nothing_here_and_stay_there(path, setting, pre
     with SETTINGS[setting]():
         found = everything()
         kept = (
-            torch.get_default_dtype(), torch.empty(0).device, torch.is_grad_enabled(),
-            torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled(),
-        )  # fmt: skip
+            torch.get_default_dtype(),
+            torch.empty(0).device,
+            torch.is_grad_enabled(),
+            torch.is_autocast_enabled("cpu"),
+            torch.is_inference_mode_enabled(),
+        )
     with SETTINGS[setting]():
         before = (
-            torch.get_default_dtype(), torch.empty(0).device, torch.is_grad_enabled(),
-            torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled(),
-        )  # fmt: skip
+            torch.get_default_dtype(),
+            torch.empty(0).device,
+            torch.is_grad_enabled(),
+            torch.is_autocast_enabled("cpu"),
+            torch.is_inference_mode_enabled(),
+        )
     assert kept == before
     for one, other in zip(wanted, found, strict=True):
         assert np.array_equal(one, other)

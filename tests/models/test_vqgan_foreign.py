@@ -181,7 +181,7 @@ def with_shape(name: str, *shape: int) -> Layout:
         (with_shape("encoder.down.x.block.0.conv2.weight", 4), "encoder.down.2.block"),
         (lambda weights: {**weights, "encoder.conv_in.weight": 3}, "no encoder.conv_in.weight"),
     ],
-)  # fmt: skip
+)
 def test_weights_of_impossible_shapes_are_named(change: Layout, told: str, tmp_path: Path) -> None:
     torch.save(change(make_model().state_dict()), tmp_path / "model.ckpt")
     with pytest.raises(UserError) as refused:

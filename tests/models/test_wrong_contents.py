@@ -134,7 +134,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["tokenizer"]["config"].update(remap=[*range(8), 7]),
         "code 7 occurs more than once",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -187,7 +187,7 @@ OUTSIDE: dict[str, tuple[Any, str]] = {  # what is in the file, and what is said
     "a number": (3, "no VQ-GAN in taming-transformers' layout"),
     "nothing": (None, "no VQ-GAN in taming-transformers' layout"),
     "a tensor": (MATRIX, "no VQ-GAN in taming-transformers' layout"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OUTSIDE)

@@ -785,8 +785,10 @@ def test_several_runs_are_overlaid(page, runs):
             box.click()
         page.wait("document.querySelectorAll('.run input:checked').length === 2")
         page.wait("document.querySelectorAll('#charts .chart:first-child .line').length === 2")
-        colors = page.get("[...document.querySelectorAll('#charts .chart:first-child .line')]"
-                           ".map((line) => line.getAttribute('stroke'))")  # fmt: skip
+        colors = page.get(
+            "[...document.querySelectorAll('#charts .chart:first-child .line')]"
+            ".map((line) => line.getAttribute('stroke'))"
+        )
         assert len(set(colors)) == 2
         page.wait("document.querySelectorAll('#difference-table tr').length === 2")
         # Each look writes the table again.

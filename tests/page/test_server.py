@@ -452,7 +452,7 @@ def test_a_reader_who_leaves_ends_the_decoding(served):
         ),
         ({"midway": {}}, "tokens must be 256 bytes"),
     ],
-)  # fmt: skip
+)
 def test_wrong_values_are_named(served, more, message):
     assert message in served.refusal(**more)
 

@@ -64,9 +64,10 @@ def test_every_number_of_a_real_stage_is_drawn(tmp_path, make):
     drawn = {name for panel in PANELS[stage.name] for name in panel.lines}
     assert recorded - drawn - NOT_DRAWN == set()
     assert drawn - recorded <= {"train/perceptual", "samples/fid"}  # not there
-    assert run.curves(stage.name).name == {
-        "maskgit": "curves.png", "vqgan": "curves_vqgan.png"
-    }[stage.name]  # fmt: skip
+    assert (
+        run.curves(stage.name).name
+        == {"maskgit": "curves.png", "vqgan": "curves_vqgan.png"}[stage.name]
+    )
     assert pixels(run.curves(stage.name)).min() < 100
 
 

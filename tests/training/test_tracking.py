@@ -86,8 +86,11 @@ def test_on_a_terminal_nobody_is_asked_for_a_login(no_login, tmp_path, mode):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **mode}
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        stdin=terminal, stdout=terminal, stderr=terminal, env=environment,
-    ) as process:  # fmt: skip
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=environment,
+    ) as process:
         os.close(terminal)
         shown = b""
         with suppress(OSError):  # Linux says so when the terminal has no other end

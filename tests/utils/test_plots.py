@@ -94,7 +94,10 @@ def test_a_backend_that_is_not_here_spoils_no_import_of_matplotlib(tmp_path):
     )
     root, backend = str(Path(__file__).parents[2]), "module://not_installed.backend"
     shown = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], check=True, text=True, capture_output=True,
+        [sys.executable, "-c", code, str(tmp_path)],
+        check=True,
+        text=True,
+        capture_output=True,
         env={**os.environ, "MPLBACKEND": backend, "PYTHONPATH": root},
-    )  # fmt: skip
+    )
     assert shown.stdout.endswith("\n(120, 120, 3)\n")

@@ -118,8 +118,11 @@ def launched(
     return folder, subprocess.run(
         [sys.executable, *torchrun, distributed_runs.__file__, folder / "plan.json"],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -228,8 +228,10 @@ def test_the_kernel_releases_a_lock_when_its_owner_is_killed(tmp_path):
     root = str(Path(__file__).parents[2])
     with subprocess.Popen(
         [sys.executable, "-c", code, str(lock)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root},
-    ) as owner:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": root},
+    ) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"held\n"
         with pytest.raises(UserError, match="taken"), exclusive_lock(lock, "taken"):

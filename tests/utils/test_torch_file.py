@@ -162,7 +162,7 @@ NO_CHECKPOINTS = {  # what it is, and what is said of it
     "half of an old pickle": (saved(WEIGHTS, zipped=False)[:400], CUT_OFF),
     "half of safetensors": (save(WEIGHTS)[:30], CUT_OFF),
     "no data of safetensors": (truncated(save(WEIGHTS)), CUT_OFF),
-    "a message": (b'{"error": "Not Found"}', "a text that begins with '{\"error\":"),
+    "a message": (b'{"error": "Not Found"}', 'a text that begins with \'{"error":'),
     "packed": (b"\x1f\x8b\x08\x00", "packed with gzip"),
     "arrays": (zipped("arr_0.npy"), "an archive of numpy, with arr_0.npy"),
     "a packed archive": (zipped("a/", "b.txt", "c\x1b/d.pt"), "with c?/d.pt, b.txt, a/: unpack it"),
@@ -175,7 +175,7 @@ NO_CHECKPOINTS = {  # what it is, and what is said of it
     "a long list": (struct.pack("<Q", 9 << 20) + b"{" + b" " * (9 << 20), "list of tensors is too"),
     "an instruction": (archive(b"\x80\x02L5L\n."), "pickle instruction LONG,"),
     "big end first": (archive(b"\x80\x02N.", byteorder=b"big"), "byte order is big"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("content", "told"), NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS)
@@ -344,8 +344,11 @@ def test_no_file_takes_more_memory_or_time_than_it_should(said: dict[str, str], 
 def test_opening_takes_twice_the_size_of_a_file_at_most(tmp_path: Path) -> None:
     size = 200 << 20
     for zipped in (True, False):
-        torch.save({"weight": torch.zeros(size // 4)}, tmp_path / "a.pt",
-                   _use_new_zipfile_serialization=zipped)  # fmt: skip
+        torch.save(
+            {"weight": torch.zeros(size // 4)},
+            tmp_path / "a.pt",
+            _use_new_zipfile_serialization=zipped,
+        )
         code = READ_ALL.replace("400 * 2**20", f"{2 * size}")
         command = [sys.executable, "-c", code, str(tmp_path)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
