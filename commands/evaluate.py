@@ -138,7 +138,7 @@ def resolve(request: Request) -> EvaluateJob:
         UserError: if the model or the tokenizer is missing, or an option does not fit it.
     """
     if request.line.evaluate == "likelihood":
-        return likelihood.resolved(request)
+        return likelihood.resolve_likelihood(request)
     if request.line.evaluate == "tokenizer":
         return _resolve_tokenizer(request)
     if request.line.images:

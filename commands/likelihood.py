@@ -12,7 +12,7 @@ import numpy as np
 from commands.generation import GRID_COLUMNS
 from commands.judging import SPLITS
 from commands.model_source import ModelSource, data_of, find_model
-from commands.nearest import pixels_of
+from commands.nearest import image_at
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
 from commands.train import tokens_of_split
@@ -40,8 +40,8 @@ class LikelihoodJob:
 
     Attributes:
         images: the images of the split.
-        count: how many of them are measured, evenly spread over the split.
-        classified: how many are classified too.
+        num_images: how many of them are measured, evenly spread over the split.
+        num_classified: how many are classified too.
         result: file for the scores.
     """
 
@@ -49,8 +49,8 @@ class LikelihoodJob:
     images: ImageDataset
     split: Split
     data: Data
-    count: int
-    classified: int
+    num_images: int
+    num_classified: int
     seed: int
     batch_size: int
     machine: Machine
@@ -65,7 +65,7 @@ def check(line: CommandLine) -> None:
         raise UserError("--evaluate likelihood measures the dataset's images; leave --images out")
 
 
-def resolved(request: Request) -> LikelihoodJob:
+def resolve_likelihood(request: Request) -> LikelihoodJob:
     """Find the model and the images.
 
     Raises:
@@ -92,7 +92,7 @@ def resolved(request: Request) -> LikelihoodJob:
         images=images,
         split=split,
         data=data,
-        count=count,
+        num_images=count,
         classified=line.classify,
         seed=line.seed,
         batch_size=line.batch_size,
@@ -115,7 +115,7 @@ def run(job: LikelihoodJob) -> None:
         job.machine.precision,
         job.batch_size,
     )
-    chosen = spread_evenly(len(tokens), job.count)
+    chosen = spread_evenly(len(tokens), job.num_images)
     labels = tokens.classes(chosen, rng(job.seed, "likelihood labels"))
     nats = bounder.nats(chosen, labels, "measuring the likelihood")
     means, mean = nats.mean(1), float(nats.mean())
@@ -146,9 +146,9 @@ def spread_evenly(total: int, count: int) -> np.ndarray:
 
 def _classification(job: LikelihoodJob, tokens: TokenSet, bounder: Bounder) -> dict[str, float]:
     """Return the share of images whose own class gives them the highest likelihood, if asked."""
-    if not job.classified:
+    if not job.num_classified:
         return {}
-    chosen = spread_evenly(len(tokens), job.classified)
+    chosen = spread_evenly(len(tokens), job.num_classified)
     found = bounder.classify(chosen, len(job.images.class_names), CLASSIFIER_MASKS)
     return {"likelihood_accuracy": float((found == tokens.labels[chosen]).mean())}
 
@@ -158,14 +158,14 @@ def _protocol(job: LikelihoodJob) -> dict[str, Any]:
     model = job.model.open()
     return {
         "basis": f"tokens of {model.tokenizer.fingerprint}, not pixels",
-        "images": job.count,
+        "images": job.num_images,
         "dataset": job.data.spec.name,
         "split": job.split,
         "source": job.images.fingerprint[:16],
         "tokens_per_image": job.model.shape.seq_len,
         "codebook_size": job.model.shape.codebook_size,
         "masks": f"{PAIRS} pairs for each image; {CLASSIFIER_MASKS} of half or more to classify",
-        "classified": job.classified,
+        "classified": job.num_classified,
         "checkpoint": {"file": job.model.path.name, "fingerprint": model.fingerprint},
         "tokenizer": model.tokenizer.fingerprint,
         "seed": job.seed,
@@ -179,7 +179,7 @@ def _write_picture(job: LikelihoodJob, chosen: np.ndarray, odd: np.ndarray) -> N
     order = np.abs(odd).argsort()
     columns = min(GRID_COLUMNS, len(chosen))
     shown = chosen[np.concatenate([order[::-1][:columns], order[:columns]])]
-    pixels = [pixels_of(job.images, int(index)) for index in shown]
+    pixels = [image_at(job.images, int(index)) for index in shown]
     path = job.result.with_suffix(".png")
     make_folder(path.parent)
     save_grid(path, pixels, columns=columns)

@@ -16,7 +16,7 @@ from typing import Any
 from commands import kinds
 from data.datasets import DATASETS
 from data.spec import FITS, RESIZES, VIEWS, Preparation
-from metrics.better import BETTER, FEATURES, PROTOCOLS
+from metrics.better import BETTER, FEATURES, PROTOCOL_NAMES
 from models.maskbit.config import BitTokenizerConfig
 from models.maskgit.config import TransformerConfig
 from models.sampling import CHOICES, SamplingConfig
@@ -468,7 +468,7 @@ MEASURING = (
           "a file of statistics of ADM, EDM, EDM2, MAR, MaskBit, clean-fid or Halton MaskGIT"),
     judge("protocol", str, "NAME",
           "measure like another program, to compare with its published scores: ADM's evaluator, "
-          "EDM2, clean-fid; or like this program", default="ours", choices=PROTOCOLS),
+          "EDM2, clean-fid; or like this program", default="ours", choices=PROTOCOL_NAMES),
     row("write_reference", kinds.path, "FILE",
         "also write the statistics of the real images, for other programs: .npz (ADM) or .pkl"),
     judge("feature_net", kinds.checkpoint, "FILE",

@@ -128,8 +128,10 @@ def _load(request: Request, path: Path) -> OpenModel:
     return OpenModel(
         path,
         model,
-        validation=lambda: data.open("validation"),
-        training=lambda: find_tokens(data.cache_folder, source.dataset, "train", codes, classes),
+        validation_images=lambda: data.open("validation"),
+        training_tokens=lambda: find_tokens(
+            data.cache_folder, source.dataset, "train", codes, classes
+        ),
     )
 
 

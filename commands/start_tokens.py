@@ -17,7 +17,7 @@ MOST_BYTES = 16 << 20  # of the file
 
 
 @dataclass(frozen=True)
-class Start:
+class StartTokens:
     """What the file holds: the number of steps that are done, and tokens, None for hidden ones."""
 
     steps: int
@@ -33,10 +33,10 @@ def with_start_tokens(line: CommandLine, generation: Generation) -> Generation:
     if line.start_tokens is None:
         return generation
     path, shape, series = Path(line.start_tokens), generation.model.shape, generation.series
-    start: Start | None
+    start: StartTokens | None
     try:
         with path.open("rb") as file:
-            start = from_plain(Start, json.loads(file.read(MOST_BYTES)))
+            start = from_plain(StartTokens, json.loads(file.read(MOST_BYTES)))
     except OSError as error:
         raise FieldError("start_tokens", path, error.strerror or str(error)) from error
     except (ValueError, RecursionError):

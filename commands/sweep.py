@@ -44,12 +44,12 @@ class SweepJob:
     """A grid to measure.
 
     Attributes:
-        grid: the same images with each combination of settings.
+        generations: the same images with each combination of settings.
         kept_by: the score that chooses the best settings, which the checkpoint will hold; None
             writes none.
     """
 
-    grid: list[Generation]
+    generations: list[Generation]
     judge: JudgeSource
     folder: Path
     kept_by: str | None
@@ -86,28 +86,28 @@ def resolve(request: Request) -> SweepJob:
 
 def describe(job: SweepJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
-    first, *_ = job.grid
+    first, *_ = job.generations
     return {
         **describe_model(first.model),
-        "combinations": f"{len(job.grid)} of {len(first.series.labels)} images",
-        "grid": "; ".join(changed_options(one.series.sampling) for one in job.grid),
+        "combinations": f"{len(job.generations)} of {len(first.series.labels)} images",
+        "grid": "; ".join(changed_options(one.series.sampling) for one in job.generations),
     }
 
 
 def run(job: SweepJob) -> None:
     """Score the combinations that are not in the table yet, and print every row."""
     # The table belongs to one protocol, and to one job at a time.
-    count = len(job.grid[0].series.labels)
+    count = len(job.generations[0].series.labels)
     judge = job.judge.open()
-    protocol = {**judge.protocol(count), **job.grid[0].protocol()}
+    protocol = {**judge.protocol(count), **job.generations[0].protocol()}
     folder = make_folder(job.folder)
     busy = f"another job is measuring a grid in {folder}; choose another --run_name"
     with exclusive_lock(folder / ".lock", busy):
         table = SweepTable(folder, protocol, option_values(SamplingConfig()))
-        log.info("%d combinations of %d images each", len(job.grid), count)
-        for number, generation in enumerate(job.grid, start=1):
+        log.info("%d combinations of %d images each", len(job.generations), count)
+        for number, generation in enumerate(job.generations, start=1):
             values = option_values(generation.series.sampling)
-            title = f"combination {number} of {len(job.grid)}"
+            title = f"combination {number} of {len(job.generations)}"
             if table.find(values) is None:
                 start, made_in = time.monotonic(), [0.0]
                 made = _timed(generation.blocks(rounding=job.judge.how.rounding), made_in)
@@ -130,7 +130,7 @@ def _keep_best(job: SweepJob, table: SweepTable, protocol: Mapping[str, Any]) ->
     # The table is a file, so its values are checked like those of a command line.
     names = options_of(SamplingConfig).values()
     values = {name: parse_value(name, row[name]) if row[name] else None for name in names}
-    first, *_ = job.grid
+    first, *_ = job.generations
     sampling, model = changed(first.series.sampling, values), first.model
     sampling.validate_for(model.shape)
     scores = {name: float(text) for name, text in row.items() if text and name not in names}

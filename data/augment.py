@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Change:
+class Augmentation:
     """A part of an image, and factors on its colors.
 
     Attributes:
@@ -53,11 +53,11 @@ class Change:
         return np.rint(255 * bend.clip(0, 1)).astype(np.uint8)
 
 
-def drawn_change(seed: int, name: str, number: int) -> Change:
+def drawn_augmentation(seed: int, name: str, number: int) -> Augmentation:
     """Draw the change that makes a copy of an image."""
     digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
     draw = rng(seed, "augment", int.from_bytes(digest, "little"), number)
     side = draw.uniform(SMALLEST_PART, 1)
     left, top = draw.uniform(0, 1, 2)
     gains = np.exp(draw.uniform(-GAIN, GAIN, 3))
-    return Change(float(side), float(left), float(top), *map(float, gains))
+    return Augmentation(float(side), float(left), float(top), *map(float, gains))

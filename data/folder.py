@@ -30,9 +30,9 @@ from data.tree import (
     Tree,
     class_of,
     described,
-    entries,
     folders_in,
     is_image,
+    list_folder,
     walk,
 )
 from data.user_files import FileError
@@ -150,7 +150,7 @@ def _unwrapped(folder: Path) -> Path:
         inner = folders_in(folder)
         if len(inner) != 1 or inner[0].lower() in TRAIN or not folders_in(folder / inner[0]):
             break
-        if any(is_image(entry.name) for entry in entries(folder)):
+        if any(is_image(entry.name) for entry in list_folder(folder)):
             break
         folder /= inner[0]
     return folder

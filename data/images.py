@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.augment import Box, Change, drawn_change
+from data.augment import Augmentation, Box, drawn_augmentation
 from data.deep_pixels import Ranges
 from data.image_file import load_image
 from data.spec import AS_IT_IS, Preparation
@@ -107,14 +107,14 @@ class ImageDataset(Dataset):
         pixels = np.ascontiguousarray(np.stack(shown).transpose(0, 3, 1, 2))
         return torch.from_numpy(pixels), _plain_label(label)
 
-    def _change(self, index: int, number: int) -> Change | None:
+    def _change(self, index: int, number: int) -> Augmentation | None:
         """Return the change that makes a copy of an image; None for the image itself.
 
         It depends on the name of the image's file, so that added files do not change other images.
         """
         if number == 0:
             return None
-        return drawn_change(self.preparation.seed, self.name_of(index) or str(index), number)
+        return drawn_augmentation(self.preparation.seed, self.name_of(index) or str(index), number)
 
     def name_of(self, index: int) -> str | None:
         """Return the path of an image in the dataset; None if it is not a file of its own."""
@@ -216,7 +216,7 @@ def to_array(
     size: Written,
     channels: int,
     how: Preparation = AS_IT_IS,
-    change: Change | None = None,
+    change: Augmentation | None = None,
 ) -> np.ndarray:
     """Give an image the shape of a size, and resize it.
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import chain, takewhile
 from pathlib import Path
 
-from data.tree import SUFFIXES, Tree, class_of, entries
+from data.tree import SUFFIXES, Tree, class_of, list_folder
 from data.user_files import FileError, check_regular, reading
 from utils.errors import UserError, named
 from utils.progress import log_once
@@ -155,7 +155,7 @@ def _class_of_rows(
 def _tables(folder: Path) -> list[Path]:
     """List the tables of a folder: those of metadata first, and short names before long ones."""
     kinds = ("metadata", "labels", "train")
-    names = [e.name for e in entries(folder) if TABLE.fullmatch(e.name) and e.is_file()]
+    names = [e.name for e in list_folder(folder) if TABLE.fullmatch(e.name) and e.is_file()]
     names.sort(key=lambda name: ([kind not in name.lower() for kind in kinds], len(name), name))
     return [folder / name for name in names]
 

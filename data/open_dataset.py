@@ -9,7 +9,7 @@ from data.file_names import medmnist_file
 from data.images import FileImages, ImageDataset, Source
 from data.spec import AS_IT_IS, VIEWS, DatasetSpec, Preparation, Reader, Split
 from data.token_set import wrong_label
-from data.tree import entries, is_litter
+from data.tree import is_litter, list_folder
 from data.user_files import FileError
 from utils.errors import UserError, named, one_line
 from utils.size import Written, size_of
@@ -141,7 +141,7 @@ def _reason(error: FileNotFoundError) -> str:
         return one_line(error, length=1000)
     path = Path(error.filename)
     place = next((folder for folder in path.parents if folder.is_dir()), Path())
-    names = named(entry.name for entry in entries(place) if not is_litter(entry.name))
+    names = named(entry.name for entry in list_folder(place) if not is_litter(entry.name))
     return f"{path} is missing ({place} has {names or 'no files'})"
 
 

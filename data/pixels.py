@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, ImagePalette
 
 from data.deep_pixels import Deep, SetOfRanges, bands, checked_visible, eight_bits
 
-MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
+PILLOW_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 """Modes of Pillow that have 8 bits or less; LAB and HSV are refused."""
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -54,7 +54,7 @@ def decode(image: ImageFile.ImageFile, again: Opener) -> Image.Image | Deep:
         _check_tiff(image, tags, raw)
     if image.format == "JPEG2000":
         _check_jpeg_2000(image)
-    if image.mode not in MODES and not image.mode.startswith(("I", "F")):
+    if image.mode not in PILLOW_MODES and not image.mode.startswith(("I", "F")):
         raise ValueError(f"its colors are in the space {image.mode}, which is not read")
     _mend_transparent_color(image, raw)
     if raw.startswith(("RGB", "LA")) and raw != "RGB;R" and (";16" in raw):
@@ -62,7 +62,7 @@ def decode(image: ImageFile.ImageFile, again: Opener) -> Image.Image | Deep:
     white_is_zero = bool(tags) and tags.get(PHOTOMETRIC, 0) == WHITE_IS_ZERO
     signed = tags.get(KIND) == SIGNED
     shown = _upright(image)
-    if image.mode in MODES and not signed:
+    if image.mode in PILLOW_MODES and not signed:
         return shown
     values = np.asarray(shown)
     if image.format == "PPM" and image.mode == "I" and raw != "I;16B":

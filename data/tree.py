@@ -91,7 +91,7 @@ class _Walk:
         while waiting or self._folder_links:
             place = waiting.pop() if waiting else self._folder_links.pop(0)
             if self._is_new(place):
-                for entry in entries(place):
+                for entry in list_folder(place):
                     if self._take(entry):
                         waiting.append(entry.path)
         self._names += [link for link in self._file_links if self._is_new(link)]
@@ -132,7 +132,7 @@ class _Walk:
         return True
 
 
-def entries(folder: str | Path) -> list[os.DirEntry]:
+def list_folder(folder: str | Path) -> list[os.DirEntry]:
     """List a folder, sorted by name.
 
     Raises:
@@ -152,7 +152,7 @@ def folders_in(folder: Path) -> list[str]:
     """List the names of the sub-folders that may hold data, sorted."""
     return [
         entry.name
-        for entry in entries(folder)
+        for entry in list_folder(folder)
         if not is_litter(entry.name) and Path(entry.path).is_dir()
     ]
 

@@ -17,7 +17,7 @@ from torchvision.datasets.utils import check_integrity, download_and_extract_arc
 from torchvision.models import ResNet50_Weights
 
 from data.images import FileImages, Source
-from data.tree import class_of, described, entries, folders_in, is_image, walk
+from data.tree import class_of, described, folders_in, is_image, list_folder, walk
 from data.user_files import (
     FileError,
     below,
@@ -379,5 +379,6 @@ def _wnids(folder: Path) -> list[str]:
     return [
         name
         for name in folders_in(folder)
-        if WNID.fullmatch(name) and any(is_image(entry.name) for entry in entries(folder / name))
+        if WNID.fullmatch(name)
+        and any(is_image(entry.name) for entry in list_folder(folder / name))
     ]

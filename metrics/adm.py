@@ -67,7 +67,7 @@ METRICS: dict[str, Metric] = {
 
 
 def settings(generated: int, real: FeatureSet) -> dict[str, str]:
-    """Describe the settings of the metrics; arguments as in `metrics.scores.protocol`."""
+    """Describe the settings of the metrics; arguments as in `metrics.scores.settings`."""
     sides = "" if real.kept is None else f", {len(real.kept)} real against {generated} images"
     return {
         "precision_recall": f"{NEIGHBORS} neighbours{sides}, distances in float32",

@@ -15,6 +15,6 @@ BETTER: dict[str, Callable[..., Any]] = {  # picks the best of several scores
     "class_accuracy": max,
 }
 
-PROTOCOLS = ("ours", "adm", "edm2", "clean")  # the keys of metrics.protocols.PROTOCOLS
+PROTOCOL_NAMES = ("ours", "adm", "edm2", "clean")  # the keys of metrics.protocols.PROTOCOLS
 FEATURES = ("inception", "dinov2", "dinov2-pil")
 """Kinds of features: Inception's, and DINOv2's with the two ways to resize of metrics.dinov2."""

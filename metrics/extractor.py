@@ -21,7 +21,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
     FeatureExtractorInceptionV3,
 )
 
-from utils.device import fetch, send
+from utils.device import copy_to_host, send
 from utils.errors import UserError, is_out_of_memory, one_line
 from utils.files import file_digest, read_with_digest
 
@@ -103,7 +103,7 @@ class Extractor:
         found = Features(*result[:3]) if isinstance(result, tuple | list) else Features(result)
         for tensor in found:
             self._check_shape(tensor, len(images))
-        copies = [None if tensor is None else fetch(tensor) for tensor in found]
+        copies = [None if tensor is None else copy_to_host(tensor) for tensor in found]
 
         def read() -> Features:
             on_host = Features._make(None if wait is None else wait() for wait in copies)

@@ -24,16 +24,16 @@ class Judge:
     """Scores images against a set of real ones, with the features of one extractor.
 
     Attributes:
-        about: what the real images are.
+        reference: what the real images are.
         real: features of the real images.
-        classes: number of classes of the dataset; None if unknown.
+        num_classes: number of classes of the dataset; None if unknown.
         how: how to measure, a row of PROTOCOLS.
     """
 
     extractor: Extractor
-    about: Reference
+    reference: Reference
     real: FeatureSet
-    classes: int | None
+    num_classes: int | None
     how: Protocol
 
     def score(self, blocks: Blocks, count: int, title: str) -> dict[str, float]:
@@ -69,7 +69,7 @@ class Judge:
         self._note_missing(labels)
         logits = generated.logits
         # Labels with two axes, for several findings, do not name a single class.
-        if logits is not None and logits.shape[1] == self.classes and labels.ndim == 1:
+        if logits is not None and logits.shape[1] == self.num_classes and labels.ndim == 1:
             generated = replace(generated, labels=labels)
         return generated
 
@@ -88,10 +88,10 @@ class Judge:
     def protocol(self, count: int) -> dict[str, Any]:
         """Describe what is needed to compare the scores of `count` images with others."""
         return {
-            "basis": f"{self.how.name}, {self.about.name}",
+            "basis": f"{self.how.name}, {self.reference.name}",
             "protocol": f"{self.how.name}, as {self.how.program}",
             "images": count,
-            "reference": dict(self.about.facts),
+            "reference": dict(self.reference.facts),
             "extractor": {
                 "name": self.extractor.name,
                 "sha256": self.extractor.digest,
@@ -107,9 +107,9 @@ class Judge:
 
     def _note_missing(self, labels: np.ndarray) -> None:
         """Warn if the images have labels, but not of all classes of the dataset."""
-        if self.classes is None or labels.ndim != 1:
+        if self.num_classes is None or labels.ndim != 1:
             return
-        found = np.unique(labels[(labels >= 0) & (labels < self.classes)])
-        if 0 < len(found) < self.classes:
-            missing, classes = self.classes - len(found), self.classes
+        found = np.unique(labels[(labels >= 0) & (labels < self.num_classes)])
+        if 0 < len(found) < self.num_classes:
+            missing, classes = self.num_classes - len(found), self.num_classes
             log.warning("%d of %d classes have no image, which raises FID", missing, classes)

@@ -51,7 +51,7 @@ _TABLE = (
         name="ours",
         program="this program and torch-fidelity",
         metrics=None,
-        settings=scores.protocol,
+        settings=scores.settings,
         with_dinov2=True,
         takes_any=True,
     ),

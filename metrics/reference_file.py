@@ -49,7 +49,7 @@ class ReferenceFile:
         statistics: mean float64 (D,) and covariance float64 (D, D); None if there are none.
         spatial: the same of the spatial features.
         features: float (N, D); None if there are none.
-        images: N, H, W, C of the images `arr_0`; None if there are none.
+        images_shape: N, H, W, C of the images `arr_0`; None if there are none.
         count: the number of images behind the statistics; None if the file does not say it.
     """
 
@@ -59,7 +59,7 @@ class ReferenceFile:
     statistics: tuple[Tensor, Tensor] | None
     spatial: tuple[Tensor, Tensor] | None
     features: Tensor | None
-    images: tuple[int, int, int, int] | None
+    images_shape: tuple[int, int, int, int] | None
     count: int | None
 
     def error(self, reason: str) -> FieldError:

@@ -80,8 +80,8 @@ def file_features(
         collector = FeatureCollector(len(file.features), protocol.keeps_all)
         collector.add(file.features)
         found = collector.result()
-    elif file.images is not None:
-        count, height, width, _ = file.images
+    elif file.images_shape is not None:
+        count, height, width, _ = file.images_shape
         if (height, width) != size:
             raise file.error(f"its images do not have the {size_text(size)} pixels of the others")
         about = _reference_of(file, file.count or count)

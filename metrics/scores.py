@@ -62,7 +62,7 @@ def limits(generated: FeatureSet, real: FeatureSet) -> list[str]:
     return said
 
 
-def protocol(generated: int, real: FeatureSet) -> dict[str, str]:
+def settings(generated: int, real: FeatureSet) -> dict[str, str]:
     """Describe the settings of each metric, for a number of generated images and the real ones."""
     parts = {"inception_score": f"{IS_SPLITS} parts"}
     if real.kept is None:
@@ -76,7 +76,7 @@ def protocol(generated: int, real: FeatureSet) -> dict[str, str]:
 
 
 def kernel_settings(generated: int, real: FeatureSet) -> dict[str, str]:
-    """Describe the settings of KID; arguments as in `protocol`."""
+    """Describe the settings of KID; arguments as in `settings`."""
     if real.kept is None:
         return {}
     subset = min(KID_SUBSET_SIZE, generated, len(real.kept))

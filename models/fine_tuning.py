@@ -91,7 +91,7 @@ def same_classes(old: Sequence[str], new: Sequence[str]) -> tuple[int | None, ..
 
 
 @dataclass(frozen=True)
-class Start:
+class StartWeights:
     """The weights that a new network takes from a trained one.
 
     Attributes:
@@ -123,7 +123,7 @@ def start_from(
     found: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
     carry: Callable[[str, Tensor], Tensor] = lambda _name, weight: weight,
-) -> Start:
+) -> StartWeights:
     """Choose the weights that a new network takes.
 
     Args:
@@ -138,7 +138,7 @@ def start_from(
         if name in expected and weight.shape == expected[name].shape
     }
     total = sum(weight.numel() for weight in expected.values())
-    return Start(
+    return StartWeights(
         weights=fits,
         fitted=tuple(name for name in fits if not torch.equal(fits[name], found[name])),
         new=tuple(name for name in expected if name not in fits),

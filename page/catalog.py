@@ -24,15 +24,15 @@ class OpenModel:
     """A model in memory.
 
     Attributes:
-        validation: opens the validation split of its dataset, at its size.
-        training: opens the tokens of the images that it was trained on; None if they are not here.
+        validation_images: opens the validation split of its dataset, at its size.
+        training_tokens: opens those that it was trained on; None if they are not here.
         version: of the file; the catalog knows it.
     """
 
     path: Path
     model: Model
-    validation: Callable[[], ImageDataset]
-    training: Callable[[], TokenSet | None]
+    validation_images: Callable[[], ImageDataset]
+    training_tokens: Callable[[], TokenSet | None]
     version: str = ""
 
     def describe(self, form: CommandForm) -> dict[str, Any]:

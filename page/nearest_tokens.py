@@ -30,7 +30,7 @@ def show_nearest(opened: OpenModel, tokens: np.ndarray) -> dict[str, Any]:
     Raises:
         UserError: if the tokens of the training images are not on this machine.
     """
-    training = opened.training()
+    training = opened.training_tokens()
     if training is None:
         raise RequestError("the tokens of this model's training images are not here", 404)
     images, views, same = nearest_in_tokens(tokens, training, SHOWN)

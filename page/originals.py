@@ -65,7 +65,7 @@ def read_original(values: Json, opened: OpenModel) -> tuple[np.ndarray, str]:
     """
     model = opened.model
     if "validation" in values:
-        split = opened.validation()
+        split = opened.validation_images()
         index = whole_number(values, "validation", 0, len(split) - 1)
         return split[index][0].permute(1, 2, 0).numpy(), f"{model.dataset}:{index}"
     height, width = model.tokenizer.image_size
@@ -91,7 +91,7 @@ def show_tokens(values: Json, opened: OpenModel) -> dict[str, Any]:
 
 def show_validation(opened: OpenModel, index: int) -> dict[str, Any]:
     """Return an image of the validation split for the page, with its class if it has one."""
-    split = opened.validation()
+    split = opened.validation_images()
     if not 0 <= index < len(split):
         raise RequestError(f"the validation split has the images 0 to {len(split) - 1}", 404)
     image, label = split[index]

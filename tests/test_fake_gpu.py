@@ -34,7 +34,7 @@ from utils.device import (
     check_works,
     choose_device,
     choose_precision,
-    fetch,
+    copy_to_host,
     send,
     set_up_device,
     settings_of_torch_kept,
@@ -219,7 +219,7 @@ def test_the_features_of_images_come_to_the_host(on_fake_gpu):
     read = extractor.start(np.zeros((4, 8, 8, 1), np.uint8))
     with pytest.raises(DataDependentOutputException):  # they have no values that could be finite
         read()
-    assert fetch(net(torch.zeros(4, 3, 8, 8, device=GPU)))().device.type == "cpu"
+    assert copy_to_host(net(torch.zeros(4, 3, 8, 8, device=GPU)))().device.type == "cpu"
 
 
 @pytest.mark.parametrize(("grad_accum", "precision"), [(1, FP32), (2, BF16)])

@@ -20,7 +20,7 @@ from training.config import LoopConfig
 from training.meter import Meter
 from training.pace import LEAST_CHANGE, MARGIN, Pace, measured_pace
 from training.run_folder import RunFolder
-from training.stage import Position, Stage, load_state, publish, run_length, save_state
+from training.stage import Position, Stage, load_state, publish_checkpoint, run_length, save_state
 from training.tracking import Tracker
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
@@ -322,7 +322,7 @@ class Loop:
 
     def _publish(self, keep: int = 0) -> None:
         """Write checkpoint and preview; `keep` as in `publish`."""
-        publish(self.stage, self.run, self.position, self.config, keep)
+        publish_checkpoint(self.stage, self.run, self.position, self.config, keep)
         picture = self.run.preview(self.stage.name, self.position.step)
         self.stage.preview(picture)
         if self.stage.previews_are_generated:
@@ -357,7 +357,7 @@ class Loop:
             if self.processes.is_main:
                 self._save_state()
                 if signal_number:
-                    publish(self.stage, self.run, self.position, self.config)
+                    publish_checkpoint(self.stage, self.run, self.position, self.config)
                 elif overdue:
                     self._publish()
             self.processes.wait()

@@ -17,7 +17,7 @@ from training.stage import (
     Stage,
     load_position,
     load_state,
-    publish,
+    publish_checkpoint,
     run_length,
     save_state,
 )
@@ -215,7 +215,7 @@ def _mend_checkpoint(stage: Stage, run: RunFolder, position: Position, config: L
         load_checkpoint(run.published(stage.name), stage.kind)
     except UserError as error:
         log.warning("%s; it is written again from the saved state", error)
-        publish(stage, run, position, config)
+        publish_checkpoint(stage, run, position, config)
 
 
 def check_alone(run: RunFolder, stage: str) -> None:

@@ -157,7 +157,7 @@ def save_state(stage: Stage, run: RunFolder, position: Position) -> None:
     save_checkpoint(run.resume_state(stage.name), f"{stage.name}-resume", contents)
 
 
-def publish(
+def publish_checkpoint(
     stage: Stage, run: RunFolder, position: Position, config: LoopConfig, keep: int = 0
 ) -> None:
     """Write the checkpoint, and keep the last `keep` ones with their step in the name.

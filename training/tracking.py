@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from utils.errors import failures_of, one_line
 from utils.files import write_text_atomic
 from utils.links import open_own
-from utils.records import finite, read_lines, record_line
+from utils.records import finite, read_record_lines, record_line
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: if the file cannot be read.
     """
-    rows, unreadable = read_lines(path, is_row)
+    rows, unreadable = read_record_lines(path, is_row)
     if unreadable:
         log.warning("%s: %d line(s) cannot be read and are left out", path, unreadable)
     return rows

@@ -256,7 +256,7 @@ def send(values: Tensor | np.ndarray, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
-def fetch(tensor: Tensor) -> Callable[[], Tensor]:
+def copy_to_host(tensor: Tensor) -> Callable[[], Tensor]:
     """Begin to copy a tensor to the host; the function that is returned waits for the copy.
 
     On CUDA the program can go on in between, and the device does not wait for it.

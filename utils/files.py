@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeVar
 from filelock import FileLock, Timeout
 
 from utils.errors import UserError, failures_of
-from utils.links import FOREIGN_LINK, check_regular, follow, open_own
+from utils.links import FOREIGN_LINK, check_replaceable, follow, open_own
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     partial = target.with_name(f".{target.name}.{ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        check_regular(target)
+        check_replaceable(target)
         _clean_once(target.parent)
         with open_own(partial, "xb") as file:
             yield file

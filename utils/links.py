@@ -40,7 +40,7 @@ def open_own(path: Path, mode: str) -> BinaryIO:
     return cast(BinaryIO, open(follow(path), mode, opener=_open_regular))
 
 
-def check_regular(file: Path | int) -> None:
+def check_replaceable(file: Path | int) -> None:
     """Refuse a folder, a device or a pipe. A link and a missing file may be replaced.
 
     Raises:
@@ -62,7 +62,7 @@ def _open_regular(name: str, flags: int) -> int:
             raise OSError(error.errno, FOREIGN_LINK, name) from error
         raise
     try:
-        check_regular(descriptor)
+        check_replaceable(descriptor)
     except OSError:
         os.close(descriptor)
         raise

@@ -81,7 +81,7 @@ def record_line(value: Mapping[str, Any]) -> str:
     return json.dumps({**value, CHECKSUM: checksum(value)}) + "\n"
 
 
-def read_lines(
+def read_record_lines(
     path: Path, is_valid: Callable[[dict[str, Any]], bool]
 ) -> tuple[list[dict[str, Any]], int]:
     """Read lines of `record_line`.

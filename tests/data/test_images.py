@@ -162,7 +162,7 @@ def test_resizing_agrees_with_torchvision(width, height, size):
     assert np.abs(ours - np.asarray(theirs)).max() <= 255 / min(width, height, size)
 
 
-def test_the_centre_is_kept():
+def test_the_center_is_kept():
     image = Image.new("L", (40, 20), 0)
     image.paste(200, (10, 0, 30, 20))
     assert (to_tensor(image, 10, 1)[0, :, 1:-1] == 200).all()  # the filter blurs the border

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.augment import Change
+from data.augment import Augmentation
 from data.batches import training_batches
 from data.image_file import load_image
 from data.images import flip_view, to_array
@@ -134,10 +134,10 @@ def test_added_images_do_not_change_the_copies_of_others(folder):
 
 def test_a_change_of_nothing_changes_nothing_and_keeps_black_and_white():
     levels = np.random.default_rng(0).integers(0, 256, (5, 5, 3), np.uint8)
-    nothing = Change(side=1, left=0.3, top=0.7, brightness=1, contrast=1, saturation=1)
+    nothing = Augmentation(side=1, left=0.3, top=0.7, brightness=1, contrast=1, saturation=1)
     assert (nothing.recolored(levels) == levels).all()
     assert nothing.part_of((0, 0, 10, 20)) == (0, 0, 10, 20)
-    strong = Change(side=0.5, left=1, top=0, brightness=1.2, contrast=0.8, saturation=1.2)
+    strong = Augmentation(side=0.5, left=1, top=0, brightness=1.2, contrast=0.8, saturation=1.2)
     assert strong.part_of((0, 0, 10, 20)) == (5, 0, 10, 10)
     ends = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
     assert (strong.recolored(ends) == ends).all()

@@ -236,7 +236,7 @@ def flip(
     import crash
 
     from training.tracking import is_row
-    from utils.records import read_lines
+    from utils.records import read_record_lines
 
     stopped = folder.with_name("stopped")
     expected, calls = straight
@@ -269,7 +269,7 @@ def flip(
             assert told.count("MaskGIT.py: error: ") == 1, what
             return "refused"
         if untouched:
-            assert read_lines(file, is_row)[1] == 1, what
+            assert read_record_lines(file, is_row)[1] == 1, what
             content[at] ^= 1 << bit
             file.write_bytes(bytes(content))
             check_result(work, folder, expected, what)

@@ -198,5 +198,5 @@ def test_pixels_are_rounded_as_each_program_does():
 
 
 def test_the_command_line_knows_all_protocols():
-    assert tuple(PROTOCOLS) == better.PROTOCOLS
+    assert tuple(PROTOCOLS) == better.PROTOCOL_NAMES
     assert {row.rounding for row in PROTOCOLS.values()} <= ROUNDINGS.keys()

@@ -82,7 +82,7 @@ def test_statistics_are_read_as_they_are(tmp_path, name, dtype):
         assert array.dtype == torch.float64
         np.testing.assert_array_equal(array.numpy(), expected)
     assert found.count == (77 if "edm2" in name else None)
-    assert found.images == ((12, 8, 8, 3) if "adm" in name else None)
+    assert found.images_shape == ((12, 8, 8, 3) if "adm" in name else None)
     assert (found.spatial is None) == ("adm" not in name)
     assert "(6,)" in found.holds
 

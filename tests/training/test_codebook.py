@@ -62,7 +62,7 @@ def test_the_codebook_loss_pulls_both_sides() -> None:
     torch.testing.assert_close(vectors.grad, -COMMITMENT * apart)
 
 
-def test_half_precision_is_quantised_in_float32() -> None:
+def test_half_precision_is_quantized_in_float32() -> None:
     quantizer = make_quantizer()
     vectors = vectors_like(2, 4, 3, 3)
     with torch.autocast("cpu", torch.bfloat16):

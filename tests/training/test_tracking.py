@@ -23,7 +23,7 @@ from training.tracking import (
     WandbTracker,
     wandb_obstacle,
 )
-from utils.records import read_lines
+from utils.records import read_record_lines
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_without_wandb_it_is_not_even_imported(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     path = RunFolder(tmp_path, "toy").metrics("vqgan")
-    assert read_lines(path, bool) == ([{"step": 1, "loss": 1.0}], 0)
+    assert read_record_lines(path, bool) == ([{"step": 1, "loss": 1.0}], 0)
 
 
 def test_training_with_no_wandb_leaves_no_trace(trained):
@@ -148,7 +148,7 @@ def test_a_wandb_that_cannot_be_imported_stops_nothing(monkeypatch, tmp_path):
     tracker.log({"loss": 1.0}, 1)
     tracker.log_image("samples", tmp_path / "absent.png", 1)
     tracker.close()
-    assert read_lines(tmp_path / "m.jsonl", bool) == ([{"step": 1, "loss": 1.0}], 0)
+    assert read_record_lines(tmp_path / "m.jsonl", bool) == ([{"step": 1, "loss": 1.0}], 0)
 
 
 @pytest.mark.parametrize("unreachable", [{"online"}, {"online", "offline"}, set()])
@@ -180,7 +180,7 @@ def test_whatever_wandb_raises_the_numbers_are_kept(monkeypatch, tmp_path, caplo
 
 
 def rows_of(path):
-    return [(row["step"], row["loss"]) for row in read_lines(path, bool)[0]]
+    return [(row["step"], row["loss"]) for row in read_record_lines(path, bool)[0]]
 
 
 def three_rows(path):
@@ -229,7 +229,7 @@ def test_lines_of_the_version_before_are_kept(tmp_path):
 def test_a_number_that_is_not_finite_is_left_out(tmp_path):
     path = tmp_path / "m.jsonl"
     MetricsFile(path, 0).log({"samples/fid": math.inf, "samples/kid": math.nan, "loss": 0.5}, 1)
-    assert read_lines(path, bool)[0] == [{"step": 1, "loss": 0.5}]
+    assert read_record_lines(path, bool)[0] == [{"step": 1, "loss": 0.5}]
 
 
 def test_the_rows_are_on_the_disk_before_a_state_counts_them(tmp_path, monkeypatch):
