@@ -44,11 +44,11 @@ class Times:
 
     def show(self, title: str) -> str:
         """Write the medians and the slowest twentieth."""
-        told = [f"{title}: {len(self.first)} requests"]
+        said = [f"{title}: {len(self.first)} requests"]
         for name, values in (("first picture", self.first), ("between steps", self.between)):
             slow = statistics.quantiles(values, n=20)[-1]
-            told.append(f"{name} {1e3 * statistics.median(values):.0f} ms (95 %: {1e3 * slow:.0f})")
-        return ", ".join(told)
+            said.append(f"{name} {1e3 * statistics.median(values):.0f} ms (95 %: {1e3 * slow:.0f})")
+        return ", ".join(said)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from data.publish import claim, new_folder, publish
 from models.cells import check_cells, composite, hidden_cells
 from models.labels import label_without_class
 from utils.errors import FieldError, UserError
-from utils.pictures import hatch_hidden, save_grid
+from utils.pictures import hatch_cells, save_grid
 from utils.progress import log_written
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def run(job: EditJob) -> None:
     # Write every variant to a file, and the first ones to a grid. Then replace earlier results.
     with claim(job.folder, "editing"):
         made = new_folder(job.folder)
-        shown = [job.original, hatch_hidden(job.original[None], hidden[None])[0]]
+        shown = [job.original, hatch_cells(job.original[None], hidden[None])[0]]
         for images, _ in write_pngs(made / "images", blocks()):
             shown.extend(images[: max(0, MAX_SHOWN - len(shown))])
         save_grid(made / "grid.png", shown, columns=GRID_COLUMNS)

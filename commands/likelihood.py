@@ -93,7 +93,7 @@ def resolve_likelihood(request: Request) -> LikelihoodJob:
         split=split,
         data=data,
         num_images=count,
-        classified=line.classify,
+        num_classified=line.classify,
         seed=line.seed,
         batch_size=line.batch_size,
         machine=request.machine,

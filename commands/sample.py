@@ -16,7 +16,7 @@ from data.publish import BESIDE
 from models.cells import check_cells
 from models.labels import written_labels
 from page.form import Recipe
-from utils.pictures import hatch_hidden, save_film
+from utils.pictures import hatch_cells, save_film
 from utils.plain import to_plain
 from utils.progress import log_written
 
@@ -106,7 +106,7 @@ def save_steps(job: SampleJob, folder: Path) -> None:
     frames = [
         model.image_of(step)
         if job.film == "imagined" and not step.hidden.all()
-        else hatch_hidden(finished, step.hidden)
+        else hatch_cells(finished, step.hidden)
         for step in steps
     ]
     save_film(folder, frames)

@@ -186,18 +186,18 @@ def save_strips(path: Path, strips: Sequence[tuple[str, Path]]) -> None:
         sheet.save(file, "PNG")
 
 
-def hatch_hidden(images: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Draw a gray pattern over the cells with hidden tokens.
+def hatch_cells(images: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Draw a gray pattern over marked cells.
 
     Args:
         images: uint8 (B, H, W, C).
-        hidden: bool (B, h, w); h divides H and w divides W.
+        cells: bool (B, h, w); h divides H and w divides W.
 
     Returns:
         uint8 (B, H, W, C).
     """
     _, height, width, _ = images.shape
-    pixels = hidden.repeat(height // hidden.shape[1], 1).repeat(width // hidden.shape[2], 2)
+    pixels = cells.repeat(height // cells.shape[1], 1).repeat(width // cells.shape[2], 2)
     rows, columns = np.indices((height, width))
     pattern = np.where((rows + columns) % 4 == 0, 160, 96).astype(np.uint8)[..., None]
     return np.where(pixels[..., None], pattern, images)
