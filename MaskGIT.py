@@ -23,9 +23,13 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import UserError, errors_on_one_line
+if __name__ == "__main__":  # with -I, -P or PYTHONSAFEPATH Python does not look in this folder
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from utils.errors import UserError, counted, errors_on_one_line
 from utils.launch import read_launch
 from utils.signals import end_on_signals
 from utils.streams import draw_into_files, open_standard_streams
@@ -111,8 +115,9 @@ def train(job: TrainJob) -> None:
     from training import runs, transformer_stage
 
     machine, splits = job.machine, job.splits
-    counts = (job.config.num_classes, len(splits.train), len(splits.validation))
-    log.info("%d class(es), %d training images, %d validation images", *counts)
+    classes, images = counted(job.config.num_classes, "class"), len(splits.train)
+    validation = counted(len(splits.validation), "validation image")
+    log.info("%s, %s, %s", classes, counted(images, "training image"), validation)
 
     # The frozen tokenizer encodes every image once. A cache on disk keeps the tokens.
     tokenizer = job.tokenizer.open()
@@ -171,14 +176,12 @@ def sample(job: SampleJob) -> None:
         # Find the missing blocks. Blocks of other settings or of another model are deleted.
         block_size = min(series.block_size, len(labels))
         num_blocks = math.ceil(len(labels) / block_size)
-        missing = processes.from_main(lambda: blocks.missing(num_blocks))
-        if len(missing) < num_blocks:
-            log.info("sampling continues: %d of %d blocks are missing", len(missing), num_blocks)
+        missing = processes.from_main(lambda: blocks.missing(num_blocks, "sampling"))
 
         # Each process decodes its share of them: labels -> tokens, step by step -> images.
         own = missing[processes.rank :: processes.size]
-        with processes.together():  # the fastest waits for the slowest
-            decoded = generation.blocks(own)
+        with processes.together() as while_all_run:  # the fastest waits for the slowest
+            decoded = while_all_run(generation.blocks(own))
             write_blocks(blocks, own, (images for images, _ in decoded))
 
         # When all blocks are complete, the images are written; those of an earlier sampling go.

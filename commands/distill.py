@@ -29,7 +29,7 @@ from training.config import UPDATES_PER_EPOCH, DistillConfig
 from training.distillation import VALIDATION_BATCHES, DistillationStage, student_settings
 from training.runs import check_made_from
 from utils.checkpoint import contents_of, is_own_format, read_checkpoint
-from utils.errors import FieldError, UserError
+from utils.errors import FieldError, UserError, counted
 from utils.weights import count_parameters
 
 log = logging.getLogger(__name__)
@@ -147,10 +147,11 @@ def run(job: DistillJob) -> None:
 def describe(job: DistillJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
     parameters = count_parameters(job.teacher.open().transformer)
+    images = counted(job.training.batch_size, "image")
     return {
         **describe_model(job.teacher),
         "transformer": f"{parameters / 1e6:.2f} M parameters",
-        "steps": f"{job.loop.epochs * UPDATES_PER_EPOCH} of {job.training.batch_size} images",
+        "steps": f"{job.loop.epochs * UPDATES_PER_EPOCH} of {images}",
         "distillation takes": _cost(job),
         "disk": f"{4 * 9 * parameters / 1e6:.0f} MB of checkpoints",
         "student": job.run.model,

@@ -117,7 +117,7 @@ def run(job: EditJob) -> None:
     model, series = job.variants.model.open(), job.variants.series
     known, mask = model.known_tokens(job.original, job.mask, job.grow)
     hidden = known.hidden.reshape(model.tokenizer.grid).numpy()  # (h, w)
-    log.info("%d of %d tokens are regenerated", hidden.sum(), hidden.size)
+    log.info("regenerated tokens: %d of %d", hidden.sum(), hidden.size)
     series = series if series.known else replace(series, known=known)
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:

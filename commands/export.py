@@ -16,7 +16,7 @@ from models.family import TokenizerNetwork, Transformer
 from models.model import Model
 from models.open import family_of
 from utils.checkpoint import save_folder, torch_save
-from utils.errors import UserError, failures_of
+from utils.errors import UserError, counted, failures_of
 from utils.files import atomic_write, check_place, make_folder, temporary_folder, write_text_atomic
 from utils.not_a_checkpoint import ENDINGS
 from utils.progress import log_written
@@ -145,7 +145,8 @@ def _facts(model: Model) -> Iterator[str]:
     tokenizer, config = model.tokenizer, model.transformer.config
     size = f"{size_text(tokenizer.image_size)} pixels"
     yield "| | |\n| --- | --- |"
-    yield f"| images | {size}, {tokenizer.channels} channels, {config.num_classes} class(es) |"
+    of = counted(tokenizer.channels, "channel"), counted(config.num_classes, "class")
+    yield f"| images | {size}, {', '.join(of)} |"
     yield f"| transformer | {_network(model.transformer)}, {config.seq_len} tokens |"
     yield f"| tokenizer | {_network(tokenizer.network)}, {tokenizer.codebook_size:,} codes |"
     yield f"| usual sampling | {changed_options(model.usual)} |"

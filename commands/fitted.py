@@ -15,6 +15,7 @@ from commands.stages import STAGE_OPTIONS
 from data.datasets import OWN_IMAGES
 from models.open import family_asked_for
 from training.runs import read_config
+from utils.errors import counted
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def with_fitted_defaults(request: Request) -> CommandLine:
     values = {name: values[name] for name in values.keys() - line.given - decided}
     shown = " ".join(f"--{name} {values[name]}" for name in sorted(values))
     if shown:
-        log.info("defaults for %d images: %s", count, shown)
+        log.info("defaults for %s: %s", counted(count, "image"), shown)
     return line.replace(**values)
 
 

@@ -21,7 +21,7 @@ from models.labels import classes_in_turn, labels_in_turn
 from models.model import Model
 from models.sampling import SamplingConfig
 from models.shapes import TransformerShape
-from utils.errors import UserError
+from utils.errors import UserError, counted
 from utils.pictures import save_grid
 
 log = logging.getLogger(__name__)
@@ -175,14 +175,15 @@ def describe_model(source: ModelSource) -> dict[str, Any]:
     """Return what --dry_run prints about a model."""
     return {
         "model": source.path,
-        "trained on": f"{source.dataset}, {source.shape.num_classes} class(es)",
+        "trained on": f"{source.dataset}, {counted(source.shape.num_classes, 'class')}",
     }
 
 
 def log_plan(config: SamplingConfig, seq_len: int) -> None:
     """Log what decoding does at each step."""
     if config.num_steps > seq_len:
-        log.info("`num_steps` %d: an image has only %d tokens", config.num_steps, seq_len)
+        tokens = counted(seq_len, "token")
+        log.info("`num_steps` %d: an image has only %s", config.num_steps, tokens)
     plan = make_plan([seq_len], config)
     if config.guidance and not plan.guidance.any():
         log.warning("`guidance` %g: no step is guided; see `guidance_interval`", config.guidance)

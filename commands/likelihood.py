@@ -82,7 +82,7 @@ def resolve_likelihood(request: Request) -> LikelihoodJob:
         raise UserError(f"{model.path} was trained on other classes than those of {data.folder}")
     count = min(line.num_samples, len(images)) if "num_samples" in line.given else len(images)
     if count < 2:
-        raise UserError(f"{count} image is too few to measure a likelihood; at least 2 are needed")
+        raise UserError(f"too few images to measure a likelihood: {count}; at least 2 are needed")
     if line.classify > count:
         raise FieldError("classify", line.classify, f"only {count} images are measured")
     if line.classify and (len(names) < 2 or not isinstance(images[0][1], int)):

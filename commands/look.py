@@ -16,6 +16,7 @@ from data.problems import (
     problems_of_pixels,
 )
 from training.run_folder import RunFolder
+from utils.errors import counted
 from utils.files import make_folder
 from utils.pictures import save_grid
 from utils.progress import log_written
@@ -63,7 +64,8 @@ def run(job: LookJob) -> None:
     chosen = evenly(len(train), MOST_SHOWN)
     shown = [train[index][0].permute(1, 2, 0).numpy() for index in chosen]
     save_grid(job.run.contact_sheet, shown, SHEET_COLUMNS)
-    log_written(job.run.contact_sheet, f"{len(shown)} training images as the networks see them")
+    seen = counted(len(shown), "training image")
+    log_written(job.run.contact_sheet, f"what the networks see of {seen}")
 
 
 def log_short_look(train: ImageDataset, validation: ImageDataset) -> None:
@@ -75,11 +77,11 @@ def log_short_look(train: ImageDataset, validation: ImageDataset) -> None:
     if of_pixels:
         problems.append(f"of {len(looks)} seen, " + "; ".join(of_pixels))
     log.info(
-        "%d training images of %s pixels, %d to %d in a class, %d validation images: %s",
-        len(train),
+        "%s of %s pixels, %d to %d in a class, %s: %s",
+        counted(len(train), "training image"),
         size_text(train.size),
         min(counts),
         max(counts),
-        len(validation),
+        counted(len(validation), "validation image"),
         "; ".join(problems) + " (`look` says more)" if problems else "nothing odd in a short look",
     )

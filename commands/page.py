@@ -41,7 +41,7 @@ from page.run_reader import RunReader
 from page.safety import is_loopback, new_token
 from training.run_folder import RunFiles, RunFolder
 from training.runs import STAGES, read_config
-from utils.errors import UserError
+from utils.errors import UserError, counted
 from utils.pictures import png_texts
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,8 @@ def run(job: PageJob) -> None:
     token = None if is_loopback(job.host) else new_token()
     port = listening.getsockname()[1]
     host = f"[{job.host}]" if ":" in job.host else job.host
-    log.info("%d models, %d runs", len(job.catalog.files()), len(job.runs.described()))
+    models, runs = len(job.catalog.files()), len(job.runs.described())
+    log.info("%s, %s", counted(models, "model"), counted(runs, "run"))
     log.info("open http://%s:%d/%s", host, port, f"?token={token}" if token else "")
     log.info("Ctrl-C ends it; from elsewhere: ssh -L %d:localhost:%d <this machine>", port, port)
     server.serve(page, listening, job.host, frozenset({socket.gethostname()}), token)

@@ -17,7 +17,7 @@ from data.images import ImageDataset
 from data.open_dataset import open_dataset
 from data.spec import AS_IT_IS, DatasetSpec, Preparation, Split
 from training.run_folder import RunFolder
-from utils.errors import FieldError, UserError
+from utils.errors import FieldError, UserError, counted
 from utils.processes import Processes
 from utils.size import Size, size_of, size_text
 from utils.workers import check_workers
@@ -143,6 +143,6 @@ class Request:
         line = self.line
         if "n_classes" in line.given and line.n_classes != num_classes:
             raise UserError(
-                f"--n_classes {line.n_classes} contradicts {source}, which has {num_classes} "
-                "classes; leave the option out"
+                f"--n_classes {line.n_classes} contradicts {source}, which has "
+                f"{counted(num_classes, 'class')}; leave the option out"
             )

@@ -138,7 +138,8 @@ def take_over_options(
     """Take over the options of a resumed run, and refuse other values once it has begun.
 
     Accepted are more epochs, any value of an option with Resume.FREE, "auto" for the value that it
-    became in the run, and any value where an earlier version kept "auto".
+    became in the run, and any value where an earlier version kept "auto". Before the run has begun
+    only another family or optimizer is refused.
 
     Raises:
         UserError: naming the option and both values, if an option contradicts the run; or if a run
@@ -146,13 +147,16 @@ def take_over_options(
     """
     now = run_options(line, stage)
     kept = kept_options(line, stored, stage, run.config)
+    # The defaults of others follow from these, and the run has written those down.
+    fixed = {STAGE_OPTIONS[stage].makes, "optimizer"}
     # Runs of earlier versions do not keep options that are newer.
     for name in line.given & now.keys() - kept.keys():
         kept[name] = OPTIONS[name].default_value
     taken = {}
     for name, value in kept.items():
         may_grow = name == STAGE_OPTIONS[stage].epochs
-        may_change = not has_begun or OPTIONS[name].resume is Resume.FREE
+        is_free = not has_begun and name not in fixed
+        may_change = is_free or OPTIONS[name].resume is Resume.FREE
         if name not in line.given or now[name] == AUTO:
             taken[name] = value
         elif may_change or (may_grow and now[name] >= value):

@@ -28,7 +28,7 @@ from models.model import BEST_SETTINGS, BestSettings
 from models.open import own_model
 from models.sampling import SamplingConfig
 from utils.checkpoint import contents_of, save_checkpoint
-from utils.errors import UserError
+from utils.errors import UserError, counted
 from utils.files import exclusive_lock, make_folder
 from utils.progress import log_written
 from utils.records import finite
@@ -89,7 +89,7 @@ def describe(job: SweepJob) -> dict[str, Any]:
     first, *_ = job.generations
     return {
         **describe_model(first.model),
-        "combinations": f"{len(job.generations)} of {len(first.series.labels)} images",
+        "combinations": f"{len(job.generations)} of {counted(len(first.series.labels), 'image')}",
         "grid": "; ".join(changed_options(one.series.sampling) for one in job.generations),
     }
 
@@ -104,7 +104,8 @@ def run(job: SweepJob) -> None:
     busy = f"another job is measuring a grid in {folder}; choose another --run_name"
     with exclusive_lock(folder / ".lock", busy):
         table = SweepTable(folder, protocol, option_values(SamplingConfig()))
-        log.info("%d combinations of %d images each", len(job.generations), count)
+        combinations = counted(len(job.generations), "combination")
+        log.info("%s of %s each", combinations, counted(count, "image"))
         for number, generation in enumerate(job.generations, start=1):
             values = option_values(generation.series.sampling)
             title = f"combination {number} of {len(job.generations)}"

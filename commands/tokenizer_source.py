@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,8 @@ from commands.request import Machine, Request
 from models.open import BUNDLED, BUNDLED_FOR_COLOR, load_tokenizer
 from models.shapes import TokenizerShape
 from models.tokenizer import Tokenizer
-from utils.checkpoint import is_own_format, read_checkpoint, save_checkpoint
+from training.runs import read_config
+from utils.checkpoint import is_own_format, load_checkpoint, read_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.files import read_with_digest
 from utils.size import size_text
@@ -87,8 +89,9 @@ def tokenizer_file(request: Request) -> Path:
     """Find the file of a tokenizer that exists; errors as in `find_tokenizer`."""
     if request.line.checkpoint_vae:
         return Path(request.line.checkpoint_vae)
-    own, dataset = request.run().tokenizer, request.line.dataset
-    if own.is_file():
+    run, dataset = request.run(), request.line.dataset
+    own = run.tokenizer
+    if own.is_file() or "vqgan" in read_config(run):  # no other one takes its place
         return own
     path = _file_to_start_from(request) or BUNDLED / own.name
     if path.is_file():
@@ -109,10 +112,31 @@ def read_tokenizer(request: Request, path: Path) -> Tokenizer:
     if path.parent == BUNDLED:  # it has no size of its own that the dataset should follow
         given = {**given, "image_size": size_text(data.size)}
     family = line.tokenizer if "tokenizer" in line.given else None
-    tokenizer = load_tokenizer(path, data.size, data.spec.channels, given, family)
+    try:
+        tokenizer = load_tokenizer(path, data.size, data.spec.channels, given, family)
+    except UserError as error:
+        raise UserError(f"{error}{_other_copies(request, path)}") from error
     grid = " x ".join(map(str, tokenizer.grid))
     log.info("tokenizer %s: %d codes, %s tokens", path, tokenizer.codebook_size, grid)
     return tokenizer
+
+
+def _other_copies(request: Request, path: Path) -> str:
+    """Say where else there is the tokenizer of a run whose own file is missing or damaged."""
+    line, run = request.line, request.run()
+    is_named = "checkpoint_vae" in line.given or "maskgit" not in request.continued
+    if path != run.tokenizer and is_named:
+        return ""
+    with suppress(UserError):
+        load_checkpoint(path, "vqgan")
+        return ""  # it is intact, and an option contradicts it
+    places = []
+    has_state = run.resume_state("vqgan").is_file() or "maskgit" not in request.continued
+    if path == run.tokenizer and has_state:
+        places.append("--train_vae --resume writes it")
+    if run.model.is_file():
+        places.append(f"--checkpoint_vae {run.model} takes the copy in there")
+    return f"; {', or '.join(places)}" if places else ""
 
 
 def read_origin(request: Request, file: str) -> tuple[Path, Any, str]:

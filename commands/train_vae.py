@@ -36,7 +36,7 @@ from training.config import VQGANTrainingConfig
 from training.runs import has_steps_left
 from training.vqgan_stage import VQGANStage, freeze_vqgan
 from utils.checkpoint import load_checkpoint, on_meta
-from utils.errors import FieldError, UserError, value_text
+from utils.errors import FieldError, UserError, counted, value_text
 from utils.size import size_of
 from utils.weights import count_parameters
 
@@ -146,7 +146,7 @@ def describe(job: TrainVaeJob) -> dict[str, Any]:
     count, batch = len(job.splits.train), job.loop.images_per_step
     return {
         "VQ-GAN": f"{count_parameters(VQModel(job.config)) / 1e6:.2f} M parameters",
-        "steps": f"{job.length} of {batch} images, {count} in all",
+        "steps": f"{job.length} of {counted(batch, 'image')}, {count} in all",
         "stage 1 takes": _cost(job),
     }
 
@@ -246,4 +246,5 @@ def _log_late_discriminator(job: TrainVaeJob) -> None:
     """Log a line if the run ends before the first step with the discriminator."""
     start, steps = job.training.disc_start, job.num_steps
     if job.training.disc_weight and start >= steps and job.loop.ends_at is None:
-        log.info("--disc_start %d: the run ends before that, after %d steps", start, steps)
+        text = "--disc_start %d: the run ends before that, after %s"
+        log.info(text, start, counted(steps, "step"))

@@ -21,7 +21,7 @@ from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrai
 from training.run_folder import RunFolder
 from training.runs import RunRecord, check_made_from, read_files
 from training.tracking import wandb_obstacle
-from utils.errors import UserError, named
+from utils.errors import UserError, counted, named
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,8 @@ def _log_added(images: ImageDataset, earlier: ImageDataset) -> None:
         if now[label] > before[label]
     ]
     more = len(images) - len(earlier)
-    log.info("%d new training images: %s", more, named(added) if added else "none were added")
+    shown = counted(more, "new training image")
+    log.info("%s: %s", shown, named(added) if added else "none were added")
 
 
 def wants_wandb(request: Request) -> bool:
@@ -201,8 +202,8 @@ def loop_config(
     """
     batch_size = training.batch_size
     if num_images is not None and num_images < batch_size:
-        text = "`%s.batch_size` %d: there are only %d images, so an epoch is one batch"
-        log.info(text, type(training).__name__, batch_size, num_images)
+        text = "`%s.batch_size` %d: only %s, so an epoch is one batch"
+        log.info(text, type(training).__name__, batch_size, counted(num_images, "image"))
         batch_size = num_images
     return configure(
         LoopConfig,
@@ -256,4 +257,5 @@ def check_training(line: CommandLine, stage: str, result: str) -> None:
     batch_size = options_of(of_stage.config)["batch_size"]
     images = getattr(line, batch_size)
     if line.grad_accum > images:
-        raise UserError(f"--grad_accum {line.grad_accum}: --{batch_size} has only {images} images")
+        few = counted(images, "image")
+        raise UserError(f"--grad_accum {line.grad_accum}: --{batch_size} has only {few}")

@@ -37,8 +37,8 @@ class BlockFolder:
         self.path = path
         self._identity, self._checksum = identity, checksum(identity)
 
-    def missing(self, num_blocks: int) -> list[int]:
-        """List the indices of the blocks that are still to be made.
+    def missing(self, num_blocks: int, what: str) -> list[int]:
+        """List the indices of the blocks that are still to be made; `what` names the work.
 
         Blocks that are damaged, and those of another identity, are removed.
 
@@ -57,8 +57,11 @@ class BlockFolder:
         there = [index for index in range(num_blocks) if self._file(index).is_file()]
         damaged = [index for index in there if not self._is_intact(index)]
         if damaged:
-            log.warning("%d of %d blocks are damaged: made again", len(damaged), len(there))
-        return sorted({*range(num_blocks)} - {*there} | {*damaged})
+            log.warning("damaged blocks, made again: %d of %d", len(damaged), len(there))
+        missing = sorted({*range(num_blocks)} - {*there} | {*damaged})
+        if len(missing) < num_blocks:
+            log.info("%s continues, blocks left: %d of %d", what, len(missing), num_blocks)
+        return missing
 
     def write(self, index: int, block: np.ndarray) -> None:
         """Write a block; UserError if that fails."""

@@ -36,7 +36,7 @@ from data.tree import (
     walk,
 )
 from data.user_files import FileError
-from utils.errors import NAMES_SHOWN, UserError, named
+from utils.errors import NAMES_SHOWN, UserError, counted, named
 from utils.progress import log_once
 
 TRAIN = ("train", "training")
@@ -197,7 +197,7 @@ def _readable(tree: Tree, notes: Path | None) -> Tree:
         log_once(f"{folder}: {reason}", logging.WARNING)
     found = replace(tree, names=kept, ranges=ranges)
     classes = found.classes
-    log_once(f"{folder}: {len(classes)} classes, {named(classes)}{described(counts)}")
+    log_once(f"{folder}: {counted(len(classes), 'class')}, {named(classes)}{described(counts)}")
     for common in filter(None, ranges):
         black, white = black_and_white(common)
         samples = "floats" if common.is_float else "samples of more than 8 bits"

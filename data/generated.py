@@ -28,7 +28,7 @@ from data.images import to_array
 from data.spec import Preparation
 from data.tree import SUFFIXES, described, walk
 from data.user_files import FileError, digest_of_files, reading
-from utils.errors import FieldError, UserError, failures_of
+from utils.errors import FieldError, UserError, counted, failures_of
 from utils.files import atomic_write, make_folder
 from utils.pictures import Texts, write_png
 from utils.plain import NOTHING
@@ -229,7 +229,7 @@ def _paths_in(folder: Path) -> list[str]:
     if not tree.names:
         reason = f"({' '.join(SUFFIXES)}){described(tree.left_out)}"
         raise UserError(f"`images` {folder} has no images {reason}")
-    log.info("%s: %d images%s", folder, len(tree.names), described(tree.left_out))
+    log.info("%s: %s%s", folder, counted(len(tree.names), "image"), described(tree.left_out))
     return [tree.path(name) for name in tree.names]
 
 

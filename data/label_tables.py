@@ -111,7 +111,9 @@ def _labeled(tree: Tree, file: Path, named_in_full: bool) -> Tree | None:
         left_out["other endings", file.suffix.lower()] -= 1
     log_once(f"{file}: classes from {named(classes)}, images from {named([files])}")
     if unknown:
-        log_once(f"{file}: {len(unknown)} rows name no image here, or several: {named(unknown)}")
+        log_once(
+            f"{file}: rows that name no image here, or several ({len(unknown)}): {named(unknown)}"
+        )
     return replace(tree, names=names, labels=found, table=file, left_out=left_out)
 
 

@@ -11,7 +11,7 @@ from data.spec import AS_IT_IS, VIEWS, DatasetSpec, Preparation, Reader, Split
 from data.token_set import wrong_label
 from data.tree import is_litter, list_folder
 from data.user_files import FileError
-from utils.errors import UserError, named, one_line
+from utils.errors import UserError, counted, named, one_line
 from utils.size import Written, size_of
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ def open_dataset(
     classes = spec.classes or source.class_names
     if spec.num_classes not in (None, len(classes)):
         raise UserError(
-            f"{data_dir} has {len(classes)} classes of {name} instead of {spec.num_classes}; "
-            "`dataset` folder takes any folder of images"
+            f"{data_dir} has {counted(len(classes), 'class')} of {name} instead of "
+            f"{spec.num_classes}; `dataset` folder takes any folder of images"
         )
     _check_labels(source, len(classes))
     flips, copies = VIEWS[preparation.flips or spec.flips], 1 + preparation.augment
@@ -129,7 +129,7 @@ def _check_labels(source: Source, num_classes: int) -> None:
     """
     labels, count, file = source.items.labels, len(source.items), source.labels_from
     if len(labels) != count:
-        raise UserError(f"{file} has {len(labels)} labels for {count} images")
+        raise UserError(f"{file} has {counted(len(labels), 'label')} for {counted(count, 'image')}")
     wrong = wrong_label(labels, num_classes)
     if wrong:
         raise UserError(f"{file} has {wrong}")

@@ -150,12 +150,12 @@ def problems_of_copies(train: Sequence[Look], validation: Sequence[Look]) -> lis
     if groups:
         extra = sum(len(group) - 1 for group in groups)
         shown = named(" = ".join(group[:2]) for group in groups)
-        problems.append(f"{extra} training images repeat others: {shown}")
+        problems.append(f"training images that repeat others ({extra}): {shown}")
     known = dict(pairs)
     twins = [f"{known[one.digest]} = {one.name}" for one in validation if one.digest in known]
     if twins:
         problems.append(
-            f"{len(twins)} validation images are also training images: {named(twins)}; the "
+            f"validation images that are also training images ({len(twins)}): {named(twins)}; the "
             "validation loss is too low"
         )
     return problems
@@ -171,4 +171,4 @@ def problems_of_files(train: ImageDataset, validation: ImageDataset) -> list[str
     keys = ((hashlib.sha256(Path(path).read_bytes()).digest(), path) for path in alike)
     groups = repeated(keys) if len(alike) <= MOST_COMPARED else []
     extra = sum(len(group) - 1 for group in groups)
-    return [f"{extra} files repeat others"] if extra else []
+    return [f"files that repeat others: {extra}"] if extra else []

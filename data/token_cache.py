@@ -227,18 +227,19 @@ def _write(
     earlier = processes.from_main(lambda: _find_earlier(stamps, manifest, folder.parent))
     if earlier.folder:
         known, count = (earlier.rows >= 0).sum(), manifest["images"]
-        log.info("%d of %d images have their tokens in %s", known, count, earlier.folder)
+        log.info("%s has the tokens of %d of %d images", earlier.folder, known, count)
     (todo,) = np.nonzero(earlier.rows < 0)
     identity = {**manifest, "block": BLOCK, "earlier": earlier.folder and earlier.folder.name}
     blocks = BlockFolder(_unfinished(folder), identity)
-    missing = processes.from_main(lambda: blocks.missing(math.ceil(len(todo) / BLOCK)))
+    title = f"tokenizing {manifest['dataset']} ({manifest['split']})"
+    missing = processes.from_main(lambda: blocks.missing(math.ceil(len(todo) / BLOCK), title))
     processes.from_main(lambda: _check_space(folder.parent, manifest, len(missing) * BLOCK))
     # Encode it, and join all blocks.
     own = missing[processes.rank :: processes.size]
     parts = [todo[n * BLOCK : (n + 1) * BLOCK].tolist() for n in own]
-    title = f"tokenizing {manifest['dataset']} ({manifest['split']})"
-    with processes.together():
-        for number, tokens in zip(own, encoding.blocks(parts, title), strict=True):
+    with processes.together() as while_all_run:
+        made = while_all_run(encoding.blocks(parts, title))
+        for number, tokens in zip(own, made, strict=True):
             try:
                 blocks.write(number, tokens.astype(_dtype_of(manifest)))
             except UserError as error:

@@ -68,8 +68,7 @@ def wrong_label(labels: np.ndarray, num_classes: int) -> str | None:
     top = num_classes - 1 if labels.ndim == 1 else 1
     wrong = labels[(labels < 0) | (labels > top)]
     if labels.ndim == 1:
-        classes = f"{num_classes} classes, numbered 0 to {top}"
-        return f"the label {wrong[0]}, but there are {classes}" if wrong.size else None
+        return f"the label {wrong[0]}, but the classes are 0 to {top}" if wrong.size else None
     if labels.shape[1] == num_classes - 1 and not wrong.size:
         return None
     odd = f", among them {wrong[0]}" if wrong.size else ""

@@ -27,7 +27,7 @@ from data.user_files import (
     read_table,
     reading,
 )
-from utils.errors import named
+from utils.errors import counted, named
 
 log = logging.getLogger(__name__)
 
@@ -345,7 +345,8 @@ def _sorted_into_classes(folder: Path, classes: Sequence[str]) -> list[tuple[str
     if empty:
         raise FileError(f"{folder} has no images of the classes {named(sorted(empty))}")
     tree.left_out["in no class", ""] += len(tree.names) - len(pairs)
-    log.info("%s: %d classes, %s%s", folder, len(labels), named(classes), described(tree.left_out))
+    shown = f"{counted(len(labels), 'class')}, {named(classes)}{described(tree.left_out)}"
+    log.info("%s: %s", folder, shown)
     return pairs
 
 

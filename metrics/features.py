@@ -186,7 +186,7 @@ def check_count(count: int, title: str) -> None:
     """
     if count < MIN_IMAGES:
         raise UserError(
-            f"{title}: {count} images are too few to measure; at least {MIN_IMAGES} are "
+            f"{title}: too few images to measure, {count}; at least {MIN_IMAGES} are "
             "needed, and 50,000 to compare with published scores"
         )
 

@@ -112,4 +112,4 @@ class Judge:
         found = np.unique(labels[(labels >= 0) & (labels < self.num_classes)])
         if 0 < len(found) < self.num_classes:
             missing, classes = self.num_classes - len(found), self.num_classes
-            log.warning("%d of %d classes have no image, which raises FID", missing, classes)
+            log.warning("classes without an image, which raises FID: %d of %d", missing, classes)

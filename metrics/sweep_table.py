@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from metrics.better import BETTER
-from utils.errors import UserError, failures_of
+from utils.errors import UserError, counted, failures_of
 from utils.files import make_folder, remove_leftovers, write_csv_atomic
 from utils.pictures import is_intact_png, save_png, save_strips, tile
 from utils.plots import Sparing
@@ -142,7 +142,7 @@ class SweepTable:
                 fid = f"{float(row['fid']):.4g}" if row["fid"] else "not finite"
                 strips.append((f"{title}  fid={fid}".strip(), path))
         if len(strips) < len(self.rows):
-            log.warning("%s lacks %d strip(s)", self.sheet, len(self.rows) - len(strips))
+            log.warning("%s lacks %s", self.sheet, counted(len(self.rows) - len(strips), "strip"))
         if strips:
             with self._sparing.drawing():
                 save_strips(self.sheet, strips)
@@ -183,8 +183,7 @@ def rows_of(file: Path, content: bytes) -> list[dict[str, str]]:
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); delete it to measure all again") from error
     if len(rows) < len(lines):
-        count = len(lines) - len(rows)
-        log.warning("%s: %d damaged row(s) are ignored and measured again", file, count)
+        log.warning("%s: damaged rows, measured again: %d", file, len(lines) - len(rows))
     return rows
 
 

@@ -8,8 +8,8 @@ Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +25,7 @@ from models.sampling import SamplingConfig
 from models.steps import KnownTokens
 from models.tokenizer import Tokenizer
 from utils.device import in_usual_torch
-from utils.errors import check_number, check_whole
+from utils.errors import FieldError, check_number, check_whole
 from utils.pictures import to_uint8
 from utils.weights import with_linear_weights_in
 
@@ -120,9 +120,17 @@ class ImageGenerator:
         Raises:
             UserError: if a label is not a class of the model, or a setting has a wrong value.
         """
-        numbers, settings = self.label_numbers(labels), replace(self.usual, **sampling)
+        numbers, settings = self.label_numbers(labels), self.settings(sampling)
         series = ImageSeries(numbers, settings, seed, first_image, block_size)
         return np.concatenate([images for images, _ in self.sample_blocks(series)])
+
+    def settings(self, changed: Mapping[str, Any]) -> SamplingConfig:
+        """Return the default settings with some changed; FieldError for one that does not exist."""
+        known = [one.name for one in fields(SamplingConfig)]
+        for name, value in changed.items():
+            if name not in known:
+                raise FieldError(name, value, f"no such setting; there are {', '.join(known)}")
+        return replace(self.usual, **changed)
 
     def label_numbers(self, labels: Labels) -> list[int]:
         """Turn labels into indices of `class_names`; raises a UserError that names a wrong one.
@@ -182,4 +190,4 @@ class ImageGenerator:
 
     def _pixels(self, tokens: Tensor, rounding: str = "nearest") -> np.ndarray:
         """Decode tokens int64 (B, L) or (B, h, w) to images uint8 (B, H, W, C)."""
-        return to_uint8(self.tokenizer.decode(tokens, self.precision), rounding)
+        return to_uint8(self.tokenizer.decode_sampled(tokens, self.precision), rounding)

@@ -19,10 +19,10 @@ from models.generator import BLOCK_SIZE, ImageGenerator, ImageSeries, Labels
 from models.labels import label_without_class
 from models.sampling import SamplingConfig
 from models.shapes import TransformerShape
-from models.steps import CellChoice, DecodedStep, KnownTokens
+from models.steps import CellChoice, DecodedStep, KnownTokens, check_tokens
 from utils.checkpoint import weights_digest
-from utils.device import autocast, in_usual_torch
-from utils.errors import UserError, check_whole
+from utils.device import autocast, choose_device, choose_precision, in_usual_torch
+from utils.errors import UserError, check_whole, counted
 from utils.plain import from_plain, to_plain
 
 # Entries of a checkpoint: the settings that a sweep found, and those that a student was made for;
@@ -146,8 +146,14 @@ class Model(ImageGenerator):
             contents[MADE_FOR] = to_plain(self.made_for)
         return contents
 
-    def to(self, device: torch.device, precision: torch.dtype) -> "Model":
-        """Move the networks in place, and return the model with this precision."""
+    def to(self, device: str | torch.device, precision: str | torch.dtype) -> "Model":
+        """Move the networks in place, and return the model with this precision.
+
+        Raises:
+            UserError: for another device or precision than `load_model` accepts.
+        """
+        device = choose_device(device)
+        precision = choose_precision(precision, device)
         self.transformer.to(device)
         self.tokenizer.to(device)
         return replace(self, precision=precision)
@@ -194,15 +200,14 @@ class Model(ImageGenerator):
         Raises:
             UserError: if the image or the mask does not fit the model; and as in `sample`.
         """
-        image, mask = np.asarray(image), np.asarray(mask)
-        check_image(image, mask, self.tokenizer.image_size, self.tokenizer.channels)
+        image = np.asarray(image)
         known, mask = self.known_tokens(image, mask, grow)
         if labels is None:
             config = self.transformer.config
             numbers = [label_without_class(config.num_classes, config.null_class)]
         else:
             numbers = self.label_numbers(labels)
-        settings = replace(self.usual, **sampling)
+        settings = self.settings(sampling)
         series = ImageSeries(numbers, settings, seed, first_image, block_size, known)
         images = np.concatenate([images for images, _ in self.sample_blocks(series)])
         return composite(image, images, mask) if put_back else images
@@ -231,7 +236,9 @@ class Model(ImageGenerator):
         Raises:
             UserError: as in `sample`; or if `known` does not fit the plan.
         """
-        numbers, settings = self.label_numbers(labels), replace(self.usual, **sampling)
+        numbers, settings = self.label_numbers(labels), self.settings(sampling)
+        if known is not None:
+            check_tokens(known, self.transformer.config)
         return self.sample_steps(ImageSeries(numbers, settings, seed, first_image, known=known))
 
     @in_usual_torch
@@ -267,7 +274,7 @@ class Model(ImageGenerator):
         start = self._decoding(series, np.array([label]))
         done = start.first_step
         if done >= start.plan.num_steps or not start.hidden[0, cell]:
-            raise UserError(f"nothing is decided about cell {cell} after {done} steps")
+            raise UserError(f"nothing is decided about cell {cell} after {counted(done, 'step')}")
         step = next(start.steps())
         # The prediction with and without the class, scaled as in sampling.
         null = self.transformer.config.null_class
@@ -318,11 +325,13 @@ class Model(ImageGenerator):
     def known_tokens(
         self, image: np.ndarray, mask: np.ndarray, grow: int = 0
     ) -> tuple[KnownTokens, np.ndarray]:
-        """Encode an image for editing; arguments as in `edit`.
+        """Encode an image for editing; arguments and errors as in `edit`.
 
         Returns:
             Its tokens, those to regenerate hidden; and bool (H, W), the pixels to regenerate.
         """
+        image, mask = np.asarray(image), np.asarray(mask)
+        check_image(image, mask, self.tokenizer.image_size, self.tokenizer.channels)
         check_whole("grow", grow, 0)
         grid = self.tokenizer.grid
         check_cells(grid, "a part of an image cannot be kept")

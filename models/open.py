@@ -34,7 +34,7 @@ from models.tokenizer import Tokenizer
 from models.vqgan import foreign as vqgan
 from utils.checkpoint import build_with_weights, contents_of, is_own_format, read_checkpoint
 from utils.device import check_works, choose_device, choose_precision, in_usual_torch
-from utils.errors import FieldError, UserError, check_whole, one_line
+from utils.errors import FieldError, UserError, check_whole, counted, one_line
 from utils.hub import local_file
 from utils.plain import NOTHING, from_plain
 from utils.size import Written, size_of
@@ -106,7 +106,7 @@ def load_model(
     if num_classes is not None:
         check_whole("num_classes", num_classes, 1)
     given = {} if num_classes is None else {"num_classes": num_classes}
-    path = local_file(Path(path).expanduser())
+    path = local_file(path)
     stored = read_checkpoint(path)
     if is_own_format(stored):
         if tokenizer is not None:
@@ -145,7 +145,7 @@ def load_tokenizer(
         UserError: if the file is missing, damaged or not a tokenizer, or contradicts `channels`,
             `family` or a given field; the message names both values.
     """
-    path = local_file(Path(path).expanduser())
+    path = local_file(path)
     stored = read_checkpoint(path)
     with opening(path):
         if is_own_format(stored):
@@ -161,8 +161,8 @@ def load_tokenizer(
         tokenizer = _adapted(tokenizer, path, given)
     if channels not in (None, tokenizer.channels):
         raise UserError(
-            f"{path} is for images of {tokenizer.channels} channel(s); those of the dataset have "
-            f"{channels}"
+            f"{path} is for images of {counted(tokenizer.channels, 'channel')}; those of the "
+            f"dataset have {channels}"
         )
     return tokenizer
 
@@ -283,7 +283,7 @@ def own_model(stored: Any, path: Path, given: Mapping[str, Mapping[str, Any]] = 
             config = transformer.config
             names, dataset = contents["class_names"], contents["dataset"]
             if len(names) != config.num_classes or not all(isinstance(n, str) for n in names):
-                raise ValueError(f"it does not name its {config.num_classes} classes")
+                raise ValueError(f"it does not name its {counted(config.num_classes, 'class')}")
             if not isinstance(dataset, str):
                 raise ValueError("it does not name its dataset")
             settings = read_settings(contents, config)
@@ -335,7 +335,7 @@ def foreign_model(
         )
     if num_classes not in (None, config.num_classes):
         raise UserError(
-            f"{path} is for {config.num_classes} classes if the tokenizer has "
+            f"{path} is for {counted(config.num_classes, 'class')} if the tokenizer has "
             f"{tokenizer.codebook_size} codes, and not for {num_classes}: if it was trained with "
             f"`n_classes` {config.num_classes}, give that too; if not, check `checkpoint_vae`, "
             "`image_size` and `dataset`"

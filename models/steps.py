@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from models.decoding import Plan
-from utils.errors import UserError
+from models.shapes import TransformerShape
+from utils.errors import FieldError, UserError, counted
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,24 @@ class KnownTokens(NamedTuple):
         return usual if self.planned is None else self.planned
 
 
+def check_tokens(known: KnownTokens, shape: TransformerShape) -> None:
+    """Refuse known tokens that a transformer cannot read.
+
+    Raises:
+        FieldError: if they are something else, or a known token is not in the codebook.
+    """
+    parts = known[:2] if isinstance(known, KnownTokens) else (known,)
+    of_image = all(isinstance(one, Tensor) and one.shape == (shape.seq_len,) for one in parts)
+    if len(parts) < 2 or not of_image or known.hidden.dtype != torch.bool:
+        reason = f"must be the KnownTokens of one image, int64 and bool ({shape.seq_len},)"
+        raise FieldError("known", f"of type {type(known).__name__}", reason)
+    tokens = known.tokens[~known.hidden]
+    outside = tokens[(tokens < 0) | (tokens >= shape.codebook_size)]
+    if len(outside):
+        reason = f"the codebook has the tokens 0 to {shape.codebook_size - 1}"
+        raise FieldError("known", int(outside[0]), reason)
+
+
 def check_known(known: KnownTokens, plan: Plan) -> None:
     """Refuse an image that no decoding with this plan comes to.
 
@@ -102,6 +122,6 @@ def check_known(known: KnownTokens, plan: Plan) -> None:
     planned = int(plan.counts[0, steps:].sum())
     if found != planned:
         raise UserError(
-            f"{found} tokens are hidden after {steps} steps, but {planned} with these settings: "
-            f"{need}"
+            f"hidden tokens after {counted(steps, 'step')}: {found}, but {planned} with these "
+            f"settings: {need}"
         )

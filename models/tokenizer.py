@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.family import TokenizerNetwork
 from utils.checkpoint import weights_digest
-from utils.device import autocast, in_usual_torch, send
+from utils.device import autocast, choose_precision, in_usual_torch, send
 from utils.errors import FieldError
 from utils.pictures import from_uint8
 from utils.plain import to_plain
@@ -65,7 +65,6 @@ class Tokenizer:
         return self.config.image_channels
 
     @in_usual_torch
-    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Turn images into tokens.
 
@@ -76,42 +75,55 @@ class Tokenizer:
             int64 in [0, K), (B, h, w), or (B, L) without cells, on the tokenizer's device.
 
         Raises:
-            FieldError: if their shape or dtype is another one.
+            FieldError: if their shape or dtype is another one, or a value is not finite.
         """
-        images = torch.as_tensor(images)
         shape = (self.channels, *self.image_size)
+        need = f"must be float {_batch_of(shape)}"
+        images = _tensor_of("images", images, need)
         if not images.is_floating_point() or images.shape[1:] != shape:
-            raise FieldError("images", _described(images), f"must be float {_batch_of(shape)}")
-        images = images.float().to(self.device, memory_format=torch.channels_last)
-        return torch.cat([self.network.encode(part) for part in self._parts(images)])
+            raise FieldError("images", _described(images), need)
+        if not images.isfinite().all():
+            raise FieldError("images", _described(images), "has values that are not finite")
+        return self._encode(images)
 
     def encode_bytes(self, images: Tensor) -> Tensor:
         """Turn images of bytes into tokens: uint8 (B, C, H, W) -> int64 (B, L).
 
         This never runs in bfloat16, which changes one token in ten on Fashion-MNIST.
         """
-        return self.encode(from_uint8(send(images, self.device))).flatten(1)
+        return self._encode(from_uint8(send(images, self.device))).flatten(1)
 
     @in_usual_torch
-    @torch.no_grad()
     def decode(self, tokens: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
         """Turn tokens into images.
 
         Args:
             tokens: int64 (B, h, w) or (B, L), in [0, K), on any device.
-            precision: dtype of matrix products.
+            precision: dtype of matrix products, or its name as in `load_model`.
 
         Returns:
             float32 (B, C, H, W) in [-1, 1], on the tokenizer's device.
 
         Raises:
-            FieldError: if their shape or dtype is another one.
+            FieldError: if their shape or dtype is another one, or a token is not in the codebook.
         """
-        tokens = torch.as_tensor(tokens)
-        shapes = {self.grid, (self.config.seq_len,)}
-        if tokens.is_floating_point() or tuple(tokens.shape[1:]) not in shapes:
-            raise FieldError("tokens", _described(tokens), f"must be int64 {_batch_of(self.grid)}")
-        tokens = tokens.to(self.device, torch.int64).reshape(-1, *self.grid)
+        need = f"must be int64 {_batch_of(self.grid)}"
+        tokens = _tensor_of("tokens", tokens, need)
+        is_whole = tokens.dtype != torch.bool and not tokens.is_floating_point()
+        if not is_whole or tuple(tokens.shape[1:]) not in {self.grid, (self.config.seq_len,)}:
+            raise FieldError("tokens", _described(tokens), need)
+        tokens = tokens.to(torch.int64)
+        outside = tokens[(tokens < 0) | (tokens >= self.codebook_size)]
+        if len(outside):
+            reason = f"the codebook has the tokens 0 to {self.codebook_size - 1}"
+            raise FieldError("tokens", int(outside[0]), reason)
+        return self.decode_sampled(tokens, choose_precision(precision, self.device))
+
+    @in_usual_torch
+    @torch.no_grad()
+    def decode_sampled(self, tokens: Tensor, precision: torch.dtype) -> Tensor:
+        """Decode tokens that are known to be right, as `decode`, without waiting for a GPU."""
+        tokens = tokens.to(self.device).reshape(-1, *self.grid)
         with autocast(self.device, precision):
             parts = [self.network.decode_tokens(part) for part in self._parts(tokens)]
         return torch.cat(parts).float().clamp(-1, 1)
@@ -142,10 +154,25 @@ class Tokenizer:
             "fingerprint": self.fingerprint,
         }
 
+    @in_usual_torch
+    @torch.no_grad()
+    def _encode(self, images: Tensor) -> Tensor:
+        """Turn images into tokens as `encode`, without its checks."""
+        images = images.float().to(self.device, memory_format=torch.channels_last)
+        return torch.cat([self.network.encode(part) for part in self._parts(images)])
+
     def _parts(self, batch: Tensor) -> tuple[Tensor, ...]:
         """Split a batch of images or tokens into parts to compute one after the other."""
         pixels = CPU_PART_PIXELS if self.device.type == "cpu" else GPU_PART_PIXELS
         return batch.split(max(1, pixels // math.prod(self.image_size)))
+
+
+def _tensor_of(field: str, values: Any, need: str) -> Tensor:
+    """Turn arrays and lists into a tensor; FieldError with what is needed for anything else."""
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise FieldError(field, f"of type {type(values).__name__}", need) from error
 
 
 def _described(values: Tensor) -> str:

@@ -93,6 +93,11 @@ def test_nothing_slow_is_loaded_without_need(trained, tmp_path):
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
 
+def test_python_may_be_kept_from_looking_in_the_folder_of_a_script(tmp_path):
+    program = Path(__file__).parents[1] / "MaskGIT.py"
+    subprocess.run([sys.executable, "-I", program, "--version"], cwd=tmp_path, check=True)
+
+
 def test_samples_of_a_checkpoint_go_to_its_run(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained, tmp_path / "elsewhere" / "mnist")
@@ -576,7 +581,7 @@ def test_the_folder_of_a_model_that_is_not_there_is_looked_at(refused, trained, 
         ),
         (f"--train_vae --train {TINY_VQGAN} {TINY_CODES} {TINY_TRANSFORMER}", "codebook of 16"),
         ("--sample --checkpoint {model} --labels 3,3", "images                 2"),
-        ("--evaluate --checkpoint {model}", "trained on             mnist, 10 class(es)"),
+        ("--evaluate --checkpoint {model}", "trained on             mnist, 10 classes"),
     ],
 )
 def test_a_dry_run_tells_what_would_be_done(run, trained, tokenizer_file, tmp_path, options, told):

@@ -147,7 +147,7 @@ class VQGANTrainingConfig:
             FieldError: naming the first field with a wrong value, and what would work.
         """
         if self.chroma_weight and architecture.image_channels != 3:
-            reason = f"images of {architecture.image_channels} channel(s) have no colors; use 0"
+            reason = "only images of 3 channels have colors; use 0"
             raise FieldError("chroma_weight", self.chroma_weight, reason)
         if self.perceptual_weight and architecture.image_channels not in (1, 3):
             raise FieldError(

@@ -23,7 +23,7 @@ from training.stage import (
 )
 from training.tracking import MetricsFile, Tracker, Trackers, WandbTracker
 from utils.checkpoint import load_checkpoint
-from utils.errors import UserError, value_text
+from utils.errors import UserError, counted, value_text
 from utils.files import exclusive_lock, make_folder, remove_leftovers
 from utils.processes import ALONE, Processes
 from utils.progress import log_written
@@ -265,7 +265,8 @@ def _start(stage: Stage, run: RunFolder, record: RunRecord) -> Position:
     log.info("%s continues after step %d", stage.name, position.step)
     if record.has_new_images:  # also for validation: its loss cannot be compared with earlier ones
         position.best_loss, position.best_step = math.inf, position.step
-        log.info("an epoch has %d steps with the new images", stage.steps_per_epoch)
+        steps = counted(stage.steps_per_epoch, "step")
+        log.info("an epoch has %s with the new images", steps)
     if record.is_longer:
         position.length = 0
     now = record.settings[record.epochs_name]

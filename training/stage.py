@@ -135,7 +135,10 @@ def load_position(
         UserError: as `load_state`.
     """
     path = run.resume_state(name)
-    state = load_checkpoint(path, f"{name}-resume")
+    try:
+        state = load_checkpoint(path, f"{name}-resume")
+    except UserError as error:
+        raise UserError(f"{error}; {_without_state(name, run)}") from error
     try:
         load(state["stage"])
         position = from_plain(Position, state["position"])
@@ -144,6 +147,18 @@ def load_position(
     except Exception as error:  # wrong contents can raise anything
         raise UserError(f"{path} does not fit this run: {one_line(error)}") from error
     return position
+
+
+def _without_state(name: str, run: RunFolder) -> str:
+    """Say what can be done with a run of a stage whose state is damaged."""
+    published = run.published(name)
+    config = {"vqgan": VQGANTrainingConfig, "maskgit": TrainingConfig}.get(name)
+    try:
+        load_checkpoint(published, "vqgan" if name == "vqgan" else "maskgit")
+    except UserError as error:
+        return f"{error}; start another `run_name`"
+    weights = f" with `{config.__name__}.init` {published}" if config else ""
+    return f"{published} is intact; start another `run_name`{weights}"
 
 
 def run_length(stage: Stage, config: LoopConfig, position: Position) -> int:

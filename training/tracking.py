@@ -220,7 +220,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     rows, unreadable = read_record_lines(path, is_row)
     if unreadable:
-        log.warning("%s: %d line(s) cannot be read and are left out", path, unreadable)
+        log.warning("%s: lines that cannot be read, left out: %d", path, unreadable)
     return rows
 
 

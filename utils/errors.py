@@ -19,8 +19,10 @@ OUT_OF_MEMORY = (
     "ALLOCATION_FAILED",  # cuDNN 9
     "unable to find an engine",
     "Unable to find a valid cuDNN algorithm",
+    "failed to map segment",  # of a library
 )
 
+MEMORY_ADVICE = "out of memory while the program loads: raise its limit (ulimit -v)"
 NAMES_SHOWN = 10  # in a message; the others are counted
 
 # Characters that control a terminal, or that change the order of the text around them.
@@ -99,6 +101,12 @@ def named(names: Iterable[str], most: int = NAMES_SHOWN) -> str:
     return ", ".join(every[:most]).encode(errors="backslashreplace").decode() + more
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a number with its noun: "1 class", "2 classes"."""
+    ending = "" if count == 1 else "es" if noun.endswith(("s", "ch")) else "s"
+    return f"{count} {noun}{ending}"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception of Python or torch means that memory is exhausted."""
     return isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
@@ -144,9 +152,9 @@ def errors_on_one_line(program: str, rewrite: Callable[[str], str] = str) -> Ite
         rewrite: changes a message before it is shown, for example to name settings by their flags.
 
     Raises:
-        SystemExit: with code 2 for a UserError, an OSError and a missing package, 130 after Ctrl-C,
-            143, 129 or 138 after another signal (`end_on_signals`), 141 if the reader of the output
-            has closed it.
+        SystemExit: with code 2 for a UserError, an OSError, a package that cannot be loaded and a
+            lack of memory, 130 after Ctrl-C, 143, 129 or 138 after another signal
+            (`end_on_signals`), 141 if the reader of the output has closed it.
     """
     try:
         yield
@@ -157,8 +165,9 @@ def errors_on_one_line(program: str, rewrite: Callable[[str], str] = str) -> Ite
         reason, code = f"stopped by {name}", exit_code(stop.signal_number)
     except KeyboardInterrupt:
         reason, code = "stopped", exit_code(signal.SIGINT)
-    except ModuleNotFoundError as error:
-        reason, code = f"error: {error}: pip install -r requirements.txt", 2
+    except (ImportError, MemoryError) as error:
+        advice = MEMORY_ADVICE if is_out_of_memory(error) else "pip install -r requirements.txt"
+        reason, code = f"error: {one_line(error)}: {advice}", 2
     except BrokenPipeError:
         reason, code = "", exit_code(signal.SIGPIPE)
     except OSError as error:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from utils.errors import UserError, named, one_line
+from utils.errors import FieldError, UserError, named, one_line
 from utils.not_a_checkpoint import ENDINGS, checkpoints_in
 
 log = logging.getLogger(__name__)
@@ -24,19 +24,29 @@ CACHED = re.compile(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/(.
 SECONDS = 10  # until the hub must have answered
 
 
-def local_file(name: str | Path) -> Path:
+def local_file(name: object) -> Path:
     """Find a checkpoint by its name, and fetch it from the hub if it is there.
+
+    Args:
+        name: a text or a Path; anything else is refused.
 
     Returns:
         The file. A folder without a checkpoint, or with several, is returned as it is.
 
     Raises:
-        UserError: if the hub has no such file, does not give it, or cannot be reached.
+        UserError: if it is not a name; or if the hub has no such file, does not give it, or cannot
+            be reached.
     """
+    if not isinstance(name, str | Path):
+        raise FieldError("path", name, f"must be a file or folder, or {SPELLINGS}")
     if str(name).lower().startswith(PREFIX):
         return _fetched(str(name))
-    found = checkpoints_in(Path(name))
-    return found[0] if len(found) == 1 else Path(name)
+    path = Path(name)
+    if str(name).startswith("~"):  # not "./~x", which Path shortens
+        with suppress(RuntimeError):  # there is no such home folder
+            path = path.expanduser()
+    found = checkpoints_in(path)
+    return found[0] if len(found) == 1 else path
 
 
 def hub_name(path: str | Path) -> str | None:

@@ -1,5 +1,6 @@
 """Says what a file or folder is that was given as a checkpoint and is something else."""
 
+from contextlib import suppress
 from pathlib import Path
 
 BEGINNINGS = {  # the first bytes of files that are not checkpoints, and what to say
@@ -44,7 +45,9 @@ def what_it_is(beginning: bytes) -> str:
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """List the files in a folder that are checkpoints by their names; a resume state is none."""
-    names = [one for one in folder.glob("*") if one.name.endswith(ENDINGS)]
+    names: list[Path] = []
+    with suppress(OSError):  # its name may be too long; whoever opens it says so
+        names = [one for one in folder.glob("*") if one.name.endswith(ENDINGS)]
     return sorted(one for one in names if not one.name.startswith("resume_"))
 
 

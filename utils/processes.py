@@ -7,8 +7,8 @@ through the CPU (gloo), so that no process waits for its GPU; gradients go from 
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ import torch.distributed.nn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.errors import UserError, value_text
+from utils.errors import UserError, counted, value_text
 from utils.launch import Launch, read_launch
 
 T = TypeVar("T")
@@ -49,8 +49,8 @@ class Processes(Launch):
         """
         if self.size > images_per_step:
             raise UserError(
-                f"a step has {images_per_step} images (`TrainingConfig.batch_size`) and there are "
-                f"{self.size} processes: each needs at least one"
+                f"a step has {counted(images_per_step, 'image')} (`TrainingConfig.batch_size`) and "
+                f"there are {self.size} processes: each needs at least one"
             )
 
     def own_device(self, device: torch.device) -> torch.device:
@@ -152,27 +152,40 @@ class Processes(Launch):
             yield
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> Iterator[Callable[[Iterable[T]], Iterator[T]]]:
         """Run the block in every process, and leave it when all have ended it, however late.
 
         The block must not contain collectives.
+
+        Yields:
+            A function that passes on the items of long work, and raises the RuntimeError of torch
+            between two of them if another process has ended.
         """
         if self.size == 1:
-            yield
+            yield iter
             return
         # One collective after the block would end at TIMEOUT; many short ones do not.
         has_ended, has_failed = threading.Event(), threading.Event()
+        errors: list[RuntimeError] = []
 
         def beat() -> None:
-            with suppress(RuntimeError):  # another process has ended; the last call below raises
+            try:
                 while self.largest(not has_ended.wait(BEAT_SECONDS)) != [0]:
                     if has_failed.is_set():
                         return
+            except RuntimeError as error:  # another process has ended
+                errors.append(error)
+
+        def while_all_run(items: Iterable[T]) -> Iterator[T]:
+            for item in items:
+                yield item
+                if errors:
+                    raise errors[0]
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
         try:
-            yield
+            yield while_all_run
         except BaseException:
             has_failed.set()
             raise

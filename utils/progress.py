@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils.errors import UserError, printable
+from utils.errors import UserError, counted, printable
 from utils.signals import Stopped, ask_to_stop, end_if_asked, is_training
 from utils.streams import mute
 
@@ -75,8 +75,8 @@ class _Lines(_Bar):
         now = time.monotonic()
         if now - self._last_line > LINE_EVERY and self._first < self.n < self.total:
             left = (now - self._began) / (self.n - self._first) * (self.total - self.n)
-            text = "%s: %d of %d %ss, %s left"
-            log.info(text, self._title, self.n, self.total, self._unit, duration(left))
+            total = counted(self.total, self._unit)
+            log.info("%s: %d of %s, %s left", self._title, self.n, total, duration(left))
             self._last_line = now
 
 
@@ -100,7 +100,7 @@ def progress_bar(
             **options,
         )  # fmt: skip
     if total > done:
-        log.info("%s: %d %ss", title, total - done, unit)
+        log.info("%s: %s", title, counted(total - done, unit))
     return _Lines(title, total, done, unit) if lines else _Bar(disable=True)
 
 

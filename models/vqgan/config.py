@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from models.shapes import TokenizerShape
-from utils.errors import FieldError, UserError, one_line, value_text
+from utils.errors import FieldError, UserError, counted, one_line, value_text
 from utils.plain import ADDED_LATER, written_by
 from utils.size import Size, size_of, size_text
 
@@ -149,7 +149,7 @@ class VQGANConfig(TokenizerShape):
         self.need(
             self.colorize_nlabels in (None, self.image_channels),
             "colorize_nlabels",
-            f"the images have {self.image_channels} channel(s), and each label is a channel",
+            f"the images have {counted(self.image_channels, 'channel')}, and each label is one",
         )
         self._validate_sizes(f"`ch_mult` {value_text(self.ch_mult)}")
         fits = self.codebook_size <= MAX_CODES

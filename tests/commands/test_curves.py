@@ -126,7 +126,7 @@ def test_a_pattern_of_the_shell_takes_what_is_no_run_too(curves, runs):
 def test_damaged_lines_are_left_out_and_said(curves, runs):
     path = runs / "one" / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[:-20] + b"\n{half a li")
-    assert f"{path}: 2 line(s) cannot be read and are left out" in curves("one")
+    assert f"{path}: lines that cannot be read, left out: 2" in curves("one")
     assert (runs / "one" / "curves.png").is_file()
 
 

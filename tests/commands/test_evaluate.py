@@ -206,8 +206,8 @@ def test_a_tokenizer_is_compared_with_both_references(
     [
         ({"mu": np.zeros(9), "sigma": np.eye(9)}, "features of width 16, not 9; it holds mu float"),
         ({"arr_0": np.zeros((20, 8, 8, 1), np.uint8)}, "its images do not have the 32 pixels"),
-        ({"arr_0": np.zeros((4, 32, 32, 1), np.uint8)}, "4 images are too few to measure"),
-        ({"feats": np.zeros((4, 16))}, "4 images are too few to measure"),
+        ({"arr_0": np.zeros((4, 32, 32, 1), np.uint8)}, "too few images to measure, 4;"),
+        ({"feats": np.zeros((4, 16))}, "too few images to measure, 4;"),
         ({"other": np.zeros(9)}, "it has no mu and sigma, feats, arr_0; it holds other float64"),
     ],
 )
@@ -281,7 +281,7 @@ def test_classes_that_are_missing_are_named(evaluate, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 1), np.uint8)
     np.savez(tmp_path / "fake.npz", arr_0=images, arr_1=np.arange(30) % 7)
     told = evaluate(f"--evaluate --images {tmp_path}/fake.npz")
-    assert "3 of 10 classes have no image" in told
+    assert "classes without an image, which raises FID: 3 of 10" in told
 
 
 def test_a_sweep_refuses_rows_of_another_protocol(evaluate, refused, trained, tmp_path):
@@ -649,7 +649,7 @@ def test_a_sweep_measures_every_setting_once(evaluate, refused, trained, tmp_pat
     table = tmp_path / "mnist" / "sweep" / "sweep.csv"
     table.write_text(table.read_text()[:-40])
     told = evaluate(f"--sweep r_temp=0 {command} --step 4 --cfg_w 1")
-    assert f"{table}: 1 damaged row(s) are ignored and measured again" in told
+    assert f"{table}: damaged rows, measured again: 1" in told
     again = table_of(tmp_path)
     assert again[:2] == rows
     assert again[2]["fid"] == extended[2]["fid"]
@@ -714,7 +714,7 @@ def test_a_grid_is_every_combination():
         (["--evaluate", "--feature_weights", __file__], "--feature_weights is for --features dino"),
         (["--evaluate", "--feature_weights", "x.pth"], "--feature_weights x.pth: there is no such"),
         (["--evaluate", "--size", "48"], "--size 48 contradicts"),
-        (["--evaluate", "--num_samples", "5"], "5 images are too few to measure"),
+        (["--evaluate", "--num_samples", "5"], "too few images to measure, 5;"),
         (["--evaluate", "--inception_weights", "x.pth"], "--inception_weights x.pth: there is no"),
         (["--evaluate", "--inception_weights", __file__], "its SHA-256 starts with"),
     ],

@@ -39,8 +39,8 @@ def odd(tmp_path):
 FOUND = (
     "few (2)",
     "folders without images: nothing",
-    "1 training images repeat others: many/03.png = many/again.png",
-    "1 validation images are also training images: many/04.png = many/twin.png",
+    "training images that repeat others (1): many/03.png = many/again.png",
+    "validation images that are also training images (1): many/04.png = many/twin.png",
     "1 all black: few/black.png",
     "1 all white: few/drawn.png (1 drawn on transparent ground: another --background shows them)",
     "1 lose more than 30% to the crop (--fit pad keeps all): many/tall.png",
@@ -83,7 +83,7 @@ def test_every_start_says_it_in_one_line(odd, tmp_path, capsys):
     )
     (line,) = [one for one in capsys.readouterr().out.splitlines() if "training images of" in one]
     assert line.startswith("29 training images of 16 pixels, 2 to 27 in a class, 2 validation")
-    for text in (*FOUND[:2], *FOUND[4:], "2 files repeat others", "(--look says more)"):
+    for text in (*FOUND[:2], *FOUND[4:], "files that repeat others: 2", "(--look says more)"):
         assert text in line
 
 

@@ -186,7 +186,7 @@ def test_every_normalization_has_the_groups_asked_for(resolve, groups):
 
 
 def test_the_chroma_weight_needs_colors(resolve):
-    with pytest.raises(UserError, match=r"`chroma_weight` 0\.5: images of 1 channel\(s\) have no"):
+    with pytest.raises(UserError, match=r"`chroma_weight` 0\.5: only images of 3 channels have"):
         resolve("train_vae", "--chroma_weight 0.5")
 
 

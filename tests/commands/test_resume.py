@@ -282,6 +282,14 @@ def test_a_run_that_is_stopped_while_it_makes_its_tokens_keeps_its_options(
     assert found == [0.25, 1, 2, 4, 4]  # what is given now is stronger
 
 
+@pytest.mark.parametrize("other", ["--transformer modern", "--optimizer muon"])
+def test_a_run_that_has_not_begun_keeps_what_its_defaults_follow_from(world, capsys, other):
+    run = run_of(world)
+    for path in (run.model, run.resume_state("maskgit")):
+        path.unlink()
+    assert f"{other} is not what the run" in refusal(world, "maskgit", capsys, other)
+
+
 def test_a_tokenizer_that_will_be_another_one_is_refused_before_it_is_trained(world, capsys):
     both = "--train --n_epochs 2"
     resume(world, "vqgan", f"{both} --n_epochs_vae 1 {BOTH}")  # stage 1 has ended
@@ -301,6 +309,51 @@ def test_a_damaged_tokenizer_of_a_stage_that_has_ended_is_written_again(world, c
     assert "is written again from the saved state" in capsys.readouterr().out
     assert load_checkpoint(file, "vqgan")["tokenizer"]["fingerprint"] == before
     assert epochs_of(world, "maskgit") == 2
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("spoil", [cut, Path.unlink])
+@pytest.mark.parametrize("has_state", [True, False])
+def test_a_tokenizer_that_is_damaged_or_missing_is_elsewhere(world, capsys, spoil, has_state):
+    run = run_of(world)
+    spoil(run.tokenizer)
+    if not has_state:
+        run.resume_state("vqgan").unlink()
+    told = refusal(world, "maskgit", capsys)
+    assert str(run.tokenizer) in told
+    assert ("--train_vae --resume writes it, or" in told) == has_state
+    assert f"--checkpoint_vae {run.model} takes the copy in there" in told
+    resume(world, "maskgit", f"--checkpoint_vae {run.model}")
+    assert epochs_of(world, "maskgit") == 2
+
+
+def test_a_tokenizer_that_an_option_contradicts_is_not_called_damaged(world, capsys):
+    assert "takes the copy" not in refusal(world, "maskgit", capsys, "--n_embed 99")
+
+
+def test_a_tokenizer_that_is_not_trained_yet_is_not_replaced(world, capsys):
+    run = run_of(world)
+    for path in (run.tokenizer, run.model, run.resume_state("maskgit")):
+        path.unlink()
+    write_record(run.config, {"vqgan": read_config(run)["vqgan"]})
+    assert "--train_vae --resume writes it" in refusal(world, "maskgit", capsys)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_is_left_of_a_run_without_its_state_is_named(world, stage, capsys):
+    run = run_of(world)
+    cut(run.resume_state(stage))
+    init = {"vqgan": "--init_vae", "maskgit": "--init"}[stage]
+    told = refusal(world, stage, capsys)
+    assert f"{run.published(stage)} is intact; start another --run_name with {init}" in told
+    cut(run.published(stage))
+    told = refusal(world, stage, capsys, "--train_vae")
+    for path in (run.resume_state(stage), run.published(stage)):
+        assert f"{path} cannot be read" in told
+    assert told.endswith("start another --run_name\n")
 
 
 def test_code_that_config_json_names_is_not_run(world, tmp_path, capsys):

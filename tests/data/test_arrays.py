@@ -61,12 +61,12 @@ def set_blood_label(folder: Path, label: int) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "label", "told"),
     [
-        ("mnist", set_mnist_label, 10, "labels-idx1-ubyte.gz has the label 10, but .* 10 classes"),
+        ("mnist", set_mnist_label, 10, "labels-idx1-ubyte.gz has the label 10, but .* 0 to 9"),
         ("mnist", set_mnist_label, 255, "label 255"),
         ("cifar10", set_cifar_label, 10, "cifar-10-batches-py has the label 10"),
-        ("cifar10", set_cifar_label, -1, "label -1, .* numbered 0 to 9"),
+        ("cifar10", set_cifar_label, -1, "label -1, .* 0 to 9"),
         ("svhn", set_svhn_label, 11, "train_32x32.mat has the label 11"),
-        ("bloodmnist", set_blood_label, 8, r"bloodmnist\.npz has the label 8, .* 8 classes"),
+        ("bloodmnist", set_blood_label, 8, r"bloodmnist\.npz has the label 8, .* 0 to 7"),
         ("bloodmnist", set_blood_label, -1, "label -1"),
         ("bloodmnist", set_blood_label, -500, "label -500"),
     ],

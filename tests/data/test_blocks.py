@@ -22,24 +22,24 @@ def block(index, size=4):
 def made(folder, count, identity=None, value=0):
     """The folder of a sampling whose blocks are all there."""
     blocks = BlockFolder(folder / BESIDE, identity or {"seed": 0})
-    for index in blocks.missing(count):
+    for index in blocks.missing(count, "sampling"):
         blocks.write(index, block(value + index))
     return blocks
 
 
 def test_what_is_missing_is_told(tmp_path):
     blocks = BlockFolder(tmp_path / "made", {"seed": 0})
-    assert blocks.missing(8) == list(range(8))
+    assert blocks.missing(8, "sampling") == list(range(8))
     for index in (2, 5):
         blocks.write(index, block(index))
-    assert blocks.missing(8) == [0, 1, 3, 4, 6, 7]
+    assert blocks.missing(8, "sampling") == [0, 1, 3, 4, 6, 7]
     assert (blocks.read(5) == 5).all()
 
 
 def test_blocks_stay_for_the_same_images_alone(tmp_path):
     for identity, kept in (({"seed": 0}, 0), ({"seed": 0}, 1), ({"seed": 1}, 0)):
         blocks = BlockFolder(tmp_path / "made", identity)
-        assert len(blocks.missing(1)) == 1 - kept
+        assert len(blocks.missing(1, "sampling")) == 1 - kept
         blocks.write(0, block(0))
 
 
@@ -55,15 +55,15 @@ def test_every_flip_of_a_block_makes_it_again_and_is_said(tmp_path, caplog):
     for bit in range(0, 8 * len(whole), 7):
         flipped(path, bit)
         caplog.clear()
-        assert made(tmp_path, 2).missing(2) == []
-        assert caplog.messages == ["1 of 2 blocks are damaged: made again"]
+        assert made(tmp_path, 2).missing(2, "sampling") == []
+        assert caplog.messages == ["damaged blocks, made again: 1 of 2"]
         assert path.read_bytes() == whole
 
 
 def test_a_block_in_the_place_of_another_is_made_again(tmp_path):
     folder = made(tmp_path, 2).path
     (folder / "block_000001.npy").write_bytes((folder / "block_000000.npy").read_bytes())
-    assert BlockFolder(folder, {"seed": 0}).missing(2) == [1]
+    assert BlockFolder(folder, {"seed": 0}).missing(2, "sampling") == [1]
 
 
 def test_a_flip_in_the_identity_loses_the_blocks_but_mixes_none(tmp_path):
@@ -158,7 +158,7 @@ def test_an_interrupted_sampling_goes_on_and_loses_nothing(
     capsys.readouterr()
     continued = sample()
     left = 2 if step == "atomic_write" else 0
-    assert f"sampling continues: {left} of 4 blocks" in capsys.readouterr().out
+    assert f"sampling continues, blocks left: {left} of 4" in capsys.readouterr().out
     assert continued == sample()
     assert continued != earlier
 

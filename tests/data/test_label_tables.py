@@ -163,7 +163,7 @@ def test_rows_and_images_without_each_other_are_said(tmp_path, caplog):
     text = table("file_name", "label", names=NAMES[:-2]) + "\n999.png,cat\n006.png,"
     (tmp_path / "metadata.csv").write_text(text)
     assert all_labels(tmp_path) == {number: EVERY[number] for number in range(6)}
-    assert "1 rows name no image here, or several: 999.png" in caplog.text
+    assert "rows that name no image here, or several (1): 999.png" in caplog.text
     assert "left out: 2 in no row of metadata.csv" in caplog.text
 
 

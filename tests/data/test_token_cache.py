@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import resource
 import signal
@@ -171,8 +172,11 @@ def finished(folder: Path) -> list[int]:
 )
 def test_what_a_flip_spoils_is_encoded_again(unfinished, name, again, caplog):
     flip(unfinished / name, 140)
+    caplog.set_level(logging.INFO)
     assert finished(unfinished) == [*again, *range(16, 30)]
-    assert ("1 of 2 blocks are damaged: made again" in caplog.messages) == (len(again) == 8)
+    assert ("damaged blocks, made again: 1 of 2" in caplog.messages) == (len(again) == 8)
+    told = "tokenizing toy (train) continues, blocks left: 3 of 4"
+    assert (told in caplog.messages) == (len(again) == 8)
 
 
 def test_a_flip_before_the_end_is_never_sealed(unfinished, tmp_path):
@@ -201,7 +205,7 @@ def test_a_kill_after_the_last_step_loses_nothing(tmp_path):
     ("options", "told"),
     [
         ({"codes": 29}, r"it has the token 29, but the codebook has 29 codes"),
-        ({"classes": 6}, r"it has the label 6, but there are 6 classes, numbered 0 to 5"),
+        ({"classes": 6}, r"it has the label 6, but the classes are 0 to 5"),
     ],
 )
 def test_tokens_and_labels_that_cannot_be_are_found_on_opening(tmp_path, options, told):
@@ -216,7 +220,7 @@ def test_a_label_outside_the_classes_is_found_on_opening(tmp_path, value):
         def label(self, index):
             return value if index == 11 else super().label(index)
 
-    with pytest.raises(UserError, match=rf"it has the label {value}, but there are 7 classes"):
+    with pytest.raises(UserError, match=rf"it has the label {value}, but the classes are 0 to 6"):
         make(Wrong(), tmp_path)
 
 

@@ -213,7 +213,7 @@ def test_a_command(run, trained, tmp_path):
         ("--images x.npz", "--evaluate likelihood measures the dataset's images; leave --images"),
         ("--classify 21", "--classify 21: only 20 images are measured"),
         ("--reference x.npz", "--reference x.npz: choose from train, validation"),
-        ("--num_samples 1", "1 image is too few to measure a likelihood; at least 2"),
+        ("--num_samples 1", "too few images to measure a likelihood: 1; at least 2"),
     ],
 )
 def test_mistakes(trained, data_dir, tmp_path, refusal, arguments, error):

@@ -97,7 +97,7 @@ def test_a_decoding_goes_on_from_any_of_its_steps(model, sampler, start_token):
 
 def test_a_point_that_the_plan_does_not_come_to_is_refused(model):
     tokens, hidden = torch.zeros(64).long(), torch.ones(64, dtype=torch.bool)
-    with pytest.raises(UserError, match="64 tokens are hidden after 2 steps, but"):
+    with pytest.raises(UserError, match="hidden tokens after 2 steps: 64, but"):
         next(model.decode_steps([3], known=KnownTokens(tokens, hidden, 2, planned=64)))
     with pytest.raises(UserError, match="the decoding has 8 steps, so none after 9"):
         next(model.decode_steps([3], known=KnownTokens(tokens, ~hidden, 9, planned=64)))

@@ -14,6 +14,7 @@ from models.maskgit.config import TransformerConfig
 from models.model import BestSettings, Model
 from models.open import load_model, load_tokenizer, new_transformer
 from models.sampling import SamplingConfig
+from models.steps import KnownTokens
 from models.tokenizer import Tokenizer
 from models.vqgan.network import VQModel
 from training.stage import transformer_contents
@@ -131,6 +132,18 @@ def test_a_wrong_setting_is_named(model, field, value):
             assert told.value.field == field
 
 
+@pytest.mark.parametrize("name", ["cfg_w", "steps", "temperature", "labels_"])
+def test_a_setting_that_does_not_exist_is_named(model, name):
+    image, mask = np.zeros((16, 16, 1), np.uint8), np.ones((16, 16), bool)
+    for make in (
+        lambda **settings: model.sample([1], **settings),
+        lambda **settings: model.decode_steps([1], **settings),
+        lambda **settings: model.edit(image, mask, **settings),
+    ):
+        with pytest.raises(FieldError, match=f"`{name}` 3: no such setting; .* guidance, "):
+            make(**{name: 3})
+
+
 def test_the_bounds_of_a_number_are_shown_in_full(model):
     with pytest.raises(FieldError, match=r"from 0 to 9007199254740992$"):
         model.sample([1], first_image=2**53 + 1, **FEW)
@@ -160,6 +173,31 @@ def test_numbers_of_numpy_are_numbers(model):
 def test_a_wrong_argument_of_load_model_is_named(path, options, field):
     with pytest.raises(UserError, match=f"`{field}`"):
         load_model(path, **options)
+
+
+@pytest.mark.parametrize("name", [None, 3, b"a.pt", ["a.pt"], 1.5, True], ids=str)
+def test_a_name_of_a_file_is_a_text_or_a_path(name):
+    for act in (load_model, load_tokenizer):
+        with pytest.raises(FieldError, match=r"`path` .*: must be a file or folder, or hf:"):
+            act(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "~no-such-user/a.pt", "a\0b", "x" * 5000, "\udcff"], ids=ascii
+)
+def test_a_name_without_a_file_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for act in (load_model, load_tokenizer):
+        with pytest.raises(UserError):
+            act(name)
+
+
+@pytest.mark.parametrize("where", ["gpu", "cuda:99", torch.device("meta"), None])
+def test_a_model_moves_only_to_what_there_is(model, where):
+    with pytest.raises(UserError, match="`device`"):
+        model.to(where, "fp32")
+    with pytest.raises(FieldError, match="`precision`"):
+        model.to("cpu", where)
 
 
 @pytest.mark.parametrize("tokenizer", [None, "VQGAN_mnist.pt"])
@@ -203,6 +241,45 @@ def test_any_array_can_be_edited(model, kind):
 def test_an_image_to_edit_has_the_shape_and_dtype_of_the_model(model, image):
     with pytest.raises(FieldError, match="`image`"):
         model.edit(image, np.eye(16, dtype=bool), **FEW)
+
+
+@pytest.mark.parametrize(
+    "mask", [None, np.ones((16, 16)), np.ones((16, 16), np.uint8), np.ones((8, 8), bool),
+             np.ones((16, 16, 1), bool)]
+)  # fmt: skip
+def test_a_mask_has_the_shape_of_the_image(model, mask):
+    image = np.zeros((16, 16, 1), np.uint8)
+    for act in (model.edit, model.known_tokens):
+        with pytest.raises(FieldError, match=r"`mask` .*must be bool \(16, 16\)"):
+            act(image, mask)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [3, (torch.zeros(64), torch.ones(64, dtype=torch.bool)), KnownTokens([1], [True]),
+     KnownTokens(torch.zeros(64, dtype=torch.int64), torch.zeros(64)),
+     KnownTokens(torch.zeros(9, dtype=torch.int64), torch.zeros(9, dtype=torch.bool))],
+    ids=lambda known: type(known).__name__,
+)  # fmt: skip
+def test_known_tokens_are_those_of_an_image(model, known):
+    with pytest.raises(FieldError, match=r"`known` .*of one image, int64 and bool \(64,\)"):
+        model.decode_steps([1], known=known, **FEW)
+
+
+@pytest.mark.parametrize("token", [-1, 16])
+def test_a_token_is_in_the_codebook(model, token):
+    """16 is the mask token; what is at hidden positions means nothing."""
+    tokens = torch.full((64,), 3)
+    tokens[5] = token
+    told = rf"{token}: the codebook has the tokens 0 to 15"
+    with pytest.raises(FieldError, match=f"`tokens` {told}"):
+        model.tokenizer.decode(tokens[None])
+    hidden = torch.zeros(64, dtype=torch.bool)
+    with pytest.raises(FieldError, match=f"`known` {told}"):
+        model.decode_steps([1], known=KnownTokens(tokens, hidden), **FEW)
+    hidden[5] = True
+    *_, last = model.decode_steps([1], known=KnownTokens(tokens, hidden), **FEW)
+    assert 0 <= last.tokens.min() <= last.tokens.max() < 16
 
 
 @pytest.mark.parametrize("grow", [-1, 1.5, "1", None])
@@ -343,11 +420,45 @@ def test_a_tokenizer_refuses_images_of_another_shape_or_dtype(model, images):
         model.tokenizer.encode(images)
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 16), (8, 8), (64,), (1, 1, 8, 8)])
-def test_a_tokenizer_refuses_tokens_of_another_shape_or_dtype(model, shape):
-    for tokens in (torch.zeros(shape, dtype=torch.int64), torch.zeros(1, *model.tokenizer.grid)):
-        with pytest.raises(FieldError, match=r"`tokens` .*: must be int64 \(B, 8, 8\)"):
-            model.tokenizer.decode(tokens)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_tokenizer_refuses_images_that_are_not_finite(model, value):
+    images = torch.zeros(2, 1, 16, 16)
+    images[1, 0, 3, 4] = value
+    with pytest.raises(FieldError, match=r"`images` .*: has values that are not finite"):
+        model.tokenizer.encode(images)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [torch.zeros(shape, dtype=torch.int64) for shape in ((1, 16, 16), (8, 8), (64,), (1, 1, 8, 8))]
+    + [torch.zeros(1, 8, 8), np.zeros((1, 8, 8)), np.zeros((1, 8, 8), bool)],
+    ids=lambda tokens: f"{tokens.dtype} {tuple(tokens.shape)}",
+)
+def test_a_tokenizer_refuses_tokens_of_another_shape_or_dtype(model, tokens):
+    with pytest.raises(FieldError, match=r"`tokens` .*: must be int64 \(B, 8, 8\)"):
+        model.tokenizer.decode(tokens)
+
+
+@pytest.mark.parametrize("values", [None, "3", [[1], [1, 2]], object(), {}], ids=str)
+def test_a_tokenizer_refuses_what_is_no_array(model, values):
+    for act, name in ((model.tokenizer.encode, "images"), (model.tokenizer.decode, "tokens")):
+        with pytest.raises(FieldError, match=rf"`{name}` .*must be"):
+            act(values)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, np.uint16, np.int8])
+def test_any_whole_numbers_are_tokens(model, dtype):
+    zeros = np.zeros if isinstance(dtype, type) else torch.zeros
+    assert model.tokenizer.decode(zeros((2, 8, 8), dtype=dtype)).shape == (2, 1, 16, 16)
+    assert model.tokenizer.decode(zeros((2, 64), dtype=dtype)).shape == (2, 1, 16, 16)
+
+
+def test_images_can_be_decoded_in_a_precision_by_its_name(model):
+    tokens = torch.zeros(1, 8, 8, dtype=torch.int64)
+    named, given = (model.tokenizer.decode(tokens, one) for one in ("bf16", torch.bfloat16))
+    assert named.equal(given)
+    with pytest.raises(FieldError, match="`precision` half"):
+        model.tokenizer.decode(tokens, "half")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

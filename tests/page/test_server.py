@@ -269,7 +269,7 @@ def test_the_command_of_a_branch_makes_the_same_bits(served, tmp_path, monkeypat
         ("", "needs {"),
         ("[" * 9999, "needs {"),
         (json.dumps({"steps": 4, "tokens": [CODES] * GRID**2}), "a number from 0 to 15"),
-        (json.dumps({"steps": 4, "tokens": [0] * GRID**2}), "0 tokens are hidden after 4 steps"),
+        (json.dumps({"steps": 4, "tokens": [0] * GRID**2}), "hidden tokens after 4 steps: 0"),
         (json.dumps({"steps": -1, "tokens": known}), "so none after -1"),
     ):
         file.write_text(text)
@@ -365,10 +365,10 @@ def test_the_nearest_training_images_are_shown(served):
 def test_a_branch_that_no_plan_comes_to_is_refused(served):
     _, *steps, _ = served.events(labels=[3], count=1)
     for number, sampling, message in (
-        (2, {}, "52 tokens are hidden after 2 steps, but 58 with these settings"),
+        (2, {}, "hidden tokens after 2 steps: 52, but 58 with these settings"),
         (3, {"step": 2}, "the decoding has 2 steps, so none after 3"),
-        (3, {"step": 4}, "52 tokens are hidden after 3 steps, but"),
-        (3, {"sched_mode": "linear"}, "52 tokens are hidden after 3 steps, but"),
+        (3, {"step": 4}, "hidden tokens after 3 steps: 52, but"),
+        (3, {"sched_mode": "linear"}, "hidden tokens after 3 steps: 52, but"),
     ):
         refusal = served.refusal(midway=midway(steps[3], number), sampling=sampling)
         assert refusal.startswith(message)

@@ -203,7 +203,7 @@ def test_a_line_that_cannot_be_read_is_left_out_alone_and_said(tmp_path, caplog,
     path.write_bytes(first + damaged + b"\n" + third)
     MetricsFile(path, 3)
     assert rows_of(path) == [(1, 0.25), (3, 0.75)]
-    assert caplog.messages == [f"{path}: 1 line(s) cannot be read and are left out"]
+    assert caplog.messages == [f"{path}: lines that cannot be read, left out: 1"]
 
 
 def test_no_flip_of_a_line_is_taken_for_a_number(tmp_path):

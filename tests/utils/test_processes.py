@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 from threading import Barrier, Event, Thread
 from unittest.mock import Mock
@@ -411,6 +412,17 @@ def test_the_fastest_waits_for_the_slowest_however_long_that_takes(two):
         order.append("slow")
     thread.join(60)
     assert [event for event in order if isinstance(event, str)] == ["fast", "slow", "both are done"]
+
+
+def test_long_work_ends_soon_after_another_process(monkeypatch):
+    monkeypatch.setattr("utils.processes.BEAT_SECONDS", 0.001)
+    lost = RuntimeError("Connection closed by peer")
+    monkeypatch.setattr(Processes, "largest", Mock(side_effect=[[1], [1], lost]))
+    with pytest.raises(RuntimeError, match="closed"), Processes(1, 2).together() as while_all_run:
+        for _ in while_all_run(count()):  # without an end
+            pass
+    with Processes().together() as while_all_run:
+        assert list(while_all_run(range(3))) == [0, 1, 2]
 
 
 def test_what_the_main_process_raises_alone_is_raised(monkeypatch):

@@ -24,7 +24,7 @@ from models.labels import parse_labels
 from training.ema import EMA
 from utils import device, files
 from utils.device import choose_device, choose_precision
-from utils.errors import UserError, errors_on_one_line, is_out_of_memory
+from utils.errors import UserError, counted, errors_on_one_line, is_out_of_memory
 from utils.files import (
     atomic_write,
     exclusive_lock,
@@ -419,6 +419,32 @@ def test_averaging_starts_quickly_and_copies_buffers():
     assert average.module.running_mean.tolist() == [7, 7]
     assert not average.module.training
     assert not average.module.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(ModuleNotFoundError("No module named 'torch'"), "pip install -r requirements.txt"),
+     (ImportError("cannot import name 'a' from 'b'"), "pip install -r requirements.txt"),
+     (ImportError("c.so: failed to map segment from shared object"), "raise its limit (ulimit -v)"),
+     (MemoryError(), "raise its limit (ulimit -v)")],
+    ids=str,
+)  # fmt: skip
+def test_a_package_that_cannot_be_loaded_is_one_line(capsys, error, told):
+    with pytest.raises(SystemExit) as stop, errors_on_one_line("it"):
+        raise error
+    assert stop.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("it: error: ")
+    assert line.endswith(f"{told}\n")
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "text"),
+    [(1, "class", "1 class"), (2, "class", "2 classes"), (0, "image", "0 images"),
+     (3, "batch", "3 batches"), (1, "batch", "1 batch")],
+)  # fmt: skip
+def test_a_number_and_its_noun_agree(count, noun, text):
+    assert counted(count, noun) == text
 
 
 @pytest.mark.parametrize(
