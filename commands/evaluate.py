@@ -19,7 +19,7 @@ from commands.generation import Generation, resolve_generation
 from commands.judging import SPLITS, JudgeSource, SplitImages, check_judge, resolve_judge
 from commands.model_source import data_of, find_model, find_tokenizer_to_measure
 from commands.nearest import NearestSource, resolve_nearest
-from commands.options import IMAGES, MEASURING, SAMPLING
+from commands.options import MEASURING, SAMPLING
 from commands.parser import CommandLine
 from commands.request import Machine, Request
 from commands.tokenizer_source import TokenizerSource
@@ -121,10 +121,10 @@ def check(line: CommandLine) -> None:
 
 def ignores(line: CommandLine) -> set[str]:
     """Name the options of --evaluate that what it measures does not depend on."""
-    of_samples = {option.name for option in (*IMAGES, *SAMPLING)} - {"checkpoint"}
+    of_samples = {option.name for option in SAMPLING.options} - {"checkpoint"}
     of_samples |= {*options_of(SamplingConfig).values()}
     if line.evaluate == "likelihood":
-        measuring = {option.name for option in MEASURING} - {"reference", "classify"}
+        measuring = {option.name for option in MEASURING.options} - {"reference", "classify"}
         return (of_samples - {"num_samples"}) | measuring | {"perceptual_vgg"}
     if line.evaluate == "tokenizer":
         return of_samples | {"classify"}

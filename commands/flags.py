@@ -13,7 +13,8 @@ from functools import cache
 from typing import Any, TypeVar
 
 from commands.modes import MODES
-from commands.options import OPTIONS, Fill
+from commands.option import Fill
+from commands.options import OPTIONS
 from commands.parser import CommandLine
 from utils.plain import to_plain
 

@@ -4,7 +4,8 @@ import textwrap
 from collections.abc import Collection
 
 from commands.modes import MODES, Mode
-from commands.options import GROUPS, TRAINING, Option
+from commands.option import Option
+from commands.options import GROUPS, TRAINING
 
 OVERVIEW = """\
 usage: MaskGIT.py MODE [MODE ...] [options]

@@ -11,7 +11,7 @@ from commands.request import Data, Request
 from data.batches import uint8_blocks
 from data.images import ImageDataset
 from data.spec import Split
-from metrics.better import FEATURES
+from metrics.better import DINOV2, FEATURES, INCEPTION
 from metrics.dinov2 import load_dinov2
 from metrics.extractor import Extractor, load_feature_net, load_inception
 from metrics.features import check_count
@@ -83,10 +83,9 @@ class JudgeSource:
 
 def check_judge(line: CommandLine) -> None:
     """Refuse files that are missing, and a --write_reference that cannot be written."""
-    for name, file in _files(
-        line, "feature_net", "inception_weights", "feature_weights", "perceptual_vgg"
-    ).items():
-        if not file.is_file():
+    for name in ("feature_weights", "perceptual_vgg"):
+        file = getattr(line, name)
+        if file and not Path(file).is_file():
             raise FieldError(name, file, "there is no such file")
     _check_features(line)
     is_file = line.reference is not None and line.reference not in SPLITS
@@ -106,23 +105,19 @@ def check_judge(line: CommandLine) -> None:
             )
 
 
-def _files(line: CommandLine, *names: str) -> dict[str, Path]:
-    """Return those of some files that the user names, by option."""
-    return {name: Path(getattr(line, name)) for name in names if getattr(line, name)}
-
-
 def _check_features(line: CommandLine) -> None:
-    """Refuse features together with what measures others."""
-    is_inception = line.features == FEATURES[0]
-    if line.feature_weights and is_inception:
-        raise UserError(f"--feature_weights is for --features {' or '.join(FEATURES[1:])}")
-    if is_inception:
+    """Refuse features that are not there, or together with what measures others."""
+    if line.features not in FEATURES:
+        if not Path(line.features).is_file():
+            reason = f"it is neither {' nor '.join(FEATURES)}, nor a file"
+            raise FieldError("features", line.features, reason)
+        if line.feature_weights:
+            raise UserError(f"--feature_weights is for --features {' or '.join(FEATURES)}")
+    if line.features not in DINOV2:
         return
     if line.asks_for("sweep") or (line.asks_for("train") and line.evaluate_every):
         reason = "--sweep and --evaluate_every choose by FID, which it does not measure"
         raise UserError(f"--features {line.features}: {reason}; run --evaluate alone")
-    for name in _files(line, "feature_net", "inception_weights"):
-        raise UserError(f"--features {line.features}: leave --{name} out")
     if not PROTOCOLS[line.protocol].with_dinov2:
         raise UserError(f"--protocol {line.protocol} measures Inception's features alone")
 
@@ -132,16 +127,16 @@ def _extractor(request: Request, written: Path | None) -> Callable[[], Extractor
     line, device = request.line, request.machine.device
     how = PROTOCOLS[line.protocol]
     with_spatial = how.with_spatial or (written is not None and written.suffix == ".npz")
-    files = _files(line, "feature_net", "inception_weights", "feature_weights")
+    weights = Path(line.feature_weights) if line.feature_weights else None
 
     def load() -> Extractor:
-        if "feature_net" in files:
-            return load_feature_net(files["feature_net"], device)
-        if line.features == FEATURES[0]:
-            return load_inception(files.get("inception_weights"), device, with_spatial, how.resize)
-        return load_dinov2(line.features, files.get("feature_weights"), device)
+        if line.features == INCEPTION:
+            return load_inception(weights, device, with_spatial, how.resize)
+        if line.features in DINOV2:
+            return load_dinov2(line.features, weights, device)
+        return load_feature_net(Path(line.features), device)
 
-    key = ("extractor", *files.items(), line.features, with_spatial, how.resize)
+    key = ("extractor", line.features, weights, with_spatial, how.resize)
     opened: Callable[[], Extractor] = request.opened.setdefault(key, cache(load))
     return opened
 
@@ -175,7 +170,7 @@ def resolve_judge(
         real = SplitImages(reference, data.open(reference))
         check_count(len(real.images), f"features of {data.spec.name} ({reference})")
     else:
-        distance = "fid" if line.features == FEATURES[0] else "fd_dinov2"
+        distance = "fd_dinov2" if line.features in DINOV2 else "fid"
         real, written = read_reference(Path(reference), distance), None
     return JudgeSource(
         real=real,

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from commands import kinds
-from commands.options import OPTIONS, Many, Option, Resume
+from commands.option import Many, Option, Resume
+from commands.options import OPTIONS
 from commands.parser import CommandLine
 from commands.stages import STAGE_OPTIONS
 from training.runs import MADE_FROM
@@ -21,8 +22,10 @@ from utils.errors import UserError, value_text
 log = logging.getLogger(__name__)
 
 CACHE_FOLDER = "cache_dir"
-# Options of earlier versions. Their values are constants now.
-FORMER = frozenset({"save_every_minutes", "lr_auxiliary", "teacher_sm_temp", "start_share"})
+# Options of earlier versions. Their values are constants now, except that of the last one.
+FORMER = frozenset(
+    {"save_every_minutes", "lr_auxiliary", "teacher_sm_temp", "start_share", "keep_best_loss"}
+)
 
 
 def options_of_run(
@@ -77,6 +80,8 @@ def kept_options(
                 f"{file}: {error}; the file was edited: restore it from a copy, or start another "
                 "--run_name"
             ) from error
+    if stored.get("keep_best_loss") is True and kept.get("publish") != "best":
+        kept["publish"] = "both"
     _leave_out_places(kept, line)
     return kept
 

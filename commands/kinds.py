@@ -125,9 +125,12 @@ def switch(text: str) -> bool:
     return words[text.lower()]
 
 
-def port(text: str) -> str:
-    """Read the number of a port. It stays a text, because the text "0" is true."""
-    port_number(text)
+def address(text: str) -> str:
+    """Read where a page listens: a port, or a host before it, as 0.0.0.0:8000 or [::1]:8000.
+
+    It stays a text, because the text "0" is true.
+    """
+    port_number(text.rpartition(":")[2])
     return text
 
 

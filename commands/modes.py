@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from commands import kinds
-from commands.options import Many, Option
+from commands.option import Many, Option
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ MODES = (
     ),
     Mode(
         "page",
-        "serve a page for browsers: generate, watch, edit, follow the runs of --output_dir [8000]",
-        unit="PORT",
-        kind=kinds.port,
+        "serve a page for browsers: generate, watch, edit, follow the runs of --output_dir; "
+        "without HOST only this machine can open it [8000]",
+        unit="[HOST:]PORT",
+        kind=kinds.address,
         bare="8000",
     ),
 )

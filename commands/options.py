@@ -6,17 +6,16 @@ config, its default is that of the field. This file does not import torch, so th
 messages appear at once.
 """
 
-import enum
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from commands import kinds
+from commands.option import Fill, Group, Many, Option, Resume
 from data.datasets import DATASETS
 from data.spec import FITS, RESIZES, VIEWS, Preparation
-from metrics.better import BETTER, FEATURES, PROTOCOL_NAMES
+from metrics.better import BETTER, INCEPTION, PROTOCOL_NAMES
 from models.maskbit.config import BitTokenizerConfig
 from models.maskgit.config import TransformerConfig
 from models.sampling import CHOICES, SamplingConfig
@@ -31,122 +30,6 @@ from training.config import (
     VQGANTrainingConfig,
     training_schedule,
 )
-
-
-class Resume(enum.Enum):
-    """What happens to an option when a run is resumed; docs/options.md shows the values."""
-
-    FORGET = ""  # the run does not keep it
-    STAGE = "fixed"  # no other value, for the stage whose configs it fills
-    RUN = "fixed, all stages"  # no other value, for any stage
-    GROW = "may grow"  # no smaller value
-    FREE = "may change"  # any value
-
-
-class Many(enum.Enum):
-    """How several values of an option are written."""
-
-    LIST = "one list, written as `1 2`, `1,2` or `[1,2]`"
-    WORDS = "several words"
-    REPEATED = "several words, and the option may be repeated"
-
-
-@dataclass(frozen=True)
-class Fill:
-    """A field of a config that an option fills. `convert` turns the option's value into its own."""
-
-    config: type
-    field: str
-    convert: Callable[[Any], Any] = lambda value: value
-
-
-OF_FIELD = object()
-"""As `Option.default`: take the default of the field that the option fills."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """One row of the table.
-
-    Attributes:
-        spelling: the option as help shows it, without the two dashes.
-        kind: turns a text into a value (commands/kinds.py); None for a switch.
-        unit: name of a value in --help, in one word; empty for a switch.
-        modes: names of the modes in which it has an effect.
-        default: the value without the option; see `default_value`.
-        compared: whether the modes in COMPARING compare it with the networks that they open.
-        choices: the values that it accepts; None accepts any.
-        many: how several values are written; None if it takes one value.
-        length: how many values a list must have; None for any number.
-        bare: the value if the option is written without one; None if it needs one.
-    """
-
-    spelling: str
-    help: str
-    kind: Callable[[str], Any] | None = None
-    unit: str = ""
-    modes: frozenset[str] = frozenset()
-    fills: tuple[Fill, ...] = ()
-    default: Any = OF_FIELD
-    compared: bool = False
-    resume: Resume = Resume.FORGET
-    choices: tuple[str, ...] | None = None
-    many: Many | None = None
-    length: int | None = None
-    bare: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The spelling with underscores, as in `CommandLine.values`."""
-        return self.spelling.replace("-", "_")
-
-    @property
-    def flag(self) -> str:
-        """The option as the user writes it."""
-        return f"--{self.spelling}"
-
-    @property
-    def usage(self) -> str:
-        """The option with the name of its value, in brackets if the value may be left out."""
-        unit = f"[{self.unit}]" if self.bare is not None else self.unit
-        return f"{self.flag} {unit}".rstrip()
-
-    @property
-    def default_value(self) -> Any:
-        """The value without the option; tuples of a config become lists, as the parser makes."""
-        if self.default is not OF_FIELD:
-            return self.default
-        if not self.fills:
-            return False if self.kind is None else None
-        value = getattr(self.fills[0].config, self.fills[0].field)
-        return list(value) if isinstance(value, tuple) else value
-
-    @property
-    def default_text(self) -> str:
-        """The default as on the command line; empty for no value, and for a switch."""
-        value = self.default_value
-        if value is None or value is False:
-            return ""
-        return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-    @property
-    def is_path(self) -> bool:
-        """Whether the value is the path of a file or folder."""
-        return self.kind in (kinds.path, kinds.checkpoint)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Options under one title in help and in docs/options.md.
-
-    Attributes:
-        home: the mode whose help shows these options, and to which the help of a training refers,
-            because it uses them only for sample grids and scores. None shows them in every help.
-    """
-
-    title: str
-    options: tuple[Option, ...] = field(repr=False)
-    home: str | None = None
 
 
 def _modes(text: str) -> frozenset[str]:
@@ -166,6 +49,7 @@ LOOKING = READING | {"look"}
 SHOWN = LOOKING - {"edit", "page"}  # images of a dataset, shown as the options say
 COMPUTING = READING | {"distill", "sample"}
 EVERY_RUN = COMPUTING | _modes("look show_plan export curves")
+OWN = "a checkpoint has its own values"
 WARMUP = "epochs of linear warm-up, at most a tenth of the run; a decay to 0 follows"
 
 
@@ -196,7 +80,7 @@ def _row(
 # fmt: off
 row = partial(_row, modes="", resume=Resume.FREE)
 shown = partial(_row, modes=SHOWN, configs=(Preparation,), resume=Resume.RUN)
-DATA = (
+DATA = Group("data", (
     row("dataset", str, "NAME", "dataset", modes=LOOKING | OPENING | {"download_only"},
         default="mnist", resume=Resume.RUN, choices=tuple(DATASETS)),
     row("data_dir", kinds.path, "DIR", "folder of the datasets",
@@ -234,10 +118,10 @@ DATA = (
     row("splits", kinds.positive_int, "N",
         "number of tokens that share the bits of a cell (family maskbit)", modes="train",
         configs=(BitTokenizerConfig,), compared=True, resume=Resume.STAGE),
-)
+))
 
 row = partial(_row, modes="train_vae", configs=(VQGANConfig,), compared=True, resume=Resume.STAGE)
-TOKENIZER = (
+TOKENIZER = Group(f"tokenizer (for a new {VQGANConfig.family}; {OWN})", (
     row("channels", kinds.positive_int, "N", "channels at full resolution"),
     row("z_channels", kinds.positive_int, "N", "channels before the codebook"),
     row("ch_mult", kinds.int_list, "N", "channel multipliers, one per resolution", many=Many.LIST),
@@ -259,10 +143,10 @@ TOKENIZER = (
     row("sane_index_shape", None, "", "the quantizer returns tokens as (B, h, w), not flat"),
     row("colorize_nlabels", kinds.positive_int, "N",
         "number of channels, if they are labels; each is shown in a random color"),
-)
+))
 
 row = partial(_row, modes="train_vae", configs=(VQGANTrainingConfig,), resume=Resume.STAGE)
-TOKENIZER_TRAINING = (
+TOKENIZER_TRAINING = Group("tokenizer training (--train_vae)", (
     row("n_epochs_vae", kinds.positive_int, "N", "epochs", "epochs", resume=Resume.GROW),
     row("batch_size_vae", kinds.positive_int, "N", "images per step", "batch_size",
         modes="train_vae reconstruct"),
@@ -290,10 +174,10 @@ TOKENIZER_TRAINING = (
     row("perceptual_vgg", kinds.checkpoint, "FILE",
         "file vgg16-397923af.pth of torchvision, if it cannot be downloaded",
         modes="train_vae evaluate", resume=Resume.FREE),
-)
+))
 
 row = partial(_row, modes="train", configs=(TransformerConfig,), compared=True, resume=Resume.STAGE)
-TRANSFORMER = (  # of any family
+TRANSFORMER = Group(f"transformer (for a new {TransformerConfig.family}; {OWN})", (
     row("transformer", str, "NAME", "family of a new transformer", configs=(),
         default=TransformerConfig.family, compared=False),
     row("embed_dim_t", kinds.positive_int, "N", "width of the token embedding", "embed_dim"),
@@ -302,11 +186,13 @@ TRANSFORMER = (  # of any family
     row("depth", kinds.positive_int, "N", "number of blocks"),
     row("mlp_dim", kinds.positive_int, "N", "width of the MLPs"),
     row("dropout_t", kinds.rate, "P", "dropout in the transformer", "dropout"),
-)
+))
 
 row = partial(_row, modes="train", configs=(TrainingConfig,), resume=Resume.STAGE)
 both = partial(_row, modes="train_vae train", configs=(TrainingConfig,), resume=Resume.STAGE)
-TRANSFORMER_TRAINING = (
+saves = partial(_row, modes=TRAINING, configs=(LoopConfig,), resume=Resume.FREE)
+plain = partial(_row, modes="train")
+TRANSFORMER_TRAINING = Group("training (--train)", (
     row("n_epochs", kinds.positive_int, "N", "epochs", "epochs", resume=Resume.GROW),
     row("batch_size", kinds.positive_int, "N",
         "images per step over all processes, and images sampled at once", modes=GENERATING),
@@ -336,69 +222,59 @@ TRANSFORMER_TRAINING = (
          configs=(TrainingConfig, VQGANTrainingConfig), resume=Resume.FREE),
     row("ema_decay", kinds.rate, "D", "decay of the averaged weights; 0 for none",
         modes=TRAINING, configs=(TrainingConfig, VQGANTrainingConfig, DistillConfig)),
-)
-
-row = partial(_row, modes=TRAINING, configs=(LoopConfig,), resume=Resume.FREE)
-scores = partial(_row, modes="train")
-SAVING = (
-    row("sample_and_save_freq", kinds.positive_int, "EPOCHS",
-        "write a sample grid and a checkpoint every EPOCHS epochs", "save_every_epochs"),
-    row("keep_checkpoints", kinds.whole_number, "N",
-        "also keep the last N checkpoints, with their step in the name"),
-    row("keep_best_loss", None, "",
-        "also keep the checkpoint of the lowest validation loss (<name>_best.pt)"),
-    row("publish", str, "WHICH",
-        "publish the weights of the last step or of the lowest validation loss",
-        choices=PUBLISHED),
-    row("early_stop", kinds.whole_number, "N",
-        "end after N epochs without a lower validation loss; 0: never"),
-    scores("evaluate_every", kinds.whole_number, "EPOCHS",
-           "score samples every EPOCHS epochs, and keep the checkpoint of the lowest FID; "
-           "0: never", default=0),
-    scores("evaluate_samples", kinds.positive_int, "N", "samples for --evaluate_every",
-           default=2000),
-    both("minutes", kinds.positive, "MIN",
-         "end the command within this time; the speed of the steps decides the epochs",
-         configs=(), resume=Resume.RUN),
-    row("resume", None, "", "continue the run from its last saved state, if there is one",
-        configs=(), resume=Resume.FORGET),
-    both("new_images", None, "",
-         "with --resume: also train on images and classes added since then (--dataset folder)",
-         configs=(), resume=Resume.FORGET),
-)
+    saves("sample_and_save_freq", kinds.positive_int, "EPOCHS",
+          "write a sample grid and a checkpoint every EPOCHS epochs", "save_every_epochs"),
+    saves("keep_checkpoints", kinds.whole_number, "N",
+          "also keep the last N checkpoints, with their step in the name"),
+    saves("publish", str, "WHICH",
+          "publish the weights of the last step, or those of the lowest validation loss; both: "
+          "these as <name>_best.pt", choices=PUBLISHED),
+    saves("early_stop", kinds.whole_number, "N",
+          "end after N epochs without a lower validation loss; 0: never"),
+    plain("evaluate_every", kinds.whole_number, "EPOCHS",
+          "score samples every EPOCHS epochs, and keep the checkpoint of the lowest FID; 0: never",
+          default=0),
+    plain("evaluate_samples", kinds.positive_int, "N", "samples for --evaluate_every",
+          default=2000),
+    plain("minutes", kinds.positive, "MIN",
+          "end the command within this time; the speed of the steps decides the epochs",
+          modes="train_vae train", resume=Resume.RUN),
+    plain("resume", None, "", "continue the run from its last saved state, if there is one",
+          modes=TRAINING),
+    plain("new_images", None, "",
+          "with --resume: also train on images and classes added since then (--dataset folder)",
+          modes="train_vae train"),
+))
 
 row = partial(_row, modes="distill", configs=(DistillConfig,), resume=Resume.STAGE)
-DISTILLING = (
+DISTILLING = Group("distillation (--distill)", (
     row("n_epochs_distill", kinds.positive_int, "N",
         f"epochs of {UPDATES_PER_EPOCH} optimizer steps", "epochs", resume=Resume.GROW),
     row("batch_size_distill", kinds.positive_int, "N", "images per step", "batch_size"),
     row("lr_distill", kinds.positive, "LR", "peak learning rate of the student", "lr"),
     row("teacher_cfg_w", kinds.strength, "W",
         "guidance of the teacher, as --cfg_w; the student then needs none", "teacher_guidance"),
-)
-
-row = partial(_row, modes=GENERATING)
-IMAGES = (
-    row("checkpoint", kinds.checkpoint, "FILE",
-        "trained model, the teacher of --distill: a file, the only one in a folder, or "
-        "hf:owner/name[/file][@revision] [the run's own]", modes=OPENING | {"reconstruct"}),
-    row("num_samples", kinds.sample_count, "N",
-        "number of images; if it is not given: one per label of --labels, 50000 for --evaluate "
-        "(likelihood: all real images), 1000 for each row of --sweep",
-        default=16, resume=Resume.FREE),
-    row("labels", str, "C",
-        "classes to make in turn: numbers, names, ranges 0-9, none; 3x8 means 3 eight times [all]",
-        resume=Resume.FREE, many=Many.WORDS),
-    row("first_image", kinds.image_index, "I",
-        "index of the first image; an image depends on its class and index, not on the others",
-        default=0),
-    row("start_tokens", kinds.path, "FILE",
-        "start all images in the middle of a decoding; the page writes this file for a branch",
-        modes="sample edit"),
-)
+))
 
 row = partial(_row, modes=GENERATING | {"show_plan"}, configs=(SamplingConfig,), resume=Resume.FREE)
-SAMPLING = (
+image = partial(_row, modes=GENERATING)
+SAMPLING = Group("sampling (--sample, and the grids of --train)", (
+    image("checkpoint", kinds.checkpoint, "FILE",
+          "trained model, the teacher of --distill: a file, the only one in a folder, or "
+          "hf:owner/name[/file][@revision] [the run's own]", modes=OPENING | {"reconstruct"}),
+    image("num_samples", kinds.sample_count, "N",
+          "number of images; if it is not given: one per label of --labels, 50000 for --evaluate "
+          "(likelihood: all real images), 1000 for each row of --sweep",
+          default=16, resume=Resume.FREE),
+    image("labels", str, "C",
+          "classes to make in turn: numbers, names, ranges 0-9, none; 3x8: 3 eight times [all]",
+          resume=Resume.FREE, many=Many.WORDS),
+    image("first_image", kinds.image_index, "I",
+          "index of the first image; an image depends on its class and index, not on the others",
+          default=0),
+    image("start_tokens", kinds.path, "FILE",
+          "start all images in the middle of a decoding; the page writes this file for a branch",
+          modes="sample edit"),
     row("step", kinds.positive_int, "T", "decoding steps, at most one per token", "num_steps"),
     row("cfg_w", kinds.strength, "W",
         "largest guidance of all steps: (1 + W) * class - W * no class", "guidance"),
@@ -426,19 +302,19 @@ SAMPLING = (
         "guidance_interval", many=Many.LIST, length=2),
     row("cfg_power", kinds.scale, "P", "how late --cfg_schedule power-cosine rises",
         "guidance_power"),
-    row("settings", str, "NAME",
-        "where options that you leave out get their values: the defaults, or the best settings "
-        "that --sweep --keep_best wrote into the checkpoint", configs=(),
-        modes="show_plan sample edit evaluate sweep", default="defaults", resume=Resume.FORGET,
-        choices=("defaults", BEST)),
-    row("save_steps", str, "VIEW",
-        "also write pictures of the first images at every decoding step: with the hidden cells "
-        "covered, or as the model imagines the whole image", configs=(), modes="sample",
-        resume=Resume.FORGET, choices=("hidden", "imagined"), bare="hidden"),
-)
+    image("settings", str, "NAME",
+          "where options that you leave out get their values: the defaults, or the best settings "
+          "that --sweep --keep_best wrote into the checkpoint",
+          modes="show_plan sample edit evaluate sweep", default="defaults",
+          choices=("defaults", BEST)),
+    image("save_steps", str, "VIEW",
+          "also write pictures of the first images at every decoding step: with the hidden cells "
+          "covered, or as the model imagines the whole image", modes="sample",
+          choices=("hidden", "imagined"), bare="hidden"),
+), home="sample")
 
 row = partial(_row, modes="edit")
-EDITING = (
+EDITING = Group("editing (--edit; a token is regenerated if its cell overlaps the marked pixels)", (
     row("init_image", kinds.path, "IMAGE",
         "image to edit: a file, or <dataset>:<index> for an image of the validation split"),
     row("mask_box", kinds.box_of, "X0,Y0,X1,Y1",
@@ -456,11 +332,11 @@ EDITING = (
         modes="edit page", default=0),
     row("no_composite", None, "", "do not put the original pixels back outside the region",
         modes="edit page"),
-)
+))
 
 row = partial(_row, modes="evaluate")
 judge = partial(_row, modes="evaluate sweep train")  # in --train with --evaluate_every
-MEASURING = (
+MEASURING = Group("measuring (--evaluate, --sweep, --train --evaluate_every)", (
     row("images", kinds.path, "PATH",
         "score these instead of samples: a folder of images, an .npz file with arr_0, or an .npy"),
     judge("reference", kinds.path, "SPLIT",
@@ -471,16 +347,14 @@ MEASURING = (
           "EDM2, clean-fid; or like this program", default="ours", choices=PROTOCOL_NAMES),
     row("write_reference", kinds.path, "FILE",
         "also write the statistics of the real images, for other programs: .npz (ADM) or .pkl"),
-    judge("feature_net", kinds.checkpoint, "FILE",
-          "your own feature extractor, a TorchScript file whose code is run: uint8 (B, C, H, W) -> "
-          "features (B, D) or (features, logits) or (features, logits, spatial features)"),
-    row("features", str, "KIND",
-        "features to compare: Inception's, or DINOv2's for FD_DINOv2; images are resized as EDM2 "
-        "does or, with -pil, as dgm-eval does", default=FEATURES[0], choices=FEATURES),
-    row("feature_weights", kinds.checkpoint, "FILE",
-        "file dinov2_vitl14_pretrain.pth of DINOv2, if it cannot be downloaded"),
-    judge("inception_weights", kinds.checkpoint, "FILE",
-          "file weights-inception-2015-12-05-6726825d.pth, if it cannot be downloaded"),
+    judge("features", kinds.path, "KIND",
+          "features to compare: inception; dinov2 for FD_DINOv2, with images resized as in EDM2; "
+          "dinov2-pil, as in dgm-eval; or your own extractor, a TorchScript file whose code runs: "
+          "uint8 (B, C, H, W) -> features (B, D) or (features, logits) or (features, logits, "
+          "spatial features)", default=INCEPTION),
+    judge("feature_weights", kinds.checkpoint, "FILE",
+          "weights of --features, if they cannot be downloaded: "
+          "weights-inception-2015-12-05-6726825d.pth or dinov2_vitl14_pretrain.pth"),
     row("repeats", kinds.positive_int, "N",
         "sample N times, with this and the next seeds: mean and spread of every score",
         default=1),
@@ -495,17 +369,10 @@ MEASURING = (
         "write the best settings of the sweep into the checkpoint, for --settings best: those "
         f"with the lowest fid, or by another score ({', '.join(BETTER)})",
         modes="sweep", choices=tuple(BETTER), bare="fid"),
-)
-
-row = partial(_row, modes="page")
-PAGE = (
-    row("host", kinds.text, "HOST",
-        "where the page listens; any other address requires the token from the printed URL",
-        default="127.0.0.1"),
-)
+), home="evaluate")
 
 row = partial(_row, modes=COMPUTING)
-RUN = (
+RUN = Group("run", (
     row("output_dir", kinds.path, "DIR", "folder of all runs", modes=EVERY_RUN, default="runs"),
     row("run_name", kinds.plain_name, "NAME", "folder of this run [the dataset's name]",
         modes=EVERY_RUN),
@@ -524,29 +391,11 @@ RUN = (
         resume=Resume.FREE),
     row("dry_run", None, "", "print what the modes would do, and stop",
         modes=EVERY_RUN | {"page", "download_only"}),
-)
-# fmt: on
+))
 
 GROUPS = (
-    Group("data", DATA),
-    Group(
-        f"tokenizer (for a new {VQGANConfig.family}; a checkpoint has its own values)",
-        TOKENIZER,
-    ),
-    Group("tokenizer training (--train_vae)", TOKENIZER_TRAINING),
-    Group(
-        f"transformer (for a new {TransformerConfig.family}; a checkpoint has its own values)",
-        TRANSFORMER,
-    ),
-    Group("training (--train)", (*TRANSFORMER_TRAINING, *SAVING)),
-    Group("distillation (--distill)", DISTILLING),
-    Group("sampling (--sample, and the grids of --train)", (*IMAGES, *SAMPLING), "sample"),
-    Group(
-        "editing (--edit; a token is regenerated if its cell overlaps the marked pixels)",
-        EDITING,
-    ),
-    Group("measuring (--evaluate, --sweep, --train --evaluate_every)", MEASURING, "evaluate"),
-    Group("page (--page)", PAGE),
-    Group("run", RUN),
+    DATA, TOKENIZER, TOKENIZER_TRAINING, TRANSFORMER, TRANSFORMER_TRAINING, DISTILLING, SAMPLING,
+    EDITING, MEASURING, RUN,
 )
+# fmt: on
 OPTIONS: dict[str, Option] = {option.name: option for group in GROUPS for option in group.options}

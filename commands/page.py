@@ -18,7 +18,8 @@ from commands.flags import changed, option_values, options_of, with_flags
 from commands.kept_options import read_value
 from commands.kinds import Number
 from commands.model_source import data_of, find_model, is_in_run
-from commands.options import OPTIONS, Many
+from commands.option import Many
+from commands.options import OPTIONS
 from commands.parser import CommandLine
 from commands.recipe import (
     COMMAND,
@@ -47,6 +48,7 @@ from utils.pictures import png_texts
 log = logging.getLogger(__name__)
 
 NEEDED = ("starlette", "uvicorn")
+LOCAL = "127.0.0.1"  # where the page listens if --page names only a port
 MOST_TRIED = 8  # models that are opened to find the one of a picture
 # One of them makes a folder a run.
 RUN_FILES = ("config.json", *(RunFiles(Path()).metrics(stage).name for stage in STAGES))
@@ -93,7 +95,9 @@ def resolve(request: Request) -> PageJob:
 
     catalog = Catalog(models, partial(_load, request))
     reader = RunReader(runs, tuple(options_of(SamplingConfig).values()))
-    return PageJob(line.host, int(line.page), _form(line), catalog, reader)
+    host, _, port = line.page.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or LOCAL
+    return PageJob(host, int(port), _form(line), catalog, reader)
 
 
 def run(job: PageJob) -> None:

@@ -6,15 +6,23 @@ import re
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from commands import kinds
 from commands.help import help_text
 from commands.modes import MODES, Mode
-from commands.options import OPTIONS, Many, Option
+from commands.option import Many, Option
+from commands.options import OPTIONS
 from utils.errors import UserError
 from utils.version import VERSION
+
+FORMER = {
+    "--feature_net": "--features",
+    "--inception_weights": "--feature_weights",
+    "--save_every_minutes": "it has no effect, the state is saved at least every 10 minutes",
+}
+"""Options of version 0.1.0 that this version still takes: their flag now, or what there is now."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +32,14 @@ class CommandLine:
     Attributes:
         values: the value of every option, given or default.
         given: names of the options and modes that the user wrote.
+        former: those of FORMER that the user wrote.
         began: when the program was started, by `time.monotonic`.
     """
 
     values: argparse.Namespace
     given: frozenset[str]
     modes: tuple[Mode, ...]
+    former: tuple[str, ...] = ()
     began: float = field(default_factory=time.monotonic)
 
     def __getattr__(self, name: str) -> Any:
@@ -42,8 +52,7 @@ class CommandLine:
 
     def replace(self, **values: Any) -> "CommandLine":
         """Return a copy with some values changed; `given` and the modes stay."""
-        changed = argparse.Namespace(**{**vars(self.values), **values})
-        return CommandLine(changed, self.given, self.modes, self.began)
+        return replace(self, values=argparse.Namespace(**{**vars(self.values), **values}))
 
     def fill(self, values: Mapping[str, Any]) -> "CommandLine":
         """Return a copy with these values for the options that the user did not give."""
@@ -63,11 +72,13 @@ def parse(argv: Sequence[str]) -> CommandLine:
     """
     parser = build_parser()
     argv = _canonical_spelling(argv, parser)
+    written = {argument.partition("=")[0] for argument in argv}
     if not {"-h", "--help"}.isdisjoint(argv):
-        written = {argument.partition("=")[0] for argument in argv}
-        sys.stdout.write(help_text([mode for mode in MODES if mode.flag in written]))
-        raise SystemExit(0)
+        _answer(help_text([mode for mode in MODES if mode.flag in written]))
+    if "--version" in argv:
+        _answer(f"MaskGIT {VERSION}\n")
     given = vars(parser.parse_args(argv))
+    given.pop("former", None)
     values = {row.name: row.default_value for row in (*MODES, *OPTIONS.values())} | given
     # Check what argparse cannot check.
     for name in given.keys() & OPTIONS.keys():
@@ -76,7 +87,15 @@ def parse(argv: Sequence[str]) -> CommandLine:
     if not chosen:
         flags = ", ".join(mode.flag for mode in MODES)
         parser.error(f"choose what to do: {flags}")
-    return CommandLine(argparse.Namespace(**values), frozenset(given), chosen)
+    former = tuple(name for name in FORMER if name in written)
+    return CommandLine(argparse.Namespace(**values), frozenset(given), chosen, former)
+
+
+def _answer(text: str) -> NoReturn:
+    """Print a text and end the process; raises an OSError if it cannot be written."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    raise SystemExit(0)
 
 
 def parse_value(name: str, text: str) -> Any:
@@ -108,17 +127,19 @@ def build_parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
     parser._negative_number_matcher = re.compile(r"-[\d.]")  # also -1,0,3,2 is a value
-    parser.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS)
-    parser.add_argument("--version", action="version", version=f"MaskGIT {VERSION}")
+    parser.add_argument("-h", "--help", "--version", action="store_true")
     for option in (*MODES, *OPTIONS.values()):
         _add(parser, option)
+    for name in FORMER.keys() - set(_names(parser)):  # without effect
+        parser.add_argument(name, dest="former")
     return parser
 
 
 def _add(parser: argparse.ArgumentParser, option: Option) -> None:
     """Add an option or a mode."""
+    names = (option.flag, *(former for former, now in FORMER.items() if now == option.flag))
     if option.kind is None:  # a value is accepted for programs: `--compile=False`
-        parser.add_argument(option.flag, nargs="?", const=True, type=kinds.switch)
+        parser.add_argument(*names, nargs="?", const=True, type=kinds.switch)
         return
     number: dict[str, Any] = {}
     if option.many is not None:
@@ -126,7 +147,7 @@ def _add(parser: argparse.ArgumentParser, option: Option) -> None:
     elif option.bare is not None:
         number = {"nargs": "?", "const": option.bare}
     parser.add_argument(
-        option.flag,
+        *names,
         type=option.kind,
         metavar=option.unit,
         choices=option.choices,
@@ -179,7 +200,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError; argparse calls this."""
-        known = _names(self)
+        known = [name for name in _names(self) if name not in FORMER]
         if message.startswith("unrecognized arguments: --"):
             wrong = message.split()[2].partition("=")[0]
             close = difflib.get_close_matches(_folded(wrong), known, n=2)

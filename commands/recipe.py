@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from commands.flags import option_values
-from commands.options import OPTIONS, Option
+from commands.option import Option
+from commands.options import OPTIONS
 from commands.parser import CommandLine, parse
 from metrics.sweep_table import table_text
 from page.form import Recipe

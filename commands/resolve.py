@@ -15,8 +15,9 @@ from commands.fitted import with_fitted_defaults
 from commands.flags import configure, option_values, options_of, with_flags
 from commands.model_source import ModelSource
 from commands.modes import Mode
-from commands.options import BEST, COMPARING, COMPUTING, OPTIONS, Option
-from commands.parser import CommandLine
+from commands.option import Option
+from commands.options import BEST, COMPARING, COMPUTING, OPTIONS
+from commands.parser import FORMER, CommandLine
 from commands.request import Machine, Request
 from commands.resume import apply_resume
 from commands.stages import STAGE_OPTIONS, with_defaults
@@ -65,6 +66,8 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
         raise_file_limit()
         # Complete the command line, and choose where to compute.
         idle = idle_options(line)
+        for name in line.former:
+            log.warning("the next version refuses %s: %s", name, FORMER[name])
         line = _with_local_files(line)
         for mode in line.modes:
             complete = getattr(mode.module(), "complete", None)
@@ -129,7 +132,7 @@ def _show_options(request: Request, jobs: Mapping[Mode, Any]) -> None:
 
     A family or a model decides some that the user leaves out: the Jobs have their values.
     """
-    line, machine, names = request.line, request.machine, {mode.name for mode in jobs}
+    line, machine = request.line, request.machine
     models = (one for one in request.opened.values() if isinstance(one, ModelSource))
     used: dict[str, list[Any]] = {"dataset": [model.dataset for model in models][:1]}
     for config in (config for job in jobs.values() for config in _configs_in(job)):
@@ -137,8 +140,13 @@ def _show_options(request: Request, jobs: Mapping[Mode, Any]) -> None:
             used[name] = [*(one for one in used.get(name, []) if one != value), value]
     # The shape of a network that is not new is in its file. The modes say how many images.
     elsewhere = {o.name for o in OPTIONS.values() if o.compared} - used.keys() | {"num_samples"}
-    acting = {o.name for o in OPTIONS.values() if o.modes & names} - elsewhere
-    for name in sorted(acting | line.given):
+    acting = {
+        option.name
+        for mode in jobs
+        for option in OPTIONS.values()
+        if mode.name in option.modes and option.name not in _ignored(mode, line)
+    }
+    for name in sorted(acting - elsewhere | line.given):
         value = ", ".join(map(str, used.get(name) or [getattr(line, name)]))
         _row(name, f"{getattr(line, name)}  (given)" if name in line.given else value)
     if not line.checkpoint:  # its results go to the folder of its own run
@@ -207,8 +215,7 @@ def idle_options(line: CommandLine) -> set[str]:
     # Options that belong to other modes.
     idle = set(line.given & OPTIONS.keys())
     for mode in line.modes:
-        ignores = getattr(mode.module(), "ignores", None)
-        ignored = ignores(line) if ignores else set()
+        ignored = _ignored(mode, line)
         idle -= {name for name in idle - ignored if mode.name in _modes_of(OPTIONS[name])}
     # Options that the sampler or the guidance schedule ignores. A sweep may use several samplers
     # and schedules, and a checkpoint may choose others.
@@ -222,6 +229,12 @@ def idle_options(line: CommandLine) -> set[str]:
         }
         idle |= line.given & {named[field] for field, is_used in used.items() if not is_used}
     return idle
+
+
+def _ignored(mode: Mode, line: CommandLine) -> set[str]:
+    """Return the names of options of a mode without effect on what is asked of it."""
+    ignores = getattr(mode.module(), "ignores", None)
+    return ignores(line) if ignores else set()
 
 
 def _modes_of(option: Option) -> frozenset[str]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from commands.flags import options_of
 from commands.kept_options import kept_options, options_of_run
-from commands.options import AUTO, OPTIONS, Resume
+from commands.option import Resume
+from commands.options import AUTO, OPTIONS
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.stages import STAGE_OPTIONS

@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from commands.flags import given_fields, options_of, options_of_kind
-from commands.options import OF_FIELD, OPTIONS
+from commands.option import OF_FIELD
+from commands.options import OPTIONS
 from commands.parser import CommandLine
 from models.family import refuse_unknown
 from models.open import family_asked_for

@@ -105,7 +105,7 @@ def check(line: CommandLine) -> None:
 
 def ignores(line: CommandLine) -> set[str]:
     """Name the options of --train that have no effect without --evaluate_every."""
-    of_scores = {"evaluate_samples", *(o.name for o in MEASURING if "train" in o.modes)}
+    of_scores = {"evaluate_samples", *(o.name for o in MEASURING.options if "train" in o.modes)}
     return set() if line.evaluate_every else of_scores
 
 

@@ -16,5 +16,6 @@ BETTER: dict[str, Callable[..., Any]] = {  # picks the best of several scores
 }
 
 PROTOCOL_NAMES = ("ours", "adm", "edm2", "clean")  # the keys of metrics.protocols.PROTOCOLS
-FEATURES = ("inception", "dinov2", "dinov2-pil")
+INCEPTION, DINOV2 = "inception", ("dinov2", "dinov2-pil")
+FEATURES = (INCEPTION, *DINOV2)
 """Kinds of features: Inception's, and DINOv2's with the two ways to resize of metrics.dinov2."""

@@ -72,7 +72,7 @@ def load_dinov2(kind: str, path: Path | None, device: torch.device) -> Extractor
         UserError: if they cannot be downloaded, or the file holds something else.
     """
     if path is None:
-        path = downloaded(URL, FILE, WANTED, "feature_weights")
+        path = downloaded(URL, FILE, WANTED)
     stored, digest = read_with_digest(path, read_torch_file)
     try:
         net = network_of(stored).to(device)

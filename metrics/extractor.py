@@ -146,7 +146,7 @@ def load_feature_net(path: Path, device: torch.device) -> Extractor:
         net, digest = read_with_digest(path, read)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"`feature_net` {path} is not a TorchScript file; write one with "
+            f"`features` {path} is not a TorchScript file; write one with "
             "torch.jit.script(net).save(file)"
         ) from error
     return Extractor(f"feature net {path.name}", digest[:16], net, device, False)
@@ -175,9 +175,7 @@ def load_inception(
     """
     wanted = f"{INCEPTION_FILE} (91 MB, {URL_INCEPTION_V3})"
     if path is None:
-        path = downloaded(
-            URL_INCEPTION_V3, INCEPTION_FILE, wanted, "inception_weights", INCEPTION_SHA256
-        )
+        path = downloaded(URL_INCEPTION_V3, INCEPTION_FILE, wanted, INCEPTION_SHA256)
     net, digest = read_with_digest(path, lambda path: _inception(path, wanted))
     net = net.to(device)
     if resize == "clean":
@@ -245,14 +243,13 @@ def _inception(path: Path, wanted: str) -> FeatureExtractorInceptionV3:
     )
 
 
-def downloaded(url: str, name: str, wanted: str, field: str, digest: str | None = None) -> Path:
+def downloaded(url: str, name: str, wanted: str, digest: str | None = None) -> Path:
     """Find the weights of a network in torch's cache, or download them to it.
 
     Args:
         url: where they are.
         name: name of the file.
         wanted: description of the file for error messages.
-        field: the setting that names the file, for error messages.
         digest: start of the file's SHA-256; None if it is not known.
 
     Raises:
@@ -269,7 +266,7 @@ def downloaded(url: str, name: str, wanted: str, field: str, digest: str | None 
         reason = one_line(error)
         raise UserError(
             f"the weights of the feature network cannot be downloaded ({reason}): fetch {wanted} "
-            f"elsewhere and name it with `{field}` FILE, or measure with your own network, "
-            "`feature_net` FILE"
+            "elsewhere and name it with `feature_weights` FILE, or measure with your own network, "
+            "`features` FILE"
         ) from error
     return path

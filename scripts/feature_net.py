@@ -1,10 +1,10 @@
 """Train a small classifier of a dataset, in whose features samples can be measured.
 
     python scripts/feature_net.py --dataset fashionmnist net.pt
-    python MaskGIT.py --evaluate --dataset fashionmnist --feature_net net.pt
+    python MaskGIT.py --evaluate --dataset fashionmnist --features net.pt
 
 For domains in which ImageNet's features mean little, such as digits, clothes and medical images.
-Minutes on a CPU; the file is TorchScript, as --feature_net takes it.
+Minutes on a CPU; the file is TorchScript, as --features takes it.
 """
 
 import argparse

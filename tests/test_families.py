@@ -161,7 +161,7 @@ def test_an_image_of_it_is_edited_if_its_tokens_have_cells(world, capsys):
 
 
 def test_it_is_evaluated(world):
-    world.run(f"--evaluate --dataset mnist --num_samples 12 --step 2 --feature_net {world.net}")
+    world.run(f"--evaluate --dataset mnist --num_samples 12 --step 2 --features {world.net}")
     scores = json.loads((world.output / "mnist" / "evaluation_samples.json").read_text())
     assert scores["protocol"]["images"] == 12
 

@@ -32,7 +32,7 @@ def test_a_classifier_of_a_dataset_measures_samples_of_it(
     script(options)
     assert f"{net}: 1.0000 of 20 images recognized" in capsys.readouterr().out
     run(
-        f"--evaluate --checkpoint {trained}/MaskGIT_mnist.pt --feature_net {net} --num_samples 20 "
+        f"--evaluate --checkpoint {trained}/MaskGIT_mnist.pt --features {net} --num_samples 20 "
         "--run_name here"
     )
     scores = json.loads((tmp_path / "here" / "evaluation_samples.json").read_text())["scores"]
@@ -53,7 +53,7 @@ def test_the_bundled_network_measures_images_without_the_dataset(run, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (21, 32, 32, 1), np.uint8)
     np.savez(tmp_path / "images.npz", arr_0=images, arr_1=np.arange(21) % 10)
     told = run(
-        f"--evaluate --images {tmp_path}/images.npz --dataset fashionmnist --feature_net {net} "
+        f"--evaluate --images {tmp_path}/images.npz --dataset fashionmnist --features {net} "
         f"--reference {statistics} --data_dir {tmp_path}"
     )
     assert "holds num_images 10000, fid (mu float64 (128,), sigma float64 (128, 128))" in told

@@ -133,7 +133,7 @@ def test_a_student_and_an_edit(program, trained, tmp_path):
 def test_scores_are_those_of_the_cpu(program, trained, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 1), np.uint8)
     np.savez(tmp_path / "fake.npz", arr_0=images)
-    command = f"--evaluate --feature_net {FEATURE_NET} --batch_size 8 --precision fp32"
+    command = f"--evaluate --features {FEATURE_NET} --batch_size 8 --precision fp32"
     found = {}
     for device in (DEVICE, "cpu"):
         program(f"{command} --images {tmp_path}/fake.npz --dataset mnist --device {device}")
@@ -175,7 +175,7 @@ def test_a_card_without_bfloat16_computes_in_float32(program, tokenizer_file, tm
 def test_scores_while_it_trains(program, tokenizer_file, tmp_path):
     program(
         f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --evaluate_every 1 "
-        f"--evaluate_samples 20 --feature_net {FEATURE_NET}"
+        f"--evaluate_samples 20 --features {FEATURE_NET}"
     )
     assert (tmp_path / "mnist" / "MaskGIT_mnist_best_fid.pt").is_file()
 

@@ -336,7 +336,7 @@ def test_a_broken_rule_is_seen(rule: Rule, name: str, line: str) -> None:
 
 def test_the_parser_has_the_options_of_the_table_and_the_modes_and_no_others() -> None:
     actions = build_parser()._actions
-    names = {action.dest for action in actions} - {"help", "version"}
+    names = {action.dest for action in actions} - {"help", "former"}
     assert names == OPTIONS.keys() | {mode.name for mode in MODES}
     shown = [option.name for group in GROUPS for option in group.options]
     assert len(shown) == len(set(shown))

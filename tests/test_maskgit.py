@@ -397,7 +397,17 @@ def test_dry_run_tells_and_writes_nothing(run, tokenizer_file, tmp_path):
     assert "48 train, 20 validation" in out
     assert "64, codebook of 16" in out
     assert "optimizer steps        6" in out
+    assert "\nreference " not in out  # of the scores of --evaluate_every
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_names_former_options_and_shows_what_acts(run, tokenizer_file):
+    command = f"--train --dry_run {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --evaluate_every 1"
+    out = run(f"{command} --feature_net {tokenizer_file} --save_every_minutes 3")
+    assert "the next version refuses --feature_net: --features\n" in out
+    assert "the next version refuses --save_every_minutes: it has no effect" in out
+    assert f"\nfeatures               {tokenizer_file}  (given)\n" in out
+    assert "\nreference " in out
 
 
 # --- Refusals: one line, code 2, nothing written ---
@@ -516,7 +526,7 @@ def test_sampling_options_that_contradict(refused, trained, options, told):
         ("--train --edit --init_image absent.png --mask_box 0,0,8,8", "absent.png"),
         ("--train --edit --init_image mnist:1 --mask_box 0,0,8,8 --save_steps", "--save_steps"),
         ("--train --export {folder}/there.pt", "there.pt"),
-        ("--train --evaluate --feature_net absent.pt", "absent.pt"),
+        ("--train --evaluate --features absent.pt", "absent.pt"),
         ("--train --sweep step=4,8 --step 4", "--step"),
         ("--show_plan --checkpoint absent.pt", "absent.pt"),
         ("--train --run_name a/b", "a/b"),

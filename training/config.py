@@ -13,7 +13,7 @@ from models.vqgan.config import VQGANConfig
 from utils.errors import FieldError
 
 OPTIMIZERS = ("adamw", "muon")
-PUBLISHED = ("last", "best")
+PUBLISHED = ("last", "best", "both")
 UPDATES_PER_EPOCH = 100  # in distillation, which has no dataset to define an epoch
 
 
@@ -210,9 +210,8 @@ class LoopConfig:
         save_every_epochs: write a preview and a checkpoint every this many epochs, and after the
             last one.
         keep_checkpoints: number of recent checkpoints to keep with their step in the name.
-        keep_best_loss: whether to keep the checkpoint with the lowest validation loss, too.
         publish: which weights the published checkpoint has: "last", or "best" for those with the
-            lowest validation loss.
+            lowest validation loss. "both" publishes the last and keeps the best beside them.
         early_stop: end the run after this many epochs without a lower validation loss; 0 never.
         begins_at: the time at which the stage begins, by `time.monotonic`, if it has an `ends_at`.
         ends_at: the time at which the run must have ended; the speed of its steps then decides its
@@ -224,7 +223,6 @@ class LoopConfig:
     images_per_step: int
     save_every_epochs: int = 20
     keep_checkpoints: int = 0
-    keep_best_loss: bool = False
     publish: str = PUBLISHED[0]
     early_stop: int = 0
     begins_at: float = 0.0
@@ -234,4 +232,4 @@ class LoopConfig:
     @property
     def keeps_best(self) -> bool:
         """Whether the checkpoint with the lowest validation loss is kept."""
-        return self.keep_best_loss or self.publish == "best"
+        return self.publish != "last"

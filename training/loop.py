@@ -338,7 +338,7 @@ class Loop:
             overfits = loss < position.best_train_loss
             log.info(
                 "the validation loss has not fallen for %d epochs: it was lowest after epoch %d "
-                "(`keep_best_loss` keeps that checkpoint)%s",
+                "(`publish` best or both keeps that checkpoint)%s",
                 epochs,
                 position.best_step // per_epoch,
                 "; the training loss fell: the model overfits" if overfits else "",

@@ -180,7 +180,7 @@ def _log_results(stage: Stage, run: RunFolder, config: LoopConfig, position: Pos
         about += f"; the validation loss was lowest after step {best}"
         about += "" if shown == best else ": `publish` best takes those weights"
     log_written(run.published(stage.name), about)
-    if config.keep_best_loss and has_best:
+    if config.publish == "both" and has_best:
         log_written(run.best(stage.name), f"after step {best}")
     if (path := run.best(stage.name, "fid")).is_file():
         log_written(path, f"the lowest FID while training, {position.best_fid:.4f}")

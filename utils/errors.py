@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from numbers import Integral, Real
 
 from utils.signals import Stopped, exit_code
-from utils.streams import mute
+from utils.streams import mute, say_last
 
 # Parts of the messages of torch and its libraries when memory is exhausted. cuDNN reports that it
 # finds no algorithm if each one needs more memory than there is.
@@ -178,9 +178,5 @@ def errors_on_one_line(program: str, rewrite: Callable[[str], str] = str) -> Ite
     if code == exit_code(signal.SIGPIPE):  # end silently, as other programs do after `| head`
         mute(sys.stdout)  # for what is still buffered
         raise SystemExit(code)
-    try:
-        sys.stderr.write(f"{program}: {printable(' '.join(reason.splitlines()))}\n")
-        sys.stderr.flush()
-    except OSError:  # stderr is closed: only the exit code is left
-        mute(sys.stderr)
+    say_last(f"{program}: {printable(' '.join(reason.splitlines()))}\n")
     raise SystemExit(code)

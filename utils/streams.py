@@ -40,6 +40,15 @@ def draw_into_files() -> None:
         os.environ["MPLBACKEND"] = "agg"
 
 
+def say_last(message: str) -> None:
+    """Write a message to stderr, after what stdout still holds; nothing fails."""
+    for stream, text in ((sys.stdout, ""), (sys.stderr, message)):
+        try:
+            print(text, end="", file=stream, flush=True)
+        except OSError:  # its disk is full, or it is closed: what it still holds is lost
+            mute(stream)
+
+
 def mute(stream: Any) -> None:
     """Send the buffer of a stream, and everything written to it later, to the null device."""
     null = os.open(os.devnull, os.O_WRONLY)

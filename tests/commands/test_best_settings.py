@@ -34,7 +34,7 @@ def feature_net(tmp_path_factory):
 
 @pytest.fixture
 def evaluate(run, feature_net):
-    return lambda arguments: run(f"--feature_net {feature_net} {arguments}")
+    return lambda arguments: run(f"--features {feature_net} {arguments}")
 
 
 @pytest.fixture

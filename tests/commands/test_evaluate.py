@@ -117,7 +117,7 @@ def test_real_fashion_mnist_agrees_with_an_independent_computation(
     for images, batch_size in (("fake.npz", 300), ("folder", 37)):
         main(
             f"--evaluate --images {tmp_path / images} --dataset fashionmnist --data_dir {tmp_path} "
-            f"--output_dir {tmp_path} --feature_net {feature_net} --batch_size {batch_size}".split()
+            f"--output_dir {tmp_path} --features {feature_net} --batch_size {batch_size}".split()
         )
         found.append(scores_of(tmp_path, run="fashionmnist"))
     expected = independent_fid(fake, resized(train))
@@ -137,7 +137,7 @@ def test_real_fashion_mnist_agrees_with_an_independent_computation(
 
 @pytest.fixture
 def evaluate(run, feature_net):
-    return lambda arguments: run(f"--feature_net {feature_net} {arguments}")
+    return lambda arguments: run(f"--features {feature_net} {arguments}")
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def spatial_net(tmp_path_factory):
 
 
 def test_the_protocol_of_adm_from_end_to_end(run, spatial_net, trained, tmp_path):
-    of_net = f"--evaluate --feature_net {spatial_net}"
+    of_net = f"--evaluate --features {spatial_net}"
     images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 1), np.uint8)
     np.savez(tmp_path / "fake.npz", arr_0=images)
     run(f"{of_net} --images {tmp_path}/fake.npz --write_reference {tmp_path}/adm.npz")
@@ -272,7 +272,7 @@ def test_what_does_not_fit_the_protocol(
     for index, image in enumerate(images):
         Image.fromarray(image[..., 0]).save(f"small/{index:03d}.png")
     assert error in refused(
-        f"--evaluate --protocol adm --feature_net {spatial_net} --num_samples 20 --step 2 "
+        f"--evaluate --protocol adm --features {spatial_net} --num_samples 20 --step 2 "
         f"--checkpoint {trained}/MaskGIT_mnist.pt {options}"
     )
 
@@ -351,7 +351,7 @@ def test_an_interrupted_evaluation_goes_on(
         "tokenizer": f"tokenizer --checkpoint {trained}/MaskGIT_mnist.pt",
     }
     command = (
-        f"--evaluate {measured[what]} --feature_net {spatial_net} --batch_size 8 --precision fp32 "
+        f"--evaluate {measured[what]} --features {spatial_net} --batch_size 8 --precision fp32 "
         f"--reference validation --protocol {protocol}"
     )
     run(command)
@@ -483,7 +483,7 @@ def test_scores_while_training(evaluate, tokenizer_file, tmp_path):
     assert fids[1] == pytest.approx(scores_of(tmp_path, "samples")["scores"]["fid"], rel=1e-5)
     best = load_checkpoint(tmp_path / "on" / "MaskGIT_mnist_best_fid.pt", "maskgit")
     assert best["step"] == 3 * (1 + int(np.argmin(fids)))
-    assert "no effect here: --feature_net" in evaluate(f"{command} --run_name idle --n_epochs 1")
+    assert "no effect here: --features" in evaluate(f"{command} --run_name idle --n_epochs 1")
 
 
 def test_a_run_with_scores_that_was_stopped_goes_on_bit_for_bit(evaluate, tokenizer_file, tmp_path):
@@ -554,7 +554,7 @@ def test_copies_of_training_images_are_named(real_images, feature_net, tmp_path,
         np.savez(tmp_path / f"{name}.npz", arr_0=images[..., None])
         main(
             f"--evaluate --images {tmp_path}/{name}.npz --nearest --dataset fashionmnist "
-            f"--data_dir {tmp_path} --output_dir {tmp_path} --feature_net {feature_net} "
+            f"--data_dir {tmp_path} --output_dir {tmp_path} --features {feature_net} "
             "--batch_size 37".split()
         )
         shown[name] = scores_of(tmp_path, run="fashionmnist")["scores"]
@@ -697,8 +697,8 @@ def test_a_grid_is_every_combination():
         (["--sweep", "cfg_interval=0.4,0.8"], "--cfg_interval needs 2 numbers, as in [0.39,0.78]"),
         (["--sweep", "cfg_interval=[0.8,0.4]"], "--cfg_interval 0.8 0.4: must be two shares from"),
         (["--sweep", "step=2,,4"], "--sweep 'step=2,,4': needs option=value,value"),
-        (["--evaluate", "--feature_net", "no.pt"], "--feature_net no.pt: there is no such file"),
-        (["--evaluate", "--feature_net", __file__], "is not a TorchScript file"),
+        (["--evaluate", "--features", "no.pt"], "--features no.pt: it is neither inception nor"),
+        (["--evaluate", "--features", __file__], "is not a TorchScript file"),
         (["--evaluate", "tokenizer", "--images", "x"], "reconstructs real images; leave --images"),
         (["--evaluate", "tokenizer", "--nearest"], "--nearest compares samples, or --images, with"),
         (["--evaluate", "tokenizer", "--repeats", "2"], "--repeats and --per_class measure"),
@@ -709,21 +709,20 @@ def test_a_grid_is_every_combination():
         (["--evaluate", "--write_reference", f"{__file__}/x.npz"], ".py is a file, not a folder"),
         (["--evaluate", "--per_class", "--labels", "none"], "--per_class: no sample has a class"),
         (["--evaluate", "--reference", __file__], "it is no .npz, no pickle and no file of torch"),
-        (["--evaluate", "--features", "dinov2"], "--features dinov2: leave --feature_net out"),
+        (["--evaluate", "--features", __file__, "--feature_weights", __file__], "for --features"),
+        (["--evaluate", "--features", "dinov2", "--protocol", "adm"], "Inception's features alone"),
         (["--evaluate", "--features", "dinov2", "--sweep", "step=2"], "run --evaluate alone"),
-        (["--evaluate", "--feature_weights", __file__], "--feature_weights is for --features dino"),
-        (["--evaluate", "--feature_weights", "x.pth"], "--feature_weights x.pth: there is no such"),
         (["--evaluate", "--size", "48"], "--size 48 contradicts"),
         (["--evaluate", "--num_samples", "5"], "too few images to measure, 5;"),
-        (["--evaluate", "--inception_weights", "x.pth"], "--inception_weights x.pth: there is no"),
-        (["--evaluate", "--inception_weights", __file__], "its SHA-256 starts with"),
+        (["--evaluate", "--feature_weights", "x.pth"], "--feature_weights x.pth: there is no"),
+        (["--evaluate", "--feature_weights", __file__], "its SHA-256 starts with"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
     trained, data_dir, feature_net, tmp_path, refusal, arguments, error
 ):
-    if "--feature_net" not in arguments and "--inception_weights" not in arguments:
-        arguments = [*arguments, "--feature_net", str(feature_net)]
+    if not {"--features", "--feature_weights"} & set(arguments):
+        arguments = [*arguments, "--features", str(feature_net)]
     common = f"--checkpoint {trained}/MaskGIT_mnist.pt --data_dir {data_dir} --output_dir"
     assert error in refusal(lambda: main([*arguments, *common.split(), str(tmp_path)]))
 
@@ -790,7 +789,7 @@ def test_networks_that_do_not_fit(refused, tmp_path, kind, error):
     save_script(Wrong(kind), tmp_path / "wrong.pt")
     np.savez(tmp_path / "fake.npz", arr_0=np.zeros((20, 32, 32, 1), np.uint8))
     assert error in refused(
-        f"--evaluate --images {tmp_path}/fake.npz --feature_net {tmp_path}/wrong.pt "
+        f"--evaluate --images {tmp_path}/fake.npz --features {tmp_path}/wrong.pt "
         "--reference validation"
     )
 
@@ -844,7 +843,7 @@ def test_inception_weights_that_cannot_be_had_name_the_file(
         told = capsys.readouterr()
         assert told.err.count("\n") == 1
         assert extractors.INCEPTION_FILE in told.err
-        assert "--inception_weights FILE" in told.err
+        assert "--feature_weights FILE" in told.err
         assert "sampling" not in told.out
 
 

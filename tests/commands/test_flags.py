@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from commands.flags import configure, flags_of_settings, options_of
-from commands.options import OPTIONS, Resume
+from commands.option import Resume
+from commands.options import OPTIONS
 from commands.parser import parse
 from commands.request import Machine, Request
 from commands.resume import apply_resume, class_order, run_options, take_over_options
@@ -84,6 +85,19 @@ def test_a_resumed_run_keeps_its_options():
             resume(stored, argv)
 
 
+@pytest.mark.parametrize(
+    ("stored", "publish"),
+    [
+        ({"keep_best_loss": False}, "last"),
+        ({"keep_best_loss": True}, "both"),
+        ({"keep_best_loss": True, "publish": "best"}, "best"),
+    ],
+)
+def test_options_that_became_one_keep_their_effect(stored, publish):
+    assert resume({**kept(), **stored}).publish == publish
+    assert resume({**kept(), **stored}, "--publish best").publish == "best"
+
+
 # --- config.json may come from anybody ---
 
 OF_BOTH = {"vqgan": "--train_vae", "maskgit": "--train"}
@@ -117,7 +131,7 @@ def test_what_no_run_keeps_is_refused_by_name(stage, name):
 def test_paths_to_code_and_places_to_write_are_among_them():
     forgotten = {name for name, option in OPTIONS.items() if option.resume is Resume.FORGET}
     assert {
-        "feature_net", "inception_weights", "run_name", "output_dir", "checkpoint", "images",
+        "features", "feature_weights", "run_name", "output_dir", "checkpoint", "images",
         "init_image", "mask_image", "device", "compile", "resume", "dry_run",
     } <= forgotten  # fmt: skip
     kept_paths = {o.name for o in OPTIONS.values() if o.is_path} - forgotten
@@ -153,8 +167,8 @@ def test_values_that_the_command_line_refuses_are_refused(name, value):
 def test_a_planned_stage_is_checked_as_well(tmp_path):
     run = RunFolder(tmp_path / "mnist", "mnist")
     line = parse(["--train", "--resume", "--output_dir", str(tmp_path)])
-    write_record(run.config, {"maskgit": {**kept(), "feature_net": "/tmp/x.pt"}})
-    with pytest.raises(UserError, match="'feature_net' is not an option"):
+    write_record(run.config, {"maskgit": {**kept(), "features": "/tmp/x.pt"}})
+    with pytest.raises(UserError, match="'features' is not an option"):
         apply_resume(line)
     write_record(run.config, {"maskgit": kept()})
     assert apply_resume(line)[0].depth == 3

@@ -95,7 +95,7 @@ def test_maskbit_is_sampled_edited_and_trained_on_its_bits(run, tmp_path):
 
 def test_a_halton_model_edits_and_is_measured_as_published(run, tmp_path):
     model = f"--dataset mnist {write_halton(tmp_path, 1, 10)}"
-    measuring = f"{model} --num_samples 20 --batch_size 10 --feature_net {NET}"
+    measuring = f"{model} --num_samples 20 --batch_size 10 --features {NET}"
     run(f"--edit {model} --init_image mnist:0 --mask_box 0,0,16,32 --labels 3 --num_samples 2")
     files = sorted((tmp_path / "mnist" / "edits" / "images").iterdir())
     one, other = (np.asarray(Image.open(file)) for file in files)

@@ -110,7 +110,7 @@ def test_no_option_of_a_training_is_left_out_above(mode, config):
     assert tried - {"num_steps"} == filled & {field.name for field in fields(config)}
 
 
-LOOP = "--sample_and_save_freq 2 --keep_checkpoints 1 --keep_best_loss"
+LOOP = "--sample_and_save_freq 2 --keep_checkpoints 1 --publish both"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ LOOP = "--sample_and_save_freq 2 --keep_checkpoints 1 --keep_best_loss"
 )
 def test_options_reach_the_loop_of_every_training(resolve, mode, options):
     loop = resolve(mode, f"{options} {LOOP}")[mode].loop
-    assert replace(loop, picture_at=inf) == LoopConfig(5, 12, 2, 1, True)
+    assert replace(loop, picture_at=inf) == LoopConfig(5, 12, 2, 1, "both")
 
 
 @pytest.mark.parametrize(

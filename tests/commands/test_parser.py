@@ -1,6 +1,8 @@
 """The command line is a contract: names, defaults, choices, spellings, and answers to mistakes."""
 
 import re
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -286,8 +288,37 @@ def test_an_evaluation_names_what_it_does_not_depend_on(what, idle):
     assert idle_options(commands.parser.parse(command.split())) == set(idle.split())
 
 
+@pytest.mark.parametrize(
+    ("former", "now"), [("feature_net", "features"), ("inception_weights", "feature_weights")]
+)
+@pytest.mark.parametrize("dash", ["_", "-"])
+def test_a_former_spelling_means_the_new_one(former, now, dash):
+    line = parse(f"--{former.replace('_', dash)}=x.pth")
+    assert (getattr(line, now), line.former) == ("x.pth", (f"--{former}",))
+    assert line.given == {"train", now}
+    assert parse(f"--{now}=x.pth").former == ()
+
+
+def test_a_former_option_without_effect_takes_its_value():
+    line = parse("--save-every-minutes", "3", "--lr", "1")
+    assert (line.given, line.former) == ({"train", "lr"}, ("--save_every_minutes",))
+    assert vars(line.values) == vars(parse("--lr", "1").values)
+    assert "--save_every_minutes" not in rejection("--train", "--save_every_minute", "3")
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as stop:
         commands.parser.parse(["--version"])
     assert stop.value.code == 0
     assert capsys.readouterr().out.startswith("MaskGIT 0.")
+
+
+@pytest.mark.parametrize("buffer_size", [1, -1], ids=["lines", "blocks"])
+@pytest.mark.parametrize("question", ["--version", "--help", "--train --help"])
+def test_an_answer_that_cannot_be_written_is_an_error(monkeypatch, capsys, question, buffer_size):
+    with Path("/dev/full").open("w", buffer_size) as full:  # its end writes what is buffered
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as stop:
+            main(question.split())
+    assert stop.value.code == 2
+    assert "No space left on device" in capsys.readouterr().err

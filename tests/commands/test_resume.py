@@ -358,10 +358,10 @@ def test_what_is_left_of_a_run_without_its_state_is_named(world, stage, capsys):
 
 def test_code_that_config_json_names_is_not_run(world, tmp_path, capsys):
     run, config = run_of(world), read_config(run_of(world))
-    config["maskgit"]["feature_net"] = str(tmp_path / "evil.pt")
+    config["maskgit"]["features"] = str(tmp_path / "evil.pt")
     write_record(run.config, config)
     told = refusal(world, "maskgit", capsys, "--evaluate")
-    assert "'feature_net' is not an option" in told
+    assert "'features' is not an option" in told
 
 
 def test_folders_that_config_json_names_are_not_written_to(world, tmp_path, capsys):

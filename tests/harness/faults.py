@@ -119,7 +119,7 @@ def make_works(base: Path) -> dict[str, Work]:
     edit = f"--edit {of_model} --init_image fashionmnist:3 --mask_box 0,0,16,8 --num_samples 12"
     sweep = (
         f"--sweep step=2,4 {of_model} --num_samples 20 --reference validation "
-        f"--feature_net {base}/net.pt"
+        f"--features {base}/net.pt"
     )
     return {
         "training": Work(train, crash.state_of),

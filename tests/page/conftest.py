@@ -154,7 +154,7 @@ def serve(data_dir: Path) -> Iterator[Callable[..., Served]]:
 @pytest.fixture(scope="module")
 def process(data_dir: Path, runs: Path) -> Iterator[Served]:
     """A server in a process of its own, open to other machines; a tab that has the token."""
-    command = [sys.executable, ROOT / "MaskGIT.py", "--page", "0", "--host", "0.0.0.0"]
+    command = [sys.executable, ROOT / "MaskGIT.py", "--page", "0.0.0.0:0"]
     command += ["--output_dir", runs, "--data_dir", data_dir]
     with (
         subprocess.Popen(

@@ -57,7 +57,7 @@ LOSSES = [5.0, 4.0, 3.0, 3.5, math.nan, 3.0, 3.1, 3.2, 3.3, 3.4, 2.0, 9.0]  # of
 
 @pytest.mark.parametrize("stops", [False, True], ids=["at once", "resumed"])
 def test_the_checkpoint_of_the_lowest_loss_is_kept(run, caplog, stops):
-    config = LoopConfig(len(LOSSES), 8, 1, keep_best_loss=True)
+    config = LoopConfig(len(LOSSES), 8, 1, publish="both")
     stage, position, told = CountingStage(signal_step=20 if stops else None), Position(), []
     stage.losses = dict(enumerate(LOSSES, start=1))
     caplog.set_level(logging.INFO)
@@ -71,7 +71,7 @@ def test_the_checkpoint_of_the_lowest_loss_is_kept(run, caplog, stops):
     assert load_checkpoint(run.model, "maskgit")["step"] == 48
     told = [record.getMessage() for record in caplog.records if "fallen" in record.getMessage()]
     assert len(told) == 1
-    assert "not fallen for 5 epochs: it was lowest after epoch 3 (`keep_best_loss`" in told[0]
+    assert "not fallen for 5 epochs: it was lowest after epoch 3 (`publish` best or both" in told[0]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
