@@ -16,7 +16,6 @@ from utils.errors import UserError, failures_of, one_line
 from utils.files import write_json_atomic
 
 CHECKSUM = "checksum"
-DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def checksum(value: Any) -> str:
@@ -109,30 +108,3 @@ def read_line(line: bytes, is_valid: Callable[[dict[str, Any]], bool]) -> dict[s
     except (ValueError, RecursionError):
         return None
     return row if is_valid(row) else None
-
-
-def sealed_bytes(content: bytes, about: str) -> bytes:
-    """Add a digest to the content of a file.
-
-    Args:
-        content: the content of the file.
-        about: names the content; it is in the digest, but not in the file.
-    """
-    return content + _digest(content, about)
-
-
-def unsealed_bytes(stored: bytes, about: str) -> bytes:
-    """Verify the return value of `sealed_bytes` and take the digest off.
-
-    Raises:
-        ValueError: if the digest is wrong.
-    """
-    content, digest = stored[:-DIGEST_BYTES], stored[-DIGEST_BYTES:]
-    if digest != _digest(content, about):
-        raise ValueError("its checksum is that of something else")
-    return content
-
-
-def _digest(content: bytes, about: str) -> bytes:
-    """Compute the SHA-256 of content and of its name."""
-    return hashlib.sha256(about.encode() + b"\0" + content).digest()

@@ -36,7 +36,7 @@ from utils.files import (
 )
 from utils.pictures import from_uint8, save_grid, save_png, tile, to_uint8
 from utils.progress import set_up_logging
-from utils.records import read_record, sealed_bytes, unsealed_bytes, write_record
+from utils.records import read_record, write_record
 from utils.seeding import derive_seed, rng
 
 
@@ -180,14 +180,6 @@ def test_a_record_is_read_without_its_checksum_as_the_version_before_wrote_it(tm
     for encoding in ("utf-8-sig", "utf-16"):  # as some editors of Windows save it
         path.write_text(text, encoding, newline="\r\n")
         assert read_record(path, {"maskgit"}) == SETTINGS
-
-
-def test_no_flip_of_sealed_bytes_is_believed():
-    stored = sealed_bytes(b"content", "block 3")
-    assert unsealed_bytes(stored, "block 3") == b"content"
-    for damaged, about in (*((flip, "block 3") for flip in flips(stored)), (stored, "block 4")):
-        with pytest.raises(ValueError, match="checksum"):
-            unsealed_bytes(damaged, about)
 
 
 def test_a_file_that_changes_while_it_is_read_has_no_digest(tmp_path):
