@@ -121,9 +121,9 @@ def train(job: TrainJob) -> None:
 
     # The frozen tokenizer encodes every image once. A cache on disk keeps the tokens.
     tokenizer = job.tokenizer.open()
-    train_tokens, validation_tokens = (
-        tokens_of(job, tokenizer, split) for split in ("train", "validation")
-    )
+    how = tokenizer, job.data, machine, job.training.batch_size
+    train_tokens = tokens_of(splits.train, "train", *how)
+    validation_tokens = tokens_of(splits.validation, "validation", *how)
 
     # The stage: a transformer that learns from images with some tokens hidden.
     stage = transformer_stage.MaskGITStage(

@@ -39,7 +39,9 @@ def measure(job: TrainJob, steps: int) -> dict[str, Any]:
         A row of docs/records.md, by the title of the column.
     """
     tokenizer = job.tokenizer.open()
-    train, held_out = (tokens_of(job, tokenizer, split) for split in ("train", "validation"))
+    how = tokenizer, job.data, job.machine, job.training.batch_size
+    train = tokens_of(job.splits.train, "train", *how)
+    held_out = tokens_of(job.splits.validation, "validation", *how)
     start = time.perf_counter(), time.process_time()
     stage = MaskGITStage(
         job.config,

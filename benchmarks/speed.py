@@ -15,7 +15,6 @@ step (`--distill 1`).
 
 import argparse
 import copy
-import resource
 import statistics
 import subprocess
 import sys
@@ -45,7 +44,8 @@ from models.vqgan.network import VQModel
 from training.config import TrainingConfig
 from training.distillation import student_settings
 from training.transformer_stage import MaskGITStage
-from utils.device import choose_device, choose_precision, set_up_device
+from utils.device import choose_device, choose_precision, precision_name, set_up_device
+from utils.memory import peak_memory
 from utils.pictures import from_uint8
 from utils.processes import ALONE
 
@@ -193,7 +193,7 @@ def main() -> None:
         work: Work = getattr(bench(options.size).works()[name], implementation)
         work()
         work()
-        say(f"{peak_bytes(device)}")
+        say(f"{peak_memory(device)}")
         return
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device
     say(f"{name}, {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}")
@@ -309,22 +309,11 @@ def sampling_flops(config: TransformerConfig, images: int, sampling: SamplingCon
 
 def peak_of(name: str, implementation: str, size: int, bench: Bench) -> int:
     """Peak memory in bytes of two calls of a work, in a process of its own."""
-    precision = {torch.float32: "fp32", torch.bfloat16: "bf16"}[bench.precision]
+    precision = precision_name(bench.precision)
     command = [sys.executable, __file__, "--device", str(bench.device), "--precision", precision,
                "--size", str(size), "--peak_of", f"{name}:{implementation}",
                *(["--compile", *bench.compiled] if bench.compiled else [])]  # fmt: skip
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Peak memory of this process so far: resident on the CPU, allocated on CUDA."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what the parent process had at the start
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def say(line: str) -> None:

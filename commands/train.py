@@ -184,19 +184,7 @@ def _check_tokenizer(request: Request, tokenizer: TokenizerSource) -> None:
         )
 
 
-def tokens_of(job: TrainJob, tokenizer: Tokenizer, split: Split) -> TokenSet:
-    """Return the tokens of a split; errors as in `tokens_of_split`."""
-    return tokens_of_split(
-        job.splits.train if split == "train" else job.splits.validation,
-        split,
-        tokenizer,
-        job.data,
-        job.machine,
-        job.training.batch_size,
-    )
-
-
-def tokens_of_split(
+def tokens_of(
     images: ImageDataset,
     split: Split,
     tokenizer: Tokenizer,

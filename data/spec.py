@@ -148,8 +148,3 @@ class DatasetSpec:
     files: tuple[str, ...]
     flips: Literal["none", "horizontal", "both"] = "none"
     classes: tuple[str, ...] = ()
-
-    @property
-    def num_views(self) -> int:
-        """Number of views of one training image under its flips: 1, 2 or 4."""
-        return VIEWS[self.flips]

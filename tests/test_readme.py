@@ -9,7 +9,7 @@ import data.datasets
 from commands.modes import MODES
 from commands.options import GROUPS, OPTIONS
 from data.datasets import DATASETS
-from data.spec import DatasetSpec
+from data.spec import VIEWS, DatasetSpec
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -29,7 +29,7 @@ def table_of_datasets() -> str:
             spec.num_classes or "sub-folders, or 1",
             spec.channels,
             spec.size,
-            spec.num_views,
+            VIEWS[spec.flips],
             " / ".join(spec.splits.values()),
             source,
             spec.license,

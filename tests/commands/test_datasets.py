@@ -13,6 +13,7 @@ from toy_families import GrayConfig, GrayNetwork
 
 from data.datasets import DATASETS
 from data.open_dataset import open_dataset
+from data.spec import VIEWS
 from data.token_cache import cached_tokens
 from MaskGIT import main
 from models.open import FAMILIES
@@ -49,7 +50,7 @@ def test_every_cached_row_shows_the_color_of_its_label(dataset, tmp_path):
             images, encode, 1, identity, tmp_path / "cache", codebook_size=len(names),
             num_classes=len(names), batch_size=16, num_workers=0,
         )  # fmt: skip
-        assert tokens.num_views == (spec.num_views if split == "train" else 1)
+        assert tokens.num_views == (VIEWS[spec.flips] if split == "train" else 1)
         every = np.arange(len(tokens))
         labels = tokens.classes(every, np.random.default_rng(0))
         shown = [names[token] for token in tokens.tokens[0, every, 0]]
