@@ -214,7 +214,6 @@ def tokens_of(
         identity,
         data.cache_folder,
         codebook_size=tokenizer.codebook_size,
-        num_classes=len(images.class_names),
         batch_size=batch_size,
         num_workers=data.num_workers,
         processes=machine.processes,

@@ -25,7 +25,7 @@ from torch import Tensor
 from data.blocks import BlockFolder
 from data.content import labels_of
 from data.images import Copies, ImageDataset, flip_view
-from data.token_set import TokenSet, token_type, wrong_label
+from data.token_set import TokenSet, token_type
 from utils.errors import UserError, failures_of
 from utils.files import (
     exclusive_lock,
@@ -57,7 +57,6 @@ def cached_tokens(
     cache_dir: Path,
     *,
     codebook_size: int,
-    num_classes: int,
     batch_size: int,
     num_workers: int,
     processes: Processes = ALONE,
@@ -74,15 +73,13 @@ def cached_tokens(
         identity: everything that the tokens depend on besides the images. "dataset" and "split"
             become part of the folder's name.
         cache_dir: folder of all caches.
-        codebook_size: K; tokens must be below it.
-        num_classes: number of classes; labels must be below it.
+        codebook_size: K.
         batch_size: number of images that a process encodes at once, at most BLOCK.
         num_workers: number of processes that read images for each encoding process.
         processes: the processes that encode together.
 
     Raises:
-        UserError: if the disk is too small, or the files of a finished cache are damaged or hold
-            impossible tokens or labels.
+        UserError: if the disk is too small, or the files of a finished cache are damaged.
     """
     manifest = processes.from_main(lambda: _manifest(images, identity, seq_len, codebook_size))
     folder = _folder_of(manifest, cache_dir)
@@ -91,9 +88,7 @@ def cached_tokens(
         make_folder(cache_dir)
         encoding = _Encoding(images, encode, batch_size, num_workers)
         _write_alone(encoding, manifest, folder, processes)
-    found = _read(folder, manifest)
-    _check_ranges(found, folder, codebook_size, num_classes)
-    return found
+    return _read(folder, manifest)
 
 
 def find_tokens(
@@ -364,15 +359,3 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
             f"the token cache {folder} is damaged ({error}); delete the folder to make it again"
         ) from error
     return TokenSet(tokens, labels)
-
-
-def _check_ranges(found: TokenSet, folder: Path, codebook_size: int, num_classes: int) -> None:
-    """Refuse tokens outside the codebook and labels that are not classes."""
-    problem, largest = wrong_label(found.labels, num_classes), found.tokens.max(initial=0)
-    if largest >= codebook_size:
-        problem = f"the token {largest}, but the codebook has {codebook_size} codes"
-    if problem:
-        raise UserError(
-            f"the token cache {folder} is damaged (it has {problem}); delete the folder to make it "
-            "again"
-        )

@@ -153,7 +153,7 @@ def test_the_cache_holds_every_copy_under_every_flip(folder, tmp_path):
     images = opened(folder, augment=2)
     found = cached_tokens(
         images, means, 4, {"dataset": "folder", "split": "train"}, tmp_path,
-        codebook_size=256, num_classes=2, batch_size=4, num_workers=0,
+        codebook_size=256, batch_size=4, num_workers=0,
     )  # fmt: skip
     assert found.num_views == 6
     for index in range(len(images)):

@@ -251,7 +251,7 @@ def cache_file(name: str) -> Target:
     def read(path: Path) -> Any:
         tokens = cached_tokens(
             TinyImages(), lambda pixels: pixels[:, 0, ::2, ::2].flatten(1).long(), 16,
-            {"dataset": "tiny", "split": "train"}, path.parents[1], codebook_size=12, num_classes=3,
+            {"dataset": "tiny", "split": "train"}, path.parents[1], codebook_size=12,
             batch_size=4, num_workers=0,
         )  # fmt: skip
         return np.array(tokens.tokens), np.array(tokens.labels)
