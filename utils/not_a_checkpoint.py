@@ -6,16 +6,13 @@ from pathlib import Path
 BEGINNINGS = {  # the first bytes of files that are not checkpoints, and what to say
     b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself: "
     "fetch that with 'git lfs pull', or download it from the page of the repository",
-    b"\x1f\x8b": "it is packed with gzip: unpack it first",
-    b"BZh": "it is packed with bzip2: unpack it first",
-    b"\xfd7zXZ": "it is packed with xz: unpack it first",
-    b"\x28\xb5\x2f\xfd": "it is packed with zstd: unpack it first",
-    b"7z\xbc\xaf": "it is a 7z archive: unpack it first",
-    b"Rar!": "it is a rar archive: unpack it first",
     b"\x89HDF": "it is a file of HDF5, as Keras writes it",
     b"\x93NUMPY": "it is an array of numpy",
     b"GGUF": "it is a file of GGUF",
 }
+PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")
+"""The first bytes of gzip, bzip2, xz, zstd, 7z and rar."""
+
 PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body", b"<script", b"<!--")
 ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # of checkpoints, usually
 
@@ -24,6 +21,8 @@ def what_it_is(beginning: bytes) -> str:
     """Say what a file is if it is not a checkpoint."""
     if not beginning:
         return "it is empty"
+    if beginning.startswith(PACKED):
+        return "it is packed: unpack it first"
     for start, text in BEGINNINGS.items():
         if beginning.startswith(start):
             return text

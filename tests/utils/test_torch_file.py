@@ -163,7 +163,7 @@ NO_CHECKPOINTS = {  # what it is, and what is said of it
     "half of safetensors": (save(WEIGHTS)[:30], CUT_OFF),
     "no data of safetensors": (truncated(save(WEIGHTS)), CUT_OFF),
     "a message": (b'{"error": "Not Found"}', 'a text that begins with \'{"error":'),
-    "packed": (b"\x1f\x8b\x08\x00", "packed with gzip"),
+    "packed": (b"\x1f\x8b\x08\x00", "it is packed: unpack it first"),
     "arrays": (zipped("arr_0.npy"), "an archive of numpy, with arr_0.npy"),
     "a packed archive": (zipped("a/", "b.txt", "c\x1b/d.pt"), "with c?/d.pt, b.txt, a/: unpack it"),
     "an archive": (zipped("a.pt", how=zipfile.ZIP_STORED), "an archive with a.pt: unpack it first"),
