@@ -123,7 +123,7 @@ def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) ->
         num_hidden: int (B,), hidden tokens of each image, 0 allowed.
     """
     num_hidden = np.asarray(num_hidden)
-    num_steps = int(min(config.num_steps, num_hidden.max(initial=0)))
+    num_steps = int(min(config.num_steps, num_hidden.max()))
     # How many tokens each image reveals at each step.
     counts = np.zeros((len(num_hidden), num_steps), np.int64)
     for count in np.unique(num_hidden[num_hidden > 0]):

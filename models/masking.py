@@ -86,7 +86,7 @@ def masks_of_ratio(generator: np.random.Generator, ratios: np.ndarray, seq_len: 
     Returns:
         bool (B, L), True where a token is hidden.
     """
-    counts = np.maximum(1, np.ceil(ratios * seq_len)).astype(np.int64)
+    counts = np.maximum(1, np.ceil(ratios * seq_len))
     # Random positions: those of the smallest numbers in a row of random ones.
     order = generator.random((len(ratios), seq_len)).argsort(axis=1)
     masks = np.empty((len(ratios), seq_len), bool)
