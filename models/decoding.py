@@ -137,7 +137,7 @@ def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) ->
     temperature = config.choice_temperature if is_noisy else 0.0
     # The guidance schedule sees the share of tokens that is still hidden in the whole block.
     revealed = counts.sum(0)  # (T,)
-    hidden = revealed[::-1].cumsum()[::-1] / max(1, revealed.sum())  # before each step
+    hidden = revealed[::-1].cumsum()[::-1] / revealed.sum()  # before each step
     share = GUIDANCE_SCHEDULES[config.guidance_schedule].share(progress, hidden, config)
     logit_scales = np.full(num_steps, config.logit_scale)
     logit_scales[:1] *= config.first_logit_scale

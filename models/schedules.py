@@ -30,7 +30,7 @@ def mask_ratio(u: np.ndarray, schedule: str) -> np.ndarray:
     """Compute the share of tokens that is hidden at progress u: 1 at u = 0, 0 at u = 1.
 
     Args:
-        u: uniform noise in training, progress in decoding; any shape, in [0, 1].
+        u: uniform noise in training, progress in decoding; float64 of any shape, in [0, 1].
 
     Returns:
         Ratios in [0, 1], float64, in the shape of u.
@@ -41,7 +41,7 @@ def mask_ratio(u: np.ndarray, schedule: str) -> np.ndarray:
     if schedule not in MASK_SCHEDULES:
         known = ", ".join(MASK_SCHEDULES)
         raise ValueError(f"unknown mask schedule {schedule!r}; choose from {known}")
-    return np.clip(MASK_SCHEDULES[schedule](np.asarray(u, np.float64)), 0, 1)
+    return MASK_SCHEDULES[schedule](u)
 
 
 class CumulativePlan(NamedTuple):

@@ -80,14 +80,15 @@ def test_the_confidence_is_the_probability_of_the_token_that_was_revealed(model)
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
-@pytest.mark.parametrize("start_token", [None, 3, -1])
-def test_a_decoding_goes_on_from_any_of_its_steps(model, sampler, start_token):
-    settings = {"num_steps": 5, "sampler": sampler, "start_token": start_token}
-    steps = list(model.decode_steps([3], seed=7, **settings))
+@pytest.mark.parametrize("start", [None, 3, -1, "an edit"])
+def test_a_decoding_goes_on_from_any_of_its_steps(model, sampler, start):
+    edit = known_half(model) if start == "an edit" else None
+    settings = {"num_steps": 5, "sampler": sampler, "start_token": None if edit else start}
+    steps = list(model.decode_steps([3], seed=7, known=edit, **settings))
     for number, step in enumerate(steps):
         tokens, hidden = (torch.from_numpy(a).flatten() for a in (step.tokens, step.hidden))
         # What stands at hidden positions is ignored.
-        known = KnownTokens(tokens.masked_fill(hidden, 0), hidden, number)
+        known = KnownTokens(tokens.masked_fill(hidden, 0), hidden, number, 32 if edit else None)
         again = list(model.decode_steps([3], seed=7, known=known, **settings))
         assert len(again) == len(steps) - number
         for one, other in zip(again, steps[number:], strict=True):

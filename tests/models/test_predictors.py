@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.decoding import Decoding, draw_noise, make_plan
+from models.halton_order import halton_orders
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 from models.predictors import (
@@ -128,6 +129,15 @@ def test_linear_weights_kept_in_bfloat16_give_the_same_tokens(model):
     )
     assert cast.equal(cast_before)
     assert all(value.equal(weights[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("roll", ["on", "off"])
+@pytest.mark.parametrize("grid", [(2, 8), None])
+def test_the_halton_sampler_gets_the_order_of_the_grid(model, grid, roll):
+    sampling, indices = SamplingConfig(sampler="halton", halton_roll=roll), np.array([5, 3])
+    start = prepare_decoding(model, np.zeros(2, np.int64), indices, sampling, 7, grid=grid)
+    expected = halton_orders(7, indices, grid or (SEQ_LEN,), roll == "on")
+    assert start.noise.order.tolist() == expected.tolist()
 
 
 # --- Images that begin with drawn tokens ---
