@@ -62,9 +62,7 @@ def propose_confident(log_probs: Tensor, noise: Noise, temperature: float) -> Pr
     """Draw tokens; score = log p(token) + temperature * Gumbel noise (Chang et al. 2022)."""
     tokens = draw_tokens(log_probs, noise.uniform)
     score = log_probs.gather(-1, tokens[..., None]).squeeze(-1)  # (B, L)
-    if temperature > 0:
-        score = score + temperature * noise.gumbel
-    return Proposal(tokens, score)
+    return Proposal(tokens, score + temperature * noise.gumbel)
 
 
 def propose_by_moment(log_probs: Tensor, noise: Noise, temperature: float) -> Proposal:

@@ -184,7 +184,8 @@ def slow_decode(logits_fn, plan, noise, tokens, hidden):
 @pytest.mark.parametrize(
     "sampling",
     [{}, {"choice_temperature": 0.0}, {"logit_scale": 2.5}]
-    + [{"sampler": sampler} for sampler in SAMPLERS if sampler != "confidence"],
+    + [{"sampler": sampler} for sampler in SAMPLERS if sampler != "confidence"]
+    + [{"sampler": sampler, "choice_temperature": 0.0} for sampler in ("moment", "annealed")],
     ids=str,
 )
 def test_decoding_equals_the_slow_reference(seed, sampling):
@@ -381,10 +382,24 @@ def test_tokens_are_drawn_with_their_probabilities():
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24, 1.0])
-def test_no_draw_takes_a_token_that_is_all_but_impossible(uniform):
-    probabilities = torch.tensor([1e-30, 0.3, 0.7, 1e-30])
+@pytest.mark.parametrize("least", [0.0, 1e-30])
+def test_no_draw_takes_a_token_that_is_impossible_or_all_but(uniform, least):
+    probabilities = torch.tensor([least, 0.3, 0.7, least])
     token = draw_tokens(probabilities.log().view(1, 1, 4), torch.tensor([[uniform]]))
-    assert token.item() == (0 if uniform == 0 else 2)
+    assert token.item() == (2 if uniform else 0 if least else 1)
+
+
+def test_a_prediction_that_is_not_finite_gives_tokens_of_the_codebook():
+    assert draw_tokens(torch.full((1, 2, K), math.nan), torch.ones(1, 2)).max() < K
+
+
+@pytest.mark.parametrize("sampler", ["moment", "annealed"])
+def test_at_a_low_temperature_the_likeliest_token_is_drawn(sampler):
+    """Powers of the probabilities are far outside the range of float32."""
+    logits = torch.randperm(1000, generator=torch.Generator().manual_seed(0)).view(1, 1, -1) / 10
+    seen = logits if SAMPLERS[sampler].sees_logits else logits.log_softmax(-1)
+    proposal = SAMPLERS[sampler].propose(seen, Noise(torch.ones(1, 1), torch.zeros(1, 1)), 0.005)
+    assert proposal.tokens.equal(logits.argmax(-1))
 
 
 def test_noise_belongs_to_the_image_and_the_step():

@@ -13,6 +13,7 @@ from models.maskgit.transformer import MaskedTransformer
 from models.predictors import (
     KnownTokens,
     guided_logits,
+    guided_predictor,
     prepare_decoding,
 )
 from models.sampling import SamplingConfig
@@ -129,6 +130,12 @@ def test_linear_weights_kept_in_bfloat16_give_the_same_tokens(model):
     )
     assert cast.equal(cast_before)
     assert all(value.equal(weights[name]) for name, value in model.state_dict().items())
+
+
+def test_guidance_is_computed_in_float32(model):
+    labels, tokens = torch.arange(4), torch.zeros(4, SEQ_LEN, dtype=torch.long)
+    predict = guided_predictor(model, labels, np.array([2.0, 2.0]), torch.bfloat16, same_start=True)
+    assert {predict(tokens, step).dtype for step in (0, 1)} == {torch.float32}
 
 
 @pytest.mark.parametrize("roll", ["on", "off"])
