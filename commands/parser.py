@@ -20,7 +20,7 @@ from utils.version import VERSION
 FORMER = {
     "--feature_net": "--features",
     "--inception_weights": "--feature_weights",
-    "--save_every_minutes": "it has no effect, the state is saved at least every 10 minutes",
+    "--save_every_minutes": "the state is saved at least every 10 minutes",
 }
 """Options of version 0.1.0 that this version still takes: their flag now, or what there is now."""
 

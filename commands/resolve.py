@@ -15,7 +15,6 @@ from commands.fitted import with_fitted_defaults
 from commands.flags import configure, option_values, options_of, with_flags
 from commands.model_source import ModelSource
 from commands.modes import Mode
-from commands.option import Option
 from commands.options import BEST, COMPARING, COMPUTING, OPTIONS
 from commands.parser import FORMER, CommandLine
 from commands.request import Machine, Request
@@ -67,7 +66,7 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
         # Complete the command line, and choose where to compute.
         idle = idle_options(line)
         for name in line.former:
-            log.warning("the next version refuses %s: %s", name, FORMER[name])
+            log.warning("the next version refuses %s; now: %s", name, FORMER[name])
         line = _with_local_files(line)
         for mode in line.modes:
             complete = getattr(mode.module(), "complete", None)
@@ -140,13 +139,7 @@ def _show_options(request: Request, jobs: Mapping[Mode, Any]) -> None:
             used[name] = [*(one for one in used.get(name, []) if one != value), value]
     # The shape of a network that is not new is in its file. The modes say how many images.
     elsewhere = {o.name for o in OPTIONS.values() if o.compared} - used.keys() | {"num_samples"}
-    acting = {
-        option.name
-        for mode in jobs
-        for option in OPTIONS.values()
-        if mode.name in option.modes and option.name not in _ignored(mode, line)
-    }
-    for name in sorted(acting - elsewhere | line.given):
+    for name in sorted(acting_options(line) - elsewhere | line.given):
         value = ", ".join(map(str, used.get(name) or [getattr(line, name)]))
         _row(name, f"{getattr(line, name)}  (given)" if name in line.given else value)
     if not line.checkpoint:  # its results go to the folder of its own run
@@ -213,10 +206,9 @@ def _check_processes(line: CommandLine, machine: Machine) -> None:
 def idle_options(line: CommandLine) -> set[str]:
     """List the names of options that the user gave and that no mode uses."""
     # Options that belong to other modes.
-    idle = set(line.given & OPTIONS.keys())
-    for mode in line.modes:
-        ignored = _ignored(mode, line)
-        idle -= {name for name in idle - ignored if mode.name in _modes_of(OPTIONS[name])}
+    idle = set(line.given & OPTIONS.keys()) - acting_options(line)
+    if COMPARING & {mode.name for mode in line.modes}:
+        idle -= {option.name for option in OPTIONS.values() if option.compared}
     # Options that the sampler or the guidance schedule ignores. A sweep may use several samplers
     # and schedules, and a checkpoint may choose others.
     if not line.asks_for("sweep") and line.settings != BEST:
@@ -231,15 +223,14 @@ def idle_options(line: CommandLine) -> set[str]:
     return idle
 
 
-def _ignored(mode: Mode, line: CommandLine) -> set[str]:
-    """Return the names of options of a mode without effect on what is asked of it."""
-    ignores = getattr(mode.module(), "ignores", None)
-    return ignores(line) if ignores else set()
-
-
-def _modes_of(option: Option) -> frozenset[str]:
-    """Return the names of the modes that look at an option."""
-    return option.modes | (COMPARING if option.compared else frozenset())
+def acting_options(line: CommandLine) -> set[str]:
+    """List the names of the options that act in the modes."""
+    acting = set()
+    for mode in line.modes:
+        ignores = getattr(mode.module(), "ignores", None)
+        ignored = ignores(line) if ignores else set()
+        acting |= {o.name for o in OPTIONS.values() if mode.name in o.modes} - ignored
+    return acting
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from commands.flags import configure, options_of
+from commands.flags import configure
 from commands.init import CODES, Origin, fields_without_option, kept_origin, shaped_as
 from commands.parser import CommandLine
 from commands.request import Request
@@ -79,9 +79,8 @@ def complete(line: CommandLine) -> CommandLine:
     """
     if line.asks_for("train"):
         return line
-    named = options_of(VQGANTrainingConfig)
-    for option, field in (("init", "init"), ("freeze", "freeze")):
-        twin = named[field]
+    for option in ("init", "freeze"):
+        twin = f"{option}_vae"
         if option in line.given and twin in line.given:
             raise UserError(f"--{option} and --{twin} are the same here: give one of them")
         if option in line.given:

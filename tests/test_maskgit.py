@@ -404,8 +404,8 @@ def test_dry_run_tells_and_writes_nothing(run, tokenizer_file, tmp_path):
 def test_a_dry_run_names_former_options_and_shows_what_acts(run, tokenizer_file):
     command = f"--train --dry_run {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --evaluate_every 1"
     out = run(f"{command} --feature_net {tokenizer_file} --save_every_minutes 3")
-    assert "the next version refuses --feature_net: --features\n" in out
-    assert "the next version refuses --save_every_minutes: it has no effect" in out
+    assert "the next version refuses --feature_net; now: --features\n" in out
+    assert "refuses --save_every_minutes; now: the state is saved at least" in out
     assert f"\nfeatures               {tokenizer_file}  (given)\n" in out
     assert "\nreference " in out
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_CODES, TINY_TRANSFORMER, TINY_VQGAN
+from PIL import Image
 
 from commands.options import OPTIONS
 from commands.parser import parse
@@ -37,6 +38,7 @@ def resolve(data_dir, tokenizer_file, trained, tmp_path) -> Callable[[str], Jobs
         "train_vae": TRAIN_VAE,
         "distill": f"--distill 1 --checkpoint {trained}/MaskGIT_mnist.pt",
         "both": f"{TRAIN_VAE} {TRAIN}",
+        "edit": f"--edit --checkpoint {trained}/MaskGIT_mnist.pt --init_image mnist:0",
     }
 
     def call(command: str, options: str) -> Jobs:
@@ -110,7 +112,7 @@ def test_no_option_of_a_training_is_left_out_above(mode, config):
     assert tried - {"num_steps"} == filled & {field.name for field in fields(config)}
 
 
-LOOP = "--sample_and_save_freq 2 --keep_checkpoints 1 --publish both"
+LOOP = "--sample_and_save_freq 2 --keep_checkpoints 1 --publish both --early_stop 7"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ LOOP = "--sample_and_save_freq 2 --keep_checkpoints 1 --publish both"
 )
 def test_options_reach_the_loop_of_every_training(resolve, mode, options):
     loop = resolve(mode, f"{options} {LOOP}")[mode].loop
-    assert replace(loop, picture_at=inf) == LoopConfig(5, 12, 2, 1, "both")
+    assert replace(loop, picture_at=inf) == LoopConfig(5, 12, 2, 1, "both", 7)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +199,13 @@ def test_dropout_and_index_shape_reach_the_vqgan(resolve):
 
 def test_the_size_decides_the_tokens_of_an_image(resolve):
     assert resolve("both", "--size 48")["train"].config.seq_len == 144
+
+
+def test_the_threshold_of_a_mask_reaches_the_edit(resolve, tmp_path):
+    levels = np.tile(np.arange(0, 256, 8, np.uint8), (32, 1))
+    Image.fromarray(levels).save(tmp_path / "mask.png")
+    mask = resolve("edit", f"--mask_image {tmp_path}/mask.png --mask_threshold 80")["edit"].mask
+    assert np.array_equal(mask, levels >= 80)
 
 
 def test_workers_read_the_same_images(run, tokenizer_file, tmp_path):
