@@ -201,6 +201,9 @@ class DistillConfig:
     seed: int = 0
 
 
+Training = TrainingConfig | VQGANTrainingConfig | DistillConfig
+
+
 @dataclass(frozen=True)
 class LoopConfig:
     """The settings of the training loop.

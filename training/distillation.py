@@ -22,7 +22,7 @@ import copy
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.family import Transformer
-from models.masking import masks_of_ratio
+from models.masking import hide, masks_of_ratio
 from models.model import MADE_FOR
 from models.predictors import guided_logits, prepare_decoding
 from models.samplers import draw_tokens
@@ -38,22 +38,13 @@ from models.sampling import SamplingConfig
 from models.schedules import mask_ratio
 from models.shapes import TransformerShape
 from training.config import UPDATES_PER_EPOCH, DistillConfig
-from training.distillation_losses import (
-    Compared,
-    Made,
-    divergence,
-    entropy,
-    imitation_loss,
-    student_loss,
-)
 from training.ema import EMA
 from training.learning_rate import LearningRate
-from training.optimizer import linear_weights, load_optimizers, make_optimizers, step_unless
-from training.stage import transformer_contents
+from training.optimizer import linear_weights, make_optimizers, step_unless
+from training.stage import Stage, transformer_contents
 from utils.device import autocast, send, strictly_deterministic
 from utils.plain import to_plain
 from utils.seeding import derive_seed, rng
-from utils.weights import load_weights
 
 START_SHARE = 1 / 8  # of the positions start from a sampled token
 # In the first steps the student only imitates the teacher: at most this many steps, and at most
@@ -63,6 +54,7 @@ WARMUP_SHARE = 0.05  # of the run
 IMAGES_PER_EMPTY = 8  # images of a step for each empty image, which is fully hidden
 MASK_SCHEDULE = "arccos"  # of the tokens that are hidden from teacher and auxiliary model
 VALIDATION_SEED, VALIDATION_BATCHES = 0, 8
+AUXILIARY = "auxiliary_"  # starts the names of the auxiliary model's optimizers
 
 
 def student_settings(num_steps: int) -> SamplingConfig:
@@ -75,13 +67,48 @@ def student_settings(num_steps: int) -> SamplingConfig:
     )
 
 
-class DistillationStage:
-    """Student, auxiliary model and teacher, as a `Stage` of training/stage.py.
+class Made(NamedTuple):
+    """The images that the student made at a step.
+
+    Attributes:
+        logits: float32 (B, L, K), its prediction at the last of its steps so far.
+        start: int64 (B, L), its input at that step.
+        tokens: int64 (B, L), the whole image.
+        drawn: bool (B, L), True where the token comes from these logits.
+        labels: int64 (B,).
+    """
+
+    logits: Tensor
+    start: Tensor
+    tokens: Tensor
+    drawn: Tensor
+    labels: Tensor
+
+
+class Compared(NamedTuple):
+    """Predictions of hidden tokens by teacher and auxiliary model.
+
+    Attributes:
+        at: int64 (N,), the hidden ones among the B * L positions.
+        targets: int64 (N,), the student's tokens there.
+        teacher: float32 (N, K), log-probabilities.
+        auxiliary: float32 (N, K), log-probabilities.
+    """
+
+    at: Tensor
+    targets: Tensor
+    teacher: Tensor
+    auxiliary: Tensor
+
+
+class DistillationStage(Stage):
+    """Student, auxiliary model and teacher.
 
     All networks are in evaluation mode: without dropout, the student trains as it samples.
 
     Attributes:
         config: shape of all three networks.
+        model: the student.
         ema: the student with averaged weights, for validation and sampling.
         learning_rate: that of the student at each step after imitation.
     """
@@ -89,6 +116,7 @@ class DistillationStage:
     name, kind = "student", "maskgit"
     previews_are_generated = True
     steps_per_epoch = UPDATES_PER_EPOCH
+    training: DistillConfig
 
     def __init__(
         self,
@@ -117,17 +145,20 @@ class DistillationStage:
             copy.deepcopy(teacher).eval().requires_grad_(trains) for trains in (False, True, True)
         )
         self.ema = EMA(self.model, training.ema_decay)
+        self.networks = {"model": self.model, "auxiliary": self.auxiliary, "ema": self.ema.module}
         # What trains them.
         warmup = WARMUP_SHARE * training.epochs
         self.learning_rate, self._auxiliary_rate = (
             LearningRate(peak, training.epochs, warmup, UPDATES_PER_EPOCH)
             for peak in (training.lr, training.auxiliary_lr)
         )
-        self.optimizers, auxiliary = (
-            make_optimizers(network, linear_weights(network), training, precision)
-            for network in (self.model, self.auxiliary)
-        )
-        self.auxiliary_optimizers = {f"auxiliary_{name}": one for name, one in auxiliary.items()}
+        self.optimizers = {
+            prefix + name: optimizer
+            for prefix, network in (("", self.model), (AUXILIARY, self.auxiliary))
+            for name, optimizer in make_optimizers(
+                network, linear_weights(network), training, precision
+            ).items()
+        }
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """Make an optimizer step of the student, and one of the auxiliary model.
@@ -195,27 +226,6 @@ class DistillationStage:
         contents = transformer_contents(self.config, self.model, self.ema.module, step)
         return {**self._checkpoint_entries, **contents, MADE_FOR: to_plain(self.sampling)}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the weights of both models, the averaged weights and the optimizers' moments."""
-        return {
-            "model": self.model.state_dict(),
-            "auxiliary": self.auxiliary.state_dict(),
-            "ema": self.ema.module.state_dict(),
-            **{name: one.state_dict() for name, one in self._all_optimizers.items()},
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned; ValueError if it does not fit."""
-        load_weights(self.model, state["model"])
-        load_weights(self.auxiliary, state["auxiliary"])
-        load_weights(self.ema.module, state["ema"])
-        load_optimizers(self._all_optimizers, state, self.training)
-
-    @property
-    def _all_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimizers of both models, by their names in a saved state."""
-        return {**self.optimizers, **self.auxiliary_optimizers}
-
     def _make(
         self, student: Transformer, labels: np.ndarray, series: int, steps_before: int
     ) -> Made:
@@ -243,13 +253,12 @@ class DistillationStage:
         count, length = made.tokens.shape
         progress = draws.random(count)
         masks = masks_of_ratio(draws, mask_ratio(progress, MASK_SCHEDULE), length)
-        at = send(np.flatnonzero(masks), self.device)
-        seen = made.tokens.masked_fill(send(masks, self.device), self.config.mask_token)
+        seen, labels, at, targets = hide(made.tokens, made.labels, masks, self.config.mask_token)
         return Compared(
             at=at,
-            targets=made.tokens.flatten().index_select(0, at),
-            teacher=self._teach(seen, made.labels, progress, at),
-            auxiliary=self._predict(self.auxiliary, seen, made.labels, at).log_softmax(-1),
+            targets=targets,
+            teacher=self._teach(seen, labels, progress, at),
+            auxiliary=self._predict(self.auxiliary, seen, labels, at).log_softmax(-1),
         )
 
     @torch.no_grad()
@@ -316,12 +325,50 @@ class DistillationStage:
         is_lost = ~torch.stack(list(metrics.values())).isfinite().all()
         spoiled = is_lost | ~(norm + auxiliary_norm).isfinite()
         skip = spoiled.float()
-        for optimizer in self.optimizers.values():
-            step_unless(skip, optimizer, rate)
-        for optimizer in self.auxiliary_optimizers.values():
-            step_unless(skip, optimizer, self._auxiliary_rate(step))
+        for name, optimizer in self.optimizers.items():
+            own = self._auxiliary_rate(step) if name.startswith(AUXILIARY) else rate
+            step_unless(skip, optimizer, own)
         self.ema.update(step)
         finite = {name: value.masked_fill(is_lost, 0) for name, value in metrics.items()}
         loss = metrics["loss"].masked_fill(is_lost, torch.nan)
         norm = norm.masked_fill(spoiled, 0)
         return {**finite, "loss": loss, "gradient_norm": norm, "skipped": skip}
+
+
+# --- The losses ---
+
+
+def student_loss(made: Made, compared: Compared) -> Tensor:
+    """Compute a loss whose gradient moves the student's logits toward the teacher.
+
+    At the M hidden tokens that the student drew at this step, its gradient with respect to the
+    logits is (auxiliary - teacher) / M; elsewhere it is 0. This is the gradient of
+    KL(teacher || auxiliary) with respect to the auxiliary model's logits, applied to those of the
+    student (the token-level matching of Di[M]O).
+
+    Args:
+        made: the student's images; gradients flow through the logits.
+        compared: the two predictions; no gradient flows through them.
+    """
+    difference = compared.auxiliary.detach().exp() - compared.teacher.exp()  # (N, K)
+    ours = made.drawn.flatten().index_select(0, compared.at).float()[:, None]  # (N, 1)
+    logits = made.logits.flatten(0, 1).index_select(0, compared.at)  # (N, K)
+    return (logits * (difference * ours)).sum() / ours.sum().clamp(min=1)
+
+
+def divergence(compared: Compared) -> Tensor:
+    """Compute the mean KL(teacher || auxiliary) over the hidden tokens, in nats."""
+    teacher, auxiliary = compared.teacher, compared.auxiliary.detach()
+    return (teacher.exp() * (teacher - auxiliary)).sum(-1).mean()
+
+
+def entropy(made: Made) -> Tensor:
+    """Compute the mean entropy of the drawn tokens, in nats; no gradient."""
+    log_probs = made.logits.detach().log_softmax(-1)
+    of_tokens = -(log_probs.exp() * log_probs).sum(-1)  # (B, L)
+    return (of_tokens * made.drawn).sum() / made.drawn.sum()
+
+
+def imitation_loss(logits: Tensor, answer: Tensor) -> Tensor:
+    """Compute the cross-entropy of logits and the teacher's log-probabilities, both (B, L, K)."""
+    return F.cross_entropy(logits.flatten(0, 1), answer.flatten(0, 1).exp())

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from models.family import Transformer
-from training.config import OPTIMIZERS, DistillConfig, TrainingConfig, VQGANTrainingConfig
+from training.config import OPTIMIZERS, Training, TrainingConfig
 from training.muon import MOMENTS, Muon
 from utils.errors import FieldError, check_choice
 from utils.weights import load_moments
-
-Training = TrainingConfig | VQGANTrainingConfig | DistillConfig
 
 
 def make_optimizers(

@@ -1,43 +1,49 @@
 """What every stage of training can do, and the files that it is saved in."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from models.shapes import TransformerShape
-from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
+from training.config import LoopConfig, Training, TrainingConfig, VQGANTrainingConfig
 from training.learning_rate import LearningRate
+from training.optimizer import load_optimizers
 from training.run_folder import RunFolder
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError, one_line
 from utils.files import atomic_write
 from utils.plain import ADDED_LATER, from_plain, to_plain
+from utils.weights import load_weights
 
 
-class Stage(Protocol):
-    """A network in training with its data and optimizers, as the loop sees it.
+class Stage(ABC):
+    """Networks in training with their data and optimizers, as the loop sees them.
 
     Attributes:
         name: one of `training.runs.STAGES`, part of its file names.
         kind: the kind of its checkpoint, "vqgan" or "maskgit".
         previews_are_generated: whether previews show only generated images. They may then leave the
             machine.
+        networks: what a step changes, by the names in a saved state. "ema" has averaged weights.
+        optimizers: by their names in a saved state.
     """
 
-    name: str
-    kind: str
+    name: ClassVar[str]
+    kind: ClassVar[str]
+    previews_are_generated: ClassVar[bool]
     steps_per_epoch: int
     learning_rate: LearningRate
-    previews_are_generated: bool
+    training: Training
+    networks: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
 
-    @property
-    def training(self) -> TrainingConfig | VQGANTrainingConfig | DistillConfig:
-        """The settings of the training."""
-
+    @abstractmethod
     def train_step(self, step: int) -> dict[str, Tensor]:
         """Make an optimizer step.
 
@@ -53,20 +59,28 @@ class Stage(Protocol):
             UserError: if images cannot be read; nothing has changed then.
         """
 
+    @abstractmethod
     def validate(self) -> dict[str, float]:
         """Measure the averaged weights on the validation split; returns at least "loss"."""
 
+    @abstractmethod
     def preview(self, path: Path) -> None:
         """Write a picture of what the averaged weights produce."""
 
+    @abstractmethod
     def checkpoint(self, step: int) -> dict[str, Any]:
         """Return the contents of a checkpoint after `step` steps."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that lets training continue bit for bit."""
+        parts: dict[str, Any] = {**self.networks, **self.optimizers}
+        return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned; ValueError if it does not fit."""
+        for name, network in self.networks.items():
+            load_weights(network, state[name])
+        load_optimizers(self.optimizers, state, self.training)
 
 
 @dataclass

@@ -30,13 +30,12 @@ from training.ema import EMA
 from training.freezing import freeze
 from training.growth import grown_state
 from training.learning_rate import LearningRate
-from training.optimizer import linear_weights, load_optimizers, make_optimizers, step_unless
-from training.stage import transformer_contents
+from training.optimizer import linear_weights, make_optimizers, step_unless
+from training.stage import Stage, transformer_contents
 from training.working_copy import WorkingCopy
 from utils.device import autocast, strictly_deterministic
 from utils.processes import ALONE, Processes
 from utils.seeding import derive_seed, rng
-from utils.weights import load_weights
 
 # On the CPU a step is computed in parts of at most this many tokens; larger ones are slower.
 CPU_PART_TOKENS = 4096
@@ -45,19 +44,19 @@ CPU_PART_TOKENS = 4096
 CPU_ROWS = 128
 
 
-class MaskGITStage:
-    """The transformer, its optimizers and its data, as a `Stage` of training/stage.py.
+class MaskGITStage(Stage):
+    """The transformer, its optimizers and its data.
 
     Attributes:
         model: the network with the raw weights.
         ema: the averaged weights, for validation and sampling.
-        optimizers: as `make_optimizers` returns them.
         images_per_step: images per step over all processes.
         steps_per_epoch: full steps per epoch; the remaining images are left out.
     """
 
     name = kind = "maskgit"
     previews_are_generated = True
+    training: TrainingConfig
 
     def __init__(
         self,
@@ -117,6 +116,7 @@ class MaskGITStage:
         self._forward = torch.compile(self._shared) if compile_model else self._shared
         # Sharing gave all processes the same weights, which the average starts from.
         self.ema = EMA(self.model, training.ema_decay)
+        self.networks = {"model": self.model, "ema": self.ema.module}
         self._fix_exchange_order()
 
     def train_step(self, step: int) -> dict[str, Tensor]:
@@ -229,13 +229,8 @@ class MaskGITStage:
         return {**self._checkpoint_entries, **contents}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights, the averaged weights and the moments of the optimizers."""
-        return {
-            "class_names": self._class_names,
-            "model": self.model.state_dict(),
-            "ema": self.ema.module.state_dict(),
-            **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-        }
+        """Return what `Stage` does, and the classes that its weights belong to."""
+        return {"class_names": self._class_names, **super().state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned; ValueError if it does not fit.
@@ -245,9 +240,7 @@ class MaskGITStage:
         former = state.get("class_names", self._former_classes)
         if former and list(former) != self._class_names:
             state = grown_state(state, self.model, self.optimizers, former, self._class_names)
-        load_weights(self.model, state["model"])
-        load_weights(self.ema.module, state["ema"])
-        load_optimizers(self.optimizers, state, self.training)
+        super().load_state_dict(state)
 
     def _fix_exchange_order(self) -> None:
         """With several processes, make one pass to fix the order in which gradients are exchanged.

@@ -22,14 +22,14 @@ from training.config import VQGANTrainingConfig
 from training.ema import EMA
 from training.freezing import freeze
 from training.learning_rate import LearningRate
-from training.optimizer import load_optimizers, make_optimizers, step_unless
+from training.optimizer import make_optimizers, step_unless
+from training.stage import Stage
 from training.vqgan_losses import Backward, Objective
 from utils.checkpoint import check_weights
 from utils.device import autocast, send
 from utils.errors import FieldError
 from utils.pictures import save_grid, to_uint8
 from utils.seeding import derive_seed, rng
-from utils.weights import load_weights
 
 PREVIEW_IMAGES = 8
 LEAST_CHANNELS = 8  # of a convolution that Muon trains; it is not for the colors of an image
@@ -37,21 +37,22 @@ CODES = "quantize.embedding.weight"  # name of the codebook
 OF_DISCRIMINATOR = "discriminator_optimizer"  # name of its optimizer
 
 
-class VQGANStage:
-    """The VQ-GAN, its losses, its optimizers and its data, as a `Stage` of training/stage.py.
+class VQGANStage(Stage):
+    """The VQ-GAN, its losses, its optimizers and its data.
 
     Attributes:
         model: the network with the raw weights.
         averaged: their moving average, for validation, previews and checkpoints.
         objective: the losses on images, with the discriminator.
-        optimizers: by their names in a saved state: "optimizer", AdamW of the autoencoder, or of
-            what "muon" does not train; "muon", Muon of the autoencoder's convolutions;
-            "discriminator_optimizer", AdamW of the discriminator.
+        optimizers: "optimizer", AdamW of the autoencoder, or of what "muon" does not train; "muon",
+            Muon of the autoencoder's convolutions; "discriminator_optimizer", AdamW of the
+            discriminator.
         learning_rate: the learning rate of each step, for all optimizers.
     """
 
     name = kind = "vqgan"
     previews_are_generated = False  # they show validation images
+    training: VQGANTrainingConfig
 
     def __init__(
         self,
@@ -101,6 +102,9 @@ class VQGANStage:
         self.ema = EMA(self.model, training.ema_decay)
         self.optimizers = self._make_optimizers()
         self.averaged = self.ema.module
+        self.networks = {"model": self.model, "ema": self.averaged}
+        if self.objective.discriminator is not None:
+            self.networks["discriminator"] = self.objective.discriminator
         quantizers = (self.model.quantize, self.averaged.quantize)
         of_codes = self.optimizers["optimizer"]
         self.codebook = CodebookCare(*quantizers, of_codes, training.revive_below)
@@ -183,26 +187,14 @@ class VQGANStage:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that a step changes."""
-        state = {
-            "model": self.model.state_dict(),
-            "ema": self.averaged.state_dict(),
-            "codebook_usage": self.codebook.usage,
-            **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-        }
-        if self.objective.discriminator is not None:
-            state["discriminator"] = self.objective.discriminator.state_dict()
-        return state
+        """Return what `Stage` does, and how often the codes are used."""
+        return {**super().state_dict(), "codebook_usage": self.codebook.usage}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned; ValueError if it does not fit."""
-        load_weights(self.model, state["model"])
-        load_weights(self.averaged, state["ema"])
-        load_optimizers(self.optimizers, state, self.training)
+        super().load_state_dict(state)
         check_weights({"usage": self.codebook.usage}, {"usage": state["codebook_usage"]})
         self.codebook.usage.copy_(state["codebook_usage"])
-        if self.objective.discriminator is not None:
-            load_weights(self.objective.discriminator, state["discriminator"])
         self._next_step = -1
 
     def _make_model(self, start: Mapping[str, Tensor]) -> VQModel:

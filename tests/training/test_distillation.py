@@ -15,14 +15,16 @@ from models.masking import masks_of_ratio
 from models.predictors import prepare_decoding
 from models.schedules import mask_ratio
 from training import distillation
-from training.distillation import START_SHARE, DistillationStage, student_settings
-from training.distillation_losses import (
+from training.distillation import (
+    START_SHARE,
     Compared,
+    DistillationStage,
     Made,
     divergence,
     entropy,
     imitation_loss,
     student_loss,
+    student_settings,
 )
 from utils.errors import FieldError
 from utils.seeding import derive_seed, rng
@@ -109,7 +111,7 @@ def gradients_of_a_step(stage: DistillationStage) -> dict[str, dict[str, torch.T
     captured = {}
     for kind, optimizer in (
         ("model", stage.optimizers["optimizer"]),
-        ("auxiliary", stage.auxiliary_optimizers["auxiliary_optimizer"]),
+        ("auxiliary", stage.optimizers["auxiliary_optimizer"]),
     ):
         parameters = dict(getattr(stage, kind).named_parameters())
         optimizer.register_step_pre_hook(
