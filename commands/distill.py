@@ -17,7 +17,7 @@ from commands.model_source import ModelSource, find_model
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.resume import kept_fields, run_record
-from commands.training_jobs import StageJob, loop_config, wants_wandb
+from commands.training_jobs import StageJob, loop_config
 from commands.trial import cost_of_steps, cost_of_training
 from data.datasets import DATASETS
 from models.generator import ImageSeries
@@ -109,7 +109,7 @@ def resolve(request: Request) -> DistillJob:
         machine=request.machine,
         loop=loop_config(line, "student", training),
         record=run_record(request, line, "student", made_from, source.tokenizer.image_size),
-        use_wandb=wants_wandb(request),
+        use_wandb=not request.line.no_wandb,
         teacher=source,
         training=training,
         sampling=sampling,

@@ -38,7 +38,6 @@ from commands.training_jobs import (
     check_training,
     loop_config,
     open_splits,
-    wants_wandb,
 )
 from commands.training_scores import ScoresSource, evaluation_of, resolve_scores
 from commands.trial import Cost, cost_of, cost_of_steps, cost_of_training
@@ -156,7 +155,7 @@ def resolve(request: Request) -> TrainJob:
         record=run_record(
             request, line, "maskgit", {**splits.made_from, **begun, **kept}, data.size, splits.files
         ),
-        use_wandb=wants_wandb(request),
+        use_wandb=not request.line.no_wandb,
         tokenizer=tokenizer,
         config=config,
         training=training,

@@ -24,7 +24,6 @@ from commands.training_jobs import (
     check_training,
     loop_config,
     open_splits,
-    wants_wandb,
 )
 from commands.trial import cost_of_steps, cost_of_training
 from models.open import load_tokenizer
@@ -130,7 +129,7 @@ def resolve(request: Request) -> TrainVaeJob:
         data=data,
         loop=loop_config(line, "vqgan", training, len(splits.train)),
         record=run_record(request, line, "vqgan", splits.made_from | kept, data.size, splits.files),
-        use_wandb=wants_wandb(request),
+        use_wandb=not request.line.no_wandb,
         config=config,
         training=training,
         start=start,

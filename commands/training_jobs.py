@@ -20,7 +20,6 @@ from models.model import image_entries
 from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
 from training.run_folder import RunFolder
 from training.runs import RunRecord, check_made_from, read_files
-from training.tracking import wandb_obstacle
 from utils.errors import UserError, counted, named
 
 log = logging.getLogger(__name__)
@@ -176,17 +175,6 @@ def _log_added(images: ImageDataset, earlier: ImageDataset) -> None:
     more = len(images) - len(earlier)
     shown = counted(more, "new training image")
     log.info("%s: %s", shown, named(added) if added else "none were added")
-
-
-def wants_wandb(request: Request) -> bool:
-    """Whether Weights & Biases gets the metrics; if not, a line says why before the work begins."""
-    line = request.line
-    if line.no_wandb or line.dry_run or not request.machine.processes.is_main:
-        return False
-    obstacle = wandb_obstacle()
-    if obstacle:
-        log.info("wandb records nothing: %s", obstacle)
-    return obstacle is None
 
 
 def loop_config(

@@ -8,9 +8,7 @@ either, the run is recorded offline. If wandb fails later, training continues wi
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from configparser import ConfigParser
-from configparser import Error as ConfigParserError
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -98,6 +96,8 @@ class MetricsFile(Tracker):
 class WandbTracker(Tracker):
     """A run of Weights & Biases, online if that works at once and offline otherwise.
 
+    What the user has set for wandb, in its environment variables and files, wandb reads itself.
+
     Attributes:
         run_id: wandb's id of the run, with which a resumed run continues.
     """
@@ -105,7 +105,7 @@ class WandbTracker(Tracker):
     def __init__(
         self, folder: Path, name: str, config: Mapping[str, Any], run_id: str | None
     ) -> None:
-        """Start the run; if wandb fails, log a line and record nothing.
+        """Start the run; if wandb fails or is disabled, log a line and record nothing.
 
         Args:
             folder: where wandb keeps its files, unless the environment has WANDB_DIR.
@@ -114,24 +114,21 @@ class WandbTracker(Tracker):
             run_id: id of the run to continue; None starts a new one.
         """
         self.run_id = run_id
-        self._wandb: Any = None
         self._run: Any = None
-        mode = _configured_mode() or "online"
         folder = Path(os.environ.get("WANDB_DIR") or folder)
         reason = ""
-        for attempt in () if mode == "disabled" else dict.fromkeys((mode, "offline")):
+        for mode in (None, "offline"):
             try:
                 # Imported here because it is slow, not needed with `no_wandb`, and its import may
                 # fail, which must not stop a training.
                 import wandb
 
-                self._wandb = wandb
                 settings = wandb.Settings(**WANDB_SETTINGS)
                 # wandb itself checks for a login. Only if it is silent before the run begins, a
                 # missing login is an error and not a question on the terminal.
                 wandb.setup(settings=settings)
-                self._run = wandb.init(
-                    mode=attempt,  # type: ignore[arg-type]
+                run = wandb.init(
+                    mode=mode,
                     project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
                     name=name,
                     id=run_id,
@@ -143,8 +140,11 @@ class WandbTracker(Tracker):
             except Exception as error:  # no error may stop a training
                 reason = one_line(error, 100)
                 continue
-            self.run_id = self._run.id
-            if attempt == "offline":
+            if run.disabled:
+                reason = "it is disabled, by WANDB_MODE or by `wandb disabled`"
+                break
+            self._run, self._image, self.run_id = run, wandb.Image, run.id
+            if run.offline:
                 log.info(
                     "wandb records offline in %s%s (`wandb sync` uploads it; `no_wandb` turns it "
                     "off)",
@@ -152,8 +152,7 @@ class WandbTracker(Tracker):
                     reason and f": {reason}",
                 )
             return
-        if reason:
-            log.info("wandb records nothing: %s", reason)
+        log.info("wandb records nothing: %s", reason)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Send metrics to wandb."""
@@ -161,7 +160,7 @@ class WandbTracker(Tracker):
 
     def log_image(self, name: str, path: Path, step: int) -> None:
         """Send a picture to wandb."""
-        self._try(lambda run: run.log({name: self._wandb.Image(str(path))}, step=step))
+        self._try(lambda run: run.log({name: self._image(str(path))}, step=step))
 
     def close(self) -> None:
         """Finish the run."""
@@ -229,42 +228,3 @@ def is_row(row: Mapping[str, Any]) -> bool:
     step, *numbers = row.get("step"), *(value for name, value in row.items() if name != "step")
     is_step = type(step) is int and 0 <= step <= MOST_STEP
     return is_step and all(type(value) is float for value in numbers)
-
-
-def wandb_obstacle() -> str | None:
-    """Say why Weights & Biases cannot or must not record on this machine; None if it can."""
-    if _configured_mode() == "disabled":
-        return "it is disabled, by WANDB_MODE or by `wandb disabled`"
-    if _home() is None and not os.environ.get("WANDB_CONFIG_DIR"):
-        return "this account has no home folder (set HOME)"
-    return None
-
-
-def _configured_mode() -> str | None:
-    """Return wandb's mode from its environment variable or settings files, or None.
-
-    The command `wandb disabled` writes such a file.
-    """
-    if os.environ.get("WANDB_MODE"):
-        return os.environ["WANDB_MODE"]
-    here = Path(os.environ.get("WANDB_DIR") or ".")
-    places = [Path("wandb"), Path(".wandb"), here / "wandb", here / ".wandb"]
-    if os.environ.get("WANDB_CONFIG_DIR"):
-        places.append(Path(os.environ["WANDB_CONFIG_DIR"]))
-    elif (home := _home()) is not None:
-        places.append(home / ".config" / "wandb")
-    for place in places:
-        settings = ConfigParser(interpolation=None)
-        with suppress(OSError, ValueError, ConfigParserError):  # wandb itself reports damage
-            settings.read(place / "settings")
-            if mode := settings.get("default", "mode", fallback=None):
-                return mode
-    return None
-
-
-def _home() -> Path | None:
-    """Return the user's home folder; None if the account has none."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return None

@@ -21,7 +21,6 @@ from training.tracking import (
     MetricsFile,
     Trackers,
     WandbTracker,
-    wandb_obstacle,
 )
 from utils.records import read_record_lines
 
@@ -128,7 +127,7 @@ def test_training_with_no_wandb_leaves_no_trace(trained):
 class BrokenRun:
     """A run whose process has died."""
 
-    id = "abc"
+    id, disabled, offline = "abc", False, False
 
     def log(self, *_, **__):
         raise ConnectionResetError("Connection lost")
@@ -151,7 +150,7 @@ def test_a_wandb_that_cannot_be_imported_stops_nothing(monkeypatch, tmp_path):
     assert read_record_lines(tmp_path / "m.jsonl", bool) == ([{"step": 1, "loss": 1.0}], 0)
 
 
-@pytest.mark.parametrize("unreachable", [{"online"}, {"online", "offline"}, set()])
+@pytest.mark.parametrize("unreachable", [{None}, {None, "offline"}, set()])
 def test_whatever_wandb_raises_the_numbers_are_kept(monkeypatch, tmp_path, caplog, unreachable):
     import wandb
 
@@ -167,7 +166,7 @@ def test_whatever_wandb_raises_the_numbers_are_kept(monkeypatch, tmp_path, caplo
     monkeypatch.setattr(wandb, "setup", lambda settings: None)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     tracker = both_trackers(tmp_path, "abc")
-    assert calls == [(mode, "abc", "allow") for mode in ("online", "offline")[: len(calls)]]
+    assert calls == [(mode, "abc", "allow") for mode in (None, "offline")[: len(calls)]]
     assert len(calls) == (2 if unreachable else 1)
     assert tracker.trackers[1].run_id == "abc"
     tracker.log({"loss": 1.0}, 1)
@@ -255,78 +254,51 @@ def save_state(folder, tracker):
 # --- What the user has set for wandb ---
 
 
-@pytest.fixture
-def calls(no_login, monkeypatch, tmp_path):
-    """The calls of wandb.init; a fresh folder is the current one, and home."""
-    import wandb
-
-    found = []
-
-    def init(**options):
-        found.append((options["mode"], options["dir"]))
-        return BrokenRun()
-
-    monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr(wandb, "setup", lambda settings: None)
-    monkeypatch.delenv("WANDB_DIR", raising=False)
-    monkeypatch.delenv("WANDB_CONFIG_DIR")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    return found
-
-
-def disable(folder):
-    """What `wandb disabled` leaves."""
+def disabled_by_file(folder: Path, **variables: Path) -> dict[str, str]:
+    """What `wandb disabled` leaves, and the variables that say where."""
     folder.mkdir(parents=True)
     (folder / "settings").write_text("[default]\nmode = disabled\n")
+    return {name: str(value) for name, value in variables.items()}
 
 
-@pytest.mark.parametrize("place", ["wandb", ".wandb", "home/.config/wandb", "here/wandb", "config"])
-def test_wandb_that_was_disabled_records_nothing(calls, monkeypatch, tmp_path, place):
-    assert wandb_obstacle() is None
-    if place == "here/wandb":
-        monkeypatch.setenv("WANDB_DIR", "here")
-    if place == "config":
-        monkeypatch.setenv("WANDB_CONFIG_DIR", "config")
-    disable(tmp_path / place)
-    assert "disabled" in wandb_obstacle()
-    assert WandbTracker(tmp_path, "toy", {}, "abc").run_id == "abc"
-    assert calls == []
+@pytest.mark.slow
+def test_what_the_user_has_set_for_wandb_counts(no_login, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "grid.png")
+    config, here = tmp_path / "set", tmp_path / "here"
+    environments = [
+        {"WANDB_MODE": "disabled"},
+        disabled_by_file(config, WANDB_CONFIG_DIR=config),
+        disabled_by_file(here / "wandb", WANDB_DIR=here),
+        disabled_by_file(tmp_path / "wandb"),  # in the current folder
+    ]
+    for environment in environments:
+        told, last = tracked(tmp_path, **environment)
+        assert told == "wandb records nothing: it is disabled, by WANDB_MODE or by `wandb disabled`"
+        assert last == "id None"
     # The variable counts more than the files.
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert wandb_obstacle() is None
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert "WANDB_MODE" in wandb_obstacle()
+    told, _ = tracked(tmp_path, WANDB_MODE="offline")
+    assert told.startswith(f"wandb records offline in {tmp_path}/wandb (")
+    (told, _) = tracked(tmp_path, WANDB_MODE="offline", WANDB_DIR=str(here))
+    assert told.startswith(f"wandb records offline in {here}/wandb (")
 
 
-def test_a_settings_file_may_say_offline_or_be_damaged(calls, monkeypatch, tmp_path):
-    disable(tmp_path / "wandb")
-    settings = tmp_path / "wandb" / "settings"
-    for text, mode in (
-        ("[default]\nmode = offline\n", "offline"),
-        ("[default]\nentity = me\n", "online"),
-        ("no file of settings", "online"),
-    ):
-        settings.write_text(text)
-        WandbTracker(tmp_path, "toy", {}, None)
-        assert calls.pop()[0] == mode
+def tracked(folder: Path, **environment: str) -> list[str]:
+    """Track a toy run in a process of its own; returns its log and its id."""
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder)],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        check=True,
+    )  # fmt: skip
+    return result.stdout.splitlines()
 
 
-def test_wandb_keeps_its_files_where_the_user_wants_them(calls, monkeypatch, tmp_path):
-    WandbTracker(tmp_path, "toy", {}, None)
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "here"))
-    WandbTracker(tmp_path, "toy", {}, None)
-    assert calls == [("online", str(tmp_path)), ("online", str(tmp_path / "here"))]
-
-
-def test_an_account_without_a_home_folder_trains_without_wandb(calls, monkeypatch, tmp_path):
+def test_an_account_without_a_home_folder_trains_without_wandb(monkeypatch, tmp_path, caplog):
     def home():
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", home)
     monkeypatch.setattr(Path, "expanduser", lambda path: home())
-    monkeypatch.delenv("NETRC")
-    assert "this account has no home folder" in wandb_obstacle()
     tracker = both_trackers(tmp_path)
     tracker.log({"loss": 1.0}, 1)
     assert "loss" in (tmp_path / "m.jsonl").read_text()
