@@ -13,6 +13,7 @@ Value = TypeVar("Value")
 Names = Iterable[tuple[str, str]]
 """Pairs (the other program's name, ours). Each `*` stands for the same text in both."""
 
+FLAX_NAMES = (("*.scale", "*.weight"), ("*.kernel", "*.weight"))  # of the kinds of weights
 PARTS = ("query", "key", "value")  # of a layer `qkv`
 
 

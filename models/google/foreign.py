@@ -11,7 +11,13 @@ from torch import Tensor
 
 from models.family import Expected, Family, Found
 from models.foreign_file import ForeignFile, holding
-from models.foreign_weights import all_renamed, count_modules, shape_of, with_joined_qkv
+from models.foreign_weights import (
+    FLAX_NAMES,
+    all_renamed,
+    count_modules,
+    shape_of,
+    with_joined_qkv,
+)
 from models.google.transformer import BertConfig, BertTransformer
 
 SIGNS = ("Embed_0.word_embeddings.embedding", "MlmLayer_0.mlm_bias.bias")
@@ -28,7 +34,6 @@ NAMES = (  # theirs, ours
     ("MlmLayer_0.mlm_ln.*", "last.2.*"),
     ("MlmLayer_0.mlm_bias.bias", "output_bias"),
 )
-FLAX_NAMES = (("*.scale", "*.weight"), ("*.kernel", "*.weight"))
 
 
 def read(file: ForeignFile, expected: Expected) -> Found:

@@ -8,14 +8,16 @@ MaskBit's counts its levels from either end: the level at full resolution has no
 larger one.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from models.family import Family, Found
 from models.foreign_file import ForeignFile, unwrapped
-from models.foreign_weights import all_renamed, levels_turned
+from models.foreign_weights import FLAX_NAMES, all_renamed, count_modules, levels_turned
 from models.maskgit_vqgan.config import MaskgitVQGANConfig
-from models.maskgit_vqgan.flax_names import with_our_names
 from models.maskgit_vqgan.network import MaskgitVQModel
 from models.vqgan.foreign import config_of
 from utils.size import Size
@@ -33,6 +35,16 @@ NAMES = (  # theirs, ours
     ("*.mid.block_1.*", "*.mid.0.*"),
     ("*.mid.block_2.*", "*.mid.1.*"),
 )
+# flax numbers the modules of encoder and decoder in the order of the computation.
+IN_BLOCK = {
+    "GroupNorm_0": "norm1",
+    "Conv_0": "conv1",
+    "GroupNorm_1": "norm2",
+    "Conv_1": "conv2",
+    "Conv_2": "nin_shortcut",
+}
+BLOCK = re.compile(r"(encoder|decoder)\.ResBlock_(\d+)\.(\w+)\.(\w+)")
+LAYER = re.compile(r"(encoder|decoder)\.(Conv|GroupNorm)_(\d+)\.(\w+)")
 
 
 def recognizes(file: ForeignFile) -> bool:
@@ -46,7 +58,7 @@ def recognizes(file: ForeignFile) -> bool:
 def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Found:
     """Read the VQ-GAN; arguments, result and errors as in `models.vqgan.foreign.read`."""
     if file.holds(FLAX):
-        weights = with_our_names(file.weights(FLAX))
+        weights = _from_flax(file.weights(FLAX))
     else:
         weights = all_renamed(file.weights(COMMON), NAMES)
     if "decoder.up.0.upsample.conv.weight" in weights:
@@ -54,6 +66,46 @@ def read(file: ForeignFile, image_size: Size, given: Mapping[str, Any]) -> Found
     strided = "encoder.down.0.downsample.conv.weight" in weights
     config = config_of(MaskgitVQGANConfig, weights, image_size, given, strided=strided)
     return config, weights
+
+
+def _from_flax(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename weights of flax, and turn the kernels; names that do not belong there stay."""
+    levels = count_modules(weights, "decoder.Conv_") - 1  # one between two levels, and both ends
+    # Residual blocks of each level, and of the middle.
+    each = max(1, count_modules(weights, "encoder.ResBlock_") // (levels + 1))
+    renamed = {
+        _renamed(name, levels, each): value.permute(3, 2, 0, 1) if value.ndim == 4 else value
+        for name, value in weights.items()
+    }
+    return all_renamed(renamed, FLAX_NAMES)
+
+
+def _renamed(name: str, levels: int, each: int) -> str:
+    """Translate the name of a module and its weight; the last part stays.
+
+    Args:
+        name: theirs.
+        levels: number of resolutions.
+        each: residual blocks of a level.
+    """
+    if name == "quantizer.codebook":
+        return "quantize.embedding.weight"
+    block, layer = BLOCK.fullmatch(name), LAYER.fullmatch(name)
+    if block:
+        level, number = divmod(int(block[2]), each)
+        if block[1] == "encoder":
+            place = f"down.{level}.block" if level < levels else "mid"
+        else:
+            place = f"up.{levels - level}.block" if level else "mid"
+        inside = IN_BLOCK.get(block[3], block[3])
+        return f"{block[1]}.{place}.{number}.{inside}.{block[4]}"
+    if layer:
+        number, last = int(layer[3]), 1 if layer[1] == "encoder" else levels
+        at_ends = {0: "conv_in", last: "conv_out"}
+        inside = at_ends.get(number, f"up.{levels - number}.upsample.conv")
+        inside = inside if layer[2] == "Conv" else "norm_out"
+        return f"{layer[1]}.{inside}.{layer[4]}"
+    return name
 
 
 FAMILY = Family(
