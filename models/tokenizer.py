@@ -15,7 +15,6 @@ from utils.device import autocast, choose_precision, in_usual_torch, send
 from utils.errors import FieldError
 from utils.pictures import from_uint8
 from utils.plain import to_plain
-from utils.size import Size
 
 # A batch is computed in parts of at most this many pixels. On the CPU the activations of a part
 # stay in the caches. On a GPU a batch that fits the transformer may be too large for the encoder.
@@ -33,36 +32,22 @@ class Tokenizer:
         fingerprint: digest of config and weights, 16 hexadecimal digits.
         codes: digest of what the tokens depend on. Tokenizers with equal codes make the same tokens
             of an image, even if their decoders differ.
+        codebook_size: number of codes K.
+        grid: the token grid, (h, w) if each token describes a cell of the image, else (L,).
+        image_size: height and width of an image in pixels.
+        channels: channels of an image C.
     """
 
     def __init__(self, network: TokenizerNetwork) -> None:
         """Freeze a network in place."""
         # mypy does not know of memory_format.
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self.config = network.config
+        config = self.config = network.config
+        self.codebook_size, self.grid = config.codebook_size, config.grid
+        self.image_size, self.channels = config.image_size, config.image_channels
         self.fingerprint = weights_digest(to_plain(self.config), network.state_dict())
         self.codes = weights_digest(*network.parts_of_encoder())
         self.device = next(network.parameters()).device
-
-    @property
-    def codebook_size(self) -> int:
-        """The number of codes, K."""
-        return self.config.codebook_size
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """The token grid: (h, w) if each token describes a cell of the image, else (L,)."""
-        return self.config.grid
-
-    @property
-    def image_size(self) -> Size:
-        """Height and width of an image in pixels."""
-        return self.config.image_size
-
-    @property
-    def channels(self) -> int:
-        """Channels of an image, C."""
-        return self.config.image_channels
 
     @in_usual_torch
     def encode(self, images: Tensor) -> Tensor:

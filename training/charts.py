@@ -263,7 +263,7 @@ def _set_scales(axes: Axes, panel: Panel, values: np.ndarray) -> None:
     """Choose the scales of a chart for its values, finite (N,)."""
     axes.grid(visible=True)
     if panel.is_log and len(values) and values.min() > 0 and values.max() > 4 * values.min():
-        log_scale(axes, "y", values.max() / values.min())
+        log_scale(axes, values.max() / values.min())
     elif panel.lowest is not None and len(values) and values.max() > panel.lowest:
         axes.set_ylim(panel.lowest, values.max() + 0.05 * (values.max() - panel.lowest))
     axes.locator_params("x", integer=True)

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -96,17 +96,16 @@ def number_text(value: float, _: Any = None) -> str:
     return f"{value:.6g}"
 
 
-def log_scale(axes: Axes, which: Literal["x", "y"], ratio: float) -> None:
-    """Give an axis a logarithmic scale with numbers that are easy to read.
+def log_scale(axes: Axes, ratio: float) -> None:
+    """Give the y axis a logarithmic scale with numbers that are easy to read.
 
     `ratio` is its largest value / its smallest value.
     """
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axes.set(**{f"{which}scale": "log"})
-    axes.locator_params(which, subs=(1, 2, 5) if ratio < 300 else (1,))
-    axis.set_major_formatter(number_text)
-    axis.set_minor_formatter(lambda *_: "")
-    axis.set_tick_params(which="minor", length=0)
+    axes.set_yscale("log")
+    axes.locator_params("y", subs=(1, 2, 5) if ratio < 300 else (1,))
+    axes.yaxis.set_major_formatter(number_text)
+    axes.yaxis.set_minor_formatter(lambda *_: "")
+    axes.yaxis.set_tick_params(which="minor", length=0)
 
 
 class Sparing:
