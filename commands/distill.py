@@ -119,11 +119,9 @@ def resolve(request: Request) -> DistillJob:
 def run(job: DistillJob) -> None:
     """Train the student, from its last saved state if there is one."""
     teacher, machine = job.teacher.open(), job.machine
-    network: Any = teacher.transformer
     names = teacher.class_names
     stage = DistillationStage(
-        network,
-        job.teacher.shape,
+        teacher.transformer,
         job.training,
         device=machine.device,
         precision=machine.precision,
@@ -167,8 +165,8 @@ def _cost(job: DistillJob) -> str:
     def stage(count: int) -> DistillationStage:
         training = replace(job.training, batch_size=count)
         return DistillationStage(
-            network, job.teacher.shape, training, device=device,
-            precision=job.machine.precision, checkpoint_entries={}, preview=lambda *_: None,
+            network, training, device=device, precision=job.machine.precision,
+            checkpoint_entries={}, preview=lambda *_: None,
         )  # fmt: skip
 
     step, total = cost_of_steps(stage, images, 1, device), job.loop.epochs * UPDATES_PER_EPOCH

@@ -64,7 +64,6 @@ def make_distillation(
     options = {"epochs": 4, "batch_size": 16, "lr": 1e-3, "auxiliary_lr": 3e-3, **changes}
     return DistillationStage(
         copy.deepcopy(teacher),
-        teacher.config,
         DistillConfig(num_steps=steps, **options),
         device=device,
         precision=precision,

@@ -36,12 +36,11 @@ from models.predictors import guided_logits, prepare_decoding
 from models.samplers import draw_tokens
 from models.sampling import SamplingConfig
 from models.schedules import mask_ratio
-from models.shapes import TransformerShape
 from training.config import UPDATES_PER_EPOCH, DistillConfig
 from training.ema import EMA
 from training.learning_rate import LearningRate
 from training.optimizer import linear_weights, make_optimizers, step_unless
-from training.stage import Stage, transformer_contents
+from training.stage import TransformerStage
 from utils.device import autocast, send, strictly_deterministic
 from utils.plain import to_plain
 from utils.seeding import derive_seed, rng
@@ -101,7 +100,7 @@ class Compared(NamedTuple):
     auxiliary: Tensor
 
 
-class DistillationStage(Stage):
+class DistillationStage(TransformerStage):
     """Student, auxiliary model and teacher.
 
     All networks are in evaluation mode: without dropout, the student trains as it samples.
@@ -113,15 +112,13 @@ class DistillationStage(Stage):
         learning_rate: that of the student at each step after imitation.
     """
 
-    name, kind = "student", "maskgit"
-    previews_are_generated = True
+    name = "student"
     steps_per_epoch = UPDATES_PER_EPOCH
     training: DistillConfig
 
     def __init__(
         self,
         teacher: Transformer,
-        config: TransformerShape,
         training: DistillConfig,
         *,
         device: torch.device,
@@ -136,10 +133,11 @@ class DistillationStage(Stage):
             checkpoint_entries: what else a checkpoint holds: dataset, class names, tokenizer.
             preview: writes a picture of samples of a transformer to a path.
         """
-        self.config, self.training = config, training
+        self.config, self.training = teacher.config, training
         self.device, self.precision = device, precision
         self.sampling = student_settings(training.num_steps)
-        self._checkpoint_entries, self._preview = checkpoint_entries, preview
+        made_for = {MADE_FOR: to_plain(self.sampling)}
+        self.checkpoint_entries, self.write_preview = {**checkpoint_entries, **made_for}, preview
         # The networks. A copy is not compiled: their many kinds of calls exceed torch's limit.
         self._teacher, self.model, self.auxiliary = (
             copy.deepcopy(teacher).eval().requires_grad_(trains) for trains in (False, True, True)
@@ -216,15 +214,6 @@ class DistillationStage(Stage):
             rows.append(torch.stack([divergence(compared), entropy(made)]))
         loss, mean_entropy = torch.stack(rows).mean(0).tolist()
         return {"loss": loss, "entropy": mean_entropy}
-
-    def preview(self, path: Path) -> None:
-        """Write a grid of samples of the averaged student."""
-        self._preview(self.ema.module, path)
-
-    def checkpoint(self, step: int) -> dict[str, Any]:
-        """Return the contents of a checkpoint: a transformer and its sampling settings."""
-        contents = transformer_contents(self.config, self.model, self.ema.module, step)
-        return {**self._checkpoint_entries, **contents, MADE_FOR: to_plain(self.sampling)}
 
     def _make(
         self, student: Transformer, labels: np.ndarray, series: int, steps_before: int

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.shapes import TransformerShape
+from models.family import Transformer
 from training.config import LoopConfig, Training, TrainingConfig, VQGANTrainingConfig
+from training.ema import EMA
 from training.learning_rate import LearningRate
 from training.optimizer import load_optimizers
 from training.run_folder import RunFolder
@@ -81,6 +82,39 @@ class Stage(ABC):
         for name, network in self.networks.items():
             load_weights(network, state[name])
         load_optimizers(self.optimizers, state, self.training)
+
+
+class TransformerStage(Stage):
+    """A stage whose result is a transformer.
+
+    Attributes:
+        model: the network with the raw weights.
+        ema: the averaged weights, for validation, previews and sampling.
+        checkpoint_entries: what else a checkpoint holds: dataset, class names, tokenizer and more.
+        write_preview: writes a picture of samples of a transformer to a path.
+    """
+
+    kind = "maskgit"
+    previews_are_generated = True
+    model: Transformer
+    ema: EMA[Transformer]
+    checkpoint_entries: Mapping[str, Any]
+    write_preview: Callable[[Transformer, Path], None]
+
+    def preview(self, path: Path) -> None:
+        """Write a grid of samples of the averaged weights."""
+        self.write_preview(self.ema.module, path)
+
+    def checkpoint(self, step: int) -> dict[str, Any]:
+        """Return the contents of a checkpoint: config, raw and averaged weights, and more."""
+        return {
+            **self.checkpoint_entries,
+            "family": self.model.config.family,
+            "config": to_plain(self.model.config),
+            "step": step,
+            "weights": self.model.state_dict(),
+            "ema": self.ema.module.state_dict(),
+        }
 
 
 @dataclass
@@ -206,16 +240,3 @@ def publish_checkpoint(
     if keep:
         for old in run.all_kept(stage.name)[:-keep]:
             old.unlink()
-
-
-def transformer_contents(
-    config: TransformerShape, model: nn.Module, averaged: nn.Module, step: int
-) -> dict[str, Any]:
-    """Return the part of a checkpoint that describes a transformer after `step` steps."""
-    return {
-        "family": config.family,
-        "config": to_plain(config),
-        "step": step,
-        "weights": model.state_dict(),
-        "ema": averaged.state_dict(),
-    }

@@ -31,7 +31,7 @@ from training.freezing import freeze
 from training.growth import grown_state
 from training.learning_rate import LearningRate
 from training.optimizer import linear_weights, make_optimizers, step_unless
-from training.stage import Stage, transformer_contents
+from training.stage import TransformerStage
 from training.working_copy import WorkingCopy
 from utils.device import autocast, strictly_deterministic
 from utils.processes import ALONE, Processes
@@ -44,18 +44,15 @@ CPU_PART_TOKENS = 4096
 CPU_ROWS = 128
 
 
-class MaskGITStage(Stage):
+class MaskGITStage(TransformerStage):
     """The transformer, its optimizers and its data.
 
     Attributes:
-        model: the network with the raw weights.
-        ema: the averaged weights, for validation and sampling.
         images_per_step: images per step over all processes.
         steps_per_epoch: full steps per epoch; the remaining images are left out.
     """
 
-    name = kind = "maskgit"
-    previews_are_generated = True
+    name = "maskgit"
     training: TrainingConfig
 
     def __init__(
@@ -94,7 +91,7 @@ class MaskGITStage(Stage):
         self.train_tokens = DeviceTokens(train, device)
         self.validation_tokens = DeviceTokens(held_out, device)
         self.device, self.precision, self.processes = device, precision, processes
-        self._checkpoint_entries, self._preview = checkpoint_entries, preview
+        self.checkpoint_entries, self.write_preview = checkpoint_entries, preview
         self._class_names = list(checkpoint_entries.get("class_names", ()))
         self._former_classes = former_classes
         self.images_per_step = min(training.batch_size, len(train))
@@ -218,15 +215,6 @@ class MaskGITStage(Stage):
         return validation.validate(
             self.ema.module, self.validation_tokens, part_size, self.precision, self.processes
         )
-
-    def preview(self, path: Path) -> None:
-        """Write a grid of samples of the averaged weights."""
-        self._preview(self.ema.module, path)
-
-    def checkpoint(self, step: int) -> dict[str, Any]:
-        """Return the contents of a checkpoint: config, raw and averaged weights, and more."""
-        contents = transformer_contents(self.config, self.model, self.ema.module, step)
-        return {**self._checkpoint_entries, **contents}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `Stage` does, and the classes that its weights belong to."""

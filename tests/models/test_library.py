@@ -17,11 +17,11 @@ from models.sampling import SamplingConfig
 from models.steps import KnownTokens
 from models.tokenizer import Tokenizer
 from models.vqgan.network import VQModel
-from training.stage import transformer_contents
 from utils.checkpoint import save_checkpoint
 from utils.device import autocast, usual_torch
 from utils.errors import FieldError, UserError
 from utils.pictures import to_uint8
+from utils.plain import to_plain
 
 SHAPE = {"embed_dim": 8, "hidden_dim": 16, "depth": 1, "heads": 2, "mlp_dim": 16}
 FEW = {"num_steps": 2}
@@ -37,7 +37,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = new_transformer(config)
     torch.nn.init.normal_(network.token_embedding.weight)
     contents = {
-        **transformer_contents(config, network, network, step=1),
+        "family": config.family,
+        "config": to_plain(config),
+        "ema": network.state_dict(),
         "dataset": "mnist",
         "class_names": list(NUMBERS),
         "tokenizer": tokenizer.entry(),
