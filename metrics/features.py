@@ -70,23 +70,15 @@ class Moments:
         centered = features.double() - batch_mean
         batch_scatter = centered.T @ centered  # (D, D)
         new, total = len(features), self.seen + len(features)
-        if not self.seen:
-            self.mean, self.scatter = batch_mean, batch_scatter
-        else:
-            shift = batch_mean - self.mean
-            self.scatter += batch_scatter + shift.outer(shift) * (self.seen * new / total)
-            self.mean = self.mean + shift * (new / total)
+        shift = batch_mean - self.mean
+        more = batch_scatter + shift.outer(shift) * (self.seen * new / total)
+        self.scatter, self.mean = self.scatter + more, self.mean + shift * (new / total)
         self.seen = total
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Return mean float64 (D,) and covariance float64 (D, D) of all images."""
         assert self.seen, "no features"
         return self.mean, self.scatter / (self.seen - 1)
-
-    @classmethod
-    def restored(cls, state: Mapping[str, Any]) -> "Moments":
-        """Go on from an earlier state, the `vars` of moments."""
-        return cls(state["seen"], state["mean"], state["scatter"].clone())  # changed in place
 
 
 class FeatureCollector:
@@ -101,7 +93,6 @@ class FeatureCollector:
         """
         self._count = count
         self._drawn = np.ones(count, bool) if keeps_all else drawn_images(count)
-        self._seen = 0
         self._moments, self._spatial = Moments(), Moments()
         self._kept: list[Tensor] = []
         self._logits: list[Tensor] = []
@@ -111,36 +102,32 @@ class FeatureCollector:
     ) -> None:
         """Add the features (B, D), logits (B, C) and spatial features (B, S) of the next images."""
         features = features.detach().cpu()  # (B, D)
+        is_drawn = self._drawn[self._moments.seen :][: len(features)]
+        self._kept.append(features[torch.from_numpy(is_drawn)])
         self._moments.add(features)
-        total = self._seen + len(features)
-        self._kept.append(features[torch.from_numpy(self._drawn[self._seen : total])])
         if logits is not None:
             self._logits.append(logits.detach().cpu())
         if spatial is not None:
             self._spatial.add(spatial.detach().cpu())
-        self._seen = total
 
     def state(self) -> dict[str, Any]:
         """Return everything that `restore` needs, as tensors and plain data."""
         return {
-            "seen": self._seen,
             "moments": dict(vars(self._moments)),
-            "spatial": dict(vars(self._spatial)) if self._spatial.seen else None,
+            "spatial": dict(vars(self._spatial)),
             "kept": self._kept,
             "logits": self._logits,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from an earlier state; the result has the same bits as without a stop."""
-        self._seen = state["seen"]
-        self._moments = Moments.restored(state["moments"])
-        if state["spatial"] is not None:
-            self._spatial = Moments.restored(state["spatial"])
+        self._moments, self._spatial = Moments(**state["moments"]), Moments(**state["spatial"])
         self._kept, self._logits = list(state["kept"]), list(state["logits"])
 
     def result(self) -> FeatureSet:
         """Return the features of all N images."""
-        assert self._seen == self._count, f"{self._seen} images instead of {self._count}"
+        seen = self._moments.seen
+        assert seen == self._count, f"{seen} images instead of {self._count}"
         kept = torch.cat(self._kept)
         order = order_of_kept(len(kept))
         mean, covariance = self._moments.result()

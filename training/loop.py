@@ -298,27 +298,22 @@ class Loop:
         """Score samples, if it is due, and keep the checkpoint with the lowest FID."""
         evaluation, position, stage = self.evaluation, self.position, self.stage
         epoch = math.ceil(position.step / stage.steps_per_epoch)
-        is_last = position.step == self.total
-        if evaluation is None or (epoch % evaluation.every and not is_last):
+        if evaluation is None or (epoch % evaluation.every and position.step != self.total):
             return
         with self.processes.main_first():  # the others wait, however long it takes
-            if self.processes.is_main:
-                self._score(evaluation)
-
-    def _score(self, evaluation: Evaluation) -> None:
-        """Score samples in the main process, as `_evaluate` says."""
-        position, stage = self.position, self.stage
-        scores = evaluation.measure()
-        numbers = {f"samples/{name}": value for name, value in scores.items()}
-        self.tracker.log(numbers, position.step)
-        if position.fid_basis != evaluation.basis:
-            position.best_fid, position.fid_basis = math.inf, evaluation.basis
-        if scores["fid"] < position.best_fid:
-            position.best_fid = scores["fid"]
-            path = self.run.best(stage.name, "fid")
-            save_checkpoint(path, stage.kind, stage.checkpoint(position.step))
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        log.info("samples: %s  best fid %.4f", shown, position.best_fid)
+            if not self.processes.is_main:
+                return
+            scores = evaluation.measure()
+            numbers = {f"samples/{name}": value for name, value in scores.items()}
+            self.tracker.log(numbers, position.step)
+            if position.fid_basis != evaluation.basis:
+                position.best_fid, position.fid_basis = math.inf, evaluation.basis
+            if scores["fid"] < position.best_fid:
+                position.best_fid = scores["fid"]
+                path = self.run.best(stage.name, "fid")
+                save_checkpoint(path, stage.kind, stage.checkpoint(position.step))
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            log.info("samples: %s  best fid %.4f", shown, position.best_fid)
 
     def _publish(self, keep: int = 0) -> None:
         """Write checkpoint and preview; `keep` as in `publish`."""
