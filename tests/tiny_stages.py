@@ -176,7 +176,7 @@ class CountingStage:
             "skipped": torch.tensor(float(is_skipped)),
         }
 
-    def learning_rate(self, step, epochs=None):
+    def learning_rate(self, step):
         return 1 / (1 + step)
 
     def validate(self):

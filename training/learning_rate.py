@@ -11,11 +11,6 @@ DECAYS: dict[str, Callable[[float], float]] = {
 """Factors on the peak learning rate, by the share of the steps after warm-up that are done."""
 
 
-def capped_warmup(warmup_epochs: float, epochs: float) -> float:
-    """Limit a warm-up, in epochs, to a tenth of the run, so that short runs reach their peak."""
-    return min(warmup_epochs, epochs / 10)
-
-
 @dataclass(frozen=True)
 class LearningRate:
     """The rate of every step of a run: a linear warm-up that is capped, then a decay to 0.
@@ -34,16 +29,15 @@ class LearningRate:
     steps_per_epoch: int
     decay: str = "cosine"
 
-    def __call__(self, step: int, epochs: float | None = None) -> float:
-        """Compute the rate of a step.
+    @property
+    def capped_warmup(self) -> float:
+        """Epochs of warm-up, at most a tenth of the run, so that short runs reach their peak."""
+        return min(self.warmup_epochs, self.epochs / 10)
 
-        Args:
-            step: optimizer step, from 0.
-            epochs: another number of epochs, to compare; None uses the run's own.
-        """
-        epochs = epochs or self.epochs
-        warmup = round(capped_warmup(self.warmup_epochs, epochs) * self.steps_per_epoch)
+    def __call__(self, step: int) -> float:
+        """Compute the rate of an optimizer step, numbered from 0."""
+        warmup = round(self.capped_warmup * self.steps_per_epoch)
         if step < warmup:
             return self.peak * ((step + 1) / (warmup + 1))
-        left = round(epochs * self.steps_per_epoch) - warmup
+        left = round(self.epochs * self.steps_per_epoch) - warmup
         return self.peak * DECAYS[self.decay](min(1.0, (step - warmup) / max(1, left)))

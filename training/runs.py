@@ -4,12 +4,11 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from training.charts import CurvePicture
 from training.config import LoopConfig
-from training.learning_rate import capped_warmup
 from training.loop import Evaluation, Loop
 from training.run_folder import RunFolder
 from training.stage import (
@@ -352,7 +351,7 @@ def _renamed(before: Any, now: list[str]) -> str:
 def _log_capped_warmup(stage: Stage) -> None:
     """Log a line if the warm-up is shorter than its setting."""
     rate = stage.learning_rate
-    used = capped_warmup(rate.warmup_epochs, rate.epochs)
+    used = rate.capped_warmup
     if used < rate.warmup_epochs:
         log.info(
             "`%s.warmup_epochs` %g: %g epochs of warm-up, a tenth of the run",
@@ -369,5 +368,5 @@ def _log_new_learning_rate(stage: Stage, step: int, before: int, now: int) -> No
         now,
         before,
         stage.learning_rate(step),
-        stage.learning_rate(step, before),
+        replace(stage.learning_rate, epochs=before)(step),
     )
