@@ -159,7 +159,7 @@ class Bench:
         labels = self.labels[: self.sample_images]
         few, device_labels = len(labels), labels.to(self.device)
         one_grid = torch.zeros((1, *self.vqgan.config.grid), dtype=torch.int64, device=self.device)
-        counts = make_plan([self.config.seq_len], self.sampling).counts[0].tolist()
+        counts = make_plan(self.config.seq_len, self.sampling).counts.tolist()
         series = ImageSeries(labels.tolist(), sampling, block_size=few)
         return Pair(
             few,
@@ -300,7 +300,7 @@ def training_flops(config: TransformerConfig) -> float:
 
 def sampling_flops(config: TransformerConfig, images: int, sampling: SamplingConfig) -> float:
     """The transformer's part of one image: what all begin with is computed once per label."""
-    guidance = make_plan([config.seq_len], sampling).guidance
+    guidance = make_plan(config.seq_len, sampling).guidance
     first = min(1, (config.num_classes + 1) / images)
     of_images = guidance if sampling.start_share else guidance[1:]
     passes = first + sum(2 if weight else 1 for weight in of_images)

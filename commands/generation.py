@@ -184,7 +184,7 @@ def log_plan(config: SamplingConfig, seq_len: int) -> None:
     if config.num_steps > seq_len:
         tokens = counted(seq_len, "token")
         log.info("`num_steps` %d: an image has only %s", config.num_steps, tokens)
-    plan = make_plan([seq_len], config)
+    plan = make_plan(seq_len, config)
     if config.guidance and not plan.guidance.any():
         log.warning("`guidance` %g: no step is guided; see `guidance_interval`", config.guidance)
     log.info("%s", plan_table(config, seq_len))
@@ -192,9 +192,9 @@ def log_plan(config: SamplingConfig, seq_len: int) -> None:
 
 def plan_table(config: SamplingConfig, num_hidden: int) -> str:
     """Format the plan of an image as a table with one line per step."""
-    plan = make_plan([num_hidden], config)
+    plan = make_plan(num_hidden, config)
     lines = ["step  tokens  temperature  guidance"]
-    columns = zip(plan.counts[0], plan.temperatures, plan.guidance, strict=True)
+    columns = zip(plan.counts, plan.temperatures, plan.guidance, strict=True)
     for number, (count, temperature, guidance) in enumerate(columns, start=1):
         lines.append(f"{number:4d}  {count:6d}  {temperature:11.3f}  {guidance:8.3f}")
     return "\n".join(lines)

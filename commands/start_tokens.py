@@ -52,7 +52,7 @@ def with_start_tokens(line: CommandLine, generation: Generation) -> Generation:
     hidden = torch.tensor([token is None for token in start.tokens])
     known = KnownTokens(tokens, hidden, start.steps, generation.num_hidden)
     try:
-        check_known(known, make_plan([generation.num_hidden], series.sampling))
+        check_known(known, make_plan(generation.num_hidden, series.sampling))
     except UserError as error:
         raise FieldError("start_tokens", path, str(error)) from error
     return replace(generation, series=replace(series, known=known))

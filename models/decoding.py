@@ -8,7 +8,7 @@ image is the same in every block and process.
 Axes: B images of a block, L tokens of an image, K codebook, T steps.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,11 +29,10 @@ LogitsFn = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Plan:
-    """What decoding does at each step.
+    """What decoding does at each step, the same for all images of a block.
 
     Attributes:
-        counts: int64 (B, T), tokens that each step reveals; a row sums to the hidden tokens of its
-            image.
+        counts: int64 (T,), tokens of an image that each step reveals, all hidden ones in total.
         temperatures: float64 (T,), weight of the Gumbel noise on the confidence.
         guidance: float64 (T,), weight w of classifier-free guidance.
         logit_scales: float64 (T,), factor on the logits before the softmax.
@@ -90,7 +89,6 @@ class Decoding(NamedTuple):
         """Fill in the hidden tokens, exactly the planned number per step; others never change."""
         _, plan, noise, tokens, hidden, _ = self
         sampler = SAMPLERS[plan.sampler]
-        counts = send(plan.counts, tokens.device)  # (B, T)
         for index in range(self.first_step, plan.num_steps):
             # Predict all tokens; the sampler draws them and scores the positions.
             logits = self.logits_fn(tokens, index).float() * float(plan.logit_scales[index])
@@ -100,7 +98,8 @@ class Decoding(NamedTuple):
             here = Noise(noise.uniform[index], noise.gumbel[index], noise.order)
             proposal = sampler.propose(seen, here, float(plan.temperatures[index]))
             # Reveal the planned number at the hidden positions with the highest scores.
-            revealed = hidden & (rank_among(proposal.score, hidden) < counts[:, index, None])
+            count = int(plan.counts[index])
+            revealed = hidden & (rank_among(proposal.score, hidden) < count)
             tokens = torch.where(revealed, proposal.tokens, tokens)
             hidden = hidden ^ revealed
             yield Step(tokens, hidden, log_probs, proposal)
@@ -113,31 +112,19 @@ class Decoding(NamedTuple):
         return tokens
 
 
-def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) -> Plan:
-    """Plan the decoding of a block.
+def make_plan(num_hidden: int, config: SamplingConfig) -> Plan:
+    """Plan the decoding of images with this number of hidden tokens, from 0.
 
-    There are never more steps than the largest number of hidden tokens. An image with fewer hidden
-    tokens than steps reveals nothing in the first steps, then one token per step.
-
-    Args:
-        num_hidden: int (B,), hidden tokens of each image, 0 allowed.
+    There are never more steps than hidden tokens.
     """
-    num_hidden = np.asarray(num_hidden)
-    num_steps = int(min(config.num_steps, num_hidden.max()))
-    # How many tokens each image reveals at each step.
-    counts = np.zeros((len(num_hidden), num_steps), np.int64)
-    for count in np.unique(num_hidden[num_hidden > 0]):
-        used = min(num_steps, count)
-        counts[num_hidden == count, num_steps - used :] = reveal_counts(
-            int(count), int(used), config.schedule
-        )
+    num_steps = min(config.num_steps, num_hidden)
+    counts = reveal_counts(num_hidden, num_steps, config.schedule)  # (T,)
     # The temperature falls as progress goes from 0 to 1. A single step counts as the last one.
     progress = np.arange(num_steps) / (num_steps - 1) if num_steps > 1 else np.ones(num_steps)
     is_noisy = SAMPLERS[config.sampler].uses_temperature
     temperature = config.choice_temperature if is_noisy else 0.0
-    # The guidance schedule sees the share of tokens that is still hidden in the whole block.
-    revealed = counts.sum(0)  # (T,)
-    hidden = revealed[::-1].cumsum()[::-1] / revealed.sum()  # before each step
+    # The guidance schedule sees the share of tokens that is still hidden before each step.
+    hidden = counts[::-1].cumsum()[::-1] / num_hidden
     share = GUIDANCE_SCHEDULES[config.guidance_schedule].share(progress, hidden, config)
     logit_scales = np.full(num_steps, config.logit_scale)
     logit_scales[:1] *= config.first_logit_scale
@@ -151,7 +138,7 @@ def make_plan(num_hidden: Sequence[int] | np.ndarray, config: SamplingConfig) ->
 
 
 def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
-    """Decide how many of N tokens each of T steps reveals; N is at least T, and T at least 1.
+    """Decide how many of N tokens each of T steps reveals; N is at least T.
 
     With a mask schedule gamma, step t = 0 .. T-1 reveals a share of the N tokens proportional to
     gamma(1 - t / (T - 1)), rounded half to even, at least 1. The last step reveals the rest. If
@@ -164,10 +151,10 @@ def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
     Returns:
         int64 (T,), each at least 1, with sum N.
     """
+    if num_steps <= 1:
+        return np.full(num_steps, num_hidden)
     if schedule in CUMULATIVE_SCHEDULES:
         return _cumulative_counts(num_hidden, num_steps, schedule)
-    if num_steps == 1:
-        return np.array([num_hidden])
     shares = mask_ratio(1 - np.arange(num_steps) / (num_steps - 1), schedule)
     wanted = (shares / shares.sum() * num_hidden).round(DIGITS)
     counts = np.maximum(1, np.rint(wanted)).astype(np.int64)

@@ -294,7 +294,7 @@ class Model(ImageGenerator):
         # Its place among the hidden cells.
         scores = step.proposal.score[0]
         candidates = scores[start.hidden[0]].sort(descending=True).values
-        num_kept = int(start.plan.counts[0, done])
+        num_kept = int(start.plan.counts[done])
         return CellChoice(
             tokens=likeliest.numpy(),
             guided=guided[likeliest].numpy(),

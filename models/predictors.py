@@ -51,7 +51,7 @@ def prepare_decoding(
     hidden = torch.ones_like(tokens, dtype=torch.bool)
     # The plan and the noise.
     num_hidden = seq_len if known is None else known.num_planned
-    plan = make_plan([num_hidden] * len(labels), config)
+    plan = make_plan(num_hidden, config)
     if known is not None:
         check_known(known, plan)
         hidden = known.hidden.to(device).expand_as(hidden)

@@ -119,7 +119,7 @@ def check_known(known: KnownTokens, plan: Plan) -> None:
     need = "an image goes on with the `num_steps` and `schedule` that it began with"
     if not 0 <= steps <= plan.num_steps:
         raise UserError(f"the decoding has {plan.num_steps} steps, so none after {steps}: {need}")
-    planned = int(plan.counts[0, steps:].sum())
+    planned = int(plan.counts[steps:].sum())
     if found != planned:
         raise UserError(
             f"hidden tokens after {counted(steps, 'step')}: {found}, but {planned} with these "

@@ -63,7 +63,7 @@ def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> TabDeco
         # Without labels an edited image keeps its own class.
         written = [label_text(label, names) for label in in_turn]
     num_hidden = known.num_planned if known else config.seq_len
-    plan = make_plan([num_hidden], sampling)
+    plan = make_plan(num_hidden, sampling)
     if "midway" in values:
         known, start = _read_midway(entries(values, "midway"), opened, num_hidden), START
         check_known(known, plan)

@@ -131,7 +131,7 @@ class TabDecoding:
             "first_image": str(series.first_image),
             "command_lines": self.command,
             "fingerprint": self.opened.model.fingerprint,
-            "counts": plan.counts[0].tolist(),
+            "counts": plan.counts.tolist(),
             "temperatures": plan.temperatures.tolist(),
             "guidance": plan.guidance.tolist(),
         }

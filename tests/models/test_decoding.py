@@ -82,33 +82,31 @@ def test_every_plan_reveals_everything_and_at_least_one_per_step(schedule):
 
 @pytest.mark.parametrize("steps", [2, 5])
 def test_ramps_start_and_end_where_they_should(steps):
-    plan = make_plan([64], SamplingConfig(num_steps=steps, guidance=3, choice_temperature=4))
+    plan = make_plan(64, SamplingConfig(num_steps=steps, guidance=3, choice_temperature=4))
     assert plan.guidance.tolist() == np.linspace(0, 3, steps).tolist()
     assert plan.temperatures.tolist() == np.linspace(4, 0, steps).tolist()
 
 
 def test_one_step_reveals_all_at_full_guidance_and_without_noise():
-    plan = make_plan([64], SamplingConfig(num_steps=1, guidance=3))
-    assert plan.counts.tolist() == [[64]]
+    plan = make_plan(64, SamplingConfig(num_steps=1, guidance=3))
+    assert plan.counts.tolist() == [64]
     assert plan.guidance.tolist() == [3]
     assert plan.temperatures.tolist() == [0]
 
 
-def test_plans_are_per_image():
-    plan = make_plan([10, 3, 1, 0], SamplingConfig(num_steps=4))
-    assert plan.counts.sum(axis=1).tolist() == [10, 3, 1, 0]
-    assert plan.counts[1:].tolist() == [[0, 1, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
+@pytest.mark.parametrize("schedule", [*MASK_SCHEDULES, *CUMULATIVE_SCHEDULES])
+@pytest.mark.parametrize("num_hidden", [0, 1, 3])
+def test_steps_are_capped_at_the_hidden_tokens(schedule, num_hidden):
+    plan = make_plan(num_hidden, SamplingConfig(num_steps=50, schedule=schedule))
+    assert plan.num_steps == num_hidden
+    assert plan.counts.tolist() == [1] * num_hidden
 
 
-def test_steps_are_capped_at_the_hidden_tokens():
-    assert make_plan([3, 2], SamplingConfig(num_steps=50)).num_steps == 3
-
-
-def random_case(seed, batch=5, length=12, num_steps=4, **sampling):
+def random_case(seed, batch=5, length=12, num_hidden=8, num_steps=4, **sampling):
     """A predictor that depends on the tokens, with noise and a partly hidden start."""
     generator = torch.Generator().manual_seed(seed)
     table = torch.randn(K + 1, length, K, generator=generator) * 2
-    hidden = torch.rand(batch, length, generator=generator) < 0.7
+    hidden = torch.rand(batch, length, generator=generator).argsort(1) < num_hidden
     known = torch.randint(0, K, (batch, length), generator=generator)
     tokens = torch.where(hidden, K, known)
 
@@ -117,7 +115,7 @@ def random_case(seed, batch=5, length=12, num_steps=4, **sampling):
         mixed = seen.mean(1) @ table.flatten(1)
         return mixed.view(batch, length, K) * (1 + step)
 
-    plan = make_plan(hidden.sum(1).numpy(), SamplingConfig(num_steps=num_steps, **sampling))
+    plan = make_plan(num_hidden, SamplingConfig(num_steps=num_steps, **sampling))
     noise = draw_noise(seed, np.arange(batch), plan.num_steps, length, CPU)
     if SAMPLERS[plan.sampler].uses_order:
         order = np.random.default_rng(seed).permuted(np.tile(np.arange(length), (batch, 1)), axis=1)
@@ -174,7 +172,7 @@ def slow_decode(logits_fn, plan, noise, tokens, hidden):
                     plan.temperatures[step],
                 )
                 candidates.append((-score, position, token))
-            for _, position, token in sorted(candidates)[: plan.counts[b, step]]:
+            for _, position, token in sorted(candidates)[: plan.counts[step]]:
                 tokens[b, position] = token
                 hidden[b, position] = False
     return tokens
@@ -252,11 +250,11 @@ def test_the_halton_order_is_rolled_per_image():
 
 @pytest.mark.parametrize("sampler", ["halton", "random"])
 def test_samplers_that_do_not_look_at_confidence_have_no_temperature(sampler):
-    assert make_plan([64], SamplingConfig(sampler=sampler)).temperatures.tolist() == [0] * 8
+    assert make_plan(64, SamplingConfig(sampler=sampler)).temperatures.tolist() == [0] * 8
 
 
 def test_constant_guidance_is_the_same_at_every_step():
-    plan = make_plan([64], SamplingConfig(num_steps=3, guidance=2, guidance_schedule="constant"))
+    plan = make_plan(64, SamplingConfig(num_steps=3, guidance=2, guidance_schedule="constant"))
     assert plan.guidance.tolist() == [2, 2, 2]
 
 
@@ -266,34 +264,34 @@ def test_power_cosine_guidance_is_its_formula():
             num_steps=5, guidance=2, guidance_schedule="power-cosine", guidance_power=power
         )
         expected = [2 * (1 - math.cos(math.pi * (step / 5) ** power)) / 2 for step in range(5)]
-        found = make_plan([64], sampling).guidance.tolist()
+        found = make_plan(64, sampling).guidance.tolist()
         assert found == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("interval", [(0.39, 0.78), (0.2, 0.7), (1.0, 1.0), (0.0, 0.1)])
-@pytest.mark.parametrize("num_hidden", [[64], [40, 40, 40], [30, 10, 0]])
+@pytest.mark.parametrize("num_hidden", [64, 40, 5])
 def test_guidance_is_on_where_the_hidden_share_is_inside_the_interval(num_hidden, interval):
     sampling = SamplingConfig(
         num_steps=8, guidance=3, guidance_schedule="interval", guidance_interval=interval
     )
     plan = make_plan(num_hidden, sampling)
-    left = sum(num_hidden)
+    left = num_hidden
     for step in range(plan.num_steps):
-        share = left / sum(num_hidden)
+        share = left / num_hidden
         assert plan.guidance[step] == (3 if interval[0] <= share <= interval[1] else 0)
-        left -= plan.counts[:, step].sum()
+        left -= plan.counts[step]
 
 
 def test_the_default_interval_guides_the_steps_of_the_table():
     # 64 tokens in 8 steps: 64, 63, 58, 52, 44, 35, 24 and 12 are hidden, of which 44 and 35 are
     # between 39 and 78 per cent.
-    plan = make_plan([64], SamplingConfig(guidance=3, guidance_schedule="interval"))
+    plan = make_plan(64, SamplingConfig(guidance=3, guidance_schedule="interval"))
     assert plan.guidance.tolist() == [0, 0, 0, 0, 3, 3, 0, 0]
 
 
 def test_a_plan_without_hidden_tokens_has_no_steps_under_any_guidance():
     for schedule in GUIDANCE_SCHEDULES:
-        plan = make_plan([0, 0], SamplingConfig(guidance_schedule=schedule))
+        plan = make_plan(0, SamplingConfig(guidance_schedule=schedule))
         assert plan.guidance.tolist() == []
 
 
@@ -317,7 +315,7 @@ def test_exact_counts_and_known_tokens_at_every_step(sampler):
     result = Decoding(spy, plan, noise, tokens, hidden).result()
     for step, (before, after) in enumerate(zip(seen, [*seen[1:], result], strict=True)):
         newly = (before == K) & (after != K)
-        assert newly.sum(1).tolist() == plan.counts[:, step].tolist()
+        assert newly.sum(1).tolist() == [plan.counts[step]] * len(tokens)
         assert after[before != K].equal(before[before != K])
     assert result[~hidden].equal(tokens[~hidden])
     assert (result < K).all()
@@ -325,7 +323,7 @@ def test_exact_counts_and_known_tokens_at_every_step(sampler):
 
 def test_ties_do_not_reveal_more_than_planned():
     length = 16
-    plan = make_plan([length], SamplingConfig(num_steps=4, choice_temperature=0))
+    plan = make_plan(length, SamplingConfig(num_steps=4, choice_temperature=0))
     noise = draw_noise(0, np.array([0]), 4, length, CPU)
     hidden_before = []
 
@@ -335,14 +333,14 @@ def test_ties_do_not_reveal_more_than_planned():
 
     start = torch.full((1, length), K)
     Decoding(uniform_logits, plan, noise, start, start == K).result()
-    assert hidden_before == (length - np.cumsum([0, *plan.counts[0, :-1]])).tolist()
+    assert hidden_before == (length - np.cumsum([0, *plan.counts[:-1]])).tolist()
 
 
 def test_impossible_tokens_do_not_break_the_count():
     """A hidden position whose token has probability 0 still comes before every known one."""
     logits = torch.full((1, 4, K), -math.inf)
     logits[..., 2] = 0
-    plan = make_plan([2], SamplingConfig(num_steps=1))
+    plan = make_plan(2, SamplingConfig(num_steps=1))
     noise = Noise(torch.ones(1, 1, 4), torch.zeros(1, 1, 4))
     hidden = torch.tensor([[True, False, True, False]])
     result = Decoding(
@@ -355,7 +353,7 @@ def test_impossible_tokens_do_not_break_the_count():
 def test_a_predictor_that_knows_the_answer_is_decoded_exactly():
     answer = torch.randint(0, K, (3, 20), generator=torch.Generator().manual_seed(0))
     sure = torch.nn.functional.one_hot(answer, K).float() * 100
-    plan = make_plan([20] * 3, SamplingConfig(num_steps=6))
+    plan = make_plan(20, SamplingConfig(num_steps=6))
     noise = draw_noise(0, np.arange(3), 6, 20, CPU)
     start = torch.full_like(answer, K)
     result = Decoding(lambda tokens, step: sure, plan, noise, start, start == K).result()
@@ -364,7 +362,7 @@ def test_a_predictor_that_knows_the_answer_is_decoded_exactly():
 
 def test_nothing_hidden_is_nothing_done():
     tokens = torch.zeros(2, 4, dtype=torch.long)
-    plan = make_plan([0, 0], SamplingConfig())
+    plan = make_plan(0, SamplingConfig())
     noise = draw_noise(0, np.arange(2), 0, 4, CPU)
 
     def never(tokens, step):

@@ -70,7 +70,7 @@ def test_it_samples_in_one_step_from_random_tokens_and_noise():
     assert (decoding.tokens == 1024).sum(1).tolist() == [154] * 4  # round(0.6 * 256)
     assert random.float().mean().item() == pytest.approx(512, abs=60)
     assert decoding.hidden.all()
-    assert decoding.plan.counts.tolist() == [[256]] * 4
+    assert decoding.plan.counts.tolist() == [256]
     drawn = noise_of(decoding.tokens, 64)
     assert (drawn.mean().item(), drawn.std().item()) == pytest.approx((0, 1), abs=0.01)
     assert np.abs(np.corrcoef(drawn.flatten(1).numpy()) - np.eye(4)).max() < 0.03

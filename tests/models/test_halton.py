@@ -127,11 +127,11 @@ def test_without_a_roll_all_images_have_one_order():
 
 def test_the_published_sampling_is_the_usual_one():
     usual = SamplingConfig.usual_for(CASES["tiny"])
-    plan = make_plan([256], usual)
+    plan = make_plan(256, usual)
     assert (plan.num_steps, plan.sampler, usual.halton_roll) == (32, "halton", "off")
     assert plan.logit_scales.tolist() == [0.5, *[1.0] * 31]
     assert plan.guidance.tolist() == [1.0] * 32
-    assert plan.counts[0, [0, 1, -2, -1]].tolist() == [5, 5, 17, 41]
+    assert plan.counts[[0, 1, -2, -1]].tolist() == [5, 5, 17, 41]
 
 
 @pytest.mark.parametrize(

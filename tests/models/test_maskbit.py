@@ -86,7 +86,7 @@ def test_plans_are_the_original_s():
             if kind == "counts":
                 found = reveal_counts(*map(int, numbers), "arccos-cumulative")
                 assert found.tolist() == stored[name].tolist()
-    plan = make_plan([512], SamplingConfig.usual_for(CASES["two halves"]))
+    plan = make_plan(512, SamplingConfig.usual_for(CASES["two halves"]))
     step = np.arange(64)
     assert plan.temperatures == pytest.approx(7.8 * (1 - (step + 1) / 64))
     assert plan.guidance == pytest.approx(7.1 * (1 - np.cos(np.pi * (step / 64) ** 3)) / 2)

@@ -44,7 +44,7 @@ def rows_of(model):
 def decoded_plainly(model, labels, sampling, tokens, hidden):
     """Both halves of the guidance for every image at every step."""
     no_class = torch.full_like(labels, NUM_CLASSES)
-    plan = make_plan(hidden.sum(1).numpy(), sampling)
+    plan = make_plan(int(hidden[0].sum()), sampling)
     noise = draw_noise(0, np.arange(len(labels)), plan.num_steps, SEQ_LEN, CPU)
 
     @torch.no_grad()

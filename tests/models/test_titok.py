@@ -108,14 +108,14 @@ def test_plans_are_the_original_s():
             if kind == "counts":
                 found = reveal_counts(*map(int, numbers), "arccos-cumulative")
                 assert found.tolist() == stored[name].tolist()
-    plan = make_plan([32], SamplingConfig.usual_for(Config(4096, 1000, 32)))
+    plan = make_plan(32, SamplingConfig.usual_for(Config(4096, 1000, 32)))
     step = np.arange(8)
     assert plan.temperatures == pytest.approx(9.5 * (1 - (step + 1) / 8))
     assert plan.guidance == pytest.approx(4.5 * step / 8)
     settings = SamplingConfig(num_steps=64, guidance_schedule="power-cosine", guidance=5.9)
     # Theirs is u + (c - u) s, where s rises from 1 to 6.9.
     share = (1 - np.cos(np.pi * (np.arange(64) / 64) ** 3)) / 2
-    assert 1 + make_plan([128], settings).guidance == pytest.approx(1 + (6.9 - 1) * share)
+    assert 1 + make_plan(128, settings).guidance == pytest.approx(1 + (6.9 - 1) * share)
 
 
 def test_it_learns_the_class_and_its_size_is_the_published_one():
