@@ -27,16 +27,13 @@ class EMA(Generic[Module]):
         # Listed once: this takes a millisecond, which is long compared with a step on a GPU.
         self._averaged: list[Tensor] = list(self.module.parameters())
         self._current: list[Tensor] = list(module.parameters())
-        self._buffers = list(zip(self.module.buffers(), module.buffers(), strict=True))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average toward the weights of the module, and copy its buffers.
+        """Move the average toward the weights of the module; its buffers never change.
 
         Args:
             step: number of updates before this one.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._averaged, self._current, 1 - decay)
-        for mine, theirs in self._buffers:
-            mine.copy_(theirs)

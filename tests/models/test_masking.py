@@ -19,11 +19,6 @@ def test_arccos_and_cosine_hide_the_same_share_on_average():
     assert mask_ratio(u, "cosine").mean() == pytest.approx(2 / np.pi, abs=1e-4)
 
 
-def test_unknown_schedule_is_named():
-    with pytest.raises(ValueError, match=r"'arcos'.*arccos"):
-        mask_ratio(np.zeros(1), "arcos")
-
-
 @pytest.mark.parametrize(("ratio", "count"), [(0.0, 1), (1e-9, 1), (0.5, 8), (0.51, 9), (1.0, 16)])
 def test_exactly_the_ceiling_of_the_ratio_is_hidden(ratio, count):
     masks = masks_of_ratio(np.random.default_rng(0), np.full(50, ratio), 16)
