@@ -30,8 +30,15 @@ def renamed(name: str, names: Names, *, to_ours: bool = True) -> str | None:
 def all_renamed(
     weights: Mapping[str, Value], names: Names, *, to_ours: bool = True
 ) -> dict[str, Value]:
-    """Translate the names of weights; names that no pair matches stay as they are."""
-    return {renamed(name, names, to_ours=to_ours) or name: v for name, v in weights.items()}
+    """Translate the names of weights; names that no pair matches stay as they are.
+
+    Raises:
+        ValueError: if two weights get one name.
+    """
+    result = {renamed(name, names, to_ours=to_ours) or name: v for name, v in weights.items()}
+    if len(result) < len(weights):
+        raise ValueError("two of its entries are for the same weight")
+    return result
 
 
 def levels_turned(weights: Mapping[str, Value], prefix: str) -> dict[str, Value]:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from models.family import Expected, Family, Found
 from models.foreign_file import ForeignFile, holding, taken, unwrapped
-from models.foreign_weights import all_renamed, count_modules, renamed, shape_of
+from models.foreign_weights import all_renamed, count_modules, shape_of
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
-from utils.errors import UserError, one_line
+from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def read(file: ForeignFile, expected: Expected) -> Found:
 
     Raises:
         ValueError: if the weights do not make a transformer.
-        UserError: if the file has other entries.
+        UserError: as `find_weights`; or if the number of classes does not fit.
     """
     (weights, heads), path = find_weights(file), file.path
     codes, used = expected.tokenizer.all_codes, expected.tokenizer.codebook_size
@@ -98,18 +98,10 @@ def find_weights(file: ForeignFile) -> tuple[dict[str, Tensor], int]:
         model of the file's program, because the weights do not show it.
 
     Raises:
-        UserError: if the file holds none, or any other entry.
+        UserError: if different weights in the file are equally likely to be meant.
     """
     wrappers, found = unwrapped(file.stored, SIGNS, file.path)
-    if not set(SIGNS) <= found.keys():
-        raise UserError(f"{file.path} holds no {LAYOUT}")
-    weights = {}
-    for name, value in taken(found).items():
-        ours = renamed(name, NAMES)
-        if ours is None:
-            entry = one_line(ValueError(name), 80)
-            raise UserError(f"{file.path} has the entry {entry}, which no {LAYOUT} has")
-        weights[ours] = value
+    weights = all_renamed(taken(found), NAMES)
     positions = weights["position_embedding"]
     weights["position_embedding"] = positions.flatten(0, -2) if positions.ndim > 1 else positions
     is_valeoai = "model_state_dict" in wrappers

@@ -352,5 +352,12 @@ def test_sampling_of_a_foreign_file_starts_afresh_with_other_heads(
 def test_a_file_with_an_entry_that_nothing_computes_is_refused(tmp_path, entry):
     weights, _ = golden_weights("genzoo")
     torch.save({**weights, entry: torch.ones(2)}, tmp_path / "model.pth")
-    with pytest.raises(UserError, match=f"has the entry {entry}, which no transformer"):
+    with pytest.raises(UserError, match=f"do not make a transformer: {entry} is not part of it"):
+        load(read_torch_file(tmp_path / "model.pth"), 12)
+
+
+def test_a_file_with_two_entries_for_one_weight_is_refused(tmp_path):
+    weights, _ = golden_weights("genzoo")
+    torch.save({**weights, "output_bias": weights["bias"]}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match="two of its entries are for the same weight"):
         load(read_torch_file(tmp_path / "model.pth"), 12)
