@@ -54,9 +54,8 @@ from models.open import family_of, new_transformer
 from models.shapes import TokenizerShape, TransformerShape
 from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
-from training.freezing import freeze
 from training.loop import Evaluation
-from training.optimizer import count_moments
+from training.optimizer import count_moments, freeze
 from training.runs import RunRecord, check_made_from
 from training.transformer_stage import MaskGITStage, num_parts
 from training.validation import MOST_IMAGES

@@ -27,10 +27,9 @@ from models.shapes import TransformerShape
 from training import validation
 from training.config import TrainingConfig
 from training.ema import EMA
-from training.freezing import freeze
 from training.growth import grown_state
 from training.learning_rate import LearningRate
-from training.optimizer import linear_weights, make_optimizers, step_unless
+from training.optimizer import freeze, linear_weights, make_optimizers, step_unless
 from training.stage import TransformerStage
 from training.working_copy import WorkingCopy
 from utils.device import autocast, strictly_deterministic

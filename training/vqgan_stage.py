@@ -20,9 +20,8 @@ from models.vqgan.network import Reconstruction, VQModel
 from training.codebook import CodebookCare
 from training.config import VQGANTrainingConfig
 from training.ema import EMA
-from training.freezing import freeze
 from training.learning_rate import LearningRate
-from training.optimizer import make_optimizers, step_unless
+from training.optimizer import freeze, make_optimizers, step_unless
 from training.stage import Stage
 from training.vqgan_losses import Backward, Objective
 from utils.checkpoint import check_weights

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_stages import make_vqgan_stage
 
-from training.freezing import freeze
+from training.optimizer import freeze
 from utils.errors import FieldError
 
 DECODER_ALONE = ("encoder.*", "quantize.*", "quant_conv.*")
