@@ -177,13 +177,8 @@ class VQGANStage(Stage):
 
     def checkpoint(self, step: int) -> dict[str, Any]:
         """Return the contents of a checkpoint: the averaged weights as a tokenizer, and more."""
-        published = VQModel(self.config)
-        published.load_state_dict(self.averaged.state_dict())
-        return {
-            **self._checkpoint_entries,
-            "step": step,
-            "tokenizer": Tokenizer(published).entry(),
-        }
+        tokenizer = Tokenizer(self.averaged).entry()
+        return {**self._checkpoint_entries, "step": step, "tokenizer": tokenizer}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `Stage` does, and how often the codes are used."""
