@@ -11,7 +11,6 @@ Axes: n matrices of one shape, r rows, c columns, r <= c.
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ MOMENTS = ("momentum",)  # entries in the state of a weight
 # Matrix elements that are computed at once. This bounds the memory of a step, about 40 bytes per
 # element; a GPU gains little from more.
 MOST_AT_ONCE = 2**22
+Matrix = tuple[Tensor, Tensor, Tensor]  # views (r, c) of a matrix, its momentum and its gradient
 
 
 class Muon(torch.optim.Optimizer):
@@ -67,7 +67,7 @@ class Muon(torch.optim.Optimizer):
         for batch in self._batches():
             self._move(batch, moves)
 
-    def _move(self, batch: list["_Matrix"], moves: Tensor | None) -> None:
+    def _move(self, batch: list[Matrix], moves: Tensor | None) -> None:
         """Update matrices of one shape, unless `moves`, a bool scalar, is False."""
         (group,) = self.param_groups
         weights, momenta, gradients = map(list, zip(*batch, strict=True))
@@ -82,17 +82,17 @@ class Muon(torch.optim.Optimizer):
         decayed = old * (1 - group["lr"] * group["weight_decay"])
         _write(weights, old, decayed.sub_(direction, alpha=rate), moves)
 
-    def _batches(self) -> Iterator[list["_Matrix"]]:
+    def _batches(self) -> Iterator[list[Matrix]]:
         """Yield all matrices grouped by shape, at most MOST_AT_ONCE elements at once."""
-        by_shape: defaultdict[torch.Size, list[_Matrix]] = defaultdict(list)
+        by_shape: defaultdict[torch.Size, list[Matrix]] = defaultdict(list)
         for matrix in chain.from_iterable(map(self._matrices, self._joined)):
-            by_shape[matrix.weight.shape].append(matrix)
+            by_shape[matrix[0].shape].append(matrix)
         for shape, matrices in by_shape.items():
             size = max(1, MOST_AT_ONCE // shape.numel())
             for start in range(0, len(matrices), size):
                 yield matrices[start : start + size]
 
-    def _matrices(self, weight: Tensor) -> Iterator["_Matrix"]:
+    def _matrices(self, weight: Tensor) -> Iterator[Matrix]:
         """Yield the matrices that a weight holds."""
         state = self.state[weight]
         if not state:
@@ -103,15 +103,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = state["momentum"].contiguous(memory_format=torch.channels_last)
             gradient = gradient.contiguous(memory_format=torch.channels_last)
         tensors = (weight, state["momentum"], gradient)
-        return map(_Matrix, *(_views(tensor, self._joined[weight]) for tensor in tensors))
-
-
-class _Matrix(NamedTuple):
-    """Views (r, c) of a matrix, its momentum and its gradient."""
-
-    weight: Tensor
-    momentum: Tensor
-    gradient: Tensor
+        return zip(*(_views(tensor, self._joined[weight]) for tensor in tensors), strict=True)
 
 
 def _views(tensor: Tensor, joined: int) -> list[Tensor]:
