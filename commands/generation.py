@@ -59,10 +59,6 @@ class Generation:
             "plan": plan_table(self.series.sampling, self.num_hidden),
         }
 
-    def log_plan(self) -> None:
-        """Log what decoding does at each step."""
-        log_plan(self.series.sampling, self.num_hidden)
-
     def protocol(self) -> dict[str, Any]:
         """Return what the images depend on, except the sampling settings."""
         model = self.model.open()
@@ -179,15 +175,14 @@ def describe_model(source: ModelSource) -> dict[str, Any]:
     }
 
 
-def log_plan(config: SamplingConfig, seq_len: int) -> None:
-    """Log what decoding does at each step."""
+def log_odd_plan(config: SamplingConfig, seq_len: int) -> None:
+    """Log which settings of sampling have no effect on an image of so many tokens."""
     if config.num_steps > seq_len:
         tokens = counted(seq_len, "token")
         log.info("`num_steps` %d: an image has only %s", config.num_steps, tokens)
     plan = make_plan(seq_len, config)
     if config.guidance and not plan.guidance.any():
         log.warning("`guidance` %g: no step is guided; see `guidance_interval`", config.guidance)
-    log.info("%s", plan_table(config, seq_len))
 
 
 def plan_table(config: SamplingConfig, num_hidden: int) -> str:

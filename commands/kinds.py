@@ -121,7 +121,7 @@ def switch(text: str) -> bool:
     """Read the value of a switch, as programs that search for good options write it."""
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     if text.lower() not in words:
-        raise argparse.ArgumentTypeError(f"needs true or false, or nothing, got {text[:40]!r}")
+        raise argparse.ArgumentTypeError(f"takes no value, or true or false; got {text[:40]!r}")
     return words[text.lower()]
 
 

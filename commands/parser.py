@@ -200,10 +200,17 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError; argparse calls this."""
-        known = [name for name in _names(self) if name not in FORMER]
-        if message.startswith("unrecognized arguments: --"):
+        if message.startswith("unrecognized arguments: "):
             wrong = message.split()[2].partition("=")[0]
-            close = difflib.get_close_matches(_folded(wrong), known, n=2)
+            meant = _folded("--" + wrong.lstrip("-"))
+            known = [name for name in _names(self) if name not in FORMER]
+            close = [meant] if meant in known else []  # `train`
+            if not close and wrong.startswith("-"):
+                close = difflib.get_close_matches(meant, known, n=2)
             if close:
                 message = f"unknown option {wrong}; did you mean {' or '.join(close)}?"
+        elif found := re.search("invalid choice: '(.+)' \\(choose from (.+)\\)", message):
+            choices = found[2].replace("'", "").split(", ")
+            close = difflib.get_close_matches(found[1].lower(), choices, n=1)
+            message += f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"{message} (--help shows the modes and options)")

@@ -1,16 +1,19 @@
 """--show_plan: print what sampling would do at each step; needs a model or only a tokenizer."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from commands.flags import configure
-from commands.generation import log_plan, plan_table, sampling_of
+from commands.generation import log_odd_plan, plan_table, sampling_of
 from commands.model_source import find_model
 from commands.options import BEST
 from commands.request import Request
 from commands.tokenizer_source import find_tokenizer
 from models.sampling import SamplingConfig
 from utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,4 +45,5 @@ def describe(job: ShowPlanJob) -> dict[str, Any]:
 
 def run(job: ShowPlanJob) -> None:
     """Print the plan."""
-    log_plan(job.sampling, job.seq_len)
+    log_odd_plan(job.sampling, job.seq_len)
+    log.info("%s", plan_table(job.sampling, job.seq_len))

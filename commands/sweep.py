@@ -23,7 +23,8 @@ from commands.judging import JudgeSource, check_judge, resolve_judge
 from commands.model_source import data_of
 from commands.parser import CommandLine, parse_value
 from commands.request import Request
-from metrics.sweep_table import SweepTable
+from metrics.better import BETTER
+from metrics.sweep_table import SweepTable, varied
 from models.model import BEST_SETTINGS, BestSettings
 from models.open import own_model
 from models.sampling import SamplingConfig
@@ -95,7 +96,7 @@ def describe(job: SweepJob) -> dict[str, Any]:
 
 
 def run(job: SweepJob) -> None:
-    """Score the combinations that are not in the table yet, and print every row."""
+    """Score the combinations that are not in the table yet, and print what differs."""
     # The table belongs to one protocol, and to one job at a time.
     count = len(job.generations[0].series.labels)
     judge = job.judge.open()
@@ -106,8 +107,10 @@ def run(job: SweepJob) -> None:
         table = SweepTable(folder, protocol, option_values(SamplingConfig()))
         combinations = counted(len(job.generations), "combination")
         log.info("%s of %s each", combinations, counted(count, "image"))
-        for number, generation in enumerate(job.generations, start=1):
-            values = option_values(generation.series.sampling)
+        grid = [(one, option_values(one.series.sampling)) for one in job.generations]
+        names, measured = [*grid[0][1]], (*BETTER, "images_per_s")
+        shown = [*varied([values for _, values in grid], names), *measured]
+        for number, (generation, values) in enumerate(grid, start=1):
             title = f"combination {number} of {len(job.generations)}"
             if table.find(values) is None:
                 start, made_in = time.monotonic(), [0.0]
@@ -115,9 +118,10 @@ def run(job: SweepJob) -> None:
                 scores = judge.score(table.keep_strip(values, made), count, title)
                 times = {"images_per_s": count / sum(made_in), "seconds": time.monotonic() - start}
                 table.add(values, {**scores, **times})
-            log.info("%s: %s", title, table.show(values))
-        table.draw_sheet(list(values))
-        log.info("lowest FID: %s", table.show(table.best("fid")))
+            log.info("%s: %s", title, table.show(values, shown))
+        table.draw_sheet(names)
+        shown = [*varied(table.rows, names), *measured]
+        log.info("lowest FID: %s", table.show(table.best("fid"), shown))
         if job.kept_by is not None:
             _keep_best(job, table, protocol)
         log_written(table.csv)

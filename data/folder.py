@@ -109,7 +109,7 @@ def held_out(names: Collection[str], class_of: Callable[[str], str] = class_of) 
 def _split(root: Path, split: str, notes: Path | None) -> tuple[Tree, Tree]:
     """Find the images to train on, and those of a split."""
     if not root.is_dir():
-        raise UserError(f"`data_dir` {root} is not a folder; `dataset` folder reads images from it")
+        raise UserError(f"`data_dir` {root} is not a folder; unpack an archive first")
     found, validation = _find(_unwrapped(root), root)
     everything = _readable(found, notes)
     if validation:

@@ -14,6 +14,7 @@ from metrics.features import FeatureSet, extract
 from metrics.protocols import Protocol
 from metrics.references import Reference
 from metrics.unfinished import Unfinished
+from utils.progress import log_once
 from utils.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Judge:
             The scores; "fid" has the name that it has for these features.
         """
         for limit in metrics.limits(generated, self.real):
-            log.info("%s", limit)
+            log_once(limit)  # a sweep measures many times
         scores = metrics.compare(generated, self.real, self.how.metrics)
         distance = self.extractor.distance
         return {distance if name == "fid" else name: scores[name] for name in scores}

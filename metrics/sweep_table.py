@@ -10,7 +10,7 @@ import csv
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +106,10 @@ class SweepTable:
         if self._sparing.may_draw():
             self.draw_sheet(list(setting))
 
-    def show(self, setting: Mapping[str, Any]) -> str:
-        """Format the row of a setting on one line, without its empty cells."""
+    def show(self, setting: Mapping[str, Any], names: Iterable[str]) -> str:
+        """Format cells of the row of a setting on one line; empty ones are left out."""
         row = self.find(setting) or {}
-        return " ".join(f"{name}={value}" for name, value in row.items() if value)
+        return " ".join(f"{name}={row[name]}" for name in names if row.get(name))
 
     def best(self, score: str) -> dict[str, str]:
         """Return the row with the best value of a score, a key of BETTER.
@@ -133,11 +133,10 @@ class SweepTable:
         """
         if not self._is_sheet_old and _is_as_new(self.sheet, self.csv):
             return
-        varied = [name for name in names if len({row[name] for row in self.rows}) > 1]
         strips = []
         for row in self.rows:
             path = strip_file(self._folder, {name: row[name] for name in names})
-            title = "  ".join(f"{name}={row[name]}" for name in varied)
+            title = "  ".join(f"{name}={row[name]}" for name in varied(self.rows, names))
             if is_intact_png(path):
                 fid = f"{float(row['fid']):.4g}" if row["fid"] else "not finite"
                 strips.append((f"{title}  fid={fid}".strip(), path))
@@ -147,6 +146,11 @@ class SweepTable:
             with self._sparing.drawing():
                 save_strips(self.sheet, strips)
             self._is_sheet_old = False
+
+
+def varied(settings: Sequence[Mapping[str, Any]], names: Iterable[str]) -> list[str]:
+    """Return those of the names whose value is not the same in all settings."""
+    return [name for name in names if len({table_text(one[name]) for one in settings}) > 1]
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:

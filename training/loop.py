@@ -271,7 +271,8 @@ class Loop:
         numbers = {f"val/{name}": value for name, value in validation.items()}
         self.tracker.log(numbers, position.step)
         # Log.
-        shown = "  ".join(f"val {name} {value:.4f}" for name, value in validation.items())
+        main_ones = {n: v for n, v in validation.items() if not n.startswith("accuracy_")}
+        shown = "  ".join(f"val {name} {value:.4f}" for name, value in main_ones.items())
         log.info(
             "epoch %d/%d  step %d  loss %.4f  %s  best %.4f  lr %.2e  %.0f images/s",
             math.ceil(position.step / stage.steps_per_epoch),

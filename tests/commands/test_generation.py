@@ -227,8 +227,8 @@ def test_everything_may_be_made_again(edited, picture, tmp_path):
 
 def test_growing_the_mask_makes_more_tokens(run, model):
     options = f"--edit --checkpoint {model} --init_image mnist:0 --mask_box 8,8,9,9"
-    assert "1 of 64 tokens" in run(options)
-    assert "9 of 64 tokens" in run(f"{options} --mask_grow 1")
+    assert "tokens: 1 of 64" in run(options)
+    assert "tokens: 9 of 64" in run(f"{options} --mask_grow 1")
 
 
 def test_images_of_the_dataset_and_other_sizes_can_be_edited(edited, tmp_path):

@@ -195,8 +195,12 @@ def test_no_mode_names_the_modes():
         (["--cfg_w", "1e308"], "a number from 0 to 1000"),
         (["--sm_temp", "0"], "above 0"),
         (["--dept", "3"], "--dept"),
-        (["--compile=maybe"], "--compile: needs true or false, or nothing, got 'maybe'"),
-        (["--no_wandb="], "--no_wandb: needs true or false"),
+        (["--lr", "1", "sample"], "unknown option sample; did you mean --sample?"),
+        (["-n-epochs", "3"], "unknown option -n-epochs; did you mean --n_epochs?"),
+        (["--dataset", "Fashion-MNIST"], "; did you mean fashionmnist?"),
+        (["--size", "64", "64"], "unrecognized arguments: 64"),
+        (["--compile=maybe"], "--compile: takes no value, or true or false; got 'maybe'"),
+        (["--no_wandb="], "--no_wandb: takes no value, or true or false"),
     ],
 )
 def test_mistakes_are_named_in_one_line(argv, told):
