@@ -159,13 +159,11 @@ def train(job: TrainJob) -> None:
 
 def sample(job: SampleJob) -> None:
     """Sample images from a trained model and write them; continue an interrupted sampling."""
-    from commands.generation import log_odd_plan
     from commands.sample import blocks_of, log_results, save_steps
     from data.publish import claim, publish_blocks, write_blocks
 
     generation, processes = job.generation, job.generation.machine.processes
     series, labels = generation.series, generation.series.labels
-    log_odd_plan(generation.series.sampling, generation.num_hidden)
 
     # All processes must use the same model, because their images form one set.
     identity = job.identity()

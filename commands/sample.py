@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from commands.generation import Generation, changed_options, grid_columns, resolve_generation
+from commands.generation import (
+    Generation,
+    changed_options,
+    grid_columns,
+    log_odd_plan,
+    resolve_generation,
+)
 from commands.options import BEST
 from commands.recipe import command_texts, same_again
 from commands.request import Request
@@ -79,6 +85,7 @@ def resolve(request: Request) -> SampleJob:
     line = request.line
     generation = with_start_tokens(line, resolve_generation(request))
     model = generation.model
+    log_odd_plan(generation.series.sampling, generation.num_hidden)
     if line.save_steps:
         check_cells(model.tokenizer.grid, "--save_steps shows what is hidden")
     if model.best is not None and line.settings != BEST:
