@@ -44,7 +44,7 @@ SetOfRanges = Ranges | Callable[[], Ranges] | None
 
 
 @dataclass(frozen=True)
-class Deep:
+class DeepImage:
     """An image with samples of more than 8 bits.
 
     Attributes:
@@ -84,8 +84,8 @@ class Deep:
         return Range(self.is_float, min(limits, default=0.0), max(limits, default=0.0))
 
 
-def eight_bits(deep: Deep, page: str, ranges: SetOfRanges) -> Image.Image:
-    """Convert a deep image to 8-bit gray or color, as `data.pixels.shown` says."""
+def eight_bits(deep: DeepImage, page: str, ranges: SetOfRanges) -> Image.Image:
+    """Convert a deep image to 8-bit gray or color, as `data.pixels.to_eight_bits` says."""
     ranges = ranges() if callable(ranges) else ranges
     common = ranges and (ranges.floats if deep.is_float else ranges.whole)
     if common is None:

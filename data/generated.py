@@ -33,7 +33,7 @@ from utils.files import atomic_write, make_folder
 from utils.pictures import Texts, write_png
 from utils.plain import NOTHING
 from utils.progress import progress_bar
-from utils.size import Size, Written, size_of, size_text
+from utils.size import Size, WrittenSize, size_of, size_text
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class GeneratedImages:
 
 def open_generated(
     path: Path,
-    size: Written,
+    size: WrittenSize,
     channels: int,
     resize: str | None = "default",
     *,

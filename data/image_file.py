@@ -26,8 +26,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from data.deep_pixels import Deep, Range, SetOfRanges
-from data.pixels import decode, shown
+from data.deep_pixels import DeepImage, Range, SetOfRanges
+from data.pixels import decode, to_eight_bits
 from data.tree import READS_HEIF
 from data.user_files import FileError, check_regular, reading
 from utils.errors import one_line
@@ -69,7 +69,7 @@ def load_image(path: str | Path, page: str = "white", ranges: SetOfRanges = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings do not name the file
         with reading(path, "the image"):
-            return shown(_load(path), page, ranges)
+            return to_eight_bits(_load(path), page, ranges)
 
 
 def image_of_bytes(data: bytes, name: str, most: int) -> Image.Image:
@@ -87,7 +87,7 @@ def image_of_bytes(data: bytes, name: str, most: int) -> Image.Image:
         raise FileError(f"cannot read the image {name}: it is empty")
     with warnings.catch_warnings(), reading(name, "the image"):
         warnings.simplefilter("ignore")
-        return shown(_decoded(data, name, min(most, MOST_PIXELS)))
+        return to_eight_bits(_decoded(data, name, min(most, MOST_PIXELS)))
 
 
 def problems(paths: Sequence[str]) -> list[FileError | Range | None]:
@@ -105,12 +105,12 @@ def problems(paths: Sequence[str]) -> list[FileError | Range | None]:
         try:
             with reading(path, "the image"):
                 image = _load(path)
-                shown(image)
+                to_eight_bits(image)
         except FileError as error:
             if isinstance(error.__cause__, PermissionError):
                 raise
             return error
-        return image.range if isinstance(image, Deep) else None
+        return image.range if isinstance(image, DeepImage) else None
 
     with (
         warnings.catch_warnings(),
@@ -120,13 +120,13 @@ def problems(paths: Sequence[str]) -> list[FileError | Range | None]:
         return list(pool.map(problem, paths))
 
 
-def _load(path: str | Path) -> Image.Image | Deep:
+def _load(path: str | Path) -> Image.Image | DeepImage:
     """Decode a file; raises any exception, and Pillow's warnings."""
     check_regular(path)
     return _decoded(Path(path), path, MOST_PIXELS)
 
 
-def _decoded(source: Path | bytes, name: str | Path, most: int) -> Image.Image | Deep:
+def _decoded(source: Path | bytes, name: str | Path, most: int) -> Image.Image | DeepImage:
     """Decode a file, or the bytes of one; raises any exception."""
     try:
         return _decoded_once(source, name, most)
@@ -138,7 +138,7 @@ def _decoded(source: Path | bytes, name: str | Path, most: int) -> Image.Image |
         return _decoded_once(_needed(data), name, most)
 
 
-def _decoded_once(source: Path | bytes, name: str | Path, most: int) -> Image.Image | Deep:
+def _decoded_once(source: Path | bytes, name: str | Path, most: int) -> Image.Image | DeepImage:
     """Do what `_decoded` does, with everything in the file."""
     try:
         with _opened(source) as image:

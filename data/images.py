@@ -28,7 +28,7 @@ from data.deep_pixels import Ranges
 from data.image_file import load_image
 from data.spec import AS_IT_IS, Preparation
 from data.user_files import digest_of_files, file_lines
-from utils.size import Size, Written, size_of
+from utils.size import Size, WrittenSize, size_of
 
 FILTERS = {  # of what is left to resize, for each way in data.spec.RESIZES
     "default": Image.Resampling.BILINEAR,
@@ -213,7 +213,7 @@ class ArrayImages:
 
 def to_array(
     image: Image.Image,
-    size: Written,
+    size: WrittenSize,
     channels: int,
     how: Preparation = AS_IT_IS,
     change: Augmentation | None = None,

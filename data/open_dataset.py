@@ -12,7 +12,7 @@ from data.token_set import wrong_label
 from data.tree import is_litter, list_folder
 from data.user_files import FileError
 from utils.errors import UserError, counted, named, one_line
-from utils.size import Written, size_of
+from utils.size import WrittenSize, size_of
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def open_dataset(
     name: str,
     split: Split,
     data_dir: Path,
-    size: Written | None = None,
+    size: WrittenSize | None = None,
     download: bool = True,
     notes: Path | None = None,
     preparation: Preparation = AS_IT_IS,
@@ -67,7 +67,7 @@ def known_classes(spec: DatasetSpec) -> tuple[str, ...]:
     return spec.classes or getattr(spec.reader.load(), "classes", ())
 
 
-def fetch_dataset(name: str, data_dir: Path, size: Written | None = None) -> Path:
+def fetch_dataset(name: str, data_dir: Path, size: WrittenSize | None = None) -> Path:
     """Fetch the missing files of both splits, so that a later job needs no network.
 
     Returns:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImagePalette
 
-from data.deep_pixels import Deep, SetOfRanges, bands, checked_visible, eight_bits
+from data.deep_pixels import DeepImage, SetOfRanges, bands, checked_visible, eight_bits
 
 PILLOW_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 """Modes of Pillow that have 8 bits or less; LAB and HSV are refused."""
@@ -37,7 +37,7 @@ Opener = Callable[[], AbstractContextManager[ImageFile.ImageFile]]
 """Opens an image file a second time."""
 
 
-def decode(image: ImageFile.ImageFile, again: Opener) -> Image.Image | Deep:
+def decode(image: ImageFile.ImageFile, again: Opener) -> Image.Image | DeepImage:
     """Decode an open image, and turn it upright as its EXIF data say.
 
     Args:
@@ -72,18 +72,18 @@ def decode(image: ImageFile.ImageFile, again: Opener) -> Image.Image | Deep:
         values = values.view(np.int8)
     if raw == "I;32N":  # a TIFF of uint32, which Pillow takes for int32
         values = values.view(np.uint32)
-    return Deep(values, _keyed(values, image), white_is_zero)
+    return DeepImage(values, _keyed(values, image), white_is_zero)
 
 
-def shown(
-    image: Image.Image | Deep, page: str = "white", ranges: SetOfRanges = None
+def to_eight_bits(
+    image: Image.Image | DeepImage, page: str = "white", ranges: SetOfRanges = None
 ) -> Image.Image:
     """Convert any image to 8-bit gray ("L") or color ("RGB"); arguments as in `load_image`.
 
     Raises:
         ValueError: if all of it is transparent.
     """
-    return eight_bits(image, page, ranges) if isinstance(image, Deep) else _plain(image, page)
+    return eight_bits(image, page, ranges) if isinstance(image, DeepImage) else _plain(image, page)
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
@@ -147,7 +147,7 @@ def _mend_transparent_color(image: ImageFile.ImageFile, raw: str) -> None:
         image.info["transparency"] = low if raw == "L" else tuple(low)
 
 
-def _deep_color(image: ImageFile.ImageFile, raw: str, again: Opener) -> Deep:
+def _deep_color(image: ImageFile.ImageFile, raw: str, again: Opener) -> DeepImage:
     """Decode color of 16 bits, of which Pillow returns only the high bytes.
 
     The file is decoded twice. The second time Pillow gets the wrong byte order, and so returns the
@@ -172,9 +172,9 @@ def _deep_color(image: ImageFile.ImageFile, raw: str, again: Opener) -> Deep:
     colors = 1 if kind == "LA" else 3
     values = samples[..., :colors].squeeze(-1) if colors == 1 else samples[..., :3]
     if samples.shape[-1] == colors:
-        return Deep(values, _keyed(values, image))
+        return DeepImage(values, _keyed(values, image))
     alpha = samples[..., -1].astype(np.float32) / np.float32(65535)
-    return Deep(values, alpha, premultiplied="a" in kind)
+    return DeepImage(values, alpha, premultiplied="a" in kind)
 
 
 def _set_raw_mode(image: ImageFile.ImageFile, raw: str) -> None:
@@ -208,7 +208,7 @@ def _upright(image: ImageFile.ImageFile) -> Image.Image:
 
 
 def _plain(image: Image.Image, page: str) -> Image.Image:
-    """Do what `shown` does, for images of 8 bits or less."""
+    """Do what `to_eight_bits` does, for images of 8 bits or less."""
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
     if not image.has_transparency_data:

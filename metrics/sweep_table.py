@@ -20,7 +20,7 @@ from metrics.better import BETTER
 from utils.errors import UserError, counted, failures_of
 from utils.files import make_folder, remove_leftovers, write_csv_atomic
 from utils.pictures import is_intact_png, save_png, save_strips, tile
-from utils.plots import Sparing
+from utils.plots import DrawingBudget
 from utils.records import CHECKSUM, checksum, finite, read_record, write_record
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class SweepTable:
         """
         self._folder = folder
         self.csv, self.sheet = folder / "sweep.csv", folder / "sweep.png"
-        self._sparing, self._is_sheet_old = Sparing(), False
+        self._budget, self._is_sheet_old = DrawingBudget(), False
         for place in (folder, make_folder(folder / "strips")):
             remove_leftovers(place)
         texts = {name: table_text(value) for name, value in (usual or {}).items()}
@@ -103,7 +103,7 @@ class SweepTable:
         rows = ([*(row.get(name, "") for name in names), checksum(row)] for row in self.rows)
         write_csv_atomic(self.csv, [[*names, CHECKSUM], *rows])
         self._is_sheet_old = True
-        if self._sparing.may_draw():
+        if self._budget.may_draw():
             self.draw_sheet(list(setting))
 
     def show(self, setting: Mapping[str, Any], names: Iterable[str]) -> str:
@@ -143,7 +143,7 @@ class SweepTable:
         if len(strips) < len(self.rows):
             log.warning("%s lacks %s", self.sheet, counted(len(self.rows) - len(strips), "strip"))
         if strips:
-            with self._sparing.drawing():
+            with self._budget.drawing():
                 save_strips(self.sheet, strips)
             self._is_sheet_old = False
 

@@ -37,7 +37,7 @@ from utils.device import check_works, choose_device, choose_precision, in_usual_
 from utils.errors import FieldError, UserError, check_whole, counted, one_line
 from utils.hub import local_file
 from utils.plain import NOTHING, from_plain
-from utils.size import Written, size_of
+from utils.size import WrittenSize, size_of
 from utils.torch_file import opening, pickled_network
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def load_model(
 @in_usual_torch
 def load_tokenizer(
     path: str | Path,
-    image_size: Written = 32,
+    image_size: WrittenSize = 32,
     channels: int | None = None,
     given: Mapping[str, Any] = NOTHING,
     family: str | None = None,

@@ -20,7 +20,7 @@ from utils.errors import UserError
 from utils.pictures import save_png
 from utils.plots import (
     COLORS,
-    Sparing,
+    DrawingBudget,
     draw,
     draw_or_warn,
     log_scale,
@@ -115,8 +115,8 @@ PANELS = {
 class CurvePicture(Tracker):
     """A tracker that draws the curves of a run after each epoch.
 
-    Drawing takes only a small share of the time (`Sparing`), so with short epochs some drawings are
-    skipped. The picture is always drawn at the end.
+    Drawing takes only a small share of the time (`DrawingBudget`), so with short epochs some
+    drawings are skipped. The picture is always drawn at the end.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class CurvePicture(Tracker):
         """
         self.path, self._metrics, self._stage = path, metrics, stage
         self._is_due = self._is_drawn = False
-        self._sparing = Sparing(clock)
+        self._budget = DrawingBudget(clock)
         obstacle = plotting_obstacle()
         self._draws = obstacle is None
         if obstacle:
@@ -144,7 +144,7 @@ class CurvePicture(Tracker):
         """Draw if these metrics end an epoch and the last drawing is not too recent."""
         if any(name.startswith("val/") for name in metrics):
             self._is_due = True
-            if self._sparing.may_draw():
+            if self._budget.may_draw():
                 self._draw()
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class CurvePicture(Tracker):
         """Draw the picture; after a failure, never again."""
         if not self._draws:
             return
-        with self._sparing.drawing():
+        with self._budget.drawing():
             self._draws = self._is_drawn = draw_or_warn(
                 self.path, lambda: draw_run(self.path, self._metrics, self._stage)
             )

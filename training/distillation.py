@@ -66,7 +66,7 @@ def student_settings(num_steps: int) -> SamplingConfig:
     )
 
 
-class Made(NamedTuple):
+class StudentImages(NamedTuple):
     """The images that the student made at a step.
 
     Attributes:
@@ -84,7 +84,7 @@ class Made(NamedTuple):
     labels: Tensor
 
 
-class Compared(NamedTuple):
+class Predictions(NamedTuple):
     """Predictions of hidden tokens by teacher and auxiliary model.
 
     Attributes:
@@ -179,9 +179,9 @@ class DistillationStage(TransformerStage):
         compared = self._compare(made, draws)
         # The losses of the student and of the auxiliary model.
         empty = self._empty_images(draws)
-        loss = imitation_loss(self._predict(self.model, *empty), self._teach(*empty, 0.0))
+        loss = imitation_loss(self._predict(self.model, *empty), self._ask_teacher(*empty, 0.0))
         if imitates:
-            answer = self._teach(made.start, made.labels, START_SHARE)
+            answer = self._ask_teacher(made.start, made.labels, START_SHARE)
             loss = loss + imitation_loss(made.logits, answer)
         else:
             loss = loss + student_loss(made, compared)
@@ -217,7 +217,7 @@ class DistillationStage(TransformerStage):
 
     def _make(
         self, student: Transformer, labels: np.ndarray, series: int, steps_before: int
-    ) -> Made:
+    ) -> StudentImages:
         """Let a student make images; gradients can flow through the last step.
 
         Args:
@@ -235,23 +235,24 @@ class DistillationStage(TransformerStage):
         device_labels = send(labels, self.device)
         logits = self._predict(student, tokens, device_labels)
         drawn = draw_tokens(logits.detach().log_softmax(-1), start.noise.uniform[steps_before])
-        return Made(logits, tokens, torch.where(hidden, drawn, tokens), hidden, device_labels)
+        whole = torch.where(hidden, drawn, tokens)
+        return StudentImages(logits, tokens, whole, hidden, device_labels)
 
-    def _compare(self, made: Made, draws: np.random.Generator) -> Compared:
+    def _compare(self, made: StudentImages, draws: np.random.Generator) -> Predictions:
         """Hide tokens of images, and let teacher and auxiliary model predict them."""
         count, length = made.tokens.shape
         progress = draws.random(count)
         masks = masks_of_ratio(draws, mask_ratio(progress, MASK_SCHEDULE), length)
         seen, labels, at, targets = hide(made.tokens, made.labels, masks, self.config.mask_token)
-        return Compared(
+        return Predictions(
             at=at,
             targets=targets,
-            teacher=self._teach(seen, labels, progress, at),
+            teacher=self._ask_teacher(seen, labels, progress, at),
             auxiliary=self._predict(self.auxiliary, seen, labels, at).log_softmax(-1),
         )
 
     @torch.no_grad()
-    def _teach(
+    def _ask_teacher(
         self,
         tokens: Tensor,
         labels: Tensor,
@@ -327,7 +328,7 @@ class DistillationStage(TransformerStage):
 # --- The losses ---
 
 
-def student_loss(made: Made, compared: Compared) -> Tensor:
+def student_loss(made: StudentImages, compared: Predictions) -> Tensor:
     """Compute a loss whose gradient moves the student's logits toward the teacher.
 
     At the M hidden tokens that the student drew at this step, its gradient with respect to the
@@ -345,13 +346,13 @@ def student_loss(made: Made, compared: Compared) -> Tensor:
     return (logits * (difference * ours)).sum() / ours.sum().clamp(min=1)
 
 
-def divergence(compared: Compared) -> Tensor:
+def divergence(compared: Predictions) -> Tensor:
     """Compute the mean KL(teacher || auxiliary) over the hidden tokens, in nats."""
     teacher, auxiliary = compared.teacher, compared.auxiliary.detach()
     return (teacher.exp() * (teacher - auxiliary)).sum(-1).mean()
 
 
-def entropy(made: Made) -> Tensor:
+def entropy(made: StudentImages) -> Tensor:
     """Compute the mean entropy of the drawn tokens, in nats; no gradient."""
     log_probs = made.logits.detach().log_softmax(-1)
     of_tokens = -(log_probs.exp() * log_probs).sum(-1)  # (B, L)

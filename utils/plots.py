@@ -108,7 +108,7 @@ def log_scale(axes: Axes, ratio: float) -> None:
     axes.yaxis.set_tick_params(which="minor", length=0)
 
 
-class Sparing:
+class DrawingBudget:
     """Decides when to draw, so that drawing takes only a small share of a job's time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -4,11 +4,11 @@ import re
 
 Size = tuple[int, int]
 """Height and width in pixels."""
-Written = int | str | tuple[int, ...]
+WrittenSize = int | str | tuple[int, ...]
 """A size as people and files write it: 64 for a square, "32x64" or (32, 64) for others."""
 
 
-def size_of(written: Written) -> Size:
+def size_of(written: WrittenSize) -> Size:
     """Read a size.
 
     Raises:

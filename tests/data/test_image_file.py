@@ -199,7 +199,7 @@ def test_whatever_is_raised_names_the_file(tmp_path, monkeypatch):
         def fail(*_, error=error):
             raise error
 
-        monkeypatch.setattr(image_file, "shown", fail)
+        monkeypatch.setattr(image_file, "to_eight_bits", fail)
         with pytest.raises(FileError, match=r"a\.png: ."):
             load_image(tmp_path / "a.png")
 

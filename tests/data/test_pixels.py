@@ -237,13 +237,15 @@ def test_bands_change_no_pixel(mode, monkeypatch):
     if mode in ("I;16", "F"):
         kind = np.uint16 if mode == "I;16" else np.float32
         alpha = (levels / 4000).astype(np.float32)
-        image: Image.Image | deep_pixels.Deep = deep_pixels.Deep(levels.astype(kind), alpha)
+        image: Image.Image | deep_pixels.DeepImage = deep_pixels.DeepImage(
+            levels.astype(kind), alpha
+        )
     else:
         image = Image.fromarray((levels % 256).astype(np.uint8)).convert("P").convert(mode)
         image.putalpha(Image.fromarray((levels / 16).astype(np.uint8)))
-    whole = pixels.shown(image)
+    whole = pixels.to_eight_bits(image)
     monkeypatch.setattr(deep_pixels, "BAND", 7 * 64)
-    assert pixels.shown(image).tobytes() == whole.tobytes()
+    assert pixels.to_eight_bits(image).tobytes() == whole.tobytes()
 
 
 @pytest.mark.parametrize(

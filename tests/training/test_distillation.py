@@ -17,9 +17,9 @@ from models.schedules import mask_ratio
 from training import distillation
 from training.distillation import (
     START_SHARE,
-    Compared,
     DistillationStage,
-    Made,
+    Predictions,
+    StudentImages,
     divergence,
     entropy,
     imitation_loss,
@@ -32,11 +32,11 @@ from utils.seeding import derive_seed, rng
 # --- The losses ---
 
 
-def made_and_compared() -> tuple[Made, Compared]:
+def made_and_compared() -> tuple[StudentImages, Predictions]:
     """Two images of three tokens out of four; one token was there before the last step."""
     torch.manual_seed(0)
     at = torch.tensor([0, 2, 4])
-    made = Made(
+    made = StudentImages(
         logits=torch.randn(2, 3, 4, requires_grad=True),
         start=torch.zeros(2, 3, dtype=torch.int64),
         tokens=torch.tensor([[0, 1, 2], [3, 0, 1]]),
@@ -45,7 +45,7 @@ def made_and_compared() -> tuple[Made, Compared]:
     )
     auxiliary = torch.randn(3, 4, requires_grad=True).log_softmax(-1)
     teacher = torch.randn(3, 4).log_softmax(-1)
-    return made, Compared(at, made.tokens.flatten()[at], teacher, auxiliary)
+    return made, Predictions(at, made.tokens.flatten()[at], teacher, auxiliary)
 
 
 def test_the_student_gets_the_gradient_that_the_divergence_has_by_the_auxiliary_logits():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from utils.errors import UserError
-from utils.plots import MOST_OF_THE_TIME, Sparing, draw, draw_or_warn, plotting_obstacle
+from utils.plots import MOST_OF_THE_TIME, DrawingBudget, draw, draw_or_warn, plotting_obstacle
 
 
 def line(sheet):
@@ -74,10 +74,10 @@ def test_whatever_a_drawing_raises_is_one_line(caplog):
 
 def test_drawing_takes_its_share_of_the_time_and_no_more():
     now, drawn_seconds = 0.0, 0.0
-    sparing = Sparing(lambda: now)
+    budget = DrawingBudget(lambda: now)
     for second in range(2000):
-        if sparing.may_draw():
-            with sparing.drawing():
+        if budget.may_draw():
+            with budget.drawing():
                 now += 0.7  # a drawing takes longer than its share of a second
                 drawn_seconds += 0.7
         now = max(now, second)
