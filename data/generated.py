@@ -160,12 +160,12 @@ class GeneratedImages:
 
     def blocks(self, batch_size: int) -> Iterator[Block]:
         """Yield all images in their order."""
-        how = Preparation(resize=self.resize or "default")
+        target = (self.size, self.channels, Preparation(resize=self.resize or "default"))
         images = self.read()
         for start in range(0, len(self), batch_size):
             labels = self.labels[start : start + batch_size]
             # One by one: they may be much larger than the wanted size.
-            block = [to_array(next(images), self.size, self.channels, how) for _ in labels]
+            block = [to_array(next(images), *target) for _ in labels]
             yield np.stack(block), labels
 
 

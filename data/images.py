@@ -102,12 +102,12 @@ class ImageDataset(Dataset):
             FileError: if its file is damaged.
         """
         image, label = self.source.items[index]
-        how, changes = self.preparation, (self._change(index, number) for number in numbers)
-        shown = [to_array(image, self.size, self.channels, how, one) for one in changes]
+        target = (self.size, self.channels, self.preparation)
+        shown = [to_array(image, *target, self._augmentation(index, number)) for number in numbers]
         pixels = np.ascontiguousarray(np.stack(shown).transpose(0, 3, 1, 2))
         return torch.from_numpy(pixels), _plain_label(label)
 
-    def _change(self, index: int, number: int) -> Augmentation | None:
+    def _augmentation(self, index: int, number: int) -> Augmentation | None:
         """Return the change that makes a copy of an image; None for the image itself.
 
         It depends on the name of the image's file, so that added files do not change other images.
@@ -215,8 +215,8 @@ def to_array(
     image: Image.Image,
     size: WrittenSize,
     channels: int,
-    how: Preparation = AS_IT_IS,
-    change: Augmentation | None = None,
+    preparation: Preparation = AS_IT_IS,
+    augmentation: Augmentation | None = None,
 ) -> np.ndarray:
     """Give an image the shape of a size, and resize it.
 
@@ -224,8 +224,8 @@ def to_array(
         image: the image.
         size: the height and width.
         channels: 1 for gray, 3 for color.
-        how: its `fit`, `background` and `resize` are used.
-        change: which part to take, and how to change its colors; None for the image as it is.
+        preparation: its `fit`, `background` and `resize` are used.
+        augmentation: which part to take, and how to change its colors; None for the image itself.
 
     Returns:
         uint8 (H, W, channels).
@@ -233,16 +233,16 @@ def to_array(
     height, width = size_of(size)
     mode = "L" if channels == 1 else "RGB"
     image = image if image.mode == mode else image.convert(mode)
-    if how.fit == "pad":
-        image = _padded(image, height, width, how.background)
-    if how.resize == "adm":
+    if preparation.fit == "pad":
+        image = _padded(image, height, width, preparation.background)
+    if preparation.resize == "adm":
         image = _as_adm(image, height, width)
-    if image.size != (width, height) or change is not None:
+    if image.size != (width, height) or augmentation is not None:
         box = center_box(image.size, height, width)
-        box = box if change is None else change.part_of(box)
-        image = image.resize((width, height), FILTERS[how.resize], box=box)
+        box = box if augmentation is None else augmentation.part_of(box)
+        image = image.resize((width, height), FILTERS[preparation.resize], box=box)
     pixels = np.array(image, np.uint8).reshape(height, width, channels)
-    return pixels if change is None else change.recolored(pixels)
+    return pixels if augmentation is None else augmentation.recolored(pixels)
 
 
 def flip_view(images: Tensor, view: int) -> Tensor:

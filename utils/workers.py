@@ -69,7 +69,7 @@ def check_workers(num_workers: int, batch_bytes: int) -> None:
         )
 
 
-def batches_of(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any]:
+def batches_of(dataset: Dataset, num_workers: int, **options: Any) -> Iterator[Any]:
     """Yield the batches of a dataset, in pinned memory if the program uses CUDA.
 
     The workers ignore signals, which this process handles.
@@ -77,19 +77,19 @@ def batches_of(dataset: Dataset, num_workers: int, **how: Any) -> Iterator[Any]:
     Args:
         dataset: what the workers read.
         num_workers: number of workers; with 0 this process reads.
-        **how: passed to torch's DataLoader: what makes a batch.
+        **options: passed to torch's DataLoader: what makes a batch.
 
     Raises:
         UserError: between two batches, if a worker was killed, or shared memory or open files run
             out.
     """
-    how |= {"num_workers": num_workers, "pin_memory": torch.cuda.is_initialized()}
+    options |= {"num_workers": num_workers, "pin_memory": torch.cuda.is_initialized()}
     if not num_workers:
-        yield from DataLoader(dataset, **how)
+        yield from DataLoader(dataset, **options)
         return
     with _errors_of_workers(num_workers), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of more workers than cores
-        batches = _start(DataLoader(dataset, **how))
+        batches = _start(DataLoader(dataset, **options))
     while True:
         with _errors_of_workers(num_workers):
             try:
