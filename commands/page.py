@@ -40,7 +40,7 @@ from page.form import CommandForm, Field
 from page.reading import MOST_IMAGES
 from page.run_reader import RunReader
 from page.safety import is_loopback, new_token
-from training.run_folder import RunFiles, RunFolder
+from training.run_folder import RunFiles
 from training.runs import STAGES, read_config
 from utils.errors import UserError, counted
 from utils.pictures import png_texts
@@ -124,7 +124,7 @@ def _load(request: Request, path: Path) -> OpenModel:
     """Open a model as it is on disk now."""
     line = request.line.replace(checkpoint=str(path))
     if "data_dir" not in line.given:
-        line = line.replace(data_dir=_data_folder(RunFolder(path.parent, "")) or line.data_dir)
+        line = line.replace(data_dir=_data_folder(RunFiles(path.parent)) or line.data_dir)
     of_path = replace(request, line=line, opened={})
     source = find_model(of_path)
     data = replace(data_of(of_path, source), may_download=False)  # a click must not begin one
@@ -140,7 +140,7 @@ def _load(request: Request, path: Path) -> OpenModel:
     )
 
 
-def _data_folder(run: RunFolder) -> str | None:
+def _data_folder(run: RunFiles) -> str | None:
     """Return where a run found its images; None if it does not say so."""
     try:
         stored = read_config(run)

@@ -14,7 +14,7 @@ from utils.seeding import rng
 SMALLEST_PART = 0.85  # of the sides of an image
 GAIN = 0.15  # largest change of brightness, contrast and saturation
 
-Box = tuple[float, float, float, float]
+FloatBox = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels."""
 
 
@@ -35,7 +35,7 @@ class Augmentation:
     contrast: float
     saturation: float
 
-    def part_of(self, box: Box) -> Box:
+    def part_of(self, box: FloatBox) -> FloatBox:
         """Return the part of a box."""
         across, down = box[2] - box[0], box[3] - box[1]
         left = box[0] + self.left * (1 - self.side) * across

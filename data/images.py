@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.augment import Augmentation, Box, drawn_augmentation
+from data.augment import Augmentation, FloatBox, drawn_augmentation
 from data.deep_pixels import Ranges
 from data.image_file import load_image
 from data.spec import AS_IT_IS, Preparation
@@ -259,7 +259,7 @@ def flip_view(images: Tensor, view: int) -> Tensor:
     return images.flip(axes) if axes else images
 
 
-def center_box(size: tuple[int, int], height: int, width: int) -> Box:
+def center_box(size: tuple[int, int], height: int, width: int) -> FloatBox:
     """Find the largest box with the shape height x width in the center of an image.
 
     Args:

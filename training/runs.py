@@ -10,7 +10,7 @@ from typing import Any
 from training.charts import CurvePicture
 from training.config import LoopConfig
 from training.loop import Evaluation, Loop
-from training.run_folder import RunFolder
+from training.run_folder import RunFiles, RunFolder
 from training.stage import (
     Position,
     Stage,
@@ -292,7 +292,7 @@ def read_files(run: RunFolder, stage: str) -> dict[str, int]:
     return files
 
 
-def read_config(run: RunFolder) -> dict[str, dict[str, Any]]:
+def read_config(run: RunFiles) -> dict[str, dict[str, Any]]:
     """Read config.json: the settings of the stages, by the name of the stage.
 
     Raises:
