@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.samplers import SAMPLERS, Noise, Proposal
 from models.sampling import SamplingConfig
-from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, mask_ratio
+from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, MASK_SCHEDULES
 from utils.device import send
 from utils.seeding import rng
 
@@ -155,7 +155,7 @@ def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
         return np.full(num_steps, num_hidden)
     if schedule in CUMULATIVE_SCHEDULES:
         return _cumulative_counts(num_hidden, num_steps, schedule)
-    shares = mask_ratio(1 - np.arange(num_steps) / (num_steps - 1), schedule)
+    shares = MASK_SCHEDULES[schedule](1 - np.arange(num_steps) / (num_steps - 1))
     wanted = (shares / shares.sum() * num_hidden).round(DIGITS)
     counts = np.maximum(1, np.rint(wanted)).astype(np.int64)
     counts[-1] = num_hidden - counts[:-1].sum()
@@ -197,7 +197,7 @@ def draw_noise(
 def _cumulative_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
     """Return `reveal_counts` of a plan in the paper's form."""
     plan = CUMULATIVE_SCHEDULES[schedule]
-    ratios = mask_ratio(np.arange(1, num_steps + 1) / num_steps, plan.schedule)
+    ratios = MASK_SCHEDULES[plan.schedule](np.arange(1, num_steps + 1) / num_steps)
     if plan.rounds_revealed:
         # They compute in float32, where an integer result, as at u = 1/2, is often just below it.
         revealed = (1 - ratios.astype(np.float32)) * np.float32(num_hidden)

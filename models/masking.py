@@ -12,7 +12,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.schedules import mask_ratio
+from models.schedules import MASK_SCHEDULES
 from utils.device import send
 
 NO_TARGET = -100  # F.cross_entropy ignores it
@@ -73,7 +73,7 @@ def draw_masks(
     Returns:
         bool (B, L), True where a token is hidden.
     """
-    return masks_of_ratio(generator, mask_ratio(generator.random(batch), schedule), seq_len)
+    return masks_of_ratio(generator, MASK_SCHEDULES[schedule](generator.random(batch)), seq_len)
 
 
 def masks_of_ratio(generator: np.random.Generator, ratios: np.ndarray, seq_len: int) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from models.sampling import SamplingConfig
 
+# Arguments and results are float64 of any shape, in [0, 1].
 MASK_SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "arccos": lambda u: 2 / np.pi * np.arccos(u),  # valeoai/Maskgit-pytorch v1.0
     "cosine": lambda u: np.cos(np.pi / 2 * u),  # Chang et al. 2022
@@ -24,19 +25,6 @@ MASK_SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "square": lambda u: 1 - u**2,
     "root": lambda u: 1 - np.sqrt(u),
 }
-
-
-def mask_ratio(u: np.ndarray, schedule: str) -> np.ndarray:
-    """Compute the share of tokens that is hidden at progress u: 1 at u = 0, 0 at u = 1.
-
-    Args:
-        u: uniform noise in training, progress in decoding; float64 of any shape, in [0, 1].
-        schedule: a key of MASK_SCHEDULES.
-
-    Returns:
-        Ratios in [0, 1], float64, in the shape of u.
-    """
-    return MASK_SCHEDULES[schedule](u)
 
 
 class CumulativePlan(NamedTuple):

@@ -35,7 +35,7 @@ from models.model import MADE_FOR
 from models.predictors import guided_logits, prepare_decoding
 from models.samplers import draw_tokens
 from models.sampling import SamplingConfig
-from models.schedules import mask_ratio
+from models.schedules import MASK_SCHEDULES
 from training.config import UPDATES_PER_EPOCH, DistillConfig
 from training.ema import EMA
 from training.learning_rate import LearningRate
@@ -242,7 +242,7 @@ class DistillationStage(TransformerStage):
         """Hide tokens of images, and let teacher and auxiliary model predict them."""
         count, length = made.tokens.shape
         progress = draws.random(count)
-        masks = masks_of_ratio(draws, mask_ratio(progress, MASK_SCHEDULE), length)
+        masks = masks_of_ratio(draws, MASK_SCHEDULES[MASK_SCHEDULE](progress), length)
         seen, labels, at, targets = hide(made.tokens, made.labels, masks, self.config.mask_token)
         return Predictions(
             at=at,

@@ -11,7 +11,7 @@ from torch import Tensor
 from data.token_set import DeviceTokens
 from models.family import Transformer
 from models.masking import hide, masks_of_ratio
-from models.schedules import mask_ratio
+from models.schedules import MASK_SCHEDULES
 from utils.device import autocast
 from utils.processes import Processes
 from utils.seeding import rng
@@ -46,7 +46,7 @@ def validate(
     chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_IMAGES), dtype=int))
     labels = tokens.source.classes(chosen, rng(SEED, "labels"))
     uniform = rng(SEED, "validation ratios").random(count)
-    ratios = mask_ratio(uniform, "arccos")[chosen]
+    ratios = MASK_SCHEDULES["arccos"](uniform)[chosen]
     # Add up this process's share part by part.
     share = processes.share(len(chosen))
     sums = torch.zeros(SUMS, dtype=torch.float64)

@@ -13,7 +13,7 @@ from tiny_stages import CLASSES, K, L, make_distillation, make_stage
 from models.maskgit.config import TransformerConfig
 from models.masking import masks_of_ratio
 from models.predictors import prepare_decoding
-from models.schedules import mask_ratio
+from models.schedules import MASK_SCHEDULES
 from training import distillation
 from training.distillation import (
     START_SHARE,
@@ -135,7 +135,7 @@ def losses_by_hand(stage: DistillationStage, imitates: bool) -> tuple[torch.Tens
     series = derive_seed(training.seed, "student's noise", 0)
     made = stage._make(stage.model, labels, series, 0 if imitates else steps_before)
     progress = draws.random(count)
-    masks = masks_of_ratio(draws, mask_ratio(progress, "arccos"), L)
+    masks = masks_of_ratio(draws, MASK_SCHEDULES["arccos"](progress), L)
     empty_labels = draws.integers(0, CLASSES + 1, count // 8)
 
     def predict(network: torch.nn.Module, tokens: torch.Tensor, label: int) -> torch.Tensor:
