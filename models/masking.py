@@ -12,7 +12,6 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.schedules import MASK_SCHEDULES
 from utils.device import send
 
 NO_TARGET = -100  # F.cross_entropy ignores it
@@ -58,22 +57,6 @@ def hide(
         hidden=F.pad(hidden, extra),
         targets=F.pad(targets, extra, value=NO_TARGET),
     )
-
-
-def draw_masks(
-    generator: np.random.Generator, batch: int, seq_len: int, schedule: str
-) -> np.ndarray:
-    """Choose ceil(gamma(u) * L) tokens of each image to hide, at least 1, with u ~ U(0, 1).
-
-    Args:
-        batch: B, number of images.
-        seq_len: L, tokens of one image.
-        schedule: a key of MASK_SCHEDULES.
-
-    Returns:
-        bool (B, L), True where a token is hidden.
-    """
-    return masks_of_ratio(generator, MASK_SCHEDULES[schedule](generator.random(batch)), seq_len)
 
 
 def masks_of_ratio(generator: np.random.Generator, ratios: np.ndarray, seq_len: int) -> np.ndarray:

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from data.token_set import DeviceTokens, TokenSet
 from models.family import Transformer
-from models.masking import MaskedBatch, draw_masks, hide
+from models.masking import MaskedBatch, hide, masks_of_ratio
 from models.open import new_transformer
+from models.schedules import MASK_SCHEDULES
 from models.shapes import TransformerShape
 from training import validation
 from training.config import TrainingConfig
@@ -158,9 +159,9 @@ class MaskGITStage(TransformerStage):
         if self.config.null_class is not None:
             dropped = generator.random(len(indices)) < training.label_drop
             labels = np.where(dropped, self.config.null_class, labels)
-        masks = draw_masks(
-            rng(seed, "masks", step), len(indices), self.config.seq_len, training.schedule
-        )
+        generator = rng(seed, "masks", step)
+        ratios = MASK_SCHEDULES[training.schedule](generator.random(len(indices)))
+        masks = masks_of_ratio(generator, ratios, self.config.seq_len)
         # Take this process's share.
         here = np.arange(len(indices))[self.processes.share(len(indices))]
         parts = [

@@ -1,8 +1,13 @@
 import numpy as np
 import pytest
 
-from models.masking import draw_masks, masks_of_ratio
+from models.masking import masks_of_ratio
 from models.schedules import MASK_SCHEDULES
+
+
+def drawn_masks(count, seq_len, schedule):
+    generator = np.random.default_rng(0)
+    return masks_of_ratio(generator, MASK_SCHEDULES[schedule](generator.random(count)), seq_len)
 
 
 @pytest.mark.parametrize("schedule", MASK_SCHEDULES)
@@ -26,12 +31,10 @@ def test_exactly_the_ceiling_of_the_ratio_is_hidden(ratio, count):
 
 
 def test_every_position_is_hidden_equally_often():
-    masks = draw_masks(np.random.default_rng(0), 20_000, 16, "arccos")
+    masks = drawn_masks(20_000, 16, "arccos")
     assert masks.mean(axis=0) == pytest.approx(np.full(16, masks.mean()), abs=0.02)
 
 
 def test_each_schedule_hides_its_own_share():
-    shares = {
-        name: draw_masks(np.random.default_rng(0), 4000, 64, name).mean() for name in MASK_SCHEDULES
-    }
+    shares = {name: drawn_masks(4000, 64, name).mean() for name in MASK_SCHEDULES}
     assert shares["root"] < shares["linear"] < shares["arccos"] < shares["square"]
