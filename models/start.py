@@ -41,25 +41,28 @@ def start_tokens(
     Returns:
         int64 (B, L), on the model's device.
     """
-    shape, start_token = model.config, config.start_token
-    if start_token is None or start_token >= 0:
-        token = shape.mask_token if start_token is None else start_token
-        tokens = torch.full((len(image_indices), shape.seq_len), token)
-    else:
-        rows = [
+    shape, device = model.config, labels.device
+    is_random = config.start_token is not None and config.start_token < 0
+    token = shape.mask_token if is_random or config.start_token is None else config.start_token
+    same = torch.full((len(labels), shape.seq_len), token, device=device)
+    if has_same_start(config):
+        return same
+    # Positions, and the noise of the tokens there: float64 (B, 2, L).
+    purpose = "start places" if is_random else "start"
+    rows = [rng(seed, purpose, int(index)).random((2, shape.seq_len)) for index in image_indices]
+    places, uniform = torch.from_numpy(np.stack(rows)).unbind(1)
+    if is_random:
+        tokens = [
             rng(seed, "start", int(index)).integers(0, shape.codebook_size, shape.seq_len)
             for index in image_indices
         ]
-        tokens = torch.from_numpy(np.stack(rows))
-        if config.start_share:
-            draws = _draws(seed, "start places", image_indices, shape.seq_len)
-            shown = _chosen(draws[:, 0], config.start_share)
-            tokens = tokens.where(shown, shape.mask_token)
-    tokens = send(tokens, labels.device)
-    if not config.start_share or start_token is not None:
-        return tokens
-    predicted = predict_empty(model, labels, precision)
-    return _draw_start(predicted, tokens, image_indices, config.start_share, seed)
+        drawn = send(np.stack(tokens), device)
+    else:
+        predicted = predict_empty(model, labels, precision)
+        drawn = draw_tokens(predicted.log_softmax(-1), send(uniform.float(), device))
+    # The positions with the smallest numbers begin with them.
+    count = round((config.start_share or 1) * shape.seq_len)
+    return torch.where(send(places.argsort(1).argsort(1) < count, device), drawn, same)
 
 
 @torch.no_grad()
@@ -76,27 +79,3 @@ def predict_empty(model: Transformer, labels: Tensor, precision: torch.dtype) ->
     with autocast(labels.device, precision):
         logits = model(empty, asked).float()
     return logits[labels] if once_per_label else logits
-
-
-def _draw_start(
-    predicted: Tensor, tokens: Tensor, image_indices: np.ndarray, share: float, seed: int
-) -> Tensor:
-    """Replace a share of the start tokens, at random positions, with sampled ones.
-
-    Each token is drawn independently.
-    """
-    draws = _draws(seed, "start", image_indices, tokens.shape[1])
-    uniform = send(draws[:, 1].float(), tokens.device)
-    drawn = draw_tokens(predicted.log_softmax(-1), uniform)
-    return torch.where(send(_chosen(draws[:, 0], share), tokens.device), drawn, tokens)
-
-
-def _draws(seed: int, purpose: str, image_indices: np.ndarray, length: int) -> Tensor:
-    """Draw two uniform numbers for each position of each image: float64 (B, 2, L)."""
-    rows = [rng(seed, purpose, int(index)).random((2, length)) for index in image_indices]
-    return torch.from_numpy(np.stack(rows))
-
-
-def _chosen(draws: Tensor, share: float) -> Tensor:
-    """Choose this share of the positions of each image, those with the smallest draws (B, L)."""
-    return draws.argsort(1).argsort(1) < round(share * draws.shape[1])
