@@ -16,8 +16,8 @@ from typing import IO, Any
 import numpy as np
 
 from data.image_file import MOST_PIXELS
-from data.user_files import FileError, check_regular, reading
-from utils.errors import named
+from data.user_files import check_regular
+from utils.errors import FileError, named, reading
 
 MOST_IDX_BYTES = 1 << 30  # twice the largest known dataset in this format
 HEADERS: dict[tuple[int, int], Callable[..., Any]] = {

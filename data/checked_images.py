@@ -18,7 +18,7 @@ import PIL
 
 from data.deep_pixels import Range, Ranges, common_ranges
 from data.image_file import MOST_PIXELS, problems
-from data.user_files import FileError
+from utils.errors import FileError
 from utils.links import open_own
 from utils.progress import log_once, progress_bar
 

@@ -35,8 +35,7 @@ from data.tree import (
     list_folder,
     walk,
 )
-from data.user_files import FileError
-from utils.errors import NAMES_SHOWN, UserError, counted, named
+from utils.errors import NAMES_SHOWN, FileError, UserError, counted, named
 from utils.progress import log_once
 
 TRAIN = ("train", "training")

@@ -27,8 +27,8 @@ from data.image_file import load_image, problems
 from data.images import to_array
 from data.spec import Preparation
 from data.tree import SUFFIXES, described, walk
-from data.user_files import FileError, digest_of_files, reading
-from utils.errors import FieldError, UserError, counted, failures_of
+from data.user_files import digest_of_files
+from utils.errors import FieldError, FileError, UserError, counted, failures_of, reading
 from utils.files import atomic_write, make_folder
 from utils.pictures import Texts, write_png
 from utils.plain import NOTHING

@@ -29,8 +29,8 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from data.deep_pixels import DeepImage, Range, SetOfRanges
 from data.pixels import decode, to_eight_bits
 from data.tree import READS_HEIF
-from data.user_files import FileError, check_regular, reading
-from utils.errors import one_line
+from data.user_files import check_regular
+from utils.errors import FileError, one_line, reading
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MOST_PIXELS = 178_956_970  # Pillow refuses more too

@@ -16,8 +16,8 @@ from itertools import chain, takewhile
 from pathlib import Path
 
 from data.tree import SUFFIXES, Tree, class_of, list_folder
-from data.user_files import FileError, check_regular, reading
-from utils.errors import UserError, named
+from data.user_files import check_regular
+from utils.errors import FileError, UserError, named, reading
 from utils.progress import log_once
 
 TABLE = re.compile(r"(?!test|val)(.*metadata|.*labels|train)\.(csv|tsv|jsonl)", re.IGNORECASE)

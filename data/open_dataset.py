@@ -10,8 +10,7 @@ from data.images import FileImages, ImageDataset, Source
 from data.spec import AS_IT_IS, VIEWS, DatasetSpec, Preparation, Reader, Split
 from data.token_set import wrong_label
 from data.tree import is_litter, list_folder
-from data.user_files import FileError
-from utils.errors import UserError, counted, named, one_line
+from utils.errors import FileError, UserError, counted, named, one_line
 from utils.size import WrittenSize, size_of
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ import torchvision.datasets
 from data.arrays import read_idx
 from data.file_names import IDX_FILES
 from data.images import ArrayImages, Source
-from data.user_files import missing, reading
+from data.user_files import missing
+from utils.errors import reading
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from data.deep_pixels import NO_RANGES, Ranges
-from data.user_files import FileError
-from utils.errors import named
+from utils.errors import FileError, named
 
 READS_HEIF = find_spec("pillow_heif") is not None  # requirements-heif.txt
 

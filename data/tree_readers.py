@@ -18,16 +18,8 @@ from torchvision.models import ResNet50_Weights
 
 from data.images import FileImages, Source
 from data.tree import class_of, described, folders_in, is_image, list_folder, walk
-from data.user_files import (
-    FileError,
-    below,
-    check_regular,
-    missing,
-    read_lines,
-    read_table,
-    reading,
-)
-from utils.errors import counted, named
+from data.user_files import below, check_regular, missing, read_lines, read_table
+from utils.errors import FileError, counted, named, reading
 
 log = logging.getLogger(__name__)
 

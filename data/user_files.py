@@ -1,4 +1,4 @@
-"""Reads files of other people: only regular ones below their folder; any fault is one line."""
+"""Reads files of other people: only regular ones below their folder."""
 
 import csv
 import errno
@@ -6,68 +6,10 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from utils.errors import UserError, one_line
-
-STRANGERS = {
-    b"<!doctype svg": "an SVG drawing; convert it to PNG or JPEG",
-    b"<!doctype": "a web page",
-    b"<html": "a web page",
-    b"version https://git-lfs": "a pointer of Git LFS; git lfs pull fetches the file",
-}
-"""What is often found instead of data, by its first bytes in lower case."""
-
-
-class FileError(UserError):
-    """A file that cannot be read; the message names it.
-
-    A DataLoader raises the error of a worker again, with the traceback as its text. Only the last
-    line of this text, the original message, is for the user.
-    """
-
-    def __init__(self, message: str) -> None:
-        last = message.strip().splitlines()[-1]
-        super().__init__(last.removeprefix(f"{type(self).__module__}.{type(self).__name__}: "))
-
-
-@contextmanager
-def reading(path: str | Path, kind: str = "") -> Iterator[None]:
-    """Turn any exception of the block into one line that names the file.
-
-    With a damaged file, libraries raise anything from a SyntaxError to a MemoryError.
-
-    Args:
-        path: the file that the block reads.
-        kind: what the file should be, for example "the image".
-
-    Raises:
-        FileError: for any exception; errors for the user pass unchanged.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        what = f"{kind} {path}".strip()
-        raise FileError(f"cannot read {what}: {_reason(path, error)}") from error
-
-
-def _reason(path: str | Path, error: Exception) -> str:
-    """Say why a file cannot be read."""
-    if isinstance(error, MemoryError):
-        return "it needs more memory than there is"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror  # without the name of the file, which is already in the line
-    start = b""
-    with suppress(OSError), Path(path).open("rb") as file:
-        start = file.read(64).lstrip().lower()
-        if not start:
-            return "it is empty"
-    strange = [kind for mark, kind in STRANGERS.items() if start.startswith(mark)]
-    return f"it is {strange[0]}" if strange else one_line(error)
+from utils.errors import FileError, reading
 
 
 def check_regular(path: str | Path) -> None:

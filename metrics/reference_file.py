@@ -24,9 +24,9 @@ from torch import Tensor
 
 from data.arrays import images_shape, open_npy, read_npz
 from data.generated import Blocks, write_npz
-from data.user_files import check_regular, reading
+from data.user_files import check_regular
 from metrics.features import FeatureSet, drawn_images
-from utils.errors import FieldError
+from utils.errors import FieldError, reading
 from utils.files import atomic_write, check_place, read_with_digest
 from utils.plain_pickle import Unpickler
 from utils.torch_file import PLAIN_BYTES, is_torch_file, read_torch_file

@@ -34,11 +34,11 @@ from models.tokenizer import Tokenizer
 from models.vqgan import foreign as vqgan
 from utils.checkpoint import build_with_weights, contents_of, is_own_format, read_checkpoint
 from utils.device import check_works, choose_device, choose_precision, in_usual_torch
-from utils.errors import FieldError, UserError, check_whole, counted, one_line
+from utils.errors import FieldError, UserError, check_whole, counted, one_line, reading
 from utils.hub import local_file
 from utils.plain import NOTHING, from_plain
 from utils.size import WrittenSize, size_of
-from utils.torch_file import opening, pickled_network
+from utils.torch_file import pickled_network
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def load_tokenizer(
     """
     path = local_file(path)
     stored = read_checkpoint(path)
-    with opening(path):
+    with reading(path, "the checkpoint"):
         if is_own_format(stored):
             kind = "maskgit" if stored.get("kind") == "maskgit" else "vqgan"
             contents = contents_of(stored, path, kind, KINDS)
@@ -218,7 +218,7 @@ def family_of_file(kind: str, file: ForeignFile, named: str | None = None) -> Fa
     """
     path = file.path
     families = FAMILIES[kind] if named is None else (family_asked_for(kind, named),)
-    with opening(path):
+    with reading(path, "the checkpoint"):
         for family in families:
             accepts = family.accepts if named and family.accepts else family.recognizes
             if accepts(file):
@@ -248,7 +248,7 @@ def read_network(kind: str, file: ForeignFile, *said: Any, named: str | None = N
     """
     family = family_of_file(kind, file, named)
     assert family.read is not None, "it recognizes a file"
-    with opening(file.path):
+    with reading(file.path, "the checkpoint"):
         try:
             config, weights = family.read(file, *said)
             network = _built(family.network, config, weights)
@@ -274,7 +274,7 @@ def own_model(stored: Any, path: Path, given: Mapping[str, Mapping[str, Any]] = 
         UserError: if the contents do not fit together, a weight is not finite, or the file
             contradicts a given field.
     """
-    with opening(path):
+    with reading(path, "the checkpoint"):
         # The transformer.
         contents = contents_of(stored, path, "maskgit", KINDS)
         try:

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from utils.errors import UserError, one_line
+from utils.errors import UserError, one_line, reading
 from utils.files import atomic_write, write_json_atomic
 from utils.plain import NOTHING
-from utils.torch_file import opening, read_json, read_torch_file
+from utils.torch_file import read_json, read_torch_file
 from utils.version import VERSION
 
 FORMAT = "maskgit-checkpoint"
@@ -76,7 +76,7 @@ def read_checkpoint(path: Path) -> Any:
     # Only `save_folder` writes tensors alone, and all of them with a slash in the name.
     if not (isinstance(stored, dict) and stored and all("/" in str(name) for name in stored)):
         return stored
-    with opening(path):
+    with reading(path, "the checkpoint"):
         if not beside.is_file():
             raise UserError(
                 f"{path} holds tensors only: put the {DESCRIPTION} that came with it beside it"
@@ -189,7 +189,7 @@ def contents_of(
     Raises:
         UserError: as `load_checkpoint`.
     """
-    with opening(path):
+    with reading(path, "the checkpoint"):
         _check_kind(stored, path, kind, kinds)
         contents, expected = stored.get("contents"), stored.get("checksums")
         if not isinstance(contents, dict) or not isinstance(expected, dict):

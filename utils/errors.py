@@ -4,8 +4,9 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from numbers import Integral, Real
+from pathlib import Path
 
 from utils.signals import Stopped, exit_code
 from utils.streams import mute, say_last
@@ -24,6 +25,8 @@ OUT_OF_MEMORY = (
 
 MEMORY_ADVICE = "out of memory while the program loads: raise its limit (ulimit -v)"
 NAMES_SHOWN = 10  # in a message; the others are counted
+
+PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body", b"<script", b"<!--")
 
 # Characters that control a terminal, or that change the order of the text around them.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -61,6 +64,18 @@ class FieldError(UserError, ValueError):
     def __str__(self) -> str:
         field, value, reason = self.args
         return f"`{field}` {value}: {reason}"
+
+
+class FileError(UserError):
+    """A file that cannot be read; the message names it.
+
+    A DataLoader raises the error of a worker again, with the traceback as its text. Only the last
+    line of this text, the original message, is for the user.
+    """
+
+    def __init__(self, message: str) -> None:
+        last = message.strip().splitlines()[-1]
+        super().__init__(last.removeprefix(f"{type(self).__module__}.{type(self).__name__}: "))
 
 
 def is_number(value: object) -> bool:
@@ -141,6 +156,48 @@ def failures_of(what: str, advice: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{what}: {error.strerror or error}{advice}") from error
+
+
+@contextmanager
+def reading(path: str | Path, what: str = "") -> Iterator[None]:
+    """Turn any exception of the block into one line that names the file.
+
+    A file can be wrong in any way. Then libraries raise anything from a SyntaxError to a
+    MemoryError.
+
+    Args:
+        path: the file that the block reads.
+        what: what the file should be, for example "the image".
+
+    Raises:
+        FileError: for any exception; errors for the user pass unchanged.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        name = f"{what} {path}".strip()
+        raise FileError(f"cannot read {name}: {_why_unreadable(path, error)}") from error
+
+
+def _why_unreadable(path: str | Path, error: Exception) -> str:
+    """Say why a file cannot be read; often it is something else than its name says."""
+    if is_out_of_memory(error):
+        return "it needs more memory than there is"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without the name of the file, which is already in the line
+    with suppress(OSError), Path(path).open("rb") as file:
+        start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+        if not start:
+            return "it is empty"
+        if start.startswith(b"version https://git-lfs"):
+            return "it is a pointer of Git LFS, not the file itself: git lfs pull fetches that"
+        if start.startswith(PAGES) and b"<svg" not in start:
+            return "it is a web page and not the file behind it: download that in a browser"
+    if isinstance(error, ValueError | OSError | EOFError | SyntaxError):
+        return one_line(error)
+    return f"it is damaged ({type(error).__name__}: {one_line(error)})"
 
 
 @contextmanager

@@ -4,8 +4,6 @@ from contextlib import suppress
 from pathlib import Path
 
 BEGINNINGS = {  # the first bytes of files that are not checkpoints, and what to say
-    b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself: "
-    "fetch that with 'git lfs pull', or download it from the page of the repository",
     b"\x89HDF": "it is a file of HDF5, as Keras writes it",
     b"\x93NUMPY": "it is an array of numpy",
     b"GGUF": "it is a file of GGUF",
@@ -13,21 +11,16 @@ BEGINNINGS = {  # the first bytes of files that are not checkpoints, and what to
 PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")
 """The first bytes of gzip, bzip2, xz, zstd, 7z and rar."""
 
-PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body", b"<script", b"<!--")
 ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # of checkpoints, usually
 
 
 def what_it_is(beginning: bytes) -> str:
     """Say what a file is if it is not a checkpoint."""
-    if not beginning:
-        return "it is empty"
     if beginning.startswith(PACKED):
         return "it is packed: unpack it first"
     for start, text in BEGINNINGS.items():
         if beginning.startswith(start):
             return text
-    if beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(PAGES):
-        return "it is a web page and not the file behind it: download that in a browser"
     if beginning[257:262] == b"ustar":
         first = beginning[:100].rstrip(b"\0").decode(errors="replace")
         return f"it is a tar archive, with {first}: unpack it first, or save it again with torch"

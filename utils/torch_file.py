@@ -10,8 +10,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from utils.errors import UserError, is_out_of_memory, one_line
+from utils.errors import UserError, reading
 from utils.flax_file import is_flax, read_flax
 from utils.not_a_checkpoint import what_is_in, what_it_is
 from utils.plain_pickle import STORAGES, StandIn, Storage, Unpickler, check_extent
@@ -36,31 +35,6 @@ CUT_OFF = "it ends early: the download or the copy was cut off"
 SHARD = re.compile(r"-0*(\d+)-of-0*(\d+)\.(safetensors|bin)$")
 
 
-@contextmanager
-def opening(path: Path) -> Iterator[None]:
-    """Turn any exception of the block into one line that names the checkpoint.
-
-    A file can be wrong in any way, so anything can fail.
-
-    Raises:
-        UserError: for any exception; a UserError passes unchanged.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            reason = "it needs more memory than there is"
-        elif isinstance(error, OSError) and error.strerror:
-            reason = error.strerror
-        elif isinstance(error, ValueError):
-            reason = one_line(error, 200)
-        else:
-            reason = f"it is damaged ({type(error).__name__}: {one_line(error, 200)})"
-        raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
-
-
 def read_torch_file(path: Path) -> Any:
     """Read any file of torch.save, safetensors or flax; the contents decide the format.
 
@@ -73,7 +47,7 @@ def read_torch_file(path: Path) -> Any:
     Raises:
         UserError: if the file is missing or cannot be read, or claims more than it holds.
     """
-    with opening(path):
+    with reading(path, "the checkpoint"):
         if path.is_dir():
             raise UserError(f"{path} is a folder{what_is_in(path)}")
         if not path.exists():

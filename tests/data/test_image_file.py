@@ -15,7 +15,7 @@ from PIL import Image
 
 from data import image_file
 from data.image_file import load_image, problems
-from data.user_files import FileError
+from utils.errors import FileError
 
 ROOT = Path(__file__).parents[2]
 

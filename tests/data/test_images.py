@@ -16,8 +16,7 @@ from data.image_file import load_image, problems
 from data.images import FileImages, ImageDataset, Source, flip_view, to_array
 from data.open_dataset import open_dataset
 from data.spec import Split
-from data.user_files import FileError
-from utils.errors import UserError
+from utils.errors import FileError, UserError
 
 SPLITS: tuple[Split, Split] = ("train", "validation")
 

@@ -13,7 +13,7 @@ from data import deep_pixels, pixels
 from data.generated import open_generated
 from data.image_file import load_image
 from data.open_dataset import open_dataset
-from data.user_files import FileError
+from utils.errors import FileError
 from utils.progress import log_once
 
 RAMP = np.linspace(0, 1, 12 * 16).reshape(12, 16)

@@ -10,8 +10,7 @@ from PIL import Image
 from data.generated import open_generated
 from data.open_dataset import open_dataset
 from data.tree import natural_key, walk
-from data.user_files import FileError
-from utils.errors import UserError
+from utils.errors import FileError, UserError
 
 
 def put(path: Path, level: int = 0) -> Path:

@@ -22,8 +22,8 @@ from hostile_files import HOSTILE, archive, of_pickle, packed, saved, write_all
 from safetensors.torch import save
 from torch import Tensor
 
-from utils.errors import UserError
-from utils.torch_file import CUT_OFF, opening, pickled_network, read_torch_file
+from utils.errors import UserError, reading
+from utils.torch_file import CUT_OFF, pickled_network, read_torch_file
 
 ROOT = Path(__file__).parents[2]
 TENSORS = [
@@ -184,7 +184,7 @@ def test_what_is_no_checkpoint_is_told_apart(tmp_path: Path, content: bytes, tol
     path.write_bytes(content)
     with pytest.raises(UserError) as refused:
         read_torch_file(path)
-    assert str(refused.value).startswith(f"{path} cannot be read as a checkpoint: ")
+    assert str(refused.value).startswith(f"cannot read the checkpoint {path}: ")
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -370,8 +370,8 @@ def test_opening_takes_twice_the_size_of_a_file_at_most(tmp_path: Path) -> None:
     ],
 )
 def test_whatever_is_raised_becomes_one_line(error: Exception, told: str) -> None:
-    with pytest.raises(UserError) as refused, opening(Path("a.pt")):
+    with pytest.raises(UserError) as refused, reading("a.pt", "the checkpoint"):
         raise error
-    assert str(refused.value) == f"a.pt cannot be read as a checkpoint: {told}"
-    with pytest.raises(UserError, match=r"^as it is$"), opening(Path("a.pt")):
+    assert str(refused.value) == f"cannot read the checkpoint a.pt: {told}"
+    with pytest.raises(UserError, match=r"^as it is$"), reading("a.pt", "the checkpoint"):
         raise UserError("as it is")
