@@ -74,7 +74,7 @@ def test_a_block_that_is_damaged_meanwhile_is_named(tmp_path):
     blocks = made(tmp_path, 2)
     _, torn = sorted(blocks.path.iterdir())
     torn.write_bytes(torn.read_bytes()[:-9])
-    with pytest.raises(UserError, match=r"block_000001_\w+\.pt cannot be .*makes it again"):
+    with pytest.raises(UserError, match=r"block_000001_\w+\.pt: .*makes it again"):
         publish_blocks(blocks, [0] * 8, 4, 10)
     assert [path.name for path in tmp_path.iterdir()] == ["partial"]
 

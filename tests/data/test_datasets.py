@@ -26,7 +26,7 @@ from data import readers, tree_readers
 from data.datasets import DATASETS
 from data.file_names import medmnist_size
 from data.open_dataset import fetch_dataset, open_dataset
-from data.spec import ReaderRef, Split
+from data.spec import VIEWS, ReaderRef, Split
 from utils.errors import UserError
 
 SPLITS: tuple[Split, Split] = ("train", "validation")
@@ -76,7 +76,7 @@ def test_every_image_has_the_color_of_its_class(name, tmp_path):
         sizes[split] = len(images)
         assert list(images.class_names) == names
         assert (images.channels, images.size) == (spec.channels, (spec.size,) * 2)
-        assert images.num_views == (spec.num_views if split == "train" else 1)
+        assert images.num_views == (VIEWS[spec.flips] if split == "train" else 1)
         seen = set()
         for index in range(len(images)):
             pixels, label = images[index]

@@ -183,7 +183,7 @@ def test_a_flip_before_the_end_is_never_sealed(unfinished, tmp_path):
             spoil_block(unfinished, 0)
         return encode(pixels)
 
-    with pytest.raises(UserError, match=r"block_000000_\w+.pt .*same command makes it"):
+    with pytest.raises(UserError, match=r"block_000000_\w+.pt.*same command makes it"):
         make(Images(), tmp_path, stop_late)
     assert finished(unfinished) == list(range(8))
 

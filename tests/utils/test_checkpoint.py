@@ -57,7 +57,7 @@ def test_wrong_files_are_named(tmp_path):
     with pytest.raises(UserError, match="is a folder without a checkpoint"):
         load_checkpoint(tmp_path, "maskgit")
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(UserError, match=r"text\.pt cannot be read"):
+    with pytest.raises(UserError, match=r"cannot read the checkpoint .*text\.pt"):
         load_checkpoint(tmp_path / "text.pt", "maskgit")
     torch.save({"weight": torch.ones(1)}, tmp_path / "bare.pt")
     with pytest.raises(UserError, match="not a checkpoint of this program"):
