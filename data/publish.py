@@ -22,6 +22,7 @@ from utils.progress import progress_bar
 
 BESIDE = "partial"
 FILM = ("steps.png", "steps.gif")
+BUSY = "wait for it, or choose another `run_name` or `output_dir`"
 REPLACED = "replaced"  # holds an earlier folder until the new one is in its place
 
 
@@ -37,7 +38,7 @@ def claim(folder: Path, doing: str) -> Iterator[None]:
         UserError: if another job works in the folder, or it cannot be written.
     """
     make_folder(folder)
-    with exclusive_lock(folder / ".lock", f"another job is {doing} into {folder}"):
+    with exclusive_lock(folder / ".lock", f"another job is {doing} into {folder}: {BUSY}"):
         remove_leftovers(folder)
         # After a kill between two renames.
         aside = folder / BESIDE / REPLACED

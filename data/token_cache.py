@@ -354,6 +354,8 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
             raise ValueError(f"tokens of shape {tokens.shape}, not {shape}")
         if labels.dtype != (np.int64 if labels.ndim == 1 else np.uint8):
             raise ValueError(f"labels of type {labels.dtype}")
+    except PermissionError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"the token cache {folder} is damaged ({error}); delete the folder to make it again"

@@ -90,10 +90,11 @@ class RunRecord:
 
 @contextmanager
 def _locked(run: RunFolder) -> Iterator[None]:
-    """Make the folder of a run, and keep other jobs out of it in the block."""
+    """Make the folders of a run, and keep other jobs out of them in the block."""
     make_folder(run.path)
     busy = f"another job is training in {run.path}; choose another `run_name` or `output_dir`"
     with exclusive_lock(run.lock, busy):
+        make_folder(run.samples)  # a preview that cannot be written would end the training
         yield
 
 

@@ -116,6 +116,10 @@ class WandbTracker(Tracker):
         self.run_id = run_id
         self._run: Any = None
         folder = Path(os.environ.get("WANDB_DIR") or folder)
+        # Without a folder for its log, the service of wandb writes the log to stderr.
+        has_home = os.access(os.environ.get("HOME", ""), os.W_OK)
+        if not has_home and not os.environ.get("XDG_CACHE_HOME"):
+            os.environ["XDG_CACHE_HOME"] = str(folder.absolute() / "wandb")
         reason = ""
         for mode in (None, "offline"):
             try:

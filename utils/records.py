@@ -58,16 +58,18 @@ def read_record(path: Path, known: Collection[str] | None = None) -> dict[str, A
             entry of an older file.
 
     Raises:
-        UserError: if the file is damaged or was edited.
+        UserError: if the file cannot be read, is damaged or was edited.
     """
     if not path.is_file():
         return {}
+    with failures_of(f"cannot read {path}"):
+        content = path.read_bytes()
     try:
-        value = unsealed(json.loads(path.read_bytes()))
+        value = unsealed(json.loads(content))
         for name in value:
             if known is not None and name not in known:
                 raise ValueError(f"its entry {name!r} is unknown")
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f'{path} is damaged ({one_line(error)}); restore it, or remove its line "{CHECKSUM}" '
             "if you changed it yourself"

@@ -1,5 +1,6 @@
 """The token cache: made once, never stale, never half, never damaged unnoticed."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -144,6 +146,14 @@ def test_damage_is_noticed(tmp_path, name, damage):
     else:
         path.unlink()
     with pytest.raises(UserError, match=r"token cache .* is damaged .*delete"):
+        make(Images(), tmp_path)
+
+
+def test_a_cache_of_somebody_else_is_not_called_damaged(tmp_path, monkeypatch):
+    make(Images(), tmp_path)
+    refuse = Mock(side_effect=PermissionError(errno.EACCES, "Permission denied", "tokens.npy"))
+    monkeypatch.setattr("data.token_cache.file_digest", refuse)
+    with pytest.raises(UserError, match=r"^cannot read tokens\.npy: Permission denied$"):
         make(Images(), tmp_path)
 
 

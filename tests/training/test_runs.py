@@ -136,6 +136,17 @@ def test_settings_are_kept_before_a_run_begins_and_not_over_one_that_has_begun(r
         keep_settings("vqgan", run, RECORD)
 
 
+def test_a_preview_that_could_not_be_written_is_found_before_a_run_begins(run):
+    run.path.mkdir()
+    run.samples.write_text("")
+    told = r"cannot write to the folder .*samples: File exists"
+    with pytest.raises(UserError, match=told):
+        keep_settings("vqgan", run, RECORD)
+    with pytest.raises(UserError, match=told):
+        train(run)
+    assert not run.resume_state("vqgan").exists()
+
+
 @pytest.mark.parametrize(("epochs", "left"), [(2, False), (3, True)])
 def test_whether_a_run_has_steps_left_is_known_before_it_goes_on(run, epochs, left):
     assert has_steps_left("vqgan", run, looked_at(run), 4)

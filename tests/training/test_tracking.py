@@ -280,6 +280,8 @@ def test_what_the_user_has_set_for_wandb_counts(no_login, tmp_path):
     assert told.startswith(f"wandb records offline in {tmp_path}/wandb (")
     (told, _) = tracked(tmp_path, WANDB_MODE="offline", WANDB_DIR=str(here))
     assert told.startswith(f"wandb records offline in {here}/wandb (")
+    # Its log goes to a file, also without a home folder.
+    tracked(tmp_path, WANDB_MODE="offline", HOME="/proc/nowhere", XDG_CACHE_HOME="")
 
 
 def tracked(folder: Path, **environment: str) -> list[str]:
@@ -290,6 +292,7 @@ def tracked(folder: Path, **environment: str) -> list[str]:
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
         check=True,
     )  # fmt: skip
+    assert " INFO " not in result.stderr
     return result.stdout.splitlines()
 
 

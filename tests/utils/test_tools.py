@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -168,6 +169,14 @@ def test_damaged_records_are_named(tmp_path, content, told):
     (tmp_path / "bad.json").write_text(content)
     with pytest.raises(UserError, match=rf"bad\.json is damaged \(.*{told}"):
         read_record(tmp_path / "bad.json", {"maskgit"})
+
+
+def test_a_record_of_somebody_else_is_not_called_damaged(tmp_path, monkeypatch):
+    write_record(tmp_path / "config.json", SETTINGS)
+    refuse = Mock(side_effect=PermissionError(errno.EACCES, "Permission denied"))
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=r"cannot read .*config\.json: Permission denied$"):
+        read_record(tmp_path / "config.json")
 
 
 def test_a_record_is_read_without_its_checksum_as_the_version_before_wrote_it(tmp_path):
