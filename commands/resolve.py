@@ -12,10 +12,10 @@ from typing import Any
 
 from commands import kinds
 from commands.fitted import with_fitted_defaults
-from commands.flags import configure, option_values, options_of, with_flags
+from commands.flags import option_values, options_of, with_flags
 from commands.model_source import ModelSource
 from commands.modes import Mode
-from commands.options import BEST, COMPARING, COMPUTING, OPTIONS
+from commands.options import COMPARING, COMPUTING, OPTIONS
 from commands.parser import FORMER, CommandLine
 from commands.request import Machine, Request
 from commands.resume import apply_resume
@@ -64,7 +64,7 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
         set_up_logging(verbose=processes.is_main, rewrite=with_flags)
         raise_file_limit()
         # Complete the command line, and choose where to compute.
-        idle = idle_options(line)
+        given, idle = line.given, idle_options(line)
         for name in line.former:
             log.warning("the next version refuses %s; now: %s", name, FORMER[name])
         line = _with_local_files(line)
@@ -82,7 +82,10 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
         with processes.connected(machine.device):
             request = Request(line, machine, continued=continued)
             request = replace(request, line=with_fitted_defaults(request))
-            jobs = _resolve_jobs(request, idle)
+            jobs = _resolve_jobs(request)
+            if idle := idle | (given & ignored_settings(jobs)):
+                flags = ", ".join(OPTIONS[name].flag for name in sorted(idle))
+                log.warning("no effect here: %s", flags)
             if line.dry_run:
                 _show_options(request, jobs)
                 _show_jobs(jobs)
@@ -97,7 +100,7 @@ def _with_local_files(line: CommandLine) -> CommandLine:
     return line.replace(**{name: str(local_file(file)) for name, file in named.items() if file})
 
 
-def _resolve_jobs(request: Request, idle: set[str]) -> dict[Mode, Any]:
+def _resolve_jobs(request: Request) -> dict[Mode, Any]:
     """Make the Job of each mode, so that a mistake in a later mode shows before any mode runs."""
     line = request.line
     # Find the mistakes that need no file to be seen.
@@ -105,8 +108,6 @@ def _resolve_jobs(request: Request, idle: set[str]) -> dict[Mode, Any]:
         check = getattr(mode.module(), "check", None)
         if check:
             check(line)
-    if idle:  # said now, because one that contradicts a mode is an error
-        log.warning("no effect here: %s", ", ".join(OPTIONS[name].flag for name in sorted(idle)))
     spec = DATASETS[line.dataset]
     # commands/model_source.py compares the number with that of a model in a file.
     if spec.num_classes is not None and not line.checkpoint:
@@ -139,6 +140,7 @@ def _show_options(request: Request, jobs: Mapping[Mode, Any]) -> None:
             used[name] = [*(one for one in used.get(name, []) if one != value), value]
     # The shape of a network that is not new is in its file. The modes say how many images.
     elsewhere = {o.name for o in OPTIONS.values() if o.compared} - used.keys() | {"num_samples"}
+    elsewhere |= ignored_settings(jobs)
     for name in sorted(acting_options(line) - elsewhere | line.given):
         value = ", ".join(map(str, used.get(name) or [getattr(line, name)]))
         _row(name, f"{getattr(line, name)}  (given)" if name in line.given else value)
@@ -205,22 +207,27 @@ def _check_processes(line: CommandLine, machine: Machine) -> None:
 
 def idle_options(line: CommandLine) -> set[str]:
     """List the names of options that the user gave and that no mode uses."""
-    # Options that belong to other modes.
     idle = set(line.given & OPTIONS.keys()) - acting_options(line)
     if COMPARING & {mode.name for mode in line.modes}:
         idle -= {option.name for option in OPTIONS.values() if option.compared}
-    # Options that the sampler or the guidance schedule ignores. A sweep may use several samplers
-    # and schedules, and a checkpoint may choose others.
-    if not line.asks_for("sweep") and line.settings != BEST:
-        sampling, named = configure(SamplingConfig, line), options_of(SamplingConfig)
-        schedule = GUIDANCE_SCHEDULES[sampling.guidance_schedule]
-        used = {
-            "choice_temperature": SAMPLERS[sampling.sampler].uses_temperature,
-            "guidance_interval": schedule.uses_interval,
-            "guidance_power": schedule.uses_power,
-        }
-        idle |= line.given & {named[field] for field, is_used in used.items() if not is_used}
     return idle
+
+
+def ignored_settings(jobs: Mapping[Mode, Any]) -> set[str]:
+    """List the names of the sampling options that samplers and guidance schedules all ignore."""
+    named, ignored = options_of(SamplingConfig), []
+    for sampling in (config for job in jobs.values() for config in _configs_in(job)):
+        if isinstance(sampling, SamplingConfig):
+            sampler = SAMPLERS[sampling.sampler]
+            schedule = GUIDANCE_SCHEDULES[sampling.guidance_schedule]
+            used = {
+                "choice_temperature": sampler.uses_temperature,
+                "halton_roll": sampler.uses_order,
+                "guidance_interval": schedule.uses_interval,
+                "guidance_power": schedule.uses_power,
+            }
+            ignored.append({named[field] for field, is_used in used.items() if not is_used})
+    return set.intersection(*ignored) if ignored else set()
 
 
 def acting_options(line: CommandLine) -> set[str]:

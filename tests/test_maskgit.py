@@ -397,7 +397,10 @@ def test_dry_run_tells_and_writes_nothing(run, tokenizer_file, tmp_path):
     assert "48 train, 20 validation" in out
     assert "64, codebook of 16" in out
     assert "optimizer steps        6" in out
-    assert "\nreference " not in out  # of the scores of --evaluate_every
+    shown = {line.split()[0] for line in out.splitlines() if line}
+    assert {"r_temp", "cfg_schedule"} <= shown
+    # Of the scores of --evaluate_every, of other samplers and of other guidance schedules.
+    assert not {"reference", "halton_roll", "cfg_interval", "cfg_power"} & shown
     assert list(tmp_path.iterdir()) == []
 
 
@@ -560,6 +563,11 @@ def test_options_that_nothing_looks_at_are_named(run, trained):
     assert "no effect here: --data_dir, --lr, --mask_grow, --no_wandb\n" in out
     out = run(f"--show_plan --checkpoint {trained}/MaskGIT_mnist.pt --r_temp 9 --sampler halton")
     assert "no effect here: --data_dir, --no_wandb, --r_temp, --seed\n" in out
+    of_model = f"--checkpoint {trained}/MaskGIT_mnist.pt --num_samples 20"
+    out = run(f"--sweep sampler=random,halton --dry_run {of_model} --r_temp 9 --halton_roll off")
+    assert "no effect here: --no_wandb, --r_temp\n" in out
+    out = run(f"--sample --dry_run {of_model} --halton_roll off")
+    assert "no effect here: --data_dir, --halton_roll, --no_wandb\n" in out
     out = run("--show_plan --dataset fashionmnist --save_steps --keep_checkpoints 2 --step 4")
     told = "--data_dir, --keep_checkpoints, --no_wandb, --save_steps, --seed"
     assert f"no effect here: {told}\n" in out

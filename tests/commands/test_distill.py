@@ -54,7 +54,7 @@ def student(distilled: Path, tmp_path: Path) -> Path:
 
 
 def test_distill_and_sample_in_one_command(run, teacher, tmp_path):
-    out = run(f"--distill 2 --checkpoint {teacher} {FEW} --sample --run_name few --labels 3,3,7")
+    run(f"--distill 2 --checkpoint {teacher} {FEW} --sample --run_name few --labels 3,3,7")
     folder = tmp_path / "few"
     names = {path.name for path in folder.iterdir()}
     assert {"MaskGIT_mnist.pt", "resume_student.pt", "metrics_student.jsonl", "config.json"} < names
@@ -64,7 +64,6 @@ def test_distill_and_sample_in_one_command(run, teacher, tmp_path):
     ]
     assert {"val/loss", "val/entropy"} < set(rows[-1])
     # It samples in two steps, without guidance, and so it does later.
-    assert "   2      42        0.000     0.000" in out
     with np.load(folder / "samples" / "samples.npz") as samples:
         images = samples["arr_0"]
     model = load_model(folder / "MaskGIT_mnist.pt", device="cpu")
@@ -277,8 +276,7 @@ def test_options_of_the_first_command_hold_when_it_is_resumed(run, teacher, tmp_
     with np.load(tmp_path / "few" / "samples" / "samples.npz") as samples:
         expected = samples["arr_0"]
     shutil.rmtree(tmp_path / "few" / "samples")
-    out = run(f"{first} --resume")
-    assert "   1      64        0.000     2.000" in out
+    assert "no effect here: --data_dir\n" in run(f"{first} --resume")
     with np.load(tmp_path / "few" / "samples" / "samples.npz") as samples:
         assert np.array_equal(samples["arr_0"], expected)
 

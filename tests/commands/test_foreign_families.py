@@ -77,6 +77,7 @@ def test_maskbit_is_sampled_edited_and_trained_on_its_bits(run, tmp_path):
     )
     out = run(f"--sample {model} --labels goldfish --num_samples 2 --save_steps --cfg_power 2.5")
     assert out.count("maskbit, published under Apache-2.0") == 2
+    assert "--cfg_power" not in out  # its guidance schedule is the family's, and has a power
     image = next((tmp_path / "imagenet" / "samples" / "images").iterdir())
     edit = f"--edit {model} --labels 1 --init_image {image} --mask_box 9,9,10,10 --num_samples 1"
     run(edit)
