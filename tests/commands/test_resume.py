@@ -351,7 +351,7 @@ def test_what_is_left_of_a_run_without_its_state_is_named(world, stage, capsys):
     cut(run.published(stage))
     told = refusal(world, stage, capsys, "--train_vae")
     for path in (run.resume_state(stage), run.published(stage)):
-        assert f"{path} cannot be read" in told
+        assert f"cannot read the checkpoint {path}: " in told
     assert told.endswith("start another --run_name\n")
 
 
