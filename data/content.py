@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from data.images import FileImages, ImageDataset
-from utils.errors import UserError
 
 MOST_BYTES = 1 << 28  # if image files have more together, an even share of them is read
 MOST_FILES = 10_000
@@ -31,7 +30,7 @@ def content_of(images: ImageDataset) -> dict[str, Any]:
         all files up to MOST_BYTES and MOST_FILES, or of an even share of them in larger sets.
 
     Raises:
-        UserError: if a file cannot be read.
+        OSError: if a file cannot be read.
     """
     items, root = images.source.items, images.source.root
     labels = labels_of(images)
@@ -53,7 +52,7 @@ def sizes_of_files(images: ImageDataset) -> dict[str, int]:
     It is empty if the images are not one file each.
 
     Raises:
-        UserError: if a file is missing.
+        OSError: if a file is missing.
     """
     items = images.source.items
     if not isinstance(items, FileImages):
@@ -124,16 +123,13 @@ def _rows(array: np.ndarray) -> Iterator[bytes]:
 
 def _files(paths: Sequence[str], root: str) -> Iterator[bytes]:
     """Yield name and size of every file, and the contents of as many as may be read."""
-    try:
-        sizes = _sizes(paths)
-        share = min(1.0, MOST_BYTES / max(sum(sizes), 1), MOST_FILES / len(paths))
-        for number, (path, size) in enumerate(zip(paths, sizes, strict=True)):
-            name = _name(path, root)
-            yield f"{len(name)} {name} {size}\n".encode(errors="surrogateescape")
-            if int((number + 1) * share) > int(number * share):
-                yield Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+    sizes = _sizes(paths)
+    share = min(1.0, MOST_BYTES / max(sum(sizes), 1), MOST_FILES / len(paths))
+    for number, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+        name = _name(path, root)
+        yield f"{len(name)} {name} {size}\n".encode(errors="surrogateescape")
+        if int((number + 1) * share) > int(number * share):
+            yield Path(path).read_bytes()
 
 
 def _name(path: str, root: str) -> str:
@@ -142,12 +138,5 @@ def _name(path: str, root: str) -> str:
 
 
 def _sizes(paths: Sequence[str]) -> list[int]:
-    """Return the sizes of files in bytes.
-
-    Raises:
-        UserError: if one is missing.
-    """
-    try:
-        return [os.stat(path).st_size for path in paths]  # noqa: PTH116 (a million Paths are slow)
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+    """Return the sizes of files in bytes."""
+    return [os.stat(path).st_size for path in paths]  # noqa: PTH116 (a million Paths are slow)

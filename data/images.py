@@ -130,7 +130,7 @@ class ImageDataset(Dataset):
         With images of more than 8 bits, the hash depends on their common range too.
 
         Raises:
-            FileError: if a file is missing.
+            OSError: if a file is missing.
         """
         digest = digest_of_files(self.source.files, str(self.source.root))
         digest.update(self._ranges())
@@ -144,7 +144,7 @@ class ImageDataset(Dataset):
             of images of more than 8 bits; None if the images are not one file each.
 
         Raises:
-            FileError: if a file is missing.
+            OSError: if a file is missing.
         """
         if not isinstance(self.source.items, FileImages):
             return None

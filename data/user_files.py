@@ -27,13 +27,10 @@ def file_lines(files: Iterable[str | Path], root: str = "") -> Iterator[bytes]:
     """Yield path, without the root, size and time of change of files, as a line each.
 
     Raises:
-        FileError: if one is missing.
+        OSError: if one is missing.
     """
     for file in map(str, files):
-        try:
-            status = os.stat(file)  # noqa: PTH116 (a million Paths are slow)
-        except OSError as error:
-            raise FileError(f"cannot read {file}: {error.strerror}") from error
+        status = os.stat(file)  # noqa: PTH116 (a million Paths are slow)
         line = f"{file.removeprefix(root)} {status.st_size} {status.st_mtime_ns}\n"
         yield os.fsencode(line)  # names need not be UTF-8
 
