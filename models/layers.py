@@ -3,6 +3,8 @@
 Axes: B batch, L positions, D width, H heads, N rows.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 SHORT_SEQUENCE = 128  # positions
 CACHED_WEIGHTS = 2**20  # attention weights that fit a core's cache
 BERT_EPSILON = 1e-12  # of the norms of BERT, which most families took over
-BERT_STD = 0.02  # of its initial weights
+EMBEDDING_STD = 0.02  # of initial weights, BERT's; so small that the first loss is about ln K
 
 
 def rows_at(x: Tensor, at: Tensor) -> Tensor:
@@ -136,9 +138,18 @@ class PostNormBlock(nn.Module):
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
-def initialize_as_bert(module: nn.Module) -> None:
-    """Initialize an embedding or a linear layer as BERT does; leave other layers as they are."""
-    if isinstance(module, nn.Embedding | nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=BERT_STD)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+def initialize(module: nn.Module, linear_std: float | None = None) -> None:
+    """Initialize an embedding or a linear layer; leave other layers as they are.
+
+    Args:
+        linear_std: of the weights of linear layers; None keeps the variance of their input.
+    """
+    if isinstance(module, nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=EMBEDDING_STD)
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=linear_std or module.in_features**-0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+initialize_as_bert = partial(initialize, linear_std=EMBEDDING_STD)

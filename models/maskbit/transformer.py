@@ -13,7 +13,7 @@ from models.family import Transformer
 from models.fine_tuning import Change
 from models.layers import (
     BERT_EPSILON,
-    BERT_STD,
+    EMBEDDING_STD,
     Dropout,
     PostNormBlock,
     initialize_as_bert,
@@ -47,7 +47,7 @@ class BitTransformer(Transformer):
         )
         self.out = nn.Linear(width, config.splits * config.codebook_size)
         self.apply(initialize_as_bert)
-        nn.init.trunc_normal_(self.position_embedding, std=BERT_STD)
+        nn.init.trunc_normal_(self.position_embedding, std=EMBEDDING_STD)
 
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
         """Predict the image token at each position; see `models.family.Transformer`."""

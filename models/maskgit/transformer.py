@@ -13,10 +13,8 @@ from torch import Tensor, nn
 
 from models.family import Transformer
 from models.fine_tuning import Change
-from models.layers import Dropout, PreNormBlock, rows_at
+from models.layers import EMBEDDING_STD, Dropout, PreNormBlock, initialize, rows_at
 from models.maskgit.config import TransformerConfig
-
-EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
 
 
 class MaskedTransformer(Transformer):
@@ -56,7 +54,7 @@ class MaskedTransformer(Transformer):
             nn.GELU(),
             nn.LayerNorm(width, eps=1e-12),
         )
-        self.apply(_initialize)
+        self.apply(initialize)
         nn.init.trunc_normal_(self.position_embedding, std=EMBEDDING_STD)
 
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
@@ -101,13 +99,3 @@ class MaskedTransformer(Transformer):
         if name == "output_bias":
             return vocabulary(positions(weight).T).T
         return positions(weight) if name == "position_embedding" else weight
-
-
-def _initialize(module: nn.Module) -> None:
-    """Initialize a layer: linear ones keep the variance of their input, embeddings start small."""
-    if isinstance(module, nn.Embedding):
-        nn.init.trunc_normal_(module.weight, std=EMBEDDING_STD)
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

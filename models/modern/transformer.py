@@ -28,10 +28,9 @@ from torch import Tensor, nn
 
 from models.family import Transformer
 from models.fine_tuning import Change
-from models.layers import Dropout, attend, rows_at
+from models.layers import Dropout, attend, initialize, rows_at
 from models.modern.config import ModernConfig
 
-EMBEDDING_STD = 0.02  # small enough that the first loss is about ln K
 SLOWEST = 0.01  # angle of the slowest rotary channels, as a share of that of the fastest
 Turns = tuple[Tensor, Tensor]  # what `rotation` returns
 
@@ -50,7 +49,10 @@ class ModernTransformer(Transformer):
         self.class_embedding = nn.Embedding(config.num_classes + 1, width)
         self.position_embedding = nn.Embedding(config.seq_len, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.apply(_initialize)
+        self.apply(initialize)
+        for name in ("attention.out.weight", "mlp.2.weight"):  # a block starts as the identity
+            for block in self.blocks:
+                nn.init.zeros_(block.get_parameter(name))
 
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
         """Predict the image token at each position; see `models.family.Transformer`."""
@@ -162,14 +164,3 @@ def _in_precision(x: Tensor) -> Tensor:
     """Convert activations to the dtype of autocast, if it is on."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
-
-
-def _initialize(module: nn.Module) -> None:
-    """Initialize a module, after the modules in it; linear layers keep the variance."""
-    if isinstance(module, nn.Embedding):
-        nn.init.trunc_normal_(module.weight, std=EMBEDDING_STD)
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
-    if isinstance(module, Block):  # it starts as the identity
-        nn.init.zeros_(module.get_parameter("attention.out.weight"))
-        nn.init.zeros_(module.get_parameter("mlp.2.weight"))

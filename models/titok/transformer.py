@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from models.family import Transformer
 from models.layers import (
     BERT_EPSILON,
-    BERT_STD,
+    EMBEDDING_STD,
     Dropout,
     PostNormBlock,
     PreNormBlock,
@@ -82,7 +82,7 @@ class TitokTransformer(Transformer):
         self.layers = LongSkips(config) if config.long_skips else Bert(config)
         self.out = nn.Linear(width, codes)
         self.apply(initialize_as_bert)
-        nn.init.trunc_normal_(self.position_embedding, std=BERT_STD)
+        nn.init.trunc_normal_(self.position_embedding, std=EMBEDDING_STD)
 
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:
         """Predict the image token at each position; see `models.family.Transformer`."""
