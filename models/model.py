@@ -24,6 +24,7 @@ from utils.checkpoint import weights_digest
 from utils.device import autocast, choose_device, choose_precision, in_usual_torch
 from utils.errors import UserError, check_whole, counted
 from utils.plain import from_plain, to_plain
+from utils.size import size_text
 
 # Entries of a checkpoint: the settings that a sweep found, and those that a student was made for;
 # how the images of the training were shown.
@@ -114,6 +115,12 @@ class Model(ImageGenerator):
     best: BestSettings | None = None
     made_for: SamplingConfig | None = None
     look: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Say in one line what it is; all layers and settings would fill a page of a notebook."""
+        classes = counted(len(self.class_names), "class")
+        size = size_text(self.tokenizer.image_size)
+        return f"Model({self.transformer.config.family}, {self.dataset}: {classes}, {size} pixels)"
 
     @property
     def usual(self) -> SamplingConfig:

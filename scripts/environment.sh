@@ -59,7 +59,7 @@ install_in() {
     shift
     PYTHON="$folder/bin/python"
     stamp="$folder/.maskgit-$(cat "$@" | cksum | cut -d ' ' -f 1)"
-    [ -e "$stamp" ] && return
+    { [ -e "$stamp" ] || has_all "$@" 2>/dev/null; } && return # pip would write a line for each
     for file in "$@"; do arguments+=(-r "$file"); done
     "$PYTHON" -m pip install --disable-pip-version-check "${arguments[@]}" ||
         install_without_pip "${arguments[@]}" || has_all "$@" ||

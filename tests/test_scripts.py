@@ -23,7 +23,8 @@ def copy(tmp_path: Path) -> Path:
     for environment in (".venv", ".venv-lowest", "active"):
         python = tmp_path / environment / "bin" / "python"
         python.parent.mkdir(parents=True)
-        python.write_text(f'#!/bin/sh\necho "{environment} $*" >>notes\n')
+        lacks_all = '[ "$1" = - ] && exit 1'
+        python.write_text(f'#!/bin/sh\n{lacks_all}\necho "{environment} $*" >>notes\n')
         python.chmod(0o755)
     return tmp_path
 
@@ -108,7 +109,8 @@ def test_an_environment_that_has_all_is_used_though_nothing_can_be_installed(cop
     active = {"VIRTUAL_ENV": str(copy / "active"), "PATH": "/usr/bin:/bin"}  # without uv
     for name in FILES:
         (copy / name).write_text("pytest>=1,<9999\n")
-    *_, test = start(copy, **active)
+    said, test = start(copy, **active)
+    assert said.startswith("active - requirements")  # pip is not asked
     assert test.startswith("active -m pytest ")
     for missing in ("no-such-package>=1", "pytest>=9999", "pytest>=1,<2"):
         (copy / "requirements.txt").write_text(f"{missing}\n")
@@ -121,6 +123,7 @@ def test_an_environment_that_has_all_is_used_though_nothing_can_be_installed(cop
 
 def test_an_environment_of_uv_is_filled_by_uv(copy):
     (copy / "active" / "bin" / "python").write_text(CANNOT_INSTALL)
+    (copy / "requirements.txt").write_text("no-such-package\n")
     (copy / "bin").mkdir()
     (copy / "bin" / "uv").write_text('#!/bin/sh\necho "uv $*" >>notes\n')
     (copy / "bin" / "uv").chmod(0o755)

@@ -35,11 +35,11 @@ def what_it_is(beginning: bytes) -> str:
     return "it is not a file of torch.save or safetensors"
 
 
-def checkpoints_in(folder: Path) -> list[Path]:
+def checkpoints_in(folder: Path, pattern: str = "*") -> list[Path]:
     """List the files in a folder that are checkpoints by their names; a resume state is none."""
     names: list[Path] = []
     with suppress(OSError):  # its name may be too long; whoever opens it says so
-        names = [one for one in folder.glob("*") if one.name.endswith(ENDINGS)]
+        names = [one for one in folder.glob(pattern) if one.name.endswith(ENDINGS)]
     return sorted(one for one in names if not one.name.startswith("resume_"))
 
 
@@ -47,5 +47,6 @@ def what_is_in(folder: Path) -> str:
     """Say what is in a folder that was given as a checkpoint."""
     if (folder / "data.pkl").exists():
         return " with the records of a checkpoint that was unpacked: download it again, and keep it"
-    found = ", ".join(one.name for one in checkpoints_in(folder)[:3])
+    files = checkpoints_in(folder) or checkpoints_in(folder, "*/*")  # of the folder of all runs
+    found = ", ".join(str(one.relative_to(folder)) for one in files[:3])
     return f"; name the checkpoint in it: {found}" if found else " without a checkpoint"

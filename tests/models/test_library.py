@@ -54,6 +54,10 @@ def model(path: Path) -> Model:
     return load_model(path, device="cpu", precision="fp32")
 
 
+def test_a_model_is_shown_in_one_line(model: Model) -> None:
+    assert repr(model) == "Model(maskgit, mnist: 12 classes, 16 pixels)"
+
+
 def with_config(model: Model, **changes: object) -> Model:
     """A model with another config and the same weights."""
     network = new_transformer(replace(model.transformer.config, **changes))

@@ -208,6 +208,10 @@ def test_a_part_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_what_is_in_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is a folder without a checkpoint$"):
         read_torch_file(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "d.pt").touch()
+    with pytest.raises(UserError, match=r"name the checkpoint in it: run/d\.pt$"):
+        read_torch_file(tmp_path)
     for name in ("b.txt", "c.ckpt", "a.pt"):
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=r"name the checkpoint in it: a\.pt, c\.ckpt$"):
