@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.open_dataset import open_dataset
-from models.maskgit.config import TransformerConfig
-from models.maskgit.transformer import MaskedTransformer
+from models.modern.config import ModernConfig
+from models.modern.transformer import ModernTransformer
 from models.open import load_tokenizer
 from models.tokenizer import Tokenizer
 from utils.device import choose_precision
@@ -32,11 +32,10 @@ def main(num_images: int = 12_000, num_steps: int = 550, data_dir: str = "datase
     torch.manual_seed(0)
     tokenizer = load_tokenizer(TOKENIZER)
     tokens, labels = tokenize(tokenizer, num_images, data_dir)
-    config = TransformerConfig(tokenizer.codebook_size, 10, tokens.shape[1], depth=3, dropout=0.0)
-    model = MaskedTransformer(config)
+    model = ModernTransformer(ModernConfig(tokenizer.codebook_size, 10, tokenizer.grid))
     train(model, tokens, labels, num_steps)
     classes = torch.arange(10).repeat(10)
-    uniform, other = torch.rand(2, 12, len(classes), config.seq_len)  # 12 decoding steps
+    uniform, other = torch.rand(2, 12, len(classes), tokens.shape[1])  # 12 decoding steps
     gumbel = -torch.log(-torch.log(other.clamp(min=1e-9)))
     samples = decode(model.eval(), classes, uniform, gumbel)
     save_grid(Path("minimal.png"), to_uint8(tokenizer.decode(samples)), columns=10)
@@ -50,7 +49,7 @@ def tokenize(tokenizer: Tokenizer, num_images: int, data_dir: str) -> tuple[Tens
     return tokenizer.encode_bytes(images), torch.tensor([int(label) for _, label in pairs])
 
 
-def train(model: MaskedTransformer, tokens: Tensor, labels: Tensor, num_steps: int) -> None:
+def train(model: ModernTransformer, tokens: Tensor, labels: Tensor, num_steps: int) -> None:
     """Train in steps of 64 images; the learning rate rises and falls once."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, num_steps, pct_start=0.1)
@@ -68,7 +67,7 @@ def train(model: MaskedTransformer, tokens: Tensor, labels: Tensor, num_steps: i
             print(f"step {step:4d}  loss {loss.item():.3f}")
 
 
-def masked_loss(model: MaskedTransformer, tokens: Tensor, labels: Tensor) -> Tensor:
+def masked_loss(model: ModernTransformer, tokens: Tensor, labels: Tensor) -> Tensor:
     """Hide a random share of the tokens, int64 (B, L), and return their cross-entropy.
 
     A tenth of the labels, int64 (B,), is replaced by "no class", which guidance needs in sampling.
@@ -77,8 +76,9 @@ def masked_loss(model: MaskedTransformer, tokens: Tensor, labels: Tensor) -> Ten
     hidden = torch.rand(tokens.shape).argsort(1).argsort(1) < count  # bool (B, L)
     dropped = torch.rand(labels.shape) < 0.1
     inputs = tokens.masked_fill(hidden, model.config.mask_token)
-    logits = model(inputs, labels.masked_fill(dropped, model.config.num_classes))  # (B, L, K)
-    return F.cross_entropy(logits[hidden], tokens[hidden], label_smoothing=0.1)
+    at = hidden.flatten().nonzero().squeeze(1)  # (N,)
+    logits = model(inputs, labels.masked_fill(dropped, model.config.num_classes), at)  # (N, K)
+    return F.cross_entropy(logits, tokens.flatten()[at])
 
 
 def mask_ratio(progress: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def mask_ratio(progress: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode(
-    model: MaskedTransformer,
+    model: ModernTransformer,
     labels: Tensor,
     uniform: Tensor,
     gumbel: Tensor,
@@ -128,7 +128,7 @@ def decode(
 
 
 def guided_logits(
-    model: MaskedTransformer, tokens: Tensor, labels: Tensor, weight: float
+    model: ModernTransformer, tokens: Tensor, labels: Tensor, weight: float
 ) -> Tensor:
     """Predict all tokens, (B, L, K), and move away from the prediction without a class."""
     if weight == 0:

@@ -8,17 +8,18 @@ from PIL import Image
 
 from examples import minimal
 from models.decoding import draw_noise, reveal_counts
-from models.maskgit.config import TransformerConfig
-from models.maskgit.transformer import MaskedTransformer
+from models.modern.config import ModernConfig
+from models.modern.transformer import ModernTransformer
 from models.predictors import prepare_decoding
 from models.sampling import SamplingConfig
 
 
 def test_a_decode_is_that_of_the_program_bit_for_bit():
     torch.manual_seed(0)
-    config = TransformerConfig(32, 10, 16, embed_dim=8, hidden_dim=16, heads=2, depth=2)
-    model = MaskedTransformer(config).eval()
-    torch.nn.init.normal_(model.token_embedding.weight)  # predictions that are not all alike
+    config = ModernConfig(32, 10, (4, 4), hidden_dim=16, heads=2, depth=2, mlp_dim=32)
+    model = ModernTransformer(config).eval()
+    for weight in model.parameters():  # those of new blocks are 0
+        torch.nn.init.normal_(weight)
     labels, indices = np.array([3, 7, 7]), np.arange(3)
     noise = draw_noise(5, indices, 6, config.seq_len, torch.device("cpu"))
     made = minimal.decode(model, torch.from_numpy(labels), noise.uniform, noise.gumbel)
