@@ -210,7 +210,7 @@ def test_encoding_and_decoding_images(request):
     tokenizer.to(GPU)
     tokens = tokenizer.encode_bytes(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
     assert (tokens.device, tokens.shape) == (GPU, (3, 16))
-    assert tokenizer.decode(tokens).device == GPU
+    assert tokenizer.decode_sampled(tokens, FP32).device == GPU
 
 
 def test_the_features_of_images_come_to_the_host(on_fake_gpu):
