@@ -65,6 +65,11 @@ def check(line: CommandLine) -> None:
         raise UserError("--save_steps works with --sample only; leave it out of --edit")
 
 
+def ignores(line: CommandLine) -> set[str]:
+    """Name the options of --edit without effect on how the region is marked."""
+    return set() if line.mask_image else {"mask_threshold"}
+
+
 def resolve(request: Request) -> EditJob:
     """Read the image and mark the region to regenerate.
 

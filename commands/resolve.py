@@ -219,12 +219,13 @@ def ignored_settings(jobs: Mapping[Mode, Any]) -> set[str]:
     for sampling in (config for job in jobs.values() for config in _configs_in(job)):
         if isinstance(sampling, SamplingConfig):
             sampler = SAMPLERS[sampling.sampler]
-            schedule = GUIDANCE_SCHEDULES[sampling.guidance_schedule]
+            schedule, guided = GUIDANCE_SCHEDULES[sampling.guidance_schedule], sampling.guidance > 0
             used = {
                 "choice_temperature": sampler.uses_temperature,
                 "halton_roll": sampler.uses_order,
-                "guidance_interval": schedule.uses_interval,
-                "guidance_power": schedule.uses_power,
+                "guidance_schedule": guided,
+                "guidance_interval": guided and schedule.uses_interval,
+                "guidance_power": guided and schedule.uses_power,
             }
             ignored.append({named[field] for field, is_used in used.items() if not is_used})
     return set.intersection(*ignored) if ignored else set()

@@ -573,11 +573,14 @@ def test_options_that_nothing_looks_at_are_named(run, trained):
     assert f"no effect here: {told}\n" in out
 
 
-def test_options_of_losses_without_weight_are_named():
+def test_options_of_losses_without_weight_and_of_no_mask_are_named():
     given = "--disc_start 5 --perceptual_vgg vgg.pth"
     line = parse(f"--train_vae --disc_weight 0 --perceptual_weight 0 {given}".split())
     assert idle_options(line) == {"disc_start", "perceptual_vgg"}
     assert idle_options(parse(f"--train_vae {given}".split())) == set()
+    edit = ["--edit", "--mask_threshold", "9"]
+    assert idle_options(parse([*edit, "--mask_box", "1,2,3,4"])) == {"mask_threshold"}
+    assert idle_options(parse([*edit, "--mask_image", "mask.png"])) == set()
 
 
 def test_the_folder_of_a_model_that_is_not_there_is_looked_at(refused, trained, tmp_path):

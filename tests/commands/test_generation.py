@@ -67,6 +67,8 @@ def test_the_interval_decides_where_there_is_guidance(sampled, run, model):
 def test_an_interval_without_its_schedule_has_no_effect_and_it_is_said(run, model):
     told = run(f"--show_plan --checkpoint {model} --cfg_interval 0.1,0.2")
     assert "no effect here: --cfg_interval" in told
+    told = run(f"--show_plan --checkpoint {model} --cfg_w 0 --cfg_schedule constant")
+    assert "no effect here: --cfg_schedule" in told
 
 
 def test_previews_and_edits_are_guided_in_the_interval(run, edited, tokenizer_file, tmp_path):
