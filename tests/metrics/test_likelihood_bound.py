@@ -15,7 +15,14 @@ from torch import nn
 from data.token_set import DeviceTokens, TokenSet
 from MaskGIT import main
 from metrics import likelihood_bound
-from metrics.likelihood_bound import Bounder, image_interval, mask_interval, pair_masks, typicality
+from metrics.likelihood_bound import (
+    Bounder,
+    class_masks,
+    image_interval,
+    mask_interval,
+    pair_masks,
+    typicality,
+)
 from models.maskgit.config import TransformerConfig
 
 L, K = 3, 2
@@ -126,12 +133,12 @@ def test_random_masks_give_no_other_mean():
 def test_the_interval_holds_the_mean_of_other_images_of_the_same_classes():
     random, labels = np.random.default_rng(0), np.arange(60) % 3
     truth = np.array([1.0, 5.0, 9.0])[labels].mean()
-    hits = 0
+    hits = np.zeros(2)
     for _ in range(400):
         nats = np.array([1.0, 5.0, 9.0])[labels, None] + random.normal(size=(60, 2))
         half = image_interval(nats, labels)
-        hits += abs(nats.mean() - truth) < half
-    assert 0.91 < hits / 400 < 0.98
+        hits += abs(nats.mean() - truth) < np.array([half, mask_interval(nats)])
+    assert (np.abs(hits / 400 - 0.945) < 0.035).all()
     assert half < 0.5  # the distance of the classes is in no interval
     one = image_interval(nats, np.zeros(60, int))
     assert one == pytest.approx(1.96 * nats.mean(1).std(ddof=1) / 60**0.5)
@@ -156,6 +163,7 @@ def test_the_numbers_of_hidden_tokens_are_spread_evenly():
         often = np.bincount(of_pair, minlength=64)[1:]
         assert often.min() >= 8  # 10 each; random ones would leave some out
         assert often.max() <= 12
+    assert np.abs(counts[0] - counts[1]).min() >= 31  # over the pairs of an image too
 
 
 def test_a_batch_changes_nothing():
@@ -173,6 +181,11 @@ def test_classification_takes_the_class_under_which_the_image_is_likeliest():
     toy = replace(bounder(of_any_kind), network=Labeled(of_any_kind))
     majority = ALL_IMAGES.sum(1) > 1
     np.testing.assert_array_equal(toy.classify(np.arange(8), 2, 16), majority.astype(int))
+
+
+def test_the_masks_of_classification_hide_from_half_of_the_tokens_to_all():
+    masks = np.stack([*class_masks(np.arange(3), 4, 16, 0)])
+    assert masks.sum(2).tolist() == [[15] * 3, [13] * 3, [11] * 3, [9] * 3]
 
 
 def test_typicality_is_in_standard_deviations_of_the_class():
