@@ -66,7 +66,7 @@ def make_optimizers(
     others: dict[str, Any] = {"params": rest, "weight_decay": 0.0}
     adamw = partial(torch.optim.AdamW, lr=training.lr, betas=training.betas, fused=True)
     if training.optimizer == "adamw":
-        return {"optimizer": adamw([group for group in (decayed, others) if group["params"]])}
+        return {"optimizer": adamw([decayed, others])}
     if not matrices:
         reason = "this network has no matrices for muon to train; use adamw"
         raise FieldError(_setting(training), "muon", reason)
@@ -132,7 +132,6 @@ def step_unless(skip: Tensor, optimizer: torch.optim.Optimizer, learning_rate: f
     decided_here = skip.device.type == "mps"
     if not decided_here:
         optimizer.found_inf = skip  # type: ignore[attr-defined]
-        optimizer.grad_scale = None  # type: ignore[attr-defined]
     if not decided_here or not skip.item():
         optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()

@@ -318,8 +318,9 @@ def test_a_state_of_muon_is_refused_by_adamw():
         make_stage().load_state_dict(stage_of().state_dict())
 
 
-def test_moments_are_counted():
-    stage = stage_of()
+@pytest.mark.parametrize("freeze", [(), ("blocks.*",)])
+def test_moments_are_counted(freeze):
+    stage = stage_of(freeze=freeze)
     stage.train_step(0)
     kept = sum(v.numel() for name, v in all_of(stage).items() if name.endswith(("avg", "sq", "um")))
     assert count_moments(stage.model, stage.training) == kept
