@@ -112,6 +112,18 @@ def test_every_position_sees_every_other_and_the_class():
     assert not torch.allclose(model(tokens, labels + 1), before)
 
 
+def test_weights_begin_with_their_law():
+    model = small_model(embed_dim=32, hidden_dim=64, mlp_dim=128)
+    for weight in (model.token_embedding.weight, model.position_embedding):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.1)
+    linear = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    for layer in linear:
+        assert layer.weight.std().item() == pytest.approx(layer.in_features**-0.5, rel=0.1)
+    assert not any(one.any() for one in [model.output_bias, *(m.bias for m in linear[1:])])
+    # The norms of these parts divide by tiny numbers too, as in the programs whose files it reads.
+    assert {part[i].eps for part in (model.first, model.last) for i in (0, 4)} == {1e-12}
+
+
 def test_first_loss_is_about_ln_k():
     torch.manual_seed(0)
     model = MaskedTransformer(TransformerConfig(codebook_size=512, num_classes=10, seq_len=64))

@@ -181,6 +181,9 @@ def test_metrics_have_means_rates_and_validation(run):
     assert [row["step"] for row in training] == [4, 8, 12]
     assert [row["train/loss"] for row in training] == [1.5, 5.5, 9.5]
     assert training[0]["train/lr"] == 0.25
+    assert [row["train/epoch"] for row in training] == [1, 2, 3]
+    assert [row["train/images"] for row in training] == [32, 64, 96]
+    assert [row["train/progress"] for row in training] == pytest.approx([1 / 3, 2 / 3, 1], abs=1e-6)
     assert training[0]["train/images_per_second"] > 0
     assert [row["val/loss"] for row in rows(run) if "val/loss" in row] == [9, 8, 7]
 

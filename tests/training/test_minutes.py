@@ -86,13 +86,15 @@ class OneOfTwo:
 
 
 @pytest.mark.parametrize("seconds", [60, 200, 1000])
-def test_the_run_ends_in_time_and_uses_it(run, seconds):
+def test_the_run_ends_in_time_and_uses_it(run, caplog, seconds):
+    caplog.set_level(logging.INFO)
     stage = TimedStage()
     position = train(stage, run, ends_at=seconds)
     assert 0.5 * seconds < stage.now <= seconds
     assert load_checkpoint(run.model, "maskgit") == {"step": position.step, "total": stage.total}
     assert run.preview("maskgit", position.step).is_file()
     assert stage.total == sum(range(position.step))  # the measured steps are taken back
+    assert "a step takes" not in caplog.text  # at one speed the length stays
 
 
 def test_the_rate_falls_to_the_end_of_this_run(run):
