@@ -80,8 +80,23 @@ def test_logits_equal_the_written_out_model(grid):
     torch.testing.assert_close(some, expected.flatten(0, 1)[at], atol=1e-4, rtol=1e-4)
 
 
+def test_bfloat16_is_close_to_float32_and_stays_between_the_blocks():
+    model, seen = shaken(model_for((2, 4))), []
+    tokens, labels = torch.randint(0, 17, (3, 8)), torch.tensor([0, 3, 1])
+    exact = model(tokens, labels)
+    model.blocks[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model(tokens, labels).float()
+    assert seen == [torch.bfloat16]
+    assert ((low - exact).norm() / exact.norm()).item() < 0.05
+
+
 def test_it_begins_with_even_predictions_and_all_of_it_learns():
     model = model_for((2, 2)).train()
+    for block in model.blocks:  # the identity
+        assert not block.attention.out.weight.any()
+        assert not block.mlp[2].weight.any()
+        assert block.mlp[0].weight.std().item() == pytest.approx(24**-0.5, rel=0.1)
     tokens, labels = torch.full((3, 4), 16), torch.arange(3)
     for step in range(2):  # the first layers of a block learn once its last ones are not 0
         loss = F.cross_entropy(model(tokens, labels).flatten(0, 1), torch.arange(12))
