@@ -40,4 +40,4 @@ class LearningRate:
         if step < warmup:
             return self.peak * ((step + 1) / (warmup + 1))
         left = round(self.epochs * self.steps_per_epoch) - warmup
-        return self.peak * DECAYS[self.decay](min(1.0, (step - warmup) / max(1, left)))
+        return self.peak * DECAYS[self.decay]((step - warmup) / left)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_stages import CLASSES, SHAPE, K, L, make_stage, token_set
 
-from data.token_set import DeviceTokens, TokenSet
+from data.token_set import DeviceTokens, TokenSet, token_type, wrong_label
 from models.maskgit.config import TransformerConfig
 from models.masking import hide
 from models.open import new_transformer
@@ -22,8 +22,10 @@ def weights(stage):
     return {name: value.clone() for name, value in stage.model.state_dict().items()}
 
 
-def test_tokens_are_taken_by_view_and_index_whatever_their_size():
-    stored = np.arange(2**16 - 24, 2**16, dtype=np.uint16).reshape(2, 4, 3)
+@pytest.mark.parametrize("bits", [16, 32])
+def test_tokens_are_taken_by_view_and_index_whatever_their_size(bits):
+    stored = np.arange(2**bits - 24, 2**bits, dtype=token_type(2**bits)).reshape(2, 4, 3)
+    assert stored.itemsize == bits // 8
     tokens = DeviceTokens(TokenSet(stored, np.zeros(4, np.int64)), torch.device("cpu"))
     taken = tokens.take(np.array([3, 0, 3]), np.array([0, 1, 1]))
     assert taken.tolist() == stored[[0, 1, 1], [3, 0, 3]].tolist()
@@ -311,6 +313,21 @@ def test_several_findings_are_drawn_in_turn_and_none_is_a_class_of_its_own():
     assert 60 < (drawn[:, 0] == 0).sum() < 140
     assert set(drawn[:, 1]) == {3}
     assert set(drawn[:, 2]) == {1}
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ([0, 2], None),
+        ([0, 3], "the label 3, but the classes are 0 to 2"),
+        ([-1, 0], "the label -1, but the classes are 0 to 2"),
+        ([[0, 1], [1, 1]], None),
+        ([[0, 1], [2, 1]], "2 marks for each image, among them 2, not 2 that are 0 or 1"),
+        ([[0, 1, 1]], "3 marks for each image, not 2 that are 0 or 1"),
+    ],
+)
+def test_a_label_outside_the_classes_is_named(labels, told):
+    assert wrong_label(np.array(labels), CLASSES) == told
 
 
 class Unguided(TransformerConfig):
