@@ -61,8 +61,6 @@ def check(line: CommandLine) -> None:
         file = getattr(line, name)
         if file and ":" not in file and not Path(file).is_file():
             raise FieldError(name, file, "there is no such file")
-    if line.save_steps:
-        raise UserError("--save_steps works with --sample only; leave it out of --edit")
 
 
 def ignores(line: CommandLine) -> set[str]:

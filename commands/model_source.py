@@ -118,8 +118,6 @@ def find_model(request: Request) -> ModelSource:
 def _coming_model(request: Request, path: Path) -> ModelSource:
     """Describe the model that --train will make, by its Job."""
     job = request.jobs["train"]
-    request.data(request.line.dataset, job.tokenizer.shape.image_size)  # refuses another --size
-
     return ModelSource(
         path=path,
         run=job.run,

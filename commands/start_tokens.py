@@ -28,7 +28,8 @@ def with_start_tokens(line: CommandLine, generation: Generation) -> Generation:
     """Let all images continue from the file of --start_tokens, if the option is given.
 
     Raises:
-        UserError: if the file cannot be read, or does not fit the model or the plan.
+        UserError: if the file does not fit the model or the plan.
+        OSError: if it cannot be read.
     """
     if line.start_tokens is None:
         return generation
@@ -37,8 +38,6 @@ def with_start_tokens(line: CommandLine, generation: Generation) -> Generation:
     try:
         with path.open("rb") as file:
             start = from_plain(StartTokens, json.loads(file.read(MOST_BYTES)))
-    except OSError as error:
-        raise FieldError("start_tokens", path, error.strerror or str(error)) from error
     except (ValueError, RecursionError):
         start = None
     codes = {None, *range(shape.codebook_size)}

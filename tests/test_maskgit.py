@@ -527,7 +527,6 @@ def test_sampling_options_that_contradict(refused, trained, options, told):
         ("--train --edit", "--init_image"),
         ("--train --edit --init_image mnist:1", "--mask_box"),
         ("--train --edit --init_image absent.png --mask_box 0,0,8,8", "absent.png"),
-        ("--train --edit --init_image mnist:1 --mask_box 0,0,8,8 --save_steps", "--save_steps"),
         ("--train --export {folder}/there.pt", "there.pt"),
         ("--train --evaluate --features absent.pt", "absent.pt"),
         ("--train --sweep step=4,8 --step 4", "--step"),
