@@ -63,15 +63,19 @@ class CommandLine:
         return any(one.name == mode for one in self.modes)
 
 
-def parse(argv: Sequence[str]) -> CommandLine:
+def parse(argv: Sequence[object]) -> CommandLine:
     """Parse a command line.
+
+    Args:
+        argv: its words; a notebook may also give one text, and paths and numbers as they are.
 
     Raises:
         UserError: naming a mistake in it.
         SystemExit: if it asks for help or for the version, which is printed.
     """
     parser = build_parser()
-    argv = _canonical_spelling(argv, parser)
+    words = argv.split() if isinstance(argv, str) else list(map(str, argv))
+    argv = _canonical_spelling(words, parser)
     written = {argument.partition("=")[0] for argument in argv}
     if not {"-h", "--help"}.isdisjoint(argv):
         _answer(help_text([mode for mode in MODES if mode.flag in written]))

@@ -162,10 +162,22 @@ class _Encoding:
     batch_size: int
     num_workers: int
 
-    def blocks(self, parts: Sequence[Sequence[int]], title: str) -> Iterator[np.ndarray]:
-        """Yield the tokens (views, B, L) of parts of the images, each given by their numbers."""
+    def blocks(
+        self,
+        parts: Sequence[Sequence[int]],
+        title: str,
+        watched: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]],
+    ) -> Iterator[np.ndarray]:
+        """Yield the tokens (views, B, L) of parts of the images, each given by their numbers.
+
+        Args:
+            parts: the numbers of the images of each part.
+            title: of the progress bar.
+            watched: passes on the tokens of each batch, as in `Processes.together`.
+        """
         size = self.batch_size
-        encoded = self._encoded([p[s : s + size] for p in parts for s in range(0, len(p), size)])
+        batches = [p[s : s + size] for p in parts for s in range(0, len(p), size)]
+        encoded = watched(self._encoded(batches))
         with progress_bar(title, sum(map(len, parts)), unit="image") as bar:
             for part in parts:
                 found = []
@@ -233,7 +245,7 @@ def _write(
     own = missing[processes.rank :: processes.size]
     parts = [todo[n * BLOCK : (n + 1) * BLOCK].tolist() for n in own]
     with processes.together() as while_all_run:
-        made = while_all_run(encoding.blocks(parts, title))
+        made = encoding.blocks(parts, title, while_all_run)
         for number, tokens in zip(own, made, strict=True):
             try:
                 blocks.write(number, tokens.astype(_dtype_of(manifest)))

@@ -145,6 +145,8 @@ def load_tokenizer(
         UserError: if the file is missing, damaged or not a tokenizer, or contradicts `channels`,
             `family` or a given field; the message names both values.
     """
+    if channels is not None:
+        check_whole("channels", channels, 1)
     path = local_file(path)
     stored = read_checkpoint(path)
     with reading(path, "the checkpoint"):

@@ -136,6 +136,12 @@ def test_a_switch_takes_a_value_where_a_program_writes_one(argv, value):
     assert (options.compile, "compile" in options.given) == (value, True)
 
 
+def test_a_notebook_may_give_one_text_or_words_that_are_no_texts():
+    words = ["--sample", "--checkpoint", Path("a.pt"), "--seed", 3]
+    for line in map(commands.parser.parse, ("--sample --checkpoint a.pt --seed 3", words)):
+        assert (line.sample, line.checkpoint, line.seed) == (True, "a.pt", 3)
+
+
 def test_modes_are_switches_too():
     line = commands.parser.parse(["--train=False", "--sample=true", "--no-wandb=True"])
     assert [mode.name for mode in line.modes] == ["sample"]

@@ -206,6 +206,12 @@ def test_a_model_moves_only_to_what_there_is(model, where):
         model.to("cpu", where)
 
 
+@pytest.mark.parametrize("channels", ["1", 0, 1.5])
+def test_channels_are_a_whole_number(path, channels):
+    with pytest.raises(FieldError, match=r"`channels` .*must be a whole number"):
+        load_tokenizer(path, channels=channels)
+
+
 @pytest.mark.parametrize("tokenizer", [None, "VQGAN_mnist.pt"])
 def test_a_transformer_alone_needs_a_tokenizer_that_is_open(tmp_path, tokenizer):
     torch.save({"tok_emb.weight": torch.ones(2, 2), "pos_emb": torch.ones(2, 2)}, tmp_path / "a.pt")
