@@ -451,7 +451,7 @@ def test_a_tokenizer_refuses_tokens_of_another_shape_or_dtype(model, tokens):
         model.tokenizer.decode(tokens)
 
 
-@pytest.mark.parametrize("values", [None, "3", [[1], [1, 2]], object(), {}], ids=["None", "text", "ragged", "object", "dict"])
+@pytest.mark.parametrize("values", [None, "3", [[1], [1, 2]], {}, {1}], ids=str)
 def test_a_tokenizer_refuses_what_is_no_array(model, values):
     for act, name in ((model.tokenizer.encode, "images"), (model.tokenizer.decode, "tokens")):
         with pytest.raises(FieldError, match=rf"`{name}` .*must be"):
