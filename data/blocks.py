@@ -7,6 +7,7 @@ images in data/publish.py, a token cache in data/token_cache.py.
 """
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,20 +38,20 @@ class BlockFolder:
     def missing(self, num_blocks: int, what: str) -> list[int]:
         """List the indices of the blocks that are still to be made; `what` names the work.
 
-        Blocks of another identity are removed.
+        Blocks of another identity are removed, with everything else that was made of them.
 
         Raises:
             UserError: if the folder cannot be written.
         """
-        remove_leftovers(make_folder(self.path))
         files = [self._file(index) for index in range(num_blocks)]
         there = set(self.path.glob("block_*"))
-        for file in there.difference(files):
-            file.unlink()
+        if not there.issubset(files):
+            shutil.rmtree(self.path, ignore_errors=True)
+        remove_leftovers(make_folder(self.path))
         missing = [index for index in range(num_blocks) if not self._is_intact(index)]
-        damaged, made = there.intersection(files[index] for index in missing), there & {*files}
+        damaged = [index for index in missing if files[index].exists()]
         if damaged:
-            log.warning("damaged blocks, made again: %d of %d", len(damaged), len(made))
+            log.warning("damaged blocks, made again: %d of %d", len(damaged), len(there))
         if len(missing) < num_blocks:
             log.info("%s continues, blocks left: %d of %d", what, len(missing), num_blocks)
         return missing

@@ -187,6 +187,17 @@ def test_the_film_is_published_with_the_samples(sample, tmp_path, monkeypatch):
     assert sample("--seed 1 --save_steps")["steps.gif"] != earlier["steps.gif"]
 
 
+def test_the_film_of_an_interrupted_sampling_is_not_published_with_another(
+    sample, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        interrupted(patch, "write_npz", 0)
+        with pytest.raises(SystemExit, match="130"):
+            sample("--seed 1 --save_steps")
+    assert (tmp_path / "mnist" / "samples" / "partial" / "steps.gif").exists()
+    assert "steps.gif" not in sample()
+
+
 def test_parts_of_the_command_line_make_the_images_of_the_whole(sample):
     whole, part = sample(), sample("--num_samples 7 --first_image 4")
     size = len(whole["arr_0"]) // 11
