@@ -1,5 +1,6 @@
 """A tab of the page in a real browser: Debian's chromium, driven by selenium."""
 
+import re
 import shutil
 import time
 
@@ -11,9 +12,13 @@ selenium = pytest.importorskip("selenium", reason="selenium is not installed")
 if not (CHROMIUM and DRIVER):
     pytest.skip("chromium and chromedriver are not installed", allow_module_level=True)
 
-from selenium.webdriver import Chrome, ChromeOptions  # noqa: E402
+from selenium.webdriver import ActionChains, Chrome, ChromeOptions, Keys  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.support.ui import Select  # noqa: E402
+
+# Tests take what they need of selenium from here, so that they are skipped where it is missing.
+__all__ = ["ActionChains", "Browser", "By", "Keys", "Select", "chromium"]
 
 PATIENCE_SECONDS = 90
 
@@ -24,9 +29,12 @@ class Browser:
     def __init__(self, driver, url):
         self.driver, self.url = driver, url
 
-    def open(self, view="generate", width=1440):
+    def resize(self, width):
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    def open(self, view="generate", width=1440):
+        self.resize(width)
         self.driver.get("about:blank")
         self.driver.get(f"{self.url}#{view}")
         self.wait("document.querySelectorAll('#classes input').length === 11")
@@ -93,6 +101,31 @@ class Browser:
             selector,
         )
         return np.array(values, np.uint8).reshape(size, size, 4)
+
+    def drag(self, start, end):
+        """Drag over the image to edit, between two of its 8 x 8 cells (column, row)."""
+        canvas = self.one("#canvas")
+        self.run("arguments[0].scrollIntoView({block: 'center'})", canvas)
+        cell = canvas.size["width"] / 8
+        places = [[round((at - 3.5) * cell) for at in cells] for cells in (start, end)]
+        (x0, y0), (x1, y1) = places
+        actions = ActionChains(self.driver).move_to_element_with_offset(canvas, x0, y0)
+        actions.click_and_hold().move_by_offset(x1 - x0, y1 - y0).release().perform()
+
+    def num_marked(self):
+        """How many cells of the image to edit will be regenerated."""
+        return int(re.search(r"(\d+) of 64 cells", self.one("#canvas-state").text)[1])
+
+    def files(self, group):
+        """The files of a group's images, in base64, in the order of its tiles."""
+        return self.driver.execute_async_script(
+            "const [group, done] = arguments;"
+            "import('./store.js').then(async ({ store }) => {"
+            " const files = store.groups[group].files;"
+            " done(await Promise.all(files.map(async (file) =>"
+            "  btoa(String.fromCharCode(...new Uint8Array(await file.arrayBuffer())))))); });",
+            group,
+        )
 
     def is_in_view(self, selector):
         """Whether the upper edge of an element is inside the window."""

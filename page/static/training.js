@@ -232,8 +232,10 @@ function showDifferences() {
   const names = [...new Set(options.flatMap(Object.keys))];
   const differing = names.filter((name) => new Set(options.map((one) => one[name])).size > 1);
   id("differences").hidden = !differing.length;
-  const lines = differing.map((name) => row("td", [name, ...options.map((one) => one[name] ?? "")]));
-  id("difference-table").replaceChildren(row("th", ["option", ...of.map(({ name }) => name)]), ...lines);
+  const lines = differing.map((name) => [name, ...options.map((one) => one[name] ?? "")]);
+  const head = ["option", ...of.map(({ name }) => name)];
+  if (!isNew("differences", [head, lines])) return;
+  id("difference-table").replaceChildren(row("th", head), ...lines.map((line) => row("td", line)));
 }
 
 function showPictures() {

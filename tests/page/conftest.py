@@ -3,6 +3,7 @@
 import base64
 import importlib
 import json
+import math
 import os
 import re
 import shutil
@@ -219,3 +220,33 @@ def runs(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(serve: Callable[..., Served], runs: Path) -> Served:
     """The page on the trained run."""
     return serve(runs)
+
+
+@pytest.fixture(name="page")
+def _page(driver: Any, served: Served) -> Iterator[Any]:
+    """A tab on the page, without what the tests before it have kept."""
+    browser = importlib.import_module("page_browser").Browser(driver, served.url)
+    browser.forget()
+    driver.get_log("browser")
+    browser.open()
+    yield browser
+    # Nothing may fail silently, nor may the policy of the page forbid anything of its own.
+    said = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+    assert [one for one in said if "status of 4" not in one["message"]] == []
+
+
+@pytest.fixture
+def sweep(runs: Path) -> Iterator[None]:
+    """The table of a sweep in the run, with an image for each row; the last has no FID."""
+    from metrics.sweep_table import SweepTable
+
+    table = SweepTable(runs / "mnist" / "sweep", {"images": 10})
+    for number, (steps, guidance) in enumerate([(4, 0), (4, 3), (8, 0), (8, 3)]):
+        setting = {"step": steps, "cfg_w": guidance}
+        images = np.full((10, 32, 32, 1), 80 * number, np.uint8)
+        list(table.keep_strip(setting, iter([(images, np.zeros(10))])))
+        fid = 1.5 - number / 4 if number < 3 else math.inf
+        scores = {"fid": fid, "recall": 0.5 - number / 8, "seconds": 2}
+        table.add(setting, scores)
+    yield
+    shutil.rmtree(runs / "mnist" / "sweep")
