@@ -6,7 +6,6 @@ import http.server
 import logging
 import pickle
 import shutil
-import subprocess
 import sys
 import threading
 import urllib.error
@@ -345,11 +344,3 @@ def test_datasets_go_to_worker_processes(name, tmp_path):
     images = open_dataset(name, "train", tmp_path)
     copy = pickle.loads(pickle.dumps(images))
     assert torch.equal(copy[3][0], images[3][0])
-
-
-def test_the_table_needs_no_torch():
-    script = (
-        "import sys, data.datasets; "
-        "assert not {'torch', 'torchvision', 'medmnist', 'numpy', 'PIL'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])

@@ -3,6 +3,7 @@
 import math
 import os
 import pty
+import runpy
 import subprocess
 import sys
 import time
@@ -13,9 +14,11 @@ import pytest
 from PIL import Image
 from tiny_stages import make_stage
 
+from training import tracking
 from training.config import LoopConfig
 from training.loop import Loop
 from training.run_folder import RunFolder
+from training.runs import RunRecord, _open_trackers
 from training.stage import Position
 from training.tracking import (
     MetricsFile,
@@ -102,22 +105,16 @@ def test_on_a_terminal_nobody_is_asked_for_a_login(no_login, tmp_path, mode):
     assert last.startswith("id ")
 
 
-def test_without_wandb_it_is_not_even_imported(tmp_path):
-    code = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from training.run_folder import RunFolder\n"
-        "from training.runs import RunRecord, _open_trackers\n"
-        "from training.stage import Position\n"
-        f"run = RunFolder(Path({str(tmp_path)!r}), 'toy')\n"
-        "record = RunRecord({}, {}, frozenset(), '')\n"
-        "tracker = _open_trackers('vqgan', run, record, Position(), use_wandb=False)\n"
-        "tracker.log({'loss': 1.0}, 1); tracker.close()\n"
-        "assert 'wandb' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-    path = RunFolder(tmp_path, "toy").metrics("vqgan")
-    assert read_record_lines(path, bool) == ([{"step": 1, "loss": 1.0}], 0)
+def test_without_wandb_it_is_not_even_imported(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    runpy.run_path(tracking.__file__)  # what it imports at its top
+    run = RunFolder(tmp_path, "toy")
+    record = RunRecord({}, {}, frozenset(), "")
+    trackers = _open_trackers("vqgan", run, record, Position(), use_wandb=False)
+    trackers.log({"loss": 1.0}, 1)
+    trackers.close()
+    assert "wandb" not in sys.modules
+    assert read_record_lines(run.metrics("vqgan"), bool) == ([{"step": 1, "loss": 1.0}], 0)
 
 
 def test_training_with_no_wandb_leaves_no_trace(trained):
