@@ -37,9 +37,11 @@ BOTH = (
 
 # Those that take longest, in this order, as measured with three processes on two cores.
 SLOW_FILES = (
-    "test_generating.py", "test_compile.py", "test_evaluate.py", "test_init.py", "test_faults.py",
+    "test_compile.py", "test_evaluate.py", "test_generating.py", "test_init.py", "test_faults.py",
     "test_families.py", "test_distill.py", "test_crash.py", "test_other_models.py",
-    "test_server.py", "test_maskgit.py", "test_processes.py", "test_resume.py", "test_fake_gpu.py",
+    "test_server.py", "test_watching.py", "test_maskgit.py", "test_editing.py",
+    "test_appearance.py", "test_processes.py", "test_resume.py", "test_fake_gpu.py",
+    "test_training_view.py",
     "test_end_to_end.py", "test_fuzz.py", "test_tracking.py", "test_image_file.py",
     "test_datasets.py", "test_replaced.py", "test_torch_file.py", "test_layouts.py",
 )  # fmt: skip
