@@ -1,7 +1,6 @@
 """Readers of the datasets with images in arrays: MNIST and others in its format, CIFAR, SVHN."""
 
 import inspect
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from data.file_names import IDX_FILES
 from data.images import ArrayImages, Source
 from data.user_files import missing
 from utils.errors import reading
-
-log = logging.getLogger(__name__)
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """The folder of the four .gz files of Debian's package dataset-fashion-mnist."""
@@ -70,9 +67,6 @@ class Torchvision:
         place = root / self.files.format(split=split).removesuffix("/*")
         if not files:
             raise missing(place)
-        extra = root / self.files.format(split="extra")
-        if split == "train" and extra.is_file():
-            log.info("%s is not used; the images are those of %s", extra, place)
         with reading(place):
             try:
                 items = self._read(root, split)
