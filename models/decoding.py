@@ -188,8 +188,8 @@ def draw_noise(
     """
     shape = (num_steps, 2, seq_len)
     draws = [rng(seed, "decode", int(index)).random(shape) for index in image_indices]
-    # Exclude 0 and 1, where the logarithms below are infinite.
-    numbers = np.clip(np.stack(draws, 2), np.finfo(np.float64).tiny, 1 - 2**-53)  # (T, 2, B, L)
+    # They are below 1. Exclude 0, where a logarithm below is infinite.
+    numbers = np.maximum(np.stack(draws, 2), np.finfo(np.float64).tiny)  # (T, 2, B, L)
     arrays = (numbers[:, 0], -np.log(-np.log(numbers[:, 1])))
     return Noise(*(send(a.astype(np.float32), device) for a in arrays))
 

@@ -413,6 +413,8 @@ def test_noise_has_its_distribution():
     assert noise.uniform.mean().item() == pytest.approx(0.5, abs=0.005)
     assert noise.gumbel.mean().item() == pytest.approx(0.5772, abs=0.02)
     assert noise.gumbel.var().item() == pytest.approx(math.pi**2 / 6, rel=0.03)
+    both = torch.stack([noise.uniform.flatten(), noise.gumbel.flatten()])
+    assert both.corrcoef()[0, 1].abs().item() < 0.01
 
 
 def test_guidance_zero_is_the_conditional_prediction():
