@@ -204,7 +204,6 @@ def _cumulative_counts(num_hidden: int, num_steps: int, schedule: str) -> np.nda
         wanted = num_hidden - np.floor(revealed)
     else:
         wanted = np.floor((num_hidden * ratios).round(DIGITS))
-    wanted[-1] = 0  # gamma(1) is 0 only up to rounding
     # Each step reveals at least one token and leaves at least one for each later step.
     steps = np.arange(num_steps)
     least = np.maximum(wanted, num_steps - 1 - steps)
