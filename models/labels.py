@@ -130,10 +130,13 @@ def written_labels(labels: list[int], class_names: Sequence[str], first_image: i
 def label_text(label: int, class_names: Sequence[str]) -> str:
     """Write a label for `parse_labels`: its name, or its number where a shell needs that."""
     if label == len(class_names):
-        return next((name for name in NO_CLASS if name not in class_names), NO_CLASS[-1])
+        taken = set(map(_folded, class_names))
+        return next((name for name in NO_CLASS if name not in taken), NO_CLASS[-1])
     name = class_names[label]
-    is_plain = name and name == name.strip() and not name.startswith("-")
-    return name if is_plain else str(label)
+    if name and name == name.strip() and not name.startswith("-"):
+        return name
+    # The number may be the name of another class; with a space in front, "-1" is not an option.
+    return f" {name}" if str(label) in class_names else str(label)
 
 
 class _Names:

@@ -1,5 +1,7 @@
 """Copies of training images are found, and fresh images are not taken for copies."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -39,12 +41,15 @@ def test_copies_are_named_and_fresh_points_are_not():
     training, validation = points(500, 0), torch.from_numpy(points(400, 1))
     copies = find_nearest(torch.from_numpy(training[100:200]), validation, training)
     assert copies.scores == {"auth_pct": 0, "close_share": 1}
-    assert "look like copies" in copies.verdict
+    assert "the samples look like copies" in copies.verdict
     np.testing.assert_array_equal(copies.images, np.arange(100, 200))
     fresh = find_nearest(torch.from_numpy(points(400, 2)), validation, training)
     assert fresh.scores["close_share"] < 0.05
     assert fresh.scores["auth_pct"] > 50
     assert "do not look like copies" in fresh.verdict
+    for share, verdict in ((0.049, "do not look"), (0.051, "look")):
+        found = replace(fresh, scores={"close_share": share}).verdict
+        assert f"the samples {verdict} like copies" in found
 
 
 def test_a_point_far_from_zero_is_still_at_no_distance_from_its_copy():

@@ -1,7 +1,14 @@
+import numpy as np
 import pytest
 
-from models.labels import parse_labels
-from utils.errors import UserError
+from models.labels import (
+    classes_in_turn,
+    labels_in_turn,
+    parse_labels,
+    read_labels,
+    written_labels,
+)
+from utils.errors import FieldError, UserError
 
 NAMES = ("T-shirt/top", "Trouser", "Ankle boot", "bag", "tench, Tinca", "7")
 
@@ -96,6 +103,35 @@ ALIKE = ("Cat", "None", "a b", "a_b", "box2", "cat", "[x]")
 )
 def test_exact_names_come_first(item, label):
     assert parse_labels([item], ALIKE) == [label]
+
+
+@pytest.mark.parametrize(
+    "names", [NAMES, ALIKE, TEXT_ORDER, ("-1", "0", "1"), ("-a", "", " b", "c"), ("3x2", "3", "2")]
+)
+def test_written_labels_are_read_as_the_same(names):
+    random = np.random.default_rng(0)
+    for first in range(30):
+        in_turn = classes_in_turn(len(names), first)
+        some = random.integers(len(names) + 1, size=1 + first % 4).tolist()
+        for few in (in_turn, some):
+            labels = (10 * few)[: random.integers(1, 20)]
+            written = written_labels(labels, names, first)
+            assert labels_in_turn(written, names, in_turn, len(labels)) == labels
+    assert written_labels(in_turn, names, first) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers"),
+    [(np.array([3, 1]), [3, 1]), ((3, "trouser"), [3, 1]), ("3,1", [3, 1]), (3, [3])],
+)
+def test_labels_in_python_are_those_of_the_command_line(labels, numbers):
+    assert read_labels(labels, NAMES) == numbers
+
+
+@pytest.mark.parametrize("label", [True, 1.0, None, b"bag"])
+def test_what_is_neither_a_number_nor_a_name_is_refused(label):
+    with pytest.raises(FieldError, match="needs the number or the name of a class"):
+        read_labels([label], NAMES)
 
 
 def test_a_name_that_could_be_two_classes_is_refused():

@@ -222,14 +222,14 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_told():
 
 
 def test_it_learns_and_validation_shows_it():
-    stage = make_stage(epochs=30, lr=3e-3, ema_decay=0.9)
+    stage = make_stage(epochs=12, ema_decay=0.9)
     before = stage.validate()
-    for step in range(150):
+    for step in range(60):
         stage.train_step(step)
     after = stage.validate()
     # Labels and neighbors leave one bit per token: ln 2 is the floor, ln 16 the start.
     assert before["loss"] == pytest.approx(math.log(K), abs=0.1)
-    assert after["loss"] < 0.75 * before["loss"]
+    assert after["loss"] < 0.4 * before["loss"]
     assert before["accuracy"] < 0.2
     assert after["accuracy"] > 0.4
 
