@@ -143,7 +143,10 @@ def _show_options(request: Request, jobs: Mapping[Mode, Any]) -> None:
     elsewhere |= ignored_settings(jobs)
     for name in sorted(acting_options(line) - elsewhere | line.given):
         value = ", ".join(map(str, used.get(name) or [getattr(line, name)]))
-        _row(name, f"{getattr(line, name)}  (given)" if name in line.given else value)
+        if name in line.given:
+            _row(name, f"{getattr(line, name)}  (given)")
+        elif value not in ("None", "False", "[]"):  # options that are off say nothing
+            _row(name, value)
     if not line.checkpoint:  # its results go to the folder of its own run
         _row("run folder", request.run().path)
     _row("device, precision", f"{machine.device}, {machine.precision}")

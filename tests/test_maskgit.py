@@ -395,8 +395,9 @@ def test_dry_run_tells_and_writes_nothing(run, tokenizer_file, tmp_path):
     assert "optimizer steps        6" in out
     shown = {line.split()[0] for line in out.splitlines() if line}
     assert {"r_temp", "cfg_schedule"} <= shown
+    assert not {"labels", "resume"} & shown  # which are off
     # Of the scores of --evaluate_every, of other samplers and of other guidance schedules.
-    assert not {"reference", "halton_roll", "cfg_interval", "cfg_power"} & shown
+    assert not {"protocol", "halton_roll", "cfg_interval", "cfg_power"} & shown
     assert list(tmp_path.iterdir()) == []
 
 
@@ -406,7 +407,7 @@ def test_a_dry_run_names_former_options_and_shows_what_acts(run, tokenizer_file)
     assert "the next version refuses --feature_net; now: --features\n" in out
     assert "refuses --save_every_minutes; now: the state is saved at least" in out
     assert f"\nfeatures               {tokenizer_file}  (given)\n" in out
-    assert "\nreference " in out
+    assert "\nprotocol " in out
 
 
 # --- Refusals: one line, code 2, nothing written ---
