@@ -9,9 +9,10 @@ import logging
 import math
 from typing import Any
 
+from commands.init import family_of_origin
 from commands.parser import CommandLine
 from commands.request import Request
-from commands.stages import STAGE_OPTIONS
+from commands.stages import STAGE_OPTIONS, with_defaults
 from data.datasets import OWN_IMAGES
 from models.open import family_asked_for
 from training.runs import read_config
@@ -72,10 +73,12 @@ def with_fitted_defaults(request: Request) -> CommandLine:
     if "vqgan" in stages:
         values |= tokenizer_defaults(count)
     if "maskgit" in stages:
+        if line.init and "transformer" not in line.given:
+            line = with_defaults(line.replace(transformer=family_of_origin(request)))
         has_rate = "lr" in family_asked_for("transformer", line.transformer).config.usual
         values |= transformer_defaults(count, line.optimizer, has_rate, line.batch_size, line.depth)
     decided = {STAGE_OPTIONS[stage].epochs for stage in stages if line.minutes is not None}
-    decided |= {"depth"} if line.init else set()
+    decided |= {"depth", "dropout_t"} if line.init else set()
     values = {name: values[name] for name in values.keys() - line.given - decided}
     shown = " ".join(f"--{name} {values[name]}" for name in sorted(values))
     if shown:

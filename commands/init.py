@@ -16,7 +16,8 @@ from commands.tokenizer_source import TokenizerSource, read_origin
 from models.family import Expected
 from models.fine_tuning import Change, same_classes, start_from
 from models.foreign_file import ForeignFile
-from models.open import own_model, read_network
+from models.model import Model
+from models.open import family_of_file, own_model, read_network
 from models.shapes import NetworkShape, TransformerShape
 from training.runs import MADE_FROM
 from utils.checkpoint import is_own_format
@@ -89,9 +90,24 @@ class Origin:
 
 def shaped_as(line: CommandLine, config: NetworkShape) -> CommandLine:
     """Fill in the family and shape of a network where the user gave no other."""
-    if config.kind not in line.given:
+    if config.kind not in line.given and getattr(line, config.kind) != config.family:
         line = with_defaults(line.replace(**{config.kind: config.family}))
     return line.fill(option_values(config))
+
+
+def family_of_origin(request: Request) -> str:
+    """Return the family of the transformer in the file of --init; errors as in its opening."""
+    path, stored, _ = read_origin(request, request.line.init)
+    if is_own_format(stored):
+        return _model_in(request, stored, path).transformer.config.family
+    return family_of_file("transformer", ForeignFile(stored, path)).config.family
+
+
+def _model_in(request: Request, stored: Any, path: Path) -> Model:
+    """Open the model in this program's file of --init once."""
+    if (path, "model") not in request.opened:
+        request.opened[path, "model"] = own_model(stored, path)
+    return request.opened[path, "model"]
 
 
 def transformer_origin(request: Request, tokenizer: TokenizerSource) -> Origin | None:
@@ -108,7 +124,7 @@ def transformer_origin(request: Request, tokenizer: TokenizerSource) -> Origin |
         return None
     path, stored, digest = read_origin(request, line.init)
     if is_own_format(stored):
-        model = own_model(stored, path)
+        model = _model_in(request, stored, path)
         if tokenizer.codes is None:
             raise UserError(
                 f"--train_vae makes new tokens, which mean nothing to the transformer in {path}: "

@@ -105,6 +105,26 @@ def test_old_classes_keep_their_rows_and_new_ones_are_the_mean(tmp_path, capsys)
     assert (tmp_path / "three" / "VQGAN_folder.pt").is_file()
 
 
+def test_a_start_from_another_family_has_the_defaults_that_are_said(tmp_path, capsys):
+    """Those of the family in the file, for the number of images."""
+    write_images(tmp_path / "images", ("cat", "dog"))
+    common = (
+        f"--train --dataset folder --data_dir {tmp_path}/images --output_dir {tmp_path} --size 8"
+    )
+    modern = "--hidden_dim 16 --heads 2 --mlp_dim 16 --depth 1"
+    main(f"{common} --transformer modern {modern} --n_epochs 1 --no_wandb".split())
+    capsys.readouterr()
+    main(f"{common} --run_name two --init {tmp_path}/folder/MaskGIT_folder.pt --dry_run".split())
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (said,) = [row[4:] for row in rows if row[:2] == ["defaults", "for"]]
+    shown = {row[0]: row[1] for row in rows if len(row) == 2}
+    names = [name.removeprefix("--") for name in said[::2]]
+    options = dict(zip(names, said[1::2], strict=True))
+    assert options.keys() == {"batch_size", "n_epochs", "publish"}
+    assert options.items() <= shown.items()
+    assert [shown[name] for name in ("optimizer", "lr", "depth")] == ["muon", "0.008", "1"]
+
+
 def test_another_size_of_images_interpolates_the_positions(tmp_path):
     """A tokenizer without attention is the same at every size, and so are its tokens."""
     write_images(tmp_path / "images", ("cat", "dog"))
