@@ -13,7 +13,7 @@ from training.charts import draw_curves
 from training.run_folder import RunFiles
 from training.runs import STAGES
 from training.tracking import read_metrics
-from utils.errors import UserError, value_text
+from utils.errors import UserError, named, value_text
 from utils.plots import plotting_obstacle
 from utils.progress import log_written
 
@@ -52,10 +52,15 @@ def resolve(request: Request) -> CurvesJob:
     jobs = request.jobs.values()
     trained = {job.run.path.resolve() for job in jobs if isinstance(job, StageJob)}
     written: dict[Path, str] = {}  # what the user wrote, by folder
+    without = []
     for text in line.curves:
         path = _folder_of(text, output, trained)
-        if path is not None:
+        if path is None:
+            without.append(text)
+        else:
             written.setdefault(path.resolve(), text)
+    if without:
+        log.warning("left out, as no training has written numbers there: %s", named(without))
     if not written:
         raise UserError(f"--curves {value_text(line.curves)}: no numbers to draw")
     names = [folder.name for folder in written]
@@ -93,7 +98,7 @@ def _folder_of(text: str, output: Path, trained: Collection[Path]) -> Path | Non
     """Find the folder of a run by its name in the output folder, or by its path.
 
     Returns:
-        The folder; None, with a warning, if it has no numbers.
+        The folder; None if it has no numbers.
 
     Raises:
         UserError: if there is no such folder.
@@ -108,7 +113,6 @@ def _folder_of(text: str, output: Path, trained: Collection[Path]) -> Path | Non
             f"--curves {text}: there is no such folder, and no run of this name in {output}, which "
             f"has {', '.join(runs) or 'none'}"
         )
-    log.warning("--curves %s: no training has written numbers there; it is left out", text)
     return None
 
 

@@ -78,7 +78,7 @@ def run(job: ReconstructJob) -> None:
     result = {"images": len(job.images), "split": "validation", **meter.result()}
     write_json_atomic(folder / "reconstruction.json", result)
     for name, value in result.items():
-        log.info("%-20s %s", name, f"{value:.4f}" if isinstance(value, float) else value)
+        log.info("%-24s %s", name, f"{value:.4f}" if isinstance(value, float) else value)
 
     for name in ("reconstructions.npz", "reconstruction.json"):
         log_written(folder / name)

@@ -108,7 +108,8 @@ def held_out(names: Collection[str], class_of: Callable[[str], str] = class_of) 
 def _split(root: Path, split: str, notes: Path | None) -> tuple[Tree, Tree]:
     """Find the images to train on, and those of a split."""
     if not root.is_dir():
-        raise UserError(f"`data_dir` {root} is not a folder; unpack an archive first")
+        way_out = "; unpack it first" if root.is_file() else ""
+        raise UserError(f"`data_dir` {root} is not a folder of images{way_out}")
     found, validation = _find(_unwrapped(root), root)
     everything = _readable(found, notes)
     if validation:

@@ -118,8 +118,8 @@ def test_a_pattern_of_the_shell_takes_what_is_no_run_too(curves, runs):
     (runs / "curves.png").write_bytes(b"an earlier picture")
     write_run(runs / "new")  # no epoch yet
     told = curves(*sorted(runs.glob("*")))
-    for name in ("curves.png", "new", "tokens"):
-        assert f"--curves {runs}/{name}: no training has written numbers there" in told
+    without = ", ".join(f"{runs}/{name}" for name in ("curves.png", "new", "tokens"))
+    assert f"left out, as no training has written numbers there: {without}\n" in told
     assert colors_in(runs / "curves.png", BLUE, ORANGE) == [True, True]
 
 

@@ -252,8 +252,12 @@ def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no images")
     with pytest.raises(UserError, match="no readable images"):
         open_dataset("folder", "train", tmp_path)
-    with pytest.raises(UserError, match="nowhere is not a folder"):
-        open_dataset("folder", "train", tmp_path / "nowhere")
+    for name, said in (
+        ("nowhere", "nowhere is not a folder of images$"),
+        ("notes.txt", "; unpack"),
+    ):
+        with pytest.raises(UserError, match=said):
+            open_dataset("folder", "train", tmp_path / name)
 
 
 def test_new_files_are_seen_at_the_next_opening(tmp_path):
