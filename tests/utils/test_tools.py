@@ -409,15 +409,13 @@ def test_randomness_is_a_function_of_seed_purpose_and_indices():
     assert 0 <= derive_seed(5, "dropout", 1, 2) < 2**63
 
 
-def test_averaging_starts_quickly_and_copies_buffers():
-    module = nn.BatchNorm1d(2)
+def test_averaging_starts_quickly():
+    module = nn.LayerNorm(2)
     average = EMA(module, decay=0.9)
     with torch.no_grad():
         module.weight.fill_(3)
-        module.running_mean.fill_(7)
     average.update(0)  # decay 1 / 10
     assert average.module.weight.tolist() == pytest.approx([0.1 + 0.9 * 3] * 2)
-    assert average.module.running_mean.tolist() == [7, 7]
     assert not average.module.training
     assert not average.module.weight.requires_grad
 
