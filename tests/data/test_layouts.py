@@ -361,7 +361,7 @@ def test_a_missing_image_is_found_before_anything_is_read(tmp_path):
     files.write_celeba(tmp_path)
     (tmp_path / "celeba" / "img_align_celeba" / "000002.jpg").unlink()
     images = open_dataset("celeba", "train", tmp_path)
-    with pytest.raises(UserError, match=r"000002\.jpg: No such file"):
+    with pytest.raises(FileNotFoundError, match=r"000002\.jpg"):
         _ = images.fingerprint
 
 
