@@ -18,7 +18,7 @@ export const tokens = {
     const [across, down] = [canvas.width / columns, canvas.height / rows];
     context.drawImage(seen.picture, 0, 0, canvas.width, canvas.height);
     const isSame = (i) => seen.tokens[i] === seen.tokens[chosen];
-    if (chosen !== null) drawFrames(context, isSame, color("--accent"), 1 / 10);
+    drawFrames(context, isSame, color("--accent"), 0.1);
     if (across < READABLE) return;
     context.font = `600 ${Math.round(across / 3.4)}px system-ui, sans-serif`;
     [context.textAlign, context.textBaseline, context.lineJoin] = ["center", "middle", "round"];

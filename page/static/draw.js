@@ -104,12 +104,12 @@ export function drawGrid(context) {
 }
 
 /** Draw a frame inside each cell that `isIn` names; its width is a share of the cell. */
-export function drawFrames(context, isIn, style, share) {
+export function drawFrames(context, isIn, style, share, model = store.model) {
   context.strokeStyle = style;
   eachCell(context.canvas, (i, x, y, across, down) => {
     const width = (context.lineWidth = across * share);
     if (isIn(i)) context.strokeRect(x + width / 2, y + width / 2, across - width, down - width);
-  });
+  }, model);
 }
 
 /**

@@ -3,7 +3,7 @@
 import { fromBase64, tell } from "./api.js";
 import { openCell, midway, written } from "./cell.js";
 import { bars } from "./charts.js";
-import { ARROWS, cellAt, drawStep, hasCells, placeOf, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
+import { ARROWS, cellAt, color, drawFrames, drawStep, hasCells, placeOf, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
 import { changedSettings, classSelect, radios } from "./form.js";
 import { drawGroup, fileName, imageName, imageNumber, make } from "./groups.js";
 import { className, element, emit, id, isOpen, on, store } from "./store.js";
@@ -91,7 +91,7 @@ function update() {
   const file = group.files[index];
   id("edit-this").disabled = !file || !hasCells();
   drawFilm();
-  if (link) URL.revokeObjectURL(link);
+  URL.revokeObjectURL(link);
   link = file ? URL.createObjectURL(file) : null;
   if (link) id("save").href = link;
   else id("save").removeAttribute("href");
@@ -101,6 +101,8 @@ function update() {
 function draw() {
   const { group, index, number, step } = view();
   drawStep(canvas, group, index, number, shown, 320);
+  const isOpened = (i) => i === focus && !id("cell").hidden;
+  drawFrames(canvas.getContext("2d"), isOpened, color("--accent"), 0.1, group.model);
   drawGroup(group, number, shown);
   for (const frame of film.children) {
     const isNow = frame.dataset.number === String(number);
@@ -168,7 +170,9 @@ slider.addEventListener("input", () => {
 
 function open(cell) {
   const { group, index, number, step } = view();
-  if (step && isOpen(group)) openCell(group, index, number, cell);
+  if (!step || !isOpen(group)) return;
+  openCell(group, index, number, cell);
+  draw();
 }
 
 canvas.addEventListener("click", (event) => {
@@ -177,16 +181,15 @@ canvas.addEventListener("click", (event) => {
 });
 
 canvas.addEventListener("keydown", (event) => {
-  const [rows, columns] = rowsAndColumns(store.chosen?.group.model);
+  const [rows, columns] = rowsAndColumns(store.chosen.group.model);
   const [right, down] = ARROWS[event.key] ?? [0, 0];
-  if (!store.chosen || !(right || down || event.key === "Enter")) return;
+  if (!(right || down || event.key === "Enter")) return;
   event.preventDefault();
   focus = Math.min(rows * columns - 1, Math.max(0, focus + right + down * columns));
   open(focus);
 });
 
 canvas.addEventListener("pointermove", (event) => {
-  if (!store.chosen) return;
   const { group, index, step } = view();
   if (!step) return;
   const place = cellAt(event, group.model);
@@ -247,6 +250,7 @@ radios(id("shown"), "shown", (value) => {
   id("explained").textContent = EXPLAINED[value];
   if (store.chosen) update();
 });
+id("cell-close").addEventListener("click", draw);
 on("model", () => store.chosen && update());
 on("chosen", showChosen);
 on("group", (group) => group === store.chosen?.group && update());

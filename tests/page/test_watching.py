@@ -90,10 +90,16 @@ def test_a_cell_is_opened_and_another_token_is_taken(page):
         known,
     )
     assert last == token
+    # A frame in the image says which cell is opened.
+    image = page.pixels("#watch-canvas")
     page.click("#watch-canvas")
     page.wait("!document.getElementById('cell').hidden")
+    changed = (page.pixels("#watch-canvas") != image).any(axis=2)
+    assert not changed[: len(changed) * 3 // 8].any()
+    assert changed[len(changed) // 2 - 1 : len(changed) * 5 // 8 + 1].any()
     page.click("#cell-close")
     assert not page.one("#cell").is_displayed()
+    assert (page.pixels("#watch-canvas") == image).all()
 
 
 def test_from_a_step_one_can_branch(page):
