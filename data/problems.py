@@ -22,6 +22,7 @@ FEW = 20  # training images of a class; with fewer it is hardly learned
 CUT = 0.3  # share of an image; if the crop cuts off more, it is said
 SEEN_AT_START = 64  # images that every start looks at
 MOST_COMPARED = 2000  # files of equal size that every start compares
+PAIRS_SHOWN = 3  # of copies, because their names may be long
 COLORS = {0xFFFFFF: "white", 0: "black"}
 
 
@@ -149,14 +150,14 @@ def problems_of_copies(train: Sequence[Look], validation: Sequence[Look]) -> lis
     problems = []
     if groups:
         extra = sum(len(group) - 1 for group in groups)
-        shown = named(" = ".join(group[:2]) for group in groups)
+        shown = named((" = ".join(group[:2]) for group in groups), PAIRS_SHOWN)
         problems.append(f"training images that repeat others ({extra}): {shown}")
     known = dict(pairs)
     twins = [f"{known[one.digest]} = {one.name}" for one in validation if one.digest in known]
     if twins:
         problems.append(
-            f"validation images that are also training images ({len(twins)}): {named(twins)}; the "
-            "validation loss is too low"
+            f"validation images that are also training images ({len(twins)}): "
+            f"{named(twins, PAIRS_SHOWN)}; the validation loss is too low"
         )
     return problems
 

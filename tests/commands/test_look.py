@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.problems import Look, problems_of_copies
 from MaskGIT import main
 
 
@@ -62,6 +63,16 @@ def test_a_look_names_everything_that_is_odd(odd, tmp_path, capsys):
     assert "few/black.png (" not in out  # it is opaque
     with Image.open(tmp_path / "runs" / "folder" / "look.png") as sheet:
         assert sheet.width > sheet.height
+
+
+def test_of_many_copies_three_pairs_are_shown_and_the_others_counted():
+    train = [Look(f"{number}.png", bytes([number % 5]), None, 0) for number in range(10)]
+    others = [one._replace(name=f"held_out/{one.name}") for one in train[:5]]
+    repeats, twins = problems_of_copies(train, others)
+    for text in (repeats, twins):
+        assert text.count(" = ") == 3
+        assert "(5): " in text
+        assert " and 2 more" in text
 
 
 def test_what_it_proposes_helps(odd, tmp_path, capsys):
