@@ -27,6 +27,13 @@ from utils.weights import count_parameters
 
 log = logging.getLogger(__name__)
 
+OTHER_FORMATS = {
+    ".safetensors", ".onnx", ".h5", ".hdf5", ".keras", ".tflite", ".pb", ".gguf", ".pt2",
+    ".mlmodel", ".mlpackage", ".msgpack", ".pkl", ".npz", ".npy", ".json", ".zip", ".tar", ".gz",
+    ".tgz",
+}  # fmt: skip
+"""Endings of files that are not written; any other ending belongs to the name of a folder."""
+
 # With the header that the Hugging Face Hub reads.
 CARD = """---
 license: unknown  # write the license under which you publish these weights
@@ -58,10 +65,13 @@ class ExportJob:
 
 
 def check(line: CommandLine) -> None:
-    """Refuse what exists, and a file that would not be one of torch.save."""
+    """Refuse what exists, and a file of a format that is not written."""
     path = Path(line.export)
-    if path.suffix == ".safetensors":
-        raise UserError(f"--export {path}: name the folder; its file is model.safetensors")
+    if path.suffix.lower() in OTHER_FORMATS:
+        raise UserError(
+            f"--export {path}: name a folder, which gets a model.safetensors, or a file that ends "
+            "in .pt, .pth or .bin; no other format is written"
+        )
     if path.exists():
         raise UserError(f"--export {path} exists already; nothing is overwritten")
     check_place(path)
@@ -74,7 +84,7 @@ def resolve(request: Request) -> ExportJob:
         UserError: if the model is missing, or no other program can read its family.
     """
     model, name = find_model(request), request.line.export
-    is_folder = not name.endswith(ENDINGS)
+    is_folder = not name.lower().endswith(ENDINGS)
     if not is_folder and family_of(model.shape).write is None:
         raise UserError(
             f"--export: no other program reads the family of {model.path}: name a folder, which "

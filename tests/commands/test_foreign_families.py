@@ -128,7 +128,7 @@ def test_files_of_other_programs_are_published_as_one_that_needs_no_other(run, r
     assert np.array_equal(*images)
     refused(f"--export {tmp_path}/out {options}")
     told = refused(f"--export {tmp_path}/model.safetensors {options}")
-    assert "name the folder; its file is model.safetensors" in told
+    assert "name a folder, which gets a model.safetensors" in told
     told = refused(f"--export /proc/out {options}")
     assert "/proc" in told
     assert ".partial" not in told
