@@ -97,7 +97,7 @@ class SamplingConfig:
         are_two = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(is_number, ends))
         if not (are_two and 0 <= ends[0] <= ends[1] <= 1):
             reason = "must be two shares from 0 to 1, the lower one first, as in 0.39,0.78"
-            raise FieldError("guidance_interval", ends, reason)
+            raise FieldError("guidance_interval", ends if are_two else repr(ends), reason)
 
     def validate_for(self, shape: TransformerShape) -> None:
         """Check every field, also against a transformer.

@@ -83,25 +83,32 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def _number_or_repr(value: object) -> object:
+    """Return a number as it is, and write anything else as Python does: '3' and [3] are no 3."""
+    return value if is_number(value) else repr(value)
+
+
 def check_whole(field: str, value: object, low: int | None = None) -> None:
     """Raise a FieldError unless a value is a whole number, of Python or numpy, at least `low`."""
     need = "must be a whole number" + ("" if low is None else f" of at least {low}")
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_whole or (low is not None and value < low):  # type: ignore[operator]
-        raise FieldError(field, value, need)
+        raise FieldError(field, _number_or_repr(value), need)
 
 
 def check_number(field: str, value: object, low: float, high: float, above: bool = False) -> None:
     """Raise a FieldError unless a value is a number from `low`, or `above` it, to `high`."""
     if not is_number(value) or not low <= value <= high or (above and value == low):  # type: ignore[operator]
         bounds = f"above {low:.16g} and at most" if above else f"from {low:.16g} to"
-        raise FieldError(field, value, f"must be a number {bounds} {high:.16g}")
+        reason = f"must be a number {bounds} {high:.16g}"
+        raise FieldError(field, _number_or_repr(value), reason)
 
 
 def check_choice(field: str, value: object, choices: Collection[str]) -> None:
     """Raise a FieldError unless a value is one of these names."""
     if not isinstance(value, str) or value not in choices:
-        raise FieldError(field, value, f"unknown; choose from {', '.join(choices)}")
+        shown = value if isinstance(value, str) else repr(value)
+        raise FieldError(field, shown, f"unknown; choose from {', '.join(choices)}")
 
 
 def value_text(value: object) -> str:

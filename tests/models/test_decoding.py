@@ -1,4 +1,5 @@
 import math
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -301,6 +302,23 @@ def test_a_plan_without_hidden_tokens_has_no_steps_under_any_guidance():
 def test_a_wrong_interval_is_named(interval):
     with pytest.raises(FieldError, match=r"^`guidance_interval` .*: must be two shares"):
         SamplingConfig(guidance_interval=interval).validate()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("guidance", "3"),
+        ("guidance", [3]),
+        ("num_steps", "8"),
+        ("start_token", "1"),
+        ("sampler", ["halton"]),
+        ("guidance_interval", ("0.1", "0.2")),
+        ("guidance_interval", "0.39,0.78"),
+    ],
+)
+def test_a_value_of_a_wrong_type_does_not_look_like_a_right_one(field, value):
+    with pytest.raises(FieldError, match=rf"{field}` {re.escape(repr(value))}: "):
+        SamplingConfig(**{field: value}).validate()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
