@@ -213,6 +213,11 @@ class _Parser(argparse.ArgumentParser):
                 close = difflib.get_close_matches(meant, known, n=2)
             if close:
                 message = f"unknown option {wrong}; did you mean {' or '.join(close)}?"
+        elif found := re.fullmatch(r"argument (--[\w-]+).*: expected .*one argument", message):
+            for row in (*MODES, *OPTIONS.values()):
+                if row.flag == found[1]:
+                    values = ", ".join(row.choices or ()) or row.help
+                    message = f"{row.flag} needs a value, {row.unit}: {values}"
         elif found := re.search("invalid choice: '(.+)' \\(choose from (.+)\\)", message):
             choices = found[2].replace("'", "").split(", ")
             close = difflib.get_close_matches(found[1].lower(), choices, n=1)

@@ -142,7 +142,7 @@ def test_mistakes(refused, runs):
     assert "--run_name two: give the runs to draw after --curves" in refused(
         "one", "--run_name", "two"
     )
-    assert "expected at least one argument" in refused()
+    assert "--curves needs a value, RUN: draw the training curves of runs, by name" in refused()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

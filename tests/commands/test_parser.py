@@ -213,6 +213,17 @@ def test_mistakes_are_named_in_one_line(argv, told):
     assert told in rejection("--train", *argv)
 
 
+@pytest.mark.parametrize(
+    "row",
+    [row for row in (*MODES, *OPTIONS.values()) if row.unit and row.bare is None],
+    ids=lambda row: row.name,
+)
+def test_an_option_without_its_value_says_which_there_are(row):
+    told = rejection(row.flag, "--train")
+    assert told.startswith(f"{row.flag} needs a value, {row.unit}: ")
+    assert all(choice in told for choice in row.choices or (row.help,))
+
+
 def test_two_betas():
     told = rejection("--train", "--betas", "0.9")
     assert "--betas needs 2 numbers, as in [0.9,0.95]; got [0.9]" in told
