@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import re
+import shlex
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -74,7 +75,10 @@ def parse(argv: Sequence[object]) -> CommandLine:
         SystemExit: if it asks for help or for the version, which is printed.
     """
     parser = build_parser()
-    words = argv.split() if isinstance(argv, str) else list(map(str, argv))
+    try:
+        words = shlex.split(argv) if isinstance(argv, str) else list(map(str, argv))
+    except ValueError as error:
+        raise UserError(f"{argv}: {error}") from error
     argv = _canonical_spelling(words, parser)
     written = {argument.partition("=")[0] for argument in argv}
     if not {"-h", "--help"}.isdisjoint(argv):

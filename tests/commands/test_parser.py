@@ -137,9 +137,11 @@ def test_a_switch_takes_a_value_where_a_program_writes_one(argv, value):
 
 
 def test_a_notebook_may_give_one_text_or_words_that_are_no_texts():
-    words = ["--sample", "--checkpoint", Path("a.pt"), "--seed", 3]
-    for line in map(commands.parser.parse, ("--sample --checkpoint a.pt --seed 3", words)):
-        assert (line.sample, line.checkpoint, line.seed) == (True, "a.pt", 3)
+    words = ["--sample", "--checkpoint", Path("a b.pt"), "--seed", 3]
+    for line in map(commands.parser.parse, ("--sample --checkpoint 'a b.pt' --seed 3", words)):
+        assert (line.sample, line.checkpoint, line.seed) == (True, "a b.pt", 3)
+    with pytest.raises(UserError, match="No closing quotation"):
+        commands.parser.parse("--sample --checkpoint 'a b.pt")
 
 
 def test_modes_are_switches_too():
