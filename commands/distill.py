@@ -93,7 +93,7 @@ def resolve(request: Request) -> DistillJob:
     if training.teacher_guidance and source.shape.null_class is None:
         reason = "this transformer has no trained null class, so it cannot be guided; use 0"
         raise FieldError("teacher_guidance", training.teacher_guidance, reason)
-    sampling = student_settings(training.num_steps)
+    sampling = student_settings(training.num_steps, training.start_share)
     sampling.validate_for(source.shape)
     # The networks that the run is made from.
     made_from = {

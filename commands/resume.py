@@ -29,7 +29,12 @@ log = logging.getLogger(__name__)
 # Fields of a training without an option: their choices, and their values in runs that do not keep
 # them, as those of earlier versions.
 FIELD_CHOICES: Mapping[str, Collection[str]] = {"decay": DECAYS, "optimizer": OPTIMIZERS}
-FORMER_VALUES = {"decay": "cosine", "guidance_rises": False, "teacher_logit_scale": 0.9}
+FORMER_VALUES = {
+    "decay": "cosine",
+    "guidance_rises": False,
+    "teacher_logit_scale": 0.9,
+    "start_share": 1 / 8,
+}
 
 Settings = Mapping[str, Any]
 """The settings of a stage in config.json: its options, and `made_from`."""

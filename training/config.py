@@ -182,6 +182,7 @@ class DistillConfig:
         teacher_logit_scale: factor on the teacher's guided logits; above 1 sharpens.
         grad_clip: largest norm of the gradient of each network; 0 turns clipping off.
         ema_decay: decay of the averaged weights; 0 makes them equal to the raw weights.
+        start_share: share of the positions that start from a sampled token, in (0, 1].
     """
 
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
@@ -198,6 +199,7 @@ class DistillConfig:
     teacher_logit_scale: float = 1.25
     grad_clip: float = 1.0
     ema_decay: float = 0.999
+    start_share: float = 1 / 8
     seed: int = 0
 
 

@@ -45,7 +45,6 @@ from utils.device import autocast, send, strictly_deterministic
 from utils.plain import to_plain
 from utils.seeding import derive_seed, rng
 
-START_SHARE = 1 / 8  # of the positions start from a sampled token
 # In the first steps the student only imitates the teacher: at most this many steps, and at most
 # this share of the run.
 IMITATION, IMITATION_SHARE = 100, 0.05
@@ -56,13 +55,15 @@ VALIDATION_SEED, VALIDATION_BATCHES = 0, 8
 AUXILIARY = "auxiliary_"  # starts the names of the auxiliary model's optimizers
 
 
-def student_settings(num_steps: int) -> SamplingConfig:
+def student_settings(
+    num_steps: int, start_share: float = DistillConfig.start_share
+) -> SamplingConfig:
     """Return the sampling settings of a student that takes `num_steps` steps."""
     return SamplingConfig(
         num_steps=num_steps,
         schedule="arccos-cumulative",
         guidance=0.0,  # the student has learned it
-        start_share=START_SHARE,
+        start_share=start_share,
     )
 
 
@@ -135,7 +136,7 @@ class DistillationStage(TransformerStage):
         """
         self.config, self.training = teacher.config, training
         self.device, self.precision = device, precision
-        self.sampling = student_settings(training.num_steps)
+        self.sampling = student_settings(training.num_steps, training.start_share)
         made_for = {MADE_FOR: to_plain(self.sampling)}
         self.checkpoint_entries, self.write_preview = {**checkpoint_entries, **made_for}, preview
         # The networks. A copy is not compiled: their many kinds of calls exceed torch's limit.
@@ -181,7 +182,7 @@ class DistillationStage(TransformerStage):
         empty = self._empty_images(draws)
         loss = imitation_loss(self._predict(self.model, *empty), self._ask_teacher(*empty, 0.0))
         if imitates:
-            answer = self._ask_teacher(made.start, made.labels, START_SHARE)
+            answer = self._ask_teacher(made.start, made.labels, self.training.start_share)
             loss = loss + imitation_loss(made.logits, answer)
         else:
             loss = loss + student_loss(made, compared)

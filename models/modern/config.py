@@ -46,6 +46,7 @@ class ModernConfig(AttentionShape):
         "teacher_guidance": 2.5,
         "guidance_rises": True,
         "teacher_logit_scale": 1.0,
+        "start_share": 1 / 16,
         "ema_decay": 0.99,
     }
 

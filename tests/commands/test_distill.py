@@ -198,12 +198,12 @@ def test_a_run_that_continues_keeps_its_settings_without_option(
         patch.setattr("commands.distill.run", lambda job: seen.append(job.training))
         run(f"{line} --n_epochs_distill 2 --resume")
         # A run of an earlier version, which stored none of them.
-        for name in ("guidance_rises", "teacher_logit_scale"):
+        for name in ("guidance_rises", "teacher_logit_scale", "start_share"):
             assert made_from.pop(name) == usual[name]
         write_record(config, stored)
         run(f"{line} --n_epochs_distill 2 --resume")
-    settings = [(training.guidance_rises, training.teacher_logit_scale) for training in seen]
-    assert settings == [(True, usual["teacher_logit_scale"]), (False, 0.9)]
+    settings = [(one.guidance_rises, one.teacher_logit_scale, one.start_share) for one in seen]
+    assert settings == [(True, usual["teacher_logit_scale"], 1 / 16), (False, 0.9, 1 / 8)]
     made_from["teacher_logit_scale"] = "much"
     write_record(config, stored)
     assert "config.json is damaged" in refused(f"{line} --n_epochs_distill 2 --resume")

@@ -16,7 +16,6 @@ from models.predictors import prepare_decoding
 from models.schedules import MASK_SCHEDULES
 from training import distillation
 from training.distillation import (
-    START_SHARE,
     DistillationStage,
     Predictions,
     StudentImages,
@@ -27,6 +26,7 @@ from training.distillation import (
     student_settings,
 )
 from utils.errors import FieldError
+from utils.plain import to_plain
 from utils.seeding import derive_seed, rng
 
 # --- The losses ---
@@ -167,7 +167,7 @@ def losses_by_hand(stage: DistillationStage, imitates: bool) -> tuple[torch.Tens
     loss = torch.stack([imitation(empty, label, 0) for label in empty_labels]).mean()
     if imitates:
         starts = zip(made.start, labels, strict=True)
-        answers = [imitation(start, label, START_SHARE) for start, label in starts]
+        answers = [imitation(start, label, training.start_share) for start, label in starts]
         loss = loss + torch.stack(answers).mean()
     else:
         loss = loss + torch.stack(of_student).sum() / (hidden & made.drawn).sum()
@@ -284,8 +284,9 @@ def test_a_checkpoint_tells_what_the_student_is_made_for():
     assert settings.num_steps == 2
     assert settings.guidance == 0
     assert settings.start_share > 0
-    assert contents["made_for"]["num_steps"] == 2
-    assert contents["made_for"]["start_share"] == settings.start_share
+    assert contents["made_for"] == to_plain(settings)
+    share = distillation_of(2, start_share=0.5).checkpoint(5)["made_for"]["start_share"]
+    assert share == 0.5
     assert contents["step"] == 5
     assert contents["dataset"] == "toy"
 

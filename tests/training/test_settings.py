@@ -55,7 +55,8 @@ STAGES: dict[str, tuple[Callable[..., Any], Any, dict[str, Any]]] = {
         {
             "num_steps": 2, "epochs": 30, "batch_size": 8, "optimizer": "muon", "lr": 1e-2,
             "auxiliary_lr": 1e-2, "teacher_guidance": 3.0, "teacher_logit_scale": 2.0,
-            "guidance_rises": True, "grad_clip": 1e-4, "ema_decay": 0.0, "seed": 5,
+            "guidance_rises": True, "grad_clip": 1e-4, "ema_decay": 0.0, "start_share": 0.5,
+            "seed": 5,
         },
     ),
 }  # fmt: skip
