@@ -160,7 +160,7 @@ def train(job: TrainJob) -> None:
 def sample(job: SampleJob) -> None:
     """Sample images from a trained model and write them; continue an interrupted sampling."""
     from commands.sample import blocks_of, log_results, save_steps
-    from data.publish import claim, publish_blocks, write_blocks
+    from data.publish import bar_of_blocks, claim, publish_blocks, write_blocks
 
     generation, processes = job.generation, job.generation.machine.processes
     series, labels = generation.series, generation.series.labels
@@ -180,8 +180,9 @@ def sample(job: SampleJob) -> None:
         # Each process decodes its share of them: labels -> tokens, step by step -> images.
         own = missing[processes.rank :: processes.size]
         with processes.together() as while_all_run:  # the fastest waits for the slowest
-            decoded = while_all_run(generation.blocks(own))
-            write_blocks(blocks, own, (images for images, _ in decoded))
+            bar = bar_of_blocks(len(own))
+            decoded = while_all_run(generation.blocks(own, advance=bar.update))
+            write_blocks(blocks, own, (images for images, _ in decoded), bar)
 
         # When all blocks are complete, the images are written; those of an earlier sampling go.
         if processes.is_main:

@@ -46,10 +46,10 @@ class Generation:
     machine: Machine
 
     def blocks(
-        self, blocks: Iterable[int] | None = None, rounding: str = "nearest"
+        self, blocks: Iterable[int] | None = None, **options: Any
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the images and labels of all blocks, or of some; see `Model.sample_blocks`."""
-        return self.model.open().sample_blocks(self.series, blocks, rounding)
+        return self.model.open().sample_blocks(self.series, blocks, **options)
 
     def describe(self) -> dict[str, Any]:
         """Return what --dry_run prints about the images."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from data.blocks import BlockFolder
 from data.generated import write_npz, write_pngs
@@ -79,12 +80,22 @@ def publish(folder: Path, names: tuple[str, ...]) -> None:
         shutil.rmtree(made)
 
 
-def write_blocks(blocks: BlockFolder, indices: Sequence[int], made: Iterable[np.ndarray]) -> None:
-    """Write blocks of a sampling as they come, one per index; errors as in `BlockFolder.write`."""
-    with progress_bar("sampling", len(indices), unit="block") as bar:
-        for index, images in zip(indices, made, strict=True):
+def bar_of_blocks(count: int) -> tqdm:
+    """Make the progress bar of a sampling of so many blocks."""
+    return progress_bar("sampling", count, unit="block", unit_scale=True)
+
+
+def write_blocks(
+    blocks: BlockFolder, indices: Sequence[int], made: Iterable[np.ndarray], bar: tqdm
+) -> None:
+    """Write blocks of a sampling as they come, one per index; errors as in `BlockFolder.write`.
+
+    The bar counts blocks; whoever makes them may advance it in between. It is closed at the end.
+    """
+    with bar:
+        for done, (index, images) in enumerate(zip(indices, made, strict=True), start=1):
             blocks.write(index, images)
-            bar.update(1)
+            bar.update(done - bar.n)
 
 
 def publish_blocks(

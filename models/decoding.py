@@ -104,11 +104,15 @@ class Decoding(NamedTuple):
             hidden = hidden ^ revealed
             yield Step(tokens, hidden, log_probs, proposal)
 
-    def result(self) -> Tensor:
-        """Decode to the end: int64 (B, L), an image token at every position that was hidden."""
+    def result(self, advance: Callable[[float], object] = lambda images: None) -> Tensor:
+        """Decode to the end: int64 (B, L), an image token at every position that was hidden.
+
+        After each step `advance` gets its share of the work, in images: B over the number of steps.
+        """
         tokens = self.tokens
         for step in self.steps():
             tokens = step.tokens
+            advance(len(tokens) / (self.plan.num_steps - self.first_step))
         return tokens
 
 

@@ -8,7 +8,7 @@ Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -141,13 +141,18 @@ class ImageGenerator:
 
     @in_usual_torch
     def sample_blocks(
-        self, series: ImageSeries, blocks: Iterable[int] | None = None, rounding: str = "nearest"
+        self,
+        series: ImageSeries,
+        blocks: Iterable[int] | None = None,
+        rounding: str = "nearest",
+        advance: Callable[[float], object] = lambda blocks: None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Sample the images of a series, block by block.
 
         Args:
             blocks: indices of the blocks to compute; None computes all.
             rounding: how pixels become bytes, a key of `utils.pictures.ROUNDINGS`.
+            advance: gets, after each step, its share of the work in blocks, for a progress bar.
 
         Yields:
             Images uint8 (B, H, W, C) and their labels int64 (B,), in order; B is at most the block
@@ -165,7 +170,9 @@ class ImageGenerator:
                 self._decoding(series, padded[at : at + size], start + at)
                 for at in range(0, block_size, size)
             )
-            tokens = torch.cat([part.result() for part in parts])
+            tokens = torch.cat(
+                [part.result(lambda images: advance(images / block_size)) for part in parts]
+            )
             yield self._pixels(tokens, rounding)[: len(block_labels)], block_labels
 
     def _images_at_once(self, block_size: int) -> int:

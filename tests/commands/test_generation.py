@@ -50,6 +50,20 @@ def test_options_change_the_samples(sampled, plain, option):
     assert (changed != plain).any()
 
 
+def test_the_bar_advances_at_every_step_of_every_part_of_a_block(sampled, monkeypatch):
+    seen = []
+
+    def update(bar, n=1):
+        bar.n += n
+        seen.append(bar.n)
+
+    monkeypatch.setattr("utils.progress._Lines.update", update)
+    monkeypatch.setattr("models.generator.MOST_LOGITS", 5 * 64 * 16)  # parts of 5 images
+    sampled("--num_samples 15 --batch_size 10 --step 4")  # two blocks, the second one padded
+    steps = [(step + 1) / 8 for step in range(16)]
+    assert seen[:18] == pytest.approx([*steps[:8], 1, *steps[8:], 2])
+
+
 def test_the_interval_decides_where_there_is_guidance(sampled, run, model):
     options = "--labels 1x20 --cfg_w 5 --step 4 --cfg_schedule interval"
     middle, _ = sampled(options)
