@@ -96,7 +96,7 @@ def progress_bar(
     end_if_asked()
     if sys.stderr.isatty():
         return _Bar(
-            total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True, miniters=1,
+            total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True, miniters=0,
             **options,
         )  # fmt: skip
     if total > done:

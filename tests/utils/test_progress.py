@@ -42,3 +42,10 @@ def test_a_minute_without_any_work_is_no_reason_to_fail(clock, monkeypatch):
         clock[0] += 61
         bar.update(0)
     assert bar.n == 50
+
+
+def test_a_bar_also_shows_less_than_one_unit(monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
+    with progress_bar("sampling", 1, unit="block", mininterval=0) as bar:
+        bar.update(0.125)
+        assert bar.last_print_n == 0.125
