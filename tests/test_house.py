@@ -148,7 +148,7 @@ def settings_in_messages_are_known(files: Files) -> Iterator[str]:
             for mention in re.findall(r"`([\w.]+)`", text) if text not in docs else ():
                 is_config_field = re.match(r"[A-Z]\w+Config\.", mention)
                 if mention in ambiguous or (is_config_field and mention not in known):
-                    yield f"{name}: `{mention}` is no single setting"
+                    yield f"{name}: `{mention}` is not a single setting"
 
 
 def no_list_of_options(files: Files) -> Iterator[str]:
@@ -421,7 +421,7 @@ def test_the_walk_of_an_image_is_short() -> None:
     section = section_of_the_guide("An image, from disk to loss")
     table = "".join(line for line in section.splitlines() if line.startswith("|"))
     assert len(set(re.findall(r"`(\S+\.py)`", table))) == 14
-    assert "has 14 files" in section
+    assert "The 14 files" in section
 
 
 def test_the_guide_names_files_that_exist() -> None:
