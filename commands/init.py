@@ -40,12 +40,14 @@ class Origin:
         digest: of the file, 16 hexadecimal digits.
         network: a `Transformer` or `TokenizerNetwork`, with the averaged weights.
         class_names: names of its classes; empty if they are unknown.
+        grid: the token grid of a transformer's images; None if its file does not say it.
     """
 
     path: Path
     digest: str
     network: Any
     class_names: tuple[str, ...] = ()
+    grid: tuple[int, ...] | None = None
 
     def made_from(self, config: NetworkShape) -> dict[str, Any]:
         """Return what `RunRecord.made_from` keeps about it and about the new network."""
@@ -137,7 +139,7 @@ def transformer_origin(request: Request, tokenizer: TokenizerSource) -> Origin |
                 "numbers mean other things to it: use its own with "
                 f"--checkpoint_vae {path}, or train without --init"
             )
-        return Origin(path, digest, model.transformer, model.class_names)
+        return Origin(path, digest, model.transformer, model.class_names, model.tokenizer.grid)
     expected = Expected(tokenizer.shape, None, given_fields("transformer", line))
     network = read_network("transformer", ForeignFile(stored, path), expected)
     spec = request.data().spec
@@ -150,11 +152,13 @@ def carry_of(
 ) -> Callable[[str, Tensor], Tensor]:
     """Return the function that fits a weight to the classes and the grid of a new transformer."""
     old: Any = origin.network.config
+    # A file of another program says only the number of tokens.
+    guessed = grid if old.seq_len == config.seq_len else _square(old.seq_len)
     change = Change(
         old=old,
         new=config,
         labels=same_classes(origin.class_names, class_names),
-        grids=(grid if old.seq_len == config.seq_len else _square(old.seq_len), grid),
+        grids=(origin.grid or guessed, grid),
     )
     if old.family != config.family:
         return lambda _name, weight: weight

@@ -125,11 +125,15 @@ def test_a_start_from_another_family_has_the_defaults_that_are_said(tmp_path, ca
     assert [shown[name] for name in ("optimizer", "lr", "depth")] == ["muon", "0.008", "1"]
 
 
-def test_another_size_of_images_interpolates_the_positions(tmp_path):
-    """A tokenizer without attention is the same at every size, and so are its tokens."""
+@pytest.mark.parametrize(("size", "grid"), [("16", (8, 8)), ("8x32", (4, 16))])
+def test_another_size_of_images_interpolates_the_positions(size, grid, tmp_path):
+    """A tokenizer without attention is the same at every size, and so are its tokens.
+
+    The number of tokens, here 64, does not say the grid.
+    """
     write_images(tmp_path / "images", ("cat", "dog"))
     common = f"--dataset folder --data_dir {tmp_path}/images --output_dir {tmp_path} --no_wandb"
-    both = f"{BOTH} --no_middle_attention --n_epochs 1 --n_epochs_vae 1"
+    both = f"{BOTH} --size {size} --no_middle_attention --n_epochs 1 --n_epochs_vae 1"
     main(f"--train_vae --train {common} --run_name small {both}".split())
     first = tmp_path / "small" / "MaskGIT_folder.pt"
     more = f"--size 32 --n_epochs 1 --batch_size 4 {STILL}"
@@ -138,7 +142,7 @@ def test_another_size_of_images_interpolates_the_positions(tmp_path):
         load_model(tmp_path / name / "MaskGIT_folder.pt").transformer.state_dict()
         for name in ("small", "large")
     )
-    change = Change(None, None, (), ((8, 8), (16, 16)))
+    change = Change(None, None, (), (grid, (16, 16)))
     expected = change.positions(old["position_embedding"][:-1])
     assert torch.allclose(new["position_embedding"][:-1], expected)
     assert torch.equal(new["token_embedding.weight"], old["token_embedding.weight"])
