@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from training.charts import CurvePicture
-from training.config import LoopConfig
+from training.config import LoopConfig, TrainingConfig, VQGANTrainingConfig
 from training.loop import Evaluation, Loop
 from training.run_folder import RunFiles, RunFolder
 from training.stage import (
@@ -114,7 +114,8 @@ def has_steps_left(stage: str, run: RunFolder, record: RunRecord, length: int) -
     """Return whether a run will make steps; `length` is their number in all its epochs."""
     if record.continues is None:
         return True
-    position = load_position(stage, run)
+    with _way_out(stage, run):
+        position = load_position(stage, run)
     return position.step < ((not record.is_longer and position.length) or length)
 
 
@@ -192,7 +193,7 @@ def _open_trackers(
     """Open the trackers; this may set the position's id at Weights & Biases.
 
     An id belongs to the folder where it was created: a copy of the folder is another run. A copy
-    has neither the path nor the number of the folder on the disk.
+    has neither the path nor the inode number of the folder.
     """
     trackers: list[Tracker] = [MetricsFile(run.metrics(stage), position.step)]
     if use_wandb:
@@ -261,7 +262,8 @@ def _start(stage: Stage, run: RunFolder, record: RunRecord) -> Position:
     checked = OF_IMAGES if record.has_new_images else set()  # already, with the earlier images
     made_from = {k: value for k, value in record.made_from.items() if k not in checked}
     check_made_from(made_from, stored, run)
-    position = load_state(stage, run)
+    with _way_out(stage.name, run):
+        position = load_state(stage, run)
     log.info("%s continues after step %d", stage.name, position.step)
     if record.has_new_images:  # also for validation: its loss cannot be compared with earlier ones
         position.best_loss, position.best_step = math.inf, position.step
@@ -274,6 +276,27 @@ def _start(stage: Stage, run: RunFolder, record: RunRecord) -> Position:
     if now > before:
         _log_new_learning_rate(stage, position.step, before, now)
     return position
+
+
+@contextmanager
+def _way_out(name: str, run: RunFolder) -> Iterator[None]:
+    """Add to an error of a stage's saved state what can still be done with the run."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; {_without_state(name, run)}") from error
+
+
+def _without_state(name: str, run: RunFolder) -> str:
+    """Say what can be done with a run of a stage whose state is damaged."""
+    published = run.published(name)
+    config = {"vqgan": VQGANTrainingConfig, "maskgit": TrainingConfig}.get(name)
+    try:
+        load_checkpoint(published, "vqgan" if name == "vqgan" else "maskgit")
+    except UserError as error:
+        return f"{error}; start another `run_name`"
+    weights = f" with `{config.__name__}.init` {published}" if config else ""
+    return f"{published} is intact; start another `run_name`{weights}"
 
 
 def _write_record(run: RunFolder, stage: str, record: RunRecord) -> None:

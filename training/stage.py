@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.family import Transformer
-from training.config import LoopConfig, Training, TrainingConfig, VQGANTrainingConfig
+from training.config import LoopConfig, Training
 from training.ema import EMA
 from training.learning_rate import LearningRate
 from training.optimizer import load_optimizers
@@ -127,8 +127,8 @@ class Position:
         best_step: the step after which `best_loss` was measured.
         best_train_loss: the training loss at that time.
         wandb_id: id of the run at Weights & Biases; None without one.
-        wandb_home: digests of the path and the number of the run folder that the id belongs to;
-            empty in older states.
+        wandb_home: digests of the path and the inode number of the run folder that the id belongs
+            to; empty in older states.
         length: steps of the whole run if they were chosen to fit a time limit, or if it ended
             early; 0 if the number of epochs decides.
         best_fid: lowest FID of samples so far.
@@ -183,10 +183,7 @@ def load_position(
         UserError: as `load_state`.
     """
     path = run.resume_state(name)
-    try:
-        state = load_checkpoint(path, f"{name}-resume")
-    except UserError as error:
-        raise UserError(f"{error}; {_without_state(name, run)}") from error
+    state = load_checkpoint(path, f"{name}-resume")
     try:
         load(state["stage"])
         position = from_plain(Position, state["position"])
@@ -195,18 +192,6 @@ def load_position(
     except Exception as error:  # wrong contents can raise anything
         raise UserError(f"{path} does not fit this run: {one_line(error)}") from error
     return position
-
-
-def _without_state(name: str, run: RunFolder) -> str:
-    """Say what can be done with a run of a stage whose state is damaged."""
-    published = run.published(name)
-    config = {"vqgan": VQGANTrainingConfig, "maskgit": TrainingConfig}.get(name)
-    try:
-        load_checkpoint(published, "vqgan" if name == "vqgan" else "maskgit")
-    except UserError as error:
-        return f"{error}; start another `run_name`"
-    weights = f" with `{config.__name__}.init` {published}" if config else ""
-    return f"{published} is intact; start another `run_name`{weights}"
 
 
 def run_length(stage: Stage, config: LoopConfig, position: Position) -> int:
