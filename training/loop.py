@@ -129,6 +129,7 @@ class Loop:
                     if has_row:
                         self._keep_pace(bar)
                     self._log_time(metrics["loss"].device)
+                    self._publish_first_picture()
                     self._save_or_stop(stop)
 
     def _choose_length(self, ends_at: float) -> None:
@@ -214,10 +215,7 @@ class Loop:
         return not self.processes.largest(self.clock() > until)[0]
 
     def _log_time(self, device: torch.device) -> None:
-        """Log when the run will end: after its first steps, and every minute without a bar.
-
-        Also write the first picture when it is due.
-        """
+        """Log when the run will end: after its first steps, and every minute without a bar."""
         position, now = self.position, self.clock()
         made = position.step - self.first_step
         left = (now - self.began) / made * (self.total - position.step)
@@ -230,7 +228,11 @@ class Loop:
                 peak_memory(device) / 1e9,
             )  # fmt: skip
             self.last_line = now
-        is_due = now > self.config.picture_at and made >= TIMED_STEPS
+
+    def _publish_first_picture(self) -> None:
+        """Write checkpoint and preview once before the first save point, when they are due."""
+        made = self.position.step - self.first_step
+        is_due = self.clock() > self.config.picture_at and made >= TIMED_STEPS
         if is_due and not self.has_picture and self.processes.is_main:
             self._publish()
             self.meter.restart_clock()
