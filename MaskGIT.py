@@ -121,9 +121,15 @@ def train(job: TrainJob) -> None:
 
     # The frozen tokenizer encodes every image once. A cache on disk keeps the tokens.
     tokenizer = job.tokenizer.open()
-    how = tokenizer, job.data, machine, job.training.batch_size
-    train_tokens = tokens_of(splits.train, "train", *how)
-    validation_tokens = tokens_of(splits.validation, "validation", *how)
+    encode = partial(
+        tokens_of,
+        tokenizer=tokenizer,
+        data=job.data,
+        machine=machine,
+        batch_size=job.training.batch_size,
+    )
+    train_tokens = encode(splits.train, "train")
+    validation_tokens = encode(splits.validation, "validation")
 
     # The stage: a transformer that learns from images with some tokens hidden.
     stage = transformer_stage.MaskGITStage(

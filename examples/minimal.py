@@ -35,8 +35,8 @@ def main(num_images: int = 12_000, num_steps: int = 550, data_dir: str = "datase
     model = ModernTransformer(ModernConfig(tokenizer.codebook_size, 10, tokenizer.grid))
     train(model, tokens, labels, num_steps)
     classes = torch.arange(10).repeat(10)
-    uniform, other = torch.rand(2, 12, len(classes), tokens.shape[1])  # 12 decoding steps
-    gumbel = -torch.log(-torch.log(other.clamp(min=1e-9)))
+    uniform, second = torch.rand(2, 12, len(classes), tokens.shape[1])  # 12 decoding steps
+    gumbel = -torch.log(-torch.log(second.clamp(min=1e-9)))
     samples = decode(model.eval(), classes, uniform, gumbel)
     save_grid(Path("minimal.png"), to_uint8(tokenizer.decode(samples)), columns=10)
 
@@ -76,7 +76,7 @@ def masked_loss(model: ModernTransformer, tokens: Tensor, labels: Tensor) -> Ten
     hidden = torch.rand(tokens.shape).argsort(1).argsort(1) < count  # bool (B, L)
     dropped = torch.rand(labels.shape) < 0.1
     inputs = tokens.masked_fill(hidden, model.config.mask_token)
-    at = hidden.flatten().nonzero().squeeze(1)  # (N,)
+    at = hidden.flatten().nonzero().squeeze(1)  # (N,) hidden positions, the only ones predicted
     logits = model(inputs, labels.masked_fill(dropped, model.config.num_classes), at)  # (N, K)
     return F.cross_entropy(logits, tokens.flatten()[at])
 

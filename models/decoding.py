@@ -22,7 +22,7 @@ from models.schedules import CUMULATIVE_SCHEDULES, GUIDANCE_SCHEDULES, MASK_SCHE
 from utils.device import send
 from utils.seeding import rng
 
-DIGITS = 10  # behind the point; rounding errors of float64 are after them
+DIGITS = 10  # decimal places; rounding errors of float64 are smaller
 LogitsFn = Callable[[Tensor, int], Tensor]
 """(tokens int64 (B, L), number of the step) -> guided logits (B, L, K)."""
 
@@ -87,7 +87,7 @@ class Decoding(NamedTuple):
     @torch.no_grad()
     def steps(self) -> Iterator[Step]:
         """Fill in the hidden tokens, exactly the planned number per step; others never change."""
-        _, plan, noise, tokens, hidden, _ = self
+        plan, noise, tokens, hidden = self.plan, self.noise, self.tokens, self.hidden
         sampler = SAMPLERS[plan.sampler]
         for index in range(self.first_step, plan.num_steps):
             # Predict all tokens; the sampler draws them and scores the positions.

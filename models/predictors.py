@@ -2,7 +2,7 @@
 
 Guidance is that of Muse (Chang et al. 2023), written as (1 + w) * conditional - w * unconditional.
 
-Axes: B images of a block, L tokens of an image, K codebook, C labels of a model.
+Axes: B images of a block, L tokens of an image, K codebook, Y labels of a model.
 """
 
 from typing import Any
@@ -86,8 +86,9 @@ def guided_predictor(
         guidance: float64 (T,), the weight at each step; 0 where the model has no null class.
         same_start: whether all images start from equal tokens.
     """
+    # Where it is None, the guidance is 0 at every step and `unconditional` is not used.
     null_class: Any = model.config.null_class
-    all_labels = torch.arange(model.config.num_labels, device=labels.device)  # (C,)
+    all_labels = torch.arange(model.config.num_labels, device=labels.device)  # (Y,)
     once_per_label = same_start and len(all_labels) <= len(labels)
 
     @torch.no_grad()
@@ -95,7 +96,7 @@ def guided_predictor(
         weight = float(guidance[step])
         with autocast(tokens.device, precision):
             if step == 0 and once_per_label:
-                predicted = model(tokens[: len(all_labels)], all_labels).float()  # (C, L, K)
+                predicted = model(tokens[: len(all_labels)], all_labels).float()  # (Y, L, K)
                 conditional, unconditional = predicted[labels], predicted[null_class]
             elif weight == 0:
                 return model(tokens, labels)

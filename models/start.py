@@ -3,7 +3,7 @@
 They are mask tokens unless the user wants others. A student that samples in few steps starts from a
 few sampled tokens (training/distillation.py says why).
 
-Axes: B images of a block, L tokens of an image, K codebook, C labels of a model.
+Axes: B images of a block, L tokens of an image, K codebook, Y labels of a model.
 """
 
 import numpy as np
@@ -71,7 +71,7 @@ def predict_empty(model: Transformer, labels: Tensor, precision: torch.dtype) ->
 
     They are computed once per label under the same condition as in `predictors.guided_predictor`.
     """
-    all_labels = torch.arange(model.config.num_labels, device=labels.device)  # (C,)
+    all_labels = torch.arange(model.config.num_labels, device=labels.device)  # (Y,)
     once_per_label = len(all_labels) <= len(labels)
     asked = all_labels if once_per_label else labels
     shape = (len(asked), model.config.seq_len)

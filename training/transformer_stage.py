@@ -101,7 +101,7 @@ class MaskGITStage(TransformerStage):
         # The model and its optimizers.
         torch.manual_seed(derive_seed(training.seed, "weights"))
         self.model = new_transformer(config).to(device)
-        self.model.load_state_dict(start or {}, strict=False)
+        self.model.load_state_dict(start or {}, strict=False)  # what `start` lacks stays random
         freeze(self.model, training.freeze, "TrainingConfig.freeze")
         weights = linear_weights(self.model)
         self.optimizers = make_optimizers(self.model, weights, training, precision)
@@ -123,9 +123,9 @@ class MaskGITStage(TransformerStage):
             Scalars on the device: "loss"; "gradient_norm" before clipping; and "skipped", 1 if one
             of the two was not finite. The weights are unchanged then.
         """
-        # Draw the batch.
-        self._shared.train()
         processes = self.processes
+        self._shared.train()
+        # Dropout differs between processes; all else is drawn for the whole batch.
         torch.manual_seed(derive_seed(self.training.seed, "dropout", step, processes.rank))
         parts, num_hidden = self.draw_batch(step)
         # Add up the gradients of the parts; the last one exchanges them with other processes.
