@@ -195,7 +195,7 @@ def _pickle_contents(path: Path) -> Any:
     """Read a pickle of plain data and arrays of numpy, without running what it names."""
     data = path.read_bytes()
     if not data.startswith(b"\x80"):
-        raise ValueError("it is no .npz, no pickle and no file of torch.save")
+        raise ValueError("it is not a .npz, a pickle or a file of torch.save")
     return Unpickler(_no_storage, PLAIN_BYTES + len(data)).load(io.BytesIO(data))
 
 

@@ -105,7 +105,7 @@ def photos(
     packages: Path,
     cut: Callable[[Image.Image], Iterator[Image.Image]],
 ) -> Iterator[Image.Image]:
-    """Yield what `cut` makes of each photo of these packages."""
+    """Yield the results of `cut` for each photo of these packages."""
     for name in names:
         for path in largest_versions(unpacked(name, packages)):
             with Image.open(path) as image:

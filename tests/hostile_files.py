@@ -35,7 +35,7 @@ def archive(pickled: bytes, **records: bytes) -> bytes:
 
 
 def saved(value: Any, zipped: bool = True) -> bytes:
-    """What torch.save makes of a value."""
+    """The file that torch.save writes for a value."""
     file = io.BytesIO()
     torch.save(value, file, _use_new_zipfile_serialization=zipped)
     return file.getvalue()

@@ -76,4 +76,4 @@ def test_a_record_is_a_row(monkeypatch, data_dir, tokenizer_file, tmp_path, caps
     found = dict(zip(titles, row, strict=True))
     assert (found["family"], found["steps"], found["options"]) == ("modern", "2", f"`{options}`")
     assert float(found["loss"].split(",")[0]) > 0
-    assert not (tmp_path / "mnist").exists()  # it is no run
+    assert not (tmp_path / "mnist").exists()  # it is not a run

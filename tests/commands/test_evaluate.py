@@ -708,7 +708,7 @@ def test_a_grid_is_every_combination():
         (["--evaluate", "--write_reference", "x.npz", "--reference", __file__], "or name a split"),
         (["--evaluate", "--write_reference", f"{__file__}/x.npz"], ".py is a file, not a folder"),
         (["--evaluate", "--per_class", "--labels", "none"], "--per_class: no sample has a class"),
-        (["--evaluate", "--reference", __file__], "it is no .npz, no pickle and no file of torch"),
+        (["--evaluate", "--reference", __file__], "it is not a .npz, a pickle or a file of torch"),
         (["--evaluate", "--features", __file__, "--feature_weights", __file__], "for --features"),
         (["--evaluate", "--features", "dinov2", "--protocol", "adm"], "Inception's features alone"),
         (["--evaluate", "--features", "dinov2", "--sweep", "step=2"], "run --evaluate alone"),

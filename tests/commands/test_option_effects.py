@@ -1,7 +1,7 @@
 """Every option that shapes a network or a training reaches its place.
 
-The real command line is resolved to Jobs; nothing is trained. What a stage makes of each setting is
-tested in tests/training/test_settings.py.
+The real command line is resolved to Jobs; nothing is trained. What a stage does with each setting
+is tested in tests/training/test_settings.py.
 """
 
 from collections.abc import Callable

@@ -123,7 +123,7 @@ DAMAGED = {
     "objects": ({"mu": np.array([{}, {}]), "sigma": SIGMA}, "it holds Python objects"),
     "float images": ({"arr_0": np.zeros((2, 8, 8, 3))}, "the images are float64 (2, 8, 8, 3)"),
     "wide": ({"mu": np.zeros(9000), "sigma": SIGMA}, "mu is float64 (9000,), not numbers"),
-    "text": (b"mu, sigma", "it is no .npz, no pickle and no file of torch.save"),
+    "text": (b"mu, sigma", "it is not a .npz, a pickle or a file of torch.save"),
     "empty": (b"", "it is empty"),
     "page": (b"<html>not found", "it is a web page"),
     "cut pickle": (pickle.dumps({"fid": {"mu": MU, "sigma": SIGMA}})[:-60], "cannot read"),
