@@ -70,7 +70,11 @@ token_or_none = Number("a whole number or none", or_none=True)
 sample_count = Number(f"a number from 1 to {MAX_SAMPLES}", low=1, high=MAX_SAMPLES)
 image_index = Number("a number from 0 to 2^53", low=0)
 brightness = Number("a brightness from 1 to 255", low=1, high=255)
-port_number = Number(f"a port from 0 (any free one) to {MAX_PORT}", low=0, high=MAX_PORT)
+port_number = Number(
+    f"a port from 0 (any free one) to {MAX_PORT}, or a host and a port as 0.0.0.0:8000",
+    low=0,
+    high=MAX_PORT,
+)
 positive = Number("a number above 0", float, above=0)
 non_negative = Number("a number of at least 0", float, low=0)
 # Of guidance or noise.

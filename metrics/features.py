@@ -121,7 +121,8 @@ class FeatureCollector:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from an earlier state; the result has the same bits as without a stop."""
-        self._moments, self._spatial = Moments(**state["moments"]), Moments(**state["spatial"])
+        self._moments = Moments(**state["moments"])
+        self._spatial = Moments(**(state["spatial"] or {}))  # None in states of earlier versions
         self._kept, self._logits = list(state["kept"]), list(state["logits"])
 
     def result(self) -> FeatureSet:

@@ -195,7 +195,10 @@ def test_no_mode_names_the_modes():
         (["--unknown", "1"], "--unknown"),
         (["--checkpont=x.pt"], "--checkpont; did you mean --checkpoint"),
         (["--epochs", "3"], "--epochs; did you mean --n_epochs"),
-        (["--page", "0.0.0.0"], "--page: needs a port from 0 (any free one) to 65535, got"),
+        (
+            ["--page", "localhost"],
+            "to 65535, or a host and a port as 0.0.0.0:8000, got 'localhost'",
+        ),
         (["--page", "[::1]:70000"], "got '70000'"),
         (["--seed", "9" * 400], "--seed: needs a whole number"),
         (["--mlp_dim", "99999999999999999999"], "--mlp_dim: needs a whole number"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from metrics.extractor import Extractor
-from metrics.features import extract
+from metrics.features import FeatureCollector, extract
 from metrics.unfinished import Unfinished
 from utils.errors import UserError
 
@@ -72,6 +72,17 @@ def test_blocks_before_an_error_are_kept(tmp_path, end):
     assert labels.tolist() == [1] * 5 + [2] * 5 + [3] * 5 + [4] * 5
     for name in ("mean", "covariance", "kept"):
         assert getattr(resumed, name).equal(getattr(whole, name))
+
+
+def test_a_state_of_an_earlier_version_is_restored():
+    whole, stopped, resumed = (FeatureCollector(4) for _ in range(3))
+    images = torch.rand(4, 3)
+    for collector in (whole, stopped):
+        collector.add(images[:2])
+    resumed.restore({**stopped.state(), "spatial": None})
+    for collector in (whole, resumed):
+        collector.add(images[2:])
+    assert resumed.result().covariance.equal(whole.result().covariance)
 
 
 @pytest.mark.parametrize("numbers", [(7, 1, 2), (1, 7, 2), (1, 2, 7)])
