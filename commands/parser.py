@@ -186,7 +186,7 @@ def _folded(name: str) -> str:
 class _Collect(argparse.Action):
     """Collects several values: `1 2 2`, `1,2,2` and `[1,2,2]` into one list.
 
-    The values of an option that is no such list may be written in several places.
+    The values of an option that is not such a list may be written in several places.
     """
 
     def __call__(

@@ -34,7 +34,7 @@ def read_flax(file: BinaryIO, size: int) -> dict[str, Any]:
 
     Raises:
         EOFError: if it ends early.
-        ValueError: if it is no such file, or the package msgpack is missing.
+        ValueError: if it is not such a file, or the package msgpack is missing.
     """
     try:
         msgpack = importlib.import_module("msgpack")

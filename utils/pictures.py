@@ -75,7 +75,7 @@ def write_png(file: BinaryIO, image: np.ndarray, texts: Texts = NOTHING) -> None
 
 
 def png_texts(data: bytes) -> Texts:
-    """Read what a PNG says about itself before its pixels; nothing if it is no such file."""
+    """Read what a PNG says about itself before its pixels; nothing if it is not a PNG."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

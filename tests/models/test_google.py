@@ -1,8 +1,8 @@
 """google-research's files of flax open, and compute what they compute there.
 
 golden/google.npz comes from google-research/maskgit at commit 1db2359, with flax 0.12.8 and matrix
-products in float32: what maskgit.nets.vqgan_tokenizer.VQVAE makes of `pictures`, and the logits of
-maskgit.nets.maskgit_transformer.Transformer, with the weights of `fill_flax`.
+products in float32: the results of maskgit.nets.vqgan_tokenizer.VQVAE for `pictures`, and the
+logits of maskgit.nets.maskgit_transformer.Transformer, with the weights of `fill_flax`.
 """
 
 import numpy as np

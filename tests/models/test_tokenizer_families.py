@@ -54,7 +54,7 @@ FILLED = {"titok": fill_vit}  # other weights than those of `fill`
 
 
 class Golden(NamedTuple):
-    """A network of another program: its weights, and what it makes of images."""
+    """A network of another program: its weights, and its results for images."""
 
     family: str
     weights: dict[str, Tensor]
