@@ -1,4 +1,4 @@
-"""The benchmarks' baseline computes what our path computes; a record is trained and told."""
+"""The benchmarks' baseline computes what our path computes; a record is trained and printed."""
 
 import sys
 

@@ -99,9 +99,9 @@ class World:
         capsys.readouterr()
         with pytest.raises(SystemExit, match="2"):
             self.run(arguments)
-        told = capsys.readouterr().err
-        assert told.count("\n") == 1
-        return told
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        return said
 
 
 class Floats(nn.Module):
@@ -138,8 +138,8 @@ def test_it_is_trained_and_resumed(world):
 
 def test_it_goes_on_as_what_it_is(world, capsys):
     other = "count" if world.case.has_null else "maskgit"
-    told = world.refusal(f"--train --resume --transformer {other} --dataset mnist", capsys)
-    assert f"--transformer {other} is not what the run in {world.model.parent} was" in told
+    said = world.refusal(f"--train --resume --transformer {other} --dataset mnist", capsys)
+    assert f"--transformer {other} is not what the run in {world.model.parent} was" in said
 
 
 @pytest.mark.parametrize("sampler", ["confidence", "halton"])
@@ -188,11 +188,11 @@ def test_a_dry_run_describes_it(world, capsys):
     world.run(
         f"{world.case.train} --checkpoint_vae {world.output / 'toy.pt'} --dry_run --run_name new"
     )
-    told = capsys.readouterr().out
+    said = capsys.readouterr().out
     config = world.case.network.config
-    assert f"{config.seq_len}, codebook of {config.codebook_size}" in told
-    assert "stage 2 takes" in told
-    guidance = [row.split()[3] for row in told.splitlines() if row.strip()[:1].isdecimal()]
+    assert f"{config.seq_len}, codebook of {config.codebook_size}" in said
+    assert "stage 2 takes" in said
+    guidance = [row.split()[3] for row in said.splitlines() if row.strip()[:1].isdecimal()]
     assert any(float(weight) > 0 for weight in guidance[1:]) == world.case.has_null
 
 
@@ -223,7 +223,7 @@ def test_labels_and_guidance_that_it_does_not_have_are_refused(world, capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "said"),
     [
         ("--train --transformer other", r"--transformer other: unknown transformer family 'other'"),
         ("--train_vae --tokenizer other", r"--tokenizer other: unknown tokenizer family 'other'"),
@@ -233,7 +233,7 @@ def test_labels_and_guidance_that_it_does_not_have_are_refused(world, capsys):
         ("--train --remap codes.npy", "--remap codes.npy: the tokenizer of"),
     ],
 )
-def test_what_no_network_has_is_refused(options, told, data_dir, tmp_path, capsys):
+def test_what_no_network_has_is_refused(options, said, data_dir, tmp_path, capsys):
     save_checkpoint(
         tmp_path / "toy.pt", "vqgan", {"tokenizer": Tokenizer(GrayNetwork(GrayConfig())).entry()}
     )
@@ -244,14 +244,14 @@ def test_what_no_network_has_is_refused(options, told, data_dir, tmp_path, capsy
             f"{options} --dataset mnist --data_dir {data_dir} --output_dir {tmp_path} "
             "--no_wandb".split()
         )
-    assert told in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def test_an_option_that_no_network_of_the_file_has_is_refused(world, capsys):
     for option in ("--n_embed 99", *(("--heads 2",) if not world.case.has_null else ())):
-        told = world.refusal(f"--sample {option} --dataset mnist", capsys)
-        assert option in told
-        assert "has no such field" in told
+        said = world.refusal(f"--sample {option} --dataset mnist", capsys)
+        assert option in said
+        assert "has no such field" in said
 
 
 def test_files_of_other_programs_are_recognized_by_their_contents(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_training_leaves_a_complete_run_folder(trained):
 
 def test_sampling_finds_the_run_and_writes_everything(trained, capsys):
     main(f"--sample --dataset mnist --output_dir {trained.parent} --num_samples 12".split())
-    told = capsys.readouterr().out
+    said = capsys.readouterr().out
     images, labels = samples_of(trained.parent)
     assert images.shape == (12, 32, 32, 1)
     assert images.dtype == np.uint8
@@ -58,8 +58,8 @@ def test_sampling_finds_the_run_and_writes_everything(trained, capsys):
     assert len(list((folder / "images").iterdir())) == 12
     with Image.open(folder / "grid.png") as grid:
         assert grid.size[0] > 10 * 32
-    assert str(folder / "grid.png") in told
-    assert "temperature" not in told  # --show_plan prints the steps
+    assert str(folder / "grid.png") in said
+    assert "temperature" not in said  # --show_plan prints the steps
 
 
 def test_sampling_needs_nothing_but_the_checkpoint(trained, tmp_path, monkeypatch):
@@ -71,9 +71,9 @@ def test_sampling_needs_nothing_but_the_checkpoint(trained, tmp_path, monkeypatc
 
 def test_a_folder_in_place_of_the_checkpoint_is_not_recommended(refusal, tmp_path):
     (tmp_path / "mnist" / "MaskGIT_mnist.pt").mkdir(parents=True)
-    told = refusal(lambda: main(["--sample", "--output_dir", str(tmp_path)]))
-    assert "no trained model" in told
-    assert "so give" not in told
+    said = refusal(lambda: main(["--sample", "--output_dir", str(tmp_path)]))
+    assert "no trained model" in said
+    assert "so give" not in said
 
 
 def test_nothing_slow_is_loaded_to_sample(trained, tmp_path):
@@ -201,8 +201,8 @@ def test_resuming_a_finished_run_mends_its_checkpoint(harm, run, resumable, tmp_
     model = tmp_path / "mnist" / "MaskGIT_mnist.pt"
     before = model.read_bytes()
     harm(model)
-    told = run(resumable)
-    assert "written again from the saved state" in told
+    said = run(resumable)
+    assert "written again from the saved state" in said
     assert model.read_bytes() == before
 
 
@@ -260,10 +260,10 @@ def test_more_epochs_recompute_the_schedule_from_here_on(run, resumable, tmp_pat
     before, after = (0.5 * (1 + np.cos(np.pi * part)) * 1e-4 for part in (6 / 6, 5 / 11))
     # 12 steps with a warm-up of one, of which the seventh comes next.
     assert "continues after step 6" in out
-    told = (
+    said = (
         f"4 epochs instead of 2: the learning rate is now {after:.3g}, before it was {before:.3g}"
     )
-    assert told in out
+    assert said in out
     assert "instead of" not in run(f"{resumable} --n_epochs 4")
     folder = tmp_path / "mnist"
     assert load_checkpoint(folder / "MaskGIT_mnist.pt", "maskgit")["step"] == 12
@@ -296,14 +296,14 @@ def test_resuming_with_another_tokenizer_or_other_images_is_refused(
     )
     other = tmp_path / "other" / "VQGAN_mnist.pt"
     command = f"{resumable} --n_epochs 3"
-    told = refusal(lambda: run(f"{command} --checkpoint_vae {other}"))
-    assert "the tokenizer of the run" in told
+    said = refusal(lambda: run(f"{command} --checkpoint_vae {other}"))
+    assert "the tokenizer of the run" in said
     raw = tmp_path / "fewer" / "MNIST" / "raw"
     shutil.copytree(data_dir / "MNIST" / "raw", raw)
     for kind in ("images-idx3", "labels-idx1"):
         shutil.copy(raw / f"t10k-{kind}-ubyte.gz", raw / f"train-{kind}-ubyte.gz")
-    told = refusal(lambda: run(f"{command} --data_dir {tmp_path}/fewer"))
-    assert "the images of the run" in told
+    said = refusal(lambda: run(f"{command} --data_dir {tmp_path}/fewer"))
+    assert "the images of the run" in said
 
 
 def test_every_mode_goes_on_with_the_options_of_the_run(run, tokenizer_file, tmp_path):
@@ -337,8 +337,8 @@ def test_a_pipeline_that_stops_in_its_first_stage_keeps_the_options_of_the_secon
 
 
 def test_the_tokenizer_in_a_model_can_be_measured(run, trained, tmp_path):
-    told = run(f"--reconstruct --checkpoint {trained}/MaskGIT_mnist.pt --run_name here")
-    assert "ssim" in told
+    said = run(f"--reconstruct --checkpoint {trained}/MaskGIT_mnist.pt --run_name here")
+    assert "ssim" in said
     stored = json.loads((tmp_path / "here" / "reconstruction.json").read_text())
     assert stored["images"] == 20
 
@@ -481,7 +481,7 @@ def test_a_tokenizer_that_is_not_the_models(refused, trained, tokenizer_file, tm
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "said"),
     [
         ("--hidden_dim 30 --heads 4", "--hidden_dim 30"),
         ("--n_classes 7", "--n_classes 7"),
@@ -493,13 +493,13 @@ def test_a_tokenizer_that_is_not_the_models(refused, trained, tokenizer_file, tm
         ("--device cuda:99", "cuda:99"),
     ],
 )
-def test_options_that_contradict(refused, tokenizer_file, options, told):
+def test_options_that_contradict(refused, tokenizer_file, options, said):
     command = f"--train --dataset mnist --checkpoint_vae {tokenizer_file} {options}"
-    assert told in refused(command)
+    assert said in refused(command)
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "said"),
     [
         ("--labels 10", "--labels 10"),
         ("--depth 3", "--depth 3"),
@@ -509,12 +509,12 @@ def test_options_that_contradict(refused, tokenizer_file, options, told):
         ("--mask-value 400", "--mask-value 400"),
     ],
 )
-def test_sampling_options_that_contradict(refused, trained, options, told):
-    assert told in refused(f"--sample --checkpoint {trained / 'MaskGIT_mnist.pt'} {options}")
+def test_sampling_options_that_contradict(refused, trained, options, said):
+    assert said in refused(f"--sample --checkpoint {trained / 'MaskGIT_mnist.pt'} {options}")
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "said"),
     [
         ("--train_vae --checkpoint_vae a.pt", "--checkpoint_vae"),
         ("--train --grad_accum 300", "--grad_accum 300"),
@@ -541,10 +541,10 @@ def test_sampling_options_that_contradict(refused, trained, options, told):
         ("--sample --checkpoint {name}.pt", "File name too long"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_done(refused, tmp_path, options, told):
+def test_mistakes_are_found_before_anything_is_done(refused, tmp_path, options, said):
     (tmp_path / "there.pt").write_text("")
     command = f"--dataset mnist --perceptual_weight 0 {options}"
-    assert told in refused(command.format(folder=tmp_path, name="x" * 300))
+    assert said in refused(command.format(folder=tmp_path, name="x" * 300))
 
 
 def test_an_option_that_contradicts_a_mode_is_not_called_idle_too(run, capsys):
@@ -568,8 +568,8 @@ def test_options_that_nothing_looks_at_are_named(run, trained):
     out = run(f"--sample --dry_run {of_model} --halton_roll off")
     assert "no effect here: --data_dir, --halton_roll, --no_wandb\n" in out
     out = run("--show_plan --dataset fashionmnist --save_steps --keep_checkpoints 2 --step 4")
-    told = "--data_dir, --keep_checkpoints, --no_wandb, --save_steps, --seed"
-    assert f"no effect here: {told}\n" in out
+    said = "--data_dir, --keep_checkpoints, --no_wandb, --save_steps, --seed"
+    assert f"no effect here: {said}\n" in out
 
 
 def test_options_of_losses_without_weight_and_of_no_mask_are_named():
@@ -592,7 +592,7 @@ def test_the_folder_of_a_model_that_is_not_there_is_looked_at(refused, trained, 
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "said"),
     [
         (f"--train_vae {TINY_VQGAN} {TINY_CODES}", "0.29 M parameters"),
         (
@@ -604,10 +604,10 @@ def test_the_folder_of_a_model_that_is_not_there_is_looked_at(refused, trained, 
         ("--evaluate --checkpoint {model}", "trained on             mnist, 10 classes"),
     ],
 )
-def test_a_dry_run_tells_what_would_be_done(run, trained, tokenizer_file, tmp_path, options, told):
+def test_a_dry_run_tells_what_would_be_done(run, trained, tokenizer_file, tmp_path, options, said):
     model = trained / "MaskGIT_mnist.pt"
     options = options.format(tokenizer=tokenizer_file, model=model)
-    assert told in run(f"--dry_run --dataset mnist {options}")
+    assert said in run(f"--dry_run --dataset mnist {options}")
     assert not any(tmp_path.iterdir())
 
 
@@ -620,7 +620,7 @@ def test_a_dry_run_of_an_edit_plans_the_hidden_tokens(run, trained):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "said"),
     [
         ("--size 30", "30"),
         ("--channels 48", "48"),
@@ -628,8 +628,8 @@ def test_a_dry_run_of_an_edit_plans_the_hidden_tokens(run, trained):
         ("--n_embed 5000000000", "5000000000"),
     ],
 )
-def test_architectures_that_cannot_be(refused, options, told):
-    assert told in refused(f"--train_vae --dataset mnist --perceptual_weight 0 {options}")
+def test_architectures_that_cannot_be(refused, options, said):
+    assert said in refused(f"--train_vae --dataset mnist --perceptual_weight 0 {options}")
 
 
 def test_a_dry_run_and_several_processes_download_nothing(refused, tmp_path, monkeypatch):
@@ -657,8 +657,8 @@ def test_a_second_job_in_the_folder_is_refused(run, refusal, tokenizer_file, tmp
 
     lock = make_folder(tmp_path / "mnist") / ".lock"
     with exclusive_lock(lock, "taken"):
-        told = refusal(lambda: run(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}"))
-    assert "another job" in told
+        said = refusal(lambda: run(f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file}"))
+    assert "another job" in said
     assert list(lock.parent.iterdir()) == [lock]
 
 

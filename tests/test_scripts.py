@@ -30,7 +30,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def start(copy: Path, *arguments: str, **variables: str) -> list[str]:
-    """Start scripts/test.sh; returns the environments and what their Python was told."""
+    """Start scripts/test.sh; returns the environments and what their Python was given."""
     (copy / "notes").write_text("")
     outer = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
     subprocess.run(

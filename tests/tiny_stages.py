@@ -154,7 +154,7 @@ def make_vqgan_stage(config: VQGANConfig = VQGAN, **changes: Any) -> VQGANStage:
 
 
 class CountingStage:
-    """Adds the step's number to its only weight; can be told to go wrong."""
+    """Adds the step's number to its only weight; can be made to go wrong."""
 
     name = kind = "maskgit"
     steps_per_epoch = 4

@@ -46,9 +46,9 @@ def model(trained, tmp_path):
 @pytest.fixture
 def samples(run, model, tmp_path):
     def sample(options):
-        told = run(f"--sample --checkpoint {model} --num_samples 10 {options}")
+        said = run(f"--sample --checkpoint {model} --num_samples 10 {options}")
         with np.load(tmp_path / "mnist" / "samples" / "samples.npz") as stored:
-            return stored["arr_0"], told
+            return stored["arr_0"], said
 
     return sample
 
@@ -84,12 +84,12 @@ def test_they_are_kept_used_and_said(evaluate, samples, run, model, tmp_path):
 
     # Sampling says that they are there and keeps its defaults; with --settings best it uses them.
     common = "--labels 0-9 --precision fp32"
-    usual, told = samples(common)
+    usual, said = samples(common)
     options = f"step={best} cfg_w=2.0 sampler=moment"
-    assert f"{model} holds the best settings of a sweep (--settings best): {options}: fid" in told
+    assert f"{model} holds the best settings of a sweep (--settings best): {options}: fid" in said
     written, _ = samples(f"{common} --step {best} --cfg_w 2 --sampler moment")
-    used, told = samples(f"{common} --settings best")
-    assert "holds the best settings" not in told
+    used, said = samples(f"{common} --settings best")
+    assert "holds the best settings" not in said
     assert (used == written).all()
     assert (used != usual).any()
     assert (opened.sample(range(10), seed=1, **opened.best_settings) == used).all()
@@ -103,8 +103,8 @@ def test_they_are_kept_used_and_said(evaluate, samples, run, model, tmp_path):
     assert plan.splitlines()[-1].split()[0] == best
 
     # A further sweep goes on with the same table, and a better row takes their place.
-    told = evaluate(f"--checkpoint {model} --sweep step=2,5,7 {SWEEP} recall")
-    assert "combination 3 of 3" in told
+    said = evaluate(f"--checkpoint {model} --sweep step=2,5,7 {SWEEP} recall")
+    assert "combination 3 of 3" in said
     assert load_model(model).best.metric == "recall"
 
 

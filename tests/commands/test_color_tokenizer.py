@@ -65,8 +65,8 @@ def test_a_color_set_without_a_tokenizer_gets_it_at_its_own_size(
     job = resolve(options)
     assert job.tokenizer.shape.image_size == (size, size)
     assert job.config.seq_len == grid**2
-    told = capsys.readouterr().out
-    assert "no tokenizer was trained for folder: the bundled one for color images" in told
+    said = capsys.readouterr().out
+    assert "no tokenizer was trained for folder: the bundled one for color images" in said
     weights = job.tokenizer.open().network.state_dict()
     bundled = load_tokenizer(BUNDLED_FOR_COLOR).network.state_dict()
     assert all(map(Tensor.equal, weights.values(), bundled.values()))
@@ -82,9 +82,9 @@ def test_a_tokenizer_of_the_run_wins(resolve, tmp_path, capsys):
     own.parent.mkdir(parents=True)
     own.write_bytes(BUNDLED_FOR_COLOR.read_bytes())
     resolve("")
-    told = capsys.readouterr().out
-    assert f"tokenizer {own}" in told
-    assert "the bundled one" not in told
+    said = capsys.readouterr().out
+    assert f"tokenizer {own}" in said
+    assert "the bundled one" not in said
 
 
 def test_gray_sets_do_not_get_it(run, capsys):

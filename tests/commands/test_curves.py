@@ -77,9 +77,9 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # of the first three runs
 
 
 def test_runs_are_found_by_name_and_by_folder_and_drawn_in_the_output_folder(curves, runs):
-    told = curves("one", "runs/two")
+    said = curves("one", "runs/two")
     picture = runs / "curves.png"
-    assert told.splitlines() == [f"written: {picture}"]
+    assert said.splitlines() == [f"written: {picture}"]
     assert colors_in(picture, BLUE, ORANGE, GREEN) == [True, True, False]
     # The same run, written in two ways, is one.
     picture.unlink()
@@ -89,14 +89,14 @@ def test_runs_are_found_by_name_and_by_folder_and_drawn_in_the_output_folder(cur
 
 
 def test_one_run_is_drawn_in_its_own_folder(curves, runs):
-    told = curves("two")
-    assert told.splitlines() == [f"written: {runs}/two/curves.png"]
+    said = curves("two")
+    assert said.splitlines() == [f"written: {runs}/two/curves.png"]
     assert list(runs.glob("*.png")) == []
 
 
 def test_each_stage_has_its_picture(curves, runs):
-    told = curves("one", "two", "vae")
-    assert told.splitlines() == [
+    said = curves("one", "two", "vae")
+    assert said.splitlines() == [
         f"written: {runs}/{name}.png" for name in ("curves_vqgan", "curves")
     ]
 
@@ -117,9 +117,9 @@ def test_a_pattern_of_the_shell_takes_what_is_no_run_too(curves, runs):
     (runs / "tokens").mkdir()
     (runs / "curves.png").write_bytes(b"an earlier picture")
     write_run(runs / "new")  # no epoch yet
-    told = curves(*sorted(runs.glob("*")))
+    said = curves(*sorted(runs.glob("*")))
     without = ", ".join(f"{runs}/{name}" for name in ("curves.png", "new", "tokens"))
-    assert f"left out, as no training has written numbers there: {without}\n" in told
+    assert f"left out, as no training has written numbers there: {without}\n" in said
     assert colors_in(runs / "curves.png", BLUE, ORANGE) == [True, True]
 
 
@@ -153,13 +153,13 @@ def test_a_folder_that_cannot_be_written(refused, runs):
 
 def test_without_matplotlib_a_line_says_how_to_get_it(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    told = "--curves: matplotlib is missing: pip install -r requirements-plots.txt"
-    assert told in refused("one", "two")
+    said = "--curves: matplotlib is missing: pip install -r requirements-plots.txt"
+    assert said in refused("one", "two")
 
 
 def test_a_dry_run_draws_nothing(curves, runs):
-    told = curves("one", "two", "--dry_run")
-    assert "one two" in told
+    said = curves("one", "two", "--dry_run")
+    assert "one two" in said
     assert not list(runs.rglob("*.png"))
 
 
@@ -169,11 +169,11 @@ def test_a_run_that_the_same_command_trains_is_drawn(
     monkeypatch.setattr("training.charts.draw_run", draw_run)
     shutil.copytree(trained, tmp_path / "before")
     shape = "--embed_dim_t 8 --hidden_dim 16 --heads 2 --depth 1 --mlp_dim 16"
-    told = run(
+    said = run(
         f"--train --dataset mnist {shape} --n_epochs 1 --batch_size 16 --run_name now "
         f"--checkpoint_vae {tokenizer_file} --curves before now"
     )
-    assert told.splitlines()[-1] == f"written: {tmp_path}/curves.png"
+    assert said.splitlines()[-1] == f"written: {tmp_path}/curves.png"
     assert colors_in(tmp_path / "curves.png", BLUE, ORANGE) == [True, True]
     assert (tmp_path / "now" / "curves.png").is_file()
     assert not (tmp_path / "before" / "curves.png").exists()

@@ -168,19 +168,19 @@ def test_a_dry_run_prints_what_the_family_of_a_model_decides(
     for mode in ("distill", "train"):
         monkeypatch.setattr(f"commands.{mode}._cost", lambda job: "nothing")
 
-    def told(options):
+    def said(options):
         rows = [line.split(maxsplit=1) for line in run(f"{options} --dry_run").splitlines()]
         return {row[0]: row[1].strip() for row in rows if len(row) == 2}
 
     at_once = f"--checkpoint {modern_teacher}"
-    assert told(f"--distill 1 {at_once}")["teacher_cfg_w"] == "2.5"
-    sampled = told(f"--sample {at_once} --r_temp 3")
+    assert said(f"--distill 1 {at_once}")["teacher_cfg_w"] == "2.5"
+    sampled = said(f"--sample {at_once} --r_temp 3")
     assert [sampled[name] for name in ("cfg_w", "r_temp")] == ["2.5", "3.0  (given)"]
     assert "depth" not in sampled  # of another network than the file's
-    swept = told(f"--sweep step=4,8 {at_once}")
+    swept = said(f"--sweep step=4,8 {at_once}")
     assert [swept[name] for name in ("cfg_w", "step")] == ["2.5", "4, 8"]
     made = f"--checkpoint_vae {tokenizer_file} --dataset mnist"
-    trained = told(f"--train --transformer modern {made}")
+    trained = said(f"--train --transformer modern {made}")
     assert [trained[name] for name in ("heads", "lr", "cfg_w")] == ["2", "0.008", "2.5"]
     assert "embed_dim_t" not in trained
 
@@ -240,7 +240,7 @@ def test_mistakes_are_refused_in_one_line(run, teacher, student, refused, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("entry", "told"),
+    ("entry", "said"),
     [
         ({"num_steps": 1}, "is missing"),
         ("fast", "str instead of a SamplingConfig"),
@@ -248,12 +248,12 @@ def test_mistakes_are_refused_in_one_line(run, teacher, student, refused, tmp_pa
         ({**to_plain(student_settings(1)), "num_steps": True}, "num_steps True is not of type"),
     ],
 )
-def test_a_student_with_wrong_settings_is_refused(student, refused, entry, told):
+def test_a_student_with_wrong_settings_is_refused(student, refused, entry, said):
     contents = contents_of(read_torch_file(student), student, "maskgit")
     save_checkpoint(student, "maskgit", {**contents, "made_for": entry})
     error = refused(f"--sample --checkpoint {student}")
     assert f"{student} is damaged" in error
-    assert told in error
+    assert said in error
 
 
 def test_dry_run_tells_of_the_student_and_writes_nothing(run, teacher, tmp_path):

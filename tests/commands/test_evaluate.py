@@ -130,9 +130,9 @@ def test_real_fashion_mnist_agrees_with_an_independent_computation(
         assert result["protocol"]["reference"]["resize"].startswith("shorter side")
         assert result["protocol"]["extractor"]["features"] == 16
         assert "published figures use 50000" in result["warning"]
-    told = capsys.readouterr().out
-    assert told.count("features of fashionmnist (train)") == 1  # kept for the second
-    assert "inception_score" in told
+    said = capsys.readouterr().out
+    assert said.count("features of fashionmnist (train)") == 1  # kept for the second
+    assert "inception_score" in said
 
 
 @pytest.fixture
@@ -149,12 +149,12 @@ def test_the_dataset_itself_is_at_no_distance(evaluate, data_dir, tmp_path):
     with gzip.open(data_dir / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz") as file:
         images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
     np.savez(tmp_path / "same.npz", arr_0=images)  # other sizes are resized as the dataset is
-    told = evaluate(f"--evaluate --images {tmp_path}/same.npz --reference validation")
+    said = evaluate(f"--evaluate --images {tmp_path}/same.npz --reference validation")
     result = scores_of(tmp_path)
     assert result["scores"]["fid"] == pytest.approx(0, abs=1e-6)
     assert result["scores"]["recall"] == 1
     assert result["protocol"]["reference"]["split"] == "validation"
-    assert "are resized to 32 x 32" in told
+    assert "are resized to 32 x 32" in said
     evaluate(f"--evaluate --images {tmp_path}/same.npz --reference validation --resize adm")
     by_adm = scores_of(tmp_path)
     assert by_adm["scores"]["fid"] == pytest.approx(0, abs=1e-6)
@@ -165,18 +165,18 @@ def test_a_written_reference_scores_as_the_split_does(evaluate, data_dir, tmp_pa
     images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 1), np.uint8)
     np.savez(tmp_path / "fake.npz", arr_0=images)
     command = f"--evaluate --images {tmp_path}/fake.npz"
-    told = evaluate(f"{command} --write_reference {tmp_path}/ours.npz")
-    assert "ours.npz (the statistics of mnist (train), for other programs)" in told
+    said = evaluate(f"{command} --write_reference {tmp_path}/ours.npz")
+    assert "ours.npz (the statistics of mnist (train), for other programs)" in said
     by_split = scores_of(tmp_path)
     for form in ("npz", "pkl"):
         file = tmp_path / f"ours.{form}"
-        told = evaluate(f"{command} --write_reference {file}")
-        told = evaluate(f"{command} --reference {file}")
+        said = evaluate(f"{command} --write_reference {file}")
+        said = evaluate(f"{command} --reference {file}")
         by_file, digest = scores_of(tmp_path), file_digest(file)[:16]
         assert by_file["scores"]["fid"] == pytest.approx(by_split["scores"]["fid"], rel=1e-12)
         assert by_file["protocol"]["reference"]["sha256"] == digest
         # The name and the digest of the reference are beside every score.
-        scores = [line for line in told.splitlines() if line.endswith(f"ours.{form} {digest}")]
+        scores = [line for line in said.splitlines() if line.endswith(f"ours.{form} {digest}")]
         assert len(scores) >= len(by_file["scores"])
         assert f"{by_file['scores']['fid']:.4f}" in scores[0]
         # The images in an .npz are enough for the scores that compare single images.
@@ -190,15 +190,15 @@ def test_a_tokenizer_is_compared_with_both_references(
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
     command = f"--evaluate tokenizer --checkpoint_vae {tokenizer_file}"
     evaluate(f"{command} --reference train --write_reference {tmp_path}/train.npz")
-    told = evaluate(f"{command} --reference {tmp_path}/train.npz")
+    said = evaluate(f"{command} --reference {tmp_path}/train.npz")
     rfid, fid = scores_of(tmp_path, "tokenizer"), scores_of(tmp_path, "tokenizer_to_file")
     assert rfid["protocol"]["reference"]["split"] == "validation"
     assert fid["protocol"]["reference"]["file"] == "train.npz"
     assert "fid" not in rfid["scores"]
     assert "rfid" not in fid["scores"]
     assert rfid["scores"]["rfid"] != fid["scores"]["fid"]
-    assert f"{fid['scores']['fid']:.4f}" in told
-    assert f"{rfid['scores']['rfid']:.4f}" in told
+    assert f"{fid['scores']['fid']:.4f}" in said
+    assert f"{rfid['scores']['rfid']:.4f}" in said
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_the_protocol_of_adm_from_end_to_end(run, spatial_net, trained, tmp_path
     images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 1), np.uint8)
     np.savez(tmp_path / "fake.npz", arr_0=images)
     run(f"{of_net} --images {tmp_path}/fake.npz --write_reference {tmp_path}/adm.npz")
-    told = run(
+    said = run(
         f"{of_net} --protocol adm --reference {tmp_path}/adm.npz --num_samples 25 --batch_size 8 "
         f"--step 2 --checkpoint {trained}/MaskGIT_mnist.pt"
     )
@@ -246,7 +246,7 @@ def test_the_protocol_of_adm_from_end_to_end(run, spatial_net, trained, tmp_path
     assert list(result["scores"]) == [*names, "inception_score"]
     digest = file_digest(tmp_path / "adm.npz")[:16]
     assert result["basis"] == f"adm, adm.npz {digest}"
-    assert told.count(result["basis"]) == len(result["scores"]) + 1  # and in the protocol
+    assert said.count(result["basis"]) == len(result["scores"]) + 1  # and in the protocol
     assert result["protocol"]["rounding"] == "down"
     assert "real against 25 images" in result["protocol"]["precision_recall"]
     assert result["protocol"]["labels"] == "all in turn"
@@ -280,16 +280,16 @@ def test_what_does_not_fit_the_protocol(
 def test_classes_that_are_missing_are_named(evaluate, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 1), np.uint8)
     np.savez(tmp_path / "fake.npz", arr_0=images, arr_1=np.arange(30) % 7)
-    told = evaluate(f"--evaluate --images {tmp_path}/fake.npz")
-    assert "classes without an image, which raises FID: 3 of 10" in told
+    said = evaluate(f"--evaluate --images {tmp_path}/fake.npz")
+    assert "classes without an image, which raises FID: 3 of 10" in said
 
 
 def test_a_sweep_refuses_rows_of_another_protocol(evaluate, refused, trained, tmp_path):
     command = f"--sweep step=2 --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 20"
     evaluate(f"{command} --protocol edm2")
     assert table_of(tmp_path)[0]["fid"]
-    told = refused(f"{command} --protocol adm")
-    assert "sweep.csv was measured with other settings (basis: edm2, mnist train" in told
+    said = refused(f"{command} --protocol adm")
+    assert "sweep.csv was measured with other settings (basis: edm2, mnist train" in said
 
 
 def test_dinov2_from_end_to_end(run, tmp_path):
@@ -367,10 +367,10 @@ def test_an_interrupted_evaluation_goes_on(
             with pytest.raises(SystemExit, match="130"):
                 run(command)
         else:
-            told = run(command)
+            said = run(command)
         assert len(seen) == expected
         assert unfinished.is_file() == (limit == 16)
-    assert "goes on after 16 images" in told
+    assert "goes on after 16 images" in said
     assert scores_of(tmp_path, what) == whole
     assert not [*(tmp_path / "tokens").glob("*.unfinished")]
 
@@ -426,7 +426,7 @@ def test_what_was_kept_of_another_evaluation_is_not_used(
 
 
 def test_samples_of_a_checkpoint(evaluate, trained, tmp_path):
-    told = evaluate(
+    said = evaluate(
         f"--evaluate --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 25 --batch_size 8 "
         "--step 3 --cfg_w 1 --precision fp32"
     )
@@ -436,7 +436,7 @@ def test_samples_of_a_checkpoint(evaluate, trained, tmp_path):
     fingerprint = load_model(trained / "MaskGIT_mnist.pt").fingerprint
     assert measured["protocol"]["checkpoint"]["fingerprint"] == fingerprint
     assert 0 <= measured["scores"]["class_accuracy"] <= 1
-    assert "checkpoint file MaskGIT_mnist.pt" in " ".join(told.split())
+    assert "checkpoint file MaskGIT_mnist.pt" in " ".join(said.split())
     # The same images, sampled into a file first.
     evaluate(
         f"--sample --evaluate --images {tmp_path}/mnist/samples/samples.npz --precision fp32 "
@@ -570,13 +570,13 @@ def test_copies_of_training_images_are_named(real_images, feature_net, tmp_path,
 
 
 def test_the_training_images_nearest_to_samples(evaluate, trained, tmp_path):
-    told = evaluate(
+    said = evaluate(
         f"--evaluate --nearest --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 25 "
         "--batch_size 8 --step 2 --repeats 2"
     )
-    assert told.count("features of all training images") == 1
+    assert said.count("features of all training images") == 1
     assert 0 <= scores_of(tmp_path, "samples")["scores"]["auth_pct"] <= 100
-    assert "evaluation_samples_nearest.png" in told
+    assert "evaluation_samples_nearest.png" in said
     assert not [*(tmp_path / "tokens").glob(".nearest*")]
 
 
@@ -590,13 +590,13 @@ def no_network_needed(*arguments, **options):
 
 def test_a_tokenizer(evaluate, tokenizer_file, tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
-    told = evaluate(f"--evaluate tokenizer --checkpoint_vae {tokenizer_file}")
+    said = evaluate(f"--evaluate tokenizer --checkpoint_vae {tokenizer_file}")
     result = scores_of(tmp_path, "tokenizer")
     assert result["protocol"]["images"] == 20
     assert {"rfid", "psnr", "ssim", "lpips", "codebook_usage"} <= result["scores"].keys()
     assert result["scores"]["lpips"] is None
-    assert told.count("LPIPS is not measured: the VGG16 weights cannot be downloaded") == 1
-    assert re.search("lpips +not measured", told)
+    assert said.count("LPIPS is not measured: the VGG16 weights cannot be downloaded") == 1
+    assert re.search("lpips +not measured", said)
 
 
 def test_lpips_where_there_are_weights(evaluate, tokenizer_file, tmp_path):
@@ -620,12 +620,12 @@ def table_of(folder):
 
 def test_a_sweep_measures_every_setting_once(evaluate, refused, trained, tmp_path):
     command = f"--checkpoint {trained}/MaskGIT_mnist.pt --num_samples 20 --precision fp32"
-    told = evaluate(f"--sweep step=2,4 {command} --cfg_w 1")
+    said = evaluate(f"--sweep step=2,4 {command} --cfg_w 1")
     rows = table_of(tmp_path)
     assert [(row["step"], row["cfg_w"]) for row in rows] == [("2", "1.0"), ("4", "1.0")]
     assert rows[0]["fid"] != rows[1]["fid"]
     assert all(row[score] for row in rows for score in BETTER)
-    assert told.count("images_per_s=") == 3  # two rows and the best
+    assert said.count("images_per_s=") == 3  # two rows and the best
     with Image.open(tmp_path / "mnist" / "sweep" / "sweep.png") as sheet:
         assert sheet.height > 2 * 32
     strips = list((tmp_path / "mnist" / "sweep" / "strips").iterdir())
@@ -641,15 +641,15 @@ def test_a_sweep_measures_every_setting_once(evaluate, refused, trained, tmp_pat
     assert float(extended[2]["fid"]) == pytest.approx(alone, rel=1e-4)
 
     # Rows that were measured in another way are not mixed in.
-    told = refused(f"--sweep step=2 {command} --seed 7")
-    assert "sweep.csv was measured with other settings (seed: 1, now 7)" in told
+    said = refused(f"--sweep step=2 {command} --seed 7")
+    assert "sweep.csv was measured with other settings (seed: 1, now 7)" in said
     assert table_of(tmp_path) == extended
 
     # A damaged row is measured again.
     table = tmp_path / "mnist" / "sweep" / "sweep.csv"
     table.write_text(table.read_text()[:-40])
-    told = evaluate(f"--sweep r_temp=0 {command} --step 4 --cfg_w 1")
-    assert f"{table}: damaged rows, measured again: 1" in told
+    said = evaluate(f"--sweep r_temp=0 {command} --step 4 --cfg_w 1")
+    assert f"{table}: damaged rows, measured again: 1" in said
     again = table_of(tmp_path)
     assert again[:2] == rows
     assert again[2]["fid"] == extended[2]["fid"]
@@ -840,11 +840,11 @@ def test_inception_weights_that_cannot_be_had_name_the_file(
                 f"{mode} --checkpoint {trained}/MaskGIT_mnist.pt --data_dir {data_dir} "
                 f"--output_dir {tmp_path}".split()
             )
-        told = capsys.readouterr()
-        assert told.err.count("\n") == 1
-        assert extractors.INCEPTION_FILE in told.err
-        assert "--feature_weights FILE" in told.err
-        assert "sampling" not in told.out
+        said = capsys.readouterr()
+        assert said.err.count("\n") == 1
+        assert extractors.INCEPTION_FILE in said.err
+        assert "--feature_weights FILE" in said.err
+        assert "sampling" not in said.out
 
 
 def test_inception_sees_gray_images_as_color(tmp_path, monkeypatch):

@@ -127,11 +127,11 @@ def test_files_of_other_programs_are_published_as_one_that_needs_no_other(run, r
             images.append(stored["arr_0"])
     assert np.array_equal(*images)
     refused(f"--export {tmp_path}/out {options}")
-    told = refused(f"--export {tmp_path}/model.safetensors {options}")
-    assert "name a folder, which gets a model.safetensors" in told
-    told = refused(f"--export /proc/out {options}")
-    assert "/proc" in told
-    assert ".partial" not in told
+    said = refused(f"--export {tmp_path}/model.safetensors {options}")
+    assert "name a folder, which gets a model.safetensors" in said
+    said = refused(f"--export /proc/out {options}")
+    assert "/proc" in said
+    assert ".partial" not in said
 
 
 def test_titok_is_measured_and_trained_on_and_refuses_what_needs_cells(run, refused, tmp_path):
@@ -147,5 +147,5 @@ def test_titok_is_measured_and_trained_on_and_refuses_what_needs_cells(run, refu
     run("--sample --dataset folder --num_samples 2 --step 2")
     image = next((tmp_path / "folder" / "samples" / "images").iterdir())
     for mode in (f"--edit --init_image {image} --mask_box 0,0,8,8", "--sample --save_steps"):
-        told = refused(f"{mode} --dataset folder --num_samples 1")
-        assert "12 tokens describes the whole image, not a cell" in told
+        said = refused(f"{mode} --dataset folder --num_samples 1")
+        assert "12 tokens describes the whole image, not a cell" in said

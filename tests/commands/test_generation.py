@@ -74,15 +74,15 @@ def test_the_interval_decides_where_there_is_guidance(sampled, run, model):
     none, _ = sampled(f"{options} --cfg_interval 0.92,0.98")
     unguided, _ = sampled("--labels 1x20 --cfg_w 0 --step 4")
     assert (none == unguided).all()
-    told = run(f"--show_plan --checkpoint {model} {options} --cfg_interval 0.92 0.98")
-    assert "--cfg_w 5: no step is guided; see --cfg_interval" in told
+    said = run(f"--show_plan --checkpoint {model} {options} --cfg_interval 0.92 0.98")
+    assert "--cfg_w 5: no step is guided; see --cfg_interval" in said
 
 
 def test_an_interval_without_its_schedule_has_no_effect_and_it_is_said(run, model):
-    told = run(f"--show_plan --checkpoint {model} --cfg_interval 0.1,0.2")
-    assert "no effect here: --cfg_interval" in told
-    told = run(f"--show_plan --checkpoint {model} --cfg_w 0 --cfg_schedule constant")
-    assert "no effect here: --cfg_schedule" in told
+    said = run(f"--show_plan --checkpoint {model} --cfg_interval 0.1,0.2")
+    assert "no effect here: --cfg_interval" in said
+    said = run(f"--show_plan --checkpoint {model} --cfg_w 0 --cfg_schedule constant")
+    assert "no effect here: --cfg_schedule" in said
 
 
 def test_previews_and_edits_are_guided_in_the_interval(run, edited, tokenizer_file, tmp_path):
@@ -256,7 +256,7 @@ def test_images_of_the_dataset_and_other_sizes_can_be_edited(edited, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "said"),
     [
         ("--mask_box 0,0,8,8", "--init_image"),
         ("--init_image mnist:3", "--mask_box"),
@@ -268,9 +268,9 @@ def test_images_of_the_dataset_and_other_sizes_can_be_edited(edited, tmp_path):
         ("--init_image {folder}/broken.png --mask_box 0,0,8,8", "broken.png"),
     ],
 )
-def test_wrong_edits_are_named(refused, model, tmp_path, options, told):
+def test_wrong_edits_are_named(refused, model, tmp_path, options, said):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
-    assert told in refused(f"--edit --checkpoint {model} {options.format(folder=tmp_path)}")
+    assert said in refused(f"--edit --checkpoint {model} {options.format(folder=tmp_path)}")
     assert not (tmp_path / "mnist").exists()
 
 
@@ -307,6 +307,6 @@ def test_of_two_edits_at_once_one_is_refused(edited, refusal, picture, tmp_path)
     earlier = everything(tmp_path / "mnist" / "edits")
     lock = tmp_path / "mnist" / "edits" / ".lock"
     with exclusive_lock(lock, "taken"):
-        told = refusal(lambda: edited(f"{command} --seed 5"))
-    assert "another job is editing into" in told
+        said = refusal(lambda: edited(f"{command} --seed 5"))
+    assert "another job is editing into" in said
     assert everything(tmp_path / "mnist" / "edits") == earlier

@@ -68,8 +68,8 @@ def test_a_model_of_the_hub_is_sampled_and_its_results_are_elsewhere(
     assert np.array_equal(samples(tmp_path / "mnist"), expected)
     picture = Image.open(tmp_path / "mnist" / "samples" / "images" / "000000.png")
     assert "--checkpoint hf:me/models/best/model.pt@" in " ".join(picture.text.values())
-    told = refused("--sweep step=1 --keep_best --checkpoint hf:me/models/best/model.pt@v1")
-    assert "model.pt cannot hold settings" in told
+    said = refused("--sweep step=1 --keep_best --checkpoint hf:me/models/best/model.pt@v1")
+    assert "model.pt cannot hold settings" in said
     assert load_model("hf:me/models/best/model.pt@v1", device="cpu").dataset == "mnist"
 
 
@@ -78,24 +78,24 @@ def test_a_file_that_cannot_be_had_is_one_line(hub, tmp_path, monkeypatch):
     hub.repositories["me/gated"] = {"main": folder(tmp_path / "gated", a="1")}
     hub.gated.add("me/gated")
 
-    def told(name: str) -> str:
+    def said(name: str) -> str:
         with pytest.raises(UserError) as error:
             local_file(name)
         return str(error.value)
 
-    assert told("hf:me/many").endswith(
+    assert said("hf:me/many").endswith(
         "name one of its checkpoints, as hf:owner/name/file: a.pt, sub/b.pt"
     )
-    assert told("hf:me/many/c.pt").endswith("it has no file c.pt; it has a.pt, sub/b.pt")
+    assert said("hf:me/many/c.pt").endswith("it has no file c.pt; it has a.pt, sub/b.pt")
     (tmp_path / "empty").mkdir()
     hub.repositories["me/empty"] = {"main": tmp_path / "empty"}
-    assert told("hf:me/empty").endswith("it has no checkpoint; it is empty")
-    assert "no such repository" in told("hf:me/other/a.pt")
-    assert "no such revision" in told("hf:me/many@v2")
-    assert "it is gated: accept its terms at http" in told("hf:me/gated")
+    assert said("hf:me/empty").endswith("it has no checkpoint; it is empty")
+    assert "no such repository" in said("hf:me/other/a.pt")
+    assert "no such revision" in said("hf:me/many@v2")
+    assert "it is gated: accept its terms at http" in said("hf:me/gated")
     for name in ("hf:", "hf:me", "hf:me/a@", "hf:me//a.pt", "hf:a b/c"):
-        assert f"{name!r} names no file on the hub: write hf:owner/name" in told(name)
-    assert "must use alphanumeric" in told("hf:me/--a")
+        assert f"{name!r} names no file on the hub: write hf:owner/name" in said(name)
+    assert "must use alphanumeric" in said("hf:me/--a")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert local_file("hf:me/gated").read_text() == "1"
     assert local_file("HF:me/many/sub/b.pt").read_text() == "2"
@@ -104,11 +104,11 @@ def test_a_file_that_cannot_be_had_is_one_line(hub, tmp_path, monkeypatch):
     import_again(monkeypatch)
     assert local_file("hf:me/many").name == "b.pt"  # the only one in the cache
     assert len(hub.asked) == asked
-    missing = told("hf:me/many/a.pt@v1")
+    missing = said("hf:me/many/a.pt@v1")
     assert "(HF_HUB_OFFLINE is set), and it is not in the cache" in missing
     assert "/me/many/resolve/v1/a.pt elsewhere, and name that file" in missing
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert told("hf:me/many/a.pt").endswith("is missing: pip install -r requirements-hub.txt")
+    assert said("hf:me/many/a.pt").endswith("is missing: pip install -r requirements-hub.txt")
 
 
 def test_a_model_is_published_with_all_that_its_checkpoint_says(run, trained, hub, tmp_path):

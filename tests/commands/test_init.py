@@ -73,8 +73,8 @@ def test_more_blocks_start_at_random_and_are_named(run, model_file):
 
 
 def test_a_wider_network_is_refused_with_the_options_that_differ(model_file, refused):
-    told = refused(f"--train --init {model_file} --hidden_dim 64")
-    assert "--hidden_dim 64, there 16" in told
+    said = refused(f"--train --init {model_file} --hidden_dim 64")
+    assert "--hidden_dim 64, there 16" in said
 
 
 def test_old_classes_keep_their_rows_and_new_ones_are_the_mean(tmp_path, capsys):
@@ -218,9 +218,9 @@ def test_other_tokens_are_refused(run, tokenizer_file, model_file, tmp_path, ref
     assert "makes new tokens" in refused(both)
     run(f"{STAGE_1} --run_name other {TINY_VQGAN} {TINY_CODES}")
     other = tmp_path / "other" / "VQGAN_mnist.pt"
-    told = refused(f"--train --init {model_file} --checkpoint_vae {other}")
-    assert "learned the tokens of another tokenizer" in told
-    assert f"--checkpoint_vae {model_file}" in told
+    said = refused(f"--train --init {model_file} --checkpoint_vae {other}")
+    assert "learned the tokens of another tokenizer" in said
+    assert f"--checkpoint_vae {model_file}" in said
 
 
 def test_a_codebook_of_the_file_is_not_placed_again(run, tokenizer_file, tmp_path):
@@ -235,7 +235,7 @@ def test_wrong_files_and_patterns_are_one_line(run, trained, tokenizer_file, tmp
     damaged.write_bytes(model.read_bytes()[:-500])
     text = tmp_path / "text.pt"
     text.write_text("no checkpoint")
-    for arguments, told in (
+    for arguments, said in (
         (f"--train --init {tokenizer_file}", "is a trained VQ-GAN"),
         (f"--train --init {damaged}", "damaged"),
         (f"--train --init {text}", "text.pt"),
@@ -251,12 +251,12 @@ def test_wrong_files_and_patterns_are_one_line(run, trained, tokenizer_file, tmp
             "--disc_weight 0.5",
         ),
     ):
-        assert told in refused(arguments), arguments
+        assert said in refused(arguments), arguments
     assert not (tmp_path / "mnist").exists()
 
 
 def test_init_of_a_run_that_continues_is_refused(run, model_file, trained, tmp_path, refused):
     shutil.copytree(trained, tmp_path / "mnist")
-    told = refused(f"--train --resume --init {model_file}")
-    assert "--init" in told
-    assert "is not what the run" in told
+    said = refused(f"--train --resume --init {model_file}")
+    assert "--init" in said
+    assert "is not what the run" in said

@@ -172,7 +172,7 @@ def test_no_mode_names_the_modes():
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "said"),
     [
         (["--dataset", "minst"], "minst"),
         (["--step", "0"], "--step: needs a whole number of at least 1, got '0'"),
@@ -214,8 +214,8 @@ def test_no_mode_names_the_modes():
         (["--no_wandb="], "--no_wandb: takes no value, or true or false"),
     ],
 )
-def test_mistakes_are_named_in_one_line(argv, told):
-    assert told in rejection("--train", *argv)
+def test_mistakes_are_named_in_one_line(argv, said):
+    assert said in rejection("--train", *argv)
 
 
 @pytest.mark.parametrize(
@@ -224,27 +224,27 @@ def test_mistakes_are_named_in_one_line(argv, told):
     ids=lambda row: row.name,
 )
 def test_an_option_without_its_value_says_which_there_are(row):
-    told = rejection(row.flag, "--train")
-    assert told.startswith(f"{row.flag} needs a value, {row.unit}: ")
-    assert all(choice in told for choice in row.choices or (row.help,))
+    said = rejection(row.flag, "--train")
+    assert said.startswith(f"{row.flag} needs a value, {row.unit}: ")
+    assert all(choice in said for choice in row.choices or (row.help,))
 
 
 def test_two_betas():
-    told = rejection("--train", "--betas", "0.9")
-    assert "--betas needs 2 numbers, as in [0.9,0.95]; got [0.9]" in told
+    said = rejection("--train", "--betas", "0.9")
+    assert "--betas needs 2 numbers, as in [0.9,0.95]; got [0.9]" in said
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "said"),
     [
         ("0.5", "--cfg_interval needs 2 numbers, as in [0.39,0.78]; got [0.5]"),
         ("0.1,1.2", "--cfg_interval: needs a number from 0 to 1, got '1.2'"),
         ("low,high", "--cfg_interval: needs a number from 0 to 1, got 'low'"),
     ],
 )
-def test_a_wrong_interval_is_named_in_one_line(value, told):
+def test_a_wrong_interval_is_named_in_one_line(value, said):
     command = ("--show_plan", "--dataset", "fashionmnist", "--cfg_schedule", "interval")
-    assert told in rejection(*command, "--cfg_interval", value)
+    assert said in rejection(*command, "--cfg_interval", value)
 
 
 @pytest.fixture

@@ -51,8 +51,8 @@ def test_a_run_on_rectangles_goes_on_as_it_began(folder, refusal):
     assert kept["vqgan"]["size"] == kept["maskgit"]["size"] == "16x32"
     call(folder, "--train --resume --n_epochs 2")
     for size in ("32x16", "16"):
-        told = refusal(lambda size=size: call(folder, f"--sample --size {size}"))
-        assert f"--size {size} contradicts" in told
+        said = refusal(lambda size=size: call(folder, f"--sample --size {size}"))
+        assert f"--size {size} contradicts" in said
 
 
 @pytest.mark.parametrize("sampler", ["confidence", "halton"])

@@ -138,8 +138,8 @@ def test_a_class_with_another_name_is_refused(world, stage, capsys):
 def test_another_dataset_of_equal_size_is_refused(world, stage, capsys):
     shutil.rmtree(world / "images")
     write_images(world / "images", ("bus", "car"))
-    told = refusal(world, stage, capsys)
-    assert "class 0 was a2, is bus, class 1 was a10, is car" in told
+    said = refusal(world, stage, capsys)
+    assert "class 0 was a2, is bus, class 1 was a10, is car" in said
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -321,10 +321,10 @@ def test_a_tokenizer_that_is_damaged_or_missing_is_elsewhere(world, capsys, spoi
     spoil(run.tokenizer)
     if not has_state:
         run.resume_state("vqgan").unlink()
-    told = refusal(world, "maskgit", capsys)
-    assert str(run.tokenizer) in told
-    assert ("--train_vae --resume writes it, or" in told) == has_state
-    assert f"--checkpoint_vae {run.model} takes the copy in there" in told
+    said = refusal(world, "maskgit", capsys)
+    assert str(run.tokenizer) in said
+    assert ("--train_vae --resume writes it, or" in said) == has_state
+    assert f"--checkpoint_vae {run.model} takes the copy in there" in said
     resume(world, "maskgit", f"--checkpoint_vae {run.model}")
     assert epochs_of(world, "maskgit") == 2
 
@@ -346,21 +346,21 @@ def test_what_is_left_of_a_run_without_its_state_is_named(world, stage, capsys):
     run = run_of(world)
     cut(run.resume_state(stage))
     init = {"vqgan": "--init_vae", "maskgit": "--init"}[stage]
-    told = refusal(world, stage, capsys)
-    assert f"{run.published(stage)} is intact; start another --run_name with {init}" in told
+    said = refusal(world, stage, capsys)
+    assert f"{run.published(stage)} is intact; start another --run_name with {init}" in said
     cut(run.published(stage))
-    told = refusal(world, stage, capsys, "--train_vae")
+    said = refusal(world, stage, capsys, "--train_vae")
     for path in (run.resume_state(stage), run.published(stage)):
-        assert f"cannot read the checkpoint {path}: " in told
-    assert told.endswith("start another --run_name\n")
+        assert f"cannot read the checkpoint {path}: " in said
+    assert said.endswith("start another --run_name\n")
 
 
 def test_code_that_config_json_names_is_not_run(world, tmp_path, capsys):
     run, config = run_of(world), read_config(run_of(world))
     config["maskgit"]["features"] = str(tmp_path / "evil.pt")
     write_record(run.config, config)
-    told = refusal(world, "maskgit", capsys, "--evaluate")
-    assert "'features' is not an option" in told
+    said = refusal(world, "maskgit", capsys, "--evaluate")
+    assert "'features' is not an option" in said
 
 
 def test_folders_that_config_json_names_are_not_written_to(world, tmp_path, capsys):
@@ -604,9 +604,9 @@ def test_with_new_images_the_old_ones_must_stay(world, stage, capsys):
     image = world / "images" / "train" / "a2" / "3.bmp"
     content = image.read_bytes()
     image.unlink()
-    told = refusal(world, stage, capsys, "--new_images")
-    assert "a2/3.bmp of the run in" in told
-    assert "is no longer a training image" in told
+    said = refusal(world, stage, capsys, "--new_images")
+    assert "a2/3.bmp of the run in" in said
+    assert "is no longer a training image" in said
     image.write_bytes(content + b"0")
     assert "a2/3.bmp of the run in" in refusal(world, stage, capsys, "--new_images")
     image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

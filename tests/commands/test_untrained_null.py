@@ -63,16 +63,16 @@ def test_without_an_option_there_is_no_guidance(run, model, tokenizer_file, pict
      "--distill 1 --teacher_cfg_w 1"],
 )  # fmt: skip
 def test_guidance_that_is_asked_for_is_refused(refused, model, options):
-    told = refused(f"{options} --checkpoint {model} --dry_run")
-    assert "no trained null class" in told
-    assert "cfg_w" in told
-    assert told.endswith("use 0\n")
+    said = refused(f"{options} --checkpoint {model} --dry_run")
+    assert "no trained null class" in said
+    assert "cfg_w" in said
+    assert said.endswith("use 0\n")
 
 
 @pytest.mark.parametrize("options", ["--cfg_w 2", "--labels none"])
 def test_previews_cannot_use_it_either(refused, tokenizer_file, options):
-    told = refused(f"{TRAIN} --checkpoint_vae {tokenizer_file} {options} --dry_run")
-    assert options.split()[0] in told
+    said = refused(f"{TRAIN} --checkpoint_vae {tokenizer_file} {options} --dry_run")
+    assert options.split()[0] in said
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_previews_cannot_use_it_either(refused, tokenizer_file, options):
 def test_images_of_no_class_are_refused(refused, model, picture, options):
     if options == "--edit":
         options = f"--edit --init_image {picture} --mask_box 0,0,9,9"
-    told = refused(f"{options} --checkpoint {model} --dry_run")
-    assert "--labels none: this model was never trained without classes" in told
+    said = refused(f"{options} --checkpoint {model} --dry_run")
+    assert "--labels none: this model was never trained without classes" in said
 
 
 def test_the_page_begins_without_guidance_and_without_no_class(model):

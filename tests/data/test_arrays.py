@@ -59,7 +59,7 @@ def set_blood_label(folder: Path, label: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "label", "told"),
+    ("name", "change", "label", "said"),
     [
         ("mnist", set_mnist_label, 10, "labels-idx1-ubyte.gz has the label 10, but .* 0 to 9"),
         ("mnist", set_mnist_label, 255, "label 255"),
@@ -71,10 +71,10 @@ def set_blood_label(folder: Path, label: int) -> None:
         ("bloodmnist", set_blood_label, -500, "label -500"),
     ],
 )
-def test_a_label_that_is_no_class_is_refused_on_opening(tmp_path, name, change, label, told):
+def test_a_label_that_is_no_class_is_refused_on_opening(tmp_path, name, change, label, said):
     files.WRITERS[name](tmp_path)
     change(tmp_path, label)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=said):
         open_dataset(name, "train", tmp_path)
     open_dataset(name, "validation", tmp_path)
 
@@ -117,10 +117,10 @@ DAMAGED_IDX = [
 
 @pytest.mark.parametrize("case", range(len(DAMAGED_IDX)))
 def test_damaged_idx_files_are_named(tmp_path, case):
-    content, told = DAMAGED_IDX[case]
+    content, said = DAMAGED_IDX[case]
     files.write_mnist(tmp_path)
     (tmp_path / TRAIN_IMAGES).write_bytes(content)
-    with pytest.raises(UserError, match=f"cannot read .*/{TRAIN_IMAGES}: .*({told})") as error:
+    with pytest.raises(UserError, match=f"cannot read .*/{TRAIN_IMAGES}: .*({said})") as error:
         open_dataset("mnist", "train", tmp_path)
     assert "\n" not in str(error.value)
 
@@ -135,7 +135,7 @@ def npz_that_declares(path: Path, shape: tuple[int, ...], content: bytes, name: 
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "said"),
     [
         ({"train_images": np.zeros((16, 28, 28, 3), np.int64)}, "train_images is int64"),
         ({"train_images": np.full((16, 28, 28, 3), "a")}, "train_images is <U1"),
@@ -148,10 +148,10 @@ def npz_that_declares(path: Path, shape: tuple[int, ...], content: bytes, name: 
         ({"train_labels": np.zeros((16, 1))}, "train_labels is float64"),
     ],
 )
-def test_odd_medmnist_files_are_named(tmp_path, arrays, told):
+def test_odd_medmnist_files_are_named(tmp_path, arrays, said):
     files.write_bloodmnist(tmp_path)
     change_npz(tmp_path / "bloodmnist.npz", **arrays)
-    with pytest.raises(UserError, match=rf"cannot read .*bloodmnist\.npz: .*{told}"):
+    with pytest.raises(UserError, match=rf"cannot read .*bloodmnist\.npz: .*{said}"):
         open_dataset("bloodmnist", "train", tmp_path)
 
 
@@ -192,7 +192,7 @@ def test_an_npz_that_declares_too_much_is_refused_before_it_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("array", "told"),
+    ("array", "said"),
     [
         (np.zeros((4, 8, 8, 3)), "float64"),
         (np.zeros((4, 8, 8, 4), np.uint8), r"\(4, 8, 8, 4\), not uint8 \(N, H, W, C\) with C 1 or"),
@@ -204,10 +204,10 @@ def test_an_npz_that_declares_too_much_is_refused_before_it_is_read(tmp_path):
     ],
 )
 @pytest.mark.parametrize("suffix", ["npz", "npy"])
-def test_generated_images_of_another_kind_are_named(tmp_path, array, told, suffix):
+def test_generated_images_of_another_kind_are_named(tmp_path, array, said, suffix):
     path = tmp_path / f"a.{suffix}"
     np.savez(path, arr_0=array) if suffix == "npz" else np.save(path, array)
-    with pytest.raises(UserError, match=rf"cannot read .*a\.{suffix}: .*{told}"):
+    with pytest.raises(UserError, match=rf"cannot read .*a\.{suffix}: .*{said}"):
         open_generated(path, 8, 3)
 
 
@@ -224,7 +224,7 @@ def test_labels_of_every_usual_shape_and_type_are_read(tmp_path, labels, kind):
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "said"),
     [
         (np.array(list("abca")), "<U1 (4,) is not whole numbers"),
         (CLASSES + 0.5, "float64 (4,) is not whole numbers"),
@@ -238,11 +238,11 @@ def test_labels_of_every_usual_shape_and_type_are_read(tmp_path, labels, kind):
         (np.array([{}] * 4), "Python objects"),
     ],
 )
-def test_labels_that_are_not_read_are_said(tmp_path, caplog, labels, told):
+def test_labels_that_are_not_read_are_said(tmp_path, caplog, labels, said):
     np.savez(tmp_path / "a.npz", np.zeros((4, 8, 8, 3), np.uint8), labels)
     ((_, read),) = open_generated(tmp_path / "a.npz", 8, 3).blocks(8)
     assert read.tolist() == [-1] * 4
-    assert told in caplog.text
+    assert said in caplog.text
     assert "without labels" in caplog.text
 
 

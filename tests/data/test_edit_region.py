@@ -106,8 +106,8 @@ def on_black(color: tuple[int, int, int]) -> Image.Image:
     ],
 )
 def test_a_mask_that_is_not_two_valued_is_refused(tmp_path, mask, count, unclear):
-    told = f"{count} of its 256 pixels are {unclear}; .*`mask_threshold`" if count else "nothing"
-    with pytest.raises(FieldError, match=told):
+    said = f"{count} of its 256 pixels are {unclear}; .*`mask_threshold`" if count else "nothing"
+    with pytest.raises(FieldError, match=said):
         marked(tmp_path, mask)
 
 
@@ -129,18 +129,18 @@ def test_numbers_of_classes_beside_white_are_refused(tmp_path, others):
 
 
 @pytest.mark.parametrize(
-    ("mask", "told"),
+    ("mask", "said"),
     [
         ("hole in a photo", "its transparent part is marked"),
         ("white strokes on transparent", "its white parts are marked"),
         ("0 and 255", ""),
     ],
 )
-def test_what_is_marked_beside_transparent_parts_is_said(tmp_path, caplog, mask, told):
+def test_what_is_marked_beside_transparent_parts_is_said(tmp_path, caplog, mask, said):
     caplog.set_level("INFO")
     marked(tmp_path, MASKS[mask])
-    assert told in caplog.text
-    assert bool(caplog.text) == bool(told)
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)
 
 
 def test_a_threshold_says_what_is_marked(tmp_path):

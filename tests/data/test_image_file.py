@@ -85,7 +85,7 @@ def test_a_gray_jpeg_is_not_taken_for_a_damaged_one(tmp_path, options):
 
 
 def test_what_is_in_place_of_an_image_is_said(tmp_path):
-    for name, content, told in [
+    for name, content, said in [
         ("a.png", b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
         ("b.png", b"  <html><body>", "a web page"),
         ("c.png", b"", "it is empty"),
@@ -100,7 +100,7 @@ def test_what_is_in_place_of_an_image_is_said(tmp_path):
         ("k.png", PNG[:20], "Truncated File Read"),
     ]:
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(FileError, match=told):
+        with pytest.raises(FileError, match=said):
             load_image(tmp_path / name)
 
 

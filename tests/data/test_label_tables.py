@@ -168,7 +168,7 @@ def test_rows_and_images_without_each_other_are_said(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "said"),
     [
         ("labels.csv", table("id", "label", "category"), "several columns .*: label, category;"),
         ("labels.csv", table("id", "one", "two"), "several columns .*: one, two;"),
@@ -182,10 +182,10 @@ def test_rows_and_images_without_each_other_are_said(tmp_path, caplog):
         ("metadata.jsonl", "[1]", "metadata.jsonl: each line of it must be a JSON object"),
     ],
 )
-def test_an_unclear_table_is_named(tmp_path, caplog, name, text, told):
+def test_an_unclear_table_is_named(tmp_path, caplog, name, text, said):
     put(tmp_path)
     (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=said):
         open_dataset("folder", "train", tmp_path, 8)
 
 

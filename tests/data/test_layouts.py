@@ -208,8 +208,8 @@ def test_what_is_there_instead_is_said(tmp_path):
     home = tmp_path / "celeba"
     (home / "img_align_celeba").rename(home / "faces")
     (home / "img_align_celeba_png.7z.001").write_bytes(b"7z")
-    told = r"img_align_celeba is missing \(.*celeba has faces, .*, img_align_celeba_png\.7z\.001"
-    with pytest.raises(UserError, match=told):
+    said = r"img_align_celeba is missing \(.*celeba has faces, .*, img_align_celeba_png\.7z\.001"
+    with pytest.raises(UserError, match=said):
         open_dataset("celeba", "train", tmp_path, download=False)
 
 
@@ -217,8 +217,8 @@ def test_imagenet_by_names_is_told_the_way(tmp_path):
     for split in ("train", "val"):
         for name in ("goldfish", "great white shark", "tench"):
             (tmp_path / split / name).mkdir(parents=True)
-    told = "no folders train/n01440764.*train has goldfish, great white shark, tench; .*folder"
-    with pytest.raises(UserError, match=told):
+    said = "no folders train/n01440764.*train has goldfish, great white shark, tench; .*folder"
+    with pytest.raises(UserError, match=said):
         open_dataset("imagenet", "train", tmp_path, download=False)
 
 
@@ -288,7 +288,7 @@ def test_lists_lead_to_nothing_outside_the_dataset(tmp_path, name, elsewhere):
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "told"),
+    ("name", "damage", "said"),
     [
         ("celeba", ("list_attr_celeba.txt", " Male ", " Mail "), "it has no column Male"),
         ("celeba", ("list_attr_celeba.txt", "8\n", "9\n"), "it lists 8 images of 9"),
@@ -301,13 +301,13 @@ def test_lists_lead_to_nothing_outside_the_dataset(tmp_path, name, elsewhere):
         ("places365", ("places365_val.txt", " 7\n", " seven\n"), "places365_val.txt: .*seven"),
     ],
 )
-def test_a_damaged_list_is_named_and_nothing_is_fetched(tmp_path, caplog, name, damage, told):
+def test_a_damaged_list_is_named_and_nothing_is_fetched(tmp_path, caplog, name, damage, said):
     caplog.set_level("INFO")
     files.WRITERS[name](tmp_path, per_class=2)
     place, old, new = damage
     (found,) = tmp_path.rglob(place)
     break_list(found, old, new)
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=said) as error:
         open_both(name, tmp_path)
     assert str(found) in str(error.value)
     assert "fetching" not in caplog.text
@@ -316,14 +316,14 @@ def test_a_damaged_list_is_named_and_nothing_is_fetched(tmp_path, caplog, name, 
 def test_lists_that_are_no_text_are_named(tmp_path):
     files.write_dtd(tmp_path, per_class=1)
     chosen = tmp_path / "dtd" / "dtd" / "labels" / "train1.txt"
-    for content, told in ((b"\xff\xfe\0\1", "utf-8"), (b"<html>\xff", "a web page")):
+    for content, said in ((b"\xff\xfe\0\1", "utf-8"), (b"<html>\xff", "a web page")):
         chosen.write_bytes(content)
-        with pytest.raises(UserError, match=f"cannot read {chosen}: .*{told}"):
+        with pytest.raises(UserError, match=f"cannot read {chosen}: .*{said}"):
             open_dataset("dtd", "train", tmp_path, download=False)
 
 
 @pytest.mark.parametrize(
-    ("name", "remove", "told"),
+    ("name", "remove", "said"),
     [
         ("celeba", "celeba/img_align_celeba", "img_align_celeba is missing"),
         ("celeba", "celeba/list_attr_celeba.txt", "list_attr_celeba.txt is missing"),
@@ -339,7 +339,7 @@ def test_lists_that_are_no_text_are_named(tmp_path):
         ("imagenet", "train", "no folders train/n01440764"),
     ],
 )
-def test_the_first_cause_stands_in_the_last_line(tmp_path, monkeypatch, name, remove, told):
+def test_the_first_cause_stands_in_the_last_line(tmp_path, monkeypatch, name, remove, said):
     import urllib.error
     import urllib.request
 
@@ -350,7 +350,7 @@ def test_the_first_cause_stands_in_the_last_line(tmp_path, monkeypatch, name, re
     files.WRITERS[name](tmp_path, per_class=1)
     place = tmp_path / remove
     shutil.rmtree(place) if place.is_dir() else place.unlink()
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=said) as error:
         open_dataset(name, "train", tmp_path)
     for advice in ("download=True", "devkit is not present", "Traceback"):
         assert advice not in str(error.value)

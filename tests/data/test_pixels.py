@@ -154,7 +154,7 @@ def test_a_palette_that_is_written_as_8_bits_is_seen(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "said"),
     [
         (tiff(over("u2", COLORS), 2, in_planes=True), "colors in planes"),
         (tiff(over("i2", RAMP), 1, order=">", zipped=True), "big-endian"),
@@ -164,8 +164,8 @@ def test_a_palette_that_is_written_as_8_bits_is_seen(tmp_path):
         (tiff(over("f4", COLORS), 2), "TIFF of a kind that is not read: unknown pixel mode"),
     ],
 )
-def test_the_kind_that_is_refused_is_named(tmp_path, data, told):
-    with pytest.raises(FileError, match=told):
+def test_the_kind_that_is_refused_is_named(tmp_path, data, said):
+    with pytest.raises(FileError, match=said):
         read(tmp_path, data)
 
 

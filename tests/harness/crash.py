@@ -171,8 +171,8 @@ def run_and_kill(command: str, world: World, chance: random.Random) -> bool:
             world.inside_writes += bool(half_written(world.folder) - leftovers)
             return False
         time.sleep(0.001)
-    told = (world.folder / "output.txt").read_text()
-    assert code == 0, f"exit code {code} after {world.kills} kills:\n{told}"
+    said = (world.folder / "output.txt").read_text()
+    assert code == 0, f"exit code {code} after {world.kills} kills:\n{said}"
     return True
 
 

@@ -186,8 +186,8 @@ def undisturbed(work: Work, folder: Path) -> Straight:
     import crash
 
     crash.clear(folder)
-    code, calls, told = run(work, folder)
-    assert code == 0, told
+    code, calls, said = run(work, folder)
+    assert code == 0, said
     return work.result(folder), calls
 
 
@@ -206,15 +206,15 @@ def kill_or_fail(
     def case() -> str:
         crash.clear(folder)
         at, how = chance.randint(1, calls), chance.choice(hows)
-        code, _, told = run(work, folder, at, how)
-        what = f"{name}, call {at} of {calls}, fault {how}: exit code {code}\n{told}"
+        code, _, said = run(work, folder, at, how)
+        what = f"{name}, call {at} of {calls}, fault {how}: exit code {code}\n{said}"
         if how in KILLS:
             assert code in (-9, 0), what
         else:
             assert code in (0, 2), what
-            assert "Traceback" not in told, what
+            assert "Traceback" not in said, what
             if code:
-                assert told.count("MaskGIT.py: error: ") == 1, what
+                assert said.count("MaskGIT.py: error: ") == 1, what
         again_code, _, again = run(work, folder)
         assert again_code == 0, f"{what}\nand again:\n{again}"
         check_result(work, folder, expected, what)
@@ -259,14 +259,14 @@ def flip(
         at, bit = chance.randrange(len(content)), chance.randrange(8)
         content[at] ^= 1 << bit
         file.write_bytes(bytes(content))
-        code, _, told = run(work, folder)
+        code, _, said = run(work, folder)
         # A finished run leaves its rows alone; who reads them next must notice.
         untouched = file.name == "metrics.jsonl" and file.read_bytes() == content
-        what = f"{name}, bit {bit} of byte {at} of {file.relative_to(folder)}: {code}\n{told}"
+        what = f"{name}, bit {bit} of byte {at} of {file.relative_to(folder)}: {code}\n{said}"
         assert code in (0, 2), what
-        assert "Traceback" not in told, what
+        assert "Traceback" not in said, what
         if code == 2:
-            assert told.count("MaskGIT.py: error: ") == 1, what
+            assert said.count("MaskGIT.py: error: ") == 1, what
             return "refused"
         if untouched:
             assert read_record_lines(file, is_row)[1] == 1, what
@@ -274,12 +274,12 @@ def flip(
             file.write_bytes(bytes(content))
             check_result(work, folder, expected, what)
             return "noticed by the next reader"
-        if "ignored and measured again" in told:
+        if "ignored and measured again" in said:
             # The row comes last now, also on the sheet.
             sheet = {"sweep.png": work.result(folder)["sweep.png"]}
             check_result(work, folder, expected | sheet, what)
             return "measured again"
-        if "lines that cannot be read, left out" in told:
+        if "lines that cannot be read, left out" in said:
             rows = work.result(folder).get("metrics", [])
             kept = [row for row in expected.get("metrics", []) if row in rows]
             check_result(work, folder, {**expected, **({"metrics": kept} if kept else {})}, what)
@@ -331,12 +331,12 @@ def main() -> None:
             kills, errors, flips = shares
             folder = base / "out"
             straight = undisturbed(work, folder)
-            told = {
+            said = {
                 "kills": kill_or_fail(name, work, folder, straight, kills, KILLS, chance),
                 "errors": kill_or_fail(name, work, folder, straight, errors, ERRORS, chance),
                 "flips": flip(name, work, folder, straight, flips, chance),
             }
-            for kind, outcomes in told.items():
+            for kind, outcomes in said.items():
                 counts = ", ".join(f"{count} {how}" for how, count in sorted(outcomes.items()))
                 print(f"{name}: {sum(outcomes.values())} {kind}: {counts}", flush=True)  # noqa: T201
                 failed += outcomes[FAILED]

@@ -17,9 +17,9 @@ def test_killed_at_random_moments_and_resumed_equals_undisturbed(capsys):
     crash(kills=5, seed=0)
     output = capsys.readouterr().out
     for kind in ("training", "sampling"):
-        (told,) = re.findall(rf"{kind}: (\d+) kills, (\d+) inside a write", output)
-        assert int(told[0]) >= 5
-        assert int(told[1]) >= 1
+        (said,) = re.findall(rf"{kind}: (\d+) kills, (\d+) inside a write", output)
+        assert int(said[0]) >= 5
+        assert int(said[1]) >= 1
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def test_a_full_disk_while_training(refused, run, tokenizer_file, tmp_path):
     run(train)
     models = {path: path.read_bytes() for path in (tmp_path / "mnist").glob("*.pt")}
     # The unpacked dataset fits; a checkpoint does not.
-    told = refused(45_000, f"{train} --resume --n_epochs 3")
-    assert "File too large; what was there before is intact" in told
+    said = refused(45_000, f"{train} --resume --n_epochs 3")
+    assert "File too large; what was there before is intact" in said
     assert models == {path: path.read_bytes() for path in (tmp_path / "mnist").glob("*.pt")}
     run(f"{train} --resume --n_epochs 3")
     assert not list(tmp_path.rglob("*.partial"))

@@ -25,5 +25,5 @@ def test_nothing_is_lost_or_silently_wrong_after_kills_errors_and_flips():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for kind in ("kills", "errors", "flips"):
-        told = re.findall(rf"(.+): (\d+) {kind}: ", done.stdout)
-        assert [int(count) for _, count in told] == [EACH] * 5, done.stdout
+        said = re.findall(rf"(.+): (\d+) {kind}: ", done.stdout)
+        assert [int(count) for _, count in said] == [EACH] * 5, done.stdout

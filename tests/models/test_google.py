@@ -79,14 +79,14 @@ def test_logits_are_the_original_s(case, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "said"),
     [
         ("TransformerLayer_1.Attention_0.self_attention.key.kernel", "query.* has no key or value"),
         ("MlmLayer_0.mlm_ln.scale", r"last\.2\.weight is missing"),
     ],
 )
-def test_an_entry_more_or_less_is_refused(name, told, tmp_path):
-    with pytest.raises(UserError, match=told):
+def test_an_entry_more_or_less_is_refused(name, said, tmp_path):
+    with pytest.raises(UserError, match=said):
         opened("two blocks", tmp_path, lambda w: {n: v for n, v in w.items() if n != name})
     with pytest.raises(UserError, match=r"Embed_1\.weight is not part of it"):
         opened("two blocks", tmp_path, lambda w: {**w, "Embed_1.scale": torch.ones(1)})

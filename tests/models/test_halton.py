@@ -83,7 +83,7 @@ def change(weights, **entries):
 
 
 @pytest.mark.parametrize(
-    ("changed", "given", "told"),
+    ("changed", "given", "said"),
     [
         (lambda w: change(w, in_proj__weight=torch.ones(1)), {"heads": 4}, "in_proj.weight is not"),
         (
@@ -96,9 +96,9 @@ def change(weights, **entries):
         (lambda w: w, {"heads": 5}, r"`transformer.heads` 5: do not make 32 channels of 32"),
     ],
 )
-def test_what_does_not_make_one_is_refused(changed, given, told, tmp_path):
+def test_what_does_not_make_one_is_refused(changed, given, said, tmp_path):
     weights, _ = golden_weights("tiny")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=said):
         opened(changed(weights), CASES["tiny"], tmp_path, **given)
 
 

@@ -36,7 +36,7 @@ def test_numbers_names_ranges_and_repeats(items, labels):
 
 
 @pytest.mark.parametrize(
-    ("items", "told"),
+    ("items", "said"),
     [
         (["trousr"], "did you mean 'trouser'"),
         (["zebra"], "there are T-shirt/top, Trouser"),
@@ -50,8 +50,8 @@ def test_numbers_names_ranges_and_repeats(items, labels):
         (["Trouserx" + "9" * 5000], "there are T-shirt/top, Trouser"),
     ],
 )
-def test_what_is_no_class_is_named_with_a_way_out(items, told):
-    with pytest.raises(UserError, match=told):
+def test_what_is_no_class_is_named_with_a_way_out(items, said):
+    with pytest.raises(UserError, match=said):
         parse_labels(items, NAMES)
 
 
@@ -80,8 +80,8 @@ def test_a_name_with_thousands_of_digits_is_a_name_like_others():
 def test_names_that_are_numbers_need_not_start_at_zero_or_be_complete():
     names = ["01", "02", "03", "10"]
     assert parse_labels(["1-3", "10", "02"], names) == [0, 1, 2, 3, 1]
-    for item, told in (("0", "1 to 10"), ("3-4", r"1 to 10 \(not all of them\)"), ("10-1", "1-10")):
-        with pytest.raises(UserError, match=told):
+    for item, said in (("0", "1 to 10"), ("3-4", r"1 to 10 \(not all of them\)"), ("10-1", "1-10")):
+        with pytest.raises(UserError, match=said):
             parse_labels([item], names)
 
 

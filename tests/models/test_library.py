@@ -133,9 +133,9 @@ def test_a_wrong_setting_is_named(model, field, value):
     settings = FEW | {field.removeprefix("SamplingConfig."): value}
     for make in (model.sample, lambda *a, **k: list(model.decode_steps(*a, **k))):
         if make == model.sample or field != "block_size":  # the steps are all in one block
-            with pytest.raises(FieldError) as told:
+            with pytest.raises(FieldError) as said:
                 make([1], **settings)
-            assert told.value.field == field
+            assert said.value.field == field
 
 
 @pytest.mark.parametrize("name", ["cfg_w", "steps", "temperature", "labels_"])
@@ -283,11 +283,11 @@ def test_a_token_is_in_the_codebook(model, token):
     """16 is the mask token; what is at hidden positions means nothing."""
     tokens = torch.full((64,), 3)
     tokens[5] = token
-    told = rf"{token}: the codebook has the tokens 0 to 15"
-    with pytest.raises(FieldError, match=f"`tokens` {told}"):
+    said = rf"{token}: the codebook has the tokens 0 to 15"
+    with pytest.raises(FieldError, match=f"`tokens` {said}"):
         model.tokenizer.decode(tokens[None])
     hidden = torch.zeros(64, dtype=torch.bool)
-    with pytest.raises(FieldError, match=f"`known` {told}"):
+    with pytest.raises(FieldError, match=f"`known` {said}"):
         model.decode_steps([1], known=KnownTokens(tokens, hidden), **FEW)
     hidden[5] = True
     *_, last = model.decode_steps([1], known=KnownTokens(tokens, hidden), **FEW)

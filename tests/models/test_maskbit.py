@@ -66,16 +66,16 @@ def test_logits_are_the_original_s(name):
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "said"),
     [
         (lambda w: {**w, "norm_after_transformer.weight": w["pos_emb"]}, "transformer.weight is"),
         (lambda w: {n: v for n, v in w.items() if n != "last_layer.0.bias"}, "0.bias is missing"),
         (lambda w: {**w, "prediction_layer.weight": torch.ones(17, 32)}, "17 outputs are not"),
     ],
 )
-def test_what_does_not_make_one_is_refused(changed, told):
+def test_what_does_not_make_one_is_refused(changed, said):
     weights, _ = golden_weights("two halves")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=said):
         opened(changed(weights), CASES["two halves"])
 
 

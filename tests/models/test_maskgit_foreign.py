@@ -174,7 +174,7 @@ def test_a_remapped_file_is_sampled_by_the_command_line(run, trained, tokenizer_
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "said"),
     [
         ({"tok_emb.weight": torch.ones(())}, "token_embedding.weight has the shape ()"),
         ({"tok_emb.weight": torch.ones(19, 0)}, "token_embedding.weight has the shape (19, 0)"),
@@ -186,13 +186,13 @@ def test_a_remapped_file_is_sampled_by_the_command_line(run, trained, tokenizer_
         ({"bias": torch.ones(17, 19, dtype=torch.int64)}, "output_bias is int64 (17, 19)"),
     ],
 )
-def test_weights_of_impossible_shapes_are_named(tmp_path, change, told):
+def test_weights_of_impossible_shapes_are_named(tmp_path, change, said):
     weights, _ = golden_weights("genzoo")
     torch.save({**weights, **change}, tmp_path / "model.pth")
     with pytest.raises(UserError) as refused:
         load(read_torch_file(tmp_path / "model.pth"), 12)
     assert "do not make a transformer" in str(refused.value)
-    assert told in str(refused.value)
+    assert said in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -240,7 +240,7 @@ def test_export_and_sampling_of_a_foreign_file_by_the_command_line(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "said"),
     [
         ("--checkpoint_vae {vae}", "--dataset"),
         ("--checkpoint_vae {vae} --dataset mnist --heads 3", "must be divisible by --heads 3"),
@@ -263,7 +263,7 @@ def test_export_and_sampling_of_a_foreign_file_by_the_command_line(
     ],
 )
 def test_what_does_not_fit_a_foreign_file_is_named(
-    run, trained, tokenizer_file, tmp_path, capsys, options, told
+    run, trained, tokenizer_file, tmp_path, capsys, options, said
 ):
     stored = load_checkpoint(trained / "MaskGIT_mnist.pt", "maskgit")
     model = MaskedTransformer(TransformerConfig(**{**stored["config"], "heads": 2}))
@@ -273,7 +273,7 @@ def test_what_does_not_fit_a_foreign_file_is_named(
     with pytest.raises(SystemExit) as stop:
         run(f"--sample --checkpoint {tmp_path}/other.pth {given}")
     assert stop.value.code == 2
-    assert told in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten_by_an_export(run, trained, tmp_path, capsys):

@@ -217,7 +217,7 @@ def test_a_family_without_a_null_class_has_its_own_labels_alone(model, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "said"),
     [
         ({"start_share": -0.1}, "start_share"),
         ({"start_share": 1.5}, "start_share"),
@@ -225,6 +225,6 @@ def test_a_family_without_a_null_class_has_its_own_labels_alone(model, monkeypat
         ({"start_share": 0.5, "start_token": 3}, "start_token"),
     ],
 )
-def test_wrong_shares_are_refused(settings, told):
-    with pytest.raises(FieldError, match=told):
+def test_wrong_shares_are_refused(settings, said):
+    with pytest.raises(FieldError, match=said):
         SamplingConfig(**settings).validate()

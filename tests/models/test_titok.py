@@ -68,7 +68,7 @@ def test_logits_are_the_original_s(name):
 
 
 @pytest.mark.parametrize(
-    ("case", "changed", "told"),
+    ("case", "changed", "said"),
     [
         (
             "bert",
@@ -89,9 +89,9 @@ def test_logits_are_the_original_s(name):
         ),
     ],
 )
-def test_what_does_not_make_one_is_refused(case, changed, told):
+def test_what_does_not_make_one_is_refused(case, changed, said):
     weights, _ = golden_weights(case)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=said):
         opened(changed(weights), CASES[case])
 
 

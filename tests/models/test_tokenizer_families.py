@@ -147,16 +147,16 @@ def test_the_family_can_be_named(small: Golden, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("removed", "told"),
+    ("removed", "said"),
     [
         ("quantize.", "another kind: it has no quantize.embedding.weight"),  # a VAE
         ("pixel_decoder.", "another kind: it has no pixel_decoder.conv_in.weight"),  # bl64, sl256
     ],
 )
-def test_later_kinds_of_titok_are_refused(removed: str, told: str, tmp_path: Path) -> None:
+def test_later_kinds_of_titok_are_refused(removed: str, said: str, tmp_path: Path) -> None:
     titok = golden("titok", "f4")
     left = {name: v for name, v in titok.weights.items() if not name.startswith(removed)}
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=said):
         titok.load(left, tmp_path)
 
 

@@ -15,7 +15,7 @@ def test_the_defaults_fit_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "said"),
     [
         ({"channels": 48}, "`channels` 48"),
         ({"ch_mult": (1, 0)}, "`ch_mult` 1 0"),
@@ -34,8 +34,8 @@ def test_the_defaults_fit_together() -> None:
         ({"remap": (1, 2, 1)}, "code 1 occurs more than once"),
     ],
 )
-def test_what_does_not_fit_is_named(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_does_not_fit_is_named(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         VQGANConfig(**changes).validate()
 
 
@@ -51,14 +51,14 @@ def test_attention_that_never_occurs_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "said"),
     [
         ({"disc_layers": 4}, "at least 48 pixels, not 32"),
         ({"disc_layers": 0}, "0 strided"),
     ],
 )
-def test_training_that_cannot_work_is_named(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_training_that_cannot_work_is_named(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         VQGANTrainingConfig(**changes).validate_for(VQGANConfig())
 
 

@@ -142,7 +142,7 @@ def without(part: str) -> Layout:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "said"),
     [
         (linear_attention, "has linear attention (attn_type: linear), which this program does not"),
         (without("sample.conv"), "without convolutions (resamp_with_conv: False), which this"),
@@ -151,12 +151,12 @@ def without(part: str) -> Layout:
     ],
 )
 def test_kinds_that_this_program_does_not_have_are_named(
-    change: Layout, told: str, tmp_path: Path
+    change: Layout, said: str, tmp_path: Path
 ) -> None:
     torch.save(change(make_model().state_dict()), tmp_path / "model.ckpt")
     with pytest.raises(UserError) as refused:
         load_tokenizer(tmp_path / "model.ckpt", 16, 3)
-    assert told in str(refused.value)
+    assert said in str(refused.value)
     assert "model.ckpt" in str(refused.value)
 
 
@@ -165,7 +165,7 @@ def with_shape(name: str, *shape: int) -> Layout:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "said"),
     [
         (with_shape("encoder.conv_in.weight"), "encoder.conv_in.weight has the shape ()"),
         (with_shape("encoder.conv_in.weight", 0, 3, 3, 3), "shape (0, 3, 3, 3) where 4"),
@@ -182,11 +182,11 @@ def with_shape(name: str, *shape: int) -> Layout:
         (lambda weights: {**weights, "encoder.conv_in.weight": 3}, "no encoder.conv_in.weight"),
     ],
 )
-def test_weights_of_impossible_shapes_are_named(change: Layout, told: str, tmp_path: Path) -> None:
+def test_weights_of_impossible_shapes_are_named(change: Layout, said: str, tmp_path: Path) -> None:
     torch.save(change(make_model().state_dict()), tmp_path / "model.ckpt")
     with pytest.raises(UserError) as refused:
         load_tokenizer(tmp_path / "model.ckpt", 16, 3)
-    assert told in str(refused.value)
+    assert said in str(refused.value)
     assert str(refused.value).startswith(f"the weights in {tmp_path}/model.ckpt") or (
         f"{tmp_path}/model.ckpt holds no VQ-GAN" in str(refused.value)
     )
@@ -229,7 +229,7 @@ def test_the_architecture_is_read_off_the_weights(changes: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "said"),
     [
         ({"channels": 64}, r"`tokenizer.channels` 64 .* 32"),
         ({"ch_mult": [1, 1]}, r"`tokenizer.ch_mult` 1 1 .* 1 2;"),
@@ -241,7 +241,7 @@ def test_the_architecture_is_read_off_the_weights(changes: dict[str, Any]) -> No
 )
 @pytest.mark.parametrize("own", [True, False])
 def test_a_contradiction_is_named(
-    given: dict[str, Any], told: str, own: bool, tmp_path: Path
+    given: dict[str, Any], said: str, own: bool, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.pt"
     model = make_model()
@@ -249,7 +249,7 @@ def test_a_contradiction_is_named(
         save_checkpoint(path, "vqgan", {"tokenizer": Tokenizer(model).entry()})
     else:
         torch.save(model.state_dict(), path)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=said):
         load_tokenizer(path, 16, 3, given)
     agreeing = {name: getattr(CONFIG, name) for name in given}
     assert load_tokenizer(path, 16, 3, agreeing).config == CONFIG
@@ -313,7 +313,7 @@ def test_a_fingerprint_tells_weights_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "told"),
+    ("stored", "said"),
     [
         ({"encoder.conv_in.weight": torch.zeros(32, 3, 3, 3)}, "decoder.conv_out.weight"),
         ({"tok_emb.weight": torch.zeros(3)}, "encoder.conv_in.weight"),
@@ -321,10 +321,10 @@ def test_a_fingerprint_tells_weights_apart() -> None:
         ({"quantize.embed.weight": torch.zeros(3)}, "Gumbel"),
     ],
 )
-def test_what_is_no_vqgan_is_refused(stored: Any, told: str, tmp_path: Path) -> None:
+def test_what_is_no_vqgan_is_refused(stored: Any, said: str, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save(stored, path)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=said):
         load_tokenizer(path, 16, 3, given={})
 
 
@@ -337,7 +337,7 @@ def averages(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("blocks", [1, 4])
 @pytest.mark.parametrize("wrap", [dict, lambda weights: {"state_dict": weights}])
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "said"),
     [
         (lambda w: {**w, "quantize.scale": torch.ones(1)}, "quantize.scale is not part of it"),
         (lambda w: {**w, "logvar": torch.ones(1)}, "logvar is not part of it"),
@@ -345,11 +345,11 @@ def averages(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ],
 )
 def test_a_file_with_an_entry_that_nothing_computes_is_refused(
-    change, told, wrap, blocks, tmp_path
+    change, said, wrap, blocks, tmp_path
 ) -> None:
     weights = make_model(replace(CONFIG, num_res_blocks=blocks)).state_dict()
     torch.save(wrap(change(weights)), tmp_path / "model.ckpt")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=said):
         load_tokenizer(tmp_path / "model.ckpt", 16, 3)
 
 
@@ -357,8 +357,8 @@ def test_averages_beside_the_weights_are_of_ibq_or_refused(tmp_path: Path) -> No
     for blocks in (1, 4):
         stored = averages(make_model(replace(CONFIG, num_res_blocks=blocks)).state_dict())
         torch.save(stored, tmp_path / f"{blocks}.ckpt")
-    told = r"averages of its weights \(model_ema.decay and so on\), as .* IBQ .* `tokenizer` ibq"
-    with pytest.raises(UserError, match=told):
+    said = r"averages of its weights \(model_ema.decay and so on\), as .* IBQ .* `tokenizer` ibq"
+    with pytest.raises(UserError, match=said):
         load_tokenizer(tmp_path / "1.ckpt", 16, 3)
     assert load_tokenizer(tmp_path / "1.ckpt", 16, 3, family="ibq").config.family == "ibq"
     assert load_tokenizer(tmp_path / "4.ckpt", 16, 3).config.family == "ibq"
@@ -416,7 +416,7 @@ def test_remap_shrinks_the_alphabet(own: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "said"),
     [
         (np.array([0, 1, 99]), "code 99"),
         (np.array([1, 1]), "more than once"),
@@ -427,11 +427,11 @@ def test_remap_shrinks_the_alphabet(own: bool, tmp_path: Path) -> None:
         (None, "No such file"),
     ],
 )
-def test_a_wrong_remap_file_is_named(content: Any, told: str, tmp_path: Path) -> None:
+def test_a_wrong_remap_file_is_named(content: Any, said: str, tmp_path: Path) -> None:
     path = tmp_path / "used.npy"
     if content is not None:
         np.save(path, content)
-    with pytest.raises(UserError, match=rf"used\.npy.*{told}"):
+    with pytest.raises(UserError, match=rf"used\.npy.*{said}"):
         read_remap(path, 16)
 
 

@@ -139,14 +139,14 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_entries_are_named(contents: dict[str, Any], tmp_path: Path, name: str) -> None:
-    spoil, told = WRONG[name]
+    spoil, said = WRONG[name]
     spoilt = copy.deepcopy(contents)
     spoil(spoilt)
     path = tmp_path / "a.pt"
     save_checkpoint(path, "maskgit", spoilt)
     with pytest.raises(UserError) as refused:
         load_model(path, device="cpu")
-    assert told in str(refused.value)
+    assert said in str(refused.value)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 600
@@ -192,12 +192,12 @@ OUTSIDE: dict[str, tuple[Any, str]] = {  # what is in the file, and what is said
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_wrong_files_are_named(tmp_path: Path, name: str) -> None:
-    stored, told = OUTSIDE[name]
+    stored, said = OUTSIDE[name]
     path = tmp_path / "a.pt"
     torch.save(stored, path)
     with pytest.raises(UserError) as refused:
         load_tokenizer(path)
-    assert told in str(refused.value)
+    assert said in str(refused.value)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 600

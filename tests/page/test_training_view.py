@@ -86,9 +86,9 @@ def test_several_runs_are_overlaid(page, runs):
         for unit in ("step", "epoch", "hours"):
             Select(page.one("#chart-unit")).select_by_value(unit)
             page.one("#charts .chart:nth-child(2) [tabindex]").send_keys(Keys.ARROW_LEFT)
-            told = set(page.get(places))
-            assert len(told) == 1
-            assert re.fullmatch(rf"{unit} [\d.e-]+", told.pop())
+            said = set(page.get(places))
+            assert len(said) == 1
+            assert re.fullmatch(rf"{unit} [\d.e-]+", said.pop())
         page.click("#chart-isLog")
         page.scrub("#chart-smoothing", 0.5)
         assert len(page.all("#charts .chart:first-child .line")) == 2

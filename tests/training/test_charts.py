@@ -203,8 +203,8 @@ def test_a_picture_that_fails_is_one_line_and_stops_nothing(tmp_path, clock, cap
         clock.now += 100
         tracker.log({"val/loss": 1.0}, step)
     tracker.close()
-    (told,) = caplog.messages
-    assert told.startswith(f"cannot draw {path}: cannot write {path}")
+    (said,) = caplog.messages
+    assert said.startswith(f"cannot draw {path}: cannot write {path}")
     assert len(read_metrics(metrics.path)) == 3
 
 
@@ -213,8 +213,8 @@ def test_without_matplotlib_it_is_said_once_at_the_start(tmp_path, monkeypatch, 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     metrics = MetricsFile(tmp_path / "m.jsonl", 0)
     picture = CurvePicture(tmp_path / "curves.png", metrics.path, "maskgit")
-    told = "matplotlib is missing: pip install -r requirements-plots.txt"
-    assert caplog.messages == [f"cannot draw {picture.path}: {told}"]
+    said = "matplotlib is missing: pip install -r requirements-plots.txt"
+    assert caplog.messages == [f"cannot draw {picture.path}: {said}"]
     tracker = Trackers(metrics, picture)
     tracker.log({"val/loss": 1.0}, 1)
     tracker.close()

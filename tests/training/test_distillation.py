@@ -269,10 +269,10 @@ def test_a_step_that_is_not_finite_changes_nothing(monkeypatch, network):
     with torch.no_grad():
         getattr(stage, network).token_embedding.weight[0] = torch.nan
     before = copy.deepcopy(stage.state_dict())
-    told = stage.train_step(6)
-    assert told["skipped"] == 1
-    assert not told["loss"].isfinite()
-    assert all(value.isfinite() for name, value in told.items() if name != "loss")
+    said = stage.train_step(6)
+    assert said["skipped"] == 1
+    assert not said["loss"].isfinite()
+    assert all(value.isfinite() for name, value in said.items() if name != "loss")
     for name in ("model", "auxiliary"):
         for weight, value in stage.state_dict()[name].items():
             assert torch.equal(value.nan_to_num(7), before[name][weight].nan_to_num(7)), weight

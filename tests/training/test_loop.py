@@ -58,7 +58,7 @@ LOSSES = [5.0, 4.0, 3.0, 3.5, math.nan, 3.0, 3.1, 3.2, 3.3, 3.4, 2.0, 9.0]  # of
 @pytest.mark.parametrize("stops", [False, True], ids=["at once", "resumed"])
 def test_the_checkpoint_of_the_lowest_loss_is_kept(run, caplog, stops):
     config = LoopConfig(len(LOSSES), 8, 1, publish="both")
-    stage, position, told = CountingStage(signal_step=20 if stops else None), Position(), []
+    stage, position, said = CountingStage(signal_step=20 if stops else None), Position(), []
     stage.losses = dict(enumerate(LOSSES, start=1))
     caplog.set_level(logging.INFO)
     if stops:
@@ -69,9 +69,9 @@ def test_the_checkpoint_of_the_lowest_loss_is_kept(run, caplog, stops):
     assert (position.best_loss, position.best_step) == (2, 44)
     assert load_checkpoint(run.best("maskgit"), "maskgit")["step"] == 44
     assert load_checkpoint(run.model, "maskgit")["step"] == 48
-    told = [record.getMessage() for record in caplog.records if "fallen" in record.getMessage()]
-    assert len(told) == 1
-    assert "not fallen for 5 epochs: it was lowest after epoch 3 (`publish` best or both" in told[0]
+    said = [record.getMessage() for record in caplog.records if "fallen" in record.getMessage()]
+    assert len(said) == 1
+    assert "not fallen for 5 epochs: it was lowest after epoch 3 (`publish` best or both" in said[0]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -298,8 +298,8 @@ class LosingStage(CountingStage):
 
 
 def test_images_that_cannot_be_read_end_the_run_with_its_state_saved(run):
-    told = r"was killed \(the state after step 5 is saved; continue with `resume`\)"
-    with pytest.raises(UserError, match=told):
+    said = r"was killed \(the state after step 5 is saved; continue with `resume`\)"
+    with pytest.raises(UserError, match=said):
         train(LosingStage(), run, every=99)
     resumed = CountingStage()
     position = load_state(resumed, run)

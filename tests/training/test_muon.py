@@ -290,7 +290,7 @@ def entries(state) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "said"),
     [
         (
             lambda state: state.pop("muon"),
@@ -304,12 +304,12 @@ def entries(state) -> dict:
     ],
     ids=["no muon", "too few", "no moment", "shape", "not a number", "more"],
 )
-def test_a_state_that_is_not_its_own_is_refused(spoil, told):
+def test_a_state_that_is_not_its_own_is_refused(spoil, said):
     stage = stage_of()
     stage.train_step(0)
     state = copy.deepcopy(stage.state_dict())
     spoil(state)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=said):
         stage_of().load_state_dict(state)
 
 
@@ -385,27 +385,27 @@ def tensors_of(nested, name=""):
 def test_another_optimizer_is_refused_where_a_run_goes_on(train, tmp_path, refusal):
     train("run", "--n_epochs 1")
     config = (tmp_path / "run" / "config.json").read_bytes()
-    told = refusal(lambda: train("run", "--resume --optimizer muon"))
-    assert "--optimizer muon is not what the run in" in told
-    assert "was started with (adamw)" in told
+    said = refusal(lambda: train("run", "--resume --optimizer muon"))
+    assert "--optimizer muon is not what the run in" in said
+    assert "was started with (adamw)" in said
     # A run before the option has no such entry.
     run = RunFolder(tmp_path / "run", "mnist")
     stored = read_config(run)
     del stored["maskgit"]["optimizer"]
     write_record(run.config, stored)
-    told = refusal(lambda: train("run", "--resume --optimizer muon"))
-    assert "was started with (adamw)" in told
+    said = refusal(lambda: train("run", "--resume --optimizer muon"))
+    assert "was started with (adamw)" in said
     train("run", "--resume")
     assert read_config(run)["maskgit"]["optimizer"] == "adamw"
     assert "optimizer" in config.decode()
 
 
 def test_dry_run_counts_one_moment_instead_of_two(train):
-    told = {}
+    said = {}
     for optimizer in ("adamw", "muon"):
         output = train("run", f"--dry_run --hidden_dim 512 --optimizer {optimizer}")
-        (told[optimizer],) = re.findall(r"tokens, (\d+) MB of checkpoints", output)
-    assert int(told["adamw"]) - int(told["muon"]) == pytest.approx(4 * 1.88, abs=1)
+        (said[optimizer],) = re.findall(r"tokens, (\d+) MB of checkpoints", output)
+    assert int(said["adamw"]) - int(said["muon"]) == pytest.approx(4 * 1.88, abs=1)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -139,10 +139,10 @@ def test_settings_are_kept_before_a_run_begins_and_not_over_one_that_has_begun(r
 def test_a_preview_that_could_not_be_written_is_found_before_a_run_begins(run):
     run.path.mkdir()
     run.samples.write_text("")
-    told = r"cannot write to the folder .*samples: File exists"
-    with pytest.raises(UserError, match=told):
+    said = r"cannot write to the folder .*samples: File exists"
+    with pytest.raises(UserError, match=said):
         keep_settings("vqgan", run, RECORD)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=said):
         train(run)
     assert not run.resume_state("vqgan").exists()
 
@@ -167,8 +167,8 @@ def test_more_epochs_continue_a_run_and_are_told(run, caplog):
 def test_a_short_warm_up_names_the_setting(run, caplog):
     caplog.set_level(logging.INFO)
     train(run)
-    told = "`TrainingConfig.warmup_epochs` 10: 0.2 epochs of warm-up, a tenth of the run"
-    assert told in caplog.messages
+    said = "`TrainingConfig.warmup_epochs` 10: 0.2 epochs of warm-up, a tenth of the run"
+    assert said in caplog.messages
 
 
 def test_other_data_make_another_run(run):
@@ -236,7 +236,7 @@ IMAGES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "now", "told"),
+    ("name", "now", "said"),
     [
         ("images", 4, "the images of the run in .* changed from 3 to 4:"),
         ("class_names", ["zebra", "dog"], "class 0 was cat, is zebra:"),
@@ -246,8 +246,8 @@ IMAGES = {
         ("tokenizer", "0", "the tokenizer of the run in .* changed from 3c to 0:"),
     ],
 )
-def test_what_differs_from_the_run_is_named(run, name, now, told):
-    with pytest.raises(UserError, match=told):
+def test_what_differs_from_the_run_is_named(run, name, now, said):
+    with pytest.raises(UserError, match=said):
         check_made_from({**IMAGES, name: now}, {MADE_FROM: IMAGES}, run)
 
 

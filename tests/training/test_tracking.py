@@ -100,8 +100,8 @@ def test_on_a_terminal_nobody_is_asked_for_a_login(no_login, tmp_path, mode):
                 shown += part
         os.close(keyboard)
         process.kill() if b"Enter your choice" in shown else process.wait()
-    told, last = shown.decode().splitlines()
-    assert told.startswith(f"wandb records offline in {tmp_path}/wandb: No API key configured.")
+    said, last = shown.decode().splitlines()
+    assert said.startswith(f"wandb records offline in {tmp_path}/wandb: No API key configured.")
     assert last.startswith("id ")
 
 
@@ -171,8 +171,8 @@ def test_whatever_wandb_raises_the_numbers_are_kept(monkeypatch, tmp_path, caplo
     tracker.log_image("samples", tmp_path / "absent.png", 2)
     tracker.close()
     assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 2
-    told = [record for record in caplog.records if "continues without it" in record.message]
-    assert len(told) == (0 if len(unreachable) == 2 else 1)
+    said = [record for record in caplog.records if "continues without it" in record.message]
+    assert len(said) == (0 if len(unreachable) == 2 else 1)
 
 
 def rows_of(path):
@@ -269,14 +269,14 @@ def test_what_the_user_has_set_for_wandb_counts(no_login, tmp_path):
         disabled_by_file(tmp_path / "wandb"),  # in the current folder
     ]
     for environment in environments:
-        told, last = tracked(tmp_path, **environment)
-        assert told == "wandb records nothing: it is disabled, by WANDB_MODE or by `wandb disabled`"
+        said, last = tracked(tmp_path, **environment)
+        assert said == "wandb records nothing: it is disabled, by WANDB_MODE or by `wandb disabled`"
         assert last == "id None"
     # The variable counts more than the files.
-    told, _ = tracked(tmp_path, WANDB_MODE="offline")
-    assert told.startswith(f"wandb records offline in {tmp_path}/wandb (")
-    (told, _) = tracked(tmp_path, WANDB_MODE="offline", WANDB_DIR=str(here))
-    assert told.startswith(f"wandb records offline in {here}/wandb (")
+    said, _ = tracked(tmp_path, WANDB_MODE="offline")
+    assert said.startswith(f"wandb records offline in {tmp_path}/wandb (")
+    (said, _) = tracked(tmp_path, WANDB_MODE="offline", WANDB_DIR=str(here))
+    assert said.startswith(f"wandb records offline in {here}/wandb (")
     # Its log goes to a file, also without a home folder.
     tracked(tmp_path, WANDB_MODE="offline", HOME="/proc/nowhere", XDG_CACHE_HOME="")
 

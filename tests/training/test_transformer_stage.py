@@ -316,7 +316,7 @@ def test_several_findings_are_drawn_in_turn_and_none_is_a_class_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "said"),
     [
         ([0, 2], None),
         ([0, 3], "the label 3, but the classes are 0 to 2"),
@@ -326,8 +326,8 @@ def test_several_findings_are_drawn_in_turn_and_none_is_a_class_of_its_own():
         ([[0, 1, 1]], "3 marks for each image, not 2 that are 0 or 1"),
     ],
 )
-def test_a_label_outside_the_classes_is_named(labels, told):
-    assert wrong_label(np.array(labels), CLASSES) == told
+def test_a_label_outside_the_classes_is_named(labels, said):
+    assert wrong_label(np.array(labels), CLASSES) == said
 
 
 class Unguided(TransformerConfig):

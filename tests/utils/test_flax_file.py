@@ -58,7 +58,7 @@ def array(description: object) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "said"),
     [
         (array([[2, 2], "float32", bytes(15)]), "an array of shape"),
         (array([[-1], "float32", bytes(4)]), "an array without a shape"),
@@ -77,6 +77,6 @@ def array(description: object) -> bytes:
         (b"\x82\xa1a\x00\x05\x00", "not a text"),
     ],
 )
-def test_what_is_not_such_a_file_is_refused(read, data, told):
-    with pytest.raises(UserError, match=told):
+def test_what_is_not_such_a_file_is_refused(read, data, said):
+    with pytest.raises(UserError, match=said):
         read(data)

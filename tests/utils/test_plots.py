@@ -52,12 +52,12 @@ def test_drawing_loads_no_pyplot_and_no_window():
 
 @pytest.mark.usefixtures("without_matplotlib")
 def test_without_matplotlib_a_line_says_how_to_get_it(caplog):
-    told = "matplotlib is missing: pip install -r requirements-plots.txt"
-    assert plotting_obstacle() == told
-    with pytest.raises(UserError, match=told):
+    said = "matplotlib is missing: pip install -r requirements-plots.txt"
+    assert plotting_obstacle() == said
+    with pytest.raises(UserError, match=said):
         draw(2, 1, line)
     assert not draw_or_warn("a.png", lambda: draw(2, 1, line))
-    assert caplog.messages == [f"cannot draw a.png: {told}"]
+    assert caplog.messages == [f"cannot draw a.png: {said}"]
 
 
 def test_a_matplotlib_that_cannot_be_imported_is_said_to_be_broken(monkeypatch):

@@ -231,11 +231,11 @@ def test_a_killed_process_ends_the_job(command, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "told", [*(told for *_, told in UNEQUAL), "tokenizer: process 1 (RANK) has"]
+    "said", [*(said for *_, said in UNEQUAL), "tokenizer: process 1 (RANK) has"]
 )
-def test_processes_that_read_other_files_end_at_once(launched, told):
+def test_processes_that_read_other_files_end_at_once(launched, said):
     _, result = launched
-    line = f"MaskGIT.py: error: the processes differ in the {told}"
+    line = f"MaskGIT.py: error: the processes differ in the {said}"
     assert result.stderr.count(line) == 3, result.stderr  # said by all
     assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in result.stderr
 
@@ -393,8 +393,8 @@ def test_the_others_wait_as_long_as_the_main_process_works_alone(two):
         order.append("main")
     assert Processes(0, 2).from_main(lambda: 7) == 7
     thread.join(60)
-    told = [event for event in order if isinstance(event, str)]
-    assert told == ["main", "the other"]
+    said = [event for event in order if isinstance(event, str)]
+    assert said == ["main", "the other"]
 
 
 def test_the_fastest_waits_for_the_slowest_however_long_that_takes(two):
@@ -451,15 +451,15 @@ def test_processes_need_gpus_of_their_own(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("gpus", "told"), [("ABCD", None), ("ABCB", "processes 1 and 3 share one")]
+    ("gpus", "said"), [("ABCD", None), ("ABCB", "processes 1 and 3 share one")]
 )
-def test_two_processes_on_one_gpu_are_refused(monkeypatch, gpus, told):
+def test_two_processes_on_one_gpu_are_refused(monkeypatch, gpus, said):
     def gather(found, own):
         assert own == "B"
         found[:] = gpus
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    with pytest.raises(UserError, match=told) if told else nullcontext():
+    with pytest.raises(UserError, match=said) if said else nullcontext():
         Processes(1, 4, 1)._check_gpus("B")
 
 

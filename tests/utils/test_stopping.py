@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "told"),
+    ("number", "code", "said"),
     [
         (signal.SIGTERM, 143, "stopped by SIGTERM"),
         (signal.SIGHUP, 129, "stopped by SIGHUP"),
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
         (signal.SIGINT, 130, "stopped"),
     ],
 )
-def test_a_signal_ends_the_program_tidily_and_in_one_line(capsys, number, code, told):
+def test_a_signal_ends_the_program_tidily_and_in_one_line(capsys, number, code, said):
     tidied = []
 
     def work():
@@ -49,7 +49,7 @@ def test_a_signal_ends_the_program_tidily_and_in_one_line(capsys, number, code, 
         work()
     signal.signal(number, before)
     assert stop.value.code == code
-    assert capsys.readouterr().err == f"it: {told}\n"
+    assert capsys.readouterr().err == f"it: {said}\n"
     assert tidied
 
 
@@ -203,18 +203,18 @@ def test_workers_live_on_when_all_processes_are_asked_to_stop():
 
 
 @pytest.mark.parametrize(
-    ("deed", "told"),
+    ("deed", "said"),
     [
         (die, "a process that reads images was killed, .* fewer `num_workers` than 2"),
         (fill_the_shared_memory, "`num_workers` 2: no room .*unable to allocate shared memory"),
         (open_too_much, "`num_workers` 2: no room .*Too many open files"),
     ],
 )
-def test_what_happens_to_workers_is_one_line(deed, told):
+def test_what_happens_to_workers_is_one_line(deed, said):
     before = signal.getsignal(signal.SIGCHLD)
-    with pytest.raises(UserError, match=told) as told_error:
+    with pytest.raises(UserError, match=said) as raised:
         read(deed)
-    assert "\n" not in str(told_error.value)
+    assert "\n" not in str(raised.value)
     assert signal.getsignal(signal.SIGCHLD) is before
 
 

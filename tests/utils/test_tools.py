@@ -145,29 +145,29 @@ def test_no_flip_of_a_record_is_believed(tmp_path):
     write_record(path, SETTINGS)
     whole = path.read_bytes()
     assert json.loads(whole)["maskgit"] == SETTINGS["maskgit"]  # for people too
-    told = []
+    said = []
     for content in flips(whole):
         path.write_bytes(content)
         try:
             assert read_record(path, {"maskgit"}) == SETTINGS
         except UserError as error:
-            told.append(str(error))
-    assert all(re.match(r".*config\.json is damaged \(.*\); restore it", line) for line in told)
-    assert len(told) > 8 * len(b"".join(whole.split()))  # the others change spaces into spaces
+            said.append(str(error))
+    assert all(re.match(r".*config\.json is damaged \(.*\); restore it", line) for line in said)
+    assert len(said) > 8 * len(b"".join(whole.split()))  # the others change spaces into spaces
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "said"),
     [("[1", "Expecting"), ("[1]", "it is not a JSON object"), ("", "Expecting value"),
      ('{"maskgat": {}}', "its entry 'maskgat' is unknown"), ("[" * 100_000, "recursion"),
      ('{"maskgit": {}, "checksum": "0"}', "its checksum is that of something else"),
      ('{"maskgit": {}, "checksum": null}', "its checksum is that of something else")],
     ids=range(7),
 )  # fmt: skip
-def test_damaged_records_are_named(tmp_path, content, told):
+def test_damaged_records_are_named(tmp_path, content, said):
     assert read_record(tmp_path / "none.json") == {}
     (tmp_path / "bad.json").write_text(content)
-    with pytest.raises(UserError, match=rf"bad\.json is damaged \(.*{told}"):
+    with pytest.raises(UserError, match=rf"bad\.json is damaged \(.*{said}"):
         read_record(tmp_path / "bad.json", {"maskgit"})
 
 
@@ -301,12 +301,12 @@ def test_a_disk_that_cannot_flush_folders_is_used(monkeypatch, tmp_path, number)
         flush(descriptor)
 
     monkeypatch.setattr("os.fsync", refuse)
-    told = (
+    said = (
         r"the new .*a\.json is in place, but its folder cannot be flushed to the disk "
         r"\(Input/output error\): whether a power cut could undo it is not known"
     )
     wrong = number == errno.EIO
-    with pytest.raises(UserError, match=told) if wrong else nullcontext():
+    with pytest.raises(UserError, match=said) if wrong else nullcontext():
         write_json_atomic(tmp_path / "a.json", {"a": 1})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
 
@@ -421,20 +421,20 @@ def test_averaging_starts_quickly():
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "said"),
     [(ModuleNotFoundError("No module named 'torch'"), "pip install -r requirements.txt"),
      (ImportError("cannot import name 'a' from 'b'"), "pip install -r requirements.txt"),
      (ImportError("c.so: failed to map segment from shared object"), "raise its limit (ulimit -v)"),
      (MemoryError(), "raise its limit (ulimit -v)")],
     ids=str,
 )  # fmt: skip
-def test_a_package_that_cannot_be_loaded_is_one_line(capsys, error, told):
+def test_a_package_that_cannot_be_loaded_is_one_line(capsys, error, said):
     with pytest.raises(SystemExit) as stop, errors_on_one_line("it"):
         raise error
     assert stop.value.code == 2
     line = capsys.readouterr().err
     assert line.startswith("it: error: ")
-    assert line.endswith(f"{told}\n")
+    assert line.endswith(f"{said}\n")
 
 
 @pytest.mark.parametrize(

@@ -178,14 +178,14 @@ NO_CHECKPOINTS = {  # what it is, and what is said of it
 }
 
 
-@pytest.mark.parametrize(("content", "told"), NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS)
-def test_what_is_no_checkpoint_is_told_apart(tmp_path: Path, content: bytes, told: str) -> None:
+@pytest.mark.parametrize(("content", "said"), NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS)
+def test_what_is_no_checkpoint_is_told_apart(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(content)
     with pytest.raises(UserError) as refused:
         read_torch_file(path)
     assert str(refused.value).startswith(f"cannot read the checkpoint {path}: ")
-    assert told in str(refused.value)
+    assert said in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -314,10 +314,10 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:
         read_torch_file(path)
-        told = ""
+        said = ""
     except UserError as error:
-        told = str(error)
-    print(json.dumps([path.name, told]), flush=True)
+        said = str(error)
+    print(json.dumps([path.name, said]), flush=True)
 """
 
 
@@ -338,11 +338,11 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_file_takes_more_memory_or_time_than_it_should(said: dict[str, str], name: str) -> None:
-    _, told = HOSTILE[name]
-    assert told in said[name]
+    _, expected = HOSTILE[name]
+    assert expected in said[name]
     assert "\n" not in said[name]
     assert "memory" not in said[name]
-    assert bool(told) == bool(said[name])
+    assert bool(expected) == bool(said[name])
 
 
 def test_opening_takes_twice_the_size_of_a_file_at_most(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_opening_takes_twice_the_size_of_a_file_at_most(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "said"),
     [
         (KeyError("x"), "it is damaged (KeyError: 'x')"),
         (RecursionError("too\ndeep"), "it is damaged (RecursionError: too deep)"),
@@ -373,9 +373,9 @@ def test_opening_takes_twice_the_size_of_a_file_at_most(tmp_path: Path) -> None:
         (ValueError("no such\nthing"), "no such thing"),
     ],
 )
-def test_whatever_is_raised_becomes_one_line(error: Exception, told: str) -> None:
+def test_whatever_is_raised_becomes_one_line(error: Exception, said: str) -> None:
     with pytest.raises(UserError) as refused, reading("a.pt", "the checkpoint"):
         raise error
-    assert str(refused.value) == f"cannot read the checkpoint a.pt: {told}"
+    assert str(refused.value) == f"cannot read the checkpoint a.pt: {said}"
     with pytest.raises(UserError, match=r"^as it is$"), reading("a.pt", "the checkpoint"):
         raise UserError("as it is")
