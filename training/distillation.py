@@ -40,7 +40,7 @@ from training.config import UPDATES_PER_EPOCH, DistillConfig
 from training.ema import EMA
 from training.learning_rate import LearningRate
 from training.optimizer import linear_weights, make_optimizers, step_unless
-from training.stage import TransformerStage
+from training.stage import GeneratorStage
 from utils.device import autocast, send, strictly_deterministic
 from utils.plain import to_plain
 from utils.seeding import derive_seed, rng
@@ -101,7 +101,7 @@ class Predictions(NamedTuple):
     auxiliary: Tensor
 
 
-class DistillationStage(TransformerStage):
+class DistillationStage(GeneratorStage):
     """Student, auxiliary model and teacher.
 
     All networks are in evaluation mode: without dropout, the student trains as it samples.

@@ -84,7 +84,7 @@ class Stage(ABC):
         load_optimizers(self.optimizers, state, self.training)
 
 
-class TransformerStage(Stage):
+class GeneratorStage(Stage):
     """A stage whose result is a transformer.
 
     Attributes:

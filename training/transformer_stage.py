@@ -31,7 +31,7 @@ from training.ema import EMA
 from training.growth import grown_state
 from training.learning_rate import LearningRate
 from training.optimizer import freeze, linear_weights, make_optimizers, step_unless
-from training.stage import TransformerStage
+from training.stage import GeneratorStage
 from training.working_copy import WorkingCopy
 from utils.device import autocast, strictly_deterministic
 from utils.processes import ALONE, Processes
@@ -44,7 +44,7 @@ CPU_PART_TOKENS = 4096
 CPU_ROWS = 128
 
 
-class MaskGITStage(TransformerStage):
+class MaskGITStage(GeneratorStage):
     """The transformer, its optimizers and its data.
 
     Attributes:
