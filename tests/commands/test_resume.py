@@ -243,11 +243,11 @@ def test_a_job_that_waits_in_tokenizing_does_not_take_over_the_run_of_another(
     shared += f" --checkpoint_vae {tokenizer} --output_dir {world}/race"
     tokens_of, left = commands.train.tokens_of, []
 
-    def slowly(*arguments):  # in job B
+    def slowly(*arguments, **named):  # in job B
         monkeypatch.setattr("commands.train.tokens_of", tokens_of)
         main(f"{shared} --lr 1e-4 --n_epochs 1".split())
         left.append({p: p.read_bytes() for p in (world / "race" / "folder").glob("*.*")})
-        return tokens_of(*arguments)
+        return tokens_of(*arguments, **named)
 
     monkeypatch.setattr("commands.train.tokens_of", slowly)
     with pytest.raises(SystemExit) as stop:
@@ -267,7 +267,7 @@ def test_a_run_that_is_stopped_while_it_makes_its_tokens_keeps_its_options(
     here = f"--dataset folder --data_dir {world}/images --output_dir {world}/runs --run_name new"
     given = f"--checkpoint_vae {run_of(world).tokenizer} --lr 0.25 --n_epochs 3 --depth 2 --heads 4"
 
-    def stop(*_arguments):
+    def stop(*_arguments, **_named):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
