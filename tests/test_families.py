@@ -1,5 +1,6 @@
 """A family is a folder and a row: toys go through the whole command line without another change."""
 
+import base64
 import json
 import warnings
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 import torch
 import toy_families
 from conftest import TRAIN_TINY
-from page_events import byte_by_byte
+from page_served import serving
 from torch import Tensor, nn
 from toy_families import (
     CountConfig,
@@ -22,13 +23,9 @@ from toy_families import (
     RowNetwork,
 )
 
-from commands import page as page_mode
-from commands.parser import parse
 from MaskGIT import main
 from models.open import FAMILIES, load_model, load_tokenizer
 from models.tokenizer import Tokenizer
-from page.catalog import OpenModel
-from page.reading import read_decoding
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 
@@ -166,21 +163,26 @@ def test_it_is_evaluated(world):
     assert scores["protocol"]["images"] == 12
 
 
-def test_the_page_decodes_it(world):
-    line = parse(["--page", "--output_dir", str(world.output)])
-    form = page_mode._form(line)
-    opened = OpenModel(world.model, load_model(world.model, device="cpu"), print, print)
-    shown = opened.describe(form)
-    assert shown["has_null"] == world.case.has_null
-    assert tuple(shown["grid"]) == world.case.network.config.grid
-    request = {"count": 2, "seed": 1, "sampling": {"cfg_w": 0.0}}
-    events = read_decoding(request, opened, form).events()
-    _, first, *_, last = [event for event in events if event["event"] == "step"]
-    assert len(last["files"]) == 2
-    tokens = byte_by_byte(first["tokens"])
+def test_the_page_shows_decodes_and_edits_it(world):
     config = world.case.network.config
-    assert len(tokens) == 2 * config.seq_len
-    assert tokens.max() < config.codebook_size
+    with serving(world.data) as serve:
+        page = serve(world.output)
+        shown = page.json(f"api/models/{page.model}")
+        assert shown["has_null"] == world.case.has_null
+        assert tuple(shown["grid"]) == config.grid
+        (run,) = page.json("api/runs")
+        assert page.ask(f"api/runs/{run['id']}/preview/maskgit/6")[0] == 200
+        usual = {"count": 2, "sampling": {"cfg_w": 0.0}}
+        *_, step, done = page.events(**usual)
+        assert len(done["files"]) == 2
+        tokens = np.frombuffer(base64.b64decode(step["tokens"]), "<u4")
+        assert len(tokens) == 2 * config.seq_len
+        assert tokens.max() < config.codebook_size
+        edit = {"validation": 3, "cells": [0]}
+        if world.case.has_cells:
+            assert len(page.events(edit=edit, **usual)[-1]["files"]) == 2
+        else:
+            assert "12 tokens describes the whole image" in page.refusal(edit=edit, **usual)
 
 
 def test_a_dry_run_describes_it(world, capsys):
