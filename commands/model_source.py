@@ -26,7 +26,8 @@ from data.open_dataset import known_classes
 from data.spec import LOOK
 from models.foreign_file import ForeignFile
 from models.model import BestSettings, Model
-from models.open import FAMILIES, family_of_file, foreign_model, load_tokenizer, own_model
+from models.open import family_of_file, foreign_model, load_tokenizer, own_model
+from models.registry import FAMILIES
 from models.sampling import SamplingConfig
 from models.shapes import TokenizerShape, TransformerShape
 from training.run_folder import RunFiles, RunFolder

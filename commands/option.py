@@ -4,7 +4,7 @@ This file does not import torch, so that --help and error messages appear at onc
 """
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +68,7 @@ class Option:
     default: Any = OF_FIELD
     compared: bool = False
     resume: Resume = Resume.FORGET
-    choices: tuple[str, ...] | None = None
+    choices: Collection[str] | None = field(default=None, hash=False)
     many: Many | None = None
     length: int | None = None
     bare: str | None = None

@@ -18,6 +18,7 @@ from data.spec import FITS, RESIZES, VIEWS, Preparation
 from metrics.better import BETTER, INCEPTION, PROTOCOL_NAMES
 from models.maskbit.config import BitTokenizerConfig
 from models.maskgit.config import TransformerConfig
+from models.registry import FAMILIES
 from models.sampling import CHOICES, SamplingConfig
 from models.vqgan.config import VQGANConfig
 from training.config import (
@@ -113,8 +114,9 @@ DATA = Group("data", (
         "trained VQ-GAN, as in --checkpoint [the run's own, else the one bundled for the dataset]",
         modes=COMPARING),
     row("tokenizer", str, "NAME",
-        "family of a new tokenizer, or of --checkpoint_vae if the file does not say it",
-        modes=COMPARING | {"train_vae"}, default=VQGANConfig.family, resume=Resume.STAGE),
+        "family of the tokenizer",
+        modes=COMPARING | {"train_vae"}, default=VQGANConfig.family, resume=Resume.STAGE,
+        choices=FAMILIES["tokenizer"].keys()),
     row("splits", kinds.positive_int, "N",
         "number of tokens that share the bits of a cell (family maskbit)", modes="train",
         configs=(BitTokenizerConfig,), compared=True, resume=Resume.STAGE),
@@ -179,7 +181,7 @@ TOKENIZER_TRAINING = Group("tokenizer training (--train_vae)", (
 row = partial(_row, modes="train", configs=(TransformerConfig,), compared=True, resume=Resume.STAGE)
 TRANSFORMER = Group(f"transformer (for a new {TransformerConfig.family}; {OWN})", (
     row("transformer", str, "NAME", "family of a new transformer", configs=(),
-        default=TransformerConfig.family, compared=False),
+        default=TransformerConfig.family, compared=False, choices=FAMILIES["transformer"].keys()),
     row("embed_dim_t", kinds.positive_int, "N", "width of the token embedding", "embed_dim"),
     row("hidden_dim", kinds.positive_int, "N", "width of the blocks, a multiple of --heads"),
     row("heads", kinds.positive_int, "N", "attention heads"),

@@ -1,37 +1,24 @@
 """Opens checkpoints: load_model, load_tokenizer, and the steps that they consist of.
 
-To add a family of networks, write its folder (config, network, reader of other programs' files,
-row) and name its row in FAMILIES. A checkpoint of this program names its families. A file of
-another program is recognized by its contents.
+A checkpoint of this program names its families (models/registry.py). A file of another program is
+recognized by its contents.
 """
 
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from models.amused import vqgan as amused
-from models.dimo import student as dimo
 from models.family import Expected, Family, Transformer, refuse_contradictions
 from models.foreign_file import ForeignFile
-from models.google import foreign as google
-from models.halton import foreign as halton
-from models.ibq import vqgan as ibq
-from models.llamagen import vqgan as llamagen
-from models.maskbit import foreign as maskbit
-from models.maskgit import foreign as maskgit
-from models.maskgit_vqgan import foreign as maskgit_vqgan
 from models.model import Model, read_settings
-from models.modern.config import ModernConfig
-from models.modern.transformer import ModernTransformer
+from models.registry import FAMILIES
 from models.shapes import NetworkShape, TransformerShape
-from models.titok import foreign as titok
-from models.titok import generators as titok_generators
 from models.tokenizer import Tokenizer
-from models.vqgan import foreign as vqgan
 from utils.checkpoint import build_with_weights, contents_of, is_own_format, read_checkpoint
 from utils.device import check_works, choose_device, choose_precision, in_usual_torch
 from utils.errors import FieldError, UserError, check_whole, counted, one_line, reading
@@ -46,28 +33,8 @@ Network = TypeVar("Network", bound=nn.Module)
 
 BUNDLED = Path(__file__).parent / "pretrained"
 BUNDLED_FOR_COLOR = BUNDLED / "VQGAN_color.pt"
-FAMILIES: dict[str, tuple[Family, ...]] = {
-    "tokenizer": (
-        titok.FAMILY,
-        llamagen.FAMILY,
-        maskgit_vqgan.FAMILY,
-        maskbit.TOKENIZER,
-        ibq.FAMILY,
-        amused.FAMILY,
-        vqgan.FAMILY,
-    ),
-    "transformer": (
-        halton.FAMILY,
-        maskbit.TRANSFORMER,
-        google.FAMILY,
-        titok_generators.FAMILY,
-        dimo.FAMILY,
-        maskgit.FAMILY,
-        Family(config=ModernConfig, network=ModernTransformer),
-    ),
-}
 # Files of format version 1 do not name their families.
-FIRST_FAMILIES = {"tokenizer": vqgan.FAMILY.name, "transformer": maskgit.FAMILY.name}
+FIRST_FAMILIES = {"tokenizer": "vqgan", "transformer": "maskgit"}
 RESUMED = "the state of a training (`resume` continues it)"
 KINDS = {"maskgit": "a trained transformer", "vqgan": "a trained VQ-GAN (`checkpoint_vae`)"}
 KINDS |= dict.fromkeys(("maskgit-resume", "vqgan-resume", "student-resume"), RESUMED)
@@ -172,6 +139,11 @@ def load_tokenizer(
 # --- Families ---
 
 
+def families_of(kind: str) -> list[Family]:
+    """Import the rows of all families of a kind, a key of FAMILIES, in the order of asking them."""
+    return [family_named(kind, name) for name in FAMILIES[kind]]
+
+
 def family_named(kind: str, name: Any) -> Family:
     """Find a family by its name.
 
@@ -182,11 +154,11 @@ def family_named(kind: str, name: Any) -> Family:
     Raises:
         ValueError: if this program does not have it.
     """
-    for family in FAMILIES[kind]:
-        if isinstance(name, str) and family.name == name:
-            return family
+    if isinstance(name, str) and name in FAMILIES[kind]:
+        family: Family = resolve_name(FAMILIES[kind][name])
+        return family
     shown = repr(name[:40]) if isinstance(name, str) else f"of type {type(name).__name__}"
-    known = ", ".join(family.name for family in FAMILIES[kind])
+    known = ", ".join(FAMILIES[kind])
     raise ValueError(f"unknown {kind} family {shown}; this program has {known}")
 
 
@@ -219,7 +191,7 @@ def family_of_file(kind: str, file: ForeignFile, named: str | None = None) -> Fa
         UserError: if no family does; it names the known layouts.
     """
     path = file.path
-    families = FAMILIES[kind] if named is None else (family_asked_for(kind, named),)
+    families = families_of(kind) if named is None else [family_asked_for(kind, named)]
     with reading(path, "the checkpoint"):
         for family in families:
             accepts = family.accepts if named and family.accepts else family.recognizes

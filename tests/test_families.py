@@ -24,7 +24,7 @@ from toy_families import (
 )
 
 from MaskGIT import main
-from models.open import FAMILIES, load_model, load_tokenizer
+from models.open import load_model, load_tokenizer
 from models.tokenizer import Tokenizer
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
@@ -40,10 +40,7 @@ TRAIN_COUNT = "--train --transformer count --dataset mnist --batch_size 16 --hid
 @pytest.fixture(autouse=True, scope="module")
 def _toys() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        tokenizers = (*FAMILIES["tokenizer"], *toy_families.TOKENIZERS)
-        patch.setitem(FAMILIES, "tokenizer", tokenizers)
-        transformers = (*FAMILIES["transformer"], *toy_families.TRANSFORMERS)
-        patch.setitem(FAMILIES, "transformer", transformers)
+        toy_families.register(patch)
         yield
 
 
@@ -227,8 +224,8 @@ def test_labels_and_guidance_that_it_does_not_have_are_refused(world, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--train --transformer other", r"--transformer other: unknown transformer family 'other'"),
-        ("--train_vae --tokenizer other", r"--tokenizer other: unknown tokenizer family 'other'"),
+        ("--train --transformer other", "--transformer: invalid choice: 'other' (choose from "),
+        ("--train_vae --tokenizer other", "--tokenizer: invalid choice: 'other' (choose from "),
         ("--train_vae --tokenizer gray", "--tokenizer gray: this program trains vqgan"),
         ("--train --transformer count --heads 2", "--heads 2: the new transformer belongs to"),
         ("--train --n_embed 99", "--n_embed 99: the tokenizer of"),
@@ -277,9 +274,16 @@ def test_a_family_that_this_program_lacks_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "option"), [("--train", "--transformer NAME"), ("--train_vae", "--tokenizer NAME")]
+    ("mode", "option", "names"),
+    [("--train", "--transformer", ["count"]), ("--train_vae", "--tokenizer", ["gray", "row"])],
 )
-def test_help_names_the_option_that_chooses_a_family(mode, option, capsys):
+def test_help_and_a_refusal_name_all_families(mode, option, names, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([mode, "--help"])
-    assert option in capsys.readouterr().out
+    described = capsys.readouterr().out.split(f"{option} NAME")[1].split("\n  --")[0]
+    with pytest.raises(SystemExit, match="2"):
+        main([mode, option, "other"])
+    refused = capsys.readouterr().err
+    for name in names:
+        assert f" {name}" in described
+        assert name in refused.split("choose from")[1]

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.family import Transformer
+from models.family import Family, Transformer
 from models.fine_tuning import Change
 from models.layers import Dropout, attend, initialize, rows_at
 from models.modern.config import ModernConfig
@@ -164,3 +164,6 @@ def _in_precision(x: Tensor) -> Tensor:
     """Convert activations to the dtype of autocast, if it is on."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+FAMILY = Family(config=ModernConfig, network=ModernTransformer)

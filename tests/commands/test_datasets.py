@@ -16,7 +16,6 @@ from data.open_dataset import open_dataset
 from data.spec import VIEWS
 from data.token_cache import cached_tokens
 from MaskGIT import main
-from models.open import FAMILIES
 from models.tokenizer import Tokenizer
 from utils.checkpoint import save_checkpoint
 
@@ -61,8 +60,7 @@ def test_every_cached_row_shows_the_color_of_its_label(dataset, tmp_path):
 @pytest.mark.slow
 def test_training_and_sampling_every_class_at_the_default_size(dataset, tmp_path, monkeypatch):
     spec = DATASETS[dataset]
-    rows = (*FAMILIES["tokenizer"], *toy_families.TOKENIZERS)
-    monkeypatch.setitem(FAMILIES, "tokenizer", rows)
+    toy_families.register(monkeypatch)
     config = GrayConfig((spec.size, spec.size), spec.channels)
     tokenizer = tmp_path / "toy.pt"
     save_checkpoint(tokenizer, "vqgan", {"tokenizer": Tokenizer(GrayNetwork(config)).entry()})

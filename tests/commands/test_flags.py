@@ -15,7 +15,7 @@ from commands.parser import parse
 from commands.request import Machine, Request
 from commands.resume import apply_resume, class_order, run_options, take_over_options
 from models.maskgit.config import TransformerConfig
-from models.open import FAMILIES
+from models.open import families_of
 from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
 from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
@@ -41,7 +41,7 @@ def test_every_field_of_a_config_has_an_option(kind, known):
     assert {field.name for field in fields(kind)} - options_of(kind).keys() == known
 
 
-@pytest.mark.parametrize("family", FAMILIES["transformer"])
+@pytest.mark.parametrize("family", families_of("transformer"))
 def test_the_defaults_of_a_family_are_fields_of_a_config(family):
     config = family.config
     names = {field.name for kind in (TrainingConfig, SamplingConfig) for field in fields(kind)}

@@ -13,7 +13,7 @@ from commands.page import _form
 from commands.parser import parse
 from models.maskgit.config import TransformerConfig
 from models.model import Model
-from models.open import FAMILIES, new_transformer
+from models.open import new_transformer
 from models.tokenizer import Tokenizer
 from page.catalog import Catalog, OpenModel
 from page.run_reader import RunReader
@@ -27,8 +27,7 @@ GROUPS = 20
 
 @pytest.fixture(autouse=True)
 def _toys(monkeypatch):
-    rows = (*FAMILIES["tokenizer"], *toy_families.TOKENIZERS)
-    monkeypatch.setitem(FAMILIES, "tokenizer", rows)
+    toy_families.register(monkeypatch)
 
 
 def random_model(network, num_steps):
