@@ -68,7 +68,7 @@ class Option:
     default: Any = OF_FIELD
     compared: bool = False
     resume: Resume = Resume.FORGET
-    choices: Collection[str] | None = field(default=None, hash=False)
+    choices: Collection[str] | None = field(default=None, hash=False)  # may be a table's keys
     many: Many | None = None
     length: int | None = None
     bare: str | None = None
