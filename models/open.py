@@ -4,10 +4,10 @@ A checkpoint of this program names its families (models/registry.py). A file of 
 recognized by its contents.
 """
 
+import importlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 import torch
@@ -155,7 +155,8 @@ def family_named(kind: str, name: Any) -> Family:
         ValueError: if this program does not have it.
     """
     if isinstance(name, str) and name in FAMILIES[kind]:
-        family: Family = resolve_name(FAMILIES[kind][name])
+        module, _, row = FAMILIES[kind][name].partition(":")
+        family: Family = getattr(importlib.import_module(module, __package__), row)
         return family
     shown = repr(name[:40]) if isinstance(name, str) else f"of type {type(name).__name__}"
     known = ", ".join(FAMILIES[kind])

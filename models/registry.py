@@ -7,22 +7,25 @@ only shows the names.
 
 FAMILIES: dict[str, dict[str, str]] = {
     "tokenizer": {
-        "titok": "models.titok.foreign:FAMILY",
-        "llamagen": "models.llamagen.vqgan:FAMILY",
-        "maskgit_vqgan": "models.maskgit_vqgan.foreign:FAMILY",
-        "maskbit": "models.maskbit.foreign:TOKENIZER",
-        "ibq": "models.ibq.vqgan:FAMILY",
-        "amused": "models.amused.vqgan:FAMILY",
-        "vqgan": "models.vqgan.foreign:FAMILY",
+        "titok": ".titok.foreign:FAMILY",
+        "llamagen": ".llamagen.vqgan:FAMILY",
+        "maskgit_vqgan": ".maskgit_vqgan.foreign:FAMILY",
+        "maskbit": ".maskbit.foreign:TOKENIZER",
+        "ibq": ".ibq.vqgan:FAMILY",
+        "amused": ".amused.vqgan:FAMILY",
+        "vqgan": ".vqgan.foreign:FAMILY",
     },
     "transformer": {
-        "halton": "models.halton.foreign:FAMILY",
-        "maskbit": "models.maskbit.foreign:TRANSFORMER",
-        "google": "models.google.foreign:FAMILY",
-        "titok": "models.titok.generators:FAMILY",
-        "dimo": "models.dimo.student:FAMILY",
-        "maskgit": "models.maskgit.foreign:FAMILY",
-        "modern": "models.modern.transformer:FAMILY",
+        "halton": ".halton.foreign:FAMILY",
+        "maskbit": ".maskbit.foreign:TRANSFORMER",
+        "google": ".google.foreign:FAMILY",
+        "titok": ".titok.generators:FAMILY",
+        "dimo": ".dimo.student:FAMILY",
+        "maskgit": ".maskgit.foreign:FAMILY",
+        "modern": ".modern.transformer:FAMILY",
     },
 }
-"""Kind of network -> name of a family -> its row, as `module:name`, in the order of asking them."""
+"""Kind of network -> name of a family -> its row, as `module:name`, in the order of asking them.
+
+A module that begins with a point is in this folder, also where this program is a package.
+"""

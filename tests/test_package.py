@@ -21,6 +21,8 @@ import importlib, pickle, maskgit
 import data, models, utils
 assert {data.OWNER, models.OWNER, utils.OWNER} == {"user"}
 
+for kind in maskgit.models.registry.FAMILIES:
+    assert maskgit.models.open.families_of(kind)
 for name in sys.argv[4:]:  # every module of ours
     importlib.import_module(f"maskgit.{name}")
     assert name not in sys.modules, name
