@@ -27,7 +27,7 @@ from utils.pictures import save_grid, to_uint8
 TOKENIZER = Path(__file__).parents[1] / "models" / "pretrained" / "VQGAN_fashionmnist.pt"
 
 
-def main(num_images: int = 12_000, num_steps: int = 550, data_dir: str = "datasets") -> None:
+def main(num_images: int = 12_000, num_steps: int = 500, data_dir: str = "datasets") -> None:
     """Train on the first images of Fashion-MNIST, and write ten samples of each class."""
     torch.manual_seed(0)
     tokenizer = load_tokenizer(TOKENIZER)

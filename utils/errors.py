@@ -23,7 +23,7 @@ OUT_OF_MEMORY = (
     "failed to map segment",  # of a library
 )
 
-MEMORY_ADVICE = "out of memory: raise the limit of the program (ulimit -v)"
+MEMORY_ADVICE = "out of memory: raise the limit (ulimit -v)"
 NAMES_SHOWN = 10  # in a message; the others are counted
 
 PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body", b"<script", b"<!--")

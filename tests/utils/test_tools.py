@@ -424,8 +424,8 @@ def test_averaging_starts_quickly():
     ("error", "said"),
     [(ModuleNotFoundError("No module named 'torch'"), "pip install -r requirements.txt"),
      (ImportError("cannot import name 'a' from 'b'"), "pip install -r requirements.txt"),
-     (ImportError("c.so: failed to map segment from shared object"), "raise the limit of the program (ulimit -v)"),
-     (MemoryError(), "raise the limit of the program (ulimit -v)")],
+     (ImportError("c.so: failed to map segment from shared object"), "raise the limit (ulimit -v)"),
+     (MemoryError(), "raise the limit (ulimit -v)")],
     ids=str,
 )  # fmt: skip
 def test_a_package_that_cannot_be_loaded_is_one_line(capsys, error, said):
