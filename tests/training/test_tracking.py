@@ -100,7 +100,7 @@ def test_on_a_terminal_nobody_is_asked_for_a_login(no_login, tmp_path, mode):
                 shown += part
         os.close(keyboard)
         process.kill() if b"Enter your choice" in shown else process.wait()
-    said, last = shown.decode().splitlines()
+    *_, said, last = shown.decode().splitlines()  # older versions of wandb also say that they retry
     assert said.startswith(f"wandb records offline in {tmp_path}/wandb: No API key configured.")
     assert last.startswith("id ")
 
