@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.decoding import Plan
 from models.shapes import TransformerShape
+from models.tokenizer import check_codes
 from utils.errors import FieldError, UserError, counted
 
 
@@ -102,11 +103,7 @@ def check_tokens(known: KnownTokens, shape: TransformerShape) -> None:
     if len(parts) < 2 or not of_image or known.hidden.dtype != torch.bool:
         reason = f"must be the KnownTokens of one image, int64 and bool ({shape.seq_len},)"
         raise FieldError("known", f"of type {type(known).__name__}", reason)
-    tokens = known.tokens[~known.hidden]
-    outside = tokens[(tokens < 0) | (tokens >= shape.codebook_size)]
-    if len(outside):
-        reason = f"the codebook has the tokens 0 to {shape.codebook_size - 1}"
-        raise FieldError("known", int(outside[0]), reason)
+    check_codes("known", known.tokens[~known.hidden], shape.codebook_size)
 
 
 def check_known(known: KnownTokens, plan: Plan) -> None:

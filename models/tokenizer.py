@@ -98,10 +98,7 @@ class Tokenizer:
         if not is_whole or tuple(tokens.shape[1:]) not in {self.grid, (self.config.seq_len,)}:
             raise FieldError("tokens", _described(tokens), need)
         tokens = tokens.to(torch.int64)
-        outside = tokens[(tokens < 0) | (tokens >= self.codebook_size)]
-        if len(outside):
-            reason = f"the codebook has the tokens 0 to {self.codebook_size - 1}"
-            raise FieldError("tokens", int(outside[0]), reason)
+        check_codes("tokens", tokens, self.codebook_size)
         return self.decode_sampled(tokens, choose_precision(precision, self.device))
 
     @in_usual_torch
@@ -150,6 +147,14 @@ class Tokenizer:
         """Split a batch of images or tokens into parts to compute one after the other."""
         pixels = CPU_PART_PIXELS if self.device.type == "cpu" else GPU_PART_PIXELS
         return batch.split(max(1, pixels // math.prod(self.image_size)))
+
+
+def check_codes(field: str, tokens: Tensor, codebook_size: int) -> None:
+    """Refuse int64 tokens of any shape outside a codebook; FieldError with the first of them."""
+    outside = tokens[(tokens < 0) | (tokens >= codebook_size)]
+    if len(outside):
+        reason = f"the codebook has the tokens 0 to {codebook_size - 1}"
+        raise FieldError(field, int(outside[0]), reason)
 
 
 def _tensor_of(field: str, values: Any, need: str) -> Tensor:
