@@ -39,6 +39,11 @@ class Browser:
         self.driver.get(f"{self.url}#{view}")
         self.wait("document.querySelectorAll('#classes input').length === 11")
 
+    def show(self, view):
+        """Change the view; returns when it is shown."""
+        self.run(f"location.hash = '{view}'")
+        self.wait(f"!document.getElementById('{view}').hidden")
+
     def forget(self):
         """Empty what the browser has kept, from a file of the page that runs no scripts."""
         self.driver.get(f"{self.url}icon.svg")
@@ -76,10 +81,18 @@ class Browser:
     def all(self, selector):
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
-    def click(self, selector):
+    def in_the_middle(self, selector):
+        """Scroll an element to the middle of the window; returns it."""
         element = self.one(selector)
         self.run("arguments[0].scrollIntoView({block: 'center'})", element)
-        element.click()
+        return element
+
+    def click(self, selector):
+        self.in_the_middle(selector).click()
+
+    def screenshot(self, selector):
+        """An element as the screen shows it, a PNG."""
+        return self.in_the_middle(selector).screenshot_as_png
 
     def fill(self, selector, value):
         field = self.one(selector)
@@ -104,8 +117,7 @@ class Browser:
 
     def drag(self, start, end):
         """Drag over the image to edit, between two of its 8 x 8 cells (column, row)."""
-        canvas = self.one("#canvas")
-        self.run("arguments[0].scrollIntoView({block: 'center'})", canvas)
+        canvas = self.in_the_middle("#canvas")
         cell = canvas.size["width"] / 8
         places = [[round((at - 3.5) * cell) for at in cells] for cells in (start, end)]
         (x0, y0), (x1, y1) = places

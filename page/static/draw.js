@@ -97,10 +97,10 @@ function drawLines(context, style, width, isLine, model = store.model) {
   }, model);
 }
 
-/** Draw the lines between cells, thick enough to be seen where the canvas is shown smaller. */
+/** Draw the lines between cells, thick enough to be seen where it is shown smaller. */
 export function drawGrid(context) {
   const { width, clientWidth } = context.canvas;
-  drawLines(context, "rgb(128 128 128 / 45%)", Math.round(width / clientWidth || 1) || 1, () => true);
+  drawLines(context, "rgb(128 128 128 / 45%)", Math.round(width / clientWidth) || 1, () => true);
 }
 
 /** Draw a frame inside each cell that `isIn` names; its width is a share of the cell. */

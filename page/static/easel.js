@@ -320,7 +320,6 @@ function scrollToFocus() {
 function zoomTo(wanted) {
   zoom = wanted;
   canvas.style.setProperty("--zoom", zoom);
-  draw();
   scrollToFocus();
   id("zoom-in").disabled = zoom === MOST_ZOOM;
   id("zoom-out").disabled = zoom === 1;
@@ -343,3 +342,4 @@ on("model", () => {
   begin(null);
 });
 on("theme", draw);
+new ResizeObserver(draw).observe(canvas); // lines fit its size

@@ -14,8 +14,7 @@ def views(page, training_is_there):
     """Show every view with all that is folded; waits for what the last one reads."""
     page.run("for (const d of document.querySelectorAll('details')) d.open = true")
     for view in ("generate", "edit", "training"):
-        page.run(f"location.hash = '{view}'")
-        page.wait(f"!document.getElementById('{view}').hidden")
+        page.show(view)
         if view == "training":
             page.wait(training_is_there)
         yield view
@@ -59,7 +58,7 @@ def test_nothing_is_cut_off_and_everything_has_a_name(page, width):
 
 def line_strengths(page, selector):
     """How dark each line between the columns of a canvas is on the screen, over its width."""
-    shown = Image.open(io.BytesIO(page.one(selector).screenshot_as_png)).convert("L")
+    shown = Image.open(io.BytesIO(page.screenshot(selector))).convert("L")
     row = np.asarray(shown, float)[round(shown.height * 4.5 / 8)]
     middles = np.round((np.arange(8) + 0.5) * shown.width / 8).astype(int)
     return [part.sum() for part in np.split(row.max() - row, middles)[1:-1]]
@@ -73,7 +72,7 @@ def test_all_lines_between_cells_are_seen_alike(page, width):
     canvases = ("#watch-canvas", "#groups .tile canvas", "#film canvas")
     assert page.get("document.getElementById('watch-canvas').clientHeight") < 450  # half the window
     for view, selectors in (("generate", canvases), ("edit", ("#canvas",))):
-        page.run(f"location.hash = '{view}'")
+        page.show(view)
         for selector in selectors:
             strengths = line_strengths(page, selector)
             assert len(strengths) == 7

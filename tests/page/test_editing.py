@@ -121,7 +121,7 @@ def test_a_photo_is_pasted_and_cut_and_undo_brings_it_back(page):
         "  new ClipboardEvent('paste', { bubbles: true, clipboardData: data })); })"
     )
     page.wait("document.getElementById('canvas-state').textContent.includes('300 \u00d7 200')")
-    assert page.get("location.hash") == "#edit"
+    page.wait("!document.getElementById('edit').hidden")
     page.drag((0, 0), (2, 0))
     assert page.num_marked() == 3
     # Turned once, the white square is in the right upper corner.
@@ -147,6 +147,18 @@ def test_a_photo_is_pasted_and_cut_and_undo_brings_it_back(page):
     page.wait("!document.getElementById('cropper').hidden")
 
 
+def test_an_image_that_was_restored_out_of_sight_has_its_lines(page):
+    page.open("edit")
+    page.click("#take-validation")
+    page.wait("document.getElementById('canvas-state').textContent.includes('image 0')")
+    before = page.pixels("#canvas")
+    page.open("generate")
+    page.wait("document.getElementById('canvas-state').textContent.includes('image 0')")
+    page.show("edit")
+    page.driver.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0]))")
+    assert (page.pixels("#canvas") == before).all()
+
+
 def test_variants_are_compared_accepted_and_rejected(page):
     page.open("edit")
     page.click("#take-validation")
@@ -156,9 +168,7 @@ def test_variants_are_compared_accepted_and_rejected(page):
     page.click("#edit-go")
     page.wait("!document.getElementById('review').hidden")
     variant = page.pixels("#canvas")
-    hold = page.one("#hold")
-    page.run("arguments[0].scrollIntoView({block: 'center'})", hold)
-    ActionChains(page.driver).click_and_hold(hold).perform()
+    ActionChains(page.driver).click_and_hold(page.in_the_middle("#hold")).perform()
     cells = np.s_[32::64, 32::64]  # not the lines between them
     assert (page.pixels("#canvas")[cells] == original[cells]).all()
     ActionChains(page.driver).release().perform()

@@ -127,7 +127,7 @@ def test_images_and_the_easel_survive_a_reload_and_another_model(page, runs):
     assert len({file for files in made for file in files}) == 6
     page.click("#groups .group:nth-child(2) .star")
     page.click("#groups .group:nth-child(3) .delete")
-    page.run("location.hash = 'edit'")
+    page.show("edit")
     page.click("#take-validation")
     page.wait("document.getElementById('canvas-state').textContent.includes('image 0')")
     page.drag((0, 0), (3, 0))
@@ -211,11 +211,11 @@ def test_a_model_that_is_replaced_is_opened_again(page, runs):
 
 
 def test_a_model_that_is_new_can_be_chosen(page, runs):
-    page.run("location.hash = 'training'")
+    page.show("training")
     page.wait("document.querySelectorAll('.run').length === 1")
     shutil.copytree(runs / "mnist", runs / "new")
     try:
-        page.run("location.hash = 'generate'")
+        page.show("generate")
         page.wait("document.querySelectorAll('#model option').length === 2")
         page.choose_model("new")
         page.generate()
