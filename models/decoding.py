@@ -148,9 +148,9 @@ def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
     gamma(1 - t / (T - 1)), rounded half to even, at least 1. The last step reveals the rest. If
     that leaves less than 1 for it, the latest steps with more than one token reveal fewer.
 
-    The `-cumulative` schedules are the paper's: after step t, floor(N * gamma((t + 1) / T)) tokens
-    stay hidden. With `arccos-halton`, floor(N * (1 - gamma((t + 1) / T))) are revealed by then, as
-    in valeoai/Halton-MaskGIT.
+    The `-cumulative` schedules are the paper's: after step t, N * gamma((t + 1) / T) tokens stay
+    hidden, rounded down as in google-research/maskgit (the paper rounds up). With `arccos-halton`,
+    floor(N * (1 - gamma((t + 1) / T))) are revealed by then, as in valeoai/Halton-MaskGIT.
 
     Returns:
         int64 (T,), each at least 1, with sum N.

@@ -59,7 +59,7 @@ class Sampler(NamedTuple):
 
 
 def propose_confident(log_probs: Tensor, noise: Noise, temperature: float) -> Proposal:
-    """Draw tokens; score = log p(token) + temperature * Gumbel noise (Chang et al. 2022)."""
+    """Draw tokens; score = log p(token) + temperature * Gumbel noise (google-research/maskgit)."""
     tokens = draw_tokens(log_probs, noise.uniform)
     score = log_probs.gather(-1, tokens[..., None]).squeeze(-1)  # (B, L)
     return Proposal(tokens, score + temperature * noise.gumbel)

@@ -76,7 +76,7 @@ def _power_cosine(progress: np.ndarray, hidden: np.ndarray, config: SamplingConf
 GUIDANCE_SCHEDULES: dict[str, GuidanceSchedule] = {
     "linear": GuidanceSchedule(lambda progress, hidden, config: progress),
     "constant": GuidanceSchedule(lambda progress, hidden, config: np.ones_like(progress)),
-    # The default interval is eMIGM's for 16 steps.
+    # The default interval is that of eMIGM (You et al. 2025) for 16 steps.
     "interval": GuidanceSchedule(_share_inside, uses_interval=True),
     "power-cosine": GuidanceSchedule(_power_cosine, uses_power=True),
 }

@@ -12,8 +12,8 @@ Module = TypeVar("Module", bound=nn.Module)
 class EMA(Generic[Module]):
     """Keeps an averaged copy of a module, for validation, sampling and checkpoints.
 
-    The decay is min(decay, (1 + t) / (10 + t)) after t updates, so that the average follows quickly
-    at first, when the weights change much.
+    The decay is min(decay, (1 + t) / (10 + t)) after t updates, as TensorFlow has it, so that the
+    average follows quickly at first, when the weights change much.
 
     Attributes:
         decay: the highest decay, in [0, 1).

@@ -37,6 +37,8 @@ def chroma_loss(images: Tensor, targets: Tensor) -> Tensor:
 def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
     """Compute the hinge loss: real logits should be above 1, those of reconstructions below -1.
 
+    It is taming's; equation 5 of the paper has the logarithmic loss.
+
     Args:
         logits_real: of images, float, any shape.
         logits_fake: of their reconstructions.
