@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 MOMENTUM = 0.95
-# a x + b x^3 + c x^5, Jordan et al.: five iterations bring the singular values to about 0.7 to 1.2.
+# a x + b x^3 + c x^5, Jordan et al.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 ADAMW_RMS = 0.2  # root mean square of an update by AdamW, Liu et al.
 LEAST_NORM = 1e-7  # a smaller gradient counts as 0
 MOMENTS = ("momentum",)  # entries in the state of a weight
-# Matrix elements that are computed at once. This bounds the memory of a step, about 40 bytes per
-# element; a GPU gains little from more.
+# Matrix elements that are computed at once. This bounds the memory of a step, 28 bytes per element;
+# a GPU gains little from more.
 MOST_AT_ONCE = 2**22
 Matrix = tuple[Tensor, Tensor, Tensor]  # views (r, c) of a matrix, its momentum and its gradient
 
@@ -123,7 +123,7 @@ def orthogonalize(matrices: Tensor, precision: torch.dtype = torch.float32) -> T
     """Bring the singular values of matrices near 1, by Newton-Schulz iterations.
 
     With M = U S V^T the result is U p(S / |M|) V^T, where |M| is the Frobenius norm and p applies
-    QUINTIC ITERATIONS times. It maps values above 0.01 to between 0.68 and 1.14.
+    QUINTIC ITERATIONS times. It maps 0.01 .. 1 to between 0.68 and 1.14.
 
     Args:
         matrices: (n, r, c), r <= c; 0 stays 0.

@@ -91,7 +91,7 @@ def test_singular_values_come_into_the_published_band(precision, slack):
     matrix = left @ values.diag() @ right
     made = torch.linalg.svdvals(orthogonalize(1e3 * matrix[None], precision)[0])
     assert 0.68 - slack < made.min()
-    assert made.max() < 1.2 + slack
+    assert made.max() < 1.14 + slack
 
 
 def test_no_gradient_gives_no_direction():
