@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 Config = TypeVar("Config")
 
-ORIGIN, SHAPE, CODES = "init", "shape", "codes"  # keys in `RunRecord.made_from`
+ORIGIN, SHAPE, ENCODER = "init", "shape", "codes"  # keys in `RunRecord.made_from`
 LEAST_SHARE = 0.5  # of the new network's numbers, must come from the trained one
 
 
@@ -127,13 +127,13 @@ def transformer_origin(request: Request, tokenizer: TokenizerSource) -> Origin |
     path, stored, digest = read_origin(request, line.init)
     if is_own_format(stored):
         model = _model_in(request, stored, path)
-        if tokenizer.codes is None:
+        if tokenizer.encoder_fingerprint is None:
             raise UserError(
                 f"--train_vae makes new tokens, which mean nothing to the transformer in {path}: "
                 "leave --init out, or keep the tokens with --init_vae FILE --freeze_vae "
                 "encoder.*,quant_conv.*,quantize.*"
             )
-        if model.tokenizer.codes != tokenizer.codes:
+        if model.tokenizer.encoder_fingerprint != tokenizer.encoder_fingerprint:
             raise UserError(
                 f"the transformer in {path} learned the tokens of another tokenizer, so the same "
                 "numbers mean other things to it: use its own with "
@@ -178,7 +178,7 @@ def _square(seq_len: int) -> tuple[int, ...]:
 def kept_origin(request: Request, stage: str) -> dict[str, Any]:
     """Return what a run that continues keeps about the network that it started from."""
     known = request.continued.get(stage, {}).get(MADE_FROM, {})
-    return {name: known[name] for name in (ORIGIN, SHAPE, CODES) if name in known}
+    return {name: known[name] for name in (ORIGIN, SHAPE, ENCODER) if name in known}
 
 
 def fields_without_option(

@@ -208,12 +208,13 @@ def _with_named_tokenizer(request: Request, model: Model, path: Path) -> Model:
     named = load_tokenizer(
         line.checkpoint_vae, data.size, data.spec.channels, given_fields("tokenizer", line)
     )
-    if (named.codes, named.grid) != (model.tokenizer.codes, model.tokenizer.grid):
+    own = model.tokenizer
+    if (named.encoder_fingerprint, named.grid) != (own.encoder_fingerprint, own.grid):
         raise UserError(
             f"{line.checkpoint_vae} is not the tokenizer that {path} was trained with; the "
             "checkpoint holds its own, so leave --checkpoint_vae out"
         )
-    if named.fingerprint != model.tokenizer.fingerprint:
+    if named.fingerprint != own.fingerprint:
         log.info("%s: the decoder of %s, with the same tokens", path, line.checkpoint_vae)
     return replace(model, tokenizer=named)
 

@@ -129,13 +129,13 @@ def _load(request: Request, path: Path) -> OpenModel:
     source = find_model(of_path)
     data = replace(data_of(of_path, source), may_download=False)  # a click must not begin one
     model = source.open()
-    codes, classes = model.tokenizer.codes, model.class_names
+    encoder, classes = model.tokenizer.encoder_fingerprint, model.class_names
     return OpenModel(
         path,
         model,
         validation_images=lambda: data.open("validation"),
         training_tokens=lambda: find_tokens(
-            data.cache_folder, source.dataset, "train", codes, classes
+            data.cache_folder, source.dataset, "train", encoder, classes
         ),
     )
 

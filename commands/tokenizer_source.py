@@ -28,13 +28,13 @@ class TokenizerSource:
 
     Attributes:
         open: returns it, on the device.
-        codes: its `Tokenizer.codes`; None if they are unknown until it is trained.
-        fingerprint: its `Tokenizer.fingerprint`; None until it is trained.
+        encoder_fingerprint: that of the `Tokenizer`; None if it is unknown until it is trained.
+        fingerprint: that of the `Tokenizer`; None until it is trained.
     """
 
     shape: TokenizerShape
     open: Callable[[], Tokenizer]
-    codes: str | None = None
+    encoder_fingerprint: str | None = None
     fingerprint: str | None = None
 
 
@@ -56,7 +56,7 @@ def find_tokenizer(request: Request) -> TokenizerSource:
         def load() -> Tokenizer:
             return _put_on_device(read_tokenizer(request, path), request.machine)
 
-        return TokenizerSource(job.config, load, job.codes)
+        return TokenizerSource(job.config, load, job.encoder_fingerprint)
     path, line = tokenizer_file(request), request.line
     tokenizer = _put_on_device(read_tokenizer(request, path), request.machine)
 
@@ -65,7 +65,9 @@ def find_tokenizer(request: Request) -> TokenizerSource:
             _keep_tokenizer(request, tokenizer)  # to continue the run without this file
         return tokenizer
 
-    return TokenizerSource(tokenizer.config, opened, tokenizer.codes, tokenizer.fingerprint)
+    return TokenizerSource(
+        tokenizer.config, opened, tokenizer.encoder_fingerprint, tokenizer.fingerprint
+    )
 
 
 def _file_to_start_from(request: Request) -> Path | None:

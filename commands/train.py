@@ -202,7 +202,7 @@ def tokens_of(
         "resize": RESIZE,
         **data.preparation.identity(),
         "precision": float32_name(machine.device),
-        "tokenizer": tokenizer.codes,
+        "tokenizer": tokenizer.encoder_fingerprint,
         "classes": list(images.class_names),
     }
     return cached_tokens(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from commands.flags import configure
-from commands.init import CODES, Origin, fields_without_option, kept_origin, shaped_as
+from commands.init import ENCODER, Origin, fields_without_option, kept_origin, shaped_as
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.resume import run_record
@@ -48,13 +48,13 @@ class TrainVaeJob(TrainingJob):
 
     Attributes:
         start: weights of a trained VQ-GAN that it starts from; empty without one.
-        codes: its `Tokenizer.codes`, if the training keeps those of the trained one; else None.
+        encoder_fingerprint: that of the trained one, if the training keeps its tokens; else None.
     """
 
     config: VQGANConfig
     training: VQGANTrainingConfig
     start: Mapping[str, Tensor]
-    codes: str | None
+    encoder_fingerprint: str | None
 
     @cached_property
     def goes_on(self) -> bool:
@@ -118,7 +118,7 @@ def resolve(request: Request) -> TrainVaeJob:
     data.check_workers(line.batch_size_vae)
     splits = open_splits(request, data, "vqgan")
     kept = (
-        {CODES: _kept_codes(origin, network, start), **origin.made_from(config)}
+        {ENCODER: _kept_encoder(origin, network, start), **origin.made_from(config)}
         if origin
         else kept_origin(request, "vqgan")
     )
@@ -133,7 +133,7 @@ def resolve(request: Request) -> TrainVaeJob:
         config=config,
         training=training,
         start=start,
-        codes=kept.get(CODES),
+        encoder_fingerprint=kept.get(ENCODER),
     )
     _log_late_discriminator(job)
     return job
@@ -201,13 +201,13 @@ def _shaped_as(origin: Origin, request: Request) -> Request:
     return dataclasses.replace(request, line=line)
 
 
-def _kept_codes(origin: Origin, network: VQModel, start: Mapping[str, Tensor]) -> str | None:
-    """Return the `Tokenizer.codes` of a VQ-GAN if the training keeps them; None if it does not."""
+def _kept_encoder(origin: Origin, network: VQModel, start: Mapping[str, Tensor]) -> str | None:
+    """Return the fingerprint of the encoder if the training keeps its tokens; else None."""
     trained = {name for name, p in network.named_parameters() if p.requires_grad}
     parts = network.parts_of_encoder()[1].keys()
     same = parts == origin.network.parts_of_encoder()[1].keys()
     keeps = same and parts <= start.keys() and not parts & trained
-    return Tokenizer(origin.network).codes if keeps else None
+    return Tokenizer(origin.network).encoder_fingerprint if keeps else None
 
 
 def _new_config(request: Request, origin: Origin | None) -> VQGANConfig:

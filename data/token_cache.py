@@ -101,7 +101,7 @@ def find_tokens(
     """Open the newest finished cache of a split without its images; None if there is none.
 
     Args:
-        tokenizer: `Tokenizer.codes`.
+        tokenizer: `Tokenizer.encoder_fingerprint`.
     """
 
     def fits(stored: Mapping[str, Any]) -> bool:

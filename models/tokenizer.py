@@ -30,8 +30,8 @@ class Tokenizer:
 
     Attributes:
         fingerprint: digest of config and weights, 16 hexadecimal digits.
-        codes: digest of what the tokens depend on. Tokenizers with equal codes make the same tokens
-            of an image, even if their decoders differ.
+        encoder_fingerprint: digest of what the tokens depend on. Tokenizers in which it is equal
+            make the same tokens of an image, even if their decoders differ.
         codebook_size: number of codes K.
         grid: the token grid, (h, w) if each token describes a cell of the image, else (L,).
         image_size: height and width of an image in pixels.
@@ -46,7 +46,7 @@ class Tokenizer:
         self.codebook_size, self.grid = config.codebook_size, config.grid
         self.image_size, self.channels = config.image_size, config.image_channels
         self.fingerprint = weights_digest(to_plain(self.config), network.state_dict())
-        self.codes = weights_digest(*network.parts_of_encoder())
+        self.encoder_fingerprint = weights_digest(*network.parts_of_encoder())
         self.device = next(network.parameters()).device
 
     @in_usual_torch
