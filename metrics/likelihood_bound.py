@@ -123,10 +123,10 @@ class Bounder:
         """Return the cross-entropy of each hidden token, and 0 for visible ones: float (B, L)."""
         batch = hide(tokens, labels, masks, self.network.config.mask_token)
         with autocast(tokens.device, self.precision):
-            logits = self.network(batch.inputs, batch.labels, batch.hidden)
+            logits = self.network(batch.inputs, batch.labels, batch.at)
         losses = F.cross_entropy(logits.float(), batch.targets, reduction="none")
         everywhere = torch.zeros(masks.size, device=tokens.device)
-        return everywhere.index_copy(0, batch.hidden, losses).view(masks.shape)
+        return everywhere.index_copy(0, batch.at, losses).view(masks.shape)
 
     def _gain(self, tokens: Tensor, labels: Tensor, unseen: Tensor, masks: np.ndarray) -> Tensor:
         """Average what the visible tokens tell about the hidden ones, over both masks of a pair.

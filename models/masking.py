@@ -23,13 +23,13 @@ class MaskedBatch(NamedTuple):
     Attributes:
         inputs: int64 (B, L), with the mask token at hidden positions.
         labels: int64 (B,), the null class for a dropped label.
-        hidden: int64 (N,), indices of the hidden ones among the B * L positions.
-        targets: int64 (N,), the tokens at these positions.
+        at: int64 (N,), the hidden ones among the B * L flattened positions.
+        targets: int64 (N,), the tokens there.
     """
 
     inputs: Tensor
     labels: Tensor
-    hidden: Tensor
+    at: Tensor
     targets: Tensor
 
 
@@ -48,13 +48,13 @@ def hide(
         masks: bool (B, L), True where a token is hidden.
         multiple: hidden positions without targets are added until N is a multiple of it.
     """
-    hidden = send(np.flatnonzero(masks), tokens.device)
-    targets = tokens.flatten().index_select(0, hidden)
-    extra = (0, -len(hidden) % multiple)
+    at = send(np.flatnonzero(masks), tokens.device)
+    targets = tokens.flatten().index_select(0, at)
+    extra = (0, -len(at) % multiple)
     return MaskedBatch(
         inputs=tokens.masked_fill(send(masks, tokens.device), mask_token),
         labels=send(labels, tokens.device),
-        hidden=F.pad(hidden, extra),
+        at=F.pad(at, extra),
         targets=F.pad(targets, extra, value=NO_TARGET),
     )
 

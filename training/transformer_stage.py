@@ -187,7 +187,7 @@ class MaskGITStage(GeneratorStage):
     def _loss(self, batch: MaskedBatch) -> Tensor:
         """Compute the cross-entropy with label smoothing, summed over the hidden tokens."""
         with autocast(self.device, self.precision):
-            logits = self._forward(batch.inputs, batch.labels, batch.hidden)  # (N, K)
+            logits = self._forward(batch.inputs, batch.labels, batch.at)  # (N, K)
         return F.cross_entropy(
             logits.float(),
             batch.targets,

@@ -55,7 +55,7 @@ def validate(
         masks = fixed_masks(chosen[part], ratios[part], tokens.source.seq_len)
         batch = hide(tokens.take(chosen[part]), labels[part], masks, network.config.mask_token)
         with torch.no_grad(), autocast(tokens.device, precision):
-            logits = network(batch.inputs, batch.labels, batch.hidden).float()  # (N, K)
+            logits = network(batch.inputs, batch.labels, batch.at).float()  # (N, K)
         sums += sums_by_ratio(logits, batch.targets, masks)
     processes.add_up(sums)
     # Divide by the number of tokens.

@@ -37,7 +37,7 @@ def test_hidden_tokens_are_replaced_and_are_the_targets():
     masks = np.array([[1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1]], bool)
     batch = hide(tokens, np.array([0, 1]), masks, 99)
     assert batch.inputs.tolist() == [[99, 1, 2, 99, 4, 5], [6, 7, 8, 9, 10, 99]]
-    assert batch.hidden.tolist() == [0, 3, 11]
+    assert batch.at.tolist() == [0, 3, 11]
     assert batch.targets.tolist() == [0, 3, 11]
 
 
@@ -80,13 +80,13 @@ def test_gradient_accumulation_changes_nothing_but_memory():
 def test_padded_rows_change_neither_the_loss_nor_a_gradient(monkeypatch):
     exact, more = make_stage(label_smoothing=0.1), make_stage(label_smoothing=0.1)
     (batch,), num_hidden = exact.draw_batch(0)
-    assert len(batch.hidden) == num_hidden
+    assert len(batch.at) == num_hidden
     (in_bfloat16,), _ = make_stage(precision=torch.bfloat16).draw_batch(0)
-    assert len(in_bfloat16.hidden) == transformer_stage.CPU_ROWS
+    assert len(in_bfloat16.at) == transformer_stage.CPU_ROWS
     loss, gradients = exact._loss(batch), gradients_of_a_step(exact)
     monkeypatch.setattr(transformer_stage, "row_multiple", lambda *_: num_hidden + 7)
     (padded,), _ = more.draw_batch(0)
-    assert len(padded.hidden) == num_hidden + 7
+    assert len(padded.at) == num_hidden + 7
     torch.testing.assert_close(more._loss(padded), loss)
     torch.testing.assert_close(gradients_of_a_step(more), gradients)
 
