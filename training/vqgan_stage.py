@@ -41,7 +41,7 @@ class VQGANStage(Stage):
 
     Attributes:
         model: the network with the raw weights.
-        averaged: their moving average, for validation, previews and checkpoints.
+        ema: their moving average, for validation, previews and checkpoints.
         objective: the losses on images, with the discriminator.
         optimizers: "optimizer", AdamW of the autoencoder, or of what "muon" does not train; "muon",
             Muon of the autoencoder's convolutions; "discriminator_optimizer", AdamW of the
@@ -100,11 +100,10 @@ class VQGANStage(Stage):
         self.objective = Objective(config, training, device)
         self.ema = EMA(self.model, training.ema_decay)
         self.optimizers = self._make_optimizers()
-        self.averaged = self.ema.module
-        self.networks = {"model": self.model, "ema": self.averaged}
+        self.networks = {"model": self.model, "ema": self.ema.module}
         if self.objective.discriminator is not None:
             self.networks["discriminator"] = self.objective.discriminator
-        quantizers = (self.model.quantize, self.averaged.quantize)
+        quantizers = (self.model.quantize, self.ema.module.quantize)
         of_codes = self.optimizers["optimizer"]
         self.codebook = CodebookCare(*quantizers, of_codes, training.revive_below)
         self._has_codes = self.codebook.is_frozen or (start is not None and CODES in start)
@@ -177,7 +176,7 @@ class VQGANStage(Stage):
 
     def checkpoint(self, step: int) -> dict[str, Any]:
         """Return the contents of a checkpoint: the averaged weights as a tokenizer, and more."""
-        tokenizer = Tokenizer(self.averaged).entry()
+        tokenizer = Tokenizer(self.ema.module).entry()
         return {**self._checkpoint_entries, "step": step, "tokenizer": tokenizer}
 
     def state_dict(self) -> dict[str, Any]:
@@ -243,14 +242,14 @@ class VQGANStage(Stage):
         """Place the codes on encoder outputs of the first batch."""
         with autocast(self.device, self.precision):
             # Before the first step the averaged weights are the raw ones.
-            latents = self.averaged.latents(images)
+            latents = self.ema.module.latents(images)
         self.codebook.initialize(_flat(latents), rng(self.training.seed, "codebook"))
 
     def _reconstruct(self, batch: Tensor) -> tuple[Tensor, Reconstruction]:
         """Return a batch on the device, and its reconstruction by the averaged weights."""
         images = self._to_device(batch)
         with autocast(self.device, self.precision):
-            return images, self.averaged(images)
+            return images, self.ema.module(images)
 
     def _accumulate_gradients(
         self, images: Tensor, adversarial: bool

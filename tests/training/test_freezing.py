@@ -22,7 +22,7 @@ def test_a_frozen_part_stays_while_the_rest_learns(training, patterns):
         metrics = stage.train_step(step)
         assert metrics["skipped"] == 0
     starts = tuple(pattern.rstrip("*") for pattern in patterns)
-    for part in (stage.model, stage.averaged):
+    for part in (stage.model, stage.ema.module):
         for name, weight in part.state_dict().items():
             if name.startswith(starts):
                 assert torch.equal(weight, before[name]), name

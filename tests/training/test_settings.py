@@ -80,8 +80,7 @@ def weights_after(stage: Any) -> list[Tensor]:
     """The weights, and their averages, after a few steps."""
     for step in range(STEPS):
         stage.train_step(step)
-    averaged = stage.averaged if hasattr(stage, "averaged") else stage.ema.module
-    return [*stage.model.state_dict().values(), *averaged.state_dict().values()]
+    return [*stage.model.state_dict().values(), *stage.ema.module.state_dict().values()]
 
 
 @cache

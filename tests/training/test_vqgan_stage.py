@@ -157,8 +157,8 @@ def test_a_resumed_run_is_the_uninterrupted_one() -> None:
     second.load_state_dict(torch.load(file, weights_only=True))
     for step in range(4, 7):  # from the middle of an epoch
         second.train_step(step)
-    for part in ("model", "averaged"):
-        assert equal(weights(getattr(whole, part)), weights(getattr(second, part)))
+    for part, network in whole.networks.items():
+        assert equal(weights(network), weights(second.networks[part]))
     assert torch.equal(whole.codebook.usage, second.codebook.usage)
     assert str(whole.state_dict()) == str(second.state_dict())
 
@@ -206,7 +206,7 @@ def test_the_checkpoint_is_the_averaged_tokenizer(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(path, 16, 1)
     images = images_of(5)
     with torch.no_grad():
-        expected = stage.averaged(images)
+        expected = stage.ema.module(images)
     assert torch.equal(tokenizer.encode(images), expected.tokens)
     torch.testing.assert_close(tokenizer.decode(expected.tokens), expected.images.clamp(-1, 1))
 
