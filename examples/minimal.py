@@ -6,7 +6,8 @@ Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer", with the guid
 2023, "Muse". A frozen VQ-GAN turns images into tokens. A transformer learns to predict hidden
 tokens. Sampling starts with all tokens hidden and reveals the most confident ones at each step.
 
-Axes: B images, L tokens of an image, K codebook, C channels, H W pixels.
+Axes: B images, L tokens of an image, K codebook, T decoding steps, N hidden tokens, C channels, H W
+pixels.
 """
 
 import math
@@ -35,7 +36,7 @@ def main(num_images: int = 12_000, num_steps: int = 500, data_dir: str = "datase
     model = ModernTransformer(ModernConfig(tokenizer.codebook_size, 10, tokenizer.grid))
     train(model, tokens, labels, num_steps)
     classes = torch.arange(10).repeat(10)
-    uniform, second = torch.rand(2, 12, len(classes), tokens.shape[1])  # 12 decoding steps
+    uniform, second = torch.rand(2, 12, len(classes), tokens.shape[1])  # (T, B, L) each, T = 12
     gumbel = -torch.log(-torch.log(second.clamp(min=1e-9)))
     samples = decode(model.eval(), classes, uniform, gumbel)
     save_grid(Path("minimal.png"), to_uint8(tokenizer.decode(samples)), columns=10)

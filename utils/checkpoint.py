@@ -1,11 +1,10 @@
 """Checkpoint files that describe themselves and are safe to open.
 
 A checkpoint is a nested dictionary of tensors and plain data. torch.save writes it; to publish it,
-it is written as a folder of two files.
-utils/torch_file.py, which runs no code, reads it; torch.load(weights_only=True) can read it too.
-Besides its contents a file holds its kind, the versions of the format and of the program, and
-checksums of every tensor and of the plain data. So damage is found, and the message names the
-damaged part.
+it is written as a folder of two files. utils/torch_file.py, which runs no code, reads it;
+torch.load(weights_only=True) can read it too. Besides its contents a file holds its kind, the
+versions of the format and of the program, and checksums of every tensor and of the plain data. So
+damage is found, and the message names the damaged part.
 """
 
 import hashlib

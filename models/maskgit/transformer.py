@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.family import Transformer
 from models.fine_tuning import Change
-from models.layers import EMBEDDING_STD, Dropout, PreNormBlock, initialize, rows_at
+from models.layers import BERT_EPSILON, EMBEDDING_STD, Dropout, PreNormBlock, initialize, rows_at
 from models.maskgit.config import TransformerConfig
 
 
@@ -35,11 +35,11 @@ class MaskedTransformer(Transformer):
         self.output_bias = nn.Parameter(torch.zeros(length, config.vocabulary_size))
         # Layers: first, blocks, last.
         self.first = nn.Sequential(
-            nn.LayerNorm(width, eps=1e-12),
+            nn.LayerNorm(width, eps=BERT_EPSILON),
             Dropout(config.dropout),
             nn.Linear(width, width),
             nn.GELU(),
-            nn.LayerNorm(width, eps=1e-12),
+            nn.LayerNorm(width, eps=BERT_EPSILON),
             Dropout(config.dropout),
             nn.Linear(width, width),
         )
@@ -48,11 +48,11 @@ class MaskedTransformer(Transformer):
             for _ in range(config.depth)
         )
         self.last = nn.Sequential(
-            nn.LayerNorm(width, eps=1e-12),
+            nn.LayerNorm(width, eps=BERT_EPSILON),
             Dropout(config.dropout),
             nn.Linear(width, width),
             nn.GELU(),
-            nn.LayerNorm(width, eps=1e-12),
+            nn.LayerNorm(width, eps=BERT_EPSILON),
         )
         self.apply(initialize)
         nn.init.trunc_normal_(self.position_embedding, std=EMBEDDING_STD)

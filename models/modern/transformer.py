@@ -31,7 +31,7 @@ from models.fine_tuning import Change
 from models.layers import Dropout, attend, initialize, rows_at
 from models.modern.config import ModernConfig
 
-SLOWEST = 0.01  # angle of the slowest rotary channels, as a share of that of the fastest
+SLOWEST = 0.01  # rotary angles fall from the fastest to almost this share of it
 Turns = tuple[Tensor, Tensor]  # what `rotation` returns
 
 
@@ -110,8 +110,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, turns: Turns) -> Tensor:
         """Map (B, L, D) to (B, L, D)."""
-        queries_keys = self.queries_keys(x).unflatten(-1, (2, self.heads, -1))
-        values = self.values(x).unflatten(-1, (1, self.heads, -1))
+        queries_keys = self.queries_keys(x).unflatten(-1, (2, self.heads, -1))  # (B, L, 2, H, D/H)
+        values = self.values(x).unflatten(-1, (1, self.heads, -1))  # (B, L, 1, H, D/H)
         with torch.autocast(x.device.type, enabled=False):
             queries_keys = rotate(normalize(queries_keys), turns)
             qkv = torch.cat([queries_keys, values], 2)  # (B, L, 3, H, D/H)

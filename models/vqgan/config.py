@@ -48,7 +48,7 @@ class VQGANConfig(TokenizerShape):
     """
 
     family: ClassVar[str] = "vqgan"
-    # The end of the message in models/shapes.py.
+    # The end of the message of `models.family.refuse_contradictions`.
     contradiction_hint: ClassVar[str] = ", or train another tokenizer with `train_vae`"
 
     image_size: Size = field(default=(32, 32), metadata=written_by(size_text, size_of))
