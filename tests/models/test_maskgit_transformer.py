@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models import layers
-from models.layers import Dropout, attend
+from models.layers import Attention, Dropout, PostNormBlock, PreNormBlock, attend
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 
@@ -122,6 +122,8 @@ def test_weights_begin_with_their_law():
     assert not any(one.any() for one in [model.output_bias, *(m.bias for m in linear[1:])])
     # The norms of these parts divide by tiny numbers too, as in the programs whose files it reads.
     assert {part[i].eps for part in (model.first, model.last) for i in (0, 4)} == {1e-12}
+    norms = [norm for block in model.blocks for norm in (block.attention_norm, block.mlp_norm)]
+    assert {norm.eps for norm in norms} == {1e-5}
 
 
 def test_first_loss_is_about_ln_k():
@@ -144,13 +146,15 @@ def test_no_randomness_in_evaluation_and_dropout_in_training():
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_dropout_keeps_the_expectation(rate):
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.bfloat16, 0.004)])
+def test_dropout_keeps_the_expectation_and_the_dtype(rate, dtype, error):
     torch.manual_seed(0)
-    layer = Dropout(rate).train()
-    output = layer(torch.ones(200_001))
+    output = Dropout(rate).train()(torch.ones(200_001, dtype=dtype))
+    assert output.dtype == dtype
     assert (output == 0).float().mean().item() == pytest.approx(rate, abs=0.01)
-    assert output.mean().item() == pytest.approx(1, abs=0.02)
-    assert len(output.unique()) == 2
+    assert output.float().mean().item() == pytest.approx(1, abs=0.02)
+    dropped = round(256 * rate) / 256
+    assert output.unique().tolist() == pytest.approx([0, 1 / (1 - dropped)], rel=error)
 
 
 def test_the_highest_dropout_leaves_something():
@@ -203,11 +207,37 @@ def test_attention_and_its_gradient_are_the_formula(length, dtype):
         assert (found.double() - wanted).norm() < error * wanted.norm()
 
 
-def test_attention_in_parts_of_the_batch_has_the_same_bits(monkeypatch):
+@pytest.mark.parametrize("cached", [2, 0.5])  # images: parts of 2, 2 and 1; single images
+def test_attention_in_parts_of_the_batch_has_the_same_bits(monkeypatch, cached):
     qkv = torch.randn(5, 6, 3, 2, 4, generator=torch.Generator().manual_seed(4)).bfloat16()
     at_once = attend(qkv)
-    monkeypatch.setattr(layers, "CACHED_WEIGHTS", 2 * (2 * 6 * 6))  # parts of 2, 2 and 1
+    monkeypatch.setattr(layers, "CACHED_WEIGHTS", int(cached * 2 * 6 * 6))
     assert torch.equal(attend(qkv), at_once)
+
+
+@pytest.mark.parametrize(
+    ("length", "dtype"),
+    [(layers.SHORT_SEQUENCE, torch.bfloat16), (layers.SHORT_SEQUENCE + 1, torch.float32)],
+)
+def test_autocast_does_not_choose_the_precision_of_attention(length, dtype):
+    attention, mixed = Attention(8, 2), []
+    attention.out.register_forward_pre_hook(lambda _, inputs: mixed.append(inputs[0]))
+    x = torch.randn(2, length, 8, generator=torch.Generator().manual_seed(5))
+    with torch.autocast("cpu", torch.bfloat16):
+        attention(x)
+        qkv = attention.qkv(x)
+    assert mixed[0].dtype == dtype
+    assert mixed[0].equal(attend(qkv.unflatten(-1, (3, 2, 4))).flatten(-2))
+
+
+@pytest.mark.parametrize("kind", [PreNormBlock, PostNormBlock])
+def test_dropout_is_on_all_that_a_block_adds(kind):
+    block, x = kind(8, 2, 16, dropout=0.5), torch.randn(2, 6, 8)
+    assert not block(x).equal(block(x))
+    block.dropout.register_forward_hook(lambda _, inputs, output: torch.zeros_like(output))
+    is_normed = kind is PostNormBlock
+    expected = block.mlp_norm(block.attention_norm(x)) if is_normed else x
+    assert block(x).equal(expected)
 
 
 def test_heads_must_divide_the_width():
