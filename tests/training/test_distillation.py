@@ -59,6 +59,14 @@ def test_the_student_gets_the_gradient_that_the_divergence_has_by_the_auxiliary_
     assert torch.allclose(made.logits.grad.flatten(0, 1), expected, atol=1e-6)
 
 
+def test_a_student_that_drew_none_of_the_hidden_tokens_learns_nothing_of_them():
+    made, compared = made_and_compared()
+    loss = student_loss(made._replace(drawn=torch.zeros_like(made.drawn)), compared)
+    loss.backward()
+    assert loss.item() == 0
+    assert not made.logits.grad.any()
+
+
 def test_divergence_is_the_kl_and_zero_for_equal_predictions():
     _, compared = made_and_compared()
     expected = F.kl_div(
@@ -106,9 +114,12 @@ def distillation_of(steps: int = 1, **changes: Any) -> DistillationStage:
     return make_distillation(teacher(), steps, **changes)
 
 
-def gradients_of_a_step(stage: DistillationStage) -> dict[str, dict[str, torch.Tensor]]:
-    """Train one step and return the gradients that both optimizers saw, by network and name."""
-    captured = {}
+Gradients = dict[str, dict[str, torch.Tensor]]
+
+
+def gradients_of_a_step(stage: DistillationStage) -> tuple[Gradients, dict[str, torch.Tensor]]:
+    """Train one step: the gradients that both optimizers saw, by network and name; its metrics."""
+    captured: Gradients = {}
     for kind, optimizer in (
         ("model", stage.optimizers["optimizer"]),
         ("auxiliary", stage.optimizers["auxiliary_optimizer"]),
@@ -119,12 +130,11 @@ def gradients_of_a_step(stage: DistillationStage) -> dict[str, dict[str, torch.T
                 {kind: {name: p.grad.clone() for name, p in parameters.items()}}
             )
         )
-    stage.train_step(0)
-    return captured
+    return captured, stage.train_step(0)
 
 
-def losses_by_hand(stage: DistillationStage, imitates: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """The losses of the student and of the auxiliary model at step 0, token by token.
+def losses_by_hand(stage: DistillationStage, imitates: bool) -> tuple[torch.Tensor, ...]:
+    """The losses of student and auxiliary model, and their divergence, at step 0, token by token.
 
     Equal draws, then one image and one position after the other, as the paper states them.
     """
@@ -152,12 +162,14 @@ def losses_by_hand(stage: DistillationStage, imitates: bool) -> tuple[torch.Tens
         student = predict(stage.model, tokens, label).log_softmax(-1)
         return -(teach(tokens, label, so_far) * student).sum(-1).mean()
 
-    of_student, of_auxiliary = [], []
+    of_student, of_auxiliary, apart = [], [], []
     images = zip(made.tokens, labels, torch.from_numpy(masks), progress, strict=True)
     for image, label, mask, so_far in images:
         seen = torch.where(mask, K, image)
         judged = predict(stage.auxiliary, seen, label).log_softmax(-1)
-        push = judged.detach().exp() - teach(seen, label, so_far)
+        taught = teach(seen, label, so_far)
+        push = judged.detach().exp() - taught
+        apart.append((taught * (taught.log() - judged))[mask].sum())
         index = len(of_auxiliary)
         of_auxiliary.append(-judged[mask].gather(1, image[mask][:, None]).sum())
         ours = mask & made.drawn[index]
@@ -171,7 +183,7 @@ def losses_by_hand(stage: DistillationStage, imitates: bool) -> tuple[torch.Tens
         loss = loss + torch.stack(answers).mean()
     else:
         loss = loss + torch.stack(of_student).sum() / (hidden & made.drawn).sum()
-    return loss, torch.stack(of_auxiliary).sum() / hidden.sum()
+    return loss, *(torch.stack(each).sum() / hidden.sum() for each in (of_auxiliary, apart))
 
 
 @pytest.mark.parametrize("imitates", [True, False])
@@ -182,13 +194,15 @@ def test_a_step_has_the_gradients_of_the_losses_by_hand(monkeypatch, steps, rise
     stage = distillation_of(steps, **teaching, grad_clip=0.0)
     with torch.no_grad():  # so that the auxiliary model is not the teacher
         stage.auxiliary.output_bias.add_(torch.randn(stage.auxiliary.output_bias.shape))
-    losses = losses_by_hand(stage, imitates)
+    *losses, apart = losses_by_hand(stage, imitates)
     networks = {"model": stage.model, "auxiliary": stage.auxiliary}
     expected = {
         kind: torch.autograd.grad(loss, list(network.parameters()))
         for loss, (kind, network) in zip(losses, networks.items(), strict=True)
     }
-    found = gradients_of_a_step(stage)
+    found, metrics = gradients_of_a_step(stage)
+    assert metrics["loss"].item() == pytest.approx(apart.item(), rel=1e-4)
+    assert metrics["auxiliary"].item() == pytest.approx(losses[1].item(), rel=1e-4)
     for kind, gradients in expected.items():
         for (name, gradient), exact in zip(found[kind].items(), gradients, strict=True):
             assert (gradient - exact).norm() < 1e-4 * largest(gradients), f"{kind} {name}"
@@ -215,14 +229,19 @@ def test_every_step_of_a_student_learns(monkeypatch, steps, hidden_before):
     assert found == hidden_before
 
 
-def test_at_first_the_student_imitates_at_the_rate_of_the_auxiliary_model(monkeypatch):
-    monkeypatch.setattr(distillation, "IMITATION", 2)
+@pytest.mark.parametrize(("most", "in_epoch"), [(2, 100), (100, 10)])  # or 5 % of four epochs
+def test_at_first_the_student_imitates_at_the_rate_of_the_auxiliary_model(
+    monkeypatch, most, in_epoch
+):
+    monkeypatch.setattr(distillation, "IMITATION", most)
+    monkeypatch.setattr(distillation, "UPDATES_PER_EPOCH", in_epoch)
     stage, rates = distillation_of(), []
     for step in range(4):
         stage.train_step(step)
-        rates += [group["lr"] for group in stage.optimizers["optimizer"].param_groups[:1]]
-    peaks = [stage.training.auxiliary_lr] * 2 + [stage.training.lr] * 2
-    shares = [stage.learning_rate(step) / stage.training.lr for step in range(4)]
+        rates.append([one.param_groups[0]["lr"] for one in stage.optimizers.values()])
+    student, auxiliary = stage.training.lr, stage.training.auxiliary_lr
+    peaks = [[auxiliary, auxiliary]] * 2 + [[student, auxiliary]] * 2
+    shares = [[stage.learning_rate(step) / student] for step in range(4)]
     assert rates == pytest.approx(np.multiply(peaks, shares))
 
 
@@ -278,6 +297,21 @@ def test_a_step_that_is_not_finite_changes_nothing(monkeypatch, network):
             assert torch.equal(value.nan_to_num(7), before[name][weight].nan_to_num(7)), weight
 
 
+@pytest.mark.parametrize("network", ["model", "auxiliary"])
+def test_a_gradient_that_is_not_finite_is_skipped_and_told(network):
+    stage = distillation_of()
+    assert stage.train_step(0)["skipped"] == 0
+    before = copy.deepcopy(stage.state_dict())
+    getattr(stage, network).output_bias.register_hook(lambda gradient: gradient * torch.inf)
+    said = stage.train_step(1)
+    assert said["skipped"] == 1
+    assert said["gradient_norm"] == 0
+    assert all(said[name].isfinite() and said[name] > 0 for name in ("loss", "auxiliary"))
+    for name in ("model", "auxiliary"):
+        for weight, value in stage.state_dict()[name].items():
+            assert torch.equal(value, before[name][weight]), weight
+
+
 def test_a_checkpoint_tells_what_the_student_is_made_for():
     contents = distillation_of(2).checkpoint(5)
     settings = student_settings(2)
@@ -318,6 +352,33 @@ def test_validation_is_of_the_averaged_student_and_changes_nothing():
     assert stage.validate() != found
 
 
+def test_validation_is_the_mean_over_batches_of_whole_images(monkeypatch):
+    stage, made, compared = distillation_of(2), [], []
+    for name, kept in (("_make", made), ("_compare", compared)):
+        call = getattr(stage, name)
+        monkeypatch.setattr(
+            stage, name, lambda *a, call=call, kept=kept: kept.append(call(*a)) or kept[-1]
+        )
+    found = stage.validate()
+    assert len({tuple(one.tokens.flatten().tolist()) for one in made}) == len(made) > 1
+    assert {count for one in made for count in one.drawn.sum(1).tolist()} == {6}  # the last step
+    assert found["loss"] == pytest.approx(np.mean([divergence(one).item() for one in compared]))
+    assert found["entropy"] == pytest.approx(np.mean([entropy(one).item() for one in made]))
+
+
+def test_without_decay_the_average_is_the_student():
+    stage = distillation_of(ema_decay=0.0)
+    stage.train_step(0)
+    for name, value in stage.ema.module.state_dict().items():
+        assert value.equal(stage.model.state_dict()[name]), name
+
+
+def test_no_network_drops_anything():
+    stage = make_distillation(make_stage(dropout=0.5).model)
+    for network in (stage.model, stage.auxiliary, stage._teacher, stage.ema.module):
+        assert not any(module.training for module in network.modules())
+
+
 def test_a_family_without_a_null_class_is_distilled_without_guidance(monkeypatch):
     monkeypatch.setattr(TransformerConfig, "null_class", None)
     stage = distillation_of(teacher_guidance=0.0)
@@ -330,6 +391,7 @@ def test_bfloat16_is_close_to_float32():
     for precision in (torch.float32, torch.bfloat16):
         stage = distillation_of()
         stage.precision = precision
+        assert stage._make(stage.model, np.arange(3), 0, 0).logits.dtype == torch.float32
         losses.append(stage.train_step(0)["auxiliary"].item())
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
     assert losses[0] != losses[1]
