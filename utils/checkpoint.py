@@ -53,7 +53,7 @@ def save_folder(folder: Path, kind: str, contents: Mapping[str, Any]) -> None:
     Args:
         folder: the folder; it must exist.
         kind: as in `save_checkpoint`.
-        contents: as there, without tuples.
+        contents: as there, without tuples, and with tensors in inner dictionaries only.
 
     Raises:
         UserError: if a file cannot be written.

@@ -1,15 +1,19 @@
 import contextlib
+import json
 import os
 import pickle
 from pathlib import Path
+from pprint import pformat
 
 import pytest
 import torch
 
 from utils.checkpoint import (
+    FORMAT,
     contents_of,
     load_checkpoint,
     save_checkpoint,
+    save_folder,
     torch_save,
     weights_digest,
 )
@@ -32,8 +36,35 @@ def test_round_trip(tmp_path):
     assert loaded["optimizer"]["betas"] == (0.9, 0.95)
 
 
-@pytest.mark.parametrize("change", ["weight", "config", "missing", "extra"])
-def test_damage_is_noticed_and_named(tmp_path, change):
+def test_a_folder_holds_what_a_file_does(tmp_path):
+    contents = {
+        "config": {"depth": 2, "sizes": [1, 2], "name": None},
+        "weights": {"turned": torch.arange(6.0).view(2, 3).T, "half": torch.ones(2).bfloat16()},
+        "state": {"step": torch.tensor(3), "nothing": {}},
+    }
+    save_folder(tmp_path, "maskgit", contents)
+    save_checkpoint(tmp_path / "a.pt", "maskgit", contents)
+    loaded = (load_checkpoint(tmp_path / n, "maskgit") for n in ("model.safetensors", "a.pt"))
+    for found in loaded:
+        assert pformat(found) == pformat(contents)  # in the order of the names
+
+
+@pytest.mark.parametrize(
+    "described", [{}, {"contents": {}}, {"format": FORMAT}, {"format": FORMAT, "contents": []}]
+)
+def test_a_description_of_something_else_is_named(tmp_path, described):
+    save_folder(tmp_path, "maskgit", {"weights": CONTENTS["weights"]})
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match=r"config\.json is not the one that came with model"):
+        load_checkpoint(tmp_path / "model.safetensors", "maskgit")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [("weight", "weights/a"), ("config", r"\(plain data\)"), ("missing", "weights/a"),
+     ("extra", "weights/c")],
+)  # fmt: skip
+def test_damage_is_noticed_and_named(tmp_path, change, said):
     path = tmp_path / "a.pt"
     save_checkpoint(path, "maskgit", CONTENTS)
     stored = torch.load(path, weights_only=True)
@@ -47,7 +78,7 @@ def test_damage_is_noticed_and_named(tmp_path, change):
     else:
         contents["weights"]["c"] = torch.zeros(1)
     torch.save(stored, path)
-    with pytest.raises(UserError, match=r"weights/[ac]|plain data"):
+    with pytest.raises(UserError, match=rf"a\.pt is damaged: {said} does not match its checksum"):
         load_checkpoint(path, "maskgit")
 
 
@@ -80,12 +111,16 @@ def test_truncation_is_noticed(tmp_path):
             load_checkpoint(path, "maskgit")
 
 
-def test_a_newer_format_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [(99, "99"), (0, "0"), ("2", "of type str"), (None, "of type NoneType")],
+)
+def test_other_versions_of_the_format_are_refused(tmp_path, version, said):
     path = tmp_path / "a.pt"
     save_checkpoint(path, "maskgit", CONTENTS)
     stored = torch.load(path, weights_only=True)
-    torch.save({**stored, "format_version": 99}, path)
-    with pytest.raises(UserError, match="version 99"):
+    torch.save({**stored, "format_version": version}, path)
+    with pytest.raises(UserError, match=f"format version {said};"):
         load_checkpoint(path, "maskgit")
 
 
@@ -109,12 +144,26 @@ def test_a_disk_that_fills_up_while_writing_is_told_as_such():
         torch_save({"weights": torch.zeros(300_000)}, file)
 
 
+def test_an_error_that_is_not_of_the_file_stays_as_it_is():
+    class Refusing:
+        def __reduce__(self):
+            raise RuntimeError("not to be stored")
+
+    with Path("/dev/null").open("wb", 0) as file, pytest.raises(RuntimeError, match="not to be"):
+        torch_save({"weights": Refusing()}, file)
+
+
 def test_digest_depends_on_config_and_weights():
     weights = {"a": torch.ones(2), "b": torch.zeros(2)}
-    digest = weights_digest({"depth": 1}, weights)
-    assert digest == weights_digest({"depth": 1}, dict(reversed(weights.items())))
-    assert digest != weights_digest({"depth": 2}, weights)
-    assert digest != weights_digest({"depth": 1}, {**weights, "a": torch.full((2,), 1.0001)})
+    config = {"depth": 1, "heads": 2}
+    digest = weights_digest(config, weights)
+    assert digest == weights_digest(*(dict(reversed(each.items())) for each in (config, weights)))
+    assert digest != weights_digest({**config, "depth": 2}, weights)
+    changes = (torch.full((2,), 1.0001), torch.ones(2, 1), weights["a"].view(torch.int32))
+    for changed in changes:
+        assert digest != weights_digest(config, {**weights, "a": changed})
+    renamed = {"a": weights["a"], "c": weights["b"]}
+    assert digest != weights_digest(config, renamed)
 
 
 # --- Files that mean harm. Each tries to leave a mark, and none must.

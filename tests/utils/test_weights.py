@@ -42,6 +42,7 @@ def test_weights_that_are_not_its_own_leave_a_module_as_it_was(wrong):
 def test_built_modules_compute_as_the_original():
     original = MaskedTransformer(SMALL).eval()
     built = build_with_weights(lambda: MaskedTransformer(SMALL), original.state_dict())
+    assert not any(module.training for module in built.modules())
     tokens, labels = torch.randint(9, (2, 16)), torch.tensor([0, 3])
     assert built(tokens, labels).equal(original(tokens, labels))
 
