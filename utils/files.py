@@ -120,8 +120,8 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
         with suppress(OSError):  # it is already deleted, or belongs to another user
             if found is None or not _is_left_over(path, found):
                 continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+            if path.is_dir():
+                shutil.rmtree(path)  # it refuses a link
             else:
                 path.unlink()
 
@@ -178,7 +178,7 @@ def read_with_digest(path: Path, read: Callable[[Path], T]) -> tuple[T, str]:
     """
     before = _version(path)
     value, digest = read(path), file_digest(path)
-    if before is None or _version(path) != before:
+    if _version(path) != before:
         raise UserError(f"{path} was changed or replaced while it was read; start again")
     return value, digest
 

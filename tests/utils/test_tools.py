@@ -41,19 +41,41 @@ from utils.records import read_record, write_record
 from utils.seeding import derive_seed, rng
 
 
-def test_a_write_that_fails_leaves_the_previous_file(tmp_path):
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_write_that_fails_leaves_the_previous_file(tmp_path, error):
     path = tmp_path / "a.json"
     write_json_atomic(path, {"a": 1})
 
     def fail():
         with atomic_write(path) as file:
             file.write(b"half")
-            raise RuntimeError("crash")
+            raise error
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(error):
         fail()
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_data_are_on_the_disk_before_the_name_and_the_name_before_the_return(
+    tmp_path, monkeypatch
+):
+    path, real, flushed = tmp_path / "run" / "a.json", tmp_path / "disk" / "a.json", []
+    for each in (path, real):
+        each.parent.mkdir()
+    real.write_bytes(b"old")
+    path.symlink_to(real)
+
+    def note(descriptor):
+        found = os.fstat(descriptor)
+        is_folder = os.path.samestat(found, real.parent.stat())
+        flushed.append("folder" if is_folder else found.st_size)
+        flushed.append(path.read_bytes())
+
+    monkeypatch.setattr(files.os, "fsync", note)
+    with atomic_write(path) as file:
+        file.write(b"newer")
+    assert flushed == [5, b"old", "folder", b"newer"]
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
@@ -83,6 +105,7 @@ def test_leftovers_of_the_dead_alone_are_deleted(tmp_path, dead):
         f".forgotten.pt.other-machine-4026531836-{os.getppid()}.partial": 25,
         f".own.pt.{here}-{os.getpid()}.partial": 0,
         f".same_number.pt.{here}-{os.getpid()}.partial": 99,
+        f".impossible.pt.{here}-{10**30}.partial": 0,
         f".before.pt.{os.getppid()}.partial": 23,  # of the version before
         f".long_before.pt.{os.getppid()}.partial": 25,
         ".foreign.partial": 99,
@@ -93,9 +116,34 @@ def test_leftovers_of_the_dead_alone_are_deleted(tmp_path, dead):
         os.utime(tmp_path / name, (time.time() - hours * 3600,) * 2)
     for number in (dead, os.getppid()):
         (tmp_path / f".folder.abc.{here}-{number}.partial" / "deep").mkdir(parents=True)
+    kept = tmp_path / f".folder.abc.{here}-{os.getppid()}.partial"
+    (tmp_path / f".link.{here}-{dead}.partial").symlink_to(kept)
     remove_leftovers(tmp_path)
-    left = [path.name.split(".")[1] for path in tmp_path.iterdir()]
-    assert sorted(left) == ["alive", "before", "elsewhere", "folder", "foreign", "own", "pt"]
+    left = {path.name.split(".")[1] for path in tmp_path.iterdir()} - {"link"}
+    assert left == {"alive", "before", "elsewhere", "folder", "foreign", "own", "pt"}
+    assert (kept / "deep").is_dir()
+
+
+def test_files_of_a_process_of_another_user_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "kill", Mock(side_effect=PermissionError))
+    left = tmp_path / f".a.pt.{files._machine()}-{os.getppid()}.partial"
+    left.touch()
+    remove_leftovers(tmp_path)
+    assert left.exists()
+
+
+@pytest.mark.parametrize("host", ["", "...", "node_3.local", "k\xfcche", "a" * 300])
+def test_files_of_every_machine_are_recognized(tmp_path, monkeypatch, host):
+    monkeypatch.setattr(files.socket, "gethostname", lambda: host)
+    monkeypatch.setattr(files, "_machine", files._machine.__wrapped__)
+    with atomic_write(tmp_path / "a.pt"):
+        (partial,) = tmp_path.iterdir()
+        assert files.UNFINISHED.fullmatch(partial.name)["machine"] == f"{files._machine()}-"
+        monkeypatch.setattr(os, "getpid", os.getppid)  # to another process it is not its own
+        monkeypatch.setattr(files, "_is_running", lambda number: False)
+        remove_leftovers(tmp_path)
+        assert not partial.exists()
+        partial.touch()
 
 
 def test_whoever_writes_in_a_folder_first_removes_the_leftovers_there(tmp_path, dead):
