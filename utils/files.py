@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import glob
 import hashlib
 import io
 import json
@@ -99,7 +100,7 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
         parent: folder to make it in; it must exist.
         name: name of all folders with the same purpose.
     """
-    remove_leftovers(parent, name)
+    remove_leftovers(parent, glob.escape(name))
     ending = f".{_machine()}-{os.getpid()}.partial"
     with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=ending, dir=parent) as folder:
         yield Path(folder)
@@ -113,7 +114,7 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 
     Args:
         folder: the folder.
-        name: how the names start; "*" takes all.
+        name: pattern of how the names start; "*" takes all.
     """
     for path in folder.glob(f".{name}.*.partial"):
         found = UNFINISHED.fullmatch(path.name)

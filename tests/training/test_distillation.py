@@ -360,7 +360,8 @@ def test_validation_is_the_mean_over_batches_of_whole_images(monkeypatch):
             stage, name, lambda *a, call=call, kept=kept: kept.append(call(*a)) or kept[-1]
         )
     found = stage.validate()
-    assert len({tuple(one.tokens.flatten().tolist()) for one in made}) == len(made) > 1
+    for drawn in ("labels", "tokens"):
+        assert len({tuple(getattr(one, drawn).flatten().tolist()) for one in made}) == len(made) > 1
     assert {count for one in made for count in one.drawn.sum(1).tolist()} == {6}  # the last step
     assert found["loss"] == pytest.approx(np.mean([divergence(one).item() for one in compared]))
     assert found["entropy"] == pytest.approx(np.mean([entropy(one).item() for one in made]))

@@ -162,16 +162,19 @@ def test_another_space_of_process_numbers_is_another_machine(tmp_path, monkeypat
         assert unfinished.exists()
 
 
-def test_a_temporary_folder_goes_at_the_end_and_after_a_kill_at_the_next_start(tmp_path, dead):
-    left = tmp_path / f".idx.x1.{files._machine()}-{dead}.partial"
+@pytest.mark.parametrize("name", ["idx", "out[1]", "**"])
+def test_a_temporary_folder_goes_at_the_end_and_after_a_kill_at_the_next_start(
+    tmp_path, dead, name
+):
+    left = tmp_path / f".{name}.x1.{files._machine()}-{dead}.partial"
     (left / "raw").mkdir(parents=True)
     other = tmp_path / f".other.x1.{files._machine()}-{dead}.partial"
     other.mkdir()
-    with temporary_folder(tmp_path, "idx") as folder:
+    with temporary_folder(tmp_path, name) as folder:
         (folder / "file").touch()
         assert set(tmp_path.iterdir()) == {folder, other}
-        remove_leftovers(tmp_path, "idx")
-        assert folder.is_dir()
+        with temporary_folder(tmp_path, name):
+            assert folder.is_dir()
     assert list(tmp_path.iterdir()) == [other]
 
 
