@@ -252,7 +252,6 @@ class DistillationStage(GeneratorStage):
             auxiliary=self._predict(self.auxiliary, seen, labels, at).log_softmax(-1),
         )
 
-    @torch.no_grad()
     def _ask_teacher(
         self,
         tokens: Tensor,
@@ -261,6 +260,8 @@ class DistillationStage(GeneratorStage):
         at: Tensor | None = None,
     ) -> Tensor:
         """Return the teacher's log-probabilities, guided and scaled: (B, L, K), or (N, K).
+
+        They have no gradient, as its weights have none.
 
         Args:
             risen: the share of its full weight that rising guidance has, in [0, 1]: one number, or

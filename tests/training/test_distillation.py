@@ -229,6 +229,23 @@ def test_every_step_of_a_student_learns(monkeypatch, steps, hidden_before):
     assert found == hidden_before
 
 
+def test_every_step_and_every_seed_has_labels_and_noise_of_its_own(monkeypatch):
+    labels, noise = set(), set()
+    for seed in (0, 1):
+        stage = distillation_of(seed=seed)
+        make = stage._make
+
+        def note(student, drawn, series, before, make=make):
+            labels.add(tuple(drawn))
+            noise.add(series)
+            return make(student, drawn, series, before)
+
+        monkeypatch.setattr(stage, "_make", note)
+        for step in range(2):
+            stage.train_step(step)
+    assert len(labels) == len(noise) == 4
+
+
 @pytest.mark.parametrize(("most", "in_epoch"), [(2, 100), (100, 10)])  # or 5 % of four epochs
 def test_at_first_the_student_imitates_at_the_rate_of_the_auxiliary_model(
     monkeypatch, most, in_epoch
