@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from commands.flags import configure
 from commands.init import ENCODER, Origin, fields_without_option, kept_origin, shaped_as
@@ -114,7 +114,7 @@ def resolve(request: Request) -> TrainVaeJob:
     training.validate_for(config)
     network = on_meta(lambda: VQModel(config))
     freeze_vqgan(network, training)
-    start = origin.start(network, config) if origin else {}
+    start = _start(origin, network, training) if origin else {}
     data.check_workers(line.batch_size_vae)
     splits = open_splits(request, data, "vqgan")
     kept = (
@@ -201,12 +201,24 @@ def _shaped_as(origin: Origin, request: Request) -> Request:
     return dataclasses.replace(request, line=line)
 
 
+def _start(origin: Origin, network: VQModel, training: VQGANTrainingConfig) -> Mapping[str, Tensor]:
+    """Choose the weights to start from; errors as in `Origin.start`."""
+    start = origin.start(network, network.config)
+    layers = network.named_modules()
+    convolutions = {f"{name}.weight" for name, layer in layers if isinstance(layer, nn.Conv2d)}
+    if training.linear_start and convolutions <= start.keys():
+        log.warning("no effect here: `linear_start`, as %s has all convolutions", origin.path)
+    weights = origin.network.weights_for(network.config)  # with the codes that --remap names now
+    return {name: weights[name] for name in start}
+
+
 def _kept_encoder(origin: Origin, network: VQModel, start: Mapping[str, Tensor]) -> str | None:
     """Return the fingerprint of the encoder if the training keeps its tokens; else None."""
     trained = {name for name, p in network.named_parameters() if p.requires_grad}
-    parts = network.parts_of_encoder()[1].keys()
-    same = parts == origin.network.parts_of_encoder()[1].keys()
-    keeps = same and parts <= start.keys() and not parts & trained
+    settings, weights = network.parts_of_encoder()
+    old_settings, old_weights = origin.network.parts_of_encoder()
+    same = (settings, weights.keys()) == (old_settings, old_weights.keys())
+    keeps = same and weights.keys() <= start.keys() and not weights.keys() & trained
     return Tokenizer(origin.network).encoder_fingerprint if keeps else None
 
 

@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import BOTH, TINY_CODES, TINY_TRANSFORMER, TINY_VQGAN, write_images
@@ -219,6 +220,8 @@ def test_other_tokens_are_refused(run, tokenizer_file, model_file, tmp_path, ref
     assert "makes new tokens" in refused(both)
     run(f"{STAGE_1} --run_name other {TINY_VQGAN} {TINY_CODES}")
     other = tmp_path / "other" / "VQGAN_mnist.pt"
+    said = refused(f"{both} --freeze_vae {DECODER_ALONE} --norm_groups 16")
+    assert "makes new tokens" in said  # of the same weights
     said = refused(f"--train --init {model_file} --checkpoint_vae {other}")
     assert "learned the tokens of another tokenizer" in said
     assert f"--checkpoint_vae {model_file}" in said
@@ -228,6 +231,21 @@ def test_a_codebook_of_the_file_is_not_placed_again(run, tokenizer_file, tmp_pat
     run(f"{STAGE_1} --lr_vae 1e-30 --init {tokenizer_file}")
     old, new = load_tokenizer(tokenizer_file), load_tokenizer(tmp_path / "mnist" / "VQGAN_mnist.pt")
     assert new.fingerprint == old.fingerprint
+
+
+def test_an_option_of_a_new_vqgan_counts_more_than_the_file_or_is_said_to_have_no_effect(
+    run, tokenizer_file, tmp_path
+):
+    said = "no effect here: --linear_start"
+    assert said in run(f"{STAGE_1} --init {tokenizer_file} --linear_start --n_embed 20 --dry_run")
+    more = f"{STAGE_1} --init {tokenizer_file} --linear_start --num_res_blocks 2 --dry_run"
+    assert said not in run(more)  # the new blocks start as it says
+    first = tokenizer_file
+    for name, used in (("a", [0, 1, 2, 3]), ("b", [3, 1, 7, 9])):
+        np.save(tmp_path / "used.npy", used)
+        run(f"{STAGE_1} --init {first} --run_name {name} --remap {tmp_path}/used.npy")
+        first = tmp_path / name / "VQGAN_mnist.pt"
+        assert load_tokenizer(first).network.quantize.used.tolist() == used
 
 
 def test_wrong_files_and_patterns_are_one_line(run, trained, tokenizer_file, tmp_path, refused):
