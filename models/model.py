@@ -22,7 +22,7 @@ from models.shapes import TransformerShape
 from models.steps import CellChoice, DecodedStep, KnownTokens, check_tokens
 from utils.checkpoint import weights_digest
 from utils.device import autocast, choose_device, choose_precision, in_usual_torch
-from utils.errors import UserError, check_whole, counted
+from utils.errors import FieldError, UserError, check_whole, counted
 from utils.plain import from_plain, to_plain
 from utils.size import size_text
 
@@ -324,7 +324,13 @@ class Model(ImageGenerator):
 
         Args:
             surest: whether hidden tokens are the likeliest ones instead of those that were drawn.
+
+        Raises:
+            FieldError: if `step` is something else, such as the tokens of a step.
         """
+        if type(step) is not DecodedStep:
+            reason = "must be a step of `decode_steps`; `tokenizer.decode` takes tokens"
+            raise FieldError("step", f"of type {type(step).__name__}", reason)
         tokens = torch.from_numpy(step.surest if surest else step.proposed)
         return self._pixels(tokens.clamp(max=self.tokenizer.codebook_size - 1))
 

@@ -20,6 +20,7 @@ from utils.plain import to_plain
 # stay in the caches. On a GPU a batch that fits the transformer may be too large for the encoder.
 CPU_PART_PIXELS = 16 * 32 * 32
 GPU_PART_PIXELS = 64 * 256 * 256
+MOST_PIXEL = 2.0  # bicubic filters overshoot from [-1, 1] to 1.9 at most
 
 
 class Tokenizer:
@@ -60,22 +61,25 @@ class Tokenizer:
             int64 in [0, K), (B, h, w), or (B, L) without cells, on the tokenizer's device.
 
         Raises:
-            FieldError: if their shape or dtype is another one, or a value is not finite.
+            FieldError: if their shape or dtype is another one, or a value is not a number, or is
+                farther from 0 than MOST_PIXEL.
         """
-        shape = (self.channels, *self.image_size)
-        need = f"must be float {_batch_of(shape)}"
-        images = _tensor_of("images", images, need)
-        if not images.is_floating_point() or images.shape[1:] != shape:
-            raise FieldError("images", _described(images), need)
-        if not images.isfinite().all():
-            raise FieldError("images", _described(images), "has values that are not finite")
+        images = self._batch(images, "float")
+        is_pixel = images.abs() <= MOST_PIXEL
+        if not is_pixel.all():
+            reason = "must be in [-1, 1]; for bytes that is images / 127.5 - 1"
+            raise FieldError("images", f"with the value {images[~is_pixel][0]:g}", reason)
         return self._encode(images)
 
     def encode_bytes(self, images: Tensor) -> Tensor:
         """Turn images of bytes into tokens: uint8 (B, C, H, W) -> int64 (B, L).
 
         This never runs in bfloat16, which changes one token in ten on Fashion-MNIST.
+
+        Raises:
+            FieldError: if their shape or dtype is another one.
         """
+        images = self._batch(images, "uint8")
         return self._encode(from_uint8(send(images, self.device))).flatten(1)
 
     @in_usual_torch
@@ -135,6 +139,16 @@ class Tokenizer:
             "weights": weights,
             "fingerprint": self.fingerprint,
         }
+
+    def _batch(self, images: Any, kind: str) -> Tensor:
+        """Return images as a tensor; FieldError unless they are (B, C, H, W) of a kind of dtype."""
+        shape = (self.channels, *self.image_size)
+        need = f"must be {kind} {_batch_of(shape)}"
+        images = _tensor_of("images", images, need)
+        is_kind = images.is_floating_point() if kind == "float" else images.dtype == torch.uint8
+        if not is_kind or images.shape[1:] != shape:
+            raise FieldError("images", _described(images), need)
+        return images
 
     @in_usual_torch
     @torch.no_grad()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_stages import VQGAN
 
 from models.maskgit.config import TransformerConfig
@@ -432,12 +433,35 @@ def test_a_tokenizer_refuses_images_of_another_shape_or_dtype(model, images):
         model.tokenizer.encode(images)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_tokenizer_refuses_images_that_are_not_finite(model, value):
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 255, -2.1])
+def test_a_tokenizer_refuses_pixels_far_outside_their_range(model, value):
     images = torch.zeros(2, 1, 16, 16)
     images[1, 0, 3, 4] = value
-    with pytest.raises(FieldError, match=r"`images` .*: has values that are not finite"):
+    with pytest.raises(FieldError, match=rf"`images` with the value {value:g}: must be in \[-1, 1"):
         model.tokenizer.encode(images)
+
+
+def test_what_a_filter_makes_of_pixels_can_be_encoded(model):
+    """The worst images for a bicubic filter: it goes farther outside than any photo."""
+    checkered = torch.tensor([[1.0, -1, -1, 1]]).T * torch.tensor([[1.0, -1, -1, 1]])
+    wide = F.interpolate(checkered.tile(4, 4)[None, None], (256, 256), mode="bicubic")
+    images = wide.unfold(2, 16, 16).unfold(3, 16, 16).reshape(-1, 1, 16, 16)
+    assert images.abs().max() > 1.5
+    assert model.tokenizer.encode(images).shape == (256, 8, 8)
+    assert model.tokenizer.encode(images[:0]).shape == (0, 8, 8)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(1, 1, 16, 16), np.zeros((1, 16, 16, 1), np.uint8)])
+def test_bytes_to_encode_have_the_dtype_and_shape_of_bytes(model, images):
+    with pytest.raises(FieldError, match=r"`images` .*: must be uint8 \(B, 1, 16, 16\)"):
+        model.tokenizer.encode_bytes(images)
+
+
+def test_what_is_no_step_has_no_image(model):
+    *_, last = model.decode_steps([1], **FEW)
+    for other in (last.tokens, [last], model.decode_steps([1], **FEW)):
+        with pytest.raises(FieldError, match=r"`step` of type .*: must be a step of `decode"):
+            model.image_of(other)
 
 
 @pytest.mark.parametrize(
