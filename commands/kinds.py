@@ -5,6 +5,7 @@ Each raises argparse.ArgumentTypeError, with a message for the user, for any oth
 
 import argparse
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import ge, gt, le, lt
@@ -70,11 +71,6 @@ token_or_none = Number("a whole number or none", or_none=True)
 sample_count = Number(f"a number from 1 to {MAX_SAMPLES}", low=1, high=MAX_SAMPLES)
 image_index = Number("a number from 0 to 2^53", low=0)
 brightness = Number("a brightness from 1 to 255", low=1, high=255)
-port_number = Number(
-    f"a port from 0 (any free one) to {MAX_PORT}, or a host and a port as 0.0.0.0:8000",
-    low=0,
-    high=MAX_PORT,
-)
 positive = Number("a number above 0", float, above=0)
 non_negative = Number("a number of at least 0", float, low=0)
 # Of guidance or noise.
@@ -134,7 +130,10 @@ def address(text: str) -> str:
 
     It stays a text, because the text "0" is true.
     """
-    port_number(text.rpartition(":")[2])
+    found = re.fullmatch(r"(?:(?:\[[^][]+\]|[^][]*):)?([0-9]{1,5})", text)
+    if not found or int(found[1]) > MAX_PORT:
+        need = f"a port from 0 (any free one) to {MAX_PORT}, or a host and a port as 0.0.0.0:8000"
+        raise argparse.ArgumentTypeError(f"needs {need}, got {text[:40]!r}")
     return text
 
 

@@ -6,6 +6,7 @@ there are too many connections, the one that has owed for longest makes room.
 """
 
 import asyncio
+import os
 import resource
 import socket
 import threading
@@ -101,7 +102,8 @@ def listen(host: str, port: int) -> socket.socket:
     """
     what = f"cannot listen on {host} port {port}"
     with failures_of(what, "; choose another"), ExitStack() as opened:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        name = os.fsencode(host)  # Python refuses some texts with a UnicodeError
+        family, _, _, _, address = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0]
         listening = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)

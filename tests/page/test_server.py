@@ -36,6 +36,7 @@ from page import connections
 from page.connections import MOST_CONNECTIONS
 from page.form import Recipe
 from page.safety import _cookie
+from utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -889,6 +890,11 @@ def test_a_port_that_is_taken_is_named(runs, served, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--page", str(port), "--output_dir", str(runs)])
     assert f"cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
+
+
+def test_a_name_that_no_host_can_have_is_named():
+    with pytest.raises(UserError, match=r"cannot listen on a\.\.b port 0: .*; choose another"):
+        connections.listen("a..b", 0)
 
 
 def test_ctrl_c_while_images_are_decoded_ends_in_one_line(process):
