@@ -21,7 +21,7 @@ from models.open import family_of_file, own_model, read_network
 from models.shapes import NetworkShape, TransformerShape
 from training.runs import MADE_FROM
 from utils.checkpoint import is_own_format
-from utils.errors import UserError, value_text
+from utils.errors import UserError, named, value_text
 from utils.plain import from_plain, to_plain
 
 log = logging.getLogger(__name__)
@@ -164,8 +164,7 @@ def carry_of(
         return lambda _name, weight: weight
     new = [name for name, label in zip(class_names, change.labels, strict=True) if label is None]
     if new:
-        shown = ", ".join(new[:10]) + (" ..." if len(new) > 10 else "")
-        log.info("classes that start from the mean of the old ones: %s", shown)
+        log.info("classes that start from the mean of the old ones: %s", named(new))
     return lambda name, weight: origin.network.carry(name, weight, change)
 
 

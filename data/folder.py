@@ -35,7 +35,7 @@ from data.tree import (
     list_folder,
     walk,
 )
-from utils.errors import NAMES_SHOWN, FileError, UserError, counted, named
+from utils.errors import NAMES_SHOWN, FileError, UserError, counted, in_one_line, named
 from utils.progress import log_once
 
 TRAIN = ("train", "training")
@@ -209,7 +209,8 @@ def _by_reason(folder: Path, errors: Mapping[str, FileError]) -> str:
     """Write which images cannot be read, grouped by reason."""
     reasons: dict[str, list[str]] = defaultdict(list)
     for name, error in errors.items():
-        reason = str(error).removeprefix(f"cannot read the image {folder}/{name}: ")
+        start = in_one_line(f"cannot read the image {folder}/{name}: ")
+        reason = str(error).removeprefix(start)
         reasons[reason.partition(" (")[0]].append(name)  # in brackets are numbers of bytes
     most = sorted(reasons.items(), key=lambda item: -len(item[1]))
     more = f"; {len(most) - NAMES_SHOWN} more reasons" if len(most) > NAMES_SHOWN else ""

@@ -29,7 +29,7 @@ NAMES_SHOWN = 10  # in a message; the others are counted
 PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body", b"<script", b"<!--")
 
 # Characters that control a terminal, or that change the order of the text around them.
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class UserError(Exception):
@@ -74,8 +74,11 @@ class FileError(UserError):
     """
 
     def __init__(self, message: str) -> None:
-        last = message.strip().splitlines()[-1]
-        super().__init__(last.removeprefix(f"{type(self).__module__}.{type(self).__name__}: "))
+        kind = type(self)
+        if message.startswith(f"Caught {kind.__name__} in "):
+            last = message.strip().splitlines()[-1]
+            message = last.removeprefix(f"{kind.__module__}.{kind.__name__}: ")
+        super().__init__(in_one_line(message))
 
 
 def is_number(value: object) -> bool:
@@ -120,7 +123,7 @@ def named(names: Iterable[str], most: int = NAMES_SHOWN) -> str:
     """Write the first names, in printable text, and the number of the others."""
     every = list(names)
     more = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]).encode(errors="backslashreplace").decode() + more
+    return in_one_line(", ".join(every[:most])).encode(errors="backslashreplace").decode() + more
 
 
 def counted(count: int, noun: str) -> str:
@@ -140,6 +143,11 @@ def printable(text: str) -> str:
     Names of files, and of classes in a checkpoint of another person, may contain any character.
     """
     return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def in_one_line(text: str) -> str:
+    """Write all control characters as escapes, also ends of lines and tabs."""
+    return printable(text).replace("\n", r"\n").replace("\t", r"\t")
 
 
 def one_line(error: BaseException, length: int = 300) -> str:
@@ -242,5 +250,5 @@ def errors_on_one_line(program: str, rewrite: Callable[[str], str] = str) -> Ite
     if code == exit_code(signal.SIGPIPE):  # end silently, as other programs do after `| head`
         mute(sys.stdout)  # for what is still buffered
         raise SystemExit(code)
-    say_last(f"{program}: {printable(' '.join(reason.splitlines()))}\n")
+    say_last(f"{program}: {in_one_line(reason)}\n")
     raise SystemExit(code)

@@ -132,15 +132,17 @@ def test_junk_after_the_end_of_an_image_does_no_harm(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:This process")  # a fork of a process with threads
-def test_an_error_in_a_worker_is_one_line(tmp_path):
-    path = tmp_path / "text.jpg"
+@pytest.mark.parametrize("name", ["text.jpg", "a\nb\u2028c\r.jpg"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_worker_is_one_line(tmp_path, name, workers):
+    path = tmp_path / name
     path.write_bytes(b"not found")
     source = Source(FileImages([str(path)], np.zeros(1, np.int64)), tmp_path, [path], tmp_path)
     images = ImageDataset(source, ("one",), 3, (8, 8), 1)
     with pytest.raises(FileError) as error:
-        list(DataLoader(images, num_workers=1))
-    assert str(error.value).startswith(f"cannot read the image {path}")
-    assert "\n" not in str(error.value)
+        list(DataLoader(images, num_workers=workers))
+    assert str(error.value).startswith(f"cannot read the image {tmp_path}/{ascii(name)[1:-1]}: ")
+    assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (96, 64), (64, 96), (33, 57)])

@@ -83,6 +83,17 @@ def test_classes_are_in_natural_order(tmp_path):
     assert sorted(names, key=natural_key) == ["9", "10", "B", "a", "a02", "a2", "a10"]
 
 
+def test_names_with_ends_of_lines_are_escaped(tmp_path, caplog):
+    caplog.set_level("INFO")
+    put_classes(tmp_path, "cat dog")
+    put(tmp_path / "a\nb" / "0.png")
+    (tmp_path / "cat" / "c\nd.png").write_bytes(b"x")
+    sizes(tmp_path)
+    assert not any("\n" in message for message in caplog.messages)
+    assert r"3 classes, a\nb, cat, dog" in caplog.text
+    assert r"left out, as not readable: cat/c\nd.png (damaged, or" in caplog.text
+
+
 def test_a_line_tells_the_classes_and_what_is_left_out(tmp_path, caplog):
     caplog.set_level("INFO")
     put_classes(tmp_path, " ".join(f"c{number}" for number in range(12)), count=2)

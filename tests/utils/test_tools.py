@@ -396,8 +396,10 @@ def test_no_name_commands_the_terminal(capsys, monkeypatch, name):
     assert ascii(name[0])[1:-1] in out
     assert "\u732b" in err
     with pytest.raises(SystemExit), errors_on_one_line("it"):
-        raise FileNotFoundError(2, "No such file", f"a\nb{name}")
-    assert capsys.readouterr().err.rstrip("\n").isprintable()
+        raise FileNotFoundError(2, "No such file", f"a\nb\t{name}")
+    err = capsys.readouterr().err
+    assert err.rstrip("\n").isprintable()
+    assert r"error: a\nb\t" in err
 
 
 def test_bytes_and_floats_round_trip():
