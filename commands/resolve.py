@@ -5,7 +5,8 @@ begins. A Job is complete and never changes. Only the results of earlier modes a
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -58,13 +59,13 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
         UserError: if the modes cannot run as asked; or if memory runs out in the block, or the
             networks cannot be compiled.
     """
-    with logging_kept(), settings_of_torch_kept(), _errors_of_torch(line):
+    given, idle = line.given, idle_options(line)
+    with logging_kept(), settings_of_torch_kept(), _errors_of_torch(line), _named_too(idle):
         # Messages of the lower folders name settings; the log shows the options instead.
         processes = launched_processes()
         set_up_logging(verbose=processes.is_main, rewrite=with_flags)
         raise_file_limit()
         # Complete the command line, and choose where to compute.
-        given, idle = line.given, idle_options(line)
         for name in line.former:
             log.warning("the next version refuses %s; now: %s", name, FORMER[name])
         line = _with_local_files(line)
@@ -83,9 +84,8 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
             request = Request(line, machine, continued=continued)
             request = replace(request, line=with_fitted_defaults(request))
             jobs = _resolve_jobs(request)
-            if idle := idle | (given & ignored_settings(jobs)):
-                flags = ", ".join(OPTIONS[name].flag for name in sorted(idle))
-                log.warning("no effect here: %s", flags)
+            _log_idle(idle | (given & ignored_settings(jobs)))
+            idle.clear()
             if line.dry_run:
                 _show_options(request, jobs)
                 _show_jobs(jobs)
@@ -214,6 +214,27 @@ def idle_options(line: CommandLine) -> set[str]:
     if COMPARING & {mode.name for mode in line.modes}:
         idle -= {option.name for option in OPTIONS.values() if option.compared}
     return idle
+
+
+def _log_idle(names: Collection[str]) -> None:
+    """Log which options of the command line have no effect."""
+    if names:
+        flags = ", ".join(OPTIONS[name].flag for name in sorted(names))
+        log.warning("no effect here: %s", flags)
+
+
+@contextmanager
+def _named_too(idle: Collection[str]) -> Iterator[None]:
+    """After a mistake in the block, log the idle options that its message does not name.
+
+    The user may believe that such an option prevents the mistake.
+    """
+    try:
+        yield
+    except UserError as error:
+        said = re.findall(r"--([\w-]+)", with_flags(str(error)))
+        _log_idle([name for name in idle if OPTIONS[name].spelling not in said])
+        raise
 
 
 def ignored_settings(jobs: Mapping[Mode, Any]) -> set[str]:

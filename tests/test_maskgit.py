@@ -555,6 +555,17 @@ def test_an_option_that_contradicts_a_mode_is_not_called_idle_too(run, capsys):
     assert "no effect" not in out
 
 
+def test_options_without_effect_are_named_before_a_mistake(run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run("--sample --dataset mnist --init there.pt --lr 1 --checkpoint_vae there.pt")
+    out, error = capsys.readouterr()
+    assert f"no trained model at {tmp_path}/mnist/MaskGIT_mnist.pt" in error
+    assert out == "no effect here: --data_dir, --init, --lr, --no_wandb\n"
+    with pytest.raises(SystemExit):
+        run("--sample --init_vae there.pt --checkpoint there.pt --data_dir here")
+    assert capsys.readouterr().out == "no effect here: --data_dir, --init_vae, --no_wandb\n"
+
+
 def test_options_that_nothing_looks_at_are_named(run, trained):
     out = run(
         f"--sample --checkpoint {trained}/MaskGIT_mnist.pt --lr 1 --mask_grow 2 --batch_size 4"
