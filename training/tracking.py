@@ -119,7 +119,7 @@ class WandbTracker(Tracker):
         # Without a folder for its log, the service of wandb writes the log to stderr.
         has_home = os.access(os.environ.get("HOME", ""), os.W_OK)
         if not has_home and not os.environ.get("XDG_CACHE_HOME"):
-            os.environ["XDG_CACHE_HOME"] = str(folder.absolute() / "wandb")
+            os.environ.setdefault("WANDB_CACHE_DIR", str(folder.absolute() / "wandb"))
         reason = ""
         for mode in (None, "offline"):
             try:

@@ -277,8 +277,22 @@ def test_what_the_user_has_set_for_wandb_counts(no_login, tmp_path):
     assert said.startswith(f"wandb records offline in {tmp_path}/wandb (")
     (said, _) = tracked(tmp_path, WANDB_MODE="offline", WANDB_DIR=str(here))
     assert said.startswith(f"wandb records offline in {here}/wandb (")
-    # Its log goes to a file, also without a home folder.
+
+
+@pytest.mark.slow
+def test_its_log_goes_to_a_file_also_without_a_home_folder(no_login, monkeypatch, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "grid.png")
+    monkeypatch.delenv("WANDB_CACHE_DIR")
     tracked(tmp_path, WANDB_MODE="offline", HOME="/proc/nowhere", XDG_CACHE_HOME="")
+    assert list(tmp_path.glob("wandb/wandb/logs/core-debug-*.log"))
+
+
+def test_without_a_home_folder_only_a_setting_of_wandb_is_changed(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    variables = {"HOME": "/proc/nowhere"}
+    monkeypatch.setattr(os, "environ", variables)
+    WandbTracker(tmp_path, "toy", {}, None)
+    assert variables == {"HOME": "/proc/nowhere", "WANDB_CACHE_DIR": f"{tmp_path}/wandb"}
 
 
 def tracked(folder: Path, **environment: str) -> list[str]:
