@@ -186,7 +186,7 @@ def sample(job: SampleJob) -> None:
         # Each process decodes its share of them: labels -> tokens, step by step -> images.
         own = missing[processes.rank :: processes.size]
         with processes.together() as while_all_run:  # the fastest waits for the slowest
-            bar = bar_of_blocks(len(own))
+            bar = bar_of_blocks(own, block_size, len(labels))
             decoded = while_all_run(generation.blocks(own, advance=bar.update))
             write_blocks(blocks, own, (images for images, _ in decoded), bar)
 

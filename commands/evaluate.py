@@ -27,7 +27,7 @@ from data.batches import labeled_batches
 from data.content import labels_of
 from data.generated import Block, GeneratedImages, images_from, open_generated
 from metrics.class_table import class_rows, draw_rows, write_rows
-from metrics.features import FeatureSet
+from metrics.features import FeatureSet, check_count
 from metrics.judge import Judge
 from metrics.reconstruction import ReconstructionMeter, perceptual_if_there
 from metrics.report import SPREAD, write_scores
@@ -37,7 +37,7 @@ from utils.errors import FieldError, UserError
 from utils.files import make_folder
 from utils.pictures import to_uint8
 from utils.plots import draw_or_warn
-from utils.progress import log_written
+from utils.progress import bar_of_images, log_written
 
 EVALUATED_IMAGES = 50_000  # the number behind published FIDs
 
@@ -237,7 +237,8 @@ def _scores_of_seed(job: SamplesJob, judge: Judge, seed: int) -> dict[str, float
     unfinished = Unfinished(_result_of_seed(job, seed), identity)
     block_size = min(series.block_size, count)
     rest = range(math.ceil(unfinished.done / block_size), math.ceil(count / block_size))
-    features = judge.measure(made(rest), count, "sampling", unfinished)
+    bar = bar_of_images("sampling", count, unfinished.done)
+    features = judge.measure(made(rest, advance=bar.update), count, bar, unfinished)
     scores = judge.compare(features)
     if job.nearest is not None:
         scores |= job.nearest.measure(features, made, block_size)
@@ -298,12 +299,14 @@ def _measure_images(job: ImagesJob) -> None:
     data, size = job.judge.data, job.judge.batch_size
     resize = data.preparation.resize if job.judge.how.takes_any else None
     images = open_generated(job.path, data.size, data.spec.channels, resize)
+    check_count(len(images), "measuring")
     judge = job.judge.open()
     protocol = {**judge.protocol(len(images)), "measured": job.path.name}
     identity = {**protocol, "files": images.fingerprint, "batch_size": size, "resize": resize}
     unfinished = Unfinished(job.result, identity)
     rest = images_from(images, size, unfinished.done)
-    features = judge.measure(rest, len(images), "measuring", unfinished)
+    bar = bar_of_images("measuring", len(images), unfinished.done)
+    features = judge.measure(rest, len(images), bar, unfinished)
     scores = judge.compare(features)
     if job.nearest is not None:
         again = partial(_some_blocks, images, size)
@@ -337,7 +340,8 @@ def _measure_tokenizer(job: TokenizerJob) -> None:
         (to_uint8(made.reconstructions, rounding), made.labels.numpy())
         for made in meter.reconstruct(batches)
     )
-    features = judge.measure(blocks, len(images), "reconstructing", unfinished)
+    bar = bar_of_images("reconstructing", len(images), unfinished.done)
+    features = judge.measure(blocks, len(images), bar, unfinished)
     # The FID of reconstructions is called rFID. The meter has no LPIPS without VGG weights.
     scores = judge.compare(features)
     distance = judge.extractor.distance

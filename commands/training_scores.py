@@ -13,6 +13,7 @@ from models.sampling import SamplingConfig
 from models.shapes import TransformerShape
 from training.loop import Evaluation
 from utils.processes import Processes
+from utils.progress import bar_of_images
 from utils.records import checksum
 
 
@@ -64,8 +65,10 @@ def evaluation_of(
         judge, series = source.judge.open(), source.series
 
     def measure() -> Mapping[str, float]:
-        blocks = model().sample_blocks(series, rounding=source.judge.how.rounding)
-        return judge.score(blocks, len(series.labels), "sampling for the scores")
+        count, rounding = len(series.labels), source.judge.how.rounding
+        bar = bar_of_images("sampling for the scores", count)
+        blocks = model().sample_blocks(series, rounding=rounding, advance=bar.update)
+        return judge.score(blocks, count, bar)
 
     numbers = {name: getattr(series, name) for name in ("seed", "first_image", "block_size")}
     depends = {

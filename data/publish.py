@@ -19,7 +19,7 @@ from utils.errors import failures_of
 from utils.files import exclusive_lock, make_folder, remove_leftovers, replace_file
 from utils.pictures import Texts, save_grid
 from utils.plain import NOTHING
-from utils.progress import progress_bar
+from utils.progress import bar_of_images
 
 BESIDE = "partial"
 FILM = ("steps.png", "steps.gif")
@@ -80,9 +80,10 @@ def publish(folder: Path, names: tuple[str, ...]) -> None:
         shutil.rmtree(made)
 
 
-def bar_of_blocks(count: int) -> tqdm:
-    """Make the progress bar of a sampling of so many blocks."""
-    return progress_bar("sampling", count, unit="block", unit_scale=True)
+def bar_of_blocks(indices: Sequence[int], block_size: int, count: int) -> tqdm:
+    """Make the progress bar for some blocks of a sampling of `count` images."""
+    sizes = (min(block_size, count - index * block_size) for index in indices)
+    return bar_of_images("sampling", sum(sizes))
 
 
 def write_blocks(
@@ -90,11 +91,13 @@ def write_blocks(
 ) -> None:
     """Write blocks of a sampling as they come, one per index; errors as in `BlockFolder.write`.
 
-    The bar counts blocks; whoever makes them may advance it in between. It is closed at the end.
+    Whoever makes them may advance the bar in between. It is closed at the end.
     """
+    done = 0
     with bar:
-        for done, (index, images) in enumerate(zip(indices, made, strict=True), start=1):
+        for index, images in zip(indices, made, strict=True):
             blocks.write(index, images)
+            done += len(images)
             bar.update(done - bar.n)
 
 

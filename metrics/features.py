@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from data.generated import Blocks
 from metrics.extractor import Extractor, Features
 from metrics.unfinished import Unfinished
 from utils.errors import UserError
-from utils.progress import progress_bar
 from utils.seeding import rng
 
 MIN_IMAGES = 10  # too few images give no meaningful score
@@ -183,7 +183,7 @@ def extract(
     extractor: Extractor,
     blocks: Blocks,
     count: int,
-    title: str,
+    bar: tqdm,
     *,
     with_logits: bool,
     keeps_all: bool = False,
@@ -194,6 +194,8 @@ def extract(
     Args:
         blocks: images uint8 (B, H, W, C) and labels int (B,), or (B, F) where an image has several
             findings; without those that `unfinished` has.
+        count: number of all images, at least MIN_IMAGES.
+        bar: counts images; whoever makes them may advance it in between. It is closed at the end.
         with_logits: whether to keep the extractor's logits too.
         keeps_all: whether to keep the features of all images.
         unfinished: keeps the features of an interrupted measurement; None keeps nothing.
@@ -202,16 +204,16 @@ def extract(
         The features, and the labels of all images.
 
     Raises:
-        UserError: if there are fewer than MIN_IMAGES, or the extractor cannot take
-            them.
+        UserError: if the extractor cannot take them.
     """
-    check_count(count, title)
     found = _Extraction(FeatureCollector(count, keeps_all), with_logits, unfinished)
-    with progress_bar(title, count, found.done, unit="image") as bar:
+    with bar:
+        done = found.done
         try:
             for images, block_labels in blocks:
                 found.add(extractor.start(images), block_labels)
-                bar.update(len(images))
+                done += len(images)
+                bar.update(done - bar.n)
             found.read_all()
         except BaseException:
             found.save()

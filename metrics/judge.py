@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from data.generated import Blocks
 from metrics import scores as metrics
@@ -37,18 +38,20 @@ class Judge:
     num_classes: int | None
     how: Protocol
 
-    def score(self, blocks: Blocks, count: int, title: str) -> dict[str, float]:
+    def score(self, blocks: Blocks, count: int, bar: tqdm) -> dict[str, float]:
         """Compute all metrics of `count` images; arguments and errors as in `measure`."""
-        return self.compare(self.measure(blocks, count, title))
+        return self.compare(self.measure(blocks, count, bar))
 
     def measure(
-        self, blocks: Blocks, count: int, title: str, unfinished: Unfinished | None = None
+        self, blocks: Blocks, count: int, bar: tqdm, unfinished: Unfinished | None = None
     ) -> FeatureSet:
         """Extract the features of `count` images.
 
         Args:
             blocks: images uint8 (B, H, W, C) and labels int (B,); without those that `unfinished`
                 has.
+            count: number of all images, at least `metrics.features.MIN_IMAGES`.
+            bar: as in `extract`.
             unfinished: keeps the features of an interrupted measurement; None keeps nothing.
 
         Returns:
@@ -56,13 +59,13 @@ class Judge:
             dataset.
 
         Raises:
-            UserError: if there are too few images, or the extractor cannot take them.
+            UserError: if the extractor cannot take them.
         """
         generated, labels = extract(
             self.extractor,
             blocks,
             count,
-            title,
+            bar,
             with_logits=True,
             keeps_all=self.how.keeps_all,
             unfinished=unfinished,

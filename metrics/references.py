@@ -22,6 +22,7 @@ from metrics.unfinished import Unfinished
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.device import float32_name
 from utils.errors import UserError, one_line
+from utils.progress import progress_bar
 from utils.records import checksum
 from utils.size import Size, size_text
 
@@ -139,11 +140,13 @@ def cached_features(
     path = cache_dir / f"features-{reference.key}-{checksum(identity)[:12]}.pt"
     if not path.is_file():
         unfinished = Unfinished(path, identity)
+        count, title = reference.facts["images"], f"features of {reference.title}"
+        check_count(count, title)
         found, _ = extract(
             extractor,
             blocks_from(unfinished.done),
-            reference.facts["images"],
-            f"features of {reference.title}",
+            count,
+            progress_bar(title, count, unfinished.done, unit="image"),
             with_logits=False,
             keeps_all=keeps_all,
             unfinished=unfinished,

@@ -145,14 +145,14 @@ class ImageGenerator:
         series: ImageSeries,
         blocks: Iterable[int] | None = None,
         rounding: str = "nearest",
-        advance: Callable[[float], object] = lambda blocks: None,
+        advance: Callable[[float], object] = lambda images: None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Sample the images of a series, block by block.
 
         Args:
             blocks: indices of the blocks to compute; None computes all.
             rounding: how pixels become bytes, a key of `utils.pictures.ROUNDINGS`.
-            advance: gets, after each step, its share of the work in blocks, for a progress bar.
+            advance: gets, after each step, its share of the work in images, for a progress bar.
 
         Yields:
             Images uint8 (B, H, W, C) and their labels int64 (B,), in order; B is at most the block
@@ -170,9 +170,12 @@ class ImageGenerator:
                 self._decoding(series, padded[at : at + size], start + at)
                 for at in range(0, block_size, size)
             )
-            tokens = torch.cat(
-                [part.result(lambda images: advance(images / block_size)) for part in parts]
-            )
+            share = len(block_labels) / block_size  # the others only fill the block
+
+            def moved(images: float, share: float = share) -> object:
+                return advance(images * share)
+
+            tokens = torch.cat([part.result(moved) for part in parts])
             yield self._pixels(tokens, rounding)[: len(block_labels)], block_labels
 
     def _images_at_once(self, block_size: int) -> int:

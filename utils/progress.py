@@ -104,6 +104,11 @@ def progress_bar(
     return _Lines(title, total, done, unit) if lines else _Bar(disable=True)
 
 
+def bar_of_images(title: str, total: int, done: int = 0) -> tqdm:
+    """Make a bar for images that are made step by step; after a step it shows parts of images."""
+    return progress_bar(title, total, done, unit="image", unit_scale=True)
+
+
 class _TqdmHandler(logging.StreamHandler):
     """Writes lines above the bars, so that they do not break them."""
 

@@ -486,6 +486,31 @@ def test_scores_while_training(evaluate, tokenizer_file, tmp_path):
     assert "no effect here: --features" in evaluate(f"{command} --run_name idle --n_epochs 1")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--evaluate --checkpoint {model} --num_samples 15",
+        "--sweep cfg_w=1 --checkpoint {model} --num_samples 15",
+        f"--train {TRAIN_TINY} --checkpoint_vae {{tokenizer}} --n_epochs 1 --evaluate_every 1 "
+        "--evaluate_samples 15",
+    ],
+    ids=lambda command: command.split()[0],
+)
+def test_the_bar_moves_at_every_step_of_a_block(
+    evaluate, trained, tokenizer_file, monkeypatch, command
+):
+    seen = []
+
+    def update(bar, n=1):
+        bar.n += n
+        seen.append(bar.n)
+
+    monkeypatch.setattr("utils.progress._Lines.update", update)
+    files = {"model": trained / "MaskGIT_mnist.pt", "tokenizer": tokenizer_file}
+    evaluate(f"{command.format(**files)} --batch_size 10 --step 2")
+    assert seen[-6:] == pytest.approx([5, 10, 10, 12.5, 15, 15])  # the second block is padded
+
+
 def test_a_run_with_scores_that_was_stopped_goes_on_bit_for_bit(evaluate, tokenizer_file, tmp_path):
     command = f"--train {TRAIN_TINY} --checkpoint_vae {tokenizer_file} --precision fp32 --step 2"
     command += " --evaluate_every 1 --evaluate_samples 20"

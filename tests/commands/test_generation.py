@@ -60,8 +60,9 @@ def test_the_bar_advances_at_every_step_of_every_part_of_a_block(sampled, monkey
     monkeypatch.setattr("utils.progress._Lines.update", update)
     monkeypatch.setattr("models.generator.MOST_LOGITS", 5 * 64 * 16)  # parts of 5 images
     sampled("--num_samples 15 --batch_size 10 --step 4")  # two blocks, the second one padded
-    steps = [(step + 1) / 8 for step in range(16)]
-    assert seen[:18] == pytest.approx([*steps[:8], 1, *steps[8:], 2])
+    first, last = ([(step + 1) / 8 for step in range(8)] for _ in range(2))
+    steps = [*(10 * part for part in first), 10, *(10 + 5 * part for part in last), 15]
+    assert seen[:18] == pytest.approx(steps)
 
 
 def test_the_interval_decides_where_there_is_guidance(sampled, run, model):

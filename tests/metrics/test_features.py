@@ -8,6 +8,7 @@ from metrics.extractor import Extractor
 from metrics.features import FeatureCollector, extract
 from metrics.unfinished import Unfinished
 from utils.errors import UserError
+from utils.progress import progress_bar
 
 
 @pytest.fixture
@@ -42,7 +43,8 @@ def net(pixels):
 
 def measured(blocks, count, unfinished=None):
     extractor = Extractor("the net", "", net, torch.device("cpu"), needs_color=False)
-    return extract(extractor, blocks, count, "measuring", with_logits=False, unfinished=unfinished)
+    bar = progress_bar("measuring", count)
+    return extract(extractor, blocks, count, bar, with_logits=False, unfinished=unfinished)
 
 
 def test_a_block_is_read_when_the_next_has_started(events):
