@@ -44,7 +44,7 @@ def help_text(modes: Collection[Mode]) -> str:
         if shown and group.home is not None and names <= TRAINING:
             elsewhere += f"{group.title}: see --{group.home} --help\n"
         elif shown:
-            text += f"\n{group.title}:\n" + "".join(map(_option_row, shown))
+            text += f"{group.title}:\n" + "".join(map(_option_row, shown))
     return f"{text}\n{elsewhere}" if elsewhere else text
 
 
@@ -61,4 +61,7 @@ def _option_row(option: Option) -> str:
 def _row(left: str, text: str) -> str:
     """Write two columns, the right one wrapped."""
     start, later = f"  {left}  ".ljust(COLUMN), " " * COLUMN
-    return textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=later) + "\n"
+    lines = textwrap.fill(
+        text, WIDTH, initial_indent=start, subsequent_indent=later, break_on_hyphens=False
+    )
+    return f"{lines}\n"

@@ -278,10 +278,16 @@ def test_help_alone_shows_the_modes_and_how_to_ask_further(help_of):
     assert "--train --help" in text
 
 
+@pytest.mark.parametrize("mode", [mode.name for mode in MODES])
+def test_help_of_a_mode_is_at_most_70_lines_and_splits_no_name(help_of, mode):
+    lines = help_of(f"--{mode}").splitlines()
+    assert len(lines) <= 70
+    assert not any(line.endswith("-") for line in lines)
+
+
 @pytest.mark.parametrize("modes", [("train",), ("train_vae",), ("sample", "edit"), ("page",)])
 def test_help_of_modes_shows_the_options_that_act_in_them(help_of, modes):
     text = help_of(*(f"--{mode}" for mode in modes))
-    assert len(text.splitlines()) <= (75 if modes == ("train",) else 100)
     for group in GROUPS:
         refers = group.home is not None and modes == ("train",)
         assert (f"{group.title}: see --{group.home} --help" in text) == refers
