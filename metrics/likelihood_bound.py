@@ -1,7 +1,8 @@
 """Bounds the likelihood that a transformer gives to images, in nats per token.
 
 A network that predicts hidden tokens gives each order of the tokens a likelihood, the product of
-its predictions one by one. Over all orders, for an image x of L tokens and a label,
+its predictions one by one. For an image x of L tokens and a label, let p(x) be the mean over all
+orders. Then
 
     -log p(x) <= sum over n = 1..L of E[mean cross-entropy of the hidden tokens, if n are hidden]
 

@@ -129,9 +129,9 @@ def kernel_distance(generated: FeatureSet, real: FeatureSet) -> dict[str, float]
 def precision_recall(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
     """Compute how much of each side lies close to the other side (Kynkaanniemi et al. 2019).
 
-    "Close" means inside a ball around an image of the other side that reaches to its NEIGHBORS-th
-    neighbor. Both sides use as many images as the smaller side has. The computation is
-    torch-fidelity's.
+    "Close" means inside a ball around an image of the other side that reaches to the NEIGHBORS-th
+    neighbor of this image on its own side. Both sides use as many images as the smaller side has.
+    The computation is torch-fidelity's.
 
     Returns:
         "precision", the share of the generated images that are close to real ones, and "recall",

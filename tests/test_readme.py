@@ -91,7 +91,7 @@ def table_of_options():
 
 
 def test_the_table_of_options_is_that_of_the_program():
-    assert table_of_options() in PAGES["options.md"]
+    assert table_of_options() in PAGES["options.md"], f"it must be:\n{table_of_options()}"
 
 
 def test_every_option_they_name_exists():

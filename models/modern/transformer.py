@@ -145,7 +145,7 @@ def rotation(grid: tuple[int, ...], width: int, like: Tensor) -> Turns:
     """
     pairs = width // 2 // len(grid)  # of an axis; what is left over does not turn
     numbers = torch.arange(max(*grid, pairs), device=like.device)
-    rates = math.pi / 2 * SLOWEST ** (numbers[:pairs] / max(1, pairs))
+    rates = math.pi / 2 * SLOWEST ** (numbers[:pairs] / max(1, pairs))  # (pairs,)
     steps = torch.meshgrid(*(numbers[:size] for size in grid), indexing="ij")
     angles = torch.cat([axis.flatten()[:, None] * rates for axis in steps], 1)
     angles = F.pad(angles, (0, width // 2 - angles.shape[1]))[:, None, None]  # (L, 1, 1, d/2)
