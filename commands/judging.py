@@ -109,7 +109,7 @@ def _check_features(line: CommandLine) -> None:
     """Refuse features that are not there, or together with what measures others."""
     if line.features not in FEATURES:
         if not Path(line.features).is_file():
-            reason = f"it is neither {' nor '.join(FEATURES)}, nor a file"
+            reason = f"it is neither {' nor '.join(FEATURES)}, nor a file on this machine"
             raise FieldError("features", line.features, reason)
         if line.feature_weights:
             raise UserError(f"--feature_weights is for --features {' or '.join(FEATURES)}")

@@ -77,7 +77,8 @@ def _row(
     return Option(name, text, kind, unit, names, **{"fills": fills, **more})
 
 
-# The tables: each option in the form name, kind, unit, help, field.
+# The tables: each option in the form name, kind, unit, help, field. Above each table, `row` and
+# names like it get what most of its options have in common.
 # fmt: off
 row = partial(_row, modes="", resume=Resume.FREE)
 shown = partial(_row, modes=SHOWN, configs=(Preparation,), resume=Resume.RUN)

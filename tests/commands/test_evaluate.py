@@ -723,6 +723,7 @@ def test_a_grid_is_every_combination():
         (["--sweep", "cfg_interval=[0.8,0.4]"], "--cfg_interval 0.8 0.4: must be two shares from"),
         (["--sweep", "step=2,,4"], "--sweep 'step=2,,4': needs option=value,value"),
         (["--evaluate", "--features", "no.pt"], "--features no.pt: it is neither inception nor"),
+        (["--evaluate", "--features", "hf:me/net"], "nor a file on this machine"),
         (["--evaluate", "--features", __file__], "is not a TorchScript file"),
         (["--evaluate", "tokenizer", "--images", "x"], "reconstructs real images; leave --images"),
         (["--evaluate", "tokenizer", "--nearest"], "--nearest compares samples, or --images, with"),
