@@ -126,7 +126,7 @@ def run_record(
     """
     line, continues = line.replace(size=size_text(size)), request.continued.get(stage)
     paths = {option.name for option in OPTIONS.values() if option.is_path}
-    of_classes = {CLASS_NAMES, "labels"}
+    of_classes = {CLASS_NAMES, "labels", "validation"}
     return RunRecord(
         settings=run_options(line, stage),
         made_from=dict(made_from),

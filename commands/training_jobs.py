@@ -38,7 +38,7 @@ class Splits:
 
     Attributes:
         files: names and sizes of the training images, if more can be added to the set; else empty.
-        made_from: the part of `RunRecord.made_from` that describes the training images.
+        made_from: the part of `RunRecord.made_from` that describes the images.
     """
 
     train: ImageDataset
@@ -115,7 +115,9 @@ def open_splits(request: Request, data: Data, stage: str) -> Splits:
     if data.spec.name == OWN_IMAGES and not request.jobs and request.machine.processes.is_main:
         log_short_look(train, validation)
     files = sizes_of_files(train) if data.spec.num_classes is None else {}
-    splits = Splits(train, validation, files, contents["training"])
+    of_validation = "{labels} {source}".format_map(contents["validation"])
+    made_from = {**contents["training"], "validation": of_validation}
+    splits = Splits(train, validation, files, made_from)
     if stage in request.continued:
         _check_images(request, splits, stage)
     return splits

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from data.deep_pixels import black_and_white
 from data.images import FileImages, ImageDataset
 
 MOST_BYTES = 1 << 28  # if image files have more together, an even share of them is read
@@ -27,7 +28,8 @@ def content_of(images: ImageDataset) -> dict[str, Any]:
         "images", their number; "class_names", in the order of the labels; "labels", a digest; and
         "source", a digest of the images. If a few files hold all images as arrays, all pixels are
         in it. If each image is a file, it has the names and sizes of all files and the contents of
-        all files up to MOST_BYTES and MOST_FILES, or of an even share of them in larger sets.
+        all files up to MOST_BYTES and MOST_FILES, or of an even share of them in larger sets. For
+        images of more than 8 bits also "range": a brighter image makes all others darker.
 
     Raises:
         OSError: if a file cannot be read.
@@ -38,11 +40,14 @@ def content_of(images: ImageDataset) -> dict[str, Any]:
         source = _digest(_files(items.paths, str(root)))
     else:
         source = digest_of(items.images)
+    ranges = filter(None, (isinstance(items, FileImages) and items.ranges) or ())
+    shown = ["black {:g}, white {:g}".format(*black_and_white(found)) for found in ranges]
     return {
         "images": len(images),
         "class_names": list(images.class_names),
         "labels": digest_of(labels),
         "source": source,
+        **({"range": "; floats ".join(shown)} if shown else {}),
     }
 
 

@@ -35,10 +35,11 @@ CLASS_NAMES = "class_names"  # key in MADE_FROM: the names of the classes, in th
 DIGESTS = {  # keys in MADE_FROM with digests, and what they are digests of
     "labels": "labels of the images",
     "source": "images",
+    "validation": "validation images",
     "teacher": "weights of the teacher",
 }
 # Keys in MADE_FROM that change when images are added.
-OF_IMAGES = {"images", CLASS_NAMES, "labels", "source", "tokens"}
+OF_IMAGES = {"images", CLASS_NAMES, "labels", "source", "range", "validation", "tokens"}
 FILES_ENTRY = "files"  # of the list of image files
 # The options that decide most keys in MADE_FROM, and those that decide the others.
 FILES = "`checkpoint_vae` and `data_dir`"

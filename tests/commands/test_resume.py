@@ -19,6 +19,7 @@ import pytest
 import torch
 from children import exit_code, fork
 from conftest import BOTH, stopped_at, write_images
+from PIL import Image
 
 import commands.train
 import training.runs
@@ -149,6 +150,16 @@ def test_other_pixels_in_files_of_equal_names_and_sizes_are_refused(world, stage
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_other_validation_images_are_refused(world, stage, capsys):
+    """A validation loss that they give cannot be compared with the lowest one until then."""
+    write_images(world / "more", ("a2",), seed=1)
+    (world / "more/val/a2/0.bmp").rename(world / "images/val/a2/more.bmp")
+    assert "the validation images of the run in" in refusal(world, stage, capsys)
+    resume(world, stage, "--new_images")
+    assert epochs_of(world, stage) == 2
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_swapped_labels_are_refused(world, stage, capsys):
     rename(world / "images", "a2", "a10_")
     rename(world / "images", "a10", "a2")
@@ -201,7 +212,8 @@ def test_everything_that_a_run_is_made_of_is_written_down(world, stage):
     assert made_from["images"] == 8
     assert made_from["class_names"] == ["a2", "a10"]
     of_tokens = {"tokenizer", "tokens"} if stage == "maskgit" else set()
-    assert made_from.keys() == {"images", "class_names", "labels", "source"} | of_tokens
+    of_images = {"images", "class_names", "labels", "source", "validation"}
+    assert made_from.keys() == of_images | of_tokens
 
 
 @pytest.mark.parametrize(
@@ -611,6 +623,21 @@ def test_with_new_images_the_old_ones_must_stay(world, stage, capsys):
     assert "a2/3.bmp of the run in" in refusal(world, stage, capsys, "--new_images")
     image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert "the images of the run in" in refusal(world, stage, capsys, "--new_images")
+
+
+def test_a_new_image_that_makes_the_old_ones_darker_is_refused(world, capsys):
+    """All images of more than 8 bits in a folder have one range."""
+    for name, level, goes_on in (
+        ("dark", 1000, True),
+        ("alike", 1023, True),
+        ("light", 4000, False),
+    ):
+        image = Image.fromarray(np.full((16, 16), level, np.uint16))
+        image.save(world / "images" / "train" / "a2" / f"{name}.png")
+        if goes_on:
+            resume(world, "maskgit", "--new_images")
+    said = refusal(world, "maskgit", capsys, "--new_images")
+    assert "changed from black 0, white 1023 to black 0, white 4095" in said
 
 
 def test_new_images_need_a_run_that_goes_on_and_lists_its_images(world, capsys):
