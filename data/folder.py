@@ -138,7 +138,7 @@ def _find(home: Path, root: Path) -> tuple[Tree, Tree | None]:
     trees = [with_labels(walk(folder), root, named_in_full=True) for folder in validation]
     fitting = [tree for tree in trees if tree.names and _kind(tree) == _kind(training)]
     used = {train, *(tree.folder for tree in fitting[:1])}
-    unused = [name for name in folders.values() if home / name not in used]
+    unused = [name for name in folders_in(home) if home / name not in used]
     if unused:
         log_once(f"{home}: not used are the folders {named(unused)}")
     return training, fitting[0] if fitting else None

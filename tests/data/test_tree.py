@@ -1,6 +1,7 @@
 """Folders of images as people have them: splits, wrappers, litter, links, names, counts."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,16 @@ def test_test_images_without_classes_are_not_used(tmp_path, caplog):
     classes, train, validation = sizes(tmp_path)
     assert (classes, train + validation) == (("cat", "dog"), 18)
     assert "not used are the folders test" in caplog.text
+
+
+def test_a_split_of_the_same_name_in_another_case_is_said(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for name in ("train", "val", "Val"):
+        put_classes(tmp_path / name, "cat dog")
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this disk takes both names for one")
+    assert sizes(tmp_path) == (("cat", "dog"), 8, 8)
+    assert re.search("not used are the folders [Vv]al$", caplog.text, re.M)
 
 
 def test_train_may_be_a_class(tmp_path):
