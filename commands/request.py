@@ -12,7 +12,8 @@ import torch
 from commands.flags import configure
 from commands.options import OPTIONS
 from commands.parser import CommandLine
-from data.datasets import DATASETS
+from data.datasets import DATASETS, OWN_IMAGES
+from data.folder import is_among
 from data.images import ImageDataset
 from data.open_dataset import open_dataset
 from data.spec import AS_IT_IS, DatasetSpec, Preparation, Split
@@ -42,6 +43,7 @@ class Data:
     """A dataset at one size.
 
     Attributes:
+        output_folder: folder of all runs.
         cache_folder: folder of the token caches, and of the notes of checked images.
         main_first: a block that the main process enters first; see `Processes.main_first`.
         opened: the open splits, which the modes share, by dataset, split, size and preparation.
@@ -50,6 +52,7 @@ class Data:
     spec: DatasetSpec
     size: Size
     folder: Path
+    output_folder: Path
     cache_folder: Path
     num_workers: int
     may_download: bool
@@ -61,7 +64,8 @@ class Data:
         """Open one split, once for all modes.
 
         Raises:
-            UserError: if files are missing or damaged and cannot be fetched.
+            UserError: if files are missing or damaged and cannot be fetched; or if what runs write
+                would count as the user's own images at the next start.
         """
         key = (self.spec.name, split, self.size, self.preparation)
         if key not in self.opened:
@@ -76,6 +80,12 @@ class Data:
                     preparation=self.preparation,
                 )
         images: ImageDataset = self.opened[key]
+        is_own, output = self.spec.name == OWN_IMAGES, self.output_folder
+        if is_own and is_among(output, images.source, self.folder):
+            raise UserError(
+                f"`output_dir` {output} is among the images of `data_dir` {self.folder}, so what "
+                "is written there would count as images: give another, and move your runs there"
+            )
         return images
 
     def check_workers(self, batch_size: int) -> None:
@@ -124,6 +134,7 @@ class Request:
             spec=spec,
             size=size or asked,
             folder=Path(line.data_dir),
+            output_folder=Path(line.output_dir),
             cache_folder=Path(line.cache_dir or Path(line.output_dir) / "tokens"),
             num_workers=line.num_workers,
             # Several processes may run on machines with a data folder each.

@@ -32,6 +32,7 @@ from data.tree import (
     described,
     folders_in,
     is_image,
+    is_litter,
     list_folder,
     walk,
 )
@@ -84,6 +85,21 @@ class ImageFolder:
     def fetch(self, root: Path, split: str, size: int) -> None:
         """Refuse: nobody but the user has these images."""
         raise FileNotFoundError("`data_dir` must be your folder of images")
+
+
+def is_among(place: Path, source: Source, root: Path) -> bool:
+    """Whether image files in a folder, which need not exist yet, would count as images of a split.
+
+    Args:
+        source: the split.
+        root: the data folder that it was found in.
+    """
+    place, top, home = (Path(os.path.realpath(path)) for path in (place, root, source.root))
+    if home.parent == top and home.name.lower() in {*TRAIN, *VALIDATION}:
+        top = home
+    if source.labels_from != source.root or not place.is_relative_to(top):
+        return False  # images without a row in the table are left out
+    return not any(map(is_litter, place.relative_to(top).parts))
 
 
 def held_out(names: Collection[str], class_of: Callable[[str], str] = class_of) -> set[str]:

@@ -81,6 +81,17 @@ def test_what_it_proposes_helps(odd, tmp_path, capsys):
     assert "all white" not in out
 
 
+def test_results_among_the_images_are_refused(tmp_path, refusal, monkeypatch):
+    """At the next start they would be images of a class "runs", or the only images of all."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(4):
+        put(tmp_path / f"{number}.png", noise(number))
+    here = "--look --dataset folder --data_dir . --size 16"
+    said = refusal(lambda: main(here.split()))
+    assert "--output_dir runs is among the images of --data_dir ., so" in said
+    main(f"{here} --output_dir {tmp_path.parent / 'elsewhere'}".split())
+
+
 def test_nothing_odd_is_said_too(tmp_path, capsys):
     for number in range(30):
         put(tmp_path / "fine" / f"{number}.png", noise(number))

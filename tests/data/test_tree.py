@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.folder import is_among
 from data.generated import open_generated
 from data.open_dataset import open_dataset
 from data.tree import natural_key, walk
@@ -75,6 +76,32 @@ def test_a_split_of_the_same_name_in_another_case_is_said(tmp_path, caplog):
         pytest.skip("this disk takes both names for one")
     assert sizes(tmp_path) == (("cat", "dog"), 8, 8)
     assert re.search("not used are the folders [Vv]al$", caplog.text, re.M)
+
+
+@pytest.mark.parametrize(
+    ("classes", "place", "counts"),
+    [
+        ("", "runs", True),
+        ("", "", True),
+        ("", "cat/runs", True),
+        ("", ".runs", False),
+        ("", "../runs", False),
+        ("", "..", False),
+        ("wrapper", "runs", True),  # the wrapper would be a class beside it
+        ("train", "runs", False),
+        ("train", "train/runs", True),
+    ],
+)
+def test_a_folder_inside_that_will_hold_images_is_noticed(tmp_path, classes, place, counts):
+    home = tmp_path / "home"
+    put_classes(home / classes, "cat dog")
+    if classes == "train":
+        put_classes(home / "val", "cat dog")
+    source = open_dataset("folder", "train", home).source
+    assert is_among(home / place, source, home) == counts
+    link = tmp_path / "link"
+    link.symlink_to(home)
+    assert is_among(link / place, source, home) == counts
 
 
 def test_train_may_be_a_class(tmp_path):
