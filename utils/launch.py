@@ -58,13 +58,20 @@ def read_launch() -> Launch:
     """Read RANK, WORLD_SIZE and LOCAL_RANK from the environment; one process without them.
 
     Raises:
-        UserError: if one of them is not a number.
+        UserError: if one of them is not a number, or there are fewer processes than RANK says.
     """
     rank, size, local_rank = (
         _from_environment(name, default)
         for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
-    return Launch(rank, size, local_rank) if size > 1 else Launch()
+    if size <= 1:
+        return Launch()
+    if rank >= size:  # it would wait long for the others
+        raise UserError(
+            f"RANK={rank} in the environment is not below WORLD_SIZE={size}: start with torchrun, "
+            "or unset both"
+        )
+    return Launch(rank, size, local_rank)
 
 
 def _from_environment(name: str, default: int) -> int:

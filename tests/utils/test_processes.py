@@ -334,6 +334,9 @@ def test_a_launcher_is_recognized(monkeypatch):
     assert launched_processes() == Processes(5, 8, 1)
     with pytest.raises(UserError, match="MASTER_ADDR"):
         Processes(5, 8, 1).connected(torch.device("cpu")).__enter__()
+    monkeypatch.setenv("RANK", "8")
+    with pytest.raises(UserError, match="RANK=8 in the environment is not below WORLD_SIZE=8"):
+        launched_processes()
     monkeypatch.setenv("RANK", "first")
     with pytest.raises(UserError, match="RANK=first in the environment is not a number"):
         launched_processes()
