@@ -181,8 +181,8 @@ class ImageGenerator:
     def _images_at_once(self, block_size: int) -> int:
         """Choose how many images of a block are decoded at once."""
         shape = self.transformer.config
-        num_parts = math.ceil(block_size * shape.seq_len * shape.codebook_size / MOST_LOGITS)
-        return math.ceil(block_size / num_parts)
+        most = max(1, MOST_LOGITS // (shape.seq_len * shape.codebook_size))
+        return math.ceil(block_size / math.ceil(block_size / most))  # parts of about one size
 
     def _decoding(self, series: ImageSeries, labels: np.ndarray, start: int = 0) -> Decoding:
         """Prepare the decoding of the images of a series from the `start`-th, one per label."""

@@ -178,7 +178,7 @@ def test_the_state_of_the_optimizer_is_not_read(tmp_path):
 def test_a_block_with_very_many_logits_is_decoded_in_parts(tmp_path, monkeypatch):
     weights, _ = golden_weights("tiny")
     model = opened(weights, CASES["tiny"], tmp_path, heads=4)
-    labels = [0, 1, 2, 3, 4, 0]  # three parts of two
+    labels = [0, 1, 2, 3, 4, 0, 1, 2]  # four parts of two
     expected = model.sample(labels, block_size=2, seed=3, guidance=0)
     seen = []
     forward = HaltonTransformer.forward
@@ -188,7 +188,7 @@ def test_a_block_with_very_many_logits_is_decoded_in_parts(tmp_path, monkeypatch
         return forward(self, tokens, *more)
 
     monkeypatch.setattr(HaltonTransformer, "forward", counted)
-    monkeypatch.setattr("models.generator.MOST_LOGITS", 2 * 16 * 12)
-    found = model.sample(labels, block_size=6, seed=3, guidance=0)
+    monkeypatch.setattr("models.generator.MOST_LOGITS", 2.7 * 16 * 12)
+    found = model.sample(labels, block_size=8, seed=3, guidance=0)
     assert max(seen) == 2
     assert np.array_equal(found, expected)
