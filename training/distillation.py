@@ -336,7 +336,8 @@ def student_loss(made: StudentImages, compared: Predictions) -> Tensor:
     At the M hidden tokens that the student drew at this step, its gradient with respect to the
     logits is (auxiliary - teacher) / M; elsewhere it is 0. This is the gradient of
     KL(teacher || auxiliary) with respect to the auxiliary model's logits, applied to those of the
-    student (the token-level matching of Di[M]O).
+    student (the token-level matching of Di[M]O, which mixes it with that of the opposite
+    divergence; docs/log/few_steps.md says why this does not).
 
     Args:
         made: the student's images; gradients flow through the logits.

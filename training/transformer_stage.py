@@ -152,10 +152,10 @@ class MaskGITStage(GeneratorStage):
         # Draw for the whole batch.
         seed, training = self.training.seed, self.training
         indices = self._indices(step)
-        images = self.train_tokens.source
-        views = rng(seed, "views", step).integers(0, images.num_views, len(indices))
+        tokens = self.train_tokens.source
+        views = rng(seed, "views", step).integers(0, tokens.num_views, len(indices))
         generator = rng(seed, "labels", step)
-        labels = images.classes(indices, generator)
+        labels = tokens.classes(indices, generator)
         if self.config.null_class is not None:
             dropped = generator.random(len(indices)) < training.label_drop
             labels = np.where(dropped, self.config.null_class, labels)
