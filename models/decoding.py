@@ -128,7 +128,7 @@ def make_plan(num_hidden: int, config: SamplingConfig) -> Plan:
     is_noisy = SAMPLERS[config.sampler].uses_temperature
     temperature = config.choice_temperature if is_noisy else 0.0
     # The guidance schedule sees the share of tokens that is still hidden before each step.
-    hidden = counts[::-1].cumsum()[::-1] / num_hidden
+    hidden = counts[::-1].cumsum()[::-1] / num_hidden  # (T,)
     share = GUIDANCE_SCHEDULES[config.guidance_schedule].share(progress, hidden, config)
     logit_scales = np.full(num_steps, config.logit_scale)
     logit_scales[:1] *= config.first_logit_scale
@@ -201,7 +201,7 @@ def draw_noise(
 def _cumulative_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
     """Return `reveal_counts` of a plan in the paper's form."""
     plan = CUMULATIVE_SCHEDULES[schedule]
-    ratios = MASK_SCHEDULES[plan.schedule](np.arange(1, num_steps + 1) / num_steps)
+    ratios = MASK_SCHEDULES[plan.schedule](np.arange(1, num_steps + 1) / num_steps)  # (T,)
     if plan.rounds_revealed:
         # They compute in float32, where an integer result, as at u = 1/2, is often just below it.
         revealed = (1 - ratios.astype(np.float32)) * np.float32(num_hidden)

@@ -72,8 +72,8 @@ class CodebookCare:
         codes = torch.zeros_like(self.quantizer.codes)
         unused = torch.ones_like(self.usage, dtype=torch.bool)
         for _ in range(FIRST_ROUNDS):
-            tokens = nearest_codes(vectors, codes)
-            drawn = _draw(unused, vectors, codes[tokens], generator)
+            tokens = nearest_codes(vectors, codes)  # (N,)
+            drawn = _draw(unused, vectors, codes[tokens], generator)  # (K, D)
             codes = torch.where(unused[:, None], drawn, codes)
             unused = count_codes(nearest_codes(vectors, codes), len(codes)) == 0
         self._write(self.quantizer, codes)
@@ -101,7 +101,7 @@ class CodebookCare:
         # Move the codes, in the trained codebook and in its average.
         codes = self.quantizer.codes
         dead = (self.usage < self.revive_below) & allowed  # (K,)
-        drawn = _draw(dead, vectors, codes[tokens], generator)
+        drawn = _draw(dead, vectors, codes[tokens], generator)  # (K, D)
         column = dead[:, None]
         self._write(self.quantizer, torch.where(column, drawn, codes))
         self._write(self.averaged, torch.where(column, drawn, self.averaged.codes))
