@@ -6,8 +6,7 @@ Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer", with the guid
 2023, "Muse". A frozen VQ-GAN turns images into tokens. A transformer learns to predict hidden
 tokens. Sampling starts with all tokens hidden and reveals the most confident ones at each step.
 
-Axes: B images, L tokens of an image, K codebook, T decoding steps, N hidden tokens, C channels, H W
-pixels.
+Axes: B images, L tokens of each, K codebook, T steps, N hidden tokens, C channels, H W pixels.
 """
 
 import math

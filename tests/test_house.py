@@ -425,6 +425,11 @@ def test_the_walk_of_an_image_is_short() -> None:
     assert "The 14 files" in section
 
 
+@pytest.mark.parametrize(("file", "most_lines"), [("examples/minimal.py", 150), ("README.md", 130)])
+def test_what_is_read_first_is_short(file: str, most_lines: int) -> None:
+    assert len((ROOT / file).read_text().splitlines()) <= most_lines
+
+
 def test_the_guide_names_files_that_exist() -> None:
     guide = (ROOT / "docs/architecture.md").read_text()
     for file in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", guide):
