@@ -138,10 +138,9 @@ class Loop:
         Some steps are made to measure their speed, and taken back.
         """
         stage, position, processes = self.stage, self.position, self.processes
-        processes.wait()  # until the main process has saved the state
         most = TIMED_SHARE * (ends_at - self.clock())
         pace = measured_pace(stage, position.step, self._try_saving, most, self.clock, processes)
-        load_state(stage, self.run)
+        load_state(stage, self.run)  # `_has_time` has waited for the main process to save it
         now = self.clock()
         self.pace, self.plan_end = pace, now + MARGIN * (ends_at - now)
         position.length = position.step + processes.from_main(self._steps_left)

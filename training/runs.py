@@ -23,7 +23,7 @@ from training.stage import (
 from training.tracking import MetricsFile, Tracker, Trackers, WandbTracker
 from utils.checkpoint import load_checkpoint
 from utils.errors import UserError, counted, value_text
-from utils.files import exclusive_lock, make_folder, remove_leftovers
+from utils.files import exclusive_lock, make_folder
 from utils.processes import ALONE, Processes
 from utils.progress import log_written
 from utils.records import checksum, read_record, write_record
@@ -143,8 +143,6 @@ def run_stage(
     """
     with _locked(run) if processes.is_main else nullcontext():
         if processes.is_main:
-            for folder in (run.path, run.samples):
-                remove_leftovers(folder)
             _check_unchanged(stage.name, run, record)
         # Continue from the last state.
         position = _start(stage, run, record)
@@ -267,7 +265,7 @@ def _start(stage: Stage, run: RunFolder, record: RunRecord) -> Position:
         position = load_state(stage, run)
     log.info("%s continues after step %d", stage.name, position.step)
     if record.has_new_images:  # also for validation: its loss cannot be compared with earlier ones
-        position.best_loss, position.best_step = math.inf, position.step
+        position.best_loss = math.inf
         steps = counted(stage.steps_per_epoch, "step")
         log.info("an epoch has %s with the new images", steps)
     if record.is_longer:

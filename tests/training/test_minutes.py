@@ -19,6 +19,7 @@ from utils.checkpoint import load_checkpoint
 from utils.processes import ALONE
 
 STEP, VALIDATION, PREVIEW = 2.0, 3.0, 5.0  # seconds
+START = 5000.0  # what the clock shows when the run begins
 
 
 class TimedStage(CountingStage):
@@ -27,7 +28,12 @@ class TimedStage(CountingStage):
     def __init__(self, slow_from=10**9, factor=100.0, **more):
         super().__init__(**more)
         self.learning_rate = LearningRate(1.0, 100, 1, self.steps_per_epoch)
-        self.now, self.slow_from, self.factor, self.rates = 0.0, slow_from, factor, {}
+        self.now, self.slow_from, self.factor, self.rates = START, slow_from, factor, {}
+        self.made = []  # also those that are only measured
+
+    @property
+    def spent(self):
+        return self.now - START
 
     def clock(self):
         return self.now
@@ -35,6 +41,7 @@ class TimedStage(CountingStage):
     def train_step(self, step):
         self.now += STEP * (self.factor if step >= self.slow_from else 1)
         self.rates[step] = self.learning_rate(step)
+        self.made.append(step)
         metrics = super().train_step(step)
         self.signal_step = None if step == self.signal_step else self.signal_step  # once
         return metrics
@@ -53,8 +60,13 @@ def run(tmp_path):
     return RunFolder(tmp_path, "toy")
 
 
-def train(stage, run, position=None, epochs=100, every=2, processes=ALONE, **settings):
+def train(
+    stage, run, position=None, epochs=100, every=2, processes=ALONE, seconds=None, **settings
+):
+    """Train, within so many seconds if they are given."""
     position = position or Position()
+    if seconds is not None:
+        settings["ends_at"] = START + seconds
     config = LoopConfig(epochs, 8, every, **settings)
     Loop(stage, config, run, Trackers(), position, processes, clock=stage.clock).train()
     return position
@@ -85,12 +97,18 @@ class OneOfTwo:
         return [max(both) for both in zip(*self.exchange(numbers), strict=True)]
 
 
-@pytest.mark.parametrize("seconds", [60, 200, 1000])
-def test_the_run_ends_in_time_and_uses_it(run, caplog, seconds):
+@pytest.mark.parametrize(
+    ("seconds", "measured", "left"), [(60, 3, "46 s"), (200, 4, "3 min"), (1000, 10, "16 min")]
+)
+def test_the_run_ends_in_time_and_uses_it(run, caplog, seconds, measured, left):
+    """Measuring takes 3 % of the time, but at least 3 and at most 10 steps."""
     caplog.set_level(logging.INFO)
     stage = TimedStage()
-    position = train(stage, run, ends_at=seconds)
-    assert 0.5 * seconds < stage.now <= seconds
+    position = train(stage, run, seconds=seconds)
+    assert 0.5 * seconds < stage.spent <= seconds
+    assert stage.made == [*range(measured), *range(position.step)]
+    steps = f"{position.step} steps ({position.step / 4:.3g} epochs)"
+    assert f"maskgit: {steps} fit into {left}, at 2 s a step" in caplog.messages
     assert load_checkpoint(run.model, "maskgit") == {"step": position.step, "total": stage.total}
     assert run.preview("maskgit", position.step).is_file()
     assert stage.total == sum(range(position.step))  # the measured steps are taken back
@@ -99,7 +117,7 @@ def test_the_run_ends_in_time_and_uses_it(run, caplog, seconds):
 
 def test_the_rate_falls_to_the_end_of_this_run(run):
     stage = TimedStage()
-    position = train(stage, run, ends_at=400)
+    position = train(stage, run, seconds=400)
     assert max(stage.rates.values()) == pytest.approx(1)
     assert stage.rates[position.step - 1] < 0.01
 
@@ -107,16 +125,16 @@ def test_the_rate_falls_to_the_end_of_this_run(run):
 @pytest.mark.parametrize("stop", [0, 5, 30])
 def test_a_resumed_run_keeps_its_length(run, tmp_path, stop):
     straight = TimedStage()
-    length = train(straight, RunFolder(tmp_path / "straight", "toy"), ends_at=400).step
+    length = train(straight, RunFolder(tmp_path / "straight", "toy"), seconds=400).step
     stage = TimedStage(signal_step=stop, signal_number=signal.SIGTERM)
     with pytest.raises(SystemExit):
-        train(stage, run, ends_at=400)
+        train(stage, run, seconds=400)
     resumed = TimedStage()
     position = load_state(resumed, run)
     assert 0 < position.step < length
     # On another day, with more time and a faster clock.
     resumed.clock = lambda: 0.0
-    assert train(resumed, run, position, ends_at=9e9).step == length
+    assert train(resumed, run, position, seconds=9e9).step == length
     assert resumed.total == straight.total
     rates = {step: straight.rates[step] for step in range(position.length)}
     assert {**rates, **resumed.rates} == rates
@@ -125,7 +143,7 @@ def test_a_resumed_run_keeps_its_length(run, tmp_path, stop):
 def test_steps_that_become_slower_end_the_run_in_time(run, caplog):
     caplog.set_level(logging.INFO)
     stage = TimedStage(slow_from=20)
-    position = train(stage, run, ends_at=400)
+    position = train(stage, run, seconds=400)
     assert position.step < 30
     assert "the time is over" in caplog.text
     assert load_checkpoint(run.model, "maskgit")["step"] == position.step
@@ -135,8 +153,8 @@ def test_steps_that_become_slower_end_the_run_in_time(run, caplog):
 @pytest.mark.parametrize("factor", [0.3, 0.8, 1.3, 3.0])
 def test_another_speed_moves_the_end_and_the_fall_of_the_rate(run, factor):
     stage = TimedStage(slow_from=40, factor=factor)
-    position = train(stage, run, ends_at=1000)
-    assert 850 < stage.now <= 1000
+    position = train(stage, run, seconds=1000)
+    assert 850 < stage.spent <= 1000
     assert stage.rates[position.step - 1] < 0.01
     assert load_state(TimedStage(), run).length == position.step
 
@@ -147,19 +165,44 @@ def test_processes_whose_clocks_differ_choose_the_same_length(run):
 
     def work(rank):
         processes = OneOfTwo(rank, barrier, values)
-        return train(stages[rank], run, processes=processes, ends_at=1000).step
+        return train(stages[rank], run, processes=processes, seconds=1000).step
 
     with ThreadPoolExecutor(2) as pool:
         lengths = list(pool.map(work, [0, 1]))
     assert lengths[0] == lengths[1]
     assert stages[0].rates == stages[1].rates
+    assert stages[0].total == stages[1].total == sum(range(lengths[0]))
 
 
-@pytest.mark.parametrize("ends_at", [-100, 1])
-def test_no_time_is_one_step(run, ends_at):
+@pytest.mark.parametrize(("factor", "least"), [(1.01, None), (1.04, 120)])
+def test_the_end_stays_while_it_would_move_by_less_than_a_tenth_of_the_steps_left(
+    run, caplog, factor, least
+):
+    """The steps lost to slower ones become a larger part of those that are left."""
+    caplog.set_level(logging.INFO)
+    train(TimedStage(slow_from=40, factor=factor), run, seconds=1000)
+    moved = [line.startswith("a step takes") for line in caplog.messages]
+    assert any(moved) == (least is not None)
+    if least is not None:
+        epochs = [line.startswith("epoch") for line in caplog.messages[: moved.index(True)]]
+        assert 4 * sum(epochs) > least
+
+
+def test_a_run_whose_images_became_more_chooses_its_length_again_from_where_it_is(run):
+    train(TimedStage(), run, epochs=10)
     stage = TimedStage()
-    assert train(stage, run, ends_at=ends_at).step == 1
-    assert ends_at > 0 or stage.now == STEP + VALIDATION + PREVIEW  # nothing was measured
+    position = load_state(stage, run)
+    train(stage, run, position, seconds=400)
+    assert stage.made == [*range(40, 47), *range(40, position.step)]
+    assert 0.5 * 400 < stage.spent <= 400
+    assert stage.rates[position.step - 1] < 0.01
+
+
+@pytest.mark.parametrize("seconds", [-100, 1])
+def test_no_time_is_one_step(run, seconds):
+    stage = TimedStage()
+    assert train(stage, run, seconds=seconds).step == 1
+    assert seconds > 0 or stage.spent == STEP + VALIDATION + PREVIEW  # nothing was measured
 
 
 def test_a_pace_counts_validations_and_saves():
@@ -173,7 +216,7 @@ def test_the_first_picture_and_the_lines_come_by_time(run, caplog, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
     stage = TimedStage()
     stage.steps_per_epoch = 100
-    train(stage, run, epochs=1, picture_at=60)
+    train(stage, run, epochs=1, picture_at=START + 60)
     pictures = sorted(path.name for path in run.samples.iterdir())
     assert pictures == ["maskgit_step_0000031.png", "maskgit_step_0000100.png"]
     lines = [r.getMessage() for r in caplog.records if "ends at" in r.getMessage()]

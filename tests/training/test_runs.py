@@ -2,13 +2,18 @@
 
 import dataclasses
 import logging
+import math
 import shutil
+from contextlib import contextmanager
+from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from training.config import LoopConfig, TrainingConfig
 from training.learning_rate import LearningRate
+from training.loop import Evaluation
 from training.run_folder import RunFolder
 from training.runs import (
     MADE_FROM,
@@ -17,9 +22,15 @@ from training.runs import (
     has_steps_left,
     keep_settings,
     read_config,
+    read_files,
     run_stage,
 )
+from training.stage import load_position
+from training.tracking import read_metrics
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
+from utils.plain import NOTHING
+from utils.processes import Processes
 from utils.records import write_record
 
 
@@ -30,17 +41,17 @@ class ShortStage:
     steps_per_epoch = 2
     previews_are_generated = False
 
-    def __init__(self, epochs):
+    def __init__(self, epochs, losses=()):
         self.training = TrainingConfig(epochs=epochs)
         self.learning_rate = LearningRate(1.0, epochs, 10, self.steps_per_epoch)
-        self.steps = 0
+        self.steps, self.losses = 0, iter(losses)
 
     def train_step(self, step):
         self.steps += 1
         return {"loss": torch.tensor(1.0), "skipped": torch.tensor(0.0)}
 
     def validate(self):
-        return {"loss": 1.0}
+        return {"loss": next(self.losses, 1.0)}
 
     def preview(self, path):
         pass
@@ -53,6 +64,9 @@ class ShortStage:
 
     def load_state_dict(self, state):
         self.steps = state["steps"]
+
+
+LOWEST = "the validation loss was lowest after step 2"
 
 
 @pytest.fixture
@@ -75,10 +89,11 @@ def looked_at(run, epochs=2, **changes):
     return dataclasses.replace(RECORD, settings=settings, continues=found, **changes)
 
 
-def train(run, epochs=2, record=None, use_wandb=False, **changes):
-    stage = ShortStage(epochs)
+def train(run, epochs=2, record=None, use_wandb=False, loop=NOTHING, losses=(), **changes):
+    """Train, with changes of the record; `loop` has settings of the loop."""
+    stage = ShortStage(epochs, losses)
     record = record or looked_at(run, epochs, **changes)
-    run_stage(stage, run, LoopConfig(epochs, 8), record, use_wandb=use_wandb)
+    run_stage(stage, run, LoopConfig(epochs, 8, **loop), record, use_wandb=use_wandb)
     return stage
 
 
@@ -96,18 +111,28 @@ def test_a_run_writes_down_what_it_is_made_of(run):
 class Wandb:
     """Takes a run's id, or gives it a new one."""
 
-    ids = ()
+    ids = names = configs = closed = ()
 
     def __init__(self, folder, name, config, run_id):
-        Wandb.ids = (*Wandb.ids, run_id)
+        Wandb.ids, Wandb.names = (*Wandb.ids, run_id), (*Wandb.names, name)
+        Wandb.configs = (*Wandb.configs, config)
         self.run_id = run_id or f"id-{len(Wandb.ids)}"
 
-    log = log_image = sync = close = lambda *_: None
+    def close(self):
+        Wandb.closed = (*Wandb.closed, self.run_id)
+
+    log = log_image = sync = lambda *_: None
 
 
-def test_an_id_of_wandb_belongs_to_the_folder_it_was_made_in(run, tmp_path, monkeypatch):
+@pytest.fixture
+def _wandb(monkeypatch):
     monkeypatch.setattr("training.runs.WandbTracker", Wandb)
-    monkeypatch.setattr(Wandb, "ids", ())
+    for name in ("ids", "names", "configs", "closed"):
+        monkeypatch.setattr(Wandb, name, ())
+
+
+@pytest.mark.usefixtures("_wandb")
+def test_an_id_of_wandb_belongs_to_the_folder_it_was_made_in(run, tmp_path):
     train(run, use_wandb=True)
     shutil.copytree(run.path, tmp_path / "copy")
     copy = RunFolder(tmp_path / "copy", "toy")
@@ -124,6 +149,26 @@ def test_an_id_of_wandb_belongs_to_the_folder_it_was_made_in(run, tmp_path, monk
     shutil.copytree(backup, moved.path)
     train(moved, epochs=5, use_wandb=True)
     assert Wandb.ids[3:] == ("id-1", "id-1", "id-1")
+
+
+@pytest.mark.usefixtures("_wandb")
+def test_a_state_that_does_not_say_where_its_id_was_made_keeps_it(run):
+    """As those of earlier versions."""
+    train(run, use_wandb=True)
+    state = load_checkpoint(run.resume_state("vqgan"), "vqgan-resume")
+    del state["position"]["wandb_home"]
+    save_checkpoint(run.resume_state("vqgan"), "vqgan-resume", state)
+    train(run, epochs=3, use_wandb=True)
+    assert Wandb.ids == (None, "id-1")
+
+
+@pytest.mark.usefixtures("_wandb")
+def test_a_run_that_fails_closes_what_it_told_wandb_without_what_is_private(run, monkeypatch):
+    monkeypatch.setattr(ShortStage, "validate", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        train(run, use_wandb=True)
+    assert (Wandb.names, Wandb.configs) == (("run-vqgan",), (RECORD.public(),))
+    assert Wandb.closed == ("id-1",)
 
 
 def test_settings_are_kept_before_a_run_begins_and_not_over_one_that_has_begun(run):
@@ -154,6 +199,32 @@ def test_whether_a_run_has_steps_left_is_known_before_it_goes_on(run, epochs, le
     assert has_steps_left("vqgan", run, looked_at(run, epochs), 2 * epochs) == left
 
 
+@pytest.mark.parametrize("more", [{"epochs": 5}, {"has_new_images": True}], ids=str)
+def test_a_run_that_ended_early_goes_on_with_more_epochs_or_images_alone(run, more):
+    """As a run does whose length was chosen to fit a time limit."""
+    assert train(run, 4, loop={"early_stop": 1}).steps == 4
+    assert not has_steps_left("vqgan", run, looked_at(run, 4), 8)
+    assert train(run, 4).steps == 4
+    steps = 2 * more.get("epochs", 4)
+    assert has_steps_left("vqgan", run, looked_at(run, **{"epochs": 4, **more}), steps)
+    assert train(run, **{"epochs": 4, **more}).steps == steps
+
+
+def test_a_run_without_its_state_has_no_steps_left_and_says_the_way_out(run):
+    train(run)
+    record = looked_at(run)
+    run.resume_state("vqgan").write_bytes(b"")
+    with pytest.raises(UserError, match=r"is intact; start another `run_name` with .*\.init` "):
+        has_steps_left("vqgan", run, record, 4)
+
+
+def test_the_loss_with_new_images_is_not_compared_with_the_one_before(run):
+    train(run)
+    train(run, 3, losses=[2.0], has_new_images=True)
+    position = load_position("vqgan", run)
+    assert (position.best_loss, position.best_step) == (2, 6)
+
+
 def test_more_epochs_continue_a_run_and_are_told(run, caplog):
     caplog.set_level(logging.INFO)
     train(run)
@@ -161,7 +232,53 @@ def test_more_epochs_continue_a_run_and_are_told(run, caplog):
     assert "vqgan has already been trained for 2 epochs" in caplog.messages
     assert train(run, epochs=4).steps == 8
     assert "vqgan continues after step 4" in caplog.messages
-    assert any(line.startswith("4 epochs instead of 2: the lear") for line in caplog.messages)
+    # The fifth step is the fourth of seven after the warm-up; with 2 epochs there was none.
+    rate = 0.5 * (1 + math.cos(math.pi * 3 / 7))
+    said = f"4 epochs instead of 2: the learning rate is now {rate:.3g}, before it was 0"
+    assert said in caplog.messages
+    assert [row["step"] for row in read_metrics(run.metrics("vqgan")) if "val/loss" in row] == [
+        *(2, 4, 6, 8)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("losses", "publish", "published", "best"),
+    [
+        ([2.0, 1.0], "last", "after step 4", None),
+        ([1.0, 2.0], "last", f"after step 4; {LOWEST}: `publish` best takes those weights", None),
+        ([1.0, 2.0], "best", f"after step 2; {LOWEST}", None),
+        ([1.0, 2.0], "both", f"after step 4; {LOWEST}: `publish` best takes those weights", 2),
+        ([math.nan, math.nan], "best", "after step 4", None),
+        ([math.nan, math.nan], "both", "after step 4", None),
+    ],
+)
+def test_a_line_says_which_weights_a_checkpoint_has(run, caplog, losses, publish, published, best):
+    caplog.set_level(logging.INFO)
+    train(run, loop={"publish": publish}, losses=losses)
+    said = [line for line in caplog.messages if line.startswith("written") and ".pt" in line]
+    expected = [f"written: {run.tokenizer} ({published})"]
+    expected += [f"written: {run.best('vqgan')} (after step {best})"] if best else []
+    assert said == expected
+    assert load_checkpoint(run.tokenizer, "vqgan") == {"step": int(published.split(";")[0][11:])}
+
+
+def test_a_checkpoint_of_the_lowest_loss_that_was_kept_before_is_not_said_to_be_published(
+    run, caplog
+):
+    train(run, loop={"publish": "both"})
+    caplog.set_level(logging.INFO)
+    train(run, 3, losses=[0.5])
+    said = [line for line in caplog.messages if line.startswith("written") and ".pt" in line]
+    assert said == [f"written: {run.tokenizer} (after step 6)"]
+
+
+def test_a_line_says_which_checkpoint_has_the_lowest_fid(run, caplog):
+    caplog.set_level(logging.INFO)
+    evaluation = Evaluation(1, "", lambda: {"fid": 3.25})
+    record = looked_at(run)
+    run_stage(ShortStage(2), run, LoopConfig(2, 8), record, use_wandb=False, evaluation=evaluation)
+    path = run.best("vqgan", "fid")
+    assert f"written: {path} (the lowest FID while training, 3.2500)" in caplog.messages
 
 
 def test_a_short_warm_up_names_the_setting(run, caplog):
@@ -169,6 +286,39 @@ def test_a_short_warm_up_names_the_setting(run, caplog):
     train(run)
     said = "`TrainingConfig.warmup_epochs` 10: 0.2 epochs of warm-up, a tenth of the run"
     assert said in caplog.messages
+
+
+def test_a_warm_up_of_its_whole_length_or_of_a_run_of_unknown_length_is_not_said(run, caplog):
+    caplog.set_level(logging.INFO)
+    train(run, epochs=100)
+    train(RunFolder(run.path.with_name("timed"), "toy"), loop={"ends_at": -1.0})
+    assert "of warm-up" not in caplog.text
+
+
+class OneOfTwo(Processes):
+    """The second of two processes; the main one is at a step."""
+
+    at = 0
+
+    def largest(self, *values):
+        return list(values)
+
+    def from_main(self, compute):
+        return self.at
+
+    @contextmanager
+    def main_first(self):
+        yield
+
+
+def test_only_the_main_process_writes_and_the_others_need_its_folder(run, monkeypatch):
+    stage, config, other = ShortStage(2), LoopConfig(2, 8, publish="both"), OneOfTwo(1, 2)
+    run_stage(stage, run, config, looked_at(run), use_wandb=True, processes=other)
+    assert stage.steps == 4
+    assert not run.path.exists()
+    monkeypatch.setattr(OneOfTwo, "at", 2)
+    with pytest.raises(UserError, match="is not the same folder for all processes: share it"):
+        run_stage(stage, run, config, looked_at(run), use_wandb=True, processes=other)
 
 
 def test_other_data_make_another_run(run):
@@ -191,6 +341,22 @@ def test_a_job_that_found_the_folder_empty_does_not_go_on_with_another_ones_run(
     with pytest.raises(UserError, match=r"has trained a vqgan run in .*`resume` continues"):
         train(run, epochs=4, record=waiting)
     assert state_of(run) == before
+
+
+def test_a_job_that_found_the_folder_empty_does_not_replace_a_run_that_has_just_begun(run):
+    waiting = looked_at(run)
+    train(run)
+    run.tokenizer.unlink()  # the other job has not come to its first checkpoint
+    with pytest.raises(UserError, match="has trained a vqgan run"):
+        train(run, record=waiting)
+
+
+def test_a_stage_with_the_same_checkpoint_that_began_meanwhile_is_found(run):
+    run.path.mkdir()
+    run.resume_state("student").touch()
+    with pytest.raises(UserError, match=r"holds a student run, which also writes MaskGIT_toy\.pt"):
+        keep_settings("maskgit", run, RECORD)
+    keep_settings("vqgan", run, RECORD)  # writes another one
 
 
 def test_a_job_that_found_the_folder_empty_does_not_replace_a_finished_model(run):
@@ -241,6 +407,8 @@ IMAGES = {
         ("images", 4, "the images of the run in .* changed from 3 to 4:"),
         ("class_names", ["zebra", "dog"], "class 0 was cat, is zebra:"),
         ("class_names", ["cat"], "the classes of the run in .* changed: cat dog, now cat:"),
+        ("class_names", ["cat"] * 999, "changed: cat dog, now cat.{160,190}: give the run's own"),
+        ("class_names", ["c" * 999, "d"], "class 0 was cat, is c{170,190}: give the run's own"),
         ("labels", "0", "the labels of the images of the run in .* changed:"),
         ("source", "0", "the images of the run in .* changed:"),
         ("tokenizer", "0", "the tokenizer of the run in .* changed from 3c to 0:"),
@@ -249,6 +417,11 @@ IMAGES = {
 def test_what_differs_from_the_run_is_named(run, name, now, said):
     with pytest.raises(UserError, match=said):
         check_made_from({**IMAGES, name: now}, {MADE_FROM: IMAGES}, run)
+
+
+def test_names_of_classes_that_are_no_list_any_more_are_told(run):
+    with pytest.raises(UserError, match="changed: 5, now cat dog:"):
+        check_made_from(IMAGES, {MADE_FROM: {"class_names": 5}}, run)
 
 
 def test_a_run_finds_the_tokenizer_that_it_began_with_in_its_model(run):
@@ -286,7 +459,19 @@ def test_settings_that_changed_on_the_disk_are_refused_by_name(run, was, now):
         read_config(run)
 
 
-@pytest.mark.parametrize("settings", [["n_epochs"], {MADE_FROM: "images"}])
+def test_a_checksum_whose_name_has_changed_on_the_disk_is_not_passed_over(run):
+    train(run, files={"a.png": 5})
+    assert read_files(run, "vqgan") == {"a.png": 5}
+    for path, read in (
+        (run.config, read_config),
+        (run.images("vqgan"), partial(read_files, stage="vqgan")),
+    ):
+        path.write_text(path.read_text().replace('"checksum"', '"checksun"'))
+        with pytest.raises(UserError, match="its entry 'checksun' is unknown"):
+            read(run)
+
+
+@pytest.mark.parametrize("settings", [["n_epochs"], "made", {MADE_FROM: "images"}])
 def test_settings_of_another_kind_are_refused_by_name(run, settings):
     run.path.mkdir()
     write_record(run.config, {"vqgan": settings})

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from itertools import count
+from datetime import timedelta
+from itertools import chain, count, repeat
 from pathlib import Path
 from threading import Barrier, Event, Thread
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import distributed_runs
@@ -267,6 +269,8 @@ def test_what_processes_have_is_compared(monkeypatch):
         Processes(1, 3).check_equal({"seed": 1, "names": ["a", "b"]})
     with pytest.raises(UserError, match=r"seed: process 1 \(RANK\) has 4, process 0 has 1"):
         Processes(1, 3).check_equal({"seed": 4, "names": ["a", "b"]})
+    with pytest.raises(UserError, match=r"has a{100}, process 0 has a b;"):
+        Processes(1, 3).check_equal({"seed": 1, "names": ["a" * 999]})
 
 
 class Alone(Processes):
@@ -342,19 +346,54 @@ def test_a_launcher_is_recognized(monkeypatch):
         launched_processes()
 
 
-def test_a_process_that_another_one_has_left_says_so(monkeypatch):
+@pytest.fixture
+def connections(monkeypatch):
+    """What a process of two connects with, and whether it disconnects."""
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "1")
-    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **__: None)
+    found = []
 
-    def work(text):
-        with Processes(1, 2, 1).connected(torch.device("cpu")):
-            raise RuntimeError(text)
+    def connect(backend, timeout):
+        found.append(backend)
+        assert timeout == timedelta(minutes=30)  # as docs/several_gpus.md says
 
+    monkeypatch.setattr("torch.distributed.init_process_group", connect)
+    monkeypatch.setattr("utils.processes._disconnect", lambda: found.append("end"))
+    return found
+
+
+def connected(error=None, device="cpu"):
+    with Processes(1, 2, 1).connected(torch.device(device)):
+        if error is not None:
+            raise error
+
+
+def test_a_process_that_another_one_has_left_says_so(connections):
+    lost = "[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:40000"
     with pytest.raises(UserError, match="another process of this job has ended"):
-        work("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:40000")
+        connected(RuntimeError(lost))
     with pytest.raises(RuntimeError, match="a mistake"):
-        work("a mistake")
+        connected(RuntimeError("a mistake"))
+    assert connections == ["gloo", "gloo"]
+
+
+def test_processes_that_end_or_are_stopped_disconnect(connections):
+    connected()
+    with pytest.raises(SystemExit):
+        connected(SystemExit(143))
+    assert connections == ["gloo", "end"] * 2
+
+
+def test_a_gpu_for_two_processes_is_found_when_they_connect(monkeypatch, connections):
+    def gather(found, own):
+        found[:] = [own, own]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    one = SimpleNamespace(uuid="GPU-1")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: one)
+    with pytest.raises(UserError, match="processes 0 and 1 share one GPU"):
+        connected(device="cuda:0")
+    assert connections == ["cpu:gloo,cuda:nccl"]
 
 
 @pytest.fixture
@@ -387,17 +426,24 @@ def test_the_others_wait_as_long_as_the_main_process_works_alone(two):
     def other():
         with Processes(1, 2).main_first():
             order.append("the other")
-        Processes(1, 2).from_main(lambda: order.append("never"))
 
     thread = Thread(target=other)
     thread.start()
     with Processes(0, 2).main_first():
         assert has_waited.wait(60)
         order.append("main")
-    assert Processes(0, 2).from_main(lambda: 7) == 7
     thread.join(60)
     said = [event for event in order if isinstance(event, str)]
     assert said == ["main", "the other"]
+
+
+def test_the_others_wait_as_long_as_the_main_process_computes_for_all(two):
+    order, has_waited = two
+    thread = Thread(target=lambda: Processes(1, 2).from_main(lambda: order.append("never")))
+    thread.start()
+    assert Processes(0, 2).from_main(lambda: has_waited.wait(60) and 7) == 7
+    thread.join(60)
+    assert "never" not in order
 
 
 def test_the_fastest_waits_for_the_slowest_however_long_that_takes(two):
@@ -426,6 +472,14 @@ def test_long_work_ends_soon_after_another_process(monkeypatch):
             pass
     with Processes().together() as while_all_run:
         assert list(while_all_run(range(3))) == [0, 1, 2]
+
+
+def test_a_process_that_fails_does_not_wait_for_the_work_of_the_others(monkeypatch):
+    largest = Mock(side_effect=chain(repeat([1], 100), repeat([0])))
+    monkeypatch.setattr(Processes, "largest", largest)
+    with pytest.raises(UserError, match="full"), Processes(1, 2).together():
+        raise UserError("the disk is full")
+    assert largest.call_count < 100
 
 
 def test_what_the_main_process_raises_alone_is_raised(monkeypatch):
