@@ -127,7 +127,8 @@ class Loop:
                     if epoch_ends:
                         self._end_epoch()
                     if has_row:
-                        self._keep_pace(bar)
+                        self._keep_pace()
+                        bar.total = images * self.total  # it may have changed
                     self._log_time(metrics["loss"].device)
                     self._publish_first_picture()
                     self._save_or_stop(stop)
@@ -143,14 +144,13 @@ class Loop:
         load_state(stage, self.run)  # `_has_time` has waited for the main process to save it
         now = self.clock()
         self.pace, self.plan_end = pace, now + MARGIN * (ends_at - now)
-        position.length = position.step + processes.from_main(self._steps_left)
-        if processes.is_main:
-            self._save_state()
+        steps = processes.from_main(self._steps_left)
+        position.length = position.step + steps
         log.info(
             "%s: %d steps (%.3g epochs) fit into %s, at %.3g s a step",
             stage.name,
-            position.length,
-            position.length / stage.steps_per_epoch,
+            steps,
+            steps / stage.steps_per_epoch,
             duration(ends_at - now),
             pace.step,
         )
@@ -161,13 +161,15 @@ class Loop:
         left, per_epoch = self.plan_end - self.clock(), self.stage.steps_per_epoch
         return self.pace.steps_in(left, per_epoch, self.config.save_every_epochs)
 
-    def _keep_pace(self, bar: tqdm) -> None:
+    def _keep_pace(self) -> None:
         """Choose the length again if steps became slower or faster than planned."""
         position = self.position
         if self.pace is None or position.step == self.total:
             return
-        images, planned = self.config.images_per_step, self.total - position.step
-        pace = self.pace.nearer_to(images / self.meter.last["train/images_per_second"])
+        planned = self.total - position.step
+        pace = self.pace.nearer_to(
+            self.config.images_per_step / self.meter.last["train/images_per_second"]
+        )
         self.pace = pace
 
         def choose() -> int:
@@ -181,7 +183,6 @@ class Loop:
             self._set_length(position.step + steps)
             text = "a step takes %.3g s now: %s ends after step %d"
             log.info(text, pace.step, self.stage.name, self.total)
-            bar.total = images * self.total
 
     def _set_length(self, steps: int) -> None:
         """Set the number of steps of the run, over which its learning rate falls."""

@@ -17,6 +17,7 @@ from training.stage import Position, load_state
 from training.tracking import Trackers
 from utils.checkpoint import load_checkpoint
 from utils.processes import ALONE
+from utils.progress import progress_bar
 
 STEP, VALIDATION, PREVIEW = 2.0, 3.0, 5.0  # seconds
 START = 5000.0  # what the clock shows when the run begins
@@ -25,11 +26,12 @@ START = 5000.0  # what the clock shows when the run begins
 class TimedStage(CountingStage):
     """Takes time; remembers the rates of the steps that count."""
 
-    def __init__(self, slow_from=10**9, factor=100.0, **more):
+    def __init__(self, slow_from=10**9, factor=100.0, validation=VALIDATION, **more):
         super().__init__(**more)
+        self.validation = validation
         self.learning_rate = LearningRate(1.0, 100, 1, self.steps_per_epoch)
         self.now, self.slow_from, self.factor, self.rates = START, slow_from, factor, {}
-        self.made = []  # also those that are only measured
+        self.made, self.shown = [], 0  # also those that are only measured
 
     @property
     def spent(self):
@@ -47,11 +49,12 @@ class TimedStage(CountingStage):
         return metrics
 
     def validate(self):
-        self.now += VALIDATION
+        self.now += self.validation
         return super().validate()
 
     def preview(self, path):
         self.now += PREVIEW
+        self.shown += 1
         super().preview(path)
 
 
@@ -115,6 +118,14 @@ def test_the_run_ends_in_time_and_uses_it(run, caplog, seconds, measured, left):
     assert "a step takes" not in caplog.text  # at one speed the length stays
 
 
+def test_a_run_whose_steps_take_longer_than_its_end_has_no_step_too_many(run, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(TimedStage, "preview", CountingStage.preview)  # in no time
+    stage = TimedStage(validation=0.1)
+    position = train(stage, run, seconds=400)
+    assert f"maskgit: {position.step} steps" in caplog.text
+
+
 def test_the_rate_falls_to_the_end_of_this_run(run):
     stage = TimedStage()
     position = train(stage, run, seconds=400)
@@ -151,9 +162,12 @@ def test_steps_that_become_slower_end_the_run_in_time(run, caplog):
 
 
 @pytest.mark.parametrize("factor", [0.3, 0.8, 1.3, 3.0])
-def test_another_speed_moves_the_end_and_the_fall_of_the_rate(run, factor):
+def test_another_speed_moves_the_end_and_the_fall_of_the_rate(run, factor, caplog):
+    caplog.set_level(logging.INFO)
     stage = TimedStage(slow_from=40, factor=factor)
     position = train(stage, run, seconds=1000)
+    *_, last = (line for line in caplog.messages if line.startswith("a step takes"))
+    assert float(last.split()[3]) == pytest.approx(STEP * factor, rel=0.05)
     assert 850 < stage.spent <= 1000
     assert stage.rates[position.step - 1] < 0.01
     assert load_state(TimedStage(), run).length == position.step
@@ -172,6 +186,7 @@ def test_processes_whose_clocks_differ_choose_the_same_length(run):
     assert lengths[0] == lengths[1]
     assert stages[0].rates == stages[1].rates
     assert stages[0].total == stages[1].total == sum(range(lengths[0]))
+    assert stages[1].shown == 0
 
 
 @pytest.mark.parametrize(("factor", "least"), [(1.01, None), (1.04, 120)])
@@ -188,11 +203,13 @@ def test_the_end_stays_while_it_would_move_by_less_than_a_tenth_of_the_steps_lef
         assert 4 * sum(epochs) > least
 
 
-def test_a_run_whose_images_became_more_chooses_its_length_again_from_where_it_is(run):
+def test_a_run_whose_images_became_more_chooses_its_length_again_from_where_it_is(run, caplog):
     train(TimedStage(), run, epochs=10)
     stage = TimedStage()
     position = load_state(stage, run)
+    caplog.set_level(logging.INFO)
     train(stage, run, position, seconds=400)
+    assert f"maskgit: {position.step - 40} steps" in caplog.text
     assert stage.made == [*range(40, 47), *range(40, position.step)]
     assert 0.5 * 400 < stage.spent <= 400
     assert stage.rates[position.step - 1] < 0.01
@@ -232,6 +249,28 @@ def test_a_stopped_run_has_a_checkpoint_at_once(run):
 
 
 LOSSES = dict(enumerate([5.0, 4.0, 4.5, 4.6, 4.7, 4.8], start=1))
+
+
+@pytest.mark.parametrize(
+    ("slow_from", "factor", "settings"),
+    [
+        (20, 100.0, {"seconds": 400}),  # the time is over
+        (40, 1.3, {"seconds": 400}),  # the length is chosen again
+        (0, 1.0, {"early_stop": 3}),
+    ],
+)
+def test_the_bar_ends_where_the_run_does(run, monkeypatch, slow_from, factor, settings):
+    bars = []
+
+    def note(*arguments, **options):
+        bars.append(progress_bar(*arguments, **options))
+        return bars[-1]
+
+    monkeypatch.setattr("training.loop.progress_bar", note)
+    stage = TimedStage(slow_from, factor)
+    stage.losses = LOSSES
+    position = train(stage, run, epochs=6, **settings)
+    assert bars[0].total == 8 * position.step
 
 
 def test_the_best_weights_are_published_on_request(run):
