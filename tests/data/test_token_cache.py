@@ -6,11 +6,12 @@ import json
 import logging
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -24,7 +25,7 @@ from tiny_stages import Images
 
 from data import token_cache as cache
 from data.images import FileImages, ImageDataset, Source
-from data.token_cache import cached_tokens
+from data.token_cache import cached_tokens, find_tokens
 from data.token_set import DeviceTokens
 from utils import checkpoint
 from utils.errors import UserError
@@ -127,6 +128,15 @@ def test_an_interrupted_cache_goes_on_where_it_stopped(tmp_path):
     assert result.labels.tolist() == [i % 7 for i in range(30)]
 
 
+def test_blocks_of_another_size_are_not_taken_for_these(unfinished, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "BLOCK", 5)
+    images = Images()
+    result = make(images, tmp_path)
+    assert images.read == list(range(30))
+    assert result.tokens[0, :, 0].tolist() == list(range(30))
+    assert not unfinished.exists()
+
+
 def cache_folder(folder: Path) -> Path:
     (found,) = (path for path in folder.iterdir() if path.is_dir())
     return found
@@ -146,6 +156,70 @@ def test_damage_is_noticed(tmp_path, name, damage):
     else:
         path.unlink()
     with pytest.raises(UserError, match=r"token cache .* is damaged .*delete"):
+        make(Images(), tmp_path)
+
+
+def without_labels(folder, sums):
+    del sums["labels.npy"]
+
+
+def with_more_files(folder, sums):
+    (folder / "more.npy").write_bytes(b"more")
+    sums["more.npy"] = ""
+
+
+def with_float_labels(folder, sums):
+    np.save(folder / "labels.npy", np.zeros(30))
+
+
+def with_wide_findings(folder, sums):
+    np.save(folder / "labels.npy", np.zeros((30, 3), np.int64))
+
+
+def with_too_few_labels(folder, sums):
+    np.save(folder / "labels.npy", np.zeros(29, np.int64))
+
+
+def with_signed_tokens(folder, sums):
+    np.save(folder / "tokens.npy", np.zeros((1, 30, L), np.int16))
+
+
+def with_short_images(folder, sums):
+    np.save(folder / "tokens.npy", np.zeros((1, 30, L - 1), np.uint16))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (without_labels, "manifest.json does not match"),
+        (with_more_files, "manifest.json does not match"),
+        (with_float_labels, "labels of type float64"),
+        (with_wide_findings, "labels of type int64"),
+        (with_too_few_labels, "tokens of shape"),
+        (with_signed_tokens, "tokens of shape"),
+        (with_short_images, "tokens of shape"),
+    ],
+)
+def test_a_cache_whose_sums_are_right_but_not_what_they_are_of_is_refused(tmp_path, change, said):
+    make(Images(), tmp_path)
+    folder = cache_folder(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(folder, manifest["sha256"])
+    for name in manifest["sha256"]:
+        manifest["sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=rf"token cache .* is damaged \({said}.*delete"):
+        make(Images(), tmp_path)
+
+
+def test_a_cache_in_the_place_of_another_is_refused(tmp_path):
+    make(Images(), tmp_path)
+    one = cache_folder(tmp_path)
+    make(Images(fingerprint="v2"), tmp_path)
+    (other,) = (path for path in tmp_path.iterdir() if path.is_dir() and path != one)
+    shutil.rmtree(one)
+    other.rename(one)
+    with pytest.raises(UserError, match=r"is damaged \(manifest\.json does not match"):
         make(Images(), tmp_path)
 
 
@@ -291,6 +365,14 @@ def test_too_little_disk_is_said_before_anything_is_encoded(tmp_path, monkeypatc
     assert images.read == []
 
 
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_disk_needs_room_for_the_blocks_and_the_cache(tmp_path, monkeypatch, missing):
+    free = 2 * cache.cache_bytes(30, 1, L, np.dtype(np.uint16)) - missing
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(UserError, match="GB free") if missing else nullcontext():
+        make(Images(), tmp_path)
+
+
 def test_a_cache_that_is_too_large_for_the_disk_goes_on_later(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
@@ -406,8 +488,13 @@ def make_of_files(images, folder, calls, **identity):
     )  # fmt: skip
 
 
-def test_a_set_that_has_grown_encodes_only_the_new_images(folder_of_images, tmp_path):
+@pytest.mark.parametrize("block", [2, 1024])
+def test_a_set_that_has_grown_encodes_only_the_new_images(
+    folder_of_images, tmp_path, monkeypatch, caplog, block
+):
     """New images come before, between and after the old ones, in old and new classes."""
+    monkeypatch.setattr(cache, "BLOCK", block)
+    caplog.set_level(logging.INFO)
     calls: list[int] = []
     make_of_files(folder_of_images("b/20.png", "b/40.png", "d/60.png"), tmp_path / "c", calls)
     assert sorted(calls) == [20, 20, 40, 40, 60, 60]  # under two flips
@@ -417,6 +504,58 @@ def test_a_set_that_has_grown_encodes_only_the_new_images(folder_of_images, tmp_
     assert sorted(calls) == [10, 10, 30, 30, 70, 70]
     assert result.tokens[:, :, 0].tolist() == [[10, 20, 30, 40, 60, 70]] * 2
     assert result.labels.tolist() == [0, 1, 1, 1, 2, 2]
+    assert "has the tokens of 3 of 6 images" in caplog.text
+
+
+def test_the_earlier_cache_with_most_of_the_images_is_taken_over(folder_of_images, tmp_path):
+    calls: list[int] = []
+    make_of_files(folder_of_images("a/1.png", "a/2.png", "a/3.png"), tmp_path / "c", calls)
+    away = [(tmp_path / "images/a" / name, tmp_path / name) for name in ("1.png", "2.png")]
+    for here, there in away:
+        here.rename(there)
+    make_of_files(folder_of_images("a/4.png"), tmp_path / "c", calls)  # the newest has 3 and 4
+    for here, there in away:
+        there.rename(here)
+    calls.clear()
+    result = make_of_files(folder_of_images("a/5.png"), tmp_path / "c", calls)
+    assert calls == [4, 5, 4, 5]
+    assert result.tokens[0, :, 0].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_an_unfinished_cache_begins_again_if_the_earlier_one_is_gone(folder_of_images, tmp_path):
+    calls: list[int] = []
+    make_of_files(folder_of_images("a/1.png", "a/2.png"), tmp_path / "c", calls)
+    (first,) = (path for path in (tmp_path / "c").iterdir() if path.is_dir())
+    grown = folder_of_images("a/3.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "_join", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make_of_files(grown, tmp_path / "c", calls)
+    shutil.rmtree(first)
+    result = make_of_files(grown, tmp_path / "c", calls)
+    assert result.tokens[0, :, 0].tolist() == [1, 2, 3]
+
+
+def test_the_newest_intact_cache_of_a_split_is_found_without_its_images(tmp_path):
+    names = {"tokenizer": "x", "classes": ["a", "b"]}
+
+    def find(tokenizer="x", classes=("a", "b"), dataset="toy", split="train"):
+        return find_tokens(tmp_path, dataset, split, tokenizer, classes)
+
+    assert find() is None
+    for count in (30, 20, 10):
+        make(Images(count, fingerprint=str(count)), tmp_path, **names)
+    make(Images(5), tmp_path, dataset="toy-train", split="more", **names)
+    folders = {len(np.load(path / "labels.npy")): path for path in tmp_path.glob("toy-*")}
+    for number, age in {30: 300, 20: 100, 10: 200, 5: 0}.items():
+        os.utime(folders[number], (1e9 - age, 1e9 - age))
+    assert len(find()) == 20
+    flip(folders[20] / "tokens.npy", -1)
+    assert len(find()) == 10
+    shutil.rmtree(folders[10])
+    assert len(find()) == 30
+    for other in ({"tokenizer": "y"}, {"classes": ["b", "a"]}, {"split": "more"}):
+        assert find(**other) is None
 
 
 def test_a_changed_image_is_encoded_again_and_a_removed_one_is_left_out(folder_of_images, tmp_path):

@@ -26,9 +26,9 @@ START = 5000.0  # what the clock shows when the run begins
 class TimedStage(CountingStage):
     """Takes time; remembers the rates of the steps that count."""
 
-    def __init__(self, slow_from=10**9, factor=100.0, validation=VALIDATION, **more):
+    def __init__(self, slow_from=10**9, factor=100.0, validation=VALIDATION, saving=0.0, **more):
         super().__init__(**more)
-        self.validation = validation
+        self.validation, self.saving = validation, saving
         self.learning_rate = LearningRate(1.0, 100, 1, self.steps_per_epoch)
         self.now, self.slow_from, self.factor, self.rates = START, slow_from, factor, {}
         self.made, self.shown = [], 0  # also those that are only measured
@@ -51,6 +51,10 @@ class TimedStage(CountingStage):
     def validate(self):
         self.now += self.validation
         return super().validate()
+
+    def checkpoint(self, step):
+        self.now += self.saving
+        return super().checkpoint(step)
 
     def preview(self, path):
         self.now += PREVIEW
@@ -116,6 +120,12 @@ def test_the_run_ends_in_time_and_uses_it(run, caplog, seconds, measured, left):
     assert run.preview("maskgit", position.step).is_file()
     assert stage.total == sum(range(position.step))  # the measured steps are taken back
     assert "a step takes" not in caplog.text  # at one speed the length stays
+
+
+def test_the_time_for_a_long_save_is_kept(run):
+    stage = TimedStage(saving=60.0)
+    train(stage, run, seconds=500)
+    assert 0.5 * 500 < stage.spent <= 500
 
 
 def test_a_run_whose_steps_take_longer_than_its_end_has_no_step_too_many(run, caplog, monkeypatch):
