@@ -218,6 +218,13 @@ def test_a_run_without_its_state_has_no_steps_left_and_says_the_way_out(run):
         has_steps_left("vqgan", run, record, 4)
 
 
+def test_a_student_without_its_state_has_a_model_and_no_weights_to_start_another_from(run):
+    save_checkpoint(run.model, "maskgit", {"step": 4})
+    record = dataclasses.replace(RECORD, continues=RECORD.entry())
+    with pytest.raises(UserError, match=r"MaskGIT_toy\.pt is intact; start another `run_name`$"):
+        has_steps_left("student", run, record, 4)
+
+
 def test_the_loss_with_new_images_is_not_compared_with_the_one_before(run):
     train(run)
     train(run, 3, losses=[2.0], has_new_images=True)
