@@ -37,7 +37,7 @@ from utils.errors import FieldError, UserError
 from utils.files import make_folder
 from utils.pictures import to_uint8
 from utils.plots import draw_or_warn
-from utils.progress import bar_of_images, log_written
+from utils.progress import log_written, progress_bar
 
 EVALUATED_IMAGES = 50_000  # the number behind published FIDs
 
@@ -237,7 +237,7 @@ def _scores_of_seed(job: SamplesJob, judge: Judge, seed: int) -> dict[str, float
     unfinished = Unfinished(_result_of_seed(job, seed), identity)
     block_size = min(series.block_size, count)
     rest = range(math.ceil(unfinished.done / block_size), math.ceil(count / block_size))
-    bar = bar_of_images("sampling", count, unfinished.done)
+    bar = progress_bar("sampling", count, unfinished.done, unit="image")
     features = judge.measure(made(rest, advance=bar.update), count, bar, unfinished)
     scores = judge.compare(features)
     if job.nearest is not None:
@@ -305,7 +305,7 @@ def _measure_images(job: ImagesJob) -> None:
     identity = {**protocol, "files": images.fingerprint, "batch_size": size, "resize": resize}
     unfinished = Unfinished(job.result, identity)
     rest = images_from(images, size, unfinished.done)
-    bar = bar_of_images("measuring", len(images), unfinished.done)
+    bar = progress_bar("measuring", len(images), unfinished.done, unit="image")
     features = judge.measure(rest, len(images), bar, unfinished)
     scores = judge.compare(features)
     if job.nearest is not None:
@@ -340,7 +340,7 @@ def _measure_tokenizer(job: TokenizerJob) -> None:
         (to_uint8(made.reconstructions, rounding), made.labels.numpy())
         for made in meter.reconstruct(batches)
     )
-    bar = bar_of_images("reconstructing", len(images), unfinished.done)
+    bar = progress_bar("reconstructing", len(images), unfinished.done, unit="image")
     features = judge.measure(blocks, len(images), bar, unfinished)
     # The FID of reconstructions is called rFID. The meter has no LPIPS without VGG weights.
     scores = judge.compare(features)

@@ -31,7 +31,7 @@ from models.sampling import SamplingConfig
 from utils.checkpoint import contents_of, save_checkpoint
 from utils.errors import UserError, counted
 from utils.files import exclusive_lock, make_folder
-from utils.progress import bar_of_images, log_written
+from utils.progress import log_written, progress_bar
 from utils.records import finite
 from utils.torch_file import read_torch_file
 
@@ -113,7 +113,8 @@ def run(job: SweepJob) -> None:
         for number, (generation, values) in enumerate(grid, start=1):
             title = f"combination {number} of {len(job.generations)}"
             if table.find(values) is None:
-                start, made_in, bar = time.monotonic(), [0.0], bar_of_images(title, count)
+                start, made_in = time.monotonic(), [0.0]
+                bar = progress_bar(title, count, unit="image")
                 blocks = generation.blocks(rounding=job.judge.how.rounding, advance=bar.update)
                 made = table.keep_strip(values, _timed(blocks, made_in))
                 scores = judge.score(made, count, bar)

@@ -13,7 +13,7 @@ from models.sampling import SamplingConfig
 from models.shapes import TransformerShape
 from training.loop import Evaluation
 from utils.processes import Processes
-from utils.progress import bar_of_images
+from utils.progress import progress_bar
 from utils.records import checksum
 
 
@@ -66,7 +66,7 @@ def evaluation_of(
 
     def measure() -> Mapping[str, float]:
         count, rounding = len(series.labels), source.judge.how.rounding
-        bar = bar_of_images("sampling for the scores", count)
+        bar = progress_bar("sampling for the scores", count, unit="image")
         blocks = model().sample_blocks(series, rounding=rounding, advance=bar.update)
         return judge.score(blocks, count, bar)
 

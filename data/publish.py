@@ -19,7 +19,7 @@ from utils.errors import failures_of
 from utils.files import exclusive_lock, make_folder, remove_leftovers, replace_file
 from utils.pictures import Texts, save_grid
 from utils.plain import NOTHING
-from utils.progress import bar_of_images
+from utils.progress import progress_bar
 
 BESIDE = "partial"
 FILM = ("steps.png", "steps.gif")
@@ -83,7 +83,7 @@ def publish(folder: Path, names: tuple[str, ...]) -> None:
 def bar_of_blocks(indices: Sequence[int], block_size: int, count: int) -> tqdm:
     """Make the progress bar for some blocks of a sampling of `count` images."""
     sizes = (min(block_size, count - index * block_size) for index in indices)
-    return bar_of_images("sampling", sum(sizes))
+    return progress_bar("sampling", sum(sizes), unit="image")
 
 
 def write_blocks(

@@ -56,9 +56,16 @@ def end_time(seconds: float) -> str:
 
 
 class _Bar(tqdm):
-    """A bar without a thread; tqdm then looks at the clock at every update."""
+    """A bar without a thread; tqdm then looks at the clock at every update. Shows whole units."""
 
     monitor_interval = 0
+
+    @property
+    def format_dict(self) -> Any:
+        """What is shown, for tqdm."""
+        shown = super().format_dict
+        shown["n"] = round(shown["n"])
+        return shown
 
 
 class _Lines(_Bar):
@@ -102,11 +109,6 @@ def progress_bar(
     if total > done:
         log.info("%s: %s", title, counted(total - done, unit))
     return _Lines(title, total, done, unit) if lines else _Bar(disable=True)
-
-
-def bar_of_images(title: str, total: int, done: int = 0) -> tqdm:
-    """Make a bar for images that are made step by step; after a step it shows parts of images."""
-    return progress_bar(title, total, done, unit="image", unit_scale=True)
 
 
 class _TqdmHandler(logging.StreamHandler):

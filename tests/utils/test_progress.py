@@ -49,3 +49,6 @@ def test_a_bar_also_shows_less_than_one_unit(monkeypatch):
     with progress_bar("sampling", 1, unit="block", mininterval=0) as bar:
         bar.update(0.125)
         assert bar.last_print_n == 0.125
+        assert " 0/1 " in str(bar)
+        bar.update(0.8749999)
+        assert " 1/1 " in str(bar)
