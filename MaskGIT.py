@@ -106,12 +106,13 @@ def train_vae(job: TrainVaeJob) -> None:
     )
 
     # Train it, from its last saved state if there is one; the result is VQGAN_<dataset>.pt.
-    runs.run_stage(stage, job.run, job.loop, job.record, use_wandb=job.use_wandb)
+    with runs.opened(stage, job.run, job.loop, job.record, use_wandb=job.use_wandb) as loop:
+        loop.train()
 
 
 def train(job: TrainJob) -> None:
     """Stage 2: train the transformer to fill in hidden tokens."""
-    from commands.train import completed_record, evaluation_in, previews_of, tokens_of
+    from commands.train import completed_record, encoder_of, evaluation_in, previews_of
     from training import runs, transformer_stage
 
     machine, splits = job.machine, job.splits
@@ -121,13 +122,7 @@ def train(job: TrainJob) -> None:
 
     # The frozen tokenizer encodes every image once. A cache on disk keeps the tokens.
     tokenizer = job.tokenizer.open()
-    encode = partial(
-        tokens_of,
-        tokenizer=tokenizer,
-        data=job.data,
-        machine=machine,
-        batch_size=job.training.batch_size,
-    )
+    encode = encoder_of(tokenizer, job.data, machine, job.training.batch_size)
     train_tokens = encode(splits.train, "train")
     validation_tokens = encode(splits.validation, "validation")
 
@@ -152,7 +147,7 @@ def train(job: TrainJob) -> None:
 
     # Train it, from its last saved state if there is one; the result is MaskGIT_<dataset>.pt.
     record = completed_record(job, tokenizer, train_tokens)
-    runs.run_stage(
+    with runs.opened(
         stage,
         job.run,
         job.loop,
@@ -160,7 +155,8 @@ def train(job: TrainJob) -> None:
         use_wandb=job.use_wandb,
         processes=machine.processes,
         evaluation=evaluation,
-    )
+    ) as loop:
+        loop.train()
 
 
 def sample(job: SampleJob) -> None:

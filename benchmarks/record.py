@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from commands.parser import parse
 from commands.resolve import resolved
-from commands.train import TrainJob, tokens_of
+from commands.train import TrainJob, encoder_of
 from training.transformer_stage import MaskGITStage
 from utils.weights import count_parameters
 
@@ -39,9 +39,9 @@ def measure(job: TrainJob, steps: int) -> dict[str, Any]:
         A row of docs/records.md, by the title of the column.
     """
     tokenizer = job.tokenizer.open()
-    how = tokenizer, job.data, job.machine, job.training.batch_size
-    train = tokens_of(job.splits.train, "train", *how)
-    held_out = tokens_of(job.splits.validation, "validation", *how)
+    encode = encoder_of(tokenizer, job.data, job.machine, job.training.batch_size)
+    train = encode(job.splits.train, "train")
+    held_out = encode(job.splits.validation, "validation")
     start = time.perf_counter(), time.process_time()
     stage = MaskGITStage(
         job.config,

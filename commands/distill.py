@@ -139,7 +139,8 @@ def run(job: DistillJob) -> None:
             ),
         ),
     )
-    runs.run_stage(stage, job.run, job.loop, job.record, use_wandb=job.use_wandb)
+    with runs.opened(stage, job.run, job.loop, job.record, use_wandb=job.use_wandb) as loop:
+        loop.train()
 
 
 def describe(job: DistillJob) -> dict[str, Any]:

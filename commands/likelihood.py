@@ -15,7 +15,7 @@ from commands.model_source import ModelSource, data_of, find_model
 from commands.nearest import image_at
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
-from commands.train import tokens_of
+from commands.train import encoder_of
 from data.content import in_order
 from data.images import ImageDataset
 from data.spec import Split
@@ -104,9 +104,8 @@ def resolve_likelihood(request: Request) -> LikelihoodJob:
 def run(job: LikelihoodJob) -> None:
     """Measure the likelihood; write the scores, a row for each image, and a picture."""
     model = job.model.open()
-    tokens = tokens_of(
-        job.images, job.split, model.tokenizer, job.data, job.machine, job.batch_size
-    )
+    encode = encoder_of(model.tokenizer, job.data, job.machine, job.batch_size)
+    tokens = encode(job.images, job.split)
     bounder = Bounder(
         model.transformer,
         DeviceTokens(tokens, job.machine.device),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from commands.training_scores import ScoresSource, evaluation_of, resolve_scores
 from commands.trial import Cost, cost_of, cost_of_steps, cost_of_training
 from data.content import digest_of
 from data.images import ImageDataset
-from data.spec import RESIZE, Split
+from data.spec import Split
 from data.token_cache import cache_bytes, cached_tokens
 from data.token_set import TokenSet, token_type
 from models.family import Transformer
@@ -62,7 +63,6 @@ from training.validation import MOST_IMAGES
 from utils.checkpoint import on_meta
 from utils.device import float32_name
 from utils.errors import UserError
-from utils.size import size_text
 from utils.weights import count_parameters
 
 
@@ -182,35 +182,21 @@ def _check_tokenizer(request: Request, tokenizer: TokenizerSource) -> None:
         )
 
 
-def tokens_of(
-    images: ImageDataset,
-    split: Split,
-    tokenizer: Tokenizer,
-    data: Data,
-    machine: Machine,
-    batch_size: int,
-) -> TokenSet:
-    """Return the tokens of the images of a split; encode those that are not in the cache.
-
-    Raises:
-        UserError: if the cache is damaged, another job writes it, or the disk is too small.
-    """
+def encoder_of(
+    tokenizer: Tokenizer, data: Data, machine: Machine, batch_size: int
+) -> Callable[[ImageDataset, Split], TokenSet]:
+    """Return `cached_tokens` with a tokenizer: the images of a split and its name -> tokens."""
     identity = {
         "dataset": data.spec.name,
-        "split": split,
-        "size": size_text(data.size),
-        "resize": RESIZE,
-        **data.preparation.identity(),
         "precision": float32_name(machine.device),
         "tokenizer": tokenizer.encoder_fingerprint,
-        "classes": list(images.class_names),
     }
-    return cached_tokens(
-        images,
-        tokenizer.encode_bytes,
-        tokenizer.config.seq_len,
-        identity,
-        data.cache_folder,
+    return partial(
+        cached_tokens,
+        encode=tokenizer.encode_bytes,
+        seq_len=tokenizer.config.seq_len,
+        identity=identity,
+        cache_dir=data.cache_folder,
         codebook_size=tokenizer.codebook_size,
         batch_size=batch_size,
         num_workers=data.num_workers,

@@ -25,6 +25,7 @@ from torch import Tensor
 from data.blocks import BlockFolder
 from data.content import labels_of
 from data.images import Copies, ImageDataset, flip_view
+from data.spec import RESIZE, Split
 from data.token_set import TokenSet, token_type
 from utils.errors import UserError, failures_of
 from utils.files import (
@@ -38,6 +39,7 @@ from utils.files import (
 from utils.processes import ALONE, Processes
 from utils.progress import progress_bar
 from utils.records import checksum
+from utils.size import size_text
 from utils.workers import batches_of
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ GOES_ON = "it goes on from here once there is space (or set `cache_dir`)"
 
 def cached_tokens(
     images: ImageDataset,
+    split: Split,
     encode: Callable[[Tensor], Tensor],
     seq_len: int,
     identity: Mapping[str, Any],
@@ -68,10 +71,10 @@ def cached_tokens(
 
     Args:
         images: items are (uint8 (C, H, W), label).
+        split: name of the split; it becomes part of the folder's name, as does the dataset's.
         encode: turns uint8 (B, C, H, W) into tokens int64 (B, L), on any device.
         seq_len: L.
-        identity: everything that the tokens depend on besides the images. "dataset" and "split"
-            become part of the folder's name.
+        identity: everything that the tokens depend on besides the images, and the "dataset".
         cache_dir: folder of all caches.
         codebook_size: K.
         batch_size: number of images that a process encodes at once, at most BLOCK.
@@ -81,7 +84,8 @@ def cached_tokens(
     Raises:
         UserError: if the disk is too small, or the files of a finished cache are damaged.
     """
-    manifest = processes.from_main(lambda: _manifest(images, identity, seq_len, codebook_size))
+    described = {**identity, "split": split, "seq_len": seq_len}
+    manifest = processes.from_main(lambda: _manifest(images, described, codebook_size))
     folder = _folder_of(manifest, cache_dir)
     # Write the cache if it is not there.
     if not processes.from_main(folder.is_dir):
@@ -127,17 +131,20 @@ def _finished(
 
 
 def _manifest(
-    images: ImageDataset, identity: Mapping[str, Any], seq_len: int, codebook_size: int
+    images: ImageDataset, described: Mapping[str, Any], codebook_size: int
 ) -> dict[str, Any]:
     """Describe everything that the contents of a cache depend on."""
     dtype = token_type(codebook_size)
     return {
-        **identity,
+        **described,
         "format": CACHE_FORMAT,
         "source": images.fingerprint,
         "images": len(images),
+        "classes": list(images.class_names),
         "views": images.num_views,
-        "seq_len": seq_len,
+        "size": size_text(images.size),
+        "resize": RESIZE,
+        **images.preparation.identity(),
         **({} if dtype == np.uint16 else {"dtype": dtype.name}),  # older caches have uint16 only
     }
 

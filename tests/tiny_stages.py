@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.spec import AS_IT_IS
 from data.token_set import TokenSet
 from models.maskgit.config import TransformerConfig
 from models.vqgan.config import VQGANConfig
@@ -74,6 +75,8 @@ def make_distillation(
 
 class Images:
     """Gray 4 x 4 images whose only bright column tells their index."""
+
+    class_names, size, preparation = ("a", "b"), (4, 4), AS_IT_IS
 
     def __init__(self, count=30, num_views=1, fingerprint="v1", findings=False):
         self.count, self.num_views, self.fingerprint = count, num_views, fingerprint

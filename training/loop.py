@@ -99,6 +99,8 @@ class Loop:
             UserError: if the loss is not finite, or a file cannot be read or written.
         """
         stage, position, images = self.stage, self.position, self.config.images_per_step
+        if position.step >= self.total:
+            return
         with stop_on_signals(may_repeat=self.processes.size > 1) as stop:
             if position.step == 0 and self.processes.is_main:
                 # A run always has a state; a checkpoint without one is a finished model.

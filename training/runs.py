@@ -1,4 +1,4 @@
-"""Trains a stage in the folder of a new or resumed run, and records its settings."""
+"""Opens the folder of a new or resumed run to train a stage in it, and records its settings."""
 
 import logging
 import math
@@ -120,7 +120,8 @@ def has_steps_left(stage: str, run: RunFolder, record: RunRecord, length: int) -
     return position.step < ((not record.is_longer and position.length) or length)
 
 
-def run_stage(
+@contextmanager
+def opened(
     stage: Stage,
     run: RunFolder,
     config: LoopConfig,
@@ -129,13 +130,16 @@ def run_stage(
     use_wandb: bool,
     processes: Processes = ALONE,
     evaluation: Evaluation | None = None,
-) -> None:
-    """Train a stage in the run's folder, from its last saved state if it has one.
+) -> Iterator[Loop]:
+    """Open a run's folder to train a stage in it, from its last saved state if it has one.
 
     Args:
         stage: the stage before its first step.
         use_wandb: whether metrics and generated images also go to Weights & Biases.
         evaluation: scores samples as the run goes; None does not.
+
+    Yields:
+        The loop to run in the block. If the stage is trained already, it makes no steps.
 
     Raises:
         UserError: if another job trains in the folder, or has trained there since the record was
@@ -153,6 +157,7 @@ def run_stage(
             log.info("%s has already been trained for %.6g epochs", stage.name, epochs)
             if processes.is_main:
                 _mend_checkpoint(stage, run, position, config)
+            yield Loop(stage, config, run, Trackers(), position, processes)
             return
 
         # Write the record, and train.
@@ -165,7 +170,7 @@ def run_stage(
         if config.ends_at is None:
             _log_capped_warmup(stage)
         try:
-            Loop(stage, config, run, tracker, position, processes, evaluation).train()
+            yield Loop(stage, config, run, tracker, position, processes, evaluation)
         finally:
             tracker.close()
         _log_results(stage, run, config, position)

@@ -44,10 +44,9 @@ def test_every_cached_row_shows_the_color_of_its_label(dataset, tmp_path):
 
     for split in ("train", "validation"):
         images = open_dataset(dataset, split, tmp_path / "data", download=False)
-        identity = {"dataset": dataset, "split": split}
         tokens = cached_tokens(
-            images, encode, 1, identity, tmp_path / "cache", codebook_size=len(names),
-            batch_size=16, num_workers=0,
+            images, split, encode, 1, {"dataset": dataset}, tmp_path / "cache",
+            codebook_size=len(names), batch_size=16, num_workers=0,
         )  # fmt: skip
         assert tokens.num_views == (VIEWS[spec.flips] if split == "train" else 1)
         every = np.arange(len(tokens))

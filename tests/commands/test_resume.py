@@ -253,15 +253,15 @@ def test_a_job_that_waits_in_tokenizing_does_not_take_over_the_run_of_another(
     shared = f"--train --dataset folder --data_dir {world}/images --no_wandb {BOTH}"
     tokenizer = world / "runs" / "folder" / "VQGAN_folder.pt"
     shared += f" --checkpoint_vae {tokenizer} --output_dir {world}/race"
-    tokens_of, left = commands.train.tokens_of, []
+    encoder_of, left = commands.train.encoder_of, []
 
     def slowly(*arguments, **named):  # in job B
-        monkeypatch.setattr("commands.train.tokens_of", tokens_of)
+        monkeypatch.setattr("commands.train.encoder_of", encoder_of)
         main(f"{shared} --lr 1e-4 --n_epochs 1".split())
         left.append({p: p.read_bytes() for p in (world / "race" / "folder").glob("*.*")})
-        return tokens_of(*arguments, **named)
+        return encoder_of(*arguments, **named)
 
-    monkeypatch.setattr("commands.train.tokens_of", slowly)
+    monkeypatch.setattr("commands.train.encoder_of", slowly)
     with pytest.raises(SystemExit) as stop:
         main(f"{shared} --lr 0.5 --n_epochs 3".split())
     assert stop.value.code == 2
@@ -283,7 +283,7 @@ def test_a_run_that_is_stopped_while_it_makes_its_tokens_keeps_its_options(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("commands.train.tokens_of", stop)
+        patched.setattr("commands.train.encoder_of", stop)
         with pytest.raises(SystemExit):
             main(f"--train {here} {BOTH} {given} --no_wandb".split())
     main(f"--train {here} --resume --n_epochs 1".split())

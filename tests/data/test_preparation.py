@@ -152,7 +152,7 @@ def means(pixels):
 def test_the_cache_holds_every_copy_under_every_flip(folder, tmp_path):
     images = opened(folder, augment=2)
     found = cached_tokens(
-        images, means, 4, {"dataset": "folder", "split": "train"}, tmp_path,
+        images, "train", means, 4, {"dataset": "folder"}, tmp_path,
         codebook_size=256, batch_size=4, num_workers=0,
     )  # fmt: skip
     assert found.num_views == 6

@@ -39,10 +39,10 @@ def encode(pixels):
     return pixels[:, 0, 0, :].long()
 
 
-def make(images, folder, encode=encode, codes=30, **identity):
-    name = {"dataset": "toy", "split": "train", **identity}
+def make(images, folder, encode=encode, codes=30, split="train", **identity):
+    name = {"dataset": "toy", **identity}
     return cached_tokens(
-        images, encode, L, name, folder, codebook_size=codes,
+        images, split, encode, L, name, folder, codebook_size=codes,
         batch_size=4, num_workers=0,
     )  # fmt: skip
 
@@ -481,9 +481,9 @@ def encoded_by(calls: list[int]):
 
 
 def make_of_files(images, folder, calls, **identity):
-    name = {"dataset": "toy", "split": "train", "classes": list(images.class_names), **identity}
+    name = {"dataset": "toy", **identity}
     return cached_tokens(
-        images, encoded_by(calls), L, name, folder, codebook_size=300,
+        images, "train", encoded_by(calls), L, name, folder, codebook_size=300,
         batch_size=2, num_workers=0,
     )  # fmt: skip
 
@@ -537,15 +537,13 @@ def test_an_unfinished_cache_begins_again_if_the_earlier_one_is_gone(folder_of_i
 
 
 def test_the_newest_intact_cache_of_a_split_is_found_without_its_images(tmp_path):
-    names = {"tokenizer": "x", "classes": ["a", "b"]}
-
     def find(tokenizer="x", classes=("a", "b"), dataset="toy", split="train"):
         return find_tokens(tmp_path, dataset, split, tokenizer, classes)
 
     assert find() is None
     for count in (30, 20, 10):
-        make(Images(count, fingerprint=str(count)), tmp_path, **names)
-    make(Images(5), tmp_path, dataset="toy-train", split="more", **names)
+        make(Images(count, fingerprint=str(count)), tmp_path, tokenizer="x")
+    make(Images(5), tmp_path, dataset="toy-train", split="more", tokenizer="x")
     folders = {len(np.load(path / "labels.npy")): path for path in tmp_path.glob("toy-*")}
     for number, age in {30: 300, 20: 100, 10: 200, 5: 0}.items():
         os.utime(folders[number], (1e9 - age, 1e9 - age))

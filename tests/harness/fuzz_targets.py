@@ -19,6 +19,7 @@ from torch import Tensor
 from data.arrays import read_idx
 from data.generated import open_generated
 from data.image_file import load_image
+from data.spec import AS_IT_IS
 from data.token_cache import cached_tokens
 from data.token_set import TokenSet
 from models.family import Expected, Transformer
@@ -78,6 +79,7 @@ class TinyImages(torch.utils.data.Dataset):
 
     num_views = num_flips = 2
     num_copies, fingerprint = 1, "twelve"
+    class_names, size, preparation = ("a", "b", "c"), (8, 8), AS_IT_IS
     source = SimpleNamespace(items=SimpleNamespace(labels=np.arange(12) % 3))
 
     def __len__(self) -> int:
@@ -250,9 +252,8 @@ def cache_file(name: str) -> Target:
 
     def read(path: Path) -> Any:
         tokens = cached_tokens(
-            TinyImages(), lambda pixels: pixels[:, 0, ::2, ::2].flatten(1).long(), 16,
-            {"dataset": "tiny", "split": "train"}, path.parents[1], codebook_size=12,
-            batch_size=4, num_workers=0,
+            TinyImages(), "train", lambda pixels: pixels[:, 0, ::2, ::2].flatten(1).long(), 16,
+            {"dataset": "tiny"}, path.parents[1], codebook_size=12, batch_size=4, num_workers=0,
         )  # fmt: skip
         return np.array(tokens.tokens), np.array(tokens.labels)
 

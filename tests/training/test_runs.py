@@ -21,9 +21,9 @@ from training.runs import (
     check_made_from,
     has_steps_left,
     keep_settings,
+    opened,
     read_config,
     read_files,
-    run_stage,
 )
 from training.stage import load_position
 from training.tracking import read_metrics
@@ -93,7 +93,9 @@ def train(run, epochs=2, record=None, use_wandb=False, loop=NOTHING, losses=(), 
     """Train, with changes of the record; `loop` has settings of the loop."""
     stage = ShortStage(epochs, losses)
     record = record or looked_at(run, epochs, **changes)
-    run_stage(stage, run, LoopConfig(epochs, 8, **loop), record, use_wandb=use_wandb)
+    config = LoopConfig(epochs, 8, **loop)
+    with opened(stage, run, config, record, use_wandb=use_wandb) as training:
+        training.train()
     return stage
 
 
