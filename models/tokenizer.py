@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.family import TokenizerNetwork
 from utils.checkpoint import weights_digest
-from utils.device import autocast, choose_precision, in_usual_torch, send
+from utils.device import autocast, choose_precision, in_usual_torch, send, usual_torch
 from utils.errors import FieldError
 from utils.pictures import from_uint8
 from utils.plain import to_plain
@@ -150,12 +150,11 @@ class Tokenizer:
             raise FieldError("images", _described(images), need)
         return images
 
-    @in_usual_torch
-    @torch.no_grad()
     def _encode(self, images: Tensor) -> Tensor:
         """Turn images into tokens as `encode`, without its checks."""
-        images = images.float().to(self.device, memory_format=torch.channels_last)
-        return torch.cat([self.network.encode(part) for part in self._parts(images)])
+        with usual_torch(), torch.no_grad():
+            images = images.float().to(self.device, memory_format=torch.channels_last)
+            return torch.cat([self.network.encode(part) for part in self._parts(images)])
 
     def _parts(self, batch: Tensor) -> tuple[Tensor, ...]:
         """Split a batch of images or tokens into parts to compute one after the other."""

@@ -10,7 +10,7 @@ import resource
 import shutil
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def check_workers(num_workers: int, batch_bytes: int) -> None:
 
 
 def batches_of(dataset: Dataset, num_workers: int, **options: Any) -> Iterator[Any]:
-    """Yield the batches of a dataset, in pinned memory if the program uses CUDA.
+    """Read a dataset in batches, in pinned memory if the program uses CUDA.
 
     The workers ignore signals, which this process handles.
 
@@ -79,14 +79,20 @@ def batches_of(dataset: Dataset, num_workers: int, **options: Any) -> Iterator[A
         num_workers: number of workers; with 0 this process reads.
         **options: passed to torch's DataLoader: what makes a batch.
 
-    Raises:
-        UserError: between two batches, if a worker was killed, or shared memory or open files run
-            out.
+    Returns:
+        The batches. Between two of them it raises a UserError if a worker was killed, or shared
+        memory or open files run out.
     """
     options |= {"num_workers": num_workers, "pin_memory": torch.cuda.is_initialized()}
-    if not num_workers:
-        yield from DataLoader(dataset, **options)
-        return
+    if num_workers:
+        return _batches_of_workers(dataset, num_workers, options)
+    return iter(DataLoader(dataset, **options))
+
+
+def _batches_of_workers(
+    dataset: Dataset, num_workers: int, options: Mapping[str, Any]
+) -> Iterator[Any]:
+    """Yield what `batches_of` returns, read by workers."""
     with _errors_of_workers(num_workers), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of more workers than cores
         batches = _start(DataLoader(dataset, **options))

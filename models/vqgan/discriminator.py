@@ -5,7 +5,7 @@ Axes: B batch, C channels, H W pixels.
 
 from torch import Tensor, nn
 
-from models.vqgan.norm import GroupNorm
+from models.vqgan.network import GroupNorm
 
 GROUPS = 32  # groups of every GroupNorm
 

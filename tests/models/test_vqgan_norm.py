@@ -12,8 +12,7 @@ from data.open_dataset import open_dataset
 from models.open import load_tokenizer
 from models.vqgan.config import VQGANConfig
 from models.vqgan.discriminator import PatchDiscriminator
-from models.vqgan.network import VQModel
-from models.vqgan.norm import GroupNorm
+from models.vqgan.network import GroupNorm, VQModel
 from utils.pictures import from_uint8
 
 BUNDLED = Path(__file__).parents[2] / "models" / "pretrained" / "VQGAN_fashionmnist.pt"

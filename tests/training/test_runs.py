@@ -89,13 +89,16 @@ def looked_at(run, epochs=2, **changes):
     return dataclasses.replace(RECORD, settings=settings, continues=found, **changes)
 
 
+def run_stage(*arguments, **settings):
+    with opened(*arguments, **settings) as loop:
+        loop.train()
+
+
 def train(run, epochs=2, record=None, use_wandb=False, loop=NOTHING, losses=(), **changes):
     """Train, with changes of the record; `loop` has settings of the loop."""
     stage = ShortStage(epochs, losses)
     record = record or looked_at(run, epochs, **changes)
-    config = LoopConfig(epochs, 8, **loop)
-    with opened(stage, run, config, record, use_wandb=use_wandb) as training:
-        training.train()
+    run_stage(stage, run, LoopConfig(epochs, 8, **loop), record, use_wandb=use_wandb)
     return stage
 
 
