@@ -74,6 +74,41 @@ def test_the_checkpoint_of_the_lowest_loss_is_kept(run, caplog, stops):
     assert "not fallen for 5 epochs: it was lowest after epoch 3 (`publish` best or both" in said[0]
 
 
+class SlopingStage(CountingStage):
+    """Its training loss rises or falls by 1 a step, and its validation loss stays."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.slope = slope
+
+    def train_step(self, step):
+        return {**super().train_step(step), "loss": torch.tensor(float(self.slope * step))}
+
+    def validate(self):
+        return {"loss": 1.0, "accuracy": 0.5, "accuracy_0_25": 0.25}
+
+
+@pytest.mark.parametrize(("epochs", "many"), [(12, 5), (61, 7)])
+@pytest.mark.parametrize("slope", [1, -1])
+def test_a_run_that_stalls_says_whether_it_overfits(run, caplog, epochs, many, slope):
+    """After five epochs, or a tenth of those of the run."""
+    caplog.set_level(logging.INFO)
+    Loop(SlopingStage(slope), LoopConfig(epochs, 8, 99), run, Trackers(), Position()).train()
+    said = [line for line in caplog.messages if "not fallen" in line]
+    assert [int(line.split("fallen for ")[1].split()[0]) for line in said] == [
+        *range(many, epochs, many)
+    ]
+    assert all(line.endswith("the model overfits") == (slope < 0) for line in said)
+
+
+def test_the_line_of_an_epoch_has_its_numbers_and_those_of_the_table_are_in_the_file(run, caplog):
+    caplog.set_level(logging.INFO)
+    train(SlopingStage(1), run)
+    line = "epoch 1/3  step 4  loss 1.5000  val loss 1.0000  val accuracy 0.5000  best 1.0000  "
+    assert any(said.startswith(f"{line}lr 2.50e-01  ") for said in caplog.messages)
+    assert [row["val/accuracy_0_25"] for row in rows(run) if "val/loss" in row] == [0.25] * 3
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_others_wait_for_scores_however_long_they_take(run, rank):
     """A single collective would end after `processes.TIMEOUT`."""

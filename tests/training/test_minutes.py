@@ -1,10 +1,12 @@
 """Runs that must end in time, and runs that end early. The stage moves the clock."""
 
 import logging
+import math
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from tiny_stages import CountingStage
 
@@ -31,7 +33,7 @@ class TimedStage(CountingStage):
         self.validation, self.saving = validation, saving
         self.learning_rate = LearningRate(1.0, 100, 1, self.steps_per_epoch)
         self.now, self.slow_from, self.factor, self.rates = START, slow_from, factor, {}
-        self.made, self.shown = [], 0  # also those that are only measured
+        self.made, self.shown = [], []  # also those that are only measured; the times of previews
 
     @property
     def spent(self):
@@ -58,7 +60,7 @@ class TimedStage(CountingStage):
 
     def preview(self, path):
         self.now += PREVIEW
-        self.shown += 1
+        self.shown.append(self.now)
         super().preview(path)
 
 
@@ -116,6 +118,8 @@ def test_the_run_ends_in_time_and_uses_it(run, caplog, seconds, measured, left):
     assert stage.made == [*range(measured), *range(position.step)]
     steps = f"{position.step} steps ({position.step / 4:.3g} epochs)"
     assert f"maskgit: {steps} fit into {left}, at 2 s a step" in caplog.messages
+    epochs = math.ceil(position.step / 4)
+    assert f"epoch {epochs}/{epochs}  step {position.step}  loss" in caplog.text
     assert load_checkpoint(run.model, "maskgit") == {"step": position.step, "total": stage.total}
     assert run.preview("maskgit", position.step).is_file()
     assert stage.total == sum(range(position.step))  # the measured steps are taken back
@@ -196,7 +200,7 @@ def test_processes_whose_clocks_differ_choose_the_same_length(run):
     assert lengths[0] == lengths[1]
     assert stages[0].rates == stages[1].rates
     assert stages[0].total == stages[1].total == sum(range(lengths[0]))
-    assert stages[1].shown == 0
+    assert stages[1].shown == []
 
 
 @pytest.mark.parametrize(("factor", "least"), [(1.01, None), (1.04, 120)])
@@ -250,6 +254,15 @@ def test_the_first_picture_and_the_lines_come_by_time(run, caplog, monkeypatch):
     assert lines[0].startswith("step 10 of 100  ends at ")
     assert "in 3 min" in lines[0]
     assert [line.split()[1] for line in lines[1:]] == ["38", "69"]
+
+
+def test_a_long_run_saves_every_ten_minutes(run):
+    stage = TimedStage()
+    train(stage, run, epochs=300, every=10**6)
+    gaps = np.diff([START, *stage.shown])
+    assert gaps.max() <= 600 + STEP + VALIDATION + PREVIEW
+    assert gaps[:-1].min() > 600
+    assert load_state(TimedStage(), run).step == 1200
 
 
 def test_a_stopped_run_has_a_checkpoint_at_once(run):

@@ -423,7 +423,11 @@ IMAGES = {
         ("class_names", ["c" * 999, "d"], "class 0 was cat, is c{170,190}: give the run's own"),
         ("labels", "0", "the labels of the images of the run in .* changed:"),
         ("source", "0", "the images of the run in .* changed:"),
-        ("tokenizer", "0", "the tokenizer of the run in .* changed from 3c to 0:"),
+        (
+            "tokenizer",
+            "0",
+            "tokenizer of the run in .* changed from 3c to 0: give the run's own `ch",
+        ),
     ],
 )
 def test_what_differs_from_the_run_is_named(run, name, now, said):

@@ -20,6 +20,7 @@ import distributed_runs
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import TINY_TRANSFORMER, write_idx
 from distributed_runs import forked
 from tiny_stages import make_stage, token_set
@@ -271,6 +272,20 @@ def test_what_processes_have_is_compared(monkeypatch):
         Processes(1, 3).check_equal({"seed": 4, "names": ["a", "b"]})
     with pytest.raises(UserError, match=r"has a{100}, process 0 has a b;"):
         Processes(1, 3).check_equal({"seed": 1, "names": ["a" * 999]})
+
+
+def test_numbers_are_compared_and_tensors_are_added_over_the_processes(monkeypatch):
+    def reduce(mine, op=dist.ReduceOp.SUM):
+        both = torch.stack([mine, torch.tensor([9, 0])])
+        mine.copy_(both.amax(0) if op == dist.ReduceOp.MAX else both.sum(0))
+
+    monkeypatch.setattr(dist, "all_reduce", reduce)
+    assert Processes(1, 2).largest(3, 5) == [9, 5]
+    assert Processes().largest(3, 5) == [3, 5]
+    mine = torch.tensor([3, 5])
+    assert Processes().add_up(mine).tolist() == [3, 5]
+    assert Processes(1, 2).add_up(mine) is mine
+    assert mine.tolist() == [12, 5]
 
 
 class Alone(Processes):
