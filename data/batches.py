@@ -85,7 +85,6 @@ def _loader(images: Dataset, keys: Iterable, batch_size: int, num_workers: int) 
 def _flip(pixels: Tensor, views: Tensor) -> Tensor:
     """Flip each image (B, C, H, W), in place, by the number of its view (B,)."""
     for view in views.unique().tolist():
-        if view:
-            chosen = views == view
-            pixels[chosen] = flip_view(pixels[chosen], view)
+        chosen = views == view
+        pixels[chosen] = flip_view(pixels[chosen], view)
     return pixels

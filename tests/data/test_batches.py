@@ -68,6 +68,8 @@ def test_order_and_flips_depend_on_seed_and_epoch_alone(images):
     torch.manual_seed(1)
     assert epochs(0, batch_size=2) == found
     assert len({str(epoch) for epoch in found + epochs(1)}) == 40
+    orders = [[index for index, _ in epoch] for epoch in found + epochs(1)]
+    assert len(set(map(tuple, orders))) == 40
     # Each image comes under each flip, and at other places.
     assert {view for epoch in found for view in epoch} == set(views_of(images).values())
     assert len({epoch.index(view) for epoch in found for view in epoch if view[0] == 3}) > 5

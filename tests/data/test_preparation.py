@@ -173,10 +173,10 @@ def test_training_batches_hold_views_of_their_images(folder):
         for flip in range(2)
     }
     batches = training_batches(images, 4, 0, 0, torch.device("cpu"))
-    seen = [image for epoch in range(3) for batch in batches(epoch, 0) for image in batch]
+    seen = [image for epoch in range(30) for batch in batches(epoch, 0) for image in batch]
     bytes_of = [((image + 1) * 127.5).round().to(torch.uint8).numpy().tobytes() for image in seen]
     assert set(bytes_of) <= views
-    assert len(set(bytes_of)) > len(images)
+    assert len(set(bytes_of)) > 0.9 * len(views)  # of each copy, under each flip
 
 
 def test_defaults_leave_the_names_of_caches_as_they_are():

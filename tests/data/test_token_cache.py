@@ -449,6 +449,11 @@ def test_manifest_says_what_the_tokens_are(tmp_path):
     assert (manifest["images"], manifest["views"], manifest["seq_len"]) == (30, 1, L)
 
 
+def test_a_cache_has_the_name_under_which_earlier_versions_look_for_it(tmp_path):
+    make(Images(), tmp_path, tokenizer="abc")
+    assert cache_folder(tmp_path).name == "toy-train-4f97ef391da0"
+
+
 @pytest.fixture
 def folder_of_images(tmp_path):
     """Write gray images into class folders; returns (names) -> ImageDataset of them all."""
@@ -580,6 +585,18 @@ def test_tokens_of_another_tokenizer_or_of_a_damaged_cache_are_not_taken_over(
     calls.clear()
     make_of_files(folder_of_images("a/4.png"), tmp_path / "c", calls, tokenizer="x")
     assert len(calls) == 8
+
+
+def test_stamps_without_a_checksum_are_passed_over(folder_of_images, tmp_path):
+    calls: list[int] = []
+    make_of_files(folder_of_images("a/1.png", "a/2.png"), tmp_path / "c", calls)
+    (path,) = tmp_path.glob("c/*/manifest.json")
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]["stamps.npy"]
+    path.write_text(json.dumps(manifest))
+    calls.clear()
+    make_of_files(folder_of_images("a/3.png"), tmp_path / "c", calls)
+    assert len(calls) == 6
 
 
 def test_a_cache_whose_stamps_are_not_an_array_is_passed_over(folder_of_images, tmp_path):

@@ -172,6 +172,10 @@ def test_a_share_of_the_positions_begins_with_a_token_and_all_are_hidden(model):
     assert len({tuple(row) for row in shown.tolist()}) > 1  # at other positions in each image
     again = prepare_decoding(model, labels[2:4], np.arange(2, 4), START, 0)
     assert again.tokens.equal(start.tokens[2:4])
+    for share in (0.3, 0.4):  # the nearest number of positions
+        more = prepare_decoding(model, labels, np.arange(6), replace(START, start_share=share), 0)
+        count = (more.tokens != model.config.mask_token).sum(1)
+        assert (count - share * SEQ_LEN).abs().max() <= 0.5
     other = prepare_decoding(model, labels, np.arange(6), START, 1)
     assert not other.tokens.equal(start.tokens)
 
@@ -187,6 +191,18 @@ def test_the_tokens_to_begin_with_follow_the_prediction_of_an_empty_image(model)
     found = often / often.sum(-1, keepdim=True)
     assert (found - expected).abs().max() < 0.05
     assert expected.max() > 0.2  # so that it is not the uniform one
+
+
+def test_random_tokens_to_begin_with_do_not_depend_on_their_positions(model):
+    count, sampling = 2000, replace(START, start_token=-1, start_share=0.5)
+    labels = np.zeros(count, np.int64)
+    tokens = prepare_decoding(model, labels, np.arange(count), sampling, 0).tokens
+    shown = tokens != model.config.mask_token
+    assert (shown.sum(1) == SEQ_LEN // 2).all()
+    # The mean token at each position in the images with a token at each other position.
+    sums = shown.T.float() @ torch.where(shown, tokens, 0).float()
+    means = sums / (shown.T.float() @ shown.float())
+    assert (means - 5.5).abs().max() < 0.9  # five standard deviations
 
 
 @pytest.mark.parametrize(("count", "rows"), [(2, [2, 2]), (4, [4, 4]), (9, [4, 9])])

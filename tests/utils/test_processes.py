@@ -270,8 +270,22 @@ def test_what_processes_have_is_compared(monkeypatch):
         Processes(1, 3).check_equal({"seed": 1, "names": ["a", "b"]})
     with pytest.raises(UserError, match=r"seed: process 1 \(RANK\) has 4, process 0 has 1"):
         Processes(1, 3).check_equal({"seed": 4, "names": ["a", "b"]})
-    with pytest.raises(UserError, match=r"has a{100}, process 0 has a b;"):
-        Processes(1, 3).check_equal({"seed": 1, "names": ["a" * 999]})
+
+
+@pytest.mark.parametrize(
+    ("main", "mine", "said"),
+    [
+        ("a" * 999, "b", r"has b, process 0 has a{100};"),
+        ("b", "a" * 999, r"has a{100}, process 0 has b;"),
+    ],
+)
+def test_of_long_values_only_the_beginning_is_said(monkeypatch, main, mine, said):
+    def gather(found, mine):
+        found[:] = [{"names": main}, mine]
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+    with pytest.raises(UserError, match=said):
+        Processes(1, 2).check_equal({"names": mine})
 
 
 def test_numbers_are_compared_and_tensors_are_added_over_the_processes(monkeypatch):
