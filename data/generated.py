@@ -197,7 +197,7 @@ def open_generated(
     only = wanted if resize is None else None
     if path.is_dir():
         paths = _paths_in(path)
-        labels, read = np.full(len(paths), NO_LABEL), partial(_read_files, paths, only)
+        labels, read = np.full(len(paths), NO_LABEL), partial(_read_files, paths, wanted, only)
     elif path.is_file() and path.suffix in (".npz", ".npy"):
         paths, shape = [str(path)], _shape_of(path, wanted, only)
         labels = _labels_of(path, shape[0]) if with_labels else np.full(shape[0], NO_LABEL)
@@ -233,12 +233,17 @@ def _paths_in(folder: Path) -> list[str]:
     return [tree.path(name) for name in tree.names]
 
 
-def _read_files(paths: Sequence[str], only: Size | None) -> Iterator[Image.Image]:
+def _read_files(paths: Sequence[str], wanted: Size, only: Size | None) -> Iterator[Image.Image]:
     """Read image files; those of more than 8 bits have one range, for which all are read first."""
-    ranges = cache(lambda: common_ranges(problems(paths)))
+    ranges, has_others = cache(lambda: common_ranges(problems(paths))), False
     for path in paths:
         image = load_image(path, ranges=ranges)
-        _check_size(path, (image.height, image.width), only)
+        size = (image.height, image.width)
+        _check_size(path, size, only)
+        if size != wanted and not has_others:  # perhaps a grid, which is no single sample
+            has_others = True
+            text = "%s has %s pixels: images of another size are resized to %s"
+            log.info(text, path, size_text(size), size_text(wanted))
         yield image
 
 

@@ -233,6 +233,17 @@ def test_generated_images_come_by_the_same_walk(tmp_path):
     assert len(open_generated(tmp_path, 8, 3)) == 7
 
 
+def test_the_first_generated_image_of_another_size_is_named(tmp_path, caplog):
+    """As the grid beside the images of --sample, which would count as one of them."""
+    caplog.set_level("INFO")
+    for name in ("grid.png", "images/0.png", "images/1.png"):
+        put(tmp_path / name)
+    Image.new("RGB", (8, 8)).save(tmp_path / "images/0.png")
+    list(open_generated(tmp_path, 8, 3).blocks(2))
+    assert caplog.text.count("resized") == 1
+    assert "grid.png has 7x9 pixels: images of another size are resized to 8" in caplog.text
+
+
 def test_generated_images_that_are_damaged_are_named(tmp_path):
     put(tmp_path / "0.png")
     (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes()[:40])
