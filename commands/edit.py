@@ -79,8 +79,9 @@ def resolve(request: Request) -> EditJob:
     # The image, and its region to regenerate.
     size, channels = model.tokenizer.image_size, model.tokenizer.image_channels
     data = data_of(request, model)
+    shown = data.preparation
     original, label = image_to_edit(
-        line.init_image, model.dataset, lambda: data.open("validation"), size, channels
+        line.init_image, model.dataset, lambda: data.open("validation"), size, channels, shown
     )
     margins = dict(line.outpaint or [])
     original, mask = region_to_make(
@@ -90,6 +91,7 @@ def resolve(request: Request) -> EditJob:
         margins,
         photo=line.init_image,
         threshold=line.mask_threshold,
+        shown=shown,
     )
     # Without --labels an image of the dataset keeps its class, and a file has no class.
     if label is None and not line.labels:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data.image_file import load_image
 from data.images import ImageDataset, to_array
+from data.spec import AS_IT_IS, Preparation
 from utils.errors import FieldError, UserError
 from utils.size import Size
 
@@ -27,6 +28,7 @@ def image_to_edit(
     open_validation: Callable[[], ImageDataset],
     size: Size,
     channels: int,
+    shown: Preparation = AS_IT_IS,
 ) -> tuple[np.ndarray, int | None]:
     """Read an image from a file or from a dataset.
 
@@ -36,6 +38,7 @@ def image_to_edit(
         open_validation: opens the split of the index.
         size: height and width of the image.
         channels: C of the image.
+        shown: how the model's own images are shown, and so the image of a file too.
 
     Returns:
         The image, uint8 (H, W, C), and its class in the dataset. The class is None for a file and
@@ -53,7 +56,7 @@ def image_to_edit(
         return pixels.permute(1, 2, 0).numpy(), int(label) if np.ndim(label) == 0 else None
     if index.isdecimal() and not Path(source).exists():
         raise FieldError("init_image", source, f"the model is of {dataset}, so write {dataset}:0")
-    return _fitted(load_image(source), source, size, channels), None
+    return _fitted(load_image(source, shown.background), source, size, channels, shown), None
 
 
 def region_to_make(
@@ -64,6 +67,7 @@ def region_to_make(
     *,
     photo: str | None = None,
     threshold: int | None = None,
+    shown: Preparation = AS_IT_IS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mark the pixels to regenerate.
 
@@ -75,6 +79,7 @@ def region_to_make(
             shifted to make room for them.
         photo: `source` of `image_to_edit`; a mask of another shape than this file is warned of.
         threshold: as in `read_mask`.
+        shown: as in `image_to_edit`; the mask is fitted as the image is.
 
     Returns:
         The image, shifted if there are margins, and bool (H, W), True where pixels are regenerated.
@@ -90,7 +95,7 @@ def region_to_make(
     if mask_file:
         is_file = photo and Path(photo).is_file()
         _warn_of_shape(mask_file, load_image(photo or "").size if is_file else (width, height))
-        mask |= _mask_of(mask_file, (height, width), threshold)
+        mask |= _mask_of(mask_file, (height, width), threshold, shown.fit)
     return original, mask
 
 
@@ -203,13 +208,14 @@ def read_mask(path: str, threshold: int | None = None) -> np.ndarray:
     return marked
 
 
-def _mask_of(path: str, size: Size, threshold: int | None) -> np.ndarray:
-    """Read which pixels a file marks, as `read_mask` does: bool (H, W).
+def _mask_of(path: str, size: Size, threshold: int | None, fit: str) -> np.ndarray:
+    """Read which pixels a file marks, as `read_mask` does: bool (H, W). Bars are not marked.
 
     Raises:
         FieldError: if nothing is marked, or it is not clear what is.
     """
-    mask = _fitted(Image.fromarray(read_mask(path, threshold)), path, size, 1)[..., 0] > 127
+    picture, shown = Image.fromarray(read_mask(path, threshold)), Preparation(fit, "black")
+    mask = _fitted(picture, path, size, 1, shown)[..., 0] > 127
     if not mask.any():
         reason = (
             "it marks nothing: white parts are regenerated, or the hole in a picture; "
@@ -225,7 +231,7 @@ def _warn_of_shape(mask_file: str, shape: tuple[int, int]) -> None:
     # A ratio may differ by rounding: resizing rounds each side by less than a pixel.
     if abs(mask[0] * shape[1] - mask[1] * shape[0]) >= max(*mask, *shape):
         log.warning(
-            "%s has another shape than the image (%d x %d and %d x %d pixels): both are cropped "
+            "%s has another shape than the image (%d x %d and %d x %d pixels): both are fitted "
             "around their center, so what is marked may have moved",
             mask_file,
             *mask,
@@ -233,9 +239,11 @@ def _warn_of_shape(mask_file: str, shape: tuple[int, int]) -> None:
         )
 
 
-def _fitted(picture: Image.Image, path: str, size: Size, channels: int) -> np.ndarray:
+def _fitted(
+    picture: Image.Image, path: str, size: Size, channels: int, shown: Preparation
+) -> np.ndarray:
     """Convert the image of a file to uint8 (H, W, channels)."""
     height, width = size
     if picture.size != (width, height):
         log.info("%s is brought to %d x %d pixels, centered", path, height, width)
-    return to_array(picture, size, channels)
+    return to_array(picture, size, channels, shown)

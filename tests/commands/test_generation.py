@@ -8,7 +8,7 @@ from PIL import Image
 from data.edit_region import box_mask, outpainted
 from MaskGIT import main
 from models.cells import hidden_cells
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.files import exclusive_lock
 
 SAMPLES = "mnist/samples/samples.npz"
@@ -230,6 +230,33 @@ def test_known_tokens_never_change(model, tokenizer_file):
     assert (made[:, ~hidden] == tokens[~hidden]).all()
     assert (made < 16).all()
     assert (made[:, hidden] != tokens[hidden]).any()
+
+
+def test_a_file_is_shown_as_the_images_of_the_training(run, model, picture, tmp_path):
+    contents = load_checkpoint(model, "maskgit")
+    save_checkpoint(
+        tmp_path / "bars.pt",
+        "maskgit",
+        {**contents, "look": {"fit": "pad", "background": "#404040"}},
+    )
+    wide, mask = picture[:16].copy(), np.zeros((16, 32), np.uint8)
+    wide[0], mask[8:, :16] = 0, 255
+    opacity = np.where(np.arange(16)[:, None] > 0, 255, 0).repeat(32, 1).astype(np.uint8)
+    Image.fromarray(np.dstack([wide, opacity]), "LA").save(tmp_path / "wide.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    edit = (
+        f"--edit --checkpoint {tmp_path}/bars.pt --init_image {tmp_path}/wide.png "
+        f"--mask_image {tmp_path}/mask.png --num_samples 1 --step 1"
+    )
+    run(edit)
+    image = np.array(Image.open(tmp_path / "mnist" / "edits" / "images" / "000000.png"))
+    assert (image[[*range(9), *range(24, 32)]] == 0x40).all()
+    assert (image[9:16] == wide[1:8]).all()
+    assert (image[16:24, 16:] == wide[8:, 16:]).all()
+    assert (image[16:24, :16] != wide[8:, :16]).any()
+    run(f"{edit} --fit crop")  # an option is stronger
+    image = np.array(Image.open(tmp_path / "mnist" / "edits" / "images" / "000000.png"))
+    assert (image[8] != 0x40).any()
 
 
 def test_without_composition_the_tokenizer_renders_the_known_part_too(edited, picture, tmp_path):
