@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -85,7 +86,7 @@ def evenly(count: int, most: int) -> list[int]:
 
 
 def problems_of_classes(train: ImageDataset) -> list[str]:
-    """Name the classes that have few training images or none."""
+    """Name the classes that have few training images or none, or names like those of others."""
     counts = class_counts(train)
     problems = []
     few = [f"{name} ({count})" for name, count in counts.items() if count < FEW]
@@ -95,6 +96,11 @@ def problems_of_classes(train: ImageDataset) -> list[str]:
         empty = [name for name in folders_in(Path(train.source.root)) if name not in counts]
         if empty:
             problems.append(f"folders without images: {named(empty)}")
+        # An accent is one character or two, depending on the system where it was typed.
+        folded = ((normalize("NFKC", name).casefold().strip(), name) for name in counts)
+        alike = [" = ".join(map(repr, names)) for names in repeated(folded)]
+        if alike:
+            problems.append(f"classes whose names look alike: {named(alike)}")
     return problems
 
 

@@ -92,6 +92,15 @@ def test_results_among_the_images_are_refused(tmp_path, refusal, monkeypatch):
     main(f"{here} --output_dir {tmp_path.parent / 'elsewhere'}".split())
 
 
+def test_classes_whose_names_look_alike_are_named(tmp_path, capsys):
+    """Two spellings of one accent, and two cases: perhaps the same class from two machines."""
+    for name in ("\u00e9cru", "e\u0301cru", "cat", "Cat ", "dog"):
+        for number in range(2):
+            put(tmp_path / "alike" / name / f"{number}.png", noise(number))
+    out = look(tmp_path / "alike", tmp_path, capsys)
+    assert "classes whose names look alike: 'Cat ' = 'cat', 'e\u0301cru' = '\u00e9cru'" in out
+
+
 def test_nothing_odd_is_said_too(tmp_path, capsys):
     for number in range(30):
         put(tmp_path / "fine" / f"{number}.png", noise(number))
