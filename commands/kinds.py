@@ -49,7 +49,7 @@ class Number:
         if self.or_none and text.strip().lower() == "none":
             return None
         try:
-            value = self.convert(text)
+            value = None if "_" in text else self.convert(text)  # Python reads 4_5 as 45
         except ValueError:
             value = None
         need = self.need

@@ -134,7 +134,8 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser._negative_number_matcher = re.compile(r"-[\d.]")  # also -1,0,3,2 is a value
+    # Also -1,0,3,2 and -inf are values.
+    parser._negative_number_matcher = re.compile(r"-(?:[\d.]|(?:inf|nan)$)")
     parser.add_argument("-h", "--help", "--version", action="store_true")
     for option in (*MODES, *OPTIONS.values()):
         _add(parser, option)
