@@ -1,5 +1,7 @@
 """Sampling that is interrupted, shared, or meets a full disk."""
 
+import logging
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,12 +27,15 @@ def made(folder, count, identity=None, value=0):
     return blocks
 
 
-def test_what_is_missing_is_told(tmp_path):
+def test_what_is_missing_is_told(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     blocks = BlockFolder(tmp_path / "made", {"seed": 0})
     assert blocks.missing(8, "sampling") == list(range(8))
+    assert caplog.messages == []
     for index in (2, 5):
         blocks.write(index, block(index))
     assert blocks.missing(8, "sampling") == [0, 1, 3, 4, 6, 7]
+    assert caplog.messages == ["sampling continues, blocks left: 6 of 8"]
     assert (blocks.read(5) == 5).all()
 
 
