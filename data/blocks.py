@@ -46,7 +46,7 @@ class BlockFolder:
         files = [self._file(index) for index in range(num_blocks)]
         there = set(self.path.glob("block_*"))
         if not there.issubset(files):
-            log.info("blocks of other settings are deleted: %d", len(there - {*files}))
+            log.info("blocks of other settings are deleted: %d", len(there))
             shutil.rmtree(self.path, ignore_errors=True)
         remove_leftovers(make_folder(self.path))
         missing = [index for index in range(num_blocks) if not self._is_intact(index)]

@@ -39,11 +39,13 @@ def test_what_is_missing_is_told(tmp_path, caplog):
     assert (blocks.read(5) == 5).all()
 
 
-def test_blocks_stay_for_the_same_images_alone(tmp_path):
+def test_blocks_stay_for_the_same_images_alone(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     for identity, kept in (({"seed": 0}, 0), ({"seed": 0}, 1), ({"seed": 1}, 0)):
         blocks = BlockFolder(tmp_path / "made", identity)
         assert len(blocks.missing(1, "sampling")) == 1 - kept
         blocks.write(0, block(0))
+    assert caplog.messages[-1] == "blocks of other settings are deleted: 1"
 
 
 def test_a_flip_in_a_block_makes_it_again_or_changes_nothing(tmp_path, caplog):
