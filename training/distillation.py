@@ -281,8 +281,8 @@ class DistillationStage(GeneratorStage):
         weight = self.training.teacher_guidance
         if not self.training.guidance_rises:
             return weight
-        weights = np.broadcast_to(weight * np.float32(risen), len(tokens))
-        of_images = send(weights.astype(np.float32), self.device)  # (B,)
+        weights = np.full(len(tokens), weight * risen, np.float32)  # (B,)
+        of_images = send(weights, self.device)
         if at is None:
             return of_images[:, None, None]
         return of_images.index_select(0, at // tokens.shape[1])[:, None]

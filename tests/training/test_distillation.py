@@ -12,6 +12,8 @@ from tiny_stages import CLASSES, K, L, make_distillation, make_stage
 
 from models.maskgit.config import TransformerConfig
 from models.masking import masks_of_ratio
+from models.modern.config import ModernConfig
+from models.open import new_transformer
 from models.predictors import prepare_decoding
 from models.schedules import MASK_SCHEDULES
 from training import distillation
@@ -329,6 +331,16 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_told(network):
             assert torch.equal(value, before[name][weight]), weight
 
 
+def test_a_loss_that_is_not_finite_is_skipped_though_the_gradients_are(monkeypatch):
+    stage = distillation_of()
+    before = copy.deepcopy(stage.model.state_dict())
+    monkeypatch.setattr(distillation, "divergence", lambda compared: torch.tensor(torch.inf))
+    said = stage.train_step(0)
+    assert said["skipped"] == 1
+    assert {name for name, value in said.items() if not value.isfinite()} == {"loss"}
+    assert all(value.equal(before[name]) for name, value in stage.model.state_dict().items())
+
+
 def test_a_checkpoint_tells_what_the_student_is_made_for():
     contents = distillation_of(2).checkpoint(5)
     settings = student_settings(2)
@@ -409,10 +421,15 @@ def test_bfloat16_is_close_to_float32():
     for precision in (torch.float32, torch.bfloat16):
         stage = distillation_of()
         stage.precision = precision
-        assert stage._make(stage.model, np.arange(3), 0, 0).logits.dtype == torch.float32
         losses.append(stage.train_step(0)["auxiliary"].item())
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
     assert losses[0] != losses[1]
+
+
+def test_logits_are_float32_in_every_family():
+    modern = new_transformer(ModernConfig(K, CLASSES, (3, 3), hidden_dim=8, depth=1, mlp_dim=8))
+    stage = make_distillation(modern, precision=torch.bfloat16)
+    assert stage._make(stage.model, np.arange(3), 0, 0).logits.dtype == torch.float32
 
 
 def test_clipping_limits_the_step():
