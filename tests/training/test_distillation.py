@@ -396,11 +396,16 @@ def test_validation_is_the_mean_over_batches_of_whole_images(monkeypatch):
     assert found["entropy"] == pytest.approx(np.mean([entropy(one).item() for one in made]))
 
 
-def test_without_decay_the_average_is_the_student():
-    stage = distillation_of(ema_decay=0.0)
-    stage.train_step(0)
+def test_averaged_weights_follow_the_formula():
+    stage = distillation_of(ema_decay=0.15)
+    expected = copy.deepcopy(stage.model.state_dict())
+    for step in range(3):
+        stage.train_step(step)
+        decay = min(0.15, (1 + step) / (10 + step))
+        for name, value in stage.model.state_dict().items():
+            expected[name] = decay * expected[name] + (1 - decay) * value
     for name, value in stage.ema.module.state_dict().items():
-        assert value.equal(stage.model.state_dict()[name]), name
+        assert torch.allclose(value, expected[name], atol=1e-6), name
 
 
 def test_no_network_drops_anything():
