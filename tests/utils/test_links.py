@@ -15,6 +15,7 @@ from utils.files import (
     atomic_write,
     exclusive_lock,
     make_folder,
+    replace_file,
     reserve_space,
     write_json_atomic,
 )
@@ -79,6 +80,15 @@ def test_what_a_link_of_the_user_names_is_written(tmp_path, door, relative):
     assert (run / name).is_symlink()
     assert (disk / f"real-{name}").stat().st_size > 0
     assert sorted(path.name for path in disk.iterdir()) == ["first", f"real-{name}"]
+
+
+def test_what_takes_the_place_behind_a_link_is_gone_where_it_was(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "a.npz").symlink_to("disk/a.npz")
+    (tmp_path / "made").write_bytes(b"new")
+    replace_file(tmp_path / "made", tmp_path / "a.npz")
+    assert (tmp_path / "disk" / "a.npz").read_bytes() == b"new"
+    assert {path.name for path in tmp_path.iterdir()} == {"disk", "a.npz"}
 
 
 @pytest.mark.parametrize("door", DOORS)

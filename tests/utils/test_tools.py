@@ -32,6 +32,7 @@ from utils.files import (
     make_folder,
     read_with_digest,
     remove_leftovers,
+    reserve_space,
     temporary_folder,
     write_json_atomic,
 )
@@ -78,12 +79,12 @@ def test_the_data_are_on_the_disk_before_the_name_and_the_name_before_the_return
     assert flushed == [5, b"old", "folder", b"newer"]
 
 
-def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(UserError, match=r"cannot write .*a\.json: No space left on device"):
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), OSError("6 requested and 2 written")], ids=str
+)  # the second as numpy says it
+def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(files.os, "fsync", Mock(side_effect=error))
+    with pytest.raises(UserError, match=rf"cannot write .*a\.json: {error.strerror or error};"):
         write_json_atomic(tmp_path / "a.json", {})
     assert list(tmp_path.iterdir()) == []
 
@@ -108,7 +109,7 @@ def test_leftovers_of_the_dead_alone_are_deleted(tmp_path, dead):
         f".impossible.pt.{here}-{10**30}.partial": 0,
         f".before.pt.{os.getppid()}.partial": 23,  # of the version before
         f".long_before.pt.{os.getppid()}.partial": 25,
-        ".foreign.partial": 99,
+        ".foreign.pt.partial": 99,
         "model.pt": 99,
     }
     for name, hours in ages.items():
@@ -147,10 +148,18 @@ def test_files_of_every_machine_are_recognized(tmp_path, monkeypatch, host):
 
 
 def test_whoever_writes_in_a_folder_first_removes_the_leftovers_there(tmp_path, dead):
-    left = tmp_path / f".strip.png.{files._machine()}-{dead}.partial"
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    left = disk / f".strip.png.{files._machine()}-{dead}.partial"
     left.touch()
+    (tmp_path / "a.json").symlink_to("disk/a.json")
     write_json_atomic(tmp_path / "a.json", {})
     assert not left.exists()
+
+
+def test_missing_folders_above_a_file_are_made(tmp_path):
+    write_json_atomic(tmp_path / "one" / "two" / "a.json", {})
+    assert (tmp_path / "one" / "two" / "a.json").read_text() == "{}\n"
 
 
 def test_another_space_of_process_numbers_is_another_machine(tmp_path, monkeypatch):
@@ -261,6 +270,15 @@ def test_a_file_that_changes_while_it_is_read_has_no_digest(tmp_path):
     for read in (replaced, appended):
         with pytest.raises(UserError, match=r"net\.pt was changed or replaced while it was read"):
             read_with_digest(path, read)
+
+
+def test_a_sparse_file_gets_all_of_its_blocks(tmp_path):
+    path, size = tmp_path / "tokens", 1 << 20
+    path.touch()
+    os.truncate(path, size)
+    reserve_space(path)
+    assert path.stat().st_blocks * 512 >= size
+    assert path.read_bytes() == bytes(size)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
