@@ -40,6 +40,7 @@ from utils.pictures import from_uint8, save_grid, save_png, tile, to_uint8
 from utils.progress import set_up_logging
 from utils.records import read_record, write_record
 from utils.seeding import derive_seed, rng
+from utils.torch_file import read_torch_file
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -251,10 +252,11 @@ def test_a_record_is_read_without_its_checksum_as_the_version_before_wrote_it(tm
         assert read_record(path, {"maskgit"}) == SETTINGS
 
 
-def test_a_file_that_changes_while_it_is_read_has_no_digest(tmp_path):
+def test_a_file_that_changes_while_it_is_read_has_no_digest(tmp_path, monkeypatch):
     path = tmp_path / "net.pt"
-    path.write_bytes(b"one")
-    assert read_with_digest(path, Path.read_bytes) == (b"one", hashlib.sha256(b"one").hexdigest())
+    whole = b"one" * 2**19  # more than is read at once
+    path.write_bytes(whole)
+    assert read_with_digest(path, Path.read_bytes) == (whole, hashlib.sha256(whole).hexdigest())
 
     def replaced(path):
         content = path.read_bytes()
@@ -270,6 +272,11 @@ def test_a_file_that_changes_while_it_is_read_has_no_digest(tmp_path):
     for read in (replaced, appended):
         with pytest.raises(UserError, match=r"net\.pt was changed or replaced while it was read"):
             read_with_digest(path, read)
+    monkeypatch.setattr(files, "file_digest", appended)
+    with pytest.raises(UserError, match=r"net\.pt was changed or replaced while it was read"):
+        read_with_digest(path, Path.read_bytes)
+    with pytest.raises(UserError, match=r"checkpoint not found: .*none\.pt"):
+        read_with_digest(tmp_path / "none.pt", read_torch_file)
 
 
 def test_a_sparse_file_gets_all_of_its_blocks(tmp_path):
@@ -279,6 +286,15 @@ def test_a_sparse_file_gets_all_of_its_blocks(tmp_path):
     reserve_space(path)
     assert path.stat().st_blocks * 512 >= size
     assert path.read_bytes() == bytes(size)
+
+
+def test_a_folder_is_made_with_those_above_and_must_be_writable(tmp_path, monkeypatch):
+    folder = tmp_path / "one" / "two"
+    assert make_folder(folder) == folder
+    assert folder.is_dir()
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (folder, os.W_OK))
+    with pytest.raises(UserError, match=r"cannot write to the folder .*two: no permission to wr"):
+        make_folder(folder)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
