@@ -22,10 +22,7 @@ from utils.errors import UserError, value_text
 log = logging.getLogger(__name__)
 
 CACHE_FOLDER = "cache_dir"
-# Options of earlier versions. Their values are constants now, except that of the last one.
-FORMER = frozenset(
-    {"save_every_minutes", "lr_auxiliary", "teacher_sm_temp", "start_share", "keep_best_loss"}
-)
+FORMER = "save_every_minutes"  # an option of version 0.1.0, a constant now
 
 
 def options_of_run(
@@ -69,7 +66,7 @@ def kept_options(
     makes = STAGE_OPTIONS[stage].makes
     kept: dict[str, Any] = {} if makes is None else {makes: OPTIONS[makes].default_value}
     for name, value in stored.items():
-        if name == MADE_FROM or name in FORMER:
+        if name in (MADE_FROM, FORMER):
             continue
         try:
             if name not in known:
@@ -80,8 +77,6 @@ def kept_options(
                 f"{file}: {error}; the file was edited: restore it from a copy, or start another "
                 "--run_name"
             ) from error
-    if stored.get("keep_best_loss") is True and kept.get("publish") != "best":
-        kept["publish"] = "both"
     _leave_out_places(kept, line)
     return kept
 

@@ -26,15 +26,9 @@ from utils.size import Size, size_text
 
 log = logging.getLogger(__name__)
 
-# Fields of a training without an option: their choices, and their values in runs that do not keep
-# them, as those of earlier versions.
+# Fields of a training without an option: their choices, and the decay of runs that do not keep it.
 FIELD_CHOICES: Mapping[str, Collection[str]] = {"decay": DECAYS, "optimizer": OPTIMIZERS}
-FORMER_VALUES = {
-    "decay": "cosine",
-    "guidance_rises": False,
-    "teacher_logit_scale": 0.9,
-    "start_share": 1 / 8,
-}
+FORMER_DECAY = {"decay": "cosine"}
 
 Settings = Mapping[str, Any]
 """The settings of a stage in config.json: its options, and `made_from`."""
@@ -191,11 +185,12 @@ def kept_fields(request: Request, stage: str, usual: Mapping[str, Any]) -> dict[
     Raises:
         UserError: if config.json of the run that continues was edited.
     """
-    config, continues = STAGE_OPTIONS[stage].config, request.continued.get(stage)
+    config = STAGE_OPTIONS[stage].config
     names = [field.name for field in fields(config) if field.name not in options_of(config)]
     values = {name: usual[name] for name in names if name in usual}
-    for source in (FORMER_VALUES, continues.get(MADE_FROM, {})) if continues is not None else ():
-        values |= {name: source[name] for name in values.keys() & source.keys()}
+    if stage in request.continued:
+        stored = FORMER_DECAY | request.continued[stage].get(MADE_FROM, {})
+        values |= {name: stored[name] for name in values.keys() & stored.keys()}
     for name, value in values.items():
         if type(value) is not type(usual[name]) or value not in FIELD_CHOICES.get(name, [value]):
             raise UserError(f"{request.run().config} is damaged: its {name} is {value_text(value)}")

@@ -85,19 +85,6 @@ def test_a_resumed_run_keeps_its_options():
             resume(stored, argv)
 
 
-@pytest.mark.parametrize(
-    ("stored", "publish"),
-    [
-        ({"keep_best_loss": False}, "last"),
-        ({"keep_best_loss": True}, "both"),
-        ({"keep_best_loss": True, "publish": "best"}, "best"),
-    ],
-)
-def test_options_that_became_one_keep_their_effect(stored, publish):
-    assert resume({**kept(), **stored}).publish == publish
-    assert resume({**kept(), **stored}, "--publish best").publish == "best"
-
-
 # --- config.json may come from anybody ---
 
 OF_BOTH = {"vqgan": "--train_vae", "maskgit": "--train"}
