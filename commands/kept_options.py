@@ -5,19 +5,17 @@ command line accepts. None of them names code to run or a place to write: a fold
 is used only if it already holds token caches.
 """
 
-import argparse
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from commands import kinds
-from commands.option import Many, Option, Resume
+from commands.option import Option, Resume
 from commands.options import OPTIONS
 from commands.parser import CommandLine
 from commands.stages import STAGE_OPTIONS
 from training.runs import MADE_FROM
-from utils.errors import UserError, value_text
+from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +69,7 @@ def kept_options(
         try:
             if name not in known:
                 raise UserError(f"{name!r} is not an option of this stage")
-            kept[name] = read_value(known[name], value)
+            kept[name] = known[name].read_plain(value)
         except UserError as error:
             raise UserError(
                 f"{file}: {error}; the file was edited: restore it from a copy, or start another "
@@ -79,34 +77,6 @@ def kept_options(
             ) from error
     _leave_out_places(kept, line)
     return kept
-
-
-def read_value(option: Option, value: Any) -> Any:
-    """Read a value from JSON as the command line reads its text.
-
-    Raises:
-        UserError: naming the option and the value, if the option does not accept it.
-    """
-    if value is None and option.default_value is None:
-        return None
-    parts = value if option.many is not None and isinstance(value, list) else [value]
-    try:
-        read: list[Any] = [(option.kind or kinds.switch)(str(part)) for part in parts]
-    except (argparse.ArgumentTypeError, ValueError) as error:
-        raise UserError(f"--{option.name} {value_text(value)[:80]} {error}") from error
-    if option.many is Many.LIST:
-        read = [item for one in read for item in one]
-    found = read[0] if option.many is None else read
-    reason = ""
-    if found != value or isinstance(found, bool) != isinstance(value, bool):  # true is not 1
-        reason = "is not a value of this option"
-    elif option.choices is not None and found not in option.choices:
-        reason = f"is none of {', '.join(option.choices)}"
-    elif option.length is not None and len(read) != option.length:
-        reason = f"needs {option.length} numbers"
-    if reason:
-        raise UserError(f"--{option.name} {value_text(value)[:80]} {reason}")
-    return found
 
 
 def _leave_out_places(kept: dict[str, Any], line: CommandLine) -> None:

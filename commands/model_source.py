@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 from commands.flags import given_fields
-from commands.kept_options import read_value
 from commands.options import OPTIONS
 from commands.request import Data, Machine, Request
 from commands.tokenizer_source import (
@@ -72,7 +71,7 @@ def data_of(request: Request, model: ModelSource) -> Data:
             differs from the size of its images.
     """
     kept = [name for name in LOOK if name in model.look and name not in request.line.given]
-    values = {name: read_value(OPTIONS[name], model.look[name]) for name in kept}
+    values = {name: OPTIONS[name].read_plain(model.look[name]) for name in kept}
     shown = replace(request, line=request.line.replace(**values))
     return shown.data(model.dataset, model.tokenizer.image_size)
 

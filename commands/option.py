@@ -3,12 +3,15 @@
 This file does not import torch, so that --help and error messages appear at once.
 """
 
+import argparse
+import difflib
 import enum
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from commands import kinds
+from utils.errors import UserError, value_text
 
 
 class Resume(enum.Enum):
@@ -111,6 +114,40 @@ class Option:
     def is_path(self) -> bool:
         """Whether the value is the path of a file or folder."""
         return self.kind in (kinds.path, kinds.checkpoint)
+
+    def read(self, words: Sequence[str]) -> Any:
+        """Read the value from the words after the option: a single one, unless it has `many`.
+
+        Raises:
+            UserError: naming the option and what it needs, if it does not accept them.
+        """
+        try:
+            values = [(self.kind or kinds.switch)(word) for word in words]
+        except (argparse.ArgumentTypeError, ValueError) as error:
+            raise UserError(f"{self.flag}: {error}") from error
+        if self.many is Many.LIST:
+            values = [item for part in values for item in part]
+        for value in values:
+            if self.choices is not None and value not in self.choices:
+                close = difflib.get_close_matches(value[:40].lower(), self.choices, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                known = f"(choose from {', '.join(self.choices)}){hint}"
+                raise UserError(f"{self.flag}: invalid choice: {value[:40]!r} {known}")
+        if self.length not in (None, len(values)):
+            usual = ",".join(map(str, self.default_value))
+            need = f"{self.flag} needs {self.length} numbers, as in [{usual}]"
+            raise UserError(f"{need}; got {values}")
+        return values if self.many is not None else values[0]
+
+    def read_plain(self, value: Any) -> Any:
+        """Read the value from plain data, as that of a JSON file; errors as in `read`."""
+        if value is None and self.default_value is None:
+            return None
+        words = value if self.many is not None and isinstance(value, list) else [value]
+        found = self.read([str(word) for word in words])
+        if found != value or isinstance(found, bool) != isinstance(value, bool):  # true is not 1
+            raise UserError(f"{self.flag} {value_text(value)[:80]} is not a value of this option")
+        return found
 
 
 @dataclass(frozen=True)

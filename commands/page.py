@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from commands.flags import changed, option_values, options_of, with_flags
-from commands.kept_options import read_value
 from commands.kinds import Number
 from commands.model_source import data_of, find_model, is_in_run
 from commands.option import Many
@@ -147,7 +146,7 @@ def _data_folder(run: RunFiles) -> str | None:
     except UserError:
         return None
     folders = [stage["data_dir"] for stage in stored.values() if "data_dir" in stage]
-    return read_value(OPTIONS["data_dir"], folders[-1]) if folders else None
+    return OPTIONS["data_dir"].read_plain(folders[-1]) if folders else None
 
 
 def _form(line: CommandLine) -> CommandForm:
@@ -193,7 +192,7 @@ def _read(line: CommandLine, values: Mapping[str, Any], usual: SamplingConfig) -
     for name in values:
         if name not in names:
             raise UserError(f"{name[:40]!r} is not a sampling option")
-    read = {name: read_value(OPTIONS[name], value) for name, value in values.items()}
+    read = {name: OPTIONS[name].read_plain(value) for name, value in values.items()}
     return changed(usual, {**line.given_values, **read})
 
 

@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-from commands import kinds
 from commands.help import help_text
 from commands.modes import MODES, Mode
 from commands.option import Many, Option
@@ -85,12 +84,14 @@ def parse(argv: Sequence[object]) -> CommandLine:
         _answer(help_text([mode for mode in MODES if mode.flag in written]))
     if "--version" in argv:
         _answer(f"MaskGIT {VERSION}\n")
-    given = vars(parser.parse_args(argv))
-    given.pop("former", None)
-    values = {row.name: row.default_value for row in (*MODES, *OPTIONS.values())} | given
-    # Check what argparse cannot check.
-    for name in given.keys() & OPTIONS.keys():
-        _check_length(parser, name, values[name])
+    found = vars(parser.parse_args(argv))
+    found.pop("former", None)
+    rows = {row.name: row for row in (*MODES, *OPTIONS.values())}
+    given = {
+        name: rows[name].read(words if isinstance(words, list) else [words])
+        for name, words in found.items()
+    }
+    values = {name: row.default_value for name, row in rows.items()} | given
     chosen = tuple(mode for mode in MODES if values[mode.name])
     if not chosen:
         flags = ", ".join(mode.flag for mode in MODES)
@@ -106,27 +107,10 @@ def _answer(text: str) -> NoReturn:
     raise SystemExit(0)
 
 
-def parse_value(name: str, text: str) -> Any:
-    """Read one value of an option, by its name, without dashes, and as text; errors as `parse`."""
-    parser = build_parser()
-    parsed = parser.parse_args(_canonical_spelling([f"--{name}={text}"], parser))
-    value = getattr(parsed, name)
-    _check_length(parser, name, value)
-    return value
-
-
-def _check_length(parser: argparse.ArgumentParser, name: str, value: Any) -> None:
-    """Refuse, as in `parse`, a list of more or fewer numbers than an option needs."""
-    option = OPTIONS[name]
-    if option.length is not None and len(value) != option.length:
-        usual = ",".join(map(str, option.default_value))
-        parser.error(f"{option.flag} needs {option.length} numbers, as in [{usual}]; got {value}")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser of all modes and options; commands/help.py writes the help.
 
-    What it returns holds only the options that were given.
+    What it returns holds only the options that were given, each with its words.
     """
     parser = _Parser(
         prog="MaskGIT.py",
@@ -147,21 +131,14 @@ def build_parser() -> argparse.ArgumentParser:
 def _add(parser: argparse.ArgumentParser, option: Option) -> None:
     """Add an option or a mode."""
     names = (option.flag, *(former for former, now in FORMER.items() if now == option.flag))
-    if option.kind is None:  # a value is accepted for programs: `--compile=False`
-        parser.add_argument(*names, nargs="?", const=True, type=kinds.switch)
-        return
-    number: dict[str, Any] = {}
+    how: dict[str, Any] = {}
     if option.many is not None:
-        number = {"nargs": "+", "action": "store" if option.many is Many.WORDS else _Collect}
+        how = {"nargs": "+", "action": "extend" if option.many is Many.REPEATED else "store"}
+    elif option.kind is None:  # a value is accepted for programs: `--compile=False`
+        how = {"nargs": "?", "const": "true"}
     elif option.bare is not None:
-        number = {"nargs": "?", "const": option.bare}
-    parser.add_argument(
-        *names,
-        type=option.kind,
-        metavar=option.unit,
-        choices=option.choices,
-        **number,
-    )
+        how = {"nargs": "?", "const": option.bare}
+    parser.add_argument(*names, **how)
 
 
 def _canonical_spelling(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
@@ -184,26 +161,6 @@ def _folded(name: str) -> str:
     return "--" + name[2:].replace("-", "_") if name.startswith("--") else name
 
 
-class _Collect(argparse.Action):
-    """Collects several values: `1 2 2`, `1,2,2` and `[1,2,2]` into one list.
-
-    The values of an option that is not such a list may be written in several places.
-    """
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        if isinstance(values[0], list):
-            values = [item for part in values for item in part]
-        elif type(earlier := getattr(namespace, self.dest, None)) is list:
-            values = [*earlier, *values]
-        setattr(namespace, self.dest, values)
-
-
 class _Parser(argparse.ArgumentParser):
     """Reports a mistake in one line, with a guess at the option that was meant."""
 
@@ -223,8 +180,4 @@ class _Parser(argparse.ArgumentParser):
                 if row.flag == found[1]:
                     values = ", ".join(row.choices or ()) or row.help
                     message = f"{row.flag} needs a value, {row.unit}: {values}"
-        elif found := re.search("invalid choice: '(.+)' \\(choose from (.+)\\)", message):
-            choices = found[2].replace("'", "").split(", ")
-            close = difflib.get_close_matches(found[1].lower(), choices, n=1)
-            message += f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"{message} (--help shows the modes and options)")

@@ -21,7 +21,8 @@ from commands.generation import (
 )
 from commands.judging import JudgeSource, check_judge, resolve_judge
 from commands.model_source import data_of
-from commands.parser import CommandLine, parse_value
+from commands.options import OPTIONS
+from commands.parser import CommandLine
 from commands.request import Request
 from metrics.better import BETTER
 from metrics.sweep_table import SweepTable, varied
@@ -136,7 +137,7 @@ def _keep_best(job: SweepJob, table: SweepTable, protocol: Mapping[str, Any]) ->
     row = table.best(job.kept_by)
     # The table is a file, so its values are checked like those of a command line.
     names = options_of(SamplingConfig).values()
-    values = {name: parse_value(name, row[name]) if row[name] else None for name in names}
+    values = {name: OPTIONS[name].read([row[name]]) if row[name] else None for name in names}
     first, *_ = job.generations
     sampling, model = changed(first.series.sampling, values), first.model
     sampling.validate_for(model.shape)
@@ -211,7 +212,7 @@ def parse_grid(text: str, names: Collection[str]) -> list[dict[str, Any]]:
             )
         if name in axes:
             raise UserError(f"--sweep names {name} twice; give all its values at once")
-        read = (parse_value(name, value) for value in texts)
+        read = (OPTIONS[name].read([value]) for value in texts)
         axes[name] = list(dict.fromkeys(tuple(v) if isinstance(v, list) else v for v in read))
     if not axes:
         raise UserError('--sweep needs options with values, as in "step=4,8,16 cfg_w=0,1,3"')
@@ -220,7 +221,7 @@ def parse_grid(text: str, names: Collection[str]) -> list[dict[str, Any]]:
 
 
 def _grid(line: CommandLine) -> list[dict[str, Any]]:
-    """Return the combinations of --sweep; errors as in `parse_value`."""
+    """Return the combinations of --sweep; errors as in `parse_grid`."""
     names = options_of(SamplingConfig).values()
     grid = parse_grid(line.sweep, names)
     for name in line.given.intersection(grid[0]):

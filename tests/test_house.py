@@ -58,7 +58,7 @@ HEAVY = {
     *("matplotlib", "starlette", "uvicorn"),
 }
 HOMES = {
-    "argparse": {"commands.parser", "commands.kinds", "commands.kept_options"},
+    "argparse": {"commands.parser", "commands.kinds", "commands.option"},
     "wandb": {"training.tracking"},
     "huggingface_hub": {"utils.hub"},
     "matplotlib": {"utils.plots"},

@@ -459,7 +459,7 @@ def test_real_images_are_shown_as_in_the_training(evaluate, refused, tokenizer_f
     assert rule.endswith("centre crop, on gray")
     contents = load_checkpoint(path, "maskgit")
     save_checkpoint(path, "maskgit", {**contents, "look": {"fit": "squeeze"}})
-    assert "--fit squeeze is none of crop, pad" in refused(command)
+    assert "--fit: invalid choice: 'squeeze' (choose from crop, pad)" in refused(command)
 
 
 def test_scores_while_training(evaluate, tokenizer_file, tmp_path):
@@ -713,8 +713,8 @@ def test_a_grid_is_every_combination():
     ("arguments", "error"),
     [
         (["--sweep", "cfgw=1"], "--sweep 'cfgw' is not a sampling option; did you mean cfg_w"),
-        (["--sweep", "step=4,soon"], "argument --step: needs a whole number of at least 1, got"),
-        (["--sweep", "sched_mode=arcos"], "argument --sched_mode: invalid choice: 'arcos'"),
+        (["--sweep", "step=4,soon"], "--step: needs a whole number of at least 1, got"),
+        (["--sweep", "sched_mode=arcos"], "--sched_mode: invalid choice: 'arcos'"),
         (["--sweep", "step"], "--sweep 'step': needs option=value,value"),
         (["--sweep", "step=2 step=4"], "--sweep names step twice"),
         (["--sweep", " "], "--sweep: is empty"),
