@@ -3,6 +3,7 @@
 import importlib
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 from commands import kinds
 from commands.option import Many, Option
@@ -30,6 +31,11 @@ class Mode(Option):
     def module(self) -> ModuleType:
         """Import the mode's file. Called after parsing only, because the file loads torch."""
         return importlib.import_module(f"commands.{self.name}")
+
+    def ask(self, function: str, argument: Any, otherwise: Any = None) -> Any:
+        """Call an optional function of the mode's file; return `otherwise` if it has none."""
+        found = getattr(self.module(), function, None)
+        return found(argument) if found else otherwise
 
 
 MODES = (

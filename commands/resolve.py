@@ -70,8 +70,7 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
             log.warning("the next version refuses %s; now: %s", name, FORMER[name])
         line = _with_local_files(line)
         for mode in line.modes:
-            complete = getattr(mode.module(), "complete", None)
-            line = complete(line) if complete else line
+            line = mode.ask("complete", line, line)
         line, continued = apply_resume(with_defaults(line))
         line = _with_local_files(line)  # those that a resumed run names
         machine = _choose_machine(line, processes)
@@ -105,9 +104,7 @@ def _resolve_jobs(request: Request) -> dict[Mode, Any]:
     line = request.line
     # Find the mistakes that need no file to be seen.
     for mode in line.modes:
-        check = getattr(mode.module(), "check", None)
-        if check:
-            check(line)
+        mode.ask("check", line)
     spec = DATASETS[line.dataset]
     # commands/model_source.py compares the number with that of a model in a file.
     if spec.num_classes is not None and not line.checkpoint:
@@ -170,8 +167,7 @@ def _show_jobs(jobs: Mapping[Mode, Any]) -> None:
     shown: set[tuple[str, str]] = set()
     plan = None
     for mode, job in jobs.items():
-        describe = getattr(mode.module(), "describe", None)
-        described = describe(job) if describe else {}
+        described = mode.ask("describe", job, {})
         plan = described.pop("plan", plan)
         for name, value in described.items():
             if (name, str(value)) not in shown:  # modes with the same model repeat rows
@@ -259,9 +255,8 @@ def acting_options(line: CommandLine) -> set[str]:
     """List the names of the options that act in the modes."""
     acting = set()
     for mode in line.modes:
-        ignores = getattr(mode.module(), "ignores", None)
-        ignored = ignores(line) if ignores else set()
-        acting |= {o.name for o in OPTIONS.values() if mode.name in o.modes} - ignored
+        of_mode = {option.name for option in OPTIONS.values() if mode.name in option.modes}
+        acting |= of_mode - mode.ask("ignores", line, set())
     return acting
 
 
