@@ -146,8 +146,7 @@ class Request:
 
     def run(self, dataset: str | None = None) -> RunFolder:
         """Return the run folder for a dataset; None takes --dataset."""
-        dataset = dataset or self.line.dataset
-        return RunFolder(Path(self.line.output_dir) / (self.line.run_name or dataset), dataset)
+        return run_folder(self.line, dataset or self.line.dataset)
 
     def check_n_classes(self, num_classes: int, source: Path | str) -> None:
         """Refuse an --n_classes that differs from the number of classes of `source`."""
@@ -157,3 +156,8 @@ class Request:
                 f"--n_classes {line.n_classes} contradicts {source}, which has "
                 f"{counted(num_classes, 'class')}; leave the option out"
             )
+
+
+def run_folder(line: CommandLine, dataset: str) -> RunFolder:
+    """Return the folder that a command line names for a run of a dataset."""
+    return RunFolder(Path(line.output_dir) / (line.run_name or dataset), dataset)

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from commands.flags import options_of
-from commands.kept_options import kept_options, options_of_run
 from commands.option import Resume
 from commands.options import AUTO, OPTIONS
 from commands.parser import CommandLine
-from commands.request import Request
+from commands.request import Request, run_folder
 from commands.stages import STAGE_OPTIONS
 from models.sampling import SamplingConfig
 from training.config import OPTIMIZERS
@@ -29,6 +28,8 @@ log = logging.getLogger(__name__)
 # Fields of a training without an option: their choices, and the decay of runs that do not keep it.
 FIELD_CHOICES: Mapping[str, Collection[str]] = {"decay": DECAYS, "optimizer": OPTIMIZERS}
 FORMER_DECAY = {"decay": "cosine"}
+FORMER = "save_every_minutes"  # an option of version 0.1.0, a constant now
+CACHE_FOLDER = "cache_dir"
 
 Settings = Mapping[str, Any]
 """The settings of a stage in config.json: its options, and `made_from`."""
@@ -43,7 +44,7 @@ def apply_resume(line: CommandLine) -> tuple[CommandLine, dict[str, Settings]]:
     Raises:
         UserError: if a training would overwrite a run, or an option contradicts the run.
     """
-    run = RunFolder(Path(line.output_dir) / (line.run_name or line.dataset), line.dataset)
+    run = run_folder(line, line.dataset)
     continued: dict[str, Settings] = {}
     for stage, of_stage in STAGE_OPTIONS.items():
         if line.asks_for(of_stage.mode):
@@ -93,7 +94,7 @@ def run_options(line: CommandLine, stage: str) -> dict[str, Any]:
     Paths become absolute, and those in the cache of the hub become names of files there.
     """
     kept = {}
-    for option in options_of_run(stage, vars(line.values), line.given):
+    for option in STAGE_OPTIONS[stage].kept(vars(line.values), line.given):
         value = getattr(line, option.name)
         if option.is_path and value:
             value = hub_name(value) or str(Path(value).absolute())
@@ -146,7 +147,7 @@ def take_over_options(
             cannot have written `stored`.
     """
     now = run_options(line, stage)
-    kept = kept_options(line, stored, stage, run.config)
+    kept = _kept_options(line, stored, stage, run.config)
     # The defaults of others follow from these, and the run has written those down.
     fixed = {STAGE_OPTIONS[stage].makes, "optimizer"}
     # Runs of earlier versions do not keep options that are newer.
@@ -154,7 +155,7 @@ def take_over_options(
         kept[name] = OPTIONS[name].default_value
     taken = {}
     for name, value in kept.items():
-        may_grow = name == STAGE_OPTIONS[stage].epochs
+        may_grow = OPTIONS[name].resume is Resume.GROW
         is_free = not has_begun and name not in fixed
         may_change = is_free or OPTIONS[name].resume is Resume.FREE
         if name not in line.given or now[name] == AUTO:
@@ -171,6 +172,59 @@ def take_over_options(
     of_sampling = set(options_of(SamplingConfig).values()) if stage == "student" else set()
     given = line.given | (taken.keys() & (STAGE_OPTIONS[stage].reading | of_sampling))
     return replace(line.replace(**taken), given=given)
+
+
+def _kept_options(line: CommandLine, stored: Settings, stage: str, file: Path) -> dict[str, Any]:
+    """Read the options of a run from its config.json, which may come from anybody.
+
+    Only options of the stage are read, and only values that the command line accepts. None of them
+    names code to run or a place to write: a folder for token caches is used only if it already
+    holds token caches.
+
+    Returns:
+        The value of every stored option, by name.
+
+    Raises:
+        UserError: naming something that is not an option of the stage, or a value that its option
+            does not accept.
+    """
+    of_stage = STAGE_OPTIONS[stage]
+    known = {option.name: option for option in of_stage.kept(stored, of_stage.reading)}
+    # Runs that do not name a family are from the time when there was only one.
+    makes = of_stage.makes
+    kept: dict[str, Any] = {} if makes is None else {makes: OPTIONS[makes].default_value}
+    for name, value in stored.items():
+        if name in (MADE_FROM, FORMER):
+            continue
+        try:
+            if name not in known:
+                raise UserError(f"{name!r} is not an option of this stage")
+            kept[name] = known[name].read_plain(value)
+        except UserError as error:
+            raise UserError(
+                f"{file}: {error}; the file was edited: restore it from a copy, or start another "
+                "--run_name"
+            ) from error
+    _leave_out_places(kept, line)
+    return kept
+
+
+def _leave_out_places(kept: dict[str, Any], line: CommandLine) -> None:
+    """Leave out folders that the program would write to; the user can name them again."""
+    if line.asks_for("download_only"):
+        kept.pop("data_dir", None)
+    folder = kept.get(CACHE_FOLDER)
+    if not folder or CACHE_FOLDER in line.given:
+        return
+    is_ours = Path(folder).resolve().is_relative_to(Path(line.output_dir).resolve())
+    if not is_ours and not any(Path(folder).glob("*-*-*/tokens.npy")):
+        del kept[CACHE_FOLDER]
+        log.info(
+            "--%s %s of the run holds no token caches and is left out: give the option again to "
+            "use this folder",
+            CACHE_FOLDER,
+            folder,
+        )
 
 
 def kept_fields(request: Request, stage: str, usual: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from commands.flags import given_fields, options_of, options_of_kind
-from commands.option import OF_FIELD
+from commands.option import OF_FIELD, Option, Resume
 from commands.options import OPTIONS
 from commands.parser import CommandLine
 from models.family import refuse_unknown
@@ -42,14 +42,23 @@ class StageOptions:
         """Names of the options that may say how to read a file."""
         return frozenset(name for kind in self.reads for name in options_of_kind(kind).values())
 
-    def names(self, values: Mapping[str, Any]) -> set[str]:
-        """Return the names of the stage's options, given the values of all options."""
-        names = set(options_of(self.config).values())
+    def kept(self, values: Mapping[str, Any], given: frozenset[str]) -> list[Option]:
+        """List the options that a run of the stage keeps.
+
+        These are the options of every run, those of the stage, and those that say how to read
+        another program's file.
+
+        Args:
+            values: the values of all options, by name.
+            given: names of the options that the user gave. The last kind is kept only if given.
+        """
+        names = {*options_of(self.config).values(), *(self.reading & given)}
         if self.makes is not None:
             family = values.get(self.makes, OPTIONS[self.makes].default_value)
             config = family_asked_for(self.makes, family).config
             names |= {self.makes, *options_of(config).values()}
-        return names
+        every_run = (Resume.RUN, Resume.FREE)
+        return [o for o in OPTIONS.values() if o.resume in every_run or o.name in names]
 
 
 STAGE_OPTIONS = {
