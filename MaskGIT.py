@@ -106,7 +106,7 @@ def train_vae(job: TrainVaeJob) -> None:
     )
 
     # Train it, from its last saved state if there is one; the result is VQGAN_<dataset>.pt.
-    with runs.opened(stage, job.run, job.loop, job.record, use_wandb=job.use_wandb) as loop:
+    with runs.opened(stage, job.run, job.loop, job.record) as loop:
         loop.train()
 
 
@@ -152,7 +152,6 @@ def train(job: TrainJob) -> None:
         job.run,
         job.loop,
         record,
-        use_wandb=job.use_wandb,
         processes=machine.processes,
         evaluation=evaluation,
     ) as loop:

@@ -109,7 +109,6 @@ def resolve(request: Request) -> DistillJob:
         machine=request.machine,
         loop=loop_config(line, "student", training),
         record=run_record(request, line, "student", made_from, source.tokenizer.image_size),
-        use_wandb=not request.line.no_wandb,
         teacher=source,
         training=training,
         sampling=sampling,
@@ -139,7 +138,7 @@ def run(job: DistillJob) -> None:
             ),
         ),
     )
-    with runs.opened(stage, job.run, job.loop, job.record, use_wandb=job.use_wandb) as loop:
+    with runs.opened(stage, job.run, job.loop, job.record) as loop:
         loop.train()
 
 

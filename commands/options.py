@@ -390,8 +390,8 @@ RUN = Group("run", (
         modes=COMPUTING - {"distill"}),
     row("deterministic", None, "", "give the same bits in every run on CUDA too; somewhat slower",
         resume=Resume.FREE),
-    row("no_wandb", None, "", "do not log to Weights & Biases", modes=TRAINING,
-        resume=Resume.FREE),
+    row("no_wandb", None, "", "do not log to Weights & Biases", modes=TRAINING, default=False,
+        fills=(Fill(LoopConfig, "use_wandb", operator.not_),), resume=Resume.FREE),
     row("dry_run", None, "", "print what the modes would do, and stop",
         modes=EVERY_RUN | {"page", "download_only"}),
 ))

@@ -154,7 +154,6 @@ def resolve(request: Request) -> TrainJob:
         record=run_record(
             request, line, "maskgit", {**splits.made_from, **begun, **kept}, data.size, splits.files
         ),
-        use_wandb=not request.line.no_wandb,
         tokenizer=tokenizer,
         config=config,
         training=training,

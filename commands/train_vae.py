@@ -129,7 +129,6 @@ def resolve(request: Request) -> TrainVaeJob:
         data=data,
         loop=loop_config(line, "vqgan", training, len(splits.train)),
         record=run_record(request, line, "vqgan", splits.made_from | kept, data.size, splits.files),
-        use_wandb=not request.line.no_wandb,
         config=config,
         training=training,
         start=start,

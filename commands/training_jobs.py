@@ -59,7 +59,6 @@ class StageJob:
     machine: Machine
     loop: LoopConfig
     record: RunRecord
-    use_wandb: bool
 
 
 @dataclass(frozen=True)

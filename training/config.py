@@ -218,6 +218,7 @@ class LoopConfig:
         publish: which weights the published checkpoint has: "last", or "best" for those with the
             lowest validation loss. "both" publishes the last and keeps the best beside them.
         early_stop: end the run after this many epochs without a lower validation loss; 0 never.
+        use_wandb: whether metrics and generated images also go to Weights & Biases.
         begins_at: the time at which the stage begins, by `time.monotonic`, if it has an `ends_at`.
         ends_at: the time at which the run must have ended; the speed of its steps then decides its
             length. None for `epochs`.
@@ -230,6 +231,7 @@ class LoopConfig:
     keep_checkpoints: int = 0
     publish: str = PUBLISHED[0]
     early_stop: int = 0
+    use_wandb: bool = True
     begins_at: float = 0.0
     ends_at: float | None = None
     picture_at: float = math.inf

@@ -127,7 +127,6 @@ def opened(
     config: LoopConfig,
     record: RunRecord,
     *,
-    use_wandb: bool,
     processes: Processes = ALONE,
     evaluation: Evaluation | None = None,
 ) -> Iterator[Loop]:
@@ -135,7 +134,6 @@ def opened(
 
     Args:
         stage: the stage before its first step.
-        use_wandb: whether metrics and generated images also go to Weights & Biases.
         evaluation: scores samples as the run goes; None does not.
 
     Yields:
@@ -166,7 +164,7 @@ def opened(
             if record.has_new_images:  # first, so that a record never describes an older state
                 save_state(stage, run, position)
             _write_record(run, stage.name, record)
-            tracker = _open_trackers(stage.name, run, record, position, use_wandb)
+            tracker = _open_trackers(stage.name, run, record, position, config.use_wandb)
         if config.ends_at is None:
             _log_capped_warmup(stage)
         try:

@@ -98,7 +98,8 @@ def train(run, epochs=2, record=None, use_wandb=False, loop=NOTHING, losses=(), 
     """Train, with changes of the record; `loop` has settings of the loop."""
     stage = ShortStage(epochs, losses)
     record = record or looked_at(run, epochs, **changes)
-    run_stage(stage, run, LoopConfig(epochs, 8, **loop), record, use_wandb=use_wandb)
+    config = LoopConfig(epochs, 8, use_wandb=use_wandb, **loop)
+    run_stage(stage, run, config, record)
     return stage
 
 
@@ -288,7 +289,8 @@ def test_a_line_says_which_checkpoint_has_the_lowest_fid(run, caplog):
     caplog.set_level(logging.INFO)
     evaluation = Evaluation(1, "", lambda: {"fid": 3.25})
     record = looked_at(run)
-    run_stage(ShortStage(2), run, LoopConfig(2, 8), record, use_wandb=False, evaluation=evaluation)
+    config = LoopConfig(2, 8, use_wandb=False)
+    run_stage(ShortStage(2), run, config, record, evaluation=evaluation)
     path = run.best("vqgan", "fid")
     assert f"written: {path} (the lowest FID while training, 3.2500)" in caplog.messages
 
@@ -325,12 +327,12 @@ class OneOfTwo(Processes):
 
 def test_only_the_main_process_writes_and_the_others_need_its_folder(run, monkeypatch):
     stage, config, other = ShortStage(2), LoopConfig(2, 8, publish="both"), OneOfTwo(1, 2)
-    run_stage(stage, run, config, looked_at(run), use_wandb=True, processes=other)
+    run_stage(stage, run, config, looked_at(run), processes=other)
     assert stage.steps == 4
     assert not run.path.exists()
     monkeypatch.setattr(OneOfTwo, "at", 2)
     with pytest.raises(UserError, match="is not the same folder for all processes: share it"):
-        run_stage(stage, run, config, looked_at(run), use_wandb=True, processes=other)
+        run_stage(stage, run, config, looked_at(run), processes=other)
 
 
 def test_other_data_make_another_run(run):
