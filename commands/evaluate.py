@@ -180,8 +180,7 @@ def _resolve_images(request: Request) -> ImagesJob:
 
 def _resolve_tokenizer(request: Request) -> TokenizerJob:
     """Return the Job for --evaluate tokenizer; errors as in `resolve`."""
-    tokenizer, dataset, run = find_tokenizer_to_measure(request)
-    data = request.data(dataset, tokenizer.shape.image_size)
+    tokenizer, data, run = find_tokenizer_to_measure(request)
     vgg, reference = request.line.perceptual_vgg, request.line.reference or "validation"
     is_split = reference in SPLITS
     return TokenizerJob(

@@ -1,7 +1,7 @@
 """--export: write the model as a folder for the hub, or the transformer for another program."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,15 @@ python MaskGIT.py --sample --checkpoint hf:OWNER/NAME --num_samples 16{settings}
 
 @dataclass(frozen=True)
 class ExportJob:
-    """A model to write: all of it into a folder, or its transformer into a file."""
+    """A model to write: all of it into a folder, or its transformer into a file.
+
+    Attributes:
+        layout: turns the transformer into the contents of the file; None for a folder.
+    """
 
     model: ModelSource
     path: Path
-    is_folder: bool
+    layout: Callable[[Transformer], dict[str, Any]] | None
 
 
 def check(line: CommandLine) -> None:
@@ -85,12 +89,13 @@ def resolve(request: Request) -> ExportJob:
     """
     model, name = find_model(request), request.line.export
     is_folder = not name.lower().endswith(ENDINGS)
-    if not is_folder and family_of(model.shape).write is None:
+    layout = None if is_folder else family_of(model.shape).write
+    if not is_folder and layout is None:
         raise UserError(
             f"--export: no other program reads the family of {model.path}: name a folder, which "
             "this program opens again"
         )
-    return ExportJob(model, Path(name), is_folder)
+    return ExportJob(model, Path(name), layout)
 
 
 def describe(job: ExportJob) -> dict[str, Any]:
@@ -101,18 +106,16 @@ def describe(job: ExportJob) -> dict[str, Any]:
 def run(job: ExportJob) -> None:
     """Write the folder, or the file in the layout of the other program."""
     model = job.model.open()
-    if job.is_folder:
+    if job.layout is None:
         _write_folder(job, model)
         log_written(job.path, "the model with its tokenizer; README.md has a line to fill in")
         return
-    write = family_of(job.model.shape).write
-    assert write is not None, "resolve refuses such a family"
     if model.made_for is not None:
         log.warning("this layout cannot store the settings that the student is made for")
     if job.model.shape.null_class is None:
         log.warning("this layout cannot say that the null class is untrained: use no guidance")
     with atomic_write(job.path) as file:
-        torch_save(write(model.transformer), file)
+        torch_save(job.layout(model.transformer), file)
     log_written(job.path, "the transformer alone, without its tokenizer")
 
 

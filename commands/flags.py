@@ -83,8 +83,7 @@ def configure(config: type[Config], line: CommandLine, **known: Any) -> Config:
     Returns:
         The config, not validated.
     """
-    names = [name for name, fill in _fills(config) if fill.field not in known]
-    return config(**known, **_as_fields(config, {name: getattr(line, name) for name in names}))
+    return config(**{**_as_fields(config, vars(line.values)), **known})
 
 
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
@@ -114,21 +113,16 @@ def option_values(config: Any) -> dict[str, Any]:
     }
 
 
-def options_of_kind(kind: str) -> dict[str, str]:
-    """Return, for each field of a network of any family that an option fills, its name."""
-    return {fill.field: name for name, fill in _fills_of_kind(kind)}
-
-
 def given_fields(kind: str, line: CommandLine) -> dict[str, Any]:
     """Return the fields of a network that the user set on the command line, with their values."""
     return {
         fill.field: fill.convert(getattr(line, name))
-        for name, fill in _fills_of_kind(kind)
+        for name, fill in fills_of_kind(kind)
         if name in line.given
     }
 
 
-def _fills_of_kind(kind: str) -> list[tuple[str, Fill]]:
+def fills_of_kind(kind: str) -> list[tuple[str, Fill]]:
     """List the options for networks of a kind, of all families, each as (name, Fill)."""
     return [
         (option.name, fill)

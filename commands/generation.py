@@ -94,23 +94,41 @@ def resolve_generation(
             class that it does not have.
     """
     line, model = request.line, find_model(request)
-    num_classes, has_null = model.shape.num_classes, model.shape.null_class is not None
-    in_turn = classes_in_turn(num_classes, line.first_image)
     # How many images.
     count = line.num_samples
     if "num_samples" not in line.given:
         count = default_count or (None if line.labels else count)
-    labels = labels_in_turn(
-        line.labels, model.class_names, default or in_turn, count, has_null=has_null
-    )
     sampling = sampling_of(line, model)
     return Generation(
         model=model,
-        series=ImageSeries(labels, sampling, line.seed, line.first_image, line.batch_size),
+        series=series_of(line, model.shape, model.class_names, sampling, count, default),
         labels_as_written=line.labels or "all in turn",
         num_hidden=model.shape.seq_len if num_hidden is None else num_hidden,
         machine=request.machine,
     )
+
+
+def series_of(
+    line: CommandLine,
+    shape: TransformerShape,
+    class_names: Sequence[str],
+    sampling: SamplingConfig,
+    count: int | None,
+    default: Sequence[int] | None = None,
+) -> ImageSeries:
+    """Return the images that a command line asks for.
+
+    Args:
+        count: number of images; None means one per label of --labels.
+        default: labels to use without --labels; None means all classes in turn.
+
+    Raises:
+        UserError: if --labels names a class that the transformer does not have.
+    """
+    default = default or classes_in_turn(shape.num_classes, line.first_image)
+    has_null = shape.null_class is not None
+    labels = labels_in_turn(line.labels, class_names, default, count, has_null=has_null)
+    return ImageSeries(labels, sampling, line.seed, line.first_image, line.batch_size)
 
 
 def sampling_of(line: CommandLine, model: ModelSource) -> SamplingConfig:

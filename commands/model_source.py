@@ -76,17 +76,18 @@ def data_of(request: Request, model: ModelSource) -> Data:
     return shown.data(model.dataset, model.tokenizer.image_size)
 
 
-def find_tokenizer_to_measure(request: Request) -> tuple[TokenizerSource, str, RunFolder]:
+def find_tokenizer_to_measure(request: Request) -> tuple[TokenizerSource, Data, RunFolder]:
     """Find the tokenizer in --checkpoint, else that of `find_tokenizer`.
 
     Returns:
-        The tokenizer, the name of its dataset, and the run folder for results.
+        The tokenizer, its dataset, and the run folder for results.
     """
     if request.line.checkpoint:
         source = find_model(request)
         tokenizer = TokenizerSource(source.tokenizer, lambda: source.open().tokenizer)
-        return tokenizer, source.dataset, source.run
-    return find_tokenizer(request), request.line.dataset, request.run()
+        return tokenizer, request.data(source.dataset, tokenizer.shape.image_size), source.run
+    tokenizer = find_tokenizer(request)
+    return tokenizer, request.data(size=tokenizer.shape.image_size), request.run()
 
 
 def find_model(request: Request) -> ModelSource:

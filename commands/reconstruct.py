@@ -40,8 +40,7 @@ def resolve(request: Request) -> ReconstructJob:
     Raises:
         UserError: if the tokenizer is missing, or an option does not fit it.
     """
-    tokenizer, dataset, run = find_tokenizer_to_measure(request)
-    data = request.data(dataset, tokenizer.shape.image_size)
+    tokenizer, data, run = find_tokenizer_to_measure(request)
     data.check_workers(request.line.batch_size_vae)
     return ReconstructJob(
         tokenizer=tokenizer,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from commands.flags import given_fields, options_of, options_of_kind
+from commands.flags import fills_of_kind, given_fields, options_of
 from commands.option import OF_FIELD, Option, Resume
 from commands.options import OPTIONS
 from commands.parser import CommandLine
@@ -40,7 +40,7 @@ class StageOptions:
     @property
     def reading(self) -> frozenset[str]:
         """Names of the options that may say how to read a file."""
-        return frozenset(name for kind in self.reads for name in options_of_kind(kind).values())
+        return frozenset(name for kind in self.reads for name, _ in fills_of_kind(kind))
 
     def kept(self, values: Mapping[str, Any], given: frozenset[str]) -> list[Option]:
         """List the options that a run of the stage keeps.

@@ -18,6 +18,7 @@ from commands.generation import (
     plan_table,
     preview_writer,
     sampling_of_line,
+    series_of,
 )
 from commands.init import (
     Origin,
@@ -49,7 +50,6 @@ from data.token_cache import cache_bytes, cached_tokens
 from data.token_set import TokenSet, token_type
 from models.family import Transformer
 from models.generator import ImageSeries
-from models.labels import labels_in_turn
 from models.model import Model
 from models.open import family_of, new_transformer
 from models.shapes import TokenizerShape, TransformerShape
@@ -143,8 +143,6 @@ def resolve(request: Request) -> TrainJob:
     sampling = sampling_of_line(line, config)
     sampling.validate_for(config)
     shown = min(line.num_samples, PREVIEW_IMAGES)
-    has_null = config.null_class is not None
-    labels = labels_in_turn(line.labels, names, range(len(names)), shown, has_null=has_null)
     return TrainJob(
         run=request.run(),
         machine=request.machine,
@@ -157,7 +155,7 @@ def resolve(request: Request) -> TrainJob:
         tokenizer=tokenizer,
         config=config,
         training=training,
-        previews=ImageSeries(labels, sampling, line.seed, line.first_image, line.batch_size),
+        previews=series_of(line, config, names, sampling, shown, range(len(names))),
         start=start or {},
         scores=resolve_scores(request, data, config, sampling),
     )

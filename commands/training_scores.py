@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from commands.flags import option_values
+from commands.generation import series_of
 from commands.judging import JudgeSource, resolve_judge
 from commands.request import Data, Request
 from models.generator import ImageSeries
-from models.labels import classes_in_turn, labels_in_turn
 from models.model import Model
 from models.sampling import SamplingConfig
 from models.shapes import TransformerShape
@@ -41,13 +41,9 @@ def resolve_scores(
     line = request.line
     if not line.evaluate_every:
         return None
-    names = data.open("train").class_names
-    in_turn = classes_in_turn(len(names), line.first_image)
-    has_null, count = config.null_class is not None, line.evaluate_samples
+    names, count = data.open("train").class_names, line.evaluate_samples
     judge = resolve_judge(request, data, count=count)
-    labels = labels_in_turn(line.labels, names, in_turn, count, has_null=has_null)
-    series = ImageSeries(labels, sampling, line.seed, line.first_image, line.batch_size)
-    return ScoresSource(line.evaluate_every, judge, series)
+    return ScoresSource(line.evaluate_every, judge, series_of(line, config, names, sampling, count))
 
 
 def evaluation_of(
