@@ -13,7 +13,7 @@ from pathlib import Path
 
 from commands.flags import given_fields
 from commands.options import OPTIONS
-from commands.request import Data, Machine, Request
+from commands.request import Data, Request
 from commands.tokenizer_source import (
     TokenizerSource,
     find_tokenizer,
@@ -126,7 +126,7 @@ def _coming_model(request: Request, path: Path) -> ModelSource:
         class_names=job.splits.train.class_names,
         shape=job.config,
         tokenizer=job.tokenizer.shape,
-        open=_opens_later(request, path),
+        open=cache(lambda: _load_model(request, path)[0]),
     )
 
 
@@ -138,31 +138,21 @@ def _coming_student(request: Request, path: Path) -> ModelSource:
         job.teacher,
         path=path,
         run=job.run,
-        open=_opens_later(request, path),
+        open=cache(lambda: _load_model(request, path)[0]),
         best=None,
         usual=job.sampling,
         keeps_settings=True,
     )
 
 
-def _opens_later(request: Request, path: Path) -> Callable[[], Model]:
-    """Return a function that opens a model which does not exist yet, once."""
-
-    @cache
-    def load() -> Model:
-        model, _ = _load_model(request, path)
-        return _put_model_on_device(model, request.machine)
-
-    return load
-
-
 def _model_of_file(request: Request, path: Path) -> ModelSource:
     """Load a model that exists; errors as in `find_model`."""
-    loaded, is_own = _load_model(request, path)
-    model = _put_model_on_device(loaded, request.machine)
+    model, is_own = _load_model(request, path)
+    # Its results go to its own folder, unless the options name another.
+    is_elsewhere = request.line.given & {"run_name", "output_dir"} or not is_in_run(path)
     return ModelSource(
         path=path,
-        run=_run_of(request, path, model.dataset),
+        run=request.run(model.dataset) if is_elsewhere else RunFolder(path.parent, model.dataset),
         dataset=model.dataset,
         class_names=model.class_names,
         shape=model.transformer.config,
@@ -176,15 +166,22 @@ def _model_of_file(request: Request, path: Path) -> ModelSource:
 
 
 def _load_model(request: Request, path: Path) -> tuple[Model, bool]:
-    """Load a model on the CPU and check it against the options; errors as in `find_model`.
+    """Load a model and check it against the options; errors as in `find_model`.
 
     Returns:
-        The model, and whether this program wrote its file.
+        The model on the device, and whether this program wrote its file.
     """
+    stored, machine = read_checkpoint(path), request.machine
+    load = _load_own if is_own_format(stored) else _load_foreign
+    model = load(request, stored, path).to(machine.device, machine.precision)
+    if machine.compiled:
+        model.compile()
+    return model, is_own_format(stored)
+
+
+def _load_own(request: Request, stored: object, path: Path) -> Model:
+    """Load a model of this program on the CPU; errors as in `find_model`."""
     line = request.line
-    stored = read_checkpoint(path)
-    if not is_own_format(stored):
-        return _load_foreign(request, stored, path), False
     given = {kind: given_fields(kind, line) for kind in FAMILIES}
     model = own_model(stored, path, given)
     # The options must agree with the checkpoint.
@@ -194,7 +191,7 @@ def _load_model(request: Request, path: Path) -> tuple[Model, bool]:
         raise UserError(f"{path} was trained on {model.dataset}, not {line.dataset}")
     request.data(model.dataset, model.tokenizer.image_size)  # refuses another --size
     request.check_n_classes(model.transformer.config.num_classes, path)
-    return (_with_named_tokenizer(request, model, path) if line.checkpoint_vae else model), True
+    return _with_named_tokenizer(request, model, path) if line.checkpoint_vae else model
 
 
 def _with_named_tokenizer(request: Request, model: Model, path: Path) -> Model:
@@ -249,13 +246,6 @@ def _load_foreign(request: Request, stored: object, path: Path) -> Model:
     return model
 
 
-def _run_of(request: Request, path: Path, dataset: str) -> RunFolder:
-    """Return the run folder for a model's results: its own, unless the options name another."""
-    if is_in_run(path) and not request.line.given & {"run_name", "output_dir"}:
-        return RunFolder(path.parent, dataset)
-    return request.run(dataset)
-
-
 def is_in_run(path: Path) -> bool:
     """Whether a checkpoint is in the folder of a run, and not published."""
     return RunFiles(path.parent).config.is_file() and not _is_published(path)
@@ -278,11 +268,3 @@ def _model_hint(run: RunFolder) -> str:
     if run.resume_state("student").is_file():
         return "its distillation has not written a checkpoint yet; --distill --resume continues it"
     return "train one with --train, or name --checkpoint"
-
-
-def _put_model_on_device(model: Model, machine: Machine) -> Model:
-    """Move a model to the device and compile it if --compile says so; return it."""
-    model = model.to(machine.device, machine.precision)
-    if machine.compiled:
-        model.compile()
-    return model

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.flags import given_fields
-from commands.request import Machine, Request
+from commands.request import Request
 from models.open import BUNDLED, BUNDLED_FOR_COLOR, load_tokenizer
 from models.shapes import TokenizerShape
 from models.tokenizer import Tokenizer
@@ -50,15 +50,10 @@ def find_tokenizer(request: Request) -> TokenizerSource:
     """
     job = request.jobs.get("train_vae")
     if job is not None and job.writes_tokenizer():
-        path = job.run.tokenizer
-
-        @cache
-        def load() -> Tokenizer:
-            return _put_on_device(read_tokenizer(request, path), request.machine)
-
+        load = cache(lambda: _on_device(request, job.run.tokenizer))
         return TokenizerSource(job.config, load, job.encoder_fingerprint)
     path, line = tokenizer_file(request), request.line
-    tokenizer = _put_on_device(read_tokenizer(request, path), request.machine)
+    tokenizer = _on_device(request, path)
 
     def opened() -> Tokenizer:
         if line.init and path == Path(line.init) and not line.checkpoint_vae:
@@ -68,6 +63,15 @@ def find_tokenizer(request: Request) -> TokenizerSource:
     return TokenizerSource(
         tokenizer.config, opened, tokenizer.encoder_fingerprint, tokenizer.fingerprint
     )
+
+
+def _on_device(request: Request, path: Path) -> Tokenizer:
+    """Load a tokenizer, put it on the device, and compile it if --compile says so."""
+    tokenizer = read_tokenizer(request, path)
+    tokenizer.to(request.machine.device)
+    if request.machine.compiled:
+        tokenizer.compile(dynamic=False)  # every block has the same size
+    return tokenizer
 
 
 def _file_to_start_from(request: Request) -> Path | None:
@@ -152,11 +156,3 @@ def read_origin(request: Request, file: str) -> tuple[Path, Any, str]:
         request.opened[path, "init"] = read_with_digest(path, read_checkpoint)
     stored, digest = request.opened[path, "init"]
     return path, stored, digest[:16]
-
-
-def _put_on_device(tokenizer: Tokenizer, machine: Machine) -> Tokenizer:
-    """Move a tokenizer to the device and compile it if --compile says so; return it."""
-    tokenizer.to(machine.device)
-    if machine.compiled:
-        tokenizer.compile(dynamic=False)  # every block has the same size
-    return tokenizer
