@@ -12,7 +12,6 @@ import numpy as np
 from commands.generation import GRID_COLUMNS
 from commands.judging import SPLITS
 from commands.model_source import ModelSource, data_of, find_model
-from commands.nearest import image_at
 from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
 from commands.train import encoder_of
@@ -85,7 +84,7 @@ def resolve_likelihood(request: Request) -> LikelihoodJob:
         raise UserError(f"too few images to measure a likelihood: {count}; at least 2 are needed")
     if line.classify > count:
         raise FieldError("classify", line.classify, f"only {count} images are measured")
-    if line.classify and (len(names) < 2 or not isinstance(images[0][1], int)):
+    if line.classify and (len(names) < 2 or images.picture(0)[1] is None):
         raise FieldError("classify", line.classify, "the images do not have one class of several")
     return LikelihoodJob(
         model=model,
@@ -178,7 +177,7 @@ def _write_picture(job: LikelihoodJob, chosen: np.ndarray, odd: np.ndarray) -> N
     order = np.abs(odd).argsort()
     columns = min(GRID_COLUMNS, len(chosen))
     shown = chosen[np.concatenate([order[::-1][:columns], order[:columns]])]
-    pixels = [image_at(job.images, int(index)) for index in shown]
+    pixels = [job.images.picture(int(index))[0] for index in shown]
     path = job.result.with_suffix(".png")
     make_folder(path.parent)
     save_grid(path, pixels, columns=columns)

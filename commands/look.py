@@ -62,7 +62,7 @@ def run(job: LookJob) -> None:
     # The contact sheet.
     make_folder(job.run.path)
     chosen = evenly(len(train), MOST_SHOWN)
-    shown = [train[index][0].permute(1, 2, 0).numpy() for index in chosen]
+    shown = [train.picture(index)[0] for index in chosen]
     save_grid(job.run.contact_sheet, shown, SHEET_COLUMNS)
     seen = counted(len(shown), "training image")
     log_written(job.run.contact_sheet, f"what the networks see of {seen}")

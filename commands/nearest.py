@@ -88,16 +88,10 @@ class NearestSource:
         for number, (images, _) in zip(numbers, blocks(numbers), strict=True):
             samples |= {number * block_size + i: image for i, image in enumerate(images)}
         shown = [samples[int(index)] for index in indices[closest]]
-        shown += [image_at(self.training, int(index)) for index in found.images[closest]]
+        shown += [self.training.picture(int(index))[0] for index in found.images[closest]]
         make_folder(self.picture.parent)
         save_grid(self.picture, shown, columns=len(closest))
         log_written(self.picture, "the samples closest to a training image, above that image")
-
-
-def image_at(images: ImageDataset, index: int) -> np.ndarray:
-    """Read an image of a dataset as uint8 (H, W, C)."""
-    pixels: np.ndarray = images[index][0].permute(1, 2, 0).numpy()
-    return pixels
 
 
 def resolve_nearest(request: Request, data: Data, result: Path) -> NearestSource | None:

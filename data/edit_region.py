@@ -52,8 +52,7 @@ def image_to_edit(
         images = open_validation()
         if not index.isdecimal() or int(index) >= len(images):
             raise FieldError("init_image", source, f"the index goes from 0 to {len(images) - 1}")
-        pixels, label = images[int(index)]
-        return pixels.permute(1, 2, 0).numpy(), int(label) if np.ndim(label) == 0 else None
+        return images.picture(int(index))
     if index.isdecimal() and not Path(source).exists():
         raise FieldError("init_image", source, f"the model is of {dataset}, so write {dataset}:0")
     return _fitted(load_image(source, shown.background), source, size, channels, shown), None

@@ -93,6 +93,15 @@ class ImageDataset(Dataset):
         pixels, label = self.copies(index, [0])
         return pixels[0], label
 
+    def picture(self, index: int) -> tuple[np.ndarray, int | None]:
+        """Read one image as uint8 (H, W, C), and its class; None if it has several or none.
+
+        Raises:
+            FileError: if its file is damaged.
+        """
+        pixels, label = self[index]
+        return pixels.permute(1, 2, 0).numpy(), label if isinstance(label, int) else None
+
     def copies(self, index: int, numbers: Iterable[int]) -> tuple[Tensor, int | Tensor]:
         """Read one image, and return some of its copies: uint8 (copies, C, H, W), and its label.
 

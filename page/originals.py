@@ -67,7 +67,7 @@ def read_original(values: Json, opened: OpenModel) -> tuple[np.ndarray, str]:
     if "validation" in values:
         split = opened.validation_images()
         index = whole_number(values, "validation", 0, len(split) - 1)
-        return split[index][0].permute(1, 2, 0).numpy(), f"{model.dataset}:{index}"
+        return split.picture(index)[0], f"{model.dataset}:{index}"
     height, width = model.tokenizer.image_size
     picture = image_of_bytes(file_bytes(values, "file"), "to edit", height * width)
     if picture.size != (width, height):
@@ -94,7 +94,5 @@ def show_validation(opened: OpenModel, index: int) -> dict[str, Any]:
     split = opened.validation_images()
     if not 0 <= index < len(split):
         raise RequestError(f"the validation split has the images 0 to {len(split) - 1}", 404)
-    image, label = split[index]
-    number = int(label) if np.ndim(label) == 0 else None
-    file = png(image.permute(1, 2, 0).numpy())
-    return {"file": file, "label": number, "count": len(split)}
+    image, label = split.picture(index)
+    return {"file": png(image), "label": label, "count": len(split)}
