@@ -5,7 +5,7 @@ import itertools
 import logging
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,15 +126,14 @@ def run(job: SweepJob) -> None:
         shown = [*varied(table.rows, names), *measured]
         log.info("lowest FID: %s", table.show(table.best("fid"), shown))
         if job.kept_by is not None:
-            _keep_best(job, table, protocol)
+            _keep_best(job, job.kept_by, table, protocol)
         log_written(table.csv)
         log_written(table.sheet)
 
 
-def _keep_best(job: SweepJob, table: SweepTable, protocol: Mapping[str, Any]) -> None:
-    """Write the best settings of the table into the checkpoint."""
-    assert job.kept_by is not None
-    row = table.best(job.kept_by)
+def _keep_best(job: SweepJob, metric: str, table: SweepTable, protocol: Mapping[str, Any]) -> None:
+    """Write the settings of the table that are best by a score into the checkpoint."""
+    row = table.best(metric)
     # The table is a file, so its values are checked like those of a command line.
     names = options_of(SamplingConfig).values()
     values = {name: OPTIONS[name].read([row[name]]) if row[name] else None for name in names}
@@ -142,7 +141,7 @@ def _keep_best(job: SweepJob, table: SweepTable, protocol: Mapping[str, Any]) ->
     sampling, model = changed(first.series.sampling, values), first.model
     sampling.validate_for(model.shape)
     scores = {name: float(text) for name, text in row.items() if text and name not in names}
-    best = BestSettings(sampling, job.kept_by, finite(scores), dict(protocol))
+    best = BestSettings(sampling, metric, finite(scores), dict(protocol))
     keep_best_settings(model.path, model.open().fingerprint, best)
     log.info("kept in %s: %s, %s", model.path, changed_options(sampling), best.summary())
 
@@ -182,14 +181,13 @@ def _timed(
         yield block
 
 
-def parse_grid(text: str, names: Collection[str]) -> list[dict[str, Any]]:
+def parse_grid(text: str) -> list[dict[str, Any]]:
     """Turn a text such as `step=4,8 cfg_w=0,3` into combinations; the last option varies fastest.
 
     A value that is a list has brackets: `cfg_interval=[0.4,0.8],[0.2,0.9]`.
 
     Args:
-        text: options with their values, separated by spaces.
-        names: names of the options that a grid may have.
+        text: options of sampling with their values, separated by spaces.
 
     Returns:
         The combinations, each with its values by name of the option.
@@ -197,6 +195,7 @@ def parse_grid(text: str, names: Collection[str]) -> list[dict[str, Any]]:
     Raises:
         UserError: if the text has another form, or an option is unknown or occurs twice.
     """
+    names = options_of(SamplingConfig).values()
     # The values of each option.
     axes: dict[str, list[Any]] = {}
     for part in text.split():
@@ -222,8 +221,7 @@ def parse_grid(text: str, names: Collection[str]) -> list[dict[str, Any]]:
 
 def _grid(line: CommandLine) -> list[dict[str, Any]]:
     """Return the combinations of --sweep; errors as in `parse_grid`."""
-    names = options_of(SamplingConfig).values()
-    grid = parse_grid(line.sweep, names)
+    grid = parse_grid(line.sweep)
     for name in line.given.intersection(grid[0]):
         raise UserError(f"--{name} is given and also part of --sweep: leave one of them out")
     return grid

@@ -1,9 +1,8 @@
 """--train_vae: its Job; MaskGIT.py runs it."""
 
-import dataclasses
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
@@ -83,9 +82,8 @@ def complete(line: CommandLine) -> CommandLine:
         if option in line.given and twin in line.given:
             raise UserError(f"--{option} and --{twin} are the same here: give one of them")
         if option in line.given:
-            line = dataclasses.replace(
-                line.replace(**{twin: getattr(line, option)}), given=line.given | {twin}
-            )
+            line = line.replace(**{twin: getattr(line, option)})
+            line = replace(line, given=line.given | {twin})
     return line
 
 
@@ -150,9 +148,9 @@ def describe(job: TrainVaeJob) -> dict[str, Any]:
 
 def _cost(job: TrainVaeJob) -> str:
     """Measure what the training needs."""
-    training, notes, loop = dataclasses.replace(job.training, grad_accum=1), "", job.loop
+    training, notes, loop = replace(job.training, grad_accum=1), "", job.loop
     if training.perceptual_weight and not has_vgg_weights(training.perceptual_vgg):
-        training = dataclasses.replace(training, perceptual_weight=0.0)
+        training = replace(training, perceptual_weight=0.0)
         notes = "; more with the perceptual loss, whose weights are not on this machine"
 
     def stage(count: int) -> VQGANStage:
@@ -196,8 +194,8 @@ def _shaped_as(origin: Origin, request: Request) -> Request:
     old = min(config.image_size)
     new = min(size_of(request.line.size)) if request.line.size else old
     levels = tuple(side * new // old for side in config.attn_resolutions)
-    line = shaped_as(request.line, dataclasses.replace(config, attn_resolutions=levels))
-    return dataclasses.replace(request, line=line)
+    line = shaped_as(request.line, replace(config, attn_resolutions=levels))
+    return replace(request, line=line)
 
 
 def _start(origin: Origin, network: VQModel, training: VQGANTrainingConfig) -> Mapping[str, Tensor]:

@@ -703,9 +703,9 @@ def test_a_sweep_without_rows_can_be_another(evaluate, trained, tmp_path):
 
 
 def test_a_grid_is_every_combination():
-    grid = parse_grid("mask_value=none,3", ["mask_value"])
+    grid = parse_grid("mask_value=none,3")
     assert grid == [{"mask_value": None}, {"mask_value": 3}]
-    grid = parse_grid("step=1,2 --cfg-w=3", ["step", "cfg_w"])
+    grid = parse_grid("step=1,2 --cfg-w=3")
     assert grid == [{"step": 1, "cfg_w": 3.0}, {"step": 2, "cfg_w": 3.0}]
 
 
