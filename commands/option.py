@@ -121,8 +121,9 @@ class Option:
         Raises:
             UserError: naming the option and what it needs, if it does not accept them.
         """
+        kind: Callable[[str], Any] = self.kind or kinds.switch
         try:
-            values = [(self.kind or kinds.switch)(word) for word in words]
+            values = [kind(word) for word in words]
         except (argparse.ArgumentTypeError, ValueError) as error:
             raise UserError(f"{self.flag}: {error}") from error
         if self.many is Many.LIST:
