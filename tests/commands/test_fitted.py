@@ -40,13 +40,15 @@ def test_a_family_keeps_its_rate_and_a_small_set_has_no_larger_model_than_it():
 
 @pytest.fixture
 def dry_run(tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
     for number in range(24):
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        Image.fromarray(pixels).save(images / f"{number}.png")
 
     def run(options):
         main(
-            f"--train_vae --dry_run --dataset folder --data_dir {tmp_path} --size 8 --channels 32 "
+            f"--train_vae --dry_run --dataset folder --data_dir {images} --size 8 --channels 32 "
             f"--ch_mult 1 --num_res_blocks 1 --perceptual_weight 0 --disc_weight 0 "
             f"--output_dir {tmp_path}/runs {options}".split()
         )
