@@ -123,7 +123,7 @@ class WandbTracker(Tracker):
         reason = ""
         for mode in (None, "offline"):
             try:
-                # Imported here because it is slow, `use_wandb` may be off, and its import may
+                # Imported here because it is slow, not needed with `no_wandb`, and its import may
                 # fail, which must not stop a training.
                 import wandb
 
@@ -150,7 +150,7 @@ class WandbTracker(Tracker):
             self._run, self._image, self.run_id = run, wandb.Image, run.id
             if run.offline:
                 log.info(
-                    "wandb records offline in %s%s (`wandb sync` uploads it; `use_wandb` turns it "
+                    "wandb records offline in %s%s (`wandb sync` uploads it; `no_wandb` turns it "
                     "off)",
                     folder / "wandb",
                     reason and f": {reason}",
