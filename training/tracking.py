@@ -123,8 +123,7 @@ class WandbTracker(Tracker):
         reason = ""
         for mode in (None, "offline"):
             try:
-                # Imported here because it is slow, not needed with `no_wandb`, and its import may
-                # fail, which must not stop a training.
+                # Imported here because it is slow, and may fail, which must not stop a training.
                 import wandb
 
                 settings = wandb.Settings(**WANDB_SETTINGS)
@@ -150,8 +149,7 @@ class WandbTracker(Tracker):
             self._run, self._image, self.run_id = run, wandb.Image, run.id
             if run.offline:
                 log.info(
-                    "wandb records offline in %s%s (`wandb sync` uploads it; `no_wandb` turns it "
-                    "off)",
+                    "wandb records offline in %s%s (`wandb sync` uploads it)",
                     folder / "wandb",
                     reason and f": {reason}",
                 )
