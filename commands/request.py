@@ -64,9 +64,16 @@ class Data:
         """Open one split, once for all modes.
 
         Raises:
-            UserError: if files are missing or damaged and cannot be fetched; or if what runs write
-                would count as the user's own images at the next start.
+            UserError: if files are missing or damaged and cannot be fetched; or if what the program
+                writes would count as the user's own images at the next start.
         """
+        places = {"output_dir": self.output_folder, "cache_dir": self.cache_folder}
+        for name, place in places.items() if self.spec.name == OWN_IMAGES else ():
+            if is_among(place, self.folder):
+                raise UserError(
+                    f"`{name}` {place} is among the images of `data_dir` {self.folder}, so what is "
+                    "written there would count as images: give another, and move what is there"
+                )
         key = (self.spec.name, split, self.size, self.preparation)
         if key not in self.opened:
             with self.main_first():
@@ -80,12 +87,6 @@ class Data:
                     preparation=self.preparation,
                 )
         images: ImageDataset = self.opened[key]
-        is_own, output = self.spec.name == OWN_IMAGES, self.output_folder
-        if is_own and is_among(output, images.source, self.folder):
-            raise UserError(
-                f"`output_dir` {output} is among the images of `data_dir` {self.folder}, so what "
-                "is written there would count as images: give another, and move your runs there"
-            )
         return images
 
     def check_workers(self, batch_size: int) -> None:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 # Fields of a training without an option: their choices, and the decay of runs that do not keep it.
 FIELD_CHOICES: Mapping[str, Collection[str]] = {"decay": DECAYS, "optimizer": OPTIMIZERS}
 FORMER_DECAY = {"decay": "cosine"}
-FORMER = "save_every_minutes"  # an option of version 0.1.0, a constant now
+FORMER = "save_every_minutes"  # option of version 0.1.0 whose value has no effect
 CACHE_FOLDER = "cache_dir"
 
 Settings = Mapping[str, Any]

@@ -205,7 +205,7 @@ def _start(origin: Origin, network: VQModel, training: VQGANTrainingConfig) -> M
     convolutions = {f"{name}.weight" for name, layer in layers if isinstance(layer, nn.Conv2d)}
     if training.linear_start and convolutions <= start.keys():
         log.warning("no effect here: `linear_start`, as %s has all convolutions", origin.path)
-    weights = origin.network.weights_for(network.config)  # with the codes that --remap names now
+    weights = origin.network.weights_for(network.config)  # with the codes that --remap names
     return {name: weights[name] for name in start}
 
 

@@ -114,8 +114,11 @@ def open_splits(request: Request, data: Data, stage: str) -> Splits:
     if data.spec.name == OWN_IMAGES and not request.jobs and request.machine.processes.is_main:
         log_short_look(train, validation)
     files = sizes_of_files(train) if data.spec.num_classes is None else {}
-    of_validation = "{labels} {source}".format_map(contents["validation"])
-    made_from = {**contents["training"], "validation": of_validation}
+    of_validation = contents["validation"]
+    made_from = {
+        **contents["training"],
+        "validation": f"{of_validation['labels']} {of_validation['source']}",
+    }
     splits = Splits(train, validation, files, made_from)
     if stage in request.continued:
         _check_images(request, splits, stage)

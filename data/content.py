@@ -29,7 +29,7 @@ def content_of(images: ImageDataset) -> dict[str, Any]:
         "source", a digest of the images. If a few files hold all images as arrays, all pixels are
         in it. If each image is a file, it has the names and sizes of all files and the contents of
         all files up to MOST_BYTES and MOST_FILES, or of an even share of them in larger sets. For
-        images of more than 8 bits also "range": a brighter image makes all others darker.
+        images of more than 8 bits also "levels", as a brighter image makes all others darker.
 
     Raises:
         OSError: if a file cannot be read.
@@ -40,14 +40,14 @@ def content_of(images: ImageDataset) -> dict[str, Any]:
         source = _digest(_files(items.paths, str(root)))
     else:
         source = digest_of(items.images)
-    ranges = filter(None, (isinstance(items, FileImages) and items.ranges) or ())
-    shown = ["black {:g}, white {:g}".format(*black_and_white(found)) for found in ranges]
+    ranges = items.ranges if isinstance(items, FileImages) else None
+    levels = ["black {:g}, white {:g}".format(*black_and_white(one)) for one in ranges or () if one]
     return {
         "images": len(images),
         "class_names": list(images.class_names),
         "labels": digest_of(labels),
         "source": source,
-        **({"range": "; floats ".join(shown)} if shown else {}),
+        **({"levels": "; ".join(levels)} if levels else {}),
     }
 
 

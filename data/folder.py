@@ -87,19 +87,24 @@ class ImageFolder:
         raise FileNotFoundError("`data_dir` must be your folder of images")
 
 
-def is_among(place: Path, source: Source, root: Path) -> bool:
-    """Whether image files in a folder, which need not exist yet, would count as images of a split.
+def is_among(place: Path, root: Path) -> bool:
+    """Whether images in a place, which need not exist yet, may count as images of a data folder.
 
-    Args:
-        source: the split.
-        root: the data folder that it was found in.
+    Beside folders for training and for validation they do not.
     """
-    place, top, home = (Path(os.path.realpath(path)) for path in (place, root, source.root))
-    if home.parent == top and home.name.lower() in {*TRAIN, *VALIDATION}:
-        top = home
-    if source.labels_from != source.root or not place.is_relative_to(top):
-        return False  # images without a row in the table are left out
-    return not any(map(is_litter, place.relative_to(top).parts))
+    root = Path(os.path.realpath(root))
+    if not root.is_dir():
+        return False
+    folders = {name.lower() for name in folders_in(root)}
+    has_splits = not (folders.isdisjoint(TRAIN) or folders.isdisjoint(VALIDATION))
+    # A link among the images is followed to where it leads.
+    for path in (Path(os.path.realpath(place.parent), place.name), Path(os.path.realpath(place))):
+        if path.is_relative_to(root):
+            parts = path.relative_to(root).parts
+            beside = has_splits and (not parts or parts[0].lower() not in (*TRAIN, *VALIDATION))
+            if not beside and not any(map(is_litter, parts)):
+                return True
+    return False
 
 
 def held_out(names: Collection[str], class_of: Callable[[str], str] = class_of) -> set[str]:

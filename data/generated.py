@@ -32,7 +32,7 @@ from utils.errors import FieldError, FileError, UserError, counted, failures_of,
 from utils.files import atomic_write, make_folder
 from utils.pictures import Texts, write_png
 from utils.plain import NOTHING
-from utils.progress import progress_bar
+from utils.progress import log_once, progress_bar
 from utils.size import Size, WrittenSize, size_of, size_text
 
 log = logging.getLogger(__name__)
@@ -240,10 +240,10 @@ def _read_files(paths: Sequence[str], wanted: Size, only: Size | None) -> Iterat
         image = load_image(path, ranges=ranges)
         size = (image.height, image.width)
         _check_size(path, size, only)
-        if size != wanted and not has_others:  # perhaps a grid, which is no single sample
+        if size != wanted and not has_others:  # perhaps a grid, not a single sample
             has_others = True
-            text = "%s has %s pixels: images of another size are resized to %s"
-            log.info(text, path, size_text(size), size_text(wanted))
+            shape, needed = (f"{height} x {width}" for height, width in (size, wanted))
+            log_once(f"{path} has {shape} pixels: images of another size are resized to {needed}")
         yield image
 
 

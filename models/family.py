@@ -1,7 +1,7 @@
 """What a new family must implement: the base classes of the networks, and the row of a family.
 
 models/shapes.py has the base classes of their configs. The row stands in the folder of the family;
-models/registry.py names all rows. At the end is what the user says about networks, with its checks.
+models/registry.py names all rows. At the end are the checks of what the user says about networks.
 
 Axes: B images of a batch, L tokens of an image, h w token grid, C H W of an image, K codebook.
 """

@@ -10,7 +10,7 @@ Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -171,10 +171,7 @@ class ImageGenerator:
                 for at in range(0, block_size, size)
             )
             share = len(block_labels) / block_size  # the others only fill the block
-
-            def moved(images: float, share: float = share) -> object:
-                return advance(images * share)
-
+            moved = partial(_advance, advance, share)
             tokens = torch.cat([part.result(moved) for part in parts])
             yield self._pixels(tokens, rounding)[: len(block_labels)], block_labels
 
@@ -201,3 +198,8 @@ class ImageGenerator:
     def _pixels(self, tokens: Tensor, rounding: str = "nearest") -> np.ndarray:
         """Decode tokens int64 (B, L) or (B, h, w) to images uint8 (B, H, W, C)."""
         return to_uint8(self.tokenizer.decode_sampled(tokens, self.precision), rounding)
+
+
+def _advance(advance: Callable[[float], object], share: float, images: float) -> object:
+    """Tell `advance` of the images that are wanted, a share of those that were decoded."""
+    return advance(images * share)

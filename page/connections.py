@@ -6,7 +6,6 @@ there are too many connections, the one that has owed for longest makes room.
 """
 
 import asyncio
-import os
 import resource
 import socket
 import threading
@@ -17,7 +16,7 @@ from typing import Any, ClassVar
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from utils.errors import failures_of
+from utils.errors import UserError, failures_of
 
 CLOSING_SECONDS = 1.0
 HEADER_SECONDS = 10.0  # for a request to come in, up to its body
@@ -102,8 +101,11 @@ def listen(host: str, port: int) -> socket.socket:
     """
     what = f"cannot listen on {host} port {port}"
     with failures_of(what, "; choose another"), ExitStack() as opened:
-        name = os.fsencode(host)  # Python refuses some texts with a UnicodeError
-        family, _, _, _, address = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0]
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except UnicodeError as error:  # a label of the name is empty or too long
+            raise UserError(f"{what}: no host has such a name; choose another") from error
+        family, _, _, _, address = found[0]
         listening = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)

@@ -477,7 +477,7 @@ def test_the_walk_of_an_image_is_short(tmp_path: Path, monkeypatch: pytest.Monke
     table = "".join(line for line in section.splitlines() if line.startswith("|"))
     assert files == set(re.findall(r"`(\S+\.py)`", table))
     assert len(files) <= 14
-    assert f"The {len(files)} files" in section
+    assert f"These {len(files)} files" in section
 
 
 @pytest.mark.parametrize(("file", "most_lines"), [("examples/minimal.py", 150), ("README.md", 130)])

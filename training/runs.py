@@ -39,7 +39,7 @@ DIGESTS = {  # keys in MADE_FROM with digests, and what they are digests of
     "teacher": "weights of the teacher",
 }
 # Keys in MADE_FROM that change when images are added.
-OF_IMAGES = {"images", CLASS_NAMES, "labels", "source", "range", "validation", "tokens"}
+OF_IMAGES = {"images", CLASS_NAMES, "labels", "source", "levels", "validation", "tokens"}
 FILES_ENTRY = "files"  # of the list of image files
 # The options that decide most keys in MADE_FROM, and those that decide the others.
 FILES = "`checkpoint_vae` and `data_dir`"
@@ -161,7 +161,7 @@ def opened(
         # Write the record, and train.
         tracker = Trackers()
         if processes.is_main:
-            if record.has_new_images:  # first, so that a record never describes an older state
+            if record.is_longer:  # first, so that a record never describes an older state
                 save_state(stage, run, position)
             _write_record(run, stage.name, record)
             tracker = _open_trackers(stage.name, run, record, position, config.use_wandb)

@@ -85,11 +85,15 @@ def test_results_among_the_images_are_refused(tmp_path, refusal, monkeypatch):
     """At the next start they would be images of a class "runs", or the only images of all."""
     monkeypatch.chdir(tmp_path)
     for number in range(4):
-        put(tmp_path / f"{number}.png", noise(number))
+        put(tmp_path / f"pets/{number % 2}/{number}.png", noise(number))
     here = "--look --dataset folder --data_dir . --size 16"
     said = refusal(lambda: main(here.split()))
     assert "--output_dir runs is among the images of --data_dir ., so" in said
-    main(f"{here} --output_dir {tmp_path.parent / 'elsewhere'}".split())
+    elsewhere = f"{here} --output_dir {tmp_path.parent / 'elsewhere'}"
+    said = refusal(lambda: main(f"{elsewhere} --cache_dir cache".split()))
+    assert "--cache_dir cache is among the images of --data_dir ., so" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["pets"]
+    main(elsewhere.split())
 
 
 def test_classes_whose_names_look_alike_are_named(tmp_path, capsys):

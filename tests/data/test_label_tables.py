@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.folder import is_among
 from data.open_dataset import open_dataset
 from data.spec import Split
 from utils.errors import UserError
@@ -233,10 +232,3 @@ def test_another_class_in_the_table_makes_another_fingerprint(tmp_path):
     before = open_dataset("folder", "train", tmp_path, 8).fingerprint
     (tmp_path / "labels.csv").write_text(table("id", "label").replace("dog", "wolf"))
     assert open_dataset("folder", "train", tmp_path, 8).fingerprint != before
-
-
-def test_images_that_come_later_have_no_row(tmp_path):
-    put(tmp_path)
-    (tmp_path / "labels.csv").write_text(table("file", "label"))
-    source = open_dataset("folder", "train", tmp_path).source
-    assert not is_among(tmp_path / "runs", source, tmp_path)

@@ -451,7 +451,7 @@ def test_manifest_says_what_the_tokens_are(tmp_path):
 
 def test_a_cache_has_the_name_under_which_earlier_versions_look_for_it(tmp_path):
     make(Images(), tmp_path, tokenizer="abc")
-    assert cache_folder(tmp_path).name == "toy-train-4f97ef391da0"
+    assert cache_folder(tmp_path).name == "toy-train-c228bd277c6d"
 
 
 @pytest.fixture

@@ -90,18 +90,24 @@ def test_a_split_of_the_same_name_in_another_case_is_said(tmp_path, caplog):
         ("wrapper", "runs", True),  # the wrapper would be a class beside it
         ("train", "runs", False),
         ("train", "train/runs", True),
+        ("train alone", "runs", True),
     ],
 )
 def test_a_folder_inside_that_will_hold_images_is_noticed(tmp_path, classes, place, counts):
     home = tmp_path / "home"
-    put_classes(home / classes, "cat dog")
+    put_classes(home / classes.split()[0] if classes else home, "cat dog")
     if classes == "train":
         put_classes(home / "val", "cat dog")
-    source = open_dataset("folder", "train", home).source
-    assert is_among(home / place, source, home) == counts
+    assert is_among(home / place, home) == counts
     link = tmp_path / "link"
     link.symlink_to(home)
-    assert is_among(link / place, source, home) == counts
+    assert is_among(link / place, home) == counts
+
+
+def test_a_link_to_elsewhere_is_among_the_images(tmp_path):
+    put_classes(tmp_path / "home", "cat dog")
+    (tmp_path / "home/runs").symlink_to(tmp_path / "elsewhere")
+    assert is_among(tmp_path / "home/runs", tmp_path / "home")
 
 
 def test_train_may_be_a_class(tmp_path):
@@ -241,7 +247,7 @@ def test_the_first_generated_image_of_another_size_is_named(tmp_path, caplog):
     Image.new("RGB", (8, 8)).save(tmp_path / "images/0.png")
     list(open_generated(tmp_path, 8, 3).blocks(2))
     assert caplog.text.count("resized") == 1
-    assert "grid.png has 7x9 pixels: images of another size are resized to 8" in caplog.text
+    assert "grid.png has 7 x 9 pixels: images of another size are resized to 8 x 8" in caplog.text
 
 
 def test_generated_images_that_are_damaged_are_named(tmp_path):

@@ -11,6 +11,7 @@ from toy_families import GrayConfig, GrayNetwork, RowConfig, RowNetwork
 
 from commands.page import _form
 from commands.parser import parse
+from data.images import ImageDataset
 from models.maskgit.config import TransformerConfig
 from models.model import Model
 from models.open import new_transformer
@@ -30,6 +31,12 @@ def _toys(monkeypatch):
     toy_families.register(monkeypatch)
 
 
+class Photos(list):
+    """A split of the dataset: pixels and label of each image."""
+
+    picture = ImageDataset.picture
+
+
 def random_model(network, num_steps):
     torch.manual_seed(0)
     tokenizer = Tokenizer(network)
@@ -45,7 +52,7 @@ def page(tmp_path, serve_here, driver):
     """A tab on four models."""
     cells, row = GrayNetwork(GrayConfig()), RowNetwork(RowConfig())
     photo = torch.zeros(1, *GrayConfig().image_size, dtype=torch.uint8)
-    here, gone = (lambda: [(photo, 3)]), _refuse
+    here, gone = (lambda: Photos([(photo, 3)])), _refuse
     models = {
         "student": (random_model(cells, 1), here),
         "row": (random_model(row, 4), here),

@@ -216,6 +216,16 @@ def test_a_run_that_ended_early_goes_on_with_more_epochs_or_images_alone(run, mo
     assert train(run, **{"epochs": 4, **more}).steps == steps
 
 
+def test_a_longer_run_that_dies_before_its_first_save_goes_on_all_the_same(run, monkeypatch):
+    train(run, 4, loop={"early_stop": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(ShortStage, "train_step", lambda stage, step: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(run, 5)
+    assert written(run)["vqgan"]["n_epochs"] == 5
+    assert train(run, 5).steps == 10
+
+
 def test_a_run_without_its_state_has_no_steps_left_and_says_the_way_out(run):
     train(run)
     record = looked_at(run)
