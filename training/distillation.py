@@ -281,7 +281,7 @@ class DistillationStage(GeneratorStage):
         weight = self.training.teacher_guidance
         if not self.training.guidance_rises:
             return weight
-        weights = np.full(len(tokens), weight * np.float32(risen))  # (B,) float32
+        weights = np.full(len(tokens), weight * np.float32(risen), np.float32)  # (B,)
         of_images = send(weights, self.device)
         if at is None:
             return of_images[:, None, None]
