@@ -172,11 +172,12 @@ def _load_model(request: Request, path: Path) -> tuple[Model, bool]:
         The model on the device, and whether this program wrote its file.
     """
     stored, machine = read_checkpoint(path), request.machine
-    load = _load_own if is_own_format(stored) else _load_foreign
+    is_own = is_own_format(stored)
+    load = _load_own if is_own else _load_foreign
     model = load(request, stored, path).to(machine.device, machine.precision)
     if machine.compiled:
         model.compile()
-    return model, is_own_format(stored)
+    return model, is_own
 
 
 def _load_own(request: Request, stored: object, path: Path) -> Model:

@@ -84,7 +84,7 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
             request = replace(request, line=with_fitted_defaults(request))
             jobs = _resolve_jobs(request)
             _log_idle(idle | (given & ignored_settings(jobs)))
-            idle.clear()
+            idle.clear()  # they are named once
             if line.dry_run:
                 _show_options(request, jobs)
                 _show_jobs(jobs)

@@ -97,7 +97,7 @@ function drawLines(context, style, width, isLine, model = store.model) {
   }, model);
 }
 
-/** Draw the lines between cells, thick enough to be seen where it is shown smaller. */
+/** Draw the lines between cells, thick enough to be seen on a smaller canvas. */
 export function drawGrid(context) {
   const { width, clientWidth } = context.canvas;
   drawLines(context, "rgb(128 128 128 / 45%)", Math.round(width / clientWidth) || 1, () => true);
