@@ -3,6 +3,7 @@
 import gzip
 import logging
 import os
+import re
 import signal
 import struct
 from collections.abc import Callable, Iterator
@@ -96,6 +97,11 @@ def write_images(folder: Path, names: tuple[str, ...], seed: int = 0) -> None:
                 path = folder / split / name / f"{number}.bmp"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(generator.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
+
+
+def without_logs(stderr: str) -> str:
+    """Leave out what torch's C++ code logs, such as that a machine has no name."""
+    return re.sub(r"^\[W\d{4} .*\n", "", stderr, flags=re.MULTILINE)
 
 
 @pytest.fixture
