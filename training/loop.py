@@ -112,14 +112,13 @@ class Loop:
                 self._set_length(position.length)
             self.began = self.last_line = self.clock()
             self.meter.restart_clock()
-            title, done = f"training {stage.name}", position.step * images
-            total = self.total * images
-            with progress_bar(title, total, done, "image", lines=False, unit_scale=True) as bar:
+            title = f"training {stage.name}"
+            with progress_bar(title, self.total, position.step, "step", lines=False) as bar:
                 while position.step < self.total:
                     metrics = self._step()
                     self.meter.add(metrics, images, position.step)
                     position.step += 1
-                    bar.update(images)
+                    bar.update()
                     self._end_if_time_is_over()
                     is_last = position.step == self.total
                     epoch_ends = position.step % stage.steps_per_epoch == 0 or is_last
@@ -130,7 +129,7 @@ class Loop:
                         self._end_epoch()
                     if has_row:
                         self._keep_pace()
-                        bar.total = images * self.total  # it may have changed
+                        bar.total = self.total  # it may have changed
                     self._log_time(metrics["loss"].device)
                     self._publish_first_picture()
                     self._save_or_stop(stop)
