@@ -15,6 +15,7 @@ from PIL import ImageColor
 
 from models.labels import MAX_SAMPLES
 from models.sampling import MAX_STRENGTH
+from utils.errors import LEAST_NUMBER
 from utils.size import size_of, size_text
 
 MAX_SIDE = 8192  # pixels
@@ -53,11 +54,15 @@ class Number:
         except ValueError:
             value = None
         need = self.need
-        if value is None or not -MAX_NUMBER <= value <= MAX_NUMBER or not self._accepts(value):
-            if value is not None and self._accepts(value):
+        if value is not None and self._accepts(value):
+            # Python reads 1e-400 as 0.
+            if abs(value) < LEAST_NUMBER and re.search("[1-9]", text.lower().partition("e")[0]):
+                need += f", no nearer to 0 than {LEAST_NUMBER:g}"
+            elif abs(value) <= MAX_NUMBER:
+                return value
+            else:
                 need += f", no larger than {MAX_NUMBER}"
-            raise argparse.ArgumentTypeError(f"needs {need}, got {text[:40]!r}")
-        return value
+        raise argparse.ArgumentTypeError(f"needs {need}, got {text[:40]!r}")
 
     def _accepts(self, value: float) -> bool:
         """Whether a number is within the bounds."""

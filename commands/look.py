@@ -16,7 +16,7 @@ from data.problems import (
     problems_of_pixels,
 )
 from training.run_folder import RunFolder
-from utils.errors import counted
+from utils.errors import counted, in_one_line
 from utils.files import make_folder
 from utils.pictures import save_grid
 from utils.progress import log_written
@@ -50,7 +50,7 @@ def run(job: LookJob) -> None:
     held_out = class_counts(validation)
     log.info("%-24s %8s %10s", "class", "train", "validation")
     for name, count in class_counts(train).items():
-        log.info("%-24s %8d %10d", name, count, held_out[name])
+        log.info("%-24s %8d %10d", in_one_line(name), count, held_out[name])
     # Read every image.
     workers = job.data.num_workers
     looks, others = (look_at(one, range(len(one)), workers) for one in (train, validation))

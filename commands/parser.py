@@ -171,7 +171,7 @@ class _Parser(argparse.ArgumentParser):
             meant = _folded("--" + wrong.lstrip("-"))
             known = [name for name in _names(self) if name not in FORMER]
             close = [meant] if meant in known else []  # `train`
-            if not close and wrong.startswith("-"):
+            if not close and wrong.startswith("-") and meant != "--":
                 close = difflib.get_close_matches(meant, known, n=2)
             if close:
                 message = f"unknown option {wrong}; did you mean {' or '.join(close)}?"

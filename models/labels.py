@@ -68,6 +68,9 @@ def read_labels(labels: Any, class_names: Sequence[str], has_null: bool = True) 
         UserError: as `parse_labels`; or naming a label that is neither an integer nor a string.
     """
     values = labels.tolist() if hasattr(labels, "tolist") else labels
+    if isinstance(values, set | frozenset | dict):
+        reason = "has no order: use a list, with the class of each image"
+        raise FieldError("labels", f"of type {type(values).__name__}", reason)
     several = isinstance(values, Iterable) and not isinstance(values, str | bytes)
     items = list(values) if several else [values]
     for item in items:

@@ -25,6 +25,7 @@ OUT_OF_MEMORY = (
 
 MEMORY_ADVICE = "out of memory: raise the limit (ulimit -v)"
 NAMES_SHOWN = 10  # in a message; the others are counted
+LEAST_NUMBER = 1e-30  # a setting that is nearer to 0, but not 0, is lost in float32
 
 PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body", b"<script", b"<!--")
 
@@ -101,9 +102,11 @@ def check_whole(field: str, value: object, low: int | None = None) -> None:
 
 def check_number(field: str, value: object, low: float, high: float, above: bool = False) -> None:
     """Raise a FieldError unless a value is a number from `low`, or `above` it, to `high`."""
-    if not is_number(value) or not low <= value <= high or (above and value == low):  # type: ignore[operator]
+    is_lost = is_number(value) and 0 < abs(value) < LEAST_NUMBER  # type: ignore[arg-type]
+    if not is_number(value) or not low <= value <= high or (above and value == low) or is_lost:  # type: ignore[operator]
         bounds = f"above {low:.16g} and at most" if above else f"from {low:.16g} to"
         reason = f"must be a number {bounds} {high:.16g}"
+        reason += f", no nearer to 0 than {LEAST_NUMBER:g}" if is_lost else ""
         raise FieldError(field, _number_or_repr(value), reason)
 
 

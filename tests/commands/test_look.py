@@ -28,6 +28,7 @@ def odd(tmp_path):
     put(folder / "val" / "many" / "twin.png", noise(4))
     put(folder / "val" / "many" / "other.png", noise(91))
     (folder / "train" / "nothing").mkdir()
+    put(folder / "train" / "two\nlines" / "one.png", noise(92))
     drawing = np.full((16, 16, 4), 255, np.uint8)
     drawing[..., 3] = np.eye(16) * 255
     put(folder / "train" / "few" / "drawn.png", Image.fromarray(drawing))
@@ -39,6 +40,7 @@ def odd(tmp_path):
 
 FOUND = (
     "few (2)",
+    "two\\nlines                      1 ",
     "folders without images: nothing",
     "training images that repeat others (1): many/03.png = many/again.png",
     "validation images that are also training images (1): many/04.png = many/twin.png",
@@ -117,7 +119,7 @@ def test_every_start_says_it_in_one_line(odd, tmp_path, capsys):
         f"--perceptual_weight 0 --output_dir {tmp_path}/runs".split()
     )
     (line,) = [one for one in capsys.readouterr().out.splitlines() if "training images of" in one]
-    assert line.startswith("29 training images of 16 pixels, 2 to 27 in a class, 2 validation")
+    assert line.startswith("30 training images of 16 pixels, 1 to 27 in a class, 2 validation")
     for text in (*FOUND[:2], *FOUND[4:], "files that repeat others: 2", "(--look says more)"):
         assert text in line
 

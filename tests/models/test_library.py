@@ -95,7 +95,7 @@ def test_a_label_means_what_it_means_on_the_command_line(model, labels, numbers)
     "labels",
     [[], (), np.zeros(0, int), [0], [13], [-1], ["0"], [1.9], [1.0], 1.9, [True], True, None,
      [None], [[1, 2]], np.ones((2, 2), int), torch.ones(2), np.array([True]), [b"1"], b"1",
-     ["tiger"]],
+     ["tiger"], {1, 2}, frozenset("12"), {"1": 3}],
     ids=str,
 )  # fmt: skip
 def test_what_is_no_label_is_refused(model, labels):
@@ -121,7 +121,7 @@ def test_classes_with_other_names_have_their_places_as_numbers(model):
         *(("first_image", value) for value in (-1, 0.5, "0", True, 2**63)),
         *(("num_steps", value) for value in (0, -1, 4.0, "4", True, None)),
         *(("guidance", value) for value in (-1, "3", True, None, float("nan"), 1e9)),
-        *(("choice_temperature", value) for value in (-0.1, "4.5", None)),
+        *(("choice_temperature", value) for value in (-0.1, "4.5", None, 1e-40)),
         *(("logit_scale", value) for value in (0, "1", None, float("inf"))),
         *(("start_share", value) for value in (1.1, "0", None)),
         *(("start_token", value) for value in (1.5, "3", True, 17)),
