@@ -355,10 +355,11 @@ class Loop:
             self.meter.check()
             if self.processes.is_main:
                 self._save_state()
-                if signal_number:
-                    publish_checkpoint(self.stage, self.run, self.position, self.config)
-                elif overdue:
-                    self._publish()
+                if not self._is_save_point():  # `_end_epoch` has written the checkpoint there
+                    if signal_number:
+                        publish_checkpoint(self.stage, self.run, self.position, self.config)
+                    else:
+                        self._publish()
             self.processes.wait()
             self.last_save = self.clock()
             self.meter.restart_clock()

@@ -23,7 +23,7 @@ from training.stage import (
 from training.tracking import MetricsFile, Tracker, Trackers, WandbTracker
 from utils.checkpoint import load_checkpoint
 from utils.errors import UserError, counted, value_text
-from utils.files import exclusive_lock, make_folder
+from utils.files import exclusive_lock, make_folder, remove_leftovers
 from utils.processes import ALONE, Processes
 from utils.progress import log_written
 from utils.records import checksum, read_record, write_record
@@ -95,6 +95,7 @@ def _locked(run: RunFolder) -> Iterator[None]:
     make_folder(run.path)
     busy = f"another job is training in {run.path}; choose another `run_name` or `output_dir`"
     with exclusive_lock(run.lock, busy):
+        remove_leftovers(run.path)
         make_folder(run.samples)  # a preview that cannot be written would end the training
         yield
 

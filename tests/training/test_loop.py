@@ -426,6 +426,19 @@ def test_saving_by_time(run, monkeypatch):
     assert load_checkpoint(run.resume_state("maskgit"), "maskgit-resume")["position"]["step"] == 3
 
 
+@pytest.mark.parametrize("minutes", [0, 99])
+def test_a_checkpoint_is_written_once_after_a_step(run, monkeypatch, minutes):
+    """A kill between the last state and a second writing would leave half a file for good."""
+    written = []
+    monkeypatch.setattr("training.loop.SAVE_EVERY_MINUTES", minutes)
+    monkeypatch.setattr(
+        "training.loop.publish_checkpoint",
+        lambda stage, run, position, *_: written.append(position.step),
+    )
+    train(CountingStage(), run)
+    assert written == ([8, 12] if minutes else list(range(1, 13)))
+
+
 def test_metrics_on_a_full_disk_are_one_clear_line(tmp_path, monkeypatch):
     metrics = MetricsFile(tmp_path / "m.jsonl", 0)
     full = io.BufferedWriter(io.FileIO("/dev/full", "w"))

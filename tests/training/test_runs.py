@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import os
 import shutil
 from contextlib import contextmanager
 from functools import partial
@@ -251,7 +252,11 @@ def test_the_loss_with_new_images_is_not_compared_with_the_one_before(run):
 def test_more_epochs_continue_a_run_and_are_told(run, caplog):
     caplog.set_level(logging.INFO)
     train(run)
+    half_written = run.path / ".MaskGIT_toy.pt.0.1.partial"  # of a process that was killed long ago
+    half_written.touch()
+    os.utime(half_written, (0, 0))
     assert train(run).steps == 4
+    assert not half_written.exists()
     assert "vqgan has already been trained for 2 epochs" in caplog.messages
     assert train(run, epochs=4).steps == 8
     assert "vqgan continues after step 4" in caplog.messages
