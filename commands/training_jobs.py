@@ -242,10 +242,11 @@ def check_training(line: CommandLine, stage: str, result: str) -> None:
     if line.new_images and not line.resume:
         raise UserError("--new_images is for a run that goes on: give --resume too")
     if line.minutes is not None and of_stage.epochs in line.given:
-        raise UserError(
-            f"--minutes {line.minutes:g} decides the number of epochs: leave it or "
-            f"--{of_stage.epochs} {getattr(line, of_stage.epochs)} out"
-        )
+        epochs = f"--{of_stage.epochs} {getattr(line, of_stage.epochs)}"
+        way_out = f"leave it or {epochs} out"
+        if "minutes" not in line.given:  # it is that of the run
+            way_out = f"leave {epochs} out, or train its model further in a new run with --init"
+        raise UserError(f"--minutes {line.minutes:g} decides the number of epochs: {way_out}")
     batch_size = options_of(of_stage.config)["batch_size"]
     images = getattr(line, batch_size)
     if line.grad_accum > images:

@@ -3,8 +3,14 @@
 import pytest
 
 from commands.parser import parse
-from commands.training_jobs import TOKENIZER_SHARE, USING_SHARE, _time_limit
+from commands.training_jobs import (
+    TOKENIZER_SHARE,
+    USING_SHARE,
+    _time_limit,
+    check_training,
+)
 from MaskGIT import main
+from utils.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -38,3 +44,9 @@ def test_a_number_of_epochs_contradicts_it(refusal, tmp_path, options, named):
     message = refusal(lambda: main(command))
     assert "--minutes 5" in message
     assert named in message
+
+
+def test_a_run_with_a_time_limit_can_only_be_trained_further_in_a_new_one():
+    line = parse("--train --resume --n_epochs 3").replace(minutes=5.0)  # as the run has it
+    with pytest.raises(UserError, match=r"--minutes 5 .* leave --n_epochs 3 out, .* --init$"):
+        check_training(line, "maskgit", "checkpoint")
