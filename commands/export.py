@@ -15,6 +15,7 @@ from metrics.report import report
 from models.family import TokenizerNetwork, Transformer
 from models.model import Model
 from models.open import family_of
+from models.sampling import SamplingConfig
 from utils.checkpoint import save_folder, torch_save
 from utils.errors import UserError, counted, failures_of
 from utils.files import atomic_write, check_place, make_folder, temporary_folder, write_text_atomic
@@ -162,9 +163,9 @@ def _facts(model: Model) -> Iterator[str]:
     yield f"| images | {size}, {', '.join(of)} |"
     yield f"| transformer | {_network(model.transformer)}, {config.seq_len} tokens |"
     yield f"| tokenizer | {_network(tokenizer.network)}, {tokenizer.codebook_size:,} codes |"
-    yield f"| usual sampling | {changed_options(model.usual)} |"
+    yield f"| usual sampling | {changed_options(model.usual, SamplingConfig())} |"
     if model.best:
-        yield f"| best sampling | {changed_options(model.best.sampling)} |"
+        yield f"| best sampling | {changed_options(model.best.sampling, model.usual)} |"
     yield f"| written by | MaskGIT {VERSION} |"
 
 

@@ -178,10 +178,10 @@ def guided_if_possible(
     return line if null_class is not None else line.fill({options_of(config)[field]: 0.0})
 
 
-def changed_options(sampling: SamplingConfig) -> str:
-    """Write the sampling options that differ from their defaults."""
-    usual, values = option_values(SamplingConfig()), option_values(sampling)
-    changed = [f"{n}={table_text(values[n])}" for n in values if values[n] != usual[n]]
+def changed_options(sampling: SamplingConfig, usual: SamplingConfig) -> str:
+    """Write the sampling options that differ from the usual ones."""
+    values, others = option_values(sampling), option_values(usual)
+    changed = [f"{n}={table_text(values[n])}" for n in values if values[n] != others[n]]
     return " ".join(changed) or "the defaults"
 
 

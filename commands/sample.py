@@ -21,6 +21,7 @@ from data.blocks import BlockFolder
 from data.publish import BESIDE
 from models.cells import check_cells
 from models.labels import written_labels
+from models.sampling import SamplingConfig
 from page.form import Recipe
 from utils.pictures import hatch_cells, save_film
 from utils.plain import to_plain
@@ -90,7 +91,8 @@ def resolve(request: Request) -> SampleJob:
         check_cells(model.tokenizer.grid, "--save_steps shows what is hidden")
     if model.best is not None and line.settings != BEST:
         text = "%s holds the best settings of a sweep (`settings` best): %s: %s"
-        log.info(text, model.path, changed_options(model.best.sampling), model.best.summary())
+        options = changed_options(model.best.sampling, SamplingConfig.usual_for(model.shape))
+        log.info(text, model.path, options, model.best.summary())
     return SampleJob(
         generation=generation,
         folder=model.run.samples,

@@ -89,10 +89,11 @@ def resolve(request: Request) -> SweepJob:
 def describe(job: SweepJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
     first, *_ = job.generations
+    usual = SamplingConfig.usual_for(first.model.shape)
     return {
         **describe_model(first.model),
         "combinations": f"{len(job.generations)} of {counted(len(first.series.labels), 'image')}",
-        "grid": "; ".join(changed_options(one.series.sampling) for one in job.generations),
+        "grid": "; ".join(changed_options(one.series.sampling, usual) for one in job.generations),
     }
 
 
@@ -143,7 +144,8 @@ def _keep_best(job: SweepJob, metric: str, table: SweepTable, protocol: Mapping[
     scores = {name: float(text) for name, text in row.items() if text and name not in names}
     best = BestSettings(sampling, metric, finite(scores), dict(protocol))
     keep_best_settings(model.path, model.open().fingerprint, best)
-    log.info("kept in %s: %s, %s", model.path, changed_options(sampling), best.summary())
+    options = changed_options(sampling, SamplingConfig.usual_for(model.shape))
+    log.info("kept in %s: %s, %s", model.path, options, best.summary())
 
 
 def keep_best_settings(path: Path, fingerprint: str, best: BestSettings) -> None:

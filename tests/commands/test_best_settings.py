@@ -3,14 +3,18 @@
 import csv
 import shutil
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from commands.generation import changed_options
 from commands.sweep import keep_best_settings
+from models.modern.config import ModernConfig
 from models.open import load_model
+from models.sampling import SamplingConfig
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.version import VERSION
@@ -144,3 +148,9 @@ def test_the_file_of_another_program_is_refused_before_measuring(run, model, tmp
     error = refused(f"{command} --checkpoint {foreign} --heads 2 --keep_best")
     assert f"--keep_best: {foreign} cannot hold settings" in error
     assert not (tmp_path / "mnist" / "sweep").exists()
+
+
+def test_what_differs_from_the_defaults_of_the_family_is_said():
+    usual = SamplingConfig.usual_for(ModernConfig(8, 2, (4, 4)))
+    program = SamplingConfig().choice_temperature  # of other families
+    assert changed_options(replace(usual, choice_temperature=program), usual) == "r_temp=4.5"
