@@ -81,7 +81,7 @@ class ReconstructionMeter:
         self._metrics: dict[str, Metric] = {
             "l1": MeanAbsoluteError(),
             "psnr": PeakSignalNoiseRatio(data_range=RANGE),
-            "ssim": StructuralSimilarityIndexMeasure(data_range=RANGE),
+            "ssim": StructuralSimilarityIndexMeasure(data_range=(0.0, 1.0)),
         }
         if perceptual is not None:
             self._metrics["lpips"] = MeanMetric()
@@ -103,8 +103,11 @@ class ReconstructionMeter:
             reconstructions = self.tokenizer.decode(tokens)
             self.seen += len(images)
             self._counts += count_codes(tokens, len(self._counts))
-            for name in ("l1", "psnr", "ssim"):
+            for name in ("l1", "psnr"):
                 self._metrics[name].update(reconstructions.contiguous(), images)
+            # Its formula compares brightness, which is never negative (Wang et al. 2004).
+            light = ((pixels.contiguous() + 1) / 2 for pixels in (reconstructions, images))
+            self._metrics["ssim"].update(*light)
             if "colors" in self._metrics:
                 pair = (_pixels(opponent(each)) for each in (reconstructions, images))
                 self._metrics["colors"].update(*pair)

@@ -40,7 +40,6 @@ def odd(tmp_path):
 
 FOUND = (
     "few (2)",
-    "two\\nlines                      1 ",
     "folders without images: nothing",
     "training images that repeat others (1): many/03.png = many/again.png",
     "validation images that are also training images (1): many/04.png = many/twin.png",
@@ -63,6 +62,7 @@ def test_a_look_names_everything_that_is_odd(odd, tmp_path, capsys):
     for text in FOUND:
         assert text in out
     assert "few/black.png (" not in out  # it is opaque
+    assert "\ntwo\\nlines                      1          0\n" in out
     with Image.open(tmp_path / "runs" / "folder" / "look.png") as sheet:
         assert sheet.width > sheet.height
 

@@ -58,3 +58,14 @@ def test_gray_images_have_no_color_correlations(channels, found):
     images = torch.rand(2, 1, 16, 16).repeat(1, channels, 1, 1)
     list(meter.reconstruct(iter([(images, torch.zeros(2))])))
     assert [name for name in meter.result() if "correlation" in name] == found
+
+
+@pytest.mark.usefixtures("count_codes")
+def test_similarity_is_that_of_brightness_which_is_never_negative():
+    brighter = fading(0, channels=1)
+    brighter.decode = lambda images: images + 0.8
+    meter = ReconstructionMeter(brighter)
+    list(meter.reconstruct(iter([(torch.full((2, 1, 16, 16), -0.6), torch.zeros(2))])))
+    before, after = 0.2, 0.6  # of images of one brightness, (2 a b + C) / (a^2 + b^2 + C) is left
+    expected = (2 * before * after + 1e-4) / (before**2 + after**2 + 1e-4)
+    assert meter.result()["ssim"] == pytest.approx(expected, abs=1e-4)
