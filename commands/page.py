@@ -136,6 +136,7 @@ def _load(request: Request, path: Path) -> OpenModel:
         training_tokens=lambda: find_tokens(
             data.cache_folder, source.dataset, "train", encoder, classes
         ),
+        shown=data.preparation,
     )
 
 

@@ -72,13 +72,14 @@ def load_image(path: str | Path, page: str = "white", ranges: SetOfRanges = None
             return to_eight_bits(_load(path), page, ranges)
 
 
-def image_of_bytes(data: bytes, name: str, most: int) -> Image.Image:
+def image_of_bytes(data: bytes, name: str, most: int, page: str = "white") -> Image.Image:
     """Read an image file that is in memory, as `load_image` reads one on disk.
 
     Args:
         data: the bytes of the file.
         name: name of the image in messages.
         most: largest number of pixels.
+        page: color behind transparent parts.
 
     Raises:
         FileError: if the bytes cannot be read as an image, or it has more pixels.
@@ -87,7 +88,7 @@ def image_of_bytes(data: bytes, name: str, most: int) -> Image.Image:
         raise FileError(f"cannot read the image {name}: it is empty")
     with warnings.catch_warnings(), reading(name, "the image"):
         warnings.simplefilter("ignore")
-        return to_eight_bits(_decoded(data, name, min(most, MOST_PIXELS)))
+        return to_eight_bits(_decoded(data, name, min(most, MOST_PIXELS)), page)
 
 
 def problems(paths: Sequence[str]) -> list[FileError | Range | None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.images import ImageDataset
+from data.spec import AS_IT_IS, Preparation
 from data.token_set import TokenSet
 from models.labels import parse_labels
 from models.model import Model
@@ -26,6 +27,7 @@ class OpenModel:
     Attributes:
         validation_images: opens the validation split of its dataset, at its size.
         training_tokens: opens those that it was trained on; None if they are not here.
+        shown: how its images are shown, and so a photo too.
         version: of the file; the catalog knows it.
     """
 
@@ -33,6 +35,7 @@ class OpenModel:
     model: Model
     validation_images: Callable[[], ImageDataset]
     training_tokens: Callable[[], TokenSet | None]
+    shown: Preparation = AS_IT_IS
     version: str = ""
 
     def describe(self, form: CommandForm) -> dict[str, Any]:
@@ -50,6 +53,7 @@ class OpenModel:
             "grid": tokenizer.grid,
             "codes": tokenizer.codebook_size,
             "has_null": has_null,
+            "background": self.shown.background,
             "fingerprint": model.fingerprint,
             "version": self.version,
             "best": None if best is None else form.values(best.sampling),

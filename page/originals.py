@@ -1,5 +1,6 @@
 """Originals to edit: brings photos to the size of a model, reads images, and shows their tokens."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,6 @@ from PIL import Image
 
 from data.image_file import image_of_bytes
 from data.images import to_array
-from models.tokenizer import Tokenizer
 from page.catalog import OpenModel
 from page.checks import (
     MOST_NUMBER,
@@ -29,20 +29,21 @@ SIDES = ("left", "top", "right", "bottom")
 ORIGINAL = "original.png"  # what a command calls the file that the user has to save first
 
 
-def shrink(data: bytes, part: Json, tokenizer: Tokenizer) -> dict[str, Any]:
+def shrink(data: bytes, part: Json, opened: OpenModel) -> dict[str, Any]:
     """Turn, cut and shrink a photo.
 
     Args:
         data: the file.
         part: what a browser wants of it: quarter turns to the right, "turns", and the
             pixels of the turned photo from "left" and "top" to "right" and "bottom". Without them
-            it is the largest part in the middle.
-        tokenizer: it has the size and the channels.
+            all of it is shown as the model's own images are.
+        opened: the model.
 
     Raises:
         UserError: if the file is not an image, or does not have that part.
     """
-    photo = image_of_bytes(data, "that you gave", MOST_UPLOAD_PIXELS)
+    shown = opened.shown
+    photo = image_of_bytes(data, "that you gave", MOST_UPLOAD_PIXELS, shown.background)
     was = list(photo.size)
     turn = TURNS[whole_number(part, "turns", 0, 3, default=0)]
     photo = photo if turn is None else photo.transpose(turn)
@@ -50,8 +51,12 @@ def shrink(data: bytes, part: Json, tokenizer: Tokenizer) -> dict[str, Any]:
         left, top, right, bottom = (whole_number(part, side, 0, MOST_NUMBER) for side in SIDES)
         if not (left < right <= photo.width and top < bottom <= photo.height):
             raise RequestError(f"the part to cut is not inside {photo.width} x {photo.height}")
-        photo = photo.crop((left, top, right, bottom))
-    return {"file": png(to_array(photo, tokenizer.image_size, tokenizer.channels)), "was": was}
+        photo, shown = photo.crop((left, top, right, bottom)), replace(shown, fit="crop")
+    tokenizer = opened.model.tokenizer
+    return {
+        "file": png(to_array(photo, tokenizer.image_size, tokenizer.channels, shown)),
+        "was": was,
+    }
 
 
 def read_original(values: Json, opened: OpenModel) -> tuple[np.ndarray, str]:
@@ -69,7 +74,8 @@ def read_original(values: Json, opened: OpenModel) -> tuple[np.ndarray, str]:
         index = whole_number(values, "validation", 0, len(split) - 1)
         return split.picture(index)[0], f"{model.dataset}:{index}"
     height, width = model.tokenizer.image_size
-    picture = image_of_bytes(file_bytes(values, "file"), "to edit", height * width)
+    data, page = file_bytes(values, "file"), opened.shown.background
+    picture = image_of_bytes(data, "to edit", height * width, page)
     if picture.size != (width, height):
         raise RequestError(f"the image to edit must have {width} x {height} pixels")
     return to_array(picture, (height, width), model.tokenizer.channels), ORIGINAL

@@ -174,10 +174,10 @@ class _Answers:
     async def upload(self, request: Request) -> Any:
         """Bring an image file, or the part of it that is wanted, to the model's size."""
         ask = {**request.query_params, **request.path_params}
-        tokenizer = await self._opened(lambda _, __, opened: opened.model.tokenizer, ask)
+        opened = await self._opened(lambda _, __, opened: opened, ask)
         data = await _body(request, MOST_UPLOAD)
         async with self._uploading:
-            return await run_in_threadpool(shrink, data, ask, tokenizer)
+            return await run_in_threadpool(shrink, data, ask, opened)
 
     async def refill(self, request: Request) -> Any:
         """Say what the form must hold to make a picture again."""

@@ -82,7 +82,7 @@ function turn(wanted) {
   const [width, height] = [Math.ceil(across * scale), Math.ceil(down * scale)];
   turned = element("canvas", { width, height });
   const context = turned.getContext("2d");
-  context.fillStyle = "#fff"; // behind transparent parts, as the server has it
+  context.fillStyle = store.model.background; // as the server has it
   context.fillRect(0, 0, width, height);
   context.translate(width / 2, height / 2);
   context.rotate((turns * Math.PI) / 2);

@@ -43,7 +43,9 @@ async function show({ original, cells, shift, past, reviewed = null }) {
   const isSame = original === easel.original, { model } = store;
   const picture = original && (isSame ? easel.picture : await createImageBitmap(original.file));
   if (store.model !== model) return; // chosen meanwhile
-  if (!isSame) id("edit-class").selectedIndex = original?.label ?? id("edit-class").options.length - 1;
+  const { classes, has_null: hasNull } = model;
+  const unlabeled = hasNull ? classes.length : classes.length > 1 ? -1 : 0; // none is chosen
+  if (!isSame) id("edit-class").selectedIndex = original?.label ?? unlabeled;
   Object.assign(easel, { original, picture, cells, shift, past, reviewed });
   lay(null);
   emit("easel");

@@ -6,6 +6,7 @@ import pytest
 import torch
 import toy_families
 from page_browser import Browser
+from PIL import Image
 from selenium.common.exceptions import WebDriverException
 from toy_families import GrayConfig, GrayNetwork, RowConfig, RowNetwork
 
@@ -37,11 +38,11 @@ class Photos(list):
     picture = ImageDataset.picture
 
 
-def random_model(network, num_steps):
+def random_model(network, num_steps, **more):
     torch.manual_seed(0)
     tokenizer = Tokenizer(network)
     cells = network.encode(torch.zeros(1, 1, *tokenizer.image_size)).numel()
-    config = TransformerConfig(tokenizer.codebook_size, 10, cells, **SHAPE)
+    config = TransformerConfig(tokenizer.codebook_size, 10, cells, **SHAPE, **more)
     names = tuple("0123456789")
     made_for = student_settings(num_steps)
     return Model(new_transformer(config).eval(), tokenizer, "mnist", names, made_for=made_for)
@@ -49,11 +50,12 @@ def random_model(network, num_steps):
 
 @pytest.fixture
 def page(tmp_path, serve_here, driver):
-    """A tab on four models."""
+    """A tab on five models."""
     cells, row = GrayNetwork(GrayConfig()), RowNetwork(RowConfig())
     photo = torch.zeros(1, *GrayConfig().image_size, dtype=torch.uint8)
     here, gone = (lambda: Photos([(photo, 3)])), _refuse
     models = {
+        "unguided": (random_model(cells, 4, null_trained=False), here),
         "student": (random_model(cells, 1), here),
         "row": (random_model(row, 4), here),
         "without": (random_model(cells, 4), gone),
@@ -114,6 +116,23 @@ def test_the_tour_leaves_out_what_a_model_does_not_have(page):
     assert said[0].startswith("This model's photos are not here. Let it make an image")
     assert said[1].startswith("Press “Edit it”.")
     assert len(said) == 12
+
+
+def test_a_photo_for_a_model_of_classes_alone_needs_one(page, tmp_path):
+    page.open("edit")
+    Image.new("L", (40, 40)).save(tmp_path / "photo.png")
+    for run, wanted in (("usual", "10"), ("unguided", "")):
+        page.choose_model(run)
+        page.one("#file").send_keys(f"{tmp_path}/photo.png")
+        page.wait("document.getElementById('canvas-state').textContent.includes('40 \u00d7 40')")
+        assert page.one("#edit-class").get_attribute("value") == wanted
+    page.click("#invert")
+    page.click("#edit-go")
+    assert page.get("document.querySelector('#edit-class:invalid') !== null")
+    assert not page.all("#variants .group")
+    page.click("#take-validation")
+    page.wait("document.getElementById('canvas-state').textContent.includes('image 0')")
+    assert page.one("#edit-class").get_attribute("value") == "3"
 
 
 BYTES = """

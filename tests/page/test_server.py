@@ -29,6 +29,8 @@ from commands.options import OPTIONS
 from commands.parser import parse
 from commands.recipe import COMMAND, MODEL
 from commands.resolve import idle_options
+from data.edit_region import image_to_edit
+from data.spec import Preparation
 from MaskGIT import main
 from models.generator import ImageSeries
 from models.sampling import SamplingConfig
@@ -36,6 +38,7 @@ from page import connections
 from page.connections import MOST_CONNECTIONS
 from page.form import Recipe
 from page.safety import _cookie
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -522,6 +525,37 @@ def test_an_upload_is_brought_to_the_size_of_the_model(served):
     answer = json.loads(body)
     assert (status, answer["was"]) == (200, [100, 64])
     assert (picture(answer["file"]) == 200).all()
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        {"background": "navy"},
+        {"background": "#804020", "fit": "pad"},
+        {"resize": "adm"},
+        {"resize": "bicubic"},
+    ],
+    ids=str,
+)
+def test_an_upload_has_the_pixels_that_an_edit_gives_the_photo(serve, runs, tmp_path, look):
+    run, model = tmp_path / "runs" / "mnist", "MaskGIT_mnist.pt"
+    stored = load_checkpoint(runs / "mnist" / model, "maskgit")
+    run.mkdir(parents=True)
+    save_checkpoint(run / model, "maskgit", {**stored, "look": look})
+    served = serve(run.parent)
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 4), np.uint8)
+    (tmp_path / "photo.png").write_bytes(file_of(pixels))
+    shown = Preparation(**look)
+    edited = image_to_edit(f"{tmp_path}/photo.png", "mnist", list, (SIZE, SIZE), 1, shown)[0]
+    path = f"api/models/{served.model}/upload"
+    given = json.loads(served.ask(path, file_of(pixels))[2])
+    assert (picture(given["file"]) == edited[..., 0]).all()
+    assert (edited != image_to_edit(f"{tmp_path}/photo.png", "", list, (SIZE, SIZE), 1)[0]).any()
+    # So has the part in its middle, without bars.
+    part = json.loads(served.ask(f"{path}?left=10&top=0&right=80&bottom=70", file_of(pixels))[2])
+    (tmp_path / "part.png").write_bytes(file_of(pixels[:, 10:80]))
+    edited = image_to_edit(f"{tmp_path}/part.png", "mnist", list, (SIZE, SIZE), 1, shown)[0]
+    assert (picture(part["file"]) == edited[..., 0]).all()
 
 
 def test_a_part_of_an_upload_is_turned_and_cut(served):
