@@ -4,8 +4,10 @@ import gzip
 import logging
 import os
 import re
+import shlex
 import signal
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,11 @@ from MaskGIT import main
 VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start; more threads than cores wait in loops
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared, and those of a GPU vary
+os.environ["no_proxy"] = "*"  # the servers of tests are on this machine
+for name in [one for one in os.environ if one.startswith(("HF_", "WANDB_", "FORCE_COLOR"))]:
+    del os.environ[name]  # the user's settings of other packages
+if shlex.quote(tempfile.gettempdir()) != tempfile.gettempdir():
+    tempfile.tempdir = "/tmp"  # tests split command lines at spaces, and messages quote odd paths
 
 REAL_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 TINY_VQGAN = "--channels 32 --ch_mult 1,1,1 --num_res_blocks 1 --attn_resolutions [] --z_channels 8"

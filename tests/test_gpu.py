@@ -18,7 +18,7 @@ from conftest import TINY_CODES, TINY_VQGAN, TRAIN_TINY, VISIBLE_GPUS
 from utils.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
-FEATURE_NET = ROOT / "metrics" / "pretrained" / "fashionmnist_net.pt"
+FEATURE_NET = os.path.relpath(ROOT / "metrics" / "pretrained" / "fashionmnist_net.pt")
 DEVICE = "cuda"
 # Each changes something of the program, and then runs it.
 PLAIN = "from MaskGIT import main"

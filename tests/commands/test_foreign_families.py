@@ -2,6 +2,7 @@
 
 import csv
 import json
+from os.path import relpath
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from models.maskbit.config import BitTransformerConfig
 from models.maskbit.transformer import BitTransformer
 from utils.checkpoint import load_checkpoint
 
-NET = Path(__file__).parents[2] / "metrics" / "pretrained" / "fashionmnist_net.pt"
+NET = relpath(Path(__file__).parents[2] / "metrics" / "pretrained" / "fashionmnist_net.pt")
 SHAPE = LlamaGenConfig(image_size=32, channels=32, ch_mult=(1, 1, 2), num_res_blocks=1,
                        attn_resolutions=(8,), z_channels=16, n_embed=32, embed_dim=8)  # fmt: skip
 
