@@ -164,10 +164,8 @@ def reveal_counts(num_hidden: int, num_steps: int, schedule: str) -> np.ndarray:
     counts = np.maximum(1, np.rint(wanted)).astype(np.int64)
     counts[-1] = num_hidden - counts[:-1].sum()
     while counts[-1] < 1:  # too many shares were rounded up
-        latest = np.flatnonzero(counts[:-1] > 1)[-1]
-        taken = min(counts[latest] - 1, 1 - counts[-1])
-        counts[latest] -= taken
-        counts[-1] += taken
+        latest = np.flatnonzero(counts > 1)[-1]
+        counts[[latest, -1]] += [-1, 1]
     return counts
 
 
@@ -176,9 +174,7 @@ def rank_among(score: Tensor, hidden: Tensor) -> Tensor:
 
     The ranks of an image are a permutation, so equal scores cannot reveal more than was planned.
     """
-    # A hidden token of probability 0 (score -inf) must still come before every known position.
-    finite = score.clamp(min=torch.finfo(score.dtype).min)
-    order = finite.masked_fill(~hidden, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    order = score.masked_fill(~hidden, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     return order.argsort(dim=-1)
 
 

@@ -39,5 +39,5 @@ class LearningRate:
         warmup = round(self.capped_warmup * self.steps_per_epoch)
         if step < warmup:
             return self.peak * ((step + 1) / (warmup + 1))
-        left = round(self.epochs * self.steps_per_epoch) - warmup
+        left = self.epochs * self.steps_per_epoch - warmup
         return self.peak * DECAYS[self.decay]((step - warmup) / left)

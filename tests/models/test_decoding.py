@@ -354,20 +354,6 @@ def test_ties_do_not_reveal_more_than_planned():
     assert hidden_before == (length - np.cumsum([0, *plan.counts[:-1]])).tolist()
 
 
-def test_impossible_tokens_do_not_break_the_count():
-    """A hidden position whose token has probability 0 still comes before every known one."""
-    logits = torch.full((1, 4, K), -math.inf)
-    logits[..., 2] = 0
-    plan = make_plan(2, SamplingConfig(num_steps=1))
-    noise = Noise(torch.ones(1, 1, 4), torch.zeros(1, 1, 4))
-    hidden = torch.tensor([[True, False, True, False]])
-    result = Decoding(
-        lambda tokens, step: logits, plan, noise, torch.tensor([[K, 5, K, 5]]), hidden
-    ).result()
-    assert result[~hidden].tolist() == [5, 5]
-    assert (result != K).all()
-
-
 def test_a_predictor_that_knows_the_answer_is_decoded_exactly():
     answer = torch.randint(0, K, (3, 20), generator=torch.Generator().manual_seed(0))
     sure = torch.nn.functional.one_hot(answer, K).float() * 100
