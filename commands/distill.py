@@ -18,7 +18,7 @@ from commands.parser import CommandLine
 from commands.request import Request
 from commands.resume import kept_fields, run_record
 from commands.training_jobs import StageJob, loop_config
-from commands.trial import cost_of_steps, cost_of_training
+from commands.trial import cost_of_steps, cost_of_training, disk_of
 from data.datasets import DATASETS
 from models.generator import ImageSeries
 from models.labels import labels_in_turn
@@ -144,14 +144,17 @@ def run(job: DistillJob) -> None:
 
 def describe(job: DistillJob) -> dict[str, Any]:
     """Return what --dry_run prints about this Job."""
-    parameters = count_parameters(job.teacher.open().transformer)
+    teacher = job.teacher.open()
+    parameters = count_parameters(teacher.transformer)
+    tokenizer = count_parameters(teacher.tokenizer.network)
     images = counted(job.training.batch_size, "image")
     return {
         **describe_model(job.teacher),
         "transformer": f"{parameters / 1e6:.2f} M parameters",
         "steps": f"{job.loop.epochs * UPDATES_PER_EPOCH} of {images}",
         "distillation takes": _cost(job),
-        "disk": f"{4 * 9 * parameters / 1e6:.0f} MB of checkpoints",
+        # The state has three networks and the moments of two.
+        "disk": disk_of(job.loop, 7 * parameters, 2 * parameters + tokenizer),
         "student": job.run.model,
         "plan": plan_table(job.sampling, job.teacher.shape.seq_len),
     }

@@ -42,7 +42,7 @@ from commands.training_jobs import (
     open_splits,
 )
 from commands.training_scores import ScoresSource, evaluation_of, resolve_scores
-from commands.trial import Cost, cost_of, cost_of_steps, cost_of_training
+from commands.trial import Cost, cost_of, cost_of_steps, cost_of_training, disk_of
 from data.content import digest_of
 from data.images import ImageDataset
 from data.spec import Split
@@ -233,15 +233,18 @@ def describe(job: TrainJob) -> dict[str, Any]:
     parameters, moments = count_parameters(network), count_moments(network, job.training)
     both, dtype = (splits.train, splits.validation), token_type(config.codebook_size)
     cache = sum(cache_bytes(len(one), one.num_views, config.seq_len, dtype) for one in both)
-    # Raw and averaged weights are in the checkpoint; the resume state has the moments too.
-    checkpoints = 4 * (4 * parameters + moments)
+    # Raw and averaged weights are in both; the state has the moments too, a checkpoint the tokenizer.
+    shape = job.tokenizer.shape
+    tokenizer = count_parameters(on_meta(lambda: family_of(shape).network(shape)))
+    numbers = 2 * parameters + moments, 2 * parameters + tokenizer
+    checkpoints = disk_of(job.loop, *numbers, is_scored=job.scores is not None)
     return {
         "images": f"{len(splits.train)} train, {len(splits.validation)} validation",
         "tokens per image": f"{config.seq_len}, codebook of {config.codebook_size}",
         "transformer": f"{parameters / 1e6:.2f} M parameters",
         "optimizer steps": job.length,
         "stage 2 takes": _cost(job),
-        "disk": f"{cache / 1e6:.0f} MB of tokens, {checkpoints / 1e6:.0f} MB of checkpoints",
+        "disk": f"{cache / 1e6:.0f} MB of tokens, {checkpoints}",
         "plan": plan_table(job.previews.sampling, config.seq_len),
     }
 

@@ -89,6 +89,18 @@ def cost_of_steps(
     return Cost(cost.seconds * parts, cost.memory)
 
 
+def disk_of(loop: LoopConfig, state: int, published: int, is_scored: bool = False) -> str:
+    """Describe the size of the files of a run.
+
+    Args:
+        state: numbers in its state, float32.
+        published: numbers in a checkpoint.
+        is_scored: whether the checkpoint with the lowest FID is kept too.
+    """
+    copies = 1 + loop.keeps_best + loop.keep_checkpoints + is_scored
+    return f"{4 * (state + copies * published) / 1e6:.0f} MB of checkpoints"
+
+
 def cost_of_training(
     step: Cost, steps: int, loop: LoopConfig, held_out: int, encoding: float = 0.0
 ) -> str:

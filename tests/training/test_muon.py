@@ -408,6 +408,15 @@ def test_dry_run_counts_one_moment_instead_of_two(train):
     assert int(said["adamw"]) - int(said["muon"]) == pytest.approx(4 * 1.88, abs=1)
 
 
+def test_dry_run_counts_every_file_of_the_run(train, tmp_path):
+    options = "--hidden_dim 512 --depth 1 --n_epochs 1 --publish both --keep_checkpoints 1"
+    (said,) = re.findall(r"tokens, (\d+) MB of checkpoints", train("run", f"--dry_run {options}"))
+    train("run", options)
+    sizes = [file.stat().st_size for file in (tmp_path / "run").rglob("*.pt")]
+    assert len(sizes) == 4
+    assert int(said) == pytest.approx(sum(sizes) / 1e6, abs=1)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_convolution_is_trained_as_a_matrix(layout):
     random = torch.Generator().manual_seed(0)
