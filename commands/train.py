@@ -233,7 +233,7 @@ def describe(job: TrainJob) -> dict[str, Any]:
     parameters, moments = count_parameters(network), count_moments(network, job.training)
     both, dtype = (splits.train, splits.validation), token_type(config.codebook_size)
     cache = sum(cache_bytes(len(one), one.num_views, config.seq_len, dtype) for one in both)
-    # Raw and averaged weights are in both; the state has the moments too, a checkpoint the tokenizer.
+    # Raw and averaged weights are in both; the state has moments too, a checkpoint the tokenizer.
     shape = job.tokenizer.shape
     tokenizer = count_parameters(on_meta(lambda: family_of(shape).network(shape)))
     numbers = 2 * parameters + moments, 2 * parameters + tokenizer

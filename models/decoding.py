@@ -130,7 +130,7 @@ def make_plan(num_hidden: int, config: SamplingConfig) -> Plan:
     # The guidance schedule sees the share of tokens that is still hidden before each step.
     hidden = counts[::-1].cumsum()[::-1] / num_hidden  # (T,)
     share = GUIDANCE_SCHEDULES[config.guidance_schedule].share(progress, hidden, config)
-    logit_scales = np.full(num_steps, config.logit_scale)
+    logit_scales = np.full(num_steps, float(config.logit_scale))
     logit_scales[:1] *= config.first_logit_scale
     return Plan(
         counts=counts,

@@ -158,9 +158,11 @@ def test_the_bounds_of_a_number_are_shown_in_full(model):
 
 def test_numbers_of_numpy_are_numbers(model):
     settings = {"num_steps": 3, "guidance": 2.0, "guidance_interval": (0.25, 0.5), "seed": 7}
+    settings["logit_scale"] = 2.0
     of_numpy = {
         "num_steps": np.int32(3),
         "guidance": np.float32(2),
+        "logit_scale": 2,
         "guidance_interval": [np.float64(0.25), np.float32(0.5)],
         "seed": np.uint8(7),
         "block_size": np.int64(2),
