@@ -95,7 +95,8 @@ DATA = Group("data", (
     shown("background", kinds.color, "COLOR",
           "color of transparent parts and of the bars of --fit pad: a name or #rrggbb"),
     shown("flips", str, "HOW",
-          "how training images are flipped; take none for letters [the dataset's own]",
+          "flips of training images, none for letters: none, horizontal, both (also vertical) "
+          "[the dataset's own]",
           modes="train_vae train", choices=tuple(VIEWS)),
     shown("augment", kinds.whole_number, "N",
           "also train on N changed copies of every image: shifted, cropped, in other colors",
@@ -311,8 +312,9 @@ SAMPLING = Group("sampling (--sample, and the grids of --train)", (
           modes="show_plan sample edit evaluate sweep", default="defaults",
           choices=("defaults", BEST)),
     image("save_steps", str, "VIEW",
-          "also write pictures of the first images at every decoding step: with the hidden cells "
-          "covered, or as the model imagines the whole image", modes="sample",
+          "also write pictures of the first images at every decoding step, with the hidden cells "
+          "covered (hidden), or as the model imagines the whole image (imagined) [hidden]",
+          modes="sample",
           choices=("hidden", "imagined"), bare="hidden"),
 ), home="sample")
 

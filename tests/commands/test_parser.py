@@ -304,6 +304,13 @@ def test_help_of_modes_shows_the_options_that_act_in_them(help_of, modes):
         assert "dropout in the transformer [0.1]" in text
 
 
+@pytest.mark.parametrize("row", [*MODES, *OPTIONS.values()], ids=lambda row: row.name)
+def test_the_help_names_all_choices(help_of, row):
+    text = help_of(*(mode.flag for mode in MODES if row not in MODES))
+    (said,) = re.findall(rf"\n  {row.flag} .*(?:\n {{20,}}.*)*", text)
+    assert all(re.search(rf"\b{choice}\b", said) for choice in row.choices or ())
+
+
 def test_the_specified_options_are_in_the_help_of_some_mode():
     shown = {option.name for option in OPTIONS.values()}
     assert shown >= set(SPECIFIED) - {mode.name for mode in MODES}
