@@ -204,8 +204,7 @@ def _cumulative_counts(num_hidden: int, num_steps: int, schedule: str) -> np.nda
         wanted = num_hidden - np.floor(revealed)
     else:
         wanted = np.floor((num_hidden * ratios).round(DIGITS))
-    # Each step reveals at least one token and leaves at least one for each later step.
-    steps = np.arange(num_steps)
-    least = np.maximum(wanted, num_steps - 1 - steps)
-    left = np.minimum.accumulate(np.minimum(least + steps, num_hidden - 1)) - steps
+    # Each step reveals at least one token. Only the first would be due less: the ratios fall faster
+    # and faster.
+    left = np.minimum(wanted, num_hidden - 1 - np.arange(num_steps))
     return -np.diff(left.astype(np.int64), prepend=num_hidden)

@@ -42,17 +42,18 @@ def make_stage(
     processes=ALONE,
     device=CPU,
     precision=torch.float32,
+    classes="abc",
     **training,
 ):
     options = {"epochs": 4, "batch_size": 8, "lr": 1e-2, "warmup_epochs": 0, **training}
     return MaskGITStage(
-        TransformerConfig(K, CLASSES, L, dropout=dropout, **SHAPE),
+        TransformerConfig(K, len(classes), L, dropout=dropout, **SHAPE),
         TrainingConfig(**options),
         train or token_set(),
         token_set(seed=1),
         device=device,
         precision=precision,
-        checkpoint_entries={"dataset": "toy"},
+        checkpoint_entries={"dataset": "toy", "class_names": classes},
         preview=lambda model, path: path.write_text("picture"),
         processes=processes,
     )

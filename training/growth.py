@@ -60,7 +60,7 @@ def _grown_moment(
     moment: Tensor, weight: Tensor, name: str, carry: Callable[[str, Tensor], Tensor]
 ) -> Tensor:
     """Fit a moment of a weight; counts of steps stay, and what does not fit starts at 0."""
-    if moment.ndim == 0 and weight.ndim > 0:
+    if moment.ndim == 0:
         return moment
     carried = carry(name, moment)
-    return carried if carried.shape == weight.shape else torch.zeros_like(weight, device="cpu")
+    return carried if carried.shape == weight.shape else torch.zeros_like(weight)

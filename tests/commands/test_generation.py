@@ -77,6 +77,7 @@ def test_the_interval_decides_where_there_is_guidance(sampled, run, model):
     assert (none == unguided).all()
     said = run(f"--show_plan --checkpoint {model} {options} --cfg_interval 0.92 0.98")
     assert "--cfg_w 5: no step is guided; see --cfg_interval" in said
+    assert "no effect here: --cfg_interval" not in said
 
 
 def test_an_interval_without_its_schedule_has_no_effect_and_it_is_said(run, model):

@@ -10,6 +10,7 @@ from tiny_stages import CLASSES, SHAPE, K, L, make_stage, token_set
 
 from data.token_set import DeviceTokens, TokenSet, token_type, wrong_label
 from models.maskgit.config import TransformerConfig
+from models.maskgit.transformer import MaskedTransformer
 from models.masking import hide
 from models.open import new_transformer
 from training import transformer_stage, validation
@@ -296,6 +297,24 @@ def test_a_resumed_stage_continues_bit_for_bit():
         assert value.equal(second.model.state_dict()[name]), name
     for name, value in straight.ema.module.state_dict().items():
         assert value.equal(second.ema.module.state_dict()[name]), name
+
+
+def test_what_a_family_does_not_fit_to_more_classes_starts_again(monkeypatch):
+    """Its weights are random then, with moments of 0; the others go on."""
+    monkeypatch.delattr(MaskedTransformer, "carry")
+    old, new = make_stage(), make_stage(classes="abcd", seed=1)
+    old.train_step(0)
+    random = weights(new)
+    new.load_state_dict(old.state_dict())
+    for (name, before), after in zip(
+        old.model.named_parameters(), new.model.parameters(), strict=True
+    ):
+        fits = name not in ("token_embedding.weight", "output_bias")
+        assert after.equal(before if fits else random[name])
+        for moment in ("exp_avg", "exp_avg_sq"):
+            kept = old.optimizers["optimizer"].state[before][moment]
+            found = new.optimizers["optimizer"].state[after][moment]
+            assert found.equal(kept if fits else torch.zeros_like(after))
 
 
 def test_another_seed_is_another_run():
