@@ -96,7 +96,11 @@ def draw_rows(path: Path, rows: Sequence[ClassRow]) -> None:
     def paint(sheet: Figure) -> None:
         panels = sheet.subplots(1, 2, sharey=True)
         for panel, title, color in zip(panels, ("fid", "accuracy"), COLORS, strict=False):
-            panel.barh(names, [getattr(row, title) or 0.0 for row in worst], color=color)
+            values = [getattr(row, title) for row in worst]
+            panel.barh(names, [value or 0.0 for value in values], color=color)
+            for place, value in enumerate(values):
+                if value is None:  # no bar would be the best FID
+                    panel.text(0, place, " not measured", va="center")
             panel.set_title(title)
 
     save_png(path, draw(9, 1 + 0.25 * len(worst), paint))

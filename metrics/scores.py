@@ -57,7 +57,8 @@ def limits(generated: FeatureSet, real: FeatureSet) -> list[str]:
     if count < FEW:
         said.append(
             f"precision, recall and kid: {count} images are few; below {FEW} they change much from "
-            "one sample to the next, and a high precision may come from images that are alike"
+            "one sample to the next, a high precision may come from images that are alike, and "
+            "inception_score is too low"
         )
     return said
 

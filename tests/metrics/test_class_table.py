@@ -54,3 +54,12 @@ def test_the_table_and_the_picture(tmp_path):
     pytest.importorskip("matplotlib")
     draw_rows(tmp_path / "classes.png", rows)
     assert is_intact_png(tmp_path / "classes.png")
+
+
+def test_a_score_that_is_not_measured_does_not_look_like_0(tmp_path):
+    pytest.importorskip("matplotlib")
+    drawn = []
+    for fid in (None, 0.0):
+        draw_rows(tmp_path / "classes.png", [ClassRow("class", 30, 40, fid, 0.9)])
+        drawn.append((tmp_path / "classes.png").read_bytes())
+    assert drawn[0] != drawn[1]
