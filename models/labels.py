@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from numbers import Integral
 from typing import Any
 
@@ -72,7 +73,7 @@ def read_labels(labels: Any, class_names: Sequence[str], has_null: bool = True) 
         reason = "has no order: use a list, with the class of each image"
         raise FieldError("labels", f"of type {type(values).__name__}", reason)
     several = isinstance(values, Iterable) and not isinstance(values, str | bytes)
-    items = list(values) if several else [values]
+    items = list(islice(values, MAX_SAMPLES + 1)) if several else [values]
     for item in items:
         if isinstance(item, bool) or not isinstance(item, str | Integral):
             raise FieldError("labels", item, "needs the number or the name of a class")

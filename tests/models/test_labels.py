@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -137,3 +139,9 @@ def test_what_is_neither_a_number_nor_a_name_is_refused(label):
 def test_a_name_that_could_be_two_classes_is_refused():
     with pytest.raises(UserError, match="CAT: there are 'Cat' and 'cat'; write one of them"):
         parse_labels(["CAT"], ALIKE)
+
+
+def test_labels_without_an_end_are_refused(monkeypatch):
+    monkeypatch.setattr("models.labels.MAX_SAMPLES", 20)
+    with pytest.raises(UserError, match="images; take them in parts"):
+        read_labels(itertools.repeat("bag"), NAMES)
