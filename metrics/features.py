@@ -67,7 +67,7 @@ class Moments:
     def add(self, features: Tensor) -> None:
         """Add the features (B, D) of the next images."""
         batch_mean = features.double().mean(0)
-        centered = features.double() - batch_mean
+        centered = features - batch_mean  # float64
         batch_scatter = centered.T @ centered  # (D, D)
         new, total = len(features), self.seen + len(features)
         shift = batch_mean - self.mean
@@ -101,20 +101,19 @@ class FeatureCollector:
         self, features: Tensor, logits: Tensor | None = None, spatial: Tensor | None = None
     ) -> None:
         """Add the features (B, D), logits (B, C) and spatial features (B, S) of the next images."""
-        features = features.detach().cpu()  # (B, D)
         is_drawn = self._drawn[self._moments.seen :][: len(features)]
         self._kept.append(features[torch.from_numpy(is_drawn)])
         self._moments.add(features)
         if logits is not None:
-            self._logits.append(logits.detach().cpu())
+            self._logits.append(logits)
         if spatial is not None:
-            self._spatial.add(spatial.detach().cpu())
+            self._spatial.add(spatial)
 
     def state(self) -> dict[str, Any]:
         """Return everything that `restore` needs, as tensors and plain data."""
         return {
-            "moments": dict(vars(self._moments)),
-            "spatial": dict(vars(self._spatial)),
+            "moments": vars(self._moments),
+            "spatial": vars(self._spatial),
             "kept": self._kept,
             "logits": self._logits,
         }
@@ -123,7 +122,7 @@ class FeatureCollector:
         """Go on from an earlier state; the result has the same bits as without a stop."""
         self._moments = Moments(**state["moments"])
         self._spatial = Moments(**(state["spatial"] or {}))  # None in states of earlier versions
-        self._kept, self._logits = list(state["kept"]), list(state["logits"])
+        self._kept, self._logits = state["kept"], state["logits"]
 
     def result(self) -> FeatureSet:
         """Return the features of all N images."""
@@ -241,7 +240,7 @@ class _Extraction:
         self._is_whole = True  # an interruption can come in the middle of a block
         if unfinished is not None and unfinished.state is not None:
             collector.restore(unfinished.state["collector"])
-            self.labels = list(unfinished.state["labels"])
+            self.labels = unfinished.state["labels"]
 
     @property
     def done(self) -> int:

@@ -94,7 +94,7 @@ def _described(kind: str, contents: Mapping[str, Any]) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "program_version": VERSION,
         "kind": kind,
-        "contents": dict(contents),
+        "contents": contents,
         "checksums": _checksums(contents),
     }
 

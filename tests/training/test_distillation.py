@@ -260,8 +260,10 @@ def test_at_first_the_student_imitates_at_the_rate_of_the_auxiliary_model(
         rates.append([one.param_groups[0]["lr"] for one in stage.optimizers.values()])
     student, auxiliary = stage.training.lr, stage.training.auxiliary_lr
     peaks = [[auxiliary, auxiliary]] * 2 + [[student, auxiliary]] * 2
-    shares = [[stage.learning_rate(step) / student] for step in range(4)]
-    assert rates == pytest.approx(np.multiply(peaks, shares))
+    shares = [stage.learning_rate(step) / student for step in range(4 * in_epoch)]
+    assert rates == pytest.approx(np.multiply(peaks, np.array(shares[:4])[:, None]))
+    assert shares.index(1) == 0.05 * len(shares)  # the end of the warm-up
+    assert 0 < shares[-1] < 0.01
 
 
 def test_the_teacher_never_changes_and_the_student_begins_as_it(monkeypatch):
@@ -274,6 +276,7 @@ def test_the_teacher_never_changes_and_the_student_begins_as_it(monkeypatch):
         stage.train_step(step)
     for name, value in stage._teacher.state_dict().items():
         assert torch.equal(value, before[name]), name
+    assert not any(value.requires_grad for value in stage._teacher.parameters())
     changed = stage.model.state_dict()
     assert any(not torch.equal(value, before[name]) for name, value in changed.items())
 

@@ -90,9 +90,10 @@ def test_wrong_files_are_named(tmp_path):
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(UserError, match=r"cannot read the checkpoint .*text\.pt"):
         load_checkpoint(tmp_path / "text.pt", "maskgit")
-    torch.save({"weight": torch.ones(1)}, tmp_path / "bare.pt")
-    with pytest.raises(UserError, match="not a checkpoint of this program"):
-        load_checkpoint(tmp_path / "bare.pt", "maskgit")
+    for bare in ({}, {0: torch.ones(1), "a/b": torch.ones(1), "format": "pt"}):
+        torch.save(bare, tmp_path / "bare.pt")
+        with pytest.raises(UserError, match="not a checkpoint of this program"):
+            load_checkpoint(tmp_path / "bare.pt", "maskgit")
     save_checkpoint(tmp_path / "vqgan.pt", "vqgan", CONTENTS)
     with pytest.raises(UserError, match=r"is a 'vqgan' checkpoint where a 'maskgit' checkpoint is"):
         load_checkpoint(tmp_path / "vqgan.pt", "maskgit")

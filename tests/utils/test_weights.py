@@ -19,7 +19,7 @@ SMALL = TransformerConfig(8, 3, 16, embed_dim=4, hidden_dim=8, heads=2, depth=1,
 WRONG_WEIGHTS = {
     "dtype": lambda weights: {**weights, "bias": weights["bias"].double()},
     "shape": lambda weights: {**weights, "bias": weights["bias"][None]},
-    "not a number": lambda weights: {**weights, "bias": weights["bias"] * torch.nan},
+    "not a number": lambda weights: {**weights, "bias": torch.tensor([0, torch.nan])},
     "missing": lambda weights: {"weight": weights["weight"]},
     "extra": lambda weights: {**weights, "more": torch.zeros(())},
     "no tensor": lambda weights: {**weights, "bias": [0.0, 0.0]},
