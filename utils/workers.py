@@ -9,6 +9,8 @@ import multiprocessing
 import resource
 import shutil
 import signal
+import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,10 +28,12 @@ PREFETCH = 2  # batches that each worker prepares: torch's default
 FILES_OF_WORKER = 8  # open files of a worker and its prepared batches
 SPARE_FILES = 24  # open files for everything else
 
-# Parts of torch's messages when a worker was killed, and when shared memory or open files run out.
+# Parts of torch's messages when a worker was killed, and when they have no room.
 KILLED = "DataLoader worker (pid"
-FULL = (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-NO_ROOM = ("shared memory", "/torch_", "Too many open files", "ancdata", "No space left")
+FULL = (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+NO_ROOM = (
+    "shared memory", "/torch_", "Too many open files", "ancdata", "No space left", "new thread"
+)  # fmt: skip
 
 
 def raise_file_limit() -> None:
@@ -47,6 +51,11 @@ def check_workers(num_workers: int, batch_bytes: int) -> None:
     """
     if not num_workers:
         return
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except OSError as error:  # their queues have locks
+        reason = f"{SHARED_MEMORY} cannot be used ({error.strerror}): take none (`num_workers` 0)"
+        raise FieldError("num_workers", num_workers, reason) from error
     # All prepared batches, and the one in use.
     needed = (PREFETCH * num_workers + 1) * batch_bytes
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else needed
@@ -113,8 +122,16 @@ def _start(loader: DataLoader) -> Iterator[Any]:
     """
     handler = signal.getsignal(signal.SIGCHLD)
     loader.worker_init_fn = _start_worker
-    with children_leave_signals():
-        batches = iter(loader)
+    try:
+        with children_leave_signals():
+            batches = iter(loader)
+    except Exception as error:
+        _kill_workers()
+        # torch fails once more, with a traceback on stderr, as it frees what it has begun.
+        shown, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        traceback.clear_frames(error.__traceback__)
+        sys.unraisablehook = shown
+        raise
     if signal.getsignal(signal.SIGCHLD) is not handler:
         signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
     return batches
@@ -137,19 +154,24 @@ def _errors_of_workers(num_workers: int) -> Iterator[None]:
         text = "".join(str(cause).strip().splitlines()[-1:])  # before it, a worker's traceback
         number = cause.errno if isinstance(cause, OSError) else None
         if KILLED in text or isinstance(cause, ConnectionError | EOFError):
-            # The other workers may wait forever for its locks.
-            for worker in multiprocessing.active_children():
-                worker.kill()
+            _kill_workers()
             raise UserError(
                 "a process that reads images was killed, most often because memory ran out: go on "
                 f"with fewer `num_workers` than {num_workers}, or with none"
             ) from error
         if number in FULL or any(part in text for part in NO_ROOM):
+            _kill_workers()
             raise FieldError(
                 "num_workers",
                 num_workers,
-                f"no room for the batches of the processes that read images ({text[:160]}): "
-                "take fewer or none, or raise the limits of shared memory (/dev/shm) and of open "
-                "files (ulimit -n)",
+                f"no room for the processes that read images, or for their batches ({text[:160]}): "
+                "take fewer or none, or raise the limits of shared memory (/dev/shm), open files "
+                "(ulimit -n) and processes (ulimit -u)",
             ) from error
         raise
+
+
+def _kill_workers() -> None:
+    """Kill all workers: they may wait forever, for a lock of one that died or for work."""
+    for worker in multiprocessing.active_children():
+        worker.kill()

@@ -171,6 +171,14 @@ def open_too_much():
     raise OSError(errno.EMFILE, "Too many open files")
 
 
+def open_a_thread():
+    raise RuntimeError("can't start new thread")
+
+
+def read_only(*_):
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
 def read(deed=None, **options):
     batches = batches_of(Numbers(deed), 2, batch_size=2, **options)
     return [batch[0, 0].item() for batch in batches]
@@ -208,6 +216,7 @@ def test_workers_live_on_when_all_processes_are_asked_to_stop():
         (die, "a process that reads images was killed, .* fewer `num_workers` than 2"),
         (fill_the_shared_memory, "`num_workers` 2: no room .*unable to allocate shared memory"),
         (open_too_much, "`num_workers` 2: no room .*Too many open files"),
+        (open_a_thread, "`num_workers` 2: no room .*new thread"),
     ],
 )
 def test_what_happens_to_workers_is_one_line(deed, said):
@@ -216,6 +225,24 @@ def test_what_happens_to_workers_is_one_line(deed, said):
         read(deed)
     assert "\n" not in str(raised.value)
     assert signal.getsignal(signal.SIGCHLD) is before
+
+
+def test_a_worker_that_cannot_be_started_ends_the_others(monkeypatch, capfd):
+    """A container may allow few processes. Those that run would wait forever."""
+    before, fork = set(multiprocessing.active_children()), os.fork
+
+    def fork_once():
+        if set(multiprocessing.active_children()) - before:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fork_once)
+    with pytest.raises(FieldError, match=r"no room .* \(ulimit -u\)"):
+        read()
+    for worker in set(multiprocessing.active_children()) - before:
+        worker.join(10)
+        assert worker.exitcode == -signal.SIGKILL
+    assert capfd.readouterr().err == ""
 
 
 def test_workers_obey_the_main_process_when_it_ends():
@@ -245,6 +272,10 @@ def test_workers_without_room_are_refused_before_anything_is_done(monkeypatch):
     with pytest.raises(FieldError, match=r"`num_workers` 2: .* need 5000\.0 MB of shared memory"):
         check_workers(2, 10**9)  # two batches ahead for each, and one in use
     monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("_multiprocessing.SemLock", read_only)
+        with pytest.raises(FieldError, match=r"shm cannot be used \(Read-only file system\)"):
+            check_workers(2, 1000)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (39, 39))
     with pytest.raises(FieldError, match="about 40 open files and a process may have 39"):
         check_workers(2, 1000)
