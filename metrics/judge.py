@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data.generated import Blocks
+from data.generated import NO_LABEL, Blocks
 from metrics import scores as metrics
 from metrics.extractor import Extractor
 from metrics.features import FeatureSet, extract
@@ -110,9 +110,12 @@ class Judge:
         }
 
     def _note_missing(self, labels: np.ndarray) -> None:
-        """Warn if the images have labels, but not of all classes of the dataset."""
+        """Warn if labels are no class of the dataset, or not all classes have images."""
         if self.num_classes is None or labels.ndim != 1:
             return
+        wrong = int(((labels < NO_LABEL) | (labels > self.num_classes)).sum())
+        if wrong:
+            log.warning("labels that are no class of the dataset: %d of %d", wrong, len(labels))
         found = np.unique(labels[(labels >= 0) & (labels < self.num_classes)])
         if 0 < len(found) < self.num_classes:
             missing, classes = self.num_classes - len(found), self.num_classes

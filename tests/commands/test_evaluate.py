@@ -279,9 +279,12 @@ def test_what_does_not_fit_the_protocol(
 
 def test_classes_that_are_missing_are_named(evaluate, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 1), np.uint8)
-    np.savez(tmp_path / "fake.npz", arr_0=images, arr_1=np.arange(30) % 7)
+    labels = np.arange(30) % 7
+    labels[:4] = 11, 77, -2, 10  # 10 means no class
+    np.savez(tmp_path / "fake.npz", arr_0=images, arr_1=labels)
     said = evaluate(f"--evaluate --images {tmp_path}/fake.npz")
     assert "classes without an image, which raises FID: 3 of 10" in said
+    assert "labels that are no class of the dataset: 3 of 30" in said
 
 
 def test_a_sweep_refuses_rows_of_another_protocol(evaluate, refused, trained, tmp_path):
