@@ -30,6 +30,7 @@ from models.registry import FAMILIES
 from models.sampling import SamplingConfig
 from models.shapes import TokenizerShape, TransformerShape
 from training.run_folder import RunFiles, RunFolder
+from training.runs import read_config
 from utils.checkpoint import is_own_format, read_checkpoint
 from utils.errors import UserError
 from utils.hub import hub_name
@@ -64,16 +65,29 @@ class ModelSource:
 
 
 def data_of(request: Request, model: ModelSource) -> Data:
-    """Return the dataset of a model, its images shown as in the training unless options differ.
+    """Return the dataset of a model, found and shown as in the training unless options differ.
 
     Raises:
         UserError: if the file of the model has a value that an option does not accept, or --size
             differs from the size of its images.
     """
-    kept = [name for name in LOOK if name in model.look and name not in request.line.given]
-    values = {name: OPTIONS[name].read_plain(model.look[name]) for name in kept}
-    shown = replace(request, line=request.line.replace(**values))
-    return shown.data(model.dataset, model.tokenizer.image_size)
+    line = request.line
+    kept = {name: model.look[name] for name in LOOK if name in model.look}
+    kept |= _data_folder(RunFiles(model.path.parent), Path(line.data_dir))
+    values = {n: OPTIONS[n].read_plain(value) for n, value in kept.items() if n not in line.given}
+    as_trained = replace(request, line=line.replace(**values))
+    return as_trained.data(model.dataset, model.tokenizer.image_size)
+
+
+def _data_folder(run: RunFiles, usual: Path) -> dict[str, str]:
+    """Say where a run found its images, if that is here and not the usual folder."""
+    try:
+        stored = read_config(run)
+    except UserError:
+        return {}
+    folders = [str(stage["data_dir"]) for stage in stored.values() if "data_dir" in stage]
+    folder = Path(folders[-1] if folders else usual)
+    return {"data_dir": str(folder)} if folder.is_dir() and folder != usual.absolute() else {}
 
 
 def find_tokenizer_to_measure(request: Request) -> tuple[TokenizerSource, Data, RunFolder]:

@@ -40,7 +40,7 @@ from page.reading import MOST_IMAGES
 from page.run_reader import RunReader
 from page.safety import is_loopback, new_token
 from training.run_folder import RunFiles
-from training.runs import STAGES, read_config
+from training.runs import STAGES
 from utils.errors import UserError, counted
 from utils.pictures import png_texts
 
@@ -121,10 +121,7 @@ def run(job: PageJob) -> None:
 
 def _load(request: Request, path: Path) -> OpenModel:
     """Open a model as it is on disk now."""
-    line = request.line.replace(checkpoint=str(path))
-    if "data_dir" not in line.given:
-        line = line.replace(data_dir=_data_folder(RunFiles(path.parent)) or line.data_dir)
-    of_path = replace(request, line=line, opened={})
+    of_path = replace(request, line=request.line.replace(checkpoint=str(path)), opened={})
     source = find_model(of_path)
     data = replace(data_of(of_path, source), may_download=False)  # a click must not begin one
     model = source.open()
@@ -138,16 +135,6 @@ def _load(request: Request, path: Path) -> OpenModel:
         ),
         shown=data.preparation,
     )
-
-
-def _data_folder(run: RunFiles) -> str | None:
-    """Return where a run found its images; None if it does not say so."""
-    try:
-        stored = read_config(run)
-    except UserError:
-        return None
-    folders = [stage["data_dir"] for stage in stored.values() if "data_dir" in stage]
-    return OPTIONS["data_dir"].read_plain(folders[-1]) if folders else None
 
 
 def _form(line: CommandLine) -> CommandForm:

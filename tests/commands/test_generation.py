@@ -284,6 +284,14 @@ def test_images_of_the_dataset_and_other_sizes_can_be_edited(edited, tmp_path):
     assert variants.shape == (6, 32, 32)
 
 
+def test_images_are_found_where_the_training_found_them(model, refusal, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    edit = f"--edit --checkpoint {model} --init_image mnist:3 --mask_box 0,0,8,8 --dry_run"
+    main(edit.split())
+    said = refusal(lambda: main(f"{edit} --data_dir elsewhere".split()))  # an option is stronger
+    assert "elsewhere" in said
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
