@@ -1,7 +1,7 @@
 // The box "Cell": which tokens a step could take there, how likely each is, and what it would look like.
 
 import { askJson, attempt, fileOf, toBase64 } from "./api.js";
-import { hasCells, placeOf, revealedAt, rowsAndColumns, tokenCount } from "./draw.js";
+import { drawPatch, hasCells, placeOf, revealedAt, tokenCount } from "./draw.js";
 import { imageName, imageNumber, make } from "./groups.js";
 import { className, element, id, isOpen, on, store } from "./store.js";
 import { row as tableRow } from "./table.js";
@@ -79,14 +79,8 @@ function short(value) {
 
 /** Cut a cell with its neighbors out of an image. */
 function patchOf(picture, cell, model) {
-  const [rows, columns] = rowsAndColumns(model);
-  const [down, across] = [picture.height / rows, picture.width / columns];
-  const canvas = element("canvas", { width: SIDE, height: SIDE });
-  const context = canvas.getContext("2d");
-  context.imageSmoothingEnabled = false;
-  const [row, column] = placeOf(cell, model);
-  const [x, y] = [(column - 1) * across, (row - 1) * down];
-  context.drawImage(picture, x, y, PATCH * across, PATCH * down, 0, 0, SIDE, SIDE);
+  const canvas = element("canvas");
+  const context = drawPatch(canvas, SIDE, picture, cell, PATCH, model);
   for (const [style, at] of [["#000", SIDE / PATCH - 0.5], ["#fff", SIDE / PATCH + 0.5]]) {
     context.strokeStyle = style;
     context.strokeRect(at, at, SIDE - 2 * at, SIDE - 2 * at);

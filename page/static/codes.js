@@ -1,7 +1,7 @@
 // The tool "Tokens": the original as the tokenizer sees it, a code for each cell.
 
 import { askJson, attempt, fileOf, fromBase64 } from "./api.js";
-import { color, drawFrames, placeOf, rowsAndColumns } from "./draw.js";
+import { color, drawFrames, drawPatch, placeOf, rowsAndColumns } from "./draw.js";
 import { easel, lay, sourceOf } from "./easel.js";
 import { id, on, store } from "./store.js";
 
@@ -40,11 +40,7 @@ export const tokens = {
     const count = seen.tokens.filter((other) => other === code).length;
     id("code").hidden = false;
     id("code-text").textContent = `Row ${row + 1}, column ${column + 1}: code ${code}, in ${count} of all cells.`;
-    const [rows, columns] = rowsAndColumns();
-    const [down, across] = [seen.picture.height / rows, seen.picture.width / columns];
-    const context = Object.assign(id("code-patch"), { width: PATCH, height: PATCH }).getContext("2d");
-    context.imageSmoothingEnabled = false;
-    context.drawImage(seen.picture, column * across, row * down, across, down, 0, 0, PATCH, PATCH);
+    drawPatch(id("code-patch"), PATCH, seen.picture, cell);
   },
 };
 

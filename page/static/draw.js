@@ -141,6 +141,17 @@ export function drawStep(canvas, group, index, number, shown = "image", wanted =
   else drawLines(context, color("--accent"), 2, (i, j) => isHidden(i) !== isHidden(j), model);
 }
 
+/** Draw a cell of a picture in the middle of so many; returns the context. */
+export function drawPatch(canvas, side, picture, cell, cells = 1, model = store.model) {
+  const [[rows, columns], [row, column]] = [rowsAndColumns(model), placeOf(cell, model)];
+  const [across, down] = [picture.width / columns, picture.height / rows];
+  const [left, top] = [column, row].map((at) => at - (cells - 1) / 2);
+  const context = Object.assign(canvas, { width: side, height: side }).getContext("2d");
+  context.imageSmoothingEnabled = false;
+  context.drawImage(picture, left * across, top * down, cells * across, cells * down, 0, 0, side, side);
+  return context;
+}
+
 /** Make a figure of a picture. */
 export function figure(src, alt, words) {
   return element("figure", {}, element("img", { src, alt }), element("figcaption", {}, words));

@@ -7,6 +7,7 @@ import {
   ARROWS, cellAt, drawFrames, drawGrid, drawHidden, drawPainted, hasCells, placeOf, prepare, rowsAndColumns, tokenCount,
 } from "./draw.js";
 import { radios } from "./form.js";
+import { goTo } from "./groups.js";
 import { emit, id, on, store } from "./store.js";
 
 const canvas = id("canvas");
@@ -37,6 +38,10 @@ export async function begin(next) {
   const past = easel.original ? [...easel.past, now()].slice(-MOST_UNDO) : [];
   await show({ original: next, cells: Array(tokenCount()).fill(false), shift: STILL, past });
   keep();
+  if (!next) return;
+  location.hash = "edit";
+  // After the view has changed, which moves everything.
+  requestAnimationFrame(() => setTimeout(goTo, 0, id("easel")));
 }
 
 async function show({ original, cells, shift, past, reviewed = null }) {

@@ -53,10 +53,7 @@ document.addEventListener("paste", (event) => {
 
 function takeIn([file]) {
   if (!file || !store.model) return;
-  emit("dropped", file, () => {
-    location.hash = "edit";
-    openPhoto(file);
-  });
+  emit("dropped", file, () => openPhoto(file));
 }
 
 id("edit-form").addEventListener("submit", async (event) => {

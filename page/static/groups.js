@@ -194,10 +194,10 @@ function show(group) {
   store.groups.unshift(group);
 }
 
-/** Go to what appears, where it is out of sight; the tour goes its own way. */
+/** Go to what appears, where most of it is out of sight; the tour goes its own way. */
 export function goTo(element) {
   const { top } = element.getBoundingClientRect();
-  if (!store.touring && (top < 0 || top > innerHeight - 100)) element.scrollIntoView();
+  if (!store.touring && (top < 0 || top > innerHeight / 2)) element.scrollIntoView();
 }
 
 /** The index of an image in its series, exact also above 2^53. */

@@ -224,12 +224,7 @@ id("branch-form").addEventListener("submit", (event) => {
   make(title, request, group.place, group.original, { model: group.model });
 });
 
-id("edit-this").addEventListener("click", () => {
-  emit("edit", store.chosen);
-  location.hash = "edit";
-  // After the view has changed, which moves everything.
-  requestAnimationFrame(() => setTimeout(() => id("easel").scrollIntoView()));
-});
+id("edit-this").addEventListener("click", () => emit("edit", store.chosen));
 
 id("copy").addEventListener("click", async () => {
   const text = id("command").textContent;

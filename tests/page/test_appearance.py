@@ -56,6 +56,18 @@ def test_nothing_is_cut_off_and_everything_has_a_name(page, width):
         assert narrow == []
 
 
+def test_in_a_window_of_middle_width_the_controls_are_beside_the_picture(page):
+    page.open(width=1024)
+    page.generate()
+    boxes = page.get(
+        "['#watch-canvas', '#step', '#plan', '#command'].map((one) => {"
+        " const { left, right } = document.querySelector(one).getBoundingClientRect();"
+        " return [left, right]; })"
+    )
+    (_, canvas), (_, step), (plan, _), (command, _) = boxes
+    assert max(canvas, step) < min(plan, command)
+
+
 def line_strengths(page, selector):
     """How dark each line between the columns of a canvas is on the screen, over its width."""
     shown = Image.open(io.BytesIO(page.screenshot(selector))).convert("L")

@@ -56,6 +56,15 @@ def test_cells_are_painted_and_regenerated(page):
     assert page.num_marked() == 0
 
 
+def test_in_a_narrow_window_the_page_goes_to_the_image_that_is_taken(page):
+    page.open("edit", 390)
+    assert not page.is_in_view("#canvas")
+    page.click("#take-validation")
+    page.wait("document.getElementById('canvas-state').textContent.includes('image 0')")
+    page.wait("document.getElementById('canvas').getBoundingClientRect().top < innerHeight / 2")
+    assert page.is_in_view("#canvas")
+
+
 def test_the_keyboard_paints_and_moves(page):
     page.open("edit")
     page.click("#take-validation")
@@ -133,7 +142,7 @@ def test_a_photo_is_pasted_and_cut_and_undo_brings_it_back(page):
     canvas.send_keys(*[Keys.ARROW_RIGHT] * 20, *[Keys.ARROW_UP] * 40)
     assert page.one("#canvas-state").text.startswith("100 \u00d7 100 of 200 \u00d7 300")
     page.click("#crop-take")
-    page.wait("document.getElementById('canvas-state').textContent.includes('100 \u00d7 100 of')")
+    page.wait("document.getElementById('canvas-state').textContent.includes('of 300 \u00d7 200')")
     page.click("[data-tool=move]")  # without the outline of the brush
     page.run("document.activeElement.blur()")
     assert page.pixels("#canvas")[8::64, 8::64, 0].min() == 255
