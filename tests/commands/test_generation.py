@@ -56,6 +56,7 @@ def test_the_bar_advances_at_every_step_of_every_part_of_a_block(sampled, monkey
     def update(bar, n=1):
         bar.n += n
         seen.append(bar.n)
+        assert bar.total == 15
 
     monkeypatch.setattr("utils.progress._Lines.update", update)
     monkeypatch.setattr("models.generator.MOST_LOGITS", 5 * 64 * 16)  # parts of 5 images

@@ -101,6 +101,7 @@ def publish(folder, first, count, value):
 def test_a_sampling_replaces_an_earlier_one_and_its_film(tmp_path):
     assert publish(tmp_path, 4, 8, value=3) == (list(range(4, 12)), [3] * 4 + [4] * 4, [3] * 8)
     (tmp_path / "steps.png").touch()
+    (tmp_path / "partial" / "replaced" / "images").mkdir(parents=True)  # of a kill after all of it
     assert publish(tmp_path, 0, 4, value=5) == ([0, 1, 2, 3], [5] * 4, [5] * 4)
     assert not (tmp_path / "steps.png").exists()
     assert not (tmp_path / "partial").exists()
@@ -173,7 +174,12 @@ def test_a_kill_between_the_two_renames_of_the_images(sample, tmp_path, monkeypa
         with pytest.raises(SystemExit, match="130"):
             sample()
     (folder / "images").rename(folder / "partial" / "replaced")
-    assert sample() == straight
+    with monkeypatch.context() as patch:
+        interrupted(patch, "save_grid", 0)
+        with pytest.raises(SystemExit, match="130"):
+            sample("--seed 1")  # another one, which deletes what is of the first
+    now = contents(tmp_path)
+    assert straight == {name: now[name] for name in straight}
 
 
 def test_two_samplings_do_not_mix(sample, refusal, tmp_path):

@@ -203,6 +203,7 @@ def test_a_step_has_the_gradients_of_the_losses_by_hand(monkeypatch, steps, rise
         for loss, (kind, network) in zip(losses, networks.items(), strict=True)
     }
     found, metrics = gradients_of_a_step(stage)
+    assert not any(value.requires_grad for value in metrics.values())
     assert metrics["loss"].item() == pytest.approx(apart.item(), rel=1e-4)
     assert metrics["auxiliary"].item() == pytest.approx(losses[1].item(), rel=1e-4)
     for kind, gradients in expected.items():
@@ -395,6 +396,8 @@ def test_validation_is_the_mean_over_batches_of_whole_images(monkeypatch):
     for drawn in ("labels", "tokens"):
         assert len({tuple(getattr(one, drawn).flatten().tolist()) for one in made}) == len(made) > 1
     assert {count for one in made for count in one.drawn.sum(1).tolist()} == {6}  # the last step
+    assert {label for one in made for label in one.labels.tolist()} == {*range(CLASSES + 1)}
+    assert not any(one.auxiliary.requires_grad for one in compared)
     assert found["loss"] == pytest.approx(np.mean([divergence(one).item() for one in compared]))
     assert found["entropy"] == pytest.approx(np.mean([entropy(one).item() for one in made]))
 

@@ -52,6 +52,7 @@ def test_built_modules_compute_as_the_original():
     [
         (MaskedTransformer, TransformerConfig(8, 3, 16, hidden_dim=8 << 40)),
         (MaskedTransformer, TransformerConfig(8 << 50, 3, 16)),
+        (MaskedTransformer, TransformerConfig(1 << 21, 3, 16, embed_dim=64)),  # half a gigabyte
         (VQModel, VQGANConfig(n_embed=1 << 50)),
         (VQModel, VQGANConfig(channels=32 << 30)),
     ],
