@@ -365,11 +365,11 @@ class Loop:
             self.meter.restart_clock()
         if signal_number:
             log.info(
-                "stopped by a signal after step %d of %d; the state is saved in %s (continue "
+                "stopped by a signal after step %d of %d; the state and %s are saved (continue "
                 "with `resume`)",
                 self.position.step,
                 self.total,
-                self.run.path,
+                self.run.published(self.stage.name),
             )
             raise SystemExit(exit_code(signal_number))
 

@@ -480,6 +480,7 @@ def test_a_signal_to_all_processes_saves_and_leaves(
         "stopping after this step; a second signal exits at once, unsaved"
     ]
     assert "stopped by a signal after step" in out
+    assert "_folder.pt are saved" in out
     assert steps_of(tmp_path, stage) >= 4
 
 
