@@ -86,7 +86,7 @@ DATA = Group("data", (
     row("dataset", str, "NAME", "dataset", modes=LOOKING | OPENING | {"download_only"},
         default="mnist", resume=Resume.RUN, choices=tuple(DATASETS)),
     row("data_dir", kinds.path, "DIR",
-        "folder of the datasets, if a model does not find that of its training",
+        "folder of the datasets, or of your own images; a model finds that of its training",
         modes=LOOKING | {"download_only"}, default="datasets"),
     shown("fit", str, "HOW",
           "crop keeps the center of an image; pad keeps all of it and adds bars",
