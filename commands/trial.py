@@ -97,7 +97,8 @@ def disk_of(loop: LoopConfig, state: int, published: int, is_scored: bool = Fals
         published: numbers in a checkpoint.
         is_scored: whether the checkpoint with the lowest FID is kept too.
     """
-    copies = 1 + loop.keeps_best + loop.keep_checkpoints + is_scored
+    kept = min(loop.keep_checkpoints, math.ceil(loop.epochs / loop.save_every_epochs))
+    copies = 1 + loop.keeps_best + kept + is_scored
     return f"{4 * (state + copies * published) / 1e6:.0f} MB of checkpoints"
 
 

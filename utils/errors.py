@@ -21,6 +21,7 @@ OUT_OF_MEMORY = (
     "unable to find an engine",
     "Unable to find a valid cuDNN algorithm",
     "failed to map segment",  # of a library
+    "Storage size calculation overflowed",  # more than 2^63 bytes
 )
 
 MEMORY_ADVICE = "out of memory: raise the limit (ulimit -v)"

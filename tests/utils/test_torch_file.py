@@ -369,6 +369,7 @@ def test_opening_takes_twice_the_size_of_a_file_at_most(tmp_path: Path) -> None:
         (RecursionError("too\ndeep"), "it is damaged (RecursionError: too deep)"),
         (MemoryError(), "it needs more memory than there is"),
         (RuntimeError("can't allocate memory: 4 TB"), "it needs more memory than there is"),
+        (RuntimeError("Storage size calculation overflowed"), "it needs more memory than there is"),
         (PermissionError(13, "Permission denied"), "Permission denied"),
         (ValueError("no such\nthing"), "no such thing"),
     ],
