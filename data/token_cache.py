@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 CACHE_FORMAT = 2
 TOKENS, LABELS, STAMPS = "tokens.npy", "labels.npy", "stamps.npy"
 OF_IMAGES = {"source", "images", "classes", "sha256"}  # entries that differ when images are added
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # raised by it
 BLOCK = 1024  # images that are encoded between two writes
 GOES_ON = "it goes on from here once there is space (or set `cache_dir`)"
 
@@ -125,7 +126,7 @@ def _finished(
             if (stored["dataset"], stored["split"]) != (dataset, split) or not fits(stored):
                 continue
             found = _read(folder, {name: stored[name] for name in stored if name != "sha256"})
-        except (OSError, ValueError, KeyError, TypeError, UserError):
+        except (*DAMAGE, UserError):
             continue  # damaged: another cache, or none, will do
         yield folder, found
 
@@ -375,7 +376,7 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> TokenSet:
             raise ValueError(f"labels of type {labels.dtype}")
     except PermissionError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except DAMAGE as error:
         raise UserError(
             f"the token cache {folder} is damaged ({error}); delete the folder to make it again"
         ) from error

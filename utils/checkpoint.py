@@ -293,8 +293,8 @@ def _kind(tensor: Tensor) -> str:
 
 
 def weights_digest(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
-    """Compute the fingerprint of a model: 16 hexadecimal digits of config and weights."""
-    digest = hashlib.sha256(json.dumps(dict(config), sort_keys=True, default=list).encode())
+    """Compute the fingerprint of a model: 16 hexadecimal digits of plain config and weights."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name in sorted(weights):
         digest.update(f"{name}:{_tensor_checksum(weights[name])}".encode())
     return digest.hexdigest()[:16]

@@ -248,7 +248,7 @@ def exclusive_lock(path: Path, busy: str, waits: bool = False) -> Iterator[None]
 @cache
 def _machine() -> str:
     """Name this machine, or this container if it numbers its processes itself."""
-    host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())[:40] or "host"
+    host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())[:40]
     try:
         space = re.sub(r"\D", "", Path("/proc/self/ns/pid").readlink().name)
     except OSError:  # not Linux

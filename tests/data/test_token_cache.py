@@ -159,6 +159,15 @@ def test_damage_is_noticed(tmp_path, name, damage):
         make(Images(), tmp_path)
 
 
+@pytest.mark.parametrize("text", ["", "[]", "3", "{}", '{"sha256": 3}', "[" * 100_000])
+def test_a_manifest_of_anything_else_is_damage(tmp_path, text):
+    make(Images(), tmp_path, tokenizer="x")
+    (cache_folder(tmp_path) / "manifest.json").write_text(text)
+    assert find_tokens(tmp_path, "toy", "train", "x", ("a", "b")) is None
+    with pytest.raises(UserError, match=r"token cache .* is damaged .*delete"):
+        make(Images(), tmp_path, tokenizer="x")
+
+
 def without_labels(folder, sums):
     del sums["labels.npy"]
 
@@ -367,7 +376,7 @@ def test_too_little_disk_is_said_before_anything_is_encoded(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("missing", [0, 1])
 def test_a_disk_needs_room_for_the_blocks_and_the_cache(tmp_path, monkeypatch, missing):
-    free = 2 * cache.cache_bytes(30, 1, L, np.dtype(np.uint16)) - missing
+    free = 2 * 30 * (2 * L + 8) - missing  # two bytes for a token, eight for a label
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     with pytest.raises(UserError, match="GB free") if missing else nullcontext():
         make(Images(), tmp_path)

@@ -24,6 +24,7 @@ CONTENTS = {
     "config": {"depth": 2, "ratio": 0.1, "name": None},
     "weights": {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)},
     "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "betas": (0.9, 0.95)},
+    "pair": (1, torch.arange(4.0)[::2]),
 }
 
 
@@ -62,7 +63,7 @@ def test_a_description_of_something_else_is_named(tmp_path, described):
 @pytest.mark.parametrize(
     ("change", "said"),
     [("weight", "weights/a"), ("config", r"\(plain data\)"), ("missing", "weights/a"),
-     ("extra", "weights/c")],
+     ("extra", "weights/c"), ("pair", "pair/1")],
 )  # fmt: skip
 def test_damage_is_noticed_and_named(tmp_path, change, said):
     path = tmp_path / "a.pt"
@@ -75,6 +76,8 @@ def test_damage_is_noticed_and_named(tmp_path, change, said):
         contents["config"]["depth"] = 3
     elif change == "missing":
         del contents["weights"]["a"]
+    elif change == "pair":
+        contents["pair"][1][0] = 7
     else:
         contents["weights"]["c"] = torch.zeros(1)
     torch.save(stored, path)
