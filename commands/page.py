@@ -149,6 +149,7 @@ def _form(line: CommandLine) -> CommandForm:
         read=partial(_read, line),
         values=option_values,
         begins_with=lambda settings: option_values(changed(settings, line.given_values)),
+        ignored=lambda settings: [options_of(SamplingConfig)[field] for field in settings.ignored],
         write=partial(command_lines, more=[*same_again(line)], output_dir=Path(line.output_dir)),
         texts=partial(command_texts, more=[*same_again(line, to_share=True)]),
         refill=partial(_refill, line),

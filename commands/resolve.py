@@ -22,9 +22,7 @@ from commands.request import Machine, Request
 from commands.resume import apply_resume
 from commands.stages import STAGE_OPTIONS, with_defaults
 from data.datasets import DATASETS
-from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
-from models.schedules import GUIDANCE_SCHEDULES
 from training.runs import keep_settings
 from utils.device import (
     check_works,
@@ -235,20 +233,10 @@ def _named_too(idle: Collection[str]) -> Iterator[None]:
 
 def ignored_settings(jobs: Mapping[Mode, Any]) -> set[str]:
     """List the names of the sampling options that samplers and guidance schedules all ignore."""
-    named, ignored = options_of(SamplingConfig), []
-    for sampling in (config for job in jobs.values() for config in _configs_in(job)):
-        if isinstance(sampling, SamplingConfig):
-            sampler = SAMPLERS[sampling.sampler]
-            schedule, guided = GUIDANCE_SCHEDULES[sampling.guidance_schedule], sampling.guidance > 0
-            used = {
-                "choice_temperature": sampler.uses_temperature,
-                "halton_roll": sampler.uses_order,
-                "guidance_schedule": guided,
-                "guidance_interval": guided and schedule.uses_interval,
-                "guidance_power": guided and schedule.uses_power,
-            }
-            ignored.append({named[field] for field, is_used in used.items() if not is_used})
-    return set.intersection(*ignored) if ignored else set()
+    configs = [config for job in jobs.values() for config in _configs_in(job)]
+    ignored = [config.ignored for config in configs if isinstance(config, SamplingConfig)]
+    named = options_of(SamplingConfig)
+    return {named[field] for field in set.intersection(*ignored)} if ignored else set()
 
 
 def acting_options(line: CommandLine) -> set[str]:

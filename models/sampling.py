@@ -74,6 +74,20 @@ class SamplingConfig:
         usual = {name: value for name, value in shape.usual.items() if name in own}
         return cls(**usual) if shape.null_class is not None else cls(**{**usual, "guidance": 0.0})
 
+    @property
+    def ignored(self) -> set[str]:
+        """The fields that the sampler and the guidance do not use."""
+        sampler, schedule = SAMPLERS[self.sampler], GUIDANCE_SCHEDULES[self.guidance_schedule]
+        guided = self.guidance > 0
+        used = {
+            "choice_temperature": sampler.uses_temperature,
+            "halton_roll": sampler.uses_order,
+            "guidance_schedule": guided,
+            "guidance_interval": guided and schedule.uses_interval,
+            "guidance_power": guided and schedule.uses_power,
+        }
+        return {name for name, is_used in used.items() if not is_used}
+
     def validate(self) -> None:
         """Check every field.
 

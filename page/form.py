@@ -77,6 +77,7 @@ class CommandForm:
             given settings, but options of the command line win. Raises UserError for a wrong one.
         values: turns settings of sampling into values by name.
         begins_with: the same, but options of the command line win.
+        ignored: names the settings that others leave without effect.
         write: writes the command that makes images again, in lines that a shell joins.
         texts: says for a PNG how it was made; takes the fingerprint of the model, too.
         refill: takes a file of any kind, the id of the model that the tab shows, and the models;
@@ -93,6 +94,7 @@ class CommandForm:
     read: Callable[[Mapping[str, Any], SamplingConfig], SamplingConfig]
     values: Callable[[SamplingConfig], dict[str, Any]]
     begins_with: Callable[[SamplingConfig], dict[str, Any]]
+    ignored: Callable[[SamplingConfig], list[str]]
     write: Callable[[Recipe], list[str]]
     texts: Callable[[Recipe, str], dict[str, str]]
     refill: Callable[[bytes, str, "Catalog"], dict[str, Any] | None]

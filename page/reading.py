@@ -71,7 +71,8 @@ def read_decoding(values: Json, opened: OpenModel, form: CommandForm) -> TabDeco
     series = ImageSeries(labels, sampling, seed, first_image, block_size=count, known=known)
     recipe = Recipe(opened.path, series, written, model.usual, edited, start)
     texts = {} if known else form.texts(recipe, model.fingerprint)
-    return TabDecoding(opened, recipe, plan, region, form.write(recipe), texts)
+    ignored = form.ignored(sampling)
+    return TabDecoding(opened, recipe, plan, region, form.write(recipe), ignored, texts)
 
 
 def _read_region(values: Json, opened: OpenModel) -> tuple[KnownTokens, Region, EditedPart]:

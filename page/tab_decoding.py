@@ -55,6 +55,7 @@ class TabDecoding:
         plan: what each step does.
         region: what is edited; None for images that are all new.
         command: the command line that makes them again, in lines.
+        ignored: names of the settings without effect.
         texts: what the files of the images say about themselves.
     """
 
@@ -63,6 +64,7 @@ class TabDecoding:
     plan: Plan
     region: Region | None
     command: list[str]
+    ignored: list[str]
     texts: Mapping[str, str]
 
     def events(self) -> Iterator[Event]:
@@ -130,6 +132,7 @@ class TabDecoding:
             "seed": str(series.seed),
             "first_image": str(series.first_image),
             "command_lines": self.command,
+            "ignored": self.ignored,
             "fingerprint": self.opened.model.fingerprint,
             "counts": plan.counts.tolist(),
             "temperatures": plan.temperatures.tolist(),

@@ -300,19 +300,16 @@ async function undo() {
 }
 
 id("undo").addEventListener("click", undo);
-id("invert").addEventListener("click", () => {
+
+function change(next) {
   remember();
-  easel.cells = easel.cells.map((is) => !is);
+  Object.assign(easel, next);
   lay(null);
-  changed();
-});
-id("clear").addEventListener("click", () => {
-  remember();
-  easel.cells = easel.cells.map(() => false);
-  easel.shift = STILL;
-  lay(null);
-  changed();
-});
+  keep();
+}
+
+id("invert").addEventListener("click", () => change({ cells: easel.cells.map((is) => !is) }));
+id("clear").addEventListener("click", () => change({ cells: easel.cells.map(() => false), shift: STILL }));
 id("brush-size").addEventListener("input", draw);
 
 /** Bring the cell that was touched last to the middle of the frame. */

@@ -109,11 +109,11 @@ export function makeForms() {
 // A field that is folded away could not show what is wrong with it.
 document.addEventListener("invalid", (event) => event.target.closest("details")?.setAttribute("open", ""), true);
 
-/** Say which settings differ from the defaults. */
-export function changedSettings(sampling, { usual }) {
+/** Say which settings differ from the defaults, and which of them have no effect. */
+export function changedSettings(sampling, { usual }, ignored = []) {
   const changed = store.page.sampling
     .filter((one) => String(sampling[one.name]) !== String(usual[one.name] ?? one.default))
-    .map((one) => `${one.title.slice(2)} ${sampling[one.name]}`);
+    .map(({ title, name }) => `${title.slice(2)} ${sampling[name]}${ignored.includes(name) ? " (no effect)" : ""}`);
   return changed.join(", ") || "the defaults";
 }
 

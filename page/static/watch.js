@@ -48,7 +48,7 @@ function showChosen() {
     ["Seed", start.seed],
     ["Image", `${imageNumber(group, index)} (${index + 1} of ${start.labels.length})`],
     ["Steps", start.counts.length + (isLess ? ", as many as there are hidden tokens" : "")],
-    ["Settings", changedSettings(request.sampling, model)],
+    ["Settings", changedSettings(request.sampling, model, start.ignored)],
     ["Model", `${model.run}, ${start.fingerprint}`],
   ].flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
   // An option a line, as a shell reads it.

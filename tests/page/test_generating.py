@@ -54,6 +54,11 @@ def test_the_best_settings_of_a_sweep_fill_the_form(driver, with_settings):
     command = page.one("#command").text
     assert "--step=3" in command
     assert "'--cfg_interval=[0.2,0.9]'" in command
+    # Without guidance it changes nothing, and the page says so.
+    assert "no effect" not in page.one("#facts").text
+    page.fill("#generate .sampling input[name=cfg_w]", 0)
+    page.generate(1)
+    assert "cfg_interval 0.2,0.9 (no effect)" in page.one("#facts").text
     page.fill(interval, "0.2")
     assert not page.get(
         "document.querySelector('.sampling input[name=cfg_interval]').validity.valid"

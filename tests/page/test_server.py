@@ -104,6 +104,40 @@ def test_every_step_is_sent_and_follows_the_plan(served):
     assert [bool(step.get("surest")) for step in steps] == [False, *[True] * 4, False]
 
 
+EFFECTS = {
+    "step": ({}, 3),
+    "sched_mode": ({}, "root"),
+    "sampler": ({}, "halton"),
+    "cfg_w": ({}, 0),
+    "cfg_schedule": ({}, "constant"),
+    "cfg_interval": ({"cfg_schedule": "interval"}, [0, 1]),
+    "cfg_power": ({"cfg_schedule": "power-cosine"}, 1),
+    "r_temp": ({}, 0),
+    "sm_temp": ({}, 5),
+    "sm_temp_first": ({}, 5),
+    "mask_value": ({}, -1),
+    "halton_roll": ({"sampler": "halton"}, "off"),
+}
+
+
+def test_every_setting_has_an_effect_where_the_page_does_not_say_that_it_has_none(served):
+    assert {field["name"] for field in served.json("api/page")["sampling"]} == EFFECTS.keys()
+
+    def drawn(settings):
+        start, *steps, _ = served.events(count=4, sampling={"cfg_w": 9, **settings})
+        return set(start["ignored"]), [step["tokens"] for step in steps]
+
+    for name, (others, value) in EFFECTS.items():
+        (ignored, before), (_, after) = drawn(others), drawn({**others, name: value})
+        assert name not in ignored
+        assert before != after, name
+    for name in ("r_temp", "halton_roll", "cfg_schedule", "cfg_interval", "cfg_power"):
+        others = {"cfg_w": 0} | ({"sampler": "halton"} if name == "r_temp" else {})
+        (ignored, before), (_, after) = drawn(others), drawn({**others, name: EFFECTS[name][1]})
+        assert name in ignored
+        assert before == after, name
+
+
 @pytest.mark.parametrize(
     "more",
     [
