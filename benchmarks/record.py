@@ -82,9 +82,10 @@ def main() -> None:
         row = measure(job, own.steps)
     row["precision"] = str(job.machine.precision).removeprefix("torch.")
     row["options"] = f"`{' '.join(others)}`"
-    row["commit"] = subprocess.check_output(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, text=True
-    ).strip()
+    commit = "git rev-parse --short HEAD || echo unknown"  # an archive of the source has no git
+    row["commit"] = subprocess.run(
+        commit, shell=True, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
     for line in (row.keys(), ["---"] * len(row), row.values()):
         sys.stdout.write(f"| {' | '.join(map(str, line))} |\n")
 

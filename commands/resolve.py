@@ -57,12 +57,13 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
         UserError: if the modes cannot run as asked; or if memory runs out in the block, or the
             networks cannot be compiled.
     """
-    given, idle = line.given, idle_options(line)
+    given, idle = line.given, set[str]()
     with logging_kept(), settings_of_torch_kept(), _errors_of_torch(line), _named_too(idle):
         # Messages of the lower folders name settings; the log shows the options instead.
         processes = launched_processes()
         set_up_logging(verbose=processes.is_main, rewrite=with_flags)
         raise_file_limit()
+        idle |= idle_options(line)  # it imports the files of the modes
         # Complete the command line, and choose where to compute.
         for name in line.former:
             log.warning("the next version refuses %s; now: %s", name, FORMER[name])

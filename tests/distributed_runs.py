@@ -66,9 +66,9 @@ def forked(size, **plan):
     seconds after which they notice.
     """
     with socket.socket() as probe:
-        probe.bind(("localhost", 0))
+        probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    job = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
 
     def work(rank):
         os.environ |= {**job, "RANK": str(rank), "LOCAL_RANK": str(rank)}

@@ -1,5 +1,6 @@
 """A tab of the page in a real browser: Debian's chromium, driven by selenium."""
 
+import os
 import re
 import shutil
 import time
@@ -168,11 +169,11 @@ class Browser:
         self.wait("document.getElementById('opening').hidden")
 
 
-def chromium():
-    """Start a browser that nobody sees."""
+def chromium(home):
+    """Start a browser that nobody sees; it writes to `home` what it keeps of a user."""
     options = ChromeOptions()
     options.binary_location = CHROMIUM
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return Chrome(options=options, service=Service(DRIVER))
+    return Chrome(options=options, service=Service(DRIVER, env=os.environ | {"HOME": str(home)}))

@@ -70,10 +70,12 @@ def test_a_record_is_a_row(monkeypatch, data_dir, tokenizer_file, tmp_path, caps
     monkeypatch.setattr(record, "TASK", f"--train --dataset mnist --batch_size 16 {own}")
     options = "--transformer modern --hidden_dim 8 --heads 2 --depth 1 --mlp_dim 8"
     monkeypatch.setattr(sys, "argv", ["record.py", "--steps", "2", *options.split()])
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))  # as in an archive of the source, without git
     record.main()
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     titles, _, row = ([*map(str.strip, line.split("|"))] for line in printed)
     found = dict(zip(titles, row, strict=True))
     assert (found["family"], found["steps"], found["options"]) == ("modern", "2", f"`{options}`")
+    assert found["commit"] == "unknown"
     assert float(found["loss"].split(",")[0]) > 0
     assert not (tmp_path / "mnist").exists()  # it is not a run

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import runpy
+from os.path import relpath
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,8 @@ def test_the_bundled_network_measures_images_without_the_dataset(run, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (21, 32, 32, 1), np.uint8)
     np.savez(tmp_path / "images.npz", arr_0=images, arr_1=np.arange(21) % 10)
     said = run(
-        f"--evaluate --images {tmp_path}/images.npz --dataset fashionmnist --features {net} "
-        f"--reference {statistics} --data_dir {tmp_path}"
+        f"--evaluate --images {tmp_path}/images.npz --dataset fashionmnist --data_dir {tmp_path} "
+        f"--features {relpath(net)} --reference {relpath(statistics)}"
     )
     assert "holds num_images 10000, fid (mu float64 (128,), sigma float64 (128, 128))" in said
     scores = json.loads((tmp_path / "fashionmnist" / "evaluation_images.json").read_text())[

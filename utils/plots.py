@@ -71,8 +71,6 @@ def draw(width: float, height: float, paint: Callable[[Figure], None]) -> np.nda
     Raises:
         UserError: if matplotlib is missing or cannot be imported.
     """
-    # Its messages about fonts and its cache folder are useless here.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its packages and missing glyphs
         try:

@@ -179,3 +179,5 @@ def set_up_logging(verbose: bool = True, rewrite: Callable[[str], str] = str) ->
     root.setLevel(logging.INFO if verbose else logging.ERROR)
     for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Its messages about fonts and its cache folder are useless here.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)

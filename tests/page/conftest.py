@@ -80,10 +80,10 @@ def serve_here() -> Iterator[Callable[[Page], Served]]:
 
 
 @pytest.fixture(scope="session")
-def driver() -> Iterator[Any]:
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A browser; each server has an address of its own, and so its own storage in it."""
     page_browser = importlib.import_module("page_browser")  # skips where there is no browser
-    driver = page_browser.chromium()
+    driver = page_browser.chromium(tmp_path_factory.mktemp("home"))
     yield driver
     driver.quit()
 

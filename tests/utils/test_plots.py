@@ -84,11 +84,11 @@ def test_drawing_takes_its_share_of_the_time_and_no_more():
     assert 0.8 * MOST_OF_THE_TIME < drawn_seconds / now < 1.1 * MOST_OF_THE_TIME
 
 
-def test_a_backend_that_is_not_here_spoils_no_import_of_matplotlib(tmp_path):
+def test_neither_a_backend_nor_a_home_that_is_not_here_spoils_imports_of_matplotlib(tmp_path):
     code = (
         "import sys, MaskGIT\n"
-        "try: MaskGIT.main(['--curves', sys.argv[1]])\n"
-        "except SystemExit as end: assert end.code == 2  # it has no numbers\n"
+        "try: MaskGIT.main(['--reconstruct', '--checkpoint_vae', sys.argv[1]])\n"
+        "except SystemExit as end: assert end.code == 2  # it is a folder\n"
         "import utils.plots, torchmetrics, matplotlib.pyplot\n"
         "print(utils.plots.draw(1, 1, lambda sheet: None).shape)"
     )
@@ -98,6 +98,12 @@ def test_a_backend_that_is_not_here_spoils_no_import_of_matplotlib(tmp_path):
         check=True,
         text=True,
         capture_output=True,
-        env={**os.environ, "MPLBACKEND": backend, "PYTHONPATH": root},
+        env={
+            **os.environ,
+            "MPLBACKEND": backend,
+            "MPLCONFIGDIR": "/dev/null/a",
+            "PYTHONPATH": root,
+        },
     )
-    assert shown.stdout.endswith("\n(120, 120, 3)\n")
+    assert shown.stderr.count("\n") == 1, shown.stderr
+    assert shown.stdout == "(120, 120, 3)\n"
