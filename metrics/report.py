@@ -59,11 +59,16 @@ def report(scores: Mapping[str, float | None], protocol: Mapping[str, Any]) -> s
     width = max(map(len, [*values, *described])) + 2
     lines = []
     for name, value in values.items():
-        shown = "not measured" if value is None else f"{value:.4f}"
+        shown = "not measured" if value is None else _number(value)
         if (spread := scores.get(name + SPREAD)) is not None:
-            shown += f" ± {spread:.4f}"
+            shown += f" ± {_number(spread)}"
         lines.append(f"{name:<{width}}{shown:<20}{protocol['basis']}")
     return "\n".join([*lines, "", *(f"{name:<{width}}{text}" for name, text in described.items())])
+
+
+def _number(value: float) -> str:
+    """Write a score with 4 decimal places, or 3 digits if it is small, as KID often is."""
+    return f"{value:.4f}" if abs(value) >= 0.01 else f"{value:.3g}"
 
 
 def _describe(value: object) -> str:

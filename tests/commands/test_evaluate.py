@@ -549,6 +549,13 @@ def test_a_report_keeps_long_names_and_values_apart():
     assert lines[0].index("0.1235") == lines[1].index("not measured")
 
 
+def test_a_small_score_keeps_its_digits():
+    scores = {"kid": -0.000023456, "kid_spread": 0.0000123, "recall": 0.0}
+    lines = report(scores, {"basis": "ours", "images": 2}).splitlines()
+    assert lines[0].split() == ["kid", "-2.35e-05", "±", "1.23e-05", "ours"]
+    assert lines[1].split() == ["recall", "0", "ours"]
+
+
 def test_other_seeds_and_single_classes(evaluate, trained, tmp_path):
     command = (
         f"--evaluate --checkpoint {trained}/MaskGIT_mnist.pt --num_samples 40 --step 2 "
