@@ -15,8 +15,8 @@ from utils.errors import UserError, one_line
 from utils.torch_file import read_torch_file
 
 HINT = (
-    "train without the perceptual loss (`perceptual_weight` 0) or name a file with torchvision's "
-    "VGG16 weights (`perceptual_vgg` vgg16-397923af.pth)"
+    "name a file with torchvision's VGG16 weights (`perceptual_vgg` vgg16-397923af.pth), or train "
+    "without the perceptual loss (`perceptual_weight` 0)"
 )
 
 
