@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.flags import changed, option_values, options_of, with_flags
+from commands.generation import resolve_generation
 from commands.kinds import Number
 from commands.model_source import data_of, find_model, is_in_run
 from commands.option import Many
@@ -77,11 +78,11 @@ def resolve(request: Request) -> PageJob:
     """Find the models and runs that the page offers.
 
     Raises:
-        UserError: if the model of --checkpoint cannot be opened.
+        UserError: if the model of --checkpoint cannot be opened, or an option does not fit it.
     """
     line, output = request.line, Path(request.line.output_dir)
     if line.checkpoint:
-        find_model(request)  # refuses what cannot be opened
+        resolve_generation(request)  # refuses a model, settings and classes that cannot be used
 
     def models() -> list[Path]:
         return [Path(line.checkpoint)] if line.checkpoint else sorted(output.glob("*/MaskGIT_*.pt"))

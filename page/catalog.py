@@ -14,6 +14,7 @@ from models.labels import parse_labels
 from models.model import Model
 from page.checks import RequestError
 from page.form import CommandForm
+from utils.errors import UserError
 
 MOST_OPEN = 2  # models in memory
 MOST_TRIES = 3  # to read a file that is replaced meanwhile
@@ -41,13 +42,18 @@ class OpenModel:
     def describe(self, form: CommandForm) -> dict[str, Any]:
         """Return what the page shows of the model, and what its form begins with."""
         model, tokenizer = self.model, self.model.tokenizer
-        names, best, labels = model.class_names, model.best, form.labels
+        names, best, chosen, note = model.class_names, model.best, [], ""
         has_null = model.transformer.config.null_class is not None
+        try:
+            chosen = parse_labels(form.labels, names, has_null) if form.labels else []
+        except UserError as error:  # they may be those of another model
+            note = form.with_flags(f"{error}; all of its classes are chosen")
         return {
             **names_of(self.path),
             "dataset": model.dataset,
             "classes": list(names),
-            "chosen": parse_labels(labels, names, has_null) if labels else [],
+            "chosen": chosen,
+            "note": note,
             "size": tokenizer.image_size,
             "channels": tokenizer.channels,
             "grid": tokenizer.grid,

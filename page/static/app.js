@@ -48,6 +48,7 @@ async function chooseModel(wanted) {
     store.modelId = wanted;
     keep();
     emit("model");
+    tell(store.model.note);
   } finally {
     opening(false);
   }

@@ -79,6 +79,7 @@ export function makeForms() {
   for (const part of ["sampling", "series", "editing"]) withDefaults(store[part], store.page[part]);
   store.series.count = Math.min(store.series.count, series[0].high = most);
   id("edit-count").max = id("branch-count").max = most;
+  id("edit-seed").value = series[1].default;
   id("series").append(...series.map((one) => field(one, store.series)));
   id("editing").append(...editing.map((one) => field(one, store.editing)));
   const settings = id("settings").content;

@@ -92,6 +92,20 @@ def test_a_student_begins_with_the_settings_that_it_is_made_for(driver, with_set
     page.wait(f"{steps} === '8'")
 
 
+def test_a_model_without_the_classes_of_the_command_line_begins_with_all(driver, serve, runs):
+    served = serve(runs, "--labels", "nosuch", "--seed", "7")
+    page = Browser(driver, served.url)
+    page.open()
+    page.wait("!document.getElementById('message').hidden")
+    said = "--labels nosuch: this model has no such class"
+    assert page.message().startswith(said)
+    assert page.message().endswith("all of its classes are chosen")
+    page.generate(2)
+    assert [one.text for one in page.all("#groups .tile span")] == ["0 · 0", "1 · 1"]
+    assert "--seed 7" in page.one("#command").text
+    assert page.get("document.getElementById('edit-seed').value") == "7"
+
+
 def test_images_appear_step_by_step_and_are_saved(page, served):
     for label in (3, 4):
         page.click(f"#classes label:nth-child({label + 1})")

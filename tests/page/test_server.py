@@ -828,6 +828,20 @@ def test_the_page_needs_no_browser_newer_than_2022(files):
     assert found == set()
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--labels 3,nosuch", "--labels nosuch: this model has no such class"),
+        ("--mask_value 99", "--mask-value 99: the tokens are 0 to 15"),
+    ],
+)
+def test_options_that_do_not_fit_the_model_are_refused_at_the_start(
+    refusal, trained, tmp_path, option, said
+):
+    command = f"--page 0 --checkpoint {trained}/MaskGIT_mnist.pt --output_dir {tmp_path} {option}"
+    assert said in refusal(lambda: main([*command.split(), "--dry_run"]))
+
+
 def test_the_form_begins_with_the_options_of_the_command_line():
     options = ["--step=5", "--seed=4", "--labels=3", "--batch_size=8", "--device=cpu"]
     line = parse(["--page", *options, "--mask_grow=2", "--no_composite"])
