@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import tempfile
 import time
 
 import numpy as np
@@ -176,4 +177,5 @@ def chromium(home):
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return Chrome(options=options, service=Service(DRIVER, env=os.environ | {"HOME": str(home)}))
+    environment = os.environ | {"HOME": str(home), "TMPDIR": tempfile.gettempdir()}
+    return Chrome(options=options, service=Service(DRIVER, env=environment))
