@@ -114,6 +114,12 @@ def load_tokenizer(
     """
     if channels is not None:
         check_whole("channels", channels, 1)
+    try:
+        size = size_of(image_size)
+    except ValueError as error:
+        raise FieldError("image_size", repr(image_size), one_line(error)) from error
+    for side in size:
+        check_whole("image_size", side, 1)
     path = local_file(path)
     stored = read_checkpoint(path)
     with reading(path, "the checkpoint"):
@@ -125,7 +131,7 @@ def load_tokenizer(
             if family not in (None, own):
                 raise FieldError("tokenizer", family, f"that in {path} is of the family {own}")
         else:
-            file, size = ForeignFile(stored, path), size_of(image_size)
+            file = ForeignFile(stored, path)
             tokenizer = Tokenizer(read_network("tokenizer", file, size, given, named=family))
         tokenizer = _adapted(tokenizer, path, given)
     if channels not in (None, tokenizer.channels):

@@ -215,6 +215,12 @@ def test_channels_are_a_whole_number(path, channels):
         load_tokenizer(path, channels=channels)
 
 
+@pytest.mark.parametrize("size", ["x", 0, -1, 1.5, True, None, (32,), [16, 16]], ids=str)
+def test_the_size_of_images_is_one(path, size):
+    with pytest.raises(FieldError, match="`image_size`"):
+        load_tokenizer(path, image_size=size)
+
+
 @pytest.mark.parametrize("tokenizer", [None, "VQGAN_mnist.pt"])
 def test_a_transformer_alone_needs_a_tokenizer_that_is_open(tmp_path, tokenizer):
     torch.save({"tok_emb.weight": torch.ones(2, 2), "pos_emb": torch.ones(2, 2)}, tmp_path / "a.pt")
