@@ -85,7 +85,7 @@ def resolved(line: CommandLine) -> Iterator[dict[Mode, Any]]:
             _log_idle(idle | (given & ignored_settings(jobs)))
             idle.clear()  # they are named once
             if line.dry_run:
-                _show_options(request, jobs)
+                _show_options(request, jobs, given)
                 _show_jobs(jobs)
                 jobs = {}
             yield jobs
@@ -123,10 +123,11 @@ def keep_options(jobs: Mapping[Mode, Any]) -> None:
             keep_settings(stages[mode.name], job.run, job.record)
 
 
-def _show_options(request: Request, jobs: Mapping[Mode, Any]) -> None:
+def _show_options(request: Request, jobs: Mapping[Mode, Any], given: frozenset[str]) -> None:
     """Print for --dry_run the options that act in the modes, and what follows from them.
 
     A family or a model decides some that the user leaves out: the Jobs have their values.
+    `given` are those that the user wrote; `line.given` also has some of a resumed run.
     """
     line, machine = request.line, request.machine
     models = (one for one in request.opened.values() if isinstance(one, ModelSource))
@@ -137,9 +138,9 @@ def _show_options(request: Request, jobs: Mapping[Mode, Any]) -> None:
     # The shape of a network that is not new is in its file. The modes say how many images.
     elsewhere = {o.name for o in OPTIONS.values() if o.compared} - used.keys() | {"num_samples"}
     elsewhere |= ignored_settings(jobs)
-    for name in sorted(acting_options(line) - elsewhere | line.given):
+    for name in sorted(acting_options(line) - elsewhere | given):
         value = ", ".join(map(str, used.get(name) or [getattr(line, name)]))
-        if name in line.given:
+        if name in given:
             _row(name, f"{getattr(line, name)}  (given)")
         elif value not in ("None", "False", "[]"):  # options that are off say nothing
             _row(name, value)

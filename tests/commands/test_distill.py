@@ -160,6 +160,10 @@ def test_the_defaults_are_those_of_the_teachers_family(run, modern_teacher, tmp_
     assert kept == [usual[name] for name in ("lr", "ema_decay", "teacher_guidance")]
     state = load_checkpoint(tmp_path / "few" / "resume_student.pt", "student-resume")["stage"]
     assert {"muon", "auxiliary_muon"} <= state.keys()
+    rows = run(f"{line} --resume --dry_run").splitlines()
+    given = {row.split()[0] for row in rows if row.endswith("(given)")}
+    assert {"distill", "resume"} <= given
+    assert "cfg_w" not in given  # it is that of the run
 
 
 def test_a_dry_run_prints_what_the_family_of_a_model_decides(
