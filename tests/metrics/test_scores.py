@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from torch_fidelity.metric_isc import isc_features_to_metric
 
 from metrics import scores as metrics
 from metrics.features import FeatureCollector
@@ -31,7 +32,7 @@ def gaussian(count, width, seed, scale=1.0, shift=0.0):
     return scale * values + shift
 
 
-@pytest.mark.parametrize("count", [500, 20])  # more and fewer images than features
+@pytest.mark.parametrize("count", [100, 20])  # more and fewer images than features
 def test_identical_sets_are_at_no_distance(count):
     features = np.random.default_rng(0).gamma(2, size=(count, 64))
     scores = compare(feature_set(features), feature_set(features))
@@ -60,8 +61,11 @@ def test_images_sorted_by_class_are_as_good_as_shuffled_ones():
     random = np.random.default_rng(0)
     centers = 20 * random.normal(size=(20, 8))
     real, made = (centers.repeat(n, 0) + random.normal(size=(20 * n, 8)) for n in (100, 10))
-    scores = compare(feature_set(made), feature_set(real))  # as many real ones as made are used
-    assert min(scores["precision"], scores["recall"]) > 0.6
+    few, many = feature_set(made), feature_set(real)
+    assert min(metrics.precision_recall(few, many).values()) > 0.6
+    as_many = dataclasses.replace(many, kept=many.kept[: len(made)])
+    for sides, alike in (((few, many), (few, as_many)), ((many, few), (as_many, few))):
+        assert metrics.precision_recall(*sides) == metrics.precision_recall(*alike)
 
 
 def test_statistics_do_not_depend_on_the_batches():
@@ -77,10 +81,10 @@ def test_statistics_do_not_depend_on_the_batches():
 def test_kernel_distance_is_the_unbiased_mmd(monkeypatch):
     monkeypatch.setattr(metrics, "KID_SUBSETS", 1)
     random = np.random.default_rng(0)
-    a, b = random.normal(size=(40, 6)), random.normal(0.7, 1, size=(40, 6))
+    a, b = (random.normal(m, 1, size=(40, 6)).astype(np.float32) for m in (0, 0.7))
 
     def kernel(x, y):
-        return (x @ y.T / 6 + 1) ** 3
+        return (x.astype(np.float64) @ y.T / 6 + 1) ** 3
 
     within = [(kernel(x, x).sum() - np.trace(kernel(x, x))) / (40 * 39) for x in (a, b)]
     expected = sum(within) - 2 * kernel(a, b).mean()
@@ -109,6 +113,19 @@ def test_scores_know_their_limits():
     assert metrics.limits(many, few)[1].endswith("inception_score is too low")
     assert len(metrics.limits(more, many)) == 1
     assert metrics.limits(many, many) == []
+
+
+def test_the_settings_of_each_score_are_described():
+    few, many = (feature_set(np.random.default_rng(0).normal(size=(n, 4))) for n in (30, 1200))
+    for generated, real, subset, side in ((60, few, 30, 30), (20, many, 20, 20),
+                                          (2000, many, 1000, 1200)):  # fmt: skip
+        assert metrics.settings(generated, real) == {
+            "kid": f"cubic kernel, 100 subsets of {subset}",
+            "precision_recall": f"3 neighbours, {side} images a side",
+            "inception_score": "10 parts",
+        }
+    only_statistics = dataclasses.replace(few, kept=None)
+    assert metrics.settings(60, only_statistics) == {"inception_score": "10 parts"}
 
 
 def test_precision_and_recall_agree_with_a_slow_count():
@@ -148,6 +165,14 @@ def test_inception_score_counts_sure_and_even_classes():
         assert score == pytest.approx(expected, rel=0.02)
 
 
+def test_inception_score_is_that_of_torch_fidelity():
+    logits = np.random.default_rng(0).normal(size=(103, 4))
+    expected = isc_features_to_metric(torch.from_numpy(logits), 10, shuffle=True, rng_seed=2020)
+    images = feature_set(logits, logits=logits)
+    found = list(metrics.inception_score(images, images).values())
+    assert found == pytest.approx(list(expected.values()), rel=1e-12)
+
+
 def test_inception_score_needs_logits():
     features = np.random.default_rng(0).normal(size=(20, 2))
     assert "inception_score" in compare(
@@ -165,21 +190,23 @@ def test_kept_features_are_drawn_from_all(monkeypatch):
 
 
 def test_class_accuracy_leaves_out_unknown_labels():
-    def found(labels):
-        images = feature_set(np.eye(3), logits=np.eye(3), labels=labels)
+    seen = np.eye(3)[[0, 1, 2, 0]]
+
+    def found(labels, logits=seen):
+        images = feature_set(seen, logits=logits, labels=labels)
         return class_accuracy(images, images)
 
-    assert found(np.array([0, 1, 0])) == {"class_accuracy": pytest.approx(2 / 3)}
-    assert found(np.array([0, -1, 3])) == {"class_accuracy": 1}
-    assert found(np.array([-1, -1, -1])) == found(None) == {}
+    assert found(np.array([0, 2, 2, 0])) == {"class_accuracy": 0.75}
+    assert found(np.array([0, -1, 3, 3])) == {"class_accuracy": 1}
+    assert found(np.array([-1] * 4)) == found(None) == found(np.zeros(4, int), None) == {}
 
 
 def test_unequal_classes_have_a_balanced_accuracy_too():
-    # Nine of ten images of class 0 are right, and none of the two of class 1.
-    seen = np.array([0] * 9 + [1] + [0, 0])
-    logits, labels = np.eye(2)[seen], np.array([0] * 10 + [1, 1])
+    # Seven of ten images of class 0 are right, none of the two of class 1, and all four of class 2.
+    seen = np.array([0] * 7 + [1] * 3 + [0, 0] + [2] * 4)
+    logits, labels = np.eye(3)[seen], np.array([0] * 10 + [1, 1] + [2] * 4)
     images = feature_set(logits, logits=logits, labels=labels)
-    expected = {"class_accuracy": 0.75, "class_accuracy_balanced": 0.45}
+    expected = {"class_accuracy": 11 / 16, "class_accuracy_balanced": 1.7 / 3}
     assert class_accuracy(images, images) == pytest.approx(expected)
 
 
