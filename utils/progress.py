@@ -88,7 +88,7 @@ class _Lines(_Bar):
 
 
 def progress_bar(
-    title: str, total: int, done: int = 0, unit: str = "it", lines: bool = True, **options: Any
+    title: str, total: int, done: int = 0, unit: str = "it", lines: bool = True
 ) -> tqdm:
     """Make a bar with rate and time left; log lines if stderr is not a terminal.
 
@@ -98,14 +98,12 @@ def progress_bar(
         done: units that an earlier run has done.
         unit: name of one unit of work.
         lines: whether a line is logged every minute where no bar can be shown; one is at the start.
-        **options: passed to tqdm.
     """
     end_if_asked()
     if sys.stderr.isatty():
         return _Bar(
-            total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True, miniters=0,
-            **options,
-        )  # fmt: skip
+            desc=title, total=total, initial=done, unit=unit, dynamic_ncols=True, miniters=0
+        )
     if total > done:
         log.info("%s: %s", title, counted(total - done, unit))
     return _Lines(title, total, done, unit) if lines else _Bar(disable=True)

@@ -46,7 +46,8 @@ def test_a_minute_without_any_work_is_no_reason_to_fail(clock, monkeypatch):
 
 def test_a_bar_also_shows_less_than_one_unit(monkeypatch):
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
-    with progress_bar("sampling", 1, unit="block", mininterval=0) as bar:
+    with progress_bar("sampling", 1, unit="block") as bar:
+        bar.mininterval = 0
         bar.update(0.125)
         assert bar.last_print_n == 0.125
         assert " 0/1 " in str(bar)
