@@ -118,6 +118,14 @@ def needs_fake_gpu() -> None:
         pytest.skip(f"before torch {FIRST_TORCH} fake tensors of a GPU need its driver")
 
 
+@pytest.fixture
+def needs_programs() -> None:
+    """Leave a test out where the folder for temporary files may hold no programs."""
+    folder = tempfile.gettempdir()
+    if os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0):  # macOS does not say it
+        pytest.skip(f"no program may start in {folder} (noexec): set TMPDIR to another folder")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

@@ -15,7 +15,7 @@ FILES = sorted(path.name for path in ROOT.glob("requirements*.txt"))
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
+def copy(tmp_path: Path, needs_programs: None) -> Path:
     """The scripts and the requirements in a folder of their own, with both environments there."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     for name in FILES:

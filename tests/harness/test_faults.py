@@ -19,7 +19,7 @@ EACH = 1  # case of each kind for each of the five commands
 @pytest.mark.skipif(
     not REAL_FASHION_MNIST.is_dir(), reason="needs Debian's package dataset-fashion-mnist"
 )
-def test_nothing_is_lost_or_silently_wrong_after_kills_errors_and_flips():
+def test_nothing_is_lost_or_silently_wrong_after_kills_errors_and_flips(needs_programs):
     counts = [f"--{kind}={5 * EACH}" for kind in ("kills", "errors", "flips")]
     command = [sys.executable, "tests/harness/faults.py", *counts]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
