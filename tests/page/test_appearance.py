@@ -54,6 +54,11 @@ def test_nothing_is_cut_off_and_everything_has_a_name(page, width):
             ".filter((one) => one.checkVisibility() && one.clientWidth < 60).map(({ id }) => id)"
         )
         assert narrow == []
+        # No name of an option is broken after its dashes.
+        assert page.get(
+            "[...document.querySelectorAll('.sampling label')]"
+            ".every((one) => !one.checkVisibility() || one.clientHeight < 30)"
+        )
 
 
 def test_in_a_window_of_middle_width_the_controls_are_beside_the_picture(page):
