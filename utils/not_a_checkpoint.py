@@ -1,5 +1,6 @@
 """Says what a file or folder is that was given as a checkpoint and is something else."""
 
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,7 @@ PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", 
 """The first bytes of gzip, bzip2, xz, zstd, 7z and rar."""
 
 ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # of checkpoints, usually
+COPY = re.compile(r".+_(best|best_fid|step_\d+)")  # stems of other checkpoints that a run keeps
 
 
 def what_it_is(beginning: bytes) -> str:
@@ -36,11 +38,15 @@ def what_it_is(beginning: bytes) -> str:
 
 
 def checkpoints_in(folder: Path, pattern: str = "*") -> list[Path]:
-    """List the files in a folder that are checkpoints by their names; a resume state is none."""
+    """List the files in a folder that are checkpoints by their names.
+
+    A resume state is none. Those that a run keeps beside its result count if nothing else is there.
+    """
     names: list[Path] = []
     with suppress(OSError):  # its name may be too long; whoever opens it says so
         names = [one for one in folder.glob(pattern) if one.name.endswith(ENDINGS)]
-    return sorted(one for one in names if not one.name.startswith("resume_"))
+    found = sorted(one for one in names if not one.name.startswith("resume_"))
+    return [one for one in found if not COPY.fullmatch(one.stem)] or found
 
 
 def what_is_in(folder: Path) -> str:

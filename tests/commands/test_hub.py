@@ -154,6 +154,9 @@ def test_a_model_is_published_with_all_that_its_checkpoint_says(run, trained, hu
         load_model(tmp_path / "out")
 
 
-def test_a_run_folder_stands_for_its_only_checkpoint(tmp_path):
-    folder(tmp_path, MaskGIT_folder="", resume_maskgit="")
+def test_a_run_folder_stands_for_its_checkpoint(tmp_path):
+    kept = ("MaskGIT_folder_best", "MaskGIT_folder_best_fid", "MaskGIT_folder_step_0000012")
+    folder(tmp_path, **dict.fromkeys(("MaskGIT_folder", "resume_maskgit", *kept), ""))
     assert local_file(tmp_path).name == "MaskGIT_folder.pt"
+    folder(tmp_path, VQGAN_folder="")
+    assert local_file(tmp_path) == tmp_path
