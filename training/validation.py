@@ -43,7 +43,7 @@ def validate(
     """
     # Choose the images, their labels and their share of hidden tokens.
     count = len(tokens.source)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_IMAGES), dtype=int))
+    chosen = np.linspace(0, count - 1, min(count, MOST_IMAGES), dtype=int)
     labels = tokens.source.classes(chosen, rng(SEED, "labels"))
     uniform = rng(SEED, "validation ratios").random(count)
     ratios = MASK_SCHEDULES["arccos"](uniform)[chosen]

@@ -260,6 +260,8 @@ def test_validation_counts_the_hidden_tokens_of_its_images(monkeypatch, most, im
     with torch.no_grad():
         logits = stage.ema.module(inputs, labels).double()
     right, shares = (logits.argmax(-1) == tokens).double(), hidden.double().mean(1)
+    assert shares.mean() > 0.6  # as in training
+    assert len(hidden.unique(dim=0)) > len(images) / 2
     expected = {
         "loss": torch.nn.functional.cross_entropy(logits[hidden], tokens[hidden]).item(),
         "accuracy": right[hidden].mean().item(),
