@@ -745,8 +745,6 @@ def test_connections_that_say_nothing_do_not_keep_others_out(process):
 
 
 def test_a_header_must_come_within_some_seconds(monkeypatch):
-    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.1)
-
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"here"})
@@ -754,11 +752,12 @@ def test_a_header_must_come_within_some_seconds(monkeypatch):
     with connections.listen("127.0.0.1", 0) as listening:
         address = listening.getsockname()
         with connections.running(app, listening):
-            for said in (
-                b"",
-                b"GET / HTTP/1.1\r\nHost: a\r\n",
-                b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            for said, seconds in (
+                (b"", 0.1),
+                (b"GET / HTTP/1.1\r\nHost: a\r\n", 0.1),
+                (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 30),
             ):
+                monkeypatch.setattr(connections, "HEADER_SECONDS", seconds)
                 with socket.create_connection(address, 30) as connection:
                     connection.sendall(said)
                     heard = b""

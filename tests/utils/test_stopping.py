@@ -240,7 +240,7 @@ def test_a_worker_that_cannot_be_started_ends_the_others(monkeypatch, capfd):
     with pytest.raises(FieldError, match=r"no room .* \(ulimit -u\)"):
         read()
     for worker in set(multiprocessing.active_children()) - before:
-        worker.join(10)
+        worker.join(60)
         assert worker.exitcode == -signal.SIGKILL
     assert capfd.readouterr().err == ""
 
@@ -253,7 +253,7 @@ def test_workers_obey_the_main_process_when_it_ends():
     workers = set(multiprocessing.active_children()) - before
     for worker in workers:
         worker.terminate()
-        worker.join(10)
+        worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
 
 
