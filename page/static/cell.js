@@ -57,8 +57,7 @@ export async function openCell(group, index, number, cell) {
   const kept = `rank ${got.rank}; the ${got.num_kept} best are kept, the last of them with ${short(got.line)}`;
   id("cell-state").textContent =
     `Step ${group.first + decided} drew token ${got.drawn} with score ${short(got.score)}: ${kept}.`;
-  const pictures = await Promise.all(got.files.map((file) =>
-    createImageBitmap(fileOf(file))));
+  const pictures = await Promise.all(got.files.map((file) => createImageBitmap(fileOf(file))));
   const state = midway(group, index, decided);
   const isLast = group.first + decided >= group.start.counts.length;
   id("cell-choices").replaceChildren(...got.tokens.map((token, i) => {

@@ -40,7 +40,7 @@ export async function begin(next) {
   keep();
   if (!next) return;
   location.hash = "edit";
-  // After the view has changed, which moves everything.
+  // After the view has changed.
   requestAnimationFrame(() => setTimeout(goTo, 0, id("easel")));
 }
 

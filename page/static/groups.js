@@ -181,13 +181,13 @@ function show(group) {
     tile.setAttribute("aria-pressed", "false");
     tile.addEventListener("click", () => {
       choose(group, index);
-      // Where the panel is below the images, go there.
-      const panel = id("watch");
-      if (panel.offsetTop > group.element.offsetTop + group.element.offsetHeight) panel.scrollIntoView();
+      // Go to the panel if it is below; variants are on the easel.
+      const [panel, { offsetTop, offsetHeight }] = [id("watch"), group.element];
+      if (!group.original && panel.offsetTop > offsetTop + offsetHeight) panel.scrollIntoView();
     });
     return tile;
   }));
-  group.rejected ??= []; // a version of the page that had none kept it
+  group.rejected ??= []; // an older page kept none
   group.element.classList.toggle("of-tour", Boolean(group.ofTour));
   group.element.classList.toggle("versus", Boolean(group.versus));
   (group.cell ?? id(group.place)).prepend(group.element);

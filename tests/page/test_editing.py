@@ -195,6 +195,13 @@ def test_variants_are_compared_accepted_and_rejected(page):
     page.wait("!document.getElementById('review').hidden")
     assert page.one("#reviewed").text == "Variant 2 of 4"
     assert len(page.all("#variants .rejected")) == 1
+    # Where the decoding is below them, another variant appears without a jump to it.
+    page.resize(1024)
+    tile = page.in_the_middle("#variants .tile:nth-child(3)")
+    before = page.get("scrollY")
+    tile.click()
+    assert page.one("#reviewed").text == "Variant 3 of 4"
+    assert page.get("scrollY") == before
 
 
 def test_the_tour_presses_the_page_itself_and_leaves_all_as_it_was(page):
