@@ -190,9 +190,7 @@ def _kept_options(line: CommandLine, stored: Settings, stage: str, file: Path) -
     """
     of_stage = STAGE_OPTIONS[stage]
     known = {option.name: option for option in of_stage.kept(stored, of_stage.reading)}
-    # Runs that do not name a family are from the time when there was only one.
-    makes = of_stage.makes
-    kept: dict[str, Any] = {} if makes is None else {makes: OPTIONS[makes].default_value}
+    kept: dict[str, Any] = {}
     for name, value in stored.items():
         if name in (MADE_FROM, FORMER):
             continue

@@ -228,7 +228,7 @@ def exclusive_lock(path: Path, busy: str, waits: bool = False) -> Iterator[None]
     with failures_of(f"cannot write {path}"):
         open_own(path, "ab").close()  # the lock itself would make missing folders
     # Not a soft lock, a file that must be deleted: it would stay after a kill.
-    lock = FileLock(follow(path), timeout=0, fallback_to_soft=False, preserve_lock_file=True)
+    lock = FileLock(follow(path), timeout=0, fallback_to_soft=False)
     try:
         try:
             lock.acquire()

@@ -375,13 +375,20 @@ def test_code_that_config_json_names_is_not_run(world, tmp_path, capsys):
     assert "'features' is not an option" in said
 
 
-def test_folders_that_config_json_names_are_not_written_to(world, tmp_path, capsys):
+def test_folders_that_config_json_names_are_not_written_to(world, tmp_path, capsys, monkeypatch):
     run, config = run_of(world), read_config(run_of(world))
     config["maskgit"]["cache_dir"] = str(tmp_path.parent / "elsewhere")
     write_record(run.config, config)
     resume(world, "maskgit")
     assert "holds no token caches and is left out" in capsys.readouterr().out
     assert not (tmp_path.parent / "elsewhere").exists()
+    write_record(run.config, config)
+    resume(world, "maskgit", f"--cache_dir {tmp_path}/given")
+    config["maskgit"]["cache_dir"] = str(tmp_path / "runs" / "own")
+    write_record(run.config, config)
+    monkeypatch.chdir(tmp_path)
+    resume(world, "maskgit", "--output_dir runs")
+    assert "left out" not in capsys.readouterr().out
     config["maskgit"]["run_name"] = "../../x"
     write_record(run.config, config)
     assert "'run_name' is not an option" in refusal(world, "maskgit", capsys)
