@@ -124,7 +124,6 @@ def publish_blocks(
             then stay.
     """
     made = blocks.path
-    shutil.rmtree(made / "images", ignore_errors=True)
     numbers = range(first_image, first_image + len(labels))
     passed = write_pngs(made / "images", _labeled(blocks, labels, block_size), numbers, texts)
     first = write_npz(made / "samples.npz", passed, len(labels), "writing")
