@@ -232,7 +232,7 @@ def test_a_run_keeps_the_decay_that_it_began_with(world, capsys, kept, factor):
     def go_on() -> None:
         main(f"--train {here} --resume --n_epochs 2".split())
 
-    config["maskgit"][MADE_FROM]["decay"] = "stairs"
+    config["maskgit"][MADE_FROM]["decay"] = "stairs" if kept else ["cosine"]
     write_record(run.config, config)
     with pytest.raises(SystemExit):
         go_on()
