@@ -9,10 +9,12 @@
 Every answer forbids the browser to load anything from elsewhere or to show the page in a frame.
 """
 
+import asyncio
 import ipaddress
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -38,6 +40,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 COOKIE_DAYS = 7
+BODY_SECONDS = 5.0  # in which the body of a refused request is read
 
 
 def is_loopback(host: str) -> bool:
@@ -72,6 +75,8 @@ class Guard:
         headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in scope["headers"]}
         try:
             if instead := self._instead(scope, headers):
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(_read_to_end(receive), BODY_SECONDS)
                 await _answer(send, *instead)
             else:
                 await self._app(scope, receive, _with_headers(send))
@@ -152,6 +157,12 @@ def _with_headers(send: Send) -> Send:
         await send(message)
 
     return send_more
+
+
+async def _read_to_end(receive: Receive) -> None:
+    """Read the body of a request: a browser hears an answer only after it has sent everything."""
+    while (await receive()).get("more_body"):
+        pass
 
 
 async def _answer(send: Send, status: int, text: str, more: dict[str, str]) -> None:

@@ -174,8 +174,8 @@ class _Answers:
     async def upload(self, request: Request) -> Any:
         """Bring an image file, or the part of it that is wanted, to the model's size."""
         ask = {**request.query_params, **request.path_params}
-        opened = await self._opened(lambda _, __, opened: opened, ask)
         data = await _body(request, MOST_UPLOAD)
+        opened = await self._opened(lambda _, __, opened: opened, ask)
         async with self._uploading:
             return await run_in_threadpool(shrink, data, ask, opened)
 
@@ -250,9 +250,10 @@ async def _asked(request: Request) -> Json:
     """Read what a request asks for; errors as in `parse_json`."""
     body: Json = {}
     if request.method == "POST":
+        data = await _body(request, MOST_JSON)
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             raise RequestError("the request must be application/json", 415)
-        body = parse_json(await _body(request, MOST_JSON))
+        body = parse_json(data)
     return {**body, **request.query_params, **request.path_params}
 
 

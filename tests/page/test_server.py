@@ -946,6 +946,19 @@ def test_a_foreign_origin_is_refused(served, origin):
     assert served.ask("api/decode", served.request(), Origin=origin)[0] == 403
 
 
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("api/decode", {"Origin": "null"}, 403),
+        ("api/decode", {"Content_Type": "text/plain"}, 415),
+        ("api/models/nosuch/upload", {}, 404),
+    ],
+)
+def test_a_refusal_comes_after_all_was_sent(served, path, headers, status):
+    """A browser that is still sending would say that the connection broke."""
+    assert served.ask(path, bytes(3 << 20), **headers)[0] == status
+
+
 def test_another_site_may_open_the_page_and_nothing_else(served):
     assert served.ask("", Sec_Fetch_Site="cross-site")[0] == 200
     assert served.ask("api/page", Sec_Fetch_Site="cross-site")[0] == 403
