@@ -27,6 +27,7 @@ SHARED_MEMORY = Path("/dev/shm")
 PREFETCH = 2  # batches that each worker prepares: torch's default
 FILES_OF_WORKER = 8  # open files of a worker and its prepared batches
 SPARE_FILES = 24  # open files for everything else
+KILL_SECONDS = 10.0  # in which a worker that is killed ends
 
 # Parts of torch's messages when a worker was killed, and when they have no room.
 KILLED = "DataLoader worker (pid"
@@ -124,7 +125,7 @@ def _start(loader: DataLoader) -> Iterator[Any]:
     loader.worker_init_fn = _start_worker
     try:
         with children_leave_signals():
-            batches = iter(loader)
+            return iter(loader)
     except Exception as error:
         _kill_workers()
         # torch fails once more, with a traceback on stderr, as it frees what it has begun.
@@ -132,9 +133,9 @@ def _start(loader: DataLoader) -> Iterator[Any]:
         traceback.clear_frames(error.__traceback__)
         sys.unraisablehook = shown
         raise
-    if signal.getsignal(signal.SIGCHLD) is not handler:
-        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
-    return batches
+    finally:
+        if signal.getsignal(signal.SIGCHLD) is not handler:
+            signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 def _start_worker(number: int) -> None:
@@ -172,6 +173,12 @@ def _errors_of_workers(num_workers: int) -> Iterator[None]:
 
 
 def _kill_workers() -> None:
-    """Kill all workers: they may wait forever, for a lock of one that died or for work."""
+    """Kill all workers: they may wait forever, for a lock of one that died or for work.
+
+    Meanwhile no handler runs: that of torch would raise an error at any point of this process.
+    """
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for worker in multiprocessing.active_children():
         worker.kill()
+        worker.join(KILL_SECONDS)
+    signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
