@@ -13,7 +13,7 @@ from commands.generation import (
     plan_table,
     preview_writer,
 )
-from commands.model_source import ModelSource, find_model
+from commands.model_source import ModelSource, data_of, find_model
 from commands.parser import CommandLine
 from commands.request import Request
 from commands.resume import kept_fields, run_record
@@ -108,7 +108,13 @@ def resolve(request: Request) -> DistillJob:
         run=run,
         machine=request.machine,
         loop=loop_config(line, "student", training),
-        record=run_record(request, line, "student", made_from, source.tokenizer.image_size),
+        record=run_record(
+            request,
+            line.replace(data_dir=str(data_of(request, source).folder)),
+            "student",
+            made_from,
+            source.tokenizer.image_size,
+        ),
         teacher=source,
         training=training,
         sampling=sampling,

@@ -5,6 +5,7 @@ an earlier mode of the command may have to train first.
 """
 
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -73,21 +74,23 @@ def data_of(request: Request, model: ModelSource) -> Data:
     """
     line = request.line
     kept = {name: model.look[name] for name in LOOK if name in model.look}
-    kept |= _data_folder(RunFiles(model.path.parent), Path(line.data_dir))
+    if "data_dir" not in line.given:
+        kept |= _data_folder(RunFiles(model.path.parent))
     values = {n: OPTIONS[n].read_plain(value) for n, value in kept.items() if n not in line.given}
     as_trained = replace(request, line=line.replace(**values))
     return as_trained.data(model.dataset, model.tokenizer.image_size)
 
 
-def _data_folder(run: RunFiles, usual: Path) -> dict[str, str]:
-    """Say where a run found its images, if that is here and not the usual folder."""
+def _data_folder(run: RunFiles) -> dict[str, str]:
+    """Return where the training of a model found its images, if that folder is here."""
     try:
         stored = read_config(run)
     except UserError:
         return {}
-    folders = [str(stage["data_dir"]) for stage in stored.values() if "data_dir" in stage]
-    folder = Path(folders[-1] if folders else usual)
-    return {"data_dir": str(folder)} if folder.is_dir() and folder != usual.absolute() else {}
+    settings = stored.get("maskgit") or stored.get("student") or {}
+    folder = Path(str(settings.get("data_dir", "")))
+    is_here = folder.is_absolute() and os.path.isdir(folder)  # noqa: PTH112 (Path's may raise)
+    return {"data_dir": str(folder)} if is_here else {}
 
 
 def find_tokenizer_to_measure(request: Request) -> tuple[TokenizerSource, Data, RunFolder]:
@@ -99,7 +102,7 @@ def find_tokenizer_to_measure(request: Request) -> tuple[TokenizerSource, Data, 
     if request.line.checkpoint:
         source = find_model(request)
         tokenizer = TokenizerSource(source.tokenizer, lambda: source.open().tokenizer)
-        return tokenizer, request.data(source.dataset, tokenizer.shape.image_size), source.run
+        return tokenizer, data_of(request, source), source.run
     tokenizer = find_tokenizer(request)
     return tokenizer, request.data(size=tokenizer.shape.image_size), request.run()
 

@@ -9,12 +9,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
+from itertools import islice
 from typing import Any
 
 from commands import kinds
 from commands.fitted import with_fitted_defaults
 from commands.flags import option_values, options_of, with_flags
-from commands.model_source import ModelSource
+from commands.model_source import ModelSource, data_of
 from commands.modes import Mode
 from commands.options import COMPARING, COMPUTING, OPTIONS
 from commands.parser import FORMER, CommandLine
@@ -131,7 +132,9 @@ def _show_options(request: Request, jobs: Mapping[Mode, Any], given: frozenset[s
     """
     line, machine = request.line, request.machine
     models = (one for one in request.opened.values() if isinstance(one, ModelSource))
-    used: dict[str, list[Any]] = {"dataset": [model.dataset for model in models][:1]}
+    used: dict[str, list[Any]] = {}
+    for model in islice(models, 1):
+        used = {"dataset": [model.dataset], "data_dir": [data_of(request, model).folder]}
     for config in (config for job in jobs.values() for config in _configs_in(job)):
         for name, value in option_values(config).items():
             used[name] = [*(one for one in used.get(name, []) if one != value), value]

@@ -1,13 +1,17 @@
 """Sampling control and editing through the real command line."""
 
+import re
+
 import numpy as np
 import pytest
 from conftest import TRAIN_TINY
 from PIL import Image
 
+from commands import model_source
 from data.edit_region import box_mask, outpainted
 from MaskGIT import main
 from models.cells import hidden_cells
+from training.run_folder import RunFiles
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.files import exclusive_lock
 
@@ -285,12 +289,34 @@ def test_images_of_the_dataset_and_other_sizes_can_be_edited(edited, tmp_path):
     assert variants.shape == (6, 32, 32)
 
 
-def test_images_are_found_where_the_training_found_them(model, refusal, tmp_path, monkeypatch):
+def test_images_are_found_where_the_training_found_them(
+    model, refusal, tmp_path, monkeypatch, data_dir, capsys
+):
     monkeypatch.chdir(tmp_path)
     edit = f"--edit --checkpoint {model} --init_image mnist:3 --mask_box 0,0,8,8 --dry_run"
     main(edit.split())
+    assert re.search(rf"^data_dir +{data_dir}$", capsys.readouterr().out, re.M)
     said = refusal(lambda: main(f"{edit} --data_dir elsewhere".split()))  # an option is stronger
     assert "elsewhere" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_here"),
+    [
+        ({"maskgit": "HERE", "vqgan": "/"}, True),
+        ({"student": "HERE"}, True),
+        ({"vqgan": "HERE"}, False),
+        ({"maskgit": "."}, False),
+        ({"maskgit": "/" + "x" * 300}, False),
+        ({"maskgit": ""}, False),
+    ],
+)
+def test_the_folder_of_a_training_is_used_if_it_is_here(tmp_path, monkeypatch, settings, is_here):
+    """A config.json may be of another machine, or come from anybody."""
+    stored = {s: {"data_dir": str(tmp_path) if d == "HERE" else d} for s, d in settings.items()}
+    monkeypatch.setattr(model_source, "read_config", lambda _run: stored)
+    found = {"data_dir": str(tmp_path)} if is_here else {}
+    assert model_source._data_folder(RunFiles(tmp_path)) == found
 
 
 @pytest.mark.parametrize(
