@@ -13,7 +13,7 @@ PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", 
 """The first bytes of gzip, bzip2, xz, zstd, 7z and rar."""
 
 ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # of checkpoints, usually
-COPY = re.compile(r".+_(best|best_fid|step_\d+)")  # stems of other checkpoints that a run keeps
+COPY = re.compile(r"_(best|best_fid|step_\d+)$")  # in stems of other checkpoints of a run
 
 
 def what_it_is(beginning: bytes) -> str:
@@ -40,13 +40,14 @@ def what_it_is(beginning: bytes) -> str:
 def checkpoints_in(folder: Path, pattern: str = "*") -> list[Path]:
     """List the files in a folder that are checkpoints by their names.
 
-    A resume state is none. Those that a run keeps beside its result count if nothing else is there.
+    A resume state is none, and what a run keeps beside its result does not count.
     """
     names: list[Path] = []
     with suppress(OSError):  # its name may be too long; whoever opens it says so
         names = [one for one in folder.glob(pattern) if one.name.endswith(ENDINGS)]
     found = sorted(one for one in names if not one.name.startswith("resume_"))
-    return [one for one in found if not COPY.fullmatch(one.stem)] or found
+    stems = {one.stem for one in found}
+    return [one for one in found if COPY.sub("", one.stem) not in stems - {one.stem}]
 
 
 def what_is_in(folder: Path) -> str:

@@ -158,5 +158,5 @@ def test_a_run_folder_stands_for_its_checkpoint(tmp_path):
     kept = ("MaskGIT_folder_best", "MaskGIT_folder_best_fid", "MaskGIT_folder_step_0000012")
     folder(tmp_path, **dict.fromkeys(("MaskGIT_folder", "resume_maskgit", *kept), ""))
     assert local_file(tmp_path).name == "MaskGIT_folder.pt"
-    folder(tmp_path, VQGAN_folder="")
-    assert local_file(tmp_path) == tmp_path
+    for name in ("VQGAN_folder", "good_best"):
+        assert local_file(folder(tmp_path / name, MaskGIT_folder="", **{name: ""})).is_dir()
