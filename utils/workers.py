@@ -12,8 +12,9 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,12 @@ def _batches_of_workers(
     dataset: Dataset, num_workers: int, options: Mapping[str, Any]
 ) -> Iterator[Any]:
     """Yield what `batches_of` returns, read by workers."""
-    with _errors_of_workers(num_workers), warnings.catch_warnings():
+    others = set(multiprocessing.active_children())
+    with _errors_of_workers(num_workers, others), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of more workers than cores
-        batches = _start(DataLoader(dataset, **options))
+        batches = _start(DataLoader(dataset, **options), others)
     while True:
-        with _errors_of_workers(num_workers):
+        with _errors_of_workers(num_workers, others):
             try:
                 batch = next(batches)
             except StopIteration:
@@ -115,8 +117,8 @@ def _batches_of_workers(
         yield batch
 
 
-def _start(loader: DataLoader) -> Iterator[Any]:
-    """Start the workers of a loader.
+def _start(loader: DataLoader, others: Collection[BaseProcess]) -> Iterator[Any]:
+    """Start the workers of a loader; `others` are children that are none of them.
 
     When a worker dies, torch would raise an error at any point of this process. This handler is
     removed, because torch also checks its workers while it waits for a batch.
@@ -127,7 +129,7 @@ def _start(loader: DataLoader) -> Iterator[Any]:
         with children_leave_signals():
             return iter(loader)
     except Exception as error:
-        _kill_workers()
+        _kill_workers(others)
         # torch fails once more, with a traceback on stderr, as it frees what it has begun.
         shown, sys.unraisablehook = sys.unraisablehook, lambda _: None
         traceback.clear_frames(error.__traceback__)
@@ -144,7 +146,7 @@ def _start_worker(number: int) -> None:
 
 
 @contextmanager
-def _errors_of_workers(num_workers: int) -> Iterator[None]:
+def _errors_of_workers(num_workers: int, others: Collection[BaseProcess]) -> Iterator[None]:
     """Turn torch's errors about its workers into a UserError; other errors pass."""
     try:
         yield
@@ -155,13 +157,13 @@ def _errors_of_workers(num_workers: int) -> Iterator[None]:
         text = "".join(str(cause).strip().splitlines()[-1:])  # before it, a worker's traceback
         number = cause.errno if isinstance(cause, OSError) else None
         if KILLED in text or isinstance(cause, ConnectionError | EOFError):
-            _kill_workers()
+            _kill_workers(others)
             raise UserError(
                 "a process that reads images was killed, most often because memory ran out: go on "
                 f"with fewer `num_workers` than {num_workers}, or with none"
             ) from error
         if number in FULL or any(part in text for part in NO_ROOM):
-            _kill_workers()
+            _kill_workers(others)
             raise FieldError(
                 "num_workers",
                 num_workers,
@@ -172,13 +174,13 @@ def _errors_of_workers(num_workers: int) -> Iterator[None]:
         raise
 
 
-def _kill_workers() -> None:
-    """Kill all workers: they may wait forever, for a lock of one that died or for work.
+def _kill_workers(others: Collection[BaseProcess]) -> None:
+    """Kill all children but these: they may wait forever, for a lock of one that died or for work.
 
     Meanwhile no handler runs: that of torch would raise an error at any point of this process.
     """
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for worker in multiprocessing.active_children():
+    for worker in set(multiprocessing.active_children()).difference(others):
         worker.kill()
         worker.join(KILL_SECONDS)
     signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)

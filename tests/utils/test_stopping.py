@@ -229,6 +229,8 @@ def test_what_happens_to_workers_is_one_line(deed, said):
 
 def test_a_worker_that_cannot_be_started_ends_the_others(monkeypatch, capfd):
     """A container may allow few processes. Those that run would wait forever."""
+    other = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    other.start()
     before, fork = set(multiprocessing.active_children()), os.fork
 
     def fork_once():
@@ -247,6 +249,8 @@ def test_a_worker_that_cannot_be_started_ends_the_others(monkeypatch, capfd):
     finally:
         signal.signal(signal.SIGCHLD, handler)
     assert not called
+    assert other.is_alive()
+    other.kill()
     assert capfd.readouterr().err == ""
 
 
