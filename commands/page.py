@@ -82,7 +82,9 @@ def resolve(request: Request) -> PageJob:
     """
     line, output = request.line, Path(request.line.output_dir)
     if line.checkpoint:
-        resolve_generation(request)  # refuses a model, settings and classes that cannot be used
+        # Refuse a model, settings and classes that cannot be used. --settings has no effect here.
+        usual = line.replace(settings=OPTIONS["settings"].default_value)
+        resolve_generation(replace(request, line=usual))
 
     def models() -> list[Path]:
         return [Path(line.checkpoint)] if line.checkpoint else sorted(output.glob("*/MaskGIT_*.pt"))

@@ -245,7 +245,8 @@ def check_training(line: CommandLine, stage: str, result: str) -> None:
         epochs = f"--{of_stage.epochs} {getattr(line, of_stage.epochs)}"
         way_out = f"leave it or {epochs} out"
         if "minutes" not in line.given:  # it is that of the run
-            way_out = f"leave {epochs} out, or train its model further in a new run with --init"
+            init = options_of(of_stage.config)["init"]
+            way_out = f"leave {epochs} out, or train its model further in a new run with --{init}"
         raise UserError(f"--minutes {line.minutes:g} decides the number of epochs: {way_out}")
     batch_size = options_of(of_stage.config)["batch_size"]
     images = getattr(line, batch_size)

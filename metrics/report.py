@@ -62,7 +62,7 @@ def report(scores: Mapping[str, float | None], protocol: Mapping[str, Any]) -> s
         shown = "not measured" if value is None else _number(value)
         if (spread := scores.get(name + SPREAD)) is not None:
             shown += f" ± {_number(spread)}"
-        lines.append(f"{name:<{width}}{shown:<24}{protocol['basis']}")
+        lines.append(f"{name:<{width}}{shown:<22}  {protocol['basis']}")
     return "\n".join([*lines, "", *(f"{name:<{width}}{text}" for name, text in described.items())])
 
 

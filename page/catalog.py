@@ -47,7 +47,7 @@ class OpenModel:
         try:
             chosen = parse_labels(form.labels, names, has_null) if form.labels else []
         except UserError as error:  # they may be those of another model
-            note = form.with_flags(f"{error}; all of its classes are chosen")
+            note = form.with_flags(f"{error}; choose its classes here")
         return {
             **names_of(self.path),
             "dataset": model.dataset,

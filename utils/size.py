@@ -4,7 +4,7 @@ import re
 
 Size = tuple[int, int]
 """Height and width in pixels."""
-WrittenSize = int | str | tuple[int, ...]
+WrittenSize = int | str | tuple[int, ...] | list[int]
 """A size as people and files write it: 64 for a square, "32x64" or (32, 64) for others."""
 
 
@@ -17,7 +17,7 @@ def size_of(written: WrittenSize) -> Size:
     if isinstance(written, str):
         sides = re.fullmatch("([0-9]+)(?:x([0-9]+))?", written)
         written = tuple(int(side) for side in sides.groups(default=sides[1])) if sides else ()
-    elif not isinstance(written, tuple):
+    elif not isinstance(written, tuple | list):
         written = (written, written)
     if len(written) != 2:
         raise ValueError("a size is one number, or height and width as in 32x64")

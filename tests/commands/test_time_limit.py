@@ -47,6 +47,8 @@ def test_a_number_of_epochs_contradicts_it(refusal, tmp_path, options, named):
 
 
 def test_a_run_with_a_time_limit_can_only_be_trained_further_in_a_new_one():
-    line = parse("--train --resume --n_epochs 3").replace(minutes=5.0)  # as the run has it
+    line = parse("--train --resume --n_epochs 3 --n_epochs_vae 4").replace(minutes=5.0)  # the run's
     with pytest.raises(UserError, match=r"--minutes 5 .* leave --n_epochs 3 out, .* --init$"):
         check_training(line, "maskgit", "checkpoint")
+    with pytest.raises(UserError, match=r"leave --n_epochs_vae 4 out, .* --init_vae$"):
+        check_training(line, "vqgan", "checkpoint_vae")

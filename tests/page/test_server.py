@@ -837,8 +837,9 @@ def test_the_page_needs_no_browser_newer_than_2022(files):
 def test_options_that_do_not_fit_the_model_are_refused_at_the_start(
     refusal, trained, tmp_path, option, said
 ):
-    command = f"--page 0 --checkpoint {trained}/MaskGIT_mnist.pt --output_dir {tmp_path} {option}"
-    assert said in refusal(lambda: main([*command.split(), "--dry_run"]))
+    command = f"--page 0 --checkpoint {trained}/MaskGIT_mnist.pt --output_dir {tmp_path} --dry_run"
+    assert said in refusal(lambda: main(f"{command} {option}".split()))
+    main(f"{command} --settings best".split())  # without effect, so nothing is wrong with it
 
 
 def test_the_form_begins_with_the_options_of_the_command_line():
