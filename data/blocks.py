@@ -38,15 +38,17 @@ class BlockFolder:
     def missing(self, num_blocks: int, what: str) -> list[int]:
         """List the indices of the blocks that are still to be made; `what` names the work.
 
-        Blocks of another identity are removed, with everything else that was made of them.
+        Blocks of another identity are removed, with everything else that was made of them, also if
+        a kill in the middle of that has left no block.
 
         Raises:
             UserError: if the folder cannot be written.
         """
         files = [self._file(index) for index in range(num_blocks)]
         there = set(self.path.glob("block_*"))
-        if not there.issubset(files):
-            log.info("blocks of other settings are deleted: %d", len(there))
+        if not there or not there.issubset(files):
+            if there:
+                log.info("blocks of other settings are deleted: %d", len(there))
             shutil.rmtree(self.path, ignore_errors=True)
         remove_leftovers(make_folder(self.path))
         missing = [index for index in range(num_blocks) if not self._is_intact(index)]

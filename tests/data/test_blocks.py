@@ -102,6 +102,9 @@ def test_a_sampling_replaces_an_earlier_one_and_its_film(tmp_path):
     assert publish(tmp_path, 4, 8, value=3) == (list(range(4, 12)), [3] * 4 + [4] * 4, [3] * 8)
     (tmp_path / "steps.png").touch()
     (tmp_path / "partial" / "replaced" / "images").mkdir(parents=True)  # of a kill after all of it
+    (tmp_path / "partial" / "images").mkdir()
+    (tmp_path / "partial" / "images" / "000099.png").touch()  # while other settings were deleted
+    (tmp_path / "partial" / "steps.png").touch()
     assert publish(tmp_path, 0, 4, value=5) == ([0, 1, 2, 3], [5] * 4, [5] * 4)
     assert not (tmp_path / "steps.png").exists()
     assert not (tmp_path / "partial").exists()
