@@ -19,7 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from utils.errors import UserError, failures_of
 
 CLOSING_SECONDS = 1.0
-HEADER_SECONDS = 10.0  # for a request to come in, up to its body
+REQUEST_SECONDS = 10.0  # for a request to come in, or the next part of its body
 READ_SECONDS = 60.0  # for what was sent to be read
 MOST_HEADER = 32 << 10  # bytes
 MOST_CONNECTIONS = 512
@@ -47,8 +47,10 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Stop waiting once a request is there, up to its body."""
+        """Stop waiting once a request is there; wait again for each part of its body."""
         super().data_received(data)
+        if self.cycle is not None and self.cycle.more_body:
+            self._stop_waiting()
         self._wait_if_it_owes()
 
     def on_response_complete(self) -> None:
@@ -73,12 +75,12 @@ class Connection(H11Protocol):
         self.transport.abort()
 
     def _wait_if_it_owes(self) -> None:
-        is_idle = self.cycle is None or self.cycle.response_complete
+        is_idle = self.cycle is None or self.cycle.response_complete or self.cycle.more_body
         if self not in self.connections or not (is_idle or self.flow.write_paused):
             self._stop_waiting()
         elif self not in self.owing:
             self.owing[self] = None
-            seconds = READ_SECONDS if self.flow.write_paused else HEADER_SECONDS
+            seconds = READ_SECONDS if self.flow.write_paused else REQUEST_SECONDS
             self.until = self.loop.call_later(seconds, self.leave)
 
     def _stop_waiting(self) -> None:
