@@ -110,12 +110,12 @@ class Judge:
         }
 
     def _note_missing(self, labels: np.ndarray) -> None:
-        """Warn if labels are no class of the dataset, or not all classes have images."""
+        """Warn if labels are not classes of the dataset, or not all classes have images."""
         if self.num_classes is None or labels.ndim != 1:
             return
         wrong = int(((labels < NO_LABEL) | (labels > self.num_classes)).sum())
         if wrong:
-            log.warning("labels that are no class of the dataset: %d of %d", wrong, len(labels))
+            log.warning("labels that are not classes of the dataset: %d of %d", wrong, len(labels))
         found = np.unique(labels[(labels >= 0) & (labels < self.num_classes)])
         if 0 < len(found) < self.num_classes:
             missing, classes = self.num_classes - len(found), self.num_classes

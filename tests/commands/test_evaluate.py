@@ -284,7 +284,7 @@ def test_classes_that_are_missing_are_named(evaluate, tmp_path):
     np.savez(tmp_path / "fake.npz", arr_0=images, arr_1=labels)
     said = evaluate(f"--evaluate --images {tmp_path}/fake.npz")
     assert "classes without an image, which raises FID: 3 of 10" in said
-    assert "labels that are no class of the dataset: 3 of 30" in said
+    assert "labels that are not classes of the dataset: 3 of 30" in said
 
 
 def test_a_sweep_refuses_rows_of_another_protocol(evaluate, refused, trained, tmp_path):
