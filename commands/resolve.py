@@ -132,16 +132,18 @@ def _show_options(request: Request, jobs: Mapping[Mode, Any], given: frozenset[s
     """
     line, machine = request.line, request.machine
     models = (one for one in request.opened.values() if isinstance(one, ModelSource))
-    used: dict[str, list[Any]] = {}
+    acting, used = acting_options(line), dict[str, list[Any]]()
     for model in islice(models, 1):
-        used = {"dataset": [model.dataset], "data_dir": [data_of(request, model).folder]}
+        used["dataset"] = [model.dataset]
+        if "data_dir" in acting:  # others ignore how the images of the model are shown
+            used["data_dir"] = [data_of(request, model).folder]
     for config in (config for job in jobs.values() for config in _configs_in(job)):
         for name, value in option_values(config).items():
             used[name] = [*(one for one in used.get(name, []) if one != value), value]
     # The shape of a network that is not new is in its file. The modes say how many images.
     elsewhere = {o.name for o in OPTIONS.values() if o.compared} - used.keys() | {"num_samples"}
     elsewhere |= ignored_settings(jobs)
-    for name in sorted(acting_options(line) - elsewhere | given):
+    for name in sorted(acting - elsewhere | given):
         value = ", ".join(map(str, used.get(name) or [getattr(line, name)]))
         if name in given:
             _row(name, f"{getattr(line, name)}  (given)")
