@@ -95,7 +95,7 @@ def test_a_label_means_what_it_means_on_the_command_line(model, labels, numbers)
     "labels",
     [[], (), np.zeros(0, int), [0], [13], [-1], ["0"], [1.9], [1.0], 1.9, [True], True, None,
      [None], [[1, 2]], np.ones((2, 2), int), torch.ones(2), np.array([True]), [b"1"], b"1",
-     ["tiger"], {1, 2}, frozenset("12"), {"1": 3}],
+     ["tiger"], {1, 2}, frozenset("1"), {"1": 3}],
     ids=str,
 )  # fmt: skip
 def test_what_is_no_label_is_refused(model, labels):
