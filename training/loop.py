@@ -80,7 +80,7 @@ class Loop:
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        self.meter = Meter(self.position.sums, self.clock)
+        self.meter = Meter(self.position, self.clock)
         self.first_step = self.position.step
         self.began = self.last_save = self.last_line = self.clock()
         self.has_picture = False
@@ -168,9 +168,7 @@ class Loop:
         if self.pace is None or position.step == self.total:
             return
         planned = self.total - position.step
-        pace = self.pace.nearer_to(
-            self.config.images_per_step / self.meter.last["train/images_per_second"]
-        )
+        pace = self.pace.nearer_to(self.config.images_per_step / self.meter.speed)
         self.pace = pace
 
         def choose() -> int:
@@ -222,7 +220,7 @@ class Loop:
         left = (now - self.began) / made * (self.total - position.step)
         is_late = now - self.last_line > LINE_EVERY and not sys.stderr.isatty()
         if position.step < self.total and (made == TIMED_STEPS or is_late):
-            loss = f"  loss {self.meter.mean('loss'):.4f}" if is_late else ""
+            loss = f"  loss {self.meter.loss():.4f}" if is_late else ""
             log.info(
                 "step %d of %d%s  ends at %s, in %s  %.1f GB of memory",
                 position.step, self.total, loss, end_time(left), duration(left),
@@ -265,12 +263,12 @@ class Loop:
     def _end_epoch(self) -> None:
         """Validate and log the result; at a save point write checkpoint and preview."""
         # Validate.
-        stage, position, last = self.stage, self.position, self.meter.last
+        stage, position, loss = self.stage, self.position, self.meter.end_epoch()
         validation = stage.validate()
         is_best = validation["loss"] < position.best_loss
         if is_best:
             position.best_loss, position.best_step = validation["loss"], position.step
-            position.best_train_loss = last["train/loss"]
+            position.best_train_loss = loss
         numbers = {f"val/{name}": value for name, value in validation.items()}
         self.tracker.log(numbers, position.step)
         # Log.
@@ -281,14 +279,14 @@ class Loop:
             math.ceil(position.step / stage.steps_per_epoch),
             math.ceil(self.total / stage.steps_per_epoch),
             position.step,
-            last["train/loss"],
+            loss,
             shown,
             position.best_loss,
             stage.learning_rate(position.step - 1),
-            last["train/images_per_second"],
+            self.meter.speed,
         )
         self.last_line = self.clock()
-        self._log_stall(last["train/loss"])
+        self._log_stall(loss)
         # Write checkpoint and preview.
         if self.processes.is_main and self.config.keeps_best and is_best:
             path = self.run.best(stage.name)

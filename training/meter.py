@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from training.stage import Position
 from utils.errors import UserError
 
 MAX_SKIPPED = 10  # steps in a row without a finite gradient that end the run
@@ -14,18 +15,21 @@ class Meter:
     """Adds up a stage's metrics on its device, until `take` returns their means.
 
     Attributes:
-        last: the means that `take` returned last.
+        speed: images per second in the last row; after the end of an epoch, in the epoch.
     """
 
-    def __init__(self, sums: dict[str, tuple[Tensor, int]], clock: Callable[[], float]) -> None:
-        """Start with `Position.sums`, which is changed in place."""
+    def __init__(self, position: Position, clock: Callable[[], float]) -> None:
+        """Go on with the sums of a position, which are changed in place."""
         self._clock = clock
-        self.last: dict[str, float] = {}
-        self._sums = sums
+        self.speed = 0.0
+        self._position = position
+        self._sums = position.sums
+        self._last_loss = 0.0, 0  # its sum in the last row, and the number of steps
         self._images = 0
         self._bad_step: Tensor | None = None
         self._skipped: Tensor | int = 0  # steps in a row
         self._since = clock()
+        self._epoch_images, self._epoch_seconds = 0, 0.0
 
     def add(self, metrics: Mapping[str, Tensor], images: int, step: int) -> None:
         """Add one step's metrics, without waiting for the device."""
@@ -57,20 +61,35 @@ class Meter:
                 "`precision` fp32"
             )
 
-    def mean(self, name: str) -> float:
-        """Return the mean of a metric so far, or the last one taken; waits for the device."""
-        total, count = self._sums.get(name, (self.last.get(f"train/{name}", 0.0), 1))
-        return float(total) / count
+    def loss(self) -> float:
+        """Return the mean loss in the last row and since then; waits for the device."""
+        (loss, steps), (last_loss, last_steps) = self._sums.get("loss", (0.0, 0)), self._last_loss
+        return (float(loss) + last_loss) / (steps + last_steps)
 
     def take(self) -> dict[str, float]:
         """Return the means since the last call under "train/<name>"; waits for the device."""
         self.check()
         elapsed = self._clock() - self._since
-        self.last = {f"train/{k}": v.item() / count for k, (v, count) in self._sums.items()}
-        self.last["train/images_per_second"] = self._images / max(elapsed, 1e-9)
+        means = {f"train/{k}": v.item() / count for k, (v, count) in self._sums.items()}
+        self.speed = self._images / max(elapsed, 1e-9)
+        self._epoch_images += self._images
+        self._epoch_seconds += elapsed
+        loss, steps = self._sums["loss"]
+        self._last_loss = loss.item(), steps
+        self._position.epoch_loss += loss.item()
+        self._position.epoch_steps += steps
         self._sums.clear()
         self.restart_clock()
-        return dict(self.last)
+        return means | {"train/images_per_second": self.speed}
+
+    def end_epoch(self) -> float:
+        """Return the mean loss of an epoch, after `take`, and begin the next one."""
+        position = self._position
+        loss = position.epoch_loss / position.epoch_steps
+        self.speed = self._epoch_images / max(self._epoch_seconds, 1e-9)
+        position.epoch_loss, position.epoch_steps = 0.0, 0
+        self._epoch_images, self._epoch_seconds = 0, 0.0
+        return loss
 
     def restart_clock(self) -> None:
         """Start timing the next rate now, without validation and saving."""

@@ -125,7 +125,7 @@ class Position:
         step: optimizer steps made.
         best_loss: lowest validation loss so far.
         best_step: the step after which `best_loss` was measured.
-        best_train_loss: the training loss at that time.
+        best_train_loss: the mean training loss of the epoch that ended there.
         wandb_id: id of the run at Weights & Biases; None without one.
         wandb_home: digests of the path and the inode number of the run folder that the id belongs
             to; empty in older states.
@@ -135,6 +135,8 @@ class Position:
         fid_basis: the `Evaluation.basis` of `best_fid`.
         sums: sum of each metric since the last logged row, and its number of steps. They let a
             resumed run log the same rows as an uninterrupted one.
+        epoch_loss: sum of the losses of the epoch up to the last logged row.
+        epoch_steps: number of steps in `epoch_loss`; older states begin to count where they go on.
     """
 
     step: int = 0
@@ -147,6 +149,8 @@ class Position:
     length: int = field(default=0, metadata=ADDED_LATER)
     best_fid: float = field(default=math.inf, metadata=ADDED_LATER)
     fid_basis: str = field(default="", metadata=ADDED_LATER)
+    epoch_loss: float = field(default=0.0, metadata=ADDED_LATER)
+    epoch_steps: int = field(default=0, metadata=ADDED_LATER)
 
     def validate(self) -> None:
         """Check values that come from a file.
@@ -157,6 +161,8 @@ class Position:
         best = (self.best_loss, self.best_fid)
         if not 0 <= self.best_step <= self.step or any(map(math.isnan, best)) or self.length < 0:
             raise ValueError(f"step {self.step} of {self.length}, best loss and FID {best}")
+        if self.epoch_steps < 0:
+            raise ValueError(f"an epoch of {self.epoch_steps} steps")
         for name, (total, count) in self.sums.items():
             if not isinstance(count, int) or total.shape != () or not total.isfinite():
                 raise ValueError(f"sum of {name} {total!r} over {count!r} steps")

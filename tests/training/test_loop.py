@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -109,6 +109,53 @@ def test_the_line_of_an_epoch_has_its_numbers_and_those_of_the_table_are_in_the_
     assert [row["val/accuracy_0_25"] for row in rows(run) if "val/loss" in row] == [0.25] * 3
 
 
+@pytest.mark.parametrize("stop_at", [None, *range(11)])
+def test_the_line_of_an_epoch_has_the_mean_loss_of_all_its_steps(run, caplog, monkeypatch, stop_at):
+    """Also where a row of metrics has just been logged, and where the run was stopped before."""
+    monkeypatch.setattr("training.loop.LOG_EVERY", 3)
+    caplog.set_level(logging.INFO)
+    stage = CountingStage(signal_step=stop_at)
+    with pytest.raises(SystemExit) if stop_at is not None else nullcontext():
+        train(stage, run)
+    if stop_at is not None:
+        stage.signal_step = None
+        train(stage, run, position=load_state(stage, run))
+    losses = [line.split("loss ")[1].split()[0] for line in caplog.messages if "epoch " in line]
+    assert losses == ["1.5000", "5.5000", "9.5000"]
+    found = [(row["step"], row["train/loss"]) for row in rows(run) if "train/loss" in row]
+    assert found == [(3, 1), (4, 3), (6, 4.5), (8, 6.5), (9, 8), (12, 10)]
+
+
+def test_the_speed_of_an_epoch_is_that_of_all_its_steps(run, caplog, monkeypatch):
+    monkeypatch.setattr("training.loop.LOG_EVERY", 3)
+    caplog.set_level(logging.INFO)
+    now = [0.0]
+
+    class Slow(CountingStage):
+        def train_step(self, step):
+            now[0] += 4 if step == 3 else 2
+            return super().train_step(step)
+
+    Loop(Slow(), LoopConfig(1, 8, 9), run, Trackers(), Position(), clock=lambda: now[0]).train()
+    assert any("epoch 1/1" in line and line.endswith("  3 images/s") for line in caplog.messages)
+
+
+def test_whether_a_model_overfits_does_not_depend_on_the_last_step_of_an_epoch(
+    run, caplog, monkeypatch
+):
+    """The loss falls from epoch to epoch, and a difficult batch ends each later one."""
+    monkeypatch.setattr("training.loop.LOG_EVERY", 23)
+    caplog.set_level(logging.INFO)
+
+    class Uneven(SlopingStage):
+        def train_step(self, step):
+            metrics = super().train_step(step)
+            return metrics | {"loss": metrics["loss"] + (30 if step > 4 and step % 4 == 3 else 0)}
+
+    Loop(Uneven(-1), LoopConfig(6, 8, 99), run, Trackers(), Position()).train()
+    assert [line for line in caplog.messages if line.endswith("the model overfits")]
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_others_wait_for_scores_however_long_they_take(run, rank):
     """A single collective would end after `processes.TIMEOUT`."""
@@ -186,6 +233,22 @@ def test_a_state_without_the_step_of_the_lowest_loss_goes_on(run):
     save_checkpoint(run.resume_state("maskgit"), "maskgit-resume", contents)
     position = load_state(CountingStage(), run)
     assert (position.best_loss, position.best_step) == (7, 12)
+
+
+def test_a_state_without_the_losses_of_its_epoch_goes_on(run, caplog, monkeypatch):
+    """Earlier versions did not save them: the mean begins at the last row of metrics."""
+    monkeypatch.setattr("training.loop.LOG_EVERY", 2)
+    with pytest.raises(SystemExit):
+        train(CountingStage(signal_step=6), run)
+    contents = load_checkpoint(run.resume_state("maskgit"), "maskgit-resume")
+    for name in ("epoch_loss", "epoch_steps"):
+        del contents["position"][name]
+    save_checkpoint(run.resume_state("maskgit"), "maskgit-resume", contents)
+    caplog.set_level(logging.INFO)
+    stage = CountingStage()
+    train(stage, run, position=load_state(stage, run))
+    losses = [line.split("loss ")[1].split()[0] for line in caplog.messages if "epoch " in line]
+    assert losses == ["6.5000", "9.5000"]
 
 
 def test_a_state_is_there_before_the_first_step(run):
