@@ -153,19 +153,24 @@ def take_over_options(
     # Runs of earlier versions do not keep options that are newer.
     for name in line.given & now.keys() - kept.keys():
         kept[name] = OPTIONS[name].default_value
+    # With a time limit the number of epochs has no effect; `check_training` refuses another one.
+    is_timed = kept.get("minutes") and STAGE_OPTIONS[stage].mode in OPTIONS["minutes"].modes
     taken = {}
     for name, value in kept.items():
         may_grow = OPTIONS[name].resume is Resume.GROW
-        is_free = not has_begun and name not in fixed
+        is_free = (not has_begun and name not in fixed) or (may_grow and is_timed)
         may_change = is_free or OPTIONS[name].resume is Resume.FREE
         if name not in line.given or now[name] == AUTO:
             taken[name] = value
         elif may_change or (may_grow and now[name] >= value):
             continue
         elif value != AUTO and not same_value(now[name], value):
+            is_off = value is None or value is False
+            before = "without it" if is_off else f"with {value_text(value)}"
+            larger = ", take a larger number" if may_grow else ""
             raise UserError(
-                f"--{name} {value_text(getattr(line, name))} is not what the run in {run.path} was "
-                f"started with ({value_text(value)}); leave it out, or start another --run_name"
+                f"--{name} {value_text(now[name])}: the run in {run.path} was started {before}; "
+                f"leave it out{larger}, or start another --run_name"
             )
     # These options count as given again: those that say how to read another program's file, and
     # those of sampling, for which a student has its own values.

@@ -246,7 +246,7 @@ def check_training(line: CommandLine, stage: str, result: str) -> None:
         way_out = f"leave it or {epochs} out"
         if "minutes" not in line.given:  # it is that of the run
             init = options_of(of_stage.config)["init"]
-            way_out = f"leave {epochs} out, or train its model further in a new run with --{init}"
+            way_out = f"leave {epochs} out, or start another --run_name (--{init} takes its model)"
         raise UserError(f"--minutes {line.minutes:g} decides the number of epochs: {way_out}")
     batch_size = options_of(of_stage.config)["batch_size"]
     images = getattr(line, batch_size)

@@ -133,7 +133,7 @@ def test_it_is_trained_and_resumed(world):
 def test_it_goes_on_as_what_it_is(world, capsys):
     other = "count" if world.case.has_null else "maskgit"
     said = world.refusal(f"--train --resume --transformer {other} --dataset mnist", capsys)
-    assert f"--transformer {other} is not what the run in {world.model.parent} was" in said
+    assert f"--transformer {other}: the run in {world.model.parent} was" in said
 
 
 @pytest.mark.parametrize("sampler", ["confidence", "halton"])

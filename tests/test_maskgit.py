@@ -216,7 +216,7 @@ def test_resuming_takes_the_options_of_the_run(run, resumable, refusal, tmp_path
     ):  # fmt: skip
         error = refusal(lambda another=another: run(f"{resumable} --n_epochs 2 {another}"))
         assert another.split()[0] in error
-        assert "is not what the run" in error
+        assert ": the run in" in error
     assert "already been trained" in run(resumable)
 
 

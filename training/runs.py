@@ -152,8 +152,11 @@ def opened(
         if position.step != processes.from_main(lambda: position.step):
             raise UserError(f"{run.path} is not the same folder for all processes: share it")
         if position.step >= run_length(stage, config, position):
-            epochs = position.step / stage.steps_per_epoch
-            log.info("%s has already been trained for %.6g epochs", stage.name, epochs)
+            epochs, more = position.step / stage.steps_per_epoch, f"a larger `{record.epochs_name}`"
+            if config.ends_at is not None:  # the time decided the number of epochs
+                more = f"another `run_name` with `{type(stage.training).__name__}.init`"
+            text = "%s has already been trained for %.6g epochs: %s trains it further"
+            log.info(text, stage.name, epochs, more)
             if processes.is_main:
                 _mend_checkpoint(stage, run, position, config)
             yield Loop(stage, config, run, Trackers(), position, processes)

@@ -278,4 +278,4 @@ def test_init_of_a_run_that_continues_is_refused(run, model_file, trained, tmp_p
     shutil.copytree(trained, tmp_path / "mnist")
     said = refused(f"--train --resume --init {model_file}")
     assert "--init" in said
-    assert "is not what the run" in said
+    assert "was started without it; leave it out, or start" in said

@@ -1,8 +1,12 @@
 """--minutes on the command line; the run itself is in tests/training/test_minutes.py."""
 
+from pathlib import Path
+
 import pytest
 
 from commands.parser import parse
+from commands.resume import run_options, take_over_options
+from commands.stages import with_defaults
 from commands.training_jobs import (
     TOKENIZER_SHARE,
     USING_SHARE,
@@ -10,6 +14,7 @@ from commands.training_jobs import (
     check_training,
 )
 from MaskGIT import main
+from training.run_folder import RunFolder
 from utils.errors import UserError
 
 
@@ -46,9 +51,25 @@ def test_a_number_of_epochs_contradicts_it(refusal, tmp_path, options, named):
     assert named in message
 
 
-def test_a_run_with_a_time_limit_can_only_be_trained_further_in_a_new_one():
-    line = parse("--train --resume --n_epochs 3 --n_epochs_vae 4").replace(minutes=5.0)  # the run's
-    with pytest.raises(UserError, match=r"--minutes 5 .* leave --n_epochs 3 out, .* --init$"):
-        check_training(line, "maskgit", "checkpoint")
-    with pytest.raises(UserError, match=r"leave --n_epochs_vae 4 out, .* --init_vae$"):
-        check_training(line, "vqgan", "checkpoint_vae")
+@pytest.mark.parametrize(
+    ("mode", "epochs", "init"),
+    [("train", "n_epochs", "init"), ("train_vae", "n_epochs_vae", "init_vae")],
+)
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_a_run_with_a_time_limit_can_only_be_trained_further_in_a_new_one(mode, epochs, init, more):
+    """Also with fewer epochs than the default, which nobody has given."""
+    stage = {"train": "maskgit", "train_vae": "vqgan"}[mode]
+    stored = run_options(with_defaults(parse([f"--{mode}", "--minutes", "5"])), stage)
+    count = stored[epochs] + more
+    line = with_defaults(parse([f"--{mode}", "--resume", f"--{epochs}", str(count)]))
+    line = take_over_options(line, stored, stage, RunFolder(Path("runs/a"), "mnist"))
+    way_out = rf"leave --{epochs} {count} out, or start another --run_name \(--{init} takes"
+    with pytest.raises(UserError, match=f"--minutes 5 decides .*: {way_out}"):
+        check_training(line, stage, {"train": "checkpoint", "train_vae": "checkpoint_vae"}[mode])
+
+
+def test_a_distillation_has_no_time_limit_and_never_gets_fewer_epochs():
+    stored = run_options(with_defaults(parse("--distill 1 --minutes 5")), "student")
+    line = with_defaults(parse("--distill 1 --resume --n_epochs_distill 1"))
+    with pytest.raises(UserError, match=r"started with .* take a larger number, or start another"):
+        take_over_options(line, stored, "student", RunFolder(Path("runs/a"), "mnist"))

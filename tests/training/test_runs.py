@@ -257,7 +257,11 @@ def test_more_epochs_continue_a_run_and_are_told(run, caplog):
     os.utime(half_written, (0, 0))
     assert train(run).steps == 4
     assert not half_written.exists()
-    assert "vqgan has already been trained for 2 epochs" in caplog.messages
+    said = "vqgan has already been trained for 2 epochs: "
+    assert f"{said}a larger `n_epochs` trains it further" in caplog.messages
+    train(run, loop={"ends_at": 0})
+    way_out = "another `run_name` with `TrainingConfig.init` trains it further"
+    assert f"{said}{way_out}" in caplog.messages
     assert train(run, epochs=4).steps == 8
     assert "vqgan continues after step 4" in caplog.messages
     # The fifth step is the fourth of seven after the warm-up; with 2 epochs there was none.
