@@ -90,7 +90,7 @@ def _open_or_fetch(
     except FileNotFoundError as error:
         problem = f"cannot open {spec.name}: {_reason(error)}"
         if not may_fetch:
-            raise UserError(f"{problem}; run `download_only` first, or {by_hand}") from error
+            raise UserError(f"{problem}; run `download_only` first, {by_hand}") from error
     log.info("%s", problem)
     try:
         downloads.fetch(spec, root, split, size)
@@ -145,8 +145,8 @@ def _reason(error: FileNotFoundError) -> str:
 
 
 def _by_hand(spec: DatasetSpec, root: Path, size: int) -> str:
-    """Say where to get the files by hand, and where to put them."""
+    """Say that they may be in another folder, or where to get and put them by hand."""
     right_size = medmnist_file(spec.name, size)  # MedMNIST alone has a file for each size
     files = (right_size,) if right_size in spec.files else spec.files
     paths = ", ".join(str(root / file) for file in files)
-    return f"by hand: from {spec.source} to {paths}"
+    return f"name another `data_dir`, or by hand: from {spec.source} to {paths}"

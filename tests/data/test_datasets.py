@@ -121,12 +121,15 @@ def test_missing_files_name_the_way_out_and_leave_nothing(name, tmp_path, caplog
         open_dataset(name, "train", data_dir)
     spec = DATASETS[name]
     needed = spec.files[:1] if "npz" in spec.files[0] else spec.files
-    for part in (f"cannot fetch {name}", spec.source, *(str(data_dir / file) for file in needed)):
+    paths = [str(data_dir / file) for file in needed]
+    for part in (f"cannot fetch {name}", "another `data_dir`", spec.source, *paths):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
     assert "partial" not in str(error.value)
     assert spec.license in caplog.text
     assert not data_dir.exists()
+    with pytest.raises(UserError, match="`download_only` first, name another `data_dir`"):
+        open_dataset(name, "train", data_dir, download=False)
 
 
 @pytest.mark.usefixtures("_no_network")
