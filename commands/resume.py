@@ -108,7 +108,7 @@ def run_record(
     stage: str,
     made_from: Mapping[str, Any],
     size: Size,
-    files: Mapping[str, int] | None = None,
+    files: Mapping[str, Mapping[str, int]] | None = None,
 ) -> RunRecord:
     """Make the record of a stage for config.json.
 
@@ -117,7 +117,7 @@ def run_record(
         stage: one of `training.runs.STAGES`.
         made_from: what the run depends on apart from its options, by name.
         size: of its images.
-        files: names and sizes of the image files; None for a set that cannot grow.
+        files: as in `RunRecord`; None for a set that cannot grow.
     """
     line, continues = line.replace(size=size_text(size)), request.continued.get(stage)
     paths = {option.name for option in OPTIONS.values() if option.is_path}

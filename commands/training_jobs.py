@@ -37,13 +37,14 @@ class Splits:
     """The images of both splits of a dataset.
 
     Attributes:
-        files: names and sizes of the training images, if more can be added to the set; else empty.
+        files: names and sizes of the image files, by split as in `RunRecord`; empty if none can be
+            added to the set.
         made_from: the part of `RunRecord.made_from` that describes the images.
     """
 
     train: ImageDataset
     validation: ImageDataset
-    files: Mapping[str, int]
+    files: Mapping[str, Mapping[str, int]]
     made_from: dict[str, Any]
 
 
@@ -113,16 +114,22 @@ def open_splits(request: Request, data: Data, stage: str) -> Splits:
     )
     if data.spec.name == OWN_IMAGES and not request.jobs and request.machine.processes.is_main:
         log_short_look(train, validation)
-    files = sizes_of_files(train) if data.spec.num_classes is None else {}
-    of_validation = contents["validation"]
-    made_from = {
-        **contents["training"],
-        "validation": f"{of_validation['labels']} {of_validation['source']}",
-    }
-    splits = Splits(train, validation, files, made_from)
+    files = {}
+    if data.spec.num_classes is None:
+        files = {"training": sizes_of_files(train), "validation": sizes_of_files(validation)}
+    splits = Splits(train, validation, files, _made_from(contents))
     if stage in request.continued:
         _check_images(request, splits, stage)
     return splits
+
+
+def _made_from(contents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the part of `RunRecord.made_from` for images with this `content_of`, by split."""
+    entries = dict(contents["training"])
+    if "validation" in contents:
+        held_out = contents["validation"]
+        entries["validation"] = f"{held_out['labels']} {held_out['source']}"
+    return entries
 
 
 def _check_images(request: Request, splits: Splits, stage: str) -> None:
@@ -130,8 +137,9 @@ def _check_images(request: Request, splits: Splits, stage: str) -> None:
     run, continues = request.run(), request.continued[stage]
     if request.line.new_images:
         earlier = _images_before(splits, continues, run, stage)
-        check_made_from(content_of(earlier), continues, run)
-        _log_added(splits.train, earlier)
+        contents = {split: content_of(images) for split, images in earlier.items()}
+        check_made_from(_made_from(contents), continues, run)
+        _log_added(splits.train, earlier["training"])
         return
     try:
         check_made_from(splits.made_from, continues, run)
@@ -142,8 +150,11 @@ def _check_images(request: Request, splits: Splits, stage: str) -> None:
 
 def _images_before(
     splits: Splits, continues: Mapping[str, Any], run: RunFolder, stage: str
-) -> ImageDataset:
-    """Return the images that a run was trained on before others were added.
+) -> dict[str, ImageDataset]:
+    """Return the images of both splits of a run before others were added.
+
+    Images of validation may have been taken away; then it is left out. A set that holds out images
+    itself may also train on one of them once it has more.
 
     Raises:
         UserError: naming an image that is missing or has changed.
@@ -156,15 +167,21 @@ def _images_before(
             f"{run.path} does not list its images, as runs of earlier versions: resume it once "
             "with the images that it has, and add others after that"
         )
-    for name, size in before.items():
-        if splits.files.get(name) != size:
-            what = "has changed" if name in splits.files else "is no longer a training image"
-            raise UserError(
-                f"{name} of the run in {run.path} {what}: with --new_images the images that a run "
-                "has must stay as they are"
-            )
     names = former_classes(continues, run, stage) or splits.train.class_names
-    return chosen_files(splits.train, before.keys(), names)
+    earlier = {}
+    for split, images in (("training", splits.train), ("validation", splits.validation)):
+        now, sizes = splits.files[split], before.get(split, {})
+        missing = sizes.keys() - now.keys()
+        changed = [name for name, size in sizes.items() if now.get(name, size) != size]
+        if changed or (missing and split == "training"):
+            what = "has changed" if changed else "is no longer a training image"
+            raise UserError(
+                f"{min(changed or missing)} of the run in {run.path} {what}: with --new_images the "
+                "images that a run has must stay as they are"
+            )
+        if sizes and not missing:
+            earlier[split] = chosen_files(images, sizes.keys(), names)
+    return earlier
 
 
 def _log_added(images: ImageDataset, earlier: ImageDataset) -> None:

@@ -39,7 +39,7 @@ class RunFiles:
         return self.path / f"resume_{stage}.pt"
 
     def images(self, stage: str) -> Path:
-        """Name the file with the names and sizes of the image files that a stage trains on."""
+        """Name the file with the names and sizes of the image files of a stage."""
         return self.path / f"images_{stage}.json"
 
     def metrics(self, stage: str) -> Path:

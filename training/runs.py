@@ -40,7 +40,7 @@ DIGESTS = {  # keys in MADE_FROM with digests, and what they are digests of
 }
 # Keys in MADE_FROM that change when images are added.
 OF_IMAGES = {"images", CLASS_NAMES, "labels", "source", "levels", "validation", "tokens"}
-FILES_ENTRY = "files"  # of the list of image files
+FILES_ENTRIES = {"training": "files", "validation": "validation"}  # of the lists of image files
 # The options that decide most keys in MADE_FROM, and those that decide the others.
 FILES = "`checkpoint_vae` and `data_dir`"
 OWN = {"steps": "number of steps", "teacher": "`checkpoint`"}
@@ -58,7 +58,8 @@ class RunRecord:
         private: names of values that must not leave the machine: paths, names of classes.
         epochs_name: name of the setting that holds the number of epochs.
         continues: the stored settings that this run continues; None for a new run.
-        files: names and sizes of the image files; empty for a set that cannot grow.
+        files: names and sizes of the image files of each split in FILES_ENTRIES; empty for a set
+            that cannot grow.
         has_new_images: whether the run goes on with more images than it began with.
     """
 
@@ -67,7 +68,7 @@ class RunRecord:
     private: frozenset[str]
     epochs_name: str
     continues: Mapping[str, Any] | None = None
-    files: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     has_new_images: bool = False
 
     @property
@@ -306,20 +307,23 @@ def _without_state(name: str, run: RunFolder) -> str:
 
 
 def _write_record(run: RunFolder, stage: str, record: RunRecord) -> None:
-    """Write the stage's settings to config.json, and the list of its images."""
+    """Write the stage's settings to config.json, and the lists of its images."""
     write_record(run.config, {**read_config(run), stage: record.entry()})
     if record.files:
-        write_record(run.images(stage), {FILES_ENTRY: dict(record.files)})
+        files = {FILES_ENTRIES[split]: dict(sizes) for split, sizes in record.files.items()}
+        write_record(run.images(stage), files)
 
 
-def read_files(run: RunFolder, stage: str) -> dict[str, int]:
-    """Read the names and sizes of the image files of a run; empty if it has no list.
+def read_files(run: RunFolder, stage: str) -> dict[str, dict[str, int]]:
+    """Read the names and sizes of the image files of a run, by split as in `RunRecord.files`.
+
+    A split is missing if an earlier version did not list its images.
 
     Raises:
         UserError: if the list is damaged.
     """
-    files: dict[str, int] = read_record(run.images(stage), {FILES_ENTRY}).get(FILES_ENTRY, {})
-    return files
+    stored = read_record(run.images(stage), FILES_ENTRIES.values())
+    return {split: stored[entry] for split, entry in FILES_ENTRIES.items() if entry in stored}
 
 
 def read_config(run: RunFiles) -> dict[str, dict[str, Any]]:

@@ -31,7 +31,7 @@ from training.tracking import read_metrics
 from training.transformer_stage import MaskGITStage
 from training.vqgan_stage import VQGANStage
 from utils.checkpoint import load_checkpoint
-from utils.records import write_record
+from utils.records import read_record, write_record
 
 ROOT = Path(__file__).parents[2]
 STAGES = {"maskgit": "--train --n_epochs 2", "vqgan": "--train_vae --n_epochs_vae 2"}
@@ -630,6 +630,25 @@ def test_with_new_images_the_old_ones_must_stay(world, stage, capsys):
     assert "a2/3.bmp of the run in" in refusal(world, stage, capsys, "--new_images")
     image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert "the images of the run in" in refusal(world, stage, capsys, "--new_images")
+    image.write_bytes(content)
+    # The same for validation, where an image may also be taken away.
+    image = world / "images" / "val" / "a2" / "0.bmp"
+    content = image.read_bytes()
+    image.write_bytes(content + b"0")
+    assert "a2/0.bmp of the run in" in refusal(world, stage, capsys, "--new_images")
+    image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "the validation images of the run in" in refusal(world, stage, capsys, "--new_images")
+    image.unlink()
+    resume(world, stage, "--new_images")
+
+
+def test_a_run_that_lists_only_its_training_images_grows_too(world):
+    """Earlier versions did not list those of validation."""
+    list_file = run_of(world).images("maskgit")
+    write_record(list_file, {"files": read_record(list_file)["files"]})
+    add_images(world)
+    resume(world, "maskgit", "--new_images")
+    assert read_record(list_file).keys() == {"files", "validation"}
 
 
 def test_a_new_image_that_makes_the_old_ones_darker_is_refused(world, capsys):

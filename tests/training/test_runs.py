@@ -497,8 +497,9 @@ def test_settings_that_changed_on_the_disk_are_refused_by_name(run, was, now):
 
 
 def test_a_checksum_whose_name_has_changed_on_the_disk_is_not_passed_over(run):
-    train(run, files={"a.png": 5})
-    assert read_files(run, "vqgan") == {"a.png": 5}
+    files = {"training": {"a.png": 5}, "validation": {"a.png": 6}}
+    train(run, files=files)
+    assert read_files(run, "vqgan") == files
     for path, read in (
         (run.config, read_config),
         (run.images("vqgan"), partial(read_files, stage="vqgan")),
