@@ -20,6 +20,7 @@ from typing import Any
 
 from page.checks import RequestError
 from utils.errors import UserError, is_out_of_memory, one_line
+from utils.signals import end_if_asked
 
 log = logging.getLogger(__name__)
 
@@ -148,8 +149,9 @@ class Worker:
             self._wakes.put(None)
 
     def run(self, is_over: Callable[[], bool]) -> None:
-        """Do the work of all Jobs until `is_over`."""
+        """Do the work of all Jobs until `is_over`, or until a signal asks the program to end."""
         while not is_over():
+            end_if_asked()
             with self._lock:
                 job = self._next_job()
             if job is None and not self._calls:

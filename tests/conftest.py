@@ -27,6 +27,8 @@ VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start; more threads than cores wait in loops
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared, and those of a GPU vary
 os.environ["no_proxy"] = "*"  # the servers of tests are on this machine
+# A shell lets what runs in the background ignore Ctrl-C, and so all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in [one for one in os.environ if one.startswith(("HF_", "WANDB_", "FORCE_COLOR"))]:
     del os.environ[name]  # the user's settings of other packages
 if shlex.quote(tempfile.gettempdir()) != tempfile.gettempdir():

@@ -67,6 +67,12 @@ class _Bar(tqdm):
         shown["n"] = round(shown["n"])
         return shown
 
+    def update(self, n: float | None = 1) -> bool | None:
+        """Count units of work; a signal that was swallowed ends the work."""
+        end_if_asked()
+        shown: bool | None = super().update(n)
+        return shown
+
 
 class _Lines(_Bar):
     """Logs a line a minute where no bar can be shown."""
@@ -77,7 +83,8 @@ class _Lines(_Bar):
         self._began = self._last_line = time.monotonic()
 
     def update(self, n: float | None = 1) -> None:
-        """Count units of work."""
+        """Count units of work; a signal that was swallowed ends the work."""
+        end_if_asked()
         self.n += n
         now = time.monotonic()
         if now - self._last_line > LINE_EVERY and self._first < self.n < self.total:

@@ -51,7 +51,9 @@ def exit_code(signal_number: int) -> int:
 def end_on_signals(is_alone: bool = True) -> Iterator[None]:
     """Raise `Stopped` in the block after a SIGTERM, SIGHUP or SIGUSR1; a second one ends at once.
 
-    A signal that is ignored, as SIGHUP under nohup, stays ignored.
+    Ctrl-C raises a KeyboardInterrupt, as ever. A signal that is ignored, as SIGHUP under nohup,
+    stays ignored. Python drops what is raised while it frees an object, so long work has to call
+    `end_if_asked` now and then.
 
     Args:
         is_alone: False for one of several processes. A signal then ends it at once, because it may
@@ -62,10 +64,10 @@ def end_on_signals(is_alone: bool = True) -> Iterator[None]:
         for number in END_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         _ended.append(signal_number)
-        raise Stopped(signal_number)
+        end_if_asked()
 
     try:
-        with _handled(_not_ignored(END_SIGNALS) if is_alone else (), end):
+        with _handled(_not_ignored(STOP_SIGNALS) if is_alone else (), end):
             yield
     except Exception:
         end_if_asked()  # a library swallowed `Stopped`, and half an import of it is missing
@@ -75,13 +77,14 @@ def end_on_signals(is_alone: bool = True) -> Iterator[None]:
 
 
 def end_if_asked() -> None:
-    """Raise `Stopped` again, if a library has swallowed it. Call it before long work.
+    """Raise again what a library or a destructor has swallowed. Call it before and in long work.
 
     Raises:
         Stopped: if a signal has asked the program to end.
+        KeyboardInterrupt: if it was Ctrl-C.
     """
     if _ended:
-        raise Stopped(_ended[0])
+        raise KeyboardInterrupt if _ended[0] == signal.SIGINT else Stopped(_ended[0])
 
 
 @contextmanager

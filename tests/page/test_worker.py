@@ -4,6 +4,7 @@ import itertools
 import signal
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -11,6 +12,7 @@ from page import worker as module
 from page.checks import RequestError
 from page.worker import Job, Worker
 from utils.errors import UserError
+from utils.signals import end_on_signals
 
 
 class Tab:
@@ -185,6 +187,20 @@ def test_ctrl_c_at_any_moment_leaves_no_lock_behind():
     finally:
         sys.setswitchinterval(interval)
         signal.signal(signal.SIGALRM, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_in_a_destructor_ends_the_work(number):
+    """Python drops what is raised there; an archive that is closed is an example."""
+
+    def interrupted():
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(number)
+
+    worker, rounds = Worker(), itertools.count()
+    worker.call(interrupted)
+    with pytest.raises(KeyboardInterrupt), end_on_signals():
+        worker.run(lambda: next(rounds) > 9)
 
 
 def run_until_alarm(worker, seconds):

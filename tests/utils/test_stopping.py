@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ import torch
 from torch.utils.data import Dataset
 
 from utils.errors import FieldError, UserError, errors_on_one_line
+from utils.progress import progress_bar
 from utils.signals import Stopped, end_if_asked, end_on_signals, exit_code, stop_on_signals
 from utils.workers import batches_of, check_workers
 
@@ -59,16 +61,21 @@ def get(number):
     time.sleep(5)
 
 
-def test_a_signal_that_a_library_swallows_is_remembered():
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("goes_on", [stop_on_signals, partial(progress_bar, "work", 1), ExitStack])
+def test_a_signal_that_a_library_swallows_is_remembered(number, goes_on):
     def work():
+        bar = progress_bar("work", 9)
         with end_on_signals():
-            with suppress(BaseException):  # as a library does
-                get(signal.SIGUSR1)
-            with stop_on_signals():
+            with suppress(BaseException):  # as a library does, and Python in a destructor
+                get(number)
+            with goes_on():
+                bar.update()
                 pytest.fail("went on")
 
-    with pytest.raises(Stopped):
+    with pytest.raises(KeyboardInterrupt) as stop:
         work()
+    assert getattr(stop.value, "signal_number", signal.SIGINT) == number
     end_if_asked()  # the next program in this process knows nothing of it
 
 
