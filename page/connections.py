@@ -130,6 +130,7 @@ def running(app: Any, listening: socket.socket) -> Iterator[Callable[[], bool]]:
         http=Connection,
         ws="none",
         h11_max_incomplete_event_size=MOST_HEADER,
+        timeout_keep_alive=int(REQUEST_SECONDS),  # as for a first request
         timeout_graceful_shutdown=int(CLOSING_SECONDS),
     )
     server = uvicorn.Server(config)

@@ -770,6 +770,40 @@ def test_a_request_must_come_within_some_seconds(monkeypatch):
                     assert (b"here" in heard) == said.endswith(b"\r\n\r\n")
 
 
+def test_of_connections_that_may_ask_again_the_one_idle_for_longest_makes_room(monkeypatch):
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", HANG_SECONDS)
+
+    async def app(scope, receive, send):
+        headers = [(b"content-length", b"4")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"here"})
+
+    def answer(connection):
+        connection.request("GET", "/")
+        return connection.getresponse().read()
+
+    with ExitStack() as stack:
+        listening = stack.enter_context(connections.listen("127.0.0.1", 0))
+        stack.enter_context(connections.running(app, listening))
+        address = listening.getsockname()
+        one, two, three, four = (http.client.HTTPConnection(*address, 60) for _ in range(4))
+        for connection in (one, two, three, four):
+            stack.callback(connection.close)
+        sockets = []
+        for connection in (one, two, three, one):
+            assert answer(connection) == b"here"
+            sockets.append(connection.sock)
+        assert sockets[0] is sockets[3]  # it was kept
+        assert answer(four) == b"here"
+        with suppress(ConnectionError):
+            assert two.sock.recv(1) == b""
+        for connection in (one, three, four):
+            sock = connection.sock
+            assert answer(connection) == b"here"
+            assert connection.sock is sock
+
+
 def test_an_answer_must_be_read_within_some_seconds(monkeypatch):
     """What makes the answer ends with the connection."""
     monkeypatch.setattr(connections, "READ_SECONDS", 0.2)
