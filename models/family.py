@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from models.fine_tuning import Change
@@ -82,6 +83,9 @@ class TokenizerNetwork(nn.Module, ABC):
     def to_rgb(self, images: Tensor) -> Tensor:
         """Turn images into displayable ones: (B, 1 or 3, H, W) in [-1, 1]."""
         return images
+
+    def lay_out_encoder(self, layout: torch.memory_format) -> None:
+        """Change the memory layout of what only `encode` uses; the default changes nothing."""
 
     def compile_networks(self, dynamic: bool) -> None:
         """Run the slow parts through torch.compile with `dynamic`; the default compiles nothing."""

@@ -43,6 +43,7 @@ class Tokenizer:
         """Freeze a network in place."""
         # mypy does not know of memory_format.
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self._is_compiled, self._encoder_layout = False, torch.channels_last
         config = self.config = network.config
         self.codebook_size, self.grid = config.codebook_size, config.grid
         self.image_size, self.channels = config.image_size, config.image_channels
@@ -124,10 +125,13 @@ class Tokenizer:
         """Move to a device, in place; returns itself."""
         self.network.to(device)
         self.device = torch.device(device)
+        self._lay_out_encoder()
         return self
 
     def compile(self, *, dynamic: bool) -> None:
         """Run the network through torch.compile with `dynamic`."""
+        self._is_compiled = True
+        self._lay_out_encoder()
         self.network.compile_networks(dynamic)
 
     def entry(self) -> dict[str, Any]:
@@ -153,8 +157,17 @@ class Tokenizer:
     def _encode(self, images: Tensor) -> Tensor:
         """Turn images into tokens as `encode`, without its checks."""
         with usual_torch(), torch.no_grad():
-            images = images.float().to(self.device, memory_format=torch.channels_last)
+            images = images.float().to(self.device, memory_format=self._encoder_layout)
             return torch.cat([self.network.encode(part) for part in self._parts(images)])
+
+    def _lay_out_encoder(self) -> None:
+        """Choose the memory layout of the encoder and its input.
+
+        Channels last is the faster one, except on CUDA without the compiler (docs/log/speed.md).
+        """
+        is_plain = self.device.type == "cuda" and not self._is_compiled
+        self._encoder_layout = torch.contiguous_format if is_plain else torch.channels_last
+        self.network.lay_out_encoder(self._encoder_layout)
 
     def _parts(self, batch: Tensor) -> tuple[Tensor, ...]:
         """Split a batch of images or tokens into parts to compute one after the other."""

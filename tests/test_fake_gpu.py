@@ -6,6 +6,7 @@ it is there, in backward passes too; and a read of a value (`item`) ends in an e
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import reduce
 from unittest.mock import Mock
 
@@ -211,6 +212,27 @@ def test_encoding_and_decoding_images(request):
     tokens = tokenizer.encode_bytes(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
     assert (tokens.device, tokens.shape) == (GPU, (3, 16))
     assert tokenizer.decode_sampled(tokens, FP32).device == GPU
+
+
+@pytest.mark.parametrize("channels", [1, 3])  # in both layouts one channel is stored alike
+def test_the_encoder_has_the_layout_that_is_fast_on_the_device(request, monkeypatch, channels):
+    tokenizer = Tokenizer(VQModel(replace(VQGAN, image_channels=channels)))
+    encoder, decoder = tokenizer.network.encoder, tokenizer.network.decoder
+    are_plain: list[bool] = []
+    for name, layer in encoder.named_modules():
+        if name.endswith(("conv1", "conv2")):
+            layer.register_forward_hook(lambda *args: are_plain.append(args[2].is_contiguous()))
+    monkeypatch.setattr(tokenizer.network, "compile_networks", Mock())
+    request.getfixturevalue("on_fake_gpu")
+    pixels = torch.zeros(3, channels, 8, 8, dtype=torch.uint8)
+    tokenizer.to(GPU)
+    for is_plain in (True, False):  # without and with the compiler
+        tokenizer.encode_bytes(pixels)
+        assert set(are_plain) == {is_plain}
+        assert encoder.conv_out.weight.is_contiguous() == is_plain
+        assert not decoder.conv_in.weight.is_contiguous()
+        are_plain.clear()
+        tokenizer.compile(dynamic=False)
 
 
 def test_the_features_of_images_come_to_the_host(on_fake_gpu):

@@ -341,6 +341,10 @@ class VQModel(TokenizerNetwork):
         used = {} if config.remap is None else {"quantize.used": torch.tensor(config.remap)}
         return {**self.state_dict(), **used}
 
+    def lay_out_encoder(self, layout: torch.memory_format) -> None:
+        """Change the memory layout of the encoder's convolutions."""
+        self.encoder.to(memory_format=layout)
+
     def compile_networks(self, dynamic: bool) -> None:
         """Run encoder and decoder through torch.compile with `dynamic`.
 
