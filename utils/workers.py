@@ -29,6 +29,9 @@ PREFETCH = 2  # batches that each worker prepares: torch's default
 FILES_OF_WORKER = 8  # open files of a worker and its prepared batches
 SPARE_FILES = 24  # open files for everything else
 KILL_SECONDS = 10.0  # in which a worker that is killed ends
+# From Python 3.14 on the default on Linux is a server that starts processes. They would not inherit
+# which signals are blocked, and each would load torch again.
+METHOD = "fork" if sys.platform == "linux" else None  # elsewhere the default of Python
 
 # Parts of torch's messages when a worker was killed, and when they have no room.
 KILLED = "DataLoader worker (pid"
@@ -107,7 +110,8 @@ def _batches_of_workers(
     others = set(multiprocessing.active_children())
     with _errors_of_workers(num_workers, others), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of more workers than cores
-        batches = _start(DataLoader(dataset, **options), others)
+        loader = DataLoader(dataset, multiprocessing_context=METHOD, **options)
+        batches = _start(loader, others)
     while True:
         with _errors_of_workers(num_workers, others):
             try:

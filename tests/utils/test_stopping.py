@@ -202,6 +202,17 @@ def test_more_workers_than_cores_are_no_reason_for_a_warning(monkeypatch):
         assert next(batches_of(Numbers(), 2, batch_size=2))[0, 0] == 0
 
 
+@pytest.fixture(params=["fork", "forkserver"])
+def _method(request):
+    """The default way to start processes, before Python 3.14 and since."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere SIGTERM ends them")
+@pytest.mark.usefixtures("_method")
 def test_workers_live_on_when_all_processes_are_asked_to_stop():
     """As systemd, docker and Ctrl-C do it."""
     batches = batches_of(Numbers(), 2, batch_size=2)
