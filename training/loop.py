@@ -28,7 +28,7 @@ from utils.files import temporary_folder
 from utils.memory import peak_memory
 from utils.processes import ALONE, Processes
 from utils.progress import LINE_EVERY, duration, end_time, progress_bar
-from utils.signals import StopRequest, exit_code, stop_on_signals
+from utils.signals import Stopped, StopRequest, cut_short, exit_code, stop_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Loop:
                     if has_row:
                         self._log_numbers(bar)
                     if epoch_ends:
-                        self._end_epoch()
+                        self._end_epoch(stop)
                     if has_row:
                         self._keep_pace()
                         bar.total = self.total  # it may have changed
@@ -260,7 +260,7 @@ class Loop:
         self.tracker.log(numbers, step)
         bar.set_postfix(loss=f"{numbers['train/loss']:.4f}")
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, stop: StopRequest) -> None:
         """Validate and log the result; at a save point write checkpoint and preview."""
         # Validate.
         stage, position, loss = self.stage, self.position, self.meter.end_epoch()
@@ -293,11 +293,14 @@ class Loop:
             save_checkpoint(path, stage.kind, stage.checkpoint(position.step))
         if self.processes.is_main and self._is_save_point():
             self._publish(self.config.keep_checkpoints)
-        self._evaluate()
+        self._evaluate(stop)
         self.meter.restart_clock()
 
-    def _evaluate(self) -> None:
-        """Score samples, if it is due, and keep the checkpoint with the lowest FID."""
+    def _evaluate(self, stop: StopRequest) -> None:
+        """Score samples, if it is due, and keep the checkpoint with the lowest FID.
+
+        That takes long, and whoever sends a signal may kill the process some seconds later.
+        """
         evaluation, position, stage = self.evaluation, self.position, self.stage
         epoch = math.ceil(position.step / stage.steps_per_epoch)
         if evaluation is None or (epoch % evaluation.every and position.step != self.total):
@@ -305,7 +308,14 @@ class Loop:
         with self.processes.main_first():  # the others wait, however long it takes
             if not self.processes.is_main:
                 return
-            scores = evaluation.measure()
+            try:
+                with cut_short(stop):
+                    scores = evaluation.measure()
+            except Stopped:
+                log.info(
+                    "stopped by a signal: the samples after step %d are not scored", position.step
+                )
+                return
             numbers = {f"samples/{name}": value for name, value in scores.items()}
             self.tracker.log(numbers, position.step)
             if position.fid_basis != evaluation.basis:

@@ -40,6 +40,7 @@ class StopRequest:
 
 _requests: list[StopRequest] = []  # one for each running `stop_on_signals` block
 _ended: list[int] = []  # the signal that the `end_on_signals` block has received
+_cut_short: list[StopRequest] = []  # the requests of running `cut_short` blocks
 
 
 def exit_code(signal_number: int) -> int:
@@ -80,11 +81,23 @@ def end_if_asked() -> None:
     """Raise again what a library or a destructor has swallowed. Call it before and in long work.
 
     Raises:
-        Stopped: if a signal has asked the program to end.
-        KeyboardInterrupt: if it was Ctrl-C.
+        Stopped: if a signal has asked the program to end, or to leave a `cut_short` block.
+        KeyboardInterrupt: if it was Ctrl-C, and nothing is being trained.
     """
     if _ended:
         raise KeyboardInterrupt if _ended[0] == signal.SIGINT else Stopped(_ended[0])
+    if _cut_short and _cut_short[-1].signal_number:
+        raise Stopped(_cut_short[-1].signal_number)
+
+
+@contextmanager
+def cut_short(request: StopRequest) -> Iterator[None]:
+    """Let a request to stop raise `Stopped` in the block, at the next `end_if_asked`."""
+    _cut_short.append(request)
+    try:
+        yield
+    finally:
+        _cut_short.pop()
 
 
 @contextmanager

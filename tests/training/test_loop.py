@@ -21,8 +21,8 @@ from training.stage import Position, load_state
 from training.tracking import MetricsFile, Trackers
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
-from utils.processes import Processes
-from utils.progress import set_up_logging
+from utils.processes import ALONE, Processes
+from utils.progress import progress_bar, set_up_logging
 from utils.signals import Stopped
 
 
@@ -182,6 +182,28 @@ def test_the_others_wait_for_scores_however_long_they_take(run, rank):
     Loop(stage, config, run, Trackers(), Position(), several, evaluation=evaluation).train()
     start = places.index("main first")
     assert places[start + 1 : places.index("done")] == (["measures"] if rank == 0 else [])
+
+
+def test_a_signal_cuts_the_scoring_short(run, caplog):
+    """It may take an hour, and a batch system kills after some seconds."""
+    bar, scored = progress_bar("sampling", 2), []
+
+    def measure():
+        signal.raise_signal(signal.SIGTERM)
+        bar.update()
+        return {"fid": scored.append(1)}
+
+    caplog.set_level(logging.INFO)
+    evaluation = Evaluation(1, "", measure)
+    loop = Loop(
+        CountingStage(), LoopConfig(2, 8, 1), run, Trackers(), Position(), ALONE, evaluation
+    )
+    with pytest.raises(SystemExit) as stop:
+        loop.train()
+    assert (stop.value.code, scored) == (143, [])
+    assert load_state(CountingStage(), run).step == 4
+    assert "the samples after step 4 are not scored" in caplog.text
+    bar.update()  # not in a block that is cut short
 
 
 @pytest.mark.parametrize("signal_step", [None, 10], ids=["at once", "resumed"])
