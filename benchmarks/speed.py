@@ -1,6 +1,6 @@
 """How fast training, sampling and tokenizing are, against a plain implementation (baseline.py).
 
-    python benchmarks/speed.py
+    python benchmarks/speed.py    # on CUDA without torch.compile, and then with it
 
 Both get the same weights and inputs and run alternately; the table shows the median of the rounds.
 Default options, the default VQ-GAN, 32 x 32 gray images, 64 tokens. Each peak of memory is that of
@@ -15,10 +15,8 @@ step (`--distill 1`).
 
 import argparse
 import copy
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,12 +24,25 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.baseline import PlainTransformer, Trainer
 from benchmarks.baseline import sample as plain_sample
+from benchmarks.measure import (
+    Work,
+    arguments,
+    counted_flops,
+    interleaved,
+    matrix_product,
+    new_stage,
+    product_rate,
+    sampling_flops,
+    say,
+    say_machine,
+    set_up,
+    training_flops,
+)
 from data.token_set import TokenSet
 from models.decoding import make_plan
 from models.generator import ImageSeries
@@ -43,18 +54,14 @@ from models.vqgan.config import VQGANConfig
 from models.vqgan.network import VQModel
 from training.config import TrainingConfig
 from training.distillation import student_settings
-from training.transformer_stage import MaskGITStage
-from utils.device import choose_device, choose_precision, precision_name, set_up_device
+from utils.device import precision_name
 from utils.memory import peak_memory
 from utils.pictures import from_uint8
-from utils.processes import ALONE
 
 TOKENS_PER_BATCH = 256 * 64  # training; a quarter of it in sampling
 CLASSES = 10
-PRODUCT_SIZE = 2048
 CURVED = ("training", "sampling")  # works of the second table
 IMPLEMENTATIONS = ("ours", "baseline")
-Work = Callable[[], object]
 
 
 class Pair(NamedTuple):
@@ -107,16 +114,9 @@ class Bench:
         self.with_interval = SamplingConfig(guidance_schedule="interval")
         tokens = generator.integers(0, self.config.codebook_size, (1, self.train_images, seq_len))
         token_set = TokenSet(tokens.astype(np.uint16), self.labels.numpy())
-        self.stage = MaskGITStage(
-            self.config,
-            TrainingConfig(batch_size=self.train_images),
-            token_set,
-            token_set,
-            device=device,
-            precision=precision,
-            checkpoint_entries={},
-            preview=lambda model, path: None,
-            compile_model="ours" in compiled,
+        training = TrainingConfig(batch_size=self.train_images)
+        self.stage = new_stage(
+            self.config, training, token_set, device, precision, "ours" in compiled
         )
         self.plain = PlainTransformer(self.config).to(device)
         self.plain.load_ours(self.stage.model)
@@ -134,13 +134,15 @@ class Bench:
         """What is compared, by name."""
         labels = self.labels.to(self.device)
         images = from_uint8(self.pixels.to(self.device))
+        # On CUDA a step is prepared while the card computes the one before.
+        steps = range(10 if self.device.type == "cuda" else 1)
         return {
             "training": Pair(
-                self.train_images,
+                self.train_images * len(steps),
                 training_flops(self.config),
                 self.precision,
-                lambda: self.stage.train_step(1),
-                lambda: self.trainer.step(images, labels),
+                lambda: [self.stage.train_step(step) for step in steps],
+                lambda: [self.trainer.step(images, labels) for _ in steps],
             ),
             "sampling": self._sampling(self.sampling),
             "interval": self._sampling(self.with_interval),
@@ -174,32 +176,29 @@ class Bench:
 
 
 def main() -> None:
-    """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
+    """Print the tables."""
+    parser = arguments(__doc__)
     text = "which of both go through torch.compile"
-    parser.add_argument("--compile", nargs="+", default=[], choices=IMPLEMENTATIONS, help=text)
-    parser.add_argument("--rounds", type=int, default=5, help="timings of each work")
+    parser.add_argument("--compile", nargs="+", choices=IMPLEMENTATIONS, help=text)
     parser.add_argument("--size", type=int, default=32, help=argparse.SUPPRESS)
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)  # what a process of its own runs
     options = parser.parse_args()
-    device = ALONE.own_device(choose_device(options.device))
-    precision = choose_precision(options.precision, device)
-    set_up_device(device, precision, deterministic=False)
-    bench = partial(Bench, device, precision, options.compile)
+    device, precision = set_up(options)
+    given = options.compile or ()
     if options.peak_of:
         name, implementation = options.peak_of.split(":")
-        work: Work = getattr(bench(options.size).works()[name], implementation)
+        bench = Bench(device, precision, given, options.size)
+        work: Work = getattr(bench.works()[name], implementation)
         work()
         work()
         say(f"{peak_memory(device)}")
         return
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device
-    say(f"{name}, {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    compare(bench(32), options.rounds)
-    say("")
-    cost_curve(bench, options.rounds)
+    say_machine(device, precision)
+    for compiled in ((), IMPLEMENTATIONS) if device.type == "cuda" and not given else (given,):
+        say(f"through torch.compile: {', '.join(compiled) or 'neither'}")
+        compare(Bench(device, precision, compiled, 32), options.rounds)
+        say("")
+    cost_curve(partial(Bench, device, precision, given), options.rounds)
 
 
 def compare(bench: Bench, rounds: int) -> None:
@@ -210,9 +209,7 @@ def compare(bench: Bench, rounds: int) -> None:
     for name, pair in works.items():
         calls |= {f"ours {name}": pair.ours, f"baseline {name}": pair.baseline}
     seconds = interleaved(calls, bench.device, rounds)
-    peaks = {precision: 2 * PRODUCT_SIZE**3 / seconds[str(precision)] for precision in precisions}
-    for precision, peak in peaks.items():
-        say(f"matrix product of {PRODUCT_SIZE}, {precision}: {peak / 1e9:.0f} GFLOP/s")
+    peaks = {one: product_rate(seconds[str(one)], bench.device, one) for one in precisions}
     say("work         ours img/s  baseline img/s  ratio  ours MB  baseline MB  share of product")
     for name, pair in works.items():
         ours = pair.images / seconds[f"ours {name}"]
@@ -246,67 +243,6 @@ def cost_curve(bench: Callable[[int], Bench], rounds: int) -> None:
         say(line)
 
 
-def interleaved(works: dict[str, Work], device: torch.device, rounds: int) -> dict[str, float]:
-    """Median seconds of each work, after one warm-up, the works taking turns."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for work in works.values():
-        work()
-    for _ in range(rounds):
-        for name, work in works.items():
-            times[name].append(timed(work, device))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def timed(work: Work, device: torch.device) -> float:
-    """Seconds that a work takes on its device."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    before.record()
-    work()
-    after.record()
-    torch.cuda.synchronize()
-    return before.elapsed_time(after) / 1000
-
-
-def matrix_product(device: torch.device, precision: torch.dtype) -> Work:
-    """A square product, the measure of what the hardware can do."""
-    a, b = torch.randn(2, PRODUCT_SIZE, PRODUCT_SIZE, device=device, dtype=precision)
-    return lambda: a @ b
-
-
-def counted_flops(work: Work) -> float:
-    """Operations of the matrix products and convolutions of a work."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
-
-
-def forward_flops(config: TransformerConfig, predicted: float) -> float:
-    """Operations of the matrix products of one image, `predicted` of whose tokens get logits."""
-    length, width = config.seq_len + 1, config.hidden_dim
-    block = 8 * width**2 + 4 * width * config.mlp_dim + 4 * length * width
-    ends = 4 * width**2 + 2 * config.embed_dim * width
-    head = 2 * (width**2 + config.embed_dim * (width + config.codebook_size))
-    return length * (config.depth * block + ends) + predicted * head
-
-
-def training_flops(config: TransformerConfig) -> float:
-    """Forward and backward of one image; arccos masks hide 2 / pi of the tokens."""
-    return 3 * forward_flops(config, config.seq_len * 2 / np.pi)
-
-
-def sampling_flops(config: TransformerConfig, images: int, sampling: SamplingConfig) -> float:
-    """The transformer's part of one image: what all begin with is computed once per label."""
-    guidance = make_plan(config.seq_len, sampling).guidance
-    first = min(1, (config.num_classes + 1) / images)
-    of_images = guidance if sampling.start_share else guidance[1:]
-    passes = first + sum(2 if weight else 1 for weight in of_images)
-    return passes * forward_flops(config, config.seq_len)
-
-
 def peak_of(name: str, implementation: str, size: int, bench: Bench) -> int:
     """Peak memory in bytes of two calls of a work, in a process of its own."""
     precision = precision_name(bench.precision)
@@ -314,12 +250,6 @@ def peak_of(name: str, implementation: str, size: int, bench: Bench) -> int:
                "--size", str(size), "--peak_of", f"{name}:{implementation}",
                *(["--compile", *bench.compiled] if bench.compiled else [])]  # fmt: skip
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def say(line: str) -> None:
-    """Print a line at once."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
