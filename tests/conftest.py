@@ -44,6 +44,10 @@ BOTH = (
     f"{FOLDER_VQGAN} --z_channels 8 {TINY_CODES} {TINY_TRANSFORMER} --batch_size 4 "
     "--batch_size_vae 4"
 )
+TINY_SIZE = (  # of benchmarks/large.py
+    "--depth 2 --width 64 --codes 64 --classes 10 --images 200 --batch 8 --student_batch 8 "
+    "--steps 100 --pixels 32 --larger 48 --sampled 2 --channels 32"
+)
 
 # Those that take longest, in this order, as measured with three processes on two cores.
 SLOW_FILES = (

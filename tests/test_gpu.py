@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_CODES, TINY_VQGAN, TRAIN_TINY, VISIBLE_GPUS
+from conftest import TINY_CODES, TINY_SIZE, TINY_VQGAN, TRAIN_TINY, VISIBLE_GPUS
 
 from utils.checkpoint import load_checkpoint
 
@@ -61,6 +61,13 @@ WITH_LITTLE_MEMORY = """
 import torch
 from MaskGIT import main
 torch.cuda.set_per_process_memory_fraction(2**22 / torch.cuda.mem_get_info()[1])
+"""
+BENCHMARK = """
+from benchmarks import {name}
+
+def main(arguments):
+    sys.argv = ["benchmark", *arguments[:arguments.index("--data_dir")]]
+    {name}.main()
 """
 
 
@@ -193,3 +200,17 @@ def test_a_card_that_is_hidden_or_missing_is_named(program, trained):
         error = program(command, code=2, **visible)
         assert "--device cuda:99: this machine has" in error
         assert error.count("\n") == 1
+
+
+def test_a_profiler_sees_what_a_step_starts(program):
+    arguments = f"--device {DEVICE} --rounds 1 --compile off"
+    printed = program(arguments, BENCHMARK.format(name="launches"))
+    for line in printed.splitlines()[-2:]:
+        milliseconds, operations, starts, kernels, on_card, busy = map(float, line.split()[2:])
+        assert operations / 2 < starts < 1.1 * kernels
+        assert on_card > 0
+        assert busy == pytest.approx(100 * on_card / milliseconds, rel=0.1, abs=1)
+
+
+def test_a_large_model_is_measured(program):
+    program(f"--device {DEVICE} --rounds 1 {TINY_SIZE}", BENCHMARK.format(name="large"))
