@@ -139,6 +139,7 @@ def train(job: TrainJob) -> None:
         start=job.start,
         former_classes=job.former_classes,
         compile_model=machine.compiled,
+        cuda_graphs=machine.cuda_graphs,
         processes=machine.processes,
     )
 

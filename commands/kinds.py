@@ -130,6 +130,12 @@ def switch(text: str) -> bool:
     return words[text.lower()]
 
 
+def compiling(text: str) -> str:
+    """Read "auto", "on" or "off", or the value of a switch."""
+    words = {"true": "on", "yes": "on", "1": "on", "false": "off", "no": "off", "0": "off"}
+    return words.get(text.lower(), text)
+
+
 def address(text: str) -> str:
     """Read where a page listens: a port, or a host before it, as 0.0.0.0:8000 or [::1]:8000.
 

@@ -30,12 +30,15 @@ class Machine:
 
     Attributes:
         precision: dtype of matrix products.
+        compiled: whether networks go through torch.compile.
+        cuda_graphs: whether training and sampling repeat their work as CUDA graphs.
     """
 
     device: torch.device
     precision: torch.dtype
     processes: Processes
     compiled: bool
+    cuda_graphs: bool = False
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from commands.stages import STAGE_OPTIONS, with_defaults
 from data.datasets import DATASETS
 from models.sampling import SamplingConfig
 from training.runs import keep_settings
+from utils.cuda_graphs import has_cuda_graphs
 from utils.device import (
     check_works,
     choose_device,
@@ -196,7 +197,8 @@ def _choose_machine(line: CommandLine, processes: Processes) -> Machine:
     set_up_device(device, precision, line.deterministic)
     if device.type == "cpu":
         keep_freed_memory()
-    return Machine(device, precision, processes, line.compile)
+    records = line.compile == "auto" and has_cuda_graphs(device)
+    return Machine(device, precision, processes, line.compile == "on", records)
 
 
 def _check_processes(line: CommandLine, machine: Machine) -> None:
@@ -264,7 +266,7 @@ def _errors_of_torch(line: CommandLine) -> Iterator[None]:
         if is_out_of_memory(error):
             raise UserError(_memory_hint(line)) from error
         # It needs a C compiler, and its compiler for GPUs does not know older ones.
-        if line.compile and type(error).__module__.startswith(COMPILERS):
+        if line.compile == "on" and type(error).__module__.startswith(COMPILERS):
             reason = f"torch.compile fails ({one_line(error)}): leave out --compile"
             raise UserError(reason) from error
         raise

@@ -86,7 +86,9 @@ class TrainJob(TrainingJob):
     def model(self, network: Transformer, tokenizer: Tokenizer) -> Model:
         """Return the model of a transformer in training."""
         names = self.splits.train.class_names
-        return Model(network, tokenizer, self.data.spec.name, names, self.machine.precision)
+        model = Model(network, tokenizer, self.data.spec.name, names, self.machine.precision)
+        model.cuda_graphs.is_on = self.machine.cuda_graphs
+        return model
 
     @property
     def former_classes(self) -> list[str]:
@@ -262,7 +264,7 @@ def _cost(job: TrainJob) -> str:
         some = TokenSet(tokens, np.zeros(count, np.int64))
         return MaskGITStage(
             config, training, some, some, device=machine.device, precision=machine.precision,
-            checkpoint_entries={}, preview=lambda *_: None,
+            checkpoint_entries={}, preview=lambda *_: None, cuda_graphs=machine.cuda_graphs,
         )  # fmt: skip
 
     def encoding(count: int) -> Callable[[], Tensor]:

@@ -75,6 +75,7 @@ class Decoding(NamedTuple):
         tokens: int64 (B, L), what the predictor sees before the first step.
         hidden: bool (B, L), True where a token is to be filled in.
         first_step: the step of the plan to begin with.
+        labels: int64 (B,), which the predictor reads too.
     """
 
     logits_fn: LogitsFn
@@ -83,6 +84,7 @@ class Decoding(NamedTuple):
     tokens: Tensor
     hidden: Tensor
     first_step: int = 0
+    labels: Tensor | None = None
 
     @torch.no_grad()
     def steps(self) -> Iterator[Step]:

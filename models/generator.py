@@ -24,6 +24,7 @@ from models.predictors import prepare_decoding
 from models.sampling import SamplingConfig
 from models.steps import KnownTokens
 from models.tokenizer import Tokenizer
+from utils.cuda_graphs import CudaGraphs, has_cuda_graphs
 from utils.device import in_usual_torch
 from utils.errors import FieldError, check_number, check_whole
 from utils.pictures import to_uint8
@@ -94,6 +95,11 @@ class ImageGenerator:
         if self.precision == torch.float32:
             return self.transformer
         return with_linear_weights_in(self.precision, self.transformer)
+
+    @cached_property
+    def cuda_graphs(self) -> CudaGraphs:
+        """How decodings are repeated on a GPU; `compile` turns it off."""
+        return CudaGraphs(has_cuda_graphs(self.tokenizer.device))
 
     def sample(
         self,
@@ -172,8 +178,20 @@ class ImageGenerator:
             )
             share = len(block_labels) / block_size  # the others only fill the block
             moved = partial(_advance, advance, share)
-            tokens = torch.cat([part.result(moved) for part in parts])
+            tokens = torch.cat([self._tokens(series, part, moved) for part in parts])
             yield self._pixels(tokens, rounding)[: len(block_labels)], block_labels
+
+    def _tokens(
+        self, series: ImageSeries, decoding: Decoding, advance: Callable[[float], object]
+    ) -> Tensor:
+        """Decode to the end: int64 (B, L)."""
+        if not self.cuda_graphs.is_on:
+            return decoding.result(advance)
+        kind = series.sampling, series.known and (series.known.num_planned, series.known.steps)
+        inputs = [decoding.tokens, decoding.hidden, decoding.labels, *decoding.noise]
+        tokens = self.cuda_graphs.run(kind, inputs, decoding.result)
+        advance(len(tokens))
+        return tokens
 
     def _images_at_once(self, block_size: int) -> int:
         """Choose how many images of a block are decoded at once."""

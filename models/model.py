@@ -171,6 +171,7 @@ class Model(ImageGenerator):
 
         On CUDA a decoding step of the transformer becomes a graph, whose kernels start together.
         """
+        self.cuda_graphs.is_on = False  # it would record those of the compiler
         is_cuda = self.tokenizer.device.type == "cuda"
         self._predictor.compile(dynamic=False, mode="reduce-overhead" if is_cuda else "default")
         self.tokenizer.compile(dynamic=False)

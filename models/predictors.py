@@ -54,7 +54,7 @@ def prepare_decoding(
     plan = make_plan(num_hidden, config)
     if known is not None:
         check_known(known, plan)
-        hidden = known.hidden.to(device).expand_as(hidden)
+        hidden = known.hidden.to(device).expand_as(hidden).clone()
         tokens = torch.where(hidden, tokens, known.tokens.to(device))
     noise = draw_noise(seed, image_indices, plan.num_steps, seq_len, device)
     if SAMPLERS[config.sampler].uses_order:
@@ -64,7 +64,8 @@ def prepare_decoding(
     logits_fn = guided_predictor(
         model, device_labels, plan.guidance, precision, has_same_start(config)
     )
-    return Decoding(logits_fn, plan, noise, tokens, hidden, known.steps if known else 0)
+    first_step = known.steps if known else 0
+    return Decoding(logits_fn, plan, noise, tokens, hidden, first_step, device_labels)
 
 
 def guided_predictor(

@@ -43,6 +43,7 @@ def make_stage(
     device=CPU,
     precision=torch.float32,
     classes="abc",
+    cuda_graphs=False,
     **training,
 ):
     options = {"epochs": 4, "batch_size": 8, "lr": 1e-2, "warmup_epochs": 0, **training}
@@ -55,6 +56,7 @@ def make_stage(
         precision=precision,
         checkpoint_entries={"dataset": "toy", "class_names": classes},
         preview=lambda model, path: path.write_text("picture"),
+        cuda_graphs=cuda_graphs,
         processes=processes,
     )
 

@@ -1,5 +1,6 @@
 """How fast a stage is: measured on a few of its own steps."""
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -65,5 +66,5 @@ def measured_pace(
     for work in (stage.validate, save):
         work()
         parts.append(clock())
-    steady = times[1:]  # the first step allocates, and compiles
-    return Pace(sum(steady) / len(steady), parts[1] - parts[0], parts[2] - parts[1])
+    # The first step allocates, and compiles; the next ones may record CUDA graphs.
+    return Pace(statistics.median(times[1:]), parts[1] - parts[0], parts[2] - parts[1])

@@ -10,7 +10,7 @@ Axes: B images of a step, L tokens of an image, K codebook, N hidden tokens.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from training.learning_rate import LearningRate
 from training.optimizer import freeze, linear_weights, make_optimizers, step_unless
 from training.stage import GeneratorStage
 from training.working_copy import WorkingCopy
+from utils.cuda_graphs import CudaGraphs
 from utils.device import autocast, strictly_deterministic
 from utils.processes import ALONE, Processes
 from utils.seeding import derive_seed, rng
@@ -42,6 +43,9 @@ CPU_PART_TOKENS = 4096
 # On the CPU torch sets up a matrix product in bfloat16 once for each number of rows, and keeps
 # every setup in memory. So the hidden tokens of a part are padded to a multiple of this.
 CPU_ROWS = 128
+# A CUDA graph has a fixed number of rows. So the hidden tokens are padded to a multiple of this
+# share of all: two or three graphs serve nearly all steps.
+GRAPH_ROWS = 1 / 16
 
 
 class MaskGITStage(GeneratorStage):
@@ -54,6 +58,7 @@ class MaskGITStage(GeneratorStage):
 
     name = "maskgit"
     training: TrainingConfig
+    _gradients: list[Tensor] | None = None  # of the graphs
 
     def __init__(
         self,
@@ -69,6 +74,7 @@ class MaskGITStage(GeneratorStage):
         start: Mapping[str, Tensor] | None = None,
         former_classes: Sequence[str] = (),
         compile_model: bool = False,
+        cuda_graphs: bool = False,
         processes: Processes = ALONE,
     ) -> None:
         """Build the model with the run's seed.
@@ -77,14 +83,13 @@ class MaskGITStage(GeneratorStage):
             checkpoint_entries: what else a checkpoint holds: dataset, class names, tokenizer.
             preview: writes a picture of samples of a transformer to a path.
             start: weights by name that replace the random ones; None for random weights.
-            former_classes: class names for a saved state that holds none; the state may have fewer
-                classes than the model.
+            former_classes: those of a saved state that names none, at most as many as the model's.
             compile_model: whether the training step runs through torch.compile.
+            cuda_graphs: whether CUDA graphs compute the gradients, unless processes share them.
             processes: the processes that train together, at most one per image of a step.
 
         Raises:
-            FieldError: if `label_drop` is positive and the model has no null class; or if `freeze`
-                matches nothing, or leaves nothing to train.
+            FieldError: if labels are dropped without a null class; if `freeze` fits none, or all.
         """
         training.validate_for(config)
         self.config, self.training = config, training
@@ -100,20 +105,20 @@ class MaskGITStage(GeneratorStage):
         self.learning_rate = LearningRate(training.lr, *times, training.decay)
         # The model and its optimizers.
         torch.manual_seed(derive_seed(training.seed, "weights"))
-        self.model = new_transformer(config).to(device)
-        self.model.load_state_dict(start or {}, strict=False)  # what `start` lacks stays random
-        freeze(self.model, training.freeze, "TrainingConfig.freeze")
-        weights = linear_weights(self.model)
-        self.optimizers = make_optimizers(self.model, weights, training, precision)
+        model = self.model = new_transformer(config).to(device)
+        model.load_state_dict(start or {}, strict=False)  # what `start` lacks stays random
+        freeze(model, training.freeze, "TrainingConfig.freeze")
+        self.optimizers = make_optimizers(model, linear_weights(model), training, precision)
         # This process's part of a step, and the exchange of gradients with the others.
         images = self._images_here = math.ceil(self.images_per_step / processes.size)
         self._num_parts = num_parts(images, config.seq_len, training.grad_accum, device.type)
-        self._copy = WorkingCopy(self.model, precision, processes)
+        self._copy = WorkingCopy(model, precision, processes)
         self._shared = processes.share_gradients(self._copy.network)
         self._forward = torch.compile(self._shared) if compile_model else self._shared
+        self._graphs = CudaGraphs(cuda_graphs and processes.size == 1)
         # Sharing gave all processes the same weights, which the average starts from.
-        self.ema = EMA(self.model, training.ema_decay)
-        self.networks = {"model": self.model, "ema": self.ema.module}
+        self.ema = EMA(model, training.ema_decay)
+        self.networks = {"model": model, "ema": self.ema.module}
         self._fix_exchange_order()
 
     def train_step(self, step: int) -> dict[str, Tensor]:
@@ -128,20 +133,42 @@ class MaskGITStage(GeneratorStage):
         # Dropout differs between processes; all else is drawn for the whole batch.
         torch.manual_seed(derive_seed(self.training.seed, "dropout", step, processes.rank))
         parts, num_hidden = self.draw_batch(step)
+        count = torch.full((), float(num_hidden), device=self.device)
         # Add up the gradients of the parts; the last one exchanges them with other processes.
         loss = torch.zeros((), device=self.device)
         self._copy.renew()
+        if self._graphs.is_on:
+            self._fix_gradients_in_place()
         for part in parts:
             is_last = part is parts[-1]
             with nullcontext() if is_last else processes.keep_gradients(self._shared):
-                part_loss = self._loss(part) / num_hidden
-                # The loss is a sum over the processes, but their gradients are averaged.
-                with strictly_deterministic():
-                    (part_loss * processes.size).backward()
-            self._copy.hand_over_gradients()
-            loss += part_loss.detach()
+                work = partial(self._add_gradients, part, count)
+                on, inputs = self._graphs.is_on, [*part, count]
+                loss += self._graphs.run("gradients", inputs, work) if on else work()
         processes.add_up(loss)
         return {"loss": loss, **self._update(step, loss)}
+
+    def _fix_gradients_in_place(self) -> None:
+        """Set the gradients to 0, always in the same memory, which the graphs add to."""
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self._gradients = self._gradients or [torch.empty_like(weight) for weight in trained]
+        torch._foreach_zero_(self._gradients)
+        for weight, gradient in zip(trained, self._gradients, strict=True):
+            weight.grad = gradient
+
+    def _add_gradients(self, part: MaskedBatch, count: Tensor) -> Tensor:
+        """Add the gradients of a part to those of the weights, and return its loss.
+
+        Args:
+            count: float32 scalar, the number of hidden tokens of the step over all processes.
+        """
+        self._copy.clear_gradients()  # a graph that failed may have left some
+        loss = self._loss(part) / count
+        # The loss is a sum over the processes, but their gradients are averaged.
+        with strictly_deterministic():
+            (loss * self.processes.size).backward()
+        self._copy.hand_over_gradients()
+        return loss.detach()
 
     def draw_batch(self, step: int) -> tuple[list[MaskedBatch], int]:
         """Draw the batch of a step.
@@ -161,7 +188,8 @@ class MaskGITStage(GeneratorStage):
             labels = np.where(dropped, self.config.null_class, labels)
         generator = rng(seed, "masks", step)
         ratios = MASK_SCHEDULES[training.schedule](generator.random(len(indices)))
-        masks = masks_of_ratio(generator, ratios, self.config.seq_len)
+        seq_len = self.config.seq_len
+        masks = masks_of_ratio(generator, ratios, seq_len)
         # Take this process's share.
         here = np.arange(len(indices))[self.processes.share(len(indices))]
         parts = [
@@ -170,7 +198,9 @@ class MaskGITStage(GeneratorStage):
                 labels[part],
                 masks[part],
                 self.config.mask_token,
-                row_multiple(self.device.type, self.precision),
+                row_multiple(
+                    len(part) * seq_len, self.device.type, self.precision, self._graphs.is_on
+                ),
             )
             for part in np.array_split(here, self._num_parts)
             if len(part)
@@ -253,6 +283,10 @@ def num_parts(images: int, seq_len: int, grad_accum: int, device_type: str) -> i
     return max(grad_accum, math.ceil(images * seq_len / most_tokens))
 
 
-def row_multiple(device_type: str, precision: torch.dtype) -> int:
+def row_multiple(
+    positions: int, device_type: str, precision: torch.dtype, cuda_graphs: bool
+) -> int:
     """Choose the number to whose multiples the hidden tokens of a part are padded."""
+    if cuda_graphs:
+        return math.ceil(positions * GRAPH_ROWS)
     return CPU_ROWS if device_type == "cpu" and precision != torch.float32 else 1

@@ -51,5 +51,11 @@ class WorkingCopy:
         else:
             sums = [torch.empty_like(weight) for weight, _ in self._trained]
             torch._foreach_copy_(sums, gradients)
-        for (weight, copy), total in zip(self._trained, sums, strict=True):
-            weight.grad, copy.grad = total, None
+        for (weight, _), total in zip(self._trained, sums, strict=True):
+            weight.grad = total
+        self.clear_gradients()
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients of the copy."""
+        for _, copy in self._trained:
+            copy.grad = None

@@ -124,16 +124,25 @@ def test_lists_in_every_notation(argv):
 
 @pytest.mark.parametrize(
     ("argv", "value"),
-    [(["--compile"], True), (["--compile=True"], True), (["--compile", "true"], True),
-     (["--compile=1"], True), (["--compile=False"], False), (["--compile", "false"], False),
-     (["--compile=no"], False), (["--compile", "--no-compile-is-no-option"], None)],
+    [(["--resume"], True), (["--resume=True"], True), (["--resume", "true"], True),
+     (["--resume=1"], True), (["--resume=False"], False), (["--resume", "false"], False),
+     (["--resume=no"], False), (["--resume", "--no-resume-is-no-option"], None)],
 )  # fmt: skip
 def test_a_switch_takes_a_value_where_a_program_writes_one(argv, value):
     if value is None:
-        assert "--no-compile-is-no-option" in rejection("--train", *argv)
+        assert "--no-resume-is-no-option" in rejection("--train", *argv)
         return
     options = parse(*argv)
-    assert (options.compile, "compile" in options.given) == (value, True)
+    assert (options.resume, "resume" in options.given) == (value, True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "value"),
+    [([], "auto"), (["--compile"], "on"), (["--compile", "off"], "off"),
+     (["--compile=auto"], "auto"), (["--compile=True"], "on"), (["--compile=no"], "off")],
+)  # fmt: skip
+def test_what_was_a_switch_still_takes_its_values(argv, value):
+    assert parse(*argv).compile == value
 
 
 def test_a_notebook_may_give_one_text_or_words_that_are_no_texts():
@@ -215,7 +224,8 @@ def test_no_mode_names_the_modes():
         (["-n-epochs", "3"], "unknown option -n-epochs; did you mean --n_epochs?"),
         (["--dataset", "Fashion-MNIST"], "; did you mean fashionmnist?"),
         (["--size", "64", "64"], "unrecognized arguments: 64"),
-        (["--compile=maybe"], "--compile: takes no value, or true or false; got 'maybe'"),
+        (["--deterministic=maybe"], "--deterministic: takes no value, or true or false; got 'may"),
+        (["--compile=maybe"], "--compile: invalid choice: 'maybe' (choose from auto, on, off)"),
         (["--no_wandb="], "--no_wandb: takes no value, or true or false"),
     ],
 )
