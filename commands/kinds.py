@@ -169,11 +169,8 @@ def plain_name(value: str) -> str:
 
 
 def pattern_list(text: str) -> list[str]:
-    """Read one or several patterns of names, with commas in between."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts:
-        raise argparse.ArgumentTypeError("needs patterns, such as blocks.0.*,first.*")
-    return parts
+    """Read one or several patterns of names, with commas or spaces in between."""
+    return _split(text)
 
 
 def box_of(text: str) -> tuple[int, ...]:
@@ -193,5 +190,19 @@ def margin(text: str) -> tuple[str, int]:
 
 
 def _parts(text: str) -> list[str]:
-    """Split a list at commas and spaces, with or without brackets around it."""
-    return text.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
+    """Split a list as `_split` does, with or without brackets around it; `[]` is empty."""
+    text = text.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        return _split(text)
+    return _split(text[1:-1]) if text[1:-1].strip() else []
+
+
+def _split(text: str) -> list[str]:
+    """Split a text at commas and spaces; refuse an empty part, which comes from an unset variable.
+
+    `1, 2` has two parts, `1,,2` and `1,` have an empty one.
+    """
+    parts = re.split(r"\s*,\s*|\s+", text.strip())
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} has an empty part: leave it out")
+    return parts

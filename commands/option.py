@@ -123,11 +123,10 @@ class Option:
         """
         kind: Callable[[str], Any] = self.kind or kinds.switch
         try:
-            values = [kind(word) for word in words]
+            is_list = self.many is Many.LIST and words
+            values = kind(" ".join(words)) if is_list else [kind(word) for word in words]
         except (argparse.ArgumentTypeError, ValueError) as error:
             raise UserError(f"{self.flag}: {error}") from error
-        if self.many is Many.LIST:
-            values = [item for part in values for item in part]
         for value in values:
             if self.choices is not None and value not in self.choices:
                 close = difflib.get_close_matches(value[:40].lower(), self.choices, n=1)

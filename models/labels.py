@@ -41,15 +41,17 @@ def parse_labels(
     """
     names = _Names(class_names)
     labels = []
-    for item in items:
+    for number, item in enumerate(items, start=1):
         whole = item.strip()
         if names.find(whole) is None:
             whole = whole.removeprefix("[").removesuffix("]")
-        for part in [whole] if names.find(whole) is not None else whole.split(","):
-            if part.strip():
-                labels += _labels_of(part.strip(), names)
-                if len(labels) > MAX_SAMPLES:
-                    raise UserError(f"`labels` {item}: {TOO_MANY}")
+        parts = [whole] if names.find(whole) is not None else whole.split(",")
+        if len(parts) > 1 and number < len(items) and not parts[-1].strip():
+            parts.pop()  # of "bag, sneaker", which a shell splits
+        for part in parts:
+            labels += _labels_of(part.strip(), names)
+            if len(labels) > MAX_SAMPLES:
+                raise UserError(f"`labels` {item}: {TOO_MANY}")
     if not labels:
         raise UserError(
             f"`labels` {' '.join(items)}: names no image; leave it out for all classes in turn"
@@ -183,6 +185,8 @@ def _labels_of(item: str, names: _Names) -> list[int]:
     found = names.find(item)
     if found is not None:
         return [found]
+    if not item:  # it comes from an unset variable
+        raise UserError("`labels` has an empty part: leave it out, or write none for no class")
     # "<item>xN".
     repeated = re.fullmatch(rf"(.+?)\s*x({NUMBER})", item)
     if repeated:

@@ -8,6 +8,7 @@ import pytest
 
 import commands.parser
 from commands.modes import MODES
+from commands.option import Many
 from commands.options import GROUPS, OPTIONS
 from commands.resolve import idle_options
 from MaskGIT import main
@@ -116,10 +117,19 @@ def test_values_keep_their_dashes_and_underscores():
 
 
 @pytest.mark.parametrize(
-    "argv", [["1", "2", "4"], ["1,2,4"], ["[1,2,4]"], ["[1, 2, 4]"], ["1,2", "4"]]
+    "argv",
+    [["1", "2", "4"], ["1,2,4"], ["[1,2,4]"], ["[1, 2, 4]"], ["1,2", "4"], ["[1,", "2", ",4]"]],
 )
 def test_lists_in_every_notation(argv):
     assert parse("--ch_mult", *argv).ch_mult == [1, 2, 4]
+    assert parse("--ch_mult", "[ ]").ch_mult == []
+
+
+@pytest.mark.parametrize("words", [["1,,2"], [",1"], ["1,"], ["1", ",", ",2"], [""], ["[1,,2]"]])
+@pytest.mark.parametrize("option", [o.flag for o in OPTIONS.values() if o.many is Many.LIST])
+def test_a_list_with_an_empty_part_is_refused(option, words):
+    assert f"{option}: " in rejection("--train", option, *words)
+    assert "has an empty part: leave it out" in rejection("--train", option, *words)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +211,8 @@ def test_no_mode_names_the_modes():
         (["--precision", "fp64"], "fp64"),
         (["--batch_size", "many"], "many"),
         (["--mask_box", "1,2,3"], "1,2,3"),
+        (["--mask_box", "1,2,,3,4"], "has an empty part"),
+        (["--ch_mult", "[1,2"], "got '[1'"),
         (["--mask_box", "-1,2,3,4"], "needs a whole number of at least 0, got '-1'"),
         (["--outpaint", "up=3"], "up=3"),
         (["--sampler", "greedy"], "greedy"),

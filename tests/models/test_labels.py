@@ -12,6 +12,7 @@ from models.labels import (
 )
 from utils.errors import FieldError, UserError
 
+EMPTY_PARTS = ([","], [""], ["0,,1"], [",0"], ["0,"], ["0", ",1"], ["0,,", "1"], ["[]"], ["0", ""])
 NAMES = ("T-shirt/top", "Trouser", "Ankle boot", "bag", "tench, Tinca", "7")
 
 
@@ -30,6 +31,7 @@ NAMES = ("T-shirt/top", "Trouser", "Ankle boot", "bag", "tench, Tinca", "7")
         (["none"], [6]),
         (["nonex2,0"], [6, 6, 0]),
         (["tench, tinca"], [4]),
+        (["bag,", "3", "[0,", "1]"], [3, 3, 0, 1]),  # as a shell splits "bag, 3"
         (["7"], [5]),  # the name of a class comes before its number
     ],
 )
@@ -46,7 +48,8 @@ def test_numbers_names_ranges_and_repeats(items, labels):
         (["2-9"], "0 to 5"),
         (["3-1"], "1-3"),
         (["-2"], "-2"),
-        ([","], "`labels` ,: names no image"),
+        (["3x0"], "`labels` 3x0: names no image"),
+        *[(items, "has an empty part") for items in EMPTY_PARTS],
         (["9" * 5000], "there are T-shirt/top, Trouser"),
         (["0-" + "9" * 5000], "there are T-shirt/top, Trouser"),
         (["Trouserx" + "9" * 5000], "there are T-shirt/top, Trouser"),
