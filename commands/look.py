@@ -77,11 +77,10 @@ def log_short_look(train: ImageDataset, validation: ImageDataset) -> None:
     if of_pixels:
         problems.append(f"of {len(looks)} seen, " + "; ".join(of_pixels))
     log.info(
-        "%s of %s pixels, %d to %d in a class, %s: %s",
+        "%s of %s pixels, %s in a class, %s: %s",
         counted(len(train), "training image"),
         size_text(train.size),
-        min(counts),
-        max(counts),
+        f"{min(counts)} to {max(counts)}" if len({*counts}) > 1 else min(counts),
         counted(len(validation), "validation image"),
         "; ".join(problems) + " (`look` says more)" if problems else "nothing odd in a short look",
     )

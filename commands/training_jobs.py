@@ -233,7 +233,7 @@ def _time_limit(line: CommandLine, mode: str) -> dict[str, float]:
     both = line.asks_for("train_vae") and line.asks_for("train")
     middle = TOKENIZER_SHARE * minutes if both else 0.0
     begin, end = (0.0, middle) if both and mode == "train_vae" else (middle, minutes)
-    log.info("--minutes %g: --%s ends after %.2g minutes", line.minutes, mode, end)
+    log.info("--minutes %g: --%s ends after %s", line.minutes, mode, counted(end, "minute"))
     return {"begins_at": line.began + 60 * begin, "ends_at": line.began + 60 * end}
 
 

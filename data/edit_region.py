@@ -200,7 +200,7 @@ def read_mask(path: str, threshold: int | None = None) -> np.ndarray:
         raise FieldError(
             "mask_image",
             path,
-            f"{(~is_clear).sum()} of its {is_clear.size} pixels are {unclear}; make them so, or "
+            f"{unclear}: {(~is_clear).sum()} of its {is_clear.size} pixels; make them so, or "
             "say with `mask_threshold` from which brightness or transparency (1 to 255) on a pixel "
             "is marked",
         )

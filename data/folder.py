@@ -234,7 +234,8 @@ def _by_reason(folder: Path, errors: Mapping[str, FileError]) -> str:
         reason = str(error).removeprefix(start)
         reasons[reason.partition(" (")[0]].append(name)  # in brackets are numbers of bytes
     most = sorted(reasons.items(), key=lambda item: -len(item[1]))
-    more = f"; {len(most) - NAMES_SHOWN} more reasons" if len(most) > NAMES_SHOWN else ""
+    others = len(most) - NAMES_SHOWN
+    more = f"; {counted(others, 'other reason')}" if others > 0 else ""
     return "; ".join(f"{named(names)} ({reason})" for reason, names in most[:NAMES_SHOWN]) + more
 
 

@@ -274,7 +274,7 @@ def _labels_of(path: Path, count: int) -> np.ndarray:
                 path,
                 "arr_1",
                 lambda shape, _: shape[:1] == (count,),
-                f"a label for each of {count} images",
+                f"a label for each of {counted(count, 'image')}",
             )
             with reading(path, "the labels arr_1 of"):
                 return class_labels(labels)

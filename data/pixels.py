@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImagePalette
 
 from data.deep_pixels import DeepImage, SetOfRanges, bands, checked_visible, eight_bits
+from utils.errors import counted
 
 PILLOW_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 """Modes of Pillow that have 8 bits or less; LAB and HSV are refused."""
@@ -131,7 +132,9 @@ def _check_jpeg_2000(image: ImageFile.ImageFile) -> None:
     depths = {(depth & 0x7F) + 1 for depth in size[38 : 38 + 3 * size[37] : 3]} if start else {8}
     most = 16 if image.mode.startswith("I;16") else 8
     if min(depths) < 8 or max(depths) > most:
-        raise ValueError(f"JPEG 2000 of {min(depths)} bits is not read in the mode {image.mode}")
+        raise ValueError(
+            f"JPEG 2000 of {counted(min(depths), 'bit')} is not read in the mode {image.mode}"
+        )
 
 
 def _mend_transparent_color(image: ImageFile.ImageFile, raw: str) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from utils.device import send
+from utils.errors import counted
 
 SIGNED = {"uint16": (np.int16, 2**16 - 1), "uint32": (np.int32, 2**32 - 1)}
 RESIDENT_SHARE = 0.25  # the part of a GPU's free memory that tokens may take
@@ -72,7 +73,8 @@ def wrong_label(labels: np.ndarray, num_classes: int) -> str | None:
     if labels.shape[1] == num_classes - 1 and not wrong.size:
         return None
     odd = f", among them {wrong[0]}" if wrong.size else ""
-    return f"{labels.shape[1]} marks for each image{odd}, not {num_classes - 1} that are 0 or 1"
+    marks = counted(labels.shape[1], "mark")
+    return f"{marks} for each image{odd}, not {num_classes - 1} that are 0 or 1"
 
 
 def token_type(codebook_size: int) -> np.dtype:

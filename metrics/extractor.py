@@ -22,7 +22,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 )
 
 from utils.device import copy_to_host, send
-from utils.errors import UserError, is_out_of_memory, one_line
+from utils.errors import UserError, counted, is_out_of_memory, one_line
 from utils.files import file_digest, read_with_digest
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -120,8 +120,9 @@ class Extractor:
         if not isinstance(tensor, Tensor) or tensor.ndim != 2 or len(tensor) != count:
             shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
             raise UserError(
-                f"{self.name} returns {shape} for {count} images; it must return features (B, D), "
-                "or a tuple of features, logits (B, K) and perhaps spatial features (B, S)"
+                f"{self.name} returns {shape} for {counted(count, 'image')}; it must return "
+                "features (B, D), or a tuple of features, logits (B, K) and perhaps spatial "
+                "features (B, S)"
             )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.errors import UserError
+from utils.errors import UserError, counted
 from utils.records import checksum
 
 if TYPE_CHECKING:  # torchmetrics takes long to load, and few measurements need it
@@ -59,7 +59,7 @@ class Unfinished:
             self.done, self.state = stored["done"], stored["state"]
             if meter is not None:
                 meter.restore(stored["meter"])
-            log.info("goes on after %d images, kept in %s", self.done, self._path)
+            log.info("goes on after %s, kept in %s", counted(self.done, "image"), self._path)
 
     @property
     def is_due(self) -> bool:

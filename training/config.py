@@ -10,7 +10,7 @@ from typing import ClassVar
 from models.schedules import CUMULATIVE_SCHEDULES
 from models.shapes import TransformerShape
 from models.vqgan.config import VQGANConfig
-from utils.errors import FieldError
+from utils.errors import FieldError, counted
 
 OPTIMIZERS = ("adamw", "muon")
 PUBLISHED = ("last", "best", "both")
@@ -163,8 +163,8 @@ class VQGANTrainingConfig:
             raise FieldError(
                 "disc_weight",
                 self.disc_weight,
-                f"a discriminator with {layers} strided layer(s) needs images of at least "
-                f"{smallest} pixels, not {image_size}; use 0",
+                f"a discriminator with {counted(layers, 'strided layer')} needs images of at "
+                f"least {smallest} pixels, not {image_size}; use 0",
             )
 
 

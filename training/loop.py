@@ -23,7 +23,7 @@ from training.run_folder import RunFolder
 from training.stage import Position, Stage, load_state, publish_checkpoint, run_length, save_state
 from training.tracking import Tracker
 from utils.checkpoint import save_checkpoint
-from utils.errors import UserError
+from utils.errors import UserError, counted
 from utils.files import temporary_folder
 from utils.memory import peak_memory
 from utils.processes import ALONE, Processes
@@ -148,10 +148,10 @@ class Loop:
         steps = processes.from_main(self._steps_left)
         position.length = position.step + steps
         log.info(
-            "%s: %d steps (%.3g epochs) fit into %s, at %.3g s a step",
+            "%s: %s (%s) fit into %s, at %.3g s a step",
             stage.name,
-            steps,
-            steps / stage.steps_per_epoch,
+            counted(steps, "step"),
+            counted(steps / stage.steps_per_epoch, "epoch"),
             duration(ends_at - now),
             pace.step,
         )

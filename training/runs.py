@@ -153,10 +153,11 @@ def opened(
         if position.step != processes.from_main(lambda: position.step):
             raise UserError(f"{run.path} is not the same folder for all processes: share it")
         if position.step >= run_length(stage, config, position):
-            epochs, more = position.step / stage.steps_per_epoch, f"a larger `{record.epochs_name}`"
+            epochs = counted(position.step / stage.steps_per_epoch, "epoch")
+            more = f"a larger `{record.epochs_name}`"
             if config.ends_at is not None:  # the time decided the number of epochs
                 more = f"another `run_name` with `{type(stage.training).__name__}.init`"
-            text = "%s has already been trained for %.6g epochs: %s trains it further"
+            text = "%s has already been trained for %s: %s trains it further"
             log.info(text, stage.name, epochs, more)
             if processes.is_main:
                 _mend_checkpoint(stage, run, position, config)
@@ -388,10 +389,10 @@ def _log_capped_warmup(stage: Stage) -> None:
     used = rate.capped_warmup
     if used < rate.warmup_epochs:
         log.info(
-            "`%s.warmup_epochs` %g: %g epochs of warm-up, a tenth of the run",
+            "`%s.warmup_epochs` %g: %s of warm-up, a tenth of the run",
             type(stage.training).__name__,
             rate.warmup_epochs,
-            used,
+            counted(used, "epoch"),
         )
 
 

@@ -130,10 +130,12 @@ def named(names: Iterable[str], most: int = NAMES_SHOWN) -> str:
     return in_one_line(", ".join(every[:most])).encode(errors="backslashreplace").decode() + more
 
 
-def counted(count: int, noun: str) -> str:
-    """Write a number with its noun: "1 class", "2 classes"."""
-    ending = "" if count == 1 else "es" if noun.endswith(("s", "ch")) else "s"
-    return f"{count} {noun}{ending}"
+def counted(count: float, noun: str) -> str:
+    """Write a number with its noun: "1 class", "2 classes", "0.25 epochs"."""
+    is_exact = isinstance(count, Integral) or count >= 1000
+    number = f"{count:.0f}" if is_exact else f"{count:.3g}"
+    ending = "" if number == "1" else "es" if noun.endswith(("s", "tch")) else "s"
+    return f"{number} {noun}{ending}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.checkpoint import check_weights
+from utils.errors import counted
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -58,7 +59,7 @@ def load_moments(
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     found = state["state"]  # by the number of the weight; empty before the first step
     if found and set(found) != set(range(len(weights))):
-        raise ValueError(f"moments of {len(found)} weights instead of {len(weights)}")
+        raise ValueError(f"moments of {counted(len(found), 'weight')} instead of {len(weights)}")
     for number, entries in found.items():
         like = dict.fromkeys(moments, weights[number]) | dict.fromkeys(counts, torch.zeros(()))
         check_weights(like, entries)

@@ -17,7 +17,7 @@ from models.foreign_file import ForeignFile, holding, taken, unwrapped
 from models.foreign_weights import all_renamed, count_modules, shape_of
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
-from utils.errors import UserError
+from utils.errors import UserError, counted
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ def _counts_all_codes(weights: Mapping[str, Tensor], expected: Expected, path: P
         return False
     if expected.num_classes != with_all:
         raise UserError(
-            f"{path} is for {with_all} classes if it counts all {tokenizer.all_codes} codes of the "
-            f"tokenizer, and for {with_used} if it counts the {tokenizer.codebook_size} in use: "
-            f"give the right one as `n_classes`"
+            f"{path} is for {counted(with_all, 'class')} if it counts all {tokenizer.all_codes} "
+            f"codes of the tokenizer, and for {with_used} if it counts the "
+            f"{tokenizer.codebook_size} in use: give the right one as `n_classes`"
         )
     return True
 

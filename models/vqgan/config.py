@@ -118,8 +118,8 @@ class VQGANConfig(TokenizerShape):
         remap = read_remap(Path(given["remap"]), self.n_embed)
         if self.remap not in (None, remap):
             raise UserError(
-                f"`remap` {given['remap']} names {len(remap)} codes, which differ from the "
-                f"{self.codebook_size} in use in {source}; leave it out"
+                f"`remap` {given['remap']} names other codes than the {self.codebook_size} in use "
+                f"in {source}; leave it out"
             )
         return replace(resized, remap=remap)
 
@@ -142,7 +142,7 @@ class VQGANConfig(TokenizerShape):
         are_positive = 1 <= levels <= MAX_LEVELS and min(self.ch_mult) >= 1
         self.need(are_positive, "ch_mult", f"needs 1 to {MAX_LEVELS} numbers, each from 1 up")
         most = MAX_BLOCKS // levels
-        reason = f"must be at most {most} with {levels} resolutions"
+        reason = f"must be at most {most} with {counted(levels, 'resolution')}"
         self.need(self.num_res_blocks <= most, "num_res_blocks", reason)
         in_range = 0 <= self.dropout < 1
         self.need(in_range, "VQGANConfig.dropout", "must be at least 0 and below 1")
@@ -186,8 +186,9 @@ class VQGANConfig(TokenizerShape):
             self.need(
                 side == below,
                 "image_size",
-                f"{len(self.ch_mult)} resolutions ({widths}) halve it {len(self.ch_mult) - 1} "
-                f"times, so it must be a multiple of {self.factor}, e.g. {fits}",
+                f"{len(self.ch_mult)} resolutions ({widths}) halve it "
+                f"{counted(len(self.ch_mult) - 1, 'time')}, so it must be a multiple of "
+                f"{self.factor}, e.g. {fits}",
             )
 
 

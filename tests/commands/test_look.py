@@ -124,6 +124,17 @@ def test_every_start_says_it_in_one_line(odd, tmp_path, capsys):
         assert text in line
 
 
+def test_classes_of_one_size_have_one_number(tmp_path, capsys):
+    for split in ("train", "val"):
+        put(tmp_path / "images" / split / "fine" / "0.png", noise(0))
+    main(
+        f"--train_vae --dry_run --dataset folder --data_dir {tmp_path}/images --size 16 "
+        f"--channels 32 --perceptual_weight 0 --output_dir {tmp_path}/runs".split()
+    )
+    said = "1 training image of 16 pixels, 1 in a class, 1 validation image"
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("color", ["nocolor", "#12", ""])
 def test_a_background_that_is_no_color_is_one_line(refusal, color):
     command = ["--look", "--dataset", "folder", "--background", color]

@@ -1,5 +1,6 @@
 """--minutes on the command line; the run itself is in tests/training/test_minutes.py."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,13 @@ def test_the_stages_share_the_time(modes, shares):
         limits = _time_limit(line, mode)
         found = [(limits[name] - line.began) / 600 for name in ("begins_at", "ends_at")]
         assert found == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("minutes", "shown"), [("1", "1 minute"), ("0.5", "0.5 minutes")])
+def test_the_line_about_it(minutes, shown, caplog):
+    caplog.set_level(logging.INFO)
+    _time_limit(parse(["--train", "--minutes", minutes]), "train")
+    assert caplog.messages == [f"--minutes {minutes}: --train ends after {shown}"]
 
 
 @pytest.mark.parametrize(

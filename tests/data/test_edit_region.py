@@ -106,7 +106,7 @@ def on_black(color: tuple[int, int, int]) -> Image.Image:
     ],
 )
 def test_a_mask_that_is_not_two_valued_is_refused(tmp_path, mask, count, unclear):
-    said = f"{count} of its 256 pixels are {unclear}; .*`mask_threshold`" if count else "nothing"
+    said = f"{unclear}: {count} of its 256 pixels; .*`mask_threshold`" if count else "nothing"
     with pytest.raises(FieldError, match=said):
         marked(tmp_path, mask)
 
@@ -115,7 +115,7 @@ def test_colors_beside_white_are_refused(tmp_path):
     """As the borders in the palettes of segmentation sets."""
     mask = np.array(on_black((128, 0, 0)))
     mask[:, 7:9] = 224, 224, 192
-    with pytest.raises(FieldError, match="112 of its 256 pixels are neither black nor white"):
+    with pytest.raises(FieldError, match="neither black nor white: 112 of its 256 pixels"):
         marked(tmp_path, Image.fromarray(mask))
 
 
@@ -124,7 +124,7 @@ def test_numbers_of_classes_beside_white_are_refused(tmp_path, others):
     mask = LEFT * np.uint8(others[0])
     mask[3:7] = others[-1]
     mask[:, 7:9] = 255
-    with pytest.raises(FieldError, match="of its 256 pixels are neither black nor white"):
+    with pytest.raises(FieldError, match=r"neither black nor white: .* of its 256 pixels"):
         marked(tmp_path, Image.fromarray(mask))
 
 

@@ -100,5 +100,7 @@ def test_a_point_that_the_plan_does_not_come_to_is_refused(model):
     tokens, hidden = torch.zeros(64).long(), torch.ones(64, dtype=torch.bool)
     with pytest.raises(UserError, match="hidden tokens after 2 steps: 64, but"):
         next(model.decode_steps([3], known=KnownTokens(tokens, hidden, 2, planned=64)))
-    with pytest.raises(UserError, match="the decoding has 8 steps, so none after 9"):
-        next(model.decode_steps([3], known=KnownTokens(tokens, ~hidden, 9, planned=64)))
+    for steps, shown in ((8, "8 steps"), (1, "1 step")):
+        known = KnownTokens(tokens, ~hidden, steps + 1, planned=64)
+        with pytest.raises(UserError, match=f"the decoding has {shown}, so none after {steps + 1}"):
+            next(model.decode_steps([3], num_steps=steps, known=known))

@@ -26,6 +26,8 @@ def test_the_defaults_fit_together() -> None:
         ({"n_embed": 0}, "n_embed` 0"),
         ({"n_embed": 2**32 + 1}, "`n_embed` 4294967297.*4294967296"),
         ({"image_size": (16, 30)}, "`image_size` 16x30.* 28 or 32"),
+        ({"ch_mult": (1, 2), "image_size": 31}, "2 resolutions .* halve it 1 time, so"),
+        ({"ch_mult": (1,), "num_res_blocks": 10**6}, "with 1 resolution$"),
         ({"num_res_blocks": 0}, "num_res_blocks` 0"),
         ({"dropout": 1.0}, r"`VQGANConfig\.dropout` 1\.0"),
         ({"colorize_nlabels": 10}, "`colorize_nlabels` 10.* 1 channel"),
@@ -54,7 +56,7 @@ def test_attention_that_never_occurs_is_found() -> None:
     ("changes", "said"),
     [
         ({"disc_layers": 4}, "at least 48 pixels, not 32"),
-        ({"disc_layers": 0}, "0 strided"),
+        ({"disc_layers": 0}, "0 strided layers"),
     ],
 )
 def test_training_that_cannot_work_is_named(changes: dict[str, Any], said: str) -> None:

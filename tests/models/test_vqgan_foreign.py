@@ -411,7 +411,7 @@ def test_remap_shrinks_the_alphabet(own: bool, tmp_path: Path) -> None:
 
     save_checkpoint(path, "vqgan", {"tokenizer": tokenizer.entry()})
     assert load_tokenizer(path, 16, 3, {"remap": str(remap)}).codebook_size == 4
-    with pytest.raises(UserError, match=r"other\.npy names 2 codes.* 4"):
+    with pytest.raises(UserError, match=r"other\.npy names other codes than the 4"):
         load_tokenizer(path, 16, 3, {"remap": str(other)})
 
 

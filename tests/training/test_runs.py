@@ -316,9 +316,10 @@ def test_a_line_says_which_checkpoint_has_the_lowest_fid(run, caplog):
 
 def test_a_short_warm_up_names_the_setting(run, caplog):
     caplog.set_level(logging.INFO)
-    train(run)
-    said = "`TrainingConfig.warmup_epochs` 10: 0.2 epochs of warm-up, a tenth of the run"
-    assert said in caplog.messages
+    for epochs, used in ((2, "0.2 epochs"), (10, "1 epoch")):
+        train(run, epochs)
+        said = f"`TrainingConfig.warmup_epochs` 10: {used} of warm-up, a tenth of the run"
+        assert caplog.messages.count(said) == 1
 
 
 def test_a_warm_up_of_its_whole_length_or_of_a_run_of_unknown_length_is_not_said(run, caplog):

@@ -527,7 +527,9 @@ def test_a_package_that_cannot_be_loaded_is_one_line(capsys, error, said):
 @pytest.mark.parametrize(
     ("count", "noun", "text"),
     [(1, "class", "1 class"), (2, "class", "2 classes"), (0, "image", "0 images"),
-     (3, "batch", "3 batches"), (1, "batch", "1 batch")],
+     (3, "batch", "3 batches"), (1, "batch", "1 batch"), (1.0, "epoch", "1 epoch"),
+     (0.25, "epoch", "0.25 epochs"), (1234.5, "epoch", "1234 epochs"),
+     (12345, "step", "12345 steps")],
 )  # fmt: skip
 def test_a_number_and_its_noun_agree(count, noun, text):
     assert counted(count, noun) == text
