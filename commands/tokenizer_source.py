@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from commands.flags import given_fields
+from commands.options import OPTIONS
 from commands.request import Request
 from models.open import BUNDLED, BUNDLED_FOR_COLOR, load_tokenizer
 from models.shapes import TokenizerShape
 from models.tokenizer import Tokenizer
 from training.runs import read_config
+from training.stage import load_position
 from utils.checkpoint import is_own_format, load_checkpoint, read_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.files import read_with_digest
@@ -143,6 +145,31 @@ def _other_copies(request: Request, path: Path) -> str:
     if run.model.is_file():
         places.append(f"--checkpoint_vae {run.model} takes the copy in there")
     return f"; {', or '.join(places)}" if places else ""
+
+
+def warn_if_unfinished(request: Request, num_images: int) -> None:
+    """Warn if a new transformer gets a tokenizer of its run whose training was stopped early.
+
+    Args:
+        num_images: number of training images.
+    """
+    run, line = request.run(), request.line
+    is_new = "maskgit" not in request.continued and "train_vae" not in request.jobs
+    if not is_new or line.checkpoint_vae or not run.resume_state("vqgan").is_file():
+        return
+    with suppress(UserError):  # what is damaged there is no harm to the tokenizer
+        stored, position = read_config(run).get("vqgan", {}), load_position("vqgan", run)
+        epochs, batch = (
+            OPTIONS[name].read_plain(stored.get(name, getattr(line, name)))
+            for name in ("n_epochs_vae", "batch_size_vae")
+        )
+        length = position.length or epochs * (num_images // min(batch, num_images))
+        if position.step < length:
+            text = (
+                "the training of this tokenizer was stopped after step %d of %d: give --train_vae "
+                "--train --resume to finish it first"
+            )
+            log.warning(text, position.step, length)
 
 
 def read_origin(request: Request, file: str) -> tuple[Path, Any, str]:

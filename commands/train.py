@@ -34,7 +34,7 @@ from commands.parser import CommandLine
 from commands.request import Data, Machine, Request
 from commands.resume import former_classes, kept_fields, run_record
 from commands.stages import new_config
-from commands.tokenizer_source import TokenizerSource, find_tokenizer
+from commands.tokenizer_source import TokenizerSource, find_tokenizer, warn_if_unfinished
 from commands.training_jobs import (
     TrainingJob,
     check_training,
@@ -123,6 +123,7 @@ def resolve(request: Request) -> TrainJob:
     data = request.data(size=tokenizer.shape.image_size)
     data.check_workers(line.batch_size)
     splits = open_splits(request, data, "maskgit")
+    warn_if_unfinished(request, len(splits.train))
     origin = transformer_origin(request, tokenizer)
     line = shaped_as(line, origin.network.config) if origin else line
     config = _shape_for(replace(request, line=line), tokenizer.shape, splits.train, origin)

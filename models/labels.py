@@ -208,7 +208,8 @@ def _numbered(item: str, first: int, last: int, numbers: dict[int, int]) -> list
     if not {first, last} <= numbers.keys():
         low, high = min(numbers, default=0), max(numbers, default=0)
         gaps = " (not all of them)" if len(numbers) < high - low + 1 else ""
-        raise UserError(f"`labels` {item}: the model has the classes {low} to {high}{gaps}")
+        known = f"the classes {low} to {high}{gaps}" if low < high else f"only the class {low}"
+        raise UserError(f"`labels` {item}: the model has {known}")
     if last < first:
         raise UserError(f"`labels` {item}: the range is empty; write {last}-{first}")
     return [numbers[number] for number in sorted(numbers) if first <= number <= last]

@@ -43,7 +43,7 @@ OF_IMAGES = {"images", CLASS_NAMES, "labels", "source", "levels", "validation", 
 FILES_ENTRIES = {"training": "files", "validation": "validation"}  # of the lists of image files
 # The options that decide most keys in MADE_FROM, and those that decide the others.
 FILES = "`checkpoint_vae` and `data_dir`"
-OWN = {"steps": "number of steps", "teacher": "`checkpoint`"}
+OWN = {"steps": "`distill`", "teacher": "`checkpoint`"}
 MOST_SHOWN = 200  # characters of the names of classes in a message
 STAGES = ("vqgan", "maskgit", "student")  # names of the stages, the keys of config.json
 

@@ -222,7 +222,7 @@ def test_mistakes_are_refused_in_one_line(run, teacher, student, refused, tmp_pa
     # Another teacher, or another number of steps.
     resumed = f"{again} --run_name mnist_1_step --resume"
     error = refused(resumed.replace("--distill 1", "--distill 2"))
-    assert "changed from 1 to 2: give the run's own number of steps" in error
+    assert "changed from 1 to 2: give the run's own --distill" in error
     contents = contents_of(read_torch_file(teacher), teacher, "maskgit")
     changed = {name: value + 1 for name, value in contents["ema"].items()}
     other = tmp_path / "other.pt"

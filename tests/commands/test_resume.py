@@ -300,6 +300,19 @@ def test_a_run_that_has_not_begun_keeps_what_its_defaults_follow_from(world, cap
     assert f"{other}: the run in" in refusal(world, "maskgit", capsys, other)
 
 
+def test_a_transformer_on_an_unfinished_tokenizer_is_warned_about(world, capsys):
+    images, both = f"--dataset folder --data_dir {world}/images", f"{BOTH} --no_wandb"
+    new = f"{images} --output_dir {world}/new"
+    with stopped_at(VQGANStage, 2):
+        main(f"--train_vae --train {new} {both} --n_epochs_vae 2 --n_epochs 1".split())
+    said = "was stopped after step 3 of 4: give --train_vae --train --resume to finish it first"
+    main(f"--train {new} {BOTH} --dry_run".split())
+    assert said in capsys.readouterr().out
+    main(f"--train_vae {new} --resume --no_wandb".split())
+    main(f"--train {new} {both} --n_epochs 1".split())
+    assert "was stopped after" not in capsys.readouterr().out
+
+
 def test_a_tokenizer_that_will_be_another_one_is_refused_before_it_is_trained(world, capsys):
     both = "--train --n_epochs 2"
     resume(world, "vqgan", f"{both} --n_epochs_vae 1 {BOTH}")  # stage 1 has ended

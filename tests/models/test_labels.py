@@ -60,6 +60,11 @@ def test_what_is_no_class_is_named_with_a_way_out(items, said):
         parse_labels(items, NAMES)
 
 
+def test_a_model_of_one_class_is_not_said_to_have_several():
+    with pytest.raises(UserError, match="the model has only the class 0"):
+        parse_labels(["3"], ["cat"])
+
+
 TEXT_ORDER = sorted(map(str, range(12)))  # as older models have them: 0 1 10 11 2 ...
 
 
