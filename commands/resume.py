@@ -65,10 +65,12 @@ def _apply_to_stage(
             f"{run.path} already holds a {stage} run: --resume continues it; {elsewhere}"
         )
     check_alone(run, stage)
+    init = options_of(STAGE_OPTIONS[stage].config).get("init")
+    from_it = f", with --{init} {published} from its weights" if init else ""
     if not state.is_file() and published.exists():
         raise UserError(
             f"{published} exists, but {state.name}, from which it would be resumed, is missing; "
-            f"nothing is overwritten; {elsewhere}"
+            f"nothing is overwritten; {elsewhere}{from_it}"
         )
     if not line.resume:
         return line, None

@@ -21,7 +21,7 @@ from metrics.reference_file import ReferenceFile
 from metrics.unfinished import Unfinished
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.device import float32_name
-from utils.errors import UserError, counted, one_line
+from utils.errors import UserError, one_line
 from utils.progress import progress_bar
 from utils.records import checksum
 from utils.size import Size, size_text
@@ -173,9 +173,7 @@ def _kept_features(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> Fe
     found = FeatureSet(**stored["features"])
     (width,) = found.mean.shape
     if found.count != identity["images"] or found.covariance.shape != (width, width):
-        raise ValueError(
-            f"it has {counted(found.count, 'image')} and {tuple(found.covariance.shape)}"
-        )
+        raise ValueError(f"it has {found.count} images and {tuple(found.covariance.shape)}")
     if found.kept is None or found.kept.ndim != 2 or found.kept.shape[1] != width:
         raise ValueError("its features have another shape")
     return found

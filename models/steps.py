@@ -115,8 +115,8 @@ def check_known(known: KnownTokens, plan: Plan) -> None:
     steps, found = known.steps, int(known.hidden.sum())
     need = "an image goes on with the `num_steps` and `schedule` that it began with"
     if not 0 <= steps <= plan.num_steps:
-        planned = counted(plan.num_steps, "step")
-        raise UserError(f"the decoding has {planned}, so none after {steps}: {need}")
+        all_steps = counted(plan.num_steps, "step")
+        raise UserError(f"the decoding has {all_steps}, so none after {steps}: {need}")
     planned = int(plan.counts[steps:].sum())
     if found != planned:
         raise UserError(

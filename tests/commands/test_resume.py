@@ -300,6 +300,14 @@ def test_a_run_that_has_not_begun_keeps_what_its_defaults_follow_from(world, cap
     assert f"{other}: the run in" in refusal(world, "maskgit", capsys, other)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_whose_state_is_missing_names_what_its_weights_are_good_for(world, stage, capsys):
+    run_of(world).resume_state(stage).unlink()
+    init = {"maskgit": "--init", "vqgan": "--init_vae"}[stage]
+    said = f"elsewhere, with {init} {run_of(world).published(stage)} from its weights"
+    assert said in refusal(world, stage, capsys)
+
+
 def test_a_transformer_on_an_unfinished_tokenizer_is_warned_about(world, capsys):
     images, both = f"--dataset folder --data_dir {world}/images", f"{BOTH} --no_wandb"
     new = f"{images} --output_dir {world}/new"
