@@ -1,6 +1,6 @@
 """A transformer of a real size: 24 blocks, 768 wide, 256 tokens of 16,384 codes, 1,000 classes.
 
-    python benchmarks/large.py              # --compile: training and sampling by torch.compile
+    python benchmarks/large.py              # --compile: that of the program
 
 Every number of the size is an option. The tokens are random, and low codes are likelier than high
 ones, so that there is something to learn; they are a memory-mapped file as large as the cache of
@@ -29,6 +29,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import (
+    HOW,
     arguments,
     interleaved,
     matrix_product,
@@ -38,6 +39,7 @@ from benchmarks.measure import (
     say,
     say_machine,
     set_up,
+    set_up_model,
     timed,
     training_flops,
 )
@@ -130,7 +132,7 @@ class Setup:
     size: Size
     device: torch.device
     precision: torch.dtype
-    compiled: bool
+    how: str  # the program's --compile
     product: float  # operations per second
 
 
@@ -153,13 +155,13 @@ def train(setup: Setup, tokens: TokenSet) -> Transformer:
     config = size.transformer(size.pixels)
     training = TrainingConfig(epochs=EPOCHS, batch_size=size.batch, warmup_epochs=0)
 
-    def stage(count: int, compiled: bool = False) -> MaskGITStage:
+    def stage(count: int, how: str = "auto") -> MaskGITStage:
         some = TokenSet(tokens.tokens[:, :count], tokens.labels[:count])
-        return new_stage(config, training, some, device, setup.precision, compiled)
+        return new_stage(config, training, some, device, setup.precision, how)
 
     parts = num_parts(size.batch, config.seq_len, training.grad_accum, device.type)
     promised = cost_of_steps(stage, size.batch, parts, device).memory
-    trained = stage(len(tokens), setup.compiled)
+    trained = stage(len(tokens), setup.how)
     rate = learn(setup, "training", trained, trained.images_per_step, promised)
     reached = rate * training_flops(config)
     shares = f"{100 * reached / setup.product:.1f} % of the product"
@@ -230,8 +232,7 @@ def sample(setup: Setup, pixels: int, rounds: int) -> None:
     transformer = new_transformer(config).eval()
     tokenizer = Tokenizer(VQModel(size.tokenizer(pixels)))
     model = Model(transformer, tokenizer, "", names).to(device, setup.precision)
-    if setup.compiled:
-        model.compile()
+    set_up_model(model, setup.how)
     for name, sampling in SAMPLED:
         labels = [number % size.classes for number in range(size.sampled)]
         series = ImageSeries(labels, sampling, block_size=size.sampled)
@@ -254,7 +255,7 @@ def draw(model: Model, series: ImageSeries) -> None:
 def main() -> None:
     """Print the tables."""
     parser = arguments(__doc__)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", choices=HOW, default="auto")
     for one in fields(Size):
         parser.add_argument(f"--{one.name}", type=int, default=one.default, help=f"{one.default:,}")
     options = parser.parse_args()

@@ -1,13 +1,13 @@
-"""What a training step and a decoding step start, without torch.compile ("off") and with it ("on").
+"""What a training step and a decoding step start, with each value of the option --compile.
 
     python benchmarks/launches.py
 
 Model and batches are those of speed.py. "operations" are what torch dispatches to the device, views
-and allocations left out; compiled code does not dispatch its own. The other columns are what
-torch.profiler sees on CUDA: calls that start kernels (one call starts all those of a graph),
-kernels, and the time of kernels and copies. "busy" is its share of the step's time without the
-profiler. A decoding step is guided: it is what sampling in MANY steps takes more than in FEW, so
-that neither the start nor the pixels count.
+and allocations left out; compiled code and CUDA graphs dispatch none of their own. The other
+columns are what torch.profiler sees on CUDA: calls that start kernels (one call starts all those of
+a graph), kernels, and the time of kernels and copies. "busy" is its share of the step's time
+without the profiler. A decoding step is guided: it is what sampling in MANY steps takes more than
+in FEW, so that neither the start nor the pixels count.
 """
 
 import json
@@ -26,12 +26,11 @@ from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.measure import Work, arguments, interleaved, say, say_machine, set_up
+from benchmarks.measure import HOW, Work, arguments, interleaved, say, say_machine, set_up
 from benchmarks.speed import Bench
 from models.generator import ImageSeries
 from models.sampling import SamplingConfig
 
-SETTINGS = {"off": (), "on": ("ours",)}
 TRAINED = 10  # training steps that are measured together
 FEW, MANY = 2, 10  # decoding steps
 # Allocations, and a view whose schema does not say that it is one.
@@ -112,7 +111,7 @@ def say_steps(setting: str, bench: Bench, rounds: int) -> None:
     seconds = interleaved(works, device, rounds)
     found = {}
     for name, work in works.items():
-        dispatched = np.nan if bench.compiled else operations(work, device).total()
+        dispatched = operations(work, device).total() if setting == "off" else np.nan
         seen = on_card(work) if device.type == "cuda" else (np.nan,) * 3
         found[name] = np.array([seconds[name], dispatched, *seen])
     say(line("training", setting, found["training"] / TRAINED))
@@ -122,14 +121,14 @@ def say_steps(setting: str, bench: Bench, rounds: int) -> None:
 def main() -> None:
     """Print the table."""
     parser = arguments(__doc__)
-    parser.add_argument("--compile", nargs="+", default=[*SETTINGS], choices=SETTINGS)
+    parser.add_argument("--compile", nargs="+", default=HOW, choices=HOW)
     options = parser.parse_args()
     device, precision = set_up(options)
     say_machine(device, precision)
     titles = ("ms", "operations", "starts", "kernels", "kernels ms", "busy %")
     say("step      compile" + "".join(f"  {title:>10s}" for title in titles))
     for setting in options.compile:
-        say_steps(setting, Bench(device, precision, SETTINGS[setting], 32), options.rounds)
+        say_steps(setting, Bench(device, precision, setting, False, 32), options.rounds)
 
 
 if __name__ == "__main__":

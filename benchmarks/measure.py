@@ -13,13 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from data.token_set import TokenSet
 from models.decoding import make_plan
 from models.maskgit.config import TransformerConfig
+from models.model import Model
 from models.sampling import SamplingConfig
 from training.config import TrainingConfig
 from training.transformer_stage import MaskGITStage
+from utils.cuda_graphs import has_cuda_graphs
 from utils.device import choose_device, choose_precision, set_up_device
 from utils.processes import ALONE
 
 Work = Callable[[], object]
+HOW = ("off", "auto", "on")  # values of the program's option --compile
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -58,9 +61,9 @@ def new_stage(
     tokens: TokenSet,
     device: torch.device,
     precision: torch.dtype,
-    compiled: bool,
+    how: str,
 ) -> MaskGITStage:
-    """Make the stage that trains a transformer on these tokens."""
+    """Make the stage that trains a transformer on these tokens; `how` is one of HOW."""
     return MaskGITStage(
         config,
         training,
@@ -70,15 +73,24 @@ def new_stage(
         precision=precision,
         checkpoint_entries={},
         preview=lambda *_: None,
-        compile_model=compiled,
+        compile_model=how == "on",
+        cuda_graphs=how == "auto" and has_cuda_graphs(device),
     )
 
 
+def set_up_model(model: Model, how: str) -> None:
+    """Let a model sample as the program does with --compile."""
+    model.cuda_graphs.is_on &= how == "auto"
+    if how == "on":
+        model.compile()
+
+
 def interleaved(works: dict[str, Work], device: torch.device, rounds: int) -> dict[str, float]:
-    """Median seconds of each work, after one warm-up, the works taking turns."""
+    """Median seconds of each work, after a warm-up, the works taking turns."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
-        work()
+        for _ in range(3 if device.type == "cuda" else 1):  # the second time records CUDA graphs
+            work()
     for _ in range(rounds):
         for name, work in works.items():
             times[name].append(timed(work, device))

@@ -55,6 +55,7 @@ def measure(job: TrainJob, steps: int) -> dict[str, Any]:
         preview=lambda *_: None,
         start=job.start,
         compile_model=job.machine.compiled,
+        cuda_graphs=job.machine.cuda_graphs,
     )
     for step in range(steps):
         metrics = stage.train_step(step)

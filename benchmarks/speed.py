@@ -1,6 +1,6 @@
 """How fast training, sampling and tokenizing are, against a plain implementation (baseline.py).
 
-    python benchmarks/speed.py    # on CUDA without torch.compile, and then with it
+    python benchmarks/speed.py    # on CUDA with each value of --compile
 
 Both get the same weights and inputs and run alternately; the table shows the median of the rounds.
 Default options, the default VQ-GAN, 32 x 32 gray images, 64 tokens. Each peak of memory is that of
@@ -17,7 +17,7 @@ import argparse
 import copy
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.baseline import PlainTransformer, Trainer
 from benchmarks.baseline import sample as plain_sample
 from benchmarks.measure import (
+    HOW,
     Work,
     arguments,
     counted_flops,
@@ -41,6 +42,7 @@ from benchmarks.measure import (
     say,
     say_machine,
     set_up,
+    set_up_model,
     training_flops,
 )
 from data.token_set import TokenSet
@@ -62,6 +64,7 @@ TOKENS_PER_BATCH = 256 * 64  # training; a quarter of it in sampling
 CLASSES = 10
 CURVED = ("training", "sampling")  # works of the second table
 IMPLEMENTATIONS = ("ours", "baseline")
+EVERY_TABLE = (("off", False), ("auto", False), ("on", True))  # ours; is the baseline compiled?
 
 
 class Pair(NamedTuple):
@@ -89,11 +92,13 @@ class Bench:
         self,
         device: torch.device,
         precision: torch.dtype,
-        compiled: Sequence[str],
+        how: str,
+        compiled_baseline: bool,
         image_size: int,
     ) -> None:
-        """Make them; `compiled` has the names of IMPLEMENTATIONS that go through torch.compile."""
-        self.device, self.precision, self.compiled = device, precision, compiled
+        """Make them; `how` is ours, one of HOW."""
+        self.device, self.precision = device, precision
+        self.how, self.compiled_baseline = how, compiled_baseline
         torch.manual_seed(0)
         vqgan_config = VQGANConfig(
             image_size=(image_size,) * 2, attn_resolutions=(image_size // 2,)
@@ -115,20 +120,17 @@ class Bench:
         tokens = generator.integers(0, self.config.codebook_size, (1, self.train_images, seq_len))
         token_set = TokenSet(tokens.astype(np.uint16), self.labels.numpy())
         training = TrainingConfig(batch_size=self.train_images)
-        self.stage = new_stage(
-            self.config, training, token_set, device, precision, "ours" in compiled
-        )
+        self.stage = new_stage(self.config, training, token_set, device, precision, how)
         self.plain = PlainTransformer(self.config).to(device)
         self.plain.load_ours(self.stage.model)
         self.plain_vqgan = copy.deepcopy(self.vqgan)
-        if "baseline" in compiled:
+        if compiled_baseline:
             for network in (self.plain, self.plain_vqgan.encoder, self.plain_vqgan.decoder):
                 network.compile()
         self.trainer = Trainer(self.plain, self.plain_vqgan)
         names = tuple(str(label) for label in range(CLASSES))
         self.model = Model(self.stage.ema.module, self.tokenizer, "", names, precision)
-        if "ours" in compiled:
-            self.model.compile()
+        set_up_model(self.model, how)
 
     def works(self) -> dict[str, Pair]:
         """What is compared, by name."""
@@ -178,27 +180,29 @@ class Bench:
 def main() -> None:
     """Print the tables."""
     parser = arguments(__doc__)
-    text = "which of both go through torch.compile"
-    parser.add_argument("--compile", nargs="+", choices=IMPLEMENTATIONS, help=text)
+    parser.add_argument("--compile", choices=HOW, help="that of ours")
+    text = "let the baseline go through torch.compile"
+    parser.add_argument("--compile_baseline", action="store_true", help=text)
     parser.add_argument("--size", type=int, default=32, help=argparse.SUPPRESS)
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)  # what a process of its own runs
     options = parser.parse_args()
     device, precision = set_up(options)
-    given = options.compile or ()
+    how, compiled = options.compile or "auto", options.compile_baseline
     if options.peak_of:
         name, implementation = options.peak_of.split(":")
-        bench = Bench(device, precision, given, options.size)
+        bench = Bench(device, precision, how, compiled, options.size)
         work: Work = getattr(bench.works()[name], implementation)
         work()
         work()
         say(f"{peak_memory(device)}")
         return
     say_machine(device, precision)
-    for compiled in ((), IMPLEMENTATIONS) if device.type == "cuda" and not given else (given,):
-        say(f"through torch.compile: {', '.join(compiled) or 'neither'}")
-        compare(Bench(device, precision, compiled, 32), options.rounds)
+    tables = [(how, compiled)] if options.compile or device.type != "cuda" else EVERY_TABLE
+    for ours, baseline in tables:
+        say(f"ours with --compile {ours}, the baseline {'compiled' if baseline else 'plain'}")
+        compare(Bench(device, precision, ours, baseline, 32), options.rounds)
         say("")
-    cost_curve(partial(Bench, device, precision, given), options.rounds)
+    cost_curve(partial(Bench, device, precision, how, compiled), options.rounds)
 
 
 def compare(bench: Bench, rounds: int) -> None:
@@ -248,7 +252,8 @@ def peak_of(name: str, implementation: str, size: int, bench: Bench) -> int:
     precision = precision_name(bench.precision)
     command = [sys.executable, __file__, "--device", str(bench.device), "--precision", precision,
                "--size", str(size), "--peak_of", f"{name}:{implementation}",
-               *(["--compile", *bench.compiled] if bench.compiled else [])]  # fmt: skip
+               "--compile", bench.how,
+               *(["--compile_baseline"] if bench.compiled_baseline else [])]  # fmt: skip
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

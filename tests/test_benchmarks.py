@@ -99,7 +99,7 @@ def few_tokens(monkeypatch):
 
 @pytest.fixture
 def bench(few_tokens):
-    return speed.Bench(CPU, torch.float32, (), 32)
+    return speed.Bench(CPU, torch.float32, "auto", False, 32)
 
 
 def each_once(works, device, rounds):
@@ -210,7 +210,7 @@ def test_the_first_half_of_the_steps_only_warms_up(monkeypatch, capsys):
         return 5.0
 
     monkeypatch.setattr(large, "timed", timed)
-    setup = large.Setup(large.Size(steps=20), CPU, torch.float32, False, 1e9)
+    setup = large.Setup(large.Size(steps=20), CPU, torch.float32, "auto", 1e9)
     assert large.learn(setup, "counting", stage, 7, 1e9) == 7 * 10 / 5
     assert (done, stage.total) == ([sum(range(10))], sum(range(20)))
     assert capsys.readouterr().out.split()[-2:] == ["0.5000", "18.5000"]
