@@ -72,7 +72,7 @@ def _on_device(request: Request, path: Path) -> Tokenizer:
     tokenizer = read_tokenizer(request, path)
     tokenizer.to(request.machine.device)
     if request.machine.compiled:
-        tokenizer.compile(dynamic=False)  # every block has the same size
+        tokenizer.compile()
     return tokenizer
 
 

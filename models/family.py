@@ -87,8 +87,8 @@ class TokenizerNetwork(nn.Module, ABC):
     def lay_out_encoder(self, layout: torch.memory_format) -> None:
         """Change the memory layout of what only `encode` uses; the default changes nothing."""
 
-    def compile_networks(self, dynamic: bool) -> None:
-        """Run the slow parts through torch.compile with `dynamic`; the default compiles nothing."""
+    def compile_networks(self) -> None:
+        """Run the slow parts through torch.compile; the default compiles nothing."""
 
 
 Found = tuple[NetworkShape, Mapping[str, Tensor]]

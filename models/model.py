@@ -3,6 +3,7 @@
 Axes: B images, C channels, H W pixels, h w token grid, L tokens of an image.
 """
 
+import copy
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.batch_sizes import in_few_sizes
 from models.cells import check_cells, check_image, composite, hidden_cells, pixels_of
 from models.generator import BLOCK_SIZE, ImageGenerator, ImageSeries, Labels
 from models.labels import label_without_class
@@ -29,6 +31,8 @@ from utils.size import size_text
 # Entries of a checkpoint: the settings that a sweep found, and those that a student was made for;
 # how the images of the training were shown.
 BEST_SETTINGS, MADE_FOR, LOOK_ENTRY = "best_settings", "made_for", "look"
+# When compiled, a block may be filled up to so many times its size to have that of an earlier one.
+MOST_FILLING = 1.25
 LIKELIEST = 5  # tokens of a cell that `Model.cell_choice` tells about
 
 
@@ -167,14 +171,19 @@ class Model(ImageGenerator):
 
     @in_usual_torch
     def compile(self) -> None:
-        """Run the networks through torch.compile; all blocks of images should have one size.
+        """Run the networks through torch.compile; blocks of images should have few sizes.
 
         On CUDA a decoding step of the transformer becomes a graph, whose kernels start together.
         """
         self.cuda_graphs.is_on = False  # it would record those of the compiler
         is_cuda = self.tokenizer.device.type == "cuda"
-        self._predictor.compile(dynamic=False, mode="reduce-overhead" if is_cuda else "default")
-        self.tokenizer.compile(dynamic=False)
+        mode = "reduce-overhead" if is_cuda else "default"
+        # A copy with the same weights: `transformer` is also asked for any number of positions.
+        predictor = copy.copy(self._predictor)
+        compiled = torch.compile(predictor.forward, dynamic=False, mode=mode)
+        predictor.forward = in_few_sizes(compiled, MOST_FILLING)  # type: ignore[method-assign]
+        vars(self)["_predictor"] = predictor
+        self.tokenizer.compile()
 
     def edit(
         self,

@@ -4,11 +4,13 @@ Axes: B images of a batch, C channels, H W pixels, h w token grid, L = h * w, K 
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from models.batch_sizes import in_few_sizes
 from models.family import TokenizerNetwork
 from utils.checkpoint import weights_digest
 from utils.device import autocast, choose_precision, in_usual_torch, send, usual_torch
@@ -44,6 +46,8 @@ class Tokenizer:
         # mypy does not know of memory_format.
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self._is_compiled, self._encoder_layout = False, torch.channels_last
+        self._encode_part: Callable[[Tensor], Tensor] = network.encode
+        self._decode_part: Callable[[Tensor], Tensor] = network.decode_tokens
         config = self.config = network.config
         self.codebook_size, self.grid = config.codebook_size, config.grid
         self.image_size, self.channels = config.image_size, config.image_channels
@@ -112,7 +116,7 @@ class Tokenizer:
         """Decode tokens that are known to be right, as `decode`, without waiting for a GPU."""
         tokens = tokens.to(self.device).reshape(-1, *self.grid)
         with autocast(self.device, precision):
-            parts = [self.network.decode_tokens(part) for part in self._parts(tokens)]
+            parts = [self._decode_part(part) for part in self._parts(tokens)]
         return torch.cat(parts).float().clamp(-1, 1)
 
     @in_usual_torch
@@ -128,11 +132,13 @@ class Tokenizer:
         self._lay_out_encoder()
         return self
 
-    def compile(self, *, dynamic: bool) -> None:
-        """Run the network through torch.compile with `dynamic`."""
+    def compile(self) -> None:
+        """Run the network through torch.compile; a smaller batch is filled up to an earlier one."""
         self._is_compiled = True
         self._lay_out_encoder()
-        self.network.compile_networks(dynamic)
+        self.network.compile_networks()
+        self._encode_part = in_few_sizes(self.network.encode, math.inf)
+        self._decode_part = in_few_sizes(self.network.decode_tokens, math.inf)
 
     def entry(self) -> dict[str, Any]:
         """Return plain data and tensors for a checkpoint; `models.open.tokenizer_of` reads them."""
@@ -158,7 +164,7 @@ class Tokenizer:
         """Turn images into tokens as `encode`, without its checks."""
         with usual_torch(), torch.no_grad():
             images = images.float().to(self.device, memory_format=self._encoder_layout)
-            return torch.cat([self.network.encode(part) for part in self._parts(images)])
+            return torch.cat([self._encode_part(part) for part in self._parts(images)])
 
     def _lay_out_encoder(self) -> None:
         """Choose the memory layout of the encoder and its input.

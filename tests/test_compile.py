@@ -10,9 +10,12 @@ from conftest import FOLDER_VQGAN, TINY_CODES, TRAIN_TINY
 from tiny_stages import make_vqgan_stage as vqgan_stage
 from torch._dynamo.utils import counters
 
+from maskgit import load_model
 from models.maskgit.config import TransformerConfig
 from models.maskgit.transformer import MaskedTransformer
 from training.run_folder import RunFolder
+
+PIXELS = torch.arange(150 * 32 * 32).remainder(251).to(torch.uint8).view(150, 1, 32, 32)
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,7 +48,7 @@ def captured_graphs(run, quick_compile):
 @pytest.mark.usefixtures("quick_compile")
 def test_accumulation_differentiates_a_compiled_graph_twice():
     plain, compiled = (vqgan_stage(disc_start=1, grad_accum=2) for _ in range(2))
-    compiled.model.compile_networks(dynamic=False)
+    compiled.model.compile_networks()
     for step in range(2):  # from the second on twice
         expected, found = plain.train_step(step), compiled.train_step(step)
         for name, value in expected.items():
@@ -61,6 +64,45 @@ def test_generated_code_computes_the_same(monkeypatch, tmp_path):
     block, inputs = network.blocks[0], torch.randn(2, 16, 8)  # compiles in half of the time
     with torch.inference_mode():
         assert torch.allclose(torch.compile(block)(inputs), block(inputs), atol=1e-5)
+
+
+def test_blocks_of_any_size_need_few_graphs(quick_compile, trained):
+    plain, compiled = (load_model(trained / "MaskGIT_mnist.pt") for _ in range(2))
+    torch._dynamo.reset()
+    counters.clear()
+    compiled.compile()
+    for count in range(1, 17):  # as the page asks
+        labels = list(range(10)) * 2
+        expected, found = (
+            model.sample(labels[:count], block_size=count, num_steps=2)
+            for model in (plain, compiled)
+        )
+        assert (np.abs(expected.astype(int) - found) <= 1).mean() > 0.99, count
+    # Of the transformer with 1, 4, 16 and 64 images, of the decoder with 1, 4 and 16.
+    assert counters["stats"]["unique_graphs"] <= 7
+    assert torch.equal(*(m.tokenizer.encode_bytes(PIXELS) for m in (plain, compiled)))
+
+
+def test_the_last_batch_of_images_needs_no_graph_of_its_own(quick_compile, trained):
+    plain, compiled = (load_model(trained / "MaskGIT_mnist.pt").tokenizer for _ in range(2))
+    torch._dynamo.reset()
+    counters.clear()
+    compiled.compile()
+    for batch in PIXELS.split(70):
+        assert torch.equal(compiled.encode_bytes(batch), plain.encode_bytes(batch))
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_the_likelihood_of_a_compiled_model_is_computed_as_before(quick_compile, trained):
+    model = load_model(trained / "MaskGIT_mnist.pt", precision="fp32")
+    model.compile()
+    torch._dynamo.reset()
+    counters.clear()
+    tokens, labels = torch.zeros(2, 64, dtype=torch.int64), torch.tensor([1, 2])
+    with torch.no_grad():
+        for count in range(1, 12):  # torch gives up at the ninth
+            model.transformer(tokens, labels, torch.arange(count))
+    assert counters["stats"]["unique_graphs"] == 0
 
 
 def losses(folder, stage):

@@ -232,7 +232,7 @@ def test_the_encoder_has_the_layout_that_is_fast_on_the_device(request, monkeypa
         assert encoder.conv_out.weight.is_contiguous() == is_plain
         assert not decoder.conv_in.weight.is_contiguous()
         are_plain.clear()
-        tokenizer.compile(dynamic=False)
+        tokenizer.compile()
 
 
 def test_the_features_of_images_come_to_the_host(on_fake_gpu):

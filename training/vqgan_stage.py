@@ -108,7 +108,7 @@ class VQGANStage(Stage):
         self.codebook = CodebookCare(*quantizers, of_codes, training.revive_below)
         self._has_codes = self.codebook.is_frozen or (start is not None and CODES in start)
         if compile_model:
-            self.model.compile_networks(dynamic=False)
+            self.model.compile_networks()
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """Make a step of the autoencoder and, from `disc_start` on, of the discriminator.

@@ -345,8 +345,8 @@ class VQModel(TokenizerNetwork):
         """Change the memory layout of the encoder's convolutions."""
         self.encoder.to(memory_format=layout)
 
-    def compile_networks(self, dynamic: bool) -> None:
-        """Run encoder and decoder through torch.compile with `dynamic`.
+    def compile_networks(self) -> None:
+        """Run encoder and decoder through torch.compile, which compiles every size of batch.
 
         The decoder's last layer is left out: training needs the gradient of that layer alone
         (`adaptive_weight`), and a compiled graph can only be differentiated as a whole.
@@ -354,8 +354,8 @@ class VQModel(TokenizerNetwork):
         # By default a compiled graph can be differentiated only once; gradient accumulation needs
         # two passes.
         torch._functorch.config.donated_buffer = False
-        self.encoder.compile(dynamic=dynamic)
-        features = torch.compile(self.decoder.features, dynamic=dynamic)
+        self.encoder.compile(dynamic=False)
+        features = torch.compile(self.decoder.features, dynamic=False)
         self.decoder.features = features  # type: ignore[method-assign]
 
     def decode(self, vectors: Tensor) -> Tensor:

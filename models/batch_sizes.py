@@ -1,0 +1,38 @@
+"""Few sizes of batch, for functions that are compiled for each size.
+
+Compiling for a size takes up to a minute, and the ninth size is not compiled: torch warns, and runs
+the function as it is.
+
+Axes: B rows of a batch.
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+SMALL_SIZES = (1, 4, 16, 64)  # a batch is filled up to one of these; a GPU needs hardly longer
+
+
+def in_few_sizes(function: Callable[..., Tensor], most: float) -> Callable[..., Tensor]:
+    """Wrap a function of batches so that it gets few sizes of batch; zeros fill them up.
+
+    Args:
+        function: tensors (B, ...) -> a tensor (B, ...), row by row.
+        most: how many times as large a batch may become to have a size that another had before.
+    """
+    sizes = set(SMALL_SIZES)
+
+    def call(*batches: Tensor) -> Tensor:
+        count = len(batches[0])
+        larger = {size for size in sizes if count <= size <= max(most * count, SMALL_SIZES[-1])}
+        size = min(larger, default=count)
+        sizes.add(size)
+        return function(*(_filled(batch, size) for batch in batches))[:count]
+
+    return call
+
+
+def _filled(batch: Tensor, size: int) -> Tensor:
+    """Add rows of zeros to a batch (B, ...); the memory layout stays."""
+    return F.pad(batch, (0, 0) * (batch.dim() - 1) + (0, size - len(batch)))
