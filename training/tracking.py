@@ -22,9 +22,12 @@ log = logging.getLogger(__name__)
 MOST_STEP = 2**53  # whole numbers up to here are exact as floats, and in JavaScript
 WANDB_PROJECT = "MaskGIT"
 WANDB_TIMEOUT_SECONDS = 12
+WANDB_FINISH_SECONDS = 60  # for what is not uploaded at the end; wandb itself would wait forever
 WANDB_SETTINGS: dict[str, Any] = {
     "init_timeout": WANDB_TIMEOUT_SECONDS,
     "login_timeout": WANDB_TIMEOUT_SECONDS,
+    "finish_timeout": WANDB_FINISH_SECONDS,
+    "finish_timeout_raises": True,
     "disable_code": True,
     "disable_git": True,
     "disable_job_creation": True,
@@ -165,8 +168,15 @@ class WandbTracker(Tracker):
         self._try(lambda run: run.log({name: self._image(str(path))}, step=step))
 
     def close(self) -> None:
-        """Finish the run."""
-        self._try(lambda run: run.finish())
+        """Finish the run; what wandb cannot send soon stays on the disk."""
+
+        def finish(run: Any) -> None:
+            try:
+                run.finish()
+            except TimeoutError:
+                log.warning("wandb does not answer: `wandb sync` uploads what it has not got")
+
+        self._try(finish)
 
     def _try(self, action: Callable[[Any], None]) -> None:
         """Call `action` with wandb's run; after an error, never again."""

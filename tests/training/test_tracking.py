@@ -1,5 +1,6 @@
 """Numbers in a file that is not trusted blindly; wandb, for real but offline, never asking."""
 
+import json
 import math
 import os
 import pty
@@ -8,7 +9,9 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from PIL import Image
@@ -101,6 +104,51 @@ def test_on_a_terminal_nobody_is_asked_for_a_login(no_login, tmp_path, mode):
     *_, said, last = shown.decode().splitlines()  # older versions of wandb also say that they retry
     assert said.startswith(f"wandb records offline in {tmp_path}/wandb: No API key configured.")
     assert last.startswith("id ")
+
+
+class HalfWandb(BaseHTTPRequestHandler):
+    """A server that lets a run begin, and takes none of its files."""
+
+    def do_POST(self):
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        bucket = {"id": "1", "name": "a", "config": "{}", "project": {"name": "p", "entity": {}}}
+        bucket["project"]["entity"]["name"] = "me"
+        answer = {"viewer": {"entity": "me"}, "upsertBucket": {"bucket": bucket, "inserted": True}}
+        is_taken = not self.path.startswith("/files/") and b"createRunFiles" not in sent
+        self.send_response(200 if is_taken else 503)
+        self.end_headers()
+        self.wfile.write(json.dumps({"data": answer}).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+ENDING = """
+import sys
+from pathlib import Path
+from training import tracking
+from utils.progress import set_up_logging
+set_up_logging()
+assert tracking.WANDB_SETTINGS["finish_timeout"] == 60
+tracking.WANDB_SETTINGS["finish_timeout"] = 1
+tracker = tracking.WandbTracker(Path(sys.argv[1]), "toy", {}, None)
+tracker.log({"train/loss": 1.5}, 10)
+tracker.close()
+"""
+
+
+@pytest.mark.slow
+def test_the_end_does_not_wait_for_a_network_that_is_gone(no_login, tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), HalfWandb) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        done = subprocess.run(
+            [sys.executable, "-c", ENDING, str(tmp_path)],
+            env={**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": "0123456789" * 4},
+            cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300, check=True,
+        )  # fmt: skip
+        server.shutdown()
+    assert done.stdout == "wandb does not answer: `wandb sync` uploads what it has not got\n"
 
 
 def test_without_wandb_it_is_not_even_imported(tmp_path, monkeypatch):
