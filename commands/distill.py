@@ -27,7 +27,7 @@ from models.sampling import SamplingConfig
 from training import runs
 from training.config import UPDATES_PER_EPOCH, DistillConfig
 from training.distillation import VALIDATION_BATCHES, DistillationStage, student_settings
-from training.runs import check_made_from
+from training.runs import check_made_from, steps_made
 from utils.checkpoint import contents_of, is_own_format, read_checkpoint
 from utils.errors import FieldError, UserError, counted
 from utils.weights import count_parameters
@@ -179,4 +179,5 @@ def _cost(job: DistillJob) -> str:
         )  # fmt: skip
 
     step, total = cost_of_steps(stage, images, 1, device), job.loop.epochs * UPDATES_PER_EPOCH
-    return cost_of_training(step, total, job.loop, VALIDATION_BATCHES * images)
+    made = steps_made("student", job.run, job.record)
+    return cost_of_training(step, total, made, job.loop, VALIDATION_BATCHES * images)

@@ -12,6 +12,7 @@ from commands.options import AUTO, OPTIONS
 from commands.parser import CommandLine
 from commands.request import Request, run_folder
 from commands.stages import STAGE_OPTIONS
+from data.datasets import DATASETS
 from models.sampling import SamplingConfig
 from training.config import OPTIMIZERS
 from training.learning_rate import DECAYS
@@ -57,6 +58,9 @@ def _apply_to_stage(
     line: CommandLine, stage: str, run: RunFolder
 ) -> tuple[CommandLine, Settings | None]:
     """Fill in the options of one stage; returns and raises as `apply_resume`."""
+    stored = read_config(run).get(stage) if line.resume else None
+    if stored and "dataset" not in line.given and stored.get("dataset") in DATASETS:
+        run = RunFolder(run.path, stored["dataset"])  # its files are named by it
     # Refuse to overwrite a run.
     state, published = run.resume_state(stage), run.published(stage)
     elsewhere = "--run_name or --output_dir starts another one elsewhere"
@@ -75,7 +79,7 @@ def _apply_to_stage(
     if not line.resume:
         return line, None
     # Take the options that config.json keeps.
-    stored, has_begun = read_config(run).get(stage), state.is_file()
+    has_begun = state.is_file()
     if stored is None and has_begun:
         raise UserError(
             f"{run.config} does not hold the options of {state.name}, so the run cannot be "

@@ -57,7 +57,7 @@ from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
 from training.loop import Evaluation
 from training.optimizer import count_moments, freeze
-from training.runs import RunRecord, check_made_from
+from training.runs import RunRecord, check_made_from, steps_made
 from training.transformer_stage import MaskGITStage, num_parts
 from training.validation import MOST_IMAGES
 from utils.checkpoint import on_meta
@@ -284,7 +284,8 @@ def _cost(job: TrainJob) -> str:
     seconds = tokens.seconds * images / own / machine.processes.size
     step = Cost(step.seconds, max(step.memory, tokens.memory))
     held_out = min(len(splits.validation), MOST_IMAGES)
-    return cost_of_training(step, job.num_steps, job.loop, held_out, seconds)
+    made = steps_made("maskgit", job.run, job.record)
+    return cost_of_training(step, job.num_steps, made, job.loop, held_out, seconds)
 
 
 def _shape_for(

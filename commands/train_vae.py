@@ -31,7 +31,7 @@ from models.tokenizer import Tokenizer
 from models.vqgan.config import VQGANConfig, read_remap
 from models.vqgan.network import VQModel
 from training.config import VQGANTrainingConfig
-from training.runs import has_steps_left
+from training.runs import has_steps_left, steps_made
 from training.vqgan_stage import VQGANStage, freeze_vqgan
 from utils.checkpoint import load_checkpoint, on_meta
 from utils.errors import FieldError, UserError, counted, value_text
@@ -162,7 +162,8 @@ def _cost(job: TrainVaeJob) -> str:
         )  # fmt: skip
 
     step = cost_of_steps(stage, loop.images_per_step, job.training.grad_accum, job.machine.device)
-    return cost_of_training(step, job.num_steps, loop, len(job.splits.validation)) + notes
+    made = steps_made("vqgan", job.run, job.record)
+    return cost_of_training(step, job.num_steps, made, loop, len(job.splits.validation)) + notes
 
 
 def _origin(request: Request) -> Origin | None:

@@ -11,6 +11,7 @@ import torch
 
 from training.config import LoopConfig
 from training.stage import Stage
+from utils.errors import counted
 from utils.memory import peak_memory, reset_peak
 from utils.progress import duration
 
@@ -105,19 +106,23 @@ def disk_of(loop: LoopConfig, state: int, published: int, is_scored: bool = Fals
 
 
 def cost_of_training(
-    step: Cost, steps: int, loop: LoopConfig, held_out: int, encoding: float = 0.0
+    step: Cost, steps: int, made: int, loop: LoopConfig, held_out: int, encoding: float = 0.0
 ) -> str:
-    """Describe the cost of a whole training.
+    """Describe the cost of a training, or of what is left of it.
 
     Args:
         step: the cost of one step.
         steps: number of steps.
+        made: how many of them a run that goes on has made.
         held_out: images of a validation, of which each epoch has one.
         encoding: seconds for the tokens of all images.
     """
     validation = FORWARD_SHARE * step.seconds * held_out / loop.images_per_step
-    total = steps * step.seconds + loop.epochs * validation + encoding
+    left = max(0.0, 1 - made / steps)
+    encoding = 0.0 if made else encoding
+    total = left * (steps * step.seconds + loop.epochs * validation) + encoding
     if loop.ends_at is not None:
         total = loop.ends_at - loop.begins_at
-    tokens = f", with {duration(encoding)} for the tokens" if encoding else ""
-    return f"{Cost(total, step.memory)}; {step.seconds:.2g} s a step{tokens}"
+    notes = f", with {duration(encoding)} for the tokens" if encoding else ""
+    notes += f", after the {counted(made, 'step')} that the run has made" if made else ""
+    return f"{Cost(total, step.memory)}; {step.seconds:.2g} s a step{notes}"

@@ -113,6 +113,14 @@ def keep_settings(stage: str, run: RunFolder, record: RunRecord) -> None:
             _write_record(run, stage, record)
 
 
+def steps_made(stage: str, run: RunFolder, record: RunRecord) -> int:
+    """Return how many steps a run has made in its last saved state."""
+    if record.continues is None:
+        return 0
+    with _way_out(stage, run):
+        return load_position(stage, run).step
+
+
 def has_steps_left(stage: str, run: RunFolder, record: RunRecord, length: int) -> bool:
     """Return whether a run will make steps; `length` is their number in all its epochs."""
     if record.continues is None:

@@ -306,6 +306,10 @@ def test_a_run_whose_state_is_missing_names_what_its_weights_are_good_for(world,
     init = {"maskgit": "--init", "vqgan": "--init_vae"}[stage]
     said = f"elsewhere, with {init} {run_of(world).published(stage)} from its weights"
     assert said in refusal(world, stage, capsys)
+    # Also where the run is to know its dataset.
+    with pytest.raises(SystemExit):
+        main(f"{STAGES[stage]} --resume --run_name folder --output_dir {world}/runs".split())
+    assert said in capsys.readouterr().err
 
 
 def test_a_transformer_on_an_unfinished_tokenizer_is_warned_about(world, capsys):

@@ -56,11 +56,16 @@ def test_memory_is_extrapolated_from_a_few_images(clock):
 
 def test_the_whole_is_steps_and_validations_and_tokens():
     step = Cost(seconds=3.0, memory=5.6e9)
-    text = cost_of_training(step, 100, LoopConfig(5, images_per_step=10), held_out=20, encoding=50)
+    loop = LoopConfig(5, images_per_step=10)
+    text = cost_of_training(step, 100, 0, loop, held_out=20, encoding=50)
     assert text == "6 min, 5.6 GB of memory; 3 s a step, with 50 s for the tokens"
+    # A run that goes on has its tokens.
+    text = cost_of_training(step, 100, 60, loop, held_out=20, encoding=50)
+    assert text == "2 min, 5.6 GB of memory; 3 s a step, after the 60 steps that the run has made"
+    assert cost_of_training(step, 100, 100, loop, held_out=20).startswith("0 s, ")
 
 
 def test_a_limited_time_is_the_cost():
     loop = LoopConfig(5, images_per_step=10, begins_at=600.0, ends_at=2400.0)
-    text = cost_of_training(Cost(3.0, 5.6e9), 100_000, loop, held_out=20)
+    text = cost_of_training(Cost(3.0, 5.6e9), 100_000, 0, loop, held_out=20)
     assert text == "30 min, 5.6 GB of memory; 3 s a step"
