@@ -98,7 +98,7 @@ class ImageGenerator:
 
     @cached_property
     def cuda_graphs(self) -> CudaGraphs:
-        """How decodings are repeated on a GPU; `compile` turns it off."""
+        """How the work of a block is repeated on a GPU; `compile` turns it off."""
         return CudaGraphs(has_cuda_graphs(self.tokenizer.device))
 
     def sample(
@@ -161,8 +161,7 @@ class ImageGenerator:
             advance: gets, after each step, its share of the work in images, for a progress bar.
 
         Yields:
-            Images uint8 (B, H, W, C) and their labels int64 (B,), in order; B is at most the block
-            size.
+            Images uint8 (B, H, W, C) and labels int64 (B,), in order; the last block may be less.
         """
         series.validate()
         labels = series.labels
@@ -176,10 +175,12 @@ class ImageGenerator:
                 self._decoding(series, padded[at : at + size], start + at)
                 for at in range(0, block_size, size)
             )
-            share = len(block_labels) / block_size  # the others only fill the block
-            moved = partial(_advance, advance, share)
+            moved = partial(_advance, advance, len(block_labels) / block_size)
             tokens = torch.cat([self._tokens(series, part, moved) for part in parts])
-            yield self._pixels(tokens, rounding)[: len(block_labels)], block_labels
+            decode = partial(self.tokenizer.decode_sampled, tokens, self.precision)
+            graphs = self.cuda_graphs
+            images = graphs.run("pixels", [tokens], decode) if graphs.is_on else decode()
+            yield to_uint8(images, rounding)[: len(block_labels)], block_labels
 
     def _tokens(
         self, series: ImageSeries, decoding: Decoding, advance: Callable[[float], object]
@@ -213,9 +214,9 @@ class ImageGenerator:
             self.tokenizer.grid,
         )
 
-    def _pixels(self, tokens: Tensor, rounding: str = "nearest") -> np.ndarray:
+    def _pixels(self, tokens: Tensor) -> np.ndarray:
         """Decode tokens int64 (B, L) or (B, h, w) to images uint8 (B, H, W, C)."""
-        return to_uint8(self.tokenizer.decode_sampled(tokens, self.precision), rounding)
+        return to_uint8(self.tokenizer.decode_sampled(tokens, self.precision))
 
 
 def _advance(advance: Callable[[float], object], share: float, images: float) -> object:

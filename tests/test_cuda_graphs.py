@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -194,7 +195,7 @@ def test_recorded_images_are_those_of_plain_sampling(graphs, model, monkeypatch,
     found = [images for images, _ in recorded.sample_blocks(series, advance=shown.append)]
     expected = [images for images, _ in plain.sample_blocks(series)]
     assert all(map(np.array_equal, found, expected))
-    assert (graphs.made, graphs.replayed) == (1, 3 * parts - 1)
+    assert (graphs.made, graphs.replayed) == (2, 3 * parts - 1 + 2)  # tokens, and pixels
     assert sum(shown) == pytest.approx(len(labels))
 
 
@@ -243,6 +244,17 @@ def test_a_decoding_copies_nothing_while_it_is_recorded(recorded, sampler, start
         graphs.run("all", [one.tokens, one.hidden, one.labels, *one.noise], one.result)
     assert graphs.is_on
     assert recorded.calls > 100
+
+
+def test_pixels_copy_nothing_while_they_are_recorded(request):
+    tokenizer = Tokenizer(VQModel(VQGAN))  # hashed, so it needs its values
+    mode, graphs = request.getfixturevalue("recorded"), CudaGraphs(True)
+    tokenizer.to(GPU)
+    for _ in range(3):
+        tokens = torch.zeros(2, LENGTH, dtype=torch.int64, device=GPU)
+        graphs.run("pixels", [tokens], partial(tokenizer.decode_sampled, tokens, BF16))
+    assert graphs.is_on
+    assert mode.calls > 20
 
 
 # --- On the command line ---
