@@ -3,13 +3,14 @@
 Compiling for a size takes up to a minute, and the ninth size is not compiled: torch warns, and runs
 the function as it is.
 
-Axes: B rows of a batch.
+Axes: B rows of a batch, L tokens of an image, K codebook, N hidden tokens.
 """
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 SMALL_SIZES = (1, 4, 16, 64)  # a batch is filled up to one of these; a GPU needs hardly longer
 
@@ -29,6 +30,21 @@ def in_few_sizes(function: Callable[..., Tensor], most: float) -> Callable[..., 
         size = min(larger, default=count)
         sizes.add(size)
         return function(*(_filled(batch, size) for batch in batches))[:count]
+
+    return call
+
+
+def compiled_for_any(network: nn.Module) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Compile a `Transformer` that is asked for any number of positions.
+
+    Otherwise torch compiles it for the N of the first call, and then once more for any N.
+    """
+    compiled = torch.compile(network)
+
+    def call(tokens: Tensor, labels: Tensor, at: Tensor) -> Tensor:
+        torch._dynamo.maybe_mark_dynamic(at, 0)
+        logits: Tensor = compiled(tokens, labels, at)  # (N, K)
+        return logits
 
     return call
 

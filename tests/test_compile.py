@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FOLDER_VQGAN, TINY_CODES, TRAIN_TINY
+from tiny_stages import make_stage
 from tiny_stages import make_vqgan_stage as vqgan_stage
 from torch._dynamo.utils import counters
 
@@ -64,6 +65,18 @@ def test_generated_code_computes_the_same(monkeypatch, tmp_path):
     block, inputs = network.blocks[0], torch.randn(2, 16, 8)  # compiles in half of the time
     with torch.inference_mode():
         assert torch.allclose(torch.compile(block)(inputs), block(inputs), atol=1e-5)
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_a_training_has_one_graph_for_any_number_of_hidden_tokens():
+    plain, compiled = (make_stage(compile_model=each) for each in (False, True))
+    torch._dynamo.reset()
+    counters.clear()
+    for step in range(5):
+        expected, found = (stage.train_step(step)["loss"].item() for stage in (plain, compiled))
+        assert found == pytest.approx(expected, rel=1e-4)
+    assert len({compiled.draw_batch(step)[1] for step in range(5)}) > 1
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_blocks_of_any_size_need_few_graphs(quick_compile, trained):

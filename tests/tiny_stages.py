@@ -43,6 +43,7 @@ def make_stage(
     device=CPU,
     precision=torch.float32,
     classes="abc",
+    compile_model=False,
     cuda_graphs=False,
     **training,
 ):
@@ -56,6 +57,7 @@ def make_stage(
         precision=precision,
         checkpoint_entries={"dataset": "toy", "class_names": classes},
         preview=lambda model, path: path.write_text("picture"),
+        compile_model=compile_model,
         cuda_graphs=cuda_graphs,
         processes=processes,
     )

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.token_set import DeviceTokens, TokenSet
+from models.batch_sizes import compiled_for_any
 from models.family import Transformer
 from models.masking import MaskedBatch, hide, masks_of_ratio
 from models.open import new_transformer
@@ -114,7 +115,7 @@ class MaskGITStage(GeneratorStage):
         self._num_parts = num_parts(images, config.seq_len, training.grad_accum, device.type)
         self._copy = WorkingCopy(model, precision, processes)
         self._shared = processes.share_gradients(self._copy.network)
-        self._forward = torch.compile(self._shared) if compile_model else self._shared
+        self._forward = compiled_for_any(self._shared) if compile_model else self._shared
         self._graphs = CudaGraphs(cuda_graphs and processes.size == 1)
         # Sharing gave all processes the same weights, which the average starts from.
         self.ema = EMA(model, training.ema_decay)
@@ -283,10 +284,8 @@ def num_parts(images: int, seq_len: int, grad_accum: int, device_type: str) -> i
     return max(grad_accum, math.ceil(images * seq_len / most_tokens))
 
 
-def row_multiple(
-    positions: int, device_type: str, precision: torch.dtype, cuda_graphs: bool
-) -> int:
+def row_multiple(positions: int, device_type: str, precision: torch.dtype, graphs: bool) -> int:
     """Choose the number to whose multiples the hidden tokens of a part are padded."""
-    if cuda_graphs:
+    if graphs:
         return math.ceil(positions * GRAPH_ROWS)
     return CPU_ROWS if device_type == "cpu" and precision != torch.float32 else 1
