@@ -4,12 +4,16 @@ A library downloads, checks and unpacks into a temporary folder inside the data 
 done, the files move to their place.
 """
 
+import importlib
 import logging
 import shutil
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from data.spec import DatasetSpec
 from utils.errors import one_line
@@ -77,10 +81,26 @@ def _move_into(source: Path, target: Path) -> None:
 
 @contextmanager
 def _impatient_sockets() -> Iterator[None]:
-    """Set a timeout for the block, because the libraries set none."""
+    """Set a timeout for the block, because the libraries set none.
+
+    The package requests, which gdown uses, has a setting of its own: None is to wait forever.
+    """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALL_SECONDS)
-    try:
+    with ExitStack() as stack:
+        stack.callback(socket.setdefaulttimeout, before)
+        if find_spec("requests"):
+            adapter = importlib.import_module("requests.adapters").HTTPAdapter
+            stack.callback(setattr, adapter, "send", adapter.send)
+            adapter.send = _impatient(adapter.send)
         yield
-    finally:
-        socket.setdefaulttimeout(before)
+
+
+def _impatient(send: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function of requests that sends have a timeout if it has none."""
+
+    @wraps(send)
+    def impatient(*args: Any, timeout: Any = None, **more: Any) -> Any:
+        return send(*args, timeout=STALL_SECONDS if timeout is None else timeout, **more)
+
+    return impatient

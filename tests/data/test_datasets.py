@@ -6,6 +6,7 @@ import http.server
 import logging
 import pickle
 import shutil
+import socket
 import sys
 import threading
 import urllib.error
@@ -21,7 +22,7 @@ import pytest
 import torch
 from dataset_files import WRITERS
 
-from data import readers, tree_readers
+from data import download, readers, tree_readers
 from data.datasets import DATASETS
 from data.file_names import medmnist_size
 from data.open_dataset import fetch_dataset, open_dataset
@@ -189,6 +190,24 @@ def test_a_download_is_checked_unpacked_and_tidied(served, tmp_path, monkeypatch
     fetch_dataset("tinyimagenet", data_dir)
     assert len(open_dataset("tinyimagenet", "train", data_dir, download=False)) == 200
     assert sorted(path.name for path in data_dir.iterdir()) == ["tiny-imagenet-200", name]
+
+
+@pytest.mark.parametrize("package", ["urllib.request.urlopen", "requests.get"])
+def test_a_server_that_says_nothing_is_given_up(tmp_path, monkeypatch, package):
+    """Both are used: requests by gdown, which fetches celeba."""
+    module, _, name = package.rpartition(".")
+    get = getattr(pytest.importorskip(module), name)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.2)
+    silent = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+    monkeypatch.setattr(tree_readers.CelebA, "fetch", lambda *_: get(url))
+    end = threading.Timer(20, silent.close)  # otherwise a failure of this test would take forever
+    end.start()
+    with pytest.raises(UserError, match="timed out"):
+        fetch_dataset("celeba", tmp_path)
+    end.cancel()
+    silent.close()
 
 
 @pytest.mark.usefixtures("_trusting")
