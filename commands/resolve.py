@@ -12,6 +12,8 @@ from dataclasses import fields, is_dataclass, replace
 from itertools import islice
 from typing import Any
 
+import torch
+
 from commands import kinds
 from commands.fitted import with_fitted_defaults
 from commands.flags import option_values, options_of, with_flags
@@ -279,8 +281,10 @@ def _memory_hint(line: CommandLine) -> str:
             f"out of memory at --batch_size_distill {line.batch_size_distill}: lower it, or take a "
             "smaller model"
         )
+    keeps_more = line.compile == "auto" and torch.cuda.is_initialized()
+    graphs = ", or give --compile off: CUDA graphs keep the memory of a step" if keeps_more else ""
     return (
         f"out of memory at batch size {line.batch_size} (--batch_size_vae {line.batch_size_vae} in "
         f"stage 1), --size {line.size or 'of the dataset'}: lower the batch size, raise "
-        "--grad_accum, or take a smaller --size or model"
+        f"--grad_accum, take a smaller --size or model{graphs}"
     )

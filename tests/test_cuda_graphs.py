@@ -260,6 +260,15 @@ def test_pixels_copy_nothing_while_they_are_recorded(request):
 # --- On the command line ---
 
 
+def test_a_lack_of_memory_on_a_gpu_names_what_needs_less(refused, trained, monkeypatch):
+    monkeypatch.setattr("models.model.Model.sample_blocks", MagicMock(side_effect=MemoryError))
+    sample = f"--sample --num_samples 2 --checkpoint {trained}/MaskGIT_mnist.pt"
+    assert "--compile off" not in refused(sample)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert "or give --compile off" in refused(sample)
+    assert "--compile off" not in refused(f"{sample} --compile off")
+
+
 def test_compile_decides_whether_work_is_recorded(
     run, graphs, trained, tokenizer_file, tmp_path, monkeypatch
 ):
