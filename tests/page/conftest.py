@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,9 @@ def process(data_dir: Path, runs: Path) -> Iterator[Served]:
         cookie = f"maskgit_{port}={token}"
         yield Served(f"http://127.0.0.1:{port}/", runs, server, later, cookie)
         server.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(START_SECONDS)
+        server.kill()
 
 
 @pytest.fixture
