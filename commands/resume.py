@@ -226,7 +226,8 @@ def _leave_out_places(kept: dict[str, Any], line: CommandLine) -> None:
     if not folder or CACHE_FOLDER in line.given:
         return
     is_ours = Path(folder).resolve().is_relative_to(Path(line.output_dir).resolve())
-    if not is_ours and not any(Path(folder).glob("*-*-*/tokens.npy")):
+    caches = ("*-*-*/tokens.npy", "*-*-*.partial/block_*.pt")  # finished and unfinished ones
+    if not is_ours and not any(any(Path(folder).glob(cache)) for cache in caches):
         del kept[CACHE_FOLDER]
         log.info(
             "--%s %s of the run holds no token caches and is left out: give the option again to "

@@ -169,10 +169,14 @@ def test_token_caches_are_made_where_some_are_and_nowhere_else(tmp_path, caplog)
     # Named by hand, below the folder of all runs, or with a cache in it.
     assert resume(stored, "--cache_dir /elsewhere").cache_dir == "/elsewhere"
     assert resume(stored, f"--output_dir {tmp_path}").cache_dir == stored["cache_dir"]
-    (tmp_path / "caches" / "mnist-train-0123456789ab").mkdir(parents=True)
-    assert resume(stored).cache_dir is None
-    (tmp_path / "caches" / "mnist-train-0123456789ab" / "tokens.npy").touch()
-    assert resume(stored).cache_dir == stored["cache_dir"]
+    for file in ("tokens.npy", "block_000000_471c69e71cff4694.pt"):  # also of an unfinished one
+        name = "mnist-train-0123456789ab" + (".partial" if file.startswith("block") else "")
+        cache = tmp_path / "caches" / name
+        cache.mkdir(parents=True)
+        assert resume(stored).cache_dir is None
+        (cache / file).touch()
+        assert resume(stored).cache_dir == stored["cache_dir"]
+        (cache / file).unlink()
     above = str(tmp_path / "runs" / ".." / ".." / "x")
     assert resume({**stored, "cache_dir": above}, f"--output_dir {tmp_path}/runs").cache_dir is None
 
