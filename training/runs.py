@@ -73,9 +73,14 @@ class RunRecord:
 
     @property
     def is_longer(self) -> bool:
-        """Whether the run that continues has more images or epochs now."""
-        now = self.settings[self.epochs_name]
-        return self.has_new_images or now > (self.continues or {}).get(self.epochs_name, now)
+        """Whether the run that continues has more images or epochs now, or stops early later."""
+        now, before = self.settings, self.continues or {}
+        stop, former = (one.get("early_stop", 0) for one in (now, before))
+        stops_later = former and (stop == 0 or stop > former) and now.get("minutes") is None
+        epochs = now[self.epochs_name]
+        return bool(
+            self.has_new_images or stops_later or epochs > before.get(self.epochs_name, epochs)
+        )
 
     def entry(self) -> dict[str, Any]:
         """Return what config.json stores for the stage."""
@@ -163,6 +168,8 @@ def opened(
         if position.step >= run_length(stage, config, position):
             epochs = counted(position.step / stage.steps_per_epoch, "epoch")
             more = f"a larger `{record.epochs_name}`"
+            if position.length:  # it stopped early
+                more = f"`early_stop` 0 or {more}"
             if config.ends_at is not None:  # the time decided the number of epochs
                 more = f"another `run_name` with `{type(stage.training).__name__}.init`"
             text = "%s has already been trained for %s: %s trains it further"

@@ -206,6 +206,24 @@ def test_whether_a_run_has_steps_left_is_known_before_it_goes_on(run, epochs, le
     assert has_steps_left("vqgan", run, looked_at(run, epochs), 2 * epochs) == left
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "minutes", "steps"),
+    [(1, 0, None, 8), (1, 3, None, 8), (2, 1, None, 6), (2, 2, None, 6), (1, 0, 5.0, 4)],
+)
+def test_a_run_that_stopped_early_goes_on_without_that(run, caplog, before, now, minutes, steps):
+    caplog.set_level(logging.INFO)
+
+    def go_on(early_stop):
+        record = looked_at(run, 4)
+        record.settings.update(early_stop=early_stop, minutes=minutes)
+        return train(run, 4, record, loop={"early_stop": early_stop}).steps
+
+    first = go_on(before)
+    assert go_on(before) == first == 2 * (before + 1)
+    assert "for 2 epochs: `early_stop` 0 or a larger `n_epochs` trains" in caplog.text or before > 1
+    assert go_on(now) == steps
+
+
 @pytest.mark.parametrize("more", [{"epochs": 5}, {"has_new_images": True}], ids=str)
 def test_a_run_that_ended_early_goes_on_with_more_epochs_or_images_alone(run, more):
     """As a run does whose length was chosen to fit a time limit."""
