@@ -157,7 +157,7 @@ def warn_if_unfinished(request: Request, num_images: int) -> None:
     is_new = "maskgit" not in request.continued and "train_vae" not in request.jobs
     if not is_new or line.checkpoint_vae or not run.resume_state("vqgan").is_file():
         return
-    with suppress(UserError):  # what is damaged there is no harm to the tokenizer
+    with suppress(UserError):  # damage there does not concern the tokenizer
         stored, position = read_config(run).get("vqgan", {}), load_position("vqgan", run)
         epochs, batch = (
             OPTIONS[name].read_plain(stored.get(name, getattr(line, name)))

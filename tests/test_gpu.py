@@ -9,7 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -71,6 +73,18 @@ def main(arguments):
 """
 
 
+PAGE = """
+from pathlib import Path
+from page_served import serving
+
+def main(arguments):
+    folder = Path(arguments[arguments.index("--output_dir") + 1])
+    with serving(folder) as start:
+        events = start(folder, *arguments).events()
+    assert events[-1]["event"] == "done", events[-1]
+"""
+
+
 def has_gpu() -> bool:
     """Whether NVIDIA's driver finds a card; torch in this process must not see it."""
     tool = shutil.which("nvidia-smi")
@@ -88,7 +102,7 @@ def program(data_dir, tmp_path):
     """Run the program on the GPU; returns what it printed, or its errors if it ends with `code`."""
 
     def call(arguments, changed=PLAIN, code=0, launcher=(), **variables):
-        script = tmp_path / "program.py"
+        script = Path(mkdtemp(dir=tmp_path)) / "program.py"
         script.write_text(f"import sys\n{changed}\nmain(sys.argv[1:])\n")
         environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
         if VISIBLE_GPUS is not None:
@@ -215,6 +229,18 @@ def test_a_card_that_is_hidden_or_missing_is_named(program, trained):
         error = program(command, code=2, **visible)
         assert "--device cuda:99: this machine has" in error
         assert error.count("\n") == 1
+
+
+def test_the_page_decodes(program, trained):
+    program(f"--checkpoint {trained}/MaskGIT_mnist.pt", PAGE)
+
+
+def test_two_processes_share_the_card(program, trained, tmp_path):
+    command = f"--sample --num_samples 40 --batch_size 8 --checkpoint {trained}/MaskGIT_mnist.pt"
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(program, [f"{command} --run_name {name}" for name in ("a", "b")]))
+    a, b = (np.load(tmp_path / name / "samples" / "samples.npz")["arr_0"] for name in ("a", "b"))
+    assert (a == b).mean() > 0.99
 
 
 def test_a_profiler_sees_what_a_step_starts(program):
