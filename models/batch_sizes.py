@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SMALL_SIZES = (1, 4, 16, 64)  # a batch is filled up to one of these; a GPU needs hardly longer
+SMALL_SIZES = (1, 4, 16, 64)  # a new size is filled up to one of these; a GPU needs hardly longer
 
 
 def in_few_sizes(function: Callable[..., Tensor], most: float) -> Callable[..., Tensor]:
@@ -22,13 +22,13 @@ def in_few_sizes(function: Callable[..., Tensor], most: float) -> Callable[..., 
         function: tensors (B, ...) -> a tensor (B, ...), row by row.
         most: how many times as large a batch may become to have a size that another had before.
     """
-    sizes = set(SMALL_SIZES)
+    compiled: set[int] = set()  # for these sizes
 
     def call(*batches: Tensor) -> Tensor:
         count = len(batches[0])
-        larger = {size for size in sizes if count <= size <= max(most * count, SMALL_SIZES[-1])}
-        size = min(larger, default=count)
-        sizes.add(size)
+        fitting = {size for size in compiled if count <= size <= most * count}
+        size = min(fitting or {size for size in SMALL_SIZES if size >= count}, default=count)
+        compiled.add(size)
         return function(*(_filled(batch, size) for batch in batches))[:count]
 
     return call

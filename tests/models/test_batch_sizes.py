@@ -13,7 +13,7 @@ from models.batch_sizes import in_few_sizes
     [
         (1.25, [1, 2, 3, 5, 17, 60], [1, 4, 4, 16, 64, 64]),
         (1.25, [100, 200, 90, 79, 160, 101], [100, 200, 100, 79, 200, 101]),
-        (math.inf, [100, 200, 90, 70, 5, 201], [100, 200, 100, 100, 16, 201]),
+        (math.inf, [100, 200, 90, 70, 5, 201], [100, 200, 100, 100, 100, 201]),
     ],
 )
 def test_a_batch_is_filled_up_and_its_rows_stay_as_they_are(most, counts, expected):
