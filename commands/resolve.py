@@ -199,6 +199,8 @@ def _choose_machine(line: CommandLine, processes: Processes) -> Machine:
     set_up_device(device, precision, line.deterministic)
     if device.type == "cpu":
         keep_freed_memory()
+    if line.compile == "on" and "compile" in acting_options(line) and not line.dry_run:
+        log.info("torch.compile: the first batch of each kind takes a minute or more")
     records = line.compile == "auto" and has_cuda_graphs(device)
     return Machine(device, precision, processes, line.compile == "on", records)
 

@@ -40,7 +40,7 @@ def captured_graphs(run, quick_compile):
     def call(command):
         torch._dynamo.reset()
         counters.clear()
-        run(f"{command} --compile")
+        assert "torch.compile: the first batch of each kind takes" in run(f"{command} --compile")
         return counters["stats"]["unique_graphs"]
 
     return call
