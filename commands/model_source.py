@@ -192,7 +192,7 @@ def _load_model(request: Request, path: Path) -> tuple[Model, bool]:
     is_own = is_own_format(stored)
     load = _load_own if is_own else _load_foreign
     model = load(request, stored, path).to(machine.device, machine.precision)
-    model.cuda_graphs.is_on = machine.cuda_graphs
+    model.cuda_graphs.is_on &= machine.cuda_graphs
     if machine.compiled:
         model.compile()
     return model, is_own

@@ -87,7 +87,7 @@ class TrainJob(TrainingJob):
         """Return the model of a transformer in training."""
         names = self.splits.train.class_names
         model = Model(network, tokenizer, self.data.spec.name, names, self.machine.precision)
-        model.cuda_graphs.is_on = self.machine.cuda_graphs
+        model.cuda_graphs.is_on &= self.machine.cuda_graphs
         return model
 
     @property

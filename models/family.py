@@ -29,6 +29,7 @@ class Transformer(nn.Module, ABC):
     # Number of matrices in a linear layer that computes several maps of its input, by the last part
     # of the layer's name. Muon treats these matrices one by one.
     joined: ClassVar[Mapping[str, int]] = {"qkv": 3}
+    waits: ClassVar[bool] = False  # for the device: `forward` reads a value, so no graph records it
 
     @abstractmethod
     def forward(self, tokens: Tensor, labels: Tensor, at: Tensor | None = None) -> Tensor:

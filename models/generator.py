@@ -99,7 +99,7 @@ class ImageGenerator:
     @cached_property
     def cuda_graphs(self) -> CudaGraphs:
         """How the work of a block is repeated on a GPU; `compile` turns it off."""
-        return CudaGraphs(has_cuda_graphs(self.tokenizer.device))
+        return CudaGraphs(has_cuda_graphs(self.tokenizer.device) and not self.transformer.waits)
 
     def sample(
         self,

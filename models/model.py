@@ -167,6 +167,9 @@ class Model(ImageGenerator):
         precision = choose_precision(precision, device)
         self.transformer.to(device)
         self.tokenizer.to(device)
+        # They have copies of the weights, and their places.
+        for name in ("_predictor", "cuda_graphs"):
+            vars(self).pop(name, None)
         return replace(self, precision=precision)
 
     @in_usual_torch

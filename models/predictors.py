@@ -49,7 +49,6 @@ def prepare_decoding(
     # The tokens that the model sees at the start, and which of them are hidden.
     tokens = start_tokens(model, device_labels, image_indices, config, seed, precision)
     hidden = torch.ones_like(tokens, dtype=torch.bool)
-    # The plan and the noise.
     num_hidden = seq_len if known is None else known.num_planned
     plan = make_plan(num_hidden, config)
     if known is not None:
@@ -89,14 +88,15 @@ def guided_predictor(
     """
     # Where it is None, the guidance is 0 at every step and `unconditional` is not used.
     null_class: Any = model.config.null_class
-    all_labels = torch.arange(model.config.num_labels, device=labels.device)  # (Y,)
-    once_per_label = same_start and len(all_labels) <= len(labels)
+    once_per_label = same_start and model.config.num_labels <= len(labels)
 
     @torch.no_grad()
     def logits_fn(tokens: Tensor, step: int) -> Tensor:
         weight = float(guidance[step])
         with autocast(tokens.device, precision):
             if step == 0 and once_per_label:
+                # (Y,); a CUDA graph of the steps would not keep it if it was made earlier.
+                all_labels = torch.arange(model.config.num_labels, device=labels.device)
                 predicted = model(tokens[: len(all_labels)], all_labels).float()  # (Y, L, K)
                 conditional, unconditional = predicted[labels], predicted[null_class]
             elif weight == 0:

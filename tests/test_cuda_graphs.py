@@ -2,8 +2,10 @@
 
 import json
 import logging
+import weakref
 from collections.abc import Iterator
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from unittest.mock import MagicMock
@@ -12,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import TRAIN_TINY
-from cuda_graph_twin import TwinGraph, cuda_graphs_on_cpu, tensors
+from cuda_graph_twin import FREE_MEMORY, TwinGraph, cuda_graphs_on_cpu, tensors
 from fake_gpu import GPU, fake_gpu
 from tiny_stages import CLASSES, SHAPE, VQGAN, L, make_stage, token_set
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from commands import resolve
 from models import generator
+from models.dimo.student import DimoConfig
 from models.generator import ImageSeries
 from models.maskgit.config import TransformerConfig
 from models.model import Model
@@ -32,7 +35,7 @@ from models.tokenizer import Tokenizer
 from models.vqgan.network import VQModel
 from training import transformer_stage
 from utils import cuda_graphs
-from utils.cuda_graphs import CudaGraphs
+from utils.cuda_graphs import CudaGraphs, has_cuda_graphs
 
 BF16 = torch.bfloat16
 STEPS = 12
@@ -75,7 +78,107 @@ def test_a_read_of_a_value_cannot_be_recorded(graphs, caplog):
     ]
 
 
+def test_memory_that_a_recording_reads_must_stay(graphs):
+    runs, given = CudaGraphs(True), torch.ones(1)
+    for _ in range(2):
+        numbers = torch.ones(1)
+        runs.run("sum", [given], lambda numbers=numbers: given + numbers)
+    del numbers
+    with pytest.raises(AssertionError, match="memory that was freed"):
+        runs.run("sum", [given], MagicMock)
+
+
 # --- The recordings ---
+
+
+def test_amd_gpus_record_nothing(monkeypatch):
+    assert has_cuda_graphs(GPU)
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert not has_cuda_graphs(GPU)
+
+
+def test_a_thread_records_after_it_has_run_plainly(graphs):
+    """Libraries set themselves up once in each thread."""
+    runs, ones = CudaGraphs(True), torch.ones(1)
+
+    def made() -> int:
+        runs.run("double", [ones], lambda: ones * 2)
+        return graphs.made
+
+    with ThreadPoolExecutor(1) as other:
+        assert [made(), other.submit(made).result(), other.submit(made).result()] == [0, 0, 1]
+    assert made() == 1
+    assert graphs.replayed == 2
+
+
+def test_a_recording_is_made_on_the_device_of_its_inputs(needs_fake_gpu, monkeypatch):
+    """Work of a device that is not the current one would be done, and not recorded."""
+    current, streams = [GPU], []
+
+    @contextmanager
+    def on(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    def graph(graph: object, pool: object, stream: torch.device, mode: str) -> nullcontext:
+        streams.append((current[-1], stream))
+        return nullcontext()
+
+    with fake_gpu():
+        values = {"CUDAGraph": MagicMock, "graph": graph, "device": on, "Stream": lambda one: one}
+        for name, value in values.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+        monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+        second = torch.device("cuda", 1)
+        ones, runs = torch.ones(1, device=second), CudaGraphs(True)
+        for _ in range(2):
+            runs.run("double", [ones], lambda: ones * 2)
+    assert streams == [(second, second)]
+
+
+def test_recordings_share_memory_while_one_of_them_lives(graphs, monkeypatch):
+    """torch forgets a pool with its last graph."""
+    handles, pools, record = iter([(0, 1), (0, 2)]), [], torch.cuda.graph
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    monkeypatch.setattr(
+        torch.cuda, "graph", lambda graph, pool, *rest: pools.append(pool) or record(graph)
+    )
+    monkeypatch.setattr(cuda_graphs, "MOST_GRAPHS", 2)
+    runs = CudaGraphs(True)
+    for size in (1, 1, 2, 2, 3, 4, 4):  # the first two make room
+        runs.run("ones", [torch.ones(size)], lambda size=size: torch.ones(size))
+    assert pools == [(0, 1), (0, 1), (0, 2)]
+
+
+def test_a_recording_leaves_memory_for_other_work(graphs, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    reserved, ones = iter([10, 2 * FREE_MEMORY]), torch.ones(1)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: next(reserved, 0))
+    runs = CudaGraphs(True)
+    for _ in range(3):
+        assert runs.run("double", [ones], lambda: ones * 2).item() == 2
+    assert not runs.is_on
+    assert "too little memory" in caplog.text
+
+
+def test_a_failed_recording_leaves_no_memory(graphs, monkeypatch):
+    """Neither while its error is handled, nor where the driver refused it."""
+    given, earlier, ended = torch.ones(1), [], MagicMock(side_effect=RuntimeError)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", ended)
+
+    def work() -> torch.Tensor:
+        assert all(one() is None for one in earlier)
+        large = given * 2
+        earlier.append(weakref.ref(large))
+        return large * given.item()
+
+    runs = CudaGraphs(True)
+    for _ in range(3):
+        assert runs.run("read", [given], work).item() == 2
+    assert len(earlier) == 4
+    ended.assert_called_once_with(None, (0, 1))
 
 
 def test_each_shape_has_a_recording_and_the_oldest_makes_room(graphs, monkeypatch):
@@ -199,6 +302,23 @@ def test_recorded_images_are_those_of_plain_sampling(graphs, model, monkeypatch,
     assert sum(shown) == pytest.approx(len(labels))
 
 
+def test_a_model_that_moves_forgets_recordings_of_the_old_place(graphs, model):
+    moved = replace(model)
+    moved.cuda_graphs.is_on = True
+    for seed in range(3):
+        moved.sample([0, 1], seed=seed, num_steps=2)
+    assert graphs.replayed
+    before, _ = moved.cuda_graphs, moved.to("cpu", "fp32")
+    assert moved.cuda_graphs is not before
+
+
+def test_a_network_that_reads_a_value_is_not_recorded(model, monkeypatch):
+    monkeypatch.setattr(generator, "has_cuda_graphs", lambda device: True)
+    config = DimoConfig(VQGAN.codebook_size, CLASSES, VQGAN.seq_len, **SHAPE)
+    assert replace(model).cuda_graphs.is_on
+    assert not replace(model, transformer=new_transformer(config)).cuda_graphs.is_on
+
+
 # --- On a GPU ---
 
 
@@ -219,7 +339,9 @@ def recorded(needs_fake_gpu, monkeypatch) -> Iterator[OnTheGPU]:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", MagicMock)
     monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: mode)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
-    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    for name in ("stream", "device"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "Stream", MagicMock)
     with fake_gpu():
         yield mode
 

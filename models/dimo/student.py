@@ -54,6 +54,7 @@ class DimoTransformer(MaskedTransformer):
     """Predicts all image tokens at once, from tokens of which many are random."""
 
     config: DimoConfig
+    waits = True  # for the tokens, whose noise the host draws
 
     def embed(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Embed tokens int64 (B, L), with noise, and labels int64 (B,): (B, L + 1, E)."""
