@@ -11,7 +11,7 @@ from commands.request import Request
 from commands.training_jobs import StageJob
 from training.charts import draw_curves
 from training.run_folder import RunFiles
-from training.runs import STAGES
+from training.run_record import STAGES
 from training.tracking import read_metrics
 from utils.errors import UserError, named, value_text
 from utils.plots import plotting_obstacle

@@ -27,7 +27,8 @@ from models.sampling import SamplingConfig
 from training import runs
 from training.config import UPDATES_PER_EPOCH, DistillConfig
 from training.distillation import VALIDATION_BATCHES, DistillationStage, student_settings
-from training.runs import check_made_from, steps_made
+from training.run_record import check_made_from
+from training.runs import steps_made
 from utils.checkpoint import contents_of, is_own_format, read_checkpoint
 from utils.errors import FieldError, UserError, counted
 from utils.weights import count_parameters

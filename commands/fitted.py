@@ -15,7 +15,7 @@ from commands.request import Request
 from commands.stages import STAGE_OPTIONS, with_defaults
 from data.datasets import OWN_IMAGES
 from models.open import family_asked_for
-from training.runs import read_config
+from training.run_record import read_config
 from utils.errors import counted
 
 log = logging.getLogger(__name__)

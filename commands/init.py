@@ -19,7 +19,7 @@ from models.foreign_file import ForeignFile
 from models.model import Model
 from models.open import family_of_file, own_model, read_network
 from models.shapes import NetworkShape, TransformerShape
-from training.runs import MADE_FROM
+from training.run_record import MADE_FROM
 from utils.checkpoint import is_own_format
 from utils.errors import UserError, named, value_text
 from utils.plain import from_plain, to_plain

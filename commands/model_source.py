@@ -31,7 +31,7 @@ from models.registry import FAMILIES
 from models.sampling import SamplingConfig
 from models.shapes import TokenizerShape, TransformerShape
 from training.run_folder import RunFiles, RunFolder
-from training.runs import read_config
+from training.run_record import read_config
 from utils.checkpoint import is_own_format, read_checkpoint
 from utils.errors import UserError
 from utils.hub import hub_name

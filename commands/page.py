@@ -41,7 +41,7 @@ from page.reading import MOST_IMAGES
 from page.run_reader import RunReader
 from page.safety import is_loopback, new_token
 from training.run_folder import RunFiles
-from training.runs import STAGES
+from training.run_record import STAGES
 from utils.errors import UserError, counted
 from utils.pictures import png_texts
 

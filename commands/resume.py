@@ -17,7 +17,8 @@ from models.sampling import SamplingConfig
 from training.config import OPTIMIZERS
 from training.learning_rate import DECAYS
 from training.run_folder import RunFolder
-from training.runs import CLASS_NAMES, MADE_FROM, RunRecord, check_alone, read_config
+from training.run_record import CLASS_NAMES, MADE_FROM, RunRecord, read_config
+from training.runs import check_alone
 from utils.checkpoint import load_checkpoint
 from utils.errors import UserError, value_text
 from utils.hub import hub_name
@@ -120,7 +121,7 @@ def run_record(
 
     Args:
         line: the options that the run keeps.
-        stage: one of `training.runs.STAGES`.
+        stage: one of `training.run_record.STAGES`.
         made_from: what the run depends on apart from its options, by name.
         size: of its images.
         files: as in `RunRecord`; None for a set that cannot grow.
@@ -243,7 +244,7 @@ def kept_fields(request: Request, stage: str, usual: Mapping[str, Any]) -> dict[
     A run keeps these values in `made_from`: it goes on with its own if the family has others then.
 
     Args:
-        stage: one of `training.runs.STAGES`.
+        stage: one of `training.run_record.STAGES`.
         usual: the values of the family, by field; other fields are ignored.
 
     Raises:

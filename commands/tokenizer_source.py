@@ -14,7 +14,7 @@ from commands.request import Request
 from models.open import BUNDLED, BUNDLED_FOR_COLOR, load_tokenizer
 from models.shapes import TokenizerShape
 from models.tokenizer import Tokenizer
-from training.runs import read_config
+from training.run_record import read_config
 from training.stage import load_position
 from utils.checkpoint import is_own_format, load_checkpoint, read_checkpoint, save_checkpoint
 from utils.errors import UserError

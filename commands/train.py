@@ -57,7 +57,8 @@ from models.tokenizer import Tokenizer
 from training.config import TrainingConfig
 from training.loop import Evaluation
 from training.optimizer import count_moments, freeze
-from training.runs import RunRecord, check_made_from, steps_made
+from training.run_record import RunRecord, check_made_from
+from training.runs import steps_made
 from training.transformer_stage import MaskGITStage, num_parts
 from training.validation import MOST_IMAGES
 from utils.checkpoint import on_meta

@@ -19,7 +19,7 @@ from data.images import ImageDataset
 from models.model import image_entries
 from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
 from training.run_folder import RunFolder
-from training.runs import RunRecord, check_made_from, read_files
+from training.run_record import RunRecord, check_made_from, read_files
 from utils.errors import UserError, counted, named
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from page.catalog import id_of
 from page.checks import MOST_NUMBER, RequestError
 from page.run_files import names_inside, open_inside, read_inside, status_inside
 from training.run_folder import RunFiles
-from training.runs import STAGES
+from training.run_record import STAGES
 from training.tracking import is_row
 from utils.errors import one_line
 from utils.records import finite, read_line
@@ -100,7 +100,7 @@ class RunReader:
 
         Args:
             run_id: the run.
-            stage: one of `training.runs.STAGES`.
+            stage: one of `training.run_record.STAGES`.
             version: the version of which it has some; 0 for none.
             known: how many it has.
 

@@ -130,7 +130,7 @@ class CurvePicture(Tracker):
 
         Args:
             metrics: the metrics file, which another tracker writes first.
-            stage: one of `training.runs.STAGES`.
+            stage: one of `training.run_record.STAGES`.
         """
         self.path, self._metrics, self._stage = path, metrics, stage
         self._is_due = self._is_drawn = False
@@ -178,7 +178,7 @@ def draw_curves(path: Path, stage: str, runs: Mapping[str, Sequence[Row]]) -> No
     """Draw the curves of one or several runs into a PNG.
 
     Args:
-        stage: one of `training.runs.STAGES`.
+        stage: one of `training.run_record.STAGES`.
         runs: the rows of each run by its name; at least one run has rows.
 
     Raises:

@@ -27,7 +27,7 @@ class Stage(ABC):
     """Networks in training with their data and optimizers, as the loop sees them.
 
     Attributes:
-        name: one of `training.runs.STAGES`, part of its file names.
+        name: one of `training.run_record.STAGES`, part of its file names.
         kind: the kind of its checkpoint, "vqgan" or "maskgit".
         previews_are_generated: whether previews show only generated images. They may then leave the
             machine.

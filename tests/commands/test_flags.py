@@ -20,7 +20,7 @@ from models.sampling import SamplingConfig
 from models.vqgan.config import VQGANConfig
 from training.config import DistillConfig, LoopConfig, TrainingConfig, VQGANTrainingConfig
 from training.run_folder import RunFolder
-from training.runs import MADE_FROM
+from training.run_record import MADE_FROM
 from utils.errors import UserError
 from utils.processes import Processes
 from utils.records import write_record

@@ -13,7 +13,7 @@ from MaskGIT import main
 from models.fine_tuning import Change
 from models.open import load_model, load_tokenizer
 from training.run_folder import RunFolder
-from training.runs import MADE_FROM, read_config
+from training.run_record import MADE_FROM, read_config
 from utils.checkpoint import load_checkpoint
 
 DECODER_ALONE = "encoder.*,quantize.*,quant_conv.*"

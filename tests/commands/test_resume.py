@@ -26,7 +26,7 @@ import training.runs
 import utils.device
 from MaskGIT import main
 from training.run_folder import RunFolder
-from training.runs import MADE_FROM, read_config
+from training.run_record import MADE_FROM, read_config
 from training.tracking import read_metrics
 from training.transformer_stage import MaskGITStage
 from training.vqgan_stage import VQGANStage
@@ -614,7 +614,7 @@ def test_a_grown_transformer_keeps_what_it_knows(world, monkeypatch):
 
     # The state is saved before the record: a crash in between loses nothing.
     with monkeypatch.context() as patched:
-        patched.setattr(training.runs, "_write_record", stop)
+        patched.setattr(training.runs, "store", stop)
         with pytest.raises(SystemExit):
             resume(world, "maskgit", "--new_images")
     new = load_checkpoint(path, "maskgit-resume")["stage"]

@@ -16,7 +16,7 @@ from training.config import TrainingConfig
 from training.muon import ITERATIONS, QUINTIC, Muon, orthogonalize
 from training.optimizer import count_moments, linear_weights, make_optimizers
 from training.run_folder import RunFolder
-from training.runs import read_config
+from training.run_record import read_config
 from training.transformer_stage import MaskGITStage
 from utils.checkpoint import load_checkpoint
 from utils.errors import FieldError

@@ -16,16 +16,8 @@ from training.config import LoopConfig, TrainingConfig
 from training.learning_rate import LearningRate
 from training.loop import Evaluation
 from training.run_folder import RunFolder
-from training.runs import (
-    MADE_FROM,
-    RunRecord,
-    check_made_from,
-    has_steps_left,
-    keep_settings,
-    opened,
-    read_config,
-    read_files,
-)
+from training.run_record import MADE_FROM, RunRecord, check_made_from, read_config, read_files
+from training.runs import has_steps_left, keep_settings, opened
 from training.stage import load_position
 from training.tracking import read_metrics
 from utils.checkpoint import load_checkpoint, save_checkpoint

@@ -21,7 +21,8 @@ from training import tracking
 from training.config import LoopConfig
 from training.loop import Loop
 from training.run_folder import RunFolder
-from training.runs import RunRecord, _open_trackers
+from training.run_record import RunRecord
+from training.runs import _open_trackers
 from training.stage import Position
 from training.tracking import (
     MetricsFile,
