@@ -91,6 +91,14 @@ def test_memory_that_a_recording_reads_must_stay(graphs):
 # --- The recordings ---
 
 
+def test_a_result_does_not_change_later(graphs):
+    runs = CudaGraphs(True)
+    numbers = [torch.full((1,), float(value)) for value in range(4)]
+    results = [runs.run("double", [one], lambda one=one: one * 2) for one in numbers]
+    assert [one.item() for one in results] == [0, 2, 4, 6]
+    assert graphs.replayed == 3
+
+
 def test_amd_gpus_record_nothing(monkeypatch):
     assert has_cuda_graphs(GPU)
     monkeypatch.setattr(torch.version, "hip", "7.0")
@@ -178,6 +186,7 @@ def test_a_failed_recording_leaves_no_memory(graphs, monkeypatch):
     for _ in range(3):
         assert runs.run("read", [given], work).item() == 2
     assert len(earlier) == 4
+    assert graphs.made == 2  # the end of the second one resets the random numbers
     ended.assert_called_once_with(None, (0, 1))
 
 
