@@ -214,7 +214,7 @@ def test_jpeg_2000_of_a_depth_that_pillow_scales_wrongly_is_refused(tmp_path, bi
     data = bytearray((tmp_path / "a.jp2").read_bytes())
     components = data.index(b"\xff\x4f\xff\x51") + 4 + 38
     data[components : components + 9 : 3] = bytes([bits - 1] * 3)
-    with pytest.raises(FileError, match=f"JPEG 2000 of {bits} bits"):
+    with pytest.raises(FileError, match=f"JPEG 2000 of {bits} bits? "):
         read(tmp_path, bytes(data))
 
 
