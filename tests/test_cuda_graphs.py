@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from unittest.mock import MagicMock
 
@@ -20,12 +20,13 @@ from tiny_stages import CLASSES, SHAPE, VQGAN, L, make_stage, token_set
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from commands import resolve
+from data.token_set import TokenSet
 from models import generator
 from models.dimo.student import DimoConfig
 from models.generator import ImageSeries
 from models.maskgit.config import TransformerConfig
 from models.model import Model
-from models.open import new_transformer
+from models.open import families_of, new_transformer
 from models.predictors import prepare_decoding
 from models.samplers import SAMPLERS
 from models.sampling import SamplingConfig
@@ -34,6 +35,8 @@ from models.steps import KnownTokens
 from models.tokenizer import Tokenizer
 from models.vqgan.network import VQModel
 from training import transformer_stage
+from training.config import TrainingConfig
+from training.transformer_stage import MaskGITStage
 from utils import cuda_graphs
 from utils.cuda_graphs import CudaGraphs, has_cuda_graphs
 
@@ -232,6 +235,44 @@ def test_recorded_training_has_the_bits_of_plain_training(graphs, options):
         state = recorded.networks[name].state_dict()
         assert all(state[key].equal(value) for key, value in network.state_dict().items())
     assert graphs.replayed > graphs.made > 0
+
+
+NUMBERS = {
+    **SHAPE, "codebook_size": 16, "num_classes": CLASSES, "seq_len": 16, "grid": (4, 4),
+    "splits": 2, "embed_dim": 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", families_of("transformer"), ids=lambda family: family.name)
+def test_every_family_is_recorded_unless_it_waits(graphs, monkeypatch, family):
+    names = {field.name for field in fields(family.config)}
+    config = family.config(**{name: NUMBERS[name] for name in names & NUMBERS.keys()})
+    numbers = np.random.default_rng(0).integers(0, config.codebook_size, (2, 40, config.seq_len))
+    tokens = TokenSet(numbers.astype(np.uint16), np.arange(40) % CLASSES)
+    label_drop = 0.0 if config.null_class is None else 0.1
+    training = TrainingConfig(epochs=4, batch_size=8, lr=1e-2, label_drop=label_drop)
+    monkeypatch.setattr(transformer_stage, "row_multiple", lambda *_: 128)  # all positions
+    recorded, plain = (
+        MaskGITStage(
+            config, training, tokens, tokens, device=torch.device("cpu"), precision=BF16,
+            checkpoint_entries={}, preview=lambda *_: None, cuda_graphs=on,
+        )
+        for on in (True, False)
+    )  # fmt: skip
+    for step in range(4):
+        expected, found = plain.train_step(step), recorded.train_step(step)
+        assert all(found[name].equal(value) for name, value in expected.items())
+    assert recorded._graphs.is_on == (graphs.replayed == 3) == (not recorded.model.waits)
+    if recorded.model.waits:
+        return
+    runs, network = CudaGraphs(True), recorded.model.eval()
+    for seed in range(3):
+        one = prepare_decoding(
+            network, np.arange(5) % CLASSES, np.arange(5), SamplingConfig(4, guidance=0.0), seed
+        )
+        inputs = [one.tokens, one.hidden, one.labels, *one.noise]
+        assert runs.run("all", inputs, one.result).equal(one.result())
+    assert runs.is_on
 
 
 def test_few_recordings_serve_all_steps(graphs):

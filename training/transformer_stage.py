@@ -116,7 +116,7 @@ class MaskGITStage(GeneratorStage):
         self._copy = WorkingCopy(model, precision, processes)
         self._shared = processes.share_gradients(self._copy.network)
         self._forward = compiled_for_any(self._shared) if compile_model else self._shared
-        self._graphs = CudaGraphs(cuda_graphs and processes.size == 1)
+        self._graphs = CudaGraphs(cuda_graphs and processes.size == 1 and not model.waits)
         # Sharing gave all processes the same weights, which the average starts from.
         self.ema = EMA(model, training.ema_decay)
         self.networks = {"model": model, "ema": self.ema.module}
