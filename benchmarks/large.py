@@ -1,4 +1,4 @@
-"""A transformer of a real size: 24 blocks, 768 wide, 256 tokens of 16,384 codes, 1,000 classes.
+"""Speed and memory at a published size: 24 blocks, 768 wide, 256 tokens, 16,384 codes.
 
     python benchmarks/large.py              # --compile: that of the program
 
@@ -247,7 +247,7 @@ def sample(setup: Setup, pixels: int, rounds: int) -> None:
 
 
 def draw(model: Model, series: ImageSeries) -> None:
-    """Sample the images of a series, and leave them."""
+    """Sample the images of a series, and drop them."""
     for _ in model.sample_blocks(series):
         pass
 

@@ -1,4 +1,4 @@
-"""What a training step and a decoding step start, with each value of the option --compile.
+"""What a training step and a decoding step start on a GPU, with each value of --compile.
 
     python benchmarks/launches.py
 

@@ -44,7 +44,7 @@ def set_up(options: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
 
 
 def say_machine(device: torch.device, precision: torch.dtype) -> None:
-    """Print what computes."""
+    """Print the device, its precision, the threads and the version of torch."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device
     say(f"{name}, {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}")
 

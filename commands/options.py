@@ -389,7 +389,7 @@ RUN = Group("run", (
     row("precision", str, "NAME", "dtype of matrix products; auto takes bf16 where it is faster",
         default=AUTO, resume=Resume.RUN, choices=(AUTO, "fp32", "bf16")),
     row("compile", kinds.compiling, "HOW",
-        "CUDA graphs on GPUs, torch.compile (a slow start), or neither",
+        "CUDA graphs on GPUs (auto) or torch.compile (on; slow start)",
         modes=COMPUTING - {"distill"}, choices=(AUTO, "on", "off"), bare="on", default=AUTO),
     row("deterministic", None, "", "give the same bits in every run on CUDA too; somewhat slower",
         resume=Resume.FREE),
