@@ -14,7 +14,7 @@ from commands.request import Request
 from models.open import BUNDLED, BUNDLED_FOR_COLOR, load_tokenizer
 from models.shapes import TokenizerShape
 from models.tokenizer import Tokenizer
-from training.run_record import read_config
+from training.run_record import MADE_FROM, read_config
 from training.stage import load_position
 from utils.checkpoint import is_own_format, load_checkpoint, read_checkpoint, save_checkpoint
 from utils.errors import UserError
@@ -163,7 +163,8 @@ def warn_if_unfinished(request: Request, num_images: int) -> None:
             OPTIONS[name].read_plain(stored.get(name, getattr(line, name)))
             for name in ("n_epochs_vae", "batch_size_vae")
         )
-        length = position.length or epochs * (num_images // min(batch, num_images))
+        images = stored.get(MADE_FROM, {}).get("images", num_images)  # a folder may have more now
+        length = position.length or epochs * (images // min(batch, images))
         if position.step < length:
             text = (
                 "the training of this tokenizer was stopped after step %d of %d: give --train_vae "

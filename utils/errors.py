@@ -132,7 +132,7 @@ def named(names: Iterable[str], most: int = NAMES_SHOWN) -> str:
 
 def counted(count: float, noun: str) -> str:
     """Write a number with its noun: "1 class", "2 classes", "0.25 epochs"."""
-    is_exact = not isinstance(count, float) or count >= 1000
+    is_exact = not isinstance(count, float) or count >= 100
     number = f"{count:.0f}" if is_exact else f"{count:.3g}"
     ending = "" if number == "1" else "es" if noun.endswith(("s", "tch")) else "s"
     return f"{number} {noun}{ending}"

@@ -62,7 +62,7 @@ def end_on_signals(is_alone: bool = True) -> Iterator[None]:
     """
 
     def end(signal_number: int, _frame: FrameType | None) -> None:
-        for number in END_SIGNALS:
+        for number in _not_ignored(END_SIGNALS):
             signal.signal(number, signal.SIG_DFL)
         _ended.append(signal_number)
         end_if_asked()

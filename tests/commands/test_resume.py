@@ -321,6 +321,12 @@ def test_a_transformer_on_an_unfinished_tokenizer_is_warned_about(world, capsys)
     main(f"--train {new} {BOTH} --dry_run".split())
     assert said in capsys.readouterr().out
     main(f"--train_vae {new} --resume --no_wandb".split())
+    # A folder that has more images by now makes no difference.
+    shutil.copytree(world / "images", world / "more")
+    for path in list((world / "more").rglob("*.bmp")):
+        shutil.copy(path, path.with_name(f"more_{path.name}"))
+    more = new.replace(f"{world}/images", f"{world}/more")
+    main(f"--train {more} {BOTH} --dry_run".split())
     main(f"--train {new} {both} --n_epochs 1".split())
     assert "was stopped after" not in capsys.readouterr().out
 

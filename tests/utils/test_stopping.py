@@ -100,6 +100,18 @@ def test_ignored_signals_stay_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_ignored_signals_stay_ignored_after_ctrl_c():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    sigint = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), end_on_signals():
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGINT, sigint)
+
+
 def test_one_of_several_processes_leaves_signals_to_the_system():
     before = signal.getsignal(signal.SIGTERM)
     with end_on_signals(is_alone=False):

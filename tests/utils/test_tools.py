@@ -529,7 +529,7 @@ def test_a_package_that_cannot_be_loaded_is_one_line(capsys, error, said):
     [(1, "class", "1 class"), (2, "class", "2 classes"), (0, "image", "0 images"),
      (3, "batch", "3 batches"), (1, "batch", "1 batch"), (1.0, "epoch", "1 epoch"),
      (0.25, "epoch", "0.25 epochs"), (1234.5, "epoch", "1234 epochs"),
-     (12345, "step", "12345 steps")],
+     (12345, "step", "12345 steps"), (999.7, "epoch", "1000 epochs")],
 )  # fmt: skip
 def test_a_number_and_its_noun_agree(count, noun, text):
     assert counted(count, noun) == text
