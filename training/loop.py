@@ -263,7 +263,7 @@ class Loop:
     def _end_epoch(self, stop: StopRequest) -> None:
         """Validate and log the result; at a save point write checkpoint and preview."""
         # Validate.
-        stage, position, loss = self.stage, self.position, self.meter.end_epoch()
+        stage, position, (loss, speed) = self.stage, self.position, self.meter.end_epoch()
         validation = stage.validate()
         is_best = validation["loss"] < position.best_loss
         if is_best:
@@ -283,7 +283,7 @@ class Loop:
             shown,
             position.best_loss,
             stage.learning_rate(position.step - 1),
-            self.meter.speed,
+            speed,
         )
         self.last_line = self.clock()
         self._log_stall(loss)

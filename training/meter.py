@@ -15,7 +15,7 @@ class Meter:
     """Adds up a stage's metrics on its device, until `take` returns their means.
 
     Attributes:
-        speed: images per second in the last row; after the end of an epoch, in the epoch.
+        speed: images per second in the last row.
     """
 
     def __init__(self, position: Position, clock: Callable[[], float]) -> None:
@@ -82,14 +82,14 @@ class Meter:
         self.restart_clock()
         return means | {"train/images_per_second": self.speed}
 
-    def end_epoch(self) -> float:
-        """Return the mean loss of an epoch, after `take`, and begin the next one."""
+    def end_epoch(self) -> tuple[float, float]:
+        """Return mean loss and images per second of an epoch, after `take`, and begin the next."""
         position = self._position
         loss = position.epoch_loss / position.epoch_steps
-        self.speed = self._epoch_images / max(self._epoch_seconds, 1e-9)
+        speed = self._epoch_images / max(self._epoch_seconds, 1e-9)
         position.epoch_loss, position.epoch_steps = 0.0, 0
         self._epoch_images, self._epoch_seconds = 0, 0.0
-        return loss
+        return loss, speed
 
     def restart_clock(self) -> None:
         """Start timing the next rate now, without validation and saving."""
