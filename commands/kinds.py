@@ -21,6 +21,7 @@ from utils.size import size_of, size_text
 MAX_SIDE = 8192  # pixels
 MAX_PORT = 65535
 MAX_NUMBER = 2**53  # any larger number is a typing mistake
+SWITCHED = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 SIDES = ("left", "right", "top", "bottom")
 
 
@@ -124,16 +125,15 @@ def color(value: str) -> str:
 
 def switch(text: str) -> bool:
     """Read the value of a switch, as programs that search for good options write it."""
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if text.lower() not in words:
+    if text.lower() not in SWITCHED:
         raise argparse.ArgumentTypeError(f"takes no value, or true or false; got {text[:40]!r}")
-    return words[text.lower()]
+    return SWITCHED[text.lower()]
 
 
 def compiling(text: str) -> str:
     """Read "auto", "on" or "off", or the value of a switch."""
-    words = {"true": "on", "yes": "on", "1": "on", "false": "off", "no": "off", "0": "off"}
-    return words.get(text.lower(), text)
+    is_on = SWITCHED.get(text.lower())
+    return text if is_on is None else "on" if is_on else "off"
 
 
 def address(text: str) -> str:

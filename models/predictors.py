@@ -43,12 +43,12 @@ def prepare_decoding(
     Raises:
         UserError: if the plan does not come to the known tokens after their number of steps.
     """
-    device = next(model.parameters()).device
-    seq_len = model.config.seq_len
+    device, seq_len = next(model.parameters()).device, model.config.seq_len
     device_labels = send(labels, device)
     # The tokens that the model sees at the start, and which of them are hidden.
     tokens = start_tokens(model, device_labels, image_indices, config, seed, precision)
     hidden = torch.ones_like(tokens, dtype=torch.bool)
+    # The plan and the noise.
     num_hidden = seq_len if known is None else known.num_planned
     plan = make_plan(num_hidden, config)
     if known is not None:
